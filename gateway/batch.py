@@ -1,0 +1,144 @@
+"""Batch: up to 65,536 rows as columns, the unit of everything (DESIGN.md section 2).
+
+A `Submission` is what one submit call brought, decoded and checked by row. The gather actor puts submissions of one
+app together into a `Batch`. A batch is immutable once made; where its rows are stands in its ledger page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from gateway.columns import U8, U16, U32, Bool, TextColumn
+from gateway.content import Variant
+from gateway.message_id import ROWS_MAX, BatchAddress
+
+#: A batch takes no more submissions once its texts, tokens and variables reach this; it never splits a submission.
+#: 8 MiB = 128 bytes for each of 65,536 rows; keeps one journal record a few milliseconds of writing.
+BATCH_BYTES_MAX = 8 << 20
+
+
+class WorkerAddress(NamedTuple):
+    """A worker in the whole installation. incarnation counts the starts of that worker."""
+
+    node: int
+    worker: int
+    incarnation: int
+
+
+class OwnershipEpoch(NamedTuple):
+    """Which version of the ownership map a write was made under; stores refuse older ones."""
+
+    number: int
+
+
+class RowFault(NamedTuple):
+    """One refused row of a submission: position in the submit as sent, field, text. It never becomes a row."""
+
+    row: int
+    field: str
+    text: str
+
+
+class Submission(NamedTuple):
+    """The accepted rows of one submit call, as columns; n rows.
+
+    source_rows: (n,) uint32 position of each row in the call as sent, or None when none was refused.
+    device_ids: (n, 16) uint8, zeros where the target is a token.
+    channels: (n,) uint8 channel code of token targets, 0 for devices; None when all targets are devices.
+    tokens: n rows, empty for devices; None when all targets are devices.
+    variant_index: (n,) uint16 into variants, or None when there is one variant.
+    variables: name -> n rows of UTF-8 text.
+    duplicates: (n,) bool, rows whose target came earlier in the call; None when none.
+    """
+
+    request_id: str
+    variants: Sequence[Variant]
+    n: int
+    source_rows: U32 | None
+    device_ids: U8
+    channels: U8 | None
+    tokens: TextColumn | None
+    variant_index: U16 | None
+    variables: Mapping[str, TextColumn]
+    duplicates: Bool | None
+    faults: Sequence[RowFault]
+
+    def text_bytes(self) -> int:
+        size = sum(len(column.blob) for column in self.variables.values())
+        if self.tokens is not None:
+            size += len(self.tokens.blob)
+        return size + sum(len(v.title) + len(v.body) for v in self.variants) if self.n else 0
+
+
+class TaskSegment(NamedTuple):
+    """The rows that one task has in one batch: first..first + n."""
+
+    task_id: bytes
+    first: int
+    n: int
+
+
+class Batch:
+    """n rows of one app. Columns as in Submission; message_ids: (n, 16) uint8.
+
+    born_unix_ms is the submit time from which TTLs count; born is the same moment on the monotonic clock.
+    """
+
+    __slots__ = (
+        "address",
+        "app",
+        "born",
+        "born_unix_ms",
+        "channels",
+        "device_ids",
+        "duplicates",
+        "message_ids",
+        "n",
+        "segments",
+        "tokens",
+        "variables",
+        "variant_index",
+        "variants",
+    )
+
+    def __init__(
+        self,
+        address: BatchAddress,
+        app: int,
+        born: float,
+        n: int,
+        *,
+        device_ids: U8,
+        message_ids: U8,
+        variants: Sequence[Variant],
+        variant_index: U16 | None = None,
+        channels: U8 | None = None,
+        tokens: TextColumn | None = None,
+        duplicates: Bool | None = None,
+        variables: Mapping[str, TextColumn] | None = None,
+        segments: Sequence[TaskSegment] = (),
+    ) -> None:
+        if not 0 < n <= ROWS_MAX:
+            raise ValueError(f"a batch of {n} rows, limit {ROWS_MAX}")
+        self.address = address
+        self.app = app
+        self.born = born
+        self.born_unix_ms = address.unix_ms
+        self.n = n
+        self.device_ids = device_ids
+        self.message_ids = message_ids
+        self.variants = variants
+        self.variant_index = variant_index
+        self.channels = channels
+        self.tokens = tokens
+        self.duplicates = duplicates
+        self.variables: Mapping[str, TextColumn] = variables or {}
+        self.segments = segments
+
+    def variant_of(self, row: int) -> Variant:
+        return self.variants[0 if self.variant_index is None else int(self.variant_index[row])]
+
+    def __repr__(self) -> str:
+        address = self.address
+        return f"<Batch {address.journal}/{address.sequence} app {self.app}, {self.n} rows>"

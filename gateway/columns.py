@@ -1,0 +1,334 @@
+"""Columns of bytes: how text and ids of many rows travel without an object per row.
+
+Two shapes hold everything that differs per row:
+
+* fixed width: a C-contiguous `(n, width)` uint8 array (ids, hex, digits, equal-length tokens);
+* ragged: a `TextColumn`, one UTF-8 blob with a uint32 column of n+1 offsets.
+
+`Pieces` describe a byte string per row as a sequence of constants and columns; a request path, a header value,
+a body and an MQTT payload are all pieces. If every piece has one width, `fill` writes all rows as one 2-D array;
+otherwise `join` makes one `bytes` per row in a short loop over slices.
+
+Rules for authors: nothing here knows a protocol; no function keeps a reference to its arguments; every vectorised
+routine has a plain twin in `tests/test_columns.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+U8: TypeAlias = npt.NDArray[np.uint8]
+U16: TypeAlias = npt.NDArray[np.uint16]
+U32: TypeAlias = npt.NDArray[np.uint32]
+U64: TypeAlias = npt.NDArray[np.uint64]
+I32: TypeAlias = npt.NDArray[np.int32]
+I64: TypeAlias = npt.NDArray[np.int64]
+Bool: TypeAlias = npt.NDArray[np.bool_]
+#: Positions of rows in a batch; any integer dtype that numpy takes as an index.
+Rows: TypeAlias = npt.NDArray[np.integer]
+
+
+class TextColumn:
+    """n byte strings as one blob: row i is `blob[offsets[i]:offsets[i + 1]]`. Immutable by convention.
+
+    blob: bytes, owned. offsets: (n + 1,) uint32, not decreasing, last = len(blob).
+    """
+
+    __slots__ = ("blob", "offsets")
+
+    def __init__(self, blob: bytes, offsets: U32) -> None:
+        self.blob = blob
+        self.offsets = offsets
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[bytes]) -> TextColumn:
+        offsets = np.zeros(len(rows) + 1, np.uint32)
+        if rows:
+            np.cumsum(np.fromiter(map(len, rows), np.uint32, len(rows)), out=offsets[1:])
+        return cls(b"".join(rows), offsets)
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str]) -> TextColumn:
+        return cls.from_rows([text.encode() for text in texts])
+
+    @classmethod
+    def concatenate(cls, columns: Sequence[TextColumn]) -> TextColumn:
+        total = sum(len(column) for column in columns)
+        offsets = np.zeros(total + 1, np.uint32)
+        at, base = 1, 0
+        for column in columns:
+            n = len(column)
+            np.add(column.offsets[1:], np.uint32(base), out=offsets[at : at + n])
+            at += n
+            base += len(column.blob)
+        return cls(b"".join(column.blob for column in columns), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> bytes:
+        return self.blob[self.offsets[index] : self.offsets[index + 1]]
+
+    def rows(self) -> list[bytes]:
+        """Every row as its own bytes: the short loop over texts that the hot path allows."""
+        blob = self.blob
+        ends = self.offsets.tolist()
+        return [blob[a:b] for a, b in itertools.pairwise(ends)]
+
+    def lengths(self) -> I64:
+        ends = self.offsets.astype(np.int64)
+        return ends[1:] - ends[:-1]
+
+    def take(self, rows: Rows) -> TextColumn:
+        """The column of the rows at the given positions, in their order; positions may repeat."""
+        n = len(rows)
+        if n and len(self) and n == int(rows[-1]) - int(rows[0]) + 1 and bool(np.all(np.diff(rows) == 1)):
+            first, last = int(rows[0]), int(rows[-1]) + 1
+            start, end = int(self.offsets[first]), int(self.offsets[last])
+            return TextColumn(self.blob[start:end], self.offsets[first : last + 1] - np.uint32(start))
+        starts = self.offsets[rows].tolist()
+        ends = self.offsets[np.asarray(rows) + 1].tolist()
+        blob = self.blob
+        return TextColumn.from_rows([blob[a:b] for a, b in zip(starts, ends, strict=True)])
+
+    def width(self) -> int | None:
+        """The length all rows share, or None when they differ or there is no row."""
+        lengths = np.diff(self.offsets)
+        if len(lengths) == 0 or int(lengths.min()) != int(lengths.max()):
+            return None
+        return int(lengths[0])
+
+    def fixed(self) -> U8 | None:
+        """A read-only (n, width) view of the blob when all rows have one length, else None."""
+        width = self.width()
+        if width is None:
+            return None
+        return np.frombuffer(self.blob, np.uint8).reshape(len(self), width)
+
+    def __repr__(self) -> str:
+        return f"<TextColumn of {len(self)} rows, {len(self.blob)} bytes>"
+
+
+#: One part of a byte string per row: the same bytes for all, a fixed-width column, or a ragged one.
+Piece: TypeAlias = bytes | U8 | TextColumn
+Pieces: TypeAlias = tuple[Piece, ...]
+
+
+def piece_width(piece: Piece) -> int | None:
+    """Bytes per row of a piece, or None for a ragged one."""
+    if isinstance(piece, bytes):
+        return len(piece)
+    if isinstance(piece, TextColumn):
+        return None
+    return int(piece.shape[1])
+
+
+def pieces_width(pieces: Pieces) -> int | None:
+    """Bytes per row if no piece is ragged, else None."""
+    total = 0
+    for piece in pieces:
+        width = piece_width(piece)
+        if width is None:
+            return None
+        total += width
+    return total
+
+
+def pieces_lengths(pieces: Pieces, n: int) -> I64:
+    """(n,) int64, bytes of each row."""
+    lengths = np.zeros(n, np.int64)
+    for piece in pieces:
+        if isinstance(piece, TextColumn):
+            lengths += piece.lengths()
+        else:
+            lengths += piece_width(piece) or 0
+    return lengths
+
+
+def fill(out: U8, column: int, pieces: Pieces, start: int, stop: int) -> int:
+    """Writes rows start..stop of fixed-width pieces into `out[:, column:]`; returns the column after the last byte.
+
+    out: (stop - start, width) uint8, written in place. Raises TypeError for a ragged piece.
+    """
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            if piece:
+                out[:, column : column + len(piece)] = np.frombuffer(piece, np.uint8)
+            column += len(piece)
+        elif isinstance(piece, TextColumn):
+            raise TypeError("a ragged piece has no width; join() it")
+        else:
+            width = int(piece.shape[1])
+            out[:, column : column + width] = piece[start:stop]
+            column += width
+    return column
+
+
+def piece_rows(piece: Piece, start: int, stop: int) -> list[bytes]:
+    """Rows start..stop of one piece, each as its own bytes."""
+    if isinstance(piece, bytes):
+        return [piece] * (stop - start)
+    if isinstance(piece, TextColumn):
+        blob = piece.blob
+        ends = piece.offsets[start : stop + 1].tolist()
+        return [blob[a:b] for a, b in itertools.pairwise(ends)]
+    blob = np.ascontiguousarray(piece[start:stop]).tobytes()
+    width = int(piece.shape[1])
+    return [blob[at : at + width] for at in range(0, len(blob), width)] if width else [b""] * (stop - start)
+
+
+def join(pieces: Pieces, start: int, stop: int) -> list[bytes]:
+    """Rows start..stop of the pieces, one bytes per row: one tuple of slices per row, joined once."""
+    if not pieces:
+        return [b""] * (stop - start)
+    merged = _merge_fixed(pieces, start, stop)
+    if len(merged) == 1:
+        return merged[0]
+    return list(map(b"".join, zip(*merged, strict=True)))
+
+
+def _merge_fixed(pieces: Pieces, start: int, stop: int) -> list[list[bytes]]:
+    """Neighbouring fixed-width pieces become one 2-D array first, so that the join has fewer parts per row."""
+    columns: list[list[bytes]] = []
+    run: list[Piece] = []
+
+    def flush() -> None:
+        if not run:
+            return
+        if len(run) == 1:
+            columns.append(piece_rows(run[0], start, stop))
+        else:
+            width = pieces_width(tuple(run)) or 0
+            out = np.empty((stop - start, width), np.uint8)
+            fill(out, 0, tuple(run), start, stop)
+            columns.append(piece_rows(out, 0, stop - start))
+        run.clear()
+
+    for piece in pieces:
+        if isinstance(piece, TextColumn):
+            flush()
+            columns.append(piece_rows(piece, start, stop))
+        else:
+            run.append(piece)
+    flush()
+    return columns
+
+
+_HEX = np.frombuffer(b"".join(b"%02x" % value for value in range(256)), np.uint16)
+
+
+def hex_lower(ids: U8) -> U8:
+    """(n, k) bytes -> (n, 2k) lower-case hex digits."""
+    n, k = ids.shape
+    return _HEX[ids].view(np.uint8).reshape(n, 2 * k)
+
+
+_UNHEX = np.full(256, 255, np.uint8)
+_UNHEX[np.frombuffer(b"0123456789", np.uint8)] = np.arange(10, dtype=np.uint8)
+_UNHEX[np.frombuffer(b"abcdef", np.uint8)] = np.arange(10, 16, dtype=np.uint8)
+_UNHEX[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16, dtype=np.uint8)
+
+
+def unhex(digits: U8) -> tuple[U8, Bool]:
+    """(n, 2k) hex digits of either case -> ((n, k) bytes, (n,) true where every digit was one)."""
+    values = _UNHEX[digits]
+    good = (values != 255).all(axis=1)
+    return (values[:, 0::2] << 4 | (values[:, 1::2] & 15)).astype(np.uint8), good
+
+
+#: Where the dashes of a UUID's text stand, and where its 32 hex digits go.
+_UUID_DASHES = (8, 13, 18, 23)
+_UUID_DIGITS = np.array([i for i in range(36) if i not in _UUID_DASHES])
+
+
+def uuid_text(ids: U8) -> U8:
+    """(n, 16) bytes -> (n, 36) canonical lower-case 8-4-4-4-12 text (RFC 9562 section 4)."""
+    digits = hex_lower(ids)
+    out = np.empty((len(ids), 36), np.uint8)
+    out[:, _UUID_DASHES] = ord("-")
+    out[:, 0:8] = digits[:, 0:8]
+    out[:, 9:13] = digits[:, 8:12]
+    out[:, 14:18] = digits[:, 12:16]
+    out[:, 19:23] = digits[:, 16:20]
+    out[:, 24:36] = digits[:, 20:32]
+    return out
+
+
+def decimal(values: U64 | I64 | U32, width: int) -> U8:
+    """(n,) non-negative integers -> (n, width) decimal digits with leading zeros; higher digits are cut off."""
+    out = np.empty((len(values), width), np.uint8)
+    rest = values.astype(np.uint64)
+    ten = np.uint64(10)
+    for column in range(width - 1, -1, -1):
+        out[:, column] = rest % ten + np.uint64(48)
+        rest //= ten
+    return out
+
+
+def _json_unsafe_table() -> bytes:
+    unsafe = bytearray(256)
+    for value in (*range(0x20), ord('"'), ord("\\")):
+        unsafe[value] = 1
+    return bytes(unsafe)
+
+
+_JSON_UNSAFE = _json_unsafe_table()
+_JSON_ESCAPES: list[bytes] = []
+for _value in range(256):
+    if _value in b'"\\':
+        _JSON_ESCAPES.append(b"\\" + bytes([_value]))
+    elif _value < 0x20:
+        _short = {8: b"\\b", 9: b"\\t", 10: b"\\n", 12: b"\\f", 13: b"\\r"}
+        _JSON_ESCAPES.append(_short.get(_value, b"\\u%04x" % _value))
+    else:
+        _JSON_ESCAPES.append(bytes([_value]))
+
+
+def json_escape(text: bytes) -> bytes:
+    """UTF-8 text as the inside of a JSON string (RFC 8259 section 7); non-ASCII stays as it is."""
+    if 1 not in text.translate(_JSON_UNSAFE):
+        return text
+    return b"".join([_JSON_ESCAPES[value] for value in text])
+
+
+def json_escape_column(column: TextColumn) -> TextColumn:
+    """Each row JSON-escaped. A blob with nothing to escape is returned as it is (the usual case)."""
+    flags = column.blob.translate(_JSON_UNSAFE)
+    if 1 not in flags:
+        return column
+    return TextColumn.from_rows([json_escape(row) for row in column.rows()])
+
+
+def utf8_good_rows(column: TextColumn) -> Bool:
+    """(n,) true where the row is valid UTF-8 by itself. One validation of the whole blob when all is well.
+
+    The blob being valid is not enough: an offset may cut a sequence in two, so row starts must not be continuation
+    bytes either.
+    """
+    n = len(column)
+    good = np.ones(n, np.bool_)
+    try:
+        column.blob.decode()
+    except UnicodeDecodeError:
+        for index, row in enumerate(column.rows()):
+            try:
+                row.decode()
+            except UnicodeDecodeError:
+                good[index] = False
+        return good
+    data = np.frombuffer(column.blob, np.uint8)
+    if not len(data):
+        return good
+    offsets = column.offsets.astype(np.int64)
+    inside = offsets < len(data)
+    cut = np.zeros(n + 1, np.bool_)
+    cut[inside] = (data[offsets[inside]] & 0xC0) == 0x80
+    # An empty row is whole wherever it stands; a row with bytes is broken when either end cuts a sequence.
+    has_bytes = np.diff(offsets) > 0
+    good[has_bytes & (cut[:-1] | cut[1:])] = False
+    return good

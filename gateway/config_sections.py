@@ -1,0 +1,217 @@
+"""Every section of the configuration as a frozen Struct: names, types, ranges, defaults.
+
+Unit and reason of each key stand in `configs/reference.toml`, beside the default; `tests/test_config.py` proves that
+the two agree. Rules for authors: a new key is one field here and one entry there; a range is written as a `Meta`;
+a relation between keys belongs into `config_relations.py`; 0 never means "without limit".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from gateway.config_types import Address, Secret
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Zero: TypeAlias = Annotated[int, Meta(ge=0)]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86400)]
+Milliseconds: TypeAlias = Annotated[float, Meta(gt=0, le=60_000)]
+Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+Strategy: TypeAlias = Annotated[int, Meta(ge=1, le=4)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the TOML file."""
+
+
+class Gateway(Section):
+    node: Annotated[int, Meta(ge=0, le=4095)] = 0
+    data_dir: Path
+    workers: Annotated[int, Meta(ge=1, le=1)] = 1
+    memory_bytes_max: Annotated[int, Meta(ge=256 * MIB)] = 3 * GIB
+    step_ms_max: Milliseconds = 2.0
+    gather_ms: Annotated[float, Meta(ge=0, le=1000)] = 1.0
+    batch_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 8 * MIB
+    open_rows_max: Count = 4_000_000
+    drain_s: Seconds = 10.0
+    switch_interval_ms: Milliseconds = 0.1
+    message_id_secret: Secret | None = None
+
+
+class Dev(Section):
+    clock: bool = False
+    make_secrets: bool = False
+
+
+class Listener(Section):
+    address: Address
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+class Rpc(Section):
+    listeners: list[Listener] = msgspec.field(default_factory=list)
+    connections_max: Count = 1024
+    hello_timeout_s: Seconds = 5.0
+    frame_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=256 * MIB)] = 16 * MIB
+    frame_timeout_s: Seconds = 30.0
+    frames_bytes_max: Count = 256 * MIB
+    unsent_bytes_max: Count = 32 * MIB
+    credit_rows: Count = 262_144
+    credit_bytes: Count = 32 * MIB
+    requests_in_flight_max: Count = 1024
+    refused_rows_max: Annotated[int, Meta(ge=1, le=65_536)] = 1000
+    variable_bytes_max: Annotated[int, Meta(ge=1, le=64 * KIB)] = 4 * KIB
+    retry_after_s: Seconds = 0.1
+
+
+class Operator(Section):
+    socket: Path | None = None
+    address: Address | None = None
+    admin_key: Secret | None = None
+    connections_max: Count = 16
+
+
+class Http(Section):
+    address: Address = Address("tcp", "127.0.0.1", 9180)
+    connections_max: Count = 64
+    header_timeout_s: Seconds = 5.0
+    idle_timeout_s: Seconds = 60.0
+    header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+
+
+class LongLink(Section):
+    listeners: list[Listener] = msgspec.field(default_factory=list)
+    connections_max: Count = 15_000
+    files_max: Count = 20_000
+    files_reserve: Zero = 512
+    handshake_timeout_s: Seconds = 10.0
+    handshakes_max: Count = 2048
+    handshakes_per_address_max: Count = 512
+    keepalive_s_max: Annotated[int, Meta(ge=1, le=65_535)] = 1200
+    packet_bytes_max: Annotated[int, Meta(ge=256, le=256 * MIB)] = 64 * KIB
+    packet_timeout_s: Seconds = 30.0
+    packets_bytes_max: Count = 32 * MIB
+    pending_bytes_max: Count = 64 * KIB
+    pending_total_bytes_max: Count = 64 * MIB
+    in_flight_per_device_max: Annotated[int, Meta(ge=1, le=65_535)] = 32
+    in_flight_max: Count = 1_000_000
+    ack_timeout_s: Seconds = 5.0
+    payload_bytes_max: Annotated[int, Meta(ge=256, le=16 * MIB)] = 16 * KIB
+
+
+class Ledger(Section):
+    ledger_memory_bytes_max: Count = 768 * MIB
+    keep_s: Seconds = 3600.0
+    receipt_log_rows_max: Count = 1_000_000
+    request_ids_max: Count = 200_000
+    request_ids_keep_s: Seconds = 86_400.0
+
+
+class Inbox(Section):
+    rows_per_device_max: Count = 100
+    rows_max: Count = 1_000_000
+    bytes_max: Count = 256 * MIB
+
+
+class Devices(Section):
+    devices_max: Count = 1_000_000
+    token_bytes_max: Count = 256 * MIB
+    tags_per_device_max: Count = 100
+    tag_bytes_max: Annotated[int, Meta(ge=1, le=1024)] = 64
+    tags_max: Count = 100_000
+    alias_devices_max: Count = 10
+    side_bytes_max: Count = 128 * MIB
+
+
+class Retry(Section):
+    attempts_max: Annotated[int, Meta(ge=1, le=255)] = 32
+    first_s: Seconds = 1.0
+    factor: Annotated[float, Meta(ge=1, le=10)] = 2.0
+    cap_s: Seconds = 900.0
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    throttled_s: Seconds = 60.0
+    strategy4_wait_s: Seconds = 10.0
+    on_uncertain_system: Literal["resend", "uncertain"] = "resend"
+    on_uncertain_marketing: Literal["resend", "uncertain"] = "uncertain"
+
+
+class Lanes(Section):
+    lane_rows_max: Count = 1_000_000
+    rows_max: Count = 8_000_000
+    parked_rows_max: Count = 1_000_000
+    burst_rows_max: Annotated[int, Meta(ge=1, le=65_536)] = 1000
+    templates_max: Count = 1024
+    probe_wait_s: Seconds = 5.0
+
+
+class Http2(Section):
+    """Connections to vendors that speak HTTP/2."""
+
+    connect_timeout_s: Seconds = 10.0
+    request_timeout_s: Seconds = 30.0
+    ping_idle_s: Seconds = 30.0
+    ping_timeout_s: Seconds = 10.0
+    streams_max: Annotated[int, Meta(ge=1, le=65_536)] = 1000
+    initial_window_bytes: Annotated[int, Meta(ge=65_535, le=2**31 - 1)] = 1 * MIB
+    header_table_bytes: Annotated[int, Meta(ge=0, le=64 * KIB)] = 4 * KIB
+    header_list_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    unsent_bytes_max: Count = 4 * MIB
+
+
+class Observe(Section):
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_lines_per_s_max: Count = 100
+    label_values_max: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    lag_interval_ms: Milliseconds = 10.0
+
+
+class App(Section):
+    """One app: its key, the secrets of its services and devices, its vendors.
+
+    vendors: vendor file's name -> that vendor's own Settings. In TOML: `[apps.apns]` under the app.
+    """
+
+    key: Name
+    name: str = ""
+    secrets: list[Secret]
+    durability: Literal["memory", "disk"] = "memory"
+    strategy: Strategy = 1
+    marketing_categories: list[str] = msgspec.field(default_factory=list)
+    vendors: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
+
+
+class Config(Section):
+    """The whole configuration; immutable. A reload makes a new one."""
+
+    gateway: Gateway
+    dev: Dev
+    rpc: Rpc
+    operator: Operator
+    http: Http
+    long_link: LongLink
+    ledger: Ledger
+    inbox: Inbox
+    devices: Devices
+    retry: Retry
+    lanes: Lanes
+    http2: Http2
+    observe: Observe
+    apps: list[App]
+
+    def app(self, key: str) -> App | None:
+        return next((app for app in self.apps if app.key == key), None)
+
+    @property
+    def operator_socket(self) -> Path:
+        """The Unix socket of operator commands, mode 0600."""
+        return self.operator.socket or self.gateway.data_dir / "operator.sock"

@@ -1,0 +1,191 @@
+"""Content: what the caller wants shown, in neutral words; Variant: a content with its options.
+
+Field checks that need no knowledge of devices happen here (`check_variant`), so that every door (RPC, command line,
+later REST) refuses the same faults with the same words.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Literal, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+
+#: 40 days, the longest tier of the offline inbox (facts/features.md).
+TTL_S_MAX = 40 * 86400
+TTL_S_DEFAULT = 7200
+#: A badge is shown as a number on an icon; vendors take 0..99 (Huawei) to any int32 (APNs).
+BADGE_MAX = 99_999
+#: Bytes of one title or body at the door; what a vendor takes is far less and is cut per vendor.
+TEXT_BYTES_MAX = 1 << 16
+DATA_KEYS_MAX = 64
+DATA_BYTES_MAX = 1 << 15
+#: APNs takes 64 bytes, the smallest of all; a longer one could not collapse everywhere.
+COLLAPSE_ID_BYTES_MAX = 64
+NAME_BYTES_MAX = 128
+URL_BYTES_MAX = 2048
+
+Scalar: TypeAlias = str | int | float | bool
+
+
+class Class(enum.IntEnum):
+    """What the message is to its reader. Lanes, quotas and uncertain rows are ruled per class."""
+
+    SYSTEM = 0
+    MARKETING = 1
+
+
+class Priority(enum.IntEnum):
+    HIGH = 0
+    NORMAL = 1
+
+
+class Click(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a tap does. value: a URL, an intent, or a payload text; unused for `app`."""
+
+    type: Literal["app", "url", "intent", "payload"]
+    value: str = ""
+
+
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One content with its options. Texts may hold `{{name}}`, replaced in rows that bring variables.
+
+    strategy: 1 online -> long link, else vendor; 2 vendor only; 3 long link only; 4 vendor first, then long link.
+    A mapping gives one per channel and `default`. raw: vendor name -> JSON object merged over the vendor's message.
+    """
+
+    title: str
+    body: str
+    data: dict[str, Scalar] | None = None
+    ttl_s: int = TTL_S_DEFAULT
+    strategy: int | dict[str, int] = 1
+    category: str = ""
+    collapse_id: str = ""
+    badge: int | None = None
+    sound: str = ""
+    image: str = ""
+    click: Click | None = None
+    class_: Literal["system", "marketing"] = msgspec.field(default="system", name="class")
+    priority: Literal["high", "normal"] = "high"
+    plan_id: str = ""
+    raw: dict[str, msgspec.Raw] | None = None
+
+
+class Fault(NamedTuple):
+    """Why a field was refused: a caller can mend his request from this line alone."""
+
+    field: str
+    text: str
+
+
+_VAR = re.compile(r"\{\{([A-Za-z0-9_.-]{1,64})\}\}")
+
+
+def template_parts(text: str) -> list[str]:
+    """Constants and variable names in turn: `"a{{x}}b"` -> `["a", "x", "b"]`. Even positions are constants."""
+    return _VAR.split(text)
+
+
+def variable_names(variant: Variant) -> frozenset[str]:
+    """The variables the variant's texts ask for."""
+    texts = [variant.title, variant.body]
+    if variant.data:
+        texts += [value for value in variant.data.values() if isinstance(value, str)]
+    if variant.click is not None:
+        texts.append(variant.click.value)
+    return frozenset(name for text in texts if "{{" in text for name in _VAR.findall(text))
+
+
+def _check_text(field: str, text: str, bytes_max: int) -> Fault | None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        return Fault(field, f"{field} holds a lone surrogate at character {error.start}")
+    if size > bytes_max:
+        return Fault(field, f"{field} is {size} bytes, limit {bytes_max}")
+    if "\x00" in text:
+        return Fault(field, f"{field} holds a NUL character at {text.index(chr(0))}")
+    return None
+
+
+def _check_line(field: str, text: str, bytes_max: int) -> Fault | None:
+    """For values that may become header values: no control characters at all."""
+    fault = _check_text(field, text, bytes_max)
+    if fault is None and any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
+        return Fault(field, f"{field} holds a control character")
+    return fault
+
+
+def _check_url(field: str, url: str) -> Fault | None:
+    fault = _check_line(field, url, URL_BYTES_MAX)
+    if fault is not None:
+        return fault
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and " " not in url
+    except ValueError:
+        good = False
+    return None if good else Fault(field, f"{field} is not an http or https URL")
+
+
+def _check_strategy(strategy: int | dict[str, int]) -> Fault | None:
+    values = strategy if isinstance(strategy, dict) else {"default": strategy}
+    for channel, value in values.items():
+        if not 1 <= value <= 4:
+            return Fault("strategy", f"strategy of {channel} is {value}, expected 1, 2, 3 or 4")
+    return None
+
+
+def _check_data(data: dict[str, Scalar]) -> Fault | None:
+    if len(data) > DATA_KEYS_MAX:
+        return Fault("data", f"data has {len(data)} keys, limit {DATA_KEYS_MAX}")
+    size = 0
+    for key, value in data.items():
+        if key == "message_id":
+            return Fault("data", "data key message_id is the gateway's own")
+        text = value if isinstance(value, str) else ""
+        fault = _check_line("data", key, NAME_BYTES_MAX) or _check_text("data", text, DATA_BYTES_MAX)
+        if fault is not None:
+            return fault
+        size += len(key.encode()) + len(text.encode())
+    if size > DATA_BYTES_MAX:
+        return Fault("data", f"data is {size} bytes, limit {DATA_BYTES_MAX}")
+    return None
+
+
+def check_variant(variant: Variant) -> Fault | None:
+    """The first fault of form, or None. Costs a few microseconds; called once per variant, not per row."""
+    fault = _check_text("title", variant.title, TEXT_BYTES_MAX) or _check_text("body", variant.body, TEXT_BYTES_MAX)
+    if fault is not None:
+        return fault
+    if not 0 <= variant.ttl_s <= TTL_S_MAX:
+        return Fault("ttl_s", f"ttl_s is {variant.ttl_s}, expected 0 to {TTL_S_MAX}")
+    if variant.strategy != 1:
+        fault = _check_strategy(variant.strategy)
+    if fault is None and variant.badge is not None and not 0 <= variant.badge <= BADGE_MAX:
+        fault = Fault("badge", f"badge is {variant.badge}, expected 0 to {BADGE_MAX}")
+    if fault is None and variant.collapse_id:
+        fault = _check_line("collapse_id", variant.collapse_id, COLLAPSE_ID_BYTES_MAX)
+    if fault is None and variant.category:
+        fault = _check_line("category", variant.category, NAME_BYTES_MAX)
+    if fault is None and variant.sound:
+        fault = _check_line("sound", variant.sound, NAME_BYTES_MAX)
+    if fault is None and variant.plan_id:
+        fault = _check_line("plan_id", variant.plan_id, NAME_BYTES_MAX)
+    if fault is None and variant.image:
+        fault = _check_url("image", variant.image)
+    if fault is None and variant.data:
+        fault = _check_data(variant.data)
+    if fault is None and variant.click is not None:
+        fault = _check_click(variant.click)
+    return fault
+
+
+def _check_click(click: Click) -> Fault | None:
+    if click.type == "url" and "{{" not in click.value:
+        return _check_url("click", click.value)
+    if click.type != "app" and not click.value:
+        return Fault("click", f"click of type {click.type} needs a value")
+    return _check_text("click", click.value, URL_BYTES_MAX)

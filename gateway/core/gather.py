@@ -1,0 +1,200 @@
+"""Gather: what arrives for one app within `gather_ms` becomes one batch. Contract of DESIGN.md section 2.
+
+A machine without clock or I/O. The intake actor adds submissions as they come and takes plans when the time is up; a
+plan says which submissions share a batch. Two things keep submissions apart: a batch has at most 65,536 rows and about
+`batch_bytes_max` of text, and rows of one batch share one set of variable names (else a stream of one-row templates
+with different names would make a batch with thousands of nearly empty columns).
+
+A submission larger than a batch is cut into several; its task then has a segment in each.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gateway import message_id
+from gateway.batch import BATCH_BYTES_MAX, Batch, Submission, TaskSegment
+from gateway.columns import U8, U16, Bool, TextColumn
+from gateway.content import Variant
+from gateway.message_id import ROWS_MAX, BatchAddress
+
+#: Gathering stops at this many rows, so that building a batch stays a short step; a larger submission stays whole up to
+#: ROWS_MAX. 16,384 rows take about 1 ms to put together.
+GATHER_ROWS = 16_384
+
+
+class Part(NamedTuple):
+    """Rows of one submit call that go into one batch. call: whatever the caller wants back with the plan.
+
+    index: which part of its call this is; 0 for the first (and usually only) one.
+    """
+
+    submission: Submission
+    call: object
+    index: int
+
+
+class Gather:
+    """Pending parts of one app, in order of arrival."""
+
+    def __init__(self, *, rows_max: int = GATHER_ROWS, bytes_max: int = BATCH_BYTES_MAX) -> None:
+        self._rows_max = rows_max
+        self._bytes_max = bytes_max
+        self._parts: deque[Part] = deque()
+        self.rows = 0
+
+    def add(self, submission: Submission, call: object) -> int:
+        """The submission's rows will be in coming plans; returns into how many parts it was cut."""
+        self.rows += submission.n
+        pieces = split(submission, ROWS_MAX)
+        self._parts.extend(Part(piece, call, index) for index, piece in enumerate(pieces))
+        return len(pieces)
+
+    @property
+    def is_full(self) -> bool:
+        """A whole batch is there; waiting longer gains nothing."""
+        return self.rows >= self._rows_max
+
+    def take(self) -> list[Part]:
+        """The parts of the next batch; empty when nothing is pending."""
+        parts: list[Part] = []
+        rows = size = 0
+        names: frozenset[str] = frozenset()
+        while self._parts:
+            part = self._parts[0]
+            part_names = frozenset(part.submission.variables)
+            part_bytes = part.submission.text_bytes()
+            if parts and (
+                rows + part.submission.n > self._rows_max
+                or size + part_bytes > self._bytes_max
+                or part_names != names
+                # uint16 index; each part brings at least one variant
+                or sum(len(p.submission.variants) for p in parts) + len(part.submission.variants) > ROWS_MAX
+            ):
+                break
+            names = part_names
+            rows += part.submission.n
+            size += part_bytes
+            parts.append(self._parts.popleft())
+            if len(parts) >= self._rows_max:
+                break
+        self.rows -= rows
+        return parts
+
+
+def split(submission: Submission, rows_max: int) -> list[Submission]:
+    """The submission in pieces of at most rows_max rows; duplicates were found before and keep their flags."""
+    if submission.n <= rows_max:
+        return [submission]
+    return [_slice(submission, at, min(at + rows_max, submission.n)) for at in range(0, submission.n, rows_max)]
+
+
+def _slice(submission: Submission, first: int, stop: int) -> Submission:
+    rows = np.arange(first, stop)
+
+    def text(column: TextColumn) -> TextColumn:
+        return column.take(rows)
+
+    return submission._replace(
+        n=stop - first,
+        source_rows=None if submission.source_rows is None else submission.source_rows[first:stop],
+        device_ids=submission.device_ids[first:stop],
+        channels=None if submission.channels is None else submission.channels[first:stop],
+        tokens=None if submission.tokens is None else text(submission.tokens),
+        variant_index=None if submission.variant_index is None else submission.variant_index[first:stop],
+        variables={name: text(column) for name, column in submission.variables.items()},
+        duplicates=None if submission.duplicates is None else submission.duplicates[first:stop],
+    )
+
+
+def build_batch(
+    address: BatchAddress, app: int, born: float, parts: Sequence[Part], task_ids: Sequence[bytes | None], secret: bytes
+) -> Batch:
+    """One batch of the parts' rows in their order.
+
+    task_ids: one per part; None makes a new task whose id is the address of its first row here.
+    """
+    submissions = [part.submission for part in parts]
+    counts = [submission.n for submission in submissions]
+    firsts = np.cumsum([0, *counts])
+    own_ids = message_id.encode_rows(secret, address, firsts[:-1], message_id.TASK_DOMAIN).tobytes()
+    segments = [
+        TaskSegment(task_id or own_ids[16 * index : 16 * index + 16], first, n)
+        for index, (task_id, first, n) in enumerate(zip(task_ids, firsts.tolist(), counts, strict=False))
+    ]
+    first = int(firsts[-1])
+    if len(submissions) == 1:
+        only = submissions[0]
+        return Batch(
+            address,
+            app,
+            born,
+            only.n,
+            device_ids=only.device_ids,
+            message_ids=np.zeros((only.n, 16), np.uint8),
+            variants=only.variants,
+            variant_index=only.variant_index,
+            channels=only.channels,
+            tokens=only.tokens,
+            duplicates=only.duplicates,
+            variables=only.variables,
+            segments=segments,
+        )
+    variants, variant_index = _merge_variants(submissions)
+    names = submissions[0].variables
+    return Batch(
+        address,
+        app,
+        born,
+        first,
+        device_ids=np.concatenate([s.device_ids for s in submissions]),
+        message_ids=np.zeros((first, 16), np.uint8),
+        variants=variants,
+        variant_index=variant_index,
+        channels=_merge_channels(submissions),
+        tokens=_merge_tokens(submissions),
+        duplicates=_merge_duplicates(submissions),
+        variables={name: TextColumn.concatenate([s.variables[name] for s in submissions]) for name in names},
+        segments=segments,
+    )
+
+
+def _merge_variants(submissions: Sequence[Submission]) -> tuple[list[Variant], U16]:
+    variants: list[Variant] = []
+    bases = []
+    for submission in submissions:
+        bases.append(len(variants))
+        variants.extend(submission.variants)
+    counts = [submission.n for submission in submissions]
+    index = np.repeat(np.array(bases, np.uint16), counts)
+    if any(submission.variant_index is not None for submission in submissions):
+        at = 0
+        for submission in submissions:
+            if submission.variant_index is not None:
+                index[at : at + submission.n] += submission.variant_index
+            at += submission.n
+    return variants, index
+
+
+def _merge_channels(submissions: Sequence[Submission]) -> U8 | None:
+    if all(submission.channels is None for submission in submissions):
+        return None
+    return np.concatenate([np.zeros(s.n, np.uint8) if s.channels is None else s.channels for s in submissions])
+
+
+def _merge_tokens(submissions: Sequence[Submission]) -> TextColumn | None:
+    if all(submission.tokens is None for submission in submissions):
+        return None
+    return TextColumn.concatenate(
+        [TextColumn(b"", np.zeros(s.n + 1, np.uint32)) if s.tokens is None else s.tokens for s in submissions]
+    )
+
+
+def _merge_duplicates(submissions: Sequence[Submission]) -> Bool | None:
+    if all(submission.duplicates is None for submission in submissions):
+        return None
+    return np.concatenate([np.zeros(s.n, np.bool_) if s.duplicates is None else s.duplicates for s in submissions])

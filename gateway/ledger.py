@@ -1,0 +1,288 @@
+"""The ledger's words: where a row is (state), what became of it later (receipt), and why (reason).
+
+Contract of DESIGN.md section 2. `state` is custody: the rows of a task in all states always sum to the rows accepted.
+
+          +--> HELD --+        open states: QUEUED HELD IN_FLIGHT WAITING
+          |     |     |        final states: VENDOR_ACCEPTED DEVICE_ACKED FAILED EXPIRED DROPPED UNCERTAIN CANCELLED
+    QUEUED --> IN_FLIGHT --> final
+          |     |     ^
+          +--> WAITING        a receipt may turn UNCERTAIN into VENDOR_ACCEPTED, the one move between final states
+
+Rules for authors: every legal move is in `_MOVES`; nothing else in the project decides what is legal.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import numpy as np
+
+from gateway.batch import Batch
+from gateway.columns import I64, U8, U32, Bool, Rows
+from gateway.errors import LocalProtocolError
+
+
+class Channel(enum.IntEnum):
+    """Which way a row went. The numbers stand in ledger pages and journals: append only, never renumber."""
+
+    NONE = 0
+    LONG_LINK = 1
+    APNS = 2
+    FCM = 3
+    HUAWEI = 4
+    HARMONY = 5
+    HONOR = 6
+    XIAOMI = 7
+    OPPO = 8
+    VIVO = 9
+    MEIZU = 10
+
+
+#: Name as users see it ("long_link", else the vendor file's name) -> channel.
+CHANNEL_NAMES: dict[str, Channel] = {channel.name.lower(): channel for channel in Channel if channel}
+#: Vendor channels: those whose targets are device tokens.
+VENDOR_CHANNELS: dict[str, Channel] = {
+    name: channel for name, channel in CHANNEL_NAMES.items() if channel is not Channel.LONG_LINK
+}
+
+
+class State(enum.IntEnum):
+    QUEUED = 0
+    HELD = 1
+    IN_FLIGHT = 2
+    WAITING = 3
+    VENDOR_ACCEPTED = 4
+    DEVICE_ACKED = 5
+    FAILED = 6
+    EXPIRED = 7
+    DROPPED = 8
+    UNCERTAIN = 9
+    CANCELLED = 10
+
+
+OPEN_STATES = frozenset({State.QUEUED, State.HELD, State.IN_FLIGHT, State.WAITING})
+FINAL_STATES = frozenset(State) - OPEN_STATES
+
+#: from -> to. Why each is there:
+_MOVES: dict[State, frozenset[State]] = {
+    # routed to a device or a lane; kept for later; ended before anything was sent. DEVICE_ACKED: the acknowledgement of
+    # an earlier long-link attempt arrives while the row waits in a lane (it cancels the hand-over).
+    State.QUEUED: frozenset(
+        {
+            State.HELD,
+            State.IN_FLIGHT,
+            State.WAITING,
+            State.DEVICE_ACKED,
+            State.FAILED,
+            State.EXPIRED,
+            State.DROPPED,
+            State.CANCELLED,
+        }
+    ),
+    # the device came back, the quota opened, or the time ran out
+    State.HELD: frozenset(
+        {State.QUEUED, State.IN_FLIGHT, State.DEVICE_ACKED, State.EXPIRED, State.DROPPED, State.CANCELLED}
+    ),
+    # QUEUED: surely not processed (REFUSED_STREAM, GOAWAY above). HELD: handed over to the inbox. WAITING: retry
+    State.IN_FLIGHT: frozenset(
+        {
+            State.QUEUED,
+            State.HELD,
+            State.WAITING,
+            State.VENDOR_ACCEPTED,
+            State.DEVICE_ACKED,
+            State.FAILED,
+            State.EXPIRED,
+            State.UNCERTAIN,
+        }
+    ),
+    # a timer fired, or the row ended while it waited
+    State.WAITING: frozenset(
+        {
+            State.QUEUED,
+            State.HELD,
+            State.DEVICE_ACKED,
+            State.FAILED,
+            State.EXPIRED,
+            State.DROPPED,
+            State.CANCELLED,
+        }
+    ),
+    State.VENDOR_ACCEPTED: frozenset(),
+    State.DEVICE_ACKED: frozenset(),
+    State.FAILED: frozenset(),
+    State.EXPIRED: frozenset(),
+    State.DROPPED: frozenset(),
+    State.UNCERTAIN: frozenset({State.VENDOR_ACCEPTED}),
+    State.CANCELLED: frozenset(),
+}
+
+#: (11, 11) bool, [from, to]: the same table for columns.
+LEGAL_MOVES: Bool = np.zeros((len(State), len(State)), np.bool_)
+for _from, _targets in _MOVES.items():
+    for _to in _targets:
+        LEGAL_MOVES[_from, _to] = True
+IS_FINAL: Bool = np.array([state in FINAL_STATES for state in State])
+
+
+class Receipt(enum.IntEnum):
+    """What device or vendor said later. May rise after the state is final, never falls."""
+
+    NONE = 0
+    DELIVERED = 1
+    DISPLAYED = 2
+    CLICKED = 3
+
+
+class Flag(enum.IntFlag):
+    """Facts about a row beside its state; bits of one uint8."""
+
+    NOTIFICATION_CLOSED = 1
+    TOKEN_DEAD = 2
+    #: A text was cut to fit the channel that took the row.
+    TRUNCATED = 4
+    #: Left the long link unacknowledged for another holder: the device may have seen it.
+    HANDED_OVER = 8
+    #: Sent again although an earlier attempt ended uncertain: the receiver may see a second copy.
+    RESENT_UNCERTAIN = 16
+    #: Waited for a device to come back; left out of latency figures.
+    WAITED_OFFLINE = 32
+
+
+class Reason(enum.IntEnum):
+    """Explains a state. A closed list; the names are what users, metrics and reports see."""
+
+    NONE = 0
+    # dropped by us
+    DUPLICATE_TARGET = 1
+    UNKNOWN_DEVICE = 2
+    NO_CHANNEL = 3
+    DEVICE_OFFLINE = 4
+    CONTENT_TOO_LONG = 5
+    TOKEN_MUTED = 6
+    INBOX_FULL = 7
+    # final words of a vendor
+    REJECTED_BY_VENDOR = 16
+    TOKEN_DEAD = 17
+    CREDENTIAL_REFUSED = 18
+    THROTTLED = 19
+    QUOTA_EXHAUSTED = 20
+    VENDOR_UNAVAILABLE = 21
+    ATTEMPTS_USED_UP = 22
+    NO_ANSWER = 23
+    CONTENT_REFUSED = 24
+    # why a row waits or ran out of time
+    TTL_PASSED = 32
+    RETRY = 33
+    HAND_OVER = 34
+    FALLBACK = 35
+    PROCESS_ENDED = 36
+    STOPPED = 37
+
+
+class LedgerPage:
+    """State columns of one batch; n rows. Owned by the home of the batch.
+
+    state, receipt, flags, reason, channel, attempts: (n,) uint8.
+    routed_ms, issued_ms, final_ms: (n,) uint32, milliseconds after the batch's birth; 0 = not yet (a stage reached
+    within the first millisecond is written as 1).
+    counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
+    """
+
+    __slots__ = (
+        "attempts",
+        "batch",
+        "bursts",
+        "channel",
+        "counts",
+        "final_ms",
+        "flags",
+        "issued_ms",
+        "n",
+        "reason",
+        "receipt",
+        "routed_ms",
+        "state",
+    )
+
+    def __init__(self, batch: Batch) -> None:
+        n = batch.n
+        self.batch = batch
+        self.n = n
+        self.state: U8 = np.zeros(n, np.uint8)
+        self.receipt: U8 = np.zeros(n, np.uint8)
+        self.flags: U8 = np.zeros(n, np.uint8)
+        self.reason: U8 = np.zeros(n, np.uint8)
+        self.channel: U8 = np.zeros(n, np.uint8)
+        self.attempts: U8 = np.zeros(n, np.uint8)
+        self.routed_ms: U32 = np.zeros(n, np.uint32)
+        self.issued_ms: U32 = np.zeros(n, np.uint32)
+        self.final_ms: U32 = np.zeros(n, np.uint32)
+        self.counts: I64 = np.zeros(len(State), np.int64)
+        self.counts[State.QUEUED] = n
+        self.bursts: list[Burst] = []
+
+    def move(self, rows: Rows, to: State, reason: Reason | U8 = Reason.NONE) -> I64:
+        """Rows (distinct positions) are in state `to` afterwards; the reason is stored beside it.
+
+        Returns (11,) int64, how many came from each state. Raises LocalProtocolError for a move that is not in the
+        table: then nothing has changed.
+        """
+        before = self.state[rows]
+        came = np.bincount(before, minlength=len(State))
+        for state in np.flatnonzero(came).tolist():
+            if not LEGAL_MOVES[state, to]:
+                raise LocalProtocolError(f"{came[state]} rows may not move from {State(state).name} to {to.name}")
+        self.state[rows] = to
+        self.reason[rows] = reason
+        self.counts -= came
+        self.counts[to] += len(before)
+        return came
+
+    def raise_receipt(self, rows: Rows, receipt: Receipt) -> Rows:
+        """A receipt never falls; UNCERTAIN rows become VENDOR_ACCEPTED. Returns the rows whose receipt rose."""
+        rose = rows[self.receipt[rows] < receipt]
+        self.receipt[rose] = receipt
+        uncertain = rows[self.state[rows] == State.UNCERTAIN]
+        if len(uncertain):
+            self.move(uncertain, State.VENDOR_ACCEPTED)
+        return rose
+
+    @property
+    def n_open(self) -> int:
+        counts = self.counts
+        return int(counts[State.QUEUED] + counts[State.HELD] + counts[State.IN_FLIGHT] + counts[State.WAITING])
+
+    def stamp(self, now: float) -> int:
+        """Milliseconds since the batch was born, as the stage columns hold it (at least 1)."""
+        return max(1, int((now - self.batch.born) * 1000.0))
+
+    def memory_bytes(self) -> int:
+        """What the page and its batch hold, without what variants share."""
+        batch = self.batch
+        texts = sum(len(column.blob) for column in batch.variables.values())
+        tokens = len(batch.tokens.blob) if batch.tokens is not None else 0
+        return self.n * (6 + 12 + 32) + texts + tokens
+
+
+class Burst(NamedTuple):
+    """One record per burst and attempt: the burst log (DESIGN.md section 2).
+
+    rows: (k,) uint16 positions in the batch. issued, answered: monotonic seconds. verdicts: (k,) uint8, filled as the
+    answers come (255 = none yet). names: vendor's own words per position where it had any.
+    """
+
+    number: int
+    attempt: int
+    channel: Channel
+    connection: int
+    rows: np.ndarray[tuple[int], np.dtype[np.uint16]]
+    issued: float
+    answered: U32
+    verdicts: U8
+    names: dict[int, str]
+
+
+#: No verdict yet, in `Burst.verdicts`.
+NO_VERDICT = 255

@@ -1,0 +1,109 @@
+"""The store ports: what durable storage must do for the gateway. Contract of DESIGN.md section 4.
+
+Every call is async, takes a whole slice, and may be pipelined; no call reads what the same caller has just written; no
+rule depends on a transaction over two stores or two shards. A move between stores is: put at the new holder (idempotent
+by message id and attempt), wait until durable, then let go at the old. Every write carries the ownership epoch; an
+adapter raises StaleEpoch for an older one than it has seen.
+
+Adapters: the in-memory twins in `store/memory.py`; the SQLite adapters come behind the same suite
+(tests/store/contract.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+from gateway.batch import OwnershipEpoch
+from gateway.columns import I64, U8, U16
+
+Buffers: TypeAlias = Sequence[bytes | memoryview]
+
+
+class JournalRecord(NamedTuple):
+    """kind: see store/records.py. buffers: the payload in parts, written one after another, never copied together."""
+
+    kind: int
+    buffers: Buffers
+
+    def payload_bytes(self) -> int:
+        return sum(len(memoryview(buffer).cast("B")) for buffer in self.buffers)
+
+
+class Journal(Protocol):
+    """An append-only log of one worker's accepted batches."""
+
+    async def append(self, epoch: OwnershipEpoch, records: Sequence[JournalRecord]) -> int:
+        """All records are durable; returns the position after the last one. Positions only grow.
+
+        If cancelled: all or none of the records will be replayed.
+        """
+        ...
+
+    def replay(self, position: int) -> AsyncIterator[tuple[int, JournalRecord]]:
+        """(position, record) of every record at or after `position` that was not released, in order."""
+        ...
+
+    async def release(self, epoch: OwnershipEpoch, positions: Sequence[int]) -> None:
+        """The records at these positions need not be kept. Unknown positions are ignored (a repeated release)."""
+        ...
+
+
+class InboxRows(NamedTuple):
+    """Rows kept for devices that are away; k rows.
+
+    device_ids: (k, 16) uint8. tags: (k,) int64 home address of the row (sequence << 16 | row).
+    deadlines_unix_ms: (k,) int64.
+    """
+
+    device_ids: U8
+    tags: I64
+    deadlines_unix_ms: I64
+
+
+class Inbox(Protocol):
+    """Per device, ordered by arrival, bounded; keyed by shard group."""
+
+    async def put(self, epoch: OwnershipEpoch, rows: InboxRows) -> U8:
+        """Rows are kept; a tag that is there already is not stored twice. Returns (k,) uint8: 1 kept, 0 no room."""
+        ...
+
+    async def take(self, epoch: OwnershipEpoch, device_id: bytes, rows_max: int) -> I64:
+        """The oldest tags of the device, removed; at most rows_max."""
+        ...
+
+    async def forget(self, epoch: OwnershipEpoch, tags: I64) -> int:
+        """Rows that ended elsewhere (expired, cancelled) are gone; returns how many were there."""
+        ...
+
+    def holds(self, device_id: bytes) -> bool:
+        """True where the device may have rows. Never false for a device that has some; costs no read."""
+        ...
+
+
+class DeviceRecords(NamedTuple):
+    """Whole-state writes of k devices; payloads: one encoded record per device."""
+
+    device_ids: U8
+    shards: U16
+    payloads: Sequence[bytes]
+
+
+class Registry(Protocol):
+    """Devices by shard: whole-state writes, erase, and a stream of all of them at start."""
+
+    async def write(self, epoch: OwnershipEpoch, devices: DeviceRecords) -> None: ...
+
+    async def erase(self, epoch: OwnershipEpoch, device_ids: U8) -> int: ...
+
+    def load(self, shards: range) -> AsyncIterator[DeviceRecords]: ...
+
+
+class LedgerArchive(Protocol):
+    """Ledger pages that left memory, by batch sequence."""
+
+    async def write(self, epoch: OwnershipEpoch, sequence: int, page: bytes) -> None: ...
+
+    async def read(self, sequence: int) -> bytes | None: ...
+
+    async def forget(self, epoch: OwnershipEpoch, sequences: Sequence[int]) -> None: ...

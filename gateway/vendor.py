@@ -1,0 +1,142 @@
+"""The vendor port: what a vendor file gives the gateway, and the words both sides use.
+
+A vendor file is pure translation (DESIGN.md section 7). It never sees rows. It turns one *variant* (content with
+options) into a `RequestTemplate`: a request with named slots where rows differ. `core/render.py` fills the slots of
+many rows at once into `Requests`, cutting texts to the vendor's `limits` on the way; a wire machine turns `Requests`
+into bytes; the answers come back to `classify`.
+
+    variant --template()--> RequestTemplate --core.render--> Requests --wire.h2--> bytes
+                                                                 answer --classify()--> Answer (verdict.py)
+
+Slots stand in a template as NUL name NUL. NUL cannot occur by accident: JSON encoders escape it, and header values
+that came from a caller are refused when they hold one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
+
+import msgspec
+
+from gateway.columns import Pieces
+from gateway.content import Variant
+from gateway.verdict import Answer
+
+_NUL = b"\x00"
+
+
+class Slot(NamedTuple):
+    """A place in a template that differs per row (or per burst). Names:
+
+    title, body       text of the row, JSON-escaped, cut to the limits
+    token             the device token as registered
+    message_id        36 characters, canonical UUID text
+    expires_unix_s    10 digits: submit time + TTL
+    expires_or_zero   the same, but 10 zeros when the TTL is 0 (APNs: one attempt, not stored)
+    ttl_left_s        decimal seconds left of the TTL, at least 0
+    authorization     the credential in force, the same for a whole burst
+    var:NAME          the row's value of variable NAME, JSON-escaped
+    """
+
+    name: str
+
+
+TemplatePart: TypeAlias = bytes | Slot
+TemplateParts: TypeAlias = tuple[TemplatePart, ...]
+
+
+def slot_text(name: str) -> bytes:
+    """The slot as it stands in template bytes."""
+    return _NUL + name.encode() + _NUL
+
+
+def slot_json(name: str) -> msgspec.Raw:
+    """The slot as a JSON string value, for the structure a vendor file hands to `msgspec.json.encode`."""
+    return msgspec.Raw(b'"' + slot_text(name) + b'"')
+
+
+def parse_template(text: bytes) -> TemplateParts:
+    """Template bytes -> constants and slots in turn; empty constants are left out.
+
+    Raises ValueError for a slot without its closing NUL.
+    """
+    parts = text.split(_NUL)
+    if len(parts) % 2 == 0:
+        raise ValueError("a slot is not closed")
+    out: list[TemplatePart] = []
+    for index, part in enumerate(parts):
+        if index % 2:
+            out.append(Slot(part.decode()))
+        elif part:
+            out.append(part)
+    return tuple(out)
+
+
+class RequestTemplate(NamedTuple):
+    """One HTTP request of a vendor with slots. Header names are lower-case; pseudo headers are not among them."""
+
+    path: TemplateParts
+    headers: tuple[tuple[bytes, TemplateParts], ...]
+    body: TemplateParts
+
+
+class Refusal(NamedTuple):
+    """A variant that this vendor can never take. Field and text for the caller; no vendor sees it."""
+
+    field: str
+    text: str
+
+
+class Requests(NamedTuple):
+    """n requests of one shape, as columns: what a burst hands to a connection.
+
+    A header whose pieces are one constant is the same for all rows. method is POST, scheme https.
+    """
+
+    n: int
+    authority: bytes
+    path: Pieces
+    headers: tuple[tuple[bytes, Pieces], ...]
+    body: Pieces
+
+
+class FieldLimit(NamedTuple):
+    """How long one text field may be. unit: `code_points` or `utf8_bytes`."""
+
+    unit: str
+    max: int
+
+
+class Limits(NamedTuple):
+    """A vendor's limits on texts. `payload_bytes_max` bounds the rendered body (what else counts: vendor file)."""
+
+    payload_bytes_max: int
+    title: FieldLimit | None = None
+    body: FieldLimit | None = None
+    rows_per_request_max: int = 1
+
+
+class Vendor(Protocol):
+    """One vendor, one credential. Instances are immutable; everything that changes (tokens, time) is an argument."""
+
+    name: ClassVar[str]
+
+    def authority(self) -> tuple[str, int]:
+        """Host and port requests go to."""
+        ...
+
+    def limits(self, variant: Variant) -> Limits: ...
+
+    def template(self, variant: Variant) -> RequestTemplate | Refusal:
+        """The request of one variant. Deterministic and independent of the variant's title and body (they are slots),
+        so that callers may keep it by the variant's other fields."""
+        ...
+
+    def check_token(self, token: str) -> str:
+        """An empty string for a well-formed device token, else what is wrong with it (without quoting it)."""
+        ...
+
+    def classify(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
+        """What the answer means. Total: arbitrary bytes never raise."""
+        ...

@@ -82,6 +82,8 @@ class TaskSegment(NamedTuple):
 class Batch:
     """n rows of one app. Columns as in Submission; message_ids: (n, 16) uint8.
 
+    source_rows: position of each row in its submit as sent; None: its position in its segment.
+
     born_unix_ms is the submit time from which TTLs count; born is the same moment on the monotonic clock.
     """
 
@@ -96,6 +98,7 @@ class Batch:
         "message_ids",
         "n",
         "segments",
+        "source_rows",
         "tokens",
         "variables",
         "variant_index",
@@ -116,6 +119,7 @@ class Batch:
         channels: U8 | None = None,
         tokens: TextColumn | None = None,
         duplicates: Bool | None = None,
+        source_rows: U32 | None = None,
         variables: Mapping[str, TextColumn] | None = None,
         segments: Sequence[TaskSegment] = (),
     ) -> None:
@@ -133,6 +137,7 @@ class Batch:
         self.channels = channels
         self.tokens = tokens
         self.duplicates = duplicates
+        self.source_rows = source_rows
         self.variables: Mapping[str, TextColumn] = variables or {}
         self.segments = segments
 

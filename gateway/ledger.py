@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gateway.batch import Batch
-from gateway.columns import I64, U8, U32, Bool, Rows
+from gateway.columns import I32, I64, U8, U32, Bool, Rows
 from gateway.errors import LocalProtocolError
 
 
@@ -187,6 +187,9 @@ class LedgerPage:
     state, receipt, flags, reason, channel, attempts: (n,) uint8.
     routed_ms, issued_ms, final_ms: (n,) uint32, milliseconds after the batch's birth; 0 = not yet (a stage reached
     within the first millisecond is written as 1).
+    slots: (n,) int32, the device's row in its owner's table as found when routed, -1 unknown. A hint: check the id.
+    token_hashes: (n,) uint32, the 4-byte hash of the token each row was sent to; 0 before and without one.
+    n_routed: rows 0..n_routed have been routed once.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
     """
 
@@ -200,10 +203,13 @@ class LedgerPage:
         "flags",
         "issued_ms",
         "n",
+        "n_routed",
         "reason",
         "receipt",
         "routed_ms",
+        "slots",
         "state",
+        "token_hashes",
     )
 
     def __init__(self, batch: Batch) -> None:
@@ -219,6 +225,9 @@ class LedgerPage:
         self.routed_ms: U32 = np.zeros(n, np.uint32)
         self.issued_ms: U32 = np.zeros(n, np.uint32)
         self.final_ms: U32 = np.zeros(n, np.uint32)
+        self.token_hashes: U32 = np.zeros(n, np.uint32)
+        self.n_routed = 0
+        self.slots: I32 = np.full(n, -1, np.int32)
         self.counts: I64 = np.zeros(len(State), np.int64)
         self.counts[State.QUEUED] = n
         self.bursts: list[Burst] = []
@@ -263,7 +272,7 @@ class LedgerPage:
         batch = self.batch
         texts = sum(len(column.blob) for column in batch.variables.values())
         tokens = len(batch.tokens.blob) if batch.tokens is not None else 0
-        return self.n * (6 + 12 + 32) + texts + tokens
+        return self.n * (6 + 20 + 32) + texts + tokens
 
 
 class Burst(NamedTuple):

@@ -12,42 +12,44 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from gateway import message_id
 from gateway.batch import BATCH_BYTES_MAX, Batch, Submission, TaskSegment
-from gateway.columns import U8, U16, Bool, TextColumn
+from gateway.columns import U8, U16, U32, Bool, TextColumn
 from gateway.content import Variant
 from gateway.message_id import ROWS_MAX, BatchAddress
+
+CallT = TypeVar("CallT")
 
 #: Gathering stops at this many rows, so that building a batch stays a short step; a larger submission stays whole up to
 #: ROWS_MAX. 16,384 rows take about 1 ms to put together.
 GATHER_ROWS = 16_384
 
 
-class Part(NamedTuple):
+class Part(NamedTuple, Generic[CallT]):
     """Rows of one submit call that go into one batch. call: whatever the caller wants back with the plan.
 
-    index: which part of its call this is; 0 for the first (and usually only) one.
+    piece: which part of its call this is; 0 for the first (and usually only) one.
     """
 
     submission: Submission
-    call: object
-    index: int
+    call: CallT
+    piece: int
 
 
-class Gather:
+class Gather(Generic[CallT]):
     """Pending parts of one app, in order of arrival."""
 
     def __init__(self, *, rows_max: int = GATHER_ROWS, bytes_max: int = BATCH_BYTES_MAX) -> None:
         self._rows_max = rows_max
         self._bytes_max = bytes_max
-        self._parts: deque[Part] = deque()
+        self._parts: deque[Part[CallT]] = deque()
         self.rows = 0
 
-    def add(self, submission: Submission, call: object) -> int:
+    def add(self, submission: Submission, call: CallT) -> int:
         """The submission's rows will be in coming plans; returns into how many parts it was cut."""
         self.rows += submission.n
         pieces = split(submission, ROWS_MAX)
@@ -59,9 +61,9 @@ class Gather:
         """A whole batch is there; waiting longer gains nothing."""
         return self.rows >= self._rows_max
 
-    def take(self) -> list[Part]:
+    def take(self) -> list[Part[CallT]]:
         """The parts of the next batch; empty when nothing is pending."""
-        parts: list[Part] = []
+        parts: list[Part[CallT]] = []
         rows = size = 0
         names: frozenset[str] = frozenset()
         while self._parts:
@@ -101,7 +103,7 @@ def _slice(submission: Submission, first: int, stop: int) -> Submission:
 
     return submission._replace(
         n=stop - first,
-        source_rows=None if submission.source_rows is None else submission.source_rows[first:stop],
+        source_rows=_source_rows(submission)[first:stop],
         device_ids=submission.device_ids[first:stop],
         channels=None if submission.channels is None else submission.channels[first:stop],
         tokens=None if submission.tokens is None else text(submission.tokens),
@@ -112,7 +114,12 @@ def _slice(submission: Submission, first: int, stop: int) -> Submission:
 
 
 def build_batch(
-    address: BatchAddress, app: int, born: float, parts: Sequence[Part], task_ids: Sequence[bytes | None], secret: bytes
+    address: BatchAddress,
+    app: int,
+    born: float,
+    parts: Sequence[Part[CallT]],
+    task_ids: Sequence[bytes | None],
+    secret: bytes,
 ) -> Batch:
     """One batch of the parts' rows in their order.
 
@@ -141,6 +148,7 @@ def build_batch(
             channels=only.channels,
             tokens=only.tokens,
             duplicates=only.duplicates,
+            source_rows=only.source_rows,
             variables=only.variables,
             segments=segments,
         )
@@ -158,6 +166,7 @@ def build_batch(
         channels=_merge_channels(submissions),
         tokens=_merge_tokens(submissions),
         duplicates=_merge_duplicates(submissions),
+        source_rows=_merge_source_rows(submissions),
         variables={name: TextColumn.concatenate([s.variables[name] for s in submissions]) for name in names},
         segments=segments,
     )
@@ -198,3 +207,13 @@ def _merge_duplicates(submissions: Sequence[Submission]) -> Bool | None:
     if all(submission.duplicates is None for submission in submissions):
         return None
     return np.concatenate([np.zeros(s.n, np.bool_) if s.duplicates is None else s.duplicates for s in submissions])
+
+
+def _source_rows(submission: Submission) -> U32:
+    return np.arange(submission.n, dtype=np.uint32) if submission.source_rows is None else submission.source_rows
+
+
+def _merge_source_rows(submissions: Sequence[Submission]) -> U32 | None:
+    if all(submission.source_rows is None for submission in submissions):
+        return None
+    return np.concatenate([_source_rows(submission) for submission in submissions])

@@ -50,6 +50,8 @@ def encode_batch(batch: Batch) -> JournalRecord:
         columns.append(("variant_index", _view(batch.variant_index)))
     if batch.duplicates is not None:
         columns.append(("duplicates", _view(batch.duplicates)))
+    if batch.source_rows is not None:
+        columns.append(("source_rows", _view(batch.source_rows)))
     texts = dict(batch.variables)
     if batch.tokens is not None:
         columns += [("tokens.offsets", _view(batch.tokens.offsets)), ("tokens.blob", batch.tokens.blob)]
@@ -91,6 +93,7 @@ def decode_batch(payload: bytes, *, born: float) -> Batch:
     index = found.get("variant_index")
     channels = found.get("channels")
     duplicates = found.get("duplicates")
+    source_rows = found.get("source_rows")
     return Batch(
         BatchAddress(*header.address),
         header.app,
@@ -103,6 +106,7 @@ def decode_batch(payload: bytes, *, born: float) -> Batch:
         channels=None if channels is None else np.frombuffer(channels, np.uint8),
         tokens=text("tokens", "") if "tokens.blob" in found else None,
         duplicates=None if duplicates is None else np.frombuffer(duplicates, np.bool_),
+        source_rows=None if source_rows is None else np.frombuffer(source_rows, "<u4"),
         variables={name: text("var", f":{name}") for name in names},
         segments=[TaskSegment(*segment) for segment in header.segments],
     )

@@ -1,0 +1,129 @@
+"""DeviceOwner: what the long link tells of devices and rows, carried to the device table, the home and the router.
+
+The long link calls it from its own turn of the loop; nothing here blocks. A device whose password is right is known
+from then on, registered or not: its password proves that the app's own server issued its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from gateway.actors.inbox import InboxActor
+from gateway.actors.long_link_port import F64, Unacknowledged
+from gateway.actors.router import Router
+from gateway.clock import Clock
+from gateway.columns import I32, I64, U32, Bool, Rows, TextColumn
+from gateway.core.devices import DeviceTable
+from gateway.core.home import Home, row_tags, split_by_sequence
+from gateway.core.registration import Registrations
+from gateway.errors import CloseReason, Overloaded
+from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
+
+
+class OwnerObserver(Protocol):
+    def acknowledged(self, page: LedgerPage, rows: Rows, now: float) -> None: ...
+
+    def late(self, rows: int) -> None: ...
+
+    def stray(self, tags: int) -> None: ...
+
+    def uplink(self, event: str) -> None: ...
+
+
+#: States of a row that an acknowledgement ends, whoever was to have it next.
+_ENDED_BY_ACK = np.array([state in (State.QUEUED, State.HELD, State.WAITING) for state in State], np.bool_)
+
+
+class DeviceOwner:
+    def __init__(
+        self,
+        *,
+        devices: DeviceTable,
+        home: Home,
+        router: Router,
+        inbox: InboxActor,
+        clock: Clock,
+        observer: OwnerObserver,
+    ) -> None:
+        self._devices = devices
+        self._home = home
+        self._router = router
+        self._inbox = inbox
+        self._clock = clock
+        self._observer = observer
+        self.on_uplink: Callable[[int, bytes, str, bytes], None] | None = None
+
+    def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
+        """The device's row; it is registered bare if it was unknown. Raises Overloaded at `devices_max`."""
+        now_unix_s = self._clock.unix_ms() // 1000
+        row = self._devices.find_one(device_id, app_index)
+        if row < 0:
+            bare = Registrations(
+                np.frombuffer(device_id, np.uint8).reshape(1, 16),
+                np.zeros(1, np.uint8),
+                TextColumn(b"", np.zeros(2, np.uint32)),
+                np.zeros(1, np.uint32),
+            )
+            made = self._devices.register(app_index, bare, now_unix_s)
+            row = int(made.rows[0])
+            if row < 0:
+                raise Overloaded("devices", len(self._devices), len(self._devices))
+        self._devices.set_online(row, fd, generation, now_unix_s)
+        return row
+
+    def subscribed(self, slots: I32, fds: I32, generations: U32, now: float) -> None:
+        """What waited for these devices is sent now."""
+        for device_id in self._devices.ids(slots):
+            self._inbox.came_back(device_id.tobytes())
+
+    def disconnected(self, slots: I32, fds: I32, generations: U32, reasons: list[CloseReason]) -> None:
+        self._devices.set_offline(slots, fds, generations, self._clock.unix_ms() // 1000)
+
+    def acknowledged(self, tags: I64, sent_at: F64, now: float) -> None:
+        """The rows are with their devices."""
+        for sequence, rows in split_by_sequence(tags):
+            self._acknowledged(sequence, rows, is_late=False)
+
+    def acknowledged_late(self, tags: I64, sent_at: F64, now: float) -> None:
+        """Rows that were taken back before: whoever has not issued them yet will not; the others are only noted."""
+        self._observer.late(len(tags))
+        for sequence, rows in split_by_sequence(tags):
+            self._acknowledged(sequence, rows, is_late=True)
+
+    def _acknowledged(self, sequence: int, rows: Rows, *, is_late: bool) -> None:
+        page = self._home.page(sequence)
+        if page is None:
+            self._observer.stray(len(rows))
+            return
+        now = self._clock.monotonic()
+        states = page.state[rows]
+        ends: Bool = _ENDED_BY_ACK[states]
+        if not is_late:
+            ends |= (states == State.IN_FLIGHT) & (page.channel[rows] == Channel.LONG_LINK)
+        done = rows[ends]
+        held = rows[states == State.HELD]
+        page.channel[done] = Channel.LONG_LINK
+        self._home.move(page, done, State.DEVICE_ACKED, Reason.NONE, now)
+        self._home.raise_receipts(page, rows, Receipt.DELIVERED, now)
+        self._observer.acknowledged(page, done, now)
+        if len(held):
+            self._inbox.forget(row_tags(sequence, held))
+        waited = done[(page.flags[done] & Flag.WAITED_OFFLINE) != 0]
+        for device_id in page.batch.device_ids[waited]:
+            # Its window has room again: more of what waited for it can go.
+            self._inbox.came_back(device_id.tobytes())
+
+    def unacknowledged(self, tags: I64, why: Unacknowledged) -> None:
+        for sequence, rows in split_by_sequence(tags):
+            page = self._home.page(sequence)
+            if page is not None:
+                self._router.unacknowledged(page, rows)
+
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> None:
+        """Receipts of devices (displayed, clicked) and other events; what is not known is counted by the edge."""
+        self._observer.uplink(event)
+        if self.on_uplink is not None:
+            self.on_uplink(slot, device_id, event, payload)

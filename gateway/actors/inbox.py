@@ -1,0 +1,118 @@
+"""InboxActor: keeps rows for devices that are away, and hands them out when they come back.
+
+    router --keep()--> inbox.put --(device came meanwhile?)--> drain
+    device subscribed --> drain --> inbox.take --> long link
+
+Presence is racy: a device may come back between the decision to keep a row and the write. So presence is asked again
+after each write (store, then look again). Waits for: the inbox store. Is waited for by: nobody.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from gateway.actors.bell import Bell
+from gateway.batch import OwnershipEpoch
+from gateway.clock import Clock
+from gateway.columns import I64, Rows
+from gateway.core.home import Home, row_deadlines, row_tags, split_by_sequence
+from gateway.ledger import Flag, LedgerPage, Reason, State
+from gateway.store.ports import Inbox, InboxRows
+
+#: Rows taken for one device at a time: one window of the long link.
+TAKE_ROWS_MAX = 32
+
+
+class InboxOwner(Protocol):
+    def online_ids(self, page: LedgerPage, rows: Rows) -> list[bytes]:
+        """Ids of the rows' devices that can be delivered to now."""
+        ...
+
+    def deliver_held(self, page: LedgerPage, rows: Rows) -> Rows:
+        """Hands held rows to the long link; returns those it did not take, still HELD."""
+        ...
+
+
+class InboxActor:
+    def __init__(self, *, store: Inbox, epoch: OwnershipEpoch, home: Home, clock: Clock) -> None:
+        self._store = store
+        self._epoch = epoch
+        self._home = home
+        self._clock = clock
+        self._bell = Bell()
+        self._to_keep: deque[tuple[LedgerPage, Rows]] = deque()
+        self._to_drain: deque[bytes] = deque()
+        self._queued_drains: set[bytes] = set()
+        self._to_forget: list[I64] = []
+        self._owner: InboxOwner | None = None
+        self._on_dropped: Callable[[int], None] = lambda _rows: None
+
+    def connect(self, owner: InboxOwner) -> None:
+        self._owner = owner
+
+    def keep(self, page: LedgerPage, rows: Rows) -> None:
+        """The rows are HELD from now on; they are in the store a moment later. Bounded by the home's open rows."""
+        now = self._clock.monotonic()
+        page.flags[rows] |= np.uint8(Flag.WAITED_OFFLINE)
+        self._home.move(page, rows, State.HELD, Reason.DEVICE_OFFLINE, now)
+        self._to_keep.append((page, rows))
+        self._bell.ring()
+
+    def came_back(self, device_id: bytes) -> None:
+        """The device can be delivered to; a device without stored rows costs one look-up."""
+        if device_id not in self._queued_drains and (self._store.holds(device_id) or self._to_keep):
+            self._queued_drains.add(device_id)
+            self._to_drain.append(device_id)
+            self._bell.ring()
+
+    def forget(self, tags: I64) -> None:
+        """Rows that ended elsewhere need not be kept."""
+        if len(tags):
+            self._to_forget.append(tags)
+            self._bell.ring()
+
+    async def run(self) -> None:
+        """Works until cancelled. If cancelled: what was not written yet is written by the next run."""
+        while True:
+            await self._bell.wait()
+            while self._to_keep or self._to_drain or self._to_forget:
+                if self._to_keep:
+                    await self._put(*self._to_keep[0])
+                    self._to_keep.popleft()
+                elif self._to_drain:
+                    device_id = self._to_drain.popleft()
+                    self._queued_drains.discard(device_id)
+                    await self._drain(device_id)
+                else:
+                    await self._store.forget(self._epoch, np.concatenate(self._to_forget))
+                    self._to_forget.clear()
+
+    async def _put(self, page: LedgerPage, rows: Rows) -> None:
+        assert self._owner is not None
+        batch = page.batch
+        rows = rows[page.state[rows] == State.HELD]
+        deadlines = batch.born_unix_ms + ((row_deadlines(batch, rows) - batch.born) * 1000).astype(np.int64)
+        tags = row_tags(batch.address.sequence, rows)
+        kept = await self._store.put(self._epoch, InboxRows(batch.device_ids[rows], tags, deadlines))
+        lost = rows[(kept == 0) & (page.state[rows] == State.HELD)]
+        self._home.move(page, lost, State.DROPPED, Reason.INBOX_FULL, self._clock.monotonic())
+        for device_id in self._owner.online_ids(page, rows):
+            self.came_back(device_id)
+
+    async def _drain(self, device_id: bytes) -> None:
+        assert self._owner is not None
+        while self._store.holds(device_id):
+            tags = await self._store.take(self._epoch, device_id, TAKE_ROWS_MAX)
+            for sequence, rows in split_by_sequence(tags):
+                page = self._home.page(sequence)
+                if page is None:
+                    continue
+                rest = self._owner.deliver_held(page, rows[page.state[rows] == State.HELD])
+                if len(rest):
+                    # The window is full or the device is gone again; an acknowledgement or its return drains the rest.
+                    self._to_keep.append((page, rest))
+                    return

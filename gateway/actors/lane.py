@@ -1,0 +1,468 @@
+"""LaneActor: one (app, vendor, class). Takes rows, renders them, hands them to a connection, settles the answers.
+
+    offer() --> Lane --take k--> render --> pool.send --> ... --> on_answers --> settle --> home.move
+                 ^                                                                |
+                 +---------------- retry wheel <--- WAITING ----------------------+--> router (fallback)
+
+Lanes are bulkheads: each has its own queue, bucket, wheel and task, so a vendor that is slow or down delays no other.
+Waits for: its bell and the clock. Is waited for by: nobody (a full lane takes a prefix; the router parks the rest).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import trio
+
+from gateway.actors.bell import Bell
+from gateway.actors.rendering import LaneBurst, RenderedBurst
+from gateway.actors.vendor_pool import VendorPool, make_tags, split_by_burst
+from gateway.clock import Clock
+from gateway.columns import I64, U8, U16, Bool, Rows
+from gateway.content import Priority
+from gateway.core.home import Home
+from gateway.core.lane import Lane, LaneSlice
+from gateway.core.retry import RetryPolicy
+from gateway.core.settle import Settlement, Verdicts, settle
+from gateway.core.wheel import TimingWheel
+from gateway.ledger import NO_VERDICT, Burst, Flag, LedgerPage, Reason, State
+from gateway.vendor import Vendor
+from gateway.verdict import Answer, Scope, Verdict
+from gateway.wire.h2.events import AnswerDetail, Answers, Event, Refused, Reset, Terminated, TimedOut
+
+#: Retries need no better precision: the shortest wait is a second.
+_WHEEL_TICK_S = 0.05
+#: Slices that may wait for a retry at once; one slice per burst with retries.
+_WHEEL_ITEMS_MAX = 1 << 20
+
+
+class Renderer(Protocol):
+    """Rows of a page as requests; see `actors/rendering.py`."""
+
+    def render(self, page: LedgerPage, rows: Rows, authorization: bytes, now_unix_s: float) -> LaneBurst: ...
+
+
+class Credentials(Protocol):
+    def get_nowait(self) -> bytes | None: ...
+
+    def refused(self, value: bytes) -> None: ...
+
+
+class RouterPort(Protocol):
+    """Where rows go that this lane cannot deliver."""
+
+    def vendor_failed(self, page: LedgerPage, rows: Rows, reasons: U8) -> None: ...
+
+    def token_dead(self, page: LedgerPage, rows: Rows, dead_since_unix_ms: Sequence[int | None]) -> None: ...
+
+    def token_muted(self, page: LedgerPage, rows: Rows) -> None: ...
+
+    def lane_has_room(self, lane: LaneActor) -> None: ...
+
+
+class LaneObserver(Protocol):
+    """Metrics; called per burst or per answer that is no plain acceptance."""
+
+    def issued(self, rows: int, queue_s: float) -> None: ...
+
+    def answered(self, page: LedgerPage, verdicts: U8, request_s: float) -> None: ...
+
+    def named(self, verdict: Verdict, name: str, rows: int) -> None: ...
+
+    def retried(self, rows: int) -> None: ...
+
+    def truncated(self, rows: int) -> None: ...
+
+    def credential_refused(self, name: str) -> None: ...
+
+
+class _InFlight:
+    """A burst under way. open: positions without an outcome yet."""
+
+    __slots__ = ("burst", "n_open", "page", "rows")
+
+    def __init__(self, page: LedgerPage, rows: Rows, burst: Burst) -> None:
+        self.page = page
+        self.rows = rows
+        self.burst = burst
+        self.n_open = len(rows)
+
+
+class _Unsent(NamedTuple):
+    """Rendered rows that found no room: they go out next, unless their custody changed meanwhile."""
+
+    page: LedgerPage
+    rendered: RenderedBurst
+    start: int
+    authorization: bytes
+
+
+class LaneActor:
+    """burst_rows_max: rows rendered in one step. request_timeout_s: an attempt without answer ends uncertain."""
+
+    def __init__(
+        self,
+        *,
+        lane: Lane,
+        vendor: Vendor,
+        pool: VendorPool,
+        renderer: Renderer,
+        credentials: Credentials,
+        home: Home,
+        router: RouterPort,
+        policy: RetryPolicy,
+        clock: Clock,
+        observer: LaneObserver,
+        burst_rows_max: int,
+        request_timeout_s: float,
+        random_source: random.Random | None = None,
+    ) -> None:
+        self.lane = lane
+        self._vendor = vendor
+        self._pool = pool
+        self._renderer = renderer
+        self._credentials = credentials
+        self._home = home
+        self._router = router
+        self._policy = policy
+        self._clock = clock
+        self._observer = observer
+        self._burst_rows_max = burst_rows_max
+        self._request_timeout_s = request_timeout_s
+        self._random = np.random.default_rng((random_source or random.Random()).getrandbits(64))
+        self._number = pool.add_lane(self)
+        self._bell = Bell()
+        self._timer_bell = Bell()
+        self._wheel: TimingWheel[LaneSlice] = TimingWheel(
+            tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
+        )
+        self._unsent: _Unsent | None = None
+        self._bursts: dict[int, _InFlight] = {}
+        self._burst_number = 0
+        #: A THROTTLED or QUOTA verdict of scope app or class: nothing leaves before this time.
+        self._not_before = -math.inf
+        self._gate_reason = Reason.NONE
+
+    # -- used by the router
+
+    def offer(self, page: LedgerPage, rows: Rows, priority: Priority) -> int:
+        """Queues a prefix of rows that are QUEUED for this channel; returns how many."""
+        taken = self.lane.offer(page, rows, priority)
+        self._bell.ring()
+        return taken
+
+    def waiting_reason(self) -> Reason:
+        """Why rows that are queued here do not leave; what an expired row is told."""
+        if self._clock.monotonic() < self._not_before:
+            return self._gate_reason
+        if self._credentials.get_nowait() is None:
+            return Reason.CREDENTIAL_REFUSED
+        return Reason.TTL_PASSED if self._pool.is_ready else Reason.VENDOR_UNAVAILABLE
+
+    # -- used by the pool
+
+    def ring(self) -> None:
+        self._bell.ring()
+
+    @property
+    def has_rows(self) -> bool:
+        return self._unsent is not None or not self.lane.is_empty
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing queued and nothing in flight; rows that wait for a retry do not count."""
+        return not self.has_rows and not self._bursts
+
+    def credential_replaced(self) -> None:
+        self._bell.ring()
+
+    # -- the actor
+
+    async def run(self) -> None:
+        """Sends and retries until cancelled. If cancelled: bursts under way stay as they are, for their events."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_timer)
+            while True:
+                await self._bell.wait()
+                while self._step():
+                    await trio.lowlevel.checkpoint()
+                self._timer_bell.ring()
+
+    async def _run_timer(self) -> None:
+        """Rings the lane when its bucket refills or a retry is due."""
+        while True:
+            now = self._clock.monotonic()
+            self._requeue_due(now)
+            deadline = self._next_deadline(now)
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._wake_at, deadline, scope)
+                    await self._timer_bell.wait()
+                    scope.cancel()
+
+    async def _wake_at(self, deadline: float, scope: trio.CancelScope) -> None:
+        await self._clock.sleep_until(deadline)
+        self._bell.ring()
+        scope.cancel()
+
+    def _next_deadline(self, now: float) -> float:
+        wheel = self._wheel.next_deadline()
+        deadline = math.inf if wheel is None else wheel
+        if self.has_rows and self._pool.is_ready:
+            bucket = self.lane.next_deadline()
+            gate = self._not_before if self._not_before > now else bucket
+            if gate > now:
+                deadline = min(deadline, gate)
+        return deadline
+
+    def _requeue_due(self, now: float) -> None:
+        for page, rows in self._wheel.expire(now):
+            waiting = rows[(page.state[rows] == State.WAITING) & (page.channel[rows] == self.lane.key.channel)]
+            if len(waiting):
+                self._home.move(page, waiting, State.QUEUED, page.reason[waiting], now)
+                self._offer_all(page, waiting)
+
+    def _offer_all(self, page: LedgerPage, rows: Rows) -> None:
+        """Rows that this lane had before come back first, whatever its limit: they were admitted once."""
+        self.lane.put_back(page, rows, returns_tokens=False)
+        self._bell.ring()
+
+    # -- sending
+
+    def _step(self) -> bool:
+        """Sends one burst, or a part of it. False when nothing can leave now."""
+        now = self._clock.monotonic()
+        if now < self._not_before:
+            return False
+        room = min(self._pool.capacity(), self._burst_rows_max) if self.has_rows else 0
+        authorization = self._credentials.get_nowait() if room else None
+        if authorization is None:
+            return False
+        if self._unsent is not None:
+            return self._send_unsent(authorization, now)
+        slice_ = self.lane.take(now, room)
+        if slice_ is None:
+            return False
+        self._router.lane_has_room(self)
+        return self._send_slice(slice_, authorization, now)
+
+    def _send_slice(self, slice_: LaneSlice, authorization: bytes, now: float) -> bool:
+        page, rows = slice_
+        batch = page.batch
+        rendered = self._renderer.render(page, rows, authorization, batch.born_unix_ms / 1000 + now - batch.born)
+        if len(rendered.tokenless):
+            reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
+            self._router.vendor_failed(page, rendered.tokenless, reasons)
+        for refused, reason in rendered.refused:
+            self._router.vendor_failed(page, refused, np.full(len(refused), reason, np.uint8))
+        for index, burst in enumerate(rendered.bursts):
+            if not self._send(page, burst, 0, authorization, now):
+                for later in rendered.bursts[index + 1 :]:
+                    self.lane.put_back(page, later.rows)
+                return False
+        return True
+
+    def _send_unsent(self, authorization: bytes, now: float) -> bool:
+        unsent, self._unsent = self._unsent, None
+        assert unsent is not None
+        page, rendered = unsent.page, unsent.rendered
+        rest = rendered.rows[unsent.start :]
+        is_live = (page.state[rest] == State.QUEUED) & (page.channel[rest] == self.lane.key.channel)
+        if authorization != unsent.authorization or not is_live.all():
+            self.lane.put_back(page, rest[is_live])
+            return True
+        return self._send(page, rendered, unsent.start, authorization, now)
+
+    def _send(self, page: LedgerPage, rendered: RenderedBurst, start: int, authorization: bytes, now: float) -> bool:
+        """Hands rows start.. to a connection; what it does not take is kept. True when all were taken."""
+        requests = rendered.requests
+        rows = rendered.rows[start:]
+        number = self._burst_number
+        self._burst_number = (number + 1) & 0xFFFFFFFF
+        tags = make_tags(self._number, number, len(rows))
+        taken, connection = self._pool.send(requests, start, tags, self._request_deadline())
+        if taken:
+            self._issue(page, rows[:taken], rendered.truncated[start : start + taken], number, connection, now)
+        if taken < len(rows):
+            self._unsent = _Unsent(page, rendered, start + taken, authorization)
+            return False
+        return True
+
+    def _request_deadline(self) -> float:
+        """On trio's clock, which the development clock does not move: a moved clock must not time requests out."""
+        return trio.current_time() + self._request_timeout_s
+
+    def _issue(self, page: LedgerPage, rows: Rows, truncated: Bool, number: int, connection: int, now: float) -> None:
+        attempts = page.attempts[rows]
+        page.attempts[rows] = np.minimum(attempts, np.uint8(254)) + np.uint8(1)
+        self._home.move(page, rows, State.IN_FLIGHT, page.reason[rows], now)
+        page.issued_ms[rows] = page.stamp(now)
+        if truncated.any():
+            page.flags[rows[truncated]] |= np.uint8(Flag.TRUNCATED)
+            self._observer.truncated(int(truncated.sum()))
+        burst = Burst(
+            number,
+            int(page.attempts[rows[0]]),
+            self.lane.key.channel,
+            connection,
+            rows.astype(np.uint16),
+            now,
+            np.zeros(len(rows), np.uint32),
+            np.full(len(rows), NO_VERDICT, np.uint8),
+            {},
+        )
+        page.bursts.append(burst)
+        self._bursts[number] = _InFlight(page, rows, burst)
+        self._observer.issued(len(rows), now - page.batch.born)
+
+    # -- answers
+
+    def on_answers(self, connection: int, events: list[Event]) -> None:
+        """Every tag of this lane ends here exactly once."""
+        for event in events:
+            match event:
+                case Answers(tags=tags, status=status, details=details):
+                    self._on_statuses(tags, status, details)
+                case Refused(tags=tags):
+                    self._on_not_sent(tags)
+                case Reset(tags=tags) | TimedOut(tags=tags):
+                    self._on_verdict(tags, Answer(Verdict.UNCERTAIN, type(event).__name__))
+                case Terminated(reason=reason, refused=refused, uncertain=uncertain):
+                    self._on_not_sent(refused)
+                    self._on_verdict(uncertain, Answer(Verdict.UNCERTAIN, reason.value))
+                case _:
+                    pass
+        self._bell.ring()
+
+    def _on_statuses(self, tags: I64, status: U16, details: Mapping[int, AnswerDetail]) -> None:
+        n = len(tags)
+        verdicts = np.zeros(n, np.uint8)
+        answers: dict[int, Answer] = {}
+        odd = np.flatnonzero(status != 200)
+        for index in odd.tolist():
+            detail = details.get(index)
+            headers, body = (detail.headers, detail.body) if detail is not None else ({}, b"")
+            answer = self._vendor.classify(int(status[index]), headers, body)
+            answers[index] = answer
+            verdicts[index] = answer.verdict
+            self._observer.named(answer.verdict, answer.name, 1)
+        self._settle_tags(tags, verdicts, answers)
+
+    def _on_verdict(self, tags: I64, answer: Answer) -> None:
+        if len(tags):
+            self._observer.named(answer.verdict, answer.name, len(tags))
+            self._settle_tags(tags, np.full(len(tags), answer.verdict, np.uint8), {})
+
+    def _settle_tags(self, tags: I64, verdicts: U8, answers: dict[int, Answer]) -> None:
+        now = self._clock.monotonic()
+        for number, indexes, places in split_by_burst(tags):
+            flight = self._bursts[number]
+            page, burst = flight.page, flight.burst
+            rows = flight.rows[places]
+            burst.answered[places] = max(1, int((now - burst.issued) * 1000))
+            burst.verdicts[places] = verdicts[indexes]
+            own = (
+                {place: answers[index] for place, index in enumerate(indexes.tolist()) if index in answers}
+                if (answers)
+                else {}
+            )
+            for place, answer in own.items():
+                burst.names[int(places[place])] = answer.name
+            self._observer.answered(page, verdicts[indexes], now - burst.issued)
+            self._forget(number, flight, len(places))
+            self._act_on(page, rows, verdicts[indexes], own, now)
+
+    def _forget(self, number: int, flight: _InFlight, count: int) -> None:
+        flight.n_open -= count
+        if flight.n_open == 0:
+            del self._bursts[number]
+
+    def _act_on(self, page: LedgerPage, rows: Rows, verdicts: U8, answers: dict[int, Answer], now: float) -> None:
+        n = len(rows)
+        retry_after_s = np.full(n, math.nan)
+        is_refreshable = np.zeros(n, np.bool_)
+        for place, answer in answers.items():
+            if answer.retry_after_s is not None:
+                retry_after_s[place] = answer.retry_after_s
+            is_refreshable[place] = answer.is_refreshable
+        if answers:
+            self._act_on_answers(page, rows, answers, now)
+        settlement = settle(
+            page,
+            Verdicts(rows, verdicts, retry_after_s, is_refreshable),
+            self._policy,
+            now=now,
+            random=self._random.random(n),
+        )
+        self._carry_out(page, settlement, now)
+
+    def _act_on_answers(self, page: LedgerPage, rows: Rows, answers: dict[int, Answer], now: float) -> None:
+        """What answers mean beyond their own row: dead tokens, refused credentials, gates."""
+        dead: list[int] = []
+        dead_since: list[int | None] = []
+        muted: list[int] = []
+        for place, answer in answers.items():
+            match answer.verdict:
+                case Verdict.TOKEN_DEAD:
+                    dead.append(int(rows[place]))
+                    dead_since.append(answer.dead_since_unix_ms)
+                case Verdict.TOKEN_MUTED:
+                    muted.append(int(rows[place]))
+                case Verdict.CREDENTIAL:
+                    self._on_credential(answer)
+                case Verdict.THROTTLED | Verdict.QUOTA if answer.scope is not Scope.DEVICE:
+                    wait_s = answer.retry_after_s if answer.retry_after_s is not None else self._policy.throttle_s
+                    self._not_before = max(self._not_before, now + wait_s)
+                    throttled = answer.verdict is Verdict.THROTTLED
+                    self._gate_reason = Reason.THROTTLED if throttled else Reason.QUOTA_EXHAUSTED
+                case _:
+                    pass
+        if dead:
+            self._router.token_dead(page, np.array(dead, np.intp), dead_since)
+        if muted:
+            self._router.token_muted(page, np.array(muted, np.intp))
+
+    def _on_credential(self, answer: Answer) -> None:
+        current = self._credentials.get_nowait()
+        self._observer.credential_refused(answer.name)
+        if answer.is_refreshable and current is not None:
+            self._credentials.refused(current)
+        if answer.needs_new_connection:
+            self._pool.replace_connections()
+
+    def _carry_out(self, page: LedgerPage, settlement: Settlement, now: float) -> None:
+        home = self._home
+        home.move(page, settlement.accepted, State.VENDOR_ACCEPTED, Reason.NONE, now)
+        home.move(page, settlement.uncertain, State.UNCERTAIN, Reason.NO_ANSWER, now)
+        if len(settlement.failed):
+            self._router.vendor_failed(page, settlement.failed, settlement.failed_reasons)
+        if len(settlement.expiring):
+            home.move(page, settlement.expiring, State.WAITING, settlement.expiring_reasons, now)
+        if len(settlement.retried):
+            home.move(page, settlement.retried, State.WAITING, settlement.retried_reasons, now)
+            uncertain = settlement.retried[settlement.retried_reasons == Reason.NO_ANSWER]
+            page.flags[uncertain] |= np.uint8(Flag.RESENT_UNCERTAIN)
+            self._observer.retried(len(settlement.retried))
+            ticks = np.ceil(settlement.not_before / _WHEEL_TICK_S)
+            for tick in np.unique(ticks):
+                self._wheel.add(float(tick) * _WHEEL_TICK_S, LaneSlice(page, settlement.retried[ticks == tick]))
+            self._timer_bell.ring()
+
+    def _on_not_sent(self, tags: I64) -> None:
+        """Surely not processed: back to the head of the queue, and the attempt does not count."""
+        now = self._clock.monotonic()
+        for number, _, places in split_by_burst(tags) if len(tags) else []:
+            flight = self._bursts[number]
+            rows = flight.rows[places]
+            flight.page.attempts[rows] -= np.uint8(1)
+            self._home.move(flight.page, rows, State.QUEUED, flight.page.reason[rows], now)
+            self._forget(number, flight, len(places))
+            self.lane.put_back(flight.page, rows)
+
+    def abandon(self) -> dict[str, int]:
+        """At shutdown: what is left, by state, for the report."""
+        return {"queued": self.lane.rows, "in_flight": sum(flight.n_open for flight in self._bursts.values())}

@@ -1,0 +1,352 @@
+"""Router: takes batches from the intake, decides each row's way, and carries it out.
+
+    route() --> slices --> core.router --> long link | lane | inbox | dropped
+                              ^
+        vendor_failed() ------+  (strategy 4)
+        unacknowledged() -----+  (hand-over from the long link)
+
+Also the end of all rows by time: it sweeps what the home says is due. A row is with one holder at any time: its page
+says which, and a row that is handed over is taken from the old holder first.
+
+Waits for: its bell. Is waited for by: nobody; lanes that are full leave rows parked here, bounded by `parked_rows_max`,
+beyond which intake is refused (`check_room`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import trio
+
+from gateway.actors.bell import Bell
+from gateway.actors.inbox import InboxActor
+from gateway.actors.lane import LaneActor
+from gateway.actors.rendering import LinkPayload, LinkRenderer
+from gateway.clock import Clock
+from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
+from gateway.content import Class, Priority
+from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
+from gateway.core.home import Home, expiry_reasons, row_tags
+from gateway.core.options import Options, compile_options
+from gateway.core.router import (
+    Routed,
+    VendorRows,
+    live_rows,
+    reroute_after_long_link,
+    reroute_after_vendor,
+    reroute_offline,
+    route,
+)
+from gateway.errors import Overloaded
+from gateway.ledger import VENDOR_CHANNELS, Channel, Flag, LedgerPage, Reason, State
+
+_N_CHANNELS = len(Channel)
+_CHANNEL_CODES = {name: int(channel) for name, channel in VENDOR_CHANNELS.items()}
+
+
+class LongLinkPort(Protocol):
+    """The very call the edge takes: many rows at once, one write per device."""
+
+    def deliver(self, fds: I32, generations: U32, device_ids: U8, tags: I64, payload: Pieces, now: float) -> Bool: ...
+
+
+class RouterObserver(Protocol):
+    def routed(self, page: LedgerPage, routed: Routed) -> None: ...
+
+    def delivered_to_edge(self, rows: int) -> None: ...
+
+    def handed_over(self, rows: int) -> None: ...
+
+    def tokens_dead(self, channel: Channel, rows: int, forgotten: int) -> None: ...
+
+    def truncated(self, rows: int) -> None: ...
+
+
+class _Parked(NamedTuple):
+    page: LedgerPage
+    rows: Rows
+    priority: Priority
+
+
+class Router:
+    """slice_rows: rows decided in one step; chosen so that a step stays within `step_ms_max`."""
+
+    def __init__(
+        self,
+        *,
+        home: Home,
+        devices: DeviceTable,
+        inbox: InboxActor,
+        renderer: LinkRenderer,
+        clock: Clock,
+        observer: RouterObserver,
+        slice_rows: int,
+        parked_rows_max: int,
+    ) -> None:
+        self._home = home
+        self._devices = devices
+        self._inbox = inbox
+        self._renderer = renderer
+        self._clock = clock
+        self._observer = observer
+        self._slice_rows = slice_rows
+        self._parked_rows_max = parked_rows_max
+        self._long_link: LongLinkPort | None = None
+        self._lanes: dict[tuple[int, Channel, Class], LaneActor] = {}
+        self._has_lane: dict[int, Bool] = {}
+        self._pages: deque[LedgerPage] = deque()
+        self._parked: dict[tuple[int, Channel, Class], deque[_Parked]] = {}
+        self.parked_rows = 0
+        self.queued_rows = 0
+        self._bell = Bell()
+
+    def connect(self, long_link: LongLinkPort, lanes: Mapping[tuple[int, Channel, Class], LaneActor]) -> None:
+        """Names the holders rows are given to. Called once, before `run`."""
+        self._long_link = long_link
+        self._lanes = dict(lanes)
+        for app, channel, _ in lanes:
+            self._has_lane.setdefault(app, np.zeros(_N_CHANNELS, np.bool_))[channel] = True
+
+    # -- from the intake
+
+    def check_room(self) -> None:
+        """Raises Overloaded when too many rows are parked before full lanes."""
+        if self.parked_rows >= self._parked_rows_max:
+            raise Overloaded("parked rows", self.parked_rows, self._parked_rows_max)
+
+    def route(self, page: LedgerPage) -> None:
+        """The page's rows will be routed, in order of arrival. Bounded by the home's open rows."""
+        self._pages.append(page)
+        self.queued_rows += page.n
+        self._bell.ring()
+
+    async def run(self) -> None:
+        """Routes until cancelled. If cancelled: the page under way goes on with its next slice in the next run."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep)
+            while True:
+                await self._bell.wait()
+                while self._pages:
+                    await self._route_page(self._pages[0])
+                    self._pages.popleft()
+
+    async def _route_page(self, page: LedgerPage) -> None:
+        options = compile_options(page.batch, _CHANNEL_CODES, _N_CHANNELS)
+        for first in range(page.n_routed, page.n, self._slice_rows):
+            stop = min(first + self._slice_rows, page.n)
+            self._home.encode_rows(page.batch, first, stop)
+            rows = live_rows(page, first, stop)
+            if len(rows):
+                routed = route(page, rows, self._devices, options, self._lanes_of(page))
+                self._observer.routed(page, routed)
+                self._carry_out(page, routed, options)
+                page.routed_ms[first:stop] = page.stamp(self._clock.monotonic())
+            page.n_routed = stop
+            self.queued_rows -= stop - first
+            await trio.lowlevel.checkpoint()
+
+    def _lanes_of(self, page: LedgerPage) -> Bool:
+        found = self._has_lane.get(page.batch.app)
+        return np.zeros(_N_CHANNELS, np.bool_) if found is None else found
+
+    # -- carrying out
+
+    def _carry_out(self, page: LedgerPage, routed: Routed, options: Options) -> None:
+        """Every row of the decision has its next holder or its end."""
+        now = self._clock.monotonic()
+        for reason, rows in routed.dropped:
+            self._end(page, rows, reason, now)
+        if len(routed.failed):
+            self._home.move(page, routed.failed, State.FAILED, page.reason[routed.failed], now)
+        if len(routed.expired):
+            self._home.move(page, routed.expired, State.EXPIRED, Reason.TTL_PASSED, now)
+        for group in routed.vendor:
+            self._to_lane(page, group, now)
+        if len(routed.long_link):
+            left = self._to_long_link(page, routed, now)
+            if len(left):
+                again = reroute_offline(page, left, self._devices, options, self._lanes_of(page))
+                self._carry_out(page, again, options)
+        if len(routed.inbox):
+            page.channel[routed.inbox] = Channel.LONG_LINK
+            self._inbox.keep(page, routed.inbox)
+
+    def _end(self, page: LedgerPage, rows: Rows, reason: Reason, now: float) -> None:
+        self._home.move(page, rows, State.DROPPED, reason, now)
+
+    def _to_lane(self, page: LedgerPage, group: VendorRows, now: float) -> None:
+        rows = group.rows
+        # Rows that come from elsewhere (a timer, the long link) are queued again; queued ones stay so.
+        moved = rows[page.state[rows] != State.QUEUED]
+        self._home.move(page, moved, State.QUEUED, page.reason[moved], now)
+        page.channel[rows] = group.channel
+        key = (page.batch.app, group.channel, group.class_)
+        taken = self._lanes[key].offer(page, rows, group.priority) if not self._parked.get(key) else 0
+        if taken < len(rows):
+            self._parked.setdefault(key, deque()).append(_Parked(page, rows[taken:], group.priority))
+            self.parked_rows += len(rows) - taken
+
+    def lane_has_room(self, lane: LaneActor) -> None:
+        """A lane took rows off its queue: what is parked for it moves up."""
+        key = (lane.lane.key.app, lane.lane.key.channel, lane.lane.key.class_)
+        parked = self._parked.get(key)
+        while parked:
+            page, rows, priority = parked[0]
+            taken = lane.offer(page, rows, priority)
+            self.parked_rows -= taken
+            if taken < len(rows):
+                parked[0] = _Parked(page, rows[taken:], priority)
+                return
+            parked.popleft()
+
+    def _to_long_link(self, page: LedgerPage, routed: Routed, now: float) -> Rows:
+        """Gives rows to their sockets; returns those that no socket took, still where they were."""
+        rows = routed.long_link
+        batch = page.batch
+        payloads, refused = self._renderer.render(page, rows, batch.born_unix_ms / 1000 + now - batch.born)
+        for wrong, reason in refused:
+            self._end(page, wrong, reason, now)
+        left = [
+            self._deliver(page, group, routed.fds[group.positions], routed.generations[group.positions], now)
+            for group in payloads
+        ]
+        return np.concatenate(left) if left else rows[:0]
+
+    def _deliver(self, page: LedgerPage, group: LinkPayload, fds: I32, generations: U32, now: float) -> Rows:
+        """One call of the edge; returns the rows that it did not take."""
+        assert self._long_link is not None
+        rows = group.rows
+        tags = row_tags(page.batch.address.sequence, rows)
+        ids = page.batch.device_ids[rows]
+        taken = self._long_link.deliver(fds, generations, ids, tags, group.payload, trio.current_time())
+        sent = rows[taken]
+        if len(sent):
+            page.channel[sent] = Channel.LONG_LINK
+            self._home.move(page, sent, State.IN_FLIGHT, page.reason[sent], now)
+            page.attempts[sent] = np.minimum(page.attempts[sent], np.uint8(254)) + np.uint8(1)
+            page.issued_ms[sent] = page.stamp(now)
+            self._observer.delivered_to_edge(len(sent))
+            cut = rows[taken & group.truncated]
+            if len(cut):
+                page.flags[cut] |= np.uint8(Flag.TRUNCATED)
+                self._observer.truncated(len(cut))
+        return rows[~taken]
+
+    # -- from lanes
+
+    def vendor_failed(self, page: LedgerPage, rows: Rows, reasons: U8) -> None:
+        """A vendor finally did not take these rows: they fail, or fall back if their strategy says so."""
+        now = self._clock.monotonic()
+        page.reason[rows] = reasons
+        options = compile_options(page.batch, _CHANNEL_CODES, _N_CHANNELS)
+        routed = reroute_after_vendor(page, rows, self._devices, options, self._lanes_of(page))
+        if len(routed.failed):
+            self._home.move(page, routed.failed, State.FAILED, page.reason[routed.failed], now)
+        falls_back = np.concatenate([routed.long_link, routed.inbox])
+        if len(falls_back):
+            back = falls_back[page.state[falls_back] != State.QUEUED]
+            self._home.move(page, back, State.QUEUED, Reason.FALLBACK, now)
+            self._carry_out(page, routed._replace(failed=rows[:0]), options)
+
+    def token_dead(self, page: LedgerPage, rows: Rows, dead_since_unix_ms: Sequence[int | None]) -> None:
+        """The registry forgets the tokens of these rows' devices, unless they were registered again since."""
+        page.flags[rows] |= np.uint8(Flag.TOKEN_DEAD)
+        channel = Channel(int(page.channel[rows[0]]))
+        slots = self._slots(page, rows, channel)
+        known = slots >= 0
+        since = np.array([SINCE_UNKNOWN if at is None else at for at in dead_since_unix_ms], np.int64)
+        forgotten = self._devices.forget_tokens(slots[known], page.token_hashes[rows[known]], since[known])
+        self._observer.tokens_dead(channel, len(rows), int(forgotten.sum()))
+
+    def token_muted(self, page: LedgerPage, rows: Rows) -> None:
+        """The tokens of these rows' devices are kept, and not sent to until they register again."""
+        slots = self._slots(page, rows, Channel(int(page.channel[rows[0]])))
+        known = slots >= 0
+        self._devices.mute_tokens(slots[known], page.token_hashes[rows[known]])
+
+    def _slots(self, page: LedgerPage, rows: Rows, channel: Channel) -> I32:
+        """Where the devices of these rows are now: by id, or by token where the target is a token."""
+        batch = page.batch
+        slots = self._devices.find(batch.device_ids[rows], batch.app)
+        if batch.channels is not None and batch.tokens is not None:
+            by_token = np.flatnonzero(batch.channels[rows] != 0)
+            tokens = batch.tokens.take(rows[by_token])
+            slots[by_token] = self._devices.find_tokens(channel, tokens, batch.app)
+        return slots
+
+    # -- from the long link
+
+    def unacknowledged(self, page: LedgerPage, rows: Rows) -> None:
+        """Sockets closed or stayed silent: these rows pass to their next holder, counted and marked."""
+        held = rows[(page.state[rows] == State.IN_FLIGHT) & (page.channel[rows] == Channel.LONG_LINK)]
+        if not len(held):
+            return
+        now = self._clock.monotonic()
+        page.flags[held] |= np.uint8(Flag.HANDED_OVER)
+        self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
+        self._observer.handed_over(len(held))
+        options = compile_options(page.batch, _CHANNEL_CODES, _N_CHANNELS)
+        self._carry_out(
+            page, reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page)), options
+        )
+
+    # -- from the inbox
+
+    def online_ids(self, page: LedgerPage, rows: Rows) -> list[bytes]:
+        slots = self._devices.find(page.batch.device_ids[rows], page.batch.app)
+        online = self._devices.routing(slots).is_online
+        ids = page.batch.device_ids[rows[online]]
+        return [row.tobytes() for row in ids]
+
+    def deliver_held(self, page: LedgerPage, rows: Rows) -> Rows:
+        """Rows of one device whose time has come back: to its socket. Returns those that stay HELD."""
+        if not len(rows):
+            return rows
+        found = self._devices.routing(self._devices.find(page.batch.device_ids[rows], page.batch.app))
+        online = rows[found.is_online]
+        routed = Routed(
+            long_link=online,
+            fds=found.fd[found.is_online],
+            generations=found.generation[found.is_online],
+            vendor=[],
+            inbox=online[:0],
+            dropped=[],
+            failed=online[:0],
+            expired=online[:0],
+        )
+        left = self._to_long_link(page, routed, self._clock.monotonic()) if len(online) else online
+        return np.sort(np.concatenate([left, rows[~found.is_online]]))
+
+    # -- by time
+
+    async def _sweep(self) -> None:
+        """Ends rows whose TTL has passed, page by page."""
+        while True:
+            await self._clock.sleep_until(self._home.next_deadline())
+            now = self._clock.monotonic()
+            for page, rows in self._home.due(now):
+                self._expire(page, rows, now)
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(_SWEEP_S)
+
+    def _expire(self, page: LedgerPage, rows: Rows, now: float) -> None:
+        reasons = np.zeros(len(rows), np.uint8)
+        channels = page.channel[rows]
+        for channel in np.unique(channels).tolist():
+            of_channel = channels == channel
+            reasons[of_channel] = expiry_reasons(page, rows[of_channel], self._waiting_reason(page, Channel(channel)))
+        held = rows[page.state[rows] == State.HELD]
+        self._home.move(page, rows, State.EXPIRED, reasons, now)
+        self._inbox.forget(row_tags(page.batch.address.sequence, held))
+
+    def _waiting_reason(self, page: LedgerPage, channel: Channel) -> Reason:
+        lanes = [self._lanes.get((page.batch.app, channel, class_)) for class_ in Class]
+        reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.has_rows]
+        return reasons[0] if reasons else Reason.TTL_PASSED
+
+
+#: Between two sweeps: several pages that fall due together share one, and the sweeper cannot spin.
+_SWEEP_S = 0.05

@@ -1,0 +1,316 @@
+"""VendorPool: the connections of one (app, vendor) credential, shared by that vendor's lanes.
+
+Keeps at least one connection while there is work, opens another when all are full, closes those that were idle for
+long, and reconnects with backoff. It decides nothing about rows: a lane asks for room, sends, and gets every event of
+its own tags back.
+
+A tag is `lane << 48 | burst << 16 | position`, so events find their lane and burst without a table per stream.
+
+Waits for: the network. Is waited for by: nobody (lanes are rung when room appears).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import trio
+
+from gateway.actors.bell import Bell
+from gateway.clock import Clock
+from gateway.columns import I64, Rows
+from gateway.errors import CloseReason
+from gateway.vendor import Requests
+from gateway.wire.h2.events import Answers, Event, Refused, Reset, Terminated, TimedOut
+
+_LANE_SHIFT = 48
+BACKOFF_FIRST_S = 0.1
+#: Apple takes rapid connect and disconnect for an attack; half a minute between tries is slow enough for anybody.
+BACKOFF_MAX_S = 30.0
+#: How long requests may stay open on a connection that is being replaced.
+REPLACE_TIMEOUT_S = 30.0
+
+
+class Statistics(Protocol):
+    """Of one connection; see `wire/h2/connection.py`."""
+
+    @property
+    def open_streams(self) -> int: ...
+
+
+class Connection(Protocol):
+    """What the pool needs of `actors/vendor_connection.py`."""
+
+    def capacity(self) -> int:
+        """Requests it would take now; 0 while it is not connected, full, or on its way out."""
+        ...
+
+    def send(self, requests: Requests, start: int, tags: I64, deadline: float) -> int:
+        """Takes the longest prefix of rows start.. that fits; returns how many."""
+        ...
+
+    def statistics(self) -> Statistics | None: ...
+
+    def drain(self, timeout_s: float, reason: CloseReason) -> None:
+        """No new requests; ends when the open ones have ended."""
+        ...
+
+    async def run(self) -> CloseReason:
+        """Connects and works until the connection is over."""
+        ...
+
+
+class _Link:
+    """A connection with its number; is_open once the peer has said anything."""
+
+    __slots__ = ("connection", "idle_since", "is_open", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.is_open = False
+        self.idle_since = math.inf
+        self.connection: Connection
+
+    def open_requests(self) -> int:
+        statistics = self.connection.statistics()
+        return 0 if statistics is None else statistics.open_streams
+
+
+#: Makes a connection that reports its events to the given callback.
+OpenConnection = Callable[[Callable[[object, list[Event]], None]], Connection]
+
+
+class LanePort(Protocol):
+    """What the pool needs of a lane."""
+
+    def on_answers(self, connection: int, events: list[Event]) -> None: ...
+
+    def ring(self) -> None: ...
+
+    @property
+    def has_rows(self) -> bool: ...
+
+
+class PoolObserver(Protocol):
+    def connected(self, number: int) -> None: ...
+
+    def closed(self, number: int, reason: CloseReason) -> None: ...
+
+
+class PoolStatistics(NamedTuple):
+    connections: int
+    ready: int
+    open_requests: int
+    last_close: CloseReason | None
+
+
+class VendorPool:
+    """connections_max: ceiling; idle_s: a connection without requests for so long is closed."""
+
+    def __init__(
+        self,
+        *,
+        open_connection: OpenConnection,
+        connections_max: int,
+        idle_s: float,
+        clock: Clock,
+        observer: PoolObserver,
+    ) -> None:
+        self._open = open_connection
+        self._connections_max = connections_max
+        self._idle_s = idle_s
+        self._clock = clock
+        self._observer = observer
+        self._lanes: list[LanePort] = []
+        self._links: dict[int, _Link] = {}
+        self._numbers = 0
+        self._failures = 0
+        self._not_before = -math.inf
+        self._bell = Bell()
+        self._is_draining = False
+        self._all_closed = trio.Event()
+        self._last_close: CloseReason | None = None
+
+    def add_lane(self, lane: LanePort) -> int:
+        """The lane's number in tags."""
+        self._lanes.append(lane)
+        return len(self._lanes) - 1
+
+    # -- used by lanes
+
+    def capacity(self) -> int:
+        """The most requests that one connection would take now. Rings the pool when there is none."""
+        best = max((link.connection.capacity() for link in self._links.values()), default=0)
+        if best == 0:
+            self._bell.ring()
+        return best
+
+    def send(self, requests: Requests, start: int, tags: I64, deadline: float) -> tuple[int, int]:
+        """(requests taken, number of the connection that took them); the one with most room is asked."""
+        if not self._links:
+            self._bell.ring()
+            return 0, -1
+        link = max(self._links.values(), key=lambda candidate: candidate.connection.capacity())
+        taken = link.connection.send(requests, start, tags, deadline)
+        link.idle_since = math.inf
+        return taken, link.number
+
+    def replace_connections(self) -> None:
+        """All connections drain and new ones are opened: the credential they are bound to was refused."""
+        for link in self._links.values():
+            link.connection.drain(REPLACE_TIMEOUT_S, CloseReason.CREDENTIAL_REPLACED)
+        self._bell.ring()
+
+    @property
+    def is_ready(self) -> bool:
+        return any(link.is_open for link in self._links.values())
+
+    def statistics(self) -> PoolStatistics:
+        return PoolStatistics(
+            connections=len(self._links),
+            ready=sum(link.is_open for link in self._links.values()),
+            open_requests=sum(link.open_requests() for link in self._links.values()),
+            last_close=self._last_close,
+        )
+
+    # -- events
+
+    def _on_events(self, link: _Link, events: list[Event]) -> None:
+        """Called by a connection's reader; every event goes to the lanes whose tags it carries."""
+        if not link.is_open and not isinstance(events[0], Terminated):
+            link.is_open = True
+            self._failures = 0
+            self._observer.connected(link.number)
+        if len(self._lanes) == 1:
+            self._lanes[0].on_answers(link.number, events)
+        else:
+            for event in events:
+                for lane, part in _split_by_lane(event):
+                    self._lanes[lane].on_answers(link.number, [part])
+        for lane_port in self._lanes:
+            lane_port.ring()
+
+    # -- the actor
+
+    async def run(self) -> None:
+        """Keeps connections until cancelled. If cancelled: they are closed and their open requests reported."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._retire_idle)
+            while True:
+                if self._wants_connection():
+                    now = self._clock.monotonic()
+                    if now < self._not_before:
+                        await trio.sleep(self._not_before - now)
+                        continue
+                    self._start(nursery.start_soon)
+                    continue
+                await self._bell.wait()
+
+    async def drain(self, timeout_s: float) -> None:
+        """No further requests; returns when the open ones have ended and the connections closed, or the time is up."""
+        self._is_draining = True
+        for link in self._links.values():
+            link.connection.drain(timeout_s, CloseReason.SHUTDOWN)
+        if self._links:
+            with trio.move_on_after(timeout_s):
+                await self._all_closed.wait()
+
+    def _wants_connection(self) -> bool:
+        """Another one is opened when there are rows, no room anywhere, and none is on its way."""
+        links = self._links.values()
+        if self._is_draining or len(links) >= self._connections_max or not all(link.is_open for link in links):
+            return False
+        return any(lane.has_rows for lane in self._lanes) and all(link.connection.capacity() == 0 for link in links)
+
+    def _start(self, start_soon: Callable[..., None]) -> None:
+        self._numbers += 1
+        link = _Link(self._numbers)
+        link.connection = self._open(lambda _connection, events: self._on_events(link, events))
+        self._links[link.number] = link
+        start_soon(self._run_link, link)
+
+    async def _run_link(self, link: _Link) -> None:
+        reason = CloseReason.INTERNAL_ERROR
+        try:
+            reason = await link.connection.run()
+        finally:
+            del self._links[link.number]
+            if not link.is_open:
+                self._failures += 1
+                backoff_s = min(BACKOFF_FIRST_S * 2 ** (self._failures - 1), BACKOFF_MAX_S)
+                # Jitter from half to the whole, so that many pools do not knock together.
+                self._not_before = self._clock.monotonic() + backoff_s * random.uniform(0.5, 1.0)
+            self._last_close = reason
+            self._observer.closed(link.number, reason)
+            if self._is_draining and not self._links:
+                self._all_closed.set()
+            self._bell.ring()
+            for lane in self._lanes:
+                lane.ring()
+
+    async def _retire_idle(self) -> None:
+        while True:
+            await trio.sleep(min(self._idle_s / 4, 15.0))
+            now = self._clock.monotonic()
+            for link in self._links.values():
+                if not link.is_open or link.open_requests():
+                    link.idle_since = math.inf
+                    continue
+                link.idle_since = min(link.idle_since, now)
+                if now - link.idle_since >= self._idle_s:
+                    link.connection.drain(REPLACE_TIMEOUT_S, CloseReason.IDLE)
+
+
+def make_tags(lane: int, burst: int, count: int) -> I64:
+    """Tags of a burst's requests, in order of position."""
+    return np.arange(count, dtype=np.int64) | np.int64(lane << _LANE_SHIFT | burst << 16)
+
+
+def split_by_burst(tags: I64) -> list[tuple[int, Rows, Rows]]:
+    """(burst, positions in the event, positions in the burst) for each burst among the tags of one lane."""
+    bursts = (tags >> 16) & 0xFFFFFFFF
+    places = (tags & 0xFFFF).astype(np.intp)
+    everything = np.arange(len(tags))
+    if len(tags) and bool((bursts == bursts[0]).all()):
+        return [(int(bursts[0]), everything, places)]
+    return [
+        (int(burst), indexes, places[indexes])
+        for burst in np.unique(bursts)
+        for indexes in (np.flatnonzero(bursts == burst),)
+    ]
+
+
+def _split_by_lane(event: Event) -> list[tuple[int, Event]]:
+    """The event in one part per lane; events without tags concern no lane."""
+    match event:
+        case Answers(tags=tags, status=status, details=details):
+            parts: list[tuple[int, Event]] = []
+            for lane, where in _lanes_of(tags):
+                places = {int(old): new for new, old in enumerate(where)} if details else {}
+                kept = {places[old]: detail for old, detail in details.items() if old in places}
+                parts.append((lane, Answers(tags[where], status[where], kept)))
+            return parts
+        case Refused(tags=tags) | Reset(tags=tags) | TimedOut(tags=tags):
+            return [(lane, event._replace(tags=tags[where])) for lane, where in _lanes_of(tags)]
+        case Terminated(refused=refused, uncertain=uncertain):
+            lanes = {lane for lane, _ in (*_lanes_of(refused), *_lanes_of(uncertain))}
+            return [
+                (
+                    lane,
+                    event._replace(
+                        refused=refused[refused >> _LANE_SHIFT == lane],
+                        uncertain=uncertain[uncertain >> _LANE_SHIFT == lane],
+                    ),
+                )
+                for lane in lanes
+            ]
+        case _:
+            return []
+
+
+def _lanes_of(tags: I64) -> list[tuple[int, Rows]]:
+    lanes = tags >> _LANE_SHIFT
+    return [(int(lane), np.flatnonzero(lanes == lane)) for lane in np.unique(lanes)]

@@ -1,0 +1,367 @@
+"""Home: the ledger pages of the batches this worker journaled, and every rule about moving rows between states.
+
+The home is the only writer of its pages. Router, lanes and long link report outcomes through `move`, `answered`,
+`raise_receipts`; within one process that outcome stream is a plain call: it is never refused and never waits
+(DESIGN.md section 4). What lanes and inbox queue are hints; the page is the truth: a holder takes a queued row only
+while its state still says so.
+
+Expiry is decided here, once, for every holder: a wheel holds one entry per page and deadline. Rows in flight are left
+alone until their answer, which a request deadline bounds.
+
+Changes are kept in a bounded ring for `subscribe_receipts`; positions in it are the cursors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from gateway import message_id
+from gateway.batch import Batch, TaskSegment
+from gateway.columns import I64, U8, Rows
+from gateway.core.wheel import TimingWheel
+from gateway.errors import Overloaded
+from gateway.ledger import FINAL_STATES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
+from gateway.message_id import BatchAddress
+
+#: Rows that may be expired by the clock; IN_FLIGHT rows wait for their answer.
+_EXPIRABLE = np.array([state in OPEN_STATES and state is not State.IN_FLIGHT for state in State])
+#: A TTL is in seconds; a twentieth of one is precise enough and lets a burst of batches share a tick.
+_EXPIRY_TICK_S = 0.05
+_FINAL = np.array([state in FINAL_STATES for state in State])
+
+
+class Change(NamedTuple):
+    """Rows of one batch whose state or receipt changed together."""
+
+    sequence: int
+    app: int
+    rows: Rows
+    state: State | None
+    reason: U8 | int
+    receipt: Receipt | None
+    channel: U8
+    at_unix_ms: int
+
+
+class HomeObserver(Protocol):
+    """Metrics of the home; called per slice, never per row."""
+
+    def moved(self, app: int, came: I64, to: State, reasons: U8 | int) -> None: ...
+
+    def finished(self, page: LedgerPage, rows: Rows, now: float) -> None: ...
+
+
+class HomeStatistics(NamedTuple):
+    pages: int
+    rows_open: int
+    ledger_bytes: int
+    pages_evicted: int
+    changes_first: int
+    changes_next: int
+
+
+class Home:
+    """Pages by batch sequence of one journal.
+
+    ledger_bytes_max: pages beyond it are evicted, oldest first, if all of their rows are final.
+    rows_open_max: intake is refused above it. change_rows_max: rows the ring of changes may hold.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret: bytes,
+        journal: int,
+        observer: HomeObserver,
+        ledger_bytes_max: int,
+        rows_open_max: int,
+        change_rows_max: int,
+        now: float,
+    ) -> None:
+        self._secret = secret
+        self._journal = journal
+        self._observer = observer
+        self._ledger_bytes_max = ledger_bytes_max
+        self._rows_open_max = rows_open_max
+        self._change_rows_max = change_rows_max
+        self._pages: OrderedDict[int, LedgerPage] = OrderedDict()
+        self._page_bytes: dict[int, int] = {}
+        self._bytes = 0
+        self._evicted = 0
+        self.rows_open = 0
+        self._next_sequence = 0
+        self._newest_unix_ms = 0
+        #: Tasks that have rows in more than one batch: task id -> sequences.
+        self._long_tasks: dict[bytes, list[int]] = {}
+        self._wheel: TimingWheel[tuple[LedgerPage, float]] = TimingWheel(
+            tick_s=_EXPIRY_TICK_S, slots=1024, now=now, items_max=message_id.SEQUENCES_MAX
+        )
+        self._changes: deque[Change] = deque()
+        self._changes_first = 0
+        self._change_rows = 0
+
+    # -- making batches
+
+    def next_address(self, unix_ms: int) -> BatchAddress:
+        """The address of the next batch. Its time never goes back, whatever the wall clock does."""
+        self._newest_unix_ms = max(self._newest_unix_ms, unix_ms)
+        sequence = self._next_sequence
+        self._next_sequence = (sequence + 1) % message_id.SEQUENCES_MAX
+        return BatchAddress(self._newest_unix_ms, self._journal, sequence)
+
+    def check_room(self, rows: int) -> None:
+        """Raises Overloaded when `rows` more would exceed a limit."""
+        if self.rows_open + rows > self._rows_open_max:
+            raise Overloaded("open rows", self.rows_open + rows, self._rows_open_max)
+        if self._bytes > self._ledger_bytes_max:
+            self._evict()
+            if self._bytes > self._ledger_bytes_max:
+                raise Overloaded("ledger bytes", self._bytes, self._ledger_bytes_max)
+
+    def open(self, batch: Batch, now: float, long_tasks: Sequence[bytes] = ()) -> LedgerPage:
+        """The batch has a page; duplicates in it are dropped; its expiry is in the wheel.
+
+        long_tasks: ids of tasks that have rows in this batch and in others.
+        """
+        page = LedgerPage(batch)
+        sequence = batch.address.sequence
+        self._pages[sequence] = page
+        size = page.memory_bytes()
+        self._page_bytes[sequence] = size
+        self._bytes += size
+        self.rows_open += page.n
+        for task_id in long_tasks:
+            self._long_tasks.setdefault(task_id, []).append(sequence)
+        deadline = batch.born + min(variant.ttl_s for variant in batch.variants)
+        self._wheel.add(deadline, (page, deadline))
+        if batch.duplicates is not None:
+            rows = np.flatnonzero(batch.duplicates)
+            if len(rows):
+                self.move(page, rows, State.DROPPED, Reason.DUPLICATE_TARGET, now)
+        if self._bytes > self._ledger_bytes_max:
+            self._evict()
+        return page
+
+    def _evict(self) -> None:
+        """Oldest final pages leave memory until the limit holds or an open page is the oldest of a long look."""
+        for sequence in list(self._pages)[:64]:
+            if self._bytes <= self._ledger_bytes_max:
+                return
+            page = self._pages[sequence]
+            if page.n_open == 0:
+                del self._pages[sequence]
+                self._bytes -= self._page_bytes.pop(sequence)
+                self._evicted += 1
+                if self._long_tasks:
+                    for segment in page.batch.segments:
+                        self._long_tasks.pop(segment.task_id, None)
+            else:
+                # An open page is looked at again after all others, so that one slow batch does not block eviction.
+                self._pages.move_to_end(sequence)
+
+    # -- moving rows
+
+    def move(self, page: LedgerPage, rows: Rows, to: State, reason: Reason | U8, now: float) -> None:
+        """Rows are in state `to`; counters, stage times and changes follow. Raises LocalProtocolError (our bug)."""
+        if not len(rows):
+            return
+        came = page.move(rows, to, reason)
+        self._observer.moved(page.batch.app, came, to, reason)
+        if to in FINAL_STATES:
+            was_open = len(rows) - int(came[State.UNCERTAIN])
+            self.rows_open -= was_open
+            page.final_ms[rows] = page.stamp(now)
+            self._observer.finished(page, rows, now)
+            self._record(page, rows, to, reason, None, now)
+
+    def raise_receipts(self, page: LedgerPage, rows: Rows, receipt: Receipt, now: float) -> Rows:
+        """Receipts of rows are at least `receipt`; returns the rows where it rose."""
+        rose = page.raise_receipt(rows, receipt)
+        if len(rose):
+            self._record(page, rose, None, Reason.NONE, receipt, now)
+        return rose
+
+    def _record(
+        self,
+        page: LedgerPage,
+        rows: Rows,
+        state: State | None,
+        reason: Reason | U8,
+        receipt: Receipt | None,
+        now: float,
+    ) -> None:
+        batch = page.batch
+        at_unix_ms = batch.born_unix_ms + int((now - batch.born) * 1000)
+        kept = reason if isinstance(reason, np.ndarray) else int(reason)
+        change = Change(
+            batch.address.sequence,
+            batch.app,
+            rows.astype(np.uint16),
+            state,
+            kept,
+            receipt,
+            page.channel[rows],
+            at_unix_ms,
+        )
+        self._changes.append(change)
+        self._change_rows += len(rows)
+        while self._change_rows > self._change_rows_max:
+            gone = self._changes.popleft()
+            self._change_rows -= len(gone.rows)
+            self._changes_first += 1
+
+    def changes(self, cursor: int, changes_max: int) -> tuple[list[Change], int] | None:
+        """Changes from a cursor on and the next cursor; None when the cursor has fallen out of the ring."""
+        if cursor < self._changes_first:
+            return None
+        start = cursor - self._changes_first
+        stop = min(start + changes_max, len(self._changes))
+        return [self._changes[index] for index in range(start, stop)], self._changes_first + max(stop, start)
+
+    @property
+    def next_cursor(self) -> int:
+        return self._changes_first + len(self._changes)
+
+    # -- expiry
+
+    def next_deadline(self) -> float:
+        deadline = self._wheel.next_deadline()
+        return math.inf if deadline is None else deadline
+
+    def due(self, now: float) -> Iterator[tuple[LedgerPage, Rows]]:
+        """Rows whose TTL has passed and that nobody has in flight, page by page.
+
+        The caller moves them (`expire`) with a reason of its choice and may yield to the loop in between. Rows in
+        flight are looked at again a second later.
+        """
+        for page, _ in self._wheel.expire(now):
+            if page.n_open == 0:
+                continue
+            open_rows = np.flatnonzero(~_FINAL[page.state])
+            deadlines = row_deadlines(page.batch, open_rows)
+            passed = deadlines <= now
+            expirable = _EXPIRABLE[page.state[open_rows]]
+            rest = deadlines[~passed]
+            again = float(rest.min()) if len(rest) else math.inf
+            if bool(np.any(passed & ~expirable)):
+                again = min(again, now + 1.0)
+            if again < math.inf:
+                self._wheel.add(again, (page, again))
+            rows = open_rows[passed & expirable]
+            if len(rows):
+                yield page, rows
+
+    # -- looking up
+
+    def page(self, sequence: int) -> LedgerPage | None:
+        return self._pages.get(sequence)
+
+    def pages(self) -> Iterator[LedgerPage]:
+        return iter(list(self._pages.values()))
+
+    def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
+        """The page and row of a message id; None when it is not ours or no longer in memory."""
+        address = message_id.decode(self._secret, identifier)
+        if address is None or address.batch.journal != self._journal:
+            return None
+        page = self._pages.get(address.batch.sequence)
+        if page is None or page.batch.address != address.batch or address.row >= page.n:
+            return None
+        return page, address.row
+
+    def find_task(self, task_id: bytes) -> list[tuple[LedgerPage, TaskSegment]]:
+        """The rows of a task: (page, segment) in order; empty when unknown or no longer in memory."""
+        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        if address is None or address.batch.journal != self._journal:
+            return []
+        sequences = self._long_tasks.get(task_id, [address.batch.sequence])
+        found: list[tuple[LedgerPage, TaskSegment]] = []
+        for sequence in sequences:
+            page = self._pages.get(sequence)
+            if page is None:
+                continue
+            segments = page.batch.segments
+            low, high = 0, len(segments)
+            if sequence == address.batch.sequence:
+                # Segments are sorted by first row: a batch of 65,536 one-row tasks is searched in 16 steps.
+                low = _find_segment(segments, address.row)
+                high = low + 1
+            found += [(page, segment) for segment in segments[low:high] if segment.task_id == task_id]
+        return found
+
+    def encode_rows(self, batch: Batch, first: int, stop: int) -> None:
+        """Message ids of rows first..stop stand in the batch; done by slice, so that no step is long."""
+        batch.message_ids[first:stop] = message_id.encode_rows(self._secret, batch.address, np.arange(first, stop))
+
+    def statistics(self) -> HomeStatistics:
+        return HomeStatistics(
+            pages=len(self._pages),
+            rows_open=self.rows_open,
+            ledger_bytes=self._bytes,
+            pages_evicted=self._evicted,
+            changes_first=self._changes_first,
+            changes_next=self.next_cursor,
+        )
+
+
+def _find_segment(segments: Sequence[TaskSegment], row: int) -> int:
+    low, high = 0, len(segments)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if segments[middle].first <= row:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def row_deadlines(batch: Batch, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """(k,) monotonic seconds at which the TTL of each row ends."""
+    if batch.variant_index is None:
+        return np.full(len(rows), batch.born + batch.variants[0].ttl_s)
+    ttls = np.array([variant.ttl_s for variant in batch.variants], np.float64)
+    return batch.born + ttls[batch.variant_index[rows]]
+
+
+def expiry_reasons(page: LedgerPage, rows: Rows, why_queued: Reason) -> U8:
+    """Why rows ran out of time: what they waited for, else what their lane waits for.
+
+    A held row waited for its device. A waiting row keeps the reason it waits for (throttled, unavailable ...).
+    """
+    reasons = page.reason[rows].copy()
+    states = page.state[rows]
+    unexplained = (reasons == Reason.NONE) | (reasons == Reason.RETRY) | (reasons == Reason.FALLBACK)
+    reasons[unexplained] = why_queued
+    reasons[states == State.HELD] = Reason.DEVICE_OFFLINE
+    return reasons
+
+
+def split_by_sequence(tags: I64) -> list[tuple[int, Rows]]:
+    """Row tags (sequence << 16 | row) -> (sequence, rows) per batch; rows keep their order."""
+    if not len(tags):
+        return []
+    sequences = tags >> 16
+    if int(sequences[0]) == int(sequences[-1]) and bool(np.all(sequences == sequences[0])):
+        return [(int(sequences[0]), (tags & 0xFFFF).astype(np.intp))]
+    order = np.argsort(sequences, kind="stable")
+    ordered = tags[order]
+    cuts = np.flatnonzero(np.diff(ordered >> 16)) + 1
+    return [(int(part[0] >> 16), (part & 0xFFFF).astype(np.intp)) for part in np.split(ordered, cuts)]
+
+
+def row_tags(sequence: int, rows: Rows) -> I64:
+    """The home address of rows as one int64 each."""
+    return rows.astype(np.int64) | np.int64(sequence << 16)
+
+
+def mark(page: LedgerPage, rows: Rows, flag: Flag) -> None:
+    page.flags[rows] |= np.uint8(flag)
+
+
+def set_channel(page: LedgerPage, rows: Rows, channel: Channel) -> None:
+    page.channel[rows] = channel

@@ -1,0 +1,214 @@
+"""Router: presence x strategy -> the way of each row. A decision over one slice of a batch; no I/O, no moves.
+
+    find devices -> presence, channel, token -> one table look-up per row -> rows by way
+
+A slice is a few thousand rows, so that a step stays short; what is looked up here is looked up once per row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from gateway.columns import I32, U8, U32, Bool, Rows
+from gateway.content import Class, Priority
+from gateway.core.devices import Routing
+from gateway.core.options import Options
+from gateway.core.strategy import Route, after_long_link_failure, after_vendor_failure, decide
+from gateway.ledger import Channel, LedgerPage, Reason, State
+
+
+class Devices(Protocol):
+    """What the router needs of the device table."""
+
+    def find(self, ids: U8, app_index: int) -> I32: ...
+
+    def routing(self, rows: I32) -> Routing: ...
+
+
+class VendorRows(NamedTuple):
+    """Rows for one lane, of one priority."""
+
+    channel: Channel
+    class_: Class
+    priority: Priority
+    rows: Rows
+
+
+class Routed(NamedTuple):
+    """Rows of one slice by way; each row stands in exactly one column.
+
+    fds, generations: where the devices of `long_link` are connected.
+    """
+
+    long_link: Rows
+    fds: I32
+    generations: U32
+    vendor: list[VendorRows]
+    inbox: Rows
+    dropped: list[tuple[Reason, Rows]]
+    failed: Rows
+    expired: Rows
+
+
+_DROP_REASONS = {
+    Route.DROP_NO_CHANNEL: Reason.NO_CHANNEL,
+    Route.DROP_UNKNOWN: Reason.UNKNOWN_DEVICE,
+    Route.DROP_OFFLINE: Reason.DEVICE_OFFLINE,
+}
+
+
+class _Facts(NamedTuple):
+    """What is known of the devices of k rows; columns (k,)."""
+
+    is_known: Bool
+    is_online: Bool
+    has_token: Bool
+    channels: U8
+    fds: I32
+    generations: U32
+    strategies: U8
+    is_now_or_never: Bool
+    classes: U8
+    priorities: U8
+
+
+def _look_up(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> _Facts:
+    batch = page.batch
+    slots = devices.find(batch.device_ids[rows], batch.app)
+    page.slots[rows] = slots
+    found = devices.routing(slots)
+    index = options.variant_index(batch, rows)
+    return _Facts(
+        is_known=found.is_known,
+        is_online=found.is_online,
+        has_token=found.has_token & has_lane[found.channel],
+        channels=found.channel,
+        fds=found.fd,
+        generations=found.generation,
+        strategies=options.strategies[index, found.channel],
+        is_now_or_never=options.is_now_or_never[index],
+        classes=options.classes[index],
+        priorities=options.priorities[index],
+    )
+
+
+def route(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> Routed:
+    """The first way of queued rows. has_lane: (channels,) bool, which channels this app has lanes for."""
+    batch = page.batch
+    if batch.channels is not None:
+        is_token = batch.channels[rows] != 0
+        if is_token.any():
+            return _route_tokens(page, rows, is_token, devices, options, has_lane)
+    return _route_devices(page, rows, devices, options, has_lane)
+
+
+def _route_tokens(
+    page: LedgerPage, rows: Rows, is_token: Bool, devices: Devices, options: Options, has_lane: Bool
+) -> Routed:
+    """Rows whose target is a token go to that vendor, whatever the strategy: nobody said which device it is."""
+    batch = page.batch
+    targets = rows[is_token]
+    assert batch.channels is not None
+    index = options.variant_index(batch, targets)
+    vendor = _by_lane(targets, batch.channels[targets], options.classes[index], options.priorities[index])
+    rest = rows[~is_token]
+    if not len(rest):
+        empty = _sort(rest, np.zeros(0, np.uint8), None)
+        return empty._replace(vendor=vendor)
+    routed = _route_devices(page, rest, devices, options, has_lane)
+    return routed._replace(vendor=vendor + routed.vendor)
+
+
+def _route_devices(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> Routed:
+    facts = _look_up(page, rows, devices, options, has_lane)
+    routes = decide(
+        facts.strategies,
+        is_known=facts.is_known,
+        is_online=facts.is_online,
+        has_token=facts.has_token,
+        ttl_zero=facts.is_now_or_never,
+    )
+    return _sort(rows, routes, facts)
+
+
+def reroute_after_vendor(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> Routed:
+    """The next way of rows that a vendor finally did not take. Rows with a token target fail."""
+    batch = page.batch
+    facts = _look_up(page, rows, devices, options, has_lane)
+    routes = after_vendor_failure(facts.strategies, is_online=facts.is_online, ttl_zero=facts.is_now_or_never)
+    routes[~facts.is_known] = Route.FAIL
+    if batch.channels is not None:
+        routes[batch.channels[rows] != 0] = Route.FAIL
+    return _sort(rows, routes, facts)
+
+
+def reroute_after_long_link(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> Routed:
+    """The next way of rows that a socket took and nobody acknowledged."""
+    facts = _look_up(page, rows, devices, options, has_lane)
+    routes = after_long_link_failure(facts.strategies, has_token=facts.has_token, ttl_zero=facts.is_now_or_never)
+    return _sort(rows, routes, facts)
+
+
+def reroute_offline(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> Routed:
+    """The way of rows whose device seemed online but whose socket would not take them."""
+    facts = _look_up(page, rows, devices, options, has_lane)
+    routes = decide(
+        facts.strategies,
+        is_known=facts.is_known,
+        is_online=np.zeros(len(rows), np.bool_),
+        has_token=facts.has_token,
+        ttl_zero=facts.is_now_or_never,
+    )
+    return _sort(rows, routes, facts)
+
+
+_NO_FDS: I32 = np.zeros(0, np.int32)
+_NO_GENERATIONS: U32 = np.zeros(0, np.uint32)
+
+
+def _sort(rows: Rows, routes: U8, facts: _Facts | None) -> Routed:
+    counts = np.bincount(routes, minlength=len(Route))
+    none = rows[:0]
+
+    def at(which: Route) -> Rows:
+        return np.flatnonzero(routes == which) if counts[which] else np.zeros(0, np.intp)
+
+    online = at(Route.LONG_LINK)
+    to_vendor = at(Route.VENDOR)
+    vendor: list[VendorRows] = []
+    if len(to_vendor) and facts is not None:
+        vendor = _by_lane(
+            rows[to_vendor], facts.channels[to_vendor], facts.classes[to_vendor], facts.priorities[to_vendor]
+        )
+    return Routed(
+        long_link=rows[online],
+        fds=_NO_FDS if facts is None else facts.fds[online],
+        generations=_NO_GENERATIONS if facts is None else facts.generations[online],
+        vendor=vendor,
+        inbox=rows[at(Route.INBOX)] if counts[Route.INBOX] else none,
+        dropped=[(reason, rows[at(drop)]) for drop, reason in _DROP_REASONS.items() if counts[drop]],
+        failed=rows[at(Route.FAIL)] if counts[Route.FAIL] else none,
+        expired=rows[at(Route.EXPIRE)] if counts[Route.EXPIRE] else none,
+    )
+
+
+def _by_lane(rows: Rows, channels: U8, classes: U8, priorities: U8) -> list[VendorRows]:
+    """Rows grouped by channel, class and priority; a handful of groups, each in order."""
+    codes = channels.astype(np.uint16) << 2 | classes << 1 | priorities
+    present = np.flatnonzero(np.bincount(codes))
+    if len(present) == 1:
+        return [_vendor_rows(int(present[0]), rows)]
+    return [_vendor_rows(code, rows[codes == code]) for code in present.tolist()]
+
+
+def _vendor_rows(code: int, rows: Rows) -> VendorRows:
+    return VendorRows(Channel(code >> 2), Class(code >> 1 & 1), Priority(code & 1), rows)
+
+
+def live_rows(page: LedgerPage, first: int, stop: int) -> Rows:
+    """Rows first..stop that are still queued (duplicates and cancelled rows are not)."""
+    rows = np.arange(first, stop)
+    states = page.state[first:stop]
+    return rows if not states.any() else rows[states == State.QUEUED]

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import trio
@@ -25,8 +27,16 @@ class Clock(Protocol):
         """Unix milliseconds; never goes back within this process."""
         ...
 
+    def move_on_at(self, deadline: float) -> AbstractContextManager[trio.CancelScope]:
+        """As `trio.move_on_at`, for a deadline on this clock."""
+        ...
+
     async def sleep_until(self, deadline: float) -> None:
         """Returns when `monotonic()` has reached the deadline; `math.inf` sleeps for ever."""
+        ...
+
+    def moved_between(self, start: float, stop: float) -> bool:
+        """True when the clock was moved by hand between these two of its readings."""
         ...
 
 
@@ -43,8 +53,14 @@ class SystemClock:
         self._newest_unix_ms = max(self._newest_unix_ms, int(time.time() * 1000))
         return self._newest_unix_ms
 
+    def move_on_at(self, deadline: float) -> AbstractContextManager[trio.CancelScope]:
+        return trio.move_on_at(deadline)
+
     async def sleep_until(self, deadline: float) -> None:
         await trio.sleep_until(deadline)
+
+    def moved_between(self, start: float, stop: float) -> bool:
+        return False
 
 
 class DevelopmentClock:
@@ -53,7 +69,9 @@ class DevelopmentClock:
     def __init__(self) -> None:
         self._system = SystemClock()
         self._offset_s = 0.0
-        self._moved = trio.Event()
+        self._scopes: set[trio.CancelScope] = set()
+        #: The reading just before and just after each move.
+        self._moves: list[tuple[float, float]] = []
 
     def monotonic(self) -> float:
         return self._system.monotonic() + self._offset_s
@@ -62,18 +80,30 @@ class DevelopmentClock:
         return self._system.unix_ms() + int(self._offset_s * 1000)
 
     def advance(self, seconds: float) -> None:
-        """Both readings are `seconds` later afterwards, and sleepers look again. Raises ValueError below 0."""
+        """Both readings are `seconds` later afterwards, and whoever waits for a time in between wakes.
+
+        Raises ValueError below 0.
+        """
         if not 0 <= seconds < math.inf:
             raise ValueError(f"advance by {seconds} s, expected 0 or more")
+        before = self.monotonic()
         self._offset_s += seconds
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
+        self._moves.append((before, before + seconds))
+        for scope in list(self._scopes):
+            scope.deadline -= seconds
+
+    @contextmanager
+    def move_on_at(self, deadline: float) -> Iterator[trio.CancelScope]:
+        with trio.move_on_at(deadline - self._offset_s) as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
 
     async def sleep_until(self, deadline: float) -> None:
-        while True:
-            left_s = deadline - self.monotonic()
-            if left_s <= 0:
-                await trio.lowlevel.checkpoint()
-                return
-            with trio.move_on_after(left_s):
-                await self._moved.wait()
+        with self.move_on_at(deadline):
+            await trio.sleep_forever()
+
+    def moved_between(self, start: float, stop: float) -> bool:
+        return any(start <= before and after <= stop for before, after in self._moves)

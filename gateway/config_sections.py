@@ -32,7 +32,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A table of the TOML file."""
 
 
-class Gateway(Section):
+class Gateway(Section, frozen=True, kw_only=True):
     node: Annotated[int, Meta(ge=0, le=4095)] = 0
     data_dir: Path
     workers: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -46,18 +46,18 @@ class Gateway(Section):
     message_id_secret: Secret | None = None
 
 
-class Dev(Section):
+class Dev(Section, frozen=True, kw_only=True):
     clock: bool = False
     make_secrets: bool = False
 
 
-class Listener(Section):
+class Listener(Section, frozen=True, kw_only=True):
     address: Address
     cert_file: Path | None = None
     key_file: Path | None = None
 
 
-class Rpc(Section):
+class Rpc(Section, frozen=True, kw_only=True):
     listeners: list[Listener] = msgspec.field(default_factory=list)
     connections_max: Count = 1024
     hello_timeout_s: Seconds = 5.0
@@ -73,14 +73,14 @@ class Rpc(Section):
     retry_after_s: Seconds = 0.1
 
 
-class Operator(Section):
+class Operator(Section, frozen=True, kw_only=True):
     socket: Path | None = None
     address: Address | None = None
     admin_key: Secret | None = None
     connections_max: Count = 16
 
 
-class Http(Section):
+class Http(Section, frozen=True, kw_only=True):
     address: Address = Address("tcp", "127.0.0.1", 9180)
     connections_max: Count = 64
     header_timeout_s: Seconds = 5.0
@@ -88,7 +88,7 @@ class Http(Section):
     header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
 
 
-class LongLink(Section):
+class LongLink(Section, frozen=True, kw_only=True):
     listeners: list[Listener] = msgspec.field(default_factory=list)
     connections_max: Count = 15_000
     files_max: Count = 20_000
@@ -108,7 +108,7 @@ class LongLink(Section):
     payload_bytes_max: Annotated[int, Meta(ge=256, le=16 * MIB)] = 16 * KIB
 
 
-class Ledger(Section):
+class Ledger(Section, frozen=True, kw_only=True):
     ledger_memory_bytes_max: Count = 768 * MIB
     keep_s: Seconds = 3600.0
     receipt_log_rows_max: Count = 1_000_000
@@ -116,13 +116,13 @@ class Ledger(Section):
     request_ids_keep_s: Seconds = 86_400.0
 
 
-class Inbox(Section):
+class Inbox(Section, frozen=True, kw_only=True):
     rows_per_device_max: Count = 100
     rows_max: Count = 1_000_000
     bytes_max: Count = 256 * MIB
 
 
-class Devices(Section):
+class Devices(Section, frozen=True, kw_only=True):
     devices_max: Count = 1_000_000
     token_bytes_max: Count = 256 * MIB
     tags_per_device_max: Count = 100
@@ -132,7 +132,7 @@ class Devices(Section):
     side_bytes_max: Count = 128 * MIB
 
 
-class Retry(Section):
+class Retry(Section, frozen=True, kw_only=True):
     attempts_max: Annotated[int, Meta(ge=1, le=255)] = 32
     first_s: Seconds = 1.0
     factor: Annotated[float, Meta(ge=1, le=10)] = 2.0
@@ -144,7 +144,7 @@ class Retry(Section):
     on_uncertain_marketing: Literal["resend", "uncertain"] = "uncertain"
 
 
-class Lanes(Section):
+class Lanes(Section, frozen=True, kw_only=True):
     lane_rows_max: Count = 1_000_000
     rows_max: Count = 8_000_000
     parked_rows_max: Count = 1_000_000
@@ -153,7 +153,7 @@ class Lanes(Section):
     probe_wait_s: Seconds = 5.0
 
 
-class Http2(Section):
+class Http2(Section, frozen=True, kw_only=True):
     """Connections to vendors that speak HTTP/2."""
 
     connect_timeout_s: Seconds = 10.0
@@ -168,14 +168,14 @@ class Http2(Section):
     unsent_bytes_max: Count = 4 * MIB
 
 
-class Observe(Section):
+class Observe(Section, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_lines_per_s_max: Count = 100
     label_values_max: Annotated[int, Meta(ge=1, le=10_000)] = 64
     lag_interval_ms: Milliseconds = 10.0
 
 
-class App(Section):
+class App(Section, frozen=True, kw_only=True):
     """One app: its key, the secrets of its services and devices, its vendors.
 
     vendors: vendor file's name -> that vendor's own Settings. In TOML: `[apps.apns]` under the app.
@@ -190,7 +190,7 @@ class App(Section):
     vendors: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
 
 
-class Config(Section):
+class Config(Section, frozen=True, kw_only=True):
     """The whole configuration; immutable. A reload makes a new one."""
 
     gateway: Gateway

@@ -21,6 +21,11 @@ SECRET_BYTES_MAX = 1 << 16
 _SCHEMES = ("tcp", "tls", "unix")
 
 
+def resolved(folder: Path, path: str) -> Path:
+    """A path of the configuration, which counts from the folder of its file; `..` is taken out, links stay."""
+    return Path(os.path.normpath(folder / path))
+
+
 class ConfigFaults(ConfigError):
     """The operator's configuration is wrong in one or several places: one line of text per fault.
 
@@ -53,7 +58,7 @@ class Address(NamedTuple):
         if scheme == "unix":
             if not rest:
                 raise ValueError("a path after unix://")
-            path = str(rest if folder is None else folder / rest)
+            path = str(resolved(folder or Path(), rest))
             if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
                 raise ValueError(f"a socket path of at most {UNIX_PATH_BYTES_MAX} bytes once resolved")
             return cls(scheme, path=path)

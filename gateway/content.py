@@ -52,15 +52,15 @@ class Click(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One content with its options. Texts may hold `{{name}}`, replaced in rows that bring variables.
 
-    strategy: 1 online -> long link, else vendor; 2 vendor only; 3 long link only; 4 vendor first, then long link.
-    A mapping gives one per channel and `default`. raw: vendor name -> JSON object merged over the vendor's message.
+    strategy: 1 online -> long link, else vendor; 2 vendor only; 3 long link only; 4 vendor first, then long link;
+    0 (when absent) the app's own default. A mapping gives one per channel and `default`. raw: vendor name -> JSON object merged over the vendor's message.
     """
 
     title: str
     body: str
     data: dict[str, Scalar] | None = None
     ttl_s: int = TTL_S_DEFAULT
-    strategy: int | dict[str, int] = 1
+    strategy: int | dict[str, int] = 0
     category: str = ""
     collapse_id: str = ""
     badge: int | None = None
@@ -162,7 +162,7 @@ def check_variant(variant: Variant) -> Fault | None:
         return fault
     if not 0 <= variant.ttl_s <= TTL_S_MAX:
         return Fault("ttl_s", f"ttl_s is {variant.ttl_s}, expected 0 to {TTL_S_MAX}")
-    if variant.strategy != 1:
+    if variant.strategy != 0:
         fault = _check_strategy(variant.strategy)
     if fault is None and variant.badge is not None and not 0 <= variant.badge <= BADGE_MAX:
         fault = Fault("badge", f"badge is {variant.badge}, expected 0 to {BADGE_MAX}")

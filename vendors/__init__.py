@@ -1,0 +1,37 @@
+"""The vendors: one file each, all of one shape, pure translation (DESIGN.md section 7).
+
+To add one: write vendors/<name>.py with `Settings`, a class that satisfies the port of gateway/vendor.py,
+`secret_place` and `credential`; add its row here; document it in docs/vendors/<name>.md; write its strict simulator.
+The contract test in tests/vendors runs over this registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gateway.vendor import Vendor
+from vendors import apns, fcm
+from vendors.auth.credential import Credential, SecretPlace
+
+
+class VendorEntry(NamedTuple):
+    """What the application needs to run one vendor. The callables take that vendor's own Settings.
+
+    secret_place: where the secret is; the caller reads it. credential: settings and the secret's bytes -> what the
+    credential keeper works with; raises ValueError for a secret of the wrong form.
+    """
+
+    settings: type[msgspec.Struct]
+    vendor: Callable[[Any], Vendor]
+    secret_place: Callable[[Any], SecretPlace]
+    credential: Callable[[Any, bytes], Credential]
+
+
+#: Vendor name (the section's name in the config, the channel's name in reports) -> entry.
+REGISTRY: dict[str, VendorEntry] = {
+    "apns": VendorEntry(apns.Settings, apns.Apns, apns.secret_place, apns.credential),
+    "fcm": VendorEntry(fcm.Settings, fcm.Fcm, fcm.secret_place, fcm.credential),
+}

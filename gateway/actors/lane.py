@@ -73,7 +73,9 @@ class LaneObserver(Protocol):
 
     def named(self, verdict: Verdict, name: str, rows: int) -> None: ...
 
-    def retried(self, rows: int) -> None: ...
+    def retried(self, reasons: U8) -> None: ...
+
+    def throttled(self, seconds: float) -> None: ...
 
     def truncated(self, rows: int) -> None: ...
 
@@ -197,17 +199,10 @@ class LaneActor:
         while True:
             now = self._clock.monotonic()
             self._requeue_due(now)
-            deadline = self._next_deadline(now)
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._wake_at, deadline, scope)
-                    await self._timer_bell.wait()
-                    scope.cancel()
-
-    async def _wake_at(self, deadline: float, scope: trio.CancelScope) -> None:
-        await self._clock.sleep_until(deadline)
-        self._bell.ring()
-        scope.cancel()
+            with self._clock.move_on_at(self._next_deadline(now)) as scope:
+                await self._timer_bell.wait()
+            if scope.cancelled_caught:
+                self._bell.ring()
 
     def _next_deadline(self, now: float) -> float:
         wheel = self._wheel.next_deadline()
@@ -446,7 +441,7 @@ class LaneActor:
             home.move(page, settlement.retried, State.WAITING, settlement.retried_reasons, now)
             uncertain = settlement.retried[settlement.retried_reasons == Reason.NO_ANSWER]
             page.flags[uncertain] |= np.uint8(Flag.RESENT_UNCERTAIN)
-            self._observer.retried(len(settlement.retried))
+            self._observer.retried(settlement.retried_reasons)
             ticks = np.ceil(settlement.not_before / _WHEEL_TICK_S)
             for tick in np.unique(ticks):
                 self._wheel.add(float(tick) * _WHEEL_TICK_S, LaneSlice(page, settlement.retried[ticks == tick]))

@@ -112,6 +112,9 @@ class LinkRenderer:
         """The payloads, in groups of one shape, and the rows that cannot be shown."""
         rendered = self._renderer.render_downlink(page.batch, rows, now_unix_s=now_unix_s)
         return (
-            [LinkPayload(group.positions, rows[group.positions], group.payload, group.truncated) for group in rendered.groups],
+            [
+                LinkPayload(group.positions, rows[group.positions], group.payload, group.truncated)
+                for group in rendered.groups
+            ],
             [(rows[refused.positions], refused.reason) for refused in rendered.refused],
         )

@@ -14,6 +14,7 @@ beyond which intake is refused (`check_room`).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -30,7 +31,7 @@ from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
 from gateway.content import Class, Priority
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
 from gateway.core.home import Home, expiry_reasons, row_tags
-from gateway.core.options import Options, compile_options
+from gateway.core.options import AppDefaults, Options, compile_options
 from gateway.core.router import (
     Routed,
     VendorRows,
@@ -40,11 +41,17 @@ from gateway.core.router import (
     reroute_offline,
     route,
 )
+from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
-from gateway.ledger import VENDOR_CHANNELS, Channel, Flag, LedgerPage, Reason, State
+from gateway.ledger import Channel, Flag, LedgerPage, Reason, State
 
 _N_CHANNELS = len(Channel)
-_CHANNEL_CODES = {name: int(channel) for name, channel in VENDOR_CHANNELS.items()}
+#: Strategy 4.
+_VENDOR_FIRST = 4
+#: Between two sweeps.
+_SWEEP_S = 0.05
+#: Slices of strategy 4 that may wait for a vendor at once; one per batch and lane.
+_WAITS_MAX = 1 << 20
 
 
 class LongLinkPort(Protocol):
@@ -54,7 +61,7 @@ class LongLinkPort(Protocol):
 
 
 class RouterObserver(Protocol):
-    def routed(self, page: LedgerPage, routed: Routed) -> None: ...
+    def routed(self, page: LedgerPage, seconds: float) -> None: ...
 
     def delivered_to_edge(self, rows: int) -> None: ...
 
@@ -72,7 +79,10 @@ class _Parked(NamedTuple):
 
 
 class Router:
-    """slice_rows: rows decided in one step; chosen so that a step stays within `step_ms_max`."""
+    """defaults: by app index. slice_rows: rows decided in one step; chosen so that a step stays within `step_ms_max`.
+
+    strategy4_wait_s: how long a row of strategy 4 waits for a vendor that cannot take it before it falls back.
+    """
 
     def __init__(
         self,
@@ -83,8 +93,10 @@ class Router:
         renderer: LinkRenderer,
         clock: Clock,
         observer: RouterObserver,
+        defaults: Sequence[AppDefaults],
         slice_rows: int,
         parked_rows_max: int,
+        strategy4_wait_s: float,
     ) -> None:
         self._home = home
         self._devices = devices
@@ -92,7 +104,9 @@ class Router:
         self._renderer = renderer
         self._clock = clock
         self._observer = observer
+        self._defaults = defaults
         self._slice_rows = slice_rows
+        self._strategy4_wait_s = strategy4_wait_s
         self._parked_rows_max = parked_rows_max
         self._long_link: LongLinkPort | None = None
         self._lanes: dict[tuple[int, Channel, Class], LaneActor] = {}
@@ -102,6 +116,10 @@ class Router:
         self.parked_rows = 0
         self.queued_rows = 0
         self._bell = Bell()
+        self._waits: TimingWheel[_Parked] = TimingWheel(
+            tick_s=_SWEEP_S, slots=1024, now=clock.monotonic(), items_max=_WAITS_MAX
+        )
+        self._sweep_bell = Bell()
 
     def connect(self, long_link: LongLinkPort, lanes: Mapping[tuple[int, Channel, Class], LaneActor]) -> None:
         """Names the holders rows are given to. Called once, before `run`."""
@@ -122,6 +140,8 @@ class Router:
         self._pages.append(page)
         self.queued_rows += page.n
         self._bell.ring()
+        # Its TTL may end before everything the sweeper waits for.
+        self._sweep_bell.ring()
 
     async def run(self) -> None:
         """Routes until cancelled. If cancelled: the page under way goes on with its next slice in the next run."""
@@ -130,23 +150,27 @@ class Router:
             while True:
                 await self._bell.wait()
                 while self._pages:
-                    await self._route_page(self._pages[0])
+                    page = self._pages[0]
+                    await self._route_page(page)
                     self._pages.popleft()
+                    self._observer.routed(page, self._clock.monotonic() - page.batch.born)
 
     async def _route_page(self, page: LedgerPage) -> None:
-        options = compile_options(page.batch, _CHANNEL_CODES, _N_CHANNELS)
+        options = self._options(page)
         for first in range(page.n_routed, page.n, self._slice_rows):
             stop = min(first + self._slice_rows, page.n)
             self._home.encode_rows(page.batch, first, stop)
             rows = live_rows(page, first, stop)
             if len(rows):
                 routed = route(page, rows, self._devices, options, self._lanes_of(page))
-                self._observer.routed(page, routed)
                 self._carry_out(page, routed, options)
                 page.routed_ms[first:stop] = page.stamp(self._clock.monotonic())
             page.n_routed = stop
             self.queued_rows -= stop - first
             await trio.lowlevel.checkpoint()
+
+    def _options(self, page: LedgerPage) -> Options:
+        return compile_options(page.batch, self._defaults[page.batch.app])
 
     def _lanes_of(self, page: LedgerPage) -> Bool:
         found = self._has_lane.get(page.batch.app)
@@ -164,7 +188,7 @@ class Router:
         if len(routed.expired):
             self._home.move(page, routed.expired, State.EXPIRED, Reason.TTL_PASSED, now)
         for group in routed.vendor:
-            self._to_lane(page, group, now)
+            self._to_lane(page, group, options, now)
         if len(routed.long_link):
             left = self._to_long_link(page, routed, now)
             if len(left):
@@ -177,17 +201,40 @@ class Router:
     def _end(self, page: LedgerPage, rows: Rows, reason: Reason, now: float) -> None:
         self._home.move(page, rows, State.DROPPED, reason, now)
 
-    def _to_lane(self, page: LedgerPage, group: VendorRows, now: float) -> None:
+    def _to_lane(self, page: LedgerPage, group: VendorRows, options: Options, now: float) -> None:
         rows = group.rows
         # Rows that come from elsewhere (a timer, the long link) are queued again; queued ones stay so.
         moved = rows[page.state[rows] != State.QUEUED]
         self._home.move(page, moved, State.QUEUED, page.reason[moved], now)
         page.channel[rows] = group.channel
+        self._limit_wait(page, group, options, now)
         key = (page.batch.app, group.channel, group.class_)
         taken = self._lanes[key].offer(page, rows, group.priority) if not self._parked.get(key) else 0
         if taken < len(rows):
             self._parked.setdefault(key, deque()).append(_Parked(page, rows[taken:], group.priority))
             self.parked_rows += len(rows) - taken
+
+    def _limit_wait(self, page: LedgerPage, group: VendorRows, options: Options, now: float) -> None:
+        """Rows of strategy 4 do not wait for a vendor longer than `strategy4_wait_s`."""
+        if (options.strategies == _VENDOR_FIRST).any():
+            self._waits.add(now + self._strategy4_wait_s, _Parked(page, group.rows, group.priority))
+            self._sweep_bell.ring()
+
+    def _stop_waiting(self, now: float) -> None:
+        """Rows of strategy 4 that still wait for their vendor fall back; those in flight keep their attempt."""
+        for page, rows, _ in self._waits.expire(now):
+            is_waiting = (page.state[rows] == State.QUEUED) | (page.state[rows] == State.WAITING)
+            is_waiting &= page.channel[rows] > Channel.LONG_LINK
+            options = self._options(page)
+            index = options.variant_index(page.batch, rows)
+            is_waiting &= options.strategies[index, page.channel[rows]] == _VENDOR_FIRST
+            waiting = rows[is_waiting]
+            if len(waiting):
+                reasons = np.zeros(len(waiting), np.uint8)
+                for channel in np.unique(page.channel[waiting]).tolist():
+                    at = page.channel[waiting] == channel
+                    reasons[at] = expiry_reasons(page, waiting[at], self._waiting_reason(page, Channel(channel)))
+                self.vendor_failed(page, waiting, reasons)
 
     def lane_has_room(self, lane: LaneActor) -> None:
         """A lane took rows off its queue: what is parked for it moves up."""
@@ -241,7 +288,7 @@ class Router:
         """A vendor finally did not take these rows: they fail, or fall back if their strategy says so."""
         now = self._clock.monotonic()
         page.reason[rows] = reasons
-        options = compile_options(page.batch, _CHANNEL_CODES, _N_CHANNELS)
+        options = self._options(page)
         routed = reroute_after_vendor(page, rows, self._devices, options, self._lanes_of(page))
         if len(routed.failed):
             self._home.move(page, routed.failed, State.FAILED, page.reason[routed.failed], now)
@@ -288,7 +335,7 @@ class Router:
         page.flags[held] |= np.uint8(Flag.HANDED_OVER)
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
         self._observer.handed_over(len(held))
-        options = compile_options(page.batch, _CHANNEL_CODES, _N_CHANNELS)
+        options = self._options(page)
         self._carry_out(
             page, reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page)), options
         )
@@ -323,13 +370,17 @@ class Router:
     # -- by time
 
     async def _sweep(self) -> None:
-        """Ends rows whose TTL has passed, page by page."""
+        """Ends rows whose TTL has passed, and waits that have lasted long enough, page by page."""
         while True:
-            await self._clock.sleep_until(self._home.next_deadline())
+            waits = self._waits.next_deadline()
+            with self._clock.move_on_at(min(self._home.next_deadline(), math.inf if waits is None else waits)):
+                await self._sweep_bell.wait()
             now = self._clock.monotonic()
+            self._stop_waiting(now)
             for page, rows in self._home.due(now):
                 self._expire(page, rows, now)
                 await trio.lowlevel.checkpoint()
+            # Several pages that fall due together share a sweep, and the sweeper cannot spin.
             await trio.sleep(_SWEEP_S)
 
     def _expire(self, page: LedgerPage, rows: Rows, now: float) -> None:
@@ -346,7 +397,3 @@ class Router:
         lanes = [self._lanes.get((page.batch.app, channel, class_)) for class_ in Class]
         reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.has_rows]
         return reasons[0] if reasons else Reason.TTL_PASSED
-
-
-#: Between two sweeps: several pages that fall due together share one, and the sweeper cannot spin.
-_SWEEP_S = 0.05

@@ -36,10 +36,9 @@ _FINAL = np.array([state in FINAL_STATES for state in State])
 
 
 class Change(NamedTuple):
-    """Rows of one batch whose state or receipt changed together."""
+    """Rows of one batch whose state or receipt changed together. state, receipt: None where that did not change."""
 
-    sequence: int
-    app: int
+    page: LedgerPage
     rows: Rows
     state: State | None
     reason: U8 | int
@@ -51,7 +50,7 @@ class Change(NamedTuple):
 class HomeObserver(Protocol):
     """Metrics of the home; called per slice, never per row."""
 
-    def moved(self, app: int, came: I64, to: State, reasons: U8 | int) -> None: ...
+    def moved(self, page: LedgerPage, rows: Rows, to: State, reason: Reason | U8) -> None: ...
 
     def finished(self, page: LedgerPage, rows: Rows, now: float) -> None: ...
 
@@ -171,7 +170,7 @@ class Home:
         if not len(rows):
             return
         came = page.move(rows, to, reason)
-        self._observer.moved(page.batch.app, came, to, reason)
+        self._observer.moved(page, rows, to, reason)
         if to in FINAL_STATES:
             was_open = len(rows) - int(came[State.UNCERTAIN])
             self.rows_open -= was_open
@@ -199,8 +198,7 @@ class Home:
         at_unix_ms = batch.born_unix_ms + int((now - batch.born) * 1000)
         kept = reason if isinstance(reason, np.ndarray) else int(reason)
         change = Change(
-            batch.address.sequence,
-            batch.app,
+            page,
             rows.astype(np.uint16),
             state,
             kept,

@@ -6,7 +6,6 @@ one short loop over them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from gateway.batch import Batch
 from gateway.columns import U8, Bool, Rows
 from gateway.content import Class, Priority, Variant
 from gateway.core.strategy import strategy_table
+from gateway.ledger import VENDOR_CHANNELS, Channel
 
 
 class Options(NamedTuple):
@@ -32,29 +32,41 @@ class Options(NamedTuple):
         return batch.variant_index[rows]
 
 
-def compile_options(batch: Batch, channel_codes: Mapping[str, int], n_channels: int) -> Options:
-    """The options of all variants of a batch. channel_codes: name -> code below n_channels."""
+class AppDefaults(NamedTuple):
+    """What an app's configuration says where a variant does not. marketing_categories: these make a row marketing."""
+
+    strategy: int = 1
+    marketing_categories: frozenset[str] = frozenset()
+
+
+#: Channel name -> code, of the channels a strategy may name.
+_CODES = {name: int(channel) for name, channel in VENDOR_CHANNELS.items()}
+
+
+def compile_options(batch: Batch, defaults: AppDefaults) -> Options:
+    """The options of all variants of a batch."""
     variants = batch.variants
     return Options(
-        strategies=_strategies([variant.strategy for variant in variants], channel_codes, n_channels),
-        classes=np.fromiter((class_of(variant) for variant in variants), np.uint8, len(variants)),
+        strategies=_strategies([variant.strategy or defaults.strategy for variant in variants]),
+        classes=np.fromiter((class_of(variant, defaults) for variant in variants), np.uint8, len(variants)),
         priorities=np.fromiter((priority_of(variant) for variant in variants), np.uint8, len(variants)),
         is_now_or_never=np.fromiter((variant.ttl_s == 0 for variant in variants), np.bool_, len(variants)),
     )
 
 
-def _strategies(strategies: list[int | dict[str, int]], channel_codes: Mapping[str, int], n_channels: int) -> U8:
+def _strategies(strategies: list[int | dict[str, int]]) -> U8:
     plain = [strategy if isinstance(strategy, int) else 0 for strategy in strategies]
-    table = np.empty((len(strategies), n_channels), np.uint8)
+    table = np.empty((len(strategies), len(Channel)), np.uint8)
     table[:] = np.array(plain, np.uint8)[:, None]
     for index, strategy in enumerate(strategies):
         if not isinstance(strategy, int):
-            table[index] = strategy_table(strategy, channel_codes)[:n_channels]
+            table[index] = strategy_table(strategy, _CODES)[: len(Channel)]
     return table
 
 
-def class_of(variant: Variant) -> Class:
-    return Class.MARKETING if variant.class_ == "marketing" else Class.SYSTEM
+def class_of(variant: Variant, defaults: AppDefaults) -> Class:
+    is_marketing = variant.class_ == "marketing" or variant.category in defaults.marketing_categories
+    return Class.MARKETING if is_marketing else Class.SYSTEM
 
 
 def priority_of(variant: Variant) -> Priority:

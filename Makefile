@@ -1,0 +1,84 @@
+# Everything runs in .venv; `make install` makes it and is what the other targets share. Idempotent: a second run does
+# nothing. See CONTRIBUTING.md.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROFILE ?= dev
+# make fuzz: the seed is printed, so that a failure can be repeated with SEED=n
+ifndef SEED
+SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+endif
+FUZZ_EXAMPLES ?= 5000
+FUZZ_TESTS ?= tests/wire tests/core tests/vendors
+# make bench NAME=core
+NAME ?= core
+
+.PHONY: help install demo test check format fuzz bench lock clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1@\2/' | column -t -s @
+
+install: $(STAMP)  ## .venv with the locked dependencies and this project
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else 0'
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	    if [ "$$(id -u)" = 0 ]; then \
+	        apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y python3-venv; \
+	    else \
+	        echo 'Python has no venv here. Install it, then run make again:' >&2; \
+	        echo '    sudo apt-get install python3-venv' >&2; \
+	        exit 1; \
+	    fi; \
+	fi
+	@$(PYTHON) -m venv $(VENV)
+
+# --no-build-isolation: setuptools comes from the lock file too, so a build fetches nothing that is not pinned
+$(STAMP): requirements.lock pyproject.toml | $(VENV)/bin/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install  ## simulators, gateway and devices; every message accounted for
+	@$(BIN)/pushgw demo $(ARGS)
+
+test: install  ## all tests; PROFILE=ci looks longer
+	@PROFILE=$(PROFILE) $(BIN)/python -m pytest $(ARGS)
+
+check: install  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: install  ## what check wants of the layout
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+fuzz: install  ## property tests with FUZZ_EXAMPLES each and a printed SEED
+	@echo "fuzz: SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(FUZZ_TESTS)"
+	@PROFILE=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) -m hypothesis $(FUZZ_TESTS) $(ARGS)
+	@echo "fuzz: passed, SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES)"
+
+bench: install  ## one benchmark, NAME=core
+	@$(BIN)/python -m bench $(NAME) --json $(ARGS)
+
+# The only target that chooses versions: newest that pyproject.toml allows, resolved in a venv of its own.
+lock: $(VENV)/bin/python  ## new versions into requirements.lock
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder/venv"; \
+	"$$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[dev]'; \
+	{ sed -n '/^#/p' requirements.lock; \
+	  "$$folder/venv/bin/python" -m pip freeze --all --exclude pip --exclude wheel --exclude pushgw; \
+	} > "$$folder/lock"; \
+	cp "$$folder/lock" requirements.lock
+
+clean:  ## removes .venv, caches and what was built
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

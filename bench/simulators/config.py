@@ -1,0 +1,142 @@
+"""Configuration of the simulators: TOML to frozen structs, unknown keys refused.
+
+configs/simulators.toml shows every key. Defaults here and in that file are the same; a test compares them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from bench.simulators.fates import Fate
+from bench.simulators.fault_kinds import Fault
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections."""
+
+
+class Http2Section(Frozen, frozen=True, kw_only=True):
+    """HTTP/2 behaviour of the front; see h2_server.Http2Rules."""
+
+    header_table_size: Count = 4_096
+    streams_max: Positive = 1_000
+    streams_before_auth: Positive = 1
+    initial_window_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 65_535
+    frame_bytes_max: Annotated[int, msgspec.Meta(ge=16_384, le=2**24 - 1)] = 16_384
+    header_list_bytes_max: Positive = 8_000
+    strict_streams: bool = True
+    excess_streams: Literal["refuse", "goaway"] = "refuse"
+    success_form: Literal["headers", "data", "mixed"] = "headers"
+    idle_stream_s: Seconds = 30.0
+    idle_close_s: Seconds = 0.0
+    errors_until_disconnect: Count = 0
+
+
+class FcmHttp2Section(Http2Section, frozen=True, kw_only=True):
+    """The same with FCM's defaults: about 100 streams, GOAWAY for more, no state after a rejection."""
+
+    streams_max: Positive = 100
+    streams_before_auth: Positive = 100
+    header_list_bytes_max: Positive = 65_536
+    strict_streams: bool = False
+    excess_streams: Literal["refuse", "goaway"] = "goaway"
+    idle_close_s: Seconds = 240.0
+
+
+class ApnsKeySection(Frozen, frozen=True, kw_only=True):
+    """One more provider key beside the generated one. topics: empty = team-scoped; environment: empty = both."""
+
+    key_id: str
+    team_id: str
+    public_key_file: str
+    topics: list[str] = []
+    environment: Literal["", "production", "sandbox"] = ""
+
+
+class ApnsSection(Frozen, frozen=True, kw_only=True):
+    """The APNs simulator."""
+
+    enabled: bool = True
+    port: Port = 0
+    team_id: Annotated[str, msgspec.Meta(pattern="^[A-Z0-9]{10}$")] = "DEF123GHIJ"
+    key_id: Annotated[str, msgspec.Meta(pattern="^([A-Z0-9]{10})?$")] = ""
+    topics: tuple[str, ...] = ("com.example.app",)
+    environment: Literal["production", "sandbox"] = "production"
+    push_type_required: bool = False
+    malformed_payload_reason: str = "PayloadEmpty"
+    rate_per_s: Seconds = 0.0
+    burst: Seconds = 0.0
+    retry_after: bool = False
+    device_messages_per_minute: Count = 0
+    keys: list[ApnsKeySection] = []
+    http2: Http2Section = Http2Section()
+    fates: list[Fate] = []
+    faults: list[Fault] = []
+
+
+class FcmSection(Frozen, frozen=True, kw_only=True):
+    """The FCM simulator with its OAuth endpoint."""
+
+    enabled: bool = True
+    port: Port = 0
+    project_id: str = "sim-project"
+    project_number: str = "123456789012"
+    forbidden_projects: list[str] = []
+    access_token_life_s: Seconds = 3_600.0
+    token_length_min: Positive = 20
+    token_length_max: Positive = 4_096
+    bad_token_form: Literal["fcm_error", "field_violation"] = "fcm_error"
+    rate_per_s: Seconds = 10_000.0
+    burst: Seconds = 600_000.0
+    retry_after: bool = True
+    device_messages_per_minute: Count = 240
+    device_messages_per_hour: Count = 5_000
+    http2: FcmHttp2Section = FcmHttp2Section()
+    fates: list[Fate] = []
+    faults: list[Fault] = []
+
+
+class ReceivedSection(Frozen, frozen=True, kw_only=True):
+    """What is remembered of what was received; see received.Received."""
+
+    rows_max: Positive = 5_000_000
+    keep_texts: bool = False
+    texts_bytes_max: Count = 268_435_456
+    requests_kept: Count = 1_000
+
+
+class SimulatorsConfig(Frozen, frozen=True, kw_only=True):
+    """The whole file."""
+
+    host: str = "127.0.0.1"
+    control_port: Port = 0
+    seed: int = 1
+    connections_max: Positive = 1_000
+    handshake_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    drain_s: Seconds = 1.0
+    received: ReceivedSection = ReceivedSection()
+    apns: ApnsSection = ApnsSection()
+    fcm: FcmSection = FcmSection()
+
+
+def read_config(path: Path | None) -> SimulatorsConfig:
+    """The configuration in `path`; None gives the defaults.
+
+    Raises:
+        ValueError: the file is not TOML, or a key or value is wrong; the text names file, key path and expectation.
+        OSError: the file cannot be read.
+    """
+    if path is None:
+        return SimulatorsConfig()
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=SimulatorsConfig)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,474 @@
+"""The long link: the actor that owns the edge and the sessions of all devices connected to this worker.
+
+What it does in a step, in this order, and never more than fits into `step_s_max`:
+
+    poll (read) -> PUBACKs of the step, vectorised -> other packets -> accept -> report to the owner
+
+The router is the *owner* of devices and rows. It hands rows over with `deliver`, one call for many; it is told by
+callbacks what became of them, in columns, at the end of a step. A row that was taken comes back exactly once:
+`acknowledged`, or `unacknowledged` with the reason. A row that came back as unacknowledged because of `ACK_TIMEOUT` may
+be followed by `acknowledged_late`, which is news, not custody.
+
+Callbacks run inside the step and may call `deliver`, but must not wait or close anything.
+
+Sessions: MQTT 3.1.1, clean sessions only (session present is always 0), identity and topics as in
+`docs/device-protocol.md`. The rules are in `wire/mqtt/session.py`; this file carries them out.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable, Mapping
+from typing import assert_never
+
+import numpy as np
+import trio
+
+from gateway.actors.long_link_downlink import Downlink
+from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
+from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
+from gateway.core.identity import check_device_password
+from gateway.errors import CloseReason, Overloaded, RemoteProtocolError
+from gateway.net.edge import Edge, Pace
+from gateway.net.edge_table import CLOSE_REASONS, FLAG_PARTIAL, FLAG_QOS_1, FLAG_SUBSCRIBED, ConnectionTable, Count
+from gateway.wire.mqtt import packets as mqtt
+from gateway.wire.mqtt.packets import ConnectCode, FrameTooLarge, PacketType
+from gateway.wire.mqtt.publish import split_pubacks
+from gateway.wire.mqtt.session import (
+    Act,
+    SessionState,
+    act_for,
+    connect_refusal,
+    downlink_topic,
+    grant,
+    uplink_event,
+)
+
+
+class LongLink:
+    """The actor. Everything it has is touched by the task in `run` and by callers of `deliver` in the same thread."""
+
+    def __init__(
+        self,
+        settings: LongLinkSettings,
+        apps: Mapping[str, App],
+        owner: Owner,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        perf_counter: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.settings = settings
+        self._apps = apps
+        self._owner = owner
+        self._clock = clock
+        self._perf_counter = perf_counter
+        edge = settings.edge
+        self.table = ConnectionTable(edge.files_max, edge.connections_max, now=clock())
+        self.edge = Edge(edge, self.table)
+        self.write_pace = Pace(edge.step_s_max)
+        self.downlink = Downlink(settings, self.table, self.edge)
+        self.packets_in = np.zeros(16, np.uint64)
+        """(16,) packets by PacketType; `packets_out` the same, less PUBLISH, which the downlink counts."""
+        self.packets_out = np.zeros(16, np.uint64)
+        self.connacks = np.zeros(len(ConnectCode), np.uint64)
+        self._next_tick = clock() + settings.tick_s
+        self._drain_until: float | None = None
+        self._stopped = trio.Event()
+        # Reads that did not fit into the step in which they were made: (fd, generation, data).
+        self._deferred: collections.deque[tuple[int, int, bytes]] = collections.deque()
+        # Filled during a step, emptied at its end.
+        self._slow_acks: list[tuple[int, int, int]] = []
+        self._subscribed: list[tuple[int, int]] = []
+        # fd -> identifiers of uplink QoS 2 messages whose PUBREL has not come; an entry exists only while there is one.
+        self._unreleased: dict[int, set[int]] = {}
+
+    # The task.
+
+    def listen(self) -> list[tuple[str, int]]:
+        """Opens the listeners and returns their addresses. Raises: ConfigError."""
+        return self.edge.listen()
+
+    async def run(self) -> None:
+        """Serves until `stop` has been called and the connections have drained.
+
+        If cancelled: every connection is closed at once, and the owner is told, before it returns.
+        """
+        try:
+            while not self._is_drained():
+                now = self._clock()
+                busy = self.step(now)
+                if now >= self._next_tick:
+                    busy = self.tick(now) or busy
+                if busy:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    with trio.move_on_after(max(0.0, self._wake_at() - self._clock())):
+                        await trio.lowlevel.wait_readable(self.edge.fileno())
+            while self.edge.close_some(CloseReason.SHUTDOWN, self.edge.pace.items()):
+                self._report(self._clock())
+                await trio.lowlevel.checkpoint()
+        finally:
+            self.dispose()
+
+    def stop(self, drain_s: float) -> None:
+        """No connection and no row is taken from now on; `run` returns when all PUBACKs are in or `drain_s` is over."""
+        self.edge.stop_listening()
+        self._drain_until = self._clock() + drain_s
+        self.edge.wake()
+
+    async def wait_stopped(self) -> None:
+        """Returns when every connection is closed and reported. If cancelled: nothing changes."""
+        await self._stopped.wait()
+
+    def dispose(self) -> None:
+        """Closes whatever is open and reports it. Idempotent."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        try:
+            self.edge.close_some(CloseReason.SHUTDOWN, self.table.files_max)
+            self._report(self._clock())
+        finally:
+            self.edge.dispose()
+
+    def _is_drained(self) -> bool:
+        if self._drain_until is None:
+            return False
+        return self.downlink.in_flight.n_waiting() == 0 or self._clock() >= self._drain_until
+
+    def _wake_at(self) -> float:
+        wake_at = self._next_tick
+        for other in (self._drain_until, self.edge.accept_again_at()):
+            if other is not None:
+                wake_at = min(wake_at, other)
+        return wake_at
+
+    def step(self, now: float) -> bool:
+        """One bounded step; true when it did something, so that another one is worth while at once."""
+        started = self._perf_counter()
+        self.edge.resume_accepting(now)
+        is_busy = bool(self._deferred)
+        if is_busy:
+            self._take_deferred(now, started)
+        else:
+            reads = self.edge.poll()
+            if reads.fds:
+                self._take_reads(reads.fds, reads.data, now, started)
+            for fd, reason in reads.ended:
+                if self.table.state_at[fd]:
+                    self.edge.close(fd, reason)
+            items = len(reads.fds) + len(reads.ended)
+            is_busy = items > 0
+            self.edge.pace.on_step(items, self._perf_counter() - started)
+        if self.edge.accept(now):
+            is_busy = True
+        self._report(now)
+        return is_busy
+
+    def tick(self, now: float) -> bool:
+        """The scans over deadlines; true when some are left for another step."""
+        closes_max = self.edge.pace.items()
+        has_more = self.edge.close_overdue(now, closes_max) >= closes_max
+        if not has_more:
+            self._next_tick = now + self.settings.tick_s
+        self._report(now)
+        lapsed = self.downlink.lapse(now)
+        if len(lapsed):
+            self._owner.unacknowledged(lapsed, Unacknowledged.ACK_TIMEOUT)
+        return has_more
+
+    def _count(self, counter: Count, by: int = 1) -> None:
+        self.table.count_at[counter] += by
+
+    # Uplink.
+
+    def _take_reads(self, fds: list[int], data: list[bytes], now: float, started: float) -> None:
+        """PUBACKs that came alone are settled in columns; whatever else there is goes through the packet parser."""
+        table = self.table
+        fds_array = np.array(fds, np.int32)
+        table.touch(fds_array, now)
+        pubacks = split_pubacks(data)
+        if pubacks.is_puback.any():
+            acking = fds_array[pubacks.is_puback]
+            plain = (table.state[acking] == SessionState.CONNECTED) & (table.flags[acking] & FLAG_PARTIAL == 0)
+            packet_ids = pubacks.packet_ids
+            if not plain.all():
+                pubacks.is_puback[np.flatnonzero(pubacks.is_puback)[~plain]] = False
+                acking, packet_ids = acking[plain], packet_ids[plain]
+            self.packets_in[PacketType.PUBACK] += len(acking)
+            self._settle(acking, table.generation[acking], packet_ids, now)
+        for position in np.flatnonzero(~pubacks.is_puback).tolist():
+            self._deferred.append((fds[position], table.generation_at[fds[position]], data[position]))
+        self._take_deferred(now, started)
+
+    def _take_deferred(self, now: float, started: float) -> None:
+        """Parses reads until the step that began at `started` is over; nothing else is read before all are done.
+
+        A client that sends its smallest packets as fast as it can costs the others a step now and then, no more.
+        """
+        while self._deferred:
+            fd, generation, data = self._deferred.popleft()
+            # A takeover or an eviction may have closed it in the meantime.
+            if self.table.generation_at[fd] == generation:
+                self._take_packets(fd, data, now)
+            if self._perf_counter() - started >= self.settings.edge.step_s_max:
+                break
+        self._settle_slow_acks(now)
+
+    def _take_packets(self, fd: int, data: bytes, now: float) -> None:
+        """Parses and carries out what has come on one connection; closes it where it breaks a rule."""
+        table, edge = self.table, self.edge
+        unparsed = edge.join_partial(fd, data)
+        generation = table.generation_at[fd]
+        replies = bytearray()
+        at = 0
+        try:
+            while True:
+                is_connected = table.state_at[fd] == SessionState.CONNECTED
+                limit = self.settings.packet_bytes_max if is_connected else self.settings.connect_bytes_max
+                found = mqtt.next_packet(unparsed, at, limit)
+                if found is None:
+                    break
+                packet, at = found
+                self._carry_out(fd, packet, replies, now)
+                if table.generation_at[fd] != generation:
+                    return
+        except FrameTooLarge:
+            self._refuse(fd, replies, CloseReason.FRAME_TOO_LARGE, now)
+            return
+        except RemoteProtocolError as error:
+            is_version = error.wire_code == ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION
+            if is_version and table.state_at[fd] == SessionState.HANDSHAKING:
+                self._connack(ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION, replies)
+                self._refuse(fd, replies, CloseReason.UNSUPPORTED_VERSION, now)
+            else:
+                self._refuse(fd, replies, CloseReason.PROTOCOL_ERROR, now)
+            return
+        edge.keep_partial(fd, unparsed, at, now)
+        if replies and table.generation_at[fd] == generation:
+            edge.write(fd, replies, now)
+
+    def _refuse(self, fd: int, replies: bytearray, reason: CloseReason, now: float) -> None:
+        """Says what is still to be said and closes."""
+        generation = self.table.generation_at[fd]
+        if replies:
+            self.edge.write(fd, replies, now)
+        if self.table.generation_at[fd] == generation:
+            self.edge.close(fd, reason)
+
+    def _carry_out(self, fd: int, packet: mqtt.Packet, replies: bytearray, now: float) -> None:
+        """Does what the packet asks for; answers go to `replies`. Raises: RemoteProtocolError."""
+        act = act_for(self.table.state_at[fd], packet)
+        self.packets_in[_TYPE_OF[type(packet)]] += 1
+        match act:
+            case Act.LOG_IN:
+                assert isinstance(packet, mqtt.Connect)
+                self._log_in(fd, packet, replies, now)
+            case Act.TAKE_UPLINK:
+                assert isinstance(packet, mqtt.Publish)
+                self._take_uplink(fd, packet, replies)
+            case Act.ACKNOWLEDGE:
+                assert isinstance(packet, mqtt.Puback)
+                self._slow_acks.append((fd, self.table.generation_at[fd], packet.packet_id))
+            case Act.COMPLETE_UPLINK:
+                assert isinstance(packet, mqtt.Pubrel)
+                self._release(fd, packet.packet_id)
+                self._reply(replies, PacketType.PUBCOMP, mqtt.encode_pubcomp(packet.packet_id))
+            case Act.GRANT:
+                assert isinstance(packet, mqtt.Subscribe)
+                self._grant(fd, packet, replies)
+            case Act.WITHDRAW:
+                assert isinstance(packet, mqtt.Unsubscribe)
+                if downlink_topic(self.table.device_id_of(fd).hex()) in packet.filters:
+                    self.table.flags_at[fd] &= ~(FLAG_SUBSCRIBED | FLAG_QOS_1) & 0xFF
+                self._reply(replies, PacketType.UNSUBACK, mqtt.encode_unsuback(packet.packet_id))
+            case Act.PONG:
+                self._reply(replies, PacketType.PINGRESP, mqtt.PINGRESP)
+            case Act.LEAVE:
+                self._refuse(fd, replies, CloseReason.CLIENT_DISCONNECT, now)
+            case _:
+                assert_never(act)
+
+    def _reply(self, replies: bytearray, kind: PacketType, packet: bytes) -> None:
+        self.packets_out[kind] += 1
+        replies += packet
+
+    def _connack(self, code: ConnectCode, replies: bytearray) -> None:
+        self.connacks[code] += 1
+        self._reply(replies, PacketType.CONNACK, mqtt.encode_connack(code))
+
+    def _log_in(self, fd: int, connect: mqtt.Connect, replies: bytearray, now: float) -> None:
+        """The connection becomes a session, an older one of the same device ends; or it is refused and closed."""
+        code, slot, app_index = self._identify(fd, connect, now)
+        self._connack(code, replies)
+        if code is not ConnectCode.ACCEPTED:
+            self._refuse(fd, replies, _REFUSAL_REASONS[code], now)
+            return
+        older = self.table.slots.find(slot)
+        if older >= 0:
+            self.edge.close(older, CloseReason.TAKEN_OVER)
+        keepalive_s = min(connect.keepalive_s or self.settings.keepalive_s_max, self.settings.keepalive_s_max)
+        self.table.log_in(fd, slot, app_index, bytes.fromhex(connect.client_id), keepalive_s, now)
+        self.edge.end_handshake(fd)
+        self._count(Count.LOGINS)
+
+    def _identify(self, fd: int, connect: mqtt.Connect, now: float) -> tuple[ConnectCode, int, int]:
+        """(return code, device slot, app index); the last two hold for ACCEPTED only."""
+        refusal = connect_refusal(connect)
+        if refusal is not None:
+            return refusal, -1, 0
+        assert connect.user_name is not None
+        assert connect.password is not None
+        app = self._apps.get(connect.user_name)
+        if app is None or not check_device_password(app.secrets, connect.client_id, connect.password):
+            return ConnectCode.BAD_USER_NAME_OR_PASSWORD, -1, 0
+        device_id = bytes.fromhex(connect.client_id)
+        try:
+            slot = self._owner.connect(app.index, device_id, fd, self.table.generation_at[fd], now)
+        except Overloaded:
+            return ConnectCode.SERVER_UNAVAILABLE, -1, 0
+        return (ConnectCode.ACCEPTED if slot >= 0 else ConnectCode.NOT_AUTHORIZED), slot, app.index
+
+    def _grant(self, fd: int, subscribe: mqtt.Subscribe, replies: bytearray) -> None:
+        codes, granted = grant(subscribe, self.table.device_id_of(fd).hex())
+        if granted is not None:
+            flags = self.table.flags_at[fd] & ~(FLAG_SUBSCRIBED | FLAG_QOS_1) & 0xFF
+            self.table.flags_at[fd] = flags | FLAG_SUBSCRIBED | (FLAG_QOS_1 if granted else 0)
+            if granted:
+                self._subscribed.append((fd, self.table.generation_at[fd]))
+        n_refused = codes.count(mqtt.SUBSCRIPTION_REFUSED)
+        self._count(Count.SUBSCRIPTIONS_REFUSED, n_refused)
+        self._count(Count.SUBSCRIPTIONS_GRANTED, len(codes) - n_refused)
+        self._reply(replies, PacketType.SUBACK, mqtt.encode_suback(subscribe.packet_id, codes))
+
+    def _take_uplink(self, fd: int, publish: mqtt.Publish, replies: bytearray) -> None:
+        """Hands the message to the owner, a QoS 2 one once (method B of section 4.3.3), and acknowledges it."""
+        device_id = self.table.device_id_of(fd)
+        event = uplink_event(publish.topic, device_id.hex())
+        if event is None:
+            self._count(Count.UPLINK_TOPIC_REFUSED)
+            raise RemoteProtocolError("PUBLISH to a topic that is not this device's")  # [MQTT-3.3.5-2]
+        unreleased = self._unreleased.get(fd) if publish.qos == 2 else None
+        if unreleased is None or publish.packet_id not in unreleased:
+            if unreleased is not None and len(unreleased) >= self.settings.qos_2_unreleased_max:
+                raise RemoteProtocolError(
+                    f"{len(unreleased)} QoS 2 messages without PUBREL, limit {self.settings.qos_2_unreleased_max}"
+                )
+            try:
+                self._owner.uplink(self.table.slot_at[fd], device_id, event, publish.payload)
+            except Overloaded:
+                self._count(Count.UPLINK_OVERLOADED)
+                return
+            self._count(Count.UPLINK)
+        if publish.qos == 1:
+            self._reply(replies, PacketType.PUBACK, mqtt.encode_puback(publish.packet_id))
+        elif publish.qos == 2:
+            self._unreleased.setdefault(fd, set()).add(publish.packet_id)
+            self._reply(replies, PacketType.PUBREC, mqtt.encode_pubrec(publish.packet_id))
+
+    def _release(self, fd: int, packet_id: int) -> None:
+        unreleased = self._unreleased.get(fd)
+        if unreleased is not None:
+            unreleased.discard(packet_id)
+            if not unreleased:
+                del self._unreleased[fd]
+
+    # Acknowledgements and reports.
+
+    def _settle_slow_acks(self, now: float) -> None:
+        if self._slow_acks:
+            rows = np.array(self._slow_acks, np.int64)
+            self._slow_acks = []
+            self._settle(rows[:, 0].astype(np.int32), rows[:, 1].astype(np.uint32), rows[:, 2].astype(np.uint16), now)
+
+    def _settle(self, fds: I32, generations: U32, packet_ids: U16, now: float) -> None:
+        """Tells the owner what PUBACKs settled: in time, and late."""
+        settled = self.downlink.settle(fds, generations, packet_ids)
+        late = settled.is_late
+        if not late.any():
+            if len(settled.tags):
+                self._owner.acknowledged(settled.tags, settled.sent_at, now)
+            return
+        if not late.all():
+            self._owner.acknowledged(settled.tags[~late], settled.sent_at[~late], now)
+        self._owner.acknowledged_late(settled.tags[late], settled.sent_at[late], now)
+
+    def _report(self, now: float) -> None:
+        """Tells the owner what the step brought: ends first, so that it knows who is offline when rows come back."""
+        if self.edge.has_closed():
+            closed = self.edge.take_closed()
+            for fd in closed.fds.tolist():
+                self._unreleased.pop(fd, None)
+            lost = self.downlink.take_lost()
+            self._owner.disconnected(*closed)
+            if len(lost):
+                self._owner.unacknowledged(lost, Unacknowledged.CONNECTION_CLOSED)
+        sent_qos_0 = self.downlink.take_sent_qos_0()
+        if len(sent_qos_0):
+            self._owner.unacknowledged(sent_qos_0, Unacknowledged.QOS_0)
+        if self._subscribed:
+            rows, self._subscribed = np.array(self._subscribed, np.int64), []
+            fds, generations = rows[:, 0].astype(np.int32), rows[:, 1].astype(np.uint32)
+            live = self.table.is_live(fds, generations)
+            if live.any():
+                fds, generations = fds[live], generations[live]
+                self._owner.subscribed(self.table.slot[fds], fds, generations, now)
+
+    # Downlink.
+
+    def deliver_rows_max(self) -> int:
+        """How many rows fit into one step of the loop at the measured pace: the slice to call `deliver` with."""
+        return self.write_pace.items()
+
+    def deliver(self, fds: I32, generations: U32, device_ids: U8, tags: I64, payload: Pieces, now: float) -> Bool:
+        """Takes rows for connected devices: (n,) true where the row is written or pending and will be reported once.
+
+        fds (n,) int32, generations (n,) uint32, device_ids (n, 16), tags (n,) the caller's names, payload: pieces of
+        n rows. Not taken: connection gone or another one, not subscribed, window or pending output full, draining.
+        Several rows of one device are written in their order and in one write.
+        """
+        if self._drain_until is not None:
+            self._count(Count.REFUSED_OFFLINE, len(fds))
+            return np.zeros(len(fds), np.bool_)
+        started = self._perf_counter()
+        taken = self.downlink.deliver(fds, generations, device_ids, tags, payload, now)
+        self.write_pace.on_step(int(np.count_nonzero(taken)), self._perf_counter() - started)
+        return taken
+
+    # Seeing.
+
+    def statistics(self) -> LongLinkStatistics:
+        """Counts since start and sizes of everything that can grow."""
+        packets_out = self.packets_out.copy()
+        packets_out[PacketType.PUBLISH] += self.downlink.n_published
+        return LongLinkStatistics(
+            connections=self.table.n_open,
+            connected=self.table.n_connected,
+            in_flight=len(self.downlink.in_flight),
+            side_tables={**self.edge.statistics(), "qos_2_unreleased": len(self._unreleased)},
+            counts={count.name.lower(): int(self.table.counts[count]) for count in Count},
+            closed={reason.value: int(n) for reason, n in zip(CLOSE_REASONS, self.table.closed, strict=True)},
+            packets_in={kind.name.lower(): int(self.packets_in[kind]) for kind in PacketType},
+            packets_out={kind.name.lower(): int(packets_out[kind]) for kind in PacketType},
+            connacks={code.name.lower(): int(self.connacks[code]) for code in ConnectCode},
+        )
+
+
+_TYPE_OF: dict[type[mqtt.Packet], PacketType] = {
+    mqtt.Connect: PacketType.CONNECT,
+    mqtt.Publish: PacketType.PUBLISH,
+    mqtt.Puback: PacketType.PUBACK,
+    mqtt.Pubrel: PacketType.PUBREL,
+    mqtt.Subscribe: PacketType.SUBSCRIBE,
+    mqtt.Unsubscribe: PacketType.UNSUBSCRIBE,
+    mqtt.Pingreq: PacketType.PINGREQ,
+    mqtt.Disconnect: PacketType.DISCONNECT,
+}
+
+_REFUSAL_REASONS = {
+    ConnectCode.IDENTIFIER_REJECTED: CloseReason.BAD_IDENTITY,
+    ConnectCode.SERVER_UNAVAILABLE: CloseReason.TOO_MANY_CONNECTIONS,
+    ConnectCode.BAD_USER_NAME_OR_PASSWORD: CloseReason.BAD_CREDENTIALS,
+    ConnectCode.NOT_AUTHORIZED: CloseReason.BAD_IDENTITY,
+}

@@ -1,0 +1,101 @@
+"""What the long link and the rest of the gateway have to know of each other: its settings and the ports it calls.
+
+The router is the *owner* of devices and rows; `Owner` is what the long link tells it. All columns of one call have one
+length, and arrays belong to the callee from then on.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gateway.columns import I32, I64, U32
+from gateway.errors import CloseReason
+from gateway.net.edge_settings import EdgeSettings
+
+F64 = npt.NDArray[np.float64]
+
+
+def _meta(description: str, ge: float = 1, le: float | None = None) -> msgspec.Meta:
+    return msgspec.Meta(ge=ge, le=le, description=description)
+
+
+class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of sessions and deliveries; those of sockets are in `edge`."""
+
+    edge: EdgeSettings = EdgeSettings()
+    in_flight_per_device_max: Annotated[
+        int, _meta("rows of one device without PUBACK; a phone that wakes up is not flooded", 1, 65_535)
+    ] = 32
+    in_flight_max: Annotated[int, _meta("rows without PUBACK over all devices; 25 bytes each")] = 262_140
+    packet_bytes_max: Annotated[int, _meta("one uplink packet; events are small", 64, 268_435_455)] = 65_536
+    connect_bytes_max: Annotated[int, _meta("a CONNECT: ids and a password, and a will that is thrown away", 64)] = (
+        4_096
+    )
+    ack_timeout_s: Annotated[float, _meta("a row without PUBACK goes to another channel after it", 0.001)] = 5.0
+    keepalive_s_max: Annotated[
+        int, _meta("keep alive in force for a device that asks for none or for more; finds dead sockets", 1, 65_535)
+    ] = 3_600
+    qos_2_unreleased_max: Annotated[int, _meta("uplink QoS 2 messages of one device waiting for PUBREL")] = 64
+    tick_s: Annotated[float, _meta("period of the scans over deadlines", 0.001)] = 1.0
+
+
+class App(Protocol):
+    """What the long link has to know of an app."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def secrets(self) -> tuple[bytes, ...]: ...
+
+
+class Unacknowledged(enum.Enum):
+    """Why a row that had been taken comes back."""
+
+    CONNECTION_CLOSED = "connection_closed"
+    ACK_TIMEOUT = "ack_timeout"
+    QOS_0 = "qos_0"
+    """Written, but the device subscribed with QoS 0: nobody will ever say whether it came."""
+
+
+class Owner(Protocol):
+    """Whoever owns devices and rows (the router). Columns of one call have one length; arrays belong to the callee."""
+
+    def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
+        """The device's slot, or a negative number to refuse it (banned). Raises: Overloaded (CONNACK code 3)."""
+
+    def subscribed(self, slots: I32, fds: I32, generations: U32, now: float) -> None:
+        """These devices take downlink of QoS 1 from now on: the moment to send what waited for them."""
+
+    def disconnected(self, slots: I32, fds: I32, generations: U32, reasons: list[CloseReason]) -> None:
+        """These connections are over. A takeover's new connection has been announced by `connect` before."""
+
+    def acknowledged(self, tags: I64, sent_at: F64, now: float) -> None:
+        """PUBACKs in time: these rows are with their devices."""
+
+    def acknowledged_late(self, tags: I64, sent_at: F64, now: float) -> None:
+        """PUBACKs of rows that were given back as ACK_TIMEOUT before."""
+
+    def unacknowledged(self, tags: I64, why: Unacknowledged) -> None:
+        """These rows are the owner's again."""
+
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> None:
+        """A message of a device. Raises: Overloaded (it gets no PUBACK and sends it again)."""
+
+
+class LongLinkStatistics(NamedTuple):
+    """A snapshot. counts, closed, packets: name -> value since start."""
+
+    connections: int
+    connected: int
+    in_flight: int
+    side_tables: dict[str, int]
+    counts: dict[str, int]
+    closed: dict[str, int]
+    packets_in: dict[str, int]
+    packets_out: dict[str, int]
+    connacks: dict[str, int]

@@ -1,0 +1,170 @@
+"""ReceiptStreams: `subscribe_receipts`. One task per stream walks the home's ring of changes and sends its app's rows.
+
+A cursor is (position in the ring, rows of that change already sent); opaque to clients. A stream that falls behind the
+ring ends with `cursor_expired`: the gateway does not keep changes for a client that does not read.
+
+Waits for: the client's credit. Is waited for by: nobody.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import trio
+
+from gateway.actors.bell import Bell
+from gateway.actors.rpc_listener import RpcConnection
+from gateway.core.home import Change, Home
+from gateway.ledger import Receipt, State
+from gateway.wire.rpc import messages
+from gateway.wire.rpc.faults import BadRequest
+
+#: Changes looked at in one step; one is a burst or less.
+_CHANGES_MAX = 256
+#: Rows in one frame: 41 bytes each.
+_FRAME_ROWS_MAX = 16_384
+#: How long changes are gathered before they go out; a receipt may be this much late.
+_GATHER_S = 0.02
+_CURSOR = struct.Struct("<QI")
+
+
+class Cursor(NamedTuple):
+    position: int
+    offset: int
+
+    def encode(self) -> bytes:
+        return _CURSOR.pack(*self)
+
+
+class _Stream:
+    __slots__ = ("bell", "scope")
+
+    def __init__(self) -> None:
+        self.bell = Bell()
+        self.scope = trio.CancelScope()
+
+
+class ReceiptStreams:
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._streams: dict[tuple[RpcConnection, int], _Stream] = {}
+
+    def check_cursor(self, cursor: bytes) -> Cursor:
+        """Where a stream begins; an empty cursor means from now on. Raises BadRequest."""
+        if not cursor:
+            return Cursor(self._home.next_cursor, 0)
+        if len(cursor) != _CURSOR.size:
+            raise BadRequest("cursor", "not a cursor of this gateway")
+        found = Cursor(*_CURSOR.unpack(cursor))
+        if found.position > self._home.next_cursor or self._home.changes(found.position, 0) is None:
+            raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
+        return found
+
+    def credited(self, connection: RpcConnection, stream: int) -> None:
+        found = self._streams.get((connection, stream))
+        if found is not None:
+            found.bell.ring()
+
+    def cancelled(self, connection: RpcConnection, stream: int) -> None:
+        found = self._streams.pop((connection, stream), None)
+        if found is not None:
+            found.scope.cancel()
+
+    def closed(self, connection: RpcConnection) -> None:
+        for key in [key for key in self._streams if key[0] is connection]:
+            self._streams.pop(key).scope.cancel()
+
+    async def run(
+        self, connection: RpcConnection, message: messages.SubscribeReceipts, cursor: Cursor, app: int
+    ) -> None:
+        """Sends changes until the client cancels or is gone. Raises BadRequest when it fell behind the ring."""
+        stream = _Stream()
+        self._streams[connection, message.id] = stream
+        with stream.scope:
+            while True:
+                credit = min(connection.session.stream_credit(message.id), _FRAME_ROWS_MAX)
+                if not credit:
+                    await stream.bell.wait()
+                    continue
+                found = self._home.changes(cursor.position, _CHANGES_MAX)
+                if found is None:
+                    self._streams.pop((connection, message.id), None)
+                    raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
+                parts, cursor = take_rows(found[0], cursor, app, credit)
+                if parts and not connection.answer(_receipts(message.id, cursor, parts)):
+                    return
+                if found[0]:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.sleep(_GATHER_S)
+
+
+class Part(NamedTuple):
+    """Some rows of one change."""
+
+    change: Change
+    first: int
+    stop: int
+
+
+def take_rows(changes: Sequence[Change], cursor: Cursor, app: int, rows_max: int) -> tuple[list[Part], Cursor]:
+    """The next rows of one app, at most rows_max, and the cursor after them."""
+    parts: list[Part] = []
+    position, offset = cursor
+    for change in changes:
+        n = len(change.rows)
+        if change.page.batch.app == app:
+            stop = min(n, offset + rows_max)
+            parts.append(Part(change, offset, stop))
+            rows_max -= stop - offset
+            if stop < n:
+                return parts, Cursor(position, stop)
+        position, offset = position + 1, 0
+        if not rows_max:
+            break
+    return parts, Cursor(position, offset)
+
+
+def _receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messages.Receipts:
+    """One frame. What a change does not say (its state, its receipt) is what the page says now."""
+
+    def column(values: list[Any], dtype: str) -> memoryview:
+        return np.concatenate(values).astype(dtype, copy=False).view(np.uint8).reshape(-1).data
+
+    rows = [change.rows[first:stop].astype(np.intp) for change, first, stop in parts]
+    pages = [change.page for change, _, _ in parts]
+    counts = [len(part) for part in rows]
+    return messages.Receipts(
+        id=stream,
+        cursor=cursor.encode(),
+        n=sum(counts),
+        message_ids=column([page.batch.message_ids[at] for page, at in zip(pages, rows, strict=True)], "u1"),
+        device_ids=column([page.batch.device_ids[at] for page, at in zip(pages, rows, strict=True)], "u1"),
+        state=column([_states(part, at) for part, at in zip(parts, rows, strict=True)], "u1"),
+        reason=column([_reasons(part, at) for part, at in zip(parts, rows, strict=True)], "u1"),
+        receipt=column([_receipt_codes(part, at) for part, at in zip(parts, rows, strict=True)], "u1"),
+        channel=column([change.channel[first:stop] for change, first, stop in parts], "u1"),
+        at_unix_ms=column(
+            [np.full(n, part.change.at_unix_ms, np.uint64) for n, part in zip(counts, parts, strict=True)], "<u8"
+        ),
+    )
+
+
+def _states(part: Part, rows: Any) -> Any:
+    state: State | None = part.change.state
+    return part.change.page.state[rows] if state is None else np.full(len(rows), state, np.uint8)
+
+
+def _reasons(part: Part, rows: Any) -> Any:
+    reason = part.change.reason
+    if isinstance(reason, int):
+        return np.full(len(rows), reason, np.uint8)
+    return reason[part.first : part.stop]
+
+
+def _receipt_codes(part: Part, rows: Any) -> Any:
+    receipt: Receipt | None = part.change.receipt
+    return part.change.page.receipt[rows] if receipt is None else np.full(len(rows), receipt, np.uint8)

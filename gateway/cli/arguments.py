@@ -1,0 +1,188 @@
+"""Every sub-command of `pushgw` with its options, and the module that carries it out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+#: Seconds a question to the gateway may take. An answer takes milliseconds; five cover a gateway that is starting.
+TIMEOUT_S = 5.0
+#: Seconds one submit may take with its retries, and routing may take afterwards.
+SUBMIT_TIMEOUT_S = 30.0
+CONFIG_VARIABLE = "PUSHGW_CONFIG"
+
+_EPILOG = """\
+exit codes: 0 all well; 1 not conserved or duplicates; 2 usage or configuration; 3 some rows refused (the rest done);
+4 gateway not reachable
+"""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, with `module` naming who carries them out. Ends the process with code 2 for a wrong usage."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pushgw",
+        description="A push gateway: binary RPC in, APNs, FCM and MQTT out, every message accounted for.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_running(commands)
+    _add_submitting(commands)
+    _add_asking(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, module: str, summary: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=summary)
+    parser.set_defaults(module=f"gateway.cli.{module}")
+    return parser
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=os.environ.get(CONFIG_VARIABLE),
+        help=f"the gateway's configuration (default: ${CONFIG_VARIABLE})",
+    )
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+
+
+def _operator(parser: argparse.ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="instead of the operator socket of the configuration (unix://, tcp://)"
+    )
+    parser.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, metavar="S", help="seconds to wait for an answer")
+    _json(parser)
+
+
+def _add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = _command(commands, "serve", "serve", "Run the gateway until SIGTERM.")
+    _config(serve)
+    serve.add_argument("--ready-json", action="store_true", help="print the addresses as one JSON line when ready")
+    serve.add_argument("--exit-with-parent", action="store_true", help="drain and end when stdin closes")
+    check = _command(commands, "check-config", "check_config", "Check a configuration; name every fault in it.")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument(
+        "--without-files", action="store_true", help="do not check that the files and variables it names are there"
+    )
+    _json(check)
+    simulate = _command(commands, "simulate", "simulate", "Run the simulators of the vendors until SIGTERM.")
+    simulate.add_argument("--config", type=Path, metavar="FILE", help="configs/simulators.toml documents every key")
+    simulate.add_argument("--dir", type=Path, metavar="DIR", help="for certificates and credentials")
+    simulate.add_argument("--exit-with-parent", action="store_true", help="end when stdin closes")
+    _json(simulate)
+
+
+def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    submit = _command(commands, "submit", "submit", "Submit the notifications of a JSONL file and wait for routing.")
+    submit.add_argument("file", metavar="FILE", help="one notification per line; - reads stdin")
+    _config(submit)
+    submit.add_argument("--app", metavar="KEY", help="submit as this app (default: the only one)")
+    submit.add_argument("--address", metavar="ADDRESS", help="instead of the RPC listener of the configuration")
+    submit.add_argument("--no-wait", action="store_true", help="do not wait for routing")
+    submit.add_argument("--allow-duplicates", action="store_true", help="the same target twice gets both")
+    submit.add_argument("--request-id", default="", metavar="ID", help="makes a repeated submit of the file harmless")
+    submit.add_argument(
+        "--timeout", type=_seconds, default=SUBMIT_TIMEOUT_S, metavar="S", help="seconds per submit, and for routing"
+    )
+    _json(submit)
+    login = _command(commands, "device-login", "device_login", "Print a mosquitto_sub line for a device.")
+    login.add_argument("app", metavar="APP", help="app key")
+    login.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
+    _config(login)
+    login.add_argument("--address", metavar="HOST:PORT", help="instead of the long link of the configuration")
+    _json(login)
+
+
+def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    task = _command(commands, "task", "task", "Where the rows of a task are.")
+    task.add_argument("task", metavar="TASK", type=_identifier, help="task id as submit printed it")
+    trace = _command(commands, "trace", "trace", "The way of one message: when, which channel, which verdict.")
+    trace.add_argument("task", metavar="TASK", type=_identifier, help="task id")
+    trace.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
+    device = _command(commands, "device", "device", "A device: token, presence, last messages with their states.")
+    device.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
+    for parser in (task, trace, device):
+        parser.add_argument("--app", metavar="KEY", help="ask as this app over the RPC, instead of as operator")
+        _operator(parser)
+    _operator(_command(commands, "status", "status", "What the gateway is doing."))
+    clock = _command(commands, "clock", "clock", "The development clock.")
+    actions = clock.add_subparsers(dest="action", required=True, metavar="ACTION")
+    advance = actions.add_parser("advance", help="Move the clock of the gateway forward; never in production.")
+    advance.add_argument("seconds", type=_seconds, metavar="SECONDS")
+    advance.add_argument("--simulators", metavar="HOST:PORT", help="move the simulators at this control port too")
+    _operator(advance)
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = _command(commands, "demo", "demo.run", "Simulators, gateway and devices; proves every message accounted for.")
+    demo.add_argument("--input", type=Path, metavar="FILE.jsonl", help="notifications (default: the shipped sample)")
+    demo.add_argument("--devices", type=_count, default=2000, metavar="N", help="devices (default: 2000)")
+    demo.add_argument("--online", type=_share, default=0.5, metavar="FRACTION", help="of them online (default: 0.5)")
+    demo.add_argument("--fault", choices=("drop", "double"), help="receivers lose or repeat rows; must end with code 1")
+    demo.add_argument("--config", type=Path, metavar="FILE", help="what the gateway's configuration starts from")
+    demo.add_argument("--keep", action="store_true", help="keep the directory with configuration and logs")
+    _json(demo)
+
+
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1,000,000,000 seconds")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+#: Devices of one demo: a process may have so many sockets to one port of one address.
+_DEVICES_MAX = 25_000
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _DEVICES_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_DEVICES_MAX}")
+    return int(text)
+
+
+def _identifier(text: str) -> bytes:
+    digits = text.replace("-", "")
+    try:
+        value = bytes.fromhex(digits)
+    except ValueError:
+        value = b""
+    if len(digits) != 32 or len(value) != 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a UUID nor 32 hex digits")
+    return value
+
+
+def _device(text: str) -> bytes:
+    if len(text) != 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 32 hex digits")
+    return _identifier(text)

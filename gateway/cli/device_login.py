@@ -1,0 +1,59 @@
+"""`pushgw device-login`: how a device connects, as a line for a shell.
+
+The password follows from the app's secret and the device id (core/identity.py), so no gateway is asked and no device
+need be registered: whoever proves the password is known from then on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+from gateway.cli.connection import choose_app, read_config
+from gateway.cli.exit_codes import ExitCode, UsageError
+from gateway.cli.output import Output
+from gateway.config import Config
+from gateway.core.identity import device_password
+
+#: Seconds of keepalive in the printed line; what the demo's devices use.
+_KEEPALIVE_S = 300
+
+
+def run(options: argparse.Namespace, output: Output) -> int:
+    config = read_config(options.config)
+    app = choose_app(config, options.app)
+    device_id = options.device.hex()
+    host, port = _long_link(config, options.address)
+    password = device_password(app.secrets[0].read(), device_id)
+    login = {
+        "host": host,
+        "port": port,
+        "client_id": device_id,
+        "user": app.key,
+        "password": password,
+        "topic": f"d/{device_id}/down",
+    }
+    output.document(login)
+    if not output.is_json:
+        output.text(mosquitto_sub_line(login))
+    return ExitCode.GOOD
+
+
+def mosquitto_sub_line(login: dict[str, str | int]) -> str:
+    """MQTT 3.1.1, QoS 1, clean session; -F shows what a phone would show."""
+    words = ["mosquitto_sub", "-V", "mqttv311", "-h", login["host"], "-p", login["port"], "-i", login["client_id"]]
+    words += ["-u", login["user"], "-P", login["password"], "-q", 1, "-k", _KEEPALIVE_S, "-t", login["topic"]]
+    return shlex.join(map(str, words))
+
+
+def _long_link(config: Config, address: str | None) -> tuple[str, int]:
+    if address is not None:
+        host, mark, port = address.removeprefix("tcp://").rpartition(":")
+        if not mark or not host or not port.isdigit():
+            raise UsageError(f"{address!r} is not HOST:PORT")
+        return host.strip("[]"), int(port)
+    for listener in config.long_link.listeners:
+        if listener.address.port:
+            host = listener.address.host
+            return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), listener.address.port
+    raise UsageError("the configuration has no long link with a fixed port; give --address HOST:PORT")

@@ -1,0 +1,133 @@
+"""What commands say: progress and errors on stderr; results on stdout, as tables for people or JSON for machines.
+
+With --json the tables go to stderr, so that stdout holds nothing but JSON lines. Texts of users are never read as
+markup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Width of tables where stdout is no terminal: a file has no width, and a task id must not be broken.
+_WIDTH_WITHOUT_TERMINAL = 140
+
+
+class Output:
+    """is_json: results are wanted as JSON lines on stdout."""
+
+    def __init__(self, *, is_json: bool = False) -> None:
+        self.is_json = is_json
+        self._consoles: dict[bool, Console] = {}
+
+    def _console(self, *, is_stderr: bool) -> Console:
+        if is_stderr not in self._consoles:
+            from rich.console import Console
+
+            console = Console(stderr=is_stderr, markup=False, emoji=False, highlight=False)
+            if not console.is_terminal:
+                console.width = _WIDTH_WITHOUT_TERMINAL
+            self._consoles[is_stderr] = console
+        return self._consoles[is_stderr]
+
+    # -- results
+
+    def document(self, value: Mapping[str, Any]) -> None:
+        """One JSON object as one line on stdout; nothing without --json."""
+        if self.is_json:
+            sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+            sys.stdout.flush()
+
+    def text(self, text: str) -> None:
+        """A result that is copied or piped: written as it is, never wrapped."""
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = ()
+    ) -> None:
+        """numbers: positions of columns that hold numbers."""
+        from rich.table import Table
+        from rich.text import Text
+
+        right = set(numbers)
+        table = Table(title=Text(title), title_justify="left", header_style="bold")
+        for position, column in enumerate(columns):
+            table.add_column(Text(column), justify="right" if position in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*[Text(shown(cell)) for cell in row])
+        self._console(is_stderr=self.is_json).print(table)
+
+    def facts(self, title: str, facts: Mapping[str, Any]) -> None:
+        """A table of names and values; what is nested gets dotted names."""
+        self.table(title, ["what", "value"], flat(facts))
+
+    def say(self, text: str) -> None:
+        """A line for people beside the tables."""
+        self._console(is_stderr=self.is_json).print(text, soft_wrap=True)
+
+    # -- progress and errors
+
+    def progress(self, text: str) -> None:
+        self._console(is_stderr=True).print(text, style="dim", soft_wrap=True)
+
+    def error(self, text: str) -> None:
+        console = self._console(is_stderr=True)
+        for line in text.splitlines() or [""]:
+            console.print(f"pushgw: {line}", style="red", soft_wrap=True)
+
+    @contextlib.contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar while the block runs; the function given is told how many are done."""
+        console = self._console(is_stderr=True)
+        if not console.is_terminal:
+            yield lambda _done: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        shapes = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*shapes, console=console, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda done: progress.update(task, completed=done)
+
+
+def shown(value: object) -> str:
+    """A cell: counts with separators, times and sizes short, nothing as a dash."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return str(value)
+
+
+def flat(facts: Mapping[str, Any], path: str = "") -> list[tuple[str, object]]:
+    """(dotted name, value) of a nested mapping, in its order; lists of plain values stand on one line."""
+    out: list[tuple[str, object]] = []
+    for name, value in facts.items():
+        here = f"{path}.{name}" if path else str(name)
+        if isinstance(value, Mapping):
+            out += flat(value, here) if value else [(here, None)]
+        elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
+            for index, item in enumerate(value):
+                out += flat(item if isinstance(item, Mapping) else {"": item}, f"{here}[{index}]")
+        elif isinstance(value, (list, tuple)):
+            out.append((here, ", ".join(map(str, value))))
+        elif isinstance(value, bytes):
+            out.append((here, value.hex()))
+        elif isinstance(value, int) and not isinstance(value, bool) and ("unix" in here or here.endswith("id")):
+            # A point in time or a name, not a count.
+            out.append((here, str(value)))
+        else:
+            out.append((here, value))
+    return out

@@ -1,0 +1,44 @@
+"""`pushgw trace`: the way of one message, hop by hop."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+
+import msgspec
+
+from gateway.cli.connection import asking_client
+from gateway.cli.exit_codes import ExitCode
+from gateway.cli.output import Output
+from gateway.message_id import to_text
+from gateway.wire.rpc.messages import Hop
+
+
+def run(options: argparse.Namespace, output: Output) -> int:
+    with asking_client(options) as client:
+        found = client.trace(options.task, options.device)
+    output.document(
+        {
+            "task": to_text(found.task_id),
+            "message_id": to_text(found.message_id),
+            "hops": [msgspec.to_builtins(hop) for hop in found.hops],
+        }
+    )
+    if not output.is_json:
+        output.say(f"message {to_text(found.message_id)}")
+        columns = ["time", "what", "channel", "connection", "attempt", "outcome"]
+        output.table(f"task {to_text(found.task_id)}", columns, [_row(hop) for hop in found.hops])
+    return ExitCode.GOOD
+
+
+def _row(hop: Hop) -> tuple[object, ...]:
+    outcome = " ".join(text for text in (hop.verdict, hop.name, hop.state, hop.reason, hop.receipt, hop.text) if text)
+    return (moment(hop.at_unix_ms), hop.what, hop.channel, hop.connection, hop.attempt or None, outcome)
+
+
+def moment(unix_ms: int) -> str:
+    """Unix ms as UTC with milliseconds; the number itself where no calendar holds it."""
+    try:
+        return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(sep=" ", timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return str(unix_ms)

@@ -1,0 +1,440 @@
+"""What the trio and the asyncio client share: the calls, their retries, and who waits for which answer.
+
+    caller --call()--> Link.start: request on the wire, a Slot waits --reader task--> Slot.put --> caller wakes
+
+A `Link` is one connection with its session. A reader task feeds the session and hands events to `Link.on_events`; a
+writer sends what the session has written. When the connection is gone, every slot learns it and the next call opens a
+new link. Only what touches sockets, sleeping and waiting differs between the two libraries: `AsyncBackend`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, TypeVar
+
+import msgspec
+
+from gateway.client.address import Address, parse_address
+from gateway.client.requests import (
+    UNSENT,
+    DeviceState,
+    Target,
+    device_request,
+    id_bytes,
+    register_request,
+    submit_request,
+    task_rows_request,
+    trace_request,
+    with_request_id,
+)
+from gateway.client.retry import TIMEOUT_S, Lost, Retry
+from gateway.content import Variant
+from gateway.errors import CloseReason, LocalProtocolError
+from gateway.wire.rpc import codec
+from gateway.wire.rpc.client import Answered, ClientSession, Closed, CreditCame, Event, Ready
+from gateway.wire.rpc.messages import (
+    Answer,
+    Cancel,
+    ClockAdvance,
+    ClockAdvanced,
+    DeviceFound,
+    DevicesRegistered,
+    Error,
+    GatewayStatus,
+    Message,
+    Receipts,
+    Request,
+    Status,
+    Submit,
+    Submitted,
+    SubscribeReceipts,
+    TaskCounts,
+    TaskRowPage,
+    TaskState,
+    TraceHops,
+    Welcome,
+)
+
+_A = TypeVar("_A", bound=Message)
+#: Rows of receipts that may be on their way to us.
+STREAM_ROWS = 8192
+
+
+class Bell(Protocol):
+    """A condition that many may wait for and that rings once per change."""
+
+    def ring(self) -> None: ...
+
+    async def wait(self) -> None: ...
+
+
+class Slot:
+    """Where one request's answer, or one stream's pages, arrive. bell rings for each, and when the link is lost."""
+
+    __slots__ = ("answer", "bell", "pages")
+
+    def __init__(self, bell: Bell) -> None:
+        self.bell = bell
+        self.answer: Answer | None = None
+        self.pages: deque[Receipts] = deque()
+
+
+class Link:
+    """One connection: its session, its slots, and three bells. lost is set once, for good."""
+
+    def __init__(self, session: ClientSession, new_bell: Callable[[], Bell], address: Address) -> None:
+        self.session = session
+        self.address = address
+        self.slots: dict[int, Slot] = {}
+        self.lost: Lost | None = None
+        self._new_bell = new_bell
+        #: ready: welcome has come. room: credit or a place may be free. outbox: the session has bytes to send.
+        self.ready = new_bell()
+        self.room = new_bell()
+        self.outbox = new_bell()
+
+    def start(self, request: Request, payload: bytes) -> Slot:
+        """The request is in the session's hands; the slot gets its answer."""
+        self.session.send(request, payload)
+        slot = self.slots[request.id] = Slot(self._new_bell())
+        self.outbox.ring()
+        return slot
+
+    def give_up(self, number: int) -> None:
+        """Nobody waits for this answer any more; the session still counts it."""
+        self.slots.pop(number, None)
+
+    def on_events(self, events: Sequence[Event], text: str = "") -> None:
+        for event in events:
+            if isinstance(event, Answered):
+                self._on_answer(event.message)
+                self.room.ring()
+            elif isinstance(event, CreditCame):
+                self.room.ring()
+            elif isinstance(event, Ready):
+                self.ready.ring()
+            elif isinstance(event, Closed):
+                self.on_lost(Lost(f"{self.address}: {text or event.text}", reason=event.reason, error=event.error))
+
+    def on_lost(self, lost: Lost) -> None:
+        """The connection is of no use any more: everybody who waits for it wakes."""
+        if self.lost is None:
+            self.lost = lost
+        for bell in (self.ready, self.room, self.outbox, *(slot.bell for slot in self.slots.values())):
+            bell.ring()
+
+    def loss(self, *, was_sent: bool) -> Lost:
+        """A fresh exception for one caller."""
+        lost = self.lost
+        if lost is None:
+            raise LocalProtocolError("the connection is not lost")
+        return Lost(str(lost), reason=lost.reason, error=lost.error, was_sent=was_sent)
+
+    def _on_answer(self, message: Answer | Receipts) -> None:
+        slot = self.slots.get(message.id)
+        if slot is None:
+            return
+        if isinstance(message, Receipts):
+            slot.pages.append(message)
+        else:
+            slot.answer = message
+            del self.slots[message.id]
+        slot.bell.ring()
+
+
+class AsyncCalls(ABC):
+    """The calls of an async client. Any number of tasks may call at once; they share one connection.
+
+    Every method raises CallFailed or GatewayUnreachable. If cancelled: the request may still be done; a submit that is
+    repeated with the same request_id is done once.
+    """
+
+    def __init__(
+        self,
+        address: str | Address,
+        app_key: str = "",
+        secret: bytes | None = None,
+        *,
+        role: Literal["app", "operator"] = "app",
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._address = parse_address(address) if isinstance(address, str) else address
+        self._app_key = app_key
+        self._secret = secret
+        self._role: Literal["app", "operator"] = role
+        self._timeout_s = timeout_s
+        self._link: Link | None = None
+        self._is_connecting = False
+        self._connected = self._new_bell()
+
+    # --- what a library brings -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _new_bell(self) -> Bell: ...
+
+    @abstractmethod
+    def _now(self) -> float: ...
+
+    @abstractmethod
+    async def _sleep(self, seconds: float) -> None: ...
+
+    @abstractmethod
+    async def _wait(self, bell: Bell, deadline: float) -> bool:
+        """Waits for the bell; False when the deadline came first."""
+
+    @abstractmethod
+    async def _open(self, link: Link, deadline: float) -> None:
+        """Opens the connection and starts the link's reader and writer. Raises Lost."""
+
+    @abstractmethod
+    def _shut(self, link: Link) -> None:
+        """The link's socket is closed and its tasks end."""
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        contents: Variant | Sequence[Variant],
+        to: Sequence[Target],
+        *,
+        index: Sequence[int] | None = None,
+        variables: dict[str, Sequence[str]] | None = None,
+        request_id: str = "",
+        allow_duplicates: bool = False,
+        group: str = "",
+    ) -> Submitted:
+        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries."""
+        request = submit_request(
+            contents,
+            to,
+            index=index,
+            variables=variables,
+            request_id=request_id,
+            allow_duplicates=allow_duplicates,
+            group=group,
+        )
+        return await self.submit_columns(request)
+
+    async def submit_columns(self, request: Submit) -> Submitted:
+        """The same for columns that the caller has made (requests.py, rows.py)."""
+        return await self._call(with_request_id(request), Submitted)
+
+    async def task_state(self, task_id: bytes | str) -> TaskCounts:
+        return await self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+
+    async def task_rows(
+        self,
+        task_id: bytes | str,
+        first: int = 0,
+        n: int = 1000,
+        *,
+        states: Sequence[str] | None = None,
+        reasons: Sequence[str] | None = None,
+    ) -> TaskRowPage:
+        return await self._call(task_rows_request(task_id, first, n, states=states, reasons=reasons), TaskRowPage)
+
+    async def trace(
+        self,
+        task_id: bytes | str | None = None,
+        device_id: bytes | str | None = None,
+        *,
+        message_id: bytes | str | None = None,
+    ) -> TraceHops:
+        return await self._call(trace_request(task_id, device_id, message_id), TraceHops)
+
+    async def register_devices(self, devices: Sequence[DeviceState]) -> DevicesRegistered:
+        return await self._call(register_request(devices), DevicesRegistered)
+
+    async def device(self, device_id: bytes | str | None = None, *, alias: str = "", app_key: str = "") -> DeviceFound:
+        return await self._call(device_request(device_id, alias, app_key), DeviceFound)
+
+    async def status(self) -> GatewayStatus:
+        return await self._call(Status(id=UNSENT), GatewayStatus)
+
+    async def clock_advance(self, seconds: float) -> ClockAdvanced:
+        return await self._call(ClockAdvance(id=UNSENT, seconds=seconds), ClockAdvanced)
+
+    async def welcome(self) -> Welcome:
+        """What the gateway said at the greeting: limits and names of codes. Connects where there is no connection."""
+        deadline = self._now() + self._timeout_s
+        retry = Retry(Status(id=UNSENT), deadline=deadline, spread=random.random())
+        while True:
+            try:
+                link = await self._connect(deadline)
+            except Lost as lost:
+                await self._sleep(retry.after_loss(lost, self._now()))
+                continue
+            if link.session.welcome is not None:
+                return link.session.welcome
+
+    def subscribe_receipts(self, cursor: bytes = b"") -> ReceiptStream:
+        """Pages of changes: `async with client.subscribe_receipts() as pages: async for page in pages: ...`"""
+        return ReceiptStream(self, cursor)
+
+    def close(self) -> None:
+        """The connection is closed; calls under way fail. A later call opens a new one."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.on_events(link.session.close())
+            self._shut(link)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    async def _call(self, request: Request, kind: type[_A]) -> _A:
+        deadline = self._now() + self._timeout_s
+        retry = Retry(request, deadline=deadline, spread=random.random())
+        while True:
+            try:
+                answer = await self._attempt(request, deadline, retry)
+            except Lost as lost:
+                wait_s = retry.after_loss(lost, self._now())
+            else:
+                if isinstance(answer, kind):
+                    return answer
+                if not isinstance(answer, Error):
+                    raise LocalProtocolError(f"{type(answer).__name__} passed the session as an answer")
+                wait_s = retry.after_error(answer, self._now())
+            await self._sleep(wait_s)
+
+    async def _attempt(self, request: Request, deadline: float, retry: Retry) -> Answer:
+        link, slot, number = await self._start(request, deadline, retry)
+        try:
+            while slot.answer is None:
+                if link.lost is not None:
+                    raise link.loss(was_sent=True)
+                if not await self._wait(slot.bell, deadline):
+                    raise retry.out_of_time(was_sent=True)
+            return slot.answer
+        finally:
+            link.give_up(number)
+
+    async def _start(self, request: Request, deadline: float, retry: Retry) -> tuple[Link, Slot, int]:
+        """Sends the request once there is room. Raises Lost."""
+        link = await self._connect(deadline)
+        # A number is not handed out again before 2^32 others, so it may be taken long before it is used.
+        numbered = msgspec.structs.replace(request, id=link.session.next_id())
+        payload = codec.encode(numbered)
+        while not link.session.has_room(numbered, payload):
+            if link.lost is not None:
+                raise link.loss(was_sent=False)
+            if not await self._wait(link.room, deadline):
+                raise retry.out_of_time(was_sent=False)
+        return link, link.start(numbered, payload), numbered.id
+
+    async def _connect(self, deadline: float) -> Link:
+        """A link that is ready; one task opens it while the others wait. Raises Lost."""
+        while True:
+            link = self._link
+            if link is not None and link.lost is None and link.session.welcome is not None:
+                return link
+            if not self._is_connecting:
+                break
+            if not await self._wait(self._connected, deadline):
+                raise Lost(f"{self._address}: no connection in time", reason=CloseReason.CONNECT_TIMEOUT)
+        self._is_connecting = True
+        try:
+            return await self._new_link(deadline)
+        finally:
+            self._is_connecting = False
+            self._connected.ring()
+
+    async def _new_link(self, deadline: float) -> Link:
+        if self._link is not None:
+            self._shut(self._link)
+        session = ClientSession(self._app_key, self._secret, nonce=os.urandom(32), now=self._now(), role=self._role)
+        link = self._link = Link(session, self._new_bell, self._address)
+        try:
+            await self._open(link, deadline)
+            until = min(deadline, session.next_deadline())
+            while session.welcome is None:
+                if link.lost is not None:
+                    raise link.loss(was_sent=False)
+                if not await self._wait(link.ready, until):
+                    raise Lost(f"{self._address}: no welcome in time", reason=CloseReason.HANDSHAKE_TIMEOUT)
+        except BaseException:
+            self._shut(link)
+            self._link = None
+            raise
+        return link
+
+
+class ReceiptStream:
+    """Pages of receipts, without end. On a new connection it goes on after the last page's cursor.
+
+    An async context manager and iterator; leaving it ends the stream. Raises CallFailed (cursor_expired, ...) and
+    GatewayUnreachable where no connection could be had for the client's timeout.
+    """
+
+    def __init__(self, calls: AsyncCalls, cursor: bytes) -> None:
+        self._calls = calls
+        self.cursor = cursor
+        self._link: Link | None = None
+        self._slot: Slot | None = None
+        self._number = 0
+        self._unpaid = 0
+        self._retry: Retry | None = None
+
+    async def __aenter__(self) -> ReceiptStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._cancel()
+
+    def __aiter__(self) -> ReceiptStream:
+        return self
+
+    async def __anext__(self) -> Receipts:
+        calls = self._calls
+        while True:
+            if self._retry is None:
+                request = SubscribeReceipts(id=UNSENT, cursor=self.cursor)
+                self._retry = Retry(request, deadline=calls._now() + calls._timeout_s, spread=random.random())
+            try:
+                page = await self._next_page(self._retry)
+            except Lost as lost:
+                self._slot = None
+                await calls._sleep(self._retry.after_loss(lost, calls._now()))
+                continue
+            if isinstance(page, Receipts):
+                self._retry = None
+                self.cursor = page.cursor
+                self._unpaid = page.n
+                return page
+            self._slot = None
+            if not isinstance(page, Error):
+                raise StopAsyncIteration
+            await calls._sleep(self._retry.after_error(page, calls._now()))
+
+    async def _next_page(self, retry: Retry) -> Receipts | Answer:
+        calls = self._calls
+        if self._slot is None or self._link is None:
+            deadline = calls._now() + calls._timeout_s
+            request = SubscribeReceipts(id=UNSENT, cursor=self.cursor, credit_rows=STREAM_ROWS)
+            self._link, self._slot, self._number = await calls._start(request, deadline, retry)
+            self._unpaid = 0
+        link, slot = self._link, self._slot
+        if self._unpaid and link.lost is None:
+            # The caller has come back for more: the last page is done with.
+            link.session.grant(self._number, self._unpaid)
+            link.outbox.ring()
+            self._unpaid = 0
+        while True:
+            if slot.pages:
+                return slot.pages.popleft()
+            if slot.answer is not None:
+                return slot.answer
+            if link.lost is not None:
+                raise link.loss(was_sent=True)
+            await slot.bell.wait()
+
+    def _cancel(self) -> None:
+        link = self._link
+        if link is not None and self._slot is not None and self._slot.answer is None and link.lost is None:
+            link.session.send(Cancel(id=self._number))
+            link.give_up(self._number)
+            link.outbox.ring()
+        self._slot = None

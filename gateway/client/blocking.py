@@ -1,0 +1,417 @@
+"""BlockingClient: one connection, one thread, plain sockets.
+
+Rules for callers: not for use by two threads at once; give each thread its own. Many submits are quickest through
+`submit_many`, which keeps as many in flight as the gateway's credit allows.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Literal, TypeVar
+
+import msgspec
+
+from gateway.client.address import Address, parse_address, tls_context
+from gateway.client.requests import (
+    UNSENT,
+    DeviceState,
+    Target,
+    device_request,
+    id_bytes,
+    register_request,
+    submit_request,
+    task_rows_request,
+    trace_request,
+    with_request_id,
+)
+from gateway.client.retry import TIMEOUT_S, Lost, Retry
+from gateway.content import Variant
+from gateway.errors import CloseReason, LocalProtocolError
+from gateway.wire.rpc import codec
+from gateway.wire.rpc.client import Answered, ClientSession, Closed, Ready
+from gateway.wire.rpc.messages import (
+    Answer,
+    Cancel,
+    ClockAdvance,
+    ClockAdvanced,
+    DeviceFound,
+    DevicesRegistered,
+    Error,
+    GatewayStatus,
+    Message,
+    Receipts,
+    Request,
+    Status,
+    Submit,
+    Submitted,
+    SubscribeReceipts,
+    TaskCounts,
+    TaskRowPage,
+    TaskState,
+    TraceHops,
+    Welcome,
+)
+
+_A = TypeVar("_A", bound=Message)
+_READ_BYTES = 256 << 10
+#: Rows of receipts that may be on their way to us.
+_STREAM_ROWS = 8192
+
+
+class BlockingClient:
+    """address: see address.py. secret None: operator on the operator's Unix socket. timeout_s: per call, all attempts.
+
+    Connects at the first call. Every method raises CallFailed or GatewayUnreachable.
+    """
+
+    def __init__(
+        self,
+        address: str | Address,
+        app_key: str = "",
+        secret: bytes | None = None,
+        *,
+        role: Literal["app", "operator"] = "app",
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._address = parse_address(address) if isinstance(address, str) else address
+        self._app_key = app_key
+        self._secret = secret
+        self._role: Literal["app", "operator"] = role
+        self._timeout_s = timeout_s
+        self._socket: socket.socket | None = None
+        self._session: ClientSession | None = None
+        #: Answers that came while somebody waited for another one.
+        self._answers: dict[int, Answer] = {}
+        self._pages: dict[int, deque[Receipts]] = {}
+        #: Calls given up at their deadline; their answers are dropped.
+        self._given_up: set[int] = set()
+        self._lost: Lost | None = None
+
+    def __enter__(self) -> BlockingClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- calls -------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        contents: Variant | Sequence[Variant],
+        to: Sequence[Target],
+        *,
+        index: Sequence[int] | None = None,
+        variables: dict[str, Sequence[str]] | None = None,
+        request_id: str = "",
+        allow_duplicates: bool = False,
+        group: str = "",
+    ) -> Submitted:
+        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries."""
+        request = submit_request(
+            contents,
+            to,
+            index=index,
+            variables=variables,
+            request_id=request_id,
+            allow_duplicates=allow_duplicates,
+            group=group,
+        )
+        return self.submit_columns(request)
+
+    def submit_columns(self, request: Submit) -> Submitted:
+        """The same for columns that the caller has made (requests.py, rows.py)."""
+        return self._call(with_request_id(request), Submitted)
+
+    def submit_many(self, requests: Iterable[Submit]) -> Iterator[Submitted]:
+        """The answers in the order of the requests, as many in flight as the gateway has room for.
+
+        A submit that meets an error or a lost connection is tried again by itself, as `submit_columns` does.
+        """
+        waiting: deque[tuple[Submit, int, ClientSession | None]] = deque()
+        for request in requests:
+            mine = with_request_id(request)
+            number, session = self._send_ahead(mine)
+            waiting.append((mine, number, session))
+            while waiting and waiting[0][1] in self._answers:
+                yield self._collect(*waiting.popleft())
+        while waiting:
+            yield self._collect(*waiting.popleft())
+
+    def task_state(self, task_id: bytes | str) -> TaskCounts:
+        return self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+
+    def task_rows(
+        self,
+        task_id: bytes | str,
+        first: int = 0,
+        n: int = 1000,
+        *,
+        states: Sequence[str] | None = None,
+        reasons: Sequence[str] | None = None,
+    ) -> TaskRowPage:
+        return self._call(task_rows_request(task_id, first, n, states=states, reasons=reasons), TaskRowPage)
+
+    def trace(
+        self,
+        task_id: bytes | str | None = None,
+        device_id: bytes | str | None = None,
+        *,
+        message_id: bytes | str | None = None,
+    ) -> TraceHops:
+        return self._call(trace_request(task_id, device_id, message_id), TraceHops)
+
+    def register_devices(self, devices: Sequence[DeviceState]) -> DevicesRegistered:
+        return self._call(register_request(devices), DevicesRegistered)
+
+    def device(self, device_id: bytes | str | None = None, *, alias: str = "", app_key: str = "") -> DeviceFound:
+        return self._call(device_request(device_id, alias, app_key), DeviceFound)
+
+    def status(self) -> GatewayStatus:
+        return self._call(Status(id=UNSENT), GatewayStatus)
+
+    def clock_advance(self, seconds: float) -> ClockAdvanced:
+        return self._call(ClockAdvance(id=UNSENT, seconds=seconds), ClockAdvanced)
+
+    def welcome(self) -> Welcome:
+        """What the gateway said at the greeting: limits and names of codes. Connects where there is no connection."""
+        deadline = time.monotonic() + self._timeout_s
+        retry = Retry(Status(id=UNSENT), deadline=deadline, spread=random.random())
+        while True:
+            try:
+                session = self._connect(deadline)
+            except Lost as lost:
+                time.sleep(retry.after_loss(lost, time.monotonic()))
+                continue
+            assert session.welcome is not None
+            return session.welcome
+
+    def subscribe_receipts(self, cursor: bytes = b"") -> Iterator[Receipts]:
+        """Pages of changes, without end; on a new connection it goes on after the last page's cursor.
+
+        Close the iterator (or leave the loop and call its `close`) to end the stream. Calls may be made between pages.
+        """
+        losses: Retry | None = None
+        while True:
+            request = SubscribeReceipts(id=UNSENT, cursor=cursor, credit_rows=_STREAM_ROWS)
+            if losses is None:
+                losses = Retry(request, deadline=time.monotonic() + self._timeout_s, spread=random.random())
+            try:
+                for page in self._stream(request):
+                    losses = None
+                    cursor = page.cursor
+                    yield page
+                return
+            except Lost as lost:
+                if losses is None:
+                    losses = Retry(request, deadline=time.monotonic() + self._timeout_s, spread=random.random())
+                time.sleep(losses.after_loss(lost, time.monotonic()))
+
+    def close(self) -> None:
+        """The connection is closed. A later call opens a new one."""
+        if self._session is not None:
+            self._session.close()
+        self._drop(Lost("closed by the caller", reason=CloseReason.CLIENT_DISCONNECT))
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _call(self, request: Request, kind: type[_A]) -> _A:
+        deadline = time.monotonic() + self._timeout_s
+        retry = Retry(request, deadline=deadline, spread=random.random())
+        while True:
+            number = 0
+            try:
+                number = self._start(request, deadline, retry)
+                answer = self._wait_answer(number, deadline)
+            except Lost as lost:
+                lost.was_sent = number != 0
+                wait_s = retry.after_loss(lost, time.monotonic())
+            except TimeoutError:
+                self._given_up.add(number)
+                raise retry.out_of_time(was_sent=True) from None
+            else:
+                if isinstance(answer, kind):
+                    return answer
+                if not isinstance(answer, Error):
+                    raise LocalProtocolError(f"{type(answer).__name__} passed the session as an answer")
+                wait_s = retry.after_error(answer, time.monotonic())
+            time.sleep(wait_s)
+
+    def _start(self, request: Request, deadline: float, retry: Retry) -> int:
+        """Sends the request once there is room; its number. Raises Lost."""
+        session = self._connect(deadline)
+        request = msgspec.structs.replace(request, id=session.next_id())
+        payload = codec.encode(request)
+        while not session.has_room(request, payload):
+            try:
+                self._read(deadline)
+            except TimeoutError:
+                raise retry.out_of_time(was_sent=False) from None
+        session.send(request, payload)
+        self._flush(deadline)
+        return request.id
+
+    def _send_ahead(self, request: Submit) -> tuple[int, ClientSession | None]:
+        """Sends without waiting for the answer; (0, None) where that failed: `_collect` then does it from anew."""
+        deadline = time.monotonic() + self._timeout_s
+        retry = Retry(request, deadline=deadline, spread=random.random())
+        try:
+            return self._start(request, deadline, retry), self._session
+        except Lost:
+            return 0, None
+
+    def _collect(self, request: Submit, number: int, session: ClientSession | None) -> Submitted:
+        if session is not None and session is self._session:
+            try:
+                answer = self._wait_answer(number, time.monotonic() + self._timeout_s)
+            except (Lost, TimeoutError):
+                pass
+            else:
+                if isinstance(answer, Submitted):
+                    return answer
+        # Lost, overloaded or refused: the same request_id again gives the first answer, or the error its retry.
+        return self._call(request, Submitted)
+
+    def _wait_answer(self, number: int, deadline: float) -> Answer:
+        while number not in self._answers:
+            self._read(deadline)
+        return self._answers.pop(number)
+
+    def _stream(self, request: SubscribeReceipts) -> Iterator[Receipts]:
+        deadline = time.monotonic() + self._timeout_s
+        retry = Retry(request, deadline=deadline, spread=random.random())
+        number = self._start(request, deadline, retry)
+        session = self._session
+        pages = self._pages[number] = deque()
+        try:
+            while session is not None and session is self._session:
+                while pages:
+                    page = pages.popleft()
+                    yield page
+                    session.grant(number, page.n)
+                    self._flush(None)
+                answer = self._answers.pop(number, None)
+                if isinstance(answer, Error):
+                    time.sleep(retry.after_error(answer, time.monotonic()))
+                    raise Lost("the stream ended", reason=CloseReason.SHUTDOWN, error=answer)
+                if answer is not None:
+                    return
+                if session is self._session:
+                    self._read(None)
+            raise self._lost or Lost("the connection was replaced", reason=CloseReason.PEER_CLOSED)
+        finally:
+            self._pages.pop(number, None)
+            if session is not None and session is self._session and session.close_reason is None:
+                self._given_up.add(number)
+                session.send(Cancel(id=number))
+                self._flush(None)
+
+    def _connect(self, deadline: float) -> ClientSession:
+        """A session that is ready. Raises Lost."""
+        if self._session is not None and self._socket is not None:
+            return self._session
+        self._answers.clear()
+        self._given_up.clear()
+        address = self._address
+        self._socket = self._dial(deadline)
+        self._lost = None
+        session = self._session = ClientSession(
+            self._app_key, self._secret, nonce=os.urandom(32), now=time.monotonic(), role=self._role
+        )
+        while session.welcome is None:
+            try:
+                self._read(min(deadline, session.next_deadline()))
+            except TimeoutError:
+                self._drop(Lost(f"{address}: no welcome in time", reason=CloseReason.HANDSHAKE_TIMEOUT))
+                assert self._lost is not None
+                raise self._lost from None
+        return session
+
+    def _dial(self, deadline: float) -> socket.socket:
+        """An open connection. Raises Lost, or ConfigError for a CA file that cannot be read."""
+        address = self._address
+        context = tls_context(address) if address.kind == "tls" else None
+        opened: socket.socket | None = None
+        try:
+            timeout_s = max(0.001, deadline - time.monotonic())
+            if address.kind == "unix":
+                opened = socket.socket(socket.AF_UNIX)
+                opened.settimeout(timeout_s)
+                opened.connect(address.path)
+                return opened
+            opened = socket.create_connection((address.host, address.port), timeout_s)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return opened if context is None else context.wrap_socket(opened, server_hostname=address.host)
+        except OSError as error:
+            if opened is not None:
+                opened.close()
+            is_certificate = isinstance(error, ssl.SSLCertVerificationError)
+            reason = CloseReason.CERTIFICATE_INVALID if is_certificate else CloseReason.CONNECT_FAILED
+            raise Lost(f"{address}: {error}", reason=reason) from error
+
+    def _read(self, deadline: float | None) -> None:
+        """Takes what the server has sent, waiting for it. Raises Lost, or TimeoutError at the deadline."""
+        opened, session = self._socket, self._session
+        if opened is None or session is None:
+            raise self._lost or Lost("not connected", reason=CloseReason.CONNECT_FAILED)
+        try:
+            opened.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+            data = opened.recv(_READ_BYTES)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            data = b""
+            events = session.peer_closed(CloseReason.PEER_RESET)
+            self._on_events(events, str(error))
+        if data:
+            self._on_events(session.receive_data(data), "")
+            self._flush(deadline)
+        else:
+            self._on_events(session.peer_closed(), "")
+        if self._lost is not None:
+            raise self._lost
+
+    def _on_events(self, events: Sequence[object], text: str) -> None:
+        for event in events:
+            if isinstance(event, Answered):
+                number = event.message.id
+                if isinstance(event.message, Receipts):
+                    if number in self._pages:
+                        self._pages[number].append(event.message)
+                elif number in self._given_up:
+                    self._given_up.discard(number)
+                else:
+                    self._answers[number] = event.message
+            elif isinstance(event, Closed):
+                self._drop(Lost(f"{self._address}: {text or event.text}", reason=event.reason, error=event.error))
+            elif isinstance(event, Ready):
+                pass
+
+    def _flush(self, deadline: float | None) -> None:
+        if self._socket is None or self._session is None:
+            return
+        data = self._session.data_to_send()
+        if not data:
+            return
+        try:
+            self._socket.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+            self._socket.sendall(data)
+        except OSError as error:
+            # Part of a frame may have left: the connection is of no use any more.
+            self._on_events(self._session.peer_closed(CloseReason.PEER_RESET), str(error))
+            if self._lost is not None:
+                raise self._lost from error
+
+    def _drop(self, lost: Lost) -> None:
+        self._lost = lost
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = self._session = None

@@ -1,0 +1,179 @@
+"""What callers say, as requests of the RPC. The clients give each request its number when they send it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gateway.columns import TextColumn
+from gateway.content import Variant
+from gateway.message_id import from_text
+from gateway.wire.rpc.messages import Device, RegisterDevices, Submit, TaskRows, Texts, Trace
+
+#: A device id (16 bytes, or 32 hex digits), or (vendor, device token).
+Target: TypeAlias = bytes | str | tuple[str, str]
+#: The number of a request that has not been sent.
+UNSENT = 1
+
+
+def id_bytes(name: str, value: bytes | str) -> bytes:
+    """16 bytes out of 16 bytes, 32 hex digits or UUID text. Raises ValueError for anything else."""
+    found = from_text(value) if isinstance(value, str) else value
+    if found is None or len(found) != 16:
+        raise ValueError(f"{name} is neither 16 bytes nor 32 hex digits")
+    return found
+
+
+def texts(column: TextColumn) -> Texts:
+    """A text column as it travels."""
+    return Texts(column.blob, little_endian(column.offsets, "<u4"))
+
+
+def little_endian(values: npt.ArrayLike, dtype: str) -> memoryview:
+    """An array as the bin of a column; dtype as in docs/rpc.md ("<u4", "u1", ...)."""
+    return memoryview(np.ascontiguousarray(values, dtype).tobytes())
+
+
+def submit_request(
+    contents: Variant | Sequence[Variant],
+    to: Sequence[Target],
+    *,
+    index: Sequence[int] | None = None,
+    variables: Mapping[str, Sequence[str]] | None = None,
+    request_id: str = "",
+    allow_duplicates: bool = False,
+    group: str = "",
+) -> Submit:
+    """One submit to the targets, in their order. index: which content each target gets, where there are several.
+
+    variables: name -> one value per target. Raises ValueError where the lengths differ or an id has not its form.
+    """
+    n = len(to)
+    ids, vendors, vendor_index, tokens = bytearray(16 * n), list[str](), bytearray(n), list[bytes]()
+    for row, target in enumerate(to):
+        if isinstance(target, tuple):
+            vendor, token = target
+            if vendor not in vendors:
+                vendors.append(vendor)
+            vendor_index[row] = vendors.index(vendor) + 1
+            tokens.append(token.encode())
+        else:
+            ids[16 * row : 16 * row + 16] = id_bytes("device id", target)
+            tokens.append(b"")
+    for name, values in (variables or {}).items():
+        if len(values) != n:
+            raise ValueError(f"variable {name} has {len(values)} values for {n} targets")
+    if index is not None and len(index) != n:
+        raise ValueError(f"index has {len(index)} entries for {n} targets")
+    return Submit(
+        id=UNSENT,
+        contents=[contents] if isinstance(contents, Variant) else list(contents),
+        n=n,
+        index=None if index is None else little_endian(index, "<u2"),
+        device_ids=None if vendors and all(vendor_index) else memoryview(ids),
+        vendors=vendors,
+        vendor_index=memoryview(vendor_index) if vendors else None,
+        tokens=texts(TextColumn.from_rows(tokens)) if vendors else None,
+        variables=None
+        if variables is None
+        else {name: texts(TextColumn.from_texts(values)) for name, values in variables.items()},
+        request_id=request_id,
+        allow_duplicates=allow_duplicates,
+        group=group,
+    )
+
+
+class DeviceState(msgspec.Struct, kw_only=True, frozen=True):
+    """The whole state of one device as register_devices writes it. channel "": no vendor token, long link only."""
+
+    device_id: bytes | str
+    channel: str = ""
+    token: str = ""
+    proven_unix_s: int = 0
+    platform: str = ""
+    app_version: str = ""
+    time_zone: str = ""
+    alias: str = ""
+    tags: tuple[str, ...] = ()
+
+
+def register_request(devices: Sequence[DeviceState]) -> RegisterDevices:
+    """Columns of the given devices; a column that is empty in all of them is left out.
+
+    Raises ValueError for an id without its form or a tag with a newline.
+    """
+    channels = sorted({device.channel for device in devices if device.channel})
+    position = {name: k for k, name in enumerate(channels, 1)} | {"": 0}
+    if any("\n" in tag for device in devices for tag in device.tags):
+        raise ValueError("a tag holds a newline")
+    lines: dict[str, Texts | None] = {}
+    for field in ("platform", "app_version", "time_zone", "alias"):
+        values = [str(getattr(device, field)) for device in devices]
+        lines[field] = texts(TextColumn.from_texts(values)) if any(values) else None
+    proven = [device.proven_unix_s for device in devices]
+    tags = ["\n".join(device.tags) for device in devices]
+    return RegisterDevices(
+        id=UNSENT,
+        n=len(devices),
+        device_ids=memoryview(b"".join(id_bytes("device id", device.device_id) for device in devices)),
+        channels=channels,
+        channel_index=little_endian([position[device.channel] for device in devices], "u1") if channels else None,
+        tokens=texts(TextColumn.from_texts([device.token for device in devices])) if channels else None,
+        proven_unix_s=little_endian(proven, "<u4") if any(proven) else None,
+        **lines,
+        tags=texts(TextColumn.from_texts(tags)) if any(tags) else None,
+    )
+
+
+def task_rows_request(
+    task_id: bytes | str,
+    first: int = 0,
+    n: int = 1000,
+    *,
+    states: Sequence[str] | None = None,
+    reasons: Sequence[str] | None = None,
+) -> TaskRows:
+    return TaskRows(
+        id=UNSENT,
+        task_id=id_bytes("task id", task_id),
+        first=first,
+        n=n,
+        states=None if states is None else list(states),
+        reasons=None if reasons is None else list(reasons),
+    )
+
+
+def trace_request(
+    task_id: bytes | str | None = None, device_id: bytes | str | None = None, message_id: bytes | str | None = None
+) -> Trace:
+    """Raises ValueError unless it is message_id alone, or task_id and device_id."""
+    if (message_id is None) == (task_id is None) or (device_id is None) != (task_id is None):
+        raise ValueError("a trace needs message_id, or task_id and device_id")
+    return Trace(
+        id=UNSENT,
+        task_id=None if task_id is None else id_bytes("task id", task_id),
+        device_id=None if device_id is None else id_bytes("device id", device_id),
+        message_id=None if message_id is None else id_bytes("message id", message_id),
+    )
+
+
+def device_request(device_id: bytes | str | None = None, alias: str = "", app_key: str = "") -> Device:
+    """Raises ValueError unless it is one of device_id and alias."""
+    if (device_id is None) == (alias == ""):
+        raise ValueError("a device is named by its id or by its alias")
+    return Device(
+        id=UNSENT,
+        device_id=None if device_id is None else id_bytes("device id", device_id),
+        alias=alias,
+        app_key=app_key,
+    )
+
+
+def with_request_id(request: Submit) -> Submit:
+    """The submit with a request_id, so that it may be sent twice and done once."""
+    return request if request.request_id else msgspec.structs.replace(request, request_id=os.urandom(16).hex())

@@ -1,0 +1,288 @@
+"""What must hold between settings: relations, the memory budget, the open files.
+
+The budget (DESIGN.md section 3): everything that can grow has its own limit, and the limits together must fit
+`gateway.memory_bytes_max`, which is per worker. The factors below turn counts of rows into bytes. They are upper
+estimates from the layouts named beside them; a change of a layout changes its factor here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from gateway.config_sections import MIB, Config, Listener
+from gateway.config_types import Address, Secret
+from gateway.errors import ConfigError
+
+#: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
+#: as much again for our own code and for the slack of the allocator.
+PROCESS_BYTES = 112 * MIB
+#: A record of 64 bytes, its entry in the id index and in the token index (8 bytes each at a load of 0.3, the lowest
+#: right after a segment has doubled).
+DEVICE_BYTES = 64 + 2 * 27
+#: A row in a lane or in the retry wheel: its position in the batch, its attempt and the slice's share.
+LANE_ROW_BYTES = 16
+#: One entry of the receipts log: message id, device id, three codes, Unix ms.
+RECEIPT_BYTES = 16 + 16 + 3 + 8
+#: Request id of 128 bytes, the answer, and what a dict entry costs.
+REQUEST_ID_BYTES = 600
+#: State, stage, id and target columns of one open row (gateway/ledger.py, LedgerPage.memory_bytes), without texts.
+OPEN_ROW_BYTES = 50
+#: Columns of one socket of the long link, with its share of the device index.
+CONNECTION_BYTES = 64
+#: Columns of one unacknowledged downlink message.
+IN_FLIGHT_BYTES = 32
+#: A connection of RPC, operator or HTTP: a task, a machine and its streams.
+SESSION_BYTES = 32 << 10
+#: A rendered request of a burst: payload limit of the vendors (4 KiB), header block and frame heads.
+REQUEST_BYTES = 5 << 10
+#: One request on its way in the ring of an HTTP/2 connection.
+STREAM_BYTES = 64
+#: A request template with its parsed parts.
+TEMPLATE_BYTES = 4 << 10
+#: Metrics, logs, credentials, what is too small to have its own line.
+REST_BYTES = 16 * MIB
+
+
+class BudgetPart(NamedTuple):
+    """One line of the memory budget: which part, how many bytes at most, which keys decide it."""
+
+    part: str
+    size_bytes: int
+    keys: str
+
+
+def vendor_connections_max(config: Config) -> int:
+    """Connections to vendors at most, over all apps."""
+    return sum(int(getattr(settings, "connections_max", 1)) for app in config.apps for settings in app.vendors.values())
+
+
+def memory_budget(config: Config) -> list[BudgetPart]:
+    """How `gateway.memory_bytes_max` is split; the sum may be smaller, never larger."""
+    rpc, link, ledger, devices, lanes = config.rpc, config.long_link, config.ledger, config.devices, config.lanes
+    links = vendor_connections_max(config)
+    n_lanes = 2 * sum(len(app.vendors) for app in config.apps)
+    sessions = rpc.connections_max + config.operator.connections_max + config.http.connections_max
+    return [
+        BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
+        BudgetPart("device table", devices.devices_max * DEVICE_BYTES, "devices.devices_max"),
+        BudgetPart("device tokens", devices.token_bytes_max, "devices.token_bytes_max"),
+        BudgetPart("device side fields", devices.side_bytes_max, "devices.side_bytes_max"),
+        BudgetPart("ledger", ledger.ledger_memory_bytes_max, "ledger.ledger_memory_bytes_max"),
+        BudgetPart("receipts log", ledger.receipt_log_rows_max * RECEIPT_BYTES, "ledger.receipt_log_rows_max"),
+        BudgetPart("request ids", ledger.request_ids_max * REQUEST_ID_BYTES, "ledger.request_ids_max"),
+        BudgetPart("inbox", config.inbox.bytes_max, "inbox.bytes_max"),
+        BudgetPart(
+            "lanes",
+            (lanes.rows_max + lanes.parked_rows_max) * LANE_ROW_BYTES
+            + lanes.templates_max * TEMPLATE_BYTES
+            + n_lanes * lanes.burst_rows_max * REQUEST_BYTES,
+            "lanes.rows_max, lanes.parked_rows_max, lanes.burst_rows_max, lanes.templates_max",
+        ),
+        BudgetPart(
+            "vendor connections",
+            links * (config.http2.unsent_bytes_max + config.http2.streams_max * STREAM_BYTES),
+            "http2.unsent_bytes_max, connections_max of each vendor",
+        ),
+        BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
+        BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),
+        BudgetPart(
+            "long link",
+            link.connections_max * CONNECTION_BYTES + link.in_flight_max * IN_FLIGHT_BYTES,
+            "long_link.connections_max, long_link.in_flight_max",
+        ),
+        BudgetPart(
+            "long link buffers",
+            link.packets_bytes_max + link.pending_total_bytes_max,
+            "long_link.packets_bytes_max, long_link.pending_total_bytes_max",
+        ),
+    ]
+
+
+def files_needed(config: Config) -> int:
+    """Open files a worker may need at once: every connection, listeners, the reserve."""
+    return (
+        config.long_link.connections_max
+        + config.long_link.files_reserve
+        + config.rpc.connections_max
+        + config.operator.connections_max
+        + config.http.connections_max
+        + len(config.rpc.listeners)
+        + len(config.long_link.listeners)
+        + 3
+        + vendor_connections_max(config)
+    )
+
+
+class _At(NamedTuple):
+    """A setting with its path, for texts that name both sides of a relation."""
+
+    path: str
+    value: float
+
+
+#: (smaller, larger): the first may not be above the second.
+_AT_MOST: tuple[tuple[str, str], ...] = (
+    # one frame must fit into what all frames together may take, and one submit into the credit of its connection
+    ("rpc.frame_bytes_max", "rpc.frames_bytes_max"),
+    ("rpc.credit_bytes", "rpc.frames_bytes_max"),
+    ("rpc.frame_bytes_max", "rpc.credit_bytes"),
+    ("rpc.unsent_bytes_max", "rpc.frames_bytes_max"),
+    ("rpc.variable_bytes_max", "gateway.batch_bytes_max"),
+    # one connection must not hold more than all may
+    ("rpc.credit_rows", "gateway.open_rows_max"),
+    ("lanes.burst_rows_max", "lanes.lane_rows_max"),
+    ("lanes.lane_rows_max", "lanes.rows_max"),
+    ("long_link.handshakes_per_address_max", "long_link.handshakes_max"),
+    ("long_link.handshakes_max", "long_link.connections_max"),
+    ("long_link.pending_bytes_max", "long_link.pending_total_bytes_max"),
+    ("long_link.packet_bytes_max", "long_link.packets_bytes_max"),
+    ("long_link.in_flight_per_device_max", "long_link.in_flight_max"),
+    # a payload with its topic and head must fit into what one device may have pending
+    ("long_link.payload_bytes_max", "long_link.pending_bytes_max"),
+    ("inbox.rows_per_device_max", "inbox.rows_max"),
+    ("devices.tags_per_device_max", "devices.tags_max"),
+    ("retry.first_s", "retry.cap_s"),
+)
+
+
+def _at(config: Config, path: str) -> _At:
+    section, _, key = path.partition(".")
+    return _At(path, getattr(getattr(config, section), key))
+
+
+Check = Callable[[Config], Iterator[tuple[str, object, str]]]
+
+
+def _limits_in_order(config: Config) -> Iterator[tuple[str, object, str]]:
+    for small_path, large_path in _AT_MOST:
+        small, large = _at(config, small_path), _at(config, large_path)
+        if small.value > large.value:
+            yield small.path, small.value, f"at most {large.path}, which is {large.value}"
+
+
+def _budget(config: Config) -> Iterator[tuple[str, object, str]]:
+    parts = memory_budget(config)
+    total = sum(part.size_bytes for part in parts)
+    limit = config.gateway.memory_bytes_max
+    if total > limit:
+        largest = sorted(parts, key=lambda part: -part.size_bytes)[:4]
+        listed = "; ".join(f"{part.part} {part.size_bytes} ({part.keys})" for part in largest)
+        yield "gateway.memory_bytes_max", limit, f"at least {total}, the sum of its parts; the largest: {listed}"
+    open_bytes = config.gateway.open_rows_max * OPEN_ROW_BYTES
+    if open_bytes > config.ledger.ledger_memory_bytes_max:
+        expected = (
+            f"at least {open_bytes}: open rows cannot leave memory, and gateway.open_rows_max is "
+            f"{config.gateway.open_rows_max} at {OPEN_ROW_BYTES} bytes each"
+        )
+        yield "ledger.ledger_memory_bytes_max", config.ledger.ledger_memory_bytes_max, expected
+
+
+def _files(config: Config) -> Iterator[tuple[str, object, str]]:
+    needed = files_needed(config)
+    if needed > config.long_link.files_max:
+        expected = f"at least {needed}: every connection that the other limits allow, and files_reserve"
+        yield "long_link.files_max", config.long_link.files_max, expected
+
+
+def _listeners(config: Config) -> Iterator[tuple[str, object, str]]:
+    for index, listener in enumerate(config.rpc.listeners):
+        yield from _listener(f"rpc.listeners[{index}]", listener, ("tcp", "tls", "unix"))
+    for index, listener in enumerate(config.long_link.listeners):
+        yield from _listener(f"long_link.listeners[{index}]", listener, ("tcp",))
+    if config.http.address.scheme != "tcp":
+        yield "http.address", str(config.http.address), "tcp://host:port"
+    operator = config.operator
+    if operator.address is not None and operator.address.scheme == "unix":
+        yield "operator.address", str(operator.address), "tcp://host:port; the Unix socket is operator.socket"
+    if operator.address is not None and operator.admin_key is None:
+        yield "operator.admin_key", None, "admin_key_file or admin_key_env, since operator.address is set"
+    seen: dict[str, str] = {}
+    for path, address in _addresses(config):
+        if not (address.scheme != "unix" and address.port == 0) and seen.setdefault(str(address), path) != path:
+            yield path, str(address), f"an address of its own; {seen[str(address)]} has the same"
+
+
+def _addresses(config: Config) -> Iterator[tuple[str, Address]]:
+    for section, listeners in (("rpc", config.rpc.listeners), ("long_link", config.long_link.listeners)):
+        for index, listener in enumerate(listeners):
+            yield f"{section}.listeners[{index}].address", listener.address
+    yield "http.address", config.http.address
+    if config.operator.address is not None:
+        yield "operator.address", config.operator.address
+
+
+def _listener(path: str, listener: Listener, schemes: tuple[str, ...]) -> Iterator[tuple[str, object, str]]:
+    if listener.address.scheme not in schemes:
+        yield f"{path}.address", str(listener.address), " or ".join(f"{scheme}://" for scheme in schemes)
+    for key in ("cert_file", "key_file"):
+        if (getattr(listener, key) is None) == (listener.address.scheme == "tls"):
+            wanted = "a file, since the address is tls://" if listener.address.scheme == "tls" else "nothing"
+            yield f"{path}.{key}", getattr(listener, key), wanted
+
+
+def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
+    keys: dict[str, int] = {}
+    for index, app in enumerate(config.apps):
+        path = f"apps[{index}]"
+        if keys.setdefault(app.key, index) != index:
+            yield f"{path}.key", app.key, f"a key of its own; apps[{keys[app.key]}] has the same"
+        if not app.secrets:
+            yield f"{path}.secrets", app.secrets, "at least one secret"
+        if app.durability == "disk":
+            yield f"{path}.durability", "disk", "'memory': the journal on disk is not part of this version"
+    if config.dev.make_secrets and not config.dev.clock:
+        yield "dev.make_secrets", True, "dev.clock = true beside it: both are for development only"
+
+
+_CHECKS: tuple[Check, ...] = (_limits_in_order, _budget, _files, _listeners, _apps)
+
+
+def relation_faults(config: Config, file: str) -> list[ConfigError]:
+    """Every relation that does not hold."""
+    return [
+        ConfigError(path, value, expected, file=file) for check in _CHECKS for path, value, expected in check(config)
+    ]
+
+
+def file_faults(config: Config, file: str) -> list[ConfigError]:
+    """Every file or variable that the configuration names and that is not there, or cannot be read."""
+    faults: list[ConfigError] = []
+    for path, named in _named(config, ""):
+        is_app_secret = path.startswith("apps[") and ".secrets[" in path
+        if isinstance(named, Secret):
+            if config.dev.make_secrets and is_app_secret and named.file is not None and not named.file.exists():
+                continue
+            try:
+                named.read()
+            except ConfigError as error:
+                faults.append(ConfigError(f"{path}.{error.key}", error.value, error.expected, file=file))
+        elif not os.access(named, os.R_OK) or not named.is_file():
+            faults.append(ConfigError(path, str(named), "a readable file", file=file))
+    return faults
+
+
+def _named(node: object, path: str) -> Iterator[tuple[str, Secret | Path]]:
+    """Secrets and `*_file` paths anywhere in the configuration, vendors' Settings included."""
+    if isinstance(node, Secret):
+        yield path, node
+    elif isinstance(node, msgspec.Struct):
+        for field in node.__struct_fields__:
+            value = getattr(node, field)
+            here = f"{path}.{field}" if path else field
+            if field.endswith("_file") and value:
+                yield here, Path(value)
+            elif field.endswith("_env") and value:
+                yield here, Secret(env=value)
+            elif field == "vendors":
+                for name, settings in value.items():
+                    yield from _named(settings, f"{path}.{name}")
+            else:
+                yield from _named(value, here)
+    elif isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from _named(item, f"{path}[{index}]")

@@ -1,0 +1,479 @@
+"""DeviceTable: every device of the apps a worker owns, in memory: who it is, whether it is online, its vendor token.
+
+A device is known by (app, id); the same id in another app is another device. It has a *row*, an int32 that stays the
+same until the device is removed. Look-ups go from ids or tokens to rows, everything else takes rows.
+
+    ids ----------> Segments (by shard) --+
+                                          +--> row --> DeviceRecords (64 bytes a device: presence, token address)
+    vendor tokens -> TokenIndex ----------+        --> TokenStore (token bytes, by length)
+                                                   --> Details (alias, tags, profile)
+
+A row number may be used again after `remove`, so whoever kept one over a wait names what he means: presence by fd and
+generation, a token by its hash. Calls that come too late change nothing.
+
+Every call is one step of the loop, so callers slice: a look-up takes about 85 ns a row, a registration about 6 us, the
+growth of segments included.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
+from gateway.content import Fault
+from gateway.core.details import Details, DetailsStatistics, Profile
+from gateway.core.records import FLAG_DETAILS, FLAG_MUTED, NO_APP, OFFLINE, DeviceRecords
+from gateway.core.registration import (
+    DetailsColumns,
+    Outcome,
+    Registered,
+    Registrations,
+    RowPlan,
+    TokenPlan,
+    earlier_of_equal,
+    form_faults,
+    plan_details,
+)
+from gateway.core.segments import HashKey, Segments, SegmentsStatistics, device_shard, device_shards
+from gateway.core.tokens import TOKEN_BYTES_MAX, FreeRows, TokenGroup, TokenIndex, TokenStoreStatistics, by_length
+
+#: Up to this many ids a plain loop is faster than the array calls (4 us a row against 35 us a call).
+_FEW_ROWS = 8
+#: `dead_since_unix_ms` of a row whose vendor did not say since when.
+SINCE_UNKNOWN = -1
+
+
+class DeviceLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of one table. All memory but that of aliases, tags and profiles is reserved at start."""
+
+    #: Devices; 64 bytes each and about 20 in the index. A worker of a million devices fits 200 MiB with its tokens.
+    devices_max: int = 1_000_000
+    #: Bytes of all tokens; 192 a device, since FCM's have 142 to 200 and APNs' 64.
+    token_bytes_max: int = 192_000_000
+    #: Devices with an alias; about 300 bytes each.
+    aliases_max: int = 1_000_000
+    #: (device, tag) pairs; about 10 bytes each, and 100 per device that has any.
+    tag_bindings_max: int = 10_000_000
+    #: Distinct (platform, app version, time zone); 40 time zones times a few hundred versions of all apps.
+    profiles_max: int = 65_536
+
+
+class Routing(NamedTuple):
+    """What routing needs to know of n rows; all (n,). Of an unknown row (-1) all is zero or false, and fd is -1."""
+
+    is_known: Bool
+    is_online: Bool
+    has_token: Bool
+    channel: U8
+    fd: I32
+    generation: U32
+    proven_unix_s: U32
+
+
+class Device(NamedTuple):
+    """All that is known of one device, for people and for `device` calls."""
+
+    device_id: bytes
+    app_index: int
+    channel: int
+    token: bytes
+    is_muted: bool
+    fd: int
+    generation: int
+    registered_unix_s: int
+    proven_unix_s: int
+    last_seen_unix_s: int
+    profile: Profile
+    alias: bytes
+    tags: tuple[bytes, ...]
+
+
+class DeviceStatistics(NamedTuple):
+    """devices, online, muted, tokens: now. taken_over, forgotten: tokens since start."""
+
+    devices: int
+    online: int
+    muted: int
+    taken_over: int
+    forgotten: int
+    device_index: SegmentsStatistics
+    token_index: SegmentsStatistics
+    token_store: TokenStoreStatistics
+    details: DetailsStatistics
+
+
+class DeviceTable:
+    """See the module's docstring. One owner; arrays given are not kept, arrays returned are copies."""
+
+    __slots__ = (
+        "_details",
+        "_forgotten",
+        "_free",
+        "_index",
+        "_key",
+        "_limits",
+        "_muted",
+        "_next_row",
+        "_online",
+        "_online_by_app",
+        "_records",
+        "_taken_over",
+        "_tokens",
+    )
+
+    def __init__(self, limits: DeviceLimits, key: HashKey) -> None:
+        """key: random, secret; the same after a restart if token hashes are to outlive it."""
+        self._limits = limits
+        self._key = key
+        self._records = DeviceRecords(limits.devices_max)
+        self._index = Segments(limits.devices_max, "device_index_slots_max")
+        self._tokens = TokenIndex(
+            self._records, key, tokens_max=limits.devices_max, token_bytes_max=limits.token_bytes_max
+        )
+        self._details = Details(
+            profiles_max=limits.profiles_max,
+            aliases_max=limits.aliases_max,
+            tag_bindings_max=limits.tag_bindings_max,
+        )
+        self._free = FreeRows()
+        self._next_row = 1
+        self._online = 0
+        self._online_by_app: I64 = np.zeros(NO_APP + 1, np.int64)
+        self._muted = 0
+        self._taken_over = 0
+        self._forgotten = 0
+
+    def __len__(self) -> int:
+        return self._next_row - 1 - len(self._free)
+
+    # Look-ups
+
+    def find(self, ids: U8, app_index: int) -> I32:
+        """ids: (n, 16) uint8 -> (n,) int32 row of each device of this app, -1 for an unknown one."""
+        if len(ids) <= _FEW_ROWS:
+            blob = ids.tobytes()
+            return np.array([self.find_one(blob[at : at + 16], app_index) for at in range(0, len(blob), 16)], np.int32)
+        ids = np.ascontiguousarray(ids)
+        return self._find_hashed(ids, device_shards(ids), self._key.hash_rows(ids, app_index), app_index)
+
+    def find_one(self, device_id: bytes, app_index: int) -> int:
+        """The row of one device or -1."""
+        records = self._records
+        low, high = struct.unpack("<QQ", device_id)
+
+        def verify_row(row: int) -> bool:
+            return bool(
+                records.id_low.item(row) == low
+                and records.id_high.item(row) == high
+                and records.app.item(row) == app_index
+            )
+
+        return self._index.find_one(device_shard(device_id), self._key.hash_one(device_id, app_index), verify_row)
+
+    def find_tokens(self, channel: int, tokens: TextColumn, app_index: int) -> I32:
+        """(n,) int32 row of the device of this app that holds each token, -1 where none does (push to it anyway)."""
+        rows = np.full(len(tokens), -1, np.int32)
+        for group in by_length(tokens):
+            if group.length <= TOKEN_BYTES_MAX and channel:
+                hashes = self._tokens.hash_texts(app_index, channel, group.texts)
+                rows[group.positions] = self._tokens.find(app_index, channel, group.texts, hashes)
+        return rows
+
+    def alias_rows(self, app_index: int, alias: bytes) -> I32:
+        """(k,) int32 the devices of an alias, at most 10."""
+        return self._details.alias_rows(app_index, alias)
+
+    def routing(self, rows: I32) -> Routing:
+        """What routing needs of n rows, -1 among them."""
+        found = self._records.gather(rows)
+        fds = np.ascontiguousarray(found["fd"])
+        return Routing(
+            is_known=rows >= 0,
+            is_online=fds != OFFLINE,
+            has_token=(found["token_length"] > 0) & ((found["flags"] & FLAG_MUTED) == 0),
+            channel=np.ascontiguousarray(found["channel"]),
+            fd=fds,
+            generation=np.ascontiguousarray(found["generation"]),
+            proven_unix_s=np.ascontiguousarray(found["proven_unix_s"]),
+        )
+
+    def ids(self, rows: I32) -> U8:
+        """(n, 16) uint8 ids of known rows."""
+        words = self._records.gather_words(rows)[:, :2]
+        return np.ascontiguousarray(words).view(np.uint8)
+
+    def device(self, row: int) -> Device:
+        """Everything about one known row."""
+        found = self._records.gather(np.array([row]))[0]
+        length = int(found["token_length"])
+        token = self._tokens.store.gather(length, found["token_row"].reshape(1)).tobytes() if length else b""
+        return Device(
+            device_id=struct.pack("<QQ", found["id_low"], found["id_high"]),
+            app_index=int(found["app"]),
+            channel=int(found["channel"]),
+            token=token,
+            is_muted=bool(found["flags"] & FLAG_MUTED),
+            fd=int(found["fd"]),
+            generation=int(found["generation"]),
+            registered_unix_s=int(found["registered_unix_s"]),
+            proven_unix_s=int(found["proven_unix_s"]),
+            last_seen_unix_s=int(found["last_seen_unix_s"]),
+            profile=self._details.profiles.profile(int(found["profile"])),
+            alias=self._details.alias(row),
+            tags=self._details.tags(row),
+        )
+
+    # Presence
+
+    def set_online(self, row: int, fd: int, generation: int, now_unix_s: int) -> tuple[int, int] | None:
+        """Afterwards the device is online there. Returns the (fd, generation) it was online at before, to be closed."""
+        records = self._records
+        previous = (records.fd.item(row), records.generation.item(row))
+        records.fd[row] = fd
+        records.generation[row] = generation
+        records.last_seen_unix_s[row] = now_unix_s
+        if previous[0] != OFFLINE:
+            return previous
+        self._online += 1
+        self._online_by_app[records.app.item(row)] += 1
+        return None
+
+    def set_offline(self, rows: I32, fds: I32, generations: U32, now_unix_s: int) -> Bool:
+        """(n,) which devices went offline: those that were still online at just that fd and generation."""
+        records = self._records
+        is_current: Bool = (rows >= 0) & (records.fd[rows] == fds) & (records.generation[rows] == generations)
+        is_current &= fds != OFFLINE
+        gone = np.unique(rows[is_current])
+        self._mark_offline(gone)
+        records.last_seen_unix_s[gone] = now_unix_s
+        return is_current
+
+    def _mark_offline(self, rows: I32) -> None:
+        """rows: distinct and online."""
+        self._records.fd[rows] = OFFLINE
+        self._online -= len(rows)
+        np.subtract.at(self._online_by_app, self._records.app[rows], 1)
+
+    def online_count(self, app_index: int | None = None) -> int:
+        """Devices online, of one app or of all."""
+        return self._online if app_index is None else int(self._online_by_app[app_index])
+
+    # Tokens
+
+    def take_tokens(self, rows: I32, channel: int) -> list[TokenGroup]:
+        """The tokens of n devices for one channel, grouped by length. Devices that have no usable token of it (any
+        more) are in no group; -1 is allowed and never is."""
+        return self._tokens.take(rows, channel)
+
+    def token_hashes(self, rows: I32) -> U32:
+        """(n,) uint32 hash of each device's token, 0 where there is none: what a batch keeps to know a token again."""
+        return (self._records.gather_words(rows)[:, 4] >> np.uint64(32)).astype(np.uint32)
+
+    def hash_tokens(self, channel: int, tokens: TextColumn, app_index: int) -> U32:
+        """(n,) uint32, the same hash of tokens given as text: of targets that are tokens, and of receipts."""
+        hashes = np.zeros(len(tokens), np.uint32)
+        for group in by_length(tokens):
+            if group.length <= TOKEN_BYTES_MAX:
+                full = self._tokens.hash_texts(app_index, channel, group.texts)
+                hashes[group.positions] = full >> np.uint64(32)
+        return hashes
+
+    def forget_tokens(self, rows: I32, token_hashes: U32, dead_since_unix_ms: I64) -> Bool:
+        """After TOKEN_DEAD. (n,) which verdicts were about the token the device still has; those tokens are gone.
+
+        A token stays when the device has another one by now, and when it registered after the vendor saw it dead
+        (APNs' 410 says when; registrations know seconds). dead_since_unix_ms: `SINCE_UNKNOWN` where nobody said.
+        """
+        found = self._records.gather(rows)
+        is_dead = self._is_same_token(rows, token_hashes)
+        is_dead &= (dead_since_unix_ms == SINCE_UNKNOWN) | (found["registered_unix_s"] <= dead_since_unix_ms // 1000)
+        self._forgotten += self._detach(np.unique(rows[is_dead]))
+        return is_dead
+
+    def mute_tokens(self, rows: I32, token_hashes: U32) -> Bool:
+        """After TOKEN_MUTED. (n,) which were about the token the device still has; kept, not sent to until it registers
+        again."""
+        is_same = self._is_same_token(rows, token_hashes)
+        muted = np.unique(rows[is_same])
+        muted = muted[(self._records.flags[muted] & FLAG_MUTED) == 0]
+        self._records.flags[muted] |= np.uint8(FLAG_MUTED)
+        self._muted += len(muted)
+        return is_same
+
+    def prove_tokens(self, rows: I32, token_hashes: U32, now_unix_s: int) -> None:
+        """After ACCEPTED: the vendor took a message for the token, so it needs no probe."""
+        self._records.proven_unix_s[rows[self._is_same_token(rows, token_hashes)]] = now_unix_s
+
+    def _is_same_token(self, rows: I32, token_hashes: U32) -> Bool:
+        words = self._records.gather_words(rows)
+        is_same: Bool = (words[:, 7] & np.uint64(0xFFFF)) != 0
+        is_same &= (words[:, 4] >> np.uint64(32)) == token_hashes
+        return is_same
+
+    def _detach(self, rows: I32) -> int:
+        """Afterwards none of the distinct devices has a token. Returns how many had."""
+        self._muted -= int(((self._records.flags[rows] & FLAG_MUTED) != 0).sum())
+        return self._tokens.detach(rows)
+
+    # Registration
+
+    def register(self, app_index: int, batch: Registrations, now_unix_s: int) -> Registered:
+        """Afterwards each row that was not refused is the whole state of its device; see `registration.py`.
+
+        Presence stays. A token that another device of the app held goes to the new holder. Raises Overloaded when an
+        index is used up, and ValueError for columns that do not fit together; then nothing changed.
+        """
+        faults = form_faults(batch)
+        ids = np.ascontiguousarray(batch.ids)
+        shards, hashes = device_shards(ids), self._key.hash_rows(ids, app_index)
+        rows = self._find_hashed(ids, shards, hashes, app_index)
+        plan = RowPlan(rows, faults)
+        is_superseded = earlier_of_equal(hashes, plan.is_chosen, lambda index: ids[index].tobytes())
+        plan.is_chosen &= ~is_superseded
+        self._refuse_devices(plan)
+        self._details.profiles.reclaim()
+        details = plan_details(self._details, app_index, batch, plan)
+        self._index.reserve(shards[plan.is_chosen & (rows < 0)])
+        tokens, keeps_token, n_lost = self._plan_tokens(app_index, batch, plan)
+
+        is_new = plan.is_chosen & (rows < 0)
+        self._detach(self._rows_without_token(plan, keeps_token, is_new, tokens))
+        rows[is_new] = self._new_rows(ids[is_new], app_index)
+        self._index.insert(shards[is_new], hashes[is_new], rows[is_new])
+        chosen = np.flatnonzero(plan.is_chosen)
+        self._write(rows[chosen], batch.proven_unix_s[chosen], keeps_token[chosen], now_unix_s)
+        n_taken_over = n_lost
+        for token in tokens:
+            at = token.positions
+            self._tokens.attach(rows[at], batch.channels[at], token.token_rows, token.texts, token.hashes)
+            n_taken_over += int((token.holders >= 0).sum())
+        self._write_details(app_index, rows[chosen], details.take(chosen))
+        self._taken_over += n_taken_over
+
+        outcomes = np.where(is_new, np.uint8(Outcome.CREATED), np.uint8(Outcome.REPLACED))
+        outcomes[~plan.is_chosen] = Outcome.REFUSED
+        outcomes[is_superseded] = Outcome.SUPERSEDED
+        return Registered(outcomes, np.where(plan.is_chosen, rows, np.int32(-1)), faults, n_taken_over)
+
+    def _find_hashed(self, ids: U8, shards: I64, hashes: U64, app_index: int) -> I32:
+        words = ids.view("<u8")
+        low, high = words[:, 0], words[:, 1]
+
+        def verify(index: slice | I64, rows: I32) -> Bool:
+            found = self._records.gather_words(rows)
+            is_same: Bool = (found[:, 0] == low[index]) & (found[:, 1] == high[index])
+            is_same &= (found[:, 2] & np.uint64(0xFFFF)) == app_index
+            return is_same
+
+        return self._index.find(shards, hashes, verify)
+
+    def _refuse_devices(self, plan: RowPlan) -> None:
+        """Refuses the new devices for which there is no row, the last ones of the batch."""
+        limit = self._limits.devices_max
+        new = np.flatnonzero(plan.is_chosen & (plan.rows < 0))
+        for index in new[max(limit - len(self), 0) :].tolist():
+            plan.refuse(index, Fault("device_id", f"devices are {limit}, limit {limit} (devices_max)"))
+
+    def _plan_tokens(self, app_index: int, batch: Registrations, plan: RowPlan) -> tuple[list[TokenPlan], Bool, int]:
+        """Token rows for all tokens to be written, whether each device keeps the token it has, and how many tokens the
+        batch names twice (the later device has it). Refuses the rows for which the store has no room."""
+        n = len(batch.ids)
+        groups = [group for group in by_length(batch.tokens) if group.length <= TOKEN_BYTES_MAX]
+        hashes = np.zeros(n, np.uint64)
+        for group in groups:
+            at = group.positions
+            hashes[at] = self._tokens.hash_texts(app_index, batch.channels[at], group.texts)
+        wants = plan.is_chosen & (batch.channels != 0)
+        is_lost = earlier_of_equal(
+            hashes, wants, lambda index: bytes([batch.channels[index]]) + batch.tokens.row(index)
+        )
+        wants &= ~is_lost
+        self._tokens.reserve(hashes[wants])
+        keeps = np.zeros(n, np.bool_)
+        tokens = []
+        for group in groups:
+            at, channels = group.positions, batch.channels[group.positions]
+            keeps[at] = wants[at] & self._tokens.holds(plan.rows[at], channels, group.texts, hashes[at])
+            chosen = np.flatnonzero(wants[at] & ~keeps[at])
+            token_rows = self._tokens.store.allocate(group.length, len(chosen))
+            for index in at[chosen[len(token_rows) :]].tolist():
+                limit = self._tokens.store.limit_bytes
+                text = f"token of {group.length} bytes finds no room, limit {limit} bytes of all (token_bytes_max)"
+                plan.refuse(index, Fault("token", text))
+            chosen = chosen[: len(token_rows)]
+            at, texts, channels = at[chosen], group.texts[chosen], channels[chosen]
+            holders = self._tokens.find(app_index, channels, texts, hashes[at])
+            tokens.append(TokenPlan(at, texts, hashes[at], token_rows, holders))
+        return tokens, keeps, int(is_lost.sum())
+
+    def _rows_without_token(self, plan: RowPlan, keeps: Bool, is_new: Bool, tokens: list[TokenPlan]) -> I32:
+        """The distinct devices whose present token goes: theirs changes, or somebody else registered it."""
+        changed = plan.rows[plan.is_chosen & ~keeps & ~is_new]
+        holders = [token.holders[token.holders >= 0] for token in tokens]
+        return np.unique(np.concatenate([changed, *holders]))
+
+    def _new_rows(self, ids: U8, app_index: int) -> I32:
+        """Rows of new devices, with nothing in them but who they are. There is room."""
+        rows = self._free.take(len(ids)).astype(np.int32)
+        n_fresh = len(ids) - len(rows)
+        rows = np.concatenate([rows, np.arange(self._next_row, self._next_row + n_fresh, dtype=np.int32)])
+        self._next_row += n_fresh
+        records = self._records
+        records.words[rows] = 0
+        records.words[rows, :2] = ids.view("<u8")
+        records.app[rows] = app_index
+        records.fd[rows] = OFFLINE
+        return rows
+
+    def _write(self, rows: I32, proven_unix_s: U32, keeps_token: Bool, now_unix_s: int) -> None:
+        """The fields every registration writes. Of a token that stays, the later proof counts, theirs or ours."""
+        records = self._records
+        self._muted -= int(((records.flags[rows] & FLAG_MUTED) != 0).sum())
+        records.flags[rows] &= np.uint8(~FLAG_MUTED & 0xFF)
+        records.registered_unix_s[rows] = now_unix_s
+        ours = np.where(keeps_token, records.proven_unix_s[rows], np.uint32(0))
+        records.proven_unix_s[rows] = np.maximum(ours, proven_unix_s)
+
+    def _write_details(self, app_index: int, rows: I32, details: DetailsColumns) -> None:
+        records, profiles = self._records, self._details.profiles
+        profiles.count(records.profile[rows], -1)
+        profiles.count(details.profiles, 1)
+        records.profile[rows] = details.profiles
+        had = (records.flags[rows] & FLAG_DETAILS) != 0
+        for index in np.flatnonzero(had | details.has_any).tolist():
+            row = int(rows[index])
+            self._details.write(row, app_index, details.aliases[index], details.tags[index])
+        flags = records.flags[rows] & np.uint8(~FLAG_DETAILS & 0xFF)
+        records.flags[rows] = np.where(details.has_any, flags | np.uint8(FLAG_DETAILS), flags)
+
+    def remove(self, rows: I32) -> None:
+        """Afterwards the devices, known and distinct, are unknown, and their rows may become other devices'."""
+        self._detach(rows)
+        records = self._records
+        self._mark_offline(rows[records.fd[rows] != OFFLINE])
+        self._details.profiles.count(records.profile[rows], -1)
+        for row in rows[(records.flags[rows] & FLAG_DETAILS) != 0].tolist():
+            self._details.forget(row)
+        ids, apps = self.ids(rows), records.app[rows]
+        self._index.remove(device_shards(ids), self._key.hash_rows(ids, apps.astype(np.uint64)), rows)
+        records.words[rows] = 0
+        records.app[rows] = NO_APP
+        records.fd[rows] = OFFLINE
+        self._free.give(rows.astype(np.uint32))
+
+    def statistics(self) -> DeviceStatistics:
+        return DeviceStatistics(
+            devices=len(self),
+            online=self._online,
+            muted=self._muted,
+            taken_over=self._taken_over,
+            forgotten=self._forgotten,
+            device_index=self._index.statistics(),
+            token_index=self._tokens.statistics(),
+            token_store=self._tokens.store.statistics(),
+            details=self._details.statistics(),
+        )

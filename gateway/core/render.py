@@ -1,0 +1,211 @@
+"""Rendering: the rows of a burst become `Requests`, columns that a connection turns into bytes.
+
+Three ways through, by what differs between the rows of one group of tokens:
+
+    shared     one variant, no variables      constants and fixed-width columns; texts are fitted once per group
+    template   one variant with variables     one join per row; only rows over a limit are fitted one by one
+    mixed      many variants, few rows each   a short loop, one row after the other
+
+Rules for authors: nothing per row outlives a call but the columns returned. Positions index the `rows` given to the
+call; each one that a token group names ends in exactly one group of requests or one entry of refused rows. Whether and
+where a text is cut never depends on the other rows of the burst. A plain one-row-at-a-time twin is in the tests.
+
+Variables: a batch with variable columns is a batch of templates: `{{name}}` is replaced in all its variants wherever it
+has a column of that name, and stays text elsewhere. So rows with and without variables belong into different batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from gateway.batch import Batch
+from gateway.columns import Piece, Rows, TextColumn
+from gateway.content import Variant
+from gateway.core.burst import Burst
+from gateway.core.compiled import ROW_SLOTS, Compiled, Source, TemplateCache
+from gateway.core.downlink import PAYLOAD_BYTES_MAX_DEFAULT, Downlink
+from gateway.core.fit import TooLong
+from gateway.core.render_mixed import render_mixed
+from gateway.core.render_template import render_template
+from gateway.core.rendered import (
+    CutRule,
+    Group,
+    PayloadGroup,
+    RefusedRows,
+    Rendered,
+    RenderedGroup,
+    RenderedPayloads,
+    TokenGroup,
+    Tokens,
+    pieces_of,
+)
+from gateway.core.truncate import MARK
+from gateway.ledger import Reason
+from gateway.vendor import Refusal
+
+__all__ = [
+    "PayloadGroup",
+    "RefusedRows",
+    "Rendered",
+    "RenderedGroup",
+    "RenderedPayloads",
+    "Renderer",
+    "RequestSource",
+    "TokenGroup",
+]
+
+#: With fewer rows per variant than this, a group per variant costs more than the loop over rows.
+_UNIFORM_ROWS_MIN = 16
+_MESSAGE_ID_BYTES = 36
+
+
+class RequestSource(Source, Protocol):
+    """What rendering needs of a vendor (gateway.vendor.Vendor)."""
+
+    def authority(self) -> tuple[str, int]: ...
+
+
+class Renderer:
+    """Keeps templates between bursts. Owned by one actor at a time; no I/O, no clock.
+
+    mark: what ends a text that was cut. may_cut: False refuses over-long rows instead (content_too_long).
+    templates_max: kinds of variant kept, about 3 KiB each.
+    """
+
+    def __init__(
+        self,
+        *,
+        mark: str = MARK,
+        may_cut: bool = True,
+        templates_max: int = 1024,
+        downlink_payload_bytes_max: int = PAYLOAD_BYTES_MAX_DEFAULT,
+    ) -> None:
+        self._rule = CutRule(mark, may_cut)
+        self._templates = TemplateCache(templates_max)
+        self._downlink = Downlink(downlink_payload_bytes_max)
+
+    def render(
+        self,
+        vendor: RequestSource,
+        batch: Batch,
+        rows: Rows,
+        tokens: Sequence[TokenGroup],
+        *,
+        authorization: bytes,
+        now_unix_s: float,
+    ) -> Rendered:
+        """The requests of these rows of the batch. A row that no token group names is left out."""
+        host, port = vendor.authority()
+        authority = (host if port == 443 else f"{host}:{port}").encode()
+        burst = Burst(vendor, batch, rows, authorization, now_unix_s)
+        out = Rendered([], [])
+        for positions, column in tokens:
+            if len(positions):
+                self._render_group(Group(burst, self._rule, authority, positions, column, out))
+        return out
+
+    def render_downlink(self, batch: Batch, rows: Rows, *, now_unix_s: float) -> RenderedPayloads:
+        """The payloads of the long link for these rows of the batch."""
+        burst = Burst(self._downlink, batch, rows, b"", now_unix_s)
+        out = Rendered([], [])
+        if len(rows):
+            self._render_group(Group(burst, self._rule, b"", np.arange(len(rows)), None, out))
+        groups = [PayloadGroup(group.positions, group.requests.body, group.truncated) for group in out.groups]
+        return RenderedPayloads(groups, out.refused)
+
+    def statistics(self) -> dict[str, int]:
+        cache = self._templates
+        return {"templates": len(cache), "template_hits": cache.hits, "template_misses": cache.misses}
+
+    def _render_group(self, group: Group) -> None:
+        """Chooses the way (see the module's docstring)."""
+        variants = group.burst.batch.variants
+        if group.burst.variant_index is None:
+            self._render_uniform(group, variants[0])
+            return
+        indexes = group.burst.variant_index[group.positions]
+        if int(indexes.min()) == int(indexes.max()):
+            self._render_uniform(group, variants[int(indexes[0])])
+            return
+        order = np.argsort(indexes, kind="stable")
+        starts = np.flatnonzero(np.diff(indexes[order])) + 1
+        if len(order) < _UNIFORM_ROWS_MIN * (len(starts) + 1):
+            render_mixed(group, lambda variant: self._template(group, variant))
+            return
+        for chosen in np.split(order, starts):
+            self._render_uniform(group.take(chosen), variants[int(indexes[chosen[0]])])
+
+    def _template(self, group: Group, variant: Variant) -> Compiled | Refusal:
+        return self._templates.get(group.burst.source, variant, with_variables=bool(group.burst.batch.variables))
+
+    def _render_uniform(self, group: Group, variant: Variant) -> None:
+        template = self._template(group, variant)
+        burst = group.burst
+        if isinstance(template, Refusal):
+            group.refuse(Reason.CONTENT_REFUSED, template)
+        elif (
+            burst.variables_in(variant.title)
+            or burst.variables_in(variant.body)
+            or any(burst.has_variable(name) for name, _ in template.body_slots)
+        ):
+            render_template(group, variant, template)
+        else:
+            _render_shared(group, variant, template)
+
+
+def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
+    """All rows of the group are rendered or refused; their texts are the same and fitted once."""
+    burst = group.burst
+    slots: dict[str, Piece] = group.row_pieces()
+    shortest, longest = _token_lengths(group.tokens)
+    overhead = template.constant_bytes
+    has_token = False
+    for name, count in template.body_slots:
+        if name == "token":
+            overhead += count * longest
+            has_token = True
+        elif name == "message_id":
+            overhead += count * _MESSAGE_ID_BYTES
+        else:
+            value = burst.constant(name, variant, in_json=True)
+            slots[name] = value
+            overhead += count * len(value)
+    fitted = group.fit(variant, template, variant.title, variant.body, overhead)
+    is_tight = isinstance(fitted, TooLong) or fitted.was_cut
+    if is_tight and has_token and shortest != longest:
+        # The room for texts differs from token to token: one group per length.
+        for chosen in _by_length(group.tokens):
+            _render_shared(group.take(chosen), variant, template)
+        return
+    if isinstance(fitted, TooLong):
+        group.refuse(Reason.CONTENT_TOO_LONG, fitted)
+        return
+    slots["title"], slots["body"] = fitted.title, fitted.body
+    body = pieces_of(template.body, slots)
+    for name in template.header_slots:
+        slots[name] = burst.constant(name, variant, in_json=False)
+    group.add(template, slots, body, np.full(len(group.positions), fitted.was_cut))
+
+
+def _token_lengths(tokens: Tokens | None) -> tuple[int, int]:
+    """The shortest and the longest token, bytes."""
+    if tokens is None:
+        return 0, 0
+    if isinstance(tokens, TextColumn):
+        lengths = tokens.lengths()
+        return int(lengths.min()), int(lengths.max())
+    return tokens.shape[1], tokens.shape[1]
+
+
+def _by_length(tokens: Tokens | None) -> list[Rows]:
+    """Indexes of the tokens of each length."""
+    if not isinstance(tokens, TextColumn):
+        return []
+    lengths = tokens.lengths()
+    return [np.flatnonzero(lengths == length) for length in np.unique(lengths).tolist()]
+
+
+assert {"token", "message_id"} == ROW_SLOTS, "_render_shared knows the width of each row slot"

@@ -1,0 +1,130 @@
+"""Rendering rows of one variant with variables: columns are gathered and escaped at once, each body is one join.
+
+Only rows over a limit are looked at one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import repeat
+from typing import TypeAlias
+
+import numpy as np
+
+from gateway.columns import Bool, Piece, TextColumn, json_escape, piece_rows
+from gateway.content import Variant, template_parts
+from gateway.core.burst import escape_rows
+from gateway.core.compiled import ROW_SLOTS, Compiled
+from gateway.core.fit import TooLong
+from gateway.core.rendered import Group
+from gateway.core.truncate import measure_rows
+from gateway.ledger import Reason
+from gateway.vendor import FieldLimit, TemplateParts
+
+#: The values of one slot: the same for all rows, or one per row.
+_Values: TypeAlias = bytes | list[bytes]
+
+
+def render_template(group: Group, variant: Variant, template: Compiled) -> None:
+    """All rows of the group are rendered or refused."""
+    burst = group.burst
+    row_pieces = group.row_pieces()
+    values = _slot_values(group, variant, template, row_pieces)
+    bodies = _join_parts(template.body, values, len(group.positions))
+    truncated = np.zeros(len(bodies), np.bool_)
+    refused: list[int] = []
+    for index in _over_limits(group, variant, bodies):
+        problem = _refit(group, variant, template, values, bodies, index)
+        if problem is None:
+            truncated[index] = True
+        else:
+            refused.append(index)
+            group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
+    if refused:
+        kept = np.delete(np.arange(len(bodies)), refused)
+        group, truncated = group.take(kept), truncated[kept]
+        bodies = [bodies[index] for index in kept.tolist()]
+        row_pieces = group.row_pieces()
+    if bodies:
+        for name in template.header_slots:
+            row_pieces[name] = burst.constant(name, variant, in_json=False)
+        group.add(template, row_pieces, (TextColumn.from_rows(bodies),), truncated)
+
+
+def _slot_values(
+    group: Group, variant: Variant, template: Compiled, row_pieces: dict[str, Piece]
+) -> dict[str, _Values]:
+    """Slot name -> its values, ready to stand inside a JSON string. Each variable column is gathered once."""
+    burst, n = group.burst, len(group.positions)
+    values: dict[str, _Values] = {}
+
+    def value_of(name: str) -> _Values:
+        if name not in values:
+            if name in ROW_SLOTS:
+                values[name] = piece_rows(row_pieces[name], 0, n)
+            elif burst.has_variable(name):
+                values[name] = escape_rows(burst.variable_rows(name, group.positions))
+            else:
+                values[name] = burst.constant(name, variant, in_json=True)
+        return values[name]
+
+    for name, _ in template.body_slots:
+        value_of(name)
+    for field, text in (("title", variant.title), ("body", variant.body)):
+        parts = [
+            value_of(f"var:{part}") if index % 2 else json_escape(part.encode())
+            for index, part in enumerate(template_parts(text))
+        ]
+        filled = [part for part in parts if part != b""]
+        values[field] = filled[0] if len(filled) == 1 else _join(filled, n)
+    return values
+
+
+def _join_parts(parts: TemplateParts, values: dict[str, _Values], n: int) -> list[bytes]:
+    return _join([part if isinstance(part, bytes) else values[part.name] for part in parts], n)
+
+
+def _join(columns: list[_Values], n: int) -> list[bytes]:
+    """One bytes per row; n rows."""
+    rows: list[Iterable[bytes]] = [repeat(column, n) if isinstance(column, bytes) else column for column in columns]
+    return list(map(b"".join, zip(*rows, strict=True))) if rows else [b""] * n
+
+
+def _refit(
+    group: Group, variant: Variant, template: Compiled, values: dict[str, _Values], bodies: list[bytes], index: int
+) -> TooLong | None:
+    """The body of one over-long row is replaced by one that fits; or why it cannot be."""
+    row = {name: value if isinstance(value, bytes) else value[index] for name, value in values.items()}
+    texts_bytes = template.n_title * len(row["title"]) + template.n_body * len(row["body"])
+    position = int(group.positions[index])
+    title = group.burst.text_of_row(variant.title, position)
+    body = group.burst.text_of_row(variant.body, position)
+    fitted = group.fit(variant, template, title, body, len(bodies[index]) - texts_bytes)
+    if isinstance(fitted, TooLong):
+        return fitted
+    row["title"], row["body"] = fitted.title, fitted.body
+    bodies[index] = b"".join([part if isinstance(part, bytes) else row[part.name] for part in template.body])
+    return None
+
+
+def _over_limits(group: Group, variant: Variant, bodies: list[bytes]) -> list[int]:
+    """The rows over a limit: the payload's by the lengths just made, a field's by a count over its columns."""
+    limits = group.burst.source.limits(variant)
+    over: Bool = np.fromiter(map(len, bodies), np.int64, len(bodies)) > limits.payload_bytes_max
+    for limit, text in ((limits.title, variant.title), (limits.body, variant.body)):
+        if limit is not None:
+            over |= _field_over(group, text, limit)
+    return [int(index) for index in np.flatnonzero(over)]
+
+
+def _field_over(group: Group, text: str, limit: FieldLimit) -> Bool:
+    """(n,) bool, the text with its variables put in is longer than the limit. Lengths add up over its parts."""
+    burst = group.burst
+    lengths = np.zeros(len(group.positions), np.int64)
+    for index, part in enumerate(template_parts(text)):
+        if index % 2 and burst.has_variable(f"var:{part}"):
+            column = TextColumn.from_rows(burst.variable_rows(f"var:{part}", group.positions))
+        else:
+            column = TextColumn.from_texts(["{{" + part + "}}" if index % 2 else part])
+        lengths += measure_rows(column, limit.unit)
+    return lengths > limit.max

@@ -1,0 +1,175 @@
+"""Reports over ledger pages: counts of a task, its rows, the way of one message. Pure reading; pages are the home's.
+
+Every function takes one slice at a time or visits a bounded number of rows; callers yield to the loop in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.batch import TaskSegment
+from gateway.columns import I64, Bool, Rows
+from gateway.ledger import (
+    IS_FINAL,
+    NO_VERDICT,
+    Channel,
+    Flag,
+    LedgerPage,
+    Reason,
+    Receipt,
+    State,
+)
+from gateway.verdict import Verdict
+
+Slice = tuple[LedgerPage, TaskSegment]
+
+
+class Sums(NamedTuple):
+    """Of the rows of a task. states: (11,) int64. by_channel: (channels, 11). reasons, receipts: counts by code.
+
+    latencies_ms: per channel, of rows that were acknowledged or accepted, without those that waited for a device or
+    a moved clock (`n_waited`, `n_moved`).
+    """
+
+    rows: int
+    states: I64
+    by_channel: I64
+    reasons: I64
+    receipts: I64
+    handed_over: int
+    n_waited: int
+    n_moved: int
+    is_routed: bool
+    latencies_ms: dict[Channel, npt.NDArray[np.uint32]]
+    submitted_unix_ms: int
+
+
+#: From and to on the clock of the pages: was the clock moved by hand in between?
+MovedBetween = Callable[[float, float], bool]
+_N_REASONS = max(Reason) + 1
+
+
+def sum_task(slices: Sequence[Slice], moved_between: MovedBetween) -> Sums:
+    """The counts of a task's rows, one pass over their columns."""
+    states = np.zeros(len(State), np.int64)
+    by_channel = np.zeros((len(Channel), len(State)), np.int64)
+    reasons = np.zeros(_N_REASONS, np.int64)
+    receipts = np.zeros(len(Receipt), np.int64)
+    handed_over = waited = moved = 0
+    is_routed = True
+    latencies: dict[Channel, list[npt.NDArray[np.uint32]]] = {}
+    for page, segment in slices:
+        span = slice(segment.first, segment.first + segment.n)
+        state, channel, flags = page.state[span], page.channel[span], page.flags[span]
+        states += np.bincount(state, minlength=len(State))
+        pairs = channel.astype(np.uint16) * len(State) + state
+        by_channel += np.bincount(pairs, minlength=by_channel.size).reshape(by_channel.shape)
+        reasons += np.bincount(page.reason[span], minlength=_N_REASONS)
+        receipts += np.bincount(page.receipt[span], minlength=len(Receipt))
+        handed_over += int(np.count_nonzero(flags & Flag.HANDED_OVER))
+        is_routed = is_routed and page.n_routed >= span.stop
+        good = (state == State.DEVICE_ACKED) | (state == State.VENDOR_ACCEPTED)
+        has_waited: Bool = good & ((flags & Flag.WAITED_OFFLINE) != 0)
+        was_moved = good & ~has_waited & _moved(page, span, moved_between)
+        waited += int(has_waited.sum())
+        moved += int(was_moved.sum())
+        measured = good & ~has_waited & ~was_moved
+        for code in np.unique(channel[measured]).tolist():
+            times = page.final_ms[span][measured & (channel == code)]
+            latencies.setdefault(Channel(code), []).append(times)
+    return Sums(
+        rows=int(states.sum()),
+        states=states,
+        by_channel=by_channel,
+        reasons=reasons,
+        receipts=receipts,
+        handed_over=handed_over,
+        n_waited=waited,
+        n_moved=moved,
+        is_routed=is_routed,
+        latencies_ms={channel: np.concatenate(parts) for channel, parts in latencies.items()},
+        submitted_unix_ms=slices[0][0].batch.born_unix_ms if slices else 0,
+    )
+
+
+def _moved(page: LedgerPage, span: slice, moved_between: MovedBetween) -> Bool:
+    """(k,) rows during whose life the clock was moved. Almost always none, found with one question."""
+    final_ms = page.final_ms[span]
+    born = page.batch.born
+    if not len(final_ms) or not moved_between(born, born + float(final_ms.max()) / 1000):
+        return np.zeros(len(final_ms), np.bool_)
+    times = np.unique(final_ms)
+    moved = np.array([moved_between(born, born + float(at) / 1000) for at in times.tolist()], np.bool_)
+    return moved[np.searchsorted(times, final_ms)]
+
+
+def select_rows(
+    page: LedgerPage, segment: TaskSegment, first: int, *, states: frozenset[int] | None, reasons: frozenset[int] | None
+) -> Rows:
+    """Rows of a segment from its row `first` on, in order, with one of the states and one of the reasons."""
+    rows = np.arange(segment.first + first, segment.first + segment.n)
+    if states is not None:
+        rows = rows[np.isin(page.state[rows], list(states))]
+    if reasons is not None:
+        rows = rows[np.isin(page.reason[rows], list(reasons))]
+    return rows
+
+
+def source_rows(page: LedgerPage, segment: TaskSegment, rows: Rows) -> npt.NDArray[np.uint32]:
+    """(k,) position of each row in the submit as sent."""
+    if page.batch.source_rows is not None:
+        return page.batch.source_rows[rows]
+    return (rows - segment.first).astype(np.uint32)
+
+
+class Hop(NamedTuple):
+    """One thing that happened to one row. at_ms: after the birth of its batch; -1: not known."""
+
+    at_ms: int
+    what: str
+    channel: Channel = Channel.NONE
+    connection: int = 0
+    attempt: int = 0
+    verdict: Verdict | None = None
+    name: str = ""
+    state: State | None = None
+    reason: Reason = Reason.NONE
+    receipt: Receipt = Receipt.NONE
+
+
+def trace_row(page: LedgerPage, row: int) -> list[Hop]:
+    """The way of one row, in order of time."""
+    hops = [Hop(0, "submitted")]
+    if page.routed_ms[row]:
+        hops.append(Hop(int(page.routed_ms[row]), "routed"))
+    born = page.batch.born
+    for burst in page.bursts:
+        for place in np.flatnonzero(burst.rows == row).tolist():
+            issued_ms = int((burst.issued - born) * 1000)
+            hops.append(Hop(issued_ms, "issued", burst.channel, burst.connection, burst.attempt))
+            code = int(burst.verdicts[place])
+            if code != NO_VERDICT:
+                answered_ms = issued_ms + int(burst.answered[place])
+                name = burst.names.get(place, "")
+                verdict = Verdict(code)
+                hops.append(Hop(answered_ms, "answered", burst.channel, burst.connection, burst.attempt, verdict, name))
+    channel = Channel(int(page.channel[row]))
+    if channel is Channel.LONG_LINK and page.issued_ms[row]:
+        hops.append(Hop(int(page.issued_ms[row]), "sent to the device", channel, attempt=int(page.attempts[row])))
+    state = State(int(page.state[row]))
+    at_ms = int(page.final_ms[row]) if IS_FINAL[state] else max(hop.at_ms for hop in hops)
+    hops.append(Hop(at_ms, "state", channel, state=state, reason=Reason(int(page.reason[row]))))
+    if page.receipt[row]:
+        hops.append(Hop(at_ms, "receipt", channel, receipt=Receipt(int(page.receipt[row]))))
+    return sorted(hops, key=lambda hop: hop.at_ms)
+
+
+def rows_of_device(page: LedgerPage, device_id: bytes, first: int = 0, stop: int | None = None) -> Rows:
+    """Rows of the page whose target is the device."""
+    ids = np.ascontiguousarray(page.batch.device_ids[first:stop]).view(np.uint64)
+    wanted = np.frombuffer(device_id, np.uint64)
+    return first + np.flatnonzero((ids[:, 0] == wanted[0]) & (ids[:, 1] == wanted[1]))

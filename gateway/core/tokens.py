@@ -1,0 +1,265 @@
+"""Device tokens: `TokenStore` keeps their bytes, `TokenIndex` knows which device holds which.
+
+The store. Tokens of all lengths lie side by side, so that a burst gathers them with one array call. One pool of bytes
+is reserved once. It is handed out in *extents* of 64 KiB, each of which belongs to one token length from then on;
+inside it lie tokens of that length, back to back. A token of length L is addressed by (L, row): it stands at byte
+row * L of the pool. So all tokens of one length are rows of one 2-D view of the whole pool, wherever their extents
+lie, and `np.take` copies k of them in one call.
+
+    pool   | 64 64 64 64 ... | 163 163 163 ... | 64 64 64 ... | untouched, costs nothing
+    view of length 64: pool[: n * 64].reshape(n, 64), of length 163: pool[: n * 163].reshape(n, 163), ...
+
+A freed row serves the next token of the same length; extents do not change hands, so what the pool can lose is what
+lengths that died out still hold (`statistics` shows it). Rejected: a slab array per length (each would have to be
+reserved at the full limit, or copied to grow); padding to size classes (FCM tokens of 142 bytes would cost 160).
+
+The index. A vendor token belongs to one device of an app at a time. The key of a token is (app, channel, text); its
+64-bit hash stands in the device's record, so that letting go of a token needs no look at its text. The upper half of
+the hash, 4 bytes, is the token hash that batches keep to find a row by the token a receipt names.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
+from gateway.core.records import FLAG_MUTED, DeviceRecords
+from gateway.core.segments import HASHED_BYTES_MAX, HashKey, Segments, SegmentsStatistics
+
+#: The longest device token, bytes. FCM names no maximum and issues about 142 to 200; the longest in the fact sheets is
+#: 255; 4 KiB is what a header line of the vendors' servers takes.
+TOKEN_BYTES_MAX = HASHED_BYTES_MAX
+#: Small enough that a hundred lengths with a few tokens each cost 6 MiB, large enough that extents are rare.
+EXTENT_BYTES = 1 << 16
+
+
+class FreeRows:
+    """A stack of row numbers that may be used again. 4 bytes each; no object per row."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self) -> None:
+        self._rows = array("I")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def give(self, rows: U32) -> None:
+        self._rows.frombytes(np.ascontiguousarray(rows, np.uint32).tobytes())
+
+    def take(self, count: int) -> U32:
+        """Up to `count` rows, those given last."""
+        first = max(0, len(self._rows) - count)
+        taken = np.frombuffer(self._rows[first:].tobytes(), np.uint32)
+        del self._rows[first:]
+        return taken
+
+
+class LengthGroup(NamedTuple):
+    """Texts of one length. positions: (k,) int64 into the column. texts: (k, length) uint8."""
+
+    length: int
+    positions: I64
+    texts: U8
+
+
+def by_length(column: TextColumn) -> Iterator[LengthGroup]:
+    """The rows of a column, grouped by length, short ones first. Empty rows are left out."""
+    fixed = column.fixed()
+    if fixed is not None:
+        if fixed.shape[1]:
+            yield LengthGroup(fixed.shape[1], np.arange(len(column)), fixed)
+        return
+    lengths = column.lengths()
+    blob = np.frombuffer(column.blob, np.uint8)
+    starts = column.offsets[:-1].astype(np.int64)
+    for length in np.unique(lengths).tolist():
+        if length:
+            positions = np.flatnonzero(lengths == length)
+            yield LengthGroup(length, positions, blob[starts[positions][:, None] + np.arange(length)])
+
+
+class TokenStoreStatistics(NamedTuple):
+    """tokens: kept now. used_bytes: of those. extent_bytes: handed out to lengths. limit_bytes: token_bytes_max."""
+
+    tokens: int
+    lengths: int
+    used_bytes: int
+    extent_bytes: int
+    limit_bytes: int
+
+
+class TokenStore:
+    """Tokens by (length, row). One owner; callers keep the addresses."""
+
+    __slots__ = ("_extents", "_extents_max", "_free", "_pool", "_tokens", "_used_bytes", "_views")
+
+    def __init__(self, token_bytes_max: int) -> None:
+        """token_bytes_max: bytes of the pool, reserved at once, touched as it fills; at least one extent."""
+        self._extents_max = max(1, token_bytes_max // EXTENT_BYTES)
+        self._pool: U8 = np.zeros(self._extents_max * EXTENT_BYTES, np.uint8)
+        self._extents = 0
+        self._views: dict[int, U8] = {}
+        self._free: dict[int, FreeRows] = {}
+        self._tokens = 0
+        self._used_bytes = 0
+
+    @property
+    def limit_bytes(self) -> int:
+        return len(self._pool)
+
+    def allocate(self, length: int, count: int) -> U32:
+        """Rows for `count` tokens of `length` (1 to `TOKEN_BYTES_MAX`), fewer where the pool is full."""
+        free = self._free.setdefault(length, FreeRows())
+        while len(free) < count and self._extents < self._extents_max:
+            start = self._extents * EXTENT_BYTES
+            self._extents += 1
+            first = -(-start // length)
+            # The last rows first: rows are taken from the end, so the pool fills from the front.
+            free.give(np.arange((start + EXTENT_BYTES) // length - 1, first - 1, -1, dtype=np.uint32))
+        rows = free.take(count)
+        self._tokens += len(rows)
+        self._used_bytes += len(rows) * length
+        return rows
+
+    def free(self, length: int, rows: U32) -> None:
+        """Afterwards the rows, all distinct, may serve other tokens of this length."""
+        self._free[length].give(rows)
+        self._tokens -= len(rows)
+        self._used_bytes -= len(rows) * length
+
+    def write(self, length: int, rows: U32, tokens: U8) -> None:
+        """tokens: (k, length) uint8."""
+        self._view(length)[rows] = tokens
+
+    def gather(self, length: int, rows: U32) -> U8:
+        """(k, length) uint8, a copy. A row beyond the pool gives the last one: for callers that check afterwards."""
+        return self._view(length).take(rows, axis=0, mode="clip")
+
+    def _view(self, length: int) -> U8:
+        view = self._views.get(length)
+        if view is None:
+            n = len(self._pool) // length
+            view = self._views[length] = self._pool[: n * length].reshape(n, length)
+        return view
+
+    def statistics(self) -> TokenStoreStatistics:
+        return TokenStoreStatistics(
+            self._tokens, len(self._free), self._used_bytes, self._extents * EXTENT_BYTES, len(self._pool)
+        )
+
+
+class TokenGroup(NamedTuple):
+    """Usable tokens of one length. positions: (k,) int64 into the rows asked for. tokens: (k, length) uint8, a copy."""
+
+    length: int
+    positions: I64
+    tokens: U8
+
+
+class TokenIndex:
+    """Which device holds which token. Owns the token fields of the records it is given, and the store."""
+
+    __slots__ = ("_index", "_key", "_records", "store")
+
+    def __init__(self, records: DeviceRecords, key: HashKey, *, tokens_max: int, token_bytes_max: int) -> None:
+        self._records = records
+        self._key = key
+        self._index = Segments(tokens_max, "token_index_slots_max")
+        self.store = TokenStore(token_bytes_max)
+
+    def hash_texts(self, app_index: int, channels: int | U8, texts: U8) -> U64:
+        """texts: (k, length) -> (k,) uint64, the hash of the tokens as tokens of that app and channel(s)."""
+        salt: int | U64
+        if isinstance(channels, int):
+            salt = app_index << 8 | channels
+        else:
+            salt = channels.astype(np.uint64) | np.uint64(app_index << 8)
+        return self._key.hash_rows(texts, salt)
+
+    def find(self, app_index: int, channels: int | U8, texts: U8, hashes: U64) -> I32:
+        """(k,) int32 the row that holds each token, -1 where nobody does. A muted token is held."""
+        records, store, length = self._records, self.store, texts.shape[1]
+
+        def verify(index: slice | I64, rows: I32) -> Bool:
+            found = records.gather(rows)
+            is_same: Bool = (found["app"] == app_index) & (found["token_length"] == length)
+            is_same &= found["channel"] == (channels if isinstance(channels, int) else channels[index])
+            # The bytes of a token of another length are no token; such rows are out already.
+            is_same &= (store.gather(length, found["token_row"]) == texts[index]).all(axis=1)
+            return is_same
+
+        return self._index.find(_token_shards(hashes), hashes, verify)
+
+    def reserve(self, hashes: U64) -> None:
+        """Afterwards `attach` of these tokens cannot fail. Raises Overloaded; then nothing changed."""
+        self._index.reserve(_token_shards(hashes))
+
+    def attach(self, rows: I32, channels: U8, token_rows: U32, texts: U8, hashes: U64) -> None:
+        """Afterwards each device holds its token. The devices, distinct, have none, and nobody holds these tokens.
+
+        token_rows: from `store.allocate`. Raises Overloaded if there was no `reserve`.
+        """
+        self._index.insert(_token_shards(hashes), hashes, rows)
+        self.store.write(texts.shape[1], token_rows, texts)
+        records = self._records
+        records.channel[rows] = channels
+        records.token_row[rows] = token_rows
+        records.token_length[rows] = texts.shape[1]
+        records.token_hash[rows] = hashes
+
+    def detach(self, rows: I32) -> int:
+        """Afterwards none of the devices, all distinct, holds a token. Returns how many did."""
+        found = self._records.gather(rows)
+        has = found["token_length"] > 0
+        rows, found = rows[has], found[has]
+        if not len(rows):
+            return 0
+        hashes = np.ascontiguousarray(found["token_hash"])
+        self._index.remove(_token_shards(hashes), hashes, rows)
+        lengths = found["token_length"]
+        for length in np.unique(lengths).tolist():
+            self.store.free(length, found["token_row"][lengths == length])
+        records = self._records
+        records.channel[rows] = 0
+        records.token_row[rows] = 0
+        records.token_length[rows] = 0
+        records.token_hash[rows] = 0
+        records.flags[rows] &= np.uint8(~FLAG_MUTED & 0xFF)
+        return len(rows)
+
+    def holds(self, rows: I32, channels: U8, texts: U8, hashes: U64) -> Bool:
+        """(k,) whether each device, -1 for none, holds exactly this token of this channel now."""
+        found = self._records.gather(rows)
+        is_same: Bool = (found["token_hash"] == hashes) & (found["channel"] == channels)
+        is_same &= found["token_length"] == texts.shape[1]
+        is_same &= (self.store.gather(texts.shape[1], found["token_row"]) == texts).all(axis=1)
+        return is_same
+
+    def take(self, rows: I32, channel: int) -> list[TokenGroup]:
+        """The tokens of the devices, grouped by length. Rows without a usable token of the channel are in no group."""
+        found = self._records.gather(rows)
+        lengths = np.where((found["flags"] & FLAG_MUTED) == 0, found["token_length"], 0)
+        lengths = np.where(found["channel"] == channel, lengths, 0)
+        token_rows = found["token_row"]
+        if len(rows) and lengths[0] and (lengths == lengths[0]).all():
+            length = int(lengths[0])
+            return [TokenGroup(length, np.arange(len(rows)), self.store.gather(length, token_rows))]
+        groups = []
+        for length in np.unique(lengths).tolist():
+            if length:
+                positions = np.flatnonzero(lengths == length)
+                groups.append(TokenGroup(length, positions, self.store.gather(length, token_rows[positions])))
+        return groups
+
+    def statistics(self) -> SegmentsStatistics:
+        return self._index.statistics()
+
+
+def _token_shards(hashes: U64) -> I64:
+    """Tokens fall into segments by 12 bits of the hash that neither the fingerprint nor the home slot uses."""
+    return (hashes >> np.uint64(20)).view(np.int64) & 0xFFF

@@ -1,0 +1,142 @@
+"""Cutting one text to a limit, so that it still reads well: whole graphemes, and a mark that says it was cut.
+
+A limit is counted in one of four units. All of them are sums over the bytes of the UTF-8 form, so that one table of
+256 costs per unit serves one text and a whole column alike:
+
+    unit          ASCII   two bytes and more        used by
+    code_points     1        1                       Xiaomi, OPPO ...
+    half_width      1        2                       vivo: a Chinese character counts two
+    utf8_bytes      1        its bytes               HMS fields
+    json_bytes      as json_escape() writes it       every payload limit
+
+Theory of operation: find the last code point that fits (a slice, or a running sum where costs differ), then step back
+to the end of a grapheme (UAX 29 extended clusters, `\\X` of the regex package). Clusters are only looked at from a
+place near the cut that is surely a boundary: between two characters that never join, whatever stands around them.
+What lies far before the cut costs nothing (only a long run of flags is walked through), what lies behind it is never
+read.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import regex  # type: ignore[import-untyped]  # ships no types
+
+from gateway.columns import I64, TextColumn, json_escape
+
+#: Ends a text that was cut; counts inside the limit. One character, three bytes, understood everywhere.
+MARK = "\u2026"
+
+CODE_POINTS = "code_points"
+HALF_WIDTH = "half_width"
+UTF8_BYTES = "utf8_bytes"
+JSON_BYTES = "json_bytes"
+
+
+def _costs(ascii_cost: int, lead_cost: int, continuation_cost: int) -> I64:
+    costs = np.empty(256, np.int64)
+    costs[:0x80] = ascii_cost
+    costs[0x80:0xC0] = continuation_cost
+    costs[0xC0:] = lead_cost
+    return costs
+
+
+#: Unit -> (256,) int64, what each byte of the UTF-8 form adds to the length.
+COSTS: dict[str, I64] = {
+    CODE_POINTS: _costs(1, 1, 0),
+    HALF_WIDTH: _costs(1, 2, 0),
+    UTF8_BYTES: _costs(1, 1, 1),
+    JSON_BYTES: np.array([len(json_escape(bytes([value]))) for value in range(256)], np.int64),
+}
+
+_GRAPHEME = regex.compile(r"\X")
+#: Two neighbours that never share a grapheme. Before such a right one only a prefix sign or a joiner binds (UAX 29
+#: rules GB9b, GB11), and before a whole Hangul syllable also single letters (GB6), so there the left one is narrower.
+#: Consonants of Indic scripts are left out, because GB9c looks further back than one character.
+_RIGHT = r"[\p{GCB=Other}--\p{InCB=Consonant}]"
+_LEFT = r"[^\p{GCB=Prepend}\p{GCB=ZWJ}]"
+_SYLLABLE = r"[\p{GCB=LV}\p{GCB=LVT}]"
+_BOUNDARY = rf"{_LEFT}{_RIGHT}|[\p{{GCB=Other}}{_SYLLABLE}]{_SYLLABLE}"
+_BOUNDARY_BEFORE = regex.compile(f"(?r){_BOUNDARY}", regex.V1)
+
+
+class Cut(NamedTuple):
+    text: str
+    was_cut: bool
+
+
+def measure(text: str, unit: str) -> int:
+    """The length of the text in the unit. Raises KeyError for an unknown unit."""
+    if unit == CODE_POINTS:
+        return len(text)
+    raw = text.encode()
+    if unit == UTF8_BYTES or (unit == JSON_BYTES and json_escape(raw) is raw):
+        return len(raw)
+    return int(COSTS[unit][np.frombuffer(raw, np.uint8)].sum())
+
+
+def measure_rows(column: TextColumn, unit: str) -> I64:
+    """(n,) int64, the length of each row in the unit."""
+    if unit == UTF8_BYTES:
+        return column.lengths()
+    running = np.zeros(len(column.blob) + 1, np.int64)
+    np.cumsum(COSTS[unit][np.frombuffer(column.blob, np.uint8)], out=running[1:])
+    ends = running[column.offsets]
+    return ends[1:] - ends[:-1]
+
+
+def cut(text: str, limit: int, unit: str, mark: str = MARK) -> Cut:
+    """The text itself where it fits, else its longest beginning of whole graphemes that fits together with the mark.
+
+    A limit too small for the mark gives an empty text. Cost depends on the limit, not on the length of the text.
+    """
+    if len(text) <= limit and measure(text, unit) <= limit:
+        return Cut(text, False)
+    return shorten(text, limit, unit, mark)
+
+
+def shorten(text: str, limit: int, unit: str, mark: str = MARK) -> Cut:
+    """`cut` for a text that is known to be over the limit."""
+    room = limit - measure(mark, unit)
+    if room < 0:
+        return Cut("", True)
+    end = _grapheme_end(text, _code_points_within(text, room, unit))
+    return Cut(text[:end] + mark, True)
+
+
+def _code_points_within(text: str, room: int, unit: str) -> int:
+    """How many code points fit into the room. No character costs less than 1, so the rest is never encoded."""
+    head = text[:room]
+    if unit == CODE_POINTS:
+        return len(head)
+    raw = head.encode()
+    if unit == HALF_WIDTH:
+        fitting = _bytes_within(raw, room, unit)
+    else:
+        # No byte costs less than 1 here either, and mostly none costs more.
+        raw = raw[:room]
+        is_plain = unit == UTF8_BYTES or json_escape(raw) is raw
+        fitting = len(raw) if is_plain else _bytes_within(raw, room, unit)
+    return len(raw[:fitting].decode(errors="ignore"))
+
+
+def _bytes_within(raw: bytes, room: int, unit: str) -> int:
+    """A running sum of the costs; those of a character fall on its first byte or on each, never on later ones only."""
+    spent = np.cumsum(COSTS[unit][np.frombuffer(raw, np.uint8)])
+    return int(np.searchsorted(spent, room, "right"))
+
+
+def _grapheme_end(text: str, at: int) -> int:
+    """The last grapheme boundary at or before `at` (0 <= at <= len(text))."""
+    if at >= len(text):
+        return len(text)
+    # The pair may end one behind the cut: then the cut itself is a boundary.
+    pair = _BOUNDARY_BEFORE.search(text, 0, at + 1)
+    boundary = pair.start() + 1 if pair is not None else 0
+    while boundary < at:
+        cluster = _GRAPHEME.match(text, boundary)
+        if cluster is None or cluster.end() > at:
+            break
+        boundary = cluster.end()
+    return boundary

@@ -1,0 +1,55 @@
+"""Settings of the long-link edge: every limit with its unit in its name and its reason in its description."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+
+def _meta(description: str, ge: float = 1) -> msgspec.Meta:
+    return msgspec.Meta(ge=ge, description=description)
+
+
+class ListenerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One listening TCP socket of the long link."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535, description="0 lets the system choose")] = 1883
+    backlog: Annotated[int, _meta("connections that wait for accept; a reconnect storm fills it")] = 4_096
+    reuse_port: bool = False
+    """SO_REUSEPORT: several workers listen on one port."""
+
+
+class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of the edge. Each has its unit in its name and its reason in its description."""
+
+    listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
+    connections_max: Annotated[int, _meta("open sockets; 20,000 files per process less what the rest needs")] = 19_000
+    files_max: Annotated[int, _meta("highest descriptor + 1 that the columns have a row for")] = 20_480
+    handshaking_max: Annotated[int, _meta("sockets without CONNECT; the oldest is evicted for a newer one")] = 4_096
+    handshaking_per_address_max: Annotated[
+        int, _meta("the same per source address; a carrier's NAT brings hundreds of phones back at once")
+    ] = 1_024
+    handshake_timeout_s: Annotated[
+        float, _meta("CONNECT must be complete by then; slow mobile links need 5", 0.001)
+    ] = 10.0
+    half_packet_timeout_s: Annotated[float, _meta("a begun packet must be complete by then", 0.001)] = 20.0
+    stall_timeout_s: Annotated[
+        float, _meta("pending output must be gone by then, or the reader is too slow", 0.001)
+    ] = 30.0
+    pending_bytes_max: Annotated[int, _meta("output waiting for one connection beyond the socket's buffer")] = 262_144
+    pending_total_bytes_max: Annotated[int, _meta("the same over all connections: the edge's memory limit")] = (
+        67_108_864
+    )
+    partial_total_bytes_max: Annotated[int, _meta("incomplete packets over all connections")] = 67_108_864
+    read_bytes: Annotated[
+        int, _meta("one read; uplink packets are seldom longer, and 1,024 PINGREQ at once still fit a step", 64)
+    ] = 2_048
+    send_buffer_bytes: Annotated[
+        int, _meta("SO_SNDBUF, 0 = the kernel's default; bounds what a slow reader holds in the kernel", 0)
+    ] = 65_536
+    receive_buffer_bytes: Annotated[int, _meta("SO_RCVBUF, 0 = the kernel's default", 0)] = 65_536
+    accepts_per_step: Annotated[int, _meta("connections accepted in one step: 64 take about a millisecond")] = 64
+    accept_pause_s: Annotated[float, _meta("rest after running out of descriptors or memory", 0.001)] = 0.1
+    step_s_max: Annotated[float, _meta("longest step of the loop (DESIGN.md section 4)", 0.0001)] = 0.002

@@ -1,0 +1,173 @@
+"""What exists per connection of the long link: a row of columns, indexed by file descriptor, and nothing else.
+
+    generation u32   who had this descriptor: a pair (fd, generation) names one connection for ever
+    state      u8    SessionState; 0 = no connection
+    flags      u8    the FLAG_ bits below
+    slot       i32   device slot of the owner's table, -1 before CONNECT
+    app        u16   app index
+    keepalive  u16   seconds, as enforced
+    deadline   u32   tenths of a second since the table was made; 0 = none
+    in_flight  u16   downlink messages of QoS 1 without PUBACK
+    device_id  16 B
+
+36 bytes, and 8 in the slot index. The columns are reserved for `files_max` descriptors and touched only where there is
+a connection. Each column exists twice over one memory: as a numpy array for whole turns, and as a memoryview (suffix
+`_at`) because reading one element of a numpy array costs three times as much.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.columns import I32, Bool, Rows
+from gateway.errors import CloseReason
+from gateway.net.edge_slots import SlotIndex
+from gateway.wire.mqtt.session import SessionState
+
+FLAG_SUBSCRIBED = 1
+FLAG_QOS_1 = 2
+FLAG_PARTIAL = 4
+FLAG_PENDING = 8
+
+#: MQTT-3.1.2-24: a client is gone after one and a half times its keep alive; here in tenths of a second per second.
+_KEEPALIVE_TENTHS = 15
+
+
+class Count(enum.IntEnum):
+    """Counters of the edge and its sessions, positions in one uint64 column. All rise only."""
+
+    ACCEPTED = 0
+    ACCEPT_PAUSED = enum.auto()
+    """Accepting paused because the process or the system is out of file descriptors or memory."""
+    REFUSED_CONNECTIONS_MAX = enum.auto()
+    EVICTED_HANDSHAKING_MAX = enum.auto()
+    EVICTED_HANDSHAKING_PER_ADDRESS_MAX = enum.auto()
+    EVICTED_PARTIAL_BYTES_MAX = enum.auto()
+    BYTES_IN = enum.auto()
+    BYTES_OUT = enum.auto()
+    READS = enum.auto()
+    WRITES = enum.auto()
+    WRITES_SHORT = enum.auto()
+    """Writes of which the kernel took only a part, or nothing: the rest waits as pending output."""
+    LOGINS = enum.auto()
+    SUBSCRIPTIONS_GRANTED = enum.auto()
+    SUBSCRIPTIONS_REFUSED = enum.auto()
+    UPLINK = enum.auto()
+    UPLINK_TOPIC_REFUSED = enum.auto()
+    UPLINK_OVERLOADED = enum.auto()
+    DELIVERED = enum.auto()
+    """Rows written to a socket or its pending output."""
+    DELIVERED_QOS_0 = enum.auto()
+    REFUSED_OFFLINE = enum.auto()
+    """Rows not taken: connection gone, another generation, or not subscribed."""
+    REFUSED_WINDOW = enum.auto()
+    REFUSED_IN_FLIGHT_MAX = enum.auto()
+    REFUSED_PENDING = enum.auto()
+    """Rows not taken: pending output full, or the write failed."""
+    PUBACKS = enum.auto()
+    PUBACKS_LATE = enum.auto()
+    PUBACKS_UNKNOWN = enum.auto()
+    LAPSED = enum.auto()
+    LOST_WITH_CONNECTION = enum.auto()
+
+
+CLOSE_REASONS: tuple[CloseReason, ...] = tuple(CloseReason)
+CLOSE_REASON_INDEX = {reason: index for index, reason in enumerate(CLOSE_REASONS)}
+
+
+class ConnectionTable:
+    """The columns, the slot index, and the counters. Owned by the long-link actor; times are its monotonic `now`."""
+
+    def __init__(self, files_max: int, connections_max: int, *, now: float) -> None:
+        self.files_max = files_max
+        self._epoch = now - 1.0  # so that no deadline is 0, which means none
+        self.generation = np.zeros(files_max, np.uint32)
+        self.state = np.zeros(files_max, np.uint8)
+        self.flags = np.zeros(files_max, np.uint8)
+        self.slot = np.zeros(files_max, np.int32)
+        self.app = np.zeros(files_max, np.uint16)
+        self.keepalive_s = np.zeros(files_max, np.uint16)
+        self.deadline = np.zeros(files_max, np.uint32)
+        self.in_flight = np.zeros(files_max, np.uint16)
+        self.device_id = np.zeros((files_max, 16), np.uint8)
+        self.generation_at = self.generation.data
+        self.state_at = self.state.data
+        self.flags_at = self.flags.data
+        self.slot_at = self.slot.data
+        self._app_at = self.app.data
+        self._keepalive_at = self.keepalive_s.data
+        self._deadline_at = self.deadline.data
+        self.in_flight_at = self.in_flight.data
+        self._device_id_at = self.device_id.data.cast("B")
+        self.slots = SlotIndex(connections_max, self.slot_at)
+        self.high_water = 0
+        """One more than the highest descriptor ever open: scans stop here."""
+        self.n_open = 0
+        self.n_connected = 0
+        self.counts = np.zeros(len(Count), np.uint64)
+        self.count_at = self.counts.data
+        self.closed = np.zeros(len(CLOSE_REASONS), np.uint64)
+        self.closed_at = self.closed.data
+
+    def tenths(self, now: float) -> int:
+        return int((now - self._epoch) * 10)
+
+    def open(self, fd: int, deadline: float) -> None:
+        """The descriptor becomes a connection that shakes hands until `deadline`."""
+        if self.generation_at[fd] == 0:
+            self.generation_at[fd] = 1
+        self.state_at[fd] = SessionState.HANDSHAKING
+        self.flags_at[fd] = 0
+        self.slot_at[fd] = -1
+        self.in_flight_at[fd] = 0
+        self._deadline_at[fd] = self.tenths(deadline)
+        self.high_water = max(self.high_water, fd + 1)
+        self.n_open += 1
+
+    def log_in(self, fd: int, slot: int, app_index: int, device_id: bytes, keepalive_s: int, now: float) -> None:
+        """The connection belongs to a device from now on. The slot must not be in the index."""
+        self.state_at[fd] = SessionState.CONNECTED
+        self.slot_at[fd] = slot
+        self._app_at[fd] = app_index
+        self._device_id_at[fd * 16 : fd * 16 + 16] = device_id
+        self._keepalive_at[fd] = keepalive_s
+        self._deadline_at[fd] = self.tenths(now) + keepalive_s * _KEEPALIVE_TENTHS
+        self.slots.insert(slot, fd)
+        self.n_connected += 1
+
+    def device_id_of(self, fd: int) -> bytes:
+        return bytes(self._device_id_at[fd * 16 : fd * 16 + 16])
+
+    def free(self, fd: int) -> None:
+        """The connection is over: its (fd, generation) matches nothing any more."""
+        if self.state_at[fd] == SessionState.CONNECTED:
+            self.slots.remove(self.slot_at[fd], fd)
+            self.n_connected -= 1
+        self.state_at[fd] = SessionState.FREE
+        self.flags_at[fd] = 0
+        self.in_flight_at[fd] = 0
+        self._deadline_at[fd] = 0
+        # 0 is no generation; a descriptor is reused 4 billion times before one comes back.
+        self.generation_at[fd] = self.generation_at[fd] % 0xFFFFFFFF + 1
+        self.n_open -= 1
+
+    def touch(self, fds: Rows, now: float) -> None:
+        """Connected descriptors have just been heard: their keepalive starts anew. Others keep their deadline."""
+        heard = fds[self.state[fds] == SessionState.CONNECTED]
+        self.deadline[heard] = self.keepalive_s[heard].astype(np.uint32) * _KEEPALIVE_TENTHS + self.tenths(now)
+
+    def overdue(self, now: float) -> Rows:
+        """Descriptors whose deadline has passed: handshaking ones and silent ones. One scan over one column."""
+        deadline = self.deadline[: self.high_water]
+        # Unsigned: no deadline (0) becomes the highest value of all.
+        return np.flatnonzero(deadline - np.uint32(1) < self.tenths(now))
+
+    def is_live(self, fds: I32, generations: npt.NDArray[np.uint32]) -> Bool:
+        """(n,) true where the pair names a connection that is logged in."""
+        inside: Bool = (fds >= 0) & (fds < self.files_max)
+        safe = np.where(inside, fds, 0)
+        live: Bool = inside & (self.generation[safe] == generations) & (self.state[safe] == SessionState.CONNECTED)
+        return live

@@ -1,0 +1,76 @@
+"""The loop budget as a measurement: the longest step, who made it, and how late timers fire (DESIGN.md section 4).
+
+A *step* is what one task does between two checkpoints: nothing else runs meanwhile. `StepWatch` is a trio instrument
+that times each step with two clock readings; only steps above `step_s_max` cost more. Measured: 1.3 to 1.8 us
+per step beside trio's own 4 (200,000 empty steps, 2-core machine). Steps are per burst and not per row, so it is always
+on. A trio task is the unit trio schedules; work
+in threads is not seen here and shows as loop lag when it holds the interpreter.
+
+*Loop lag* is how late a timer fires: `watch_lag` sleeps to a moment and compares. It finds what steps cannot show: many
+short steps in a row, garbage collection, a machine that gives us no time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import trio
+
+from gateway.observe.metrics import Metrics
+
+
+class LongestStep(NamedTuple):
+    """The longest step since it was last taken. task: name of the task; "" when there was no step."""
+
+    duration_s: float
+    task: str
+
+
+class StepWatch(trio.abc.Instrument):
+    """Times every step of every task. One per event loop; not thread-safe."""
+
+    def __init__(self, metrics: Metrics, *, step_s_max: float = 0.002) -> None:
+        self._metrics = metrics
+        self._floor_s = step_s_max
+        self._started = 0.0
+        self._longest_s = 0.0
+        self._longest_task = ""
+        self.steps = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._started = time.perf_counter()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        duration_s = time.perf_counter() - self._started
+        self.steps += 1
+        if duration_s > self._longest_s:
+            self._longest_s = duration_s
+            self._longest_task = task.name
+            self._metrics.longest_step_s.raise_to(duration_s)
+        if duration_s > self._floor_s:
+            self._metrics.step_s.observe(duration_s, short_task_name(task.name))
+
+    def take_longest(self) -> LongestStep:
+        """The longest step since the last call; starts over."""
+        taken = LongestStep(self._longest_s, self._longest_task)
+        self._longest_s, self._longest_task = 0.0, ""
+        return taken
+
+
+def short_task_name(name: str) -> str:
+    """`gateway.actors.lane.Lane.run` -> `lane.Lane.run`: the last three parts, so that labels stay readable."""
+    return ".".join(name.replace("<locals>.", "").split(".")[-3:])
+
+
+async def watch_lag(metrics: Metrics, *, interval_s: float = 0.01) -> None:
+    """Samples the loop lag for ever; each sample is one timer.
+
+    If cancelled: stops at once.
+    """
+    while True:
+        wanted = trio.current_time() + interval_s
+        await trio.sleep_until(wanted)
+        lag_s = max(0.0, trio.current_time() - wanted)
+        metrics.loop_lag_s.observe(lag_s)
+        metrics.longest_lag_s.raise_to(lag_s)

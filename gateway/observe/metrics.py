@@ -1,0 +1,100 @@
+"""The table of metrics: every number the gateway counts, with name, unit, help and labels.
+
+A metric is one line here, one row in `docs/metrics.md` (a test holds the two together) and one call where it happens.
+The exported name is `pushgw_` + the name here, `_s` written as `_seconds`, counters with `_total`.
+
+Words: a *row* is one message to one target; a *close reason* ends exactly one connection; a *refusal* is something
+that was asked of us and that we did not do, by the name of the limit or rule.
+"""
+
+from __future__ import annotations
+
+from gateway.content import Class
+from gateway.errors import CloseReason
+from gateway.ledger import Channel, Reason, Receipt, State
+from gateway.observe.metric_types import MetricSet, counter, gauge, histogram, log_bounds, open_label
+from gateway.verdict import Verdict
+
+#: Who listens or connects.
+LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
+DIRECTIONS = ("in", "out")
+#: Ten microseconds to ten seconds: a step should stay under 2 ms, a stall is seconds.
+STEP_BOUNDS_S = log_bounds(1e-5, 10.0, 3)
+#: One row to a full batch.
+ROWS_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 65_536.0)
+
+
+class Metrics(MetricSet):
+    # rows
+    rows_accepted = counter("rows", "Rows accepted at the door, by app", app=open_label())
+    rows_refused = counter("rows", "Rows refused in the answer to their submit, by field", field=open_label())
+    row_moves = counter("rows", "Rows that entered a state, by channel", channel=Channel, state=State)
+    row_reasons = counter("rows", "Rows that got a reason with their state", reason=Reason)
+    rows_open = gauge("rows", "Rows that are in an open state now", state=State)
+    receipts = counter("rows", "Rows whose receipt rose, by channel", channel=Channel, receipt=Receipt)
+    rows_duplicate = counter("rows", "Rows dropped because their target came earlier in the same submit")
+    rows_handed_over_unacked = counter("rows", "Rows that left the long link without an acknowledgement")
+    rows_uncertain = counter("rows", "Rows whose attempt ended without an answer, by channel", channel=Channel)
+    rows_resent_uncertain = counter("rows", "Uncertain rows sent again under on_uncertain", channel=Channel)
+    rows_truncated = counter("rows", "Rows whose text was cut to a channel's limit", channel=Channel)
+    rows_not_conserved = gauge("rows", "Rows accepted less rows in all states; anything but 0 is a bug")
+    # batches and their way
+    batch_rows = histogram("rows", "Rows per batch", ROWS_BOUNDS)
+    submits = counter("submits", "Submit calls by outcome", outcome=("accepted", "repeated", "refused", "overloaded"))
+    tasks_open = gauge("tasks", "Tasks with rows that are not final")
+    gather_s = histogram("seconds", "From the first submit of a batch to the batch")
+    rows_to_edge = counter("rows", "Rows handed to the long-link edge")
+    route_s = histogram("seconds", "From accepting a batch to the end of its routing")
+    queue_s = histogram("seconds", "From routing to the first byte of the request, per row", channel=Channel)
+    request_s = histogram("seconds", "From the first byte of a request to its verdict, per row", channel=Channel)
+    delivery_s = histogram("seconds", "From the submit to acknowledgement or verdict, per row", channel=Channel)
+    # vendors
+    verdicts = counter("rows", "Verdicts of attempts, by vendor", vendor=Channel, verdict=Verdict)
+    verdict_names = counter("rows", "Verdicts by the vendor's own name", vendor=Channel, name=open_label())
+    unknown_answers = counter("answers", "Answers that are in no table of the vendor file", vendor=Channel)
+    retries = counter("rows", "Rows that wait for another attempt, by why", channel=Channel, reason=Reason)
+    tokens_dead = counter("tokens", "Tokens forgotten because the vendor called them dead", vendor=Channel)
+    tokens_muted = counter("tokens", "Tokens muted until their device registers again", vendor=Channel)
+    lane_rows = gauge("rows", "Rows that wait in lanes", vendor=Channel, message_class=Class)
+    lane_parked_rows = gauge("rows", "Rows parked because their lane is full", vendor=Channel, message_class=Class)
+    bucket_waits = counter("waits", "Times a lane waited for its token bucket", vendor=Channel)
+    bucket_wait_s = counter("seconds", "Time lanes waited for their token bucket", vendor=Channel)
+    bursts = counter("bursts", "Bursts handed to vendor connections", vendor=Channel)
+    credential_refreshes = counter("refreshes", "Credentials made or fetched", vendor=Channel)
+    credential_failures = counter("failures", "Credentials that could not be made or fetched", vendor=Channel)
+    credential_expires_s = gauge("seconds", "Time until the credential in force expires", vendor=Channel)
+    # connections
+    connections_open = gauge("connections", "Connections that are open now", listener=LISTENERS)
+    connections = counter("connections", "Connections opened", listener=LISTENERS)
+    closes = counter("connections", "Connections ended, by their one close reason", listener=LISTENERS, why=CloseReason)
+    refusals = counter("refusals", "What was refused, by the name of the limit or rule", name=open_label())
+    # binary RPC
+    rpc_frames = counter("frames", "Frames of the binary RPC", direction=DIRECTIONS, kind=open_label())
+    rpc_bytes = counter("bytes", "Bytes of the binary RPC", direction=DIRECTIONS)
+    rpc_errors = counter("answers", "Error answers of the binary RPC, by code", code=open_label())
+    rpc_request_s = histogram("seconds", "From a request's last byte to its answer", kind=open_label())
+    # long link
+    mqtt_packets = counter("packets", "MQTT packets", direction=DIRECTIONS, type=open_label())
+    mqtt_bytes = counter("bytes", "MQTT bytes", direction=DIRECTIONS)
+    devices_online = gauge("devices", "Devices with an open session")
+    devices_registered = gauge("devices", "Devices in the device table")
+    late_acknowledgements = counter("rows", "Acknowledgements of rows that had left the long link")
+    uplink_events = counter("events", "Events from devices", event=open_label())
+    inbox_rows = gauge("rows", "Rows that wait for a device to come back")
+    # HTTP
+    http_requests = counter("requests", "Requests to the HTTP listener", path=open_label(), status=open_label())
+    # the process
+    loop_lag_s = histogram("seconds", "How late a timer fired", STEP_BOUNDS_S)
+    step_s = histogram(
+        "seconds", "Steps of the event loop longer than step_ms_max, by task", STEP_BOUNDS_S, task=open_label()
+    )
+    longest_step_s = gauge("seconds", "Longest step of the event loop since the last scrape")
+    longest_lag_s = gauge("seconds", "Longest loop lag since the last scrape")
+    log_lines = counter("lines", "Lines logged", level=("debug", "info", "warning", "error"))
+    log_lines_suppressed = counter("lines", "Lines left out by log_lines_per_s_max")
+    actor_restarts = counter("restarts", "Crashes of actors, each followed by a restart", actor=open_label())
+    memory_bytes = gauge("bytes", "Resident memory of the process")
+    memory_part_bytes = gauge("bytes", "Memory in use by part of the budget", part=open_label())
+    open_files = gauge("files", "Open file descriptors")
+    cpu_s = counter("seconds", "CPU time of the process")
+    started_unix_s = gauge("seconds", "Unix time of the start")

@@ -1,0 +1,93 @@
+"""Values of a variant as they stand in a JSON body template: user text with its `{{name}}` turned into slots.
+
+Shared by everything that writes templates (vendor files, the long link's payload), so that all channels agree on what
+a variable is and how a number of `data` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from gateway.columns import json_escape
+from gateway.content import Scalar, template_parts
+from gateway.vendor import slot_text
+
+_ENCODER = msgspec.json.Encoder()
+
+#: No vendor's message is nested deeper than 8; the rest is room. Keeps every recursion over it short.
+RAW_DEPTH_MAX = 32
+
+#: What a template tree holds at its leaves: anything msgspec encodes; `msgspec.Raw` stands for slots.
+Json: TypeAlias = object
+Tree: TypeAlias = dict[str, Json]
+
+
+def text_value(text: str, *, with_variables: bool) -> str | msgspec.Raw:
+    """The text as a JSON string; with variables, each `{{name}}` is a slot `var:name` inside it."""
+    if not with_variables or "{{" not in text:
+        return text
+    out = bytearray(b'"')
+    for index, part in enumerate(template_parts(text)):
+        out += slot_text(f"var:{part}") if index % 2 else json_escape(part.encode())
+    out += b'"'
+    return msgspec.Raw(bytes(out))
+
+
+def scalar_value(value: Scalar, *, with_variables: bool) -> Json:
+    """A value of `data` in its own JSON type."""
+    return text_value(value, with_variables=with_variables) if isinstance(value, str) else value
+
+
+def scalar_text(value: Scalar, *, with_variables: bool) -> str | msgspec.Raw:
+    """A value of `data` as a JSON string, for vendors that take nothing else; numbers and booleans as JSON has them."""
+    if isinstance(value, str):
+        return text_value(value, with_variables=with_variables)
+    return _ENCODER.encode(value).decode()
+
+
+def merge_patch(target: Tree, patch: Mapping[str, Json]) -> Tree:
+    """The target after a JSON Merge Patch (RFC 7396): objects merge, null removes, everything else replaces.
+
+    The target is changed in place and returned. Recursion goes as deep as the patch (see RAW_DEPTH_MAX).
+    """
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict):
+            below = target.get(key)
+            target[key] = merge_patch(below if isinstance(below, dict) else {}, value)
+        else:
+            target[key] = value
+    return target
+
+
+def raw_object(raw: Mapping[str, msgspec.Raw] | None, vendor: str) -> Tree | str:
+    """The caller's raw JSON object for this vendor (empty when there is none), or what is wrong with it."""
+    if raw is None or vendor not in raw:
+        return {}
+    try:
+        value = _DECODE_RAW(raw[vendor])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return f"raw.{vendor} is not valid JSON"
+    if not isinstance(value, dict):
+        return f"raw.{vendor} is not a JSON object"
+    if not _is_within_depth(value, RAW_DEPTH_MAX):
+        return f"raw.{vendor} is nested deeper than {RAW_DEPTH_MAX} levels"
+    return value
+
+
+def _is_within_depth(value: Json, levels: int) -> bool:
+    below: Iterable[Json]
+    if isinstance(value, dict):
+        below = value.values()
+    elif isinstance(value, list):
+        below = value
+    else:
+        return True
+    return levels > 0 and all(_is_within_depth(item, levels - 1) for item in below)
+
+
+_DECODE_RAW: Callable[[bytes | msgspec.Raw], object] = msgspec.json.Decoder().decode

@@ -1,0 +1,164 @@
+"""Requests -> frames in the out-buffer, as many as streams and windows allow.
+
+A HEADERS frame leaves only when the whole DATA of its request may follow at once, so that no stream is opened that
+then waits. The exception is a body larger than what the peer's windows hold in one go: it becomes an *upload*, whose
+stream is opened first and whose DATA follows as the peer gives credit. Uploads have the connection window before
+new requests.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gateway import columns
+from gateway.columns import I64
+from gateway.vendor import Requests
+from gateway.wire.h2 import bursts, template
+from gateway.wire.h2.flow import SendWindow
+from gateway.wire.h2.frames import CLIENT_STREAM_ID_FIRST, END_STREAM, FrameType, frame, split_block
+from gateway.wire.h2.inflight import SENT, UPLOADING, InFlight
+from gateway.wire.h2.outbuffer import OutBuffer
+from gateway.wire.h2.settings import ClientConfig, PeerSettings
+from gateway.wire.hpack.encoder import Encoder
+
+#: Rows that may go alone to insert table entries before the rest of a call does without. Two suffice unless entries
+#: evict each other.
+_WARMING_ROWS_MAX = 2
+#: A body above this that the connection window does not hold becomes an upload instead of waiting for a window that
+#: may never be so large. Half of the default window, because peers give credit when half is used.
+_WAITING_BODY_BYTES_MAX = 32_767
+
+
+class Upload:
+    """The unsent rest of a body and the window of its stream."""
+
+    __slots__ = ("rest", "window")
+
+    def __init__(self, rest: bytes, window: int) -> None:
+        self.rest = rest
+        self.window = SendWindow(window)
+
+
+class BurstSender:
+    """Owns the encoder, the connection's send window, the uploads and the stream ids."""
+
+    def __init__(self, config: ClientConfig, peer: PeerSettings, streams: InFlight) -> None:
+        self._config = config
+        self._peer = peer
+        self._streams = streams
+        self.encoder = Encoder(table_bytes_max=config.encoder_table_bytes_max)
+        self.window = SendWindow()
+        self.uploads: dict[int, Upload] = {}
+        self.next_id = CLIENT_STREAM_ID_FIRST
+        self.sent_count = 0
+        #: A call left rows behind because of a window; the owner waits for word.
+        self.is_blocked = False
+
+    def ids_left(self) -> int:
+        return max(0, (self._config.stream_id_max - self.next_id) // 2 + 1)
+
+    def take(self, requests: Requests, start: int, tags: I64, slots: int, deadline: float, out: OutBuffer) -> int:
+        """Appends the frames of rows start.. to `out` as far as slots and windows reach; returns the rows taken."""
+        stop = min(requests.n, start + len(tags), start + slots)
+        fields = template.burst_fields(requests, self.encoder, self._config.unindexed_headers)
+        at = start
+        warmed = 0
+        while at < stop:
+            count = self._rows_allowed(requests.body, at, stop)
+            if count == 0:
+                if not self._begin_upload(requests, fields, at, int(tags[at - start]), deadline, out):
+                    break
+                at += 1
+                continue
+            if warmed < _WARMING_ROWS_MAX and not template.is_warm(self.encoder, fields):
+                block: columns.Pieces = (template.warming_block(self.encoder, fields, at),)
+                warmed += 1
+                count = 1
+            else:
+                block = template.block_pieces(self.encoder, fields, at, at + count)
+            body = template.slice_pieces(requests.body, at, at + count)
+            self.window.consume(int(columns.pieces_lengths(body, count).sum()))
+            out.append(bursts.burst_bytes(block, body, self.next_id, count, self._peer.frame_bytes_max))
+            self._open(tags[at - start : at - start + count], deadline, SENT)
+            at += count
+        return at - start
+
+    def _open(self, tags: I64, deadline: float, state: int) -> None:
+        self._streams.append(self.next_id, tags, deadline, state)
+        self.next_id += 2 * len(tags)
+        self.sent_count += len(tags)
+
+    def _rows_allowed(self, body: columns.Pieces, start: int, stop: int) -> int:
+        """Rows from start whose whole bodies both windows take now."""
+        if any(upload.window.size > 0 for upload in self.uploads.values()):
+            # It waits for the connection window, which is its by right of age.
+            self.is_blocked = True
+            return 0
+        width = columns.pieces_width(body)
+        if width is not None:
+            if width == 0:
+                return stop - start
+            count = 0 if width > self._peer.initial_window else max(0, min(stop - start, self.window.size // width))
+        else:
+            lengths = columns.pieces_lengths(template.slice_pieces(body, start, stop), stop - start)
+            count = int(np.searchsorted(np.cumsum(lengths), self.window.size, side="right"))
+            too_long = np.flatnonzero(lengths[:count] > self._peer.initial_window)
+            if len(too_long):
+                count = int(too_long[0])
+        if count < stop - start:
+            self.is_blocked = True
+        return count
+
+    def _begin_upload(
+        self,
+        requests: Requests,
+        fields: list[template.HeaderField],
+        row: int,
+        tag: int,
+        deadline: float,
+        out: OutBuffer,
+    ) -> bool:
+        """Opens the stream of a row whose body no window holds; False when the row has to wait."""
+        body = template.row_bytes(requests.body, row)
+        initial_window = self._peer.initial_window
+        may_wait = len(body) <= initial_window and len(body) <= _WAITING_BODY_BYTES_MAX
+        if may_wait or len(self.uploads) >= self._config.uploads_max or self.window.size <= 0:
+            return False
+        if any(upload.window.size > 0 for upload in self.uploads.values()):
+            return False
+        block = template.warming_block(self.encoder, fields, row)
+        stream_id = self.next_id
+        out.append(split_block(stream_id, 0, block, self._peer.frame_bytes_max))
+        self._open(np.array([tag], np.int64), deadline, UPLOADING)
+        self.uploads[stream_id] = Upload(body, initial_window)
+        self.pump(out)
+        return True
+
+    def pump(self, out: OutBuffer) -> None:
+        """Sends what the windows now allow of the uploads, the oldest first."""
+        for stream_id in list(self.uploads):
+            upload = self.uploads[stream_id]
+            while upload.rest:
+                n = min(len(upload.rest), self.window.size, upload.window.size, self._peer.frame_bytes_max)
+                if n <= 0:
+                    break
+                part, upload.rest = upload.rest[:n], upload.rest[n:]
+                self.window.consume(n)
+                upload.window.consume(n)
+                out.append(frame(FrameType.DATA, 0 if upload.rest else END_STREAM, stream_id, part))
+            if not upload.rest:
+                del self.uploads[stream_id]
+                self._streams.states[self._streams.find_one(stream_id)] = SENT
+
+    def on_initial_window(self, before: int, after: int) -> None:
+        """The peer changed INITIAL_WINDOW_SIZE: the windows of open uploads move by the difference (section 6.9.2).
+
+        Raises RemoteProtocolError when one becomes too large.
+        """
+        for upload in self.uploads.values():
+            upload.window.grow(after - before)
+
+    def unblocked(self) -> bool:
+        """True once after a window was opened that a call had waited for."""
+        was_blocked, self.is_blocked = self.is_blocked, False
+        return was_blocked

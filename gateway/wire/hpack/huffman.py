@@ -1,0 +1,380 @@
+"""The Huffman code of RFC 7541 Appendix B.
+
+The code is canonical (section 5.2): codes of one length count up in the order of their symbols, so the table of
+lengths is the whole code. Decoding goes by half bytes through a state machine: a state is an inner node of the code
+tree, and since the shortest code has 5 bits, a half byte completes at most one symbol.
+"""
+
+from __future__ import annotations
+
+from gateway.errors import RemoteProtocolError
+from gateway.wire.hpack.codes import COMPRESSION_ERROR
+
+#: Bits of each symbol's code; the last is EOS, which must never be sent.
+LENGTHS = (
+    13,
+    23,
+    28,
+    28,
+    28,
+    28,
+    28,
+    28,
+    28,
+    24,
+    30,
+    28,
+    28,
+    30,
+    28,
+    28,  # 0x00
+    28,
+    28,
+    28,
+    28,
+    28,
+    28,
+    30,
+    28,
+    28,
+    28,
+    28,
+    28,
+    28,
+    28,
+    28,
+    28,  # 0x10
+    6,
+    10,
+    10,
+    12,
+    13,
+    6,
+    8,
+    11,
+    10,
+    10,
+    8,
+    11,
+    8,
+    6,
+    6,
+    6,  # 0x20
+    5,
+    5,
+    5,
+    6,
+    6,
+    6,
+    6,
+    6,
+    6,
+    6,
+    7,
+    8,
+    15,
+    6,
+    12,
+    10,  # 0x30
+    13,
+    6,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,  # 0x40
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    7,
+    8,
+    7,
+    8,
+    13,
+    19,
+    13,
+    14,
+    6,  # 0x50
+    15,
+    5,
+    6,
+    5,
+    6,
+    5,
+    6,
+    6,
+    6,
+    5,
+    7,
+    7,
+    6,
+    6,
+    6,
+    5,  # 0x60
+    6,
+    7,
+    6,
+    5,
+    5,
+    6,
+    7,
+    7,
+    7,
+    7,
+    7,
+    15,
+    11,
+    14,
+    13,
+    28,  # 0x70
+    20,
+    22,
+    20,
+    20,
+    22,
+    22,
+    22,
+    23,
+    22,
+    23,
+    23,
+    23,
+    23,
+    23,
+    24,
+    23,  # 0x80
+    24,
+    24,
+    22,
+    23,
+    24,
+    23,
+    23,
+    23,
+    23,
+    21,
+    22,
+    23,
+    22,
+    23,
+    23,
+    24,  # 0x90
+    22,
+    21,
+    20,
+    22,
+    22,
+    23,
+    23,
+    21,
+    23,
+    22,
+    22,
+    24,
+    21,
+    22,
+    23,
+    23,  # 0xa0
+    21,
+    21,
+    22,
+    21,
+    23,
+    22,
+    23,
+    23,
+    20,
+    22,
+    22,
+    22,
+    23,
+    22,
+    22,
+    23,  # 0xb0
+    26,
+    26,
+    20,
+    19,
+    22,
+    23,
+    22,
+    25,
+    26,
+    26,
+    26,
+    27,
+    27,
+    26,
+    24,
+    25,  # 0xc0
+    19,
+    21,
+    26,
+    27,
+    27,
+    26,
+    27,
+    24,
+    21,
+    21,
+    26,
+    26,
+    28,
+    27,
+    27,
+    27,  # 0xd0
+    20,
+    24,
+    20,
+    21,
+    22,
+    21,
+    21,
+    23,
+    22,
+    22,
+    25,
+    25,
+    24,
+    24,
+    26,
+    23,  # 0xe0
+    26,
+    27,
+    26,
+    26,
+    27,
+    27,
+    27,
+    27,
+    27,
+    28,
+    27,
+    27,
+    27,
+    27,
+    27,
+    26,  # 0xf0
+    30,  # EOS
+)
+_EOS = 256
+#: Padding is the first bits of EOS, all ones, and shorter than a byte.
+_PADDING_BITS_MAX = 7
+
+
+def _canonical_codes(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    codes = [0] * len(lengths)
+    code = 0
+    previous = 0
+    for symbol in sorted(range(len(lengths)), key=lambda symbol: (lengths[symbol], symbol)):
+        code <<= lengths[symbol] - previous
+        previous = lengths[symbol]
+        codes[symbol] = code
+        code += 1
+    return tuple(codes)
+
+
+CODES = _canonical_codes(LENGTHS)
+
+
+def _build_tree() -> list[list[int]]:
+    """Inner nodes as [child on 0, child on 1]; a child >= 0 is an inner node, a child < 0 is symbol -1 - child."""
+    tree = [[0, 0]]
+    for symbol, (code, length) in enumerate(zip(CODES, LENGTHS, strict=True)):
+        node = 0
+        for bit in range(length - 1, 0, -1):
+            branch = code >> bit & 1
+            if tree[node][branch] == 0:
+                tree.append([0, 0])
+                tree[node][branch] = len(tree) - 1
+            node = tree[node][branch]
+        tree[node][code & 1] = -1 - symbol
+    return tree
+
+
+#: What a transition emits when it emits nothing, and when it has read EOS.
+_NOTHING = -1
+_FAULT = -2
+
+
+def _build_transitions(tree: list[list[int]]) -> tuple[list[int], list[int]]:
+    """(next state, emitted symbol) by state * 16 + half byte."""
+    nexts = [0] * (len(tree) * 16)
+    emits = [_NOTHING] * (len(tree) * 16)
+    for state in range(len(tree)):
+        for nibble in range(16):
+            node, emitted = state, _NOTHING
+            for bit in (3, 2, 1, 0):
+                child = tree[node][nibble >> bit & 1]
+                if child < 0:
+                    symbol = -1 - child
+                    emitted = _FAULT if symbol == _EOS else symbol
+                    child = 0
+                node = child
+            nexts[state * 16 + nibble] = node
+            emits[state * 16 + nibble] = emitted
+    return nexts, emits
+
+
+def _build_accepting(tree: list[list[int]]) -> bytes:
+    """1 for each state in which a string may end: nothing begun, or up to 7 ones."""
+    accepting = bytearray(len(tree))
+    accepting[0] = 1
+    node = 0
+    for _ in range(_PADDING_BITS_MAX):
+        node = tree[node][1]
+        accepting[node] = 1
+    return bytes(accepting)
+
+
+_TREE = _build_tree()
+_NEXTS, _EMITS = _build_transitions(_TREE)
+_ACCEPTING = _build_accepting(_TREE)
+
+
+def huffman_encode(text: bytes) -> bytes:
+    bits = 0
+    count = 0
+    for byte in text:
+        length = LENGTHS[byte]
+        bits = bits << length | CODES[byte]
+        count += length
+    padding = -count % 8
+    return (bits << padding | (1 << padding) - 1).to_bytes((count + padding) // 8, "big")
+
+
+def huffman_length(text: bytes) -> int:
+    """Bytes that `huffman_encode(text)` has."""
+    return (sum(LENGTHS[byte] for byte in text) + 7) // 8
+
+
+def huffman_decode(data: bytes) -> bytes:
+    """The text. Raises RemoteProtocolError for EOS in the data and for wrong or overlong padding."""
+    out = bytearray()
+    state = 0
+    nexts, emits = _NEXTS, _EMITS
+    for byte in data:
+        first = state * 16 + (byte >> 4)
+        second = nexts[first] * 16 + (byte & 15)
+        state = nexts[second]
+        for symbol in (emits[first], emits[second]):
+            if symbol >= 0:
+                out.append(symbol)
+            elif symbol == _FAULT:
+                raise RemoteProtocolError("EOS in a Huffman string", wire_code=COMPRESSION_ERROR)
+    if not _ACCEPTING[state]:
+        raise RemoteProtocolError("wrong padding of a Huffman string", wire_code=COMPRESSION_ERROR)
+    return bytes(out)

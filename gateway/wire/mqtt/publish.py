@@ -1,0 +1,135 @@
+"""MQTT 3.1.1 in columns: PUBLISH packets of many devices in one go, and many one-packet PUBACKs read in one go.
+
+Source: OASIS MQTT 3.1.1 sections 3.3 (PUBLISH) and 3.4 (PUBACK).
+
+One PUBLISH of QoS 1:
+
+    0x32|DUP   remaining length (1..4)   topic length (2)   topic   packet id (2)   payload
+    `- head, same for equal lengths -----------------------'        `- column      `- pieces
+
+When no piece is ragged all rows have one length: they are filled as ONE 2-D array. Otherwise each row is joined once.
+Every function has a plain twin in `tests/wire/mqtt/test_publish.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gateway.columns import (
+    I64,
+    U8,
+    U16,
+    Bool,
+    Piece,
+    Pieces,
+    Rows,
+    TextColumn,
+    fill,
+    join,
+    pieces_lengths,
+    pieces_width,
+)
+from gateway.errors import LocalProtocolError
+from gateway.wire.mqtt.packets import REMAINING_LENGTH_MAX, encode_remaining_length
+
+_PUBLISH_QOS_0 = 0x30
+_PUBLISH_QOS_1 = 0x32
+_DUP = 0x08
+
+
+def publish_packets(
+    topics: Pieces, packet_ids: U16 | None, payload: Pieces, n: int, *, is_duplicate: bool = False
+) -> U8 | list[bytes]:
+    """n PUBLISH packets: a C-contiguous (n, width) uint8 array when all have one length, else one bytes per row.
+
+    topics: pieces of n rows, each at most 65,535 bytes. packet_ids: (n,) none of them 0 for QoS 1, None for QoS 0.
+    Raises: LocalProtocolError when a packet would not fit MQTT's length fields, or has packet id 0, or DUP at QoS 0.
+    """
+    middle: Pieces = ()
+    first = _PUBLISH_QOS_0
+    if packet_ids is None:
+        if is_duplicate:
+            raise LocalProtocolError("DUP is set on a PUBLISH of QoS 0")
+    else:
+        if n and not packet_ids.all():
+            raise LocalProtocolError("packet identifier is 0")
+        first = _PUBLISH_QOS_1 | (_DUP if is_duplicate else 0)
+        middle = (packet_ids.astype(">u2").view(np.uint8).reshape(n, 2),)
+    topic_width = pieces_width(topics)
+    payload_width = pieces_width(payload)
+    if topic_width is not None and payload_width is not None:
+        head = _head(first, topic_width, len(middle) * 2 + payload_width)
+        width = len(head) + topic_width + len(middle) * 2 + payload_width
+        out = np.empty((n, width), np.uint8)
+        fill(out, 0, (head, *topics, *middle, *payload), 0, n)
+        return out
+    return join((_heads(first, topics, len(middle) * 2, payload, n), *topics, *middle, *payload), 0, n)
+
+
+def _head(first: int, topic_bytes: int, rest_bytes: int) -> bytes:
+    """Fixed header and topic length of one packet."""
+    remaining = 2 + topic_bytes + rest_bytes
+    if topic_bytes > 65_535:
+        raise LocalProtocolError(f"topic is {topic_bytes} bytes, limit 65535")
+    if remaining > REMAINING_LENGTH_MAX:
+        raise LocalProtocolError(f"packet is {remaining} bytes, limit {REMAINING_LENGTH_MAX}")
+    return bytes((first,)) + encode_remaining_length(remaining) + topic_bytes.to_bytes(2, "big")
+
+
+def _heads(first: int, topics: Pieces, id_bytes: int, payload: Pieces, n: int) -> TextColumn:
+    """Heads of rows of different length: encoded once per distinct pair of lengths."""
+    topic_lengths: I64 = pieces_lengths(topics, n)
+    rest_lengths: I64 = pieces_lengths(payload, n) + id_bytes
+    known: dict[tuple[int, int], bytes] = {}
+    heads: list[bytes] = []
+    for lengths in zip(topic_lengths.tolist(), rest_lengths.tolist(), strict=True):
+        head = known.get(lengths)
+        if head is None:
+            head = known[lengths] = _head(first, *lengths)
+        heads.append(head)
+    return TextColumn.from_rows(heads)
+
+
+def take_pieces(pieces: Pieces, rows: Rows) -> Pieces:
+    """The same pieces for the rows at the given positions, in their order."""
+    return tuple(_take_piece(piece, rows) for piece in pieces)
+
+
+def _take_piece(piece: Piece, rows: Rows) -> Piece:
+    if isinstance(piece, bytes):
+        return piece
+    if isinstance(piece, TextColumn):
+        return piece.take(rows)
+    taken: U8 = piece[rows]
+    return taken
+
+
+class Pubacks(NamedTuple):
+    """Which of many reads are exactly one PUBACK, and what they acknowledge."""
+
+    is_puback: Bool
+    """(n,) over the reads."""
+    packet_ids: U16
+    """(number of true rows,) never 0: a read whose identifier is 0 is no PUBACK and goes to the packet parser."""
+
+
+def split_pubacks(reads: Sequence[bytes]) -> Pubacks:
+    """The commonest uplink by far, 4 bytes that are one PUBACK, found in all reads of a turn at once."""
+    n = len(reads)
+    lengths = np.fromiter(map(len, reads), np.int64, n)
+    is_puback: Bool = lengths == 4
+    if not is_puback.any():
+        return Pubacks(is_puback, np.zeros(0, np.uint16))
+    if is_puback.all():
+        words = np.frombuffer(b"".join(reads), np.uint8).reshape(n, 4)
+    else:
+        words = np.frombuffer(b"".join([data for data in reads if len(data) == 4]), np.uint8).reshape(-1, 4)
+    packet_ids = np.ascontiguousarray(words[:, 2:4]).view(">u2").ravel().astype(np.uint16)
+    good = (words[:, 0] == 0x40) & (words[:, 1] == 2) & (packet_ids != 0)
+    if not good.all():
+        is_puback[np.flatnonzero(is_puback)[~good]] = False
+        packet_ids = packet_ids[good]
+    return Pubacks(is_puback, packet_ids)

@@ -1,0 +1,129 @@
+"""Columns out of MessagePack bins, and the refusal of single rows. Costs per column, not per row.
+
+A column of the wrong size or with broken offsets says nothing certain about any row, so it fails the whole request
+(BadRequest names the field). Everything that can be told row by row goes into `Refusals`.
+
+Rules for authors: arrays handed out are aligned copies, so that they neither pin the frame they came in nor slow down
+whoever views them as wider words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gateway.batch import RowFault
+from gateway.columns import U8, U32, Bool, TextColumn, utf8_good_rows
+from gateway.content import Fault
+from gateway.wire.rpc.faults import BadRequest
+from gateway.wire.rpc.messages import Texts
+
+_ID_BYTES = 16
+
+
+def _check_size(field: str, view: memoryview, size: int) -> None:
+    if len(view) != size:
+        raise BadRequest(field, f"{field} is {len(view)} bytes, expected {size}", limit=size, value=len(view))
+
+
+def id_column(field: str, view: memoryview, n: int) -> U8:
+    """(n, 16) uint8."""
+    _check_size(field, view, n * _ID_BYTES)
+    return np.frombuffer(view, np.uint8).reshape(n, _ID_BYTES).copy()
+
+
+def byte_column(field: str, view: memoryview, n: int) -> U8:
+    """(n,) uint8."""
+    _check_size(field, view, n)
+    return np.frombuffer(view, np.uint8).copy()
+
+
+def word_column(field: str, view: memoryview, n: int) -> U32:
+    """(n,) uint32."""
+    _check_size(field, view, n * 4)
+    return np.frombuffer(view, "<u4").astype(np.uint32)
+
+
+def index_column(field: str, view: memoryview, n: int) -> U32:
+    """(n,) uint32 out of a u16 or u32 column: the size tells which."""
+    if len(view) == 2 * n:
+        return np.frombuffer(view, "<u2").astype(np.uint32)
+    if len(view) != 4 * n:
+        raise BadRequest(field, f"{field} is {len(view)} bytes, expected {2 * n} (u16) or {4 * n} (u32)")
+    return np.frombuffer(view, "<u4").astype(np.uint32)
+
+
+def text_column(field: str, texts: Texts, n: int) -> TextColumn:
+    """n rows; offsets start at 0, never decrease, and end at the blob's size."""
+    _check_size(f"{field}.offsets", texts.offsets, 4 * (n + 1))
+    offsets = np.frombuffer(texts.offsets, "<u4").astype(np.uint32)
+    if int(offsets[0]) != 0 or int(offsets[-1]) != len(texts.blob):
+        raise BadRequest(
+            f"{field}.offsets",
+            f"{field}.offsets run from {offsets[0]} to {offsets[-1]}, expected 0 to {len(texts.blob)} (size of blob)",
+        )
+    if n > 1:
+        falls = offsets[1:] < offsets[:-1]
+        if falls.any():
+            raise BadRequest(f"{field}.offsets", f"{field}.offsets fall after row {int(falls.argmax())}")
+    return TextColumn(texts.blob, offsets)
+
+
+class Refusals:
+    """Which rows of a call are refused, each with its first fault. At most listed_max faults are kept as text."""
+
+    __slots__ = ("_bad", "_faults", "_listed_max", "n")
+
+    def __init__(self, n: int, listed_max: int) -> None:
+        self.n = n
+        self._bad: Bool | None = None
+        self._faults: list[RowFault] = []
+        self._listed_max = listed_max
+
+    @property
+    def is_empty(self) -> bool:
+        return self._bad is None
+
+    def refuse(self, bad: Bool, explain: Fault | Callable[[int], Fault]) -> None:
+        """Rows flagged in bad (n,) are refused, unless they were before. explain: the fault, or one per row."""
+        fresh = bad if self._bad is None else bad & ~self._bad
+        if not fresh.any():
+            return
+        self._bad = fresh.copy() if self._bad is None else self._bad | fresh
+        room = self._listed_max - len(self._faults)
+        for row in np.flatnonzero(fresh)[:room].tolist() if room > 0 else ():
+            fault = explain(row) if callable(explain) else explain
+            self._faults.append(RowFault(row, fault.field, fault.text))
+
+    def kept(self) -> U32 | None:
+        """Positions of the rows that go on, or None when all do."""
+        return None if self._bad is None else np.flatnonzero(~self._bad).astype(np.uint32)
+
+    def faults(self) -> list[RowFault]:
+        return sorted(self._faults)
+
+
+def check_texts(field: str, column: TextColumn, bytes_max: int, refusals: Refusals) -> None:
+    """Rows that are not UTF-8, hold a NUL or are too long are refused. One validation of the whole blob."""
+    blob = column.blob
+    if not blob.isascii():
+        good = utf8_good_rows(column)
+        if not good.all():
+            refusals.refuse(~good, Fault(field, f"{field} is not UTF-8"))
+    if b"\x00" in blob:
+        refusals.refuse(rows_holding(column, np.frombuffer(blob, np.uint8) == 0), Fault(field, f"{field} holds a NUL"))
+    if len(blob) > bytes_max:
+        lengths = np.diff(column.offsets)
+        if int(lengths.max()) > bytes_max:
+            refusals.refuse(
+                lengths > bytes_max, lambda row: Fault(field, f"{field} is {lengths[row]} bytes, limit {bytes_max}")
+            )
+
+
+def rows_holding(column: TextColumn, marked: Bool) -> Bool:
+    """(n,) true where one of the row's bytes is marked. marked: (len(blob),) bool."""
+    out = np.zeros(len(column), np.bool_)
+    # Empty rows share their offset with their successor: 'right' finds the last of them, which owns the byte.
+    out[np.searchsorted(column.offsets, np.flatnonzero(marked), side="right") - 1] = True
+    return out

@@ -1,0 +1,85 @@
+"""The same target twice in one call: which rows are later copies of an earlier one.
+
+Theory of operation. Every id is mixed to a slot of a table 16 times as large as the call, and every row writes its own
+position there. A row that reads back its own position was the last writer of its slot. Only rows that do not, and the
+rows they read instead, can share an id; in a call without duplicates that is one row in sixteen. These candidates are
+sorted by the whole id, so the answer is exact and an adversary who makes all ids collide costs one sort.
+Measured at 10,000 rows: 7 ns a row, where sorting all 64-bit hashes took 25.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gateway.columns import U8, U64, Bool, Rows, TextColumn
+
+#: Odd 64-bit constants (golden ratio; SplitMix64): the top bits of the product depend on all bits of the word.
+_MIX_A = np.uint64(0x9E3779B97F4A7C15)
+_MIX_B = np.uint64(0xBF58476D1CE4E5B9)
+#: Slots per row, as a power of two: 1 in 16 rows becomes a candidate by chance.
+_SPARE_BITS = 4
+
+
+def duplicate_ids(ids: U8) -> Bool | None:
+    """ids: (n, 16) uint8, C-contiguous. (n,) true where the same id stands in an earlier row; None when nowhere."""
+    n = len(ids)
+    if n < 2:
+        return None
+    words: U64 = ids.view(np.uint64)
+    bits = n.bit_length() + _SPARE_BITS
+    slots = words[:, 0] * _MIX_A
+    slots ^= words[:, 1]
+    slots *= _MIX_B
+    slots >>= np.uint64(64 - bits)
+    rows = np.arange(n, dtype=np.uint32)
+    # Only slots that were written are read: the table needs no zeroing.
+    table = np.empty(1 << bits, np.uint32)
+    table[slots] = rows
+    seen = table[slots]
+    losers = np.flatnonzero(seen != rows)
+    if not len(losers):
+        return None
+    candidates = np.unique(np.concatenate([losers, seen[losers].astype(np.int64)]))
+    high, low = words[candidates, 0], words[candidates, 1]
+    # lexsort is stable and candidates ascend: of equal ids the earliest row comes first.
+    order = np.lexsort((low, high))
+    high, low = high[order], low[order]
+    again = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
+    if not again.any():
+        return None
+    out = np.zeros(n, np.bool_)
+    out[candidates[order[1:][again]]] = True
+    return out
+
+
+def duplicate_texts(rows: list[bytes]) -> Bool | None:
+    """(n,) true where the same bytes stand earlier in the list; None when nowhere. Python's keyed hash, exact."""
+    if len(set(rows)) == len(rows):
+        return None
+    seen: set[bytes] = set()
+    out = np.zeros(len(rows), np.bool_)
+    for position, row in enumerate(rows):
+        if row in seen:
+            out[position] = True
+        else:
+            seen.add(row)
+    return out
+
+
+def duplicate_targets(device_ids: U8, channels: U8 | None, tokens: TextColumn | None) -> Bool | None:
+    """Later copies of a device id, or of a (channel, token); channels as in Submission. None when there is none."""
+    if len(device_ids) < 2:
+        return None
+    if channels is None or tokens is None:
+        return duplicate_ids(device_ids)
+    out: Bool | None = None
+    for channel in np.unique(channels).tolist():
+        rows: Rows = np.flatnonzero(channels == channel)
+        if channel == 0:
+            found = duplicate_ids(device_ids[rows])
+        else:
+            found = duplicate_texts((tokens if len(rows) == len(tokens) else tokens.take(rows)).rows())
+        if found is not None:
+            out = np.zeros(len(channels), np.bool_) if out is None else out
+            out[rows] = found
+    return out

@@ -1,0 +1,431 @@
+"""Every message of the RPC: one MessagePack map each, tagged by `kind`. docs/rpc.md says the same for other languages.
+
+Rules for authors: a field that is added needs a default and a new row in docs/rpc.md; a field is never renamed or
+reused; an unknown field is refused, so a client learns the server's version from `challenge` before it uses one.
+
+Columns are MessagePack bin: little-endian arrays, one element per row. `memoryview` fields are views of the payload;
+`bytes` fields are copies.
+
+    server                                       client
+      challenge ------------------------------------>
+      <-------------------------------------- hello
+      welcome -------------------------------------->
+      <------------------- requests, each with its id    (many in flight)
+      answers, each with its request's id ---------->    (any order)
+      credit --------------------------------------->    (room for further submits)
+      receipts ------------------------------------->    (while the client's credit for the stream lasts)
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from gateway.content import Variant
+from gateway.wire.rpc import limits as _limits
+from gateway.wire.rpc.faults import Code
+
+U32_MAX = (1 << 32) - 1
+#: Chosen by the client; 0 is no request (an `error` that answers none).
+RequestNumber = Annotated[int, Meta(ge=1, le=U32_MAX)]
+AnyNumber = Annotated[int, Meta(ge=0, le=U32_MAX)]
+Count = Annotated[int, Meta(ge=0)]
+Id16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Nonce = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Line = Annotated[str, Meta(max_length=_limits.REQUEST_ID_CHARACTERS_MAX)]
+AppKey = Annotated[str, Meta(max_length=_limits.APP_KEY_CHARACTERS_MAX)]
+ChannelNames = Annotated[list[str], Meta(max_length=_limits.VENDORS_MAX)]
+Names = Annotated[list[str], Meta(max_length=256)]
+RowCount = Annotated[int, Meta(ge=1, le=_limits.ROWS_MAX)]
+
+
+def _kind(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+class Message(msgspec.Struct, tag_field="kind", tag=_kind, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of all messages. The kind is the class name in snake case."""
+
+
+class Texts(msgspec.Struct, forbid_unknown_fields=True):
+    """A column of texts: row i is blob[offsets[i]:offsets[i + 1]]. offsets: n + 1 little-endian u32, first 0."""
+
+    blob: bytes
+    offsets: memoryview
+
+
+# --- greeting -----------------------------------------------------------------------------------------------------
+
+
+class Challenge(Message, kw_only=True):
+    """server, first frame of every connection. frame_bytes_max: limit until welcome."""
+
+    version: int
+    nonce: Nonce
+    frame_bytes_max: int
+
+
+class Hello(Message, kw_only=True):
+    """client. mac: proof.py. An operator sends app_key "" and, on the operator's Unix socket, an empty mac."""
+
+    version: int
+    app_key: AppKey
+    nonce: Nonce
+    mac: Annotated[bytes, Meta(max_length=32)] = b""
+    role: Literal["app", "operator"] = "app"
+
+
+class Limits(msgspec.Struct, kw_only=True):
+    """What the server holds a client to. A client ignores fields that it does not know."""
+
+    frame_bytes_max: int
+    submit_rows_max: int
+    refused_rows_max: int
+    variable_bytes_max: int
+    requests_in_flight_max: int
+    streams_max: int
+
+
+class CodeNames(msgspec.Struct):
+    """Name of each code in u8 columns; index = code, "" where a code is not in use."""
+
+    states: list[str]
+    reasons: list[str]
+    channels: list[str]
+    receipts: list[str]
+
+
+class Welcome(Message, kw_only=True):
+    """server. mac proves that the server knows the secret too (empty where hello needed none)."""
+
+    mac: bytes
+    session: str
+    credit_rows: int
+    credit_bytes: int
+    limits: Limits
+    names: CodeNames
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+class Submit(Message, kw_only=True):
+    """n notifications. Answer: submitted. Absent columns: docs/rpc.md, "submit"."""
+
+    id: RequestNumber
+    contents: Annotated[list[Variant], Meta(min_length=1, max_length=_limits.CONTENTS_MAX)]
+    n: RowCount
+    index: memoryview | None = None
+    device_ids: memoryview | None = None
+    vendors: ChannelNames = []
+    vendor_index: memoryview | None = None
+    tokens: Texts | None = None
+    variables: Annotated[dict[str, Texts], Meta(max_length=_limits.VARIABLES_MAX)] | None = None
+    request_id: Line = ""
+    allow_duplicates: bool = False
+    group: Annotated[str, Meta(max_length=_limits.GROUP_CHARACTERS_MAX)] = ""
+
+
+class TaskState(Message, kw_only=True):
+    """Where the rows of a task are. Answer: task_counts."""
+
+    id: RequestNumber
+    task_id: Id16
+
+
+class TaskRows(Message, kw_only=True):
+    """Rows of a task in order from `first`, at most n, only those in the named states or with the named reasons.
+
+    Answer: task_row_page.
+    """
+
+    id: RequestNumber
+    task_id: Id16
+    first: Count = 0
+    n: Annotated[int, Meta(ge=1, le=1 << 16)] = 1000
+    states: Names | None = None
+    reasons: Names | None = None
+
+
+class Trace(Message, kw_only=True):
+    """The way of one message: by message_id, or by task_id and device_id. Answer: trace_hops."""
+
+    id: RequestNumber
+    task_id: Id16 | None = None
+    device_id: Id16 | None = None
+    message_id: Id16 | None = None
+
+
+class RegisterDevices(Message, kw_only=True):
+    """n devices, each written whole: what is absent here is absent afterwards. Answer: devices_registered.
+
+    tags: per row the device's tags joined by a newline.
+    """
+
+    id: RequestNumber
+    n: RowCount
+    device_ids: memoryview
+    channels: ChannelNames = []
+    channel_index: memoryview | None = None
+    tokens: Texts | None = None
+    proven_unix_s: memoryview | None = None
+    platform: Texts | None = None
+    app_version: Texts | None = None
+    time_zone: Texts | None = None
+    alias: Texts | None = None
+    tags: Texts | None = None
+
+
+class Device(Message, kw_only=True):
+    """One device by id or by alias; an operator names the app. Answer: device_found."""
+
+    id: RequestNumber
+    device_id: Id16 | None = None
+    alias: Line = ""
+    app_key: AppKey = ""
+
+
+class Status(Message, kw_only=True):
+    """operator. Answer: gateway_status."""
+
+    id: RequestNumber
+
+
+class ClockAdvance(Message, kw_only=True):
+    """operator, development clock only. Answer: clock_advanced."""
+
+    id: RequestNumber
+    seconds: Annotated[float, Meta(ge=0, le=1e9)]
+
+
+class SubscribeReceipts(Message, kw_only=True):
+    """Starts a stream of `receipts` after the cursor (empty: from now on). credit_rows: rows that may come at once."""
+
+    id: RequestNumber
+    cursor: Annotated[bytes, Meta(max_length=256)] = b""
+    credit_rows: AnyNumber = 0
+
+
+class Cancel(Message, kw_only=True):
+    """client: the stream `id` ends; the server answers stream_ended."""
+
+    id: RequestNumber
+
+
+class Ping(Message, kw_only=True):
+    """Answer: pong, from the session machine itself."""
+
+    id: RequestNumber
+
+
+class Credit(Message, kw_only=True):
+    """Further room. server (id 0): rows and bytes of submits. client (id of its stream): rows of receipts."""
+
+    rows: AnyNumber
+    bytes: AnyNumber = 0
+    id: AnyNumber = 0
+
+
+# --- answers ------------------------------------------------------------------------------------------------------
+
+
+class Error(Message, kw_only=True):
+    """The request was not done, or (id 0) the connection ends. field, limit, value: what to mend."""
+
+    id: AnyNumber
+    code: Code
+    text: str
+    field: str = ""
+    limit: int | None = None
+    value: int | None = None
+    retry_after_ms: int | None = None
+
+
+class RefusedRow(msgspec.Struct, array_like=True, frozen=True):
+    """[row, field, text]; row: position in the call as sent."""
+
+    row: int
+    field: str
+    text: str
+
+
+class Submitted(Message, kw_only=True):
+    """accepted + refused_count = n of the submit; duplicates are accepted rows that end dropped at once."""
+
+    id: RequestNumber
+    task_id: Id16
+    accepted: int
+    refused: list[RefusedRow] = []
+    refused_count: int = 0
+    duplicates: int = 0
+
+
+class Latency(msgspec.Struct, kw_only=True):
+    """Submit to final state, rows that waited for a device or a moved clock left out. n: rows measured."""
+
+    n: int
+    p50: float
+    p99: float
+    max: float
+
+
+class TaskCounts(Message, kw_only=True):
+    """states sums to accepted at any moment. channels: channel name -> state name -> rows."""
+
+    id: RequestNumber
+    task_id: Id16
+    accepted: int
+    states: dict[str, int]
+    channels: dict[str, dict[str, int]]
+    reasons: dict[str, int]
+    receipts: dict[str, int]
+    is_routed: bool
+    is_final: bool
+    handed_over_unacked: int = 0
+    waited_offline: int = 0
+    submitted_unix_ms: int = 0
+    #: Per channel, and "all".
+    latency_ms: dict[str, Latency] = {}
+
+
+class TaskRowPage(Message, kw_only=True):
+    """Columns of n rows. row: u32, position in the submit as sent. next_first: where to go on, absent at the end."""
+
+    id: RequestNumber
+    n: int
+    row: memoryview
+    state: memoryview
+    reason: memoryview
+    channel: memoryview
+    receipt: memoryview
+    flags: memoryview
+    attempts: memoryview
+    device_ids: memoryview
+    message_ids: memoryview
+    next_first: int | None = None
+
+
+class Hop(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One thing that happened to a message. what: submitted, routed, issued, answered, state, receipt, ..."""
+
+    at_unix_ms: int
+    what: str
+    channel: str = ""
+    connection: str = ""
+    attempt: int = 0
+    verdict: str = ""
+    name: str = ""
+    state: str = ""
+    reason: str = ""
+    receipt: str = ""
+    text: str = ""
+
+
+class TraceHops(Message, kw_only=True):
+    id: RequestNumber
+    task_id: Id16
+    message_id: Id16
+    hops: list[Hop]
+
+
+class DevicesRegistered(Message, kw_only=True):
+    """registered + refused_count = n of the call."""
+
+    id: RequestNumber
+    registered: int
+    refused: list[RefusedRow] = []
+    refused_count: int = 0
+
+
+class DeviceFound(Message, kw_only=True):
+    """facts: docs/rpc.md, "device". No device token is among them, only its hash."""
+
+    id: RequestNumber
+    device_id: Id16
+    facts: dict[str, Any]
+
+
+class GatewayStatus(Message, kw_only=True):
+    id: RequestNumber
+    facts: dict[str, Any]
+
+
+class ClockAdvanced(Message, kw_only=True):
+    id: RequestNumber
+    now_unix_ms: int
+
+
+class Receipts(Message, kw_only=True):
+    """n changes, oldest first. cursor: give it to subscribe_receipts to go on after these. at_unix_ms: u64."""
+
+    id: RequestNumber
+    cursor: bytes
+    n: int
+    message_ids: memoryview
+    device_ids: memoryview
+    state: memoryview
+    reason: memoryview
+    receipt: memoryview
+    channel: memoryview
+    at_unix_ms: memoryview
+
+
+class StreamEnded(Message, kw_only=True):
+    """The answer to cancel; nothing with this id follows."""
+
+    id: RequestNumber
+
+
+class Pong(Message, kw_only=True):
+    id: RequestNumber
+
+
+#: What a client may send, and what a server may send.
+Request: TypeAlias = (
+    Submit
+    | TaskState
+    | TaskRows
+    | Trace
+    | RegisterDevices
+    | Device
+    | Status
+    | ClockAdvance
+    | SubscribeReceipts
+    | Cancel
+    | Ping
+)
+FromClient: TypeAlias = Hello | Credit | Request
+Answer: TypeAlias = (
+    Error
+    | Submitted
+    | TaskCounts
+    | TaskRowPage
+    | TraceHops
+    | DevicesRegistered
+    | DeviceFound
+    | GatewayStatus
+    | ClockAdvanced
+    | StreamEnded
+    | Pong
+)
+FromServer: TypeAlias = Challenge | Welcome | Credit | Receipts | Answer
+
+#: Which answer each request gets, when it is not an error.
+ANSWER_OF: dict[type[Message], type[Message]] = {
+    Submit: Submitted,
+    TaskState: TaskCounts,
+    TaskRows: TaskRowPage,
+    Trace: TraceHops,
+    RegisterDevices: DevicesRegistered,
+    Device: DeviceFound,
+    Status: GatewayStatus,
+    ClockAdvance: ClockAdvanced,
+    SubscribeReceipts: StreamEnded,
+    Cancel: StreamEnded,
+    Ping: Pong,
+}
+#: Who may ask what; everything else is for both.
+OPERATOR_ONLY: frozenset[type[Message]] = frozenset({Status, ClockAdvance})
+APP_ONLY: frozenset[type[Message]] = frozenset({Submit, RegisterDevices, SubscribeReceipts})

@@ -1,0 +1,890 @@
+"""The long link over real sockets, one bench of sockets for all of it, hence longer than a file should be.
+
+Sessions, deliveries and reports are driven step by step with a clock set by hand; the last part runs the task on trio.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.actors.long_link import LongLink
+from gateway.actors.long_link_downlink import ranks_within
+from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged
+from gateway.columns import Pieces, TextColumn
+from gateway.core.identity import device_password
+from gateway.errors import CloseReason, Overloaded
+from gateway.net.edge_settings import EdgeSettings, ListenerSettings
+
+SECRET = b"app secret"
+BANNED = bytes([0xBA]) * 16
+CROWDED = bytes([0xCC]) * 16
+
+
+class App(NamedTuple):
+    index: int
+    secrets: tuple[bytes, ...]
+
+
+APPS = {"app": App(3, (b"new secret", SECRET))}
+
+
+def rows_of(*columns: Any) -> list[tuple[Any, ...]]:
+    plain = [column if isinstance(column, list) else column.tolist() for column in columns]
+    return list(zip(*plain, strict=True))
+
+
+class Recorder:
+    """An owner that writes down what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.slots: dict[bytes, int] = {}
+        self.online: dict[bytes, tuple[int, int]] = {}
+        self.events: list[tuple[Any, ...]] = []
+        self.is_overloaded = False
+
+    def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
+        if device_id == CROWDED:
+            raise Overloaded("connections_per_app_max", 5, 5)
+        if device_id == BANNED:
+            return -1
+        assert app_index == 3
+        self.online[device_id] = (fd, generation)
+        return self.slots.setdefault(device_id, len(self.slots))
+
+    def subscribed(self, slots: Any, fds: Any, generations: Any, now: float) -> None:
+        self.events += [
+            ("subscribed", *row) for row in zip(slots.tolist(), fds.tolist(), generations.tolist(), strict=True)
+        ]
+
+    def disconnected(self, slots: Any, fds: Any, generations: Any, reasons: list[CloseReason]) -> None:
+        self.events += [("disconnected", *row) for row in rows_of(slots, fds, generations, reasons)]
+
+    def acknowledged(self, tags: Any, sent_at: Any, now: float) -> None:
+        self.events += [
+            ("acknowledged", tag, sent, now) for tag, sent in zip(tags.tolist(), sent_at.tolist(), strict=True)
+        ]
+
+    def acknowledged_late(self, tags: Any, sent_at: Any, now: float) -> None:
+        self.events += [
+            ("acknowledged_late", tag, sent, now) for tag, sent in zip(tags.tolist(), sent_at.tolist(), strict=True)
+        ]
+
+    def unacknowledged(self, tags: Any, why: Unacknowledged) -> None:
+        self.events += [("unacknowledged", tag, why) for tag in tags.tolist()]
+
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> None:
+        if self.is_overloaded:
+            raise Overloaded("uplink_max", 1, 1)
+        self.events.append(("uplink", slot, device_id, event, payload))
+
+    def take(self) -> list[tuple[Any, ...]]:
+        events, self.events = self.events, []
+        return events
+
+
+def field(data: bytes) -> bytes:
+    return len(data).to_bytes(2, "big") + data
+
+
+def frame(first: int, body: bytes) -> bytes:
+    length, digits = len(body), b""
+    while True:
+        digit, length = length % 128, length // 128
+        digits += bytes([digit | (128 if length else 0)])
+        if not length:
+            return bytes([first]) + digits + body
+
+
+def connect_packet(
+    device_id: bytes, *, user: bytes = b"app", password: str | None = None, keepalive_s: int = 60, level: int = 4
+) -> bytes:
+    name = device_id.hex()
+    password = device_password(SECRET, name) if password is None else password
+    body = field(b"MQTT") + bytes([level, 0xC2]) + keepalive_s.to_bytes(2, "big")
+    return frame(0x10, body + field(name.encode()) + field(user) + field(password.encode()))
+
+
+def subscribe_packet(device_id: bytes, qos: int = 1) -> bytes:
+    return frame(0x82, b"\x00\x01" + field(f"d/{device_id.hex()}/down".encode()) + bytes([qos]))
+
+
+def uplink_packet(device_id: bytes, event: str, payload: bytes, qos: int = 0, packet_id: int = 1) -> bytes:
+    body = field(f"d/{device_id.hex()}/up/{event}".encode()) + (packet_id.to_bytes(2, "big") if qos else b"")
+    return frame(0x30 | qos << 1, body + payload)
+
+
+def puback(packet_id: int) -> bytes:
+    return b"\x40\x02" + packet_id.to_bytes(2, "big")
+
+
+class Push(NamedTuple):
+    first: int
+    topic: bytes
+    packet_id: int
+    payload: bytes
+
+
+class Device:
+    """A phone with a blocking socket, which lets the long link run while it waits for an answer."""
+
+    def __init__(self, bench: Bench, number: int) -> None:
+        self.bench = bench
+        self.id = bytes([number]) * 16
+        self.socket = socket.create_connection(bench.address, timeout=5)
+        self.buffer = bytearray()
+        bench.devices.append(self)
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive(self, size: int) -> bytes:
+        """Exactly so many bytes, or fewer when the connection ends first."""
+        self.socket.setblocking(False)
+        for _ in range(1_000):
+            if len(self.buffer) >= size:
+                break
+            self.bench.step(0.005)
+            try:
+                data = self.socket.recv(65_536)
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                break
+            self.buffer += data
+        else:
+            pytest.fail(f"{len(self.buffer)} of {size} bytes came")
+        taken = bytes(self.buffer[:size])
+        del self.buffer[:size]
+        return taken
+
+    def receive_push(self) -> Push:
+        first = self.receive(1)[0]
+        length = shift = 0
+        while True:
+            digit = self.receive(1)[0]
+            length |= (digit & 127) << shift
+            shift += 7
+            if digit < 128:
+                break
+        body = self.receive(length)
+        end = 2 + int.from_bytes(body[:2], "big")
+        topic, rest = body[2:end], body[end:]
+        if first & 6:
+            return Push(first, topic, int.from_bytes(rest[:2], "big"), rest[2:])
+        return Push(first, topic, 0, rest)
+
+    def is_closed(self) -> bool:
+        return self.receive(1) == b""
+
+    def log_in(self, qos: int | None = 1, keepalive_s: int = 60) -> Device:
+        self.send(connect_packet(self.id, keepalive_s=keepalive_s))
+        assert self.receive(4) == b"\x20\x02\x00\x00"
+        if qos is not None:
+            self.send(subscribe_packet(self.id, qos))
+            assert self.receive(5) == b"\x90\x03\x00\x01" + bytes([qos])
+            self.bench.owner.events = [event for event in self.bench.owner.events if event[0] != "subscribed"]
+        return self
+
+    @property
+    def address(self) -> tuple[int, int]:
+        return self.bench.owner.online[self.id]
+
+
+class Bench:
+    def __init__(self, *, perf_counter: Callable[[], float] = time.perf_counter, **limits: Any) -> None:
+        edge = {name: limits.pop(name) for name in list(limits) if name in EdgeSettings.__struct_fields__}
+        self.now = 100.0
+        self.owner = Recorder()
+        configured = LongLinkSettings(edge=EdgeSettings(listeners=(ListenerSettings(port=0),), **edge), **limits)
+        self.link = LongLink(configured, APPS, self.owner, clock=lambda: self.now, perf_counter=perf_counter)
+        self.address = self.link.listen()[0]
+        self.devices: list[Device] = []
+
+    def device(self, number: int) -> Device:
+        return Device(self, number)
+
+    def step(self, wait_s: float = 0.0) -> None:
+        select.select([self.link.edge.fileno()], [], [], wait_s)
+        self.link.step(self.now)
+
+    def until(self, is_done: Callable[[], bool]) -> None:
+        for _ in range(1_000):
+            if is_done():
+                return
+            self.step(0.005)
+        pytest.fail("it did not happen")
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        while self.link.tick(self.now):
+            pass
+
+    def deliver(self, devices: list[Device], tags: list[int], payload: Pieces, stale: int = 0) -> list[bool]:
+        addresses = np.array([device.address for device in devices], np.int64).reshape(-1, 2)
+        ids = np.frombuffer(b"".join(device.id for device in devices), np.uint8).reshape(-1, 16)
+        taken = self.link.deliver(
+            addresses[:, 0].astype(np.int32),
+            addresses[:, 1].astype(np.uint32) + np.uint32(stale),
+            ids,
+            np.array(tags, np.int64),
+            payload,
+            self.now,
+        )
+        return taken.tolist()
+
+    def events_after(self, n: int) -> list[tuple[Any, ...]]:
+        self.until(lambda: len(self.owner.events) >= n)
+        self.step()
+        return self.owner.take()
+
+    def closed(self) -> dict[str, int]:
+        return {name: n for name, n in self.link.statistics().closed.items() if n}
+
+    def count(self, name: str) -> int:
+        return self.link.statistics().counts[name]
+
+    def dispose(self) -> None:
+        for device in self.devices:
+            device.socket.close()
+        self.link.dispose()
+
+
+@pytest.fixture
+def benches() -> Iterator[list[Bench]]:
+    made: list[Bench] = []
+    yield made
+    for bench in made:
+        bench.dispose()
+
+
+def start(benches: list[Bench], **limits: Any) -> Bench:
+    bench = Bench(**limits)
+    benches.append(bench)
+    return bench
+
+
+# Logging in.
+
+
+def test_device_connects_subscribes_receives_and_acknowledges(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1)
+    device.send(connect_packet(device.id) + subscribe_packet(device.id))
+    assert device.receive(9) == b"\x20\x02\x00\x00\x90\x03\x00\x01\x01"
+    fd, generation = device.address
+    assert bench.events_after(1) == [("subscribed", 0, fd, generation)]
+    assert bench.deliver([device], [77], (b'{"title":"hi"}',)) == [True]
+    push = device.receive_push()
+    assert push.first == 0x32
+    assert push.topic == f"d/{device.id.hex()}/down".encode()
+    assert push.payload == b'{"title":"hi"}'
+    assert push.packet_id != 0
+    bench.now += 0.25
+    device.send(puback(push.packet_id))
+    assert bench.events_after(1) == [("acknowledged", 77, 100.0, 100.25)]
+    statistics = bench.link.statistics()
+    assert (statistics.connected, statistics.in_flight) == (1, 0)
+    assert statistics.packets_in["puback"] == statistics.packets_out["publish"] == 1
+
+
+REFUSALS = {
+    "unknown app": ({"user": b"other"}, 4, "bad_credentials"),
+    "wrong password": ({"password": "x" * 43}, 4, "bad_credentials"),
+    "empty password": ({"password": ""}, 4, "bad_credentials"),
+    "password of another device": ({"password": device_password(SECRET, "00" * 16)}, 4, "bad_credentials"),
+    "protocol level 3": ({"level": 3}, 1, "unsupported_version"),
+    "protocol level 5": ({"level": 5}, 1, "unsupported_version"),
+}
+
+
+@pytest.mark.parametrize(("change", "code", "reason"), list(REFUSALS.values()), ids=list(REFUSALS))
+def test_refused_connect_gets_its_connack_code_and_close_reason(
+    benches: list[Bench], change: dict[str, Any], code: int, reason: str
+) -> None:
+    bench = start(benches)
+    device = bench.device(1)
+    device.send(connect_packet(device.id, **change))
+    assert device.receive(4) == bytes([0x20, 2, 0, code])
+    assert device.is_closed()
+    assert bench.closed() == {reason: 1}
+    assert bench.owner.events == []
+
+
+@pytest.mark.parametrize(
+    ("device_id", "code", "reason"),
+    [
+        (b"", 2, "bad_identity"),
+        (b"short", 2, "bad_identity"),
+        (BANNED, 5, "bad_identity"),
+        (CROWDED, 3, "too_many_connections"),
+    ],
+)
+def test_identity_that_may_not_connect_is_refused(
+    benches: list[Bench], device_id: bytes, code: int, reason: str
+) -> None:
+    bench = start(benches)
+    device = bench.device(1)
+    device.send(connect_packet(device_id))
+    assert device.receive(4) == bytes([0x20, 2, 0, code])
+    assert device.is_closed()
+    assert bench.closed() == {reason: 1}
+
+
+def test_password_of_the_secret_before_the_rotation_is_good(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1)
+    device.send(connect_packet(device.id, password=device_password(b"new secret", device.id.hex())))
+    assert device.receive(4) == b"\x20\x02\x00\x00"
+    bench.device(2).log_in()
+
+
+def test_newer_connection_of_a_device_takes_over(benches: list[Bench]) -> None:
+    bench = start(benches)
+    older = bench.device(1).log_in()
+    fd, generation = older.address
+    assert bench.deliver([older], [5], (b"x",)) == [True]
+    newer = bench.device(1).log_in()
+    older.receive_push()
+    assert older.is_closed()
+    assert bench.owner.take() == [
+        ("disconnected", 0, fd, generation, CloseReason.TAKEN_OVER),
+        ("unacknowledged", 5, Unacknowledged.CONNECTION_CLOSED),
+    ]
+    assert newer.address != (fd, generation)
+    assert bench.deliver([newer], [6], (b"y",)) == [True]
+    assert newer.receive_push().payload == b"y"
+    assert bench.link.statistics().connected == 1
+
+
+# Breaking the rules.
+
+BROKEN = {
+    "a web browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "zeros": bytes(10),
+    "a PINGREQ first": b"\xc0\x00",
+    "a PUBACK first": puback(1),
+    "a remaining length of five bytes": b"\x10\xff\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("data", list(BROKEN.values()), ids=list(BROKEN))
+def test_stranger_is_closed_without_a_word_and_without_effect_on_others(benches: list[Bench], data: bytes) -> None:
+    bench = start(benches)
+    honest = bench.device(1).log_in()
+    stranger = bench.device(2)
+    stranger.send(data)
+    assert stranger.is_closed()
+    assert bench.closed() == {"protocol_error": 1}
+    honest.send(b"\xc0\x00")
+    assert honest.receive(2) == b"\xd0\x00"
+
+
+IN_SESSION = {
+    "a second CONNECT": connect_packet(bytes([1]) * 16),
+    "PUBACK of packet identifier 0": puback(0),
+    "PUBREC": b"\x50\x02\x00\x01",
+    "PUBLISH to a foreign topic": uplink_packet(bytes([9]) * 16, "x", b""),
+    "PUBLISH to the downlink": frame(0x30, field(b"d/" + b"01" * 16 + b"/down")),
+    "PUBLISH of QoS 3": frame(0x36, field(b"d/" + b"01" * 16 + b"/up/x") + b"\0\1"),
+}
+
+
+@pytest.mark.parametrize("data", list(IN_SESSION.values()), ids=list(IN_SESSION))
+def test_session_that_breaks_a_rule_is_closed_and_reported_once(benches: list[Bench], data: bytes) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in()
+    fd, generation = device.address
+    # What came before the fault still counts.
+    device.send(b"\xc0\x00" + data)
+    assert device.receive(2) == b"\xd0\x00"
+    assert device.is_closed()
+    assert bench.owner.take() == [("disconnected", 0, fd, generation, CloseReason.PROTOCOL_ERROR)]
+    assert bench.closed() == {"protocol_error": 1}
+
+
+def test_oversized_packet_is_refused_from_its_header(benches: list[Bench]) -> None:
+    bench = start(benches, packet_bytes_max=1_000, connect_bytes_max=200)
+    device = bench.device(1).log_in()
+    device.send(b"\x30\xff\x7f")
+    assert device.is_closed()
+    stranger = bench.device(2)
+    stranger.send(b"\x10\xc8\x01")
+    assert stranger.is_closed()
+    assert bench.closed() == {"frame_too_large": 2}
+
+
+def test_half_a_packet_and_then_silence_is_closed(benches: list[Bench]) -> None:
+    bench = start(benches, half_packet_timeout_s=4.0)
+    device = bench.device(1).log_in()
+    device.send(uplink_packet(device.id, "displayed", b"payload")[:-3])
+    bench.until(lambda: bench.link.statistics().side_tables["partial"] == 1)
+    bench.pass_time(3.9)
+    assert bench.link.statistics().connected == 1
+    bench.pass_time(0.2)
+    assert device.is_closed()
+    assert bench.closed() == {"half_frame_timeout": 1}
+
+
+def test_session_byte_by_byte_is_the_same_session(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1)
+    stream = connect_packet(device.id) + subscribe_packet(device.id) + uplink_packet(device.id, "clicked", b"{}", 1, 9)
+    for at in range(len(stream)):
+        device.send(stream[at : at + 1])
+        bench.step(0.005)
+    assert device.receive(13) == b"\x20\x02\x00\x00\x90\x03\x00\x01\x01\x40\x02\x00\x09"
+    fd, generation = device.address
+    assert bench.owner.take() == [("subscribed", 0, fd, generation), ("uplink", 0, device.id, "clicked", b"{}")]
+    assert bench.link.statistics().side_tables["partial"] == 0
+
+
+def test_silent_connections_by_the_hundred_do_not_keep_an_honest_one_out(benches: list[Bench]) -> None:
+    bench = start(benches, handshaking_per_address_max=100, handshake_timeout_s=5.0)
+    for number in range(500):
+        bench.device(number % 200)
+    bench.until(lambda: bench.count("accepted") == 500)
+    honest = bench.device(201).log_in()
+    assert bench.link.statistics().connections == 100
+    bench.pass_time(5.1)
+    assert bench.closed() == {"handshake_timeout": 99, "too_many_connections": 401}
+    assert bench.link.statistics().connections == 1
+    assert bench.deliver([honest], [1], (b"x",)) == [True]
+
+
+def test_step_that_takes_too_long_leaves_the_other_reads_to_the_next_one(benches: list[Bench]) -> None:
+    # A second passes whenever the long link looks at its watch: each step has time for one connection.
+    ticks = itertools.count()
+    bench = start(benches, perf_counter=lambda: float(next(ticks)))
+    devices = [bench.device(number).log_in() for number in (1, 2, 3)]
+    for device in devices:
+        device.send(b"\xc0\x00")
+    devices[2].send(b"\xe0\x00")
+    for n_answered in (1, 2, 3):
+        assert bench.link.step(bench.now)
+        assert bench.link.statistics().packets_out["pingresp"] == n_answered
+    assert [device.receive(2) for device in devices] == [b"\xd0\x00"] * 3
+    assert devices[2].is_closed()
+
+
+def test_deferred_read_of_a_connection_that_was_taken_over_is_dropped(benches: list[Bench]) -> None:
+    ticks = itertools.count()
+    bench = start(benches, perf_counter=lambda: float(next(ticks)))
+    older, newer = bench.device(1).log_in(), bench.device(1)
+    bench.until(lambda: bench.link.statistics().connections == 2)
+    newer.send(connect_packet(newer.id))
+    older.send(uplink_packet(older.id, "displayed", b"too late"))
+    bench.until(lambda: bench.link.statistics().closed["taken_over"] == 1)
+    assert newer.receive(4) == b"\x20\x02\x00\x00"
+    bench.step()
+    assert [event[0] for event in bench.owner.take()] == ["disconnected"]
+
+
+# Keepalive.
+
+
+@pytest.mark.parametrize(("asked", "in_force"), [(60, 60), (0, 600), (65_535, 600)])
+def test_silence_of_one_and_a_half_keepalives_ends_a_session(benches: list[Bench], asked: int, in_force: int) -> None:
+    bench = start(benches, keepalive_s_max=600)
+    device = bench.device(1).log_in(keepalive_s=asked)
+    bench.pass_time(in_force)
+    device.send(b"\xc0\x00")
+    assert device.receive(2) == b"\xd0\x00"
+    bench.pass_time(1.5 * in_force - 0.2)
+    assert bench.link.statistics().connected == 1
+    bench.pass_time(0.4)
+    assert device.is_closed()
+    assert bench.closed() == {"keepalive_timeout": 1}
+
+
+def test_puback_alone_keeps_a_session_alive(benches: list[Bench]) -> None:
+    bench = start(benches, ack_timeout_s=1_000.0)
+    device = bench.device(1).log_in(keepalive_s=10)
+    bench.deliver([device], [1], (b"x",))
+    push = device.receive_push()
+    bench.pass_time(14.0)
+    device.send(puback(push.packet_id))
+    bench.events_after(1)
+    bench.pass_time(14.0)
+    assert bench.link.statistics().connected == 1
+
+
+# Delivering.
+
+
+def test_rows_are_taken_only_by_live_subscribed_connections(benches: list[Bench]) -> None:
+    bench = start(benches)
+    good, silent, gone = bench.device(1).log_in(), bench.device(2).log_in(qos=None), bench.device(3).log_in()
+    gone.send(b"\xe0\x00")
+    bench.events_after(1)
+    payload = (b"<", TextColumn.from_rows([b"a", b"bb", b"ccc"]), b">")
+    assert bench.deliver([gone, silent, good], [1, 2, 3], payload) == [False, False, True]
+    assert good.receive_push().payload == b"<ccc>"
+    assert bench.deliver([good], [4], (b"x",), stale=1) == [False]
+    assert bench.count("refused_offline") == 3
+    assert bench.closed() == {"client_disconnect": 1}
+
+
+def test_unsubscribed_device_takes_no_more_rows(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in()
+    device.send(frame(0xA2, b"\x00\x09" + field(b"other") + field(f"d/{device.id.hex()}/down".encode())))
+    assert device.receive(4) == b"\xb0\x02\x00\x09"
+    assert bench.deliver([device], [1], (b"x",)) == [False]
+
+
+def test_foreign_subscription_is_refused_filter_by_filter(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in(qos=None)
+    own = field(f"d/{device.id.hex()}/down".encode())
+    device.send(frame(0x82, b"\x00\x02" + field(b"#") + b"\x01" + own + b"\x02" + field(b"d/+/down") + b"\x00"))
+    assert device.receive(7) == b"\x90\x05\x00\x02\x80\x01\x80"
+    assert bench.deliver([device], [1], (b"x",)) == [True]
+    assert (bench.count("subscriptions_granted"), bench.count("subscriptions_refused")) == (1, 2)
+
+
+def test_several_rows_of_a_device_go_out_in_order_in_one_write(benches: list[Bench]) -> None:
+    bench = start(benches)
+    one, two = bench.device(1).log_in(), bench.device(2).log_in()
+    before = bench.count("writes")
+    payload = (np.frombuffer(b"abcde", np.uint8).reshape(5, 1),)
+    assert bench.deliver([one, two, one, two, one], [1, 2, 3, 4, 5], payload) == [True] * 5
+    assert bench.count("writes") - before == 2
+    assert [one.receive_push().payload for _ in range(3)] == [b"a", b"c", b"e"]
+    assert [two.receive_push().payload for _ in range(2)] == [b"b", b"d"]
+
+
+def test_window_of_a_device_is_bounded_and_opens_with_each_puback(benches: list[Bench]) -> None:
+    bench = start(benches, in_flight_per_device_max=2)
+    device = bench.device(1).log_in()
+    assert bench.deliver([device] * 3, [1, 2, 3], (b"x",)) == [True, True, False]
+    assert bench.deliver([device], [4], (b"x",)) == [False]
+    assert bench.count("refused_window") == 2
+    pushes = [device.receive_push() for _ in range(2)]
+    device.send(puback(pushes[1].packet_id))
+    assert [event[:2] for event in bench.events_after(1)] == [("acknowledged", 2)]
+    assert bench.deliver([device] * 2, [5, 6], (b"x",)) == [True, False]
+
+
+def test_rows_in_flight_over_all_devices_are_bounded(benches: list[Bench]) -> None:
+    bench = start(benches, in_flight_max=3)
+    devices = [bench.device(number).log_in() for number in range(1, 6)]
+    taken = bench.deliver(devices, [1, 2, 3, 4, 5], (b"x",))
+    assert taken == [True, True, True, False, False]
+    assert bench.count("refused_in_flight_max") == 2
+
+
+def test_slow_reader_refuses_rows_and_is_closed_at_last(benches: list[Bench]) -> None:
+    bench = start(
+        benches,
+        send_buffer_bytes=4_096,
+        pending_bytes_max=10_000,
+        stall_timeout_s=20.0,
+        in_flight_per_device_max=60_000,
+    )
+    slow, quick = bench.device(1).log_in(), bench.device(2).log_in()
+    tag = 0
+    while all(bench.deliver([slow], [tag], (bytes(5_000),))):
+        tag += 1
+    assert bench.count("refused_pending") == 1
+    assert bench.deliver([slow, quick], [-1, -2], (bytes(5_000),)) == [False, True]
+    # Nothing that was refused has an entry: only what was taken comes back.
+    bench.pass_time(20.1)
+    back = [event for event in bench.owner.take() if event[0] == "unacknowledged" and event[1] >= 0]
+    assert sorted(back) == sorted([("unacknowledged", n, Unacknowledged.CONNECTION_CLOSED) for n in range(tag)])
+    assert bench.closed() == {"slow_consumer": 1}
+
+
+def test_qos_0_subscriber_gets_the_row_and_the_owner_gets_it_back(benches: list[Bench]) -> None:
+    bench = start(benches)
+    sloppy, careful = bench.device(1).log_in(qos=0), bench.device(2).log_in()
+    assert bench.owner.events == []
+    payload = (TextColumn.from_rows([b"for one", b"for two"]),)
+    assert bench.deliver([sloppy, careful], [1, 2], payload) == [True, True]
+    assert sloppy.receive_push() == Push(0x30, f"d/{sloppy.id.hex()}/down".encode(), 0, b"for one")
+    assert bench.events_after(1) == [("unacknowledged", 1, Unacknowledged.QOS_0)]
+    assert careful.receive_push().payload == b"for two"
+    assert bench.link.statistics().in_flight == 1
+
+
+# What becomes of rows.
+
+
+def test_row_without_puback_comes_back_once_and_a_late_puback_is_told_apart(benches: list[Bench]) -> None:
+    bench = start(benches, ack_timeout_s=5.0, in_flight_per_device_max=1)
+    device = bench.device(1).log_in()
+    bench.deliver([device], [1], (b"x",))
+    push = device.receive_push()
+    bench.pass_time(4.9)
+    assert bench.owner.take() == []
+    bench.pass_time(0.2)
+    assert bench.owner.take() == [("unacknowledged", 1, Unacknowledged.ACK_TIMEOUT)]
+    bench.pass_time(10.0)
+    assert bench.owner.take() == []
+    # The identifier is still the device's to answer with, and still fills its window.
+    assert bench.deliver([device], [2], (b"y",)) == [False]
+    device.send(puback(push.packet_id))
+    assert bench.events_after(1) == [("acknowledged_late", 1, 100.0, bench.now)]
+    assert bench.count("pubacks_late") == 1
+    assert bench.deliver([device], [2], (b"y",)) == [True]
+
+
+def test_repeated_and_unknown_pubacks_are_counted_and_change_nothing(benches: list[Bench]) -> None:
+    bench = start(benches)
+    one, two = bench.device(1).log_in(), bench.device(2).log_in()
+    bench.deliver([one, two], [1, 2], (b"x",))
+    first, second = one.receive_push(), two.receive_push()
+    one.send(puback(second.packet_id) + puback(first.packet_id) * 2)
+    assert [event[:2] for event in bench.events_after(1)] == [("acknowledged", 1)]
+    bench.until(lambda: bench.count("pubacks_unknown") == 2)
+    assert bench.link.statistics().in_flight == 1
+    two.send(puback(second.packet_id))
+    assert [event[:2] for event in bench.events_after(1)] == [("acknowledged", 2)]
+
+
+def test_puback_and_disconnect_in_one_segment_acknowledge_before_they_end(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in()
+    bench.deliver([device] * 2, [1, 2], (b"x",))
+    push = device.receive_push()
+    device.receive_push()
+    fd, generation = device.address
+    device.send(puback(push.packet_id) + b"\xe0\x00")
+    assert bench.events_after(3) == [
+        ("acknowledged", 1, 100.0, 100.0),
+        ("disconnected", 0, fd, generation, CloseReason.CLIENT_DISCONNECT),
+        ("unacknowledged", 2, Unacknowledged.CONNECTION_CLOSED),
+    ]
+    assert device.is_closed()
+
+
+@given(st.lists(st.integers(0, 4), max_size=40))
+def test_ranks_within_count_earlier_rows_of_the_same_descriptor(fds: list[int]) -> None:
+    expected = [fds[:position].count(fd) for position, fd in enumerate(fds)]
+    assert ranks_within(np.array(fds, np.int32)).tolist() == expected
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    calls=st.lists(
+        st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.booleans(), st.integers(0, 2)), max_size=6
+    )
+)
+def test_every_row_taken_is_reported_exactly_once_and_the_plain_twin_agrees(
+    calls: list[tuple[list[int], bool, int]],
+) -> None:
+    """Twin: a window of 3 per device, device 3 subscribed with QoS 0. Then some acknowledge, some leave."""
+    bench = Bench(in_flight_per_device_max=3)
+    try:
+        devices = [bench.device(number + 1).log_in(qos=0 if number == 3 else 1) for number in range(4)]
+        windows = [0] * 4
+        expected_taken: dict[int, int] = {}
+        tag = n_acked = 0
+        for rows, is_ragged, n_acks in calls:
+            tags = list(range(tag, tag + len(rows)))
+            tag += len(rows)
+            texts = TextColumn.from_rows([b"%d" % (t if is_ragged else 0) for t in tags])
+            taken = bench.deliver([devices[row] for row in rows], tags, (texts if is_ragged else b"0",))
+            expected = []
+            for row in rows:
+                expected.append(row == 3 or windows[row] < 3)
+                if row != 3 and expected[-1]:
+                    windows[row] += 1
+            assert taken == expected
+            expected_taken |= {t: row for t, row, ok in zip(tags, rows, taken, strict=True) if ok}
+            for row in range(min(n_acks, 3)):
+                if windows[row]:
+                    devices[row].send(puback(devices[row].receive_push().packet_id))
+                    windows[row] -= 1
+                    n_acked += 1
+            bench.until(lambda n_acked=n_acked: bench.count("pubacks") == n_acked)
+        devices[0].send(b"\xe0\x00")
+        bench.until(lambda: bench.link.statistics().connected == 3)
+        bench.step()
+        bench.pass_time(5.1)
+        bench.link.dispose()
+        ends = [event[1] for event in bench.owner.take() if event[0] in {"acknowledged", "unacknowledged"}]
+        assert sorted(ends) == sorted(expected_taken)
+        assert bench.link.statistics().in_flight == 0
+    finally:
+        bench.dispose()
+
+
+# Uplink.
+
+
+def test_uplink_reaches_the_owner_and_qos_1_is_acknowledged(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in()
+    device.send(uplink_packet(device.id, "displayed", b"a") + uplink_packet(device.id, "90001", b"b", 1, 515))
+    assert device.receive(4) == b"\x40\x02\x02\x03"
+    assert bench.owner.take() == [
+        ("uplink", 0, device.id, "displayed", b"a"),
+        ("uplink", 0, device.id, "90001", b"b"),
+    ]
+
+
+def test_uplink_of_qos_2_reaches_the_owner_once_per_exchange(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in()
+    packet = uplink_packet(device.id, "clicked", b"c", 2, 7)
+    device.send(packet + bytes([packet[0] | 8]) + packet[1:])
+    assert device.receive(8) == b"\x50\x02\x00\x07" * 2
+    assert len(bench.owner.take()) == 1
+    device.send(b"\x62\x02\x00\x07" * 2)
+    assert device.receive(8) == b"\x70\x02\x00\x07" * 2
+    assert bench.link.statistics().side_tables["qos_2_unreleased"] == 0
+    device.send(packet)
+    assert device.receive(4) == b"\x50\x02\x00\x07"
+    assert len(bench.owner.take()) == 1
+    device.send(b"\xe0\x00")
+    bench.events_after(1)
+    assert bench.link.statistics().side_tables["qos_2_unreleased"] == 0
+
+
+def test_uplink_of_qos_2_without_end_is_bounded(benches: list[Bench]) -> None:
+    bench = start(benches, qos_2_unreleased_max=2)
+    device = bench.device(1).log_in()
+    for packet_id in (1, 2, 3):
+        device.send(uplink_packet(device.id, "x", b"", 2, packet_id))
+    assert device.receive(8) == b"\x50\x02\x00\x01\x50\x02\x00\x02"
+    assert device.is_closed()
+    assert bench.closed() == {"protocol_error": 1}
+
+
+def test_uplink_that_the_owner_cannot_take_is_not_acknowledged(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in()
+    bench.owner.is_overloaded = True
+    device.send(uplink_packet(device.id, "x", b"", 1, 1) + uplink_packet(device.id, "x", b"", 2, 2) + b"\xc0\x00")
+    assert device.receive(2) == b"\xd0\x00"
+    assert bench.count("uplink_overloaded") == 2
+    bench.owner.is_overloaded = False
+    device.send(uplink_packet(device.id, "x", b"", 2, 2))
+    assert device.receive(4) == b"\x50\x02\x00\x02"
+    assert len(bench.owner.take()) == 1
+
+
+# The task.
+
+
+class Phone:
+    """A device on trio, for the tests in which the long link runs as a task."""
+
+    def __init__(self, stream: trio.SocketStream, number: int) -> None:
+        self.stream = stream
+        self.id = bytes([number]) * 16
+
+    async def receive(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            chunk = await self.stream.receive_some(size - len(data))
+            if not chunk:
+                break
+            data += chunk
+        return data
+
+
+async def log_in_phone(address: tuple[str, int], number: int) -> Phone:
+    phone = Phone(await trio.open_tcp_stream(*address), number)
+    await phone.stream.send_all(connect_packet(phone.id) + subscribe_packet(phone.id))
+    assert await phone.receive(9) == b"\x20\x02\x00\x00\x90\x03\x00\x01\x01"
+    return phone
+
+
+def run_link(**limits: Any) -> tuple[LongLink, Recorder, tuple[str, int]]:
+    owner = Recorder()
+    configured = LongLinkSettings(edge=EdgeSettings(listeners=(ListenerSettings(port=0),)), **limits)
+    link = LongLink(configured, APPS, owner, clock=time.monotonic)
+    return link, owner, link.listen()[0]
+
+
+def push_to(link: LongLink, owner: Recorder, phone: Phone, tag: int) -> bool:
+    fd, generation = owner.online[phone.id]
+    return bool(
+        link.deliver(
+            np.array([fd], np.int32),
+            np.array([generation], np.uint32),
+            np.frombuffer(phone.id, np.uint8).reshape(1, 16),
+            np.array([tag]),
+            (b"x",),
+            time.monotonic(),
+        )[0]
+    )
+
+
+async def test_stop_waits_for_the_pubacks_and_then_closes_everything() -> None:
+    link, owner, address = run_link()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            phone = await log_in_phone(address, 1)
+            assert push_to(link, owner, phone, 1)
+            await phone.receive(46)
+            link.stop(drain_s=60.0)
+            assert not push_to(link, owner, phone, 2)
+            with pytest.raises(OSError, match="connect"):
+                await trio.open_tcp_stream(*address)
+            await phone.stream.send_all(puback(1))
+            await link.wait_stopped()
+            assert await phone.receive(1) == b""
+            await phone.stream.aclose()
+    assert [event[0] for event in owner.take()] == ["subscribed", "acknowledged", "disconnected"]
+    assert link.statistics().closed["shutdown"] == 1
+
+
+async def test_stop_gives_rows_back_when_its_budget_is_over() -> None:
+    link, owner, address = run_link()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            phone = await log_in_phone(address, 1)
+            assert push_to(link, owner, phone, 1)
+            link.stop(drain_s=0.05)
+            await link.wait_stopped()
+            await phone.stream.aclose()
+    assert owner.take()[-1] == ("unacknowledged", 1, Unacknowledged.CONNECTION_CLOSED)
+
+
+async def test_cancelled_long_link_reports_every_connection_before_it_returns() -> None:
+    link, owner, address = run_link()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            phones = [await log_in_phone(address, number) for number in (1, 2, 3)]
+            assert push_to(link, owner, phones[1], 9)
+            nursery.cancel_scope.cancel()
+    reasons = [event[4] for event in owner.events if event[0] == "disconnected"]
+    assert reasons == [CloseReason.SHUTDOWN] * 3
+    assert owner.events[-1] == ("unacknowledged", 9, Unacknowledged.CONNECTION_CLOSED)
+    with pytest.raises(OSError, match="connect"):
+        await trio.open_tcp_stream(*address)
+    for phone in phones:
+        with trio.move_on_after(5) as scope:
+            await phone.stream.aclose()
+        assert not scope.cancelled_caught
+
+
+async def test_running_long_link_reports_a_row_that_was_never_acknowledged_without_being_asked() -> None:
+    link, owner, address = run_link(ack_timeout_s=0.02, tick_s=0.01)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            phone = await log_in_phone(address, 1)
+            assert push_to(link, owner, phone, 1)
+            while ("unacknowledged", 1, Unacknowledged.ACK_TIMEOUT) not in owner.events:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    await phone.stream.aclose()

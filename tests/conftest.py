@@ -1,0 +1,73 @@
+"""What all tests share: hypothesis profiles and the rule for tests that need tools of the system.
+
+PROFILE=dev (default) keeps the whole suite under five minutes on two cores; PROFILE=ci looks longer and is the same on
+every run. A test marked `needs_tools` names the programs it runs as arguments of the marker
+(`@pytest.mark.needs_tools("mosquitto_sub")`); without arguments it needs all of TOOLS. Where one is missing the test is
+skipped with that reason and listed at the end; with PUSHGW_REQUIRE_TOOLS=1 it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+#: From the packages mosquitto, mosquitto-clients, nghttp2-server, nghttp2-client.
+TOOLS = ("mosquitto", "mosquitto_sub", "mosquitto_pub", "nghttpd", "h2load")
+#: Debian keeps daemons where a plain user's PATH does not look.
+_EXTRA_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
+
+# No deadline per example: the machine is shared, and a slow moment is not a failure.
+settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "ci",
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+# `make fuzz`: the budget is the number of examples; the seed is given with --hypothesis-seed and printed.
+settings.register_profile(
+    "fuzz",
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "5000")),
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+PROFILE = os.environ.get("PROFILE", "dev")
+settings.load_profile(PROFILE)
+
+os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{_EXTRA_PATH}"
+
+_skipped_for_tools: list[tuple[str, str]] = []
+
+
+def missing_tools(wanted: tuple[str, ...]) -> list[str]:
+    return [tool for tool in wanted or TOOLS if shutil.which(tool) is None]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    required = "required" if os.environ.get("PUSHGW_REQUIRE_TOOLS") == "1" else "optional"
+    return f"profile {PROFILE}; tools of the system are {required}, missing: {', '.join(missing_tools(())) or 'none'}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("needs_tools")
+    missing = missing_tools(marker.args) if marker is not None else []
+    if not missing:
+        return
+    text = f"needs {', '.join(missing)}"
+    if os.environ.get("PUSHGW_REQUIRE_TOOLS") == "1":
+        pytest.fail(f"{text}, and PUSHGW_REQUIRE_TOOLS=1 is set", pytrace=False)
+    _skipped_for_tools.append((item.nodeid, text))
+    pytest.skip(text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _skipped_for_tools:
+        terminalreporter.section("skipped for want of tools")
+        for nodeid, text in _skipped_for_tools:
+            terminalreporter.line(f"{nodeid}: {text}")

@@ -1,0 +1,193 @@
+"""Clients that others wrote work unchanged on the long link: paho-mqtt, Debian's mosquitto_sub and mosquitto_pub."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import paho.mqtt.client as paho
+import pytest
+import trio
+
+from gateway.actors.long_link import LongLink
+from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged
+from gateway.core.identity import device_password
+from gateway.errors import CloseReason
+from gateway.net.edge_settings import EdgeSettings, ListenerSettings
+
+SECRET = b"the app's secret"
+DEVICE = bytes(range(16))
+NAME = DEVICE.hex()
+DOWN = f"d/{NAME}/down"
+PASSWORD = device_password(SECRET, NAME)
+PUSH = {
+    "message_id": "01935a7e-6c00-8001-9000-00000100abcd",
+    "type": "notification",
+    "title": "你好 👋",
+    "body": 'It\'s "here"',
+}
+
+
+class App(NamedTuple):
+    index: int = 0
+    secrets: tuple[bytes, ...] = (SECRET,)
+
+
+class Owner:
+    """Says over a channel what happens; sends each device the payloads of `waiting` as soon as it has subscribed."""
+
+    def __init__(self) -> None:
+        self.link: LongLink | None = None
+        self.waiting: list[bytes] = []
+        self.tell, self.told = trio.open_memory_channel[tuple[Any, ...]](100)
+
+    def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
+        return 4 if device_id == DEVICE else -1
+
+    def subscribed(self, slots: Any, fds: Any, generations: Any, now: float) -> None:
+        self.tell.send_nowait(("subscribed", slots.tolist()))
+        assert self.link is not None
+        ids = np.frombuffer(DEVICE, np.uint8).reshape(1, 16)
+        for tag, payload in enumerate(self.waiting):
+            assert self.link.deliver(fds, generations, ids, np.array([tag]), (payload,), now).all()
+
+    def disconnected(self, slots: Any, fds: Any, generations: Any, reasons: list[CloseReason]) -> None:
+        self.tell.send_nowait(("disconnected", slots.tolist(), reasons))
+
+    def acknowledged(self, tags: Any, sent_at: Any, now: float) -> None:
+        for tag in tags.tolist():
+            self.tell.send_nowait(("acknowledged", tag))
+
+    def acknowledged_late(self, tags: Any, sent_at: Any, now: float) -> None:
+        self.tell.send_nowait(("acknowledged_late", tags.tolist()))
+
+    def unacknowledged(self, tags: Any, why: Unacknowledged) -> None:
+        self.tell.send_nowait(("unacknowledged", tags.tolist(), why))
+
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> None:
+        self.tell.send_nowait(("uplink", slot, device_id, event, payload))
+
+
+@asynccontextmanager
+async def long_link() -> AsyncIterator[tuple[Owner, LongLink, int]]:
+    owner = Owner()
+    settings = LongLinkSettings(edge=EdgeSettings(listeners=(ListenerSettings(port=0),)))
+    link = LongLink(settings, {"app": App()}, owner, clock=time.monotonic)
+    owner.link = link
+    port = link.listen()[0][1]
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            yield owner, link, port
+            nursery.cancel_scope.cancel()
+
+
+class PahoDevice:
+    """A paho client on its own thread, whose callbacks come back as events."""
+
+    def __init__(self, port: int) -> None:
+        self.tell, self.told = trio.open_memory_channel[tuple[Any, ...]](100)
+        token = trio.lowlevel.current_trio_token()
+        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=NAME, protocol=paho.MQTTv311)
+        client.username_pw_set("app", PASSWORD)
+
+        def say(*event: Any) -> None:
+            token.run_sync_soon(self.tell.send_nowait, event)
+
+        client.on_connect = lambda client, userdata, flags, code, properties: say(
+            "connected", code.value, flags.session_present
+        )
+        client.on_subscribe = lambda client, userdata, mid, codes, properties: say(
+            "subscribed", [code.value for code in codes]
+        )
+        client.on_message = lambda client, userdata, message: say(
+            "message", message.topic, message.qos, message.dup, message.payload
+        )
+        client.on_publish = lambda client, userdata, mid, code, properties: say("published", mid)
+        client.connect_async("127.0.0.1", port, keepalive=30)
+        client.loop_start()
+        self.client = client
+
+    async def close(self) -> None:
+        self.client.disconnect()
+        await trio.to_thread.run_sync(self.client.loop_stop)
+
+
+async def test_paho_connects_subscribes_receives_qos_1_and_acknowledges() -> None:
+    payloads = [json.dumps(PUSH | {"n": n}).encode() for n in range(3)]
+    async with long_link() as (owner, link, port):
+        owner.waiting = payloads
+        device = PahoDevice(port)
+        assert await device.told.receive() == ("connected", 0, False)
+        device.client.subscribe([(DOWN, 2), ("#", 1)])
+        assert await owner.told.receive() == ("subscribed", [4])
+        events = [await device.told.receive() for _ in range(4)]
+        assert ("subscribed", [1, 0x80]) in events
+        assert [event for event in events if event[0] == "message"] == [
+            ("message", DOWN, 1, False, payload) for payload in payloads
+        ]
+        assert [await owner.told.receive() for _ in range(3)] == [("acknowledged", tag) for tag in range(3)]
+        await device.close()
+        assert await owner.told.receive() == ("disconnected", [4], [CloseReason.CLIENT_DISCONNECT])
+        assert link.statistics().in_flight == 0
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_paho_publishes_uplink_of_every_qos(qos: int) -> None:
+    async with long_link() as (owner, _, port):
+        device = PahoDevice(port)
+        assert await device.told.receive() == ("connected", 0, False)
+        device.client.publish(f"d/{NAME}/up/displayed", b'{"message_id":"x"}', qos=qos)
+        assert (await device.told.receive())[0] == "published"
+        assert await owner.told.receive() == ("uplink", 4, DEVICE, "displayed", b'{"message_id":"x"}')
+        await device.close()
+        assert (await owner.told.receive())[0] == "disconnected"
+
+
+async def run_mosquitto(program: str, port: int, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = [program, "-h", "127.0.0.1", "-p", str(port), "-i", NAME, "-u", "app", *arguments]
+    return await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+
+
+@pytest.mark.needs_tools("mosquitto_sub")
+async def test_mosquitto_sub_receives_and_acknowledges() -> None:
+    payload = json.dumps(PUSH, ensure_ascii=False).encode()
+    async with long_link() as (owner, _, port):
+        owner.waiting = [payload]
+        result = await run_mosquitto(
+            "mosquitto_sub", port, "-P", PASSWORD, "-t", DOWN, "-q", "1", "-C", "1", "-W", "10"
+        )
+        assert (result.returncode, result.stdout) == (0, payload + b"\n"), result.stderr
+        assert [(await owner.told.receive())[0] for _ in range(3)] == ["subscribed", "acknowledged", "disconnected"]
+
+
+@pytest.mark.needs_tools("mosquitto_sub")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-P", "wrong"), b"bad user name or password"),
+        (("-P", PASSWORD, "-V", "mqttv31"), b"unacceptable protocol version"),
+    ],
+)
+async def test_mosquitto_sub_is_told_why_it_is_refused(arguments: tuple[str, ...], said: bytes) -> None:
+    async with long_link() as (_, link, port):
+        result = await run_mosquitto("mosquitto_sub", port, "-t", DOWN, "-W", "10", *arguments)
+        assert result.returncode != 0
+        assert said in result.stderr.lower()
+        assert link.statistics().connected == 0
+
+
+@pytest.mark.needs_tools("mosquitto_pub")
+@pytest.mark.parametrize("qos", ["0", "1", "2"])
+async def test_mosquitto_pub_sends_uplink(qos: str) -> None:
+    async with long_link() as (owner, _, port):
+        result = await run_mosquitto(
+            "mosquitto_pub", port, "-P", PASSWORD, "-t", f"d/{NAME}/up/90001", "-m", "text", "-q", qos
+        )
+        assert result.returncode == 0, result.stderr
+        assert await owner.told.receive() == ("uplink", 4, DEVICE, "90001", b"text")

@@ -1,0 +1,223 @@
+"""The house: lock file, Makefile, CI, image and the rule for tools, checked as far as no network is needed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins() -> dict[str, str]:
+    """Package -> version of the lock file; every line must be an exact pin."""
+    found = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if line and not line.startswith("#"):
+            match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.+!-]+)", line)
+            assert match, f"requirements.lock: {line!r} is not an exact pin"
+            found[canonical(match[1])] = match[2]
+    return found
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def test_lock_file_pins_every_dependency_within_its_bounds() -> None:
+    locked = pins()
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    wanted += tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    for requirement in wanted:
+        match = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?>=([\d.]+)", requirement)
+        assert match, requirement
+        assert canonical(match[1]) in locked, f"{match[1]} is not in requirements.lock; run make lock"
+        assert numbers(locked[canonical(match[1])]) >= numbers(match[2]), requirement
+
+
+def test_lock_file_pins_what_the_dependencies_need_in_turn() -> None:
+    locked = pins()
+    for name in locked:
+        try:
+            needs = importlib.metadata.distribution(name).requires or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for need in needs:
+            needed = re.match(r"[\w.-]+", need)
+            if needed and ";" not in need:
+                assert canonical(needed[0]) in locked, f"{name} needs {needed[0]}"
+
+
+def test_every_import_of_the_product_is_a_declared_dependency() -> None:
+    """What is imported without being named would vanish with the package that happens to bring it."""
+    modules = importlib.metadata.packages_distributions()
+    declared = {canonical(re.split(r"[\[>]", requirement)[0]) for requirement in PROJECT["dependencies"]}
+    ours = {"gateway", "vendors", "bench"}
+    for path in (path for folder in ours for path in (ROOT / folder).rglob("*.py")):
+        for name in imported_packages(path.read_text()) - sys.stdlib_module_names - ours:
+            packages = {canonical(package) for package in modules.get(name, [])}
+            assert packages & declared, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def imported_packages(text: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def make(*arguments: str, folder: Path = ROOT) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("demo", ".venv/bin/pushgw demo"),
+        ("test", ".venv/bin/python -m pytest"),
+        ("check", ".venv/bin/mypy"),
+        ("check", ".venv/bin/ruff format --check ."),
+        ("bench", ".venv/bin/python -m bench core --json"),
+    ],
+)
+def test_make_target_does_its_set_up_and_its_work(target: str, command: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    planned = make("-n", target, folder=tmp_path)
+    assert "-m venv .venv" in planned
+    assert "pip install" in planned.partition(command)[0]
+    assert command in planned
+
+
+@needs_make
+def test_make_install_does_nothing_twice(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").touch()
+    (tmp_path / ".venv" / ".installed").touch()
+    assert "pip" not in make("-n", "install", folder=tmp_path)
+    os.utime(tmp_path / "requirements.lock", (4e9, 4e9))
+    planned = make("-n", "install", folder=tmp_path)
+    assert "pip install" in planned
+    assert "-m venv" not in planned
+
+
+@needs_make
+def test_make_test_uses_the_profile_it_is_given() -> None:
+    assert "PROFILE=dev " in make("-n", "test")
+    assert "PROFILE=ci " in make("-n", "test", "PROFILE=ci")
+
+
+@needs_make
+def test_make_fuzz_prints_the_seed_that_it_uses() -> None:
+    planned = make("-n", "fuzz", "FUZZ_EXAMPLES=7")
+    seeds = set(re.findall(r"SEED=(\d+)|--hypothesis-seed=(\d+)", planned))
+    assert len({seed for pair in seeds for seed in pair if seed}) == 1
+    assert "FUZZ_EXAMPLES=7" in planned
+    assert "--hypothesis-seed=42" in make("-n", "fuzz", "SEED=42")
+
+
+def test_ci_checks_and_then_tests_with_all_tools() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & stat.S_IXUSR
+    text = script.read_text()
+    assert "set -euo pipefail" in text
+    commands = [line for line in text.splitlines() if line.startswith(("make", "PUSHGW"))]
+    assert commands == ["make check", "PUSHGW_REQUIRE_TOOLS=1 PROFILE=ci make test"]
+    subprocess.run(["bash", "-n", str(script)], check=True, timeout=10)
+
+
+def test_image_runs_as_nobody_in_particular_and_asks_for_its_own_health() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    stages = [line for line in text.splitlines() if line.startswith("FROM")]
+    assert len(stages) == 2
+    final = text.partition(stages[1])[2]
+    assert re.search(r"^USER (?!root|0)\w+", final, re.MULTILINE)
+    assert "HEALTHCHECK" in final
+    assert "/healthz" in final
+    assert 'CMD ["serve", "--config"' in final
+    for port in re.findall(r"EXPOSE (.*)", final)[0].split():
+        assert re.search(rf":{port}\b", (ROOT / "configs" / "reference.toml").read_text()), port
+
+
+def test_image_is_built_from_files_that_exist_and_are_let_in() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            for name in line.split()[1:-1]:
+                assert (ROOT / name).exists(), name
+                assert name.split("/")[0] in allowed, name
+
+
+def run_pytest(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """pytest over one test that needs a tool nobody has, with our conftest and our markers."""
+    shutil.copy(ROOT / "tests" / "conftest.py", folder / "conftest.py")
+    shutil.copy(ROOT / "pyproject.toml", folder / "pyproject.toml")
+    (folder / "tests").mkdir()
+    (folder / "tests" / "test_tool.py").write_text(
+        "import pytest\n"
+        '@pytest.mark.needs_tools("no-such-tool")\n'
+        "def test_with_tool() -> None: pass\n"
+        '@pytest.mark.needs_tools("sh")\n'
+        "def test_with_shell() -> None: pass\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"]
+    plain = {key: value for key, value in os.environ.items() if key not in ("PUSHGW_REQUIRE_TOOLS", "PROFILE")}
+    return subprocess.run(
+        command, cwd=folder, env={**plain, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_test_without_its_tool_is_skipped_and_listed_at_the_end(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed, 1 skipped" in done.stdout
+    summary = done.stdout.partition("skipped for want of tools")[2]
+    assert "tests/test_tool.py::test_with_tool: needs no-such-tool" in summary
+
+
+def test_test_without_its_tool_fails_where_tools_are_required(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, PUSHGW_REQUIRE_TOOLS="1", PROFILE="ci")
+    assert done.returncode == 1
+    assert "needs no-such-tool, and PUSHGW_REQUIRE_TOOLS=1 is set" in done.stdout
+    assert "profile ci" in done.stdout
+
+
+def test_license_is_the_one_that_the_project_declares() -> None:
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()

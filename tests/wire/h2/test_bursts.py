@@ -1,0 +1,59 @@
+"""The vectorised encodings against one request after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import columns
+from gateway.columns import TextColumn
+from gateway.wire.h2 import bursts
+from gateway.wire.h2.frames import split_block, split_data
+
+
+@st.composite
+def pieces_of(draw, n: int, *, may_be_empty: bool = True):
+    out = []
+    for _ in range(draw(st.integers(0 if may_be_empty else 1, 3))):
+        match draw(st.sampled_from(["constant", "fixed", "ragged"])):
+            case "constant":
+                out.append(draw(st.binary(min_size=0 if may_be_empty else 1, max_size=20)))
+            case "fixed":
+                width = draw(st.integers(1, 12))
+                data = draw(st.binary(min_size=n * width, max_size=n * width))
+                out.append(np.frombuffer(data, np.uint8).reshape(n, width))
+            case _:
+                rows = st.binary(min_size=0 if may_be_empty else 1, max_size=20)
+                out.append(TextColumn.from_rows(draw(st.lists(rows, min_size=n, max_size=n))))
+    return tuple(out)
+
+
+@given(data=st.data(), n=st.integers(1, 6), first_id=st.sampled_from([1, 3, 255, 65535, (1 << 31) - 101]))
+@pytest.mark.parametrize("frame_bytes_max", [5, 16, 16384])
+def test_burst_is_what_single_requests_are(data, n: int, first_id: int, frame_bytes_max: int) -> None:
+    block = data.draw(pieces_of(n, may_be_empty=False))
+    body = data.draw(pieces_of(n))
+    plain = b"".join(
+        bursts.request_bytes(row_block, row_body, first_id + 2 * row, frame_bytes_max)
+        for row, (row_block, row_body) in enumerate(
+            zip(columns.join(block, 0, n), columns.join(body, 0, n), strict=True)
+        )
+    )
+    assert bursts.burst_bytes(block, body, first_id, n, frame_bytes_max) == plain
+
+
+def test_block_is_split_into_continuations_with_end_headers_on_the_last() -> None:
+    data = split_block(1, 0x1, b"abcdefg", 3)
+    assert data == (
+        b"\x00\x00\x03\x01\x01\x00\x00\x00\x01abc" + b"\x00\x00\x03\x09\x00\x00\x00\x00\x01def"
+        b"\x00\x00\x01\x09\x04\x00\x00\x00\x01g"
+    )
+
+
+def test_data_is_split_with_end_stream_on_the_last() -> None:
+    assert split_data(3, 0x1, b"abcd", 3) == (
+        b"\x00\x00\x03\x00\x00\x00\x00\x00\x03abc" + b"\x00\x00\x01\x00\x01\x00\x00\x00\x03d"
+    )
+    assert split_data(3, 0x1, b"", 3) == b"\x00\x00\x00\x00\x01\x00\x00\x00\x03"

@@ -1,0 +1,111 @@
+"""Columnar PUBLISH and PUBACK against their plain twins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.columns import Piece, Pieces, TextColumn, join
+from gateway.errors import LocalProtocolError
+from gateway.wire.mqtt import packets as mqtt
+from gateway.wire.mqtt.publish import publish_packets, split_pubacks, take_pieces
+
+
+@st.composite
+def pieces_of(draw: st.DrawFn, n: int) -> Pieces:
+    pieces: list[Piece] = []
+    for kind in draw(st.lists(st.integers(0, 2), max_size=4)):
+        if kind == 0:
+            pieces.append(draw(st.binary(max_size=200)))
+        elif kind == 1:
+            width = draw(st.integers(0, 40))
+            data = draw(st.binary(min_size=n * width, max_size=n * width))
+            pieces.append(np.frombuffer(data, np.uint8).reshape(n, width))
+        else:
+            pieces.append(TextColumn.from_rows(draw(st.lists(st.binary(max_size=150), min_size=n, max_size=n))))
+    return tuple(pieces)
+
+
+def plain_publish(topic: bytes, packet_id: int | None, payload: bytes, is_duplicate: bool) -> bytes:
+    first = 0x30 if packet_id is None else 0x32 | (8 if is_duplicate else 0)
+    body = len(topic).to_bytes(2, "big") + topic
+    if packet_id is not None:
+        body += packet_id.to_bytes(2, "big")
+    body += payload
+    length, digits = len(body), b""
+    while True:
+        digit, length = length % 128, length // 128
+        digits += bytes([digit | (128 if length else 0)])
+        if not length:
+            return bytes([first]) + digits + body
+
+
+@given(st.data(), st.integers(1, 6), st.booleans(), st.booleans())
+def test_publish_packets_agree_with_the_plain_encoder(
+    data: st.DataObject, n: int, has_ids: bool, is_duplicate: bool
+) -> None:
+    topics = data.draw(pieces_of(n))
+    payload = data.draw(pieces_of(n))
+    ids = data.draw(st.lists(st.integers(1, 65_535), min_size=n, max_size=n)) if has_ids else None
+    is_duplicate = is_duplicate and has_ids
+    packet_ids = None if ids is None else np.array(ids, np.uint16)
+    packets = publish_packets(topics, packet_ids, payload, n, is_duplicate=is_duplicate)
+    expected = [
+        plain_publish(topic, None if ids is None else ids[row], body, is_duplicate)
+        for row, (topic, body) in enumerate(zip(join(topics, 0, n), join(payload, 0, n), strict=True))
+    ]
+    if not isinstance(packets, list):
+        assert packets.flags.c_contiguous
+        packets = [row.tobytes() for row in packets]
+    assert packets == expected
+
+
+def test_publish_packets_of_one_length_are_one_array() -> None:
+    topics = (b"d/", np.full((3, 32), ord("a"), np.uint8), b"/down")
+    packets = publish_packets(topics, np.array([1, 2, 65_535], np.uint16), (b"{}",), 3)
+    assert isinstance(packets, np.ndarray)
+    assert packets.shape == (3, 1 + 1 + 2 + 39 + 2 + 2)
+    found = mqtt.next_packet(packets[2].tobytes(), 0, 1_000)
+    assert found is not None
+    assert found[0] == mqtt.Publish("d/" + "a" * 32 + "/down", b"{}", 1, 65_535, False, False)
+
+
+def test_publish_packets_refuse_what_mqtt_cannot_carry() -> None:
+    one = np.ones(1, np.uint16)
+    with pytest.raises(LocalProtocolError, match="identifier is 0"):
+        publish_packets((b"t",), np.array([0], np.uint16), (), 1)
+    with pytest.raises(LocalProtocolError, match="DUP"):
+        publish_packets((b"t",), None, (), 1, is_duplicate=True)
+    with pytest.raises(LocalProtocolError, match="topic is 65536 bytes, limit 65535"):
+        publish_packets((b"t" * 65_536,), one, (), 1)
+    with pytest.raises(LocalProtocolError, match="topic is 65536 bytes, limit 65535"):
+        publish_packets((TextColumn.from_rows([b"t" * 65_536]),), one, (), 1)
+
+
+def test_publish_packets_of_no_rows_are_none() -> None:
+    assert len(publish_packets((b"t",), np.zeros(0, np.uint16), (b"x",), 0)) == 0
+    assert len(publish_packets((b"t",), np.zeros(0, np.uint16), (TextColumn.from_rows([]),), 0)) == 0
+
+
+@given(st.data(), st.integers(1, 6))
+def test_take_pieces_takes_the_rows_in_order(data: st.DataObject, n: int) -> None:
+    pieces = data.draw(pieces_of(n))
+    rows = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=8)), np.int64)
+    whole = join(pieces, 0, n)
+    assert join(take_pieces(pieces, rows), 0, len(rows)) == [whole[row] for row in rows]
+
+
+puback = st.integers(0, 65_535).map(lambda packet_id: b"\x40\x02" + packet_id.to_bytes(2, "big"))
+reads = st.lists(puback | st.binary(min_size=1, max_size=6) | st.just(b"\x40\x03\x00\x01"), max_size=12)
+
+
+@given(reads)
+def test_split_pubacks_agrees_with_looking_at_each_read(data: list[bytes]) -> None:
+    found = split_pubacks(data)
+    expected = [len(read) == 4 and read[:2] == b"\x40\x02" and read[2:] != b"\0\0" for read in data]
+    assert found.is_puback.tolist() == expected
+    assert found.packet_ids.tolist() == [
+        int.from_bytes(read[2:], "big") for read, is_puback in zip(data, expected, strict=True) if is_puback
+    ]

@@ -1,0 +1,87 @@
+"""What all vendors' HTTP answers share: Retry-After, names fit for a metric label, verdicts by status class.
+
+Source: RFC 9110 sections 10.2.3 (Retry-After), 5.6.7 (dates), 15 (status codes). Pure and total: arbitrary bytes never
+raise here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from gateway.verdict import Answer, Scope, Verdict
+
+#: A vendor that asks for more than a day is not believed: no TTL-bound row should wait on a typing error.
+RETRY_AFTER_S_MAX = 86_400.0
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_DECODER = msgspec.json.Decoder()
+
+
+def retry_after_s(headers: Mapping[bytes, bytes]) -> float | None:
+    """Seconds to wait by Retry-After: decimal seconds, or an HTTP date measured against the answer's own Date.
+
+    Without a Date header the date form is not used (None): a vendor file has no clock, and two clocks would mix.
+    """
+    value = headers.get(b"retry-after", b"").strip()
+    if not value:
+        return None
+    if value.isdigit():
+        seconds = float(value) if len(value) <= 9 else RETRY_AFTER_S_MAX
+        return min(seconds, RETRY_AFTER_S_MAX)
+    until, now = _date(value), _date(headers.get(b"date", b""))
+    if until is None or now is None:
+        return None
+    return min(max((until - now).total_seconds(), 0.0), RETRY_AFTER_S_MAX)
+
+
+def _date(value: bytes) -> datetime | None:
+    try:
+        parsed = parsedate_to_datetime(value.decode("ascii"))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    # "-0000" gives a naive time; HTTP dates are always GMT.
+    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
+
+
+def decode_object(body: bytes) -> dict[str, object]:
+    """The JSON object in an answer's body; empty for anything else."""
+    try:
+        value = _DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def text_of(value: object) -> str:
+    """A JSON string, or "" for a value of another type."""
+    return value if isinstance(value, str) else ""
+
+
+def counted_name(name: str, status: int) -> str:
+    """The vendor's word for an answer as a metric label: itself when it looks like a code, else `http_<status>`."""
+    return name if _NAME.fullmatch(name) else f"http_{status}"
+
+
+def by_status_class(status: int, name: str, headers: Mapping[bytes, bytes]) -> Answer:
+    """An answer that no table knows. Never unregisters a token, never counts as accepted what is not a 200."""
+    name = counted_name(name, status)
+    wait_s = retry_after_s(headers)
+    match status:
+        case 200:
+            return Answer(Verdict.ACCEPTED)
+        case 401 | 403:
+            return Answer(Verdict.CREDENTIAL, name, Scope.APP)
+        case 429:
+            return Answer(Verdict.THROTTLED, name, Scope.APP, wait_s)
+        case 408:
+            return Answer(Verdict.UNAVAILABLE, name, Scope.APP, wait_s)
+    if 400 <= status < 500:
+        return Answer(Verdict.REJECTED, name)
+    if 300 <= status < 400 or status >= 500:
+        # A redirect comes from something between us and the vendor; the vendor itself took nothing.
+        return Answer(Verdict.UNAVAILABLE, name, Scope.APP, wait_s)
+    return Answer(Verdict.UNCERTAIN, name)

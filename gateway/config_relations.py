@@ -21,10 +21,15 @@ from gateway.errors import ConfigError
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
 #: as much again for our own code and for the slack of the allocator.
 PROCESS_BYTES = 112 * MIB
-#: A record of 64 bytes, its entry in the id index and in the token index (8 bytes each at a load of 0.3, the lowest
-#: right after a segment has doubled).
-DEVICE_BYTES = 64 + 2 * 27
-#: A row in a lane or in the retry wheel: its position in the batch, its attempt and the slice's share.
+#: A record of 64 bytes and its entries in the id and the token index (gateway/core/devices.py, DeviceLimits).
+DEVICE_BYTES = 64 + 20
+#: The same place: a device with an alias, a (device, tag) pair, a distinct (platform, version, time zone).
+ALIAS_BYTES = 300
+TAG_BINDING_BYTES = 10
+PROFILE_BYTES = 300
+#: One row in the inbox: its tag in the device's list and the way back (gateway/store/memory.py). Its text is in its batch.
+INBOX_ROW_BYTES = 200
+#: A row in a lane, parked or in the retry wheel: its position in the batch and the slice's share.
 LANE_ROW_BYTES = 16
 #: One entry of the receipts log: message id, device id, three codes, Unix ms.
 RECEIPT_BYTES = 16 + 16 + 3 + 8
@@ -71,17 +76,23 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
         BudgetPart("device table", devices.devices_max * DEVICE_BYTES, "devices.devices_max"),
         BudgetPart("device tokens", devices.token_bytes_max, "devices.token_bytes_max"),
-        BudgetPart("device side fields", devices.side_bytes_max, "devices.side_bytes_max"),
+        BudgetPart(
+            "device details",
+            devices.aliases_max * ALIAS_BYTES
+            + devices.tag_bindings_max * TAG_BINDING_BYTES
+            + devices.profiles_max * PROFILE_BYTES,
+            "devices.aliases_max, devices.tag_bindings_max, devices.profiles_max",
+        ),
         BudgetPart("ledger", ledger.ledger_memory_bytes_max, "ledger.ledger_memory_bytes_max"),
         BudgetPart("receipts log", ledger.receipt_log_rows_max * RECEIPT_BYTES, "ledger.receipt_log_rows_max"),
         BudgetPart("request ids", ledger.request_ids_max * REQUEST_ID_BYTES, "ledger.request_ids_max"),
-        BudgetPart("inbox", config.inbox.bytes_max, "inbox.bytes_max"),
+        BudgetPart("inbox", config.inbox.rows_max * INBOX_ROW_BYTES, "inbox.rows_max"),
         BudgetPart(
             "lanes",
-            (lanes.rows_max + lanes.parked_rows_max) * LANE_ROW_BYTES
+            config.gateway.open_rows_max * LANE_ROW_BYTES
             + lanes.templates_max * TEMPLATE_BYTES
             + n_lanes * lanes.burst_rows_max * REQUEST_BYTES,
-            "lanes.rows_max, lanes.parked_rows_max, lanes.burst_rows_max, lanes.templates_max",
+            "gateway.open_rows_max, lanes.burst_rows_max, lanes.templates_max",
         ),
         BudgetPart(
             "vendor connections",
@@ -136,7 +147,11 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     # one connection must not hold more than all may
     ("rpc.credit_rows", "gateway.open_rows_max"),
     ("lanes.burst_rows_max", "lanes.lane_rows_max"),
-    ("lanes.lane_rows_max", "lanes.rows_max"),
+    ("lanes.lane_rows_max", "gateway.open_rows_max"),
+    ("lanes.parked_rows_max", "gateway.open_rows_max"),
+    ("gateway.gather_rows_max", "gateway.open_rows_max"),
+    ("rpc.submit_rows_max", "rpc.credit_rows"),
+    ("rpc.submit_rows_max", "gateway.gather_rows_max"),
     ("long_link.handshakes_per_address_max", "long_link.handshakes_max"),
     ("long_link.handshakes_max", "long_link.connections_max"),
     ("long_link.pending_bytes_max", "long_link.pending_total_bytes_max"),
@@ -145,8 +160,11 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     # a payload with its topic and head must fit into what one device may have pending
     ("long_link.payload_bytes_max", "long_link.pending_bytes_max"),
     ("inbox.rows_per_device_max", "inbox.rows_max"),
-    ("devices.tags_per_device_max", "devices.tags_max"),
     ("retry.first_s", "retry.cap_s"),
+    ("retry.throttled_s", "retry.cap_s"),
+    ("retry.wait_s_min", "retry.cap_s"),
+    ("credentials.retry_first_s", "credentials.retry_cap_s"),
+    ("http2.stream_window_bytes", "http2.connection_window_bytes"),
 )
 
 

@@ -39,6 +39,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     memory_bytes_max: Annotated[int, Meta(ge=256 * MIB)] = 3 * GIB
     step_ms_max: Milliseconds = 2.0
     gather_ms: Annotated[float, Meta(ge=0, le=1000)] = 1.0
+    gather_rows_max: Count = 524_288
     batch_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 8 * MIB
     open_rows_max: Count = 4_000_000
     drain_s: Seconds = 10.0
@@ -60,17 +61,20 @@ class Listener(Section, frozen=True, kw_only=True):
 class Rpc(Section, frozen=True, kw_only=True):
     listeners: list[Listener] = msgspec.field(default_factory=list)
     connections_max: Count = 1024
+    hellos_max: Count = 512
     hello_timeout_s: Seconds = 5.0
     frame_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=256 * MIB)] = 16 * MIB
     frame_timeout_s: Seconds = 30.0
     frames_bytes_max: Count = 256 * MIB
     unsent_bytes_max: Count = 32 * MIB
+    submit_rows_max: Annotated[int, Meta(ge=1, le=1 << 20)] = 131_072
     credit_rows: Count = 262_144
     credit_bytes: Count = 32 * MIB
     requests_in_flight_max: Count = 1024
+    streams_max: Count = 16
     refused_rows_max: Annotated[int, Meta(ge=1, le=65_536)] = 1000
     variable_bytes_max: Annotated[int, Meta(ge=1, le=64 * KIB)] = 4 * KIB
-    retry_after_s: Seconds = 0.1
+    retry_after_s: Seconds = 0.2
 
 
 class Operator(Section, frozen=True, kw_only=True):
@@ -94,63 +98,68 @@ class LongLink(Section, frozen=True, kw_only=True):
     files_max: Count = 20_000
     files_reserve: Zero = 512
     handshake_timeout_s: Seconds = 10.0
-    handshakes_max: Count = 2048
-    handshakes_per_address_max: Count = 512
+    handshakes_max: Count = 4096
+    handshakes_per_address_max: Count = 1024
     keepalive_s_max: Annotated[int, Meta(ge=1, le=65_535)] = 1200
     packet_bytes_max: Annotated[int, Meta(ge=256, le=256 * MIB)] = 64 * KIB
-    packet_timeout_s: Seconds = 30.0
+    packet_timeout_s: Seconds = 20.0
     packets_bytes_max: Count = 32 * MIB
-    pending_bytes_max: Count = 64 * KIB
+    stall_timeout_s: Seconds = 30.0
+    pending_bytes_max: Count = 256 * KIB
     pending_total_bytes_max: Count = 64 * MIB
     in_flight_per_device_max: Annotated[int, Meta(ge=1, le=65_535)] = 32
-    in_flight_max: Count = 1_000_000
+    in_flight_max: Count = 262_140
     ack_timeout_s: Seconds = 5.0
     payload_bytes_max: Annotated[int, Meta(ge=256, le=16 * MIB)] = 16 * KIB
 
 
 class Ledger(Section, frozen=True, kw_only=True):
     ledger_memory_bytes_max: Count = 768 * MIB
-    keep_s: Seconds = 3600.0
     receipt_log_rows_max: Count = 1_000_000
     request_ids_max: Count = 200_000
-    request_ids_keep_s: Seconds = 86_400.0
 
 
 class Inbox(Section, frozen=True, kw_only=True):
     rows_per_device_max: Count = 100
     rows_max: Count = 1_000_000
-    bytes_max: Count = 256 * MIB
 
 
 class Devices(Section, frozen=True, kw_only=True):
     devices_max: Count = 1_000_000
-    token_bytes_max: Count = 256 * MIB
-    tags_per_device_max: Count = 100
-    tag_bytes_max: Annotated[int, Meta(ge=1, le=1024)] = 64
-    tags_max: Count = 100_000
-    alias_devices_max: Count = 10
-    side_bytes_max: Count = 128 * MIB
+    token_bytes_max: Count = 192_000_000
+    aliases_max: Count = 1_000_000
+    tag_bindings_max: Count = 10_000_000
+    profiles_max: Annotated[int, Meta(ge=1, le=65_536)] = 65_536
 
 
 class Retry(Section, frozen=True, kw_only=True):
-    attempts_max: Annotated[int, Meta(ge=1, le=255)] = 32
-    first_s: Seconds = 1.0
+    attempts_max: Annotated[int, Meta(ge=1, le=255)] = 8
+    first_s: Seconds = 2.0
     factor: Annotated[float, Meta(ge=1, le=10)] = 2.0
     cap_s: Seconds = 900.0
-    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.5
     throttled_s: Seconds = 60.0
+    wait_s_min: Seconds = 1.0
+    credential_s: Seconds = 1.0
     strategy4_wait_s: Seconds = 10.0
     on_uncertain_system: Literal["resend", "uncertain"] = "resend"
     on_uncertain_marketing: Literal["resend", "uncertain"] = "uncertain"
 
 
+class Credentials(Section, frozen=True, kw_only=True):
+    """Tokens fetched from vendors, or made by us."""
+
+    timeout_s: Seconds = 10.0
+    retry_first_s: Seconds = 1.0
+    retry_cap_s: Seconds = 60.0
+    gap_s: Seconds = 60.0
+
+
 class Lanes(Section, frozen=True, kw_only=True):
     lane_rows_max: Count = 1_000_000
-    rows_max: Count = 8_000_000
     parked_rows_max: Count = 1_000_000
     burst_rows_max: Annotated[int, Meta(ge=1, le=65_536)] = 1000
     templates_max: Count = 1024
-    probe_wait_s: Seconds = 5.0
 
 
 class Http2(Section, frozen=True, kw_only=True):
@@ -160,12 +169,16 @@ class Http2(Section, frozen=True, kw_only=True):
     request_timeout_s: Seconds = 30.0
     ping_idle_s: Seconds = 30.0
     ping_timeout_s: Seconds = 10.0
+    idle_s: Seconds = 3600.0
+    close_timeout_s: Seconds = 1.0
     streams_max: Annotated[int, Meta(ge=1, le=65_536)] = 1000
-    initial_window_bytes: Annotated[int, Meta(ge=65_535, le=2**31 - 1)] = 1 * MIB
-    header_table_bytes: Annotated[int, Meta(ge=0, le=64 * KIB)] = 4 * KIB
-    header_list_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    stream_window_bytes: Annotated[int, Meta(ge=1 * KIB, le=2**31 - 1)] = 65_535
+    connection_window_bytes: Annotated[int, Meta(ge=65_535, le=2**31 - 1)] = 4 * MIB
+    header_table_bytes: Annotated[int, Meta(ge=0, le=64 * KIB)] = 0
+    encoder_table_bytes_max: Annotated[int, Meta(ge=0, le=64 * KIB)] = 4 * KIB
+    header_list_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 32 * KIB
     body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
-    unsent_bytes_max: Count = 4 * MIB
+    unsent_bytes_max: Count = 1 * MIB
 
 
 class Observe(Section, frozen=True, kw_only=True):
@@ -203,6 +216,7 @@ class Config(Section, frozen=True, kw_only=True):
     inbox: Inbox
     devices: Devices
     retry: Retry
+    credentials: Credentials
     lanes: Lanes
     http2: Http2
     observe: Observe

@@ -128,8 +128,8 @@ class Vendor(Protocol):
 
     def limits(self, variant: Variant) -> Limits: ...
 
-    def template(self, variant: Variant) -> RequestTemplate | Refusal:
-        """The request of one variant. Deterministic and independent of the variant's title and body (they are slots),
+    def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
+        """The request of one variant; `{{name}}` in its fields becomes a slot only with_variables. Deterministic and independent of the variant's title and body (they are slots),
         so that callers may keep it by the variant's other fields."""
         ...
 

@@ -31,6 +31,7 @@ from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
 from gateway.content import Class, Priority
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
 from gateway.core.home import Home, expiry_reasons, row_tags
+from gateway.core.lane import LaneKey
 from gateway.core.options import AppDefaults, Options, compile_options
 from gateway.core.router import (
     Routed,
@@ -109,10 +110,10 @@ class Router:
         self._strategy4_wait_s = strategy4_wait_s
         self._parked_rows_max = parked_rows_max
         self._long_link: LongLinkPort | None = None
-        self._lanes: dict[tuple[int, Channel, Class], LaneActor] = {}
+        self._lanes: dict[LaneKey, LaneActor] = {}
         self._has_lane: dict[int, Bool] = {}
         self._pages: deque[LedgerPage] = deque()
-        self._parked: dict[tuple[int, Channel, Class], deque[_Parked]] = {}
+        self._parked: dict[LaneKey, deque[_Parked]] = {}
         self.parked_rows = 0
         self.queued_rows = 0
         self._bell = Bell()
@@ -121,7 +122,7 @@ class Router:
         )
         self._sweep_bell = Bell()
 
-    def connect(self, long_link: LongLinkPort, lanes: Mapping[tuple[int, Channel, Class], LaneActor]) -> None:
+    def connect(self, long_link: LongLinkPort, lanes: Mapping[LaneKey, LaneActor]) -> None:
         """Names the holders rows are given to. Called once, before `run`."""
         self._long_link = long_link
         self._lanes = dict(lanes)
@@ -208,7 +209,7 @@ class Router:
         self._home.move(page, moved, State.QUEUED, page.reason[moved], now)
         page.channel[rows] = group.channel
         self._limit_wait(page, group, options, now)
-        key = (page.batch.app, group.channel, group.class_)
+        key = LaneKey(page.batch.app, group.channel, group.class_)
         taken = self._lanes[key].offer(page, rows, group.priority) if not self._parked.get(key) else 0
         if taken < len(rows):
             self._parked.setdefault(key, deque()).append(_Parked(page, rows[taken:], group.priority))
@@ -238,7 +239,7 @@ class Router:
 
     def lane_has_room(self, lane: LaneActor) -> None:
         """A lane took rows off its queue: what is parked for it moves up."""
-        key = (lane.lane.key.app, lane.lane.key.channel, lane.lane.key.class_)
+        key = lane.lane.key
         parked = self._parked.get(key)
         while parked:
             page, rows, priority = parked[0]
@@ -394,6 +395,6 @@ class Router:
         self._inbox.forget(row_tags(page.batch.address.sequence, held))
 
     def _waiting_reason(self, page: LedgerPage, channel: Channel) -> Reason:
-        lanes = [self._lanes.get((page.batch.app, channel, class_)) for class_ in Class]
+        lanes = [self._lanes.get(LaneKey(page.batch.app, channel, class_)) for class_ in Class]
         reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.has_rows]
         return reasons[0] if reasons else Reason.TTL_PASSED

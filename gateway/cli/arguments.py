@@ -66,7 +66,9 @@ def _operator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", metavar="ADDRESS", help="instead of the operator socket of the configuration (unix://, tcp://)"
     )
-    parser.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, metavar="S", help="seconds to wait for an answer")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=TIMEOUT_S, metavar="S", help="seconds to wait for an answer"
+    )
     _json(parser)
 
 
@@ -130,7 +132,9 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    demo = _command(commands, "demo", "demo.run", "Simulators, gateway and devices; proves every message accounted for.")
+    demo = _command(
+        commands, "demo", "demo.run", "Simulators, gateway and devices; proves every message accounted for."
+    )
     demo.add_argument("--input", type=Path, metavar="FILE.jsonl", help="notifications (default: the shipped sample)")
     demo.add_argument("--devices", type=_count, default=2000, metavar="N", help="devices (default: 2000)")
     demo.add_argument("--online", type=_share, default=0.5, metavar="FRACTION", help="of them online (default: 0.5)")

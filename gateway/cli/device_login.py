@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
 
 
 def mosquitto_sub_line(login: dict[str, str | int]) -> str:
-    """MQTT 3.1.1, QoS 1, clean session; -F shows what a phone would show."""
+    """MQTT 3.1.1, QoS 1, clean session: what a phone of the app would do."""
     words = ["mosquitto_sub", "-V", "mqttv311", "-h", login["host"], "-p", login["port"], "-i", login["client_id"]]
     words += ["-u", login["user"], "-P", login["password"], "-q", 1, "-k", _KEEPALIVE_S, "-t", login["topic"]]
     return shlex.join(map(str, words))

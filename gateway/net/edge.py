@@ -71,9 +71,13 @@ class Pace:
         return max(self._fewest, min(self._most, int(self._step_s / self._cost_s)))
 
     def on_step(self, items: int, took_s: float) -> None:
-        """A step moves the cost the more, the more items it had: a step of one shows little but its fixed cost."""
+        """A step moves the cost the more, the more items it had: a step of one shows little but its fixed cost.
+
+        It counts at most double: the time in which the system ran somebody else is not the price of our work.
+        """
         if items:
-            self._cost_s += (max(took_s / items, 1e-7) - self._cost_s) * items / (items + 512)
+            sample_s = min(max(took_s / items, 1e-7), 2 * self._cost_s)
+            self._cost_s += (sample_s - self._cost_s) * items / (items + 512)
 
 
 class Edge:
@@ -129,7 +133,9 @@ class Edge:
                 listener = self._open_listener(settings)
             except OSError as error:
                 where = f"{settings.host}:{settings.port}"
-                raise ConfigError(f"long_link.listeners[{index}]", where, f"an address to bind ({error})") from error
+                raise ConfigError(
+                    f"long_link.edge.listeners[{index}]", where, f"an address to bind ({error})"
+                ) from error
             self._listeners[listener.fileno()] = listener
             self._epoll.register(listener.fileno(), select.EPOLLIN)
             name = listener.getsockname()

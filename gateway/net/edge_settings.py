@@ -6,6 +6,8 @@ from typing import Annotated
 
 import msgspec
 
+from gateway.errors import ConfigError
+
 
 def _meta(description: str, ge: float = 1) -> msgspec.Meta:
     return msgspec.Meta(ge=ge, description=description)
@@ -53,3 +55,13 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accepts_per_step: Annotated[int, _meta("connections accepted in one step: 64 take about a millisecond")] = 64
     accept_pause_s: Annotated[float, _meta("rest after running out of descriptors or memory", 0.001)] = 0.1
     step_s_max: Annotated[float, _meta("longest step of the loop (DESIGN.md section 4)", 0.0001)] = 0.002
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError where two keys contradict each other."""
+        if self.files_max <= self.connections_max:
+            # The descriptors of the rest of the worker have numbers too.
+            expected = f"more than connections_max ({self.connections_max})"
+            raise ConfigError("long_link.edge.files_max", self.files_max, expected)
+        if self.handshaking_per_address_max > self.handshaking_max:
+            expected = f"at most handshaking_max ({self.handshaking_max})"
+            raise ConfigError("long_link.edge.handshaking_per_address_max", self.handshaking_per_address_max, expected)

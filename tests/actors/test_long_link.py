@@ -451,6 +451,21 @@ def test_session_byte_by_byte_is_the_same_session(benches: list[Bench]) -> None:
     assert bench.link.statistics().side_tables["partial"] == 0
 
 
+def test_end_of_a_packet_that_looks_like_a_puback_is_none(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in()
+    bench.deliver([device], [1], (b"x",))
+    lookalike = puback(device.receive_push().packet_id)
+    packet = uplink_packet(device.id, "x", b"the payload ends with " + lookalike)
+    device.send(packet[:-4])
+    bench.until(lambda: bench.link.statistics().side_tables["partial"] == 1)
+    device.send(packet[-4:])
+    assert bench.events_after(1) == [("uplink", 0, device.id, "x", b"the payload ends with " + lookalike)]
+    assert bench.link.statistics().in_flight == 1
+    device.send(lookalike)
+    assert [event[:2] for event in bench.events_after(1)] == [("acknowledged", 1)]
+
+
 def test_silent_connections_by_the_hundred_do_not_keep_an_honest_one_out(benches: list[Bench]) -> None:
     bench = start(benches, handshaking_per_address_max=100, handshake_timeout_s=5.0)
     for number in range(500):

@@ -364,7 +364,7 @@ def test_address_in_use_is_a_config_error_that_names_the_listener(benches: list[
     taken = EdgeSettings(listeners=(ListenerSettings(port=bench.address[1]),))
     edge = Edge(taken, bench.table)
     try:
-        with pytest.raises(ConfigError, match=r"long_link.listeners\[0\]"):
+        with pytest.raises(ConfigError, match=r"long_link.edge.listeners\[0\]"):
             edge.listen()
     finally:
         edge.dispose()
@@ -383,3 +383,18 @@ def test_pace_follows_the_measured_cost_within_its_bounds() -> None:
     assert pace.items() == 1_024
     pace.on_step(0, 5.0)
     assert pace.items() == 1_024
+
+
+def test_pace_survives_a_moment_in_which_the_system_ran_somebody_else() -> None:
+    pace = Pace(0.002, fewest=16, most=1_024)
+    for _ in range(100):
+        pace.on_step(100, 100 * 10e-6)
+    pace.on_step(100, 1.0)
+    assert pace.items() >= 80
+
+
+def test_settings_that_contradict_each_other_are_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="files_max = 100: expected more than connections_max"):
+        EdgeSettings(files_max=100, connections_max=100)
+    with pytest.raises(ConfigError, match="handshaking_per_address_max"):
+        EdgeSettings(handshaking_max=10, handshaking_per_address_max=11)

@@ -1,6 +1,6 @@
 """The rules of a long-link session over MQTT 3.1.1: what each packet means in each state. Sans-IO, and stateless.
 
-A session has no object. What lasts is a row of the edge's columns (`net/connections.py`); the rules are this table and
+A session has no object. What lasts is a row of the edge's columns (`net/edge_table.py`); the rules are this table and
 a few plain functions, and the actor carries out what they say.
 
                  accepted                 CONNECT, identity good

@@ -1,0 +1,611 @@
+"""The application: builds one worker's actors from a configuration and runs them until it is told to stop.
+
+    RpcListener --> Service --> Intake --> Router --> LaneActor --> VendorPool --> VendorConnection
+                                   |          |  ^
+                                Journal       |  +------ DeviceOwner <-- LongLink
+                                              +--> InboxActor
+
+Shutdown has phases with one budget (`drain_s`): stop accepting, make durable what was taken, let lanes and devices
+finish what is in flight, close, report the rest. Who waits for whom: docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import secrets
+import signal
+import ssl
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import trio
+
+import vendors
+from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
+from gateway.actors.device_owner import DeviceOwner
+from gateway.actors.inbox import InboxActor
+from gateway.actors.intake import Intake
+from gateway.actors.lane import LaneActor
+from gateway.actors.long_link import LongLink
+from gateway.actors.long_link_port import LongLinkSettings
+from gateway.actors.rendering import LaneRenderer, LinkRenderer
+from gateway.actors.router import Router
+from gateway.actors.rpc_listener import RpcListener
+from gateway.actors.service import AppView, Service
+from gateway.actors.supervisor import supervise
+from gateway.actors.vendor_connection import ConnectionLimits, OnEvents, VendorConnection
+from gateway.actors.vendor_pool import VendorPool
+from gateway.api.health import HealthServer, HealthSettings
+from gateway.batch import OwnershipEpoch
+from gateway.clock import Clock, DevelopmentClock, SystemClock
+from gateway.config import Config, Listener, load_config, make_missing_secrets, message_id_secret
+from gateway.config_sections import App
+from gateway.config_types import Address, Secret
+from gateway.content import Class
+from gateway.core.bucket import TokenBucket
+from gateway.core.devices import DeviceLimits, DeviceTable
+from gateway.core.home import Home
+from gateway.core.lane import Lane, LaneKey
+from gateway.core.options import AppDefaults
+from gateway.core.render import Renderer
+from gateway.core.retry import RetryPolicy
+from gateway.core.segments import HashKey
+from gateway.errors import ConfigError
+from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, Channel, State
+from gateway.net.edge_settings import EdgeSettings, ListenerSettings
+from gateway.net.tls import client_context, open_tls_stream
+from gateway.observe.counting import (
+    HomeCounts,
+    IntakeCounts,
+    LaneCounts,
+    OwnerCounts,
+    PoolCounts,
+    RouterCounts,
+    RpcCounts,
+    ServiceCounts,
+    SupervisorCounts,
+)
+from gateway.observe.log import Level, Log
+from gateway.observe.loop_lag import StepWatch, watch_lag
+from gateway.observe.metrics import Metrics
+from gateway.observe.scrape import Scrape
+from gateway.store.memory import MemoryInbox, MemoryJournal
+from gateway.wire.h2.settings import ClientConfig
+from gateway.wire.rpc.limits import RpcLimits
+
+#: Rows routed in one step: about a millisecond at the rates of docs/performance.md.
+ROUTE_SLICE_ROWS = 2048
+#: Connections that have not said hello; the oldest goes first (actors/rpc_listener.py).
+HELLOS_MAX = 512
+#: A vendor connection without requests for so long is closed.
+VENDOR_IDLE_S = 300.0
+#: A worker that runs alone owns everything from the first epoch on.
+FIRST_EPOCH = OwnershipEpoch(1)
+
+
+class Ready(NamedTuple):
+    """The addresses that a started worker listens on, as users write them."""
+
+    rpc: list[str]
+    operator: str
+    http: str
+    long_link: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkApp:
+    """An app as the long link sees it."""
+
+    index: int
+    secrets: tuple[bytes, ...]
+
+
+class VendorLane(NamedTuple):
+    """Everything of one (app, vendor): its credential, connections and lanes."""
+
+    app: App
+    channel: Channel
+    keeper: CredentialKeeper
+    pool: VendorPool
+    lanes: list[LaneActor]
+
+
+class Worker:
+    """One worker's actors. Built, then `run` once."""
+
+    def __init__(self, config: Config, *, log: Log | None = None, metrics: Metrics | None = None) -> None:
+        self.config = config
+        self.metrics = metrics or Metrics(label_values_max=config.observe.label_values_max)
+        self.log = log or make_log(config, self.metrics)
+        self.clock: Clock = DevelopmentClock() if config.dev.clock else SystemClock()
+        self.app_secrets = {app.key: tuple(secret.read() for secret in app.secrets) for app in config.apps}
+        self.admin_keys = () if config.operator.admin_key is None else (config.operator.admin_key.read(),)
+        self.step_watch = StepWatch(self.metrics, step_s_max=config.gateway.step_ms_max / 1000)
+        self._stopping = trio.Event()
+        self._is_ready = False
+        self._build_core()
+        self.vendor_lanes = [lane for index, app in enumerate(config.apps) for lane in self._build_vendors(index, app)]
+        lanes = {actor.lane.key: actor for built in self.vendor_lanes for actor in built.lanes}
+        self._build_edges()
+        self.router.connect(self.long_link, lanes)
+        self.inbox.connect(self.router)
+
+    # -- building
+
+    def _build_core(self) -> None:
+        config, clock, metrics = self.config, self.clock, self.metrics
+        secret = message_id_secret(config)
+        now = clock.monotonic()
+        keys = [app.key for app in config.apps]
+        self.home = Home(
+            secret=secret,
+            journal=config.gateway.node,
+            observer=HomeCounts(metrics),
+            ledger_bytes_max=config.ledger.ledger_memory_bytes_max,
+            rows_open_max=config.gateway.open_rows_max,
+            change_rows_max=config.ledger.receipt_log_rows_max,
+            now=now,
+        )
+        self.devices = DeviceTable(
+            DeviceLimits(devices_max=config.devices.devices_max, token_bytes_max=config.devices.token_bytes_max),
+            HashKey(secrets.token_bytes(32)),
+        )
+        self.inbox_store = MemoryInbox(
+            rows_per_device_max=config.inbox.rows_per_device_max, rows_max=config.inbox.rows_max
+        )
+        self.inbox = InboxActor(store=self.inbox_store, epoch=FIRST_EPOCH, home=self.home, clock=clock)
+        self.renderer = Renderer(
+            templates_max=config.lanes.templates_max, downlink_payload_bytes_max=config.long_link.payload_bytes_max
+        )
+        self.router = Router(
+            home=self.home,
+            devices=self.devices,
+            inbox=self.inbox,
+            renderer=LinkRenderer(self.renderer),
+            clock=clock,
+            observer=RouterCounts(metrics),
+            defaults=[AppDefaults(app.strategy, frozenset(app.marketing_categories)) for app in config.apps],
+            slice_rows=ROUTE_SLICE_ROWS,
+            parked_rows_max=config.lanes.parked_rows_max,
+            strategy4_wait_s=config.retry.strategy4_wait_s,
+        )
+        self.journal = MemoryJournal()
+        self.intake = Intake(
+            home=self.home,
+            journal=self.journal,
+            epoch=FIRST_EPOCH,
+            secret=secret,
+            clock=clock,
+            route=self.router.route,
+            observer=IntakeCounts(metrics, keys),
+            gather_s=config.gateway.gather_ms / 1000,
+            gather_rows_max=config.rpc.credit_rows * 4,
+            request_ids_max=config.ledger.request_ids_max,
+        )
+
+    def _build_vendors(self, index: int, app: App) -> list[VendorLane]:
+        return [self._build_vendor(index, app, name, settings) for name, settings in app.vendors.items()]
+
+    def _build_vendor(self, index: int, app: App, name: str, settings: Any) -> VendorLane:
+        config, clock = self.config, self.clock
+        entry, channel = vendors.REGISTRY[name], CHANNEL_NAMES[name]
+        log = self.log.bind(actor="vendor", app=app.key, vendor=name)
+        vendor = entry.vendor(settings)
+        place = entry.secret_place(settings)
+        secret = Secret(file=Path(place.file)) if place.file else Secret(env=place.env)
+        try:
+            credential = entry.credential(settings, secret.read())
+            context = client_context(ca_file=settings.ca_file or None)
+        except (ValueError, OSError, ssl.SSLError) as error:
+            raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable secret and CA file") from error
+        lanes: list[LaneActor] = []
+        keeper = CredentialKeeper(
+            f"{app.key}/{name}",
+            credential,
+            clock=clock,
+            report=functools.partial(self._on_credential, log, channel, lanes),
+            random=random.random,
+            open_client=functools.partial(open_http_client, settings.ca_file),
+        )
+        host, port = vendor.authority()
+        open_stream = functools.partial(
+            open_tls_stream, host, port, context, connect_timeout_s=config.http2.connect_timeout_s
+        )
+        pool = VendorPool(
+            open_connection=functools.partial(self._open_connection, open_stream),
+            connections_max=settings.connections_max,
+            idle_s=VENDOR_IDLE_S,
+            clock=clock,
+            observer=PoolCounts(self.metrics, log),
+        )
+        bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
+        renderer = LaneRenderer(renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel)
+        lanes += [
+            LaneActor(
+                lane=Lane(LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max),
+                vendor=vendor,
+                pool=pool,
+                renderer=renderer,
+                credentials=keeper,
+                home=self.home,
+                router=self.router,
+                policy=retry_policy(config, class_),
+                clock=clock,
+                observer=LaneCounts(self.metrics, log, channel),
+                burst_rows_max=config.lanes.burst_rows_max,
+                request_timeout_s=config.http2.request_timeout_s,
+            )
+            for class_ in Class
+        ]
+        return VendorLane(app, channel, keeper, pool, lanes)
+
+    def _open_connection(
+        self, open_stream: Callable[[], Awaitable[trio.abc.Stream]], on_events: OnEvents
+    ) -> VendorConnection:
+        http2 = self.config.http2
+        return VendorConnection(
+            open_stream=open_stream,
+            config=ClientConfig(
+                streams_max=http2.streams_max,
+                stream_window_bytes=http2.stream_window_bytes,
+                header_table_bytes=http2.header_table_bytes,
+                header_list_bytes_max=http2.header_list_bytes_max,
+                body_bytes_max=http2.body_bytes_max,
+                is_ok_body_kept=False,
+                ping_idle_s=http2.ping_idle_s,
+                ping_timeout_s=http2.ping_timeout_s,
+            ),
+            limits=ConnectionLimits(unsent_bytes_max=http2.unsent_bytes_max),
+            on_events=on_events,
+        )
+
+    def _on_credential(self, log: Log, channel: Channel, lanes: list[LaneActor], event: CredentialEvent) -> None:
+        if event.kind == "issued":
+            self.metrics.credential_refreshes.add(1, channel)
+            for lane in lanes:
+                lane.ring()
+        elif event.kind == "failed":
+            self.metrics.credential_failures.add(1, channel)
+            mend = "mend this credential's configuration" if event.is_final else "it is tried again"
+            log.warning("credential not available", name=event.name, retry_in_s=event.retry_in_s, mend=mend)
+        else:
+            log.warning("credential", what=event.kind, name=event.name)
+
+    def _build_edges(self) -> None:
+        config, metrics = self.config, self.metrics
+        self.owner = DeviceOwner(
+            devices=self.devices,
+            home=self.home,
+            router=self.router,
+            inbox=self.inbox,
+            clock=self.clock,
+            observer=OwnerCounts(metrics),
+        )
+        link_apps = {app.key: LinkApp(index, self.app_secrets[app.key]) for index, app in enumerate(config.apps)}
+        # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
+        self.long_link = LongLink(long_link_settings(config), link_apps, self.owner, clock=trio.current_time)
+        self.service = Service(
+            apps=[app_view(index, app) for index, app in enumerate(config.apps)],
+            intake=self.intake,
+            home=self.home,
+            devices=self.devices,
+            clock=self.clock,
+            observer=ServiceCounts(metrics, self.log.bind(actor="operator")),
+            status=self.status,
+            check_room=self.router.check_room,
+        )
+        self.rpc = RpcListener(
+            limits=rpc_limits(config),
+            service=self.service,
+            observer=RpcCounts(metrics),
+            look_up_secret=self._look_up_secret,
+            connections_max=config.rpc.connections_max,
+            hellos_max=HELLOS_MAX,
+            unsent_bytes_max=config.rpc.unsent_bytes_max,
+        )
+
+    def _look_up_secret(self, app_key: str) -> tuple[bytes, ...]:
+        return self.app_secrets.get(app_key, ()) if app_key else self.admin_keys
+
+    # -- running
+
+    async def run(self, ready: Callable[[Ready], None] | None = None) -> None:
+        """Serves until `stop`, then drains. If cancelled: closes at once and drains nothing."""
+        trio.lowlevel.add_instrument(self.step_watch)
+        async with trio.open_nursery() as nursery:
+            self._supervise(nursery, "service", self.service.run)
+            self._supervise(nursery, "inbox", self.inbox.run)
+            self._supervise(nursery, "router", self.router.run)
+            self._supervise(nursery, "intake", self.intake.run)
+            for built in self.vendor_lanes:
+                name = f"{built.app.key}/{built.channel.name.lower()}"
+                self._supervise(nursery, f"credentials {name}", built.keeper.run)
+                self._supervise(nursery, f"pool {name}", built.pool.run)
+                for actor in built.lanes:
+                    self._supervise(nursery, f"lane {name}/{actor.lane.key.class_.name.lower()}", actor.run)
+            nursery.start_soon(
+                functools.partial(watch_lag, self.metrics, interval_s=self.config.observe.lag_interval_ms / 1000)
+            )
+            addresses = await self._listen(nursery)
+            self._is_ready = True
+            self._announce(addresses)
+            if ready is not None:
+                ready(addresses)
+            await self._stopping.wait()
+            await self._drain()
+            nursery.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """`run` drains and returns. A second call changes nothing."""
+        self._stopping.set()
+
+    def _supervise(self, nursery: trio.Nursery, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        observer = SupervisorCounts(self.metrics, self.log)
+        nursery.start_soon(functools.partial(supervise, name, run, clock=self.clock, observer=observer), name=name)
+
+    async def _listen(self, nursery: trio.Nursery) -> Ready:
+        config = self.config
+        rpc = [await self._serve_rpc(nursery, listener, "rpc") for listener in config.rpc.listeners]
+        operator_listener = Listener(address=Address("unix", path=str(config.operator_socket)))
+        operator = await self._serve_rpc(nursery, operator_listener, "operator", is_operator=True)
+        if config.operator.address is not None:
+            await self._serve_rpc(nursery, Listener(address=config.operator.address), "operator")
+        links = self.long_link.listen() if config.long_link.listeners else []
+        if links:
+            self._supervise(nursery, "long link", self.long_link.run)
+        return Ready(
+            rpc=rpc,
+            operator=operator,
+            http=await self._serve_http(nursery),
+            long_link=[str(Address("tcp", host, port)) for host, port in links],
+        )
+
+    async def _serve_rpc(
+        self, nursery: trio.Nursery, listener: Listener, name: str, *, is_operator: bool = False
+    ) -> str:
+        address = listener.address
+        if address.scheme == "unix":
+            from gateway.net.unix import open_unix_listener
+
+            opened: list[Any] = [await open_unix_listener(address.path, mode=0o600)]
+            shown = str(address)
+        else:
+            opened = list(await trio.open_tcp_listeners(address.port, host=address.host))
+            host, port = opened[0].socket.getsockname()[:2]
+            shown = str(Address(address.scheme, host, port))
+            if address.scheme == "tls":
+                context = server_context(listener)
+                opened = [trio.SSLListener(each, context) for each in opened]
+        converse = functools.partial(self.rpc.converse, name=name, has_trusted_peer=is_operator)
+        nursery.start_soon(trio.serve_listeners, converse, opened)
+        return shown
+
+    async def _serve_http(self, nursery: trio.Nursery) -> str:
+        http = self.config.http
+        scrape = Scrape(self.metrics, [self._refresh_gauges])
+        settings = HealthSettings(
+            connections_max=http.connections_max,
+            header_timeout_s=http.header_timeout_s,
+            idle_timeout_s=http.idle_timeout_s,
+            header_bytes_max=http.header_bytes_max,
+        )
+        server = HealthServer(scrape.page, self._not_ready, self.metrics, settings)
+        listeners = await trio.open_tcp_listeners(http.address.port, host=http.address.host)
+        nursery.start_soon(server.serve, listeners)
+        host, port = listeners[0].socket.getsockname()[:2]
+        return f"http://{host}:{port}"
+
+    def _announce(self, addresses: Ready) -> None:
+        self.log.info("ready", **addresses._asdict())
+        if self.config.dev.clock:
+            self.log.warning("THE DEVELOPMENT CLOCK IS ON: time can be moved by an operator; never in production")
+
+    async def _drain(self) -> None:
+        """Shutdown, phase by phase, within `drain_s`; what is left is reported."""
+        self._is_ready = False
+        budget_s = self.config.gateway.drain_s
+        self.log.info("stopping", drain_s=budget_s)
+        deadline = trio.current_time() + budget_s
+        self.rpc.begin_shutdown()
+        with trio.move_on_at(deadline):
+            await self.intake.stop()
+            await self._wait_idle()
+        self.long_link.stop(max(0.0, deadline - trio.current_time()))
+        async with trio.open_nursery() as nursery:
+            for built in self.vendor_lanes:
+                nursery.start_soon(built.pool.drain, max(0.1, deadline - trio.current_time()))
+            if self.config.long_link.listeners:
+                nursery.start_soon(self._wait_long_link, deadline)
+        left = self._open_rows()
+        self.log.info("stopped", rows_open=left, connections=len(self.rpc))
+
+    async def _wait_idle(self) -> None:
+        """Returns when no row is being routed, queued in a lane or in flight at a vendor."""
+        lanes = [actor for built in self.vendor_lanes for actor in built.lanes]
+        while self.router.queued_rows or not all(actor.is_idle for actor in lanes):  # noqa: ASYNC110 - once, at the end
+            await trio.sleep(0.01)
+
+    async def _wait_long_link(self, deadline: float) -> None:
+        with trio.move_on_at(deadline + 1.0):
+            await self.long_link.wait_stopped()
+
+    # -- seeing
+
+    def _not_ready(self) -> list[str]:
+        return [] if self._is_ready else ["starting or stopping"]
+
+    def _open_rows(self) -> dict[str, int]:
+        counts = dict.fromkeys((state.name.lower() for state in sorted(OPEN_STATES)), 0)
+        for page in self.home.pages():
+            for state in OPEN_STATES:
+                counts[state.name.lower()] += int(page.counts[state])
+        return counts
+
+    def _refresh_gauges(self) -> None:
+        metrics = self.metrics
+        for name, rows in self._open_rows().items():
+            metrics.rows_open.set(rows, State[name.upper()])
+        home, devices = self.home.statistics(), self.devices.statistics()
+        metrics.memory_part_bytes.set(home.ledger_bytes, "ledger")
+        metrics.devices_registered.set(devices.devices)
+        metrics.devices_online.set(devices.online)
+        metrics.inbox_rows.set(len(self.inbox_store))
+        for built in self.vendor_lanes:
+            for actor in built.lanes:
+                metrics.lane_rows.set(actor.lane.rows, built.channel, actor.lane.key.class_)
+
+    def status(self) -> dict[str, Any]:
+        """What `pushgw status` shows."""
+        home, devices = self.home.statistics(), self.devices.statistics()
+        longest = self.metrics.longest_step_s.value()
+        return {
+            "node": self.config.gateway.node,
+            "is_ready": self._is_ready,
+            "now_unix_ms": self.clock.unix_ms(),
+            "rows_open": self._open_rows(),
+            "pages": home.pages,
+            "ledger_bytes": home.ledger_bytes,
+            "devices": devices.devices,
+            "devices_online": devices.online,
+            "inbox_rows": len(self.inbox_store),
+            "parked_rows": self.router.parked_rows,
+            "connections": len(self.rpc),
+            "longest_step_ms": round(longest * 1000, 3),
+            "lanes": [self._lane_status(built, actor) for built in self.vendor_lanes for actor in built.lanes],
+        }
+
+    def _lane_status(self, built: VendorLane, actor: LaneActor) -> dict[str, Any]:
+        pool = built.pool.statistics()
+        return {
+            "app": built.app.key,
+            "vendor": built.channel.name.lower(),
+            "class": actor.lane.key.class_.name.lower(),
+            "rows": actor.lane.rows,
+            "connections": pool.connections,
+            "open_requests": pool.open_requests,
+            "has_credential": built.keeper.get_nowait() is not None,
+            "last_close": "" if pool.last_close is None else pool.last_close.value,
+        }
+
+
+# -- settings of parts
+
+
+def app_view(index: int, app: App) -> AppView:
+    checks = {
+        CHANNEL_NAMES[name]: vendors.REGISTRY[name].vendor(settings).check_token
+        for name, settings in app.vendors.items()
+    }
+    return AppView(index, app.key, frozenset(checks), checks)
+
+
+def retry_policy(config: Config, class_: Class) -> RetryPolicy:
+    retry = config.retry
+    rule = retry.on_uncertain_system if class_ is Class.SYSTEM else retry.on_uncertain_marketing
+    return RetryPolicy(
+        attempts_max=retry.attempts_max,
+        first_s=retry.first_s,
+        factor=retry.factor,
+        cap_s=max(retry.cap_s, retry.throttled_s),
+        jitter=retry.jitter,
+        throttle_s=retry.throttled_s,
+        resends_uncertain=rule == "resend",
+    )
+
+
+def rpc_limits(config: Config) -> RpcLimits:
+    rpc = config.rpc
+    return RpcLimits(
+        frame_bytes_max=rpc.frame_bytes_max,
+        hello_timeout_s=rpc.hello_timeout_s,
+        frame_timeout_s=rpc.frame_timeout_s,
+        credit_rows=rpc.credit_rows,
+        credit_bytes=max(rpc.credit_bytes, rpc.frame_bytes_max),
+        requests_in_flight_max=rpc.requests_in_flight_max,
+        refused_rows_max=rpc.refused_rows_max,
+        variable_bytes_max=rpc.variable_bytes_max,
+        overloaded_retry_ms=math.ceil(rpc.retry_after_s * 1000),
+    )
+
+
+def long_link_settings(config: Config) -> LongLinkSettings:
+    link = config.long_link
+    edge = EdgeSettings(
+        listeners=tuple(
+            ListenerSettings(host=listener.address.host, port=listener.address.port) for listener in link.listeners
+        ),
+        connections_max=link.connections_max,
+        files_max=link.files_max,
+        handshaking_max=link.handshakes_max,
+        handshaking_per_address_max=link.handshakes_per_address_max,
+        handshake_timeout_s=link.handshake_timeout_s,
+        half_packet_timeout_s=link.packet_timeout_s,
+        pending_bytes_max=link.pending_bytes_max,
+        pending_total_bytes_max=link.pending_total_bytes_max,
+        partial_total_bytes_max=link.packets_bytes_max,
+        step_s_max=config.gateway.step_ms_max / 1000,
+    )
+    return LongLinkSettings(
+        edge=edge,
+        in_flight_per_device_max=link.in_flight_per_device_max,
+        in_flight_max=link.in_flight_max,
+        packet_bytes_max=link.packet_bytes_max,
+        ack_timeout_s=link.ack_timeout_s,
+        keepalive_s_max=link.keepalive_s_max,
+    )
+
+
+def server_context(listener: Listener) -> ssl.SSLContext:
+    """TLS for a listener. Raises ConfigError for files that cannot be used."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(str(listener.cert_file), None if listener.key_file is None else str(listener.key_file))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("rpc.listeners[].cert_file", str(listener.cert_file), f"a certificate ({error})") from error
+    return context
+
+
+def make_log(config: Config, metrics: Metrics) -> Log:
+    return Log(
+        level=Level[config.observe.log_level.upper()],
+        lines_per_s_max=config.observe.log_lines_per_s_max,
+        on_line=lambda level: metrics.log_lines.add(1, level.name.lower()),
+        on_suppressed=lambda: metrics.log_lines_suppressed.add(1),
+    )
+
+
+def serve(config: Config, *, ready: Callable[[dict[str, Any]], None] | None = None) -> int:
+    """Runs the gateway until SIGTERM or SIGINT; returns the exit code. Raises ConfigError before anything starts."""
+    config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
+    make_missing_secrets(config)
+    # Threads (log pages, later the store) must not hold the loop up: DESIGN.md section 2, last rows of the table.
+    sys.setswitchinterval(config.gateway.switch_interval_ms / 1000)
+    trio.run(_serve, config, ready)
+    return 0
+
+
+async def _serve(config: Config, ready: Callable[[dict[str, Any]], None] | None) -> None:
+    worker = Worker(config)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def run() -> None:
+                await worker.run(None if ready is None else lambda addresses: ready(addresses._asdict()))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(run)
+            async for _ in signals:
+                worker.stop()
+
+
+def load(path: str, **overrides: Any) -> Config:
+    """The configuration of a file, with its missing development secrets made first."""
+    config = load_config(path, overrides=overrides, with_files=False)
+    make_missing_secrets(config)
+    return load_config(path, overrides=overrides)

@@ -1,0 +1,98 @@
+"""The contract of every vendor in the registry: one shape, total, pure (DESIGN.md section 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.content import Variant
+from gateway.ledger import VENDOR_CHANNELS
+from gateway.vendor import RequestTemplate, Slot, Vendor
+from gateway.verdict import Verdict
+from vendors import REGISTRY
+
+#: Settings that satisfy each vendor, without the defaults.
+MINIMAL: dict[str, dict[str, Any]] = {
+    "apns": {"team_id": "T", "key_id": "K", "topic": "com.example.app", "key_file": "key.p8"},
+    "fcm": {"project_id": "p", "service_account_file": "key.json"},
+}
+KNOWN_SLOTS = {"title", "body", "token", "message_id", "authorization", "collapse_id"}
+KNOWN_SLOTS |= {"expires_unix_s", "expires_or_zero", "ttl_left_s"}
+
+
+@pytest.fixture(params=sorted(REGISTRY))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def make(name: str) -> tuple[Any, Vendor]:
+    entry = REGISTRY[name]
+    settings = msgspec.convert(MINIMAL[name], entry.settings)
+    return settings, entry.vendor(settings)
+
+
+def test_the_name_is_the_key_and_a_channel(name: str) -> None:
+    _, vendor = make(name)
+    assert vendor.name == name
+    assert name in VENDOR_CHANNELS
+
+
+def test_settings_are_frozen_strict_and_have_what_lanes_need(name: str) -> None:
+    settings, _ = make(name)
+    config = type(settings).__struct_config__
+    assert config.frozen
+    assert config.forbid_unknown_fields
+    fields = {field.name for field in msgspec.structs.fields(type(settings))}
+    assert {"host", "port", "ca_file", "rate_per_s", "burst", "connections_max"} <= fields
+    for field in fields:
+        is_secret = any(word in field.split("_") for word in ("secret", "password", "key", "account"))
+        assert not is_secret or field.endswith(("_file", "_env", "_id")), field
+
+
+def test_the_secret_is_a_file_or_an_environment_name(name: str) -> None:
+    settings, _ = make(name)
+    place = REGISTRY[name].secret_place(settings)
+    assert bool(place.file) != bool(place.env)
+
+
+def test_a_wrong_secret_is_a_value_error_that_does_not_quote_it(name: str) -> None:
+    settings, _ = make(name)
+    with pytest.raises(ValueError) as caught:
+        REGISTRY[name].credential(settings, b"hunter2 hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_template_has_known_slots_lower_case_headers_and_no_duplicates(name: str) -> None:
+    _, vendor = make(name)
+    made = vendor.template(Variant("t", "b", collapse_id="c", badge=1, data={"k": 1}))
+    assert isinstance(made, RequestTemplate)
+    names = [header for header, _ in made.headers]
+    assert len(set(names)) == len(names)
+    assert all(header == header.lower() and not header.startswith(b":") for header in names)
+    parts = [*made.path, *made.body, *(part for _, value in made.headers for part in value)]
+    slots = {part.name.partition(":")[0] for part in parts if isinstance(part, Slot)}
+    assert slots <= KNOWN_SLOTS
+    assert {"title", "body", "token", "message_id", "authorization"} <= slots
+    assert made.path[0].startswith(b"/")  # type: ignore[union-attr]
+
+
+def test_templates_are_deterministic(name: str) -> None:
+    variant = Variant("t", "b", data={"k": "v", "l": 1})
+    assert make(name)[1].template(variant) == make(name)[1].template(variant)
+
+
+def test_garbage_is_classified_and_kills_no_token(name: str) -> None:
+    _, vendor = make(name)
+    for status in range(0, 1000, 7):
+        for body in (b"", b"\xff", b"{}", b"[]", b'{"reason":1,"error":[]}'):
+            assert vendor.classify(status, {}, body).verdict is not Verdict.TOKEN_DEAD
+
+
+def test_limits_are_positive_and_hosts_are_names(name: str) -> None:
+    _, vendor = make(name)
+    host, port = vendor.authority()
+    assert "." in host
+    assert port == 443
+    assert vendor.limits(Variant("t", "b")).payload_bytes_max >= 1024

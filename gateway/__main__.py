@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code_of(error)
     except BrokenPipeError:
         # The reader of our output has left (`pushgw task ... | head`); Python must not complain at its own end.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return ExitCode.GOOD
     except KeyboardInterrupt:
         output.error("interrupted")

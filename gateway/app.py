@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import trio
 
 import vendors
@@ -82,8 +83,6 @@ from gateway.wire.rpc.limits import RpcLimits
 ROUTE_SLICE_ROWS = 2048
 #: Connections that have not said hello; the oldest goes first (actors/rpc_listener.py).
 HELLOS_MAX = 512
-#: A vendor connection without requests for so long is closed.
-VENDOR_IDLE_S = 300.0
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
 
@@ -132,7 +131,7 @@ class Worker:
         self.vendor_lanes = [lane for index, app in enumerate(config.apps) for lane in self._build_vendors(index, app)]
         lanes = {actor.lane.key: actor for built in self.vendor_lanes for actor in built.lanes}
         self._build_edges()
-        self.router.connect(self.long_link, lanes)
+        self.router.connect(lanes)
         self.inbox.connect(self.router)
 
     # -- building
@@ -219,7 +218,7 @@ class Worker:
         pool = VendorPool(
             open_connection=functools.partial(self._open_connection, open_stream),
             connections_max=settings.connections_max,
-            idle_s=VENDOR_IDLE_S,
+            idle_s=config.http2.idle_s,
             clock=clock,
             observer=PoolCounts(self.metrics, log),
         )
@@ -253,14 +252,16 @@ class Worker:
             config=ClientConfig(
                 streams_max=http2.streams_max,
                 stream_window_bytes=http2.stream_window_bytes,
+                connection_window_bytes=http2.connection_window_bytes,
                 header_table_bytes=http2.header_table_bytes,
+                encoder_table_bytes_max=http2.encoder_table_bytes_max,
                 header_list_bytes_max=http2.header_list_bytes_max,
                 body_bytes_max=http2.body_bytes_max,
                 is_ok_body_kept=False,
                 ping_idle_s=http2.ping_idle_s,
                 ping_timeout_s=http2.ping_timeout_s,
             ),
-            limits=ConnectionLimits(unsent_bytes_max=http2.unsent_bytes_max),
+            limits=ConnectionLimits(unsent_bytes_max=http2.unsent_bytes_max, close_timeout_s=http2.close_timeout_s),
             on_events=on_events,
         )
 
@@ -286,9 +287,8 @@ class Worker:
             clock=self.clock,
             observer=OwnerCounts(metrics),
         )
-        link_apps = {app.key: LinkApp(index, self.app_secrets[app.key]) for index, app in enumerate(config.apps)}
-        # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
-        self.long_link = LongLink(long_link_settings(config), link_apps, self.owner, clock=trio.current_time)
+        self._link_settings = long_link_settings(config)
+        self._connect_link()
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
             intake=self.intake,
@@ -308,6 +308,19 @@ class Worker:
             hellos_max=HELLOS_MAX,
             unsent_bytes_max=config.rpc.unsent_bytes_max,
         )
+
+    def _connect_link(self) -> None:
+        link_apps = {app.key: LinkApp(index, self.app_secrets[app.key]) for index, app in enumerate(self.config.apps)}
+        # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
+        self.long_link = LongLink(self._link_settings, link_apps, self.owner, clock=trio.current_time)
+        self.router.connect_link(self.long_link)
+
+    async def _run_long_link(self) -> None:
+        """After a crash, which closed every connection, a new long link takes the same addresses."""
+        if self.long_link.is_disposed:
+            self._connect_link()
+            self.long_link.listen()
+        await self.long_link.run()
 
     def _look_up_secret(self, app_key: str) -> tuple[bytes, ...]:
         return self.app_secrets.get(app_key, ()) if app_key else self.admin_keys
@@ -357,7 +370,13 @@ class Worker:
             await self._serve_rpc(nursery, Listener(address=config.operator.address), "operator")
         links = self.long_link.listen() if config.long_link.listeners else []
         if links:
-            self._supervise(nursery, "long link", self.long_link.run)
+            bound = tuple(
+                msgspec.structs.replace(listener, port=port)
+                for listener, (_, port) in zip(self._link_settings.edge.listeners, links, strict=True)
+            )
+            edge = msgspec.structs.replace(self._link_settings.edge, listeners=bound)
+            self._link_settings = msgspec.structs.replace(self._link_settings, edge=edge)
+            self._supervise(nursery, "long link", self._run_long_link)
         return Ready(
             rpc=rpc,
             operator=operator,
@@ -427,7 +446,7 @@ class Worker:
     async def _wait_idle(self) -> None:
         """Returns when no row is being routed, queued in a lane or in flight at a vendor."""
         lanes = [actor for built in self.vendor_lanes for actor in built.lanes]
-        while self.router.queued_rows or not all(actor.is_idle for actor in lanes):  # noqa: ASYNC110 - once, at the end
+        while not self.router.is_idle or not all(actor.is_idle for actor in lanes):  # noqa: ASYNC110 - once, at the end
             await trio.sleep(0.01)
 
     async def _wait_long_link(self, deadline: float) -> None:

@@ -27,7 +27,7 @@ DEVICE_BYTES = 64 + 20
 ALIAS_BYTES = 300
 TAG_BINDING_BYTES = 10
 PROFILE_BYTES = 300
-#: One row in the inbox: its tag in the device's list and the way back (gateway/store/memory.py). Its text is in its batch.
+#: One row in the inbox: its tag in the device's list and the way back (gateway/store/memory.py); its text is elsewhere.
 INBOX_ROW_BYTES = 200
 #: A row in a lane, parked or in the retry wheel: its position in the batch and the slice's share.
 LANE_ROW_BYTES = 16

@@ -422,7 +422,7 @@ def test_reference_gives_each_key_its_unit_and_reason() -> None:
 
 def test_every_number_of_the_configuration_says_its_unit_in_its_name() -> None:
     """STYLE.md: units come last, counts end in what they count."""
-    endings = re.compile(r"(_s|_ms|_bytes|_per_s)(_max)?$|_(max|reserve)$")
+    endings = re.compile(r"(_s|_ms|_bytes|_per_s)(_max|_min)?$|_(max|reserve)$")
     numbers = [path for path, field in every_key() if isinstance(field.default, int | float)]
     unitless = {"gateway.node", "gateway.workers", "retry.factor", "retry.jitter", "apps[].strategy"}
     for path in numbers:

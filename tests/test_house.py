@@ -137,6 +137,46 @@ def test_make_install_does_nothing_twice(tmp_path: Path) -> None:
     assert "-m venv" not in planned
 
 
+def machine_without_venv(folder: Path, user_id: int) -> dict[str, str]:
+    """A Debian without python3-venv, as far as the Makefile can see: its python, id and apt-get."""
+    programs = {
+        "python3": 'case "$*" in *ensure*) [ -e installed ];; *venv*) mkdir -p .venv/bin; : > .venv/bin/python;; esac',
+        "id": f"echo {user_id}",
+        "apt-get": 'echo "apt-get $*" >> calls; case "$*" in *install*) touch installed;; esac',
+    }
+    (folder / "bin").mkdir()
+    for name, script in programs.items():
+        path = folder / "bin" / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", folder)
+    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+def make_venv(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = ["make", ".venv/bin/python"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@needs_make
+def test_make_installs_what_venv_needs_where_it_may(tmp_path: Path) -> None:
+    done = make_venv(tmp_path, machine_without_venv(tmp_path, user_id=0))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / ".venv" / "bin" / "python").exists()
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[1] for call in calls] == ["update", "install"]
+    assert calls[1].endswith("python3-venv")
+
+
+@needs_make
+def test_make_says_what_venv_needs_where_it_may_not(tmp_path: Path) -> None:
+    done = make_venv(tmp_path, machine_without_venv(tmp_path, user_id=1000))
+    assert done.returncode != 0
+    assert "sudo apt-get install python3-venv" in done.stderr
+    assert not (tmp_path / "calls").exists()
+    assert not (tmp_path / ".venv").exists()
+
+
 @needs_make
 def test_make_test_uses_the_profile_it_is_given() -> None:
     assert "PROFILE=dev " in make("-n", "test")

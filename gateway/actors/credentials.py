@@ -27,10 +27,10 @@ import trio
 from gateway.clock import Clock
 from vendors.auth.credential import Credential, Denied, Granted, Issued, SelfSigned
 
-#: A token endpoint's answer is a few hundred bytes; more is not read.
+#: A token endpoint's answer is a few hundred bytes; more is not kept.
 ANSWER_BYTES_MAX = 64 << 10
 #: Tokens end by the wall clock, sleeps by the monotonic one; where the two drift apart this is how long it may last.
-RECHECK_S = 60.0
+RECHECK_S = 300.0
 #: How long before its end a kept token is given up all the same.
 _END_MARGIN_S = 10.0
 
@@ -205,14 +205,15 @@ class CredentialKeeper:
                 async with client.stream(
                     "POST", question.url, headers=dict(question.headers), content=question.body
                 ) as answer:
+                    # Read to its end in any case, so that httpx leaves nothing open; the timeout bounds that.
                     async for chunk in answer.aiter_bytes():
-                        body += chunk
-                        if len(body) > ANSWER_BYTES_MAX:
-                            return Denied("answer_too_long", is_final=False)
+                        body += chunk[: ANSWER_BYTES_MAX + 1 - len(body)]
         except httpx.HTTPError as error:
             return Denied(type(error).__name__, is_final=False)
         except trio.TooSlowError:
             return Denied("timeout", is_final=False)
+        if len(body) > ANSWER_BYTES_MAX:
+            return Denied("answer_too_long", is_final=False)
         headers = {key.lower(): value for key, value in answer.headers.raw}
         return source.parse(answer.status_code, headers, bytes(body), now_unix_s)
 

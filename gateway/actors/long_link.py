@@ -117,6 +117,11 @@ class LongLink:
         self._drain_until = self._clock() + drain_s
         self.edge.wake()
 
+    @property
+    def is_disposed(self) -> bool:
+        """Everything is closed; this object will not serve again."""
+        return self._stopped.is_set()
+
     async def wait_stopped(self) -> None:
         """Returns when every connection is closed and reported. If cancelled: nothing changes."""
         await self._stopped.wait()

@@ -39,7 +39,7 @@ class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ack_timeout_s: Annotated[float, _meta("a row without PUBACK goes to another channel after it", 0.001)] = 5.0
     keepalive_s_max: Annotated[
         int, _meta("keep alive in force for a device that asks for none or for more; finds dead sockets", 1, 65_535)
-    ] = 3_600
+    ] = 1_200
     qos_2_unreleased_max: Annotated[int, _meta("uplink QoS 2 messages of one device waiting for PUBREL")] = 64
     tick_s: Annotated[float, _meta("period of the scans over deadlines", 0.001)] = 1.0
 

@@ -58,6 +58,10 @@ _WAITS_MAX = 1 << 20
 class LongLinkPort(Protocol):
     """The very call the edge takes: many rows at once, one write per device."""
 
+    def deliver_rows_max(self) -> int:
+        """Rows one call may have so that it stays within a step."""
+        ...
+
     def deliver(self, fds: I32, generations: U32, device_ids: U8, tags: I64, payload: Pieces, now: float) -> Bool: ...
 
 
@@ -71,6 +75,18 @@ class RouterObserver(Protocol):
     def tokens_dead(self, channel: Channel, rows: int, forgotten: int) -> None: ...
 
     def truncated(self, rows: int) -> None: ...
+
+
+class _ForLink(NamedTuple):
+    """Rows on their way to the edge, with where their devices were connected when they were routed."""
+
+    page: LedgerPage
+    rows: Rows
+    fds: I32
+    generations: U32
+
+    def take(self, which: slice | Bool) -> _ForLink:
+        return _ForLink(self.page, self.rows[which], self.fds[which], self.generations[which])
 
 
 class _Parked(NamedTuple):
@@ -121,10 +137,15 @@ class Router:
             tick_s=_SWEEP_S, slots=1024, now=clock.monotonic(), items_max=_WAITS_MAX
         )
         self._sweep_bell = Bell()
+        self._for_link: deque[_ForLink] = deque()
+        self._link_bell = Bell()
 
-    def connect(self, long_link: LongLinkPort, lanes: Mapping[LaneKey, LaneActor]) -> None:
-        """Names the holders rows are given to. Called once, before `run`."""
+    def connect_link(self, long_link: LongLinkPort) -> None:
+        """Names the long link rows are given to; again when a crashed one was replaced."""
         self._long_link = long_link
+
+    def connect(self, lanes: Mapping[LaneKey, LaneActor]) -> None:
+        """Names the lanes rows are given to. Called once, before `run`."""
         self._lanes = dict(lanes)
         for app, channel, _ in lanes:
             self._has_lane.setdefault(app, np.zeros(_N_CHANNELS, np.bool_))[channel] = True
@@ -148,6 +169,7 @@ class Router:
         """Routes until cancelled. If cancelled: the page under way goes on with its next slice in the next run."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
+            nursery.start_soon(self._feed_link)
             while True:
                 await self._bell.wait()
                 while self._pages:
@@ -155,6 +177,11 @@ class Router:
                     await self._route_page(page)
                     self._pages.popleft()
                     self._observer.routed(page, self._clock.monotonic() - page.batch.born)
+
+    @property
+    def is_idle(self) -> bool:
+        """No row waits to be routed or to be given to the edge."""
+        return not self.queued_rows and not self._for_link
 
     async def _route_page(self, page: LedgerPage) -> None:
         options = self._options(page)
@@ -164,8 +191,8 @@ class Router:
             rows = live_rows(page, first, stop)
             if len(rows):
                 routed = route(page, rows, self._devices, options, self._lanes_of(page))
-                self._carry_out(page, routed, options)
                 page.routed_ms[first:stop] = page.stamp(self._clock.monotonic())
+                self._carry_out(page, routed, options)
             page.n_routed = stop
             self.queued_rows -= stop - first
             await trio.lowlevel.checkpoint()
@@ -191,10 +218,9 @@ class Router:
         for group in routed.vendor:
             self._to_lane(page, group, options, now)
         if len(routed.long_link):
-            left = self._to_long_link(page, routed, now)
-            if len(left):
-                again = reroute_offline(page, left, self._devices, options, self._lanes_of(page))
-                self._carry_out(page, again, options)
+            page.channel[routed.long_link] = Channel.LONG_LINK
+            self._for_link.append(_ForLink(page, routed.long_link, routed.fds, routed.generations))
+            self._link_bell.ring()
         if len(routed.inbox):
             page.channel[routed.inbox] = Channel.LONG_LINK
             self._inbox.keep(page, routed.inbox)
@@ -250,16 +276,42 @@ class Router:
                 return
             parked.popleft()
 
-    def _to_long_link(self, page: LedgerPage, routed: Routed, now: float) -> Rows:
+    async def _feed_link(self) -> None:
+        """Gives rows to the edge in calls that stay within a step. If cancelled: the rest waits for the next run."""
+        while True:
+            await self._link_bell.wait()
+            while self._for_link:
+                assert self._long_link is not None
+                work = self._for_link[0]
+                size = self._long_link.deliver_rows_max()
+                self._feed(work.take(slice(0, size)))
+                if len(work.rows) > size:
+                    self._for_link[0] = work.take(slice(size, None))
+                else:
+                    self._for_link.popleft()
+                await trio.lowlevel.checkpoint()
+
+    def _feed(self, work: _ForLink) -> None:
+        page = work.page
+        is_queued = (page.state[work.rows] == State.QUEUED) & (page.channel[work.rows] == Channel.LONG_LINK)
+        if not is_queued.all():
+            work = work.take(is_queued)
+        left = self._to_long_link(work, self._clock.monotonic())
+        if len(left):
+            options = self._options(page)
+            self._carry_out(page, reroute_offline(page, left, self._devices, options, self._lanes_of(page)), options)
+
+    def _to_long_link(self, work: _ForLink, now: float) -> Rows:
         """Gives rows to their sockets; returns those that no socket took, still where they were."""
-        rows = routed.long_link
+        page, rows, fds, generations = work
+        if not len(rows):
+            return rows
         batch = page.batch
         payloads, refused = self._renderer.render(page, rows, batch.born_unix_ms / 1000 + now - batch.born)
         for wrong, reason in refused:
             self._end(page, wrong, reason, now)
         left = [
-            self._deliver(page, group, routed.fds[group.positions], routed.generations[group.positions], now)
-            for group in payloads
+            self._deliver(page, group, fds[group.positions], generations[group.positions], now) for group in payloads
         ]
         return np.concatenate(left) if left else rows[:0]
 
@@ -355,17 +407,8 @@ class Router:
             return rows
         found = self._devices.routing(self._devices.find(page.batch.device_ids[rows], page.batch.app))
         online = rows[found.is_online]
-        routed = Routed(
-            long_link=online,
-            fds=found.fd[found.is_online],
-            generations=found.generation[found.is_online],
-            vendor=[],
-            inbox=online[:0],
-            dropped=[],
-            failed=online[:0],
-            expired=online[:0],
-        )
-        left = self._to_long_link(page, routed, self._clock.monotonic()) if len(online) else online
+        work = _ForLink(page, online, found.fd[found.is_online], found.generation[found.is_online])
+        left = self._to_long_link(work, self._clock.monotonic())
         return np.sort(np.concatenate([left, rows[~found.is_online]]))
 
     # -- by time

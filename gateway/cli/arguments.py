@@ -132,9 +132,7 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    demo = _command(
-        commands, "demo", "demo.run", "Simulators, gateway and devices; proves every message accounted for."
-    )
+    demo = _command(commands, "demo", "demo.run", "Simulators, gateway, devices; every message accounted for.")
     demo.add_argument("--input", type=Path, metavar="FILE.jsonl", help="notifications (default: the shipped sample)")
     demo.add_argument("--devices", type=_count, default=2000, metavar="N", help="devices (default: 2000)")
     demo.add_argument("--online", type=_share, default=0.5, metavar="FRACTION", help="of them online (default: 0.5)")

@@ -13,7 +13,7 @@ from gateway.cli.arguments import CONFIG_VARIABLE
 from gateway.cli.exit_codes import UsageError
 from gateway.client.address import parse_address
 from gateway.client.blocking import BlockingClient
-from gateway.config import Address, App, Config, load_config
+from gateway.config import Address, App, Config, load_config, make_missing_secrets
 
 #: Listeners by how good a way they are for a command on the same machine.
 _PREFERENCE = ("unix", "tcp", "tls")
@@ -55,9 +55,19 @@ def rpc_address(config: Config) -> str:
     return reachable(min(fixed, key=lambda address: _PREFERENCE.index(address.scheme)))
 
 
+def newest_secret(config: Config, app: App) -> bytes:
+    """What services and devices of the app prove. Raises ConfigError where it cannot be read.
+
+    Where `[dev] make_secrets` asks for it, a missing one is made here just as `serve` would, so that a newcomer may run
+    commands in any order.
+    """
+    make_missing_secrets(config)
+    return app.secrets[0].read()
+
+
 def app_client(config: Config, app: App, address: str | None, timeout_s: float) -> BlockingClient:
     """Connects at its first call. Raises ConfigError where the app's secret cannot be read."""
-    return BlockingClient(address or rpc_address(config), app.key, app.secrets[0].read(), timeout_s=timeout_s)
+    return BlockingClient(address or rpc_address(config), app.key, newest_secret(config, app), timeout_s=timeout_s)
 
 
 def operator_client(config: Config | None, address: str | None, timeout_s: float) -> BlockingClient:

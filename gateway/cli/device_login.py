@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from gateway.cli.connection import choose_app, read_config
+from gateway.cli.connection import choose_app, newest_secret, read_config
 from gateway.cli.exit_codes import ExitCode, UsageError
 from gateway.cli.output import Output
 from gateway.config import Config
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     app = choose_app(config, options.app)
     device_id = options.device.hex()
     host, port = _long_link(config, options.address)
-    password = device_password(app.secrets[0].read(), device_id)
+    password = device_password(newest_secret(config, app), device_id)
     login = {
         "host": host,
         "port": port,

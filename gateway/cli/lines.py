@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from gateway.cli.exit_codes import UsageError
@@ -47,7 +48,7 @@ def open_lines(file: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        stream = open(file, "rb")  # noqa: SIM115: closed below, and only the opening is the caller's mistake
+        stream = Path(file).open("rb")  # noqa: SIM115 - closed below; only its opening is the caller's mistake
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from error
     with stream:

@@ -1,8 +1,8 @@
 """`pushgw submit FILE.jsonl`: every line is submitted; what was refused or dropped is said by line, field and reason.
 
-    lines --LineReader--> rows --build_submits--> submits --client--> tasks --task_state--> routed --task_rows--> dropped
+    lines --LineReader--> rows --build_submits--> submits --client--> tasks --task_state--> routed --task_rows--> drops
 
-A faulty line is refused here, in the words of the gateway, and all others go on. `dropped` is a decision of the gateway
+A faulty line is refused here, in the words of the gateway, and all others go on. `dropped` is the gateway's decision
 about an accepted row (unknown device, no channel ...), so it is printed and does not change the exit code.
 """
 

@@ -379,6 +379,8 @@ class ReceiptStream:
         self._retry: Retry | None = None
 
     async def __aenter__(self) -> ReceiptStream:
+        """The gateway knows of the stream before any call that is made afterwards."""
+        await self._begin()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -390,14 +392,13 @@ class ReceiptStream:
     async def __anext__(self) -> Receipts:
         calls = self._calls
         while True:
-            if self._retry is None:
-                request = SubscribeReceipts(id=UNSENT, cursor=self.cursor)
-                self._retry = Retry(request, deadline=calls._now() + calls._timeout_s, spread=random.random())
+            link, slot = await self._begin()
+            retry = self._retry_now()
             try:
-                page = await self._next_page(self._retry)
+                page = await self._next_page(link, slot)
             except Lost as lost:
                 self._slot = None
-                await calls._sleep(self._retry.after_loss(lost, calls._now()))
+                await calls._sleep(retry.after_loss(lost, calls._now()))
                 continue
             if isinstance(page, Receipts):
                 self._retry = None
@@ -407,16 +408,31 @@ class ReceiptStream:
             self._slot = None
             if not isinstance(page, Error):
                 raise StopAsyncIteration
-            await calls._sleep(self._retry.after_error(page, calls._now()))
+            await calls._sleep(retry.after_error(page, calls._now()))
 
-    async def _next_page(self, retry: Retry) -> Receipts | Answer:
+    def _retry_now(self) -> Retry:
+        """The attempts since the last page: a stream that brings pages may lose its connection any number of times."""
+        if self._retry is None:
+            request = SubscribeReceipts(id=UNSENT, cursor=self.cursor)
+            deadline = self._calls._now() + self._calls._timeout_s
+            self._retry = Retry(request, deadline=deadline, spread=random.random())
+        return self._retry
+
+    async def _begin(self) -> tuple[Link, Slot]:
+        """The subscription has been sent on a living link."""
         calls = self._calls
-        if self._slot is None or self._link is None:
+        while self._slot is None or self._link is None:
+            retry = self._retry_now()
             deadline = calls._now() + calls._timeout_s
             request = SubscribeReceipts(id=UNSENT, cursor=self.cursor, credit_rows=STREAM_ROWS)
-            self._link, self._slot, self._number = await calls._start(request, deadline, retry)
+            try:
+                self._link, self._slot, self._number = await calls._start(request, deadline, retry)
+            except Lost as lost:
+                await calls._sleep(retry.after_loss(lost, calls._now()))
             self._unpaid = 0
-        link, slot = self._link, self._slot
+        return self._link, self._slot
+
+    async def _next_page(self, link: Link, slot: Slot) -> Receipts | Answer:
         if self._unpaid and link.lost is None:
             # The caller has come back for more: the last page is done with.
             link.session.grant(self._number, self._unpaid)

@@ -22,7 +22,7 @@ import msgspec
 
 from gateway.client.requests import UNSENT, Target, little_endian, texts
 from gateway.columns import TextColumn
-from gateway.content import TTL_S_DEFAULT, Click, Scalar, Variant, check_variant, variable_names
+from gateway.content import Click, Scalar, Variant, check_variant, variable_names
 from gateway.ledger import VENDOR_CHANNELS
 from gateway.message_id import from_text
 from gateway.wire.rpc.limits import CONTENTS_MAX, TOKEN_BYTES_MAX, VARIABLES_MAX
@@ -33,6 +33,7 @@ ROWS_MAX = 10_000
 #: Bytes of one submit, texts and tokens counted: half of the gateway's default frame.
 BYTES_MAX = 8 << 20
 MARKETING_CATEGORY = "marketing"
+_DEFAULTS = Variant(title="", body="")
 
 
 class LineFault(NamedTuple):
@@ -71,8 +72,8 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     body: str
     to: str | _Token | list[str | _Token] | None = None
     data: dict[str, Scalar] | None = None
-    ttl_s: int = TTL_S_DEFAULT
-    strategy: int | dict[str, int] = 1
+    ttl_s: int = _DEFAULTS.ttl_s
+    strategy: int | dict[str, int] = _DEFAULTS.strategy
     category: str = ""
     collapse_id: str = ""
     badge: int | None = None
@@ -156,6 +157,8 @@ def _shape_fault(found: dict[str, Any], line: int) -> LineFault | None:
     for key in ("title", "body"):
         if key not in found:
             return LineFault(line, key, f"{key} is required")
+    if found.get("strategy") == 0:
+        return LineFault(line, "strategy", "strategy is 0, expected 1, 2, 3 or 4")
     for key, value in found.items():
         try:
             msgspec.convert(value, _TYPES[key])

@@ -422,8 +422,8 @@ class DeviceTable:
         n_fresh = len(ids) - len(rows)
         rows = np.concatenate([rows, np.arange(self._next_row, self._next_row + n_fresh, dtype=np.int32)])
         self._next_row += n_fresh
+        # Untouched rows are all zero, and `remove` leaves them so.
         records = self._records
-        records.words[rows] = 0
         records.words[rows, :2] = ids.view("<u8")
         records.app[rows] = app_index
         records.fd[rows] = OFFLINE

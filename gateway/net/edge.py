@@ -134,7 +134,7 @@ class Edge:
             except OSError as error:
                 where = f"{settings.host}:{settings.port}"
                 raise ConfigError(
-                    f"long_link.edge.listeners[{index}]", where, f"an address to bind ({error})"
+                    f"long_link.listeners[{index}]", where, f"an address to bind ({error})"
                 ) from error
             self._listeners[listener.fileno()] = listener
             self._epoll.register(listener.fileno(), select.EPOLLIN)

@@ -61,7 +61,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.files_max <= self.connections_max:
             # The descriptors of the rest of the worker have numbers too.
             expected = f"more than connections_max ({self.connections_max})"
-            raise ConfigError("long_link.edge.files_max", self.files_max, expected)
+            raise ConfigError("long_link.files_max", self.files_max, expected)
         if self.handshaking_per_address_max > self.handshaking_max:
             expected = f"at most handshaking_max ({self.handshaking_max})"
-            raise ConfigError("long_link.edge.handshaking_per_address_max", self.handshaking_per_address_max, expected)
+            raise ConfigError("long_link.handshaking_per_address_max", self.handshaking_per_address_max, expected)

@@ -33,7 +33,8 @@ class StepWatch(trio.abc.Instrument):
     def __init__(self, metrics: Metrics, *, step_s_max: float = 0.002) -> None:
         self._metrics = metrics
         self._floor_s = step_s_max
-        self._started = 0.0
+        # It may be added in the middle of a step, whose end it then sees without its beginning.
+        self._started = time.perf_counter()
         self._longest_s = 0.0
         self._longest_task = ""
         self.steps = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import os
@@ -33,10 +34,11 @@ SECRETS = {"shop": [b"shop secret"], "": [b"admin key"]}
 
 
 class SmallServer:
-    """One thread per connection. `script`: what to do with the next submits instead of answering them:
+    """One thread per connection. `script`: what to do with the next submits instead of answering them.
 
-    "overloaded", "shutting_down", "lose_before" and "lose_after" (the connection, before or after the submit was
-    taken), "hold_credit" (answer, but give no credit back until the next ping).
+    overloaded, overloaded_for_long, shutting_down: that error. silence: no answer.
+    lose_before, lose_after: the connection, before or after the submit was taken.
+    hold_credit: answer, but give the credit back only at the next call of another kind.
     """
 
     def __init__(
@@ -74,10 +76,8 @@ class SmallServer:
     def drop_connections(self) -> None:
         with self._lock:
             for connection in list(self._open):
-                try:
+                with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
 
     def _accept(self) -> None:
         self._listener.settimeout(0.05)
@@ -168,6 +168,8 @@ class _Service:
                 return self.feed(message.id)
             case m.RegisterDevices():
                 self.session.send(devices_registered(message, check_registration(message)))
+            case m.ClockAdvance() if self.server.script:
+                return self.server.script.popleft() != "lose_after"
             case _:
                 self.session.send(ANSWERS[type(message)](message))
                 for rows, size in self.held:
@@ -177,11 +179,15 @@ class _Service:
 
     def on_submit(self, message: m.Submit, event: Requested) -> bool:
         todo = self.server.script.popleft() if self.server.script else ""
-        if todo in ("overloaded", "shutting_down"):
-            self.session.send(m.Error(id=message.id, code=todo, text="later", retry_after_ms=5))  # type: ignore[arg-type]
+        if todo in ("overloaded", "shutting_down", "overloaded_for_long"):
+            retry_ms = 60_000 if todo == "overloaded_for_long" else 5
+            code: Any = todo.removesuffix("_for_long")
+            self.session.send(m.Error(id=message.id, code=code, text="later", retry_after_ms=retry_ms))
             return True
         if todo == "lose_before":
             return False
+        if todo == "silence":
+            return True
         answer = self.take(message)
         if todo == "lose_after":
             return False
@@ -258,7 +264,7 @@ ANSWERS: dict[type, Callable[[Any], Any]] = {
             reasons={},
             receipts={},
             is_routed=True,
-            is_final=False,
+            is_final=True,
         )
     ),
     m.TaskRows: lambda q: m.TaskRowPage(

@@ -89,17 +89,17 @@ def test_submit_request_of_tokens_only_sends_no_device_ids() -> None:
         lambda: submit_request(Variant("a", ""), ["11" * 16], index=[0, 0]),
         lambda: submit_request(Variant("a", ""), ["11" * 16], variables={"v": []}),
         lambda: register_request([DeviceState(device_id="11" * 16, tags=("a\nb",))]),
-        lambda: trace_request(),
+        trace_request,
         lambda: trace_request(task_id=bytes(16)),
         lambda: trace_request(device_id=bytes(16)),
         lambda: trace_request(bytes(16), bytes(16), bytes(16)),
-        lambda: device_request(),
+        device_request,
         lambda: device_request(bytes(16), "alias"),
         lambda: id_bytes("task id", b"short"),
     ],
 )
 def test_requests_that_say_nothing_certain_are_value_errors(call: Any) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"\w"):
         call()
 
 

@@ -112,6 +112,8 @@ def test_line_may_name_tokens_and_lists() -> None:
         (line(ttl_s=True), "ttl_s", "Expected `int`"),
         (line(ttl_s=-1), "ttl_s", "ttl_s is -1"),
         (line(strategy=5), "strategy", "expected 1, 2, 3 or 4"),
+        (line(strategy=0), "strategy", "expected 1, 2, 3 or 4"),
+        (line(strategy={"apns": 0}), "strategy", "expected 1, 2, 3 or 4"),
         (line(data={"k": []}), "data", "Expected"),
         (line(data={"k": None}), "data", "Expected"),
         (line(click={"type": "app", "extra": 1}), "click", "unknown field"),

@@ -18,7 +18,9 @@ KEY = HashKey(b"a secret of sixteen bytes or more")
 IDS = [bytes([number]) * 16 for number in range(12)]
 #: Of several lengths; none is a prefix of the other's padding by accident only.
 TOKENS = [b"a" * 64, b"b" * 64, b"c" * 64, b"short", b"shor", b"d" * 163, b"e" * 163]
-LIMITS = DeviceLimits(devices_max=20, token_bytes_max=1 << 20, aliases_max=20, tag_bindings_max=50, profiles_max=8)
+#: Few, so that the state machine meets the same ones again.
+MACHINE_IDS, MACHINE_TOKENS = IDS[:6], [TOKENS[0], TOKENS[3], TOKENS[4]]
+LIMITS = DeviceLimits(devices_max=10, token_bytes_max=1 << 20, aliases_max=20, tag_bindings_max=50, profiles_max=8)
 
 
 def ids_of(ids):
@@ -68,9 +70,9 @@ class PlainDevice:
 
 
 registration_rows = st.tuples(
-    st.sampled_from(IDS),
+    st.sampled_from(MACHINE_IDS),
     st.one_of(
-        st.tuples(st.integers(1, 2), st.sampled_from(TOKENS)),
+        st.sampled_from([(channel, token) for channel in (1, 2) for token in MACHINE_TOKENS]),
         st.just((0, b"")),
         # Faults of form.
         st.just((1, b"")),
@@ -399,6 +401,21 @@ def test_a_dead_token_stays_when_the_device_registered_after_it_died(table):
     assert table.statistics().forgotten == 1
 
 
+def test_only_the_present_connection_puts_a_device_offline_and_only_once(table):
+    register(table, [(IDS[0], 0, b"")])
+    rows = rows_of(table, IDS[:1])
+    row = int(rows[0])
+    assert table.set_online(row, 5, 1, 10) is None
+    assert table.set_online(row, 6, 2, 20) == (5, 1)
+    assert table.online_count() == table.online_count(0) == 1
+    assert not table.set_offline(rows, array([5]), array([1], np.uint32), 30)[0]
+    assert not table.set_offline(array([-1]), array([-1]), array([0], np.uint32), 30)[0]
+    twice = np.repeat(rows, 2)
+    assert table.set_offline(twice, array([6, 6]), array([2, 2], np.uint32), 40).tolist() == [True, True]
+    assert table.online_count() == table.online_count(0) == 0
+    assert table.device(row).last_seen_unix_s == 40
+
+
 def test_a_late_verdict_does_not_touch_another_token(table):
     register(table, [(IDS[0], 1, TOKENS[0])])
     rows = rows_of(table, IDS[:1])
@@ -431,7 +448,9 @@ def test_registering_again_ends_muting_and_keeps_the_proof_of_the_same_token(tab
     assert not table.routing(rows).has_token[0]
     register(table, [(IDS[0], 1, TOKENS[0])], now=400)
     device = table.device(int(rows[0]))
-    assert (device.is_muted, device.proven_unix_s, device.registered_unix_s) == (False, 300, 400)
+    assert (device.token, device.is_muted) == (TOKENS[0], False)
+    assert (device.proven_unix_s, device.registered_unix_s) == (300, 400)
+    assert table.find_tokens(1, TextColumn.from_rows([TOKENS[0]]), 0).tolist() == rows.tolist()
     register(table, [(IDS[0], 1, TOKENS[1])], now=400, proven=50)
     assert table.device(int(rows[0])).proven_unix_s == 50
 

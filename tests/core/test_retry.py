@@ -162,6 +162,11 @@ def test_a_vendor_that_is_down_ends_rows_as_expired():
     )
 
 
+def test_a_retry_at_the_very_deadline_is_none():
+    assert decide_one(RetryPolicy(), Verdict.THROTTLED, deadline_ms=NOW_MS + 60_000)[0] is Action.WAIT_EXPIRY
+    assert decide_one(RetryPolicy(), Verdict.THROTTLED, deadline_ms=NOW_MS + 60_001)[0] is Action.RETRY
+
+
 def test_a_row_of_ttl_zero_has_one_attempt():
     assert decide_one(RetryPolicy(), Verdict.UNAVAILABLE, deadline_ms=NOW_MS - 5) == (Action.WAIT_EXPIRY, 0)
 

@@ -210,6 +210,18 @@ def test_churn_does_not_grow_a_segment():
     assert sorted(segments.rows_of(0).tolist()) == list(range(4990, 5000))
 
 
+def test_a_new_key_takes_the_place_of_a_removed_one():
+    segments = Segments(100, "slots_max")
+    hashes = np.random.default_rng(8).integers(0, 2**63, 8).astype(np.uint64)
+    shards, rows = np.zeros(8, np.int64), np.arange(8, dtype=np.int32)
+    for _ in range(3):
+        segments.insert(shards, hashes, rows)
+        assert segments.statistics()[:2] == (8, 0)
+        segments.remove(shards, hashes, rows)
+        assert segments.statistics()[:2] == (0, 8)
+    assert segments.statistics().rebuilds == 1
+
+
 def test_a_full_pool_raises_and_changes_nothing():
     segments = Segments(8, "slots_max")
     rng = np.random.default_rng(6)

@@ -1,4 +1,4 @@
-"""TokenStore against a dict of texts; grouping by length against a loop. TokenIndex is tested with the device table."""
+"""TokenStore against a dict of texts; grouping by length against a loop. `test_devices.py` tests TokenIndex with its table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import numpy as np
 from hypothesis import given
 
 from gateway.columns import TextColumn
-from gateway.core.tokens import EXTENT_BYTES, TOKEN_BYTES_MAX, FreeRows, TokenStore, by_length
+from gateway.core.records import DeviceRecords
+from gateway.core.segments import HashKey
+from gateway.core.tokens import EXTENT_BYTES, TOKEN_BYTES_MAX, FreeRows, TokenIndex, TokenStore, by_length
 
 
 @given(st.lists(st.binary(max_size=6), max_size=30))
@@ -94,3 +96,21 @@ def test_neighbouring_extents_of_different_lengths_do_not_touch():
             written.append((length, rows, texts))
     for length, rows, texts in written:
         assert (store.gather(length, rows) == texts).all()
+
+
+def test_token_index_compares_app_channel_and_text_even_where_hashes_are_equal():
+    records = DeviceRecords(4)
+    index = TokenIndex(records, HashKey(bytes(16)), tokens_max=4, token_bytes_max=EXTENT_BYTES)
+    texts, others = _texts(64, 1, 1), _texts(64, 1, 2)
+    records.app[1] = 7
+    hashes = index.hash_texts(7, 2, texts)
+    index.attach(np.array([1], np.int32), np.array([2], np.uint8), index.store.allocate(64, 1), texts, hashes)
+    assert index.find(7, 2, texts, hashes).tolist() == [1]
+    assert index.find(7, 3, texts, hashes).tolist() == [-1]
+    assert index.find(7, np.array([3], np.uint8), texts, hashes).tolist() == [-1]
+    assert index.find(8, 2, texts, hashes).tolist() == [-1]
+    assert index.find(7, 2, others, hashes).tolist() == [-1]
+    assert index.find(7, 2, texts[:, :63], hashes).tolist() == [-1]
+    for app, channel in ((7, 3), (8, 2)):
+        assert index.hash_texts(app, channel, texts) != hashes
+    assert index.hash_texts(7, np.array([2], np.uint8), texts) == hashes

@@ -364,7 +364,7 @@ def test_address_in_use_is_a_config_error_that_names_the_listener(benches: list[
     taken = EdgeSettings(listeners=(ListenerSettings(port=bench.address[1]),))
     edge = Edge(taken, bench.table)
     try:
-        with pytest.raises(ConfigError, match=r"long_link.edge.listeners\[0\]"):
+        with pytest.raises(ConfigError, match=r"long_link.listeners\[0\]"):
             edge.listen()
     finally:
         edge.dispose()

@@ -4,8 +4,8 @@ Source: developer.apple.com/documentation/usernotifications/establishing-a-token
 (facts/vendors-international.md section 1.2, 2026-11); RFC 7515, 7518 section 3.4 (signature = r || s, 64 bytes).
 
 Apple wants a token between 20 and 60 minutes old at its replacement, and the same one from all processes. So two
-things are fixed: `iat` falls on a grid of `life_s`, and the signature is the deterministic ECDSA of RFC 6979. The
-token is then a pure function of key and time, the same in every worker and after every restart, without anybody
+things are fixed: `iat` falls on a grid of `life_s`, and the signature is the deterministic ECDSA of RFC 6979. A token
+on the grid is then a pure function of key and time, the same in every worker and after every restart, without anybody
 having to hand it round. (PyJWT signs ES256 with a random nonce: each worker would show another token. It is the
 referee in the tests instead.)
 

@@ -79,9 +79,12 @@ class AnswerCollector:
     def _flush(self) -> None:
         if not self._tags:
             return
-        counts = [len(tags) for tags in self._tags]
-        status = np.repeat(np.array(self._status, np.uint16), counts)
-        self._events.append(Answers(np.concatenate(self._tags), status, self._details))
+        if len(self._tags) == 1:
+            tags, status = self._tags[0], np.full(self._answer_count, self._status[0], np.uint16)
+        else:
+            tags = np.concatenate(self._tags)
+            status = np.repeat(np.array(self._status, np.uint16), [len(each) for each in self._tags])
+        self._events.append(Answers(tags, status, self._details))
         self.answered_count += self._answer_count
         self._tags, self._status, self._details, self._answer_count = [], [], {}, 0
 

@@ -24,10 +24,13 @@ from gateway.wire.h2.frames import (
     split_block,
     split_data,
 )
+from gateway.wire.h2.template import row_bytes
 
 
 def burst_bytes(block: Pieces, body: Pieces, first_id: int, n: int, frame_bytes_max: int) -> bytes:
     """All frames of n requests. block, body: pieces of n rows. frame_bytes_max: the peer's MAX_FRAME_SIZE."""
+    if n == 1:
+        return request_bytes(row_bytes(block, 0), row_bytes(body, 0), first_id, frame_bytes_max)
     block_width = columns.pieces_width(block)
     body_width = columns.pieces_width(body)
     if block_width is not None and body_width is not None and block_width <= frame_bytes_max:

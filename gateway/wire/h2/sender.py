@@ -24,6 +24,8 @@ from gateway.wire.hpack.encoder import Encoder
 #: Rows that may go alone to insert table entries before the rest of a call does without. Two suffice unless entries
 #: evict each other.
 _WARMING_ROWS_MAX = 2
+#: Shapes of requests whose plan is remembered: variants times credentials that one connection sends at a time.
+_PLANS_MAX = 64
 #: A body above this that the connection window does not hold becomes an upload instead of waiting for a window that
 #: may never be so large. Half of the default window, because peers give credit when half is used.
 _WAITING_BODY_BYTES_MAX = 32_767
@@ -51,6 +53,8 @@ class BurstSender:
         self.uploads: dict[int, Upload] = {}
         self.next_id = CLIENT_STREAM_ID_FIRST
         self.sent_count = 0
+        #: Shape -> (generation of the encoder's table, plan).
+        self._plans: dict[template.Shape, tuple[int, template.BlockPlan]] = {}
         #: A call left rows behind because of a window; the owner waits for word.
         self.is_blocked = False
 
@@ -60,28 +64,49 @@ class BurstSender:
     def take(self, requests: Requests, start: int, tags: I64, slots: int, deadline: float, out: OutBuffer) -> int:
         """Appends the frames of rows start.. to `out` as far as slots and windows reach; returns the rows taken."""
         stop = min(requests.n, start + len(tags), start + slots)
-        fields = template.burst_fields(requests, self.encoder, self._config.unindexed_headers)
+        shape = template.shape_of(requests)
         at = start
         warmed = 0
         while at < stop:
             count = self._rows_allowed(requests.body, at, stop)
             if count == 0:
-                if not self._begin_upload(requests, fields, at, int(tags[at - start]), deadline, out):
+                if not self._begin_upload(requests, at, int(tags[at - start]), deadline, out):
                     break
                 at += 1
                 continue
-            if warmed < _WARMING_ROWS_MAX and not template.is_warm(self.encoder, fields):
-                block: columns.Pieces = (template.warming_block(self.encoder, fields, at),)
+            plan = self._plan(shape, requests, may_warm=warmed < _WARMING_ROWS_MAX)
+            if plan is None:
+                block: columns.Pieces = (template.warming_block(self.encoder, self._fields(requests), at),)
                 warmed += 1
                 count = 1
             else:
-                block = template.block_pieces(self.encoder, fields, at, at + count)
+                block = template.block_pieces(plan, requests, at, at + count)
             body = template.slice_pieces(requests.body, at, at + count)
-            self.window.consume(int(columns.pieces_lengths(body, count).sum()))
+            width = columns.pieces_width(body)
+            size = int(columns.pieces_lengths(body, count).sum()) if width is None else width * count
+            self.window.consume(size)
             out.append(bursts.burst_bytes(block, body, self.next_id, count, self._peer.frame_bytes_max))
             self._open(tags[at - start : at - start + count], deadline, SENT)
             at += count
         return at - start
+
+    def _fields(self, requests: Requests) -> list[template.HeaderField]:
+        return template.burst_fields(requests, self.encoder, self._config.unindexed_headers)
+
+    def _plan(self, shape: template.Shape, requests: Requests, *, may_warm: bool) -> template.BlockPlan | None:
+        """The plan for requests of this shape, or None when a warming row has to go first."""
+        known = self._plans.get(shape)
+        is_told = not self.encoder.has_pending_update()
+        if known is not None and known[0] == self.encoder.generation and is_told:
+            return known[1]
+        fields = self._fields(requests)
+        if may_warm and not template.is_warm(self.encoder, fields):
+            return None
+        plan = template.plan_block(self.encoder, fields)
+        if len(self._plans) >= _PLANS_MAX:
+            self._plans.clear()
+        self._plans[shape] = (self.encoder.generation, plan)
+        return plan
 
     def _open(self, tags: I64, deadline: float, state: int) -> None:
         self._streams.append(self.next_id, tags, deadline, state)
@@ -112,7 +137,6 @@ class BurstSender:
     def _begin_upload(
         self,
         requests: Requests,
-        fields: list[template.HeaderField],
         row: int,
         tag: int,
         deadline: float,
@@ -126,7 +150,7 @@ class BurstSender:
             return False
         if any(upload.window.size > 0 for upload in self.uploads.values()):
             return False
-        block = template.warming_block(self.encoder, fields, row)
+        block = template.warming_block(self.encoder, self._fields(requests), row)
         stream_id = self.next_id
         out.append(split_block(stream_id, 0, block, self._peer.frame_bytes_max))
         self._open(np.array([tag], np.int64), deadline, UPLOADING)

@@ -8,7 +8,7 @@ in as a column; its name is indexed.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from gateway.wire.hpack.tables import entry_bytes
 
 #: What does not fit into the dynamic table is sent so that no hop on the way stores it (RFC 7541 section 7.1.3).
 _SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+#: :method, :scheme, :authority, :path, in this order.
+_PSEUDO_COUNT = 4
 #: Lengths below this take one byte in front of a string (7-bit prefix).
 _ONE_BYTE_LENGTH = 127
 #: Lengths below this take at most two bytes.
@@ -50,7 +52,16 @@ def _slice_piece(piece: Piece, start: int, stop: int) -> Piece:
 
 
 def row_bytes(pieces: Pieces, row: int) -> bytes:
-    return columns.join(pieces, row, row + 1)[0]
+    return b"".join(
+        [
+            piece
+            if isinstance(piece, bytes)
+            else piece.row(row)
+            if isinstance(piece, TextColumn)
+            else piece[row].tobytes()
+            for piece in pieces
+        ]
+    )
 
 
 def burst_fields(requests: Requests, encoder: Encoder, unindexed: frozenset[bytes]) -> list[HeaderField]:
@@ -116,38 +127,86 @@ def _indexing(name: bytes, *, is_indexed: bool) -> Indexing:
     return Indexing.NEVER_INDEXED if name in _SECRET_HEADERS else Indexing.NOT_INDEXED
 
 
-def block_pieces(encoder: Encoder, fields: list[HeaderField], start: int, stop: int) -> Pieces:
-    """The blocks of rows start..stop without any insertion, as pieces whose rows begin at 0. Neighbouring constants
-    are one piece."""
-    out: list[Piece] = []
+class ColumnAt(NamedTuple):
+    """Where a plan takes a column from: the pieces of a field (0 is the path, then the headers in order), and one of
+    them, or the lengths of all of them together."""
+
+    field: int
+    piece: int
+    is_length: bool = False
+
+
+#: The block of every row of a burst: constants and the places of columns.
+BlockPlan: TypeAlias = tuple[bytes | ColumnAt, ...]
+#: Requests of one shape have one plan as long as the dynamic table stays as it is.
+Shape: TypeAlias = tuple[object, ...]
+
+
+def shape_of(requests: Requests) -> Shape:
+    """All constants, names and widths of the header block."""
+    return (
+        requests.authority,
+        _pieces_shape(requests.path),
+        *[(name, _pieces_shape(pieces)) for name, pieces in requests.headers],
+    )
+
+
+def _pieces_shape(pieces: Pieces) -> tuple[bytes | int, ...]:
+    return tuple(
+        [
+            piece if isinstance(piece, bytes) else -1 if isinstance(piece, TextColumn) else piece.shape[1]
+            for piece in pieces
+        ]
+    )
+
+
+def plan_block(encoder: Encoder, fields: list[HeaderField]) -> BlockPlan:
+    """A block of these fields without any insertion; good for the encoder's present generation."""
+    out: list[bytes | ColumnAt] = []
     constant = b""
-    for field in fields:
+    for index, field in enumerate(fields):
         if field.value is not None:
-            index = encoder.field_index(field.name, field.value)
-            if index:
-                constant += encoder.indexed(index)
+            table_index = encoder.field_index(field.name, field.value)
+            if table_index:
+                constant += encoder.indexed(table_index)
             else:
                 indexing = _indexing(field.name, is_indexed=False)
                 constant += encoder.literal_head(field.name, indexing) + string_literal(field.value)
             continue
+        # :path is the last of the pseudo headers.
+        column_field = index - (_PSEUDO_COUNT - 1)
         constant += encoder.literal_head(field.name, _indexing(field.name, is_indexed=False))
-        pieces = slice_pieces(field.pieces, start, stop)
-        width = columns.pieces_width(pieces)
+        width = columns.pieces_width(field.pieces)
         if width is None:
-            out += [constant, length_prefixes(columns.pieces_lengths(pieces, stop - start))]
+            out += [constant, ColumnAt(column_field, 0, is_length=True)]
             constant = b""
         else:
             constant += encode_integer(width, 7)
-        for piece in pieces:
+        for piece_index, piece in enumerate(field.pieces):
             if isinstance(piece, bytes):
                 constant += piece
             else:
                 if constant:
                     out.append(constant)
                     constant = b""
-                out.append(piece)
+                out.append(ColumnAt(column_field, piece_index))
     if constant:
         out.append(constant)
+    return tuple(out)
+
+
+def block_pieces(plan: BlockPlan, requests: Requests, start: int, stop: int) -> Pieces:
+    """The blocks of rows start..stop, as pieces whose rows begin at 0."""
+    out: list[Piece] = []
+    for part in plan:
+        if isinstance(part, bytes):
+            out.append(part)
+            continue
+        pieces = requests.path if part.field == 0 else requests.headers[part.field - 1][1]
+        if part.is_length:
+            out.append(length_prefixes(columns.pieces_lengths(slice_pieces(pieces, start, stop), stop - start)))
+        else:
+            out.append(_slice_piece(pieces[part.piece], start, stop))
     return tuple(out)
 
 

@@ -56,7 +56,7 @@ def test_blocks_of_many_bursts_decode_to_the_fields_of_each_row(data, table_byte
             row += 1
         if row < n:
             generation = encoder.generation
-            pieces = template.block_pieces(encoder, fields, row, n)
+            pieces = template.block_pieces(template.plan_block(encoder, fields), requests, row, n)
             assert encoder.generation == generation
             for offset, block in enumerate(columns.join(pieces, 0, n - row)):
                 assert decoder.decode(block) == plain_fields(requests, row + offset)
@@ -71,7 +71,8 @@ def test_one_warming_row_is_enough_for_constants_that_fit() -> None:
     template.warming_block(encoder, fields, 0)
     assert template.is_warm(encoder, fields)
     # :method and :scheme are static, three dynamic entries, then the literal path: all but the path is one byte each.
-    blocks = columns.join(template.block_pieces(encoder, fields, 1, 3), 0, 2)
+    plan = template.plan_block(encoder, fields)
+    blocks = columns.join(template.block_pieces(plan, requests, 1, 3), 0, 2)
     assert [len(block) for block in blocks] == [5 + 2 + 12, 5 + 2 + 11]
 
 
@@ -91,7 +92,7 @@ def test_secret_that_fits_no_table_is_never_indexed() -> None:
     fields = template.burst_fields(requests, encoder, frozenset())
     encoder.begin_block()
     assert template.is_warm(encoder, fields)
-    (block,) = columns.join(template.block_pieces(encoder, fields, 0, 1), 0, 1)
+    (block,) = template.plan_block(encoder, fields)
     assert block.endswith(b"\x1f\x08\x01s")
 
 
@@ -99,3 +100,24 @@ def test_secret_that_fits_no_table_is_never_indexed() -> None:
 def test_length_prefixes_are_those_of_single_lengths(lengths: list[int]) -> None:
     prefixes = template.length_prefixes(np.array(lengths, np.int64))
     assert columns.piece_rows(prefixes, 0, len(lengths)) == [encode_integer(length, 7) for length in lengths]
+
+
+@given(data=st.data(), n=st.integers(1, 4))
+def test_row_bytes_is_what_join_gives(data, n: int) -> None:
+    requests = data.draw(requests_of(n))
+    for pieces in (requests.path, *(each for _, each in requests.headers)):
+        assert [template.row_bytes(pieces, row) for row in range(n)] == columns.join(pieces, 0, n)
+
+
+def test_shape_tells_constants_and_widths_apart() -> None:
+    one = np.zeros((2, 3), np.uint8)
+    two = np.zeros((2, 4), np.uint8)
+    ragged = TextColumn.from_rows([b"a", b"b"])
+    shapes = {
+        template.shape_of(Requests(2, authority, path, ((name, value),), ()))
+        for authority in (b"a", b"b")
+        for path in ((b"/p",), (b"/q",))
+        for name in (b"x", b"y")
+        for value in ((b"v",), (b"w",), (one,), (two,), (ragged,), (b"v", one))
+    }
+    assert len(shapes) == 2 * 2 * 2 * 6

@@ -23,8 +23,8 @@ ALL = [
 
 def test_codec_knows_every_message_on_one_side_or_both() -> None:
     kinds = {str(kind.__struct_config__.tag) for kind in ALL}
-    assert codec.CLIENT_KINDS | codec.SERVER_KINDS == kinds
-    assert codec.CLIENT_KINDS & codec.SERVER_KINDS == {"credit"}
+    assert kinds == codec.CLIENT_KINDS | codec.SERVER_KINDS
+    assert {"credit"} == codec.CLIENT_KINDS & codec.SERVER_KINDS
 
 
 def test_codec_kinds_are_the_class_names_in_snake_case() -> None:

@@ -1,0 +1,64 @@
+"""Which devices the demo has: a third with APNs tokens, a third with FCM tokens, a third on the long link only."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from gateway.client.requests import DeviceState
+
+#: Channel of device i is KINDS[i % 3]; "" has no vendor token.
+KINDS = ("apns", "fcm", "")
+_PLATFORMS = {"apns": "ios", "fcm": "android", "": "linux"}
+
+
+class DemoDevice(NamedTuple):
+    """is_online: connected from the beginning."""
+
+    device_id: bytes
+    channel: str
+    token: str
+    is_online: bool
+
+
+def make_devices(n: int, online: float, seed: str) -> list[DemoDevice]:
+    """n devices, the share `online` of each kind connected from the beginning. The same seed gives the same devices."""
+    devices: list[DemoDevice] = []
+    for index in range(n):
+        channel = KINDS[index % len(KINDS)]
+        nth = index // len(KINDS)
+        # Evenly spread: the n-th of its kind is online where the running share passes a whole number. Rounding to nine
+        # places keeps 0.1 * 10 from falling short of 1.
+        is_online = int(round((nth + 1) * online, 9)) > int(round(nth * online, 9))
+        digest = hashlib.sha512(f"{seed} device {index}".encode()).digest()
+        devices.append(DemoDevice(digest[:16], channel, _token(channel, digest), is_online))
+    return devices
+
+
+def _token(channel: str, digest: bytes) -> str:
+    """The form the vendors' own tokens have: 64 hex digits; a prefix of 22 characters, a colon and 140 more."""
+    if channel == "apns":
+        return digest[16:48].hex()
+    if channel == "fcm":
+        long = (digest.hex() + hashlib.sha512(digest).hexdigest()).translate(str.maketrans("01", "-_"))
+        return f"{long[:22]}:APA91b{long[22:156]}"
+    return ""
+
+
+def registration(device: DemoDevice, now_unix_s: int) -> DeviceState:
+    """What the app's server would register. The token counts as proven, as one does that a phone has just reported."""
+    return DeviceState(
+        device_id=device.device_id,
+        channel=device.channel,
+        token=device.token,
+        proven_unix_s=now_unix_s if device.channel else 0,
+        platform=_PLATFORMS[device.channel],
+        app_version="1.0.0",
+        time_zone="Asia/Shanghai",
+    )
+
+
+def returning(devices: list[DemoDevice]) -> list[DemoDevice]:
+    """Half of those that were offline at first: they come back later."""
+    offline = [device for device in devices if not device.is_online]
+    return offline[::2]

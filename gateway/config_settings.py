@@ -1,0 +1,149 @@
+"""From the configuration to the settings of each part: where a key and what it rules are brought together.
+
+Parts know nothing of the configuration; each has a settings type of its own, in its own words, which also says what
+holds between its numbers. `app.py` calls these functions and hands the results down.
+"""
+
+from __future__ import annotations
+
+from gateway.actors.credentials import KeeperSettings
+from gateway.actors.long_link_port import LongLinkSettings
+from gateway.actors.vendor_connection import ConnectionLimits
+from gateway.api.health import HealthSettings
+from gateway.config_sections import Config
+from gateway.content import Class
+from gateway.core.devices import DeviceLimits
+from gateway.core.retry import RetryPolicy
+from gateway.net.edge_settings import EdgeSettings, ListenerSettings
+from gateway.wire.h2.settings import ClientConfig
+from gateway.wire.rpc.limits import RpcLimits
+
+__all__ = [
+    "client_config",
+    "connection_limits",
+    "device_limits",
+    "health_settings",
+    "keeper_settings",
+    "long_link_settings",
+    "retry_policy",
+    "rpc_limits",
+]
+
+
+def rpc_limits(config: Config) -> RpcLimits:
+    """Limits of one connection of the binary RPC."""
+    rpc = config.rpc
+    return RpcLimits(
+        frame_bytes_max=rpc.frame_bytes_max,
+        hello_timeout_s=rpc.hello_timeout_s,
+        frame_timeout_s=rpc.frame_timeout_s,
+        submit_rows_max=rpc.submit_rows_max,
+        credit_rows=rpc.credit_rows,
+        credit_bytes=rpc.credit_bytes,
+        requests_in_flight_max=rpc.requests_in_flight_max,
+        refused_rows_max=rpc.refused_rows_max,
+        variable_bytes_max=rpc.variable_bytes_max,
+        streams_max=rpc.streams_max,
+        overloaded_retry_ms=round(rpc.retry_after_s * 1000),
+    )
+
+
+def long_link_settings(config: Config) -> LongLinkSettings:
+    """Sessions, deliveries and sockets of the long link."""
+    link = config.long_link
+    listeners = tuple(
+        ListenerSettings(host=listener.address.host, port=listener.address.port) for listener in link.listeners
+    )
+    edge = EdgeSettings(
+        listeners=listeners,
+        connections_max=link.connections_max,
+        files_max=link.files_max,
+        handshaking_max=link.handshakes_max,
+        handshaking_per_address_max=link.handshakes_per_address_max,
+        handshake_timeout_s=link.handshake_timeout_s,
+        half_packet_timeout_s=link.packet_timeout_s,
+        stall_timeout_s=link.stall_timeout_s,
+        pending_bytes_max=link.pending_bytes_max,
+        pending_total_bytes_max=link.pending_total_bytes_max,
+        partial_total_bytes_max=link.packets_bytes_max,
+        step_s_max=config.gateway.step_ms_max / 1000,
+    )
+    return LongLinkSettings(
+        edge=edge,
+        in_flight_per_device_max=link.in_flight_per_device_max,
+        in_flight_max=link.in_flight_max,
+        packet_bytes_max=link.packet_bytes_max,
+        ack_timeout_s=link.ack_timeout_s,
+        keepalive_s_max=link.keepalive_s_max,
+    )
+
+
+def device_limits(config: Config) -> DeviceLimits:
+    devices = config.devices
+    return DeviceLimits(
+        devices_max=devices.devices_max,
+        token_bytes_max=devices.token_bytes_max,
+        aliases_max=devices.aliases_max,
+        tag_bindings_max=devices.tag_bindings_max,
+        profiles_max=devices.profiles_max,
+    )
+
+
+def retry_policy(config: Config, message_class: Class) -> RetryPolicy:
+    """The policy of one class; only what happens to uncertain rows differs between them."""
+    retry = config.retry
+    rule = retry.on_uncertain_system if message_class is Class.SYSTEM else retry.on_uncertain_marketing
+    return RetryPolicy(
+        attempts_max=retry.attempts_max,
+        first_s=retry.first_s,
+        factor=retry.factor,
+        cap_s=retry.cap_s,
+        jitter=retry.jitter,
+        throttle_s=retry.throttled_s,
+        wait_s_min=retry.wait_s_min,
+        credential_s=retry.credential_s,
+        resends_uncertain=rule == "resend",
+    )
+
+
+def client_config(config: Config) -> ClientConfig:
+    """One HTTP/2 connection to a vendor: the machine's part."""
+    http2 = config.http2
+    return ClientConfig(
+        streams_max=http2.streams_max,
+        header_table_bytes=http2.header_table_bytes,
+        encoder_table_bytes_max=http2.encoder_table_bytes_max,
+        stream_window_bytes=http2.stream_window_bytes,
+        connection_window_bytes=http2.connection_window_bytes,
+        header_list_bytes_max=http2.header_list_bytes_max,
+        body_bytes_max=http2.body_bytes_max,
+        ping_idle_s=http2.ping_idle_s,
+        ping_timeout_s=http2.ping_timeout_s,
+    )
+
+
+def connection_limits(config: Config) -> ConnectionLimits:
+    """One HTTP/2 connection to a vendor: the actor's part."""
+    return ConnectionLimits(
+        unsent_bytes_max=config.http2.unsent_bytes_max, close_timeout_s=config.http2.close_timeout_s
+    )
+
+
+def keeper_settings(config: Config) -> KeeperSettings:
+    credentials = config.credentials
+    return KeeperSettings(
+        timeout_s=credentials.timeout_s,
+        retry_first_s=credentials.retry_first_s,
+        retry_cap_s=credentials.retry_cap_s,
+        gap_s=credentials.gap_s,
+    )
+
+
+def health_settings(config: Config) -> HealthSettings:
+    http = config.http
+    return HealthSettings(
+        connections_max=http.connections_max,
+        header_timeout_s=http.header_timeout_s,
+        idle_timeout_s=http.idle_timeout_s,
+        header_bytes_max=http.header_bytes_max,
+    )

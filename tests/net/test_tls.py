@@ -1,0 +1,188 @@
+"""TLS streams on real sockets: what works, and each way it can fail, by its close reason."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from gateway.errors import CloseReason
+from gateway.net.tls import ConnectFailed, client_context, close_reason_of, open_tls_stream
+
+DAY = datetime.timedelta(days=1)
+
+
+def write_certificate(path: Path, name: str = "localhost", *, until: datetime.timedelta = DAY) -> Path:
+    """A self-signed certificate for name and 127.0.0.1, with its key in the same file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - 10 * DAY)
+        .not_valid_after(now + until)
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_certificate(tmp_path_factory.mktemp("tls") / "server.pem")
+
+
+def server_context(certificate: Path, alpn: list[str]) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    context.set_alpn_protocols(alpn)
+    return context
+
+
+async def start_echo(nursery: trio.Nursery, context: ssl.SSLContext) -> int:
+    """A TLS server that sends back what comes; its port."""
+
+    async def echo(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        try:
+            async for data in stream:
+                await stream.send_all(data)
+        except trio.BrokenResourceError:
+            pass
+
+    listeners = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1", https_compatible=True)
+    nursery.start_soon(trio.serve_listeners, echo, listeners)
+    return listeners[0].transport_listener.socket.getsockname()[1]
+
+
+async def connect_fails(port: int, context: ssl.SSLContext, *, name: str = "localhost") -> ConnectFailed:
+    with pytest.raises(ConnectFailed) as caught:
+        await open_tls_stream("127.0.0.1", port, context, server_hostname=name, connect_timeout_s=5)
+    assert caught.value.reason.value in str(caught.value)
+    return caught.value
+
+
+async def test_stream_speaks_h2_over_modern_tls_without_delay(nursery: trio.Nursery, certificate: Path) -> None:
+    port = await start_echo(nursery, server_context(certificate, ["h2"]))
+    context = client_context(ca_file=certificate)
+    stream = await open_tls_stream("127.0.0.1", port, context, server_hostname="localhost", connect_timeout_s=5)
+    assert stream.selected_alpn_protocol() == "h2"
+    assert stream.version() in {"TLSv1.2", "TLSv1.3"}
+    assert stream.transport_stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+    await stream.send_all(b"hello")
+    assert await stream.receive_some() == b"hello"
+    await stream.aclose()
+
+
+async def test_old_tls_is_refused(nursery: trio.Nursery, certificate: Path) -> None:
+    assert client_context().minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+async def test_peer_without_h2_is_an_alpn_mismatch(nursery: trio.Nursery, certificate: Path) -> None:
+    port = await start_echo(nursery, server_context(certificate, ["http/1.1"]))
+    error = await connect_fails(port, client_context(ca_file=certificate, alpn=["h2", "http/1.1"]))
+    assert error.reason is CloseReason.ALPN_MISMATCH
+
+
+async def test_unknown_issuer_is_an_invalid_certificate(nursery: trio.Nursery, certificate: Path) -> None:
+    port = await start_echo(nursery, server_context(certificate, ["h2"]))
+    assert (await connect_fails(port, client_context())).reason is CloseReason.CERTIFICATE_INVALID
+
+
+async def test_wrong_name_is_an_invalid_certificate(nursery: trio.Nursery, certificate: Path) -> None:
+    port = await start_echo(nursery, server_context(certificate, ["h2"]))
+    error = await connect_fails(port, client_context(ca_file=certificate), name="push.example")
+    assert error.reason is CloseReason.CERTIFICATE_INVALID
+
+
+async def test_expired_certificate_is_invalid(nursery: trio.Nursery, tmp_path: Path) -> None:
+    expired = write_certificate(tmp_path / "expired.pem", until=-DAY)
+    port = await start_echo(nursery, server_context(expired, ["h2"]))
+    assert (await connect_fails(port, client_context(ca_file=expired))).reason is CloseReason.CERTIFICATE_INVALID
+
+
+async def test_client_certificate_is_shown(nursery: trio.Nursery, certificate: Path, tmp_path: Path) -> None:
+    ours = write_certificate(tmp_path / "client.pem", "client")
+    context = server_context(certificate, ["h2"])
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(ours)
+    port = await start_echo(nursery, context)
+    client = client_context(ca_file=certificate, certificate_file=ours)
+    stream = await open_tls_stream("127.0.0.1", port, client, server_hostname="localhost", connect_timeout_s=5)
+    await stream.send_all(b"hello")
+    assert await stream.receive_some() == b"hello"
+    await stream.aclose()
+
+
+async def test_closed_port_is_a_failed_connect() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    assert (await connect_fails(port, client_context())).reason is CloseReason.CONNECT_FAILED
+
+
+async def test_unknown_host_is_a_failed_connect() -> None:
+    class NoSuchHost(trio.abc.HostnameResolver):
+        async def getaddrinfo(self, *args: object, **kwargs: object) -> list[object]:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+        async def getnameinfo(self, *args: object, **kwargs: object) -> tuple[str, str]:
+            raise AssertionError
+
+    trio.socket.set_custom_hostname_resolver(NoSuchHost())
+    with pytest.raises(ConnectFailed) as caught:
+        await open_tls_stream("push.example", 443, client_context(), connect_timeout_s=5)
+    assert caught.value.reason is CloseReason.CONNECT_FAILED
+
+
+async def test_silent_peer_is_a_connect_timeout(autojump_clock: trio.testing.MockClock) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    with pytest.raises(ConnectFailed) as caught:
+        await open_tls_stream("127.0.0.1", port, client_context(), connect_timeout_s=30)
+    assert caught.value.reason is CloseReason.CONNECT_TIMEOUT
+    assert trio.current_time() >= 30
+    await listeners[0].aclose()
+
+
+async def test_peer_that_is_no_tls_server_is_a_tls_error(nursery: trio.Nursery) -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"220 mail.example ESMTP\r\n" * 10)
+        await stream.receive_some()
+
+    listeners = await nursery.start(trio.serve_tcp, talk, 0)
+    error = await connect_fails(listeners[0].socket.getsockname()[1], client_context())
+    assert error.reason is CloseReason.TLS_ERROR
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [
+        (lambda: ssl.SSLCertVerificationError("x"), CloseReason.CERTIFICATE_INVALID),
+        (lambda: ssl.SSLEOFError("x"), CloseReason.PEER_CLOSED),
+        (lambda: ssl.SSLError("x"), CloseReason.TLS_ERROR),
+        (lambda: ConnectionResetError("x"), CloseReason.PEER_RESET),
+        (lambda: None, CloseReason.PEER_RESET),
+    ],
+)
+def test_broken_stream_has_a_close_reason(cause: Callable[[], Exception | None], reason: CloseReason) -> None:
+    error = trio.BrokenResourceError()
+    error.__cause__ = cause()
+    assert close_reason_of(error) is reason

@@ -11,16 +11,12 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from contextlib import nullcontext
 
 from bench.harness import Line, Options, progress
 
 #: Name -> module with `run(options)`. The question each answers stands in its docstring.
 BENCHMARKS = {"core": "bench.core"}
-
-
-class Mismatch(Exception):
-    """What a benchmark produced is not what its input asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,23 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     module = importlib.import_module(BENCHMARKS[chosen.name])
     options = Options(smoke=chosen.smoke, seed=chosen.seed, only=tuple(chosen.only))
-    kept: TextIO | None = open(chosen.out, "a", encoding="utf-8") if chosen.out else None
     lines: list[Line] = []
-    try:
-        for measured in module.run(options):
-            text = json.dumps(measured, ensure_ascii=False)
-            lines.append(measured)
-            if chosen.json:
-                sys.stdout.write(text + "\n")
-                sys.stdout.flush()
-            if kept is not None:
-                kept.write(text + "\n")
-    except AssertionError as error:
-        progress(f"FAILED: {error}")
-        return 1
-    finally:
-        if kept is not None:
-            kept.close()
+    with open(chosen.out, "a", encoding="utf-8") if chosen.out else nullcontext() as kept:
+        try:
+            for measured in module.run(options):
+                text = json.dumps(measured, ensure_ascii=False)
+                lines.append(measured)
+                if chosen.json:
+                    sys.stdout.write(text + "\n")
+                    sys.stdout.flush()
+                if kept is not None:
+                    kept.write(text + "\n")
+        except AssertionError as error:
+            progress(f"FAILED: {error}")
+            return 1
     if not chosen.json:
         show(lines)
     return 0

@@ -12,7 +12,6 @@ finish what is in flight, close, report the rest. Who waits for whom: docs/archi
 from __future__ import annotations
 
 import functools
-import math
 import random
 import secrets
 import signal
@@ -33,32 +32,39 @@ from gateway.actors.inbox import InboxActor
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
 from gateway.actors.long_link import LongLink
-from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.rendering import LaneRenderer, LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
 from gateway.actors.service import AppView, Service
 from gateway.actors.supervisor import supervise
-from gateway.actors.vendor_connection import ConnectionLimits, OnEvents, VendorConnection
+from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.actors.vendor_pool import VendorPool
-from gateway.api.health import HealthServer, HealthSettings
+from gateway.api.health import HealthServer
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
 from gateway.config import Config, Listener, load_config, make_missing_secrets, message_id_secret
 from gateway.config_sections import App
+from gateway.config_settings import (
+    client_config,
+    connection_limits,
+    device_limits,
+    health_settings,
+    keeper_settings,
+    long_link_settings,
+    retry_policy,
+    rpc_limits,
+)
 from gateway.config_types import Address, Secret
 from gateway.content import Class
 from gateway.core.bucket import TokenBucket
-from gateway.core.devices import DeviceLimits, DeviceTable
+from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
 from gateway.core.options import AppDefaults
 from gateway.core.render import Renderer
-from gateway.core.retry import RetryPolicy
 from gateway.core.segments import HashKey
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, Channel, State
-from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 from gateway.net.tls import client_context, open_tls_stream
 from gateway.observe.counting import (
     HomeCounts,
@@ -76,13 +82,9 @@ from gateway.observe.loop_lag import StepWatch, watch_lag
 from gateway.observe.metrics import Metrics
 from gateway.observe.scrape import Scrape
 from gateway.store.memory import MemoryInbox, MemoryJournal
-from gateway.wire.h2.settings import ClientConfig
-from gateway.wire.rpc.limits import RpcLimits
 
 #: Rows routed in one step: about a millisecond at the rates of docs/performance.md.
 ROUTE_SLICE_ROWS = 2048
-#: Connections that have not said hello; the oldest goes first (actors/rpc_listener.py).
-HELLOS_MAX = 512
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
 
@@ -151,7 +153,7 @@ class Worker:
             now=now,
         )
         self.devices = DeviceTable(
-            DeviceLimits(devices_max=config.devices.devices_max, token_bytes_max=config.devices.token_bytes_max),
+            device_limits(config),
             HashKey(secrets.token_bytes(32)),
         )
         self.inbox_store = MemoryInbox(
@@ -183,7 +185,8 @@ class Worker:
             route=self.router.route,
             observer=IntakeCounts(metrics, keys),
             gather_s=config.gateway.gather_ms / 1000,
-            gather_rows_max=config.rpc.credit_rows * 4,
+            gather_rows_max=config.gateway.gather_rows_max,
+            batch_bytes_max=config.gateway.batch_bytes_max,
             request_ids_max=config.ledger.request_ids_max,
         )
 
@@ -210,6 +213,7 @@ class Worker:
             report=functools.partial(self._on_credential, log, channel, lanes),
             random=random.random,
             open_client=functools.partial(open_http_client, settings.ca_file),
+            settings=keeper_settings(config),
         )
         host, port = vendor.authority()
         open_stream = functools.partial(
@@ -246,22 +250,10 @@ class Worker:
     def _open_connection(
         self, open_stream: Callable[[], Awaitable[trio.abc.Stream]], on_events: OnEvents
     ) -> VendorConnection:
-        http2 = self.config.http2
         return VendorConnection(
             open_stream=open_stream,
-            config=ClientConfig(
-                streams_max=http2.streams_max,
-                stream_window_bytes=http2.stream_window_bytes,
-                connection_window_bytes=http2.connection_window_bytes,
-                header_table_bytes=http2.header_table_bytes,
-                encoder_table_bytes_max=http2.encoder_table_bytes_max,
-                header_list_bytes_max=http2.header_list_bytes_max,
-                body_bytes_max=http2.body_bytes_max,
-                is_ok_body_kept=False,
-                ping_idle_s=http2.ping_idle_s,
-                ping_timeout_s=http2.ping_timeout_s,
-            ),
-            limits=ConnectionLimits(unsent_bytes_max=http2.unsent_bytes_max, close_timeout_s=http2.close_timeout_s),
+            config=msgspec.structs.replace(client_config(self.config), is_ok_body_kept=False),
+            limits=connection_limits(self.config),
             on_events=on_events,
         )
 
@@ -305,7 +297,7 @@ class Worker:
             observer=RpcCounts(metrics),
             look_up_secret=self._look_up_secret,
             connections_max=config.rpc.connections_max,
-            hellos_max=HELLOS_MAX,
+            hellos_max=config.rpc.hellos_max,
             unsent_bytes_max=config.rpc.unsent_bytes_max,
         )
 
@@ -407,13 +399,7 @@ class Worker:
     async def _serve_http(self, nursery: trio.Nursery) -> str:
         http = self.config.http
         scrape = Scrape(self.metrics, [self._refresh_gauges])
-        settings = HealthSettings(
-            connections_max=http.connections_max,
-            header_timeout_s=http.header_timeout_s,
-            idle_timeout_s=http.idle_timeout_s,
-            header_bytes_max=http.header_bytes_max,
-        )
-        server = HealthServer(scrape.page, self._not_ready, self.metrics, settings)
+        server = HealthServer(scrape.page, self._not_ready, self.metrics, health_settings(self.config))
         listeners = await trio.open_tcp_listeners(http.address.port, host=http.address.host)
         nursery.start_soon(server.serve, listeners)
         host, port = listeners[0].socket.getsockname()[:2]
@@ -521,62 +507,6 @@ def app_view(index: int, app: App) -> AppView:
         for name, settings in app.vendors.items()
     }
     return AppView(index, app.key, frozenset(checks), checks)
-
-
-def retry_policy(config: Config, class_: Class) -> RetryPolicy:
-    retry = config.retry
-    rule = retry.on_uncertain_system if class_ is Class.SYSTEM else retry.on_uncertain_marketing
-    return RetryPolicy(
-        attempts_max=retry.attempts_max,
-        first_s=retry.first_s,
-        factor=retry.factor,
-        cap_s=max(retry.cap_s, retry.throttled_s),
-        jitter=retry.jitter,
-        throttle_s=retry.throttled_s,
-        resends_uncertain=rule == "resend",
-    )
-
-
-def rpc_limits(config: Config) -> RpcLimits:
-    rpc = config.rpc
-    return RpcLimits(
-        frame_bytes_max=rpc.frame_bytes_max,
-        hello_timeout_s=rpc.hello_timeout_s,
-        frame_timeout_s=rpc.frame_timeout_s,
-        credit_rows=rpc.credit_rows,
-        credit_bytes=max(rpc.credit_bytes, rpc.frame_bytes_max),
-        requests_in_flight_max=rpc.requests_in_flight_max,
-        refused_rows_max=rpc.refused_rows_max,
-        variable_bytes_max=rpc.variable_bytes_max,
-        overloaded_retry_ms=math.ceil(rpc.retry_after_s * 1000),
-    )
-
-
-def long_link_settings(config: Config) -> LongLinkSettings:
-    link = config.long_link
-    edge = EdgeSettings(
-        listeners=tuple(
-            ListenerSettings(host=listener.address.host, port=listener.address.port) for listener in link.listeners
-        ),
-        connections_max=link.connections_max,
-        files_max=link.files_max,
-        handshaking_max=link.handshakes_max,
-        handshaking_per_address_max=link.handshakes_per_address_max,
-        handshake_timeout_s=link.handshake_timeout_s,
-        half_packet_timeout_s=link.packet_timeout_s,
-        pending_bytes_max=link.pending_bytes_max,
-        pending_total_bytes_max=link.pending_total_bytes_max,
-        partial_total_bytes_max=link.packets_bytes_max,
-        step_s_max=config.gateway.step_ms_max / 1000,
-    )
-    return LongLinkSettings(
-        edge=edge,
-        in_flight_per_device_max=link.in_flight_per_device_max,
-        in_flight_max=link.in_flight_max,
-        packet_bytes_max=link.packet_bytes_max,
-        ack_timeout_s=link.ack_timeout_s,
-        keepalive_s_max=link.keepalive_s_max,
-    )
 
 
 def server_context(listener: Listener) -> ssl.SSLContext:

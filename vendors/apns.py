@@ -132,6 +132,14 @@ ANSWERS: dict[tuple[int, str], Answer] = {
     (503, "Shutdown"): Answer(Verdict.UNAVAILABLE, "Shutdown", Scope.APP, needs_new_connection=True),
 }
 
+# Made once: messages whose data differ need a template each.
+_PATH: TemplateParts = (b"/3/device/", Slot("token"))
+_AUTHORIZATION: TemplateParts = (Slot("authorization"),)
+_MESSAGE_ID: TemplateParts = (Slot("message_id"),)
+_EXPIRES: TemplateParts = (Slot("expires_or_zero"),)
+_COLLAPSE_ID: TemplateParts = (Slot("collapse_id"),)
+_TITLE_JSON, _BODY_JSON, _MESSAGE_ID_JSON = slot_json("title"), slot_json("body"), slot_json("message_id")
+
 _NOT_HEX = re.compile(r"[^0-9A-Fa-f]")
 
 
@@ -167,18 +175,18 @@ class Apns:
         suffix, priorities = PUSH_TYPES[push_type]
         priority = _PRIORITIES[variant.priority]
         headers: list[tuple[bytes, TemplateParts]] = [
-            (b"authorization", (Slot("authorization"),)),
-            (b"apns-id", (Slot("message_id"),)),
+            (b"authorization", _AUTHORIZATION),
+            (b"apns-id", _MESSAGE_ID),
             (b"apns-push-type", (push_type,)),
             (b"apns-topic", (self._topic + suffix,)),
-            (b"apns-expiration", (Slot("expires_or_zero"),)),
+            (b"apns-expiration", _EXPIRES),
             (b"apns-priority", (priority if priority in priorities else priorities[0],)),
             (b"content-type", (b"application/json",)),
         ]
         if variant.collapse_id:
-            headers.append((b"apns-collapse-id", (Slot("collapse_id"),)))
+            headers.append((b"apns-collapse-id", _COLLAPSE_ID))
         body = parse_template(msgspec.json.encode(payload))
-        return RequestTemplate((b"/3/device/", Slot("token")), tuple(headers), body)
+        return RequestTemplate(_PATH, tuple(headers), body)
 
     def check_token(self, token: str) -> str:
         if not TOKEN_DIGITS_MIN <= len(token) <= TOKEN_DIGITS_MAX:
@@ -207,7 +215,7 @@ class Apns:
 
 def _payload(variant: Variant, with_variables: bool) -> Tree | Refusal:
     """The payload tree with slots; texts are always slots, so it holds for every title and body."""
-    aps: Tree = {"alert": {"title": slot_json("title"), "body": slot_json("body")}}
+    aps: Tree = {"alert": {"title": _TITLE_JSON, "body": _BODY_JSON}}
     if variant.badge is not None:
         aps["badge"] = variant.badge
     aps["sound"] = variant.sound or "default"
@@ -215,7 +223,7 @@ def _payload(variant: Variant, with_variables: bool) -> Tree | Refusal:
         aps["category"] = variant.category
     if variant.image:
         aps["mutable-content"] = 1
-    payload: Tree = {"aps": aps, "message_id": slot_json("message_id")}
+    payload: Tree = {"aps": aps, "message_id": _MESSAGE_ID_JSON}
     if variant.image:
         payload["image"] = variant.image
     if variant.click is not None:

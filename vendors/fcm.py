@@ -24,7 +24,7 @@ import msgspec
 
 from gateway.content import Variant
 from gateway.template_values import Tree, merge_patch, raw_object, scalar_text, text_value
-from gateway.vendor import Limits, Refusal, RequestTemplate, Slot, parse_template, slot_json, slot_text
+from gateway.vendor import Limits, Refusal, RequestTemplate, Slot, TemplateParts, parse_template, slot_json, slot_text
 from gateway.verdict import Answer, Scope, Verdict
 from vendors.auth.credential import SecretPlace
 from vendors.auth.service_account import ServiceAccountGrant
@@ -111,6 +111,15 @@ ANSWERS: dict[tuple[int, str], Answer] = {
 #: Codes that mean the same with every status.
 ANSWERS_ANY_STATUS: dict[str, Answer] = {"UNSPECIFIED_ERROR": _UNAVAILABLE._replace(name="UNSPECIFIED_ERROR")}
 
+# Made once: messages whose data differ need a template each.
+_HEADERS: tuple[tuple[bytes, TemplateParts], ...] = (
+    (b"authorization", (Slot("authorization"),)),
+    (b"content-type", (b"application/json; charset=UTF-8",)),
+)
+_TOKEN, _TITLE, _BODY = slot_json("token"), slot_json("title"), slot_json("body")
+_MESSAGE_ID, _COLLAPSE_ID, _EXPIRES = slot_json("message_id"), slot_json("collapse_id"), slot_json("expires_or_zero")
+_TTL = msgspec.Raw(b'"' + slot_text(f"ttl_left_s:{TTL_S_MAX}") + b's"')
+
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 _QUOTA_FAILURE = "type.googleapis.com/google.rpc.QuotaFailure"
@@ -141,7 +150,7 @@ class Fcm:
         if isinstance(data, Refusal):
             return data
         message: Tree = {
-            "token": slot_json("token"),
+            "token": _TOKEN,
             "notification": _notification(variant),
             "data": data,
             "android": _android(variant, with_variables),
@@ -155,11 +164,7 @@ class Fcm:
         whole: Tree = (
             {"validate_only": True, "message": message} if self.settings.validate_only else {"message": message}
         )
-        headers = (
-            (b"authorization", (Slot("authorization"),)),
-            (b"content-type", (b"application/json; charset=UTF-8",)),
-        )
-        return RequestTemplate((self._path,), headers, parse_template(msgspec.json.encode(whole)))
+        return RequestTemplate((self._path,), _HEADERS, parse_template(msgspec.json.encode(whole)))
 
     def check_token(self, token: str) -> str:
         if not 0 < len(token) <= TOKEN_CHARACTERS_MAX:
@@ -186,7 +191,7 @@ class Fcm:
 
 
 def _notification(variant: Variant) -> Tree:
-    notification: Tree = {"title": slot_json("title"), "body": slot_json("body")}
+    notification: Tree = {"title": _TITLE, "body": _BODY}
     if variant.image:
         notification["image"] = variant.image
     return notification
@@ -194,7 +199,7 @@ def _notification(variant: Variant) -> Tree:
 
 def _data(variant: Variant, with_variables: bool) -> Tree | Refusal:
     """Custom key-value pairs, strings only; `message_id` lets the device drop a second copy."""
-    data: Tree = {"message_id": slot_json("message_id")}
+    data: Tree = {"message_id": _MESSAGE_ID}
     if variant.click is not None:
         data["click_type"] = variant.click.type
         if variant.click.value:
@@ -218,13 +223,13 @@ def _android(variant: Variant, with_variables: bool) -> Tree:
         notification["click_action"] = text_value(variant.click.value, with_variables=with_variables)
     android: Tree = {
         "priority": _PRIORITIES[variant.priority],
-        "ttl": msgspec.Raw(b'"' + slot_text(f"ttl_left_s:{TTL_S_MAX}") + b's"'),
+        "ttl": _TTL,
         "notification": notification,
     }
     if variant.collapse_id:
         # The key replaces what waits for the device, the tag what is already shown on it.
-        android["collapse_key"] = slot_json("collapse_id")
-        notification["tag"] = slot_json("collapse_id")
+        android["collapse_key"] = _COLLAPSE_ID
+        notification["tag"] = _COLLAPSE_ID
     return android
 
 
@@ -232,11 +237,11 @@ def _apns(variant: Variant) -> Tree:
     """What an iOS app behind FCM cannot take from the common part. Texts come from `notification`."""
     headers: Tree = {
         "apns-priority": _APNS_PRIORITIES[variant.priority],
-        "apns-expiration": slot_json("expires_or_zero"),
+        "apns-expiration": _EXPIRES,
     }
     aps: Tree = {"sound": variant.sound or "default"}
     if variant.collapse_id:
-        headers["apns-collapse-id"] = slot_json("collapse_id")
+        headers["apns-collapse-id"] = _COLLAPSE_ID
     if variant.badge is not None:
         aps["badge"] = variant.badge
     if variant.category:

@@ -96,6 +96,7 @@ class Intake:
         observer: IntakeObserver,
         gather_s: float,
         gather_rows_max: int,
+        batch_bytes_max: int,
         request_ids_max: int,
     ) -> None:
         self._home = home
@@ -107,6 +108,7 @@ class Intake:
         self._observer = observer
         self._gather_s = gather_s
         self._gather_rows_max = gather_rows_max
+        self._batch_bytes_max = batch_bytes_max
         self._request_ids_max = request_ids_max
         self._gathers: dict[int, Gather[_Call]] = {}
         self._rows = 0
@@ -141,7 +143,7 @@ class Intake:
         call = _Call(submission, reply, key, self._clock.monotonic())
         gather = self._gathers.get(app)
         if gather is None:
-            gather = self._gathers[app] = Gather()
+            gather = self._gathers[app] = Gather(bytes_max=self._batch_bytes_max)
         call.parts = call.parts_left = gather.add(submission, call)
         self._rows += submission.n
         if key is not None:

@@ -64,13 +64,15 @@ class Connection(Protocol):
 
 
 class _Link:
-    """A connection with its number; is_open once the peer has said anything."""
+    """A connection with its number. is_open: the peer has said something. has_answered: and answered a request."""
 
-    __slots__ = ("connection", "idle_since", "is_open", "number")
+    __slots__ = ("connection", "has_answered", "idle_since", "is_open", "number", "text")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.is_open = False
+        self.has_answered = False
+        self.text = ""
         self.idle_since = math.inf
         self.connection: Connection
 
@@ -97,7 +99,7 @@ class LanePort(Protocol):
 class PoolObserver(Protocol):
     def connected(self, number: int) -> None: ...
 
-    def closed(self, number: int, reason: CloseReason) -> None: ...
+    def closed(self, number: int, reason: CloseReason, text: str) -> None: ...
 
 
 class PoolStatistics(NamedTuple):
@@ -182,8 +184,12 @@ class VendorPool:
         """Called by a connection's reader; every event goes to the lanes whose tags it carries."""
         if not link.is_open and not isinstance(events[0], Terminated):
             link.is_open = True
-            self._failures = 0
             self._observer.connected(link.number)
+        if not link.has_answered and any(isinstance(event, Answers) for event in events):
+            link.has_answered = True
+            self._failures = 0
+        if isinstance(events[-1], Terminated):
+            link.text = events[-1].text
         if len(self._lanes) == 1:
             self._lanes[0].on_answers(link.number, events)
         else:
@@ -238,13 +244,14 @@ class VendorPool:
             reason = await link.connection.run()
         finally:
             del self._links[link.number]
-            if not link.is_open:
+            if not link.has_answered:
+                # Also one that connected and died before its first answer: that must not become a storm either.
                 self._failures += 1
                 backoff_s = min(BACKOFF_FIRST_S * 2 ** (self._failures - 1), BACKOFF_MAX_S)
                 # Jitter from half to the whole, so that many pools do not knock together.
                 self._not_before = self._clock.monotonic() + backoff_s * random.uniform(0.5, 1.0)
             self._last_close = reason
-            self._observer.closed(link.number, reason)
+            self._observer.closed(link.number, reason, link.text)
             if self._is_draining and not self._links:
                 self._all_closed.set()
             self._bell.ring()

@@ -7,8 +7,7 @@ import argparse
 from gateway.cli.connection import operator_only
 from gateway.cli.control_port import ControlPort
 from gateway.cli.exit_codes import ExitCode
-from gateway.cli.output import Output
-from gateway.cli.trace import moment
+from gateway.cli.output import Output, moment
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
@@ -19,5 +18,5 @@ def run(options: argparse.Namespace, output: Output) -> int:
         now_unix_ms = client.clock_advance(options.seconds).now_unix_ms
     output.document({"advanced_s": options.seconds, "now_unix_ms": now_unix_ms})
     if not output.is_json:
-        output.say(f"the development clock of the gateway says {moment(now_unix_ms)} UTC")
+        output.say(f"the development clock of the gateway says {moment(now_unix_ms)}")
     return ExitCode.GOOD

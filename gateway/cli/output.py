@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -58,7 +59,10 @@ class Output:
         from rich.text import Text
 
         right = set(numbers)
-        table = Table(title=Text(title), title_justify="left", header_style="bold")
+        if title:
+            # Above the table and not of it: a table breaks its title to its own width.
+            self.say(title)
+        table = Table(header_style="bold")
         for position, column in enumerate(columns):
             table.add_column(Text(column), justify="right" if position in right else "left", overflow="fold")
         for row in rows:
@@ -66,8 +70,13 @@ class Output:
         self._console(is_stderr=self.is_json).print(table)
 
     def facts(self, title: str, facts: Mapping[str, Any]) -> None:
-        """A table of names and values; what is nested gets dotted names."""
-        self.table(title, ["what", "value"], flat(facts))
+        """A table of names and values, nested names dotted; each list of mappings is a table of its own below it."""
+        lists = {name: value for name, value in facts.items() if _is_list_of_mappings(value)}
+        self.table(title, ["what", "value"], flat({name: facts[name] for name in facts if name not in lists}))
+        for name, items in lists.items():
+            columns = list(items[0])
+            rows = [[readable(column, item.get(column)) for column in columns] for item in items]
+            self.table(name, columns, rows)
 
     def say(self, text: str) -> None:
         """A line for people beside the tables."""
@@ -112,22 +121,37 @@ def shown(value: object) -> str:
 
 
 def flat(facts: Mapping[str, Any], path: str = "") -> list[tuple[str, object]]:
-    """(dotted name, value) of a nested mapping, in its order; lists of plain values stand on one line."""
+    """(dotted name, value) of a nested mapping, in its order."""
     out: list[tuple[str, object]] = []
     for name, value in facts.items():
         here = f"{path}.{name}" if path else str(name)
-        if isinstance(value, Mapping):
-            out += flat(value, here) if value else [(here, None)]
-        elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
-            for index, item in enumerate(value):
-                out += flat(item if isinstance(item, Mapping) else {"": item}, f"{here}[{index}]")
-        elif isinstance(value, (list, tuple)):
-            out.append((here, ", ".join(map(str, value))))
-        elif isinstance(value, bytes):
-            out.append((here, value.hex()))
-        elif isinstance(value, int) and not isinstance(value, bool) and ("unix" in here or here.endswith("id")):
-            # A point in time or a name, not a count.
-            out.append((here, str(value)))
+        if isinstance(value, Mapping) and value:
+            out += flat(value, here)
         else:
-            out.append((here, value))
+            out.append((here, readable(here, value)))
     return out
+
+
+def readable(name: str, value: object) -> object:
+    """A value as people read it: points in time as dates, bytes as hex, lists on one line."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    if isinstance(value, int) and name.endswith(("unix_ms", "unix_s")):
+        return moment(value if name.endswith("unix_ms") else 1000 * value) if value else None
+    return value
+
+
+def moment(unix_ms: int) -> str:
+    """Unix ms as UTC with milliseconds; the number itself where no calendar holds it."""
+    try:
+        return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
+    except (ValueError, OverflowError, OSError):
+        return str(unix_ms)
+
+
+def _is_list_of_mappings(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, Mapping) for item in value)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
 
 import msgspec
 
 from gateway.cli.connection import asking_client
 from gateway.cli.exit_codes import ExitCode
-from gateway.cli.output import Output
+from gateway.cli.output import Output, moment
 from gateway.message_id import to_text
 from gateway.wire.rpc.messages import Hop
 
@@ -34,11 +33,3 @@ def run(options: argparse.Namespace, output: Output) -> int:
 def _row(hop: Hop) -> tuple[object, ...]:
     outcome = " ".join(text for text in (hop.verdict, hop.name, hop.state, hop.reason, hop.receipt, hop.text) if text)
     return (moment(hop.at_unix_ms), hop.what, hop.channel, hop.connection, hop.attempt or None, outcome)
-
-
-def moment(unix_ms: int) -> str:
-    """Unix ms as UTC with milliseconds; the number itself where no calendar holds it."""
-    try:
-        return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(sep=" ", timespec="milliseconds")
-    except (ValueError, OverflowError, OSError):
-        return str(unix_ms)

@@ -6,7 +6,7 @@ the rest. The cache is bounded; a miss costs 10 to 20 us.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -19,7 +19,6 @@ _ENCODER = msgspec.json.Encoder()
 
 #: Slots whose value is a column of its own in every group, never a constant or a text.
 ROW_SLOTS = frozenset({"token", "message_id"})
-TEXT_SLOTS = frozenset({"title", "body"})
 
 
 class Source(Protocol):
@@ -57,18 +56,25 @@ Outcome: TypeAlias = Compiled | Refusal
 
 
 def compile_template(template: RequestTemplate) -> Compiled:
-    names = Counter(part.name for part in template.body if isinstance(part, Slot))
+    counts = {"title": 0, "body": 0}
+    constant_bytes = 0
+    for part in template.body:
+        if isinstance(part, bytes):
+            constant_bytes += len(part)
+        else:
+            counts[part.name] = counts.get(part.name, 0) + 1
+    n_title, n_body = counts.pop("title"), counts.pop("body")
     parts = [*template.path, *(part for _, value in template.headers for part in value)]
-    header_slots = {part.name for part in parts if isinstance(part, Slot)}
+    header_slots = {part.name for part in parts if isinstance(part, Slot)} - ROW_SLOTS
     return Compiled(
         template.path,
         template.headers,
         template.body,
-        sum(len(part) for part in template.body if isinstance(part, bytes)),
-        tuple((name, count) for name, count in names.items() if name not in TEXT_SLOTS),
-        tuple(sorted(header_slots - ROW_SLOTS)),
-        names["title"],
-        names["body"],
+        constant_bytes,
+        tuple(counts.items()),
+        tuple(sorted(header_slots)),
+        n_title,
+        n_body,
         (template.path, template.headers),
     )
 

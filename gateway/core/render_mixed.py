@@ -40,11 +40,13 @@ def render_mixed(group: Group, template_of: TemplateOf) -> None:
     burst = group.burst
     n = len(group.positions)
     variants = burst.batch.variants
+    has_variables = bool(burst.batch.variables)
     if burst.variant_index is None:
         raise ValueError("a batch of one variant is not mixed")
     indexes: list[int] = burst.variant_index[group.positions].tolist()
     rows = {name: piece_rows(piece, 0, n) for name, piece in group.row_pieces().items()}
     buckets: dict[Hashable, _Bucket] = {}
+    shapes: dict[tuple[int, bool], _Bucket] = {}
     refusals: dict[tuple[Reason, str, str], list[int]] = {}
     templates: dict[int, Compiled | Refusal] = {}
     for index, variant_at in enumerate(indexes):
@@ -56,8 +58,10 @@ def render_mixed(group: Group, template_of: TemplateOf) -> None:
             refusals.setdefault((Reason.CONTENT_REFUSED, template.field, template.text), []).append(index)
             continue
         values = _body_values(group, variant, template, rows, index)
-        position = int(group.positions[index])
-        title, body = burst.text_of_row(variant.title, position), burst.text_of_row(variant.body, position)
+        title, body = variant.title, variant.body
+        if has_variables:
+            position = int(group.positions[index])
+            title, body = burst.text_of_row(title, position), burst.text_of_row(body, position)
         overhead = template.constant_bytes
         for name, count in template.body_slots:
             overhead += count * len(values[name])
@@ -67,7 +71,11 @@ def render_mixed(group: Group, template_of: TemplateOf) -> None:
             continue
         values["title"], values["body"] = fitted.title, fitted.body
         header_values = [burst.constant(name, variant, in_json=False) for name in template.header_slots]
-        bucket = _bucket_of(buckets, template, header_values)
+        # Templates live as long as this call, so an id is as good as the template, and cheaper to look up.
+        shape = (id(template), variant.ttl_s == 0)
+        bucket = shapes.get(shape)
+        if bucket is None:
+            bucket = shapes[shape] = _bucket_of(buckets, template, variant)
         bucket.indexes.append(index)
         bucket.truncated.append(fitted.was_cut)
         bucket.bodies.append(
@@ -98,15 +106,10 @@ def _body_values(
     return values
 
 
-def _bucket_of(buckets: dict[Hashable, _Bucket], template: Compiled, header_values: list[bytes]) -> _Bucket:
+def _bucket_of(buckets: dict[Hashable, _Bucket], template: Compiled, variant: Variant) -> _Bucket:
     """Rows share a group when path and headers agree and the expiry is equally wide ("0" or ten digits), so that the
     column stays fixed. Collapse ids may differ in width: a group for each width would be none at all."""
-    widths = tuple(
-        len(value)
-        for name, value in zip(template.header_slots, header_values, strict=True)
-        if name == "expires_or_zero"
-    )
-    key = (template.layout, widths)
+    key = (template.layout, variant.ttl_s == 0 and "expires_or_zero" in template.header_slots)
     bucket = buckets.get(key)
     if bucket is None:
         bucket = buckets[key] = _Bucket(template)

@@ -157,13 +157,13 @@ class PoolCounts:
         self._metrics.connections_open.set(self._metrics.connections_open.value("vendor") + 1, "vendor")
         self._log.info("connected", connection=number)
 
-    def closed(self, number: int, reason: CloseReason) -> None:
+    def closed(self, number: int, reason: CloseReason, text: str) -> None:
         if number in self._open:
             self._open.discard(number)
             self._metrics.connections_open.set(self._metrics.connections_open.value("vendor") - 1, "vendor")
         self._metrics.closes.add(1, "vendor", reason.value)
-        level = self._log.info if reason in (CloseReason.SHUTDOWN, CloseReason.IDLE) else self._log.warning
-        level("connection closed", connection=number, why=reason.value)
+        level = self._log.info if reason in (CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED) else self._log.warning
+        level("connection closed", connection=number, why=reason.value, text=text)
 
 
 class RpcCounts:

@@ -1,4 +1,4 @@
-"""TokenStore against a dict of texts; grouping by length against a loop. `test_devices.py` tests TokenIndex with its table."""
+"""TokenStore against a dict of texts; grouping by length against a loop. More of TokenIndex is in `test_devices.py`."""
 
 from __future__ import annotations
 

@@ -112,6 +112,17 @@ def test_a_jump_of_forty_days_costs_what_is_due_and_not_what_is_skipped():
     assert wheel.next_deadline() is None
 
 
+@pytest.mark.parametrize("tick_s", [0.1, 0.05, 0.3, 1 / 3, 0.7])
+def test_every_tick_fires_at_the_very_time_it_names(tick_s):
+    # k * tick_s / tick_s is a hair below k for some k: the wheel would answer its own deadline with nothing.
+    wheel: TimingWheel[int] = TimingWheel(tick_s=tick_s, slots=64, now=0.0, items_max=3000)
+    for tick in range(1, 3000):
+        wheel.add(tick * tick_s, tick)
+    for tick in range(1, 3000):
+        assert wheel.next_deadline() == tick * tick_s
+        assert wheel.expire(tick * tick_s) == [tick]
+
+
 def test_a_clock_that_steps_back_changes_nothing():
     wheel: TimingWheel[str] = TimingWheel(tick_s=1.0, slots=8, now=100.0, items_max=10)
     wheel.add(105.0, "a")

@@ -20,6 +20,7 @@ referee in the tests instead.)
 from __future__ import annotations
 
 import base64
+
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes

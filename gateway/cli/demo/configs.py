@@ -1,4 +1,4 @@
-"""What the demo's processes are configured with: configs/demo.toml, with folders, ports, app and vendors laid over it."""
+"""What the demo's processes are configured with: configs/demo.toml, and over it folders, ports, app and vendors."""
 
 from __future__ import annotations
 

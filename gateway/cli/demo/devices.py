@@ -27,9 +27,10 @@ def make_devices(n: int, online: float, seed: str) -> list[DemoDevice]:
     for index in range(n):
         channel = KINDS[index % len(KINDS)]
         nth = index // len(KINDS)
-        # Evenly spread: the n-th of its kind is online where the running share passes a whole number. Rounding to nine
-        # places keeps 0.1 * 10 from falling short of 1.
-        is_online = int(round((nth + 1) * online, 9)) > int(round(nth * online, 9))
+        # Evenly spread: a device is online where the running share of its kind passes a whole number; each kind begins
+        # a third later, so that few devices round right as well. Nine places keep 0.1 * 10 from falling short of 1.
+        phase = (len(KINDS) - 1 - index % len(KINDS)) / len(KINDS)
+        is_online = int(round((nth + 1) * online + phase, 9)) > int(round(nth * online + phase, 9))
         digest = hashlib.sha512(f"{seed} device {index}".encode()).digest()
         devices.append(DemoDevice(digest[:16], channel, _token(channel, digest), is_online))
     return devices

@@ -8,6 +8,7 @@ figures; with several it is exact at the ends and an interpolation between.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -24,7 +25,7 @@ class Measured(NamedTuple):
         """The share of rows that took at most so long."""
         points = ((0.0, 0.0), (self.p50, 0.5), (self.p99, 0.99), (self.max, 1.0))
         at = ms - self.delay_ms
-        for (low, share), (high, next_share) in zip(points, points[1:], strict=False):
+        for (low, share), (high, next_share) in pairwise(points):
             if at < high:
                 return share if at <= low else share + (next_share - share) * (at - low) / (high - low)
         return 1.0

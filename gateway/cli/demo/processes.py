@@ -1,7 +1,7 @@
 """Child processes of the demo: started with pipes, awaited with a limit, ended on every way out.
 
-They also end by themselves when their stdin closes, so that nothing is left even when this process is killed. Each is in
-a process group of its own: Ctrl-C at the terminal reaches only us, and we end them in order.
+They also end by themselves when their stdin closes, so that nothing is left even when this process is killed. Each is
+in a process group of its own: Ctrl-C at the terminal reaches only us, and we end them in order.
 """
 
 from __future__ import annotations

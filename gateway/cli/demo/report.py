@@ -44,7 +44,11 @@ def measured(counts: Sequence[TaskCounts], intended_unix_ms: Mapping[bytes, floa
 
 def document(outcome: Outcome) -> dict[str, Any]:
     """Exactly the keys of the contract (issue 2)."""
-    states, reasons, channels = totals(list(outcome.counts))
+    states, reasons, by_channel = totals(list(outcome.counts))
+    # Rows that never had a channel (dropped when they were routed) are in the states, and under no channel's name.
+    channels: dict[str, Mapping[str, int]] = {
+        channel: by_channel.get(channel, {}) for channel in outcome.proof.received
+    }
     everything = outcome.measured.get(_ALL, ())
     return {
         "submitted": outcome.rows_read,

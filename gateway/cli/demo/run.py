@@ -51,6 +51,7 @@ _QUIET_S = 0.3
 #: Seconds beyond the longest TTL: expiry works in steps of a fraction of one.
 _BEYOND_TTL_S = 120.0
 _CALL_S = 30.0
+_REFUSALS_TOLD_MAX = 20
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
@@ -105,6 +106,7 @@ class Demo:
         self._sent: list[tuple[bytes, list[int]]] = []
         self._intended_unix_ms: dict[bytes, float] = {}
         self._refused_by_gateway = 0
+        self._refusals: list[str] = []
 
     def play(self, lines: list[bytes], base: dict[str, Any]) -> Outcome:
         """Raises DemoFailed, UsageError, CallFailed, GatewayUnreachable."""
@@ -185,6 +187,7 @@ class Demo:
         for answer in client.submit_many(requests()):
             numbers, intended_unix_ms = waiting.popleft()
             self._refused_by_gateway += answer.refused_count
+            self._refusals += [f"line {numbers[one.row]}: {one.field}: {one.text}" for one in answer.refused]
             if answer.accepted:
                 self._sent.append((answer.task_id, numbers))
                 self._intended_unix_ms[answer.task_id] = intended_unix_ms
@@ -253,8 +256,9 @@ class Demo:
         tokens = {device.device_id: target_of(device.token) for device in self._devices if device.token}
         evidence = Evidence(reader.n_rows, refused, counts, rows, arrivals, self._notifications, tokens)
         proof = prove(evidence, (LONG_LINK, "apns", "fcm"))
-        for fault in reader.faults[:10]:
-            self._output.error(f"line {fault.line}: {fault.field or 'line'}: {fault.text}")
+        faults = [f"line {one.line}: {one.field or 'line'}: {one.text}" for one in reader.faults]
+        for text in (faults + self._refusals)[:_REFUSALS_TOLD_MAX]:
+            self._output.error(text)
         return Outcome(
             rows_read=reader.n_rows,
             refused=refused,

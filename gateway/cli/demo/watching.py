@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from gateway.cli.demo.processes import DemoFailed
 from gateway.client.blocking import BlockingClient
 from gateway.wire.rpc.messages import TaskCounts
 
@@ -40,20 +39,9 @@ class Watch:
         self._final.clear()
         return self.counts()
 
-    def wait_settled(self, timeout_s: float, look: Callable[[int], None], *, grace_s: float = 0.0) -> bool:
-        """True when nothing moves by itself any more; false when it still did at the end of the time.
-
-        grace_s: it must have been so for so long.
-        """
-        since = time.monotonic()
-
-        def is_settled(counts: list[TaskCounts]) -> bool:
-            nonlocal since
-            if moving(counts):
-                since = time.monotonic() + _LOOK_S
-            return not moving(counts) and time.monotonic() - since >= grace_s
-
-        return self._wait(is_settled, timeout_s, look)
+    def wait_settled(self, timeout_s: float, look: Callable[[int], None]) -> bool:
+        """True when nothing moves by itself any more; false when it still did at the end of the time."""
+        return self._wait(lambda counts: not moving(counts), timeout_s, look)
 
     def wait_final(self, timeout_s: float, look: Callable[[int], None]) -> bool:
         """True when every row has ended; false when some were open at the end of the time."""
@@ -104,9 +92,3 @@ def open_by_state(counts: Sequence[TaskCounts]) -> str:
     """For messages: `3 waiting, 5 held`."""
     found = {state: sum(one.states.get(state, 0) for one in counts) for state in (*_MOVING, "held")}
     return ", ".join(f"{n} {state}" for state, n in found.items() if n) or "none"
-
-
-def wait_until(what: str, is_done: bool) -> None:
-    """Raises DemoFailed where something that must happen did not."""
-    if not is_done:
-        raise DemoFailed(f"waited in vain for {what}")

@@ -1,3 +1,5 @@
+"""Flow-control windows of both directions, and the bulk accounting against frame after frame."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Runs of frames against a plain search for them; padding, priority fields and header blocks in pieces."""
+
 from __future__ import annotations
 
 import pytest

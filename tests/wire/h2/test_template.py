@@ -1,3 +1,5 @@
+"""Header blocks of bursts against the fields of each row."""
+
 from __future__ import annotations
 
 import numpy as np

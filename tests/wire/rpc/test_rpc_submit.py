@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from typing import Any
 
 import msgspec
@@ -33,7 +34,7 @@ def texts(rows: list[bytes]) -> Texts:
 def submit(contents: list[Variant] | None = None, **fields: Any) -> Submit:
     fields.setdefault("n", 1)
     if "tokens" not in fields:
-        fields.setdefault("device_ids", memoryview(b"".join(bytes([i + 1]) * 16 for i in range(fields["n"]))))
+        fields.setdefault("device_ids", memoryview(b"".join(bytes([i % 255 + 1]) * 16 for i in range(fields["n"]))))
     return Submit(id=1, contents=contents or [Variant("t", "b")], **fields)
 
 
@@ -316,3 +317,38 @@ def test_submit_column_views_do_not_outlive_the_payload() -> None:
 def test_submit_decoder_answers_any_bytes_with_a_bad_request(payload: bytes) -> None:
     with pytest.raises(BadRequest):
         decode_submit(payload)
+
+
+@given(
+    request=submits(), changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8)
+)
+def test_submit_decoder_takes_a_mutated_payload_or_calls_it_a_bad_request(
+    request: Submit, changes: list[tuple[int, int]]
+) -> None:
+    payload = bytearray(codec.encode(request))
+    for at, value in changes:
+        payload[at % len(payload)] = value
+    try:
+        found = decode_submit(bytes(payload), check_tokens=check_tokens, limits=LIMITS)
+    except BadRequest:
+        return
+    assert len(found.device_ids) == found.n
+
+
+def best_s(call: Any, rounds: int) -> float:
+    """The quickest of many: what the code costs when nobody else has the processor."""
+    out = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        out.append(time.perf_counter() - start)
+    return min(out)
+
+
+def test_submit_decoder_costs_per_column_and_not_per_row() -> None:
+    random = np.random.default_rng(3)
+    shared = codec.encode(submit(n=10_000, device_ids=memoryview(random.bytes(160_000))))
+    # Required: 60 ns a row and 25 us a call of one row; measured 14 ns and 7 us on a machine of 2 cores.
+    assert best_s(lambda: decode_submit(shared), 50) / 10_000 < 60e-9
+    one = codec.encode(submit(request_id="r"))
+    assert best_s(lambda: decode_submit(one), 300) < 25e-6

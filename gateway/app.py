@@ -84,7 +84,7 @@ from gateway.observe.scrape import Scrape
 from gateway.store.memory import MemoryInbox, MemoryJournal
 
 #: Rows routed in one step: about a millisecond at the rates of docs/performance.md.
-ROUTE_SLICE_ROWS = 2048
+ROUTE_SLICE_ROWS = 4096
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
 

@@ -74,6 +74,8 @@ class CredentialKeeper:
     ) -> None:
         self.name = name
         self._source = source
+        #: Found out once: asking a protocol costs 30 us, and lanes ask for the credential with every burst.
+        self._self_signed = source if isinstance(source, SelfSigned) else None
         self._clock = clock
         self._report = report
         self._random = random
@@ -94,8 +96,8 @@ class CredentialKeeper:
         """The authorization header's value in force, or None while there is none."""
         now = self._unix_s()
         issued = self._issued
-        if isinstance(self._source, SelfSigned) and (issued is None or now >= issued.replace_at_unix_s):
-            issued = self._put(self._source.issue(now))
+        if self._self_signed is not None and (issued is None or now >= issued.replace_at_unix_s):
+            issued = self._put(self._self_signed.issue(now))
         if issued is None or now >= issued.expires_unix_s:
             self._wake.set()
             return None

@@ -175,6 +175,11 @@ class LaneActor:
         return self._unsent is not None or not self.lane.is_empty
 
     @property
+    def _waiting_rows(self) -> int:
+        unsent = 0 if self._unsent is None else len(self._unsent.rendered.rows) - self._unsent.start
+        return unsent + self.lane.rows
+
+    @property
     def is_idle(self) -> bool:
         """Nothing queued and nothing in flight; rows that wait for a retry do not count."""
         return not self.has_rows and not self._bursts
@@ -233,7 +238,11 @@ class LaneActor:
         now = self._clock.monotonic()
         if now < self._not_before:
             return False
-        room = min(self._pool.capacity(), self._burst_rows_max) if self.has_rows else 0
+        room = (
+            min(self._pool.capacity(min(self._waiting_rows, self._burst_rows_max)), self._burst_rows_max)
+            if self.has_rows
+            else 0
+        )
         authorization = self._credentials.get_nowait() if room else None
         if authorization is None:
             return False

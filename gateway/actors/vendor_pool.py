@@ -32,6 +32,8 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
 #: How long requests may stay open on a connection that is being replaced.
 REPLACE_TIMEOUT_S = 30.0
+#: A connection takes the next burst when its room is this share of what it has open.
+FREE_SHARE = 0.5
 
 
 class Statistics(Protocol):
@@ -143,11 +145,20 @@ class VendorPool:
 
     # -- used by lanes
 
-    def capacity(self) -> int:
-        """The most requests that one connection would take now. Rings the pool when there is none."""
-        best = max((link.connection.capacity() for link in self._links.values()), default=0)
-        if best == 0:
+    def capacity(self, wanted: int) -> int:
+        """Requests that one connection would take now. Rings the pool when there is none.
+
+        A connection that is nearly full counts as full while more is wanted than it has room for: its answers are on
+        their way, and one burst for many freed streams costs a fraction of many bursts for a few.
+        """
+        best, link = max(
+            ((link.connection.capacity(), link) for link in self._links.values()), default=(0, None), key=_room
+        )
+        if best == 0 or link is None:
             self._bell.ring()
+            return 0
+        if best < wanted and best < link.open_requests() * FREE_SHARE:
+            return 0
         return best
 
     def send(self, requests: Requests, start: int, tags: I64, deadline: float) -> tuple[int, int]:
@@ -269,6 +280,10 @@ class VendorPool:
                 link.idle_since = min(link.idle_since, now)
                 if now - link.idle_since >= self._idle_s:
                     link.connection.drain(REPLACE_TIMEOUT_S, CloseReason.IDLE)
+
+
+def _room(candidate: tuple[int, _Link | None]) -> int:
+    return candidate[0]
 
 
 def make_tags(lane: int, burst: int, count: int) -> I64:

@@ -11,7 +11,7 @@ same until the device is removed. Look-ups go from ids or tokens to rows, everyt
 A row number may be used again after `remove`, so whoever kept one over a wait names what he means: presence by fd and
 generation, a token by its hash. Calls that come too late change nothing.
 
-Every call is one step of the loop, so callers slice: a look-up takes about 85 ns a row, a registration about 6 us, the
+Every call is one step of the loop, so callers slice: a look-up takes about 85 ns a row, a registration about 4 us, the
 growth of segments included.
 """
 
@@ -39,7 +39,7 @@ from gateway.core.registration import (
     plan_details,
 )
 from gateway.core.segments import HashKey, Segments, SegmentsStatistics, device_shard, device_shards
-from gateway.core.tokens import TOKEN_BYTES_MAX, FreeRows, TokenGroup, TokenIndex, TokenStoreStatistics, by_length
+from gateway.core.tokens import FreeRows, TokenGroup, TokenIndex, TokenStoreStatistics
 
 #: Up to this many ids a plain loop is faster than the array calls (4 us a row against 35 us a call).
 _FEW_ROWS = 8
@@ -176,12 +176,8 @@ class DeviceTable:
 
     def find_tokens(self, channel: int, tokens: TextColumn, app_index: int) -> I32:
         """(n,) int32 row of the device of this app that holds each token, -1 where none does (push to it anyway)."""
-        rows = np.full(len(tokens), -1, np.int32)
-        for group in by_length(tokens):
-            if group.length <= TOKEN_BYTES_MAX and channel:
-                hashes = self._tokens.hash_texts(app_index, channel, group.texts)
-                rows[group.positions] = self._tokens.find(app_index, channel, group.texts, hashes)
-        return rows
+        column = self._tokens.column(app_index, np.full(len(tokens), channel, np.uint8), tokens)
+        return self._tokens.find(column, np.arange(len(tokens)))
 
     def alias_rows(self, app_index: int, alias: bytes) -> I32:
         """(k,) int32 the devices of an alias, at most 10."""
@@ -275,12 +271,8 @@ class DeviceTable:
 
     def hash_tokens(self, channel: int, tokens: TextColumn, app_index: int) -> U32:
         """(n,) uint32, the same hash of tokens given as text: of targets that are tokens, and of receipts."""
-        hashes = np.zeros(len(tokens), np.uint32)
-        for group in by_length(tokens):
-            if group.length <= TOKEN_BYTES_MAX:
-                full = self._tokens.hash_texts(app_index, channel, group.texts)
-                hashes[group.positions] = full >> np.uint64(32)
-        return hashes
+        column = self._tokens.column(app_index, np.full(len(tokens), channel, np.uint8), tokens)
+        return (column.hashes >> np.uint64(32)).astype(np.uint32)
 
     def forget_tokens(self, rows: I32, token_hashes: U32, dead_since_unix_ms: I64) -> Bool:
         """After TOKEN_DEAD. (n,) which verdicts were about the token the device still has; those tokens are gone.
@@ -338,19 +330,17 @@ class DeviceTable:
         self._details.profiles.reclaim()
         details = plan_details(self._details, app_index, batch, plan)
         self._index.reserve(shards[plan.is_chosen & (rows < 0)])
-        tokens, keeps_token, n_lost = self._plan_tokens(app_index, batch, plan)
+        tokens = self._plan_tokens(app_index, batch, plan)
 
         is_new = plan.is_chosen & (rows < 0)
-        self._detach(self._rows_without_token(plan, keeps_token, is_new, tokens))
+        holders = tokens.holders[tokens.holders >= 0]
+        self._detach(np.unique(np.concatenate([rows[plan.is_chosen & ~is_new & ~tokens.keeps], holders])))
         rows[is_new] = self._new_rows(ids[is_new], app_index)
         self._index.insert(shards[is_new], hashes[is_new], rows[is_new])
         chosen = np.flatnonzero(plan.is_chosen)
-        self._write(rows[chosen], batch.proven_unix_s[chosen], keeps_token[chosen], now_unix_s)
-        n_taken_over = n_lost
-        for token in tokens:
-            at = token.positions
-            self._tokens.attach(rows[at], batch.channels[at], token.token_rows, token.texts, token.hashes)
-            n_taken_over += int((token.holders >= 0).sum())
+        self._write(rows[chosen], batch.proven_unix_s[chosen], tokens.keeps[chosen], now_unix_s)
+        self._tokens.attach(rows[tokens.positions], tokens.column, tokens.positions, tokens.token_rows)
+        n_taken_over = tokens.n_lost + len(holders)
         self._write_details(app_index, rows[chosen], details.take(chosen))
         self._taken_over += n_taken_over
 
@@ -378,43 +368,25 @@ class DeviceTable:
         for index in new[max(limit - len(self), 0) :].tolist():
             plan.refuse(index, Fault("device_id", f"devices are {limit}, limit {limit} (devices_max)"))
 
-    def _plan_tokens(self, app_index: int, batch: Registrations, plan: RowPlan) -> tuple[list[TokenPlan], Bool, int]:
-        """Token rows for all tokens to be written, whether each device keeps the token it has, and how many tokens the
-        batch names twice (the later device has it). Refuses the rows for which the store has no room."""
-        n = len(batch.ids)
-        groups = [group for group in by_length(batch.tokens) if group.length <= TOKEN_BYTES_MAX]
-        hashes = np.zeros(n, np.uint64)
-        for group in groups:
-            at = group.positions
-            hashes[at] = self._tokens.hash_texts(app_index, batch.channels[at], group.texts)
+    def _plan_tokens(self, app_index: int, batch: Registrations, plan: RowPlan) -> TokenPlan:
+        """What the tokens of the batch need; refuses the rows for which the store has no room."""
+        column = self._tokens.column(app_index, batch.channels, batch.tokens)
         wants = plan.is_chosen & (batch.channels != 0)
         is_lost = earlier_of_equal(
-            hashes, wants, lambda index: bytes([batch.channels[index]]) + batch.tokens.row(index)
+            column.hashes, wants, lambda index: bytes([batch.channels[index]]) + batch.tokens.row(index)
         )
         wants &= ~is_lost
-        self._tokens.reserve(hashes[wants])
-        keeps = np.zeros(n, np.bool_)
-        tokens = []
-        for group in groups:
-            at, channels = group.positions, batch.channels[group.positions]
-            keeps[at] = wants[at] & self._tokens.holds(plan.rows[at], channels, group.texts, hashes[at])
-            chosen = np.flatnonzero(wants[at] & ~keeps[at])
-            token_rows = self._tokens.store.allocate(group.length, len(chosen))
-            for index in at[chosen[len(token_rows) :]].tolist():
-                limit = self._tokens.store.limit_bytes
-                text = f"token of {group.length} bytes finds no room, limit {limit} bytes of all (token_bytes_max)"
-                plan.refuse(index, Fault("token", text))
-            chosen = chosen[: len(token_rows)]
-            at, texts, channels = at[chosen], group.texts[chosen], channels[chosen]
-            holders = self._tokens.find(app_index, channels, texts, hashes[at])
-            tokens.append(TokenPlan(at, texts, hashes[at], token_rows, holders))
-        return tokens, keeps, int(is_lost.sum())
-
-    def _rows_without_token(self, plan: RowPlan, keeps: Bool, is_new: Bool, tokens: list[TokenPlan]) -> I32:
-        """The distinct devices whose present token goes: theirs changes, or somebody else registered it."""
-        changed = plan.rows[plan.is_chosen & ~keeps & ~is_new]
-        holders = [token.holders[token.holders >= 0] for token in tokens]
-        return np.unique(np.concatenate([changed, *holders]))
+        self._tokens.reserve(column.hashes[wants])
+        keeps = wants & self._tokens.holds(plan.rows, column)
+        fresh = np.flatnonzero(wants & ~keeps)
+        token_rows, has_room = self._tokens.allocate(column.lengths[fresh])
+        for index in fresh[~has_room].tolist():
+            limit = self._tokens.store.limit_bytes
+            text = f"token of {column.lengths[index]} bytes finds no room, limit {limit} bytes of all (token_bytes_max)"
+            plan.refuse(index, Fault("token", text))
+        fresh = fresh[has_room]
+        holders = self._tokens.find(column, fresh)
+        return TokenPlan(column, fresh, token_rows[has_room], holders, keeps, int(is_lost.sum()))
 
     def _new_rows(self, ids: U8, app_index: int) -> I32:
         """Rows of new devices, with nothing in them but who they are. There is room."""

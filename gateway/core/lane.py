@@ -14,6 +14,8 @@ import math
 from collections import deque
 from typing import NamedTuple
 
+import numpy as np
+
 from gateway.columns import Rows
 from gateway.content import Class, Priority
 from gateway.core.bucket import TokenBucket
@@ -78,27 +80,30 @@ class Lane:
         for which in order:
             queue = self._queues[which]
             while queue:
-                page, rows = queue[0]
-                live = rows[(page.state[rows] == State.QUEUED) & (page.channel[rows] == self.key.channel)]
+                page, live = self._gather(queue, room)
                 if not len(live):
-                    queue.popleft()
-                    self.rows -= len(rows)
                     continue
                 k = self.bucket.take(now, min(len(live), room))
-                if k == 0:
-                    self._replace_first(queue, LaneSlice(page, live))
-                    return None
-                if k == len(live):
-                    queue.popleft()
-                    self.rows -= len(rows)
-                else:
-                    self._replace_first(queue, LaneSlice(page, live[k:]))
-                return LaneSlice(page, live[:k])
+                if k < len(live):
+                    queue.appendleft(LaneSlice(page, live[k:]))
+                    self.rows += len(live) - k
+                return LaneSlice(page, live[:k]) if k else None
         return None
 
-    def _replace_first(self, queue: deque[LaneSlice], slice_: LaneSlice) -> None:
-        self.rows -= len(queue[0].rows) - len(slice_.rows)
-        queue[0] = slice_
+    def _gather(self, queue: deque[LaneSlice], room: int) -> LaneSlice:
+        """Takes slices of one batch off the queue until `room` live rows are together: full bursts cost less per row
+        than many small ones."""
+        page = queue[0].page
+        parts: list[Rows] = []
+        n = 0
+        while queue and queue[0].page is page and n < room:
+            rows = queue.popleft().rows
+            self.rows -= len(rows)
+            is_live = (page.state[rows] == State.QUEUED) & (page.channel[rows] == self.key.channel)
+            live = rows if is_live.all() else rows[is_live]
+            parts.append(live)
+            n += len(live)
+        return LaneSlice(page, parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     @property
     def is_empty(self) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
 from gateway.content import Fault
 from gateway.core.details import Details, Profile
-from gateway.core.tokens import TOKEN_BYTES_MAX
+from gateway.core.tokens import TOKEN_BYTES_MAX, TokenColumn
 
 
 class Registrations(NamedTuple):
@@ -60,14 +60,16 @@ class Registered(NamedTuple):
 
 
 class TokenPlan(NamedTuple):
-    """New tokens of one length in a batch. positions: (k,) into the batch. texts: (k, length). hashes: (k,).
-    token_rows: (k,) taken from the store. holders: (k,) the device that has the token now, or -1."""
+    """The tokens of a batch that will be written. positions: (k,) into the batch and the column. token_rows: (k,) taken
+    from the store. holders: (k,) the device that has the token now, or -1. keeps: (n,) devices that keep theirs.
+    n_lost: tokens that the batch names twice; the later device has it."""
 
+    column: TokenColumn
     positions: I64
-    texts: U8
-    hashes: U64
     token_rows: U32
     holders: I32
+    keeps: Bool
+    n_lost: int
 
 
 class RowPlan:

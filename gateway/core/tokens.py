@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
 from gateway.core.records import FLAG_MUTED, DeviceRecords
@@ -161,6 +162,18 @@ class TokenGroup(NamedTuple):
     tokens: U8
 
 
+class TokenColumn(NamedTuple):
+    """n tokens of one app as the index wants them. channels: (n,). lengths: (n,), 0 where there is no token, or one
+    longer than `TOKEN_BYTES_MAX`. hashes: (n,), 0 there. texts: by length, (k, length). places: (n,) row in those."""
+
+    app_index: int
+    channels: U8
+    lengths: I64
+    hashes: U64
+    places: I64
+    texts: dict[int, U8]
+
+
 class TokenIndex:
     """Which device holds which token. Owns the token fields of the records it is given, and the store."""
 
@@ -172,44 +185,81 @@ class TokenIndex:
         self._index = Segments(tokens_max, "token_index_slots_max")
         self.store = TokenStore(token_bytes_max)
 
-    def hash_texts(self, app_index: int, channels: int | U8, texts: U8) -> U64:
-        """texts: (k, length) -> (k,) uint64, the hash of the tokens as tokens of that app and channel(s)."""
-        salt: int | U64
-        if isinstance(channels, int):
-            salt = app_index << 8 | channels
-        else:
-            salt = channels.astype(np.uint64) | np.uint64(app_index << 8)
-        return self._key.hash_rows(texts, salt)
+    def column(self, app_index: int, channels: U8, tokens: TextColumn) -> TokenColumn:
+        """The tokens, hashed as tokens of that app and those channels (n,)."""
+        n = len(tokens)
+        lengths, places = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        hashes = np.zeros(n, np.uint64)
+        texts: dict[int, U8] = {}
+        salts = channels.astype(np.uint64) | np.uint64(app_index << 8)
+        for group in by_length(tokens):
+            if group.length <= TOKEN_BYTES_MAX:
+                at = group.positions
+                lengths[at], places[at] = group.length, np.arange(len(at))
+                hashes[at] = self._key.hash_rows(group.texts, salts[at])
+                texts[group.length] = group.texts
+        return TokenColumn(app_index, channels, lengths, hashes, places, texts)
 
-    def find(self, app_index: int, channels: int | U8, texts: U8, hashes: U64) -> I32:
+    def find(self, column: TokenColumn, positions: I64) -> I32:
         """(k,) int32 the row that holds each token, -1 where nobody does. A muted token is held."""
-        records, store, length = self._records, self.store, texts.shape[1]
 
         def verify(index: slice | I64, rows: I32) -> Bool:
-            found = records.gather(rows)
-            is_same: Bool = (found["app"] == app_index) & (found["token_length"] == length)
-            is_same &= found["channel"] == (channels if isinstance(channels, int) else channels[index])
-            # The bytes of a token of another length are no token; such rows are out already.
-            is_same &= (store.gather(length, found["token_row"]) == texts[index]).all(axis=1)
-            return is_same
+            found = self._records.gather(rows)
+            is_same: Bool = found["app"] == column.app_index
+            return self._is_same_token(found, column, positions[index], is_same)
 
-        return self._index.find(_token_shards(hashes), hashes, verify)
+        hashes = column.hashes[positions]
+        rows = self._index.find(_token_shards(hashes), hashes, verify)
+        return np.where(column.lengths[positions] > 0, rows, np.int32(-1))
+
+    def holds(self, rows: I32, column: TokenColumn) -> Bool:
+        """(n,) whether each device, -1 for none, of the column's app holds exactly its token of the column now."""
+        return self._is_same_token(self._records.gather(rows), column, np.arange(len(rows)), column.lengths > 0)
+
+    def _is_same_token(self, found: npt.NDArray[np.void], column: TokenColumn, positions: I64, is_same: Bool) -> Bool:
+        """`is_same`, cleared where the token of the record is not that of the column. found: (k,) records."""
+        is_same &= found["token_hash"] == column.hashes[positions]
+        is_same &= found["token_length"] == column.lengths[positions]
+        is_same &= found["channel"] == column.channels[positions]
+        # Equal hashes are as good as equal texts unless somebody chose them; few lengths are left to compare.
+        alike = np.flatnonzero(is_same)
+        lengths = column.lengths[positions[alike]]
+        for length in np.unique(lengths).tolist():
+            at = alike[lengths == length]
+            if length:
+                texts = column.texts[length][column.places[positions[at]]]
+                is_same[at] = (self.store.gather(length, found["token_row"][at]) == texts).all(axis=1)
+        return is_same
+
+    def allocate(self, lengths: I64) -> tuple[U32, Bool]:
+        """(k,) rows of the store for tokens of these lengths, and (k,) whether there was room for each."""
+        rows = np.zeros(len(lengths), np.uint32)
+        has_room = np.zeros(len(lengths), np.bool_)
+        for length in np.unique(lengths).tolist():
+            at = np.flatnonzero(lengths == length)
+            got = self.store.allocate(length, len(at))
+            rows[at[: len(got)]] = got
+            has_room[at[: len(got)]] = True
+        return rows, has_room
 
     def reserve(self, hashes: U64) -> None:
         """Afterwards `attach` of these tokens cannot fail. Raises Overloaded; then nothing changed."""
         self._index.reserve(_token_shards(hashes))
 
-    def attach(self, rows: I32, channels: U8, token_rows: U32, texts: U8, hashes: U64) -> None:
+    def attach(self, rows: I32, column: TokenColumn, positions: I64, token_rows: U32) -> None:
         """Afterwards each device holds its token. The devices, distinct, have none, and nobody holds these tokens.
 
-        token_rows: from `store.allocate`. Raises Overloaded if there was no `reserve`.
+        token_rows: (k,) from `allocate`. Raises Overloaded if there was no `reserve`.
         """
+        hashes, lengths = column.hashes[positions], column.lengths[positions]
         self._index.insert(_token_shards(hashes), hashes, rows)
-        self.store.write(texts.shape[1], token_rows, texts)
+        for length in np.unique(lengths).tolist():
+            at = np.flatnonzero(lengths == length)
+            self.store.write(length, token_rows[at], column.texts[length][column.places[positions[at]]])
         records = self._records
-        records.channel[rows] = channels
+        records.channel[rows] = column.channels[positions]
         records.token_row[rows] = token_rows
-        records.token_length[rows] = texts.shape[1]
+        records.token_length[rows] = lengths
         records.token_hash[rows] = hashes
 
     def detach(self, rows: I32) -> int:
@@ -231,14 +281,6 @@ class TokenIndex:
         records.token_hash[rows] = 0
         records.flags[rows] &= np.uint8(~FLAG_MUTED & 0xFF)
         return len(rows)
-
-    def holds(self, rows: I32, channels: U8, texts: U8, hashes: U64) -> Bool:
-        """(k,) whether each device, -1 for none, holds exactly this token of this channel now."""
-        found = self._records.gather(rows)
-        is_same: Bool = (found["token_hash"] == hashes) & (found["channel"] == channels)
-        is_same &= found["token_length"] == texts.shape[1]
-        is_same &= (self.store.gather(texts.shape[1], found["token_row"]) == texts).all(axis=1)
-        return is_same
 
     def take(self, rows: I32, channel: int) -> list[TokenGroup]:
         """The tokens of the devices, grouped by length. Rows without a usable token of the channel are in no group."""

@@ -30,24 +30,22 @@ def test_every_line_is_valid_and_there_are_at_least_500() -> None:
 
 def test_every_key_of_the_contract_occurs(sample: list[dict[str, Any]]) -> None:
     keys = {key for line in sample for key in line}
-    assert keys == set(
-        [
-            "to",
-            "title",
-            "body",
-            "data",
-            "ttl_s",
-            "strategy",
-            "category",
-            "collapse_id",
-            "badge",
-            "sound",
-            "image",
-            "click",
-            "vars",
-            "plan_id",
-        ]
-    )
+    assert keys == {
+        "to",
+        "title",
+        "body",
+        "data",
+        "ttl_s",
+        "strategy",
+        "category",
+        "collapse_id",
+        "badge",
+        "sound",
+        "image",
+        "click",
+        "vars",
+        "plan_id",
+    }
     assert {line["click"]["type"] for line in sample if "click" in line} == {"app", "url", "intent", "payload"}
     strategies = [line["strategy"] for line in sample if "strategy" in line]
     assert {one for one in strategies if isinstance(one, int)} == {1, 2, 3, 4}

@@ -101,16 +101,20 @@ def test_neighbouring_extents_of_different_lengths_do_not_touch():
 def test_token_index_compares_app_channel_and_text_even_where_hashes_are_equal():
     records = DeviceRecords(4)
     index = TokenIndex(records, HashKey(bytes(16)), tokens_max=4, token_bytes_max=EXTENT_BYTES)
-    texts, others = _texts(64, 1, 1), _texts(64, 1, 2)
+    text, other = b"t" * 64, b"o" * 64
+
+    def column(app, channel, text):
+        return index.column(app, np.array([channel], np.uint8), TextColumn.from_rows([text]))
+
+    right, first = column(7, 2, text), np.array([0])
     records.app[1] = 7
-    hashes = index.hash_texts(7, 2, texts)
-    index.attach(np.array([1], np.int32), np.array([2], np.uint8), index.store.allocate(64, 1), texts, hashes)
-    assert index.find(7, 2, texts, hashes).tolist() == [1]
-    assert index.find(7, 3, texts, hashes).tolist() == [-1]
-    assert index.find(7, np.array([3], np.uint8), texts, hashes).tolist() == [-1]
-    assert index.find(8, 2, texts, hashes).tolist() == [-1]
-    assert index.find(7, 2, others, hashes).tolist() == [-1]
-    assert index.find(7, 2, texts[:, :63], hashes).tolist() == [-1]
-    for app, channel in ((7, 3), (8, 2)):
-        assert index.hash_texts(app, channel, texts) != hashes
-    assert index.hash_texts(7, np.array([2], np.uint8), texts) == hashes
+    token_rows, has_room = index.allocate(right.lengths)
+    assert has_room.all()
+    index.attach(np.array([1], np.int32), right, first, token_rows)
+    assert index.find(right, first).tolist() == [1]
+    assert index.holds(np.array([1], np.int32), right).tolist() == [True]
+    for app, channel, its_text in ((7, 3, text), (8, 2, text), (7, 2, other), (7, 2, text[:63]), (7, 2, b"")):
+        wrong = column(app, channel, its_text)
+        assert wrong.hashes != right.hashes
+        assert index.find(wrong, first).tolist() == [-1]
+        assert index.find(wrong._replace(hashes=right.hashes), first).tolist() == [-1]

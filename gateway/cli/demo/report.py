@@ -15,6 +15,9 @@ from gateway.wire.rpc.messages import TaskCounts
 
 #: Name of all channels together in `TaskCounts.latency_ms`.
 _ALL = "all"
+#: How the table calls rows that ended before they had a channel.
+_NO_CHANNEL = "none"
+#: Final states of rows that no receiver took.
 _FAILURES = ("failed", "expired", "dropped", "uncertain", "cancelled")
 
 
@@ -76,18 +79,13 @@ def exit_code(outcome: Outcome) -> ExitCode:
 
 def show(outcome: Outcome, output: Output) -> None:
     """The table and the sum, for people; then the JSON object, where asked for."""
-    columns = [
-        "channel",
-        "rows",
-        "accepted by vendor",
-        "delivered to device",
-        "received",
-        "not delivered",
-        "p50",
-        "p99",
-    ]
+    columns = ["channel", "rows", "accepted", "delivered", "failed", "received", "p50", "p99"]
     rows = [_channel_row(outcome, channel) for channel in _channels(outcome)]
-    output.table("by channel (latency in ms)", columns, rows, numbers=[1, 2, 3, 4, 6, 7])
+    title = "accepted by the vendor, delivered to the device, received as the receivers tell; latency in ms"
+    output.table(title, columns, rows, numbers=range(1, 8))
+    failures = _failures(outcome)
+    if failures:
+        output.table("failed", ["channel", "state", "reason", "rows"], failures, numbers=[3])
     for line in _sums(outcome):
         output.say(line)
     for fault in outcome.proof.faults:
@@ -101,23 +99,26 @@ def _channels(outcome: Outcome) -> list[str]:
 
 
 def _channel_row(outcome: Outcome, channel: str) -> tuple[object, ...]:
-    states, why = Counter[str](), Counter[str]()
-    for row in outcome.rows.values():
-        if row.channel == channel:
-            states[row.state] += 1
-            if row.state in _FAILURES:
-                why[f"{row.state}: {row.reason}" if row.reason else row.state] += 1
+    states = Counter(row.state for row in outcome.rows.values() if row.channel == channel)
     latency = outcome.measured.get(channel, ())
     return (
-        channel or "none",
+        channel or _NO_CHANNEL,
         states.total(),
         states["vendor_accepted"],
         states["device_acked"],
+        sum(states[state] for state in _FAILURES),
         outcome.proof.received.get(channel),
-        "\n".join(f"{n:,} {text}" for text, n in why.most_common()),
         percentile(latency, 0.5),
         percentile(latency, 0.99),
     )
+
+
+def _failures(outcome: Outcome) -> list[tuple[object, ...]]:
+    """Channel, state, reason and how many rows."""
+    failed = Counter(
+        (row.channel or _NO_CHANNEL, row.state, row.reason) for row in outcome.rows.values() if row.state in _FAILURES
+    )
+    return [(*kind, n) for kind, n in sorted(failed.items())]
 
 
 def _sums(outcome: Outcome) -> list[str]:

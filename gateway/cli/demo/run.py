@@ -15,12 +15,12 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from importlib.resources import files
 from itertools import cycle
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import bench
 from gateway.cli.control_port import ControlPort
 from gateway.cli.demo.configs import APP_KEY, app_secret, base_config, write_gateway_config, write_simulators_config
 from gateway.cli.demo.cutting import filled
@@ -61,8 +61,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     try:
         with _terminated_as_interrupted():
             base = base_config(options.config)
-            sample = options.input or Path(bench.__file__).parent / "samples" / "notifications.jsonl"
-            with open_lines(str(sample)) as lines, Children(directory) as children:
+            file = options.input or files("bench") / "samples" / "notifications.jsonl"
+            with open_lines(str(file)) as lines, Children(directory) as children:
                 demo = Demo(options, output, directory, children, begun)
                 outcome = demo.play(lines.readlines(), base)
                 show(outcome, output)

@@ -92,7 +92,7 @@ class TextColumn:
             start, end = int(self.offsets[first]), int(self.offsets[last])
             return TextColumn(self.blob[start:end], self.offsets[first : last + 1] - np.uint32(start))
         starts = self.offsets[rows].tolist()
-        ends = self.offsets[np.asarray(rows) + 1].tolist()
+        ends = self.offsets[1:][rows].tolist()
         blob = self.blob
         return TextColumn.from_rows([blob[a:b] for a, b in zip(starts, ends, strict=True)])
 

@@ -53,7 +53,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """One content with its options. Texts may hold `{{name}}`, replaced in rows that bring variables.
 
     strategy: 1 online -> long link, else vendor; 2 vendor only; 3 long link only; 4 vendor first, then long link;
-    0 (when absent) the app's own default. A mapping gives one per channel and `default`. raw: vendor name -> JSON object merged over the vendor's message.
+    0 (when absent) the app's own default. A mapping gives one per channel and `default`. raw: vendor name -> JSON
+    object merged over the vendor's message.
     """
 
     title: str

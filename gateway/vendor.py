@@ -33,8 +33,9 @@ class Slot(NamedTuple):
     token             the device token as registered
     message_id        36 characters, canonical UUID text
     expires_unix_s    10 digits: submit time + TTL
-    expires_or_zero   the same, but 10 zeros when the TTL is 0 (APNs: one attempt, not stored)
-    ttl_left_s        decimal seconds left of the TTL, at least 0
+    expires_or_zero   the same, but 0 when the TTL is 0 (APNs: one attempt, not stored)
+    ttl_left_s        decimal seconds left of the TTL, at least 0; ttl_left_s:MAX at most MAX
+    collapse_id       as the caller wrote it; escaped where it stands in JSON
     authorization     the credential in force, the same for a whole burst
     var:NAME          the row's value of variable NAME, JSON-escaped
     """
@@ -129,8 +130,11 @@ class Vendor(Protocol):
     def limits(self, variant: Variant) -> Limits: ...
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        """The request of one variant; `{{name}}` in its fields becomes a slot only with_variables. Deterministic and independent of the variant's title and body (they are slots),
-        so that callers may keep it by the variant's other fields."""
+        """The request of one variant; `{{name}}` in its fields becomes a slot only with_variables.
+
+        Deterministic and independent of the variant's title and body (they are slots), so that callers may keep it by
+        the variant's other fields.
+        """
         ...
 
     def check_token(self, token: str) -> str:

@@ -53,5 +53,7 @@ class Answer(NamedTuple):
     dead_since_unix_ms: int | None = None
     #: CREDENTIAL: a fresh credential may help.
     is_refreshable: bool = False
-    #: CREDENTIAL: the connection is bound to the refused credential and must be replaced.
+    #: The connection that brought this answer is of no more use and must be replaced.
     needs_new_connection: bool = False
+    #: We changed our credential too often: the present one has to stay as long as it may.
+    keeps_credential: bool = False

@@ -125,7 +125,9 @@ ANSWERS: dict[tuple[int, str], Answer] = {
     ),
     (429, "TooManyRequests"): Answer(Verdict.THROTTLED, "TooManyRequests", Scope.DEVICE),
     # Keep the token in force. It may last up to 20 minutes; asking once a minute costs nothing.
-    (429, "TooManyProviderTokenUpdates"): Answer(Verdict.THROTTLED, "TooManyProviderTokenUpdates", Scope.APP, 60.0),
+    (429, "TooManyProviderTokenUpdates"): Answer(
+        Verdict.THROTTLED, "TooManyProviderTokenUpdates", Scope.APP, 60.0, keeps_credential=True
+    ),
     (400, "IdleTimeout"): Answer(Verdict.UNAVAILABLE, "IdleTimeout", Scope.APP, needs_new_connection=True),
     (500, "InternalServerError"): Answer(Verdict.UNAVAILABLE, "InternalServerError", Scope.APP),
     (503, "ServiceUnavailable"): Answer(Verdict.UNAVAILABLE, "ServiceUnavailable", Scope.APP),

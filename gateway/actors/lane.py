@@ -22,7 +22,7 @@ from gateway.actors.bell import Bell
 from gateway.actors.rendering import LaneBurst, RenderedBurst
 from gateway.actors.vendor_pool import VendorPool, make_tags, split_by_burst
 from gateway.clock import Clock
-from gateway.columns import I64, U8, U16, Bool, Rows
+from gateway.columns import I64, U8, U16, Rows
 from gateway.content import Priority
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneSlice
@@ -50,6 +50,8 @@ class Credentials(Protocol):
     def get_nowait(self) -> bytes | None: ...
 
     def refused(self, value: bytes) -> None: ...
+
+    def keep_current(self) -> None: ...
 
 
 class RouterPort(Protocol):
@@ -83,11 +85,12 @@ class LaneObserver(Protocol):
 
 
 class _InFlight:
-    """A burst under way. open: positions without an outcome yet."""
+    """A burst under way. n_open: rows without an outcome yet. authorization: what it was sent with."""
 
-    __slots__ = ("burst", "n_open", "page", "rows")
+    __slots__ = ("authorization", "burst", "n_open", "page", "rows")
 
-    def __init__(self, page: LedgerPage, rows: Rows, burst: Burst) -> None:
+    def __init__(self, page: LedgerPage, rows: Rows, burst: Burst, authorization: bytes) -> None:
+        self.authorization = authorization
         self.page = page
         self.rows = rows
         self.burst = burst
@@ -290,7 +293,7 @@ class LaneActor:
         tags = make_tags(self._number, number, len(rows))
         taken, connection = self._pool.send(requests, start, tags, self._request_deadline())
         if taken:
-            self._issue(page, rows[:taken], rendered.truncated[start : start + taken], number, connection, now)
+            self._issue(page, rendered, slice(start, start + taken), number, connection, authorization, now)
         if taken < len(rows):
             self._unsent = _Unsent(page, rendered, start + taken, authorization)
             return False
@@ -300,7 +303,18 @@ class LaneActor:
         """On trio's clock, which the development clock does not move: a moved clock must not time requests out."""
         return trio.current_time() + self._request_timeout_s
 
-    def _issue(self, page: LedgerPage, rows: Rows, truncated: Bool, number: int, connection: int, now: float) -> None:
+    def _issue(
+        self,
+        page: LedgerPage,
+        rendered: RenderedBurst,
+        which: slice,
+        number: int,
+        connection: int,
+        authorization: bytes,
+        now: float,
+    ) -> None:
+        """The rows are in flight, with a record in the burst log."""
+        rows, truncated = rendered.rows[which], rendered.truncated[which]
         attempts = page.attempts[rows]
         page.attempts[rows] = np.minimum(attempts, np.uint8(254)) + np.uint8(1)
         self._home.move(page, rows, State.IN_FLIGHT, page.reason[rows], now)
@@ -320,7 +334,7 @@ class LaneActor:
             {},
         )
         page.bursts.append(burst)
-        self._bursts[number] = _InFlight(page, rows, burst)
+        self._bursts[number] = _InFlight(page, rows, burst, authorization)
         self._observer.issued(len(rows), now - page.batch.born)
 
     # -- answers
@@ -378,14 +392,15 @@ class LaneActor:
                 burst.names[int(places[place])] = answer.name
             self._observer.answered(page, verdicts[indexes], now - burst.issued)
             self._forget(number, flight, len(places))
-            self._act_on(page, rows, verdicts[indexes], own, now)
+            self._act_on(flight, rows, verdicts[indexes], own, now)
 
     def _forget(self, number: int, flight: _InFlight, count: int) -> None:
         flight.n_open -= count
         if flight.n_open == 0:
             del self._bursts[number]
 
-    def _act_on(self, page: LedgerPage, rows: Rows, verdicts: U8, answers: dict[int, Answer], now: float) -> None:
+    def _act_on(self, flight: _InFlight, rows: Rows, verdicts: U8, answers: dict[int, Answer], now: float) -> None:
+        page = flight.page
         n = len(rows)
         retry_after_s = np.full(n, math.nan)
         is_refreshable = np.zeros(n, np.bool_)
@@ -394,7 +409,7 @@ class LaneActor:
                 retry_after_s[place] = answer.retry_after_s
             is_refreshable[place] = answer.is_refreshable
         if answers:
-            self._act_on_answers(page, rows, answers, now)
+            self._act_on_answers(flight, rows, answers, now)
         settlement = settle(
             page,
             Verdicts(rows, verdicts, retry_after_s, is_refreshable),
@@ -404,39 +419,34 @@ class LaneActor:
         )
         self._carry_out(page, settlement, now)
 
-    def _act_on_answers(self, page: LedgerPage, rows: Rows, answers: dict[int, Answer], now: float) -> None:
-        """What answers mean beyond their own row: dead tokens, refused credentials, gates."""
-        dead: list[int] = []
-        dead_since: list[int | None] = []
-        muted: list[int] = []
-        for place, answer in answers.items():
-            match answer.verdict:
-                case Verdict.TOKEN_DEAD:
-                    dead.append(int(rows[place]))
-                    dead_since.append(answer.dead_since_unix_ms)
-                case Verdict.TOKEN_MUTED:
-                    muted.append(int(rows[place]))
-                case Verdict.CREDENTIAL:
-                    self._on_credential(answer)
-                case Verdict.THROTTLED | Verdict.QUOTA if answer.scope is not Scope.DEVICE:
-                    wait_s = answer.retry_after_s if answer.retry_after_s is not None else self._policy.throttle_s
-                    self._not_before = max(self._not_before, now + wait_s)
-                    throttled = answer.verdict is Verdict.THROTTLED
-                    self._gate_reason = Reason.THROTTLED if throttled else Reason.QUOTA_EXHAUSTED
-                case _:
-                    pass
+    def _act_on_answers(self, flight: _InFlight, rows: Rows, answers: dict[int, Answer], now: float) -> None:
+        """What answers mean beyond their own row: dead tokens, credentials, connections, gates."""
+        page = flight.page
+        dead = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_DEAD]
         if dead:
-            self._router.token_dead(page, np.array(dead, np.intp), dead_since)
+            self._router.token_dead(page, rows[dead], [answers[place].dead_since_unix_ms for place in dead])
+        muted = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_MUTED]
         if muted:
-            self._router.token_muted(page, np.array(muted, np.intp))
+            self._router.token_muted(page, rows[muted])
+        # One word about credential, connection or gate is enough, however many rows got the same answer.
+        for answer in set(answers.values()):
+            if answer.verdict is Verdict.CREDENTIAL:
+                self._observer.credential_refused(answer.name)
+                if answer.is_refreshable:
+                    self._credentials.refused(flight.authorization)
+            if answer.keeps_credential:
+                self._credentials.keep_current()
+            if answer.needs_new_connection:
+                self._pool.replace_connection(flight.burst.connection)
+            if answer.verdict in (Verdict.THROTTLED, Verdict.QUOTA) and answer.scope is not Scope.DEVICE:
+                self._close_gate(answer, now)
 
-    def _on_credential(self, answer: Answer) -> None:
-        current = self._credentials.get_nowait()
-        self._observer.credential_refused(answer.name)
-        if answer.is_refreshable and current is not None:
-            self._credentials.refused(current)
-        if answer.needs_new_connection:
-            self._pool.replace_connections()
+    def _close_gate(self, answer: Answer, now: float) -> None:
+        """Nothing leaves this lane before the time the vendor names."""
+        wait_s = answer.retry_after_s if answer.retry_after_s is not None else self._policy.throttle_s
+        self._not_before = max(self._not_before, now + wait_s)
+        throttled = answer.verdict is Verdict.THROTTLED
+        self._gate_reason = Reason.THROTTLED if throttled else Reason.QUOTA_EXHAUSTED
 
     def _carry_out(self, page: LedgerPage, settlement: Settlement, now: float) -> None:
         home = self._home

@@ -171,9 +171,10 @@ class VendorPool:
         link.idle_since = math.inf
         return taken, link.number
 
-    def replace_connections(self) -> None:
-        """All connections drain and new ones are opened: the credential they are bound to was refused."""
-        for link in self._links.values():
+    def replace_connection(self, number: int) -> None:
+        """The connection drains and another one may be opened: it is of no more use to us."""
+        link = self._links.get(number)
+        if link is not None:
             link.connection.drain(REPLACE_TIMEOUT_S, CloseReason.CREDENTIAL_REPLACED)
         self._bell.ring()
 

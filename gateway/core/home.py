@@ -23,6 +23,7 @@ import numpy as np
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment
 from gateway.columns import I64, U8, Rows
+from gateway.content import Variant
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
 from gateway.ledger import FINAL_STATES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
@@ -30,6 +31,8 @@ from gateway.message_id import BatchAddress
 
 #: Rows that may be expired by the clock; IN_FLIGHT rows wait for their answer.
 _EXPIRABLE = np.array([state in OPEN_STATES and state is not State.IN_FLIGHT for state in State])
+#: A row with TTL 0 is sent at once or not at all; a connection and a credential may have to be made first.
+NOW_OR_NEVER_S = 5.0
 #: A TTL is in seconds; a twentieth of one is precise enough and lets a burst of batches share a tick.
 _EXPIRY_TICK_S = 0.05
 _FINAL = np.array([state in FINAL_STATES for state in State])
@@ -136,7 +139,7 @@ class Home:
         self.rows_open += page.n
         for task_id in long_tasks:
             self._long_tasks.setdefault(task_id, []).append(sequence)
-        deadline = batch.born + min(variant.ttl_s for variant in batch.variants)
+        deadline = batch.born + min(lifetime_s(variant) for variant in batch.variants)
         self._wheel.add(deadline, (page, deadline))
         if batch.duplicates is not None:
             rows = np.flatnonzero(batch.duplicates)
@@ -318,11 +321,16 @@ def _find_segment(segments: Sequence[TaskSegment], row: int) -> int:
     return low
 
 
+def lifetime_s(variant: Variant) -> float:
+    """How long rows of the variant may stay open. TTL 0 means now or never: time for one attempt."""
+    return variant.ttl_s or NOW_OR_NEVER_S
+
+
 def row_deadlines(batch: Batch, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """(k,) monotonic seconds at which the TTL of each row ends."""
     if batch.variant_index is None:
-        return np.full(len(rows), batch.born + batch.variants[0].ttl_s)
-    ttls = np.array([variant.ttl_s for variant in batch.variants], np.float64)
+        return np.full(len(rows), batch.born + lifetime_s(batch.variants[0]))
+    ttls = np.array([lifetime_s(variant) for variant in batch.variants], np.float64)
     return batch.born + ttls[batch.variant_index[rows]]
 
 

@@ -162,7 +162,8 @@ class PoolCounts:
             self._open.discard(number)
             self._metrics.connections_open.set(self._metrics.connections_open.value("vendor") - 1, "vendor")
         self._metrics.closes.add(1, "vendor", reason.value)
-        level = self._log.info if reason in (CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED) else self._log.warning
+        is_wanted = reason in (CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED)
+        level = self._log.info if is_wanted else self._log.warning
         level("connection closed", connection=number, why=reason.value, text=text)
 
 

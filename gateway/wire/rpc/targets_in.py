@@ -13,8 +13,8 @@ from gateway.ledger import VENDOR_CHANNELS, Channel
 from gateway.wire.rpc.columns_in import Refusals, rows_holding
 from gateway.wire.rpc.limits import TOKEN_BYTES_MAX
 
-#: The vendor's own check: channel, n tokens -> (n,) true where the form is right.
-CheckTokens: TypeAlias = Callable[[Channel, TextColumn], Bool]
+#: The vendor's own check: channel, n tokens -> (n,) true where the form is right, or why none can be.
+CheckTokens: TypeAlias = Callable[[Channel, TextColumn], Bool | str]
 #: In a column of channel codes: no such vendor. Such rows are refused.
 UNKNOWN_CHANNEL = 255
 _CHANNELS = frozenset(int(channel) for channel in Channel)
@@ -81,7 +81,9 @@ def ask_vendors(channels: U8, tokens: TextColumn, check_tokens: CheckTokens, ref
         if not len(rows):
             continue
         good = check_tokens(Channel(code), tokens if len(rows) == len(channels) else tokens.take(rows))
-        if not good.all():
+        if isinstance(good, str):
+            refusals.refuse(channels == code, Fault("vendor", good))
+        elif not good.all():
             bad = np.zeros(len(channels), np.bool_)
             bad[rows[~good]] = True
             refusals.refuse(bad, Fault("tokens", f"not the form of a token of {Channel(code).name.lower()}"))

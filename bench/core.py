@@ -55,6 +55,8 @@ ONLINE_SHARE = 0.3
 #: Rows under way at once: enough to keep every lane busy, few enough that a latency would still mean something.
 OPEN_ROWS = 60_000
 WARM_UP_SHARE = 0.1
+#: How often the driver looks whether there is room for more: a client is told by a credit frame instead.
+POLL_S = 0.002
 
 
 def run(options: Options) -> Iterator[Line]:
@@ -165,6 +167,8 @@ class CoreBench:
                 stream.start_sampling()
             gc.collect()
             gc.freeze()
+            # This task's own preparations were a step too; it ends here.
+            await trio.lowlevel.checkpoint()
             worker.step_watch.take_longest()
             edge_rows, answered = self._edge.rows, feed.answers
             usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -194,10 +198,10 @@ class CoreBench:
         home, intake = worker.home, worker.intake
         for rows, frame in frames:
             while feed.pending_rows + intake.rows + home.rows_open >= OPEN_ROWS:
-                await trio.lowlevel.checkpoint()
+                await trio.sleep(POLL_S)
             feed.put(frame, rows)
         while feed.pending_rows or intake.rows or home.rows_open:
-            await trio.lowlevel.checkpoint()
+            await trio.sleep(POLL_S)
 
     def _register(self, worker: BenchWorker) -> None:
         for at in range(0, self._n, 50_000):

@@ -12,7 +12,7 @@ import numpy as np
 import trio
 
 from gateway.actors.long_link import LongLink
-from gateway.columns import U8
+from gateway.columns import U8, U16
 from gateway.core.devices import DeviceTable
 from gateway.ledger import Channel
 from gateway.net.edge_table import FLAG_QOS_1, FLAG_SUBSCRIBED
@@ -129,11 +129,10 @@ class CountingEdge:
         devices: DeviceTable,
     ) -> None:
         self.rows = 0
-        self.bytes = 0
         self.chunks: list[tuple[bool, bytes]] = []
         self._link = long_link
         self._is_sampling = False
-        self._waiting: deque[tuple[Sequence[int], list[int]]] = deque()
+        self._waiting: deque[tuple[Sequence[int], U16]] = deque()
         self._bell = trio.Event()
         table = long_link.table
         fds = np.arange(len(online), dtype=np.int32)
@@ -148,13 +147,19 @@ class CountingEdge:
     def start_sampling(self) -> None:
         self._is_sampling = True
 
-    def write_rows(self, fds: Sequence[int], packets: Sequence[bytes], now: float) -> list[int]:
+    def write_rows(self, fds: Sequence[int], packets: Sequence[bytes | memoryview], now: float) -> list[int]:
         """Takes the place of one write(2) per device. Where the packet id stands follows from the topic's length."""
         self.rows += len(packets)
-        self.bytes += sum(map(len, packets))
         if self._is_sampling:
-            self.chunks += [(True, packet) for packet in packets[::_SAMPLE_EVERY]]
-        self._waiting.append((fds, [_packet_id(packet) for packet in packets]))
+            self.chunks += [(True, bytes(packet)) for packet in packets[::_SAMPLE_EVERY]]
+        if isinstance(packets[0], memoryview):
+            # Views of one array, a row each: the ids are a column of it.
+            array = np.asarray(packets[0].obj).reshape(len(packets), -1)
+            at = _packet_id_at(array[0].tobytes())
+            ids = array[:, at : at + 2].tobytes()
+        else:
+            ids = b"".join([packet[_packet_id_at(packet) :][:2] for packet in packets])
+        self._waiting.append((fds, np.frombuffer(ids, ">u2").astype(np.uint16)))
         self._bell.set()
         return []
 
@@ -167,18 +172,17 @@ class CountingEdge:
                 fds, packet_ids = self._waiting.popleft()
                 columns = np.array(fds, np.int32)
                 generations = self._link.table.generation[columns]
-                self._link._settle(columns, generations, np.array(packet_ids, np.uint16), trio.current_time())
+                self._link._settle(columns, generations, packet_ids, trio.current_time())
                 await trio.lowlevel.checkpoint()
 
 
-def _packet_id(packet: bytes) -> int:
+def _packet_id_at(packet: bytes | memoryview) -> int:
     at = 1
     while packet[at] & 0x80:
         at += 1
     at += 1
     topic = packet[at] << 8 | packet[at + 1]
-    at += 2 + topic
-    return packet[at] << 8 | packet[at + 1]
+    return at + 2 + topic
 
 
 class FeedStream(trio.abc.Stream):

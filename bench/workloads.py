@@ -5,8 +5,9 @@
     distinct   title and body of every row are its own
     single     one row per submit, each with its own content
 
-Texts have 20 to 200 characters, Chinese, English and emoji; one in twenty is over-long (about 6,000 bytes), so that it
-has to be cut for every vendor. Nothing is repeated between batches but the word list the texts are made of.
+Texts have 20 to 200 characters, Chinese, English and emoji; one body in twenty is over-long (about 6,000 bytes), so
+that it has to be cut for every vendor; in `template` it is the value of one variable that makes it so. Nothing is
+repeated between batches but the word list the texts are made of.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ OVERLONG_SHARE = 0.05
 OVERLONG_CHARACTERS = 2_000
 
 
-def text(source: random.Random, low: int = 20, high: int = 200) -> str:
-    """Words until the length is reached, cut there; one in twenty over-long."""
-    wanted = OVERLONG_CHARACTERS if source.random() < OVERLONG_SHARE else source.randint(low, high)
+def text(source: random.Random, low: int = 20, high: int = 200, *, overlong: float = OVERLONG_SHARE) -> str:
+    """Words until the length is reached, cut there; a share of them over-long."""
+    wanted = OVERLONG_CHARACTERS if source.random() < overlong else source.randint(low, high)
     parts: list[str] = []
     size = 0
     while size < wanted:
@@ -87,21 +88,19 @@ def _job(workload: str, source: random.Random, devices: np.ndarray[tuple[int], n
     variables: dict[str, TextColumn] = {}
     match workload:
         case "shared" | "single":
-            content = Variant(title=text(source, 20, 60), body=text(source))
+            content = Variant(title=text(source, 20, 60, overlong=0.0), body=text(source))
         case "template":
-            # The constant part stays short enough that the values decide nothing about cutting but in over-long ones.
-            content = Variant(
-                title="{{name}} · " + source.choice(_WORDS), body=text(source) + " {{order}} {{amount}} ¥"
-            )
+            constant = text(source, 20, 120, overlong=0.0)
+            content = Variant(title="{{name}} · " + source.choice(_WORDS), body=constant + " {{order}} {{note}}")
             variables = {
                 "name": TextColumn.from_texts([source.choice(_WORDS) for _ in range(n)]),
                 "order": TextColumn.from_texts([f"#{source.randrange(10**9):09d}" for _ in range(n)]),
-                "amount": TextColumn.from_texts([f"{source.randrange(10**5) / 100:.2f}" for _ in range(n)]),
+                "note": TextColumn.from_texts([text(source, 5, 40) for _ in range(n)]),
             }
         case "distinct":
             content = Variant(title="{{title}}", body="{{body}}")
             variables = {
-                "title": TextColumn.from_texts([text(source, 20, 60) for _ in range(n)]),
+                "title": TextColumn.from_texts([text(source, 20, 60, overlong=0.0) for _ in range(n)]),
                 "body": TextColumn.from_texts([text(source) for _ in range(n)]),
             }
         case _:

@@ -84,7 +84,7 @@ from gateway.observe.scrape import Scrape
 from gateway.store.memory import MemoryInbox, MemoryJournal
 
 #: Rows routed in one step: about a millisecond at the rates of docs/performance.md.
-ROUTE_SLICE_ROWS = 4096
+ROUTE_SLICE_ROWS = 5120
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
 
@@ -241,6 +241,7 @@ class Worker:
                 clock=clock,
                 observer=LaneCounts(self.metrics, log, channel),
                 burst_rows_max=config.lanes.burst_rows_max,
+                step_s_max=config.gateway.step_ms_max / 1000,
                 request_timeout_s=config.http2.request_timeout_s,
             )
             for class_ in Class

@@ -158,7 +158,7 @@ class Credentials(Section, frozen=True, kw_only=True):
 class Lanes(Section, frozen=True, kw_only=True):
     lane_rows_max: Count = 1_000_000
     parked_rows_max: Count = 1_000_000
-    burst_rows_max: Annotated[int, Meta(ge=1, le=65_536)] = 1000
+    burst_rows_max: Annotated[int, Meta(ge=1, le=65_536)] = 4096
     templates_max: Count = 1024
 
 

@@ -7,6 +7,7 @@ later REST) refuses the same faults with the same words.
 from __future__ import annotations
 
 import enum
+import math
 import re
 from typing import Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
@@ -25,6 +26,11 @@ DATA_BYTES_MAX = 1 << 15
 #: APNs takes 64 bytes, the smallest of all; a longer one could not collapse everywhere.
 COLLAPSE_ID_BYTES_MAX = 64
 NAME_BYTES_MAX = 128
+#: What a strategy per channel may name: the channels of `ledger.Channel` (which imports this file, so that a test keeps
+#: the two equal) and the rest.
+STRATEGY_CHANNELS = frozenset(
+    ["default", "long_link", "apns", "fcm", "huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu"],
+)
 URL_BYTES_MAX = 2048
 
 Scalar: TypeAlias = str | int | float | bool
@@ -134,6 +140,8 @@ def _check_url(field: str, url: str) -> Fault | None:
 def _check_strategy(strategy: int | dict[str, int]) -> Fault | None:
     values = strategy if isinstance(strategy, dict) else {"default": strategy}
     for channel, value in values.items():
+        if channel not in STRATEGY_CHANNELS:
+            return Fault("strategy", f"strategy names {channel[:64]!r}, which is no channel")
         if not 1 <= value <= 4:
             return Fault("strategy", f"strategy of {channel} is {value}, expected 1, 2, 3 or 4")
     return None
@@ -146,6 +154,8 @@ def _check_data(data: dict[str, Scalar]) -> Fault | None:
     for key, value in data.items():
         if key == "message_id":
             return Fault("data", "data key message_id is the gateway's own")
+        if isinstance(value, float) and not math.isfinite(value):
+            return Fault("data", "data holds a number that JSON has no form for")
         text = value if isinstance(value, str) else ""
         fault = _check_line("data", key, NAME_BYTES_MAX) or _check_text("data", text, DATA_BYTES_MAX)
         if fault is not None:

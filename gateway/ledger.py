@@ -232,31 +232,29 @@ class LedgerPage:
         self.counts[State.QUEUED] = n
         self.bursts: list[Burst] = []
 
-    def move(self, rows: Rows, to: State, reason: Reason | U8 = Reason.NONE) -> I64:
-        """Rows (distinct positions) are in state `to` afterwards; the reason is stored beside it.
+    def move(self, rows: Rows, to: State, reason: Reason | U8 | None = Reason.NONE) -> I64:
+        """Rows (distinct positions) are in state `to` afterwards; the reason is stored beside it, None keeps it.
 
         Returns (11,) int64, how many came from each state. Raises LocalProtocolError for a move that is not in the
         table: then nothing has changed.
         """
         before = self.state[rows]
-        came = np.bincount(before, minlength=len(State))
-        for state in np.flatnonzero(came).tolist():
+        n = len(before)
+        if n and bool((before == before[0]).all()):
+            # The usual slice: one state, one look into the table.
+            came = np.zeros(len(State), np.int64)
+            came[before[0]] = n
+        else:
+            came = np.bincount(before, minlength=len(State))
+        for state in came.nonzero()[0].tolist():
             if not LEGAL_MOVES[state, to]:
                 raise LocalProtocolError(f"{came[state]} rows may not move from {State(state).name} to {to.name}")
         self.state[rows] = to
-        self.reason[rows] = reason
+        if reason is not None:
+            self.reason[rows] = reason
         self.counts -= came
-        self.counts[to] += len(before)
+        self.counts[to] += n
         return came
-
-    def raise_receipt(self, rows: Rows, receipt: Receipt) -> Rows:
-        """A receipt never falls; UNCERTAIN rows become VENDOR_ACCEPTED. Returns the rows whose receipt rose."""
-        rose = rows[self.receipt[rows] < receipt]
-        self.receipt[rose] = receipt
-        uncertain = rows[self.state[rows] == State.UNCERTAIN]
-        if len(uncertain):
-            self.move(uncertain, State.VENDOR_ACCEPTED)
-        return rose
 
     @property
     def n_open(self) -> int:

@@ -19,11 +19,12 @@ Bytes are big-endian as in the RFC. Test vectors: tests/vectors/message_id.json.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import U8, U64, Rows
+from gateway.columns import U8, U64, Rows, hex_lower, uuid_text
 
 ROWS_MAX = 1 << 16
 SEQUENCES_MAX = 1 << 22
@@ -32,6 +33,9 @@ UNIX_MS_MAX = (1 << 48) - 1
 _CHECK_BITS = 24
 _CHECK_MASK = (1 << _CHECK_BITS) - 1
 _WORD = (1 << 64) - 1
+#: What all ids of a batch share: time, journal, sequence; as bytes, and as characters of the text.
+_BATCH_BYTES = 11
+_BATCH_CHARACTERS = 26
 #: Domain of the check: a task id is the address of the task's first row under another domain, so that neither
 #: passes for the other.
 MESSAGE_DOMAIN = b"message"
@@ -94,6 +98,18 @@ def encode_rows(secret: bytes, batch: BatchAddress, rows: Rows, domain: bytes = 
     return out.view(np.uint8).reshape(len(row), 16)
 
 
+def texts(ids: U8) -> U8:
+    """(n, 16) ids of one batch -> (n, 36) canonical texts. They differ in their last five bytes only.
+
+    A burst's rows have one batch, and their texts stand in every request: this is a quarter of `columns.uuid_text`.
+    """
+    out = np.empty((len(ids), 36), np.uint8)
+    if len(ids):
+        out[:, :_BATCH_CHARACTERS] = uuid_text(ids[:1])[0, :_BATCH_CHARACTERS]
+        out[:, _BATCH_CHARACTERS:] = hex_lower(ids[:, _BATCH_BYTES:])
+    return out
+
+
 def encode(secret: bytes, address: RowAddress, domain: bytes = MESSAGE_DOMAIN) -> bytes:
     """One id: 16 bytes. The plain twin of `encode_rows`, and the maker of task ids."""
     if not 0 <= address.row < ROWS_MAX:
@@ -126,12 +142,10 @@ def to_text(message_id: bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+_TEXT = re.compile(r"([0-9A-Fa-f]{8})(-?)([0-9A-Fa-f]{4})\2([0-9A-Fa-f]{4})\2([0-9A-Fa-f]{4})\2([0-9A-Fa-f]{12})")
+
+
 def from_text(text: str) -> bytes | None:
     """Canonical text or 32 hex digits, either case -> 16 bytes; None for anything else."""
-    digits = text.replace("-", "") if len(text) == 36 else text
-    if len(digits) != 32:
-        return None
-    try:
-        return bytes.fromhex(digits)
-    except ValueError:
-        return None
+    # Not `bytes.fromhex` alone: it passes over blanks.
+    return bytes.fromhex(text.replace("-", "")) if _TEXT.fullmatch(text) else None

@@ -89,6 +89,8 @@ class CredentialKeeper:
         self._failures = 0
         self._wake = trio.Event()
         self._changed = trio.Event()
+        #: The endpoint's last word was a final no.
+        self.is_denied = False
 
     # -- what lanes call
 
@@ -161,7 +163,8 @@ class CredentialKeeper:
         if not isinstance(source, Granted):
             task_status.started()
             return
-        async with self._open_client() as client:
+        # Making a TLS context reads the system's certificates: tens of milliseconds, so not on the loop.
+        async with await trio.to_thread.run_sync(self._open_client) as client:
             task_status.started()
             while True:
                 await self._clock.sleep_until(self._ask_again_at)
@@ -189,6 +192,7 @@ class CredentialKeeper:
             self._failures = 0
             self._put(outcome)
             return
+        self.is_denied = outcome.is_final
         settings = self._settings
         backoff_s = min(settings.retry_first_s * 2.0 ** min(self._failures, 30), settings.retry_cap_s)
         if outcome.is_final:
@@ -222,6 +226,7 @@ class CredentialKeeper:
     def _put(self, issued: Issued) -> Issued:
         """The value is in force and everybody who waits for one goes on."""
         self._issued = issued
+        self.is_denied = False
         self._report(CredentialEvent(self.name, "issued"))
         self._changed.set()
         self._changed = trio.Event()

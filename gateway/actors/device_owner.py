@@ -99,18 +99,26 @@ class DeviceOwner:
             self._observer.stray(len(rows))
             return
         now = self._clock.monotonic()
-        states = page.state[rows]
-        ends: Bool = _ENDED_BY_ACK[states]
-        if not is_late:
-            ends |= (states == State.IN_FLIGHT) & (page.channel[rows] == Channel.LONG_LINK)
-        done = rows[ends]
-        held = rows[states == State.HELD]
-        page.channel[done] = Channel.LONG_LINK
-        self._home.move(page, done, State.DEVICE_ACKED, Reason.NONE, now)
-        self._home.raise_receipts(page, rows, Receipt.DELIVERED, now)
+        states, channels = page.state[rows], page.channel[rows]
+        is_ours: Bool = (states == State.IN_FLIGHT) & (channels == Channel.LONG_LINK)
+        if not is_late and is_ours.all():
+            done = rows
+        else:
+            ends = _ENDED_BY_ACK[states] if is_late else _ENDED_BY_ACK[states] | is_ours
+            done = rows[ends]
+            page.channel[done] = Channel.LONG_LINK
+            self._home.raise_receipts(page, rows[~ends], Receipt.DELIVERED, now)
+            self._inbox.forget(row_tags(sequence, rows[states == State.HELD]))
+        self._home.move(
+            page,
+            done,
+            State.DEVICE_ACKED,
+            Reason.NONE,
+            now,
+            channel=Channel.LONG_LINK,
+            receipt=Receipt.DELIVERED,
+        )
         self._observer.acknowledged(page, done, now)
-        if len(held):
-            self._inbox.forget(row_tags(sequence, held))
         waited = done[(page.flags[done] & Flag.WAITED_OFFLINE) != 0]
         for device_id in page.batch.device_ids[waited]:
             # Its window has room again: more of what waited for it can go.

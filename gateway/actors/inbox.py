@@ -1,7 +1,7 @@
 """InboxActor: keeps rows for devices that are away, and hands them out when they come back.
 
     router --keep()--> inbox.put --(device came meanwhile?)--> drain
-    device subscribed --> drain --> inbox.take --> long link
+    device subscribed --> drain --> inbox.peek --> long link --> inbox.forget
 
 Presence is racy: a device may come back between the decision to keep a row and the write. So presence is asked again
 after each write (store, then look again). Waits for: the inbox store. Is waited for by: nobody.
@@ -10,7 +10,6 @@ after each write (store, then look again). Waits for: the inbox store. Is waited
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -47,9 +46,8 @@ class InboxActor:
         self._to_keep: deque[tuple[LedgerPage, Rows]] = deque()
         self._to_drain: deque[bytes] = deque()
         self._queued_drains: set[bytes] = set()
-        self._to_forget: list[I64] = []
+        self._to_forget: deque[I64] = deque()
         self._owner: InboxOwner | None = None
-        self._on_dropped: Callable[[int], None] = lambda _rows: None
 
     def connect(self, owner: InboxOwner) -> None:
         self._owner = owner
@@ -76,20 +74,25 @@ class InboxActor:
             self._bell.ring()
 
     async def run(self) -> None:
-        """Works until cancelled. If cancelled: what was not written yet is written by the next run."""
+        """Works until cancelled. If cancelled: what was not written or handed out yet is so by the next run."""
+        # What a crashed run had queued is still there.
+        self._bell.ring()
         while True:
             await self._bell.wait()
             while self._to_keep or self._to_drain or self._to_forget:
                 if self._to_keep:
                     await self._put(*self._to_keep[0])
                     self._to_keep.popleft()
-                elif self._to_drain:
-                    device_id = self._to_drain.popleft()
+                elif self._to_forget:
+                    tags = self._to_forget[0]
+                    await self._store.forget(self._epoch, tags)
+                    self._to_forget.popleft()
+                else:
+                    device_id = self._to_drain[0]
+                    # From here on a further return of the device asks for a further drain.
                     self._queued_drains.discard(device_id)
                     await self._drain(device_id)
-                else:
-                    await self._store.forget(self._epoch, np.concatenate(self._to_forget))
-                    self._to_forget.clear()
+                    self._to_drain.popleft()
 
     async def _put(self, page: LedgerPage, rows: Rows) -> None:
         assert self._owner is not None
@@ -98,21 +101,34 @@ class InboxActor:
         deadlines = batch.born_unix_ms + ((row_deadlines(batch, rows) - batch.born) * 1000).astype(np.int64)
         tags = row_tags(batch.address.sequence, rows)
         kept = await self._store.put(self._epoch, InboxRows(batch.device_ids[rows], tags, deadlines))
-        lost = rows[(kept == 0) & (page.state[rows] == State.HELD)]
-        self._home.move(page, lost, State.DROPPED, Reason.INBOX_FULL, self._clock.monotonic())
+        is_held = page.state[rows] == State.HELD
+        self._home.move(page, rows[(kept == 0) & is_held], State.DROPPED, Reason.INBOX_FULL, self._clock.monotonic())
+        # Rows that ended while they were written were not there to be forgotten yet.
+        self.forget(tags[(kept == 1) & ~is_held])
         for device_id in self._owner.online_ids(page, rows):
             self.came_back(device_id)
 
     async def _drain(self, device_id: bytes) -> None:
+        """Hands out the device's rows in their order, until it takes no more; they leave the store as they are taken.
+
+        What its window has no room for waits for an acknowledgement, or for the device's next return.
+        """
         assert self._owner is not None
         while self._store.holds(device_id):
-            tags = await self._store.take(self._epoch, device_id, TAKE_ROWS_MAX)
+            tags = await self._store.peek(device_id, TAKE_ROWS_MAX)
+            gone: list[I64] = []
+            is_full = False
             for sequence, rows in split_by_sequence(tags):
                 page = self._home.page(sequence)
                 if page is None:
+                    gone.append(row_tags(sequence, rows))
                     continue
-                rest = self._owner.deliver_held(page, rows[page.state[rows] == State.HELD])
-                if len(rest):
-                    # The window is full or the device is gone again; an acknowledgement or its return drains the rest.
-                    self._to_keep.append((page, rest))
-                    return
+                held = rows[page.state[rows] == State.HELD]
+                left = held if is_full else self._owner.deliver_held(page, held)
+                gone.append(row_tags(sequence, np.setdiff1d(rows, left)))
+                is_full = is_full or len(left) > 0
+            done = np.concatenate(gone) if gone else tags[:0]
+            if len(done):
+                await self._store.forget(self._epoch, done)
+            if is_full or not len(done):
+                return

@@ -135,7 +135,10 @@ class Intake:
             if self._is_repeat(key, digest, reply):
                 return
         if submission.n == 0:
-            reply(Accepted(b"", 0, 0, submission.faults))
+            nothing = Accepted(b"", 0, 0, submission.faults)
+            if key is not None:
+                self._remember(key, _Answered(digest, _Call(submission, reply, key, 0.0), nothing))
+            reply(nothing)
             return
         if self._rows + submission.n > self._gather_rows_max:
             raise Overloaded("rows waiting to become durable", self._rows, self._gather_rows_max, retry_after_s=0.05)
@@ -147,12 +150,15 @@ class Intake:
         call.parts = call.parts_left = gather.add(submission, call)
         self._rows += submission.n
         if key is not None:
-            self._requests[key] = _Answered(digest, call, None)
-            while len(self._requests) > self._request_ids_max:
-                self._requests.popitem(last=False)
+            self._remember(key, _Answered(digest, call, None))
         if gather.is_full:
             self._full.set()
         self._bell.ring()
+
+    def _remember(self, key: tuple[int, str], answered: _Answered) -> None:
+        self._requests[key] = answered
+        while len(self._requests) > self._request_ids_max:
+            self._requests.popitem(last=False)
 
     def _is_repeat(self, key: tuple[int, str], digest: bytes, reply: Reply) -> bool:
         """True when the call was seen before: it gets the first answer, now or when there is one."""
@@ -174,6 +180,8 @@ class Intake:
 
     async def run(self) -> None:
         """Makes batches until cancelled. If cancelled: what was gathered but not durable is not answered."""
+        # What a crashed run had gathered is still there.
+        self._bell.ring()
         while True:
             await self._bell.wait()
             # The rest of this turn of the loop, or gather_ms, whichever is longer; a whole batch does not wait.

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 import random
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -26,6 +28,7 @@ from gateway.columns import I64, U8, U16, Rows
 from gateway.content import Priority
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneSlice
+from gateway.core.pace import Pace
 from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Settlement, Verdicts, settle
 from gateway.core.wheel import TimingWheel
@@ -36,6 +39,12 @@ from gateway.wire.h2.events import AnswerDetail, Answers, Event, Refused, Reset,
 
 #: Retries need no better precision: the shortest wait is a second.
 _WHEEL_TICK_S = 0.05
+#: Rendered rows are rendered anew after this long: what counts down in them (TTL) is in seconds.
+_STALE_S = 1.0
+#: Fewest rows in a step: below this the fixed cost of a burst is most of its price.
+_STEP_ROWS_MIN = 64
+#: Positions a tag has room for.
+_POSITIONS_MAX = 1 << 16
 #: Slices that may wait for a retry at once; one slice per burst with retries.
 _WHEEL_ITEMS_MAX = 1 << 20
 
@@ -52,6 +61,11 @@ class Credentials(Protocol):
     def refused(self, value: bytes) -> None: ...
 
     def keep_current(self) -> None: ...
+
+    @property
+    def is_denied(self) -> bool:
+        """The vendor refuses to give one: the configuration has to be mended."""
+        ...
 
 
 class RouterPort(Protocol):
@@ -98,16 +112,24 @@ class _InFlight:
 
 
 class _Unsent(NamedTuple):
-    """Rendered rows that found no room: they go out next, unless their custody changed meanwhile."""
+    """Rendered rows from `start` on that wait for room; they go out next, unless something about them changed."""
 
     page: LedgerPage
     rendered: RenderedBurst
     start: int
     authorization: bytes
+    rendered_at: float
+
+    @property
+    def rows(self) -> Rows:
+        return self.rendered.rows[self.start :]
 
 
 class LaneActor:
-    """burst_rows_max: rows rendered in one step. request_timeout_s: an attempt without answer ends uncertain."""
+    """burst_rows_max: rows rendered in one step at most, fewer where step_s_max would not hold.
+
+    request_timeout_s: an attempt without answer ends uncertain.
+    """
 
     def __init__(
         self,
@@ -123,6 +145,7 @@ class LaneActor:
         clock: Clock,
         observer: LaneObserver,
         burst_rows_max: int,
+        step_s_max: float,
         request_timeout_s: float,
         random_source: random.Random | None = None,
     ) -> None:
@@ -136,7 +159,13 @@ class LaneActor:
         self._policy = policy
         self._clock = clock
         self._observer = observer
-        self._burst_rows_max = burst_rows_max
+        fewest = min(_STEP_ROWS_MIN, burst_rows_max)
+        #: Apart for batches whose texts differ per row: those cost many times more, and most where texts are cut.
+        self._paces = (
+            Pace(step_s_max, fewest=fewest, most=burst_rows_max),
+            Pace(step_s_max, fewest=fewest, most=burst_rows_max),
+        )
+        self._paced_page: LedgerPage | None = None
         self._request_timeout_s = request_timeout_s
         self._random = np.random.default_rng((random_source or random.Random()).getrandbits(64))
         self._number = pool.add_lane(self)
@@ -145,10 +174,10 @@ class LaneActor:
         self._wheel: TimingWheel[LaneSlice] = TimingWheel(
             tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
         )
-        self._unsent: _Unsent | None = None
+        self._unsent: deque[_Unsent] = deque()
         self._bursts: dict[int, _InFlight] = {}
         self._burst_number = 0
-        #: A THROTTLED or QUOTA verdict of scope app or class: nothing leaves before this time.
+        #: A THROTTLED or QUOTA verdict for this class: nothing leaves before this time. Those for the app: the pool.
         self._not_before = -math.inf
         self._gate_reason = Reason.NONE
 
@@ -162,9 +191,12 @@ class LaneActor:
 
     def waiting_reason(self) -> Reason:
         """Why rows that are queued here do not leave; what an expired row is told."""
-        if self._clock.monotonic() < self._not_before:
+        now = self._clock.monotonic()
+        if now < self._not_before:
             return self._gate_reason
-        if self._credentials.get_nowait() is None:
+        if now < self._pool.not_before:
+            return self._pool.gate_reason
+        if self._credentials.get_nowait() is None and self._credentials.is_denied:
             return Reason.CREDENTIAL_REFUSED
         return Reason.TTL_PASSED if self._pool.is_ready else Reason.VENDOR_UNAVAILABLE
 
@@ -175,20 +207,12 @@ class LaneActor:
 
     @property
     def has_rows(self) -> bool:
-        return self._unsent is not None or not self.lane.is_empty
-
-    @property
-    def _waiting_rows(self) -> int:
-        unsent = 0 if self._unsent is None else len(self._unsent.rendered.rows) - self._unsent.start
-        return unsent + self.lane.rows
+        return bool(self._unsent) or not self.lane.is_empty
 
     @property
     def is_idle(self) -> bool:
         """Nothing queued and nothing in flight; rows that wait for a retry do not count."""
         return not self.has_rows and not self._bursts
-
-    def credential_replaced(self) -> None:
-        self._bell.ring()
 
     # -- the actor
 
@@ -196,11 +220,14 @@ class LaneActor:
         """Sends and retries until cancelled. If cancelled: bursts under way stay as they are, for their events."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_timer)
+            # What a crashed run had queued is still there.
+            self._bell.ring()
             while True:
                 await self._bell.wait()
                 while self._step():
                     await trio.lowlevel.checkpoint()
-                self._timer_bell.ring()
+                if self._next_send() < math.inf:
+                    self._timer_bell.ring()
 
     async def _run_timer(self) -> None:
         """Rings the lane when its bucket refills or a retry is due."""
@@ -214,19 +241,24 @@ class LaneActor:
 
     def _next_deadline(self, now: float) -> float:
         wheel = self._wheel.next_deadline()
-        deadline = math.inf if wheel is None else wheel
-        if self.has_rows and self._pool.is_ready:
-            bucket = self.lane.next_deadline()
-            gate = self._not_before if self._not_before > now else bucket
-            if gate > now:
-                deadline = min(deadline, gate)
-        return deadline
+        return min(math.inf if wheel is None else wheel, self._next_send())
+
+    def _next_send(self) -> float:
+        """When the gate opens or the bucket refills, where one of them is what rows wait for; else never."""
+        if not self.has_rows or not self._pool.is_ready:
+            return math.inf
+        now = self._clock.monotonic()
+        gate = max(self._not_before, self._pool.not_before)
+        if gate > now:
+            return gate
+        bucket = self.lane.next_deadline()
+        return bucket if bucket > now else math.inf
 
     def _requeue_due(self, now: float) -> None:
         for page, rows in self._wheel.expire(now):
             waiting = rows[(page.state[rows] == State.WAITING) & (page.channel[rows] == self.lane.key.channel)]
             if len(waiting):
-                self._home.move(page, waiting, State.QUEUED, page.reason[waiting], now)
+                self._home.move(page, waiting, State.QUEUED, None, now)
                 self._offer_all(page, waiting)
 
     def _offer_all(self, page: LedgerPage, rows: Rows) -> None:
@@ -237,94 +269,98 @@ class LaneActor:
     # -- sending
 
     def _step(self) -> bool:
-        """Sends one burst, or a part of it. False when nothing can leave now."""
+        """Renders a slice, or sends one burst of what is rendered. False when nothing can leave now."""
         now = self._clock.monotonic()
-        if now < self._not_before:
+        if not self.has_rows or now < max(self._not_before, self._pool.not_before):
             return False
-        room = (
-            min(self._pool.capacity(min(self._waiting_rows, self._burst_rows_max)), self._burst_rows_max)
-            if self.has_rows
-            else 0
-        )
-        authorization = self._credentials.get_nowait() if room else None
+        pace = self._pace()
+        rows_max = pace.items() if pace is not None else _STEP_ROWS_MIN
+        wanted = len(self._unsent[0].rows) if self._unsent else min(self.lane.rows, rows_max)
+        if not self._pool.capacity(wanted):
+            return False
+        authorization = self._credentials.get_nowait()
         if authorization is None:
             return False
-        if self._unsent is not None:
-            return self._send_unsent(authorization, now)
-        slice_ = self.lane.take(now, room)
+        if self._unsent:
+            return self._send_next(authorization, now)
+        slice_ = self.lane.take(now, rows_max)
         if slice_ is None:
+            if not self.lane.is_empty:
+                self._observer.throttled(max(0.0, self.lane.next_deadline() - now))
             return False
+        started = time.perf_counter()
+        try:
+            self._render(slice_, authorization, now)
+        except BaseException:
+            # Whatever is wrong with them, no row may leave its lane without an end.
+            self.lane.put_back(*slice_)
+            raise
+        self._paced_page = slice_.page
+        self._paces[bool(slice_.page.batch.variables)].on_step(len(slice_.rows), time.perf_counter() - started)
         self._router.lane_has_room(self)
-        return self._send_slice(slice_, authorization, now)
+        return True
 
-    def _send_slice(self, slice_: LaneSlice, authorization: bytes, now: float) -> bool:
+    def _pace(self) -> Pace | None:
+        """The measured cost of the rows that come next; None for a batch with texts per row of which none was rendered
+        yet: it may be of over-long texts, each of which costs as much as a hundred others."""
+        page = self.lane.next_page
+        has_texts = page is not None and bool(page.batch.variables)
+        return None if has_texts and page is not self._paced_page else self._paces[has_texts]
+
+    def _render(self, slice_: LaneSlice, authorization: bytes, now: float) -> None:
+        """The slice's rows are rendered and wait for room, or have ended."""
         page, rows = slice_
         batch = page.batch
         rendered = self._renderer.render(page, rows, authorization, batch.born_unix_ms / 1000 + now - batch.born)
+        self._unsent.extend(_Unsent(page, burst, 0, authorization, now) for burst in rendered.bursts)
         if len(rendered.tokenless):
             reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
             self._router.vendor_failed(page, rendered.tokenless, reasons)
         for refused, reason in rendered.refused:
             self._router.vendor_failed(page, refused, np.full(len(refused), reason, np.uint8))
-        for index, burst in enumerate(rendered.bursts):
-            if not self._send(page, burst, 0, authorization, now):
-                for later in rendered.bursts[index + 1 :]:
-                    self.lane.put_back(page, later.rows)
-                return False
-        return True
 
-    def _send_unsent(self, authorization: bytes, now: float) -> bool:
-        unsent, self._unsent = self._unsent, None
-        assert unsent is not None
-        page, rendered = unsent.page, unsent.rendered
-        rest = rendered.rows[unsent.start :]
-        is_live = (page.state[rest] == State.QUEUED) & (page.channel[rest] == self.lane.key.channel)
-        if authorization != unsent.authorization or not is_live.all():
-            self.lane.put_back(page, rest[is_live])
+    def _send_next(self, authorization: bytes, now: float) -> bool:
+        """Sends as much of the first rendered burst as a connection takes. False when it takes nothing."""
+        unsent = self._unsent[0]
+        page, rendered, start = unsent.page, unsent.rendered, unsent.start
+        rows = unsent.rows
+        is_live = (page.state[rows] == State.QUEUED) & (page.channel[rows] == self.lane.key.channel)
+        is_stale = authorization != unsent.authorization or now - unsent.rendered_at > _STALE_S
+        if is_stale or not is_live.all():
+            self._unsent.popleft()
+            self.lane.put_back(page, rows[is_live])
             return True
-        return self._send(page, rendered, unsent.start, authorization, now)
-
-    def _send(self, page: LedgerPage, rendered: RenderedBurst, start: int, authorization: bytes, now: float) -> bool:
-        """Hands rows start.. to a connection; what it does not take is kept. True when all were taken."""
-        requests = rendered.requests
-        rows = rendered.rows[start:]
         number = self._burst_number
         self._burst_number = (number + 1) & 0xFFFFFFFF
-        tags = make_tags(self._number, number, len(rows))
-        taken, connection = self._pool.send(requests, start, tags, self._request_deadline())
-        if taken:
-            self._issue(page, rendered, slice(start, start + taken), number, connection, authorization, now)
-        if taken < len(rows):
-            self._unsent = _Unsent(page, rendered, start + taken, authorization)
+        tags = make_tags(self._number, number, min(len(rows), _POSITIONS_MAX))
+        taken, connection = self._pool.send(rendered.requests, start, tags, self._request_deadline())
+        if not taken:
             return False
+        self._issue(unsent, taken, number, connection, now)
+        if taken < len(rows):
+            self._unsent[0] = unsent._replace(start=start + taken)
+        else:
+            self._unsent.popleft()
         return True
 
     def _request_deadline(self) -> float:
         """On trio's clock, which the development clock does not move: a moved clock must not time requests out."""
         return trio.current_time() + self._request_timeout_s
 
-    def _issue(
-        self,
-        page: LedgerPage,
-        rendered: RenderedBurst,
-        which: slice,
-        number: int,
-        connection: int,
-        authorization: bytes,
-        now: float,
-    ) -> None:
-        """The rows are in flight, with a record in the burst log."""
-        rows, truncated = rendered.rows[which], rendered.truncated[which]
+    def _issue(self, unsent: _Unsent, taken: int, number: int, connection: int, now: float) -> None:
+        """The next `taken` rows are in flight, with a record in the burst log."""
+        page, rendered, start = unsent.page, unsent.rendered, unsent.start
+        rows, truncated = rendered.rows[start : start + taken], rendered.truncated[start : start + taken]
         attempts = page.attempts[rows]
         page.attempts[rows] = np.minimum(attempts, np.uint8(254)) + np.uint8(1)
-        self._home.move(page, rows, State.IN_FLIGHT, page.reason[rows], now)
+        self._home.move(page, rows, State.IN_FLIGHT, None, now, channel=self.lane.key.channel)
         page.issued_ms[rows] = page.stamp(now)
         if truncated.any():
             page.flags[rows[truncated]] |= np.uint8(Flag.TRUNCATED)
             self._observer.truncated(int(truncated.sum()))
         burst = Burst(
             number,
-            int(page.attempts[rows[0]]),
+            int(attempts[0]) + 1,
             self.lane.key.channel,
             connection,
             rows.astype(np.uint16),
@@ -334,7 +370,7 @@ class LaneActor:
             {},
         )
         page.bursts.append(burst)
-        self._bursts[number] = _InFlight(page, rows, burst, authorization)
+        self._bursts[number] = _InFlight(page, rows, burst, unsent.authorization)
         self._observer.issued(len(rows), now - page.batch.born)
 
     # -- answers
@@ -383,11 +419,9 @@ class LaneActor:
             rows = flight.rows[places]
             burst.answered[places] = max(1, int((now - burst.issued) * 1000))
             burst.verdicts[places] = verdicts[indexes]
-            own = (
-                {place: answers[index] for place, index in enumerate(indexes.tolist()) if index in answers}
-                if (answers)
-                else {}
-            )
+            own: dict[int, Answer] = {}
+            if answers:
+                own = {place: answers[index] for place, index in enumerate(indexes.tolist()) if index in answers}
             for place, answer in own.items():
                 burst.names[int(places[place])] = answer.name
             self._observer.answered(page, verdicts[indexes], now - burst.issued)
@@ -401,6 +435,9 @@ class LaneActor:
 
     def _act_on(self, flight: _InFlight, rows: Rows, verdicts: U8, answers: dict[int, Answer], now: float) -> None:
         page = flight.page
+        if not verdicts.any():  # ACCEPTED is 0: the usual burst
+            self._home.move(page, rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel)
+            return
         n = len(rows)
         retry_after_s = np.full(n, math.nan)
         is_refreshable = np.zeros(n, np.bool_)
@@ -442,16 +479,20 @@ class LaneActor:
                 self._close_gate(answer, now)
 
     def _close_gate(self, answer: Answer, now: float) -> None:
-        """Nothing leaves this lane before the time the vendor names."""
+        """Nothing leaves this lane, or any lane of the app, before the time the vendor names."""
         wait_s = answer.retry_after_s if answer.retry_after_s is not None else self._policy.throttle_s
-        self._not_before = max(self._not_before, now + wait_s)
-        throttled = answer.verdict is Verdict.THROTTLED
-        self._gate_reason = Reason.THROTTLED if throttled else Reason.QUOTA_EXHAUSTED
+        reason = Reason.THROTTLED if answer.verdict is Verdict.THROTTLED else Reason.QUOTA_EXHAUSTED
+        if answer.scope is Scope.APP:
+            self._pool.close_gate(now + wait_s, reason)
+        else:
+            self._not_before = max(self._not_before, now + wait_s)
+            self._gate_reason = reason
 
     def _carry_out(self, page: LedgerPage, settlement: Settlement, now: float) -> None:
         home = self._home
-        home.move(page, settlement.accepted, State.VENDOR_ACCEPTED, Reason.NONE, now)
-        home.move(page, settlement.uncertain, State.UNCERTAIN, Reason.NO_ANSWER, now)
+        channel = self.lane.key.channel
+        home.move(page, settlement.accepted, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=channel)
+        home.move(page, settlement.uncertain, State.UNCERTAIN, Reason.NO_ANSWER, now, channel=channel)
         if len(settlement.failed):
             self._router.vendor_failed(page, settlement.failed, settlement.failed_reasons)
         if len(settlement.expiring):
@@ -473,7 +514,7 @@ class LaneActor:
             flight = self._bursts[number]
             rows = flight.rows[places]
             flight.page.attempts[rows] -= np.uint8(1)
-            self._home.move(flight.page, rows, State.QUEUED, flight.page.reason[rows], now)
+            self._home.move(flight.page, rows, State.QUEUED, None, now)
             self._forget(number, flight, len(places))
             self.lane.put_back(flight.page, rows)
 

@@ -6,6 +6,8 @@ here waits; a row for which there is no room is not taken, and counted under the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gateway.actors.long_link_port import LongLinkSettings
@@ -14,6 +16,8 @@ from gateway.net.edge import Edge
 from gateway.net.edge_table import FLAG_QOS_1, FLAG_SUBSCRIBED, ConnectionTable, Count
 from gateway.wire.mqtt.in_flight import InFlight, Settled
 from gateway.wire.mqtt.publish import publish_packets, take_pieces
+
+_ONE = np.uint16(1)
 
 
 class Downlink:
@@ -69,7 +73,8 @@ class Downlink:
         if not written.all():
             self.in_flight.release(entries[~written])
             rows, fds = rows[written], fds[written]
-        np.add.at(self._table.in_flight, fds, 1)
+        # With a scalar of the column's own type: any other takes numpy's slow path, twenty times slower.
+        np.add.at(self._table.in_flight, fds, _ONE)
         self._count(Count.DELIVERED, len(rows))
         taken[rows] = True
         return taken
@@ -87,7 +92,7 @@ class Downlink:
     def _write(self, fds: I32, packets: U8 | list[bytes], has_repeats: bool, now: float) -> Bool:
         """Writes rows, one write per connection; (n,) true where the row is on its way."""
         n = len(fds)
-        rows = packets if isinstance(packets, list) else _slices(packets)
+        rows: Sequence[bytes | memoryview] = packets if isinstance(packets, list) else _slices(packets)
         targets: list[int] = fds.tolist()
         written = np.ones(n, np.bool_)
         if not has_repeats:
@@ -114,7 +119,7 @@ class Downlink:
         self._count(Count.PUBACKS_UNKNOWN, settled.n_unknown)
         # A connection that has ended since has its counter at zero already.
         live = settled.fds[self._table.in_flight[settled.fds] > 0]
-        np.subtract.at(self._table.in_flight, live, 1)
+        np.subtract.at(self._table.in_flight, live, _ONE)
         return settled
 
     def lapse(self, now: float) -> I64:
@@ -137,8 +142,9 @@ class Downlink:
         return tags
 
 
-def _slices(packets: U8) -> list[bytes]:
-    blob = packets.tobytes()
+def _slices(packets: U8) -> list[memoryview]:
+    """Views of the rows, without a copy."""
+    blob = packets.reshape(-1).data
     width = packets.shape[1]
     return [blob[at : at + width] for at in range(0, len(blob), width)]
 

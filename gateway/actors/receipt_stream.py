@@ -144,9 +144,9 @@ def _receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messages.Re
         message_ids=column([page.batch.message_ids[at] for page, at in zip(pages, rows, strict=True)], "u1"),
         device_ids=column([page.batch.device_ids[at] for page, at in zip(pages, rows, strict=True)], "u1"),
         state=column([_states(part, at) for part, at in zip(parts, rows, strict=True)], "u1"),
-        reason=column([_reasons(part, at) for part, at in zip(parts, rows, strict=True)], "u1"),
+        reason=column([_column(part.change.reason, part) for part in parts], "u1"),
         receipt=column([_receipt_codes(part, at) for part, at in zip(parts, rows, strict=True)], "u1"),
-        channel=column([change.channel[first:stop] for change, first, stop in parts], "u1"),
+        channel=column([_column(part.change.channel, part) for part in parts], "u1"),
         at_unix_ms=column(
             [np.full(n, part.change.at_unix_ms, np.uint64) for n, part in zip(counts, parts, strict=True)], "<u8"
         ),
@@ -158,11 +158,11 @@ def _states(part: Part, rows: Any) -> Any:
     return part.change.page.state[rows] if state is None else np.full(len(rows), state, np.uint8)
 
 
-def _reasons(part: Part, rows: Any) -> Any:
-    reason = part.change.reason
-    if isinstance(reason, int):
-        return np.full(len(rows), reason, np.uint8)
-    return reason[part.first : part.stop]
+def _column(values: Any, part: Part) -> Any:
+    """A change's column, or its one value for all rows, for the rows of the part."""
+    if isinstance(values, int):
+        return np.full(part.stop - part.first, values, np.uint8)
+    return values[part.first : part.stop]
 
 
 def _receipt_codes(part: Part, rows: Any) -> Any:

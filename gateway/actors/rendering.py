@@ -78,17 +78,10 @@ class LaneRenderer:
         """Tokens of the rows whose target is a device. A slot that now belongs to another device counts as none."""
         if not len(positions):
             return []
-        devices = self._devices
-        wanted = rows[positions]
-        slots = page.slots[wanted]
-        safe = np.maximum(slots, 0)
-        ids = devices.ids(safe).view(np.uint64)
-        own = np.ascontiguousarray(page.batch.device_ids[wanted]).view(np.uint64)
-        slots = np.where((ids == own).all(axis=1) & (slots >= 0), slots, np.int32(-1))
-        page.token_hashes[wanted] = devices.token_hashes(slots)
-        return [
-            TokenGroup(positions[group.positions], group.tokens) for group in devices.take_tokens(slots, self._channel)
-        ]
+        wanted = rows if len(positions) == len(rows) else rows[positions]
+        groups, hashes = self._devices.take_own_tokens(page.slots[wanted], page.batch.device_ids[wanted], self._channel)
+        page.token_hashes[wanted] = hashes
+        return [TokenGroup(positions[group.positions], group.tokens) for group in groups]
 
 
 class LinkPayload(NamedTuple):

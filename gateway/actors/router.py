@@ -53,6 +53,8 @@ _VENDOR_FIRST = 4
 _SWEEP_S = 0.05
 #: Slices of strategy 4 that may wait for a vendor at once; one per batch and lane.
 _WAITS_MAX = 1 << 20
+#: Rows of strategy 4 that are in flight when their wait ends are looked at again after this long.
+_LOOK_AGAIN_S = 1.0
 
 
 class LongLinkPort(Protocol):
@@ -170,6 +172,9 @@ class Router:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
             nursery.start_soon(self._feed_link)
+            # What a crashed run had queued is still there.
+            self._bell.ring()
+            self._link_bell.ring()
             while True:
                 await self._bell.wait()
                 while self._pages:
@@ -185,8 +190,11 @@ class Router:
 
     async def _route_page(self, page: LedgerPage) -> None:
         options = self._options(page)
-        for first in range(page.n_routed, page.n, self._slice_rows):
-            stop = min(first + self._slice_rows, page.n)
+        left = page.n - page.n_routed
+        # Slices of equal size: a short last one would cost nearly as much as a full one.
+        size = -(-left // -(-left // self._slice_rows)) if left else 1
+        for first in range(page.n_routed, page.n, size):
+            stop = min(first + size, page.n)
             self._home.encode_rows(page.batch, first, stop)
             rows = live_rows(page, first, stop)
             if len(rows):
@@ -212,7 +220,7 @@ class Router:
         for reason, rows in routed.dropped:
             self._end(page, rows, reason, now)
         if len(routed.failed):
-            self._home.move(page, routed.failed, State.FAILED, page.reason[routed.failed], now)
+            self._home.move(page, routed.failed, State.FAILED, None, now)
         if len(routed.expired):
             self._home.move(page, routed.expired, State.EXPIRED, Reason.TTL_PASSED, now)
         for group in routed.vendor:
@@ -232,7 +240,7 @@ class Router:
         rows = group.rows
         # Rows that come from elsewhere (a timer, the long link) are queued again; queued ones stay so.
         moved = rows[page.state[rows] != State.QUEUED]
-        self._home.move(page, moved, State.QUEUED, page.reason[moved], now)
+        self._home.move(page, moved, State.QUEUED, None, now)
         page.channel[rows] = group.channel
         self._limit_wait(page, group, options, now)
         key = LaneKey(page.batch.app, group.channel, group.class_)
@@ -249,9 +257,14 @@ class Router:
 
     def _stop_waiting(self, now: float) -> None:
         """Rows of strategy 4 that still wait for their vendor fall back; those in flight keep their attempt."""
-        for page, rows, _ in self._waits.expire(now):
-            is_waiting = (page.state[rows] == State.QUEUED) | (page.state[rows] == State.WAITING)
-            is_waiting &= page.channel[rows] > Channel.LONG_LINK
+        for page, rows, priority in self._waits.expire(now):
+            states = page.state[rows]
+            at_vendor = page.channel[rows] > Channel.LONG_LINK
+            in_flight = rows[at_vendor & (states == State.IN_FLIGHT)]
+            if len(in_flight):
+                # They may come back to wait; then they have waited long enough.
+                self._waits.add(now + _LOOK_AGAIN_S, _Parked(page, in_flight, priority))
+            is_waiting = at_vendor & ((states == State.QUEUED) | (states == State.WAITING))
             options = self._options(page)
             index = options.variant_index(page.batch, rows)
             is_waiting &= options.strategies[index, page.channel[rows]] == _VENDOR_FIRST
@@ -282,14 +295,24 @@ class Router:
             await self._link_bell.wait()
             while self._for_link:
                 assert self._long_link is not None
-                work = self._for_link[0]
                 size = self._long_link.deliver_rows_max()
+                work = self._merge_for_link(size)
                 self._feed(work.take(slice(0, size)))
                 if len(work.rows) > size:
                     self._for_link[0] = work.take(slice(size, None))
                 else:
                     self._for_link.popleft()
                 await trio.lowlevel.checkpoint()
+
+    def _merge_for_link(self, size: int) -> _ForLink:
+        """The first work, with what follows it of the same page until `size` rows are together: full calls of the
+        edge cost less per row than several small ones."""
+        queue = self._for_link
+        while len(queue) > 1 and queue[1].page is queue[0].page and len(queue[0].rows) < size:
+            first, second = queue.popleft(), queue.popleft()
+            columns = [np.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)]
+            queue.appendleft(_ForLink(first.page, *columns))
+        return queue[0]
 
     def _feed(self, work: _ForLink) -> None:
         page = work.page
@@ -299,7 +322,22 @@ class Router:
         left = self._to_long_link(work, self._clock.monotonic())
         if len(left):
             options = self._options(page)
-            self._carry_out(page, reroute_offline(page, left, self._devices, options, self._lanes_of(page)), options)
+            self._carry_out(page, self._after_refused_link(page, left, options), options)
+
+    def _after_refused_link(self, page: LedgerPage, rows: Rows, options: Options) -> Routed:
+        """The next way of rows that no socket took. Strategy 4 has had its vendor: it does not ask it again."""
+        lanes = self._lanes_of(page)
+        fell_back = rows[page.reason[rows] == Reason.FALLBACK]
+        if not len(fell_back):
+            return reroute_offline(page, rows, self._devices, options, lanes)
+        first = reroute_offline(page, rows[page.reason[rows] != Reason.FALLBACK], self._devices, options, lanes)
+        second = reroute_after_long_link(page, fell_back, self._devices, options, lanes)
+        return first._replace(
+            inbox=np.concatenate([first.inbox, second.inbox]),
+            vendor=first.vendor + second.vendor,
+            expired=np.concatenate([first.expired, second.expired]),
+            failed=np.concatenate([first.failed, second.failed]),
+        )
 
     def _to_long_link(self, work: _ForLink, now: float) -> Rows:
         """Gives rows to their sockets; returns those that no socket took, still where they were."""
@@ -325,7 +363,7 @@ class Router:
         sent = rows[taken]
         if len(sent):
             page.channel[sent] = Channel.LONG_LINK
-            self._home.move(page, sent, State.IN_FLIGHT, page.reason[sent], now)
+            self._home.move(page, sent, State.IN_FLIGHT, None, now, channel=Channel.LONG_LINK)
             page.attempts[sent] = np.minimum(page.attempts[sent], np.uint8(254)) + np.uint8(1)
             page.issued_ms[sent] = page.stamp(now)
             self._observer.delivered_to_edge(len(sent))
@@ -344,11 +382,12 @@ class Router:
         options = self._options(page)
         routed = reroute_after_vendor(page, rows, self._devices, options, self._lanes_of(page))
         if len(routed.failed):
-            self._home.move(page, routed.failed, State.FAILED, page.reason[routed.failed], now)
+            self._home.move(page, routed.failed, State.FAILED, None, now)
         falls_back = np.concatenate([routed.long_link, routed.inbox])
         if len(falls_back):
-            back = falls_back[page.state[falls_back] != State.QUEUED]
-            self._home.move(page, back, State.QUEUED, Reason.FALLBACK, now)
+            in_lane = page.state[falls_back] == State.QUEUED
+            self._home.move(page, falls_back[~in_lane], State.QUEUED, Reason.FALLBACK, now)
+            page.reason[falls_back[in_lane]] = Reason.FALLBACK
             self._carry_out(page, routed._replace(failed=rows[:0]), options)
 
     def token_dead(self, page: LedgerPage, rows: Rows, dead_since_unix_ms: Sequence[int | None]) -> None:

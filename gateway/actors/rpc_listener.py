@@ -93,7 +93,7 @@ class RpcConnection:
         self._on_hello = on_hello
         self._bell = Bell()
         self._scope = trio.CancelScope()
-        self._is_known = False
+        self.is_known = False
         self._is_draining = False
         self._read_bytes = _READ_BYTES_MIN * 4
         self._granted_rows = 0
@@ -150,7 +150,7 @@ class RpcConnection:
                     self._bell.ring()
         finally:
             self._take(self.session.peer_closed(CloseReason.SHUTDOWN))
-            if self._is_known:
+            if self.is_known:
                 self._service.closed(self)
             await trio.aclose_forcefully(self._stream)
         return self.session.close_reason or CloseReason.INTERNAL_ERROR
@@ -190,7 +190,7 @@ class RpcConnection:
         for event in events:
             match event:
                 case HelloAccepted():
-                    self._is_known = True
+                    self.is_known = True
                     self._on_hello()
                     self._service.open(self, event)
                 case Requested():
@@ -252,6 +252,8 @@ class RpcListener:
         self._connections: set[RpcConnection] = set()
         self._silent: OrderedDict[RpcConnection, None] = OrderedDict()
         self._number = 0
+        #: Connections that have proven who they are.
+        self._n_known = 0
         self._is_shutting_down = False
 
     def __len__(self) -> int:
@@ -260,7 +262,7 @@ class RpcListener:
     async def converse(self, stream: trio.abc.Stream, name: str, *, has_trusted_peer: bool = False) -> None:
         """Serves one accepted connection to its end; its close reason is counted under the listener's name."""
         self._observer.opened(name)
-        if len(self._connections) - len(self._silent) >= self._connections_max or self._is_shutting_down:
+        if self._n_known >= self._connections_max or self._is_shutting_down:
             why = CloseReason.SHUTDOWN if self._is_shutting_down else CloseReason.TOO_MANY_CONNECTIONS
             await trio.aclose_forcefully(stream)
             self._observer.closed(name, why)
@@ -283,17 +285,22 @@ class RpcListener:
             self._service,
             self._observer,
             unsent_bytes_max=self._unsent_bytes_max,
-            on_hello=lambda: self._silent.pop(connection, None),
+            on_hello=lambda: self._is_known(connection),
         )
         self._connections.add(connection)
         self._silent[connection] = None
-        reason = CloseReason.INTERNAL_ERROR
         try:
-            reason = await connection.run()
+            await connection.run()
         finally:
             self._connections.discard(connection)
             self._silent.pop(connection, None)
-            self._observer.closed(name, reason)
+            if connection.is_known:
+                self._n_known -= 1
+            self._observer.closed(name, session.close_reason or CloseReason.INTERNAL_ERROR)
+
+    def _is_known(self, connection: RpcConnection) -> None:
+        self._silent.pop(connection, None)
+        self._n_known += 1
 
     def begin_shutdown(self) -> None:
         """No further connections and requests; present connections end when their answers are written."""

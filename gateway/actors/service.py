@@ -99,9 +99,12 @@ class Service:
 
     async def run(self) -> None:
         """Keeps the tasks of requests that take longer. If cancelled: they are not answered."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     # -- the listener's calls
 

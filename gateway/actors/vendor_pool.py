@@ -23,6 +23,7 @@ from gateway.actors.bell import Bell
 from gateway.clock import Clock
 from gateway.columns import I64, Rows
 from gateway.errors import CloseReason
+from gateway.ledger import Reason
 from gateway.vendor import Requests
 from gateway.wire.h2.events import Answers, Event, Refused, Reset, Terminated, TimedOut
 
@@ -132,11 +133,14 @@ class VendorPool:
         self._links: dict[int, _Link] = {}
         self._numbers = 0
         self._failures = 0
-        self._not_before = -math.inf
+        self._connect_at = -math.inf
         self._bell = Bell()
         self._is_draining = False
         self._all_closed = trio.Event()
         self._last_close: CloseReason | None = None
+        #: The vendor wants nothing from this app before this time (monotonic), and why.
+        self.not_before = -math.inf
+        self.gate_reason = Reason.NONE
 
     def add_lane(self, lane: LanePort) -> int:
         """The lane's number in tags."""
@@ -155,7 +159,8 @@ class VendorPool:
             ((link.connection.capacity(), link) for link in self._links.values()), default=(0, None), key=_room
         )
         if best == 0 or link is None:
-            self._bell.ring()
+            if self._wants_connection():
+                self._bell.ring()
             return 0
         if best < wanted and best < link.open_requests() * FREE_SHARE:
             return 0
@@ -170,6 +175,13 @@ class VendorPool:
         taken = link.connection.send(requests, start, tags, deadline)
         link.idle_since = math.inf
         return taken, link.number
+
+    def close_gate(self, until: float, reason: Reason) -> None:
+        """No lane of this app sends to the vendor before `until`."""
+        if until > self.not_before:
+            self.not_before, self.gate_reason = until, reason
+        for lane in self._lanes:
+            lane.ring()
 
     def replace_connection(self, number: int) -> None:
         """The connection drains and another one may be opened: it is of no more use to us."""
@@ -209,7 +221,8 @@ class VendorPool:
                 for lane, part in _split_by_lane(event):
                     self._lanes[lane].on_answers(link.number, [part])
         for lane_port in self._lanes:
-            lane_port.ring()
+            if lane_port.has_rows:
+                lane_port.ring()
 
     # -- the actor
 
@@ -220,8 +233,8 @@ class VendorPool:
             while True:
                 if self._wants_connection():
                     now = self._clock.monotonic()
-                    if now < self._not_before:
-                        await trio.sleep(self._not_before - now)
+                    if now < self._connect_at:
+                        await trio.sleep(self._connect_at - now)
                         continue
                     self._start(nursery.start_soon)
                     continue
@@ -261,7 +274,7 @@ class VendorPool:
                 self._failures += 1
                 backoff_s = min(BACKOFF_FIRST_S * 2 ** (self._failures - 1), BACKOFF_MAX_S)
                 # Jitter from half to the whole, so that many pools do not knock together.
-                self._not_before = self._clock.monotonic() + backoff_s * random.uniform(0.5, 1.0)
+                self._connect_at = self._clock.monotonic() + backoff_s * random.uniform(0.5, 1.0)
             self._last_close = reason
             self._observer.closed(link.number, reason, link.text)
             if self._is_draining and not self._links:
@@ -309,6 +322,8 @@ def split_by_burst(tags: I64) -> list[tuple[int, Rows, Rows]]:
 def _split_by_lane(event: Event) -> list[tuple[int, Event]]:
     """The event in one part per lane; events without tags concern no lane."""
     match event:
+        case Answers(tags=tags) | Refused(tags=tags) | Reset(tags=tags) | TimedOut(tags=tags) if _has_one_lane(tags):
+            return [(int(tags[0]) >> _LANE_SHIFT, event)]
         case Answers(tags=tags, status=status, details=details):
             parts: list[tuple[int, Event]] = []
             for lane, where in _lanes_of(tags):
@@ -334,6 +349,13 @@ def _split_by_lane(event: Event) -> list[tuple[int, Event]]:
             return []
 
 
+def _has_one_lane(tags: I64) -> bool:
+    """True for the usual event, which needs no splitting."""
+    return len(tags) > 0 and bool((tags >> _LANE_SHIFT == tags[0] >> _LANE_SHIFT).all())
+
+
 def _lanes_of(tags: I64) -> list[tuple[int, Rows]]:
     lanes = tags >> _LANE_SHIFT
+    if len(lanes) and bool((lanes == lanes[0]).all()):
+        return [(int(lanes[0]), np.arange(len(lanes)))]
     return [(int(lane), np.flatnonzero(lanes == lane)) for lane in np.unique(lanes)]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from gateway import message_id
 from gateway.batch import Batch
-from gateway.columns import U8, U16, Rows, TextColumn, json_escape, uuid_text
+from gateway.columns import U8, U16, Rows, TextColumn, json_escape
 from gateway.content import Variant, template_parts
 from gateway.core.compiled import Source
 
@@ -23,7 +24,7 @@ class Burst:
         self.source = source
         self.batch = batch
         self.rows = rows
-        self.message_ids: U8 = uuid_text(batch.message_ids[rows])
+        self.message_ids: U8 = message_id.texts(batch.message_ids[rows])
         self.variant_index: U16 | None = None
         if batch.variant_index is not None and len(batch.variants) > 1:
             self.variant_index = batch.variant_index[rows]

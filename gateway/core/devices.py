@@ -265,6 +265,19 @@ class DeviceTable:
         more) are in no group; -1 is allowed and never is."""
         return self._tokens.take(rows, channel)
 
+    def take_own_tokens(self, rows: I32, ids: U8, channel: int) -> tuple[list[TokenGroup], U32]:
+        """As `take_tokens`, for rows that were looked up a while ago: those that are no longer the devices with these
+        ids, (n, 16) uint8, are in no group. Also (n,) uint32, the hash of each device's token as in `token_hashes`.
+
+        One touch of each record: it is the cache miss that costs.
+        """
+        words = self._records.gather_words(rows)
+        own = np.ascontiguousarray(ids).view(np.uint64)
+        is_same: Bool = (words[:, 0] == own[:, 0]) & (words[:, 1] == own[:, 1])
+        is_same &= rows >= 0
+        hashes = (words[:, 4] >> np.uint64(32)).astype(np.uint32)
+        return self._tokens.take_found(words, is_same, channel), hashes
+
     def token_hashes(self, rows: I32) -> U32:
         """(n,) uint32 hash of each device's token, 0 where there is none: what a batch keeps to know a token again."""
         return (self._records.gather_words(rows)[:, 4] >> np.uint64(32)).astype(np.uint32)

@@ -39,23 +39,30 @@ _FINAL = np.array([state in FINAL_STATES for state in State])
 
 
 class Change(NamedTuple):
-    """Rows of one batch whose state or receipt changed together. state, receipt: None where that did not change."""
+    """Rows of one batch whose state or receipt changed together. state, receipt: None where that did not change.
+
+    reason, channel: one for all rows or a column.
+    """
 
     page: LedgerPage
     rows: Rows
     state: State | None
     reason: U8 | int
     receipt: Receipt | None
-    channel: U8
+    channel: U8 | int
     at_unix_ms: int
 
 
 class HomeObserver(Protocol):
     """Metrics of the home; called per slice, never per row."""
 
-    def moved(self, page: LedgerPage, rows: Rows, to: State, reason: Reason | U8) -> None: ...
+    def moved(
+        self, page: LedgerPage, rows: Rows, to: State, reason: Reason | U8 | None, channel: Channel | U8
+    ) -> None: ...
 
-    def finished(self, page: LedgerPage, rows: Rows, now: float) -> None: ...
+    def finished(self, page: LedgerPage, rows: Rows, to: State, channel: Channel | U8, now: float) -> None: ...
+
+    def receipts_rose(self, rows: int, receipt: Receipt, channel: Channel | U8) -> None: ...
 
 
 class HomeStatistics(NamedTuple):
@@ -168,24 +175,46 @@ class Home:
 
     # -- moving rows
 
-    def move(self, page: LedgerPage, rows: Rows, to: State, reason: Reason | U8, now: float) -> None:
-        """Rows are in state `to`; counters, stage times and changes follow. Raises LocalProtocolError (our bug)."""
+    def move(
+        self,
+        page: LedgerPage,
+        rows: Rows,
+        to: State,
+        reason: Reason | U8 | None,
+        now: float,
+        *,
+        channel: Channel | None = None,
+        receipt: Receipt | None = None,
+    ) -> None:
+        """Rows are in state `to`; counters, stage times and changes follow. Raises LocalProtocolError (our bug).
+
+        reason: None keeps what the row had. channel: of all rows, where the caller knows it. receipt: rises with it.
+        """
         if not len(rows):
             return
         came = page.move(rows, to, reason)
-        self._observer.moved(page, rows, to, reason)
+        channels: Channel | U8 = page.channel[rows] if channel is None else channel
+        self._observer.moved(page, rows, to, reason, channels)
+        if receipt is not None:
+            page.receipt[rows] = np.maximum(page.receipt[rows], np.uint8(receipt))
+            self._observer.receipts_rose(len(rows), receipt, channels)
         if to in FINAL_STATES:
-            was_open = len(rows) - int(came[State.UNCERTAIN])
-            self.rows_open -= was_open
+            self.rows_open -= len(rows) - int(came[State.UNCERTAIN])
             page.final_ms[rows] = page.stamp(now)
-            self._observer.finished(page, rows, now)
-            self._record(page, rows, to, reason, None, now)
+            self._observer.finished(page, rows, to, channels, now)
+            self._record(page, rows, to, page.reason[rows] if reason is None else reason, receipt, channels, now)
 
     def raise_receipts(self, page: LedgerPage, rows: Rows, receipt: Receipt, now: float) -> Rows:
-        """Receipts of rows are at least `receipt`; returns the rows where it rose."""
-        rose = page.raise_receipt(rows, receipt)
+        """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
+        rose = rows[page.receipt[rows] < receipt]
+        page.receipt[rose] = receipt
+        uncertain = rows[page.state[rows] == State.UNCERTAIN]
+        if len(uncertain):
+            self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
         if len(rose):
-            self._record(page, rose, None, Reason.NONE, receipt, now)
+            channels = page.channel[rose]
+            self._observer.receipts_rose(len(rose), receipt, channels)
+            self._record(page, rose, None, Reason.NONE, receipt, channels, now)
         return rose
 
     def _record(
@@ -195,21 +224,12 @@ class Home:
         state: State | None,
         reason: Reason | U8,
         receipt: Receipt | None,
+        channel: Channel | U8,
         now: float,
     ) -> None:
         batch = page.batch
         at_unix_ms = batch.born_unix_ms + int((now - batch.born) * 1000)
-        kept = reason if isinstance(reason, np.ndarray) else int(reason)
-        change = Change(
-            page,
-            rows.astype(np.uint16),
-            state,
-            kept,
-            receipt,
-            page.channel[rows],
-            at_unix_ms,
-        )
-        self._changes.append(change)
+        self._changes.append(Change(page, rows.astype(np.uint16), state, reason, receipt, channel, at_unix_ms))
         self._change_rows += len(rows)
         while self._change_rows > self._change_rows_max:
             gone = self._changes.popleft()

@@ -106,6 +106,14 @@ class Lane:
         return LaneSlice(page, parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     @property
+    def next_page(self) -> LedgerPage | None:
+        """The page that the next `take` begins with, if it has live rows."""
+        for queue in self._queues:
+            if queue:
+                return queue[0].page
+        return None
+
+    @property
     def is_empty(self) -> bool:
         return not self._queues[0] and not self._queues[1]
 

@@ -47,11 +47,18 @@ def compile_options(batch: Batch, defaults: AppDefaults) -> Options:
     """The options of all variants of a batch."""
     variants = batch.variants
     return Options(
-        strategies=_strategies([variant.strategy or defaults.strategy for variant in variants]),
+        strategies=_strategies([_strategy_of(variant, defaults) for variant in variants]),
         classes=np.fromiter((class_of(variant, defaults) for variant in variants), np.uint8, len(variants)),
         priorities=np.fromiter((priority_of(variant) for variant in variants), np.uint8, len(variants)),
         is_now_or_never=np.fromiter((variant.ttl_s == 0 for variant in variants), np.bool_, len(variants)),
     )
+
+
+def _strategy_of(variant: Variant, defaults: AppDefaults) -> int | dict[str, int]:
+    """A mapping without `default` says nothing about the channels it does not name: the app's default holds there."""
+    if isinstance(variant.strategy, dict):
+        return {"default": defaults.strategy, **variant.strategy}
+    return variant.strategy or defaults.strategy
 
 
 def _strategies(strategies: list[int | dict[str, int]]) -> U8:

@@ -100,10 +100,11 @@ def _moved(page: LedgerPage, span: slice, moved_between: MovedBetween) -> Bool:
     """(k,) rows during whose life the clock was moved. Almost always none, found with one question."""
     final_ms = page.final_ms[span]
     born = page.batch.born
-    if not len(final_ms) or not moved_between(born, born + float(final_ms.max()) / 1000):
+    # Stage times are cut to whole milliseconds: a row that ended in the one in which a move ended ended after it.
+    if not len(final_ms) or not moved_between(born, born + (float(final_ms.max()) + 1) / 1000):
         return np.zeros(len(final_ms), np.bool_)
     times = np.unique(final_ms)
-    moved = np.array([moved_between(born, born + float(at) / 1000) for at in times.tolist()], np.bool_)
+    moved = np.array([moved_between(born, born + (at + 1) / 1000) for at in times.tolist()], np.bool_)
     return moved[np.searchsorted(times, final_ms)]
 
 

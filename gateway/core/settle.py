@@ -59,8 +59,6 @@ def settle(
 ) -> Settlement:
     """What becomes of the rows. random: (k,) in [0, 1), spreads retries."""
     rows, verdicts = answers.rows, answers.verdicts
-    if not verdicts.any():  # ACCEPTED is 0: the usual burst
-        return _all_accepted(rows)
     batch = page.batch
     # The policy counts in Unix ms; a process counts in monotonic seconds. The batch knows both of its birth.
     now_unix_ms = batch.born_unix_ms + int((now - batch.born) * 1000)
@@ -94,9 +92,3 @@ def settle(
         expiring=rows[is_expiring],
         expiring_reasons=reasons[is_expiring],
     )
-
-
-def _all_accepted(rows: Rows) -> Settlement:
-    none = rows[:0]
-    no_reasons = np.zeros(0, np.uint8)
-    return Settlement(rows, none, no_reasons, none, none, no_reasons, np.zeros(0), none, no_reasons)

@@ -284,13 +284,22 @@ class TokenIndex:
 
     def take(self, rows: I32, channel: int) -> list[TokenGroup]:
         """The tokens of the devices, grouped by length. Rows without a usable token of the channel are in no group."""
-        found = self._records.gather(rows)
-        lengths = np.where((found["flags"] & FLAG_MUTED) == 0, found["token_length"], 0)
-        lengths = np.where(found["channel"] == channel, lengths, 0)
-        token_rows = found["token_row"]
-        if len(rows) and lengths[0] and (lengths == lengths[0]).all():
+        return self.take_found(self._records.gather_words(rows), None, channel)
+
+    def take_found(self, words: U64, may: Bool | None, channel: int) -> list[TokenGroup]:
+        """The same for records that were gathered before: (n, 8) words. may: rows to be left out where false."""
+        # Word 2: app, channel, flags; word 3: generation, token row; low 16 bits of word 7: token length (records.py).
+        lengths = (words[:, 7] & np.uint64(0xFFFF)).astype(np.int64)
+        heads = words[:, 2]
+        wanted = np.uint64(channel << 16)
+        usable: Bool = (heads & np.uint64(0xFF0000 | FLAG_MUTED << 24)) == wanted
+        if may is not None:
+            usable &= may
+        token_rows = (words[:, 3] >> np.uint64(32)).astype(np.uint32)
+        if len(words) and lengths[0] and (lengths == lengths[0]).all() and usable.all():
             length = int(lengths[0])
-            return [TokenGroup(length, np.arange(len(rows)), self.store.gather(length, token_rows))]
+            return [TokenGroup(length, np.arange(len(words)), self.store.gather(length, token_rows))]
+        lengths[~usable] = 0
         groups = []
         for length in np.unique(lengths).tolist():
             if length:

@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gateway.columns import I32, U32
+from gateway.core.pace import Pace
 from gateway.errors import CloseReason, ConfigError
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 from gateway.net.edge_table import CLOSE_REASON_INDEX, FLAG_PARTIAL, FLAG_PENDING, ConnectionTable, Count
@@ -55,29 +56,6 @@ class Closed(NamedTuple):
     fds: I32
     generations: U32
     reasons: list[CloseReason]
-
-
-class Pace:
-    """How many items fit into one step, by the measured cost of the steps before."""
-
-    def __init__(self, step_s_max: float, *, fewest: int = 16, most: int = 1_024) -> None:
-        # Half of the budget: the cost of a system call doubles when the machine is busy.
-        self._step_s = step_s_max / 2
-        self._fewest = fewest
-        self._most = most
-        self._cost_s = step_s_max / 128
-
-    def items(self) -> int:
-        return max(self._fewest, min(self._most, int(self._step_s / self._cost_s)))
-
-    def on_step(self, items: int, took_s: float) -> None:
-        """A step moves the cost the more, the more items it had: a step of one shows little but its fixed cost.
-
-        It counts at most double: the time in which the system ran somebody else is not the price of our work.
-        """
-        if items:
-            sample_s = min(max(took_s / items, 1e-7), 2 * self._cost_s)
-            self._cost_s += (sample_s - self._cost_s) * items / (items + 512)
 
 
 class Edge:
@@ -133,9 +111,7 @@ class Edge:
                 listener = self._open_listener(settings)
             except OSError as error:
                 where = f"{settings.host}:{settings.port}"
-                raise ConfigError(
-                    f"long_link.listeners[{index}]", where, f"an address to bind ({error})"
-                ) from error
+                raise ConfigError(f"long_link.listeners[{index}]", where, f"an address to bind ({error})") from error
             self._listeners[listener.fileno()] = listener
             self._epoll.register(listener.fileno(), select.EPOLLIN)
             name = listener.getsockname()
@@ -346,7 +322,7 @@ class Edge:
         if sent != len(data):
             self._hold(fd, data[sent:], now)
 
-    def write_rows(self, fds: Sequence[int], packets: Sequence[bytes], now: float) -> list[int]:
+    def write_rows(self, fds: Sequence[int], packets: Sequence[bytes | memoryview], now: float) -> list[int]:
         """Writes one buffer per connection, no connection twice; returns the positions that were not taken.
 
         Not taken: pending output full, or the peer is gone. What is taken is on its way or pending, whole.
@@ -386,7 +362,7 @@ class Edge:
     def is_pending_full(self) -> bool:
         return self._pending_total_bytes >= self.settings.pending_total_bytes_max
 
-    def _hold(self, fd: int, data: bytes | bytearray, now: float) -> None:
+    def _hold(self, fd: int, data: bytes | bytearray | memoryview, now: float) -> None:
         pending = self._pending.get(fd)
         if pending is None:
             self._table.count_at[Count.WRITES_SHORT] += 1

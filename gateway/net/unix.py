@@ -31,10 +31,15 @@ async def open_unix_listener(path: str, *, mode: int) -> trio.SocketListener:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError("socket", path, f"a path for a Unix socket ({error.strerror})") from error
+        raise _not_a_place(path, error) from error
     finally:
         os.umask(old)
     return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+
+
+def _not_a_place(path: str, error: OSError) -> ConfigError:
+    # A path that is too long has no errno: its words are the only argument.
+    return ConfigError("socket", path, f"a path for a Unix socket ({error.strerror or error})")
 
 
 def _remove_stale(path: str) -> None:
@@ -42,9 +47,14 @@ def _remove_stale(path: str) -> None:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise _not_a_place(path, error) from error
     if not is_socket:
         raise ConfigError("socket", path, "a path for a Unix socket, and there is a file of another kind")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(ConnectionRefusedError):
-        probe.connect(path)
+        try:
+            probe.connect(path)
+        except PermissionError as error:
+            raise _not_a_place(path, error) from error
         raise ConfigError("socket", path, "a Unix socket that nobody else listens on")
     os.unlink(path)

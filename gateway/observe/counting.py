@@ -11,43 +11,73 @@ import numpy as np
 
 from gateway.columns import U8, Rows
 from gateway.errors import CloseReason
-from gateway.ledger import Channel, Flag, LedgerPage, Reason, State
+from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.observe.log import Log
+from gateway.observe.metric_types import Cell
 from gateway.observe.metrics import Metrics
 from gateway.verdict import Verdict
+
+#: States in which somebody outside has the row.
+_REACHED = frozenset({State.DEVICE_ACKED, State.VENDOR_ACCEPTED})
+
+
+def _by_channel(channel: Channel | U8, rows: int) -> list[tuple[int, int]]:
+    """(channel, rows) of each channel among the rows; one number per slice, as a rule."""
+    if isinstance(channel, Channel):
+        return [(channel, rows)]
+    counts = np.bincount(channel)
+    return [(code, int(counts[code])) for code in counts.nonzero()[0].tolist()]
 
 
 class HomeCounts:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        #: Label look-ups cost more than counting; the pairs in use are a few dozen.
+        self._moves: dict[tuple[int, State], Cell] = {}
+        self._reasons: dict[int, Cell] = {}
 
-    def moved(self, page: LedgerPage, rows: Rows, to: State, reason: Reason | U8) -> None:
-        metrics = self._metrics
-        channels = np.bincount(page.channel[rows], minlength=len(Channel))
-        for channel in np.flatnonzero(channels).tolist():
-            metrics.row_moves.add(int(channels[channel]), channel, to)
+    def moved(self, page: LedgerPage, rows: Rows, to: State, reason: Reason | U8 | None, channel: Channel | U8) -> None:
+        for code, n in _by_channel(channel, len(rows)):
+            cell = self._moves.get((code, to))
+            if cell is None:
+                cell = self._moves[code, to] = self._metrics.row_moves.cell(code, to)
+            cell.add(n)
+            if to is State.UNCERTAIN:
+                self._metrics.rows_uncertain.add(n, code)
+        if reason is None or reason is Reason.NONE:
+            return
         if isinstance(reason, Reason):
-            if reason:
-                metrics.row_reasons.add(len(rows), reason)
+            self._count_reason(reason, len(rows))
         else:
-            reasons = np.bincount(reason)
-            for code in np.flatnonzero(reasons).tolist():
+            counts = np.bincount(reason)
+            for code in counts.nonzero()[0].tolist():
                 if code:
-                    metrics.row_reasons.add(int(reasons[code]), code)
+                    self._count_reason(code, int(counts[code]))
         if to is State.DROPPED and reason is Reason.DUPLICATE_TARGET:
-            metrics.rows_duplicate.add(len(rows))
-        if to is State.UNCERTAIN:
-            for channel in np.flatnonzero(channels).tolist():
-                metrics.rows_uncertain.add(int(channels[channel]), channel)
+            self._metrics.rows_duplicate.add(len(rows))
 
-    def finished(self, page: LedgerPage, rows: Rows, now: float) -> None:
+    def _count_reason(self, reason: int, n: int) -> None:
+        cell = self._reasons.get(reason)
+        if cell is None:
+            cell = self._reasons[reason] = self._metrics.row_reasons.cell(reason)
+        cell.add(n)
+
+    def finished(self, page: LedgerPage, rows: Rows, to: State, channel: Channel | U8, now: float) -> None:
         """Latency of rows that reached somebody; all rows of one move end at one moment."""
-        states = page.state[rows]
-        good = (states == State.DEVICE_ACKED) | (states == State.VENDOR_ACCEPTED)
-        good &= (page.flags[rows] & Flag.WAITED_OFFLINE) == 0
-        counts = np.bincount(page.channel[rows][good], minlength=len(Channel))
-        for channel in np.flatnonzero(counts).tolist():
-            self._metrics.delivery_s.observe(now - page.batch.born, channel, weight=int(counts[channel]))
+        if to not in _REACHED:
+            return
+        waited = int(np.count_nonzero(page.flags[rows] & Flag.WAITED_OFFLINE))
+        if waited == len(rows):
+            return
+        # Rows that waited for their device are left out; they are of one channel, the long link.
+        for code, n in _by_channel(channel, len(rows)):
+            weight = n - (waited if code == Channel.LONG_LINK else 0)
+            if weight > 0:
+                self._metrics.delivery_s.observe(now - page.batch.born, code, weight=weight)
+
+    def receipts_rose(self, rows: int, receipt: Receipt, channel: Channel | U8) -> None:
+        for code, n in _by_channel(channel, rows):
+            self._metrics.receipts.add(n, code, receipt)
 
 
 class IntakeCounts:
@@ -88,9 +118,19 @@ class OwnerCounts:
         self._metrics = metrics
 
     def acknowledged(self, page: LedgerPage, rows: Rows, now: float) -> None:
-        if len(rows):
-            issued_s = page.batch.born + page.issued_ms[rows] / 1000.0
-            self._metrics.request_s.observe_many(now - issued_s, Channel.LONG_LINK)
+        """Rows of one page are issued in few calls: a handful of distinct times, each observed once with its weight."""
+        if not len(rows):
+            return
+        issued_ms = page.issued_ms[rows]
+        elapsed_s = now - page.batch.born
+        if (issued_ms == issued_ms[0]).all():
+            seconds = max(0.0, elapsed_s - int(issued_ms[0]) / 1000.0)
+            self._metrics.request_s.observe(seconds, Channel.LONG_LINK, weight=len(rows))
+            return
+        times, counts = np.unique(issued_ms, return_counts=True)
+        self._metrics.request_s.observe_many(
+            np.maximum(elapsed_s - times / 1000.0, 0.0), Channel.LONG_LINK, weights=counts
+        )
 
     def late(self, rows: int) -> None:
         self._metrics.late_acknowledgements.add(rows)

@@ -98,19 +98,10 @@ class MemoryInbox:
             kept[index] = 1
         return kept
 
-    async def take(self, epoch: OwnershipEpoch, device_id: bytes, rows_max: int) -> I64:
+    async def peek(self, device_id: bytes, rows_max: int) -> I64:
         await trio.lowlevel.checkpoint()
-        self._epochs.check(epoch)
         tags = self._devices.get(device_id)
-        if tags is None:
-            return np.zeros(0, np.int64)
-        taken = np.array(tags[:rows_max], np.int64)
-        del tags[:rows_max]
-        if not tags:
-            del self._devices[device_id]
-        for tag in taken.tolist():
-            del self._owner_of[tag]
-        return taken
+        return np.zeros(0, np.int64) if tags is None else np.array(tags[:rows_max], np.int64)
 
     async def forget(self, epoch: OwnershipEpoch, tags: I64) -> int:
         await trio.lowlevel.checkpoint()

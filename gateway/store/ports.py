@@ -68,12 +68,12 @@ class Inbox(Protocol):
         """Rows are kept; a tag that is there already is not stored twice. Returns (k,) uint8: 1 kept, 0 no room."""
         ...
 
-    async def take(self, epoch: OwnershipEpoch, device_id: bytes, rows_max: int) -> I64:
-        """The oldest tags of the device, removed; at most rows_max."""
+    async def peek(self, device_id: bytes, rows_max: int) -> I64:
+        """The oldest tags of the device, at most rows_max; they stay until `forget`, when they have a new holder."""
         ...
 
     async def forget(self, epoch: OwnershipEpoch, tags: I64) -> int:
-        """Rows that ended elsewhere (expired, cancelled) are gone; returns how many were there."""
+        """Rows that have another holder, or ended elsewhere, are gone; returns how many were there."""
         ...
 
     def holds(self, device_id: bytes) -> bool:

@@ -8,15 +8,16 @@ The header names the columns in their order with their byte lengths. All arrays 
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from gateway.batch import Batch, TaskSegment
 from gateway.columns import TextColumn
 from gateway.content import Variant
-from gateway.message_id import BatchAddress
+from gateway.message_id import ROWS_MAX, BatchAddress
 from gateway.store.ports import JournalRecord
 
 #: JournalRecord.kind of a batch.
@@ -27,10 +28,13 @@ _LENGTH = struct.Struct("<I")
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
     address: tuple[int, int, int]
     app: int
-    n: int
+    n: Annotated[int, msgspec.Meta(ge=1, le=ROWS_MAX)]
+    #: Without their `raw`, which is JSON and would not fit into MessagePack as it is.
     variants: list[Variant]
+    #: Position of a variant -> vendor -> its raw JSON.
+    raws: dict[int, dict[str, bytes]]
     segments: list[tuple[bytes, int, int]]
-    columns: list[tuple[str, int]]
+    columns: list[tuple[str, Annotated[int, msgspec.Meta(ge=0)]]]
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -62,7 +66,12 @@ def encode_batch(batch: Batch) -> JournalRecord:
             address=(batch.address.unix_ms, batch.address.journal, batch.address.sequence),
             app=batch.app,
             n=batch.n,
-            variants=list(batch.variants),
+            variants=[variant if variant.raw is None else replace(variant, raw=None) for variant in batch.variants],
+            raws={
+                position: {vendor: bytes(raw) for vendor, raw in variant.raw.items()}
+                for position, variant in enumerate(batch.variants)
+                if variant.raw is not None
+            },
             segments=[(segment.task_id, segment.first, segment.n) for segment in batch.segments],
             columns=[(name, len(buffer)) for name, buffer in columns],
         )
@@ -73,40 +82,70 @@ def encode_batch(batch: Batch) -> JournalRecord:
 def decode_batch(payload: bytes, *, born: float) -> Batch:
     """The batch of a record's payload, without message ids (the router makes them from the address).
 
-    born: what the batch's birth is on this process's monotonic clock. Raises ValueError or msgspec.DecodeError for a
-    payload that `encode_batch` did not make.
+    born: what the batch's birth is on this process's monotonic clock. Raises ValueError for a payload that
+    `encode_batch` did not make.
     """
+    if len(payload) < _LENGTH.size:
+        raise ValueError(f"record is {len(payload)} bytes, expected a header length")
     (size,) = _LENGTH.unpack_from(payload)
-    header = _DECODER.decode(payload[4 : 4 + size])
-    found: dict[str, bytes] = {}
-    at = 4 + size
+    at = _LENGTH.size + size
+    try:
+        header = _DECODER.decode(payload[_LENGTH.size : at])
+        variants = header.variants
+        for position, raw in header.raws.items():
+            with_raw = {vendor: msgspec.Raw(text) for vendor, text in raw.items()}
+            variants[position] = replace(variants[position], raw=with_raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as error:
+        raise ValueError(f"record header: {error}") from error
+    columns = _Columns(header.n)
     for name, length in header.columns:
-        found[name] = payload[at : at + length]
+        columns.found[name] = payload[at : at + length]
         at += length
     if at != len(payload):
-        raise ValueError(f"record of {len(payload)} bytes, its columns end at {at}")
-
-    def text(prefix: str, suffix: str) -> TextColumn:
-        return TextColumn(found[f"{prefix}.blob{suffix}"], np.frombuffer(found[f"{prefix}.offsets{suffix}"], "<u4"))
-
-    names = [name.partition(":")[2] for name in found if name.startswith("var.blob:")]
-    index = found.get("variant_index")
-    channels = found.get("channels")
-    duplicates = found.get("duplicates")
-    source_rows = found.get("source_rows")
+        raise ValueError(f"record is {len(payload)} bytes, its columns end at {at}")
+    names = [name.partition(":")[2] for name in columns.found if name.startswith("var.blob:")]
+    device_ids = columns.array("device_ids", "u1", 16)
+    if device_ids is None:
+        raise ValueError("record has no column device_ids")
     return Batch(
         BatchAddress(*header.address),
         header.app,
         born,
         header.n,
-        device_ids=np.frombuffer(found["device_ids"], np.uint8).reshape(header.n, 16),
+        device_ids=device_ids.reshape(header.n, 16),
         message_ids=np.zeros((header.n, 16), np.uint8),
-        variants=header.variants,
-        variant_index=None if index is None else np.frombuffer(index, "<u2"),
-        channels=None if channels is None else np.frombuffer(channels, np.uint8),
-        tokens=text("tokens", "") if "tokens.blob" in found else None,
-        duplicates=None if duplicates is None else np.frombuffer(duplicates, np.bool_),
-        source_rows=None if source_rows is None else np.frombuffer(source_rows, "<u4"),
-        variables={name: text("var", f":{name}") for name in names},
+        variants=variants,
+        variant_index=columns.array("variant_index", "<u2"),
+        channels=columns.array("channels", "u1"),
+        tokens=columns.text("tokens", "") if "tokens.blob" in columns.found else None,
+        duplicates=columns.array("duplicates", "?"),
+        source_rows=columns.array("source_rows", "<u4"),
+        variables={name: columns.text("var", f":{name}") for name in names},
         segments=[TaskSegment(*segment) for segment in header.segments],
     )
+
+
+class _Columns:
+    """The columns of a record by name; n rows."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.found: dict[str, bytes] = {}
+
+    def array(self, name: str, dtype: str, per_row: int = 1) -> np.ndarray[Any, Any] | None:
+        """(n * per_row,), or None where the record has no such column."""
+        data = self.found.get(name)
+        return None if data is None else _array(name, data, dtype, self.n * per_row)
+
+    def text(self, prefix: str, suffix: str) -> TextColumn:
+        blob, name = self.found[f"{prefix}.blob{suffix}"], f"{prefix}.offsets{suffix}"
+        offsets = _array(name, self.found.get(name, b""), "<u4", self.n + 1)
+        if offsets[0] != 0 or offsets[-1] != len(blob) or bool(np.any(offsets[1:] < offsets[:-1])):
+            raise ValueError(f"record column {name} does not fit its blob of {len(blob)} bytes")
+        return TextColumn(blob, offsets)
+
+
+def _array(name: str, data: bytes, dtype: str, length: int) -> np.ndarray[Any, Any]:
+    if len(data) != length * np.dtype(dtype).itemsize:
+        raise ValueError(f"record column {name} is {len(data)} bytes, expected {length} of {dtype}")
+    return np.frombuffer(data, dtype)

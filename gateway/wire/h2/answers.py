@@ -8,22 +8,25 @@ decoded and their DATA is counted, because those belong to the connection, and t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
-from gateway.columns import I64, U8
+from gateway.columns import I64
 from gateway.errors import RemoteProtocolError
 from gateway.wire.h2.events import AnswerDetail, Answers, Event, Refused, RefusedWhy, Reset
 from gateway.wire.h2.flow import ReceiveWindow
 from gateway.wire.h2.frames import WINDOW_DEFAULT, ErrorCode, rst_stream, window_update
-from gateway.wire.h2.inflight import SENT, UPLOADING, InFlight
+from gateway.wire.h2.inflight import HEADED, SENT, UPLOADING, InFlight, Positions
 from gateway.wire.h2.outbuffer import OutBuffer
-from gateway.wire.h2.reader import Run
 from gateway.wire.h2.responses import Head, HeadDecoder, HeadKind
+from gateway.wire.h2.runs import UNEVEN_UNITS_MIN, Run
 from gateway.wire.h2.sender import Upload
 from gateway.wire.h2.settings import ClientConfig
 
 _OK = 200
+
+_Details: TypeAlias = AnswerDetail | list[AnswerDetail | None] | None
 
 
 class _Body:
@@ -88,15 +91,16 @@ class AnswerCollector:
         self.answered_count += self._answer_count
         self._tags, self._status, self._details, self._answer_count = [], [], {}, 0
 
-    def _answer(self, positions: I64, status: int, details: AnswerDetail | list[AnswerDetail] | None) -> None:
-        """The streams at the positions are answered alike; details are shared, one each, or none."""
-        n = len(positions)
+    def _answer(self, positions: Positions, status: int, details: _Details) -> None:
+        """The streams at the positions are answered with one status; details are shared, one each, or none."""
+        tags = self._streams.close(positions)
+        n = len(tags)
         first = self._answer_count
         if isinstance(details, list):
-            self._details.update(zip(range(first, first + n), details, strict=True))
+            self._details.update({first + at: detail for at, detail in enumerate(details) if detail is not None})
         elif details is not None:
             self._details.update(dict.fromkeys(range(first, first + n), details))
-        self._tags.append(self._streams.close(positions))
+        self._tags.append(tags)
         self._status.append(status)
         self._answer_count += n
 
@@ -167,6 +171,8 @@ class AnswerCollector:
             self.reset_stream(stream_id, position, ErrorCode.PROTOCOL_ERROR)
         elif has_end:
             self._end(stream_id, position, head if first is None else first, b"")
+        elif self._streams.states[position] == SENT:
+            self._streams.set_head(slice(position, position + 1), head)
         else:
             self._streams.heads[position] = head
 
@@ -241,72 +247,85 @@ class AnswerCollector:
 
     # Frames, many at a time
 
-    def on_run(self, run: Run) -> bool:
-        """Takes the whole run in, or only its first frame and returns False, because something in it is special.
+    def on_run(self, run: Run) -> Run | None:
+        """Takes the run in, or its first units, and returns what was taken; or takes only its first frame and returns
+        None, because something in it is special.
 
         Raises RemoteProtocolError as the frames would one by one.
         """
+        stream_id = int(run.ids[0])
+        has_bare_end = run.has_end and not run.has_bodies
         head = None
-        if run.block is not None:
+        if run.block_starts is not None and run.block_ends is not None:
+            found = self._heads.heads_alike(run.buffer, run.block_starts, run.block_ends)
+            if found is None or found[1] < UNEVEN_UNITS_MIN:
+                block = run.buffer[int(run.block_starts[0]) : int(run.block_ends[0])]
+                self.on_headers(stream_id, block, has_end=has_bare_end)
+                return None
+            head, n = found
+            run = run.cut(n)
+        elif run.block is not None:
             head = self._heads.head(run.block)
             if not self._heads.is_pure:
-                self.on_head(int(run.ids[0]), head, has_end=run.has_end and run.bodies is None)
-                return False
+                self.on_head(stream_id, head, has_end=has_bare_end)
+                return None
         positions = self._plain_positions(run, head)
         if positions is None:
-            stream_id = int(run.ids[0])
             if head is not None:
-                self.on_head(stream_id, head, has_end=run.has_end and run.bodies is None)
-            elif run.bodies is not None:
-                self.on_data(stream_id, run.bodies[0].tobytes(), run.bodies.shape[1], has_end=True)
-            return False
-        if run.bodies is not None:
-            for increment in self.window.consume_frames(run.n, run.bodies.shape[1]):
+                self.on_head(stream_id, head, has_end=has_bare_end)
+            else:
+                data = run.body(0)
+                self.on_data(stream_id, data, len(data), has_end=True)
+            return None
+        if run.body_sizes is not None:
+            for increment in self.window.consume_frames(run.body_sizes):
                 self._out.append(window_update(0, increment))
-        if not run.has_end:
-            self._streams.heads[positions] = head
-        elif head is not None:
+        if head is None:
+            head = self._streams.heads[positions][0]
+        if run.has_end:
             self._answer(positions, head.status, self._run_details(run, head))
         else:
-            first: Head = self._streams.heads[positions[0]]
-            self._answer(positions, first.status, self._run_details(run, first))
-        return True
+            self._streams.set_head(positions, head)
+        return run
 
-    def _plain_positions(self, run: Run, head: Head | None) -> I64 | None:
+    def _plain_positions(self, run: Run, head: Head | None) -> Positions | None:
         """Positions of the run's streams if each is open, sent, distinct and at the point where the run's frames are
         just what comes next; else None."""
         streams = self._streams
         positions = streams.find(run.ids)
-        if positions is None or not (streams.states[positions] == SENT).all():
+        if positions is None or not streams.are_all(positions, SENT if run.has_blocks else HEADED):
             return None
-        if not (np.diff(run.ids) > 0).all() and len(np.unique(run.ids)) != run.n:
+        if not isinstance(positions, slice) and len(np.unique(positions)) != run.n:
             return None
-        heads = streams.heads[positions].tolist()
-        # A run of DATA needs one head before all of it, every other run none.
-        wanted = heads[0] if head is None else None
-        if heads.count(wanted) != run.n:
+        if head is None:
+            # A run of DATA needs one head before all of it.
+            heads = streams.heads[positions].tolist()
+            head = heads[0]
+            if heads.count(head) != run.n:
+                return None
+        if head.kind is not HeadKind.FINAL:
             return None
-        known = head if head is not None else wanted
-        if known is None or known.kind is not HeadKind.FINAL:
+        sizes = run.body_sizes
+        if sizes is None:
+            return positions if not run.has_end or head.content_length in {-1, 0} else None
+        largest = int(sizes.max())
+        if head.content_length not in {-1, largest} or (head.content_length >= 0 and int(sizes.min()) != largest):
             return None
-        size = 0 if run.bodies is None else run.bodies.shape[1]
-        if run.has_end and known.content_length not in {-1, size}:
+        # Frames of half a window and more may overrun it in the middle of the run.
+        if largest > min(self._stream_window, self.window.target // 2, self.window.left):
             return None
-        if size > min(self._stream_window, self.window.left):
-            return None
-        if head is None and self._bodies and any(stream_id in self._bodies for stream_id in run.ids.tolist()):
+        if not run.has_blocks and self._bodies and not self._bodies.keys().isdisjoint(run.ids.tolist()):
             return None
         return positions
 
-    def _run_details(self, run: Run, head: Head) -> AnswerDetail | list[AnswerDetail] | None:
-        if run.bodies is None or run.bodies.shape[1] == 0:
+    def _run_details(self, run: Run, head: Head) -> _Details:
+        if not run.has_bodies or run.body_size == 0:
             return head.bare_detail
-        bodies: U8 = run.bodies
-        is_dropped = head.status == _OK and not self._config.is_ok_body_kept
-        if is_dropped or bool((bodies == bodies[0]).all()):
-            return self._detail(head, bodies[0].tobytes())
-        details = [self._detail(head, row.tobytes()) for row in bodies]
-        return [detail for detail in details if detail is not None]
+        if head.status == _OK and not self._config.is_ok_body_kept and not head.headers:
+            return None
+        if run.has_one_body():
+            return self._detail(head, run.body(0))
+        return [self._detail(head, body) for body in run.bodies()]
 
     # Ends of the connection
 

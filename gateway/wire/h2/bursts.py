@@ -2,7 +2,8 @@
 
 Three ways to the same bytes, the fastest that fits:
 
-* fixed: every row has one length; one 2-D uint8 array, filled by columns;
+* fixed (`FixedBurst`): every row has one length; one 2-D uint8 array, filled by columns. What does not depend on the
+  rows is worked out once for requests of one shape;
 * joined: lengths differ; frame headers are columns, rows are joined from pieces;
 * row by row: blocks that need CONTINUATION, bodies that need several frames or are empty in some rows only.
 
@@ -11,10 +12,13 @@ Streams are first_id, first_id + 2, ... and every request is whole: END_STREAM i
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from gateway import columns
-from gateway.columns import I64, U8, Piece, Pieces
+from gateway.columns import I64, U8, Piece, Pieces, TextColumn
+from gateway.vendor import Requests
 from gateway.wire.h2.frames import (
     END_HEADERS,
     END_STREAM,
@@ -24,19 +28,122 @@ from gateway.wire.h2.frames import (
     split_block,
     split_data,
 )
-from gateway.wire.h2.template import row_bytes
+from gateway.wire.h2.template import BlockPlan, column_pieces
+
+#: Field of an overlay that comes from the body; the others are those of `template.ColumnAt`.
+_BODY = -1
 
 
-def burst_bytes(block: Pieces, body: Pieces, first_id: int, n: int, frame_bytes_max: int) -> bytes:
-    """All frames of n requests. block, body: pieces of n rows. frame_bytes_max: the peer's MAX_FRAME_SIZE."""
-    if n == 1:
-        return request_bytes(row_bytes(block, 0), row_bytes(body, 0), first_id, frame_bytes_max)
-    block_width = columns.pieces_width(block)
-    body_width = columns.pieces_width(body)
-    if block_width is not None and body_width is not None and block_width <= frame_bytes_max:
-        return _fixed(block, body, first_id, n, frame_bytes_max)
+class _Overlay(NamedTuple):
+    """Columns at..end of the row are columns first.. of a piece of a field."""
+
+    at: int
+    end: int
+    field: int
+    piece: int
+    first: int
+
+
+class FixedBurst:
+    """The frames of requests of one shape whose rows all have one length: a row of constants, and what is laid over it.
+
+    | header 9 | block | header 9 | body ... | header 9 | body ... |
+          ids                ids                   ids
+
+    body_width: bytes of each body.
+    """
+
+    __slots__ = ("_id_columns", "_overlays", "_row", "body_width")
+
+    def __init__(self, plan: BlockPlan, requests: Requests, frame_bytes_max: int) -> None:
+        """Of `requests` only the shape counts. frame_bytes_max: the peer's MAX_FRAME_SIZE; a block fits into one."""
+        block, overlays = _lay_block(plan, requests)
+        body, body_overlays = _lay_pieces(requests.body, _BODY)
+        self.body_width = width = len(body)
+        row = bytearray(frame_header(len(block), FrameType.HEADERS, END_HEADERS | (0 if width else END_STREAM), 0))
+        self._overlays = [each._replace(at=each.at + len(row), end=each.end + len(row)) for each in overlays]
+        self._id_columns = [5]
+        row += block
+        for at in range(0, width, frame_bytes_max):
+            end = min(at + frame_bytes_max, width)
+            self._id_columns.append(len(row) + 5)
+            row += frame_header(end - at, FrameType.DATA, END_STREAM if end == width else 0, 0)
+            shift = len(row) - at
+            for each in body_overlays:
+                # The part of this column that falls into this frame; nearly always all or nothing.
+                first, last = max(each.at, at), min(each.end, end)
+                if first < last:
+                    part = _Overlay(first + shift, last + shift, _BODY, each.piece, each.first + first - each.at)
+                    self._overlays.append(part)
+            row += body[at:end]
+        self._row = bytes(row)
+
+    @staticmethod
+    def fits(plan: BlockPlan, requests: Requests, frame_bytes_max: int) -> bool:
+        """Whether all rows of such requests have one length, and the block needs one frame."""
+        if columns.pieces_width(requests.body) is None:
+            return False
+        width = 0
+        for part in plan:
+            if isinstance(part, bytes):
+                width += len(part)
+                continue
+            piece_width = None if part.is_length else columns.piece_width(column_pieces(requests, part)[part.piece])
+            if piece_width is None:
+                return False
+            width += piece_width
+        return width <= frame_bytes_max
+
+    def rows(self, requests: Requests, start: int, n: int, first_id: int) -> bytearray:
+        """All frames of rows start.. of requests of the shape."""
+        # A bytearray repeats itself by memcpy and needs no copy afterwards: a tenth of what filling an array costs.
+        out = bytearray(self._row) * n
+        rows = np.frombuffer(out, np.uint8).reshape(n, len(self._row))
+        for at, end, field, piece, first in self._overlays:
+            pieces = requests.body if field == _BODY else requests.headers[field - 1][1] if field else requests.path
+            column = pieces[piece]
+            assert isinstance(column, np.ndarray)
+            rows[:, at:end] = column[start : start + n, first : first + end - at]
+        ids = _stream_ids(first_id, n)
+        for at in self._id_columns:
+            rows[:, at : at + 4] = ids
+        return out
+
+
+def _lay_block(plan: BlockPlan, requests: Requests) -> tuple[bytearray, list[_Overlay]]:
+    """The constants of a block, zeros where columns are, and the columns."""
+    row = bytearray()
+    overlays: list[_Overlay] = []
+    for part in plan:
+        if isinstance(part, bytes):
+            row += part
+            continue
+        width = columns.piece_width(column_pieces(requests, part)[part.piece]) or 0
+        overlays.append(_Overlay(len(row), len(row) + width, part.field, part.piece, 0))
+        row += bytes(width)
+    return row, overlays
+
+
+def _lay_pieces(pieces: Pieces, field: int) -> tuple[bytearray, list[_Overlay]]:
+    row = bytearray()
+    overlays: list[_Overlay] = []
+    for index, piece in enumerate(pieces):
+        if isinstance(piece, bytes):
+            row += piece
+        elif not isinstance(piece, TextColumn):
+            width = int(piece.shape[1])
+            overlays.append(_Overlay(len(row), len(row) + width, field, index, 0))
+            row += bytes(width)
+    return row, overlays
+
+
+def burst_bytes(block: Pieces, body: Pieces, first_id: int, body_lengths: I64, frame_bytes_max: int) -> bytes:
+    """All frames of n requests of different length.
+
+    block, body: pieces of n rows. body_lengths: (n,) int64. frame_bytes_max: the peer's MAX_FRAME_SIZE.
+    """
+    n = len(body_lengths)
     block_lengths = columns.pieces_lengths(block, n)
-    body_lengths = columns.pieces_lengths(body, n)
     longest = int(body_lengths.max())
     is_body_in_one_frame = longest == 0 or (int(body_lengths.min()) > 0 and longest <= frame_bytes_max)
     if is_body_in_one_frame and int(block_lengths.max()) <= frame_bytes_max:
@@ -59,52 +166,6 @@ def request_bytes(block: bytes, body: bytes, stream_id: int, frame_bytes_max: in
 def _stream_ids(first_id: int, n: int) -> U8:
     """(n, 4) uint8: ids first_id, first_id + 2, ... in network order."""
     return np.arange(first_id, first_id + 2 * n, 2).astype(">u4").view(np.uint8).reshape(n, 4)
-
-
-def _fixed(block: Pieces, body: Pieces, first_id: int, n: int, frame_bytes_max: int) -> bytes:
-    """One row of constants is repeated, then the columns and stream ids are laid over it.
-
-    | header 9 | block | header 9 | body ... | header 9 | body ... |
-          ids                ids                   ids
-    """
-    body_width = columns.pieces_width(body) or 0
-    block_width = columns.pieces_width(block) or 0
-    row = bytearray()
-    id_columns = [5]
-    overlays: list[tuple[int, U8]] = []
-    row += frame_header(block_width, FrameType.HEADERS, END_HEADERS | (0 if body_width else END_STREAM), 0)
-    _lay(row, overlays, block)
-    body_overlays: list[tuple[int, U8]] = []
-    body_row = bytearray()
-    _lay(body_row, body_overlays, body)
-    for at in range(0, body_width, frame_bytes_max):
-        end = min(at + frame_bytes_max, body_width)
-        id_columns.append(len(row) + 5)
-        row += frame_header(end - at, FrameType.DATA, END_STREAM if end == body_width else 0, 0)
-        for column, values in body_overlays:
-            # The part of this column that falls into this frame; nearly always all or nothing.
-            first, last = max(column, at), min(column + values.shape[1], end)
-            if first < last:
-                overlays.append((len(row) + first - at, values[:, first - column : last - column]))
-        row += body_row[at:end]
-    out = np.empty((n, len(row)), np.uint8)
-    out[:] = np.frombuffer(bytes(row), np.uint8)
-    for column, values in overlays:
-        out[:, column : column + values.shape[1]] = values
-    ids = _stream_ids(first_id, n)
-    for column in id_columns:
-        out[:, column : column + 4] = ids
-    return out.tobytes()
-
-
-def _lay(row: bytearray, overlays: list[tuple[int, U8]], pieces: Pieces) -> None:
-    """Appends constants to the row and zeros where columns will be laid."""
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            row += piece
-        elif isinstance(piece, np.ndarray):
-            overlays.append((len(row), piece))
-            row += bytes(piece.shape[1])
 
 
 def _joined(block: Pieces, body: Pieces, first_id: int, block_lengths: I64, body_lengths: I64) -> bytes:

@@ -51,8 +51,9 @@ from gateway.wire.h2.frames import (
 )
 from gateway.wire.h2.inflight import InFlight
 from gateway.wire.h2.outbuffer import OutBuffer
-from gateway.wire.h2.reader import BlockAssembly, find_run, strip_padding, strip_priority
-from gateway.wire.h2.responses import HeadDecoder
+from gateway.wire.h2.reader import BlockAssembly, strip_padding, strip_priority
+from gateway.wire.h2.responses import HeadDecoder, Reported
+from gateway.wire.h2.runs import RunFinder
 from gateway.wire.h2.sender import BurstSender
 from gateway.wire.h2.settings import ClientConfig, PeerSettings
 from gateway.wire.hpack.decoder import Decoder
@@ -95,7 +96,8 @@ class ClientConnection:
         self._out = OutBuffer(config.control_frames_max)
         self._sender = BurstSender(config, self._peer, self._streams)
         decoder = Decoder(header_list_bytes_max=config.header_list_bytes_max)
-        self._heads = HeadDecoder(decoder, config.keep_headers)
+        self._heads = HeadDecoder(decoder, Reported(config.keep_headers, config.ignored_headers))
+        self._finder = RunFinder(config.frame_bytes_max)
         self._collector = AnswerCollector(config, self._streams, self._heads, self._sender.uploads, self._out)
         self._rest = b""
         self._assembly: BlockAssembly | None = None
@@ -176,8 +178,8 @@ class ClientConnection:
             self._drain_reason = CloseReason.STREAM_IDS_EXHAUSTED
         return taken
 
-    def data_to_send(self) -> bytes:
-        """All bytes waiting; they count as sent from now on."""
+    def data_to_send(self) -> bytes | bytearray:
+        """All bytes waiting; they count as sent from now on and are the caller's."""
         self._taken_id = self._sender.next_id - 2
         return self._out.take()
 
@@ -215,15 +217,17 @@ class ClientConnection:
                 and at >= plain_until
                 and self._assembly is None
                 and self._peer.is_known
-                and (run := find_run(buffer, at, length, frame_bytes_max)) is not None
+                and (run := self._finder.find(buffer, at, length)) is not None
             ):
                 self._collector.check_stream(stream_id, self._sender.next_id)
-                if self._collector.on_run(run):
-                    at += run.size
+                taken = self._collector.on_run(run)
+                self._finder.report(run, taken)
+                if taken is not None:
+                    at = taken.end
                 else:
                     # The rest goes one by one: looking for a run at each frame would compare the stretch over again.
-                    plain_until = at + run.size
-                    at += run.first_frame_size
+                    plain_until = run.end
+                    at = next_at
             else:
                 self._on_frame(frame_type, buffer[at + 4], stream_id, buffer[at + FRAME_HEADER_BYTES : next_at])
                 at = next_at

@@ -7,6 +7,9 @@ has been used, so that a thousand small answers cost one WINDOW_UPDATE.
 
 from __future__ import annotations
 
+import numpy as np
+
+from gateway.columns import I64
 from gateway.errors import RemoteProtocolError
 from gateway.wire.h2.frames import WINDOW_DEFAULT, WINDOW_MAX, ErrorCode
 
@@ -57,20 +60,27 @@ class ReceiveWindow:
         self.left = self.target
         return used
 
-    def consume_frames(self, n: int, size: int) -> list[int]:
-        """The same as n times `consume(size)` and `credit()`; returns the increments to send.
+    def consume_frames(self, sizes: I64) -> list[int]:
+        """The same as `consume` and `credit` for each of the sizes in turn; returns the increments to send.
 
         Raises RemoteProtocolError when one of the frames is more than what was allowed.
         """
         increments: list[int] = []
-        if size == 0:
+        total = int(sizes.sum())
+        if 2 * (self.target - self.left + total) < self.target:
+            self.left -= total
             return increments
-        while n:
-            # Frames until half of the window is used, at least one, and never beyond what is left.
-            until_credit = max(1, -(-((self.target + 1) // 2 - (self.target - self.left)) // size))
-            count = min(n, until_credit, max(1, self.left // size))
-            self.consume(count * size)
-            n -= count
+        ends = np.cumsum(sizes)
+        n = len(ends)
+        at = done = 0
+        while at < n:
+            # Frames up to the one that uses half of the window, at least one, and never beyond what is left.
+            until_half = (self.target + 1) // 2 - (self.target - self.left)
+            stop = int(np.searchsorted(ends, done + max(1, until_half))) + 1
+            fitting = int(np.searchsorted(ends, done + self.left, side="right"))
+            at = min(stop, n, max(fitting, at + 1))
+            self.consume(int(ends[at - 1]) - done)
+            done = int(ends[at - 1])
             increment = self.credit()
             if increment:
                 increments.append(increment)

@@ -9,7 +9,7 @@ where a ring indexed by stream id would grow with every stream opened after it.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,13 @@ from gateway.columns import I64
 CLOSED = 0
 #: All of the request is in the out-buffer, nothing of the answer has come.
 SENT = 1
-#: Part of the body waits for a window.
+#: Part of the body waits for a window. A head may have come all the same.
 UPLOADING = 2
+#: All is sent and the response head has come, but not the end of the answer.
+HEADED = 3
+
+#: Rows of the table: a slice where they are neighbours.
+Positions: TypeAlias = I64 | slice
 
 _ROWS_START = 64
 
@@ -57,15 +62,34 @@ class InFlight:
         self.open_count += n
         self._earliest = min(self._earliest, deadline)
 
-    def find(self, ids: I64) -> I64 | None:
-        """Positions of open streams, or None when any of the ids is not open. ids may be in any order."""
+    def find(self, ids: I64) -> Positions | None:
+        """Positions of open streams in the order of ids, or None when any of the ids is not open. ids: (m,) with m > 0,
+        in any order; a slice means that they are distinct."""
         used = self._used
+        n = len(ids)
+        first = int(self.ids[:used].searchsorted(ids[0]))
+        # Most peers answer in order: then the rows are neighbours.
+        if first + n <= used and self.ids[first : first + n].tobytes() == ids.tobytes():
+            at: Positions = slice(first, first + n)
+            return at if CLOSED not in self.states[at].tobytes() else None
         if used == 0:
             return None
-        at = np.searchsorted(self.ids[:used], ids)
-        if int(at.max()) >= used or not (self.ids[at] == ids).all() or not self.states[at].all():
+        found = np.searchsorted(self.ids[:used], ids)
+        if int(found.max()) >= used or not (self.ids[found] == ids).all() or not self.states[found].all():
             return None
-        return at
+        return found
+
+    def are_all(self, positions: Positions, state: int) -> bool:
+        states = self.states[positions].tobytes()
+        return states.count(state) == len(states)
+
+    def set_head(self, positions: Positions, head: object) -> None:
+        """The response head of streams whose request is sent and whose head had not come."""
+        self.heads[positions] = head
+        self.states[positions] = HEADED
+
+    def end_upload(self, position: int) -> None:
+        self.states[position] = SENT if self.heads[position] is None else HEADED
 
     def find_one(self, stream_id: int) -> int:
         """The position of an open stream, or -1."""
@@ -75,12 +99,12 @@ class InFlight:
             return at
         return -1
 
-    def close(self, positions: I64) -> I64:
+    def close(self, positions: Positions) -> I64:
         """The streams are gone. Positions are open and distinct. Returns their tags, (m,) int64, a copy."""
-        tags = self.tags[positions]
+        tags = self.tags[positions].copy() if isinstance(positions, slice) else self.tags[positions]
         self.states[positions] = CLOSED
         self.heads[positions] = None
-        self.open_count -= len(positions)
+        self.open_count -= len(tags)
         if self.open_count == 0:
             self._used = 0
             self._earliest = math.inf

@@ -12,12 +12,12 @@ class OutBuffer:
     __slots__ = ("_chunks", "_control_frames", "_control_frames_max", "size")
 
     def __init__(self, control_frames_max: int) -> None:
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | bytearray] = []
         self._control_frames = 0
         self._control_frames_max = control_frames_max
         self.size = 0
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, chunk: bytes | bytearray) -> None:
         self._chunks.append(chunk)
         self.size += len(chunk)
 
@@ -32,7 +32,7 @@ class OutBuffer:
             raise RemoteProtocolError(text, wire_code=ErrorCode.ENHANCE_YOUR_CALM)
         self.append(chunk)
 
-    def take(self) -> bytes:
+    def take(self) -> bytes | bytearray:
         if not self._chunks:
             return b""
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)

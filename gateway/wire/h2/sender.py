@@ -26,9 +26,16 @@ from gateway.wire.hpack.encoder import Encoder
 _WARMING_ROWS_MAX = 2
 #: Shapes of requests whose plan is remembered: variants times credentials that one connection sends at a time.
 _PLANS_MAX = 64
+#: Bodies (contents) under way at once whose bursts are remembered per plan.
+_BODIES_MAX = 32
+#: Fewer rows of one length are not worth the preparation of a burst that may never come again.
+_FIXED_ROWS_MIN = 4
+#: Up to so many rows of different length go one after the other: some 6 us each, against some 60 for the array calls.
+_SINGLE_ROWS_MAX = 8
 #: A body above this that the connection window does not hold becomes an upload instead of waiting for a window that
 #: may never be so large. Half of the default window, because peers give credit when half is used.
 _WAITING_BODY_BYTES_MAX = 32_767
+_NO_LENGTHS: I64 = np.zeros(0, np.int64)
 
 
 class Upload:
@@ -39,6 +46,18 @@ class Upload:
     def __init__(self, rest: bytes, window: int) -> None:
         self.rest = rest
         self.window = SendWindow(window)
+
+
+class _Plan:
+    """How header blocks of one shape are encoded. validity: (generation of the encoder's table, the peer's
+    MAX_FRAME_SIZE) for which it holds. fixed: whole bursts by the shape of their bodies."""
+
+    __slots__ = ("block", "fixed", "validity")
+
+    def __init__(self, validity: tuple[int, int], block: template.BlockPlan) -> None:
+        self.validity = validity
+        self.block = block
+        self.fixed: dict[template.Shape, bursts.FixedBurst] = {}
 
 
 class BurstSender:
@@ -53,8 +72,7 @@ class BurstSender:
         self.uploads: dict[int, Upload] = {}
         self.next_id = CLIENT_STREAM_ID_FIRST
         self.sent_count = 0
-        #: Shape -> (generation of the encoder's table, plan).
-        self._plans: dict[template.Shape, tuple[int, template.BlockPlan]] = {}
+        self._plans: dict[template.Shape, _Plan] = {}
         #: A call left rows behind because of a window; the owner waits for word.
         self.is_blocked = False
 
@@ -65,10 +83,11 @@ class BurstSender:
         """Appends the frames of rows start.. to `out` as far as slots and windows reach; returns the rows taken."""
         stop = min(requests.n, start + len(tags), start + slots)
         shape = template.shape_of(requests)
+        width = columns.pieces_width(requests.body)
         at = start
         warmed = 0
         while at < stop:
-            count = self._rows_allowed(requests.body, at, stop)
+            count, lengths = self._rows_allowed(requests.body, width, at, stop)
             if count == 0:
                 if not self._begin_upload(requests, at, int(tags[at - start]), deadline, out):
                     break
@@ -76,36 +95,70 @@ class BurstSender:
                 continue
             plan = self._plan(shape, requests, may_warm=warmed < _WARMING_ROWS_MAX)
             if plan is None:
-                block: columns.Pieces = (template.warming_block(self.encoder, self._fields(requests), at),)
                 warmed += 1
                 count = 1
-            else:
-                block = template.block_pieces(plan, requests, at, at + count)
-            body = template.slice_pieces(requests.body, at, at + count)
-            width = columns.pieces_width(body)
-            size = int(columns.pieces_lengths(body, count).sum()) if width is None else width * count
-            self.window.consume(size)
-            out.append(bursts.burst_bytes(block, body, self.next_id, count, self._peer.frame_bytes_max))
+                lengths = lengths[:1]
+            self.window.consume(int(lengths.sum()) if width is None else width * count)
+            out.append(self._encode(plan, requests, at, count, width, lengths))
             self._open(tags[at - start : at - start + count], deadline, SENT)
             at += count
         return at - start
 
+    def _encode(
+        self, plan: _Plan | None, requests: Requests, at: int, count: int, width: int | None, lengths: I64
+    ) -> bytes | bytearray:
+        """The frames of rows at..; without a plan it is one row, which warms the table. width, lengths: of bodies."""
+        frame_bytes_max = self._peer.frame_bytes_max
+        if plan is None:
+            block = template.warming_block(self.encoder, self._fields(requests), at)
+            return bursts.request_bytes(block, template.row_bytes(requests.body, at), self.next_id, frame_bytes_max)
+        if width is not None:
+            body_shape = template.pieces_shape(requests.body)
+            fixed = plan.fixed.get(body_shape)
+            if (
+                fixed is None
+                and count >= _FIXED_ROWS_MIN
+                and bursts.FixedBurst.fits(plan.block, requests, frame_bytes_max)
+            ):
+                fixed = bursts.FixedBurst(plan.block, requests, frame_bytes_max)
+                if len(plan.fixed) >= _BODIES_MAX:
+                    plan.fixed.clear()
+                plan.fixed[body_shape] = fixed
+            if fixed is not None:
+                return fixed.rows(requests, at, count, self.next_id)
+        if count <= _SINGLE_ROWS_MAX:
+            return b"".join(
+                [
+                    bursts.request_bytes(
+                        template.plan_row(plan.block, requests, row),
+                        template.row_bytes(requests.body, row),
+                        self.next_id + 2 * (row - at),
+                        frame_bytes_max,
+                    )
+                    for row in range(at, at + count)
+                ]
+            )
+        block_pieces = template.block_pieces(plan.block, requests, at, at + count)
+        body = template.slice_pieces(requests.body, at, at + count)
+        if width is not None:
+            lengths = np.full(count, width, np.int64)
+        return bursts.burst_bytes(block_pieces, body, self.next_id, lengths[:count], frame_bytes_max)
+
     def _fields(self, requests: Requests) -> list[template.HeaderField]:
         return template.burst_fields(requests, self.encoder, self._config.unindexed_headers)
 
-    def _plan(self, shape: template.Shape, requests: Requests, *, may_warm: bool) -> template.BlockPlan | None:
+    def _plan(self, shape: template.Shape, requests: Requests, *, may_warm: bool) -> _Plan | None:
         """The plan for requests of this shape, or None when a warming row has to go first."""
         known = self._plans.get(shape)
-        is_told = not self.encoder.has_pending_update()
-        if known is not None and known[0] == self.encoder.generation and is_told:
-            return known[1]
+        validity = self.encoder.generation, self._peer.frame_bytes_max
+        if known is not None and known.validity == validity and not self.encoder.has_pending_update():
+            return known
         fields = self._fields(requests)
         if may_warm and not template.is_warm(self.encoder, fields):
             return None
-        plan = template.plan_block(self.encoder, fields)
         if len(self._plans) >= _PLANS_MAX:
             self._plans.clear()
-        self._plans[shape] = (self.encoder.generation, plan)
+        plan = self._plans[shape] = _Plan(validity, template.plan_block(self.encoder, fields))
         return plan
 
     def _open(self, tags: I64, deadline: float, state: int) -> None:
@@ -113,26 +166,30 @@ class BurstSender:
         self.next_id += 2 * len(tags)
         self.sent_count += len(tags)
 
-    def _rows_allowed(self, body: columns.Pieces, start: int, stop: int) -> int:
-        """Rows from start whose whole bodies both windows take now."""
-        if any(upload.window.size > 0 for upload in self.uploads.values()):
+    def _rows_allowed(self, body: columns.Pieces, width: int | None, start: int, stop: int) -> tuple[int, I64]:
+        """(rows from start whose whole bodies both windows take now, bytes of each body where they differ).
+
+        width: of each body if they are alike.
+        """
+        wanted = stop - start
+        lengths = _NO_LENGTHS
+        if self.uploads and any(upload.window.size > 0 for upload in self.uploads.values()):
             # It waits for the connection window, which is its by right of age.
-            self.is_blocked = True
-            return 0
-        width = columns.pieces_width(body)
-        if width is not None:
+            count = 0
+        elif width is not None:
             if width == 0:
-                return stop - start
-            count = 0 if width > self._peer.initial_window else max(0, min(stop - start, self.window.size // width))
+                return wanted, lengths
+            count = 0 if width > self._peer.initial_window else max(0, min(wanted, self.window.size // width))
         else:
-            lengths = columns.pieces_lengths(template.slice_pieces(body, start, stop), stop - start)
-            count = int(np.searchsorted(np.cumsum(lengths), self.window.size, side="right"))
-            too_long = np.flatnonzero(lengths[:count] > self._peer.initial_window)
-            if len(too_long):
-                count = int(too_long[0])
-        if count < stop - start:
+            lengths = columns.pieces_lengths(template.slice_pieces(body, start, stop), wanted)
+            count = wanted
+            if int(lengths.max()) > self._peer.initial_window:
+                count = int(np.argmax(lengths > self._peer.initial_window))
+            if int(lengths[:count].sum()) > self.window.size:
+                count = int(np.searchsorted(np.cumsum(lengths[:count]), self.window.size, side="right"))
+        if count < wanted:
             self.is_blocked = True
-        return count
+        return count, lengths[:count]
 
     def _begin_upload(
         self,
@@ -172,7 +229,7 @@ class BurstSender:
                 out.append(frame(FrameType.DATA, 0 if upload.rest else END_STREAM, stream_id, part))
             if not upload.rest:
                 del self.uploads[stream_id]
-                self._streams.states[self._streams.find_one(stream_id)] = SENT
+                self._streams.end_upload(self._streams.find_one(stream_id))
 
     def on_initial_window(self, before: int, after: int) -> None:
         """The peer changed INITIAL_WINDOW_SIZE: the windows of open uploads move by the difference (section 6.9.2).

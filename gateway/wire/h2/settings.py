@@ -57,8 +57,11 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     body_bytes_max: int = 16 << 10
     #: Bodies of 200 answers are kept (FCM's message name); without, they are counted and dropped.
     is_ok_body_kept: bool = True
-    #: Headers kept of 200 answers; of other answers all are kept.
+    #: Headers kept of 200 answers; of other answers all are kept but `ignored_headers`.
     keep_headers: frozenset[bytes] = frozenset()
+    #: Headers that differ per answer and tell us nothing: apns-id is our own message id, apns-unique-id is for Apple's
+    #: console. Answers that differ in these alone share one decoded head.
+    ignored_headers: frozenset[bytes] = frozenset({b"apns-id", b"apns-unique-id"})
     #: Requests whose DATA may wait for windows at once (bodies larger than the peer's windows).
     uploads_max: int = 8
     #: Silence after which a PING asks whether the peer lives, and how long it may take to answer.

@@ -144,14 +144,13 @@ Shape: TypeAlias = tuple[object, ...]
 
 def shape_of(requests: Requests) -> Shape:
     """All constants, names and widths of the header block."""
-    return (
-        requests.authority,
-        _pieces_shape(requests.path),
-        *[(name, _pieces_shape(pieces)) for name, pieces in requests.headers],
-    )
+    out: list[object] = [requests.authority, pieces_shape(requests.path)]
+    for name, pieces in requests.headers:
+        out += (name, pieces if len(pieces) == 1 and isinstance(pieces[0], bytes) else pieces_shape(pieces))
+    return tuple(out)
 
 
-def _pieces_shape(pieces: Pieces) -> tuple[bytes | int, ...]:
+def pieces_shape(pieces: Pieces) -> tuple[bytes | int, ...]:
     return tuple(
         [
             piece if isinstance(piece, bytes) else -1 if isinstance(piece, TextColumn) else piece.shape[1]
@@ -195,6 +194,10 @@ def plan_block(encoder: Encoder, fields: list[HeaderField]) -> BlockPlan:
     return tuple(out)
 
 
+def column_pieces(requests: Requests, column: ColumnAt) -> Pieces:
+    return requests.path if column.field == 0 else requests.headers[column.field - 1][1]
+
+
 def block_pieces(plan: BlockPlan, requests: Requests, start: int, stop: int) -> Pieces:
     """The blocks of rows start..stop, as pieces whose rows begin at 0."""
     out: list[Piece] = []
@@ -202,12 +205,27 @@ def block_pieces(plan: BlockPlan, requests: Requests, start: int, stop: int) -> 
         if isinstance(part, bytes):
             out.append(part)
             continue
-        pieces = requests.path if part.field == 0 else requests.headers[part.field - 1][1]
+        pieces = column_pieces(requests, part)
         if part.is_length:
             out.append(length_prefixes(columns.pieces_lengths(slice_pieces(pieces, start, stop), stop - start)))
         else:
             out.append(_slice_piece(pieces[part.piece], start, stop))
     return tuple(out)
+
+
+def plan_row(plan: BlockPlan, requests: Requests, row: int) -> bytes:
+    """The block of one row."""
+    out: list[bytes] = []
+    for part in plan:
+        if isinstance(part, bytes):
+            out.append(part)
+            continue
+        pieces = column_pieces(requests, part)
+        if part.is_length:
+            out.append(encode_integer(len(row_bytes(pieces, row)), 7))
+        else:
+            out.append(row_bytes(pieces[part.piece : part.piece + 1], row))
+    return b"".join(out)
 
 
 def length_prefixes(lengths: I64) -> U8 | TextColumn:

@@ -32,7 +32,7 @@ class Decoder:
         """table_bytes_max: what the peer may use before it has acknowledged our SETTINGS."""
         self._table = DynamicTable(table_bytes_max)
         self._table_limit = table_bytes_max
-        self._header_list_bytes_max = header_list_bytes_max
+        self.header_list_bytes_max = header_list_bytes_max
         self.has_changed_table = False
         self.has_used_table = False
 
@@ -65,7 +65,7 @@ class Decoder:
         generation = self._table.generation
         at = self._read_size_updates(block)
         end = len(block)
-        room = self._header_list_bytes_max
+        room = self.header_list_bytes_max
         while at < end:
             first = block[at]
             if first & 0x80:  # indexed field
@@ -80,7 +80,7 @@ class Decoder:
                 field, at = self._read_literal(block, at, 4)
             room -= len(field[0]) + len(field[1]) + ENTRY_OVERHEAD_BYTES
             if room < 0:
-                text = f"header list over {self._header_list_bytes_max} bytes"
+                text = f"header list over {self.header_list_bytes_max} bytes"
                 raise RemoteProtocolError(text, wire_code=ENHANCE_YOUR_CALM)
             fields.append(field)
         self.has_changed_table = self._table.generation != generation

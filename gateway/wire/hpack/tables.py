@@ -89,7 +89,8 @@ class DynamicTable:
     """Fields in the order of insertion, the newest first; evicts the oldest to stay within `bytes_max`.
 
     generation: counts insertions, evictions and changes of size; whatever was derived from the table under another
-    generation is void.
+    generation is void. An entry too large for a table that is empty changes nothing: a peer that may not use a table
+    often says "with indexing" all the same.
     """
 
     __slots__ = ("_entries", "bytes_max", "bytes_used", "generation", "inserted")
@@ -112,7 +113,8 @@ class DynamicTable:
         """The field is the newest entry, or, being larger than the table, has emptied it. Returns what was evicted."""
         size = entry_bytes(name, value)
         evicted = self._shrink_to(self.bytes_max - size)
-        self.generation += 1
+        if evicted or size <= self.bytes_max:
+            self.generation += 1
         if size <= self.bytes_max:
             self._entries.appendleft((name, value))
             self.bytes_used += size

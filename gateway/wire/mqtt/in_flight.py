@@ -154,8 +154,9 @@ class InFlight:
             found.append(entries[matches])
         entries = np.concatenate(found) if found else np.zeros(0, np.int64)
         if len(entries) > 1:
-            _, first = np.unique(entries, return_index=True)
-            if len(first) != len(entries):
+            ordered = np.sort(entries)
+            if (ordered[1:] == ordered[:-1]).any():
+                _, first = np.unique(entries, return_index=True)
                 entries = entries[np.sort(first)]
         settled = Settled(
             self._fds[entries],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,14 +12,21 @@ from gateway.wire.h2.flow import ReceiveWindow, SendWindow
 from gateway.wire.h2.frames import WINDOW_MAX, ErrorCode
 
 
-@given(target=st.integers(1, 3000), used=st.integers(0, 3000), n=st.integers(0, 60), size=st.integers(0, 400))
-def test_consume_frames_does_what_single_frames_do(target: int, used: int, n: int, size: int) -> None:
+@given(
+    target=st.integers(1, 3000),
+    used=st.integers(0, 3000),
+    sizes=st.one_of(
+        st.lists(st.integers(0, 400), max_size=60),
+        st.builds(lambda n, size: [size] * n, st.integers(0, 60), st.integers(0, 400)),
+    ),
+)
+def test_consume_frames_does_what_single_frames_do(target: int, used: int, sizes: list[int]) -> None:
     many, single = ReceiveWindow(target), ReceiveWindow(target)
     many.left = single.left = max(target - used, target // 2 + 1)
     increments: list[int] = []
     fault = False
     try:
-        for _ in range(n):
+        for size in sizes:
             single.consume(size)
             if increment := single.credit():
                 increments.append(increment)
@@ -26,9 +34,9 @@ def test_consume_frames_does_what_single_frames_do(target: int, used: int, n: in
         fault = True
     if fault:
         with pytest.raises(RemoteProtocolError):
-            many.consume_frames(n, size)
+            many.consume_frames(np.array(sizes, np.int64))
     else:
-        assert many.consume_frames(n, size) == increments
+        assert many.consume_frames(np.array(sizes, np.int64)) == increments
         assert many.left == single.left
 
 

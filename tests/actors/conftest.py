@@ -1,0 +1,515 @@
+"""A small world for actor tests: real home, device table, inbox store, renderers and vendors; twins only for the ends.
+
+`SocketsTwin` stands for the long link's sockets, `ConnectionTwin` for one connection to a vendor. Both do what the real
+one promises in its docstring, and the test plays the far end.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from gateway.actors.device_owner import DeviceOwner
+from gateway.actors.inbox import InboxActor
+from gateway.actors.lane import LaneActor
+from gateway.actors.rendering import LaneRenderer, LinkRenderer
+from gateway.actors.router import Router
+from gateway.actors.vendor_pool import VendorPool
+from gateway.batch import OwnershipEpoch, Submission
+from gateway.clock import Clock, SystemClock
+from gateway.columns import TextColumn, join
+from gateway.content import Class, Variant
+from gateway.core.bucket import TokenBucket
+from gateway.core.devices import DeviceLimits, DeviceTable
+from gateway.core.gather import Part, build_batch
+from gateway.core.home import Home
+from gateway.core.lane import Lane, LaneKey
+from gateway.core.options import AppDefaults
+from gateway.core.registration import Registrations
+from gateway.core.render import Renderer
+from gateway.core.retry import RetryPolicy
+from gateway.core.segments import HashKey
+from gateway.errors import CloseReason
+from gateway.ledger import Channel, LedgerPage, Reason, State
+from gateway.observe.counting import HomeCounts, LaneCounts, OwnerCounts, PoolCounts, RouterCounts
+from gateway.observe.log import Log
+from gateway.observe.metrics import Metrics
+from gateway.store.memory import MemoryInbox
+from gateway.wire.h2.events import AnswerDetail, Answers, SettingsChanged, Terminated
+from vendors import apns, fcm
+
+SECRET = b"message id secret"
+#: Steps of all tasks that one wait of a test may take. A wait takes dozens; actors that wake each other in a circle
+#: would take for ever, since trio's test clock only moves when all rest.
+STEPS_MAX = 20_000
+EPOCH = OwnershipEpoch(1)
+NO_TAGS = np.zeros(0, np.int64)
+
+
+class _Steps(trio.abc.Instrument):
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+        self.n = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.n += 1
+        if self.n > STEPS_MAX:
+            self._scope.cancel()
+
+
+@contextmanager
+def may_not_spin() -> Iterator[None]:
+    """Fails the test where the actors wake each other without end."""
+    with trio.CancelScope() as scope:
+        steps = _Steps(scope)
+        trio.lowlevel.add_instrument(steps)
+        try:
+            yield
+        finally:
+            trio.lowlevel.remove_instrument(steps)
+    assert steps.n <= STEPS_MAX, "the actors spin"
+
+
+class CredentialTwin:
+    """What a lane asks of the credential keeper."""
+
+    def __init__(self) -> None:
+        self.value: bytes | None = b"bearer one"
+        self.refused_values: list[bytes] = []
+        self.kept = 0
+        self.is_denied = False
+
+    def get_nowait(self) -> bytes | None:
+        return self.value
+
+    def refused(self, value: bytes) -> None:
+        self.refused_values.append(value)
+
+    def keep_current(self) -> None:
+        self.kept += 1
+
+
+class SocketsTwin:
+    """The long link's sockets. windows: how many more rows each device takes (absent: 32)."""
+
+    def __init__(self) -> None:
+        self.windows: dict[bytes, int] = {}
+        self.live: dict[int, tuple[bytes, int]] = {}
+        #: Per device, (tag, payload) in the order in which its socket took them.
+        self.sent: dict[bytes, list[tuple[int, dict[str, Any]]]] = {}
+        self.calls = 0
+        self.rows_max = 1000
+
+    def deliver_rows_max(self) -> int:
+        return self.rows_max
+
+    def deliver(self, fds: Any, generations: Any, device_ids: Any, tags: Any, payload: Any, now: float) -> Any:
+        self.calls += 1
+        taken = np.zeros(len(fds), np.bool_)
+        bodies = join(payload, 0, len(fds))
+        for index in range(len(fds)):
+            device_id = device_ids[index].tobytes()
+            if self.live.get(int(fds[index])) != (device_id, int(generations[index])):
+                continue
+            room = self.windows.get(device_id, 32)
+            if room <= 0:
+                continue
+            self.windows[device_id] = room - 1
+            self.sent.setdefault(device_id, []).append((int(tags[index]), json.loads(bodies[index])))
+            taken[index] = True
+        return taken
+
+    def titles(self, device_id: bytes) -> list[str]:
+        return [payload["title"] for _, payload in self.sent.get(device_id, [])]
+
+    def tags(self, device_id: bytes) -> Any:
+        return np.array([tag for tag, _ in self.sent.get(device_id, [])], np.int64)
+
+
+class ConnectionTwin:
+    """One connection to a vendor, as `VendorPool` sees it. The test answers for the vendor."""
+
+    def __init__(self, on_events: Callable[[object, list[Any]], None], vendor: VendorTwin) -> None:
+        self._on_events = on_events
+        self._vendor = vendor
+        self.is_up = False
+        self.open: list[int] = []
+        #: (path, headers, body) of every request taken, and its tag.
+        self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
+        self.tags: list[int] = []
+        self.deadlines: list[float] = []
+        self.drained: tuple[float, CloseReason] | None = None
+        self._end = trio.Event()
+        self._reason = CloseReason.PEER_CLOSED
+
+    # what the pool calls
+
+    def capacity(self) -> int:
+        if not self.is_up or self.drained is not None:
+            return 0
+        return max(0, self._vendor.streams_max - len(self.open))
+
+    def send(self, requests: Any, start: int, tags: Any, deadline: float) -> int:
+        k = min(requests.n - start, self.capacity())
+        paths = join(requests.path, start, start + k)
+        bodies = join(requests.body, start, start + k)
+        names = [name.decode() for name, _ in requests.headers]
+        values = [join(pieces, start, start + k) for _, pieces in requests.headers]
+        for index in range(k):
+            headers = {name: column[index].decode() for name, column in zip(names, values, strict=True)}
+            self.requests.append((paths[index].decode(), headers, json.loads(bodies[index])))
+            self.deadlines.append(deadline)
+        self.open += tags[:k].tolist()
+        self.tags += tags[:k].tolist()
+        return k
+
+    def statistics(self) -> Any:
+        return self if self.is_up else None
+
+    @property
+    def open_streams(self) -> int:
+        return len(self.open)
+
+    def drain(self, timeout_s: float, reason: CloseReason) -> None:
+        if self.drained is None:
+            self.drained = (timeout_s, reason)
+            if not self.open:
+                self.close(reason)
+
+    async def run(self) -> CloseReason:
+        vendor = self._vendor
+        try:
+            await vendor.gate.wait()
+            await trio.lowlevel.checkpoint()
+            if vendor.fails_with is not None:
+                self._on_events(self, [Terminated(vendor.fails_with, NO_TAGS, NO_TAGS, 0, "no connection")])
+                return vendor.fails_with
+            self.is_up = True
+            self._on_events(self, [SettingsChanged(100, 65535, 16384, 4096)])
+            await self._end.wait()
+        except trio.Cancelled:
+            self._terminate(CloseReason.SHUTDOWN, [], self.open)
+            raise
+        return self._reason
+
+    # what the test calls
+
+    def answer(self, status: int = 200, body: bytes = b"", headers: dict[bytes, bytes] | None = None, n: int = 1) -> None:
+        """The n oldest open requests get this answer, in one event."""
+        tags, self.open = self.open[:n], self.open[n:]
+        assert len(tags) == n
+        detail = AnswerDetail(headers or {}, body)
+        details = {} if status == 200 else dict.fromkeys(range(n), detail)
+        self._on_events(self, [Answers(np.array(tags, np.int64), np.full(n, status, np.uint16), details)])
+        if self.drained is not None and not self.open:
+            self.close(self.drained[1])
+
+    def tell(self, kind: Any, *args: Any, n: int = 1) -> None:
+        """The n oldest open requests end in an event of that kind (Refused, Reset, TimedOut)."""
+        tags, self.open = self.open[:n], self.open[n:]
+        self._on_events(self, [kind(np.array(tags, np.int64), *args)])
+
+    def close(self, reason: CloseReason, *, refused: int = 0) -> None:
+        """The connection is over; the `refused` newest open requests were surely not processed."""
+        cut = len(self.open) - refused
+        self._terminate(reason, self.open[cut:], self.open[:cut])
+
+    def _terminate(self, reason: CloseReason, refused: list[int], uncertain: list[int]) -> None:
+        if self._end.is_set():
+            return
+        self.is_up, self._reason, self.open = False, reason, []
+        self._end.set()
+        event = Terminated(reason, np.array(refused, np.int64), np.array(uncertain, np.int64), 0, "the end")
+        self._on_events(self, [event])
+
+
+class VendorTwin:
+    """The far end of one pool. gate: connections come up once it is set. fails_with: they fail instead."""
+
+    def __init__(self) -> None:
+        self.connections: list[ConnectionTwin] = []
+        self.streams_max = 1000
+        self.gate = trio.Event()
+        self.gate.set()
+        self.fails_with: CloseReason | None = None
+        self.opened_at: list[float] = []
+
+    def open(self, on_events: Callable[[object, list[Any]], None]) -> ConnectionTwin:
+        connection = ConnectionTwin(on_events, self)
+        self.connections.append(connection)
+        self.opened_at.append(trio.current_time())
+        return connection
+
+    @property
+    def last(self) -> ConnectionTwin:
+        return self.connections[-1]
+
+    def requests(self) -> list[tuple[str, dict[str, str], dict[str, Any]]]:
+        return [request for connection in self.connections for request in connection.requests]
+
+
+def make_vendor(channel: Channel) -> Any:
+    if channel is Channel.APNS:
+        return apns.Apns(apns.Settings("TEAM123456", "KEY1234567", "com.example.app", key_file="key.p8"))
+    return fcm.Fcm(fcm.Settings("sim-project", service_account_file="account.json"))
+
+
+class World:
+    """One app (index 0), both vendors, all real actors in between. Nothing runs until `start`."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        inbox_store: Any = None,
+        parked_rows_max: int = 10_000,
+        lane_rows_max: int = 10_000,
+        slice_rows: int = 64,
+        strategy4_wait_s: float = 10.0,
+        rate_per_s: float = math.inf,
+        burst: int = 10_000,
+        burst_rows_max: int = 100,
+        connections_max: int = 2,
+        policy: RetryPolicy | None = None,
+        strategy: int = 1,
+    ) -> None:
+        self.clock = clock or SystemClock()
+        self.metrics = Metrics()
+        self.log_lines = io.StringIO()
+        self.log = Log(stream=self.log_lines)
+        self.home = Home(
+            secret=SECRET,
+            journal=0,
+            observer=HomeCounts(self.metrics),
+            ledger_bytes_max=1 << 30,
+            rows_open_max=1 << 20,
+            change_rows_max=1 << 20,
+            now=self.clock.monotonic(),
+        )
+        limits = DeviceLimits(devices_max=5000, token_bytes_max=1 << 22, aliases_max=10, tag_bindings_max=10)
+        self.devices = DeviceTable(limits, HashKey(b"k" * 32))
+        default = MemoryInbox(rows_per_device_max=100, rows_max=10_000)
+        self.inbox_store = default if inbox_store is None else inbox_store
+        self.inbox = InboxActor(store=self.inbox_store, epoch=EPOCH, home=self.home, clock=self.clock)
+        self.renderer = Renderer()
+        self.router = Router(
+            home=self.home,
+            devices=self.devices,
+            inbox=self.inbox,
+            renderer=LinkRenderer(self.renderer),
+            clock=self.clock,
+            observer=RouterCounts(self.metrics),
+            defaults=[AppDefaults(strategy)],
+            slice_rows=slice_rows,
+            parked_rows_max=parked_rows_max,
+            strategy4_wait_s=strategy4_wait_s,
+        )
+        self.sockets = SocketsTwin()
+        self.router.connect_link(self.sockets)
+        self.inbox.connect(self.router)
+        self.owner = DeviceOwner(
+            devices=self.devices,
+            home=self.home,
+            router=self.router,
+            inbox=self.inbox,
+            clock=self.clock,
+            observer=OwnerCounts(self.metrics),
+        )
+        self.vendors: dict[Channel, VendorTwin] = {}
+        self.pools: dict[Channel, VendorPool] = {}
+        self.credentials: dict[Channel, CredentialTwin] = {}
+        self.lanes: dict[LaneKey, LaneActor] = {}
+        for channel in (Channel.APNS, Channel.FCM):
+            twin = self.vendors[channel] = VendorTwin()
+            pool = self.pools[channel] = VendorPool(
+                open_connection=twin.open,
+                connections_max=connections_max,
+                idle_s=3600.0,
+                clock=self.clock,
+                observer=PoolCounts(self.metrics, self.log),
+            )
+            credential = self.credentials[channel] = CredentialTwin()
+            bucket = TokenBucket(rate_per_s, burst, now=self.clock.monotonic())
+            vendor = make_vendor(channel)
+            for class_ in Class:
+                key = LaneKey(0, channel, class_)
+                self.lanes[key] = LaneActor(
+                    lane=Lane(key, bucket, rows_max=lane_rows_max),
+                    vendor=vendor,
+                    pool=pool,
+                    renderer=LaneRenderer(
+                        renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel
+                    ),
+                    credentials=credential,
+                    home=self.home,
+                    router=self.router,
+                    policy=policy or RetryPolicy(first_s=1.0, jitter=0.0, throttle_s=5.0, cap_s=60.0, wait_s_min=0.5),
+                    clock=self.clock,
+                    observer=LaneCounts(self.metrics, self.log, channel),
+                    burst_rows_max=burst_rows_max,
+                    step_s_max=10.0,
+                    request_timeout_s=30.0,
+                )
+        self.router.connect(self.lanes)
+        self.apns, self.fcm = self.vendors[Channel.APNS], self.vendors[Channel.FCM]
+        self._fds = 100
+
+    def lane(self, channel: Channel = Channel.APNS, class_: Class = Class.SYSTEM) -> LaneActor:
+        return self.lanes[LaneKey(0, channel, class_)]
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """All actors run, and have nothing to do."""
+        for run in (self.router.run, self.inbox.run):
+            nursery.start_soon(run)
+        for pool in self.pools.values():
+            nursery.start_soon(pool.run)
+        for lane in self.lanes.values():
+            nursery.start_soon(lane.run)
+        await self.settle()
+
+    # -- devices
+
+    def register(self, n: int, channel: Channel = Channel.APNS, *, first: int = 0) -> list[bytes]:
+        """n devices with a token each (none for NONE); returns their ids."""
+        ids = [(b"%c" % int(channel)) + b"device" + number.to_bytes(9, "big") for number in range(first, first + n)]
+        tokens = [b"" if channel is Channel.NONE else device_id.hex().encode() * 2 for device_id in ids]
+        self.devices.register(
+            0,
+            Registrations(
+                np.frombuffer(b"".join(ids), np.uint8).reshape(n, 16),
+                np.full(n, channel, np.uint8),
+                TextColumn.from_rows(tokens),
+                np.zeros(n, np.uint32),
+            ),
+            self.clock.unix_ms() // 1000,
+        )
+        return ids
+
+    def token(self, device_id: bytes) -> bytes:
+        return self.devices.device(self.devices.find_one(device_id, 0)).token
+
+    def go_online(self, device_id: bytes, *, window: int = 32) -> int:
+        """The device connects and subscribes; returns its fd."""
+        self._fds += 1
+        fd = self._fds
+        self.sockets.windows[device_id] = window
+        self.sockets.live[fd] = (device_id, 1)
+        slot = self.owner.connect(0, device_id, fd, 1, trio.current_time())
+        self.owner.subscribed(np.array([slot], np.int32), np.array([fd], np.int32), np.array([1], np.uint32), 0.0)
+        return fd
+
+    def go_offline(self, fd: int) -> None:
+        device_id, generation = self.sockets.live.pop(fd)
+        slot = self.devices.find_one(device_id, 0)
+        self.owner.disconnected(
+            np.array([slot], np.int32),
+            np.array([fd], np.int32),
+            np.array([generation], np.uint32),
+            [CloseReason.PEER_CLOSED],
+        )
+
+    def acknowledge(self, device_id: bytes, n: int = 1, *, first: int = 0) -> None:
+        """n rows, from the first-th that the device got, are acknowledged; its window opens by as many."""
+        tags = self.sockets.tags(device_id)[first : first + n]
+        assert len(tags) == n
+        self.sockets.windows[device_id] += n
+        self.owner.acknowledged(tags, np.zeros(n), trio.current_time())
+
+    # -- batches
+
+    def submission(self, targets: Sequence[Any], variants: Variant | Sequence[Variant], **columns: Any) -> Submission:
+        """targets: device ids, or (channel, token) pairs. Several variants: one per target."""
+        n = len(targets)
+        several = not isinstance(variants, Variant)
+        ids, channels, tokens = [], [], []
+        for target in targets:
+            is_token = isinstance(target, tuple)
+            ids.append(bytes(16) if is_token else target)
+            channels.append(target[0] if is_token else 0)
+            tokens.append(target[1] if is_token else b"")
+        values: dict[str, Any] = {
+            "request_id": "",
+            "variants": list(variants) if several else [variants],
+            "n": n,
+            "source_rows": None,
+            "device_ids": np.frombuffer(b"".join(ids), np.uint8).reshape(n, 16),
+            "channels": np.array(channels, np.uint8) if any(channels) else None,
+            "tokens": TextColumn.from_rows(tokens) if any(channels) else None,
+            "variant_index": np.arange(n, dtype=np.uint16) if several else None,
+            "variables": {},
+            "duplicates": None,
+            "faults": [],
+        }
+        return Submission(**(values | columns))
+
+    def open(self, targets: Sequence[Any], variants: Variant | Sequence[Variant] | None = None, **columns: Any) -> LedgerPage:
+        """A page of the home, not routed yet."""
+        found = variants or Variant("title", "body")
+        now = self.clock.monotonic()
+        batch = build_batch(
+            self.home.next_address(self.clock.unix_ms()),
+            0,
+            now,
+            [Part(self.submission(targets, found, **columns), None, 0)],
+            [None],
+            SECRET,
+        )
+        return self.home.open(batch, now)
+
+    async def send(self, targets: Sequence[Any], variants: Variant | Sequence[Variant] | None = None, **columns: Any) -> LedgerPage:
+        """A page that was routed, and everything that can happen at once has happened."""
+        page = self.open(targets, variants, **columns)
+        self.router.route(page)
+        await self.settle()
+        return page
+
+
+    # -- seeing
+
+    async def settle(self) -> None:
+        """Everything that can happen without time passing has happened."""
+        with may_not_spin():
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def wait(self, seconds: float) -> None:
+        """So much time has passed, and whatever it brings has happened."""
+        with may_not_spin():
+            await trio.sleep(seconds)
+            await trio.testing.wait_all_tasks_blocked()
+
+    @staticmethod
+    def states(page: LedgerPage) -> dict[str, int]:
+        """Rows per state, recounted, and equal to the counts that the page keeps."""
+        found = Counter(State(code).name.lower() for code in page.state.tolist())
+        assert found == {State(code).name.lower(): int(n) for code, n in enumerate(page.counts.tolist()) if n}
+        return dict(found)
+
+    @staticmethod
+    def reasons(page: LedgerPage) -> list[str]:
+        return [Reason(code).name.lower() for code in page.reason.tolist()]
+
+
+@pytest.fixture
+def make_world() -> Callable[..., World]:
+    """Builds worlds. To be called inside of a test that runs on trio's test clock (autojump_clock)."""
+    return World
+
+
+@pytest.fixture
+def new_sockets() -> Callable[[], SocketsTwin]:
+    return SocketsTwin
+
+
+@pytest.fixture
+def new_vendor() -> Callable[[], VendorTwin]:
+    return VendorTwin

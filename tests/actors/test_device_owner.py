@@ -1,0 +1,259 @@
+"""DeviceOwner: presence, acknowledgements in time and late ones, and what a closed socket leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+
+from gateway.actors.device_owner import DeviceOwner
+from gateway.actors.long_link_port import Unacknowledged
+from gateway.content import Variant
+from gateway.core.devices import DeviceLimits, DeviceTable
+from gateway.core.home import row_tags
+from gateway.core.segments import HashKey
+from gateway.errors import CloseReason, Overloaded
+from gateway.ledger import Channel, Flag, Receipt, State
+from gateway.observe.counting import OwnerCounts
+
+
+def hand_over(world: Any, device: bytes, n: int = 1, why: Unacknowledged = Unacknowledged.ACK_TIMEOUT) -> Any:
+    """The device's first n rows come back from its socket; returns their tags."""
+    tags = world.sockets.tags(device)[:n]
+    world.owner.unacknowledged(tags, why)
+    return tags
+
+
+def receipts(page: Any) -> list[int]:
+    return page.receipt.tolist()
+
+
+async def test_owner_knows_a_device_from_its_password_alone(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    device = b"never registered"
+    slot = world.owner.connect(0, device, 7, 3, trio.current_time())
+    found = world.devices.device(slot)
+    assert (found.device_id, found.fd, found.generation, found.token) == (device, 7, 3, b"")
+    assert world.devices.find_one(device, 0) == slot
+    assert world.devices.find_one(device, 1) == -1
+
+
+async def test_owner_keeps_what_a_registered_device_is_known_by(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    (device,) = world.register(1)
+    before = world.devices.find_one(device, 0)
+    assert world.owner.connect(0, device, 7, 3, 0.0) == before
+    assert world.token(device) != b""
+
+
+async def test_owner_refuses_an_unknown_device_when_the_table_is_full(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    limits = DeviceLimits(devices_max=2, token_bytes_max=1 << 20, aliases_max=1, tag_bindings_max=1)
+    owner = DeviceOwner(
+        devices=DeviceTable(limits, HashKey(b"k" * 32)),
+        home=world.home,
+        router=world.router,
+        inbox=world.inbox,
+        clock=world.clock,
+        observer=OwnerCounts(world.metrics),
+    )
+    slots = [owner.connect(0, bytes([number]) * 16, number, 1, 0.0) for number in (1, 2)]
+    with pytest.raises(Overloaded):
+        owner.connect(0, bytes([3]) * 16, 3, 1, 0.0)
+    assert owner.connect(0, bytes([1]) * 16, 4, 1, 0.0) == slots[0]
+
+
+async def test_owner_ends_acknowledged_rows_once(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_online(device)
+    page = await world.send([device] * 2)
+    world.acknowledge(device, 2)
+    world.acknowledge(device, 2)
+    assert world.states(page) == {"device_acked": 2}
+    assert receipts(page) == [Receipt.DELIVERED] * 2
+    assert world.metrics.row_moves.value(Channel.LONG_LINK, State.DEVICE_ACKED) == 2
+
+
+async def test_owner_counts_acknowledgements_of_rows_that_are_not_in_memory(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    world.owner.acknowledged(row_tags(77, np.arange(3)), np.zeros(3), 0.0)
+    assert world.metrics.refusals.value("acknowledgement_of_unknown_row") == 3
+
+
+@pytest.mark.parametrize("why", [Unacknowledged.ACK_TIMEOUT, Unacknowledged.CONNECTION_CLOSED, Unacknowledged.QOS_0])
+async def test_owner_hands_unacknowledged_rows_over_to_the_vendor(
+    why: Unacknowledged, make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1)
+    fd = world.go_online(device)
+    page = await world.send([device] * 3)
+    assert world.states(page) == {"in_flight": 3}
+    if why is Unacknowledged.CONNECTION_CLOSED:
+        world.go_offline(fd)
+    hand_over(world, device, 2, why)
+    await world.settle()
+    assert len(world.apns.requests()) == 2
+    assert page.channel.tolist() == [Channel.APNS, Channel.APNS, Channel.LONG_LINK]
+    assert [bool(flags & Flag.HANDED_OVER) for flags in page.flags.tolist()] == [True, True, False]
+    assert world.metrics.rows_handed_over_unacked.value() == 2
+    world.apns.last.answer(n=2)
+    assert world.states(page) == {"vendor_accepted": 2, "in_flight": 1}
+
+
+async def test_owner_hands_over_only_rows_that_the_long_link_still_holds(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """A row that was acknowledged, or handed over before, does not go twice."""
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_online(device)
+    page = await world.send([device] * 2)
+    world.acknowledge(device, 1)
+    hand_over(world, device, 2)
+    hand_over(world, device, 2)
+    await world.settle()
+    assert len(world.apns.requests()) == 1
+    assert world.metrics.rows_handed_over_unacked.value() == 1
+    assert world.states(page) == {"device_acked": 1, "in_flight": 1}
+
+
+async def test_owner_late_acknowledgement_cancels_a_hand_over_that_is_still_queued(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    world.apns.gate = trio.Event()
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_online(device)
+    page = await world.send([device] * 2)
+    tags = hand_over(world, device, 2)
+    await world.settle()
+    assert world.states(page) == {"queued": 2}
+    world.owner.acknowledged_late(tags[:1], np.zeros(1), trio.current_time())
+    assert world.states(page) == {"queued": 1, "device_acked": 1}
+    assert (page.channel[0], page.receipt[0]) == (Channel.LONG_LINK, Receipt.DELIVERED)
+    world.apns.gate.set()
+    await world.settle()
+    assert len(world.apns.requests()) == 1
+    assert world.metrics.late_acknowledgements.value() == 1
+
+
+async def test_owner_late_acknowledgement_of_an_issued_row_is_only_noted(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_online(device)
+    page = await world.send([device])
+    tags = hand_over(world, device)
+    await world.settle()
+    world.owner.acknowledged_late(tags, np.zeros(1), trio.current_time())
+    assert world.states(page) == {"in_flight": 1}
+    assert receipts(page) == [Receipt.DELIVERED]
+    world.apns.last.answer()
+    assert world.states(page) == {"vendor_accepted": 1}
+    assert receipts(page) == [Receipt.DELIVERED]
+
+
+async def test_owner_late_acknowledgement_of_a_row_that_waits_for_a_retry_ends_it(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_online(device)
+    page = await world.send([device])
+    tags = hand_over(world, device)
+    await world.settle()
+    world.apns.last.answer(503)
+    assert world.states(page) == {"waiting": 1}
+    world.owner.acknowledged_late(tags, np.zeros(1), trio.current_time())
+    assert world.states(page) == {"device_acked": 1}
+    await world.wait(100)
+    assert len(world.apns.requests()) == 1
+
+
+async def test_owner_late_acknowledgement_of_a_held_row_takes_it_out_of_the_inbox(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1, Channel.NONE)
+    fd = world.go_online(device)
+    page = await world.send([device])
+    world.go_offline(fd)
+    tags = hand_over(world, device)
+    await world.settle()
+    assert world.states(page) == {"held": 1}
+    world.owner.acknowledged_late(tags, np.zeros(1), trio.current_time())
+    await world.settle()
+    assert world.states(page) == {"device_acked": 1}
+    assert len(world.inbox_store) == 0
+    world.go_online(device)
+    await world.settle()
+    assert len(world.sockets.sent[device]) == 1
+
+
+async def test_owner_late_acknowledgement_of_a_final_row_changes_only_its_receipt(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_online(device)
+    page = await world.send([device], Variant("t", "b", ttl_s=60, strategy=3))
+    world.sockets.live.clear()
+    tags = hand_over(world, device)
+    await world.wait(100)
+    assert world.states(page) == {"expired": 1}
+    world.owner.acknowledged_late(tags, np.zeros(1), trio.current_time())
+    assert world.states(page) == {"expired": 1}
+    assert receipts(page) == [Receipt.DELIVERED]
+
+
+async def test_owner_takes_rows_of_several_batches_in_one_call(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    devices = world.register(3, Channel.NONE)
+    for device in devices:
+        world.go_online(device)
+    pages = [await world.send(devices) for _ in range(3)]
+    tags = np.concatenate([world.sockets.tags(device) for device in devices])
+    world.owner.acknowledged(tags, np.zeros(len(tags)), trio.current_time())
+    assert [world.states(page) for page in pages] == [{"device_acked": 3}] * 3
+
+
+async def test_owner_takes_a_device_offline_only_for_its_own_connection(make_world: Callable[..., Any]) -> None:
+    """A takeover: the new connection was announced before the old one's end."""
+    world = make_world()
+    (device,) = world.register(1)
+    slot = world.owner.connect(0, device, 5, 1, 0.0)
+    world.owner.connect(0, device, 6, 1, 0.0)
+    end = [CloseReason.TAKEN_OVER]
+    world.owner.disconnected(np.array([slot], np.int32), np.array([5], np.int32), np.array([1], np.uint32), end)
+    assert world.devices.device(slot).fd == 6
+    world.owner.disconnected(np.array([slot], np.int32), np.array([6], np.int32), np.array([1], np.uint32), end)
+    assert world.devices.device(slot).fd < 0
+
+
+async def test_owner_counts_and_passes_on_what_devices_say(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    world.owner.uplink(1, b"d" * 16, "displayed", b"{}")
+    heard: list[tuple[int, bytes, str, bytes]] = []
+    world.owner.on_uplink = lambda *args: heard.append(args)
+    world.owner.uplink(1, b"d" * 16, "displayed", b"{}")
+    assert world.metrics.uplink_events.value("displayed") == 2
+    assert heard == [(1, b"d" * 16, "displayed", b"{}")]

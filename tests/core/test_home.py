@@ -1,0 +1,622 @@
+"""Home against a model of plain rows: conservation, expiry, changes; then eviction, tasks and cursors one by one."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import weakref
+from collections import Counter
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway import message_id
+from gateway.batch import Batch, TaskSegment
+from gateway.content import TTL_S_MAX, Variant
+from gateway.core.home import (
+    NOW_OR_NEVER_S,
+    Home,
+    expiry_reasons,
+    mark,
+    row_deadlines,
+    row_tags,
+    set_channel,
+    split_by_sequence,
+)
+from gateway.errors import LocalProtocolError, Overloaded
+from gateway.ledger import FINAL_STATES, LEGAL_MOVES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
+from gateway.message_id import TASK_DOMAIN, BatchAddress, RowAddress
+
+SECRET = bytes(range(32))
+UNIX_MS = 1_700_000_000_000
+JOURNAL = 6
+
+
+class Observer:
+    """Counts what the home tells."""
+
+    def __init__(self) -> None:
+        self.moved_to: Counter[State] = Counter()
+        self.finished_rows = 0
+        self.rose: Counter[Receipt] = Counter()
+
+    def moved(self, page: LedgerPage, rows: np.ndarray, to: State, *rest: object) -> None:
+        self.moved_to[to] += len(rows)
+
+    def finished(self, page: LedgerPage, rows: np.ndarray, *rest: object) -> None:
+        self.finished_rows += len(rows)
+
+    def receipts_rose(self, rows: int, receipt: Receipt, *rest: object) -> None:
+        self.rose[receipt] += rows
+
+
+def home_of(**limits: int) -> tuple[Home, Observer]:
+    observer = Observer()
+    wide = {"ledger_bytes_max": 1 << 30, "rows_open_max": 1 << 30, "change_rows_max": 1 << 30}
+    return Home(secret=SECRET, journal=JOURNAL, observer=observer, now=0.0, **{**wide, **limits}), observer
+
+
+def batch_of(
+    home: Home, n: int, *, born: float = 0.0, ttls: tuple[int, ...] = (7200,), segments: tuple = (), **columns: object
+) -> Batch:
+    address = home.next_address(UNIX_MS + int(born * 1000))
+    ids = np.random.default_rng(n).integers(0, 256, (n, 16), np.uint8)
+    variants = [Variant("t", "b", ttl_s=ttl) for ttl in ttls]
+    zeros = np.zeros((n, 16), np.uint8)
+    return Batch(
+        address, 0, born, n, device_ids=ids, message_ids=zeros, variants=variants, segments=segments, **columns
+    )  # type: ignore[arg-type]
+
+
+def rows_of(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int64)
+
+
+def finish(home: Home, page: LedgerPage, now: float = 1.0, rows: np.ndarray | None = None) -> None:
+    home.move(page, np.arange(page.n) if rows is None else rows, State.FAILED, Reason.REJECTED_BY_VENDOR, now)
+
+
+# The model
+
+
+@dataclass
+class PlainRow:
+    deadline: float
+    state: State = State.QUEUED
+    reason: int = 0
+    receipt: Receipt = Receipt.NONE
+
+
+def lifetime(ttl_s: int) -> float:
+    return ttl_s if ttl_s else NOW_OR_NEVER_S
+
+
+class HomeMachine(RuleBasedStateMachine):
+    """Whole seconds; `due` is asked half a second later, so that no result hangs on a rounded tick."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home, self.observer = home_of()
+        self.now = 0
+        self.rows: dict[tuple[int, int], PlainRow] = {}
+        self.pages: dict[int, LedgerPage] = {}
+        self.events: Counter = Counter()
+        self.moves: Counter[State] = Counter()
+        self.cursor = 0
+        self.seen: Counter = Counter()
+
+    def _moved(self, key: tuple[int, int], to: State, reason: int) -> None:
+        row = self.rows[key]
+        row.state, row.reason = to, reason
+        self.moves[to] += 1
+        if to in FINAL_STATES:
+            self.events[(*key, "state", to, reason)] += 1
+
+    @rule(
+        ttls=st.lists(st.sampled_from([0, 1, 4, 30, TTL_S_MAX]), min_size=1, max_size=3),
+        index=st.lists(st.integers(0, 2), min_size=1, max_size=5),
+        duplicates=st.none() | st.lists(st.booleans(), min_size=5, max_size=5),
+    )
+    def open(self, ttls: list[int], index: list[int], duplicates: list[bool] | None) -> None:
+        n = len(index)
+        variants = [number % len(ttls) for number in index]
+        batch = batch_of(
+            self.home,
+            n,
+            born=float(self.now),
+            ttls=tuple(ttls),
+            variant_index=np.array(variants, np.uint16) if len(ttls) > 1 else None,
+            duplicates=None if duplicates is None else np.array(duplicates[:n]),
+        )
+        page = self.home.open(batch, float(self.now))
+        sequence = batch.address.sequence
+        self.pages[sequence] = page
+        for row in range(n):
+            variant = variants[row] if len(ttls) > 1 else 0
+            self.rows[sequence, row] = PlainRow(self.now + lifetime(ttls[variant]))
+            if duplicates is not None and duplicates[row]:
+                self._moved((sequence, row), State.DROPPED, Reason.DUPLICATE_TARGET)
+
+    @precondition(lambda self: self.pages)
+    @rule(
+        data=st.data(),
+        to=st.sampled_from(list(State)),
+        reason=st.sampled_from([Reason.NONE, Reason.RETRY, Reason.THROTTLED]),
+        as_column=st.booleans(),
+    )
+    def move(self, data: st.DataObject, to: State, reason: Reason, as_column: bool) -> None:
+        sequence = data.draw(st.sampled_from(sorted(self.pages)))
+        page = self.pages[sequence]
+        rows = data.draw(st.lists(st.integers(0, page.n - 1), unique=True, max_size=page.n))
+        is_legal = all(LEGAL_MOVES[self.rows[sequence, row].state, to] for row in rows)
+        why = np.full(len(rows), reason, np.uint8) if as_column else reason
+        if is_legal:
+            self.home.move(page, rows_of(*rows), to, why, self.now)
+            for row in rows:
+                self._moved((sequence, row), to, int(reason))
+        else:
+            with pytest.raises(LocalProtocolError):
+                self.home.move(page, rows_of(*rows), to, why, self.now)
+
+    @precondition(lambda self: self.pages)
+    @rule(data=st.data(), receipt=st.sampled_from([Receipt.DELIVERED, Receipt.DISPLAYED, Receipt.CLICKED]))
+    def receipts(self, data: st.DataObject, receipt: Receipt) -> None:
+        sequence = data.draw(st.sampled_from(sorted(self.pages)))
+        page = self.pages[sequence]
+        rows = data.draw(st.lists(st.integers(0, page.n - 1), unique=True, max_size=page.n))
+        rose = self.home.raise_receipts(page, rows_of(*rows), receipt, self.now)
+        assert rose.tolist() == [row for row in rows if self.rows[sequence, row].receipt < receipt]
+        for row in rows:
+            plain = self.rows[sequence, row]
+            if plain.receipt < receipt:
+                plain.receipt = receipt
+                self.events[sequence, row, "receipt", receipt] += 1
+            if plain.state is State.UNCERTAIN:
+                self._moved((sequence, row), State.VENDOR_ACCEPTED, Reason.NONE)
+
+    @rule(by=st.sampled_from([2, 3, 5, 40, 86_400, TTL_S_MAX]))
+    def expire(self, by: int) -> None:
+        self.now += by
+        at = self.now + 0.5
+        expected = {
+            key
+            for key, row in self.rows.items()
+            if row.state in OPEN_STATES and row.state is not State.IN_FLIGHT and row.deadline <= at
+        }
+        found = []
+        for page, rows in self.home.due(at):
+            found += [(page.batch.address.sequence, row) for row in rows.tolist()]
+            self.home.move(page, rows, State.EXPIRED, Reason.TTL_PASSED, at)
+        assert sorted(found) == sorted(expected)
+        for key in expected:
+            self._moved(key, State.EXPIRED, Reason.TTL_PASSED)
+        # Whatever may still expire has a time at which it will be looked at.
+        open_deadlines = [row.deadline for row in self.rows.values() if row.state in OPEN_STATES]
+        if open_deadlines:
+            assert self.home.next_deadline() <= max(min(open_deadlines), at + 1.0) + 0.06
+
+    @rule(changes_max=st.integers(1, 4))
+    def subscribe(self, changes_max: int) -> None:
+        answer = self.home.changes(self.cursor, changes_max)
+        assert answer is not None
+        changes, self.cursor = answer
+        assert len(changes) <= changes_max
+        for change in changes:
+            sequence = change.page.batch.address.sequence
+            reasons = np.broadcast_to(np.asarray(change.reason), len(change.rows)).tolist()
+            for row, reason in zip(change.rows.tolist(), reasons, strict=True):
+                if change.state is not None:
+                    self.seen[sequence, row, "state", change.state, reason] += 1
+                if change.receipt is not None:
+                    self.seen[sequence, row, "receipt", change.receipt] += 1
+        if self.cursor == self.home.next_cursor:
+            assert self.seen == self.events
+
+    @invariant()
+    def counts_equal_a_recount(self) -> None:
+        for sequence, page in self.pages.items():
+            plain = [self.rows[sequence, row] for row in range(page.n)]
+            assert [State(code) for code in page.state] == [row.state for row in plain]
+            assert page.reason.tolist() == [row.reason for row in plain]
+            assert page.receipt.tolist() == [row.receipt for row in plain]
+            assert page.counts.tolist() == np.bincount(page.state, minlength=len(State)).tolist()
+            assert int(page.counts.sum()) == page.n
+            assert [at > 0 for at in page.final_ms.tolist()] == [row.state in FINAL_STATES for row in plain]
+        n_open = sum(row.state in OPEN_STATES for row in self.rows.values())
+        assert self.home.rows_open == self.home.statistics().rows_open == n_open
+
+    @invariant()
+    def the_observer_saw_every_move(self) -> None:
+        assert self.observer.moved_to == self.moves
+        # A receipt may settle a row that was uncertain: then it is told twice.
+        assert self.observer.finished_rows == sum(self.moves[state] for state in FINAL_STATES)
+
+
+TestHome = HomeMachine.TestCase
+TestHome.settings = settings(stateful_step_count=25)
+
+
+# Addresses
+
+
+@given(st.lists(st.integers(0, 100), max_size=20))
+def test_the_time_of_addresses_never_goes_back(times: list[int]) -> None:
+    home, _ = home_of()
+    addresses = [home.next_address(at) for at in times]
+    assert [address.unix_ms for address in addresses] == list(itertools.accumulate(times, max))
+    assert [address.sequence for address in addresses] == list(range(len(times)))
+    assert {address.journal for address in addresses} <= {JOURNAL}
+
+
+def test_sequences_start_again_and_pass_over_a_page_that_is_still_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(message_id, "SEQUENCES_MAX", 8)
+    home, _ = home_of(ledger_bytes_max=1, change_rows_max=1)
+    slow = home.open(batch_of(home, 2), 0.0)
+    for now in range(0, 40, 2):
+        batch = batch_of(home, 1, born=float(now), ttls=(1,))
+        assert batch.address.sequence != slow.batch.address.sequence
+        finish(home, home.open(batch, float(now)))
+        assert list(home.due(now + 1.5)) == []
+    assert home.page(slow.batch.address.sequence) is slow
+    assert home.rows_open == 2
+
+
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))
+def test_message_ids_lead_to_page_and_row(n: int, first: int, stop: int) -> None:
+    home, _ = home_of()
+    page = home.open(batch_of(home, n), 0.0)
+    first, stop = min(first, n), min(max(first, stop), n)
+    home.encode_rows(page.batch, first, stop)
+    for row in range(n):
+        identifier = page.batch.message_ids[row].tobytes()
+        if first <= row < stop:
+            assert home.find_row(identifier) == (page, row)
+            assert identifier == message_id.encode(SECRET, RowAddress(page.batch.address, row))
+        else:
+            assert identifier == bytes(16)
+
+
+def test_an_id_of_elsewhere_finds_nothing() -> None:
+    home, _ = home_of()
+    page = home.open(batch_of(home, 3), 0.0)
+    address = page.batch.address
+    encode = message_id.encode
+    for identifier in (
+        bytes(16),
+        b"",
+        encode(SECRET, RowAddress(address, 3)),
+        encode(SECRET, RowAddress(address._replace(journal=JOURNAL + 1), 0)),
+        encode(SECRET, RowAddress(address._replace(sequence=99), 0)),
+        encode(SECRET, RowAddress(address._replace(unix_ms=address.unix_ms + 1), 0)),
+        encode(bytes(32), RowAddress(address, 0)),
+        encode(SECRET, RowAddress(address, 0), TASK_DOMAIN),
+    ):
+        assert home.find_row(identifier) is None
+    assert home.find_task(encode(SECRET, RowAddress(address, 0))) == []
+
+
+# Tasks
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=30))
+def test_each_task_of_a_batch_finds_its_own_segment(sizes: list[int]) -> None:
+    home, _ = home_of()
+    batch = batch_of(home, sum(sizes))
+    firsts = [0, *itertools.accumulate(sizes)]
+    batch.segments = [
+        TaskSegment(message_id.encode(SECRET, RowAddress(batch.address, first), TASK_DOMAIN), first, n)
+        for first, n in zip(firsts, sizes, strict=False)
+    ]
+    page = home.open(batch, 0.0)
+    for segment in batch.segments:
+        assert home.find_task(segment.task_id) == [(page, segment)]
+    for row in set(range(batch.n)) - set(firsts):
+        inside = message_id.encode(SECRET, RowAddress(batch.address, row), TASK_DOMAIN)
+        assert home.find_task(inside) == []
+
+
+def long_task(home: Home, n_batches: int) -> tuple[bytes, list[LedgerPage]]:
+    """A task with a segment in each of several batches, between rows of other tasks."""
+    pages = []
+    task_id = b""
+    for _ in range(n_batches):
+        batch = batch_of(home, 6)
+        own = [message_id.encode(SECRET, RowAddress(batch.address, first), TASK_DOMAIN) for first in (0, 2, 5)]
+        task_id = task_id or own[1]
+        batch.segments = [TaskSegment(own[0], 0, 2), TaskSegment(task_id, 2, 3), TaskSegment(own[2], 5, 1)]
+        pages.append(home.open(batch, 0.0, [task_id]))
+    return task_id, pages
+
+
+def test_a_long_task_has_a_segment_in_each_of_its_batches_in_order() -> None:
+    home, _ = home_of()
+    task_id, pages = long_task(home, 4)
+    other, others = long_task(home, 2)
+    assert home.find_task(task_id) == [(page, page.batch.segments[1]) for page in pages]
+    assert home.find_task(other) == [(page, page.batch.segments[1]) for page in others]
+    assert home.find_task(pages[2].batch.segments[0].task_id) == [(pages[2], pages[2].batch.segments[0])]
+
+
+def test_a_long_task_keeps_what_is_left_when_some_of_its_pages_are_evicted() -> None:
+    home, _ = home_of(ledger_bytes_max=6 * 58 * 4)
+    task_id, pages = long_task(home, 4)
+    for evicted in (1, 3):
+        finish(home, pages[evicted])
+    for _ in range(3):
+        home.open(batch_of(home, 6), 0.0)
+    assert [home.page(page.batch.address.sequence) is page for page in pages] == [True, False, True, False]
+    assert [page for page, _ in home.find_task(task_id)] == [pages[0], pages[2]]
+
+
+# Room and eviction
+
+
+def test_room_is_refused_above_the_limit_of_open_rows() -> None:
+    home, _ = home_of(rows_open_max=10)
+    page = home.open(batch_of(home, 8), 0.0)
+    home.check_room(2)
+    with pytest.raises(Overloaded) as refused:
+        home.check_room(3)
+    assert (refused.value.limit, refused.value.value, refused.value.limit_value) == ("open rows", 11, 10)
+    finish(home, page, rows=rows_of(0))
+    home.check_room(3)
+
+
+def test_final_pages_leave_oldest_first_and_open_ones_stay() -> None:
+    home, _ = home_of()
+    size = home.open(batch_of(home, 10), 0.0).memory_bytes()
+    home, _ = home_of(ledger_bytes_max=3 * size)
+    pages = [home.open(batch_of(home, 10), 0.0) for _ in range(3)]
+    finish(home, pages[1])
+    finish(home, pages[2])
+    assert home.statistics().ledger_bytes == 3 * size
+    late = home.open(batch_of(home, 10), 0.0)
+    left = [home.page(page.batch.address.sequence) for page in (*pages, late)]
+    assert left == [pages[0], None, pages[2], late]
+    statistics = home.statistics()
+    assert (statistics.pages, statistics.pages_evicted, statistics.ledger_bytes) == (3, 1, 3 * size)
+    assert set(home.pages()) == {pages[0], pages[2], late}
+
+
+def test_room_is_refused_while_pages_that_may_not_leave_fill_the_ledger() -> None:
+    home, _ = home_of(ledger_bytes_max=1)
+    page = home.open(batch_of(home, 3), 0.0)
+    with pytest.raises(Overloaded) as refused:
+        home.check_room(1)
+    assert refused.value.limit == "ledger bytes"
+    finish(home, page)
+    home.check_room(1)
+    assert home.statistics().pages == 0
+    assert home.statistics().ledger_bytes == 0
+
+
+def test_many_slow_pages_do_not_keep_final_ones_in_memory() -> None:
+    home, _ = home_of(ledger_bytes_max=1)
+    for _ in range(200):
+        home.open(batch_of(home, 1), 0.0)
+    done = home.open(batch_of(home, 1), 0.0)
+    finish(home, done)
+    for _ in range(4):
+        with pytest.raises(Overloaded):
+            home.check_room(1)
+    assert home.page(done.batch.address.sequence) is None
+    assert home.statistics().pages == 200
+
+
+def test_an_evicted_page_is_freed_though_its_ttl_runs_on() -> None:
+    home, _ = home_of(ledger_bytes_max=1, change_rows_max=1)
+    batch = batch_of(home, 4, ttls=(TTL_S_MAX,))
+    column = weakref.ref(batch.device_ids)
+    finish(home, home.open(batch, 0.0))
+    del batch
+    # Its change leaves the ring, and the page the ledger.
+    finish(home, home.open(batch_of(home, 2), 0.0))
+    home.check_room(1)
+    gc.collect()
+    assert column() is None
+
+
+# Expiry
+
+
+@pytest.mark.parametrize("ttl", [0, 1, 7200, TTL_S_MAX])
+def test_a_row_expires_at_its_deadline_and_within_a_tick(ttl: int) -> None:
+    home, _ = home_of()
+    page = home.open(batch_of(home, 3, born=100.0, ttls=(ttl,)), 100.0)
+    deadline = 100.0 + lifetime(ttl)
+    assert deadline <= home.next_deadline() <= deadline + 0.05
+    assert list(home.due(deadline - 0.01)) == []
+    ((found, rows),) = home.due(deadline + 0.1)
+    assert found is page
+    assert rows.tolist() == [0, 1, 2]
+
+
+def test_now_or_never_leaves_time_for_one_attempt() -> None:
+    home, _ = home_of()
+    page = home.open(batch_of(home, 1, ttls=(0,)), 0.0)
+    assert row_deadlines(page.batch, rows_of(0)).tolist() == [NOW_OR_NEVER_S]
+    assert 0 < NOW_OR_NEVER_S < 60
+
+
+def test_a_row_in_flight_is_looked_at_again_a_second_later() -> None:
+    home, _ = home_of()
+    page = home.open(batch_of(home, 2, ttls=(10,)), 0.0)
+    home.move(page, rows_of(0, 1), State.IN_FLIGHT, Reason.NONE, 1.0)
+    assert list(home.due(10.5)) == []
+    home.move(page, rows_of(1), State.WAITING, Reason.RETRY, 10.6)
+    assert home.next_deadline() <= 11.56
+    ((_, rows),) = home.due(11.6)
+    assert rows.tolist() == [1]
+    home.move(page, rows, State.EXPIRED, Reason.TTL_PASSED, 11.6)
+    home.move(page, rows_of(0), State.VENDOR_ACCEPTED, Reason.NONE, 11.7)
+    assert list(home.due(12.7)) == []
+    assert home.next_deadline() == math.inf
+
+
+def test_a_look_that_is_broken_off_loses_no_page() -> None:
+    home, _ = home_of()
+    pages = [home.open(batch_of(home, 1, ttls=(1,)), 0.0) for _ in range(3)]
+    due = home.due(5.0)
+    page, rows = next(due)
+    home.move(page, rows, State.EXPIRED, Reason.TTL_PASSED, 5.0)
+    due.close()
+    found = [page for page, _ in home.due(7.0)]
+    assert sorted(map(id, found)) == sorted(map(id, set(pages) - {page}))
+
+
+def test_a_finished_page_is_not_due() -> None:
+    home, _ = home_of()
+    finish(home, home.open(batch_of(home, 3, ttls=(5,)), 0.0))
+    assert list(home.due(100.0)) == []
+    assert home.next_deadline() == math.inf
+
+
+def test_a_step_of_the_clock_over_all_ttls_ends_every_row() -> None:
+    home, _ = home_of()
+    ttls = (0, 60, 86_400, TTL_S_MAX)
+    index = np.arange(40).astype(np.uint16) % 4
+    for _ in range(5):
+        home.open(batch_of(home, 40, ttls=ttls, variant_index=index), 0.0)
+    for page, rows in home.due(TTL_S_MAX + 1.0):
+        home.move(page, rows, State.EXPIRED, Reason.TTL_PASSED, TTL_S_MAX + 1.0)
+    assert home.rows_open == 0
+
+
+# Changes
+
+
+def test_a_cursor_that_fell_out_of_the_ring_is_told() -> None:
+    home, _ = home_of(change_rows_max=4)
+    page = home.open(batch_of(home, 10), 0.0)
+    for row in range(6):
+        finish(home, page, rows=rows_of(row))
+    assert home.changes(0, 10) is None
+    assert home.changes(1, 10) is None
+    changes, cursor = home.changes(2, 3)
+    assert [change.rows.tolist() for change in changes] == [[2], [3], [4]]
+    changes, cursor = home.changes(cursor, 10)
+    assert [change.rows.tolist() for change in changes] == [[5]]
+    assert cursor == home.next_cursor == 6
+    assert home.changes(cursor, 10) == ([], cursor)
+    statistics = home.statistics()
+    assert (statistics.changes_first, statistics.changes_next) == (2, 6)
+
+
+def test_a_change_of_more_rows_than_the_ring_holds_leaves_it_empty() -> None:
+    home, _ = home_of(change_rows_max=4)
+    finish(home, home.open(batch_of(home, 5), 0.0))
+    assert home.changes(0, 1) is None
+    assert home.changes(1, 1) == ([], 1)
+
+
+def test_a_change_tells_rows_state_reason_channel_and_time() -> None:
+    home, _ = home_of()
+    page = home.open(batch_of(home, 3, born=10.0), 10.0)
+    page.channel[:] = [1, 2, 3]
+    home.move(page, rows_of(2, 0), State.DEVICE_ACKED, Reason.NONE, 11.5)
+    home.raise_receipts(page, rows_of(0), Receipt.DISPLAYED, 12.0)
+    (first, second), _ = home.changes(0, 10)
+    assert first.page is page
+    assert (first.rows.tolist(), first.state, first.receipt) == ([2, 0], State.DEVICE_ACKED, None)
+    assert np.broadcast_to(first.channel, 2).tolist() == [3, 1]
+    assert first.at_unix_ms == page.batch.born_unix_ms + 1500
+    assert (second.rows.tolist(), second.state, second.receipt) == ([0], None, Receipt.DISPLAYED)
+    assert second.at_unix_ms == page.batch.born_unix_ms + 2000
+
+
+def test_open_moves_are_no_changes() -> None:
+    home, _ = home_of()
+    page = home.open(batch_of(home, 2), 0.0)
+    home.move(page, rows_of(0), State.IN_FLIGHT, Reason.NONE, 1.0)
+    home.move(page, rows_of(1), State.HELD, Reason.DEVICE_OFFLINE, 1.0)
+    home.move(page, rows_of(), State.FAILED, Reason.NONE, 1.0)
+    assert home.next_cursor == 0
+
+
+# Columns against plain twins
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 7200, TTL_S_MAX]), min_size=1, max_size=4),
+    st.lists(st.integers(0, 3), min_size=1, max_size=12),
+    st.data(),
+)
+def test_row_deadlines_agree_with_each_rows_variant(ttls: list[int], index: list[int], data: st.DataObject) -> None:
+    home, _ = home_of()
+    variants = np.array([number % len(ttls) for number in index], np.uint16)
+    batch = batch_of(
+        home, len(index), born=50.0, ttls=tuple(ttls), variant_index=variants if len(ttls) > 1 else None
+    )
+    rows = data.draw(st.lists(st.integers(0, batch.n - 1), max_size=12))
+    expected = [50.0 + lifetime(batch.variant_of(row).ttl_s) for row in rows]
+    assert row_deadlines(batch, rows_of(*rows)).tolist() == expected
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([State.QUEUED, State.HELD, State.WAITING]),
+            st.sampled_from([Reason.NONE, Reason.RETRY, Reason.FALLBACK, Reason.THROTTLED, Reason.HAND_OVER]),
+        ),
+        min_size=1,
+        max_size=10,
+    ),
+    st.sampled_from([Reason.TTL_PASSED, Reason.VENDOR_UNAVAILABLE]),
+)
+def test_expiry_reasons_agree_with_each_row(rows: list[tuple[State, Reason]], why_queued: Reason) -> None:
+    home, _ = home_of()
+    page = home.open(batch_of(home, len(rows)), 0.0)
+    for row, (state, reason) in enumerate(rows):
+        if state is not State.QUEUED:
+            home.move(page, rows_of(row), state, reason, 0.0)
+        page.reason[row] = reason
+
+    def plain(state: State, reason: Reason) -> Reason:
+        if state is State.HELD:
+            return Reason.DEVICE_OFFLINE
+        return why_queued if reason in (Reason.NONE, Reason.RETRY, Reason.FALLBACK) else reason
+
+    before = page.reason.tolist()
+    found = expiry_reasons(page, np.arange(len(rows)), why_queued)
+    assert found.tolist() == [plain(state, reason) for state, reason in rows]
+    assert page.reason.tolist() == before
+
+
+tags = st.tuples(st.sampled_from([0, 1, 2, message_id.SEQUENCES_MAX - 1]), st.integers(0, 65_535))
+
+
+@given(st.lists(tags, max_size=25))
+def test_tags_split_by_batch_agree_with_a_dict_and_keep_their_order(addresses: list[tuple[int, int]]) -> None:
+    columns = [row_tags(sequence, np.array([row], np.uint16)) for sequence, row in addresses]
+    found = split_by_sequence(np.concatenate(columns) if columns else np.zeros(0, np.int64))
+    expected: dict[int, list[int]] = {}
+    for sequence, row in addresses:
+        expected.setdefault(sequence, []).append(row)
+    assert {sequence: rows.tolist() for sequence, rows in found} == expected
+    assert len(found) == len(expected)
+
+
+@given(st.integers(0, message_id.SEQUENCES_MAX - 1), st.lists(st.integers(0, 65_535), max_size=9))
+def test_row_tags_are_sequence_and_row_in_one_number(sequence: int, rows: list[int]) -> None:
+    for dtype in (np.uint16, np.int64):
+        assert row_tags(sequence, np.array(rows, dtype)).tolist() == [sequence << 16 | row for row in rows]
+
+
+def test_marks_add_up_and_channels_replace() -> None:
+    home, _ = home_of()
+    page = home.open(batch_of(home, 3), 0.0)
+    mark(page, rows_of(0, 1), Flag.TRUNCATED)
+    mark(page, rows_of(1), Flag.HANDED_OVER)
+    set_channel(page, rows_of(2, 0), Channel.FCM)
+    assert page.flags.tolist() == [Flag.TRUNCATED, Flag.TRUNCATED | Flag.HANDED_OVER, 0]
+    assert page.channel.tolist() == [Channel.FCM, Channel.NONE, Channel.FCM]
+
+
+def test_an_address_is_that_of_its_batch() -> None:
+    home, _ = home_of()
+    assert home.next_address(5) == BatchAddress(5, JOURNAL, 0)

@@ -1,0 +1,82 @@
+"""Options of variants as columns, against asking each variant."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from gateway.batch import Batch
+from gateway.content import Class, Priority, Variant
+from gateway.core.options import AppDefaults, class_of, compile_options, priority_of
+from gateway.ledger import CHANNEL_NAMES, VENDOR_CHANNELS, Channel
+from gateway.message_id import BatchAddress
+
+variants = st.builds(
+    Variant,
+    title=st.just("t"),
+    body=st.just("b"),
+    strategy=st.integers(0, 4)
+    | st.dictionaries(st.sampled_from(["default", *CHANNEL_NAMES]), st.integers(1, 4), max_size=4),
+    ttl_s=st.sampled_from([0, 1, 7200]),
+    category=st.sampled_from(["", "ads", "chat"]),
+    class_=st.sampled_from(["system", "marketing"]),
+    priority=st.sampled_from(["high", "normal"]),
+)
+defaults = st.builds(
+    AppDefaults, strategy=st.integers(1, 4), marketing_categories=st.frozensets(st.sampled_from(["ads", "chat"]))
+)
+
+
+def batch_of(made: list[Variant], index: list[int] | None) -> Batch:
+    n = len(index) if index else 3
+    ids = np.zeros((n, 16), np.uint8)
+    column = None if index is None else np.array(index, np.uint16)
+    return Batch(
+        BatchAddress(0, 0, 0), 0, 0.0, n, device_ids=ids, message_ids=ids, variants=made, variant_index=column
+    )
+
+
+def plain_strategy(variant: Variant, app: AppDefaults, channel: Channel) -> int:
+    if isinstance(variant.strategy, int):
+        return variant.strategy or app.strategy
+    # A device without a vendor channel is reached by the long link only.
+    name = "long_link" if channel is Channel.NONE else channel.name.lower()
+    return variant.strategy.get(name, variant.strategy.get("default", app.strategy))
+
+
+@given(st.lists(variants, min_size=1, max_size=4), defaults)
+def test_options_agree_with_asking_each_variant(made: list[Variant], app: AppDefaults) -> None:
+    options = compile_options(batch_of(made, None), app)
+    assert options.strategies.shape == (len(made), len(Channel))
+    for position, variant in enumerate(made):
+        for channel in [Channel.NONE, *VENDOR_CHANNELS.values()]:
+            assert options.strategies[position, channel] == plain_strategy(variant, app, channel)
+        is_marketing = variant.class_ == "marketing" or variant.category in app.marketing_categories
+        assert options.classes[position] == class_of(variant, app) == (Class.MARKETING if is_marketing else 0)
+        assert options.priorities[position] == priority_of(variant)
+        assert priority_of(variant) is (Priority.NORMAL if variant.priority == "normal" else Priority.HIGH)
+        assert options.is_now_or_never[position] == (variant.ttl_s == 0)
+
+
+@pytest.mark.parametrize("has_index", [False, True])
+def test_the_variant_of_rows_is_what_the_index_says(has_index: bool) -> None:
+    made = [Variant("a", ""), Variant("b", "")]
+    batch = batch_of(made, [1, 0, 1] if has_index else None)
+    found = compile_options(batch, AppDefaults()).variant_index(batch, np.array([2, 1, 1]))
+    assert found.tolist() == ([1, 0, 0] if has_index else [0, 0, 0])
+
+
+def test_a_strategy_of_one_channel_leaves_the_others_to_the_app() -> None:
+    batch = batch_of([Variant("t", "b", strategy={"apns": 4})], None)
+    strategies = compile_options(batch, AppDefaults(strategy=2)).strategies[0]
+    assert strategies[Channel.APNS] == 4
+    assert strategies[Channel.FCM] == strategies[Channel.NONE] == 2
+
+
+def test_class_and_category_rule_the_lane_of_a_row() -> None:
+    app = AppDefaults(marketing_categories=frozenset({"ads"}))
+    assert class_of(Variant("", "", category="ads"), app) is Class.MARKETING
+    assert class_of(Variant("", "", class_="marketing"), app) is Class.MARKETING
+    assert class_of(Variant("", "", category="news"), app) is Class.SYSTEM

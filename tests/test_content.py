@@ -114,7 +114,7 @@ def test_the_first_of_several_faults_is_told() -> None:
 
 
 def test_a_strategy_may_name_every_channel_there_is_and_the_rest() -> None:
-    assert STRATEGY_CHANNELS == {"default", *CHANNEL_NAMES}
+    assert {"default", *CHANNEL_NAMES} == STRATEGY_CHANNELS
 
 
 class _Rows:

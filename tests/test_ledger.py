@@ -101,7 +101,7 @@ def test_every_move_is_made_or_refused_as_the_table_says(before: State, after: S
 
 
 def test_final_states_are_left_only_by_a_receipt_for_an_uncertain_row() -> None:
-    assert OPEN_STATES | FINAL_STATES == set(State)
+    assert set(State) == OPEN_STATES | FINAL_STATES
     assert not OPEN_STATES & FINAL_STATES
     assert [State(code) for code in np.flatnonzero(IS_FINAL)] == sorted(FINAL_STATES)
     leaving = [(before, after) for before, after in PAIRS if before in FINAL_STATES and LEGAL_MOVES[before, after]]
@@ -117,7 +117,7 @@ def test_every_open_row_can_come_to_an_end() -> None:
 def test_codes_fit_a_byte_and_are_distinct(words) -> None:
     codes = [int(word) for word in words]
     assert len(set(codes)) == len(codes)
-    assert 0 <= min(codes)
+    assert min(codes) >= 0
     assert max(codes) <= IS_UINT8
 
 
@@ -182,7 +182,8 @@ def test_moves_of_columns_agree_with_moves_row_by_row(states: list[State], steps
 
 
 @pytest.mark.parametrize(
-    ("now", "stamp"), [(100.0, 1), (100.0004, 1), (100.0015, 1), (100.5, 500), (99.0, 1), (100.0 + 40 * 86400, 3_456_000_000)]
+    ("now", "stamp"),
+    [(100.0, 1), (100.0004, 1), (100.0015, 1), (100.5, 500), (99.0, 1), (100.0 + 40 * 86400, 3_456_000_000)],
 )
 def test_a_stamp_is_milliseconds_after_birth_and_never_zero(now: float, stamp: int) -> None:
     assert page_of(1, born=100.0).stamp(now) == stamp

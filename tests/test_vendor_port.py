@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import msgspec
@@ -23,7 +24,7 @@ def test_a_template_comes_apart_into_the_parts_it_was_made_of(parts: list[bytes 
     assert b"".join(slot_text(part.name) if isinstance(part, Slot) else part for part in found) == text
     # Constants are joined and never empty, so that a renderer has as few pieces as there can be.
     assert all(part for part in found if isinstance(part, bytes))
-    assert not any(isinstance(a, bytes) and isinstance(b, bytes) for a, b in zip(found, found[1:], strict=False))
+    assert not any(isinstance(a, bytes) and isinstance(b, bytes) for a, b in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize("text", [b"\x00", b"a\x00title", slot_text("title") + b"\x00", slot_text("a")[:-1]])

@@ -20,7 +20,7 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.core.registration import Registrations
 from gateway.errors import CloseReason, Overloaded
-from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
+from gateway.ledger import Channel, LedgerPage, Reason, Receipt, State
 
 
 class OwnerObserver(Protocol):
@@ -80,6 +80,7 @@ class DeviceOwner:
             self._inbox.came_back(device_id.tobytes())
 
     def disconnected(self, slots: I32, fds: I32, generations: U32, reasons: list[CloseReason]) -> None:
+        """These devices are offline, unless they are connected elsewhere by now."""
         self._devices.set_offline(slots, fds, generations, self._clock.unix_ms() // 1000)
 
     def acknowledged(self, tags: I64, sent_at: F64, now: float) -> None:
@@ -119,10 +120,9 @@ class DeviceOwner:
             receipt=Receipt.DELIVERED,
         )
         self._observer.acknowledged(page, done, now)
-        waited = done[(page.flags[done] & Flag.WAITED_OFFLINE) != 0]
-        for device_id in page.batch.device_ids[waited]:
-            # Its window has room again: more of what waited for it can go.
-            self._inbox.came_back(device_id.tobytes())
+        if self._inbox.has_full_windows:
+            for device_id in page.batch.device_ids[rows]:
+                self._inbox.room_appeared(device_id.tobytes())
 
     def unacknowledged(self, tags: I64, why: Unacknowledged) -> None:
         for sequence, rows in split_by_sequence(tags):

@@ -47,6 +47,8 @@ class InboxActor:
         self._to_drain: deque[bytes] = deque()
         self._queued_drains: set[bytes] = set()
         self._to_forget: deque[I64] = deque()
+        #: Devices that are online and whose window had no room for what waits for them.
+        self._full: set[bytes] = set()
         self._owner: InboxOwner | None = None
 
     def connect(self, owner: InboxOwner) -> None:
@@ -66,6 +68,16 @@ class InboxActor:
             self._queued_drains.add(device_id)
             self._to_drain.append(device_id)
             self._bell.ring()
+
+    @property
+    def has_full_windows(self) -> bool:
+        return bool(self._full)
+
+    def room_appeared(self, device_id: bytes) -> None:
+        """The device's window has room again."""
+        if device_id in self._full:
+            self._full.discard(device_id)
+            self.came_back(device_id)
 
     def forget(self, tags: I64) -> None:
         """Rows that ended elsewhere need not be kept."""
@@ -130,5 +142,7 @@ class InboxActor:
             done = np.concatenate(gone) if gone else tags[:0]
             if len(done):
                 await self._store.forget(self._epoch, done)
+            if is_full:
+                self._full.add(device_id)
             if is_full or not len(done):
                 return

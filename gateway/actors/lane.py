@@ -41,6 +41,8 @@ from gateway.wire.h2.events import AnswerDetail, Answers, Event, Refused, Reset,
 _WHEEL_TICK_S = 0.05
 #: Rendered rows are rendered anew after this long: what counts down in them (TTL) is in seconds.
 _STALE_S = 1.0
+#: Pace keeps to half of what it is given, for the sake of system calls; rendering makes none.
+_STEP_SHARE = 1.6
 #: Fewest rows in a step: below this the fixed cost of a burst is most of its price.
 _STEP_ROWS_MIN = 64
 #: Positions a tag has room for.
@@ -162,8 +164,8 @@ class LaneActor:
         fewest = min(_STEP_ROWS_MIN, burst_rows_max)
         #: Apart for batches whose texts differ per row: those cost many times more, and most where texts are cut.
         self._paces = (
-            Pace(step_s_max, fewest=fewest, most=burst_rows_max),
-            Pace(step_s_max, fewest=fewest, most=burst_rows_max),
+            Pace(_STEP_SHARE * step_s_max, fewest=fewest, most=burst_rows_max),
+            Pace(_STEP_SHARE * step_s_max, fewest=fewest, most=burst_rows_max),
         )
         self._paced_page: LedgerPage | None = None
         self._request_timeout_s = request_timeout_s
@@ -284,6 +286,8 @@ class LaneActor:
         if self._unsent:
             return self._send_next(authorization, now)
         slice_ = self.lane.take(now, rows_max)
+        # Rows left the queue, if only because they had ended elsewhere: what is parked for it moves up.
+        self._router.lane_has_room(self)
         if slice_ is None:
             if not self.lane.is_empty:
                 self._observer.throttled(max(0.0, self.lane.next_deadline() - now))
@@ -297,7 +301,6 @@ class LaneActor:
             raise
         self._paced_page = slice_.page
         self._paces[bool(slice_.page.batch.variables)].on_step(len(slice_.rows), time.perf_counter() - started)
-        self._router.lane_has_room(self)
         return True
 
     def _pace(self) -> Pace | None:

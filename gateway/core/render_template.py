@@ -17,11 +17,14 @@ from gateway.core.burst import escape_rows
 from gateway.core.compiled import ROW_SLOTS, Compiled
 from gateway.core.fit import TooLong
 from gateway.core.rendered import Group
-from gateway.core.truncate import measure_rows
+from gateway.core.truncate import measure_rows, shorten_plain
 from gateway.ledger import Reason
 from gateway.vendor import FieldLimit, TemplateParts
 
 #: The values of one slot: the same for all rows, or one per row.
+#: With less room than this for the body the title may have to give way too: `fit` decides.
+_BODY_BYTES_MIN = 64
+
 _Values: TypeAlias = bytes | list[bytes]
 
 
@@ -95,15 +98,40 @@ def _refit(
 ) -> TooLong | None:
     """The body of one over-long row is replaced by one that fits; or why it cannot be."""
     row = {name: value if isinstance(value, bytes) else value[index] for name, value in values.items()}
+    if not _cut_body(group, variant, template, row, len(bodies[index])):
+        fault = _fit_texts(group, variant, template, row, len(bodies[index]), int(group.positions[index]))
+        if fault is not None:
+            return fault
+    bodies[index] = b"".join([part if isinstance(part, bytes) else row[part.name] for part in template.body])
+    return None
+
+
+def _cut_body(group: Group, variant: Variant, template: Compiled, row: dict[str, bytes], size: int) -> bool:
+    """The usual case, at the level of bytes: one body without escapes that is all that has to be cut."""
+    limits = group.burst.source.limits(variant)
+    body = row["body"]
+    room = limits.payload_bytes_max - (size - len(body))
+    has_field_limits = limits.title is not None or limits.body is not None
+    if has_field_limits or template.n_body != 1 or not group.rule.may_cut or room < _BODY_BYTES_MIN or b"\\" in body:
+        return False
+    shorter = shorten_plain(body, room, group.rule.mark)
+    if shorter is None:
+        return False
+    row["body"] = shorter
+    return True
+
+
+def _fit_texts(
+    group: Group, variant: Variant, template: Compiled, row: dict[str, bytes], size: int, position: int
+) -> TooLong | None:
+    """Every other case: both texts as texts, into all limits."""
     texts_bytes = template.n_title * len(row["title"]) + template.n_body * len(row["body"])
-    position = int(group.positions[index])
     title = group.burst.text_of_row(variant.title, position)
     body = group.burst.text_of_row(variant.body, position)
-    fitted = group.fit(variant, template, title, body, len(bodies[index]) - texts_bytes)
+    fitted = group.fit(variant, template, title, body, size - texts_bytes)
     if isinstance(fitted, TooLong):
         return fitted
     row["title"], row["body"] = fitted.title, fitted.body
-    bodies[index] = b"".join([part if isinstance(part, bytes) else row[part.name] for part in template.body])
     return None
 
 

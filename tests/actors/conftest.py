@@ -383,17 +383,17 @@ class World:
         """n devices with a token each (none for NONE); returns their ids."""
         ids = [(b"%c" % int(channel)) + b"device" + number.to_bytes(9, "big") for number in range(first, first + n)]
         tokens = [b"" if channel is Channel.NONE else device_id.hex().encode() * 2 for device_id in ids]
-        self.devices.register(
-            0,
-            Registrations(
-                np.frombuffer(b"".join(ids), np.uint8).reshape(n, 16),
-                np.full(n, channel, np.uint8),
-                TextColumn.from_rows(tokens),
-                np.zeros(n, np.uint32),
-            ),
-            self.clock.unix_ms() // 1000,
-        )
+        self.devices.register(0, self.registration(ids, channel, tokens), self.clock.unix_ms() // 1000)
         return ids
+
+    def registration(self, ids: Sequence[bytes], channel: Channel, tokens: Sequence[bytes]) -> Registrations:
+        n = len(ids)
+        return Registrations(
+            np.frombuffer(b"".join(ids), np.uint8).reshape(n, 16),
+            np.full(n, channel, np.uint8),
+            TextColumn.from_rows(tokens),
+            np.zeros(n, np.uint32),
+        )
 
     def token(self, device_id: bytes) -> bytes:
         return self.devices.device(self.devices.find_one(device_id, 0)).token

@@ -192,7 +192,7 @@ def test_a_call_with_other_variables_waits_for_the_next_batch() -> None:
     gather: Gather[str] = Gather()
     text = TextColumn.from_rows([b"v"])
     for call, names in (("a", ["x"]), ("b", ["x"]), ("c", ["y"]), ("d", []), ("e", ["x"])):
-        gather.add(plain(1, variables={name: text for name in names}), call)
+        gather.add(plain(1, variables=dict.fromkeys(names, text)), call)
     batches = []
     while parts := gather.take():
         batches.append([part.call for part in parts])
@@ -229,7 +229,12 @@ def test_a_batch_is_the_rows_of_its_parts_in_order(made: list[Submission], data:
     parts = [Part(submission, None, 0) for submission in made]
     given_ids = [data.draw(st.none() | st.just(bytes([index]) * 16)) for index in range(len(parts))]
     batch = build_batch(ADDRESS, 4, 12.5, parts, given_ids, SECRET)
-    assert (batch.address, batch.app, batch.born, batch.n) == (ADDRESS, 4, 12.5, sum(part.submission.n for part in parts))
+    assert (batch.address, batch.app, batch.born, batch.n) == (
+        ADDRESS,
+        4,
+        12.5,
+        sum(part.submission.n for part in parts),
+    )
     assert rows_of_batch(batch) == [row for submission in made for row in rows_of_submission(submission)]
     assert batch.message_ids.shape == (batch.n, 16)
     first = 0

@@ -549,9 +549,7 @@ def test_open_moves_are_no_changes() -> None:
 def test_row_deadlines_agree_with_each_rows_variant(ttls: list[int], index: list[int], data: st.DataObject) -> None:
     home, _ = home_of()
     variants = np.array([number % len(ttls) for number in index], np.uint16)
-    batch = batch_of(
-        home, len(index), born=50.0, ttls=tuple(ttls), variant_index=variants if len(ttls) > 1 else None
-    )
+    batch = batch_of(home, len(index), born=50.0, ttls=tuple(ttls), variant_index=variants if len(ttls) > 1 else None)
     rows = data.draw(st.lists(st.integers(0, batch.n - 1), max_size=12))
     expected = [50.0 + lifetime(batch.variant_of(row).ttl_s) for row in rows]
     assert row_deadlines(batch, rows_of(*rows)).tolist() == expected

@@ -33,9 +33,7 @@ def batch_of(made: list[Variant], index: list[int] | None) -> Batch:
     n = len(index) if index else 3
     ids = np.zeros((n, 16), np.uint8)
     column = None if index is None else np.array(index, np.uint16)
-    return Batch(
-        BatchAddress(0, 0, 0), 0, 0.0, n, device_ids=ids, message_ids=ids, variants=made, variant_index=column
-    )
+    return Batch(BatchAddress(0, 0, 0), 0, 0.0, n, device_ids=ids, message_ids=ids, variants=made, variant_index=column)
 
 
 def plain_strategy(variant: Variant, app: AppDefaults, channel: Channel) -> int:

@@ -177,8 +177,8 @@ def test_the_trace_of_a_retried_row_tells_each_attempt_in_order() -> None:
     page = page_of(3)
     page.routed_ms[:] = 2
     page.bursts = [
-        burst_of([0, 2], 1, BORN + 0.010, 15, Verdict.UNAVAILABLE, "InternalServerError"),
-        burst_of([0, 1], 1, BORN + 0.011, 9, Verdict.ACCEPTED),
+        burst_of([0, 2], 1, BORN + 1 / 64, 15, Verdict.UNAVAILABLE, "InternalServerError"),
+        burst_of([0, 1], 1, BORN + 1 / 32, 9, Verdict.ACCEPTED),
         burst_of([2], 2, BORN + 2.5, 20, Verdict.ACCEPTED),
     ]
     page.move(np.array([2]), State.IN_FLIGHT)
@@ -190,8 +190,8 @@ def test_the_trace_of_a_retried_row_tells_each_attempt_in_order() -> None:
     assert trace_row(page, 2) == [
         Hop(0, "submitted"),
         Hop(2, "routed"),
-        Hop(10, "issued", *apns, 1),
-        Hop(25, "answered", *apns, 1, Verdict.UNAVAILABLE, "InternalServerError"),
+        Hop(15, "issued", *apns, 1),
+        Hop(30, "answered", *apns, 1, Verdict.UNAVAILABLE, "InternalServerError"),
         Hop(2500, "issued", *apns, 2),
         Hop(2520, "answered", *apns, 2, Verdict.ACCEPTED),
         Hop(2520, "state", Channel.APNS, state=State.VENDOR_ACCEPTED),

@@ -191,16 +191,12 @@ VARIANTS = [
     )
 ]
 UNKNOWN = bytes([250]) * 16
-CASES = [
-    (device, variant, 0) for device in [*DEVICES, None] for variant in range(len(VARIANTS))
-]
+CASES = [(device, variant, 0) for device in [*DEVICES, None] for variant in range(len(VARIANTS))]
 TOKEN_CASES = [(None, variant, channel) for variant in range(len(VARIANTS)) for channel in (Channel.APNS, Channel.FCM)]
 
 
 def page_of_cases(cases: list[tuple[PlainDevice | None, int, int]], *, with_channels: bool) -> LedgerPage:
-    ids = [
-        bytes(16) if channel else (UNKNOWN if device is None else device.device_id) for device, _, channel in cases
-    ]
+    ids = [bytes(16) if channel else (UNKNOWN if device is None else device.device_id) for device, _, channel in cases]
     index = [variant for _, variant, _ in cases]
     return page_of(ids, VARIANTS, index, [channel for *_, channel in cases] if with_channels else None)
 
@@ -297,7 +293,9 @@ def rows_of(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int64)
 
 
-@given(st.lists(st.sampled_from([State.QUEUED, State.DROPPED, State.CANCELLED, State.EXPIRED]), min_size=1, max_size=12))
+@given(
+    st.lists(st.sampled_from([State.QUEUED, State.DROPPED, State.CANCELLED, State.EXPIRED]), min_size=1, max_size=12)
+)
 def test_live_rows_are_those_still_queued(states: list[State]) -> None:
     page = page_of([bytes(16)] * len(states), [Variant("t", "b")], [])
     for row, state in enumerate(states):

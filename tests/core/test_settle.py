@@ -126,7 +126,7 @@ def test_a_burst_of_acceptances_is_accepted_whole() -> None:
     answers = verdicts_of(rows, [Verdict.ACCEPTED] * 3, [math.nan] * 3, [False] * 3)
     found = settle(page, answers, POLICY, now=BORN, random=np.zeros(3))
     assert found.accepted.tolist() == rows
-    assert columns(found) == {row: ("accepted", 0, None) for row in rows}
+    assert columns(found) == dict.fromkeys(rows, ("accepted", 0, None))
 
 
 def test_settling_moves_nothing() -> None:

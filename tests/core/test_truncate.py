@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.columns import TextColumn
 from gateway.core import truncate
-from gateway.core.truncate import Cut, cut, measure, measure_rows
+from gateway.core.truncate import JSON_BYTES, Cut, cut, measure, measure_rows, shorten, shorten_plain
 
 UNITS = sorted(truncate.COSTS)
 
@@ -157,3 +157,30 @@ def test_a_text_of_one_endless_grapheme_is_cut_to_the_mark() -> None:
 def test_measure_rows_of_an_empty_column_is_empty() -> None:
     assert measure_rows(TextColumn.from_rows([]), "json_bytes").tolist() == []
     assert measure_rows(TextColumn(b"", np.zeros(3, np.uint32)), "half_width").tolist() == [0, 0]
+
+
+PLAIN = st.text(alphabet=st.characters(exclude_characters='"\\', exclude_categories=("Cs", "Cc")), max_size=120)
+JOINED = st.lists(
+    st.sampled_from(["a", "字", "e\u0301", "👨‍👩‍👧‍👦", "🇨🇳", "🇨", "\u200d", "각", "\u1100", "क्ष", "\u0600", "❤️"]),
+    max_size=90,
+).map("".join)
+
+
+@given(st.one_of(PLAIN, JOINED), st.integers(0, 400))
+def test_shorten_plain_agrees_with_shorten_wherever_its_window_is_enough(text: str, limit: int) -> None:
+    raw = text.encode()
+    if len(raw) <= limit:
+        return
+    quick = shorten_plain(raw, limit)
+    if quick is not None:
+        assert quick.decode() == shorten(text, limit, JSON_BYTES).text
+
+
+def test_shorten_plain_gives_up_on_a_grapheme_that_is_wider_than_its_window() -> None:
+    raw = ("a" + "\u0301" * 500).encode()
+    assert shorten_plain(raw, 600) is None
+    assert shorten(raw.decode(), 600, JSON_BYTES).text == "…"
+
+
+def test_shorten_plain_keeps_every_byte_that_fits() -> None:
+    assert shorten_plain(("字" * 300).encode(), 603) == ("字" * 200 + "…").encode()

@@ -115,10 +115,13 @@ class ClientConnection:
     # Asking
 
     def capacity(self) -> int:
-        """Requests that may be started now. Windows are not in it: `send_requests` may take fewer."""
+        """Requests that may be started now. Windows count only after a call that left a row behind for want of the
+        connection's: it is 0 until that row would fit. `send_requests` may take fewer."""
         if self._is_terminated or self._drain_reason is not None:
             return 0
         if self._config.is_settings_awaited and not self._peer.is_known:
+            return 0
+        if not self._sender.has_window():
             return 0
         limit = self._config.streams_max
         if self._peer.streams_max is not None:

@@ -135,6 +135,8 @@ class HeadDecoder:
         self._layouts: list[tuple[Layout, Head]] = []
         self._skeletons: dict[Layout, _Skeleton] = {}
         self._learned_generation = decoder.generation
+        #: The last block that a layout was found for, with what was found.
+        self._last: tuple[bytes, tuple[Layout, Head]] | None = None
         self.is_pure = True
         self.decoded_count = 0
 
@@ -180,13 +182,17 @@ class HeadDecoder:
     def _find_layout(self, block: bytes) -> tuple[Layout, Head] | None:
         if self._learned_generation != self.decoder.generation:
             self._forget_layouts()
+        if self._last is not None and self._last[0] == block:
+            return self._last[1]
         for found in self._layouts:
             if found[0].matches(block):
+                self._last = block, found
                 return found
         return None
 
     def _forget_layouts(self) -> None:
         self._layouts.clear()
+        self._last = None
         self._skeletons.clear()
         self._learned_generation = self.decoder.generation
 

@@ -75,9 +75,18 @@ class BurstSender:
         self._plans: dict[template.Shape, _Plan] = {}
         #: A call left rows behind because of a window; the owner waits for word.
         self.is_blocked = False
+        #: Bytes of the connection window that the first of these rows needs.
+        self._wanted_bytes = 0
 
     def ids_left(self) -> int:
         return max(0, (self._config.stream_id_max - self.next_id) // 2 + 1)
+
+    def has_window(self) -> bool:
+        """Whether the connection window holds the row that it did not hold at the last call.
+
+        False is never for ever: such a row needs less than a connection window at rest, or it becomes an upload.
+        """
+        return self.window.size >= self._wanted_bytes
 
     def take(self, requests: Requests, start: int, tags: I64, slots: int, deadline: float, out: OutBuffer) -> int:
         """Appends the frames of rows start.. to `out` as far as slots and windows reach; returns the rows taken."""
@@ -86,6 +95,7 @@ class BurstSender:
         width = columns.pieces_width(requests.body)
         at = start
         warmed = 0
+        self._wanted_bytes = 0
         while at < stop:
             count, lengths = self._rows_allowed(requests.body, width, at, stop)
             if count == 0:
@@ -203,6 +213,8 @@ class BurstSender:
         body = template.row_bytes(requests.body, row)
         initial_window = self._peer.initial_window
         may_wait = len(body) <= initial_window and len(body) <= _WAITING_BODY_BYTES_MAX
+        if may_wait and self.window.size < len(body):
+            self._wanted_bytes = len(body)
         if may_wait or len(self.uploads) >= self._config.uploads_max or self.window.size <= 0:
             return False
         if any(upload.window.size > 0 for upload in self.uploads.values()):

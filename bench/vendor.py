@@ -146,11 +146,12 @@ class VendorBench:
         before = calibrate()
         with self._serve(workload) as server:
             # Warm-up; it also tells what h2load is to send.
-            request = self._run_ours(server, workload, min(rows, 4 * self._n_tokens)).report
+            warm_up = self._run_ours(server, workload, min(rows, 4 * self._n_tokens))
+            request = warm_up.report
             start_cpu_s = self._run_h2load(server, workload, workload.connections, request).cpu_s
             ours, theirs = [], []
             for _ in range(rounds):
-                ours.append(self._run_ours(server, workload, rows))
+                ours.append(warm_up if self.options.smoke else self._run_ours(server, workload, rows))
                 theirs.append(self._run_h2load(server, workload, rows, request))
         figures = _figures(ours, theirs, rows, start_cpu_s)
         progress(
@@ -222,8 +223,7 @@ class VendorBench:
         server_before = server.cpu_s()
         done = subprocess.run(
             [sys.executable, "-m", "bench.vendor_client", json.dumps(task)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=_RUN_TIMEOUT_S,
             check=False,

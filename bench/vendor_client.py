@@ -102,14 +102,13 @@ def contents(workload: str, n: int, source: random.Random) -> tuple[Variant, Map
 def measure(task: Task) -> Line:
     folder = Path(tempfile.mkdtemp(prefix="pushgw-bench-"))
     try:
-        return trio.run(_measure, task, folder)
+        return trio.run(_measure, task, folder, Path(task.tokens_file).read_bytes().split())
     finally:
         shutil.rmtree(folder)
 
 
-async def _measure(task: Task, folder: Path) -> Line:
+async def _measure(task: Task, folder: Path, tokens: list[bytes]) -> Line:
     secret = secrets.token_hex(32).encode()
-    tokens = Path(task.tokens_file).read_bytes().split()
     worker = ClientWorker(_config(task, folder, secret, len(tokens)))
     ids = np.random.default_rng(task.seed).integers(0, 256, (len(tokens), 16), np.uint8)
     done = worker.devices.register(
@@ -134,7 +133,7 @@ async def _measure(task: Task, folder: Path) -> Line:
             lanes = [actor.lane for built in worker.vendor_lanes for actor in built.lanes]
             for rows, frame in feed.encode(_submits(task, ids)):
                 feed.put(frame, rows)
-            while sum(lane.rows for lane in lanes) < task.rows:
+            while sum(lane.rows for lane in lanes) < task.rows:  # noqa: ASYNC110 - lanes tell nobody that they are full
                 await trio.sleep(_POLL_S)
             figures = await _drain(worker)
             nursery.cancel_scope.cancel()
@@ -153,7 +152,7 @@ async def _drain(worker: ClientWorker) -> Line:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     started = time.perf_counter()
     worker.gate.set()
-    while worker.home.rows_open:
+    while worker.home.rows_open:  # noqa: ASYNC110 - the home tells nobody that it is done
         await trio.sleep(_POLL_S)
     elapsed = time.perf_counter() - started
     spent = resource.getrusage(resource.RUSAGE_SELF)

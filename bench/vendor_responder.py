@@ -1,11 +1,12 @@
 """A purpose-made HTTP/2 server for `bench vendor`: answers every request with a bare 200, as fast as it can.
 
-    python -m bench.vendor_responder '{"certificate": ..., "key": ..., "header": "constant" | "unique" | "unique_huffman"}'
+    python -m bench.vendor_responder '{"certificate": ..., "key": ..., "header": "unique"}'
 
-nghttpd cannot put another header value into each answer; this can: `apns-id` with a UUID of its own, plain or
-Huffman-coded, from a pool far larger than any client's memory of blocks. It knows no more of HTTP/2 than two honest
-clients need: frames are walked, requests are counted by END_STREAM, windows are opened so wide that nobody waits.
-Writes its port to stdout once it listens, and ends when stdin does.
+nghttpd cannot put another header value into each answer; this can: `apns-id` with a UUID of its own, plain ("unique")
+or Huffman-coded ("unique_huffman"; "constant" is the yardstick), from a pool far larger than any client's memory of
+blocks. It knows no more of HTTP/2 than two honest clients need: frames are walked, requests are counted by
+END_STREAM, windows are opened so wide that nobody waits. Writes its port to stdout once it listens, and ends when
+stdin does.
 """
 
 from __future__ import annotations

@@ -76,6 +76,7 @@ from gateway.observe.counting import (
     RpcCounts,
     ServiceCounts,
     SupervisorCounts,
+    record_link,
 )
 from gateway.observe.log import Level, Log
 from gateway.observe.loop_lag import StepWatch, watch_lag
@@ -127,6 +128,7 @@ class Worker:
         self.app_secrets = {app.key: tuple(secret.read() for secret in app.secrets) for app in config.apps}
         self.admin_keys = () if config.operator.admin_key is None else (config.operator.admin_key.read(),)
         self.step_watch = StepWatch(self.metrics, step_s_max=config.gateway.step_ms_max / 1000)
+        self.metrics.started_unix_s.set(self.clock.unix_ms() / 1000)
         self._stopping = trio.Event()
         self._is_ready = False
         self._build_core()
@@ -300,6 +302,7 @@ class Worker:
             connections_max=config.rpc.connections_max,
             hellos_max=config.rpc.hellos_max,
             unsent_bytes_max=config.rpc.unsent_bytes_max,
+            frames_bytes_max=config.rpc.frames_bytes_max,
         )
 
     def _connect_link(self) -> None:
@@ -461,9 +464,17 @@ class Worker:
         metrics.devices_registered.set(devices.devices)
         metrics.devices_online.set(devices.online)
         metrics.inbox_rows.set(len(self.inbox_store))
-        for built in self.vendor_lanes:
-            for actor in built.lanes:
-                metrics.lane_rows.set(actor.lane.rows, built.channel, actor.lane.key.class_)
+        metrics.rows_not_conserved.set(self.home.rows_not_conserved())
+        record_link(metrics, self.long_link.statistics())
+        parked = self.router.parked()
+        lanes = [(built.channel, actor.lane) for built in self.vendor_lanes for actor in built.lanes]
+        for channel, class_ in {(channel, lane.key.class_) for channel, lane in lanes}:
+            ours = [lane for at, lane in lanes if (at, lane.key.class_) == (channel, class_)]
+            metrics.lane_rows.set(sum(lane.rows for lane in ours), channel, class_)
+            metrics.lane_parked_rows.set(sum(parked.get(lane.key, 0) for lane in ours), channel, class_)
+        for channel in {built.channel for built in self.vendor_lanes}:
+            ends = [built.keeper.expires_in_s() for built in self.vendor_lanes if built.channel == channel]
+            metrics.credential_expires_s.set(min(ends), channel)
 
     def status(self) -> dict[str, Any]:
         """What `pushgw status` shows."""

@@ -78,6 +78,8 @@ class CloseReason(enum.Enum):
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     HALF_FRAME_TIMEOUT = "half_frame_timeout"
     FRAME_TOO_LARGE = "frame_too_large"
+    #: Unfinished frames of all peers together reached their limit; this one had the last word.
+    BUFFERS_FULL = "buffers_full"
     BAD_CREDENTIALS = "bad_credentials"
     TOO_MANY_CONNECTIONS = "too_many_connections"
     SLOW_CONSUMER = "slow_consumer"

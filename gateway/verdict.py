@@ -57,3 +57,5 @@ class Answer(NamedTuple):
     needs_new_connection: bool = False
     #: We changed our credential too often: the present one has to stay as long as it may.
     keeps_credential: bool = False
+    #: It stands in no table of the vendor file and was judged by its status class.
+    is_unknown: bool = False

@@ -74,14 +74,14 @@ def by_status_class(status: int, name: str, headers: Mapping[bytes, bytes]) -> A
         case 200:
             return Answer(Verdict.ACCEPTED)
         case 401 | 403:
-            return Answer(Verdict.CREDENTIAL, name, Scope.APP)
+            return Answer(Verdict.CREDENTIAL, name, Scope.APP, is_unknown=True)
         case 429:
-            return Answer(Verdict.THROTTLED, name, Scope.APP, wait_s)
+            return Answer(Verdict.THROTTLED, name, Scope.APP, wait_s, is_unknown=True)
         case 408:
-            return Answer(Verdict.UNAVAILABLE, name, Scope.APP, wait_s)
+            return Answer(Verdict.UNAVAILABLE, name, Scope.APP, wait_s, is_unknown=True)
     if 400 <= status < 500:
-        return Answer(Verdict.REJECTED, name)
+        return Answer(Verdict.REJECTED, name, is_unknown=True)
     if 300 <= status < 400 or status >= 500:
         # A redirect comes from something between us and the vendor; the vendor itself took nothing.
-        return Answer(Verdict.UNAVAILABLE, name, Scope.APP, wait_s)
-    return Answer(Verdict.UNCERTAIN, name)
+        return Answer(Verdict.UNAVAILABLE, name, Scope.APP, wait_s, is_unknown=True)
+    return Answer(Verdict.UNCERTAIN, name, is_unknown=True)

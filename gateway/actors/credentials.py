@@ -152,6 +152,10 @@ class CredentialKeeper:
         self._issued = issued._replace(replace_at_unix_s=max(issued.replace_at_unix_s, stays_until))
         self._report(CredentialEvent(self.name, "kept"))
 
+    def expires_in_s(self) -> float:
+        """Until the credential in force ends; 0 when there is none."""
+        return 0.0 if self._issued is None else max(0.0, self._issued.expires_unix_s - self._unix_s())
+
     # -- the task
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -28,11 +28,11 @@ from gateway.columns import I64, U8, U16, Rows
 from gateway.content import Priority
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneSlice
-from gateway.core.pace import Pace
 from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Settlement, Verdicts, settle
 from gateway.core.wheel import TimingWheel
 from gateway.ledger import NO_VERDICT, Burst, Flag, LedgerPage, Reason, State
+from gateway.pace import Pace
 from gateway.vendor import Vendor
 from gateway.verdict import Answer, Scope, Verdict
 from gateway.wire.h2.events import AnswerDetail, Answers, Event, Refused, Reset, Terminated, TimedOut
@@ -89,7 +89,7 @@ class LaneObserver(Protocol):
 
     def answered(self, page: LedgerPage, verdicts: U8, request_s: float) -> None: ...
 
-    def named(self, verdict: Verdict, name: str, rows: int) -> None: ...
+    def named(self, verdict: Verdict, name: str, rows: int, *, is_unknown: bool = False) -> None: ...
 
     def retried(self, reasons: U8) -> None: ...
 
@@ -406,7 +406,7 @@ class LaneActor:
             answer = self._vendor.classify(int(status[index]), headers, body)
             answers[index] = answer
             verdicts[index] = answer.verdict
-            self._observer.named(answer.verdict, answer.name, 1)
+            self._observer.named(answer.verdict, answer.name, 1, is_unknown=answer.is_unknown)
         self._settle_tags(tags, verdicts, answers)
 
     def _on_verdict(self, tags: I64, answer: Answer) -> None:

@@ -29,10 +29,10 @@ from gateway.actors.long_link_downlink import Downlink
 from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
 from gateway.core.identity import check_device_password
-from gateway.core.pace import Pace
 from gateway.errors import CloseReason, Overloaded, RemoteProtocolError
 from gateway.net.edge import Edge
 from gateway.net.edge_table import CLOSE_REASONS, FLAG_PARTIAL, FLAG_QOS_1, FLAG_SUBSCRIBED, ConnectionTable, Count
+from gateway.pace import Pace
 from gateway.wire.mqtt import packets as mqtt
 from gateway.wire.mqtt.packets import ConnectCode, FrameTooLarge, PacketType
 from gateway.wire.mqtt.publish import split_pubacks

@@ -76,6 +76,8 @@ class RouterObserver(Protocol):
 
     def tokens_dead(self, channel: Channel, rows: int, forgotten: int) -> None: ...
 
+    def tokens_muted(self, channel: Channel, muted: int) -> None: ...
+
     def truncated(self, rows: int) -> None: ...
 
 
@@ -182,6 +184,10 @@ class Router:
                     await self._route_page(page)
                     self._pages.popleft()
                     self._observer.routed(page, self._clock.monotonic() - page.batch.born)
+
+    def parked(self) -> dict[LaneKey, int]:
+        """Rows parked before each lane."""
+        return {key: sum(len(parked.rows) for parked in queue) for key, queue in self._parked.items()}
 
     @property
     def is_idle(self) -> bool:
@@ -402,9 +408,11 @@ class Router:
 
     def token_muted(self, page: LedgerPage, rows: Rows) -> None:
         """The tokens of these rows' devices are kept, and not sent to until they register again."""
-        slots = self._slots(page, rows, Channel(int(page.channel[rows[0]])))
+        channel = Channel(int(page.channel[rows[0]]))
+        slots = self._slots(page, rows, channel)
         known = slots >= 0
-        self._devices.mute_tokens(slots[known], page.token_hashes[rows[known]])
+        muted = self._devices.mute_tokens(slots[known], page.token_hashes[rows[known]])
+        self._observer.tokens_muted(channel, int(muted.sum()))
 
     def _slots(self, page: LedgerPage, rows: Rows, channel: Channel) -> I32:
         """Where the devices of these rows are now: by id, or by token where the target is a token."""

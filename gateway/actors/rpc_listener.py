@@ -72,6 +72,19 @@ class Service(Protocol):
     def closed(self, connection: RpcConnection) -> None: ...
 
 
+class Buffers:
+    """Bytes of unfinished frames over all connections of a listener; what one peer has begun others must not pay."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.used = 0
+
+    def change(self, before: int, after: int) -> bool:
+        """False when the sum has reached its limit."""
+        self.used += after - before
+        return self.used <= self.bytes_max
+
+
 class RpcConnection:
     """One peer. Everything but `run` is called from other actors' turns and returns at once."""
 
@@ -83,6 +96,7 @@ class RpcConnection:
         observer: RpcObserver,
         *,
         unsent_bytes_max: int,
+        buffers: Buffers,
         on_hello: Callable[[], None],
     ) -> None:
         self.session = session
@@ -90,6 +104,8 @@ class RpcConnection:
         self._service = service
         self._observer = observer
         self._unsent_bytes_max = unsent_bytes_max
+        self._buffers = buffers
+        self._buffered = 0
         self._on_hello = on_hello
         self._bell = Bell()
         self._scope = trio.CancelScope()
@@ -150,6 +166,7 @@ class RpcConnection:
                     self._bell.ring()
         finally:
             self._take(self.session.peer_closed(CloseReason.SHUTDOWN))
+            self._buffers.change(self._buffered, 0)
             if self.is_known:
                 self._service.closed(self)
             await trio.aclose_forcefully(self._stream)
@@ -176,8 +193,14 @@ class RpcConnection:
                 self._observer.received(len(data))
                 started = time.perf_counter()
                 self._take(session.receive_data(data, trio.current_time()))
+                self._bound_buffer()
                 self._adapt(len(data), time.perf_counter() - started)
             self._bell.ring()
+
+    def _bound_buffer(self) -> None:
+        before, self._buffered = self._buffered, self.session.buffered_bytes
+        if not self._buffers.change(before, self._buffered) and self._buffered > before:
+            self.end(CloseReason.BUFFERS_FULL)
 
     def _adapt(self, size: int, took_s: float) -> None:
         """Reads so much at once that decoding it stays within a step."""
@@ -229,7 +252,10 @@ class RpcConnection:
 
 
 class RpcListener:
-    """Accepts connections on any number of listeners. connections_max: known ones; hellos_max: those without hello."""
+    """Accepts connections on any number of listeners. connections_max: known ones; hellos_max: those without hello.
+
+    frames_bytes_max: unfinished frames of all connections together.
+    """
 
     def __init__(
         self,
@@ -241,6 +267,7 @@ class RpcListener:
         connections_max: int,
         hellos_max: int,
         unsent_bytes_max: int,
+        frames_bytes_max: int,
     ) -> None:
         self._limits = limits
         self._service = service
@@ -249,6 +276,7 @@ class RpcListener:
         self._connections_max = connections_max
         self._hellos_max = hellos_max
         self._unsent_bytes_max = unsent_bytes_max
+        self._buffers = Buffers(frames_bytes_max)
         self._connections: set[RpcConnection] = set()
         self._silent: OrderedDict[RpcConnection, None] = OrderedDict()
         self._number = 0
@@ -285,6 +313,7 @@ class RpcListener:
             self._service,
             self._observer,
             unsent_bytes_max=self._unsent_bytes_max,
+            buffers=self._buffers,
             on_hello=lambda: self._is_known(connection),
         )
         self._connections.add(connection)

@@ -64,7 +64,7 @@ class Gather(Generic[CallT]):
     def take(self) -> list[Part[CallT]]:
         """The parts of the next batch; empty when nothing is pending."""
         parts: list[Part[CallT]] = []
-        rows = size = 0
+        rows = size = variants = 0
         names: frozenset[str] = frozenset()
         while self._parts:
             part = self._parts[0]
@@ -74,13 +74,14 @@ class Gather(Generic[CallT]):
                 rows + part.submission.n > self._rows_max
                 or size + part_bytes > self._bytes_max
                 or part_names != names
-                # uint16 index; each part brings at least one variant
-                or sum(len(p.submission.variants) for p in parts) + len(part.submission.variants) > ROWS_MAX
+                # the index is uint16
+                or variants + len(part.submission.variants) > ROWS_MAX
             ):
                 break
             names = part_names
             rows += part.submission.n
             size += part_bytes
+            variants += len(part.submission.variants)
             parts.append(self._parts.popleft())
             if len(parts) >= self._rows_max:
                 break

@@ -75,8 +75,9 @@ class Lane:
 
         The rows stay QUEUED in their page: the caller moves them when they are issued.
         """
-        self._takes += 1
-        order = (1, 0) if self._takes % _NORMAL_EVERY == 0 else (0, 1)
+        if room <= 0:
+            return None
+        order = (1, 0) if self._takes % _NORMAL_EVERY == _NORMAL_EVERY - 1 else (0, 1)
         for which in order:
             queue = self._queues[which]
             while queue:
@@ -87,7 +88,10 @@ class Lane:
                 if k < len(live):
                     queue.appendleft(LaneSlice(page, live[k:]))
                     self.rows += len(live) - k
-                return LaneSlice(page, live[:k]) if k else None
+                if not k:
+                    return None
+                self._takes += 1
+                return LaneSlice(page, live[:k])
         return None
 
     def _gather(self, queue: deque[LaneSlice], room: int) -> LaneSlice:
@@ -103,7 +107,12 @@ class Lane:
             live = rows if is_live.all() else rows[is_live]
             parts.append(live)
             n += len(live)
-        return LaneSlice(page, parts[0] if len(parts) == 1 else np.concatenate(parts))
+        if len(parts) == 1:
+            return LaneSlice(page, parts[0])
+        # A row that left and came back stands in two slices; it must not leave twice in one burst.
+        rows = np.sort(np.concatenate(parts))
+        is_repeat = rows[1:] == rows[:-1]
+        return LaneSlice(page, np.unique(rows) if is_repeat.any() else rows)
 
     @property
     def next_page(self) -> LedgerPage | None:

@@ -31,10 +31,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gateway.columns import I32, U32
-from gateway.core.pace import Pace
 from gateway.errors import CloseReason, ConfigError
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 from gateway.net.edge_table import CLOSE_REASON_INDEX, FLAG_PARTIAL, FLAG_PENDING, ConnectionTable, Count
+from gateway.pace import Pace
 from gateway.wire.mqtt.session import SessionState
 
 #: EMFILE, ENFILE: no descriptor; ENOBUFS, ENOMEM: no kernel memory. As in trio's serve_listeners.

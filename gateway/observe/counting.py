@@ -6,6 +6,7 @@ Actors know these only by the protocols in their own files; metrics never drive 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -109,6 +110,9 @@ class RouterCounts:
     def tokens_dead(self, channel: Channel, rows: int, forgotten: int) -> None:
         self._metrics.tokens_dead.add(forgotten, channel)
 
+    def tokens_muted(self, channel: Channel, muted: int) -> None:
+        self._metrics.tokens_muted.add(muted, channel)
+
     def truncated(self, rows: int) -> None:
         self._metrics.rows_truncated.add(rows, Channel.LONG_LINK)
 
@@ -142,6 +146,43 @@ class OwnerCounts:
         self._metrics.uplink_events.add(1, event)
 
 
+class LinkFigures(Protocol):
+    """What the long link counts in its own columns; see `actors/long_link_port.py`."""
+
+    @property
+    def connections(self) -> int: ...
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+    @property
+    def closed(self) -> Mapping[str, int]: ...
+    @property
+    def packets_in(self) -> Mapping[str, int]: ...
+    @property
+    def packets_out(self) -> Mapping[str, int]: ...
+    @property
+    def connacks(self) -> Mapping[str, int]: ...
+
+
+def record_link(metrics: Metrics, figures: LinkFigures) -> None:
+    """The long link's columns as metrics; just before a scrape. They rise only, so they are copied, not added."""
+    metrics.connections_open.set(figures.connections, "long_link")
+    metrics.connections.cell("long_link").set(figures.counts["accepted"])
+    for reason, n in figures.closed.items():
+        metrics.closes.cell("long_link", reason).set(n)
+    for direction, packets in (("in", figures.packets_in), ("out", figures.packets_out)):
+        metrics.mqtt_bytes.cell(direction).set(figures.counts[f"bytes_{direction}"])
+        for kind, n in packets.items():
+            if n:
+                metrics.mqtt_packets.cell(direction, kind).set(n)
+    for code, n in figures.connacks.items():
+        metrics.mqtt_connacks.cell(code).set(n)
+    for name, n in figures.counts.items():
+        if name.startswith(("refused_", "evicted_")):
+            metrics.refusals.cell(f"long_link.{name}").set(n)
+        else:
+            metrics.mqtt_events.cell(name).set(n)
+
+
 class LaneCounts:
     """Of all lanes of one vendor."""
 
@@ -161,8 +202,10 @@ class LaneCounts:
         for verdict in np.flatnonzero(counts).tolist():
             metrics.verdicts.add(int(counts[verdict]), self._channel, verdict)
 
-    def named(self, verdict: Verdict, name: str, rows: int) -> None:
+    def named(self, verdict: Verdict, name: str, rows: int, *, is_unknown: bool = False) -> None:
         self._metrics.verdict_names.add(rows, self._channel, name or verdict.name.lower())
+        if is_unknown:
+            self._metrics.unknown_answers.add(rows, self._channel)
 
     def retried(self, reasons: U8) -> None:
         uncertain = int((reasons == Reason.NO_ANSWER).sum())
@@ -230,12 +273,21 @@ class ServiceCounts:
     def __init__(self, metrics: Metrics, log: Log) -> None:
         self._metrics = metrics
         self._log = log
+        #: Counted with every request: looked up once.
+        self._kinds: dict[str, Cell] = {}
+        self._outcomes: dict[str, Cell] = {}
 
     def requested(self, kind: str) -> None:
-        self._metrics.rpc_frames.add(1, "in", kind)
+        cell = self._kinds.get(kind)
+        if cell is None:
+            cell = self._kinds[kind] = self._metrics.rpc_frames.cell("in", kind)
+        cell.add(1)
 
     def submit(self, outcome: str) -> None:
-        self._metrics.submits.add(1, outcome)
+        cell = self._outcomes.get(outcome)
+        if cell is None:
+            cell = self._outcomes[outcome] = self._metrics.submits.cell(outcome)
+        cell.add(1)
 
     def refused_rows(self, fields: Sequence[str]) -> None:
         for field in fields:

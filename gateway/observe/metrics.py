@@ -41,7 +41,6 @@ class Metrics(MetricSet):
     # batches and their way
     batch_rows = histogram("rows", "Rows per batch", ROWS_BOUNDS)
     submits = counter("submits", "Submit calls by outcome", outcome=("accepted", "repeated", "refused", "overloaded"))
-    tasks_open = gauge("tasks", "Tasks with rows that are not final")
     gather_s = histogram("seconds", "From the first submit of a batch to the batch")
     rows_to_edge = counter("rows", "Rows handed to the long-link edge")
     route_s = histogram("seconds", "From accepting a batch to the end of its routing")
@@ -72,9 +71,10 @@ class Metrics(MetricSet):
     rpc_frames = counter("frames", "Frames of the binary RPC", direction=DIRECTIONS, kind=open_label())
     rpc_bytes = counter("bytes", "Bytes of the binary RPC", direction=DIRECTIONS)
     rpc_errors = counter("answers", "Error answers of the binary RPC, by code", code=open_label())
-    rpc_request_s = histogram("seconds", "From a request's last byte to its answer", kind=open_label())
     # long link
     mqtt_packets = counter("packets", "MQTT packets", direction=DIRECTIONS, type=open_label())
+    mqtt_connacks = counter("packets", "Answers to CONNECT, by return code", code=open_label())
+    mqtt_events = counter("events", "What the edge counted, by name (docs/device-protocol.md)", name=open_label())
     mqtt_bytes = counter("bytes", "MQTT bytes", direction=DIRECTIONS)
     devices_online = gauge("devices", "Devices with an open session")
     devices_registered = gauge("devices", "Devices in the device table")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.actors.long_link_port import Unacknowledged
@@ -601,7 +601,6 @@ async def test_router_sends_a_row_for_now_or_never_once(
     assert len(world.apns.requests()) == 2
 
 
-@settings(max_examples=15)
 @given(data=st.data())
 def test_router_conserves_rows_whatever_devices_and_vendors_do(data: st.DataObject, request: Any) -> None:
     """A small storm: rows of every strategy, sockets and vendors that do as they like; in the end all rows ended,

@@ -1,4 +1,4 @@
-"""Home against a model of plain rows: conservation, expiry, changes; then eviction, tasks and cursors one by one."""
+"""Home one rule at a time: addresses, tasks, eviction, expiry, cursors. Its laws are in test_home_laws.py."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import gc
 import itertools
 import math
 import weakref
-from collections import Counter
-from dataclasses import dataclass
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis import given
 
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment
@@ -28,8 +25,8 @@ from gateway.core.home import (
     set_channel,
     split_by_sequence,
 )
-from gateway.errors import LocalProtocolError, Overloaded
-from gateway.ledger import FINAL_STATES, LEGAL_MOVES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
+from gateway.errors import Overloaded
+from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import TASK_DOMAIN, BatchAddress, RowAddress
 
 SECRET = bytes(range(32))
@@ -37,28 +34,19 @@ UNIX_MS = 1_700_000_000_000
 JOURNAL = 6
 
 
-class Observer:
-    """Counts what the home tells."""
+class Silence:
+    """An observer that looks away: what the home tells is held against the model in test_home_laws.py."""
 
-    def __init__(self) -> None:
-        self.moved_to: Counter[State] = Counter()
-        self.finished_rows = 0
-        self.rose: Counter[Receipt] = Counter()
+    def moved(self, *told: object) -> None: ...
 
-    def moved(self, page: LedgerPage, rows: np.ndarray, to: State, *rest: object) -> None:
-        self.moved_to[to] += len(rows)
+    def finished(self, *told: object) -> None: ...
 
-    def finished(self, page: LedgerPage, rows: np.ndarray, *rest: object) -> None:
-        self.finished_rows += len(rows)
-
-    def receipts_rose(self, rows: int, receipt: Receipt, *rest: object) -> None:
-        self.rose[receipt] += rows
+    def receipts_rose(self, *told: object) -> None: ...
 
 
-def home_of(**limits: int) -> tuple[Home, Observer]:
-    observer = Observer()
+def home_of(**limits: int) -> Home:
     wide = {"ledger_bytes_max": 1 << 30, "rows_open_max": 1 << 30, "change_rows_max": 1 << 30}
-    return Home(secret=SECRET, journal=JOURNAL, observer=observer, now=0.0, **{**wide, **limits}), observer
+    return Home(secret=SECRET, journal=JOURNAL, observer=Silence(), now=0.0, **{**wide, **limits})
 
 
 def batch_of(
@@ -81,164 +69,8 @@ def finish(home: Home, page: LedgerPage, now: float = 1.0, rows: np.ndarray | No
     home.move(page, np.arange(page.n) if rows is None else rows, State.FAILED, Reason.REJECTED_BY_VENDOR, now)
 
 
-# The model
-
-
-@dataclass
-class PlainRow:
-    deadline: float
-    state: State = State.QUEUED
-    reason: int = 0
-    receipt: Receipt = Receipt.NONE
-
-
 def lifetime(ttl_s: int) -> float:
     return ttl_s if ttl_s else NOW_OR_NEVER_S
-
-
-class HomeMachine(RuleBasedStateMachine):
-    """Whole seconds; `due` is asked half a second later, so that no result hangs on a rounded tick."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.home, self.observer = home_of()
-        self.now = 0
-        self.rows: dict[tuple[int, int], PlainRow] = {}
-        self.pages: dict[int, LedgerPage] = {}
-        self.events: Counter = Counter()
-        self.moves: Counter[State] = Counter()
-        self.cursor = 0
-        self.seen: Counter = Counter()
-
-    def _moved(self, key: tuple[int, int], to: State, reason: int) -> None:
-        row = self.rows[key]
-        row.state, row.reason = to, reason
-        self.moves[to] += 1
-        if to in FINAL_STATES:
-            self.events[(*key, "state", to, reason)] += 1
-
-    @rule(
-        ttls=st.lists(st.sampled_from([0, 1, 4, 30, TTL_S_MAX]), min_size=1, max_size=3),
-        index=st.lists(st.integers(0, 2), min_size=1, max_size=5),
-        duplicates=st.none() | st.lists(st.booleans(), min_size=5, max_size=5),
-    )
-    def open(self, ttls: list[int], index: list[int], duplicates: list[bool] | None) -> None:
-        n = len(index)
-        variants = [number % len(ttls) for number in index]
-        batch = batch_of(
-            self.home,
-            n,
-            born=float(self.now),
-            ttls=tuple(ttls),
-            variant_index=np.array(variants, np.uint16) if len(ttls) > 1 else None,
-            duplicates=None if duplicates is None else np.array(duplicates[:n]),
-        )
-        page = self.home.open(batch, float(self.now))
-        sequence = batch.address.sequence
-        self.pages[sequence] = page
-        for row in range(n):
-            variant = variants[row] if len(ttls) > 1 else 0
-            self.rows[sequence, row] = PlainRow(self.now + lifetime(ttls[variant]))
-            if duplicates is not None and duplicates[row]:
-                self._moved((sequence, row), State.DROPPED, Reason.DUPLICATE_TARGET)
-
-    @precondition(lambda self: self.pages)
-    @rule(
-        data=st.data(),
-        to=st.sampled_from(list(State)),
-        reason=st.sampled_from([Reason.NONE, Reason.RETRY, Reason.THROTTLED]),
-        as_column=st.booleans(),
-    )
-    def move(self, data: st.DataObject, to: State, reason: Reason, as_column: bool) -> None:
-        sequence = data.draw(st.sampled_from(sorted(self.pages)))
-        page = self.pages[sequence]
-        rows = data.draw(st.lists(st.integers(0, page.n - 1), unique=True, max_size=page.n))
-        is_legal = all(LEGAL_MOVES[self.rows[sequence, row].state, to] for row in rows)
-        why = np.full(len(rows), reason, np.uint8) if as_column else reason
-        if is_legal:
-            self.home.move(page, rows_of(*rows), to, why, self.now)
-            for row in rows:
-                self._moved((sequence, row), to, int(reason))
-        else:
-            with pytest.raises(LocalProtocolError):
-                self.home.move(page, rows_of(*rows), to, why, self.now)
-
-    @precondition(lambda self: self.pages)
-    @rule(data=st.data(), receipt=st.sampled_from([Receipt.DELIVERED, Receipt.DISPLAYED, Receipt.CLICKED]))
-    def receipts(self, data: st.DataObject, receipt: Receipt) -> None:
-        sequence = data.draw(st.sampled_from(sorted(self.pages)))
-        page = self.pages[sequence]
-        rows = data.draw(st.lists(st.integers(0, page.n - 1), unique=True, max_size=page.n))
-        rose = self.home.raise_receipts(page, rows_of(*rows), receipt, self.now)
-        assert rose.tolist() == [row for row in rows if self.rows[sequence, row].receipt < receipt]
-        for row in rows:
-            plain = self.rows[sequence, row]
-            if plain.receipt < receipt:
-                plain.receipt = receipt
-                self.events[sequence, row, "receipt", receipt] += 1
-            if plain.state is State.UNCERTAIN:
-                self._moved((sequence, row), State.VENDOR_ACCEPTED, Reason.NONE)
-
-    @rule(by=st.sampled_from([2, 3, 5, 40, 86_400, TTL_S_MAX]))
-    def expire(self, by: int) -> None:
-        self.now += by
-        at = self.now + 0.5
-        expected = {
-            key
-            for key, row in self.rows.items()
-            if row.state in OPEN_STATES and row.state is not State.IN_FLIGHT and row.deadline <= at
-        }
-        found = []
-        for page, rows in self.home.due(at):
-            found += [(page.batch.address.sequence, row) for row in rows.tolist()]
-            self.home.move(page, rows, State.EXPIRED, Reason.TTL_PASSED, at)
-        assert sorted(found) == sorted(expected)
-        for key in expected:
-            self._moved(key, State.EXPIRED, Reason.TTL_PASSED)
-        # Whatever may still expire has a time at which it will be looked at.
-        open_deadlines = [row.deadline for row in self.rows.values() if row.state in OPEN_STATES]
-        if open_deadlines:
-            assert self.home.next_deadline() <= max(min(open_deadlines), at + 1.0) + 0.06
-
-    @rule(changes_max=st.integers(1, 4))
-    def subscribe(self, changes_max: int) -> None:
-        answer = self.home.changes(self.cursor, changes_max)
-        assert answer is not None
-        changes, self.cursor = answer
-        assert len(changes) <= changes_max
-        for change in changes:
-            sequence = change.page.batch.address.sequence
-            reasons = np.broadcast_to(np.asarray(change.reason), len(change.rows)).tolist()
-            for row, reason in zip(change.rows.tolist(), reasons, strict=True):
-                if change.state is not None:
-                    self.seen[sequence, row, "state", change.state, reason] += 1
-                if change.receipt is not None:
-                    self.seen[sequence, row, "receipt", change.receipt] += 1
-        if self.cursor == self.home.next_cursor:
-            assert self.seen == self.events
-
-    @invariant()
-    def counts_equal_a_recount(self) -> None:
-        for sequence, page in self.pages.items():
-            plain = [self.rows[sequence, row] for row in range(page.n)]
-            assert [State(code) for code in page.state] == [row.state for row in plain]
-            assert page.reason.tolist() == [row.reason for row in plain]
-            assert page.receipt.tolist() == [row.receipt for row in plain]
-            assert page.counts.tolist() == np.bincount(page.state, minlength=len(State)).tolist()
-            assert int(page.counts.sum()) == page.n
-            assert [at > 0 for at in page.final_ms.tolist()] == [row.state in FINAL_STATES for row in plain]
-        n_open = sum(row.state in OPEN_STATES for row in self.rows.values())
-        assert self.home.rows_open == self.home.statistics().rows_open == n_open
-
-    @invariant()
-    def the_observer_saw_every_move(self) -> None:
-        assert self.observer.moved_to == self.moves
-        # A receipt may settle a row that was uncertain: then it is told twice.
-        assert self.observer.finished_rows == sum(self.moves[state] for state in FINAL_STATES)
-
-
-TestHome = HomeMachine.TestCase
-TestHome.settings = settings(stateful_step_count=25)
 
 
 # Addresses
@@ -246,7 +78,7 @@ TestHome.settings = settings(stateful_step_count=25)
 
 @given(st.lists(st.integers(0, 100), max_size=20))
 def test_the_time_of_addresses_never_goes_back(times: list[int]) -> None:
-    home, _ = home_of()
+    home = home_of()
     addresses = [home.next_address(at) for at in times]
     assert [address.unix_ms for address in addresses] == list(itertools.accumulate(times, max))
     assert [address.sequence for address in addresses] == list(range(len(times)))
@@ -255,7 +87,7 @@ def test_the_time_of_addresses_never_goes_back(times: list[int]) -> None:
 
 def test_sequences_start_again_and_pass_over_a_page_that_is_still_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(message_id, "SEQUENCES_MAX", 8)
-    home, _ = home_of(ledger_bytes_max=1, change_rows_max=1)
+    home = home_of(ledger_bytes_max=1, change_rows_max=1)
     slow = home.open(batch_of(home, 2), 0.0)
     for now in range(0, 40, 2):
         batch = batch_of(home, 1, born=float(now), ttls=(1,))
@@ -268,7 +100,7 @@ def test_sequences_start_again_and_pass_over_a_page_that_is_still_open(monkeypat
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))
 def test_message_ids_lead_to_page_and_row(n: int, first: int, stop: int) -> None:
-    home, _ = home_of()
+    home = home_of()
     page = home.open(batch_of(home, n), 0.0)
     first, stop = min(first, n), min(max(first, stop), n)
     home.encode_rows(page.batch, first, stop)
@@ -282,7 +114,7 @@ def test_message_ids_lead_to_page_and_row(n: int, first: int, stop: int) -> None
 
 
 def test_an_id_of_elsewhere_finds_nothing() -> None:
-    home, _ = home_of()
+    home = home_of()
     page = home.open(batch_of(home, 3), 0.0)
     address = page.batch.address
     encode = message_id.encode
@@ -305,7 +137,7 @@ def test_an_id_of_elsewhere_finds_nothing() -> None:
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30))
 def test_each_task_of_a_batch_finds_its_own_segment(sizes: list[int]) -> None:
-    home, _ = home_of()
+    home = home_of()
     batch = batch_of(home, sum(sizes))
     firsts = [0, *itertools.accumulate(sizes)]
     batch.segments = [
@@ -334,7 +166,7 @@ def long_task(home: Home, n_batches: int) -> tuple[bytes, list[LedgerPage]]:
 
 
 def test_a_long_task_has_a_segment_in_each_of_its_batches_in_order() -> None:
-    home, _ = home_of()
+    home = home_of()
     task_id, pages = long_task(home, 4)
     other, others = long_task(home, 2)
     assert home.find_task(task_id) == [(page, page.batch.segments[1]) for page in pages]
@@ -343,7 +175,7 @@ def test_a_long_task_has_a_segment_in_each_of_its_batches_in_order() -> None:
 
 
 def test_a_long_task_keeps_what_is_left_when_some_of_its_pages_are_evicted() -> None:
-    home, _ = home_of(ledger_bytes_max=6 * 58 * 4)
+    home = home_of(ledger_bytes_max=6 * 58 * 4)
     task_id, pages = long_task(home, 4)
     for evicted in (1, 3):
         finish(home, pages[evicted])
@@ -357,7 +189,7 @@ def test_a_long_task_keeps_what_is_left_when_some_of_its_pages_are_evicted() -> 
 
 
 def test_room_is_refused_above_the_limit_of_open_rows() -> None:
-    home, _ = home_of(rows_open_max=10)
+    home = home_of(rows_open_max=10)
     page = home.open(batch_of(home, 8), 0.0)
     home.check_room(2)
     with pytest.raises(Overloaded) as refused:
@@ -368,9 +200,9 @@ def test_room_is_refused_above_the_limit_of_open_rows() -> None:
 
 
 def test_final_pages_leave_oldest_first_and_open_ones_stay() -> None:
-    home, _ = home_of()
+    home = home_of()
     size = home.open(batch_of(home, 10), 0.0).memory_bytes()
-    home, _ = home_of(ledger_bytes_max=3 * size)
+    home = home_of(ledger_bytes_max=3 * size)
     pages = [home.open(batch_of(home, 10), 0.0) for _ in range(3)]
     finish(home, pages[1])
     finish(home, pages[2])
@@ -384,7 +216,7 @@ def test_final_pages_leave_oldest_first_and_open_ones_stay() -> None:
 
 
 def test_room_is_refused_while_pages_that_may_not_leave_fill_the_ledger() -> None:
-    home, _ = home_of(ledger_bytes_max=1)
+    home = home_of(ledger_bytes_max=1)
     page = home.open(batch_of(home, 3), 0.0)
     with pytest.raises(Overloaded) as refused:
         home.check_room(1)
@@ -396,7 +228,7 @@ def test_room_is_refused_while_pages_that_may_not_leave_fill_the_ledger() -> Non
 
 
 def test_many_slow_pages_do_not_keep_final_ones_in_memory() -> None:
-    home, _ = home_of(ledger_bytes_max=1)
+    home = home_of(ledger_bytes_max=1)
     for _ in range(200):
         home.open(batch_of(home, 1), 0.0)
     done = home.open(batch_of(home, 1), 0.0)
@@ -409,7 +241,7 @@ def test_many_slow_pages_do_not_keep_final_ones_in_memory() -> None:
 
 
 def test_an_evicted_page_is_freed_though_its_ttl_runs_on() -> None:
-    home, _ = home_of(ledger_bytes_max=1, change_rows_max=1)
+    home = home_of(ledger_bytes_max=1, change_rows_max=1)
     batch = batch_of(home, 4, ttls=(TTL_S_MAX,))
     column = weakref.ref(batch.device_ids)
     finish(home, home.open(batch, 0.0))
@@ -426,7 +258,7 @@ def test_an_evicted_page_is_freed_though_its_ttl_runs_on() -> None:
 
 @pytest.mark.parametrize("ttl", [0, 1, 7200, TTL_S_MAX])
 def test_a_row_expires_at_its_deadline_and_within_a_tick(ttl: int) -> None:
-    home, _ = home_of()
+    home = home_of()
     page = home.open(batch_of(home, 3, born=100.0, ttls=(ttl,)), 100.0)
     deadline = 100.0 + lifetime(ttl)
     assert deadline <= home.next_deadline() <= deadline + 0.05
@@ -437,14 +269,14 @@ def test_a_row_expires_at_its_deadline_and_within_a_tick(ttl: int) -> None:
 
 
 def test_now_or_never_leaves_time_for_one_attempt() -> None:
-    home, _ = home_of()
+    home = home_of()
     page = home.open(batch_of(home, 1, ttls=(0,)), 0.0)
     assert row_deadlines(page.batch, rows_of(0)).tolist() == [NOW_OR_NEVER_S]
     assert 0 < NOW_OR_NEVER_S < 60
 
 
 def test_a_row_in_flight_is_looked_at_again_a_second_later() -> None:
-    home, _ = home_of()
+    home = home_of()
     page = home.open(batch_of(home, 2, ttls=(10,)), 0.0)
     home.move(page, rows_of(0, 1), State.IN_FLIGHT, Reason.NONE, 1.0)
     assert list(home.due(10.5)) == []
@@ -459,7 +291,7 @@ def test_a_row_in_flight_is_looked_at_again_a_second_later() -> None:
 
 
 def test_a_look_that_is_broken_off_loses_no_page() -> None:
-    home, _ = home_of()
+    home = home_of()
     pages = [home.open(batch_of(home, 1, ttls=(1,)), 0.0) for _ in range(3)]
     due = home.due(5.0)
     page, rows = next(due)
@@ -470,14 +302,14 @@ def test_a_look_that_is_broken_off_loses_no_page() -> None:
 
 
 def test_a_finished_page_is_not_due() -> None:
-    home, _ = home_of()
+    home = home_of()
     finish(home, home.open(batch_of(home, 3, ttls=(5,)), 0.0))
     assert list(home.due(100.0)) == []
     assert home.next_deadline() == math.inf
 
 
 def test_a_step_of_the_clock_over_all_ttls_ends_every_row() -> None:
-    home, _ = home_of()
+    home = home_of()
     ttls = (0, 60, 86_400, TTL_S_MAX)
     index = np.arange(40).astype(np.uint16) % 4
     for _ in range(5):
@@ -491,7 +323,7 @@ def test_a_step_of_the_clock_over_all_ttls_ends_every_row() -> None:
 
 
 def test_a_cursor_that_fell_out_of_the_ring_is_told() -> None:
-    home, _ = home_of(change_rows_max=4)
+    home = home_of(change_rows_max=4)
     page = home.open(batch_of(home, 10), 0.0)
     for row in range(6):
         finish(home, page, rows=rows_of(row))
@@ -508,14 +340,14 @@ def test_a_cursor_that_fell_out_of_the_ring_is_told() -> None:
 
 
 def test_a_change_of_more_rows_than_the_ring_holds_leaves_it_empty() -> None:
-    home, _ = home_of(change_rows_max=4)
+    home = home_of(change_rows_max=4)
     finish(home, home.open(batch_of(home, 5), 0.0))
     assert home.changes(0, 1) is None
     assert home.changes(1, 1) == ([], 1)
 
 
 def test_a_change_tells_rows_state_reason_channel_and_time() -> None:
-    home, _ = home_of()
+    home = home_of()
     page = home.open(batch_of(home, 3, born=10.0), 10.0)
     page.channel[:] = [1, 2, 3]
     home.move(page, rows_of(2, 0), State.DEVICE_ACKED, Reason.NONE, 11.5)
@@ -530,7 +362,7 @@ def test_a_change_tells_rows_state_reason_channel_and_time() -> None:
 
 
 def test_open_moves_are_no_changes() -> None:
-    home, _ = home_of()
+    home = home_of()
     page = home.open(batch_of(home, 2), 0.0)
     home.move(page, rows_of(0), State.IN_FLIGHT, Reason.NONE, 1.0)
     home.move(page, rows_of(1), State.HELD, Reason.DEVICE_OFFLINE, 1.0)
@@ -547,7 +379,7 @@ def test_open_moves_are_no_changes() -> None:
     st.data(),
 )
 def test_row_deadlines_agree_with_each_rows_variant(ttls: list[int], index: list[int], data: st.DataObject) -> None:
-    home, _ = home_of()
+    home = home_of()
     variants = np.array([number % len(ttls) for number in index], np.uint16)
     batch = batch_of(home, len(index), born=50.0, ttls=tuple(ttls), variant_index=variants if len(ttls) > 1 else None)
     rows = data.draw(st.lists(st.integers(0, batch.n - 1), max_size=12))
@@ -567,7 +399,7 @@ def test_row_deadlines_agree_with_each_rows_variant(ttls: list[int], index: list
     st.sampled_from([Reason.TTL_PASSED, Reason.VENDOR_UNAVAILABLE]),
 )
 def test_expiry_reasons_agree_with_each_row(rows: list[tuple[State, Reason]], why_queued: Reason) -> None:
-    home, _ = home_of()
+    home = home_of()
     page = home.open(batch_of(home, len(rows)), 0.0)
     for row, (state, reason) in enumerate(rows):
         if state is not State.QUEUED:
@@ -606,7 +438,7 @@ def test_row_tags_are_sequence_and_row_in_one_number(sequence: int, rows: list[i
 
 
 def test_marks_add_up_and_channels_replace() -> None:
-    home, _ = home_of()
+    home = home_of()
     page = home.open(batch_of(home, 3), 0.0)
     mark(page, rows_of(0, 1), Flag.TRUNCATED)
     mark(page, rows_of(1), Flag.HANDED_OVER)
@@ -616,5 +448,5 @@ def test_marks_add_up_and_channels_replace() -> None:
 
 
 def test_an_address_is_that_of_its_batch() -> None:
-    home, _ = home_of()
+    home = home_of()
     assert home.next_address(5) == BatchAddress(5, JOURNAL, 0)

@@ -100,6 +100,21 @@ def test_the_sums_of_a_task_agree_with_counting_row_by_row(pages: list, moves: l
     assert {channel: times.tolist() for channel, times in sums.latencies_ms.items()} == measured
 
 
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=12),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)), min_size=1, max_size=2),
+)
+def test_rows_during_whose_life_the_clock_was_moved_are_no_latencies(times: list[int], moves: list) -> None:
+    moved = PlainMoves([(BORN + at, BORN + at + by) for at, by in moves])
+    page = page_of(len(times))
+    page.move(np.arange(page.n), State.DEVICE_ACKED)
+    page.final_ms[:] = [1000 * at + 500 for at in times]
+    sums = sum_task([(page, TaskSegment(TASK, 0, page.n))], moved)
+    kept = [1000 * at + 500 for at in times if not moved(BORN, BORN + at + 0.5)]
+    assert sums.n_moved == len(times) - len(kept)
+    assert [at for column in sums.latencies_ms.values() for at in column.tolist()] == kept
+
+
 def test_no_slices_sum_to_nothing() -> None:
     sums = sum_task([], never)
     assert (sums.rows, sums.is_routed, sums.latencies_ms, sums.submitted_unix_ms) == (0, True, {}, 0)

@@ -112,9 +112,9 @@ async def test_scrape_refreshes_gauges_and_starts_maxima_over() -> None:
     metrics = Metrics()
     metrics.longest_step_s.set(0.25)
     metrics.longest_lag_s.set(0.5)
-    scrape = Scrape(metrics, [lambda: metrics.tasks_open.set(42)])
+    scrape = Scrape(metrics, [lambda: metrics.inbox_rows.set(42)])
     first = samples(await scrape.page())
-    assert first["pushgw_tasks_open", ()] == 42
+    assert first["pushgw_inbox_rows", ()] == 42
     assert first["pushgw_longest_step_seconds", ()] == 0.25
     assert first["pushgw_memory_bytes", ()] > 0
     second = samples(await scrape.page())

@@ -184,6 +184,11 @@ class ServerSession:
         """Bytes that data_to_send() would give: the actor bounds them and ends a slow consumer."""
         return sum(map(len, self._out)) if self._out else 0
 
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of an unfinished frame: the actor bounds them over all its connections."""
+        return self._reader.buffered_bytes
+
     def stream_credit(self, stream_id: int) -> int:
         """Rows of receipts that may be sent on the stream now; 0 for a stream that is gone."""
         return self._streams.get(stream_id, 0) if self._streams else 0

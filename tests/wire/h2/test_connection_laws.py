@@ -24,6 +24,7 @@ from gateway.wire.h2.frames import (
     window_update,
 )
 from gateway.wire.h2.settings import Setting
+from gateway.wire.hpack.huffman import huffman_encode
 
 REQUESTS = 60
 IDS = st.integers(0, REQUESTS + 2).map(lambda n: 2 * n + 1)
@@ -50,6 +51,8 @@ def runs(draw) -> bytes:
         ids[draw(st.integers(0, len(ids) - 1))] = draw(IDS)
     block = draw(BLOCKS)
     body = draw(st.binary(max_size=3))
+    if draw(st.booleans()):
+        return unique_run(draw, ids, body)
     match draw(st.sampled_from(["end", "both", "head", "data"])):
         case "end":
             return b"".join(frame(FrameType.HEADERS, 5, stream_id, block) for stream_id in ids)
@@ -62,6 +65,24 @@ def runs(draw) -> bytes:
             return b"".join(frame(FrameType.HEADERS, 4, stream_id, block) for stream_id in ids)
         case _:
             return b"".join(frame(FrameType.DATA, 1, stream_id, body) for stream_id in ids)
+
+
+def unique_run(draw, ids: list[int], body: bytes) -> bytes:
+    """Answers with an id of their own, one of them perhaps damaged; bodies of different length."""
+    has_body, is_huffman = draw(st.booleans()), draw(st.booleans())
+    status = draw(st.sampled_from([b"\x88", b"\x8d"]))
+    odd = draw(st.integers(0, 3 * len(ids)))
+    out = b""
+    for index, stream_id in enumerate(ids):
+        value = b"%08x" % (stream_id * 0x9E3779B1 % (1 << 32))
+        value = huffman_encode(value) if is_huffman else value
+        if index == odd:
+            value = draw(st.sampled_from([b"\xff\xff\xff\xff", b"a\nb", b""]))
+        block = status + b"\x00\x07apns-id" + bytes([len(value) | 0x80 * is_huffman]) + value
+        out += frame(FrameType.HEADERS, 4 if has_body else 5, stream_id, block)
+        if has_body:
+            out += frame(FrameType.DATA, 1, stream_id, body * (index % 3))
+    return out
 
 
 @st.composite

@@ -57,6 +57,7 @@ OPEN_ROWS = 60_000
 WARM_UP_SHARE = 0.1
 #: How often the driver looks whether there is room for more: a client is told by a credit frame instead.
 POLL_S = 0.002
+PUTS_PER_STEP = 256
 
 
 def run(options: Options) -> Iterator[Line]:
@@ -196,7 +197,10 @@ class CoreBench:
     async def _push(self, feed: FeedStream, worker: BenchWorker, frames: list[tuple[int, bytes]]) -> None:
         """Hands the frames to the RPC session as fast as rows become final; returns when all are."""
         home, intake = worker.home, worker.intake
-        for rows, frame in frames:
+        for number, (rows, frame) in enumerate(frames):
+            if number % PUTS_PER_STEP == 0:
+                # A client's writes come bit by bit too; this task must not be the longest step.
+                await trio.lowlevel.checkpoint()
             while feed.pending_rows + intake.rows + home.rows_open >= OPEN_ROWS:
                 await trio.sleep(POLL_S)
             feed.put(frame, rows)

@@ -64,11 +64,15 @@ class Submission(NamedTuple):
     duplicates: Bool | None
     faults: Sequence[RowFault]
 
-    def text_bytes(self) -> int:
+    def row_text_bytes(self) -> int:
+        """Bytes of text that rows have of their own: variables and tokens."""
         size = sum(len(column.blob) for column in self.variables.values())
-        if self.tokens is not None:
-            size += len(self.tokens.blob)
-        return size + sum(len(v.title) + len(v.body) for v in self.variants) if self.n else 0
+        return size if self.tokens is None else size + len(self.tokens.blob)
+
+    def text_bytes(self) -> int:
+        """The same with the texts of the contents."""
+        contents = sum(len(v.title.encode()) + len(v.body.encode()) for v in self.variants) if self.n else 0
+        return self.row_text_bytes() + contents
 
 
 class TaskSegment(NamedTuple):

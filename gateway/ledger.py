@@ -181,6 +181,10 @@ class Reason(enum.IntEnum):
     STOPPED = 37
 
 
+#: 49 days, longer than any TTL; a row that ends later still (a moved clock) keeps this.
+_STAMP_MAX = (1 << 32) - 1
+
+
 class LedgerPage:
     """State columns of one batch; n rows. Owned by the home of the batch.
 
@@ -263,7 +267,7 @@ class LedgerPage:
 
     def stamp(self, now: float) -> int:
         """Milliseconds since the batch was born, as the stage columns hold it (at least 1)."""
-        return max(1, int((now - self.batch.born) * 1000.0))
+        return min(max(1, int((now - self.batch.born) * 1000.0)), _STAMP_MAX)
 
     def memory_bytes(self) -> int:
         """What the page and its batch hold, without what variants share."""
@@ -276,7 +280,8 @@ class LedgerPage:
 class Burst(NamedTuple):
     """One record per burst and attempt: the burst log (DESIGN.md section 2).
 
-    rows: (k,) uint16 positions in the batch. issued, answered: monotonic seconds. verdicts: (k,) uint8, filled as the
+    rows: (k,) uint16 positions in the batch. issued: monotonic seconds. answered: (k,)
+    uint32, milliseconds after it, 0 = not yet. verdicts: (k,) uint8, filled as the
     answers come (255 = none yet). names: vendor's own words per position where it had any.
     """
 

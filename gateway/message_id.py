@@ -13,7 +13,7 @@ gateway's secret and spread over the rows by a keyed multiply-xor mix. Somebody 
 in time learn that batch's row keys and no other's; that is accepted, since a receipt counts only when the reporting
 device or token is that row's target.
 
-Bytes are big-endian as in the RFC. Test vectors: tests/vectors/message_id.json.
+Bytes are big-endian as in the RFC. For readers in other languages: docs/message-id.md, tests/vectors/message_id.json.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Waits for: the journal. Is waited for by: nobody (replies are calls).
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -24,6 +24,9 @@ from gateway.errors import GatewayError, Overloaded
 from gateway.ledger import LedgerPage
 from gateway.store.ports import Journal
 from gateway.store.records import encode_batch
+
+#: Finished batches whose records are released together; before that the next batch takes them along.
+_RELEASE_BATCHES = 64
 
 
 class Accepted(NamedTuple):
@@ -116,8 +119,11 @@ class Intake:
         self._bell = Bell()
         self._full = trio.Event()
         self._is_stopped = False
-        self._empty = trio.Event()
-        self._empty.set()
+        #: Journal position of each batch that is not final, by sequence, and those that may go.
+        self._positions: dict[int, int] = {}
+        self._to_release: list[int] = []
+        self._durable: deque[tuple[Batch, list[Part[_Call]]]] = deque()
+        home.on_final = self._on_final
 
     def submit(self, app: int, submission: Submission, reply: Reply, *, digest: bytes = b"") -> None:
         """The reply is called once, when the rows are durable or cannot become so.
@@ -182,13 +188,29 @@ class Intake:
         """Makes batches until cancelled. If cancelled: what was gathered but not durable is not answered."""
         # What a crashed run had gathered is still there.
         self._bell.ring()
+        await self._open_durable()
         while True:
             await self._bell.wait()
             # The rest of this turn of the loop, or gather_ms, whichever is longer; a whole batch does not wait.
-            with trio.move_on_after(self._gather_s):
-                await self._full.wait()
-            self._full = trio.Event()
-            await self._flush()
+            if self._rows:
+                with trio.move_on_after(self._gather_s):
+                    await self._full.wait()
+                self._full = trio.Event()
+                await self._flush()
+            await self._release()
+
+    def _on_final(self, sequence: int) -> None:
+        """The last row of a batch has ended: its record need not be kept."""
+        position = self._positions.pop(sequence, None)
+        if position is not None:
+            self._to_release.append(position)
+            if len(self._to_release) >= _RELEASE_BATCHES:
+                self._bell.ring()
+
+    async def _release(self) -> None:
+        if self._to_release:
+            positions, self._to_release = self._to_release, []
+            await self._journal.release(self._epoch, positions)
 
     async def stop(self) -> None:
         """No submission is taken any more; returns when all that were taken are durable and answered."""
@@ -210,14 +232,22 @@ class Intake:
             if not made:
                 return
             try:
-                await self._journal.append(self._epoch, [encode_batch(batch) for batch, _ in made])
+                records = [encode_batch(batch) for batch, _ in made]
+                positions = await self._journal.append(self._epoch, records)
             except GatewayError as error:
                 for _, parts in made:
                     self._refuse(parts, error)
                 raise
-            for batch, parts in made:
-                self._open(batch, parts)
-                await trio.lowlevel.checkpoint()
+            for (batch, parts), position in zip(made, positions, strict=True):
+                self._positions[batch.address.sequence] = position
+                self._durable.append((batch, parts))
+            await self._open_durable()
+
+    async def _open_durable(self) -> None:
+        """Batches that are durable are answered and on their way, whatever became of the run that made them so."""
+        while self._durable:
+            self._open(*self._durable.popleft())
+            await trio.lowlevel.checkpoint()
 
     def _build(self, app: int, parts: list[Part[_Call]]) -> Batch:
         now = self._clock.monotonic()

@@ -319,8 +319,10 @@ class LaneActor:
         if len(rendered.tokenless):
             reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
             self._router.vendor_failed(page, rendered.tokenless, reasons)
+            self.lane.bucket.give_back(len(rendered.tokenless))
         for refused, reason in rendered.refused:
             self._router.vendor_failed(page, refused, np.full(len(refused), reason, np.uint8))
+            self.lane.bucket.give_back(len(refused))
 
     def _send_next(self, authorization: bytes, now: float) -> bool:
         """Sends as much of the first rendered burst as a connection takes. False when it takes nothing."""
@@ -332,6 +334,7 @@ class LaneActor:
         if is_stale or not is_live.all():
             self._unsent.popleft()
             self.lane.put_back(page, rows[is_live])
+            self.lane.bucket.give_back(int((~is_live).sum()))
             return True
         number = self._burst_number
         self._burst_number = (number + 1) & 0xFFFFFFFF

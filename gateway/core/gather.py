@@ -18,7 +18,7 @@ import numpy as np
 
 from gateway import message_id
 from gateway.batch import BATCH_BYTES_MAX, Batch, Submission, TaskSegment
-from gateway.columns import U8, U16, U32, Bool, TextColumn
+from gateway.columns import I64, U8, U16, U32, Bool, TextColumn
 from gateway.content import Variant
 from gateway.message_id import ROWS_MAX, BatchAddress
 
@@ -52,7 +52,7 @@ class Gather(Generic[CallT]):
     def add(self, submission: Submission, call: CallT) -> int:
         """The submission's rows will be in coming plans; returns into how many parts it was cut."""
         self.rows += submission.n
-        pieces = split(submission, ROWS_MAX)
+        pieces = split(submission, ROWS_MAX, self._bytes_max)
         self._parts.extend(Part(piece, call, index) for index, piece in enumerate(pieces))
         return len(pieces)
 
@@ -89,11 +89,34 @@ class Gather(Generic[CallT]):
         return parts
 
 
-def split(submission: Submission, rows_max: int) -> list[Submission]:
-    """The submission in pieces of at most rows_max rows; duplicates were found before and keep their flags."""
-    if submission.n <= rows_max:
+def split(submission: Submission, rows_max: int, bytes_max: int) -> list[Submission]:
+    """The submission in pieces of at most rows_max rows and about bytes_max of text per row.
+
+    Duplicates were found before and keep their flags. A single row over bytes_max is a piece of its own.
+    """
+    n = submission.n
+    if n <= rows_max and submission.row_text_bytes() <= bytes_max:
         return [submission]
-    return [_slice(submission, at, min(at + rows_max, submission.n)) for at in range(0, submission.n, rows_max)]
+    ends = np.cumsum(_row_bytes(submission))
+    pieces: list[Submission] = []
+    first = 0
+    while first < n:
+        spent = int(ends[first - 1]) if first else 0
+        fitting = int(np.searchsorted(ends, spent + bytes_max, "right"))
+        stop = min(n, first + rows_max, max(fitting, first + 1))
+        pieces.append(_slice(submission, first, stop))
+        first = stop
+    return pieces
+
+
+def _row_bytes(submission: Submission) -> I64:
+    """(n,) bytes of text that each row has of its own."""
+    sizes = np.zeros(submission.n, np.int64)
+    for column in submission.variables.values():
+        sizes += column.lengths()
+    if submission.tokens is not None:
+        sizes += submission.tokens.lengths()
+    return sizes
 
 
 def _slice(submission: Submission, first: int, stop: int) -> Submission:

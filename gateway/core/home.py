@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -94,6 +94,8 @@ class Home:
     ) -> None:
         self._secret = secret
         self._journal = journal
+        #: Called once for each batch when its last row has become final: its journal record may go.
+        self.on_final: Callable[[int], None] = lambda _sequence: None
         self._observer = observer
         self._ledger_bytes_max = ledger_bytes_max
         self._rows_open_max = rows_open_max
@@ -212,7 +214,10 @@ class Home:
             page.receipt[rows] = np.maximum(page.receipt[rows], np.uint8(receipt))
             self._observer.receipts_rose(len(rows), receipt, channels)
         if to in FINAL_STATES:
-            self.rows_open -= len(rows) - int(came[State.UNCERTAIN])
+            ended = len(rows) - int(came[State.UNCERTAIN])
+            self.rows_open -= ended
+            if ended and not page.n_open:
+                self.on_final(page.batch.address.sequence)
             page.final_ms[rows] = page.stamp(now)
             self._observer.finished(page, rows, to, channels, now)
             self._record(page, rows, to, page.reason[rows] if reason is None else reason, receipt, channels, now)

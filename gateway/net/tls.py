@@ -1,4 +1,5 @@
-"""TLS streams to vendors: TLS 1.2 or newer, ALPN, a fresh look-up of the name each time.
+"""TLS streams to vendors: TLS 1.2 or newer, ALPN, a fresh look-up of the name each time, perhaps through a proxy, and
+an earlier session resumed where the peer allows it (RFC 8446 section 2.2, RFC 5077).
 
 Foreign exceptions (socket, ssl, trio) are mapped here and nowhere else: `ConnectFailed` while connecting,
 `close_reason_of` afterwards.
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import trio
 
 from gateway.errors import CloseReason, GatewayError
+from gateway.net.proxy import HttpProxy, ProxyRefused, ask_for_tunnel
 
 #: RFC 9113 section 3.2: HTTP/2 over TLS.
 ALPN_H2 = "h2"
@@ -51,6 +53,40 @@ def client_context(
     return context
 
 
+class TlsSessions:
+    """The session of the newest stream to one place, for the next one. Owned by whoever opens the streams; for one
+    context, host and server name.
+
+    With TLS 1.3 the ticket comes some time after the handshake, so the stream is asked when the next one is opened. It
+    is kept alive until then, which costs some 50 KiB per place.
+    """
+
+    def __init__(self) -> None:
+        self._newest: trio.SSLStream[trio.SocketStream] | None = None
+        self._session: ssl.SSLSession | None = None
+        #: Handshakes that resumed a session, and all of them.
+        self.resumed = 0
+        self.handshakes = 0
+
+    def offer(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+        """The stream, not yet shaken hands, will ask to resume the session that is known."""
+        if self._newest is not None:
+            session: ssl.SSLSession | None = self._newest.session
+            if session is not None and session.has_ticket:
+                self._session = session
+        if self._session is not None:
+            stream.session = self._session
+
+    def on_handshake(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+        self._newest = stream
+        self.handshakes += 1
+        self.resumed += bool(stream.session_reused)
+
+    def forget(self) -> None:
+        """A handshake failed: the next one is to be a full one."""
+        self._newest = self._session = None
+
+
 async def open_tls_stream(
     host: str,
     port: int,
@@ -59,34 +95,57 @@ async def open_tls_stream(
     server_hostname: str | None = None,
     connect_timeout_s: float,
     alpn: str = ALPN_H2,
+    sessions: TlsSessions | None = None,
+    proxy: HttpProxy | None = None,
 ) -> trio.SSLStream[trio.SocketStream]:
     """A stream whose handshake is done and whose ALPN is `alpn`. The name is looked up anew, all its addresses are
     tried in a staggered race (RFC 8305), and TCP_NODELAY is on (trio's default for a SocketStream).
 
-    connect_timeout_s: for look-up, TCP and TLS together.
+    connect_timeout_s: for look-up, TCP, proxy and TLS together. sessions: where the session of the last stream is
+    found and that of this one will be. proxy: asked for a tunnel (CONNECT); then it looks the name up.
     Raises ConnectFailed. If cancelled: nothing stays open.
     """
     try:
         with trio.fail_after(connect_timeout_s):
-            tcp = await trio.open_tcp_stream(host, port)
+            tcp = await _open_tcp(host, port, proxy)
             stream = trio.SSLStream(tcp, context, server_hostname=server_hostname or host, https_compatible=True)
+            if sessions is not None:
+                sessions.offer(stream)
             try:
                 await stream.do_handshake()
             except BaseException:
+                if sessions is not None:
+                    sessions.forget()
                 await trio.aclose_forcefully(stream)
                 raise
     except trio.TooSlowError as error:
         raise ConnectFailed(host, port, CloseReason.CONNECT_TIMEOUT, f"over {connect_timeout_s:g} s") from error
+    except ProxyRefused as error:
+        raise ConnectFailed(host, port, CloseReason.CONNECT_FAILED, str(error)) from error
     except trio.BrokenResourceError as error:
         reason = close_reason_of(error)
         raise ConnectFailed(host, port, reason, str(error.__cause__ or error)) from error
     except OSError as error:
         raise ConnectFailed(host, port, CloseReason.CONNECT_FAILED, str(error)) from error
+    if sessions is not None:
+        sessions.on_handshake(stream)
     chosen = stream.selected_alpn_protocol()
     if chosen != alpn:
         await trio.aclose_forcefully(stream)
         raise ConnectFailed(host, port, CloseReason.ALPN_MISMATCH, f"peer chose {chosen}, wanted {alpn}")
     return stream
+
+
+async def _open_tcp(host: str, port: int, proxy: HttpProxy | None) -> trio.SocketStream:
+    if proxy is None:
+        return await trio.open_tcp_stream(host, port)
+    tcp = await trio.open_tcp_stream(proxy.host, proxy.port)
+    try:
+        await ask_for_tunnel(tcp, host, port, proxy)
+    except BaseException:
+        await trio.aclose_forcefully(tcp)
+        raise
+    return tcp
 
 
 def close_reason_of(error: trio.BrokenResourceError | trio.ClosedResourceError) -> CloseReason:

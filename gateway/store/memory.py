@@ -37,13 +37,13 @@ class MemoryJournal:
         self._records: dict[int, JournalRecord] = {}
         self._next = 0
 
-    async def append(self, epoch: OwnershipEpoch, records: Sequence[JournalRecord]) -> int:
+    async def append(self, epoch: OwnershipEpoch, records: Sequence[JournalRecord]) -> Sequence[int]:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        for record in records:
-            self._records[self._next] = record
-            self._next += 1
-        return self._next
+        positions = range(self._next, self._next + len(records))
+        self._records.update(zip(positions, records, strict=True))
+        self._next += len(records)
+        return positions
 
     async def replay(self, position: int) -> AsyncIterator[tuple[int, JournalRecord]]:
         for at in sorted(at for at in self._records if at >= position):

@@ -33,8 +33,8 @@ class JournalRecord(NamedTuple):
 class Journal(Protocol):
     """An append-only log of one worker's accepted batches."""
 
-    async def append(self, epoch: OwnershipEpoch, records: Sequence[JournalRecord]) -> int:
-        """All records are durable; returns the position after the last one. Positions only grow.
+    async def append(self, epoch: OwnershipEpoch, records: Sequence[JournalRecord]) -> Sequence[int]:
+        """All records are durable; returns the position of each, for `release`. Positions only grow.
 
         If cancelled: all or none of the records will be replayed.
         """

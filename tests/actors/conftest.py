@@ -6,14 +6,16 @@ one promises in its docstring, and the test plays the far end.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -46,6 +48,7 @@ from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.store.memory import MemoryInbox
 from gateway.wire.h2.events import AnswerDetail, Answers, SettingsChanged, Terminated
+from gateway.wire.rpc.client import Answered, ClientSession, Closed
 from vendors import apns, fcm
 
 SECRET = b"message id secret"
@@ -67,7 +70,7 @@ class _Steps(trio.abc.Instrument):
             self._scope.cancel()
 
 
-@contextmanager
+@contextlib.contextmanager
 def may_not_spin() -> Iterator[None]:
     """Fails the test where the actors wake each other without end."""
     with trio.CancelScope() as scope:
@@ -497,6 +500,74 @@ class World:
     @staticmethod
     def reasons(page: LedgerPage) -> list[str]:
         return [Reason(code).name.lower() for code in page.reason.tolist()]
+
+
+class RpcPeer:
+    """The other side of an RPC connection: the client's real session on one end of a stream.
+
+    answers: everything that came, in order. lost: set when the connection is over.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, app_key: str = "shop", secret: bytes | None = b"secret", **role: Any) -> None:
+        self.stream = stream
+        self.session = ClientSession(app_key, secret, nonce=os.urandom(32), now=trio.current_time(), **role)
+        self.answers: list[Any] = []
+        self.lost: Closed | None = None
+        self._changed = trio.Event()
+
+    async def run(self) -> None:
+        """Reads until the connection is over."""
+        while self.session.close_reason is None:
+            try:
+                data = await self.stream.receive_some(1 << 16)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            events = self.session.receive_data(data) if data else self.session.peer_closed()
+            for event in events:
+                if isinstance(event, Answered):
+                    self.answers.append(event.message)
+                elif isinstance(event, Closed):
+                    self.lost = event
+            await self.flush()
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def flush(self) -> None:
+        data = self.session.data_to_send()
+        if data:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.stream.send_all(data)
+
+    async def until(self, is_so: Callable[[], Any]) -> None:
+        with trio.fail_after(30):
+            while not is_so():
+                await self._changed.wait()
+
+    async def ready(self) -> RpcPeer:
+        await self.until(lambda: self.session.welcome is not None)
+        return self
+
+    async def send(self, request: Any) -> int:
+        """The request is on its way under a fresh number, which is returned."""
+        number = self.session.next_id()
+        self.session.send(msgspec.structs.replace(request, id=number))
+        await self.flush()
+        return number
+
+    def answers_to(self, number: int) -> list[Any]:
+        return [answer for answer in self.answers if answer.id == number]
+
+    async def call(self, request: Any) -> Any:
+        """The one answer to the request."""
+        number = await self.send(request)
+        await self.until(lambda: self.answers_to(number) or self.lost)
+        (answer,) = self.answers_to(number)
+        return answer
+
+
+@pytest.fixture
+def new_peer() -> type[RpcPeer]:
+    return RpcPeer
 
 
 @pytest.fixture

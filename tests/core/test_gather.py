@@ -103,7 +103,7 @@ def submissions(draw: st.DrawFn, names: tuple[str, ...] | None = None, n_max: in
 
 @given(submissions(n_max=12), st.integers(1, 12))
 def test_split_pieces_are_the_rows_in_order_and_no_larger_than_asked(submission: Submission, rows_max: int) -> None:
-    pieces = split(submission, rows_max)
+    pieces = split(submission, rows_max, 1 << 20)
     assert [row for piece in pieces for row in rows_of_submission(piece)] == rows_of_submission(submission)
     assert all(1 <= piece.n <= rows_max for piece in pieces)
     assert len(pieces) == -(-submission.n // rows_max)
@@ -111,7 +111,14 @@ def test_split_pieces_are_the_rows_in_order_and_no_larger_than_asked(submission:
 
 def test_a_submission_that_fits_is_not_copied() -> None:
     submission = plain(5)
-    assert split(submission, 5)[0] is submission
+    assert split(submission, 5, 1 << 20)[0] is submission
+
+
+@given(submissions(n_max=12), st.integers(1, 40))
+def test_split_pieces_hold_no_more_text_than_asked_but_for_a_single_row(submission: Submission, bytes_max: int) -> None:
+    pieces = split(submission, 100, bytes_max)
+    assert [row for piece in pieces for row in rows_of_submission(piece)] == rows_of_submission(submission)
+    assert all(piece.n == 1 or piece.row_text_bytes() <= bytes_max for piece in pieces)
 
 
 # Gathering
@@ -123,7 +130,7 @@ def test_every_part_is_taken_once_in_order_and_within_the_limits(
 ) -> None:
     gather: Gather[int] = Gather(rows_max=rows_max, bytes_max=bytes_max)
     for call, submission in enumerate(calls):
-        assert gather.add(submission, call) == 1
+        gather.add(submission, call)
     assert gather.rows == sum(submission.n for submission in calls)
     assert gather.is_full == (gather.rows >= rows_max)
     taken: list[Part[int]] = []
@@ -135,8 +142,13 @@ def test_every_part_is_taken_once_in_order_and_within_the_limits(
         assert len({frozenset(part.submission.variables) for part in parts}) == 1
         taken += parts
         assert gather.rows == sum(submission.n for submission in calls) - sum(part.submission.n for part in taken)
-    assert [part.call for part in taken] == list(range(len(calls)))
-    assert all(part.submission is calls[part.call] and part.piece == 0 for part in taken)
+    rows = [row for part in taken for row in rows_of_submission(part.submission)]
+    assert rows == [row for submission in calls for row in rows_of_submission(submission)]
+    assert [part.call for part in taken] == sorted(part.call for part in taken)
+    for call in range(len(calls)):
+        pieces = [part.piece for part in taken if part.call == call]
+        assert pieces == list(range(len(pieces)))
+        assert pieces
     assert gather.rows == 0
     assert gather.take() == []
 

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from gateway.errors import CloseReason
-from gateway.net.tls import ConnectFailed, client_context, close_reason_of, open_tls_stream
+from gateway.net.proxy import HttpProxy
+from gateway.net.tls import ConnectFailed, TlsSessions, client_context, close_reason_of, open_tls_stream
 
 DAY = datetime.timedelta(days=1)
 
@@ -129,6 +130,125 @@ async def test_client_certificate_is_shown(nursery: trio.Nursery, certificate: P
     await stream.send_all(b"hello")
     assert await stream.receive_some() == b"hello"
     await stream.aclose()
+
+
+async def test_missing_client_certificate_is_a_tls_error(nursery: trio.Nursery, certificate: Path) -> None:
+    context = server_context(certificate, ["h2"])
+    context.verify_mode = ssl.CERT_REQUIRED
+    port = await start_echo(nursery, context)
+    client = client_context(ca_file=certificate)
+    stream = await open_tls_stream("127.0.0.1", port, client, server_hostname="localhost", connect_timeout_s=5)
+    # With TLS 1.3 the server's refusal comes after our handshake is done.
+    with pytest.raises(trio.BrokenResourceError) as caught:
+        await stream.receive_some()
+    assert close_reason_of(caught.value) in {CloseReason.TLS_ERROR, CloseReason.PEER_RESET}
+    await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_session_is_resumed_by_the_next_stream(
+    nursery: trio.Nursery, certificate: Path, version: ssl.TLSVersion
+) -> None:
+    context = server_context(certificate, ["h2"])
+    context.minimum_version = context.maximum_version = version
+    port = await start_echo(nursery, context)
+    client, sessions = client_context(ca_file=certificate), TlsSessions()
+
+    async def talk() -> bool:
+        stream = await open_tls_stream(
+            "127.0.0.1", port, client, server_hostname="localhost", connect_timeout_s=5, sessions=sessions
+        )
+        assert stream.version() == version.name.replace("v1_", "v1.")
+        await stream.send_all(b"hello")
+        assert await stream.receive_some() == b"hello"
+        await stream.aclose()
+        return bool(stream.session_reused)
+
+    assert [await talk() for _ in range(4)] == [False, True, True, True]
+    assert (sessions.handshakes, sessions.resumed) == (4, 3)
+
+
+async def test_session_that_the_peer_does_not_know_costs_a_full_handshake(
+    nursery: trio.Nursery, certificate: Path
+) -> None:
+    client, sessions = client_context(ca_file=certificate), TlsSessions()
+    # Each server has ticket keys of its own.
+    for _ in range(2):
+        port = await start_echo(nursery, server_context(certificate, ["h2"]))
+        stream = await open_tls_stream(
+            "127.0.0.1", port, client, server_hostname="localhost", connect_timeout_s=5, sessions=sessions
+        )
+        await stream.send_all(b"hello")
+        assert await stream.receive_some() == b"hello"
+        await stream.aclose()
+    assert (sessions.handshakes, sessions.resumed) == (2, 0)
+
+
+async def test_failed_handshake_forgets_the_session(nursery: trio.Nursery, certificate: Path, tmp_path: Path) -> None:
+    client, sessions = client_context(ca_file=certificate), TlsSessions()
+    expired = write_certificate(tmp_path / "expired.pem", until=-DAY)
+    good = await start_echo(nursery, server_context(certificate, ["h2"]))
+    bad = await start_echo(nursery, server_context(expired, ["h2"]))
+    for port in (good, bad, good):
+        try:
+            stream = await open_tls_stream(
+                "127.0.0.1", port, client, server_hostname="localhost", connect_timeout_s=5, sessions=sessions
+            )
+        except ConnectFailed:
+            assert port == bad
+        else:
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"hello"
+            await stream.aclose()
+    assert (sessions.handshakes, sessions.resumed) == (2, 0)
+
+
+async def start_proxy(nursery: trio.Nursery, answer: bytes) -> tuple[HttpProxy, list[bytes]]:
+    """A proxy that answers so and connects to 127.0.0.1, whatever name it is asked for; with what it was asked."""
+    asked: list[bytes] = []
+
+    async def pump(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+        async for data in source:
+            await sink.send_all(data)
+        await sink.send_eof()
+
+    async def serve(client: trio.SocketStream) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += await client.receive_some()
+        asked.append(request)
+        await client.send_all(answer)
+        if b" 200 " in answer:
+            place = request.split()[1].decode()
+            server = await trio.open_tcp_stream("127.0.0.1", int(place.rpartition(":")[2]))
+            async with server, trio.open_nursery() as inner:
+                inner.start_soon(pump, client, server)
+                inner.start_soon(pump, server, client)
+
+    listeners = await nursery.start(trio.serve_tcp, serve, 0)
+    return HttpProxy("127.0.0.1", listeners[0].socket.getsockname()[1], "user", "password"), asked
+
+
+async def test_stream_goes_through_a_proxy_which_looks_the_name_up(nursery: trio.Nursery, certificate: Path) -> None:
+    port = await start_echo(nursery, server_context(certificate, ["h2"]))
+    proxy, asked = await start_proxy(nursery, b"HTTP/1.1 200 OK\r\n\r\n")
+    context = client_context(ca_file=certificate)
+    stream = await open_tls_stream(
+        "push.example", port, context, server_hostname="localhost", connect_timeout_s=5, proxy=proxy
+    )
+    await stream.send_all(b"hello")
+    assert await stream.receive_some() == b"hello"
+    await stream.aclose()
+    assert asked[0].startswith(f"CONNECT push.example:{port} HTTP/1.1\r\n".encode())
+
+
+async def test_proxy_that_refuses_is_a_failed_connect(nursery: trio.Nursery, certificate: Path) -> None:
+    proxy, _ = await start_proxy(nursery, b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+    with pytest.raises(ConnectFailed) as caught:
+        await open_tls_stream("push.example", 443, client_context(), connect_timeout_s=5, proxy=proxy)
+    assert caught.value.reason is CloseReason.CONNECT_FAILED
+    assert "407" in str(caught.value)
+    assert "password" not in str(caught.value)
 
 
 async def test_closed_port_is_a_failed_connect() -> None:

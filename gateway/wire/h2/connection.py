@@ -101,7 +101,8 @@ class ClientConnection:
         self._collector = AnswerCollector(config, self._streams, self._heads, self._sender.uploads, self._out)
         self._rest = b""
         self._assembly: BlockAssembly | None = None
-        self._settings_unacknowledged = 1
+        #: When our SETTINGS must be acknowledged; infinite once they are.
+        self._settings_deadline = now + config.settings_timeout_s
         self._taken_id = 0
         self._drain_reason: CloseReason | None = None
         self._goaway_last_id = STREAM_ID_MAX
@@ -138,7 +139,7 @@ class ClientConnection:
         """When `on_deadline` wants to be called; infinite after the end. Asked after every other call."""
         if self._is_terminated:
             return math.inf
-        return min(self._streams.next_deadline(), self._liveness_deadline())
+        return min(self._streams.next_deadline(), self._liveness_deadline(), self._settings_deadline)
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -306,8 +307,8 @@ class ClientConnection:
         if len(payload) % 6 or (flags & ACK and payload):
             raise RemoteProtocolError(f"SETTINGS of {len(payload)} bytes", wire_code=ErrorCode.FRAME_SIZE_ERROR)
         if flags & ACK:
-            if self._settings_unacknowledged:
-                self._settings_unacknowledged -= 1
+            if self._settings_deadline != math.inf:
+                self._settings_deadline = math.inf
                 self._collector.on_settings_acknowledged()
             return
         window_before = self._peer.initial_window
@@ -388,7 +389,8 @@ class ClientConnection:
         return self._last_received + self._config.ping_idle_s
 
     def on_deadline(self, now: float) -> list[Event]:
-        """Requests past their deadline are cancelled; a silent peer is asked, and given up when it stays silent."""
+        """Requests past their deadline are cancelled; a silent peer is asked, and given up when it stays silent or
+        does not acknowledge our SETTINGS."""
         if self._is_terminated:
             return []
         late = self._streams.expired(now)
@@ -396,6 +398,10 @@ class ClientConnection:
             for stream_id in self._streams.ids[late].tolist():
                 self._out.append(rst_stream(stream_id, ErrorCode.CANCEL))
             self._collector.end_without_answer(late, TimedOut)
+        if now >= self._settings_deadline:
+            text = f"SETTINGS not acknowledged in {self._config.settings_timeout_s:g} s"
+            self._out.append(goaway(0, ErrorCode.SETTINGS_TIMEOUT, text.encode()))
+            return self._terminate(CloseReason.LIVENESS_TIMEOUT, ErrorCode.SETTINGS_TIMEOUT, text)
         if now >= self._liveness_deadline():
             if self._ping_sent is not None:
                 self._out.append(goaway(0, ErrorCode.NO_ERROR))

@@ -64,6 +64,9 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ignored_headers: frozenset[bytes] = frozenset({b"apns-id", b"apns-unique-id"})
     #: Requests whose DATA may wait for windows at once (bodies larger than the peer's windows).
     uploads_max: int = 8
+    #: How long the peer may take to acknowledge our SETTINGS, from the beginning of the connection: as long as a whole
+    #: round of silence and PING takes.
+    settings_timeout_s: float = 40.0
     #: Silence after which a PING asks whether the peer lives, and how long it may take to answer.
     ping_idle_s: float = 30.0
     ping_timeout_s: float = 10.0

@@ -192,8 +192,11 @@ def _to_json(value: msgspec.Raw) -> bytes:
 
 def _json_raw(variant: Variant) -> Variant:
     """On the wire `raw` is MessagePack like all else; the gateway's words hold JSON (content.py)."""
-    if variant.raw is None or _raw_fault(variant.raw) is not None:
+    if variant.raw is None:
         return variant
+    if _raw_fault(variant.raw) is not None:
+        # Its rows are refused; what nobody can read must not go on as if it were JSON.
+        return msgspec.structs.replace(variant, raw=None)
     return msgspec.structs.replace(variant, raw={name: msgspec.Raw(_to_json(raw)) for name, raw in variant.raw.items()})
 
 

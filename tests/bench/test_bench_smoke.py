@@ -1,0 +1,77 @@
+"""Every benchmark runs in its smallest size, so that none rots; figures of such runs mean nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import vendor
+from bench.__main__ import main
+from bench.harness import Options
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Some 5 seconds each on two idle cores.
+TIMEOUT_S = 180
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def lines_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines
+    for line in lines:
+        assert {"benchmark", "workload", "machine", "commit", "arguments", "peak_rss_bytes"} <= line.keys()
+    return lines
+
+
+@pytest.mark.slow
+def test_core_takes_single_rows_through_the_worker_and_compares_them() -> None:
+    (line,) = lines_of(bench("core", "--smoke", "--only", "single", "--json"))
+    assert (line["benchmark"], line["workload"], line["batch_rows"]) == ("core", "single", 1)
+    assert set(line["states"]) == {"vendor_accepted", "device_acked"}  # type: ignore[call-overload]
+    assert line["rows_per_s"] > 0  # type: ignore[operator]
+    assert line["checked_rows"] > 0  # type: ignore[operator]
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tools("nghttpd", "h2load")
+def test_vendor_runs_each_workload_beside_h2load(tmp_path: Path) -> None:
+    kept = tmp_path / "lines.jsonl"
+    lines = lines_of(bench("vendor", "--smoke", "--json", "--out", str(kept)))
+    assert [json.loads(line) for line in kept.read_text().splitlines()] == lines
+    by_name = {line["workload"]: line for line in lines}
+    assert list(by_name) == [
+        "shared", "body_1k", "distinct", "connections_4", "constant_header", "unique_header", "unique_header_huffman",
+    ]  # fmt: skip
+    for line in lines:
+        assert line["ratio_to_h2load"] > 0  # type: ignore[operator]
+        assert line["cpu_ratio_to_h2load"] > 0  # type: ignore[operator]
+        assert line["server_bound"] in {True, False}
+    assert 900 <= by_name["body_1k"]["body_bytes"] <= 1100  # type: ignore[operator]
+    assert 150 <= by_name["distinct"]["body_bytes"] <= 250  # type: ignore[operator]
+    assert by_name["unique_header"]["cpu_ratio_to_constant"] > 0  # type: ignore[operator]
+
+
+def test_vendor_without_the_tools_says_so_and_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vendor, "TOOLS", ("no-such-server", "no-such-client"))
+    (line,) = vendor.run(Options(smoke=True))
+    assert line["skipped"] == "missing: no-such-server, no-such-client"
+    assert "skipped" in capsys.readouterr().err
+    assert main(["vendor", "--smoke", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["skipped"] == line["skipped"]

@@ -201,6 +201,9 @@ class RpcConnection:
         before, self._buffered = self._buffered, self.session.buffered_bytes
         if not self._buffers.change(before, self._buffered) and self._buffered > before:
             self.end(CloseReason.BUFFERS_FULL)
+            # What it held is free for the others at once, not when its last bytes are gone.
+            self._buffers.change(self._buffered, 0)
+            self._buffered = 0
 
     def _adapt(self, size: int, took_s: float) -> None:
         """Reads so much at once that decoding it stays within a step."""
@@ -330,6 +333,9 @@ class RpcListener:
     def _is_known(self, connection: RpcConnection) -> None:
         self._silent.pop(connection, None)
         self._n_known += 1
+        if self._n_known > self._connections_max:
+            # They were fewer when it connected; the last to say who it is goes.
+            connection.end(CloseReason.TOO_MANY_CONNECTIONS)
 
     def begin_shutdown(self) -> None:
         """No further connections and requests; present connections end when their answers are written."""

@@ -132,19 +132,6 @@ async def test_client_certificate_is_shown(nursery: trio.Nursery, certificate: P
     await stream.aclose()
 
 
-async def test_missing_client_certificate_is_a_tls_error(nursery: trio.Nursery, certificate: Path) -> None:
-    context = server_context(certificate, ["h2"])
-    context.verify_mode = ssl.CERT_REQUIRED
-    port = await start_echo(nursery, context)
-    client = client_context(ca_file=certificate)
-    stream = await open_tls_stream("127.0.0.1", port, client, server_hostname="localhost", connect_timeout_s=5)
-    # With TLS 1.3 the server's refusal comes after our handshake is done.
-    with pytest.raises(trio.BrokenResourceError) as caught:
-        await stream.receive_some()
-    assert close_reason_of(caught.value) in {CloseReason.TLS_ERROR, CloseReason.PEER_RESET}
-    await trio.aclose_forcefully(stream)
-
-
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_session_is_resumed_by_the_next_stream(
     nursery: trio.Nursery, certificate: Path, version: ssl.TLSVersion

@@ -48,14 +48,14 @@ class Priority(enum.IntEnum):
     NORMAL = 1
 
 
-class Click(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Click(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """What a tap does. value: a URL, an intent, or a payload text; unused for `app`."""
 
     type: Literal["app", "url", "intent", "payload"]
     value: str = ""
 
 
-class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """One content with its options. Texts may hold `{{name}}`, replaced in rows that bring variables.
 
     strategy: 1 online -> long link, else vendor; 2 vendor only; 3 long link only; 4 vendor first, then long link;

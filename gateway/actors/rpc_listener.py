@@ -40,6 +40,7 @@ from gateway.wire.rpc.server import (
 _READ_BYTES_MIN = 4 << 10
 _READ_BYTES_MAX = 256 << 10
 _STEP_S = 0.002
+_READ_SHARE = 0.7
 #: Time for the last frames to reach a peer that may not be reading.
 _GOODBYE_S = 1.0
 
@@ -206,11 +207,11 @@ class RpcConnection:
             self._buffered = 0
 
     def _adapt(self, size: int, took_s: float) -> None:
-        """Reads so much at once that decoding it stays within a step."""
-        if took_s > _STEP_S:
-            self._read_bytes = max(_READ_BYTES_MIN, self._read_bytes // 2)
-        elif took_s < _STEP_S / 4 and size == self._read_bytes:
-            self._read_bytes = min(_READ_BYTES_MAX, self._read_bytes * 2)
+        """Reads so much at once that decoding it takes most of a step: small reads make small batches."""
+        if took_s > _STEP_S or size == self._read_bytes:
+            fitting = int(size * _READ_SHARE * _STEP_S / max(took_s, 1e-6))
+            # At most double: one cheap read says little about the next.
+            self._read_bytes = max(_READ_BYTES_MIN, min(_READ_BYTES_MAX, 2 * self._read_bytes, fitting))
 
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -15,6 +15,7 @@ import trio
 
 from gateway.errors import CloseReason, GatewayError
 from gateway.net.proxy import HttpProxy, ProxyRefused, ask_for_tunnel
+from gateway.net.tls_stream import TlsStream
 
 #: RFC 9113 section 3.2: HTTP/2 over TLS.
 ALPN_H2 = "h2"
@@ -62,25 +63,25 @@ class TlsSessions:
     """
 
     def __init__(self) -> None:
-        self._newest: trio.SSLStream[trio.SocketStream] | None = None
+        self._newest: TlsStream | None = None
         self._session: ssl.SSLSession | None = None
         #: Handshakes that resumed a session, and all of them.
         self.resumed = 0
         self.handshakes = 0
 
-    def offer(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+    def offer(self, stream: TlsStream) -> None:
         """The stream, not yet shaken hands, will ask to resume the session that is known."""
         if self._newest is not None:
-            session: ssl.SSLSession | None = self._newest.session
+            session = self._newest.tls.session
             if session is not None and session.has_ticket:
                 self._session = session
         if self._session is not None:
-            stream.session = self._session
+            stream.tls.session = self._session
 
-    def on_handshake(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+    def on_handshake(self, stream: TlsStream) -> None:
         self._newest = stream
         self.handshakes += 1
-        self.resumed += bool(stream.session_reused)
+        self.resumed += bool(stream.tls.session_reused)
 
     def forget(self) -> None:
         """A handshake failed: the next one is to be a full one."""
@@ -97,7 +98,7 @@ async def open_tls_stream(
     alpn: str = ALPN_H2,
     sessions: TlsSessions | None = None,
     proxy: HttpProxy | None = None,
-) -> trio.SSLStream[trio.SocketStream]:
+) -> TlsStream:
     """A stream whose handshake is done and whose ALPN is `alpn`. The name is looked up anew, all its addresses are
     tried in a staggered race (RFC 8305), and TCP_NODELAY is on (trio's default for a SocketStream).
 
@@ -108,7 +109,7 @@ async def open_tls_stream(
     try:
         with trio.fail_after(connect_timeout_s):
             tcp = await _open_tcp(host, port, proxy)
-            stream = trio.SSLStream(tcp, context, server_hostname=server_hostname or host, https_compatible=True)
+            stream = TlsStream(tcp, context, server_hostname or host)
             if sessions is not None:
                 sessions.offer(stream)
             try:
@@ -129,7 +130,7 @@ async def open_tls_stream(
         raise ConnectFailed(host, port, CloseReason.CONNECT_FAILED, str(error)) from error
     if sessions is not None:
         sessions.on_handshake(stream)
-    chosen = stream.selected_alpn_protocol()
+    chosen = stream.tls.selected_alpn_protocol()
     if chosen != alpn:
         await trio.aclose_forcefully(stream)
         raise ConnectFailed(host, port, CloseReason.ALPN_MISMATCH, f"peer chose {chosen}, wanted {alpn}")

@@ -207,7 +207,9 @@ class ConnectionTwin:
 
     # what the test calls
 
-    def answer(self, status: int = 200, body: bytes = b"", headers: dict[bytes, bytes] | None = None, n: int = 1) -> None:
+    def answer(
+        self, status: int = 200, body: bytes = b"", headers: dict[bytes, bytes] | None = None, n: int = 1
+    ) -> None:
         """The n oldest open requests get this answer, in one event."""
         tags, self.open = self.open[:n], self.open[n:]
         assert len(tags) == n
@@ -268,7 +270,7 @@ def make_vendor(channel: Channel) -> Any:
 
 
 class World:
-    """One app (index 0), both vendors, all real actors in between. Nothing runs until `start`."""
+    """Two apps, the first with both vendors, all real actors in between. Nothing runs until `start`."""
 
     def __init__(
         self,
@@ -285,6 +287,7 @@ class World:
         connections_max: int = 2,
         policy: RetryPolicy | None = None,
         strategy: int = 1,
+        change_rows_max: int = 1 << 20,
     ) -> None:
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
@@ -296,7 +299,7 @@ class World:
             observer=HomeCounts(self.metrics),
             ledger_bytes_max=1 << 30,
             rows_open_max=1 << 20,
-            change_rows_max=1 << 20,
+            change_rows_max=change_rows_max,
             now=self.clock.monotonic(),
         )
         limits = DeviceLimits(devices_max=5000, token_bytes_max=1 << 22, aliases_max=10, tag_bindings_max=10)
@@ -312,7 +315,7 @@ class World:
             renderer=LinkRenderer(self.renderer),
             clock=self.clock,
             observer=RouterCounts(self.metrics),
-            defaults=[AppDefaults(strategy)],
+            defaults=[AppDefaults(strategy)] * 2,
             slice_rows=slice_rows,
             parked_rows_max=parked_rows_max,
             strategy4_wait_s=strategy4_wait_s,
@@ -350,9 +353,7 @@ class World:
                     lane=Lane(key, bucket, rows_max=lane_rows_max),
                     vendor=vendor,
                     pool=pool,
-                    renderer=LaneRenderer(
-                        renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel
-                    ),
+                    renderer=LaneRenderer(renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel),
                     credentials=credential,
                     home=self.home,
                     router=self.router,
@@ -455,7 +456,9 @@ class World:
         }
         return Submission(**(values | columns))
 
-    def open(self, targets: Sequence[Any], variants: Variant | Sequence[Variant] | None = None, **columns: Any) -> LedgerPage:
+    def open(
+        self, targets: Sequence[Any], variants: Variant | Sequence[Variant] | None = None, **columns: Any
+    ) -> LedgerPage:
         """A page of the home, not routed yet."""
         found = variants or Variant("title", "body")
         now = self.clock.monotonic()
@@ -469,13 +472,14 @@ class World:
         )
         return self.home.open(batch, now)
 
-    async def send(self, targets: Sequence[Any], variants: Variant | Sequence[Variant] | None = None, **columns: Any) -> LedgerPage:
+    async def send(
+        self, targets: Sequence[Any], variants: Variant | Sequence[Variant] | None = None, **columns: Any
+    ) -> LedgerPage:
         """A page that was routed, and everything that can happen at once has happened."""
         page = self.open(targets, variants, **columns)
         self.router.route(page)
         await self.settle()
         return page
-
 
     # -- seeing
 
@@ -508,7 +512,9 @@ class RpcPeer:
     answers: everything that came, in order. lost: set when the connection is over.
     """
 
-    def __init__(self, stream: trio.abc.Stream, app_key: str = "shop", secret: bytes | None = b"secret", **role: Any) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, app_key: str = "shop", secret: bytes | None = b"secret", **role: Any
+    ) -> None:
         self.stream = stream
         self.session = ClientSession(app_key, secret, nonce=os.urandom(32), now=trio.current_time(), **role)
         self.answers: list[Any] = []

@@ -258,7 +258,9 @@ async def test_inbox_never_drops_a_row_that_it_has_kept_for_want_of_room(
     assert world.states(newer) == {"dropped": 4}
 
 
-async def test_inbox_forgets_rows_that_expired(make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any) -> None:
+async def test_inbox_forgets_rows_that_expired(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
     world = make_world()
     await world.start(nursery)
     (device,) = world.register(1, Channel.NONE)
@@ -321,7 +323,9 @@ async def test_inbox_asks_nothing_for_a_device_without_stored_rows(
     assert store.calls == []
 
 
-@pytest.mark.parametrize("where", ["before put", "after put", "before peek", "after peek", "before forget", "after forget"])
+@pytest.mark.parametrize(
+    "where", ["before put", "after put", "before peek", "after peek", "before forget", "after forget"]
+)
 async def test_inbox_that_crashed_goes_on_with_what_it_had(
     where: str, make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
@@ -336,7 +340,9 @@ async def test_inbox_that_crashed_goes_on_with_what_it_had(
     for step in ("keep", "return"):
         if step == "return":
             world.go_online(device)
-        with pytest.raises(OSError, match=where) if where.endswith("put") is (step == "keep") else trio.move_on_after(1):
+        with (
+            pytest.raises(OSError, match=where) if where.endswith("put") is (step == "keep") else trio.move_on_after(1)
+        ):
             await world.inbox.run()
     with trio.move_on_after(1):
         await world.inbox.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -206,7 +207,9 @@ async def test_lane_never_sends_rendered_rows_with_a_credential_that_was_replace
     world.apns.streams_max = 10
     world.apns.last.answer(n=2)
     await world.settle()
-    assert [headers["authorization"] for _, headers, _ in world.apns.requests()] == ["bearer one"] * 2 + ["bearer two"] * 4
+    assert [headers["authorization"] for _, headers, _ in world.apns.requests()] == ["bearer one"] * 2 + [
+        "bearer two"
+    ] * 4
     assert world.states(page) == {"vendor_accepted": 2, "in_flight": 4}
 
 
@@ -341,7 +344,7 @@ async def test_lane_retries_with_backoff_until_the_attempts_are_used_up(
         while len(world.apns.requests()) == n:
             await world.wait(0.1)
         sent_at.append(trio.current_time())
-    waits = [later - earlier for earlier, later in zip(sent_at, sent_at[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(sent_at)]
     assert waits == pytest.approx([1, 2, 4], abs=0.21)
     world.apns.last.answer(429, b'{"reason":"TooManyRequests"}')
     assert world.states(page) == {"failed": 1}
@@ -657,9 +660,7 @@ async def test_lane_is_idle_only_when_nothing_is_queued_or_in_flight(
     assert lane.is_idle
 
 
-async def test_lane_is_a_bulkhead(
-    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
-) -> None:
+async def test_lane_is_a_bulkhead(make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any) -> None:
     """A vendor that is down delays nobody else."""
     world = make_world(lane_rows_max=5)
     world.apns.fails_with = CloseReason.CERTIFICATE_INVALID

@@ -112,7 +112,9 @@ def test_lane_renderer_accounts_for_every_row_once(data: st.DataObject, request:
 
     async def main() -> None:
         world = make_world()
-        kinds = data.draw(st.lists(st.sampled_from(["short", "long", "none", "unknown", "target"]), min_size=1, max_size=12))
+        kinds = data.draw(
+            st.lists(st.sampled_from(["short", "long", "none", "unknown", "target"]), min_size=1, max_size=12)
+        )
         targets: list[Any] = []
         for number, kind in enumerate(kinds):
             (device,) = world.register(1, Channel.NONE, first=number)
@@ -137,7 +139,11 @@ def test_lane_renderer_accounts_for_every_row_once(data: st.DataObject, request:
                 assert refused[row] in (Reason.CONTENT_TOO_LONG, Reason.CONTENT_REFUSED)
             else:
                 assert found[row][1]["message_id"].replace("-", "") == page.batch.message_ids[row].tobytes().hex()
-        cut = {row: bool(flag) for part in burst.bursts for row, flag in zip(part.rows.tolist(), part.truncated, strict=True)}
+        cut = {
+            row: bool(flag)
+            for part in burst.bursts
+            for row, flag in zip(part.rows.tolist(), part.truncated, strict=True)
+        }
         assert cut == {row: len(bodies[row]) > 1 for row in found}
 
     trio.run(main)

@@ -266,9 +266,7 @@ async def test_router_keeps_a_device_s_rows_in_order_on_the_long_link(
     (device,) = world.register(1)
     world.go_online(device, window=100)
     for first in range(0, 30, 10):
-        world.router.route(
-            world.open([device] * 10, [Variant(f"{first + k}", "b") for k in range(10)])
-        )
+        world.router.route(world.open([device] * 10, [Variant(f"{first + k}", "b") for k in range(10)]))
     await world.settle()
     assert world.sockets.titles(device) == [str(number) for number in range(30)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 import trio.testing
@@ -47,7 +49,7 @@ async def test_supervisor_restarts_after_a_crash_and_tells_of_it(autojump_clock:
 
     crashes = Crashes()
     await supervise("lane shop/apns", run, clock=SystemClock(), observer=crashes)
-    waits = [later - earlier for earlier, later in zip(started_at, started_at[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(started_at)]
     assert waits == pytest.approx([BACKOFF_FIRST_S, 2 * BACKOFF_FIRST_S, 4 * BACKOFF_FIRST_S])
     assert [(actor, text) for actor, text, _ in crashes.told] == [
         ("lane shop/apns", "crash 1"),

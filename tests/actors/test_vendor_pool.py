@@ -16,7 +16,16 @@ from gateway.actors.vendor_pool import BACKOFF_FIRST_S, BACKOFF_MAX_S, VendorPoo
 from gateway.clock import SystemClock
 from gateway.errors import CloseReason
 from gateway.vendor import Requests
-from gateway.wire.h2.events import AnswerDetail, Answers, Refused, RefusedWhy, Reset, SettingsChanged, Terminated, TimedOut
+from gateway.wire.h2.events import (
+    AnswerDetail,
+    Answers,
+    Refused,
+    RefusedWhy,
+    Reset,
+    SettingsChanged,
+    Terminated,
+    TimedOut,
+)
 
 
 class LaneTwin:
@@ -104,7 +113,9 @@ async def settle() -> None:
 
 @given(
     lane=st.integers(0, 1000),
-    bursts=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 50)), min_size=1, max_size=5, unique_by=lambda b: b[0]),
+    bursts=st.lists(
+        st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 50)), min_size=1, max_size=5, unique_by=lambda b: b[0]
+    ),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_pool_tags_find_their_burst_and_position(lane: int, bursts: list[tuple[int, int]], seed: int) -> None:
@@ -427,7 +438,9 @@ async def test_pool_without_connections_drains_at_once(new_vendor: Callable[[], 
 def test_pool_gives_each_lane_its_own_tags_once_and_in_order(data: st.DataObject) -> None:
     """The plain twin: an event taken apart tag by tag."""
     kind = data.draw(st.sampled_from(["answers", "refused", "reset", "timed_out", "terminated"]))
-    picks = data.draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 9)), max_size=30, unique=True))
+    picks = data.draw(
+        st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 9)), max_size=30, unique=True)
+    )
     tags = np.array([int(make_tags(lane, burst, place + 1)[-1]) for lane, burst, place in picks], np.int64)
     n = len(tags)
     told: list[tuple[int, int, Any]] = []
@@ -476,8 +489,10 @@ def test_pool_gives_each_lane_its_own_tags_once_and_in_order(data: st.DataObject
             nursery.cancel_scope.cancel()
         for number, lane in enumerate(lanes):
             own = [index for index, (owner, _, _) in enumerate(picks) if owner == number]
-            assert lane.ended() == tags[own].tolist() if kind != "terminated" else sorted(lane.ended()) == sorted(
-                tags[own].tolist()
+            assert (
+                lane.ended() == tags[own].tolist()
+                if kind != "terminated"
+                else sorted(lane.ended()) == sorted(tags[own].tolist())
             )
             for _, part in lane.events:
                 if isinstance(part, Answers):

@@ -84,9 +84,9 @@ async def test_stream_speaks_h2_over_modern_tls_without_delay(nursery: trio.Nurs
     port = await start_echo(nursery, server_context(certificate, ["h2"]))
     context = client_context(ca_file=certificate)
     stream = await open_tls_stream("127.0.0.1", port, context, server_hostname="localhost", connect_timeout_s=5)
-    assert stream.selected_alpn_protocol() == "h2"
-    assert stream.version() in {"TLSv1.2", "TLSv1.3"}
-    assert stream.transport_stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+    assert stream.tls.selected_alpn_protocol() == "h2"
+    assert stream.tls.version() in {"TLSv1.2", "TLSv1.3"}
+    assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
     await stream.send_all(b"hello")
     assert await stream.receive_some() == b"hello"
     await stream.aclose()
@@ -145,11 +145,11 @@ async def test_session_is_resumed_by_the_next_stream(
         stream = await open_tls_stream(
             "127.0.0.1", port, client, server_hostname="localhost", connect_timeout_s=5, sessions=sessions
         )
-        assert stream.version() == version.name.replace("v1_", "v1.")
+        assert stream.tls.version() == version.name.replace("v1_", "v1.")
         await stream.send_all(b"hello")
         assert await stream.receive_some() == b"hello"
         await stream.aclose()
-        return bool(stream.session_reused)
+        return bool(stream.tls.session_reused)
 
     assert [await talk() for _ in range(4)] == [False, True, True, True]
     assert (sessions.handshakes, sessions.resumed) == (4, 3)

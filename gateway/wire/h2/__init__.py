@@ -7,8 +7,9 @@ inflight     open streams as columns
 flow         flow-control windows of both directions
 template     header blocks of a burst: constants and columns
 bursts       requests -> HEADERS and DATA frames as 2-D arrays or joined pieces
-reader       bytes -> frames, whole header blocks, runs of equal frames
-responses    header block -> response head, memoized
+reader       padding, priority fields, header blocks in pieces
+runs         stretches of a buffer in which one pattern of frames repeats
+responses    header block -> response head, memoized by block and by layout
 answers      frames of streams -> answers, resets
 connection   the machine: everything that concerns the connection as a whole
 """

@@ -82,11 +82,9 @@ class BurstSender:
         return max(0, (self._config.stream_id_max - self.next_id) // 2 + 1)
 
     def has_window(self) -> bool:
-        """Whether the connection window holds the row that it did not hold at the last call.
-
-        False is never for ever: such a row needs less than a connection window at rest, or it becomes an upload.
-        """
-        return self.window.size >= self._wanted_bytes
+        """Whether the row that the connection window did not hold at the last call would be taken now. False only
+        while requests are under way."""
+        return self.window.size >= self._wanted_bytes or self._streams.open_count == 0
 
     def take(self, requests: Requests, start: int, tags: I64, slots: int, deadline: float, out: OutBuffer) -> int:
         """Appends the frames of rows start.. to `out` as far as slots and windows reach; returns the rows taken."""
@@ -212,7 +210,8 @@ class BurstSender:
         """Opens the stream of a row whose body no window holds; False when the row has to wait."""
         body = template.row_bytes(requests.body, row)
         initial_window = self._peer.initial_window
-        may_wait = len(body) <= initial_window and len(body) <= _WAITING_BODY_BYTES_MAX
+        # While something is under way, its credit will come; with nothing under way there may be none to come.
+        may_wait = len(body) <= min(initial_window, _WAITING_BODY_BYTES_MAX) and self._streams.open_count > 0
         if may_wait and self.window.size < len(body):
             self._wanted_bytes = len(body)
         if may_wait or len(self.uploads) >= self._config.uploads_max or self.window.size <= 0:

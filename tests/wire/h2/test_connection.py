@@ -541,6 +541,23 @@ def test_capacity_is_none_until_a_row_that_was_left_behind_would_fit(open_dialog
     assert dialogue.send(1, (b"a" * 30_000,)) == 1
 
 
+def test_row_goes_as_an_upload_when_no_credit_can_be_expected(open_dialogue) -> None:
+    """A peer that gives credit late must not leave us waiting with nothing under way."""
+    dialogue = open_dialogue()
+    assert dialogue.send(2, (b"a" * 30_000,)) == 2
+    assert dialogue.send(1, (b"a" * 10_000,)) == 0
+    assert dialogue.connection.capacity() == 0
+    dialogue.sent()
+    dialogue.feed(dialogue.head(1) + dialogue.head(3))
+    assert dialogue.connection.capacity() == 1000
+    assert dialogue.send(1, (b"a" * 10_000,)) == 1
+    (_, data) = dialogue.sent()
+    assert (len(data.payload), data.flags) == (5_535, 0)
+    dialogue.feed(window_update(0, 60_000))
+    (rest,) = dialogue.sent()
+    assert (len(rest.payload), rest.flags) == (4_465, END_STREAM)
+
+
 def test_ping_of_the_peer_is_answered(open_dialogue) -> None:
     dialogue = open_dialogue()
     dialogue.feed(ping(b"abcdefgh", is_ack=False))

@@ -238,6 +238,11 @@ class Intake:
                 for _, parts in made:
                     self._refuse(parts, error)
                 raise
+            except BaseException:
+                # Nobody knows what the store did; the next run asks it again.
+                for batch, parts in made:
+                    self._gathers[batch.app].put_back(parts)
+                raise
             for (batch, parts), position in zip(made, positions, strict=True):
                 self._positions[batch.address.sequence] = position
                 self._durable.append((batch, parts))
@@ -263,12 +268,15 @@ class Intake:
         page = self._home.open(batch, self._clock.monotonic(), long_tasks)
         self._rows -= batch.n
         self._observer.accepted(batch.app, batch.n, 1)
-        for part in parts:
-            call = part.call
-            call.parts_left -= 1
-            if call.parts_left == 0:
-                self._answer(call)
-        self._route(page)
+        try:
+            for part in parts:
+                call = part.call
+                call.parts_left -= 1
+                if call.parts_left == 0:
+                    self._answer(call)
+        finally:
+            # Whatever an answer may bring, the rows are on their way.
+            self._route(page)
 
     def _answer(self, call: _Call) -> None:
         answer = Accepted(call.task_id or b"", call.rows, call.duplicates, call.faults)

@@ -18,7 +18,6 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.actors.rpc_listener import RpcConnection
 from gateway.core.home import Change, Home
-from gateway.ledger import Receipt, State
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
 
@@ -129,7 +128,7 @@ def take_rows(changes: Sequence[Change], cursor: Cursor, app: int, rows_max: int
 
 
 def _receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messages.Receipts:
-    """One frame. What a change does not say (its state, its receipt) is what the page says now."""
+    """One frame."""
 
     def column(values: list[Any], dtype: str) -> memoryview:
         return np.concatenate(values).astype(dtype, copy=False).view(np.uint8).reshape(-1).data
@@ -143,9 +142,9 @@ def _receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messages.Re
         n=sum(counts),
         message_ids=column([page.batch.message_ids[at] for page, at in zip(pages, rows, strict=True)], "u1"),
         device_ids=column([page.batch.device_ids[at] for page, at in zip(pages, rows, strict=True)], "u1"),
-        state=column([_states(part, at) for part, at in zip(parts, rows, strict=True)], "u1"),
+        state=column([_column(part.change.state, part) for part in parts], "u1"),
         reason=column([_column(part.change.reason, part) for part in parts], "u1"),
-        receipt=column([_receipt_codes(part, at) for part, at in zip(parts, rows, strict=True)], "u1"),
+        receipt=column([_column(part.change.receipt, part) for part in parts], "u1"),
         channel=column([_column(part.change.channel, part) for part in parts], "u1"),
         at_unix_ms=column(
             [np.full(n, part.change.at_unix_ms, np.uint64) for n, part in zip(counts, parts, strict=True)], "<u8"
@@ -153,18 +152,8 @@ def _receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messages.Re
     )
 
 
-def _states(part: Part, rows: Any) -> Any:
-    state: State | None = part.change.state
-    return part.change.page.state[rows] if state is None else np.full(len(rows), state, np.uint8)
-
-
 def _column(values: Any, part: Part) -> Any:
     """A change's column, or its one value for all rows, for the rows of the part."""
     if isinstance(values, int):
         return np.full(part.stop - part.first, values, np.uint8)
     return values[part.first : part.stop]
-
-
-def _receipt_codes(part: Part, rows: Any) -> Any:
-    receipt: Receipt | None = part.change.receipt
-    return part.change.page.receipt[rows] if receipt is None else np.full(len(rows), receipt, np.uint8)

@@ -56,6 +56,11 @@ class Gather(Generic[CallT]):
         self._parts.extend(Part(piece, call, index) for index, piece in enumerate(pieces))
         return len(pieces)
 
+    def put_back(self, parts: Sequence[Part[CallT]]) -> None:
+        """Parts that were taken and could not be made durable stand first again."""
+        self._parts.extendleft(reversed(parts))
+        self.rows += sum(part.submission.n for part in parts)
+
     @property
     def is_full(self) -> bool:
         """A whole batch is there; waiting longer gains nothing."""

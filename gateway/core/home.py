@@ -39,16 +39,16 @@ _FINAL = np.array([state in FINAL_STATES for state in State])
 
 
 class Change(NamedTuple):
-    """Rows of one batch whose state or receipt changed together. state, receipt: None where that did not change.
+    """Rows of one batch whose state or receipt changed together, as they were just after it.
 
-    reason, channel: one for all rows or a column.
+    state, reason, receipt, channel: one for all rows or a column.
     """
 
     page: LedgerPage
     rows: Rows
-    state: State | None
+    state: U8 | int
     reason: U8 | int
-    receipt: Receipt | None
+    receipt: U8 | int
     channel: U8 | int
     at_unix_ms: int
 
@@ -220,7 +220,7 @@ class Home:
                 self.on_final(page.batch.address.sequence)
             page.final_ms[rows] = page.stamp(now)
             self._observer.finished(page, rows, to, channels, now)
-            self._record(page, rows, to, page.reason[rows] if reason is None else reason, receipt, channels, now)
+            self._record(page, rows, to, page.reason[rows] if reason is None else reason, channels, now)
 
     def raise_receipts(self, page: LedgerPage, rows: Rows, receipt: Receipt, now: float) -> Rows:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
@@ -232,22 +232,22 @@ class Home:
         if len(rose):
             channels = page.channel[rose]
             self._observer.receipts_rose(len(rose), receipt, channels)
-            self._record(page, rose, None, Reason.NONE, receipt, channels, now)
+            self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
         return rose
 
     def _record(
         self,
         page: LedgerPage,
         rows: Rows,
-        state: State | None,
+        state: State | U8,
         reason: Reason | U8,
-        receipt: Receipt | None,
         channel: Channel | U8,
         now: float,
     ) -> None:
         batch = page.batch
         at_unix_ms = batch.born_unix_ms + int((now - batch.born) * 1000)
-        self._changes.append(Change(page, rows.astype(np.uint16), state, reason, receipt, channel, at_unix_ms))
+        receipts = page.receipt[rows]
+        self._changes.append(Change(page, rows.astype(np.uint16), state, reason, receipts, channel, at_unix_ms))
         self._change_rows += len(rows)
         while self._change_rows > self._change_rows_max:
             gone = self._changes.popleft()

@@ -150,7 +150,8 @@ def trace_row(page: LedgerPage, row: int) -> list[Hop]:
     born = page.batch.born
     for burst in page.bursts:
         for place in np.flatnonzero(burst.rows == row).tolist():
-            issued_ms = int((burst.issued - born) * 1000)
+            # As the page's stamps: at least 1, so that nothing seems to come before its routing.
+            issued_ms = max(1, int((burst.issued - born) * 1000))
             hops.append(Hop(issued_ms, "issued", burst.channel, burst.connection, burst.attempt))
             code = int(burst.verdicts[place])
             if code != NO_VERDICT:

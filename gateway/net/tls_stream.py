@@ -20,7 +20,7 @@ from typing import TypeVar
 import trio
 
 #: Taken off the socket at once: more than a vendor answers in one turn of the loop.
-_READ_BYTES = 128 << 10
+_READ_BYTES = 32 << 10
 #: Plain text read from the TLS object at once; a record has at most 16 KiB.
 _RECORD_BYTES = 16 << 10
 _T = TypeVar("_T")
@@ -37,7 +37,7 @@ class TlsStream(trio.abc.Stream):
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         #: Records that the kernel has not taken yet.
-        self._unsent = bytearray()
+        self._unsent = memoryview(b"")
         self._is_broken = False
 
     async def do_handshake(self) -> None:
@@ -88,7 +88,7 @@ class TlsStream(trio.abc.Stream):
     async def aclose(self) -> None:
         """The peer is told, if its window has room for it; then the socket is closed, whatever happens."""
         try:
-            if not self._is_closed and not self._is_broken and not self._unsent:
+            if not self._is_closed and not self._is_broken and not len(self._unsent):
                 # It wants the peer's goodbye, for which nobody waits; or the handshake never came to an end.
                 with contextlib.suppress(ssl.SSLError):
                     self.tls.unwrap()
@@ -146,20 +146,23 @@ class TlsStream(trio.abc.Stream):
 
     async def _flush(self) -> None:
         """All that the TLS object put out is with the kernel."""
-        self._unsent += self._outgoing.read()
-        while self._unsent:
+        while self._has_unsent:
             await self._do(self._send_part, trio.lowlevel.wait_writable)
-            self._unsent += self._outgoing.read()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
+    @property
+    def _has_unsent(self) -> bool:
+        return len(self._unsent) > 0 or self._outgoing.pending > 0
+
     def _send_part(self) -> None:
-        sent = self.socket.send(self._unsent)
-        del self._unsent[:sent]
+        if self._outgoing.pending:
+            records = self._outgoing.read()
+            self._unsent = memoryview(bytes(self._unsent) + records if len(self._unsent) else records)
+        self._unsent = self._unsent[self.socket.send(self._unsent) :]
 
     def _send_nowait(self) -> None:
         """What the kernel takes now; the rest goes with the next `send_all`."""
-        if self._outgoing.pending:
-            self._unsent += self._outgoing.read()
+        if self._has_unsent:
             try:
                 self._send_part()
             except OSError:

@@ -92,7 +92,12 @@ class HomeMachine(RuleBasedStateMachine):
         row.state, row.reason = to, reason
         self.moves[to] += 1
         if to in FINAL_STATES:
-            self.events[(*key, "state", to, reason)] += 1
+            self._told(key)
+
+    def _told(self, key: tuple[int, int]) -> None:
+        """Subscribers see the row as it is after the change."""
+        row = self.rows[key]
+        self.events[(*key, row.state, row.reason, row.receipt)] += 1
 
     @rule(
         ttls=st.lists(st.sampled_from([0, 1, 4, 30, TTL_S_MAX]), min_size=1, max_size=3),
@@ -169,14 +174,14 @@ class HomeMachine(RuleBasedStateMachine):
         rows = data.draw(st.lists(st.integers(0, page.n - 1), unique=True, max_size=page.n))
         rose = self.home.raise_receipts(page, rows_of(*rows), receipt, self.now)
         assert rose.tolist() == [row for row in rows if self.rows[sequence, row].receipt < receipt]
+        for row in rose.tolist():
+            self.rows[sequence, row].receipt = receipt
+            self.rose[receipt] += 1
         for row in rows:
-            plain = self.rows[sequence, row]
-            if plain.receipt < receipt:
-                plain.receipt = receipt
-                self.rose[receipt] += 1
-                self.events[sequence, row, "receipt", receipt] += 1
-            if plain.state is State.UNCERTAIN:
+            if self.rows[sequence, row].state is State.UNCERTAIN:
                 self._moved((sequence, row), State.VENDOR_ACCEPTED, Reason.NONE)
+        for row in rose.tolist():
+            self._told((sequence, row))
 
     @rule(by=st.sampled_from([2, 3, 5, 40, 86_400, TTL_S_MAX]))
     def expire(self, by: int) -> None:
@@ -207,12 +212,12 @@ class HomeMachine(RuleBasedStateMachine):
         assert len(changes) <= changes_max
         for change in changes:
             sequence = change.page.batch.address.sequence
-            reasons = np.broadcast_to(np.asarray(change.reason), len(change.rows)).tolist()
-            for row, reason in zip(change.rows.tolist(), reasons, strict=True):
-                if change.state is not None:
-                    self.seen[sequence, row, "state", change.state, reason] += 1
-                if change.receipt is not None:
-                    self.seen[sequence, row, "receipt", change.receipt] += 1
+            columns = [
+                np.broadcast_to(np.asarray(column), len(change.rows)).tolist()
+                for column in (change.rows, change.state, change.reason, change.receipt)
+            ]
+            for row, state, reason, receipt in zip(*columns, strict=True):
+                self.seen[sequence, row, state, reason, receipt] += 1
         if self.cursor == self.home.next_cursor:
             assert self.seen == self.events
 

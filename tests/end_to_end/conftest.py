@@ -1,0 +1,405 @@
+"""A whole site on loopback: the simulators as a process, a worker in this one or as `pushgw serve`, devices by hand.
+
+The simulators run once per module and are emptied between tests; workers are made per test, with the limits that the
+test is about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from bench.devices import mqtt
+from gateway.app import Worker, load
+from gateway.cli.demo.configs import vendor_tables
+from gateway.cli.toml_text import to_toml
+from gateway.client.requests import DeviceState
+from gateway.client.trio_client import TrioClient, open_trio_client
+from gateway.core.identity import device_password
+from gateway.observe.log import Level, Log
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = b"the secret of the shop"
+#: Seconds for a process to say that it is ready: imports on a busy machine.
+READY_S = 60.0
+_SAMPLE = re.compile(r'^([a-z_]+)(?:\{(.*)\})? ([0-9.e+-]+)$')
+_LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
+
+
+class Process:
+    """A child with one line of JSON on stdout when it is ready; ended by its id."""
+
+    def __init__(self, *arguments: str, directory: Path) -> None:
+        self.log = directory / f"{arguments[0]}-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                cwd=directory,
+            )
+        self.pid = self._process.pid
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, self.log.read_text()[-2000:]
+        self.ready: dict[str, Any] = json.loads(line)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        code = self._process.wait(timeout_s)
+        self._close()
+        return code
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+class Simulators:
+    """The simulators' process and its control port. `stop` and `start` bring it back on the same ports."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ports: dict[str, Any] = {}
+        self._process: Process | None = None
+        self.start()
+
+    def start(self) -> None:
+        config = self._directory / "simulators.toml"
+        limits = {"device_messages_per_minute": 0, "device_messages_per_hour": 0}
+        table = {
+            "received": {"keep_texts": True},
+            "apns": self._ports.get("apns", {}),
+            "fcm": limits | self._ports.get("fcm", {}),
+        }
+        config.write_text(to_toml(table))
+        folder = self._directory / "simulators"
+        folder.mkdir(exist_ok=True)
+        options = ["--config", str(config), "--dir", str(folder), "--json", "--exit-with-parent"]
+        self._process = Process("bench.simulators", *options, directory=self._directory)
+        self.ready = self._process.ready
+        self._ports = {name: {"port": self.ready[name]["port"]} for name in ("apns", "fcm")}
+
+    def stop(self) -> None:
+        assert self._process is not None
+        self._process.end()
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        control = self.ready["control"]
+        connection = http.client.HTTPConnection(control["host"], control["port"], timeout=20)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            text = response.read().decode()
+            assert response.status == 200, text
+            return [json.loads(line) for line in text.splitlines()] if path.startswith("/received") else json.loads(text)
+        finally:
+            connection.close()
+
+    def fault(self, simulator: str, kind: str, **fields: Any) -> None:
+        self.call("PUT", "/fault", {"simulator": simulator, "kind": kind} | fields)
+
+    def copies(self, simulator: str) -> Counter[str]:
+        """Message id -> copies that the simulator has recorded."""
+        return Counter(
+            {row["message_id"].replace("-", ""): row["copies"] for row in self.call("GET", f"/received?simulator={simulator}")}
+        )
+
+    def reset(self) -> None:
+        self.call("DELETE", "/fault")
+        self.call("POST", "/reset")
+
+
+class Phone:
+    """One device on MQTT. received: message id (hex) -> copies without DUP."""
+
+    def __init__(self, device_id: bytes) -> None:
+        self.device_id = device_id
+        self.received: Counter[str] = Counter()
+        self.payloads: list[dict[str, Any]] = []
+        self.acknowledges = True
+        self.stream: trio.SocketStream | None = None
+
+    async def connect(self, port: int, nursery: trio.Nursery) -> Phone:
+        """Connected and subscribed; it reads until its stream is closed."""
+        stream = self.stream = await trio.open_tcp_stream("127.0.0.1", port)
+        name = self.device_id.hex()
+        await stream.send_all(mqtt.connect(name, "shop", device_password(SECRET, name), 60))
+        reader = mqtt.Reader()
+        (connack,) = await self._packets(reader)
+        assert connack.code == 0
+        await stream.send_all(mqtt.subscribe(1, f"d/{name}/down", 1))
+        (suback,) = await self._packets(reader)
+        assert suback.codes == b"\x01"
+        nursery.start_soon(self._read, reader)
+        return self
+
+    async def _packets(self, reader: mqtt.Reader) -> list[Any]:
+        assert self.stream is not None
+        with trio.fail_after(10):
+            while True:
+                data = await self.stream.receive_some(65536)
+                assert data, "the gateway closed the connection"
+                packets = reader.receive_data(bytes(data))
+                if packets:
+                    return packets
+
+    async def _read(self, reader: mqtt.Reader) -> None:
+        assert self.stream is not None
+        async with self.stream:
+            await self._take(self.stream, reader)
+
+    async def _take(self, stream: trio.SocketStream, reader: mqtt.Reader) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await stream.receive_some(65536):
+                for packet in reader.receive_data(bytes(data)):
+                    if isinstance(packet, mqtt.Publish):
+                        payload = json.loads(packet.payload)
+                        self.payloads.append(payload)
+                        self.received[payload["message_id"].replace("-", "")] += not packet.is_dup
+                        if self.acknowledges:
+                            await stream.send_all(mqtt.puback(packet.packet_id))
+
+    async def close(self) -> None:
+        assert self.stream is not None
+        await self.stream.aclose()
+
+
+class Gateway:
+    """A running worker as its users see it: addresses, a client, metrics."""
+
+    def __init__(self, ready: dict[str, Any], client: TrioClient, operator: TrioClient) -> None:
+        self.ready = ready
+        self.client = client
+        self.operator = operator
+        self.worker: Worker | None = None
+
+    @property
+    def rpc_port(self) -> int:
+        return int(self.ready["rpc"][0].rsplit(":", 1)[1])
+
+    @property
+    def link_port(self) -> int:
+        return int(self.ready["long_link"][0].rsplit(":", 1)[1])
+
+    async def metrics(self) -> dict[tuple[str, str], float]:
+        """(name, values of its labels joined by a comma) -> value, as a scrape shows them."""
+        host, port = self.ready["http"].removeprefix("http://").rsplit(":", 1)
+
+        def scrape() -> str:
+            connection = http.client.HTTPConnection(host, int(port), timeout=10)
+            try:
+                connection.request("GET", "/metrics")
+                return connection.getresponse().read().decode()
+            finally:
+                connection.close()
+
+        found: dict[tuple[str, str], float] = {}
+        for line in (await trio.to_thread.run_sync(scrape)).splitlines():
+            match = _SAMPLE.match(line)
+            if match is not None:
+                name, labels, value = match.groups()
+                found[name, ",".join(text for _, text in _LABEL.findall(labels or ""))] = float(value)
+        return found
+
+    async def register(self, n: int, channel: str = "apns", *, first: int = 0) -> list[bytes]:
+        """n devices of that channel ("": long link only); returns their ids."""
+        ids = [os.urandom(8) + number.to_bytes(8, "big") for number in range(first, first + n)]
+        tokens = {"apns": lambda one: one.hex() * 2, "fcm": lambda one: "fcm-token-" + one.hex() * 3, "": lambda one: ""}
+        states = [DeviceState(device_id=one, channel=channel, token=tokens[channel](one)) for one in ids]
+        answer = await self.client.register_devices(states)
+        assert answer.registered == n
+        return ids
+
+    async def states(self, task_id: bytes) -> dict[str, int]:
+        counts = await self.client.task_state(task_id)
+        assert sum(counts.states.values()) == counts.accepted, "not conserved"
+        return counts.states
+
+    async def until_final(self, task_id: bytes, timeout_s: float = 20.0) -> Any:
+        """The task's counts when no row is open any more."""
+        with trio.fail_after(timeout_s):
+            while True:
+                counts = await self.client.task_state(task_id)
+                assert sum(counts.states.values()) == counts.accepted, "not conserved"
+                if counts.is_final:
+                    return counts
+                await trio.sleep(0.02)
+
+    async def rows(self, task_id: bytes) -> list[tuple[str, str, int]]:
+        """(message id, state, flags) of every row."""
+        page = await self.client.task_rows(task_id, 0, 60_000)
+        names = (await self.client.welcome()).names.states
+        ids = bytes(page.message_ids)
+        return [(ids[16 * k : 16 * k + 16].hex(), names[page.state[k]], page.flags[k]) for k in range(page.n)]
+
+
+def config_table(directory: Path, simulators: dict[str, Any] | None, **over: dict[str, Any]) -> dict[str, Any]:
+    """A configuration for impatient tests; `over` lays tables over it."""
+    secret = directory / "app.secret"
+    secret.touch(mode=0o600)
+    secret.write_bytes(SECRET)
+    table: dict[str, Any] = {
+        "gateway": {"data_dir": str(directory / "data"), "drain_s": 5.0},
+        "dev": {"clock": True},
+        "rpc": {"listeners": [{"address": "tcp://127.0.0.1:0"}], "hello_timeout_s": 1.0, "frame_timeout_s": 1.0},
+        "operator": {"socket": str(directory / "operator.sock")},
+        "http": {"address": "tcp://127.0.0.1:0"},
+        "long_link": {
+            "listeners": [{"address": "tcp://127.0.0.1:0"}],
+            "handshake_timeout_s": 1.0,
+            "packet_timeout_s": 1.0,
+            "ack_timeout_s": 1.0,
+        },
+        "devices": {"devices_max": 10_000, "token_bytes_max": 4_000_000},
+        "retry": {"first_s": 0.2, "factor": 1.5, "wait_s_min": 0.1, "throttled_s": 0.5, "cap_s": 900.0},
+        "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 3.0},
+        "observe": {"log_level": "warning"},
+    }
+    for name, values in over.items():
+        table[name] = table.get(name, {}) | values
+    app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
+    table["apps"] = [app | (vendor_tables(simulators) if simulators is not None else {})]
+    return table
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Short, because socket paths are: pytest's own directories can be too long for them.
+    name = tempfile.mkdtemp(prefix="pg-")
+    yield Path(name)
+    shutil.rmtree(name, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def _simulators() -> Iterator[Simulators]:
+    directory = tempfile.mkdtemp(prefix="pg-")
+    running = Simulators(Path(directory))
+    yield running
+    running.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def simulators(_simulators: Simulators) -> Simulators:
+    """Shared by the module; empty and without faults."""
+    _simulators.reset()
+    return _simulators
+
+
+@pytest.fixture
+def own_simulators(folder: Path) -> Iterator[Simulators]:
+    """For tests that stop them."""
+    running = Simulators(folder)
+    yield running
+    running.stop()
+
+
+@contextlib.asynccontextmanager
+async def _clients(ready: dict[str, Any]) -> AsyncIterator[Gateway]:
+    async with (
+        open_trio_client(ready["rpc"][0], "shop", SECRET, timeout_s=10.0) as client,
+        open_trio_client(ready["operator"], role="operator", timeout_s=10.0) as operator,
+    ):
+        yield Gateway(ready, client, operator)
+
+
+@pytest.fixture
+def open_gateway(folder: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Gateway]]:
+    """A worker in this process for the block: `async with open_gateway(simulators.ready, rpc={...}) as gateway`."""
+
+    @contextlib.asynccontextmanager
+    async def run(simulators: dict[str, Any] | None = None, **over: dict[str, Any]) -> AsyncIterator[Gateway]:
+        file = folder / "gateway.toml"
+        file.write_text(to_toml(config_table(folder, simulators, **over)))
+        config = load(str(file))
+        config.gateway.data_dir.mkdir(exist_ok=True)
+        with (folder / "gateway.log").open("a") as lines:
+            worker = Worker(config, log=Log(stream=lines, level=Level.INFO))
+            started = trio.Event()
+            told: list[Any] = []
+
+            def on_ready(addresses: Any) -> None:
+                told.append(addresses._asdict())
+                started.set()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(worker.run, on_ready)
+                with trio.fail_after(READY_S):
+                    await started.wait()
+                async with _clients(told[0]) as gateway:
+                    gateway.worker = worker
+                    yield gateway
+                nursery.cancel_scope.cancel()
+
+    return run
+
+
+@pytest.fixture
+def serve(folder: Path) -> Iterator[Callable[..., Process]]:
+    """`pushgw serve` as a process; ended after the test."""
+    running: list[Process] = []
+
+    def start(simulators: dict[str, Any], **over: dict[str, Any]) -> Process:
+        file = folder / "gateway.toml"
+        over["observe"] = {"log_level": "info"} | over.get("observe", {})
+        file.write_text(to_toml(config_table(folder, simulators, **over)))
+        running.append(Process("gateway", "serve", "--config", str(file), "--ready-json", directory=folder))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.end()
+
+
+@pytest.fixture
+def open_clients() -> Callable[[dict[str, Any]], contextlib.AbstractAsyncContextManager[Gateway]]:
+    return _clients
+
+
+@pytest.fixture
+def new_phone() -> Callable[[bytes], Phone]:
+    return Phone
+
+
+@pytest.fixture
+def resent() -> Callable[[Sequence[tuple[str, str, int]]], set[str]]:
+    """Message ids that a receiver may see more than once: resent uncertain, handed over, or uncertain."""
+    from gateway.ledger import Flag
+
+    def of(rows: Sequence[tuple[str, str, int]]) -> set[str]:
+        marks = int(Flag.RESENT_UNCERTAIN | Flag.HANDED_OVER)
+        return {message for message, state, flags in rows if flags & marks or state == "uncertain"}
+
+    return of

@@ -1,0 +1,502 @@
+"""Bad input and faults on real sockets: named and counted, nobody else notices, and every row ends once.
+
+Issue: "Bad input and faults at this stage". The simulators are a process; the worker runs in this one, except where its
+own end is the matter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from bench.devices import mqtt
+from gateway.client.errors import CallFailed
+from gateway.content import Variant
+from gateway.core.identity import device_password
+from gateway.wire.rpc import codec, messages, proof
+from gateway.wire.rpc.framing import frame
+
+SECRET = b"the secret of the shop"
+HELLO = Variant("title", "body")
+CLOSES = "pushgw_closes_total"
+
+
+def vendor_only(**fields: Any) -> Variant:
+    return Variant("title", "body", **({"strategy": 2} | fields))
+
+
+async def read_all(stream: trio.abc.ReceiveStream, timeout_s: float = 10.0) -> bytes:
+    """Everything until the gateway closes the connection; fails when it does not."""
+    data = b""
+    with trio.fail_after(timeout_s):
+        try:
+            while chunk := await stream.receive_some(65536):
+                data += chunk
+        except trio.BrokenResourceError:
+            pass
+    return data
+
+
+def codes(data: bytes) -> list[str]:
+    """Error codes among the frames."""
+    out = []
+    while data:
+        (size,) = struct.unpack(">I", data[:4])
+        out.append(msgspec.msgpack.decode(data[4 : 4 + size]).get("code"))
+        data = data[4 + size :]
+    return [code for code in out if code]
+
+
+async def rpc(gateway: Any) -> tuple[trio.SocketStream, messages.Challenge]:
+    """A connection to the RPC that has read its challenge."""
+    stream = await trio.open_tcp_stream("127.0.0.1", gateway.rpc_port)
+    data = await stream.receive_some(65536)
+    message = codec.decode_from_server(bytes(data[4:]))
+    assert isinstance(message, messages.Challenge)
+    return stream, message
+
+
+def hello(challenge: messages.Challenge, secret: bytes) -> bytes:
+    mac = proof.client_mac(secret, challenge.nonce, bytes(32), "shop")
+    return frame(codec.encode(messages.Hello(version=1, app_key="shop", nonce=bytes(32), mac=mac)))
+
+
+async def works(gateway: Any) -> None:
+    """A real client is served at once."""
+    with trio.fail_after(5):
+        answer = await gateway.client.submit(HELLO, [os.urandom(16)])
+        assert (await gateway.until_final(answer.task_id)).states == {"dropped": 1}
+
+
+# -- RPC
+
+
+async def test_rpc_names_and_counts_what_is_wrong_and_serves_the_others(open_gateway: Callable[..., Any]) -> None:
+    async with open_gateway() as gateway:
+        # the gateway's own words per kind of bad input: bytes before a hello, bytes after one, error code
+        cases = {
+            "oversized": (struct.pack(">I", 1 << 31), "frame_too_large"),
+            "garbage": (struct.pack(">I", 64) + b"\xc1" * 64, "bad_frame"),
+            "http": (b"GET / HTTP/1.1\r\n\r\n", "frame_too_large"),
+            "half a frame": (struct.pack(">I", 64) + b"half", "bad_frame"),
+        }
+        for is_known in (False, True):
+            for name, (data, code) in cases.items():
+                stream, challenge = await rpc(gateway)
+                async with stream:
+                    if is_known:
+                        await stream.send_all(hello(challenge, SECRET))
+                        await stream.receive_some(65536)
+                    await stream.send_all(data)
+                    wanted = "not_authenticated" if name == "half a frame" and not is_known else code
+                    assert codes(await read_all(stream)) == [wanted], (name, is_known)
+                await works(gateway)
+        stream, _ = await rpc(gateway)
+        async with stream:
+            await stream.send_all(hello(_, b"wrong secret"))
+            assert codes(await read_all(stream)) == ["bad_credentials"]
+        stream, challenge = await rpc(gateway)
+        recorded = hello(challenge, SECRET)
+        async with stream:
+            await stream.send_all(recorded)
+            await stream.receive_some(65536)
+        stream, _ = await rpc(gateway)
+        async with stream:
+            await stream.send_all(recorded)
+            assert codes(await read_all(stream)) == ["bad_credentials"]
+        await works(gateway)
+        await trio.sleep(0.1)
+        metrics = await gateway.metrics()
+        closes = {labels: n for (name, labels), n in metrics.items() if name == CLOSES and n}
+        assert closes["rpc,frame_too_large"] == 4
+        assert closes["rpc,protocol_error"] == 2
+        assert closes["rpc,bad_credentials"] == 2
+        assert closes["rpc,half_frame_timeout"] == 1
+        assert closes["rpc,handshake_timeout"] == 1
+        assert metrics["pushgw_connections_open", "rpc"] == 1
+
+
+async def test_rpc_answers_an_unknown_kind_as_a_fault_of_that_request(open_gateway: Callable[..., Any]) -> None:
+    async with open_gateway() as gateway:
+        stream, challenge = await rpc(gateway)
+        async with stream:
+            await stream.send_all(hello(challenge, SECRET))
+            await stream.receive_some(65536)
+            await stream.send_all(frame(msgspec.msgpack.encode({"kind": "conquer", "id": 7})))
+            answer = await stream.receive_some(65536)
+            assert len(codes(bytes(answer))) == 1
+            await stream.send_all(frame(codec.encode(messages.Ping(id=8))))
+            told = await stream.receive_some(65536)
+            assert isinstance(codec.decode_from_server(bytes(told[4:])), messages.Pong)
+
+
+async def test_rpc_serves_a_real_client_among_many_that_say_nothing(open_gateway: Callable[..., Any]) -> None:
+    limits = {"hellos_max": 64, "connections_max": 8, "hello_timeout_s": 2.0}
+    async with open_gateway(rpc={"listeners": [{"address": "tcp://127.0.0.1:0"}]} | limits) as gateway:
+        silent = []
+        slowest = 0.0
+        for number in range(300):
+            silent.append(await trio.open_tcp_stream("127.0.0.1", gateway.rpc_port))
+            if number % 60 == 59:
+                begun = trio.current_time()
+                await works(gateway)
+                slowest = max(slowest, trio.current_time() - begun)
+        assert slowest < 1.0
+        # also somebody who comes now is served
+        async with trio.open_nursery() as nursery:
+            stream, challenge = await rpc(gateway)
+            await stream.send_all(hello(challenge, SECRET))
+            assert codes(bytes(await stream.receive_some(65536))) == []
+            for each in silent:
+                nursery.start_soon(read_all, each)
+        for each in (*silent, stream):
+            await each.aclose()
+        await trio.sleep(0.1)
+        metrics = await gateway.metrics()
+        evicted = metrics[CLOSES, "rpc,too_many_connections"]
+        assert evicted + metrics[CLOSES, "rpc,handshake_timeout"] == 300
+        assert evicted >= 300 - 64 - 1
+        assert metrics["pushgw_connections_open", "rpc"] == 1
+
+
+async def test_rpc_request_id_makes_a_submit_idempotent(open_gateway: Callable[..., Any]) -> None:
+    async with open_gateway() as gateway:
+        devices = await gateway.register(3, "")
+        first = await gateway.client.submit(HELLO, devices, request_id="order-17")
+        again = await gateway.client.submit(HELLO, devices, request_id="order-17")
+        assert (again.task_id, again.accepted) == (first.task_id, 3)
+        with pytest.raises(CallFailed) as refused:
+            await gateway.client.submit(Variant("other", "body"), devices, request_id="order-17")
+        assert refused.value.error.code == "request_id_reused"
+        metrics = await gateway.metrics()
+        assert metrics["pushgw_rows_accepted_total", "shop"] == 3
+        assert metrics["pushgw_rpc_errors_total", "request_id_reused"] == 1
+
+
+async def test_rpc_refuses_malformed_rows_and_sends_the_others(
+    open_gateway: Callable[..., Any], simulators: Any
+) -> None:
+    async with open_gateway(simulators.ready) as gateway:
+        good = await gateway.register(2)
+        to: list[Any] = [good[0], ("apns", "not hexadecimal"), good[1], ("fcm", ""), ("apns", "ab" * 32), good[0]]
+        answer = await gateway.client.submit(vendor_only(), to)
+        assert (answer.accepted, answer.refused_count, answer.duplicates) == (4, 2, 1)
+        assert [one.row for one in answer.refused] == [1, 3]
+        counts = await gateway.until_final(answer.task_id)
+        assert counts.states == {"vendor_accepted": 3, "dropped": 1}
+        assert counts.reasons == {"duplicate_target": 1}
+        # a fault of the whole content refuses all of its rows, and only those
+        variants = [Variant("fine", "b", strategy=2), Variant("t", "b", ttl_s=-1)]
+        mixed = await gateway.client.submit(variants, [*good, *good], index=[0, 1, 0, 1], allow_duplicates=True)
+        assert (mixed.accepted, [one.row for one in mixed.refused]) == (2, [1, 3])
+        assert {one.field for one in mixed.refused} == {"ttl_s"}
+        metrics = await gateway.metrics()
+        assert sum(n for (name, _), n in metrics.items() if name == "pushgw_rows_refused_total") == 4
+
+
+# -- MQTT
+
+
+async def mqtt_stream(gateway: Any) -> trio.SocketStream:
+    return await trio.open_tcp_stream("127.0.0.1", gateway.link_port)
+
+
+async def test_long_link_names_and_counts_what_is_wrong_and_serves_the_others(
+    open_gateway: Callable[..., Any], new_phone: Callable[..., Any]
+) -> None:
+    async with open_gateway() as gateway, trio.open_nursery() as nursery:
+        (device,) = await gateway.register(1, "")
+        phone = await new_phone(device).connect(gateway.link_port, nursery)
+        name = os.urandom(16).hex()
+        good = mqtt.connect(name, "shop", device_password(SECRET, name), 60)
+        cases = {
+            "oversized": b"\x10\xff\xff\xff\x7f",
+            "garbage": b"\x00\x01\x02\x03\x04",
+            "http": b"GET / HTTP/1.1\r\n\r\n",
+            "not CONNECT first": mqtt.PINGREQ,
+            "half a packet": good[:9],
+            "silence": b"",
+            "wrong password": mqtt.connect(name, "shop", "wrong", 60),
+            "unknown app": mqtt.connect(name, "nobody", device_password(SECRET, name), 60),
+            "foreign client id": mqtt.connect("anybody", "shop", device_password(SECRET, name), 60),
+            "second CONNECT": good + good,
+            "garbage later": good + b"\xf7\x00",
+            "half a packet later": good + b"\x30\x10half",
+        }
+        for data in cases.values():
+            stream = await mqtt_stream(gateway)
+            async with stream:
+                if data:
+                    await stream.send_all(data)
+                await read_all(stream, 8.0)
+            answer = await gateway.client.submit(HELLO, [device])
+            assert (await gateway.until_final(answer.task_id)).states == {"device_acked": 1}
+        assert sum(phone.received.values()) == len(phone.received) == len(cases)
+        metrics = await gateway.metrics()
+        closes = {
+            labels.removeprefix("long_link,"): int(n)
+            for (metric, labels), n in metrics.items()
+            if metric == CLOSES and labels.startswith("long_link") and n
+        }
+        assert sum(closes.values()) == len(cases)
+        assert closes["bad_credentials"] >= 1
+        assert closes["handshake_timeout"] >= 2
+        assert closes["half_frame_timeout"] >= 1
+        assert closes["protocol_error"] >= 3
+        assert set(closes) <= {
+            "bad_credentials",
+            "bad_identity",
+            "frame_too_large",
+            "half_frame_timeout",
+            "handshake_timeout",
+            "protocol_error",
+        }
+        assert metrics["pushgw_connections_open", "long_link"] == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_long_link_serves_a_phone_among_many_connections_that_say_nothing(
+    open_gateway: Callable[..., Any], new_phone: Callable[..., Any]
+) -> None:
+    limits = {"handshakes_max": 64, "handshakes_per_address_max": 64, "handshake_timeout_s": 2.0}
+    link = {"listeners": [{"address": "tcp://127.0.0.1:0"}]} | limits
+    async with open_gateway(long_link=link) as gateway, trio.open_nursery() as nursery:
+        early, late = await gateway.register(2, "")
+        phone = await new_phone(early).connect(gateway.link_port, nursery)
+        silent = []
+        for number in range(300):
+            silent.append(await mqtt_stream(gateway))
+            if number % 60 == 59:
+                answer = await gateway.client.submit(HELLO, [early])
+                assert (await gateway.until_final(answer.task_id)).states == {"device_acked": 1}
+        await trio.sleep(0.1)
+        other = await new_phone(late).connect(gateway.link_port, nursery)
+        answer = await gateway.client.submit(HELLO, [early, late])
+        assert (await gateway.until_final(answer.task_id)).states == {"device_acked": 2}
+        async with trio.open_nursery() as reading:
+            for each in silent:
+                reading.start_soon(read_all, each)
+        for each in silent:
+            await each.aclose()
+        assert (sum(phone.received.values()), sum(other.received.values())) == (6, 1)
+        metrics = await gateway.metrics()
+        ended = {labels: n for (name, labels), n in metrics.items() if name == CLOSES and labels.startswith("long_link") and n}
+        assert sum(ended.values()) == 300
+        assert set(ended) <= {"long_link,handshake_timeout", "long_link,too_many_connections"}
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_phone_that_does_not_acknowledge_passes_its_rows_to_the_vendor(
+    open_gateway: Callable[..., Any], simulators: Any, new_phone: Callable[..., Any], resent: Callable[..., Any]
+) -> None:
+    async with open_gateway(simulators.ready) as gateway, trio.open_nursery() as nursery:
+        (device,) = await gateway.register(1)
+        phone = await new_phone(device).connect(gateway.link_port, nursery)
+        phone.acknowledges = False
+        answer = await gateway.client.submit(HELLO, [device])
+        counts = await gateway.until_final(answer.task_id)
+        assert counts.states == {"vendor_accepted": 1}
+        assert counts.handed_over_unacked == 1
+        rows = await gateway.rows(answer.task_id)
+        assert resent(rows) == {rows[0][0]}
+        assert simulators.copies("apns") == {rows[0][0]: 1}
+        assert (await gateway.metrics())["pushgw_rows_handed_over_unacked_total", ""] == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_phone_that_vanishes_gets_its_rows_when_it_returns(
+    open_gateway: Callable[..., Any], new_phone: Callable[..., Any]
+) -> None:
+    async with open_gateway() as gateway, trio.open_nursery() as nursery:
+        (device,) = await gateway.register(1, "")
+        phone = await new_phone(device).connect(gateway.link_port, nursery)
+        await phone.close()
+        await trio.sleep(0.1)
+        tasks = [(await gateway.client.submit(Variant(str(n), "b"), [device])).task_id for n in range(60)]
+        again = await new_phone(device).connect(gateway.link_port, nursery)
+        for task in tasks:
+            await gateway.until_final(task)
+        assert [payload["title"] for payload in again.payloads] == [str(n) for n in range(60)]
+        assert set(again.received.values()) == {1}
+        nursery.cancel_scope.cancel()
+
+
+# -- vendors
+
+
+async def test_rows_wait_for_a_vendor_that_is_down_until_their_ttl_and_go_when_it_is_back(
+    open_gateway: Callable[..., Any], own_simulators: Any
+) -> None:
+    simulators = own_simulators
+    async with open_gateway(simulators.ready) as gateway:
+        apns, fcm = await gateway.register(20), await gateway.register(20, "fcm")
+        await trio.to_thread.run_sync(simulators.stop)
+        short = await gateway.client.submit(vendor_only(ttl_s=600), [*apns[:10], *fcm[:10]])
+        long = await gateway.client.submit(vendor_only(ttl_s=100_000), [*apns[10:], *fcm[10:]])
+        await trio.sleep(1.0)
+        for task in (short, long):
+            assert set(await gateway.states(task.task_id)) <= {"queued", "waiting", "in_flight"}
+        await gateway.operator.clock_advance(601)
+        counts = await gateway.until_final(short.task_id)
+        assert counts.states == {"expired": 20}
+        assert counts.reasons == {"vendor_unavailable": 20}
+        assert not (await gateway.client.task_state(long.task_id)).is_final
+        metrics = await gateway.metrics()
+        assert metrics[CLOSES, "vendor,connect_failed"] > 0
+        await trio.to_thread.run_sync(simulators.start)
+        await trio.to_thread.run_sync(simulators.call, "PUT", "/clock", {"advance_s": 601})
+        counts = await gateway.until_final(long.task_id, 40.0)
+        assert counts.states == {"vendor_accepted": 20}
+        rows = await gateway.rows(long.task_id)
+        found = simulators.copies("apns") + simulators.copies("fcm")
+        assert found == Counter(message for message, _, _ in rows)
+
+
+FAULTS: dict[str, list[dict[str, Any]]] = {
+    "goaway graceful": [{"kind": "goaway", "form": "graceful", "grace_ms": 50, "for_requests": 2}],
+    "goaway abrupt": [{"kind": "goaway", "form": "abrupt", "for_requests": 2}],
+    "goaway zero": [{"kind": "goaway", "form": "zero", "for_requests": 2}],
+    "goaway double": [{"kind": "goaway", "form": "double", "for_requests": 2}],
+    "reset stream": [{"kind": "reset_stream", "code": 2, "for_requests": 20}],
+    "refused stream": [{"kind": "refused_stream", "for_requests": 20}],
+    "reset socket": [{"kind": "reset_socket", "recorded": True, "for_requests": 2}],
+    "tls abort": [{"kind": "tls_abort", "recorded": False, "for_requests": 2}],
+    "429": [{"kind": "throttle", "retry_after_s": 1, "for_requests": 20}],
+    "503": [{"kind": "errors", "mix": [{"share": 1.0, "status": 503, "reason": "ServiceUnavailable"}], "for_requests": 40}],
+    "stream limit": [{"kind": "stream_limit", "limit": 1, "for_s": 1.0}],
+    "no answer": [{"kind": "no_answer", "for_requests": 5}],
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_rows_survive_a_vendor_s_fault(
+    name: str, open_gateway: Callable[..., Any], simulators: Any, resent: Callable[..., Any]
+) -> None:
+    """Conserved, each row ended once, and nobody got a second copy but for rows that say so."""
+    async with open_gateway(simulators.ready, http2={"connect_timeout_s": 2.0, "request_timeout_s": 1.5}) as gateway:
+        devices = await gateway.register(150)
+        # the connection is up and trusted before the fault
+        first = await gateway.client.submit(vendor_only(), devices[:1])
+        await gateway.until_final(first.task_id)
+        for fault in FAULTS[name]:
+            simulators.fault("apns", **fault)
+        answers = [await gateway.client.submit(vendor_only(), devices[k::3]) for k in range(3)]
+        expected: Counter[str] = Counter()
+        repeated: set[str] = set()
+        for answer in (first, *answers):
+            counts = await gateway.until_final(answer.task_id, 30.0)
+            assert counts.states == {"vendor_accepted": counts.accepted}, counts.reasons
+            rows = await gateway.rows(answer.task_id)
+            expected.update(message for message, _, _ in rows)
+            repeated |= resent(rows)
+        found = simulators.copies("apns")
+        assert set(found) == set(expected)
+        assert {message for message, copies in found.items() if copies > 1} <= repeated
+        metrics = await gateway.metrics()
+        assert metrics["pushgw_rows_not_conserved", ""] == 0
+        assert sum(n for (metric, _), n in metrics.items() if metric == "pushgw_rows_open") == 0
+        # every attempt had one verdict: what was resent is what was not accepted
+        verdicts = {
+            labels.split(",")[1]: n for (metric, labels), n in metrics.items() if metric == "pushgw_verdicts_total" and n
+        }
+        assert verdicts["accepted"] == 151
+        if name in ("reset stream", "no answer"):
+            assert verdicts["uncertain"] > 0
+            assert len(repeated) > 0
+        if name == "429":
+            assert verdicts["throttled"] > 0
+        if name == "503":
+            assert verdicts["unavailable"] > 0
+        if name in ("goaway zero", "refused stream", "goaway graceful", "429", "503"):
+            assert repeated == set()
+        if name.startswith("goaway"):
+            assert metrics[CLOSES, "vendor,goaway"] > 0
+
+
+async def test_rows_of_dead_tokens_fail_and_the_others_go_on(
+    open_gateway: Callable[..., Any], simulators: Any
+) -> None:
+    async with open_gateway(simulators.ready) as gateway:
+        devices = await gateway.register(60)
+        dead = devices[::3]
+        simulators.call(
+            "PUT", "/tokens", {"simulator": "apns", "fate": "Unregistered", "tokens": [one.hex() * 2 for one in dead]}
+        )
+        answer = await gateway.client.submit(vendor_only(), devices)
+        counts = await gateway.until_final(answer.task_id)
+        assert counts.states == {"vendor_accepted": 40, "failed": 20}
+        assert counts.reasons == {"token_dead": 20}
+        assert len(simulators.copies("apns")) == 40
+        again = await gateway.client.submit(vendor_only(), devices)
+        assert (await gateway.until_final(again.task_id)).states["vendor_accepted"] == 40
+
+
+# -- the end
+
+
+async def test_sigterm_drains_what_is_in_flight_and_reports_the_rest(
+    serve: Callable[..., Any], open_clients: Callable[..., Any], simulators: Any
+) -> None:
+    process = await trio.to_thread.run_sync(serve, simulators.ready)
+    async with open_clients(process.ready) as gateway:
+        devices = await gateway.register(30)
+        away = await gateway.register(5, "", first=100)
+        first = await gateway.client.submit(vendor_only(), devices[:1])
+        await gateway.until_final(first.task_id)
+        simulators.fault("apns", "latency", distribution="fixed", ms=1500, for_s=20)
+        answer = await gateway.client.submit(vendor_only(), devices)
+        held = await gateway.client.submit(HELLO, away)
+        with trio.fail_after(10):
+            while (await gateway.states(answer.task_id)).get("in_flight", 0) < 30:
+                await trio.sleep(0.02)
+        assert await gateway.states(held.task_id) == {"held": 5}
+        begun = time.monotonic()
+        process.signal(signal.SIGTERM)
+        stream = None
+        with trio.move_on_after(1):
+            stream = await trio.open_tcp_stream("127.0.0.1", gateway.rpc_port)
+            assert await stream.receive_some(1) in (b"", b"\x00")
+        if stream is not None:
+            await stream.aclose()
+    code = await trio.to_thread.run_sync(process.wait)
+    took_s = time.monotonic() - begun
+    assert code == 0
+    assert 0.5 < took_s < 8
+    # what was in flight got its answers
+    assert len(simulators.copies("apns")) == 31
+    lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
+    (stopped,) = [line for line in lines if line["event"] == "stopped"]
+    assert stopped["rows_open"] == {"queued": 0, "held": 5, "in_flight": 0, "waiting": 0}
+
+
+async def test_sigterm_ends_within_its_budget_whatever_the_vendor_does(
+    serve: Callable[..., Any], open_clients: Callable[..., Any], simulators: Any
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(simulators.ready, gateway={"drain_s": 1.0}))
+    async with open_clients(process.ready) as gateway:
+        devices = await gateway.register(20)
+        first = await gateway.client.submit(vendor_only(), devices[:1])
+        await gateway.until_final(first.task_id)
+        simulators.fault("apns", "no_answer", for_s=30)
+        answer = await gateway.client.submit(vendor_only(), devices)
+        with trio.fail_after(10):
+            while (await gateway.states(answer.task_id)).get("in_flight", 0) < 20:
+                await trio.sleep(0.02)
+        begun = time.monotonic()
+        process.signal(signal.SIGTERM)
+    code = await trio.to_thread.run_sync(process.wait)
+    assert code == 0
+    assert time.monotonic() - begun < 5
+    lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
+    (stopped,) = [line for line in lines if line["event"] == "stopped"]
+    assert sum(stopped["rows_open"].values()) == 20

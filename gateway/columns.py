@@ -37,20 +37,35 @@ class TextColumn:
     """n byte strings as one blob: row i is `blob[offsets[i]:offsets[i + 1]]`. Immutable by convention.
 
     blob: bytes, owned. offsets: (n + 1,) uint32, not decreasing, last = len(blob).
+
+    A column made from rows keeps them and joins the blob when somebody asks for it: rendered bodies are made row by row
+    and written row by row, and nobody ever does.
     """
 
-    __slots__ = ("blob", "offsets")
+    __slots__ = ("_blob", "_rows", "offsets")
 
     def __init__(self, blob: bytes, offsets: U32) -> None:
-        self.blob = blob
+        self._blob: bytes | None = blob
+        self._rows: Sequence[bytes] | None = None
         self.offsets = offsets
+
+    @property
+    def blob(self) -> bytes:
+        blob = self._blob
+        if blob is None:
+            assert self._rows is not None
+            blob = self._blob = b"".join(self._rows)
+            self._rows = None
+        return blob
 
     @classmethod
     def from_rows(cls, rows: Sequence[bytes]) -> TextColumn:
         offsets = np.zeros(len(rows) + 1, np.uint32)
         if rows:
             np.cumsum(np.fromiter(map(len, rows), np.uint32, len(rows)), out=offsets[1:])
-        return cls(b"".join(rows), offsets)
+        column = cls(b"", offsets)
+        column._blob, column._rows = None, rows
+        return column
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> TextColumn:
@@ -72,10 +87,14 @@ class TextColumn:
         return len(self.offsets) - 1
 
     def row(self, index: int) -> bytes:
+        if self._rows is not None:
+            return self._rows[index]
         return self.blob[self.offsets[index] : self.offsets[index + 1]]
 
     def rows(self) -> list[bytes]:
         """Every row as its own bytes: the short loop over texts that the hot path allows."""
+        if self._rows is not None:
+            return list(self._rows)
         blob = self.blob
         ends = self.offsets.tolist()
         return [blob[a:b] for a, b in itertools.pairwise(ends)]
@@ -111,7 +130,7 @@ class TextColumn:
         return np.frombuffer(self.blob, np.uint8).reshape(len(self), width)
 
     def __repr__(self) -> str:
-        return f"<TextColumn of {len(self)} rows, {len(self.blob)} bytes>"
+        return f"<TextColumn of {len(self)} rows, {int(self.offsets[-1])} bytes>"
 
 
 #: One part of a byte string per row: the same bytes for all, a fixed-width column, or a ragged one.
@@ -174,6 +193,8 @@ def piece_rows(piece: Piece, start: int, stop: int) -> list[bytes]:
     if isinstance(piece, bytes):
         return [piece] * (stop - start)
     if isinstance(piece, TextColumn):
+        if piece._rows is not None:
+            return list(piece._rows[start:stop])
         blob = piece.blob
         ends = piece.offsets[start : stop + 1].tolist()
         return [blob[a:b] for a, b in itertools.pairwise(ends)]

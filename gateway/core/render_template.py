@@ -21,11 +21,12 @@ from gateway.core.truncate import measure_rows, shorten_plain
 from gateway.ledger import Reason
 from gateway.vendor import FieldLimit, TemplateParts
 
-#: The values of one slot: the same for all rows, or one per row.
 #: With less room than this for the body the title may have to give way too: `fit` decides.
 _BODY_BYTES_MIN = 64
-
+#: The values of one slot: the same for all rows, or one per row.
 _Values: TypeAlias = bytes | list[bytes]
+#: Slot name -> its values. A text is several: its constants and variables in turn, never joined by itself.
+_Slots: TypeAlias = dict[str, list[_Values]]
 
 
 def render_template(group: Group, variant: Variant, template: Compiled) -> None:
@@ -54,50 +55,58 @@ def render_template(group: Group, variant: Variant, template: Compiled) -> None:
         group.add(template, row_pieces, (TextColumn.from_rows(bodies),), truncated)
 
 
-def _slot_values(
-    group: Group, variant: Variant, template: Compiled, row_pieces: dict[str, Piece]
-) -> dict[str, _Values]:
+def _slot_values(group: Group, variant: Variant, template: Compiled, row_pieces: dict[str, Piece]) -> _Slots:
     """Slot name -> its values, ready to stand inside a JSON string. Each variable column is gathered once."""
     burst, n = group.burst, len(group.positions)
-    values: dict[str, _Values] = {}
+    values: _Slots = {}
 
     def value_of(name: str) -> _Values:
         if name not in values:
             if name in ROW_SLOTS:
-                values[name] = piece_rows(row_pieces[name], 0, n)
+                values[name] = [piece_rows(row_pieces[name], 0, n)]
             elif burst.has_variable(name):
-                values[name] = escape_rows(burst.variable_rows(name, group.positions))
+                values[name] = [escape_rows(burst.variable_rows(name, group.positions))]
             else:
-                values[name] = burst.constant(name, variant, in_json=True)
-        return values[name]
+                values[name] = [burst.constant(name, variant, in_json=True)]
+        return values[name][0]
 
     for name, _ in template.body_slots:
         value_of(name)
     for field, text in (("title", variant.title), ("body", variant.body)):
-        parts = [
+        values[field] = [
             value_of(f"var:{part}") if index % 2 else json_escape(part.encode())
             for index, part in enumerate(template_parts(text))
         ]
-        filled = [part for part in parts if part != b""]
-        values[field] = filled[0] if len(filled) == 1 else _join(filled, n)
     return values
 
 
-def _join_parts(parts: TemplateParts, values: dict[str, _Values], n: int) -> list[bytes]:
-    return _join([part if isinstance(part, bytes) else values[part.name] for part in parts], n)
-
-
-def _join(columns: list[_Values], n: int) -> list[bytes]:
-    """One bytes per row; n rows."""
+def _join_parts(parts: TemplateParts, values: _Slots, n: int) -> list[bytes]:
+    """One bytes per row; n rows. One join per row over all parts, neighbouring constants made one before."""
+    columns: list[_Values] = []
+    for part in parts:
+        for column in [part] if isinstance(part, bytes) else values[part.name]:
+            last = columns[-1] if columns else None
+            if isinstance(column, bytes) and isinstance(last, bytes):
+                columns[-1] = last + column
+            elif column != b"":
+                columns.append(column)
     rows: list[Iterable[bytes]] = [repeat(column, n) if isinstance(column, bytes) else column for column in columns]
     return list(map(b"".join, zip(*rows, strict=True))) if rows else [b""] * n
 
 
+def _row_of(values: _Slots, index: int) -> dict[str, bytes]:
+    """The values of one row, each in one piece."""
+    return {
+        name: b"".join([column if isinstance(column, bytes) else column[index] for column in columns])
+        for name, columns in values.items()
+    }
+
+
 def _refit(
-    group: Group, variant: Variant, template: Compiled, values: dict[str, _Values], bodies: list[bytes], index: int
+    group: Group, variant: Variant, template: Compiled, values: _Slots, bodies: list[bytes], index: int
 ) -> TooLong | None:
     """The body of one over-long row is replaced by one that fits; or why it cannot be."""
-    row = {name: value if isinstance(value, bytes) else value[index] for name, value in values.items()}
+    row = _row_of(values, index)
     if not _cut_body(group, variant, template, row, len(bodies[index])):
         fault = _fit_texts(group, variant, template, row, len(bodies[index]), int(group.positions[index]))
         if fault is not None:

@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRET = b"the secret of the shop"
 #: Seconds for a process to say that it is ready: imports on a busy machine.
 READY_S = 60.0
-_SAMPLE = re.compile(r'^([a-z_]+)(?:\{(.*)\})? ([0-9.e+-]+)$')
+_SAMPLE = re.compile(r"^([a-z_]+)(?:\{(.*)\})? ([0-9.e+-]+)$")
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -123,7 +123,9 @@ class Simulators:
             response = connection.getresponse()
             text = response.read().decode()
             assert response.status == 200, text
-            return [json.loads(line) for line in text.splitlines()] if path.startswith("/received") else json.loads(text)
+            return (
+                [json.loads(line) for line in text.splitlines()] if path.startswith("/received") else json.loads(text)
+            )
         finally:
             connection.close()
 
@@ -133,7 +135,10 @@ class Simulators:
     def copies(self, simulator: str) -> Counter[str]:
         """Message id -> copies that the simulator has recorded."""
         return Counter(
-            {row["message_id"].replace("-", ""): row["copies"] for row in self.call("GET", f"/received?simulator={simulator}")}
+            {
+                row["message_id"].replace("-", ""): row["copies"]
+                for row in self.call("GET", f"/received?simulator={simulator}")
+            }
         )
 
     def reset(self) -> None:
@@ -236,7 +241,11 @@ class Gateway:
     async def register(self, n: int, channel: str = "apns", *, first: int = 0) -> list[bytes]:
         """n devices of that channel ("": long link only); returns their ids."""
         ids = [os.urandom(8) + number.to_bytes(8, "big") for number in range(first, first + n)]
-        tokens = {"apns": lambda one: one.hex() * 2, "fcm": lambda one: "fcm-token-" + one.hex() * 3, "": lambda one: ""}
+        tokens = {
+            "apns": lambda one: one.hex() * 2,
+            "fcm": lambda one: "fcm-token-" + one.hex() * 3,
+            "": lambda one: "",
+        }
         states = [DeviceState(device_id=one, channel=channel, token=tokens[channel](one)) for one in ids]
         answer = await self.client.register_devices(states)
         assert answer.registered == n

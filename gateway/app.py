@@ -66,7 +66,7 @@ from gateway.core.render import Renderer
 from gateway.core.segments import HashKey
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, Channel, State
-from gateway.net.tls import client_context, open_tls_stream
+from gateway.net.tls import TlsSessions, client_context, open_tls_stream
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -223,7 +223,12 @@ class Worker:
         )
         host, port = vendor.authority()
         open_stream = functools.partial(
-            open_tls_stream, host, port, context, connect_timeout_s=config.http2.connect_timeout_s
+            open_tls_stream,
+            host,
+            port,
+            context,
+            connect_timeout_s=config.http2.connect_timeout_s,
+            sessions=TlsSessions(),
         )
         pool = VendorPool(
             open_connection=functools.partial(self._open_connection, open_stream),

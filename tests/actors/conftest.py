@@ -1,4 +1,5 @@
-"""A small world for actor tests: real home, device table, inbox store, renderers and vendors; twins only for the ends.
+"""A small world, long because all actor tests share it. Real are home, device table, stores, renderers and vendors;
+twins stand only at the ends.
 
 `SocketsTwin` stands for the long link's sockets, `ConnectionTwin` for one connection to a vendor. Both do what the real
 one promises in its docstring, and the test plays the far end.
@@ -335,38 +336,58 @@ class World:
         self.pools: dict[Channel, VendorPool] = {}
         self.credentials: dict[Channel, CredentialTwin] = {}
         self.lanes: dict[LaneKey, LaneActor] = {}
+        default_policy = RetryPolicy(first_s=1.0, jitter=0.0, throttle_s=5.0, cap_s=60.0, wait_s_min=0.5)
         for channel in (Channel.APNS, Channel.FCM):
-            twin = self.vendors[channel] = VendorTwin()
-            pool = self.pools[channel] = VendorPool(
-                open_connection=twin.open,
+            self._add_vendor(
+                channel,
                 connections_max=connections_max,
-                idle_s=3600.0,
-                clock=self.clock,
-                observer=PoolCounts(self.metrics, self.log),
+                bucket=TokenBucket(rate_per_s, burst, now=self.clock.monotonic()),
+                lane_rows_max=lane_rows_max,
+                burst_rows_max=burst_rows_max,
+                policy=policy or default_policy,
             )
-            credential = self.credentials[channel] = CredentialTwin()
-            bucket = TokenBucket(rate_per_s, burst, now=self.clock.monotonic())
-            vendor = make_vendor(channel)
-            for class_ in Class:
-                key = LaneKey(0, channel, class_)
-                self.lanes[key] = LaneActor(
-                    lane=Lane(key, bucket, rows_max=lane_rows_max),
-                    vendor=vendor,
-                    pool=pool,
-                    renderer=LaneRenderer(renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel),
-                    credentials=credential,
-                    home=self.home,
-                    router=self.router,
-                    policy=policy or RetryPolicy(first_s=1.0, jitter=0.0, throttle_s=5.0, cap_s=60.0, wait_s_min=0.5),
-                    clock=self.clock,
-                    observer=LaneCounts(self.metrics, self.log, channel),
-                    burst_rows_max=burst_rows_max,
-                    step_s_max=10.0,
-                    request_timeout_s=30.0,
-                )
         self.router.connect(self.lanes)
         self.apns, self.fcm = self.vendors[Channel.APNS], self.vendors[Channel.FCM]
         self._fds = 100
+
+    def _add_vendor(
+        self,
+        channel: Channel,
+        *,
+        connections_max: int,
+        bucket: TokenBucket,
+        lane_rows_max: int,
+        burst_rows_max: int,
+        policy: RetryPolicy,
+    ) -> None:
+        """Pool and lanes of one vendor of app 0."""
+        twin = self.vendors[channel] = VendorTwin()
+        pool = self.pools[channel] = VendorPool(
+            open_connection=twin.open,
+            connections_max=connections_max,
+            idle_s=3600.0,
+            clock=self.clock,
+            observer=PoolCounts(self.metrics, self.log),
+        )
+        credential = self.credentials[channel] = CredentialTwin()
+        vendor = make_vendor(channel)
+        for class_ in Class:
+            key = LaneKey(0, channel, class_)
+            self.lanes[key] = LaneActor(
+                lane=Lane(key, bucket, rows_max=lane_rows_max),
+                vendor=vendor,
+                pool=pool,
+                renderer=LaneRenderer(renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel),
+                credentials=credential,
+                home=self.home,
+                router=self.router,
+                policy=policy,
+                clock=self.clock,
+                observer=LaneCounts(self.metrics, self.log, channel),
+                burst_rows_max=burst_rows_max,
+                step_s_max=10.0,
+                request_timeout_s=30.0,
+            )
 
     def lane(self, channel: Channel = Channel.APNS, class_: Class = Class.SYSTEM) -> LaneActor:
         return self.lanes[LaneKey(0, channel, class_)]

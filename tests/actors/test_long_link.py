@@ -1,4 +1,4 @@
-"""The long link over real sockets, one bench of sockets for all of it, hence longer than a file should be.
+"""The long link over real sockets; long because one bench of sockets serves all of it and files cannot share it.
 
 Sessions, deliveries and reports are driven step by step with a clock set by hand; the last part runs the task on trio.
 """

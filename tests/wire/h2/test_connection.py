@@ -509,55 +509,6 @@ def test_silence_is_asked_by_ping_and_ends_the_connection(open_dialogue) -> None
     assert (terminated.reason, terminated.uncertain.tolist()) == (CloseReason.LIVENESS_TIMEOUT, [0])
 
 
-def test_settings_not_acknowledged_in_time_end_the_connection(open_dialogue) -> None:
-    dialogue = open_dialogue(is_settled=False, settings_timeout_s=40, ping_idle_s=100)
-    dialogue.feed(settings_frame({}))
-    dialogue.send(1)
-    dialogue.sent()
-    assert dialogue.connection.next_deadline() == 40.0
-    assert dialogue.connection.on_deadline(39.0) == []
-    terminated = only(dialogue.connection.on_deadline(40.0), Terminated)
-    assert (terminated.reason, terminated.error_code) == (CloseReason.LIVENESS_TIMEOUT, ErrorCode.SETTINGS_TIMEOUT)
-    assert terminated.uncertain.tolist() == [0]
-    (goodbye,) = dialogue.sent()
-    assert goodbye.payload[4:8] == bytes([0, 0, 0, ErrorCode.SETTINGS_TIMEOUT])
-
-
-def test_acknowledged_settings_have_no_deadline(open_dialogue) -> None:
-    dialogue = open_dialogue(is_settled=False, settings_timeout_s=40, ping_idle_s=100)
-    dialogue.feed(settings_frame({}) + frame(FrameType.SETTINGS, ACK, 0))
-    assert dialogue.connection.next_deadline() == 101.0
-    assert dialogue.connection.on_deadline(41.0) == []
-
-
-def test_capacity_is_none_until_a_row_that_was_left_behind_would_fit(open_dialogue) -> None:
-    dialogue = open_dialogue()
-    assert dialogue.send(3, (b"a" * 30_000,)) == 2
-    assert dialogue.connection.capacity() == 0
-    dialogue.feed(window_update(0, 30_000 - 5_535 - 1))
-    assert dialogue.connection.capacity() == 0
-    dialogue.feed(window_update(0, 1))
-    assert dialogue.connection.capacity() == 998
-    assert dialogue.send(1, (b"a" * 30_000,)) == 1
-
-
-def test_row_goes_as_an_upload_when_no_credit_can_be_expected(open_dialogue) -> None:
-    """A peer that gives credit late must not leave us waiting with nothing under way."""
-    dialogue = open_dialogue()
-    assert dialogue.send(2, (b"a" * 30_000,)) == 2
-    assert dialogue.send(1, (b"a" * 10_000,)) == 0
-    assert dialogue.connection.capacity() == 0
-    dialogue.sent()
-    dialogue.feed(dialogue.head(1) + dialogue.head(3))
-    assert dialogue.connection.capacity() == 1000
-    assert dialogue.send(1, (b"a" * 10_000,)) == 1
-    (_, data) = dialogue.sent()
-    assert (len(data.payload), data.flags) == (5_535, 0)
-    dialogue.feed(window_update(0, 60_000))
-    (rest,) = dialogue.sent()
-    assert (len(rest.payload), rest.flags) == (4_465, END_STREAM)
-
-
 def test_ping_of_the_peer_is_answered(open_dialogue) -> None:
     dialogue = open_dialogue()
     dialogue.feed(ping(b"abcdefgh", is_ack=False))

@@ -422,6 +422,16 @@ class LaneActor:
         for number, indexes, places in split_by_burst(tags):
             flight = self._bursts[number]
             page, burst = flight.page, flight.burst
+            if not answers and len(places) == len(flight.rows) and not verdicts.any():
+                # The whole burst at once, and all of it accepted: no row need be picked out.
+                burst.answered[:] = max(1, int((now - burst.issued) * 1000))
+                burst.verdicts[:] = Verdict.ACCEPTED
+                self._observer.answered(page, burst.verdicts, now - burst.issued)
+                self._forget(number, flight, len(places))
+                self._home.move(
+                    page, flight.rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel
+                )
+                continue
             rows = flight.rows[places]
             burst.answered[places] = max(1, int((now - burst.issued) * 1000))
             burst.verdicts[places] = verdicts[indexes]

@@ -66,7 +66,9 @@ def publish_packets(
         out = np.empty((n, width), np.uint8)
         fill(out, 0, (head, *topics, *middle, *payload), 0, n)
         return out
-    return join((_heads(first, topics, len(middle) * 2, payload, n), *topics, *middle, *payload), 0, n)
+    topic_lengths: I64 = pieces_lengths(topics, n)
+    rest_lengths: I64 = pieces_lengths(payload, n) + len(middle) * 2
+    return join((_heads(first, topic_lengths, rest_lengths), *topics, *middle, *payload), 0, n)
 
 
 def _head(first: int, topic_bytes: int, rest_bytes: int) -> bytes:
@@ -79,10 +81,19 @@ def _head(first: int, topic_bytes: int, rest_bytes: int) -> bytes:
     return bytes((first,)) + encode_remaining_length(remaining) + topic_bytes.to_bytes(2, "big")
 
 
-def _heads(first: int, topics: Pieces, id_bytes: int, payload: Pieces, n: int) -> TextColumn:
-    """Heads of rows of different length: encoded once per distinct pair of lengths."""
-    topic_lengths: I64 = pieces_lengths(topics, n)
-    rest_lengths: I64 = pieces_lengths(payload, n) + id_bytes
+def _heads(first: int, topic_lengths: I64, rest_lengths: I64) -> U8 | TextColumn:
+    """Heads of rows of different length: columns where all remaining lengths take two bytes, as nearly all do, else
+    encoded once per distinct pair of lengths."""
+    remaining = 2 + topic_lengths + rest_lengths
+    if len(remaining) and int(remaining.min()) >= 1 << 7 and int(remaining.max()) < 1 << 14:
+        out = np.empty((len(remaining), 5), np.uint8)
+        out[:, 0] = first
+        # MQTT 3.1.1 section 2.2.3: seven bits a byte, the lowest first, the top bit says that more follow.
+        out[:, 1] = remaining & 0x7F | 0x80
+        out[:, 2] = remaining >> 7
+        out[:, 3] = topic_lengths >> 8
+        out[:, 4] = topic_lengths & 0xFF
+        return out
     known: dict[tuple[int, int], bytes] = {}
     heads: list[bytes] = []
     for lengths in zip(topic_lengths.tolist(), rest_lengths.tolist(), strict=True):

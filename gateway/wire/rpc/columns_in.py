@@ -9,12 +9,12 @@ whoever views them as wider words.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 
 from gateway.batch import RowFault
-from gateway.columns import U8, U32, Bool, TextColumn, utf8_good_rows
+from gateway.columns import U8, U32, Bool, TextColumn, drained, utf8_good_rows_in_steps
 from gateway.content import Fault
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import Texts
@@ -106,9 +106,16 @@ class Refusals:
 
 def check_texts(field: str, column: TextColumn, bytes_max: int, refusals: Refusals) -> None:
     """Rows that are not UTF-8, hold a NUL or are too long are refused. One validation of the whole blob."""
+    drained(check_texts_in_steps(field, column, bytes_max, refusals))
+
+
+def check_texts_in_steps(
+    field: str, column: TextColumn, bytes_max: int, refusals: Refusals
+) -> Generator[None, None, None]:
+    """`check_texts`, interrupted every half megabyte."""
     blob = column.blob
     if not blob.isascii():
-        good = utf8_good_rows(column)
+        good = yield from utf8_good_rows_in_steps(column)
         if not good.all():
             refusals.refuse(~good, Fault(field, f"{field} is not UTF-8"))
     if b"\x00" in blob:

@@ -17,14 +17,14 @@ import msgspec
 import numpy as np
 
 from gateway.batch import RowFault, Submission
-from gateway.columns import U8, U16, U32, TextColumn
+from gateway.columns import U8, U16, U32, TextColumn, drained
 from gateway.content import Fault, Variant, check_variant, variable_names
 from gateway.ledger import VENDOR_CHANNELS
 from gateway.wire.rpc import codec
 from gateway.wire.rpc.columns_in import (
     Refusals,
     byte_column,
-    check_texts,
+    check_texts_in_steps,
     id_column,
     index_column,
     text_column,
@@ -84,13 +84,7 @@ def check_submit(
     content_faults: position -> fault of contents that could not be read (codec.Mended).
     submission.faults lists at most limits.refused_rows_max rows; submit.n - submission.n is the true count.
     """
-    steps = check_submit_in_steps(submit, check_tokens, limits, content_faults)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            checked: Submission = done.value
-            return checked
+    return drained(check_submit_in_steps(submit, check_tokens, limits, content_faults))
 
 
 def check_submit_in_steps(
@@ -116,7 +110,7 @@ def check_submit_in_steps(
             yield
             field = f"variables.{name}"
             variables[name] = text_column(field, texts, n)
-            check_texts(field, variables[name], limits.variable_bytes_max, refusals)
+            yield from check_texts_in_steps(field, variables[name], limits.variable_bytes_max, refusals)
         yield
     variants = submit.contents
     if any(variant.raw is not None for variant in variants):

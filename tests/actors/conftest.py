@@ -43,7 +43,7 @@ from gateway.core.render import Renderer
 from gateway.core.retry import RetryPolicy
 from gateway.core.segments import HashKey
 from gateway.errors import CloseReason
-from gateway.ledger import Channel, LedgerPage, Reason, State
+from gateway.ledger import NO_VERDICT, Channel, LedgerPage, Reason, State
 from gateway.observe.counting import HomeCounts, LaneCounts, OwnerCounts, PoolCounts, RouterCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
@@ -525,6 +525,22 @@ class World:
     @staticmethod
     def reasons(page: LedgerPage) -> list[str]:
         return [Reason(code).name.lower() for code in page.reason.tolist()]
+
+    @staticmethod
+    def verdicts(page: LedgerPage) -> list[tuple[int, list[int], list[int]]]:
+        """(attempt, rows, verdicts) per burst."""
+        return [(burst.attempt, burst.rows.tolist(), burst.verdicts.tolist()) for burst in page.bursts]
+
+    @staticmethod
+    def assert_one_verdict_per_attempt(page: LedgerPage) -> None:
+        """Rows that were surely not processed have no verdict; all other attempts have one, and are counted."""
+        attempts = Counter(
+            row
+            for burst in page.bursts
+            for row, verdict in zip(burst.rows.tolist(), burst.verdicts.tolist(), strict=True)
+            if verdict != NO_VERDICT
+        )
+        assert {row: attempts[row] for row in range(page.n)} == dict(enumerate(page.attempts.tolist()))
 
 
 class RpcPeer:

@@ -16,29 +16,13 @@ from gateway.clock import DevelopmentClock
 from gateway.content import Class, Variant
 from gateway.core.retry import RetryPolicy
 from gateway.errors import CloseReason
-from gateway.ledger import NO_VERDICT, Channel, Flag, Reason, State
+from gateway.ledger import Channel, Flag, Reason, State
 from gateway.verdict import Verdict
 from gateway.wire.h2.events import Refused, RefusedWhy, Reset, TimedOut
 
 
 def content(**fields: Any) -> Variant:
     return Variant("title", "body", **{"strategy": 2} | fields)
-
-
-def verdicts(page: Any) -> list[tuple[int, list[int], list[int]]]:
-    """(attempt, rows, verdicts) per burst."""
-    return [(burst.attempt, burst.rows.tolist(), burst.verdicts.tolist()) for burst in page.bursts]
-
-
-def assert_one_verdict_per_attempt(page: Any) -> None:
-    """Rows that were surely not processed have no verdict; all other attempts have one, and attempts are counted."""
-    attempts = Counter(
-        row
-        for burst in page.bursts
-        for row, verdict in zip(burst.rows.tolist(), burst.verdicts.tolist(), strict=True)
-        if verdict != NO_VERDICT
-    )
-    assert {row: attempts[row] for row in range(page.n)} == dict(enumerate(page.attempts.tolist()))
 
 
 # -- what goes out
@@ -63,7 +47,7 @@ async def test_lane_sends_what_the_renderer_made_of_its_rows(
     assert (page.token_hashes != 0).all()
     world.apns.last.answer(n=3)
     assert world.states(page) == {"vendor_accepted": 3}
-    assert_one_verdict_per_attempt(page)
+    world.assert_one_verdict_per_attempt(page)
     assert world.lane().is_idle
 
 
@@ -81,7 +65,7 @@ async def test_lane_sends_no_more_at_once_than_a_connection_takes(
         sent.append(len(world.apns.requests()))
     assert sent == [7, 14, 20, 20]
     assert world.states(page) == {"vendor_accepted": 20}
-    assert_one_verdict_per_attempt(page)
+    world.assert_one_verdict_per_attempt(page)
 
 
 async def test_lane_lets_through_what_its_bucket_allows(
@@ -243,7 +227,7 @@ async def test_lane_ends_or_keeps_a_row_by_its_answer(
     world.apns.last.answer()
     assert world.states(page) == {"vendor_accepted": 2, state: 1}
     assert world.reasons(page)[1] == reason
-    assert_one_verdict_per_attempt(page)
+    world.assert_one_verdict_per_attempt(page)
     if name is not None:
         assert page.bursts[0].names[1] == name
         assert world.metrics.verdict_names.value(Channel.APNS, name) == 1
@@ -268,7 +252,7 @@ async def test_lane_treats_an_attempt_without_answer_as_uncertain(
     await world.settle()
     assert world.states(page) == ({"waiting": 2} if resends else {"uncertain": 2})
     assert world.reasons(page) == ["no_answer"] * 2
-    assert verdicts(page) == [(1, [0, 1], [Verdict.UNCERTAIN] * 2)]
+    assert world.verdicts(page) == [(1, [0, 1], [Verdict.UNCERTAIN] * 2)]
     await world.wait(2)
     if resends:
         assert (page.flags & Flag.RESENT_UNCERTAIN).all()
@@ -279,7 +263,7 @@ async def test_lane_treats_an_attempt_without_answer_as_uncertain(
     else:
         assert len(world.apns.requests()) == 2
         assert world.metrics.rows_uncertain.value(Channel.APNS) == 2
-    assert_one_verdict_per_attempt(page)
+    world.assert_one_verdict_per_attempt(page)
 
 
 async def test_lane_sends_rows_again_that_were_surely_not_processed_and_counts_no_attempt(
@@ -298,7 +282,7 @@ async def test_lane_sends_rows_again_that_were_surely_not_processed_and_counts_n
     assert page.attempts.tolist() == [1] * 4
     world.apns.last.answer(n=len(world.apns.last.open))
     assert world.states(page) == {"vendor_accepted": 4}
-    assert_one_verdict_per_attempt(page)
+    world.assert_one_verdict_per_attempt(page)
 
 
 async def test_lane_takes_an_event_that_names_rows_of_many_bursts_and_pages(
@@ -318,7 +302,7 @@ async def test_lane_takes_an_event_that_names_rows_of_many_bursts_and_pages(
     ended = Counter()
     for page in pages:
         ended.update(world.states(page))
-        assert_one_verdict_per_attempt(page)
+        world.assert_one_verdict_per_attempt(page)
     assert sum(ended.values()) == 30
     assert set(ended) <= {"vendor_accepted", "failed"}
     assert world.lane().is_idle
@@ -346,7 +330,7 @@ async def test_lane_retries_with_backoff_until_the_attempts_are_used_up(
     world.apns.last.answer(429, b'{"reason":"TooManyRequests"}')
     assert world.states(page) == {"failed": 1}
     assert world.reasons(page) == ["attempts_used_up"]
-    assert_one_verdict_per_attempt(page)
+    world.assert_one_verdict_per_attempt(page)
 
 
 async def test_lane_waits_as_long_as_retry_after_says(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,27 +13,11 @@ import trio.testing
 from gateway.content import Variant
 from gateway.core.retry import RetryPolicy
 from gateway.errors import CloseReason
-from gateway.ledger import NO_VERDICT, Channel
+from gateway.ledger import Channel
 
 
 def content(**fields: Any) -> Variant:
     return Variant("title", "body", **{"strategy": 2} | fields)
-
-
-def verdicts(page: Any) -> list[tuple[int, list[int], list[int]]]:
-    """(attempt, rows, verdicts) per burst."""
-    return [(burst.attempt, burst.rows.tolist(), burst.verdicts.tolist()) for burst in page.bursts]
-
-
-def assert_one_verdict_per_attempt(page: Any) -> None:
-    """Rows that were surely not processed have no verdict; all other attempts have one, and attempts are counted."""
-    attempts = Counter(
-        row
-        for burst in page.bursts
-        for row, verdict in zip(burst.rows.tolist(), burst.verdicts.tolist(), strict=True)
-        if verdict != NO_VERDICT
-    )
-    assert {row: attempts[row] for row in range(page.n)} == dict(enumerate(page.attempts.tolist()))
 
 
 # -- gates
@@ -107,7 +90,7 @@ async def test_lane_has_a_refused_credential_replaced_and_tries_once_more(
     world.apns.last.answer(403, b'{"reason":"MissingProviderToken"}', n=2)
     assert world.states(page) == {"vendor_accepted": 1, "failed": 2}
     assert world.reasons(page)[1:] == ["credential_refused"] * 2
-    assert_one_verdict_per_attempt(page)
+    world.assert_one_verdict_per_attempt(page)
 
 
 async def test_lane_names_the_credential_that_was_refused_not_the_one_that_followed_it(
@@ -240,7 +223,7 @@ async def test_lane_cancelled_at_any_checkpoint_loses_and_repeats_nothing(
         await world.settle()
     assert world.states(page) == {"vendor_accepted": 12}
     assert len(world.apns.requests()) == 12
-    assert_one_verdict_per_attempt(page)
+    world.assert_one_verdict_per_attempt(page)
 
 
 async def test_lane_takes_answers_while_it_does_not_run(

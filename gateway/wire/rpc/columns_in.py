@@ -112,7 +112,7 @@ def check_texts(field: str, column: TextColumn, bytes_max: int, refusals: Refusa
 def check_texts_in_steps(
     field: str, column: TextColumn, bytes_max: int, refusals: Refusals
 ) -> Generator[None, None, None]:
-    """`check_texts`, interrupted every half megabyte."""
+    """`check_texts`, interrupted every half megabyte of text that is not ASCII."""
     blob = column.blob
     if not blob.isascii():
         good = yield from utf8_good_rows_in_steps(column)

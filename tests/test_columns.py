@@ -24,6 +24,7 @@ from gateway.columns import (
     pieces_width,
     unhex,
     utf8_good_rows,
+    utf8_good_rows_in_steps,
     uuid_text,
 )
 
@@ -270,3 +271,12 @@ def test_utf8_good_rows_finds_rows_that_cut_a_sequence_in_a_valid_blob(text: str
     cuts = sorted(data.draw(st.lists(st.integers(0, len(blob)), max_size=6)))
     column = TextColumn(blob, np.array([0, *cuts, len(blob)], np.uint32))
     assert utf8_good_rows(column).tolist() == [is_utf8(row) for row in column.rows()]
+
+
+def test_utf8_good_rows_rests_between_pieces_and_finds_a_bad_row_in_the_last() -> None:
+    rows = ["推送".encode() * 100] * 5_000
+    for last, expected in (("好".encode(), True), (b"\xff", False)):
+        column = TextColumn.from_rows([*rows, last])
+        rests = sum(1 for _ in utf8_good_rows_in_steps(column))
+        assert rests >= len(column.blob) // (1 << 20)
+        assert utf8_good_rows(column).tolist() == [True] * len(rows) + [expected]

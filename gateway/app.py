@@ -90,6 +90,7 @@ ROUTE_SLICE_ROWS = 5120
 #: New objects between two looks of the garbage collector: half a millisecond each, and rarely anything to find, since
 #: rows are columns and content structs hold no cycles.
 _YOUNG_OBJECTS = 10_000
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
 
@@ -565,13 +566,21 @@ def serve(config: Config, *, ready: Callable[[dict[str, Any]], None] | None = No
     make_missing_secrets(config)
     # Threads (log pages, later the store) must not hold the loop up: DESIGN.md section 2, last rows of the table.
     sys.setswitchinterval(config.gateway.switch_interval_ms / 1000)
-    trio.run(_serve, config, ready)
+    early: list[int] = []
+    for number in _END_SIGNALS:
+        # In force before the loop listens and after it has ended: one signal must not be lost and a second one must not
+        # turn a clean end into "killed".
+        signal.signal(number, lambda number, _: early.append(number))
+    trio.run(_serve, config, ready, early)
     return 0
 
 
-async def _serve(config: Config, ready: Callable[[dict[str, Any]], None] | None) -> None:
+async def _serve(config: Config, ready: Callable[[dict[str, Any]], None] | None, early: list[int]) -> None:
+    """The worker has run to its end; `early` holds the signals that came before this was called."""
     worker = Worker(config)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*_END_SIGNALS) as signals:
+        if early:
+            worker.stop()
         async with trio.open_nursery() as nursery:
 
             async def run() -> None:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import NamedTuple
 
 import httpx
@@ -212,9 +213,12 @@ class CredentialKeeper:
         body = bytearray()
         try:
             with trio.fail_after(self._settings.timeout_s):
-                async with client.stream(
+                request = client.build_request(
                     "POST", question.url, headers=dict(question.headers), content=question.body
-                ) as answer:
+                )
+                request.stream = _WholeBody(question.body)
+                answer = await client.send(request, stream=True)
+                async with aclosing(answer):
                     # Read to its end in any case, so that httpx leaves nothing open; the timeout bounds that.
                     async for chunk in answer.aiter_bytes():
                         body += chunk[: ANSWER_BYTES_MAX + 1 - len(body)]
@@ -235,6 +239,23 @@ class CredentialKeeper:
         self._changed.set()
         self._changed = trio.Event()
         return issued
+
+
+class _WholeBody(httpx.AsyncByteStream):
+    """A request body in one piece. httpx's own is an asynchronous generator, and one that a lost connection leaves half
+    read goes to the garbage collector, which trio rightly complains about."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._left = [body]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _WholeBody(self._body)
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 def open_http_client(ca_file: str = "", *, timeout_s: float = 10.0, http2: bool = True) -> httpx.AsyncClient:

@@ -1,0 +1,159 @@
+"""What belongs to one vendor of one app: its credential, its connections, its lanes. Built from the configuration.
+
+One pool per (app credential, environment, topic family): an app's table names one credential, one environment and one
+topic, so a pool per app and vendor is just that.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import trio
+
+import vendors
+from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
+from gateway.actors.lane import LaneActor
+from gateway.actors.rendering import LaneRenderer
+from gateway.actors.router import Router
+from gateway.actors.vendor_connection import OnEvents, VendorConnection
+from gateway.actors.vendor_pool import VendorPool
+from gateway.clock import Clock
+from gateway.config import Config
+from gateway.config_sections import App
+from gateway.config_settings import keeper_settings, retry_policy
+from gateway.config_types import Secret
+from gateway.content import Class
+from gateway.core.bucket import TokenBucket
+from gateway.core.devices import DeviceTable
+from gateway.core.home import Home
+from gateway.core.lane import Lane, LaneKey
+from gateway.core.render import Renderer
+from gateway.errors import ConfigError
+from gateway.ledger import CHANNEL_NAMES, Channel
+from gateway.net.tls import TlsSessions, client_context, open_tls_stream
+from gateway.observe.counting import LaneCounts, PoolCounts
+from gateway.observe.log import Log
+from gateway.observe.metrics import Metrics
+
+OpenStream: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
+OpenConnection: TypeAlias = Callable[[OpenStream, OnEvents], VendorConnection]
+
+
+class VendorLane(NamedTuple):
+    """Everything of one (app, vendor): its credential, connections and lanes."""
+
+    app: App
+    channel: Channel
+    keeper: CredentialKeeper
+    pool: VendorPool
+    lanes: list[LaneActor]
+
+
+class Site(Protocol):
+    """What a worker has that vendors are built on."""
+
+    config: Config
+    clock: Clock
+    metrics: Metrics
+    log: Log
+    home: Home
+    devices: DeviceTable
+    renderer: Renderer
+    router: Router
+
+
+def build_vendor(
+    site: Site, index: int, app: App, name: str, settings: Any, open_connection: OpenConnection
+) -> VendorLane:
+    """The parts of one vendor of the app with that index; nothing runs yet. Raises ConfigError for a secret or a file
+    that is of no use."""
+    config, clock, channel = site.config, site.clock, CHANNEL_NAMES[name]
+    log = site.log.bind(actor="vendor", app=app.key, vendor=name)
+    vendor = vendors.REGISTRY[name].vendor(settings)
+    lanes: list[LaneActor] = []
+    keeper = _keeper(site, app, name, settings, functools.partial(_on_credential, site.metrics, log, channel, lanes))
+    pool = VendorPool(
+        open_connection=functools.partial(open_connection, _stream_opener(config, app, name, settings, vendor)),
+        connections_max=settings.connections_max,
+        idle_s=config.http2.idle_s,
+        clock=clock,
+        observer=PoolCounts(site.metrics, log),
+    )
+    bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
+    renderer = LaneRenderer(renderer=site.renderer, devices=site.devices, vendor=vendor, channel=channel)
+    lanes += [
+        LaneActor(
+            lane=Lane(LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max),
+            vendor=vendor,
+            pool=pool,
+            renderer=renderer,
+            credentials=keeper,
+            home=site.home,
+            router=site.router,
+            policy=retry_policy(config, class_),
+            clock=clock,
+            observer=LaneCounts(site.metrics, log, channel),
+            burst_rows_max=config.lanes.burst_rows_max,
+            step_s_max=config.gateway.step_ms_max / 1000,
+            request_timeout_s=config.http2.request_timeout_s,
+        )
+        for class_ in Class
+    ]
+    return VendorLane(app, channel, keeper, pool, lanes)
+
+
+def _keeper(
+    site: Site, app: App, name: str, settings: Any, report: Callable[[CredentialEvent], None]
+) -> CredentialKeeper:
+    entry = vendors.REGISTRY[name]
+    place = entry.secret_place(settings)
+    secret = Secret(file=Path(place.file)) if place.file else Secret(env=place.env)
+    try:
+        credential = entry.credential(settings, secret.read())
+    except ValueError as error:
+        raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable secret") from error
+    return CredentialKeeper(
+        f"{app.key}/{name}",
+        credential,
+        clock=site.clock,
+        report=report,
+        random=random.random,
+        open_client=functools.partial(open_http_client, settings.ca_file),
+        settings=keeper_settings(site.config),
+    )
+
+
+def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: Any) -> OpenStream:
+    try:
+        context = client_context(ca_file=settings.ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable CA file") from error
+    host, port = vendor.authority()
+    return functools.partial(
+        open_tls_stream,
+        host,
+        port,
+        context,
+        connect_timeout_s=config.http2.connect_timeout_s,
+        sessions=TlsSessions(),
+    )
+
+
+def _on_credential(
+    metrics: Metrics, log: Log, channel: Channel, lanes: list[LaneActor], event: CredentialEvent
+) -> None:
+    if event.kind == "issued":
+        metrics.credential_refreshes.add(1, channel)
+        for lane in lanes:
+            lane.ring()
+    elif event.kind == "failed":
+        metrics.credential_failures.add(1, channel)
+        mend = "mend this credential's configuration" if event.is_final else "it is tried again"
+        log.warning("credential not available", name=event.name, retry_in_s=event.retry_in_s, mend=mend)
+    else:
+        log.warning("credential", what=event.kind, name=event.name)

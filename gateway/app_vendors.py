@@ -22,6 +22,7 @@ from gateway.actors.rendering import LaneRenderer
 from gateway.actors.router import Router
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.actors.vendor_pool import VendorPool
+from gateway.app_http1 import bundle_opener
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.config_sections import App
@@ -35,10 +36,11 @@ from gateway.core.lane import Lane, LaneKey
 from gateway.core.render import Renderer
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
-from gateway.net.tls import TlsSessions, client_context, open_tls_stream
-from gateway.observe.counting import LaneCounts, PoolCounts
+from gateway.net.tls import ALPN_H2, ALPN_HTTP1, TlsSessions, client_context, open_tls_stream
+from gateway.observe.counting import BundleCounts, LaneCounts, PoolCounts, SocketCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.vendor import http_version
 
 OpenStream: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
 OpenConnection: TypeAlias = Callable[[OpenStream, OnEvents], VendorConnection]
@@ -77,12 +79,16 @@ def build_vendor(
     vendor = vendors.REGISTRY[name].vendor(settings)
     lanes: list[LaneActor] = []
     keeper = _keeper(site, app, name, settings, functools.partial(_on_credential, site.metrics, log, channel, lanes))
+    open_stream = _stream_opener(config, app, name, settings, vendor)
+    is_http2 = http_version(settings) == "2"
     pool = VendorPool(
-        open_connection=functools.partial(open_connection, _stream_opener(config, app, name, settings, vendor)),
+        open_connection=functools.partial(open_connection, open_stream)
+        if is_http2
+        else bundle_opener(config, open_stream, SocketCounts(site.metrics, log)),
         connections_max=settings.connections_max,
         idle_s=config.http2.idle_s,
         clock=clock,
-        observer=PoolCounts(site.metrics, log),
+        observer=PoolCounts(site.metrics, log) if is_http2 else BundleCounts(log),
     )
     bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
     renderer = LaneRenderer(renderer=site.renderer, devices=site.devices, vendor=vendor, channel=channel)
@@ -130,7 +136,8 @@ def _keeper(
 
 def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: Any) -> OpenStream:
     try:
-        context = client_context(ca_file=settings.ca_file or None)
+        alpn = ALPN_H2 if http_version(settings) == "2" else ALPN_HTTP1
+        context = client_context(ca_file=settings.ca_file or None, alpn=(alpn,))
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable CA file") from error
     host, port = vendor.authority()
@@ -140,6 +147,7 @@ def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: A
         port,
         context,
         connect_timeout_s=config.http2.connect_timeout_s,
+        alpn=alpn,
         sessions=TlsSessions(),
     )
 

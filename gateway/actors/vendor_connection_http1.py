@@ -39,9 +39,11 @@ _READ_BYTES_MAX = 64 << 10
 class SocketObserver(Protocol):
     """Each socket is a connection with one close reason; the bundle is none."""
 
-    def connected(self, number: int) -> None: ...
+    def connected(self) -> None: ...
 
-    def closed(self, number: int, reason: CloseReason, text: str) -> None: ...
+    def closed(self, reason: CloseReason, text: str, *, was_open: bool) -> None:
+        """was_open: it was connected before."""
+        ...
 
 
 class _End(NamedTuple):
@@ -102,6 +104,10 @@ class Http1VendorConnection:
         if taken:
             self._carry_out()
         return taken
+
+    def open_requests(self) -> int:
+        """Requests taken and not ended."""
+        return self._bundle.open_count()
 
     def statistics(self) -> Statistics | None:
         """None while connecting."""
@@ -223,12 +229,12 @@ class Http1VendorConnection:
             if stream is not None:
                 await trio.aclose_forcefully(stream)
             end = socket.end or _End(CloseReason.SHUTDOWN, "")
-            self._observer.closed(number, end.reason, end.text)
+            self._observer.closed(end.reason, end.text, was_open=stream is not None)
             del self._sockets[number]
 
     async def _serve(self, number: int, socket: _Socket, stream: trio.abc.Stream) -> None:
         """Until the machine wants the socket closed, which cancels this."""
-        self._observer.connected(number)
+        self._observer.connected()
         self._bundle.connected(number, trio.current_time())
         self._carry_out()
         async with trio.open_nursery() as nursery:

@@ -120,7 +120,7 @@ class Bundle:
         """Requests that may be taken now; 0 before the first socket is connected."""
         if not self._is_connected or self._drain_reason is not None or self._is_terminated:
             return 0
-        return self._config.sockets_max + self._config.queue_max - self._open_count()
+        return self._config.sockets_max + self._config.queue_max - self.open_count()
 
     def sockets_wanted(self, now: float) -> int:
         """How many `connecting` calls are due: one at first, then as the queue asks for them."""
@@ -150,20 +150,21 @@ class Bundle:
 
     def statistics(self) -> Statistics:
         return Statistics(
-            open_streams=self._open_count(),
+            open_streams=self.open_count(),
             capacity=self.capacity(),
             is_draining=self._drain_reason is not None,
             is_terminated=self._is_terminated,
             sockets=len(self._sockets),
             connecting=len(self._connecting),
-            in_flight=self._open_count() - len(self._queue),
+            in_flight=self.open_count() - len(self._queue),
             queued=len(self._queue),
             sent=self._sent,
             answered=self._answered,
             heads_parsed=self._heads.parsed_count,
         )
 
-    def _open_count(self) -> int:
+    def open_count(self) -> int:
+        """Rows taken and not ended."""
         return len(self._queue) + len(self._sockets) - len(self._idle)
 
     # Requests

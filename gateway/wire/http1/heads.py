@@ -114,9 +114,9 @@ def parse_head(block: bytes, reported: Reported) -> Head:
     if status == 101:
         raise RemoteProtocolError("status is 101, but no upgrade was asked for")
     headers = _fields(rest)
+    framing, length = _framing(status, minor, headers)
     if status < 200:
         return Head(status, {}, Framing.NONE, 0, keeps_alive=True)
-    framing, length = _framing(status, minor, headers)
     options = _list(headers.get(b"connection", b""))
     keeps_alive = b"close" not in options and (minor >= 1 or b"keep-alive" in options)
     if framing is Framing.UNTIL_CLOSE or (framing is Framing.CHUNKED and b"content-length" in headers):
@@ -151,11 +151,11 @@ def _framing(status: int, minor: int, headers: dict[bytes, bytes]) -> tuple[Fram
     """How the body ends, and its length. The order is that of RFC 9112 section 6.3."""
     codings, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
     size = -1 if length is None else _content_length(length)
-    if status in {204, 304}:
+    if codings is not None and (minor == 0 or codings.lower() != b"chunked"):
+        raise RemoteProtocolError(f"transfer-encoding is {codings[:64]!r} in HTTP/1.{minor}, we take chunked")
+    if status < 200 or status in {204, 304}:
         return Framing.NONE, 0
     if codings is not None:
-        if minor == 0 or codings.lower() != b"chunked":
-            raise RemoteProtocolError(f"transfer-encoding is {codings[:64]!r} in HTTP/1.{minor}, we take chunked")
         return Framing.CHUNKED, 0
     if size >= 0:
         return (Framing.LENGTH if size else Framing.NONE), size

@@ -226,11 +226,12 @@ class Http1VendorConnection:
             if stream is not None:
                 await self._say_goodbye(socket, stream)
         finally:
-            if stream is not None:
-                await trio.aclose_forcefully(stream)
+            # Told first: the last await raises if this was cancelled.
             end = socket.end or _End(CloseReason.SHUTDOWN, "")
             self._observer.closed(end.reason, end.text, was_open=stream is not None)
             del self._sockets[number]
+            if stream is not None:
+                await trio.aclose_forcefully(stream)
 
     async def _serve(self, number: int, socket: _Socket, stream: trio.abc.Stream) -> None:
         """Until the machine wants the socket closed, which cancels this."""

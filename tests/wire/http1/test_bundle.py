@@ -148,6 +148,19 @@ def test_a_row_that_no_socket_has_begun_to_send_goes_over_another(play: Play) ->
     assert made.ended[1][0] == 201
 
 
+def test_a_row_that_no_socket_has_begun_to_send_takes_one_that_is_idle(play: Play) -> None:
+    made = play(sockets_max=2)
+    made.send(2)
+    made.connect()
+    made.answer(1)
+    made.answer(2)
+    requests = Requests(1, b"h", (b"/t/00000002",), (), (b"{}",))
+    made.bundle.send_requests(requests, 0, np.array([2], np.int64), now=0.0, deadline=9.0)
+    made.bundle.receive_end(2, 0.0, is_clean=True)
+    made.settle()
+    assert list(made.wire) == [1]
+
+
 def test_the_last_socket_that_comes_to_nothing_ends_the_bundle_and_gives_the_queue_back(play: Play) -> None:
     made = play(sockets_max=2, queue_max=4)
     made.send(4)

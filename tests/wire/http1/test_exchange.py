@@ -177,6 +177,14 @@ def test_more_bytes_than_the_answer_has_end_the_connection_after_it() -> None:
         exchange.assign(8, b"next", 10.0)
 
 
+def test_interim_answers_are_counted_for_each_request() -> None:
+    exchange = opened(interim_max=2)
+    for tag in range(3):
+        assert exchange.receive_data(INTERIM + b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        exchange.assign(tag, b"next", 10.0)
+        exchange.data_to_send()
+
+
 # laws
 
 STATUS = st.sampled_from([b"200 OK", b"204", b"400 Bad", b"503 No", b"100 Go", b"101 Up", b"200"])

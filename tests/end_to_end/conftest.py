@@ -274,8 +274,13 @@ class Gateway:
         return [(ids[16 * k : 16 * k + 16].hex(), names[page.state[k]], page.flags[k]) for k in range(page.n)]
 
 
-def config_table(directory: Path, simulators: dict[str, Any] | None, **over: dict[str, Any]) -> dict[str, Any]:
-    """A configuration for impatient tests; `over` lays tables over it."""
+def config_table(
+    directory: Path,
+    simulators: dict[str, Any] | None,
+    vendors: dict[str, Any] | None = None,
+    **over: dict[str, Any],
+) -> dict[str, Any]:
+    """A configuration for impatient tests; vendors: their tables; `over` lays tables over it."""
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
     secret.write_bytes(SECRET)
@@ -299,7 +304,7 @@ def config_table(directory: Path, simulators: dict[str, Any] | None, **over: dic
     for name, values in over.items():
         table[name] = table.get(name, {}) | values
     app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
-    table["apps"] = [app | (vendor_tables(simulators) if simulators is not None else {})]
+    table["apps"] = [app | (vendor_tables(simulators) if simulators is not None else {}) | (vendors or {})]
     return table
 
 

@@ -347,7 +347,9 @@ class LaneActor:
             self._unsent[0] = unsent._replace(start=start + taken)
         else:
             self._unsent.popleft()
-        return True
+        # A full connection rings when it has room: another turn of the loop would only find it full.
+        wanted = len(self._unsent[0].rows) if self._unsent else self.lane.rows
+        return wanted > 0 and self._pool.capacity(wanted) > 0
 
     def _request_deadline(self) -> float:
         """On trio's clock, which the development clock does not move: a moved clock must not time requests out."""

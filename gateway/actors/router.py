@@ -442,8 +442,8 @@ class Router:
     # -- from the inbox
 
     def online_ids(self, page: LedgerPage, rows: Rows) -> list[bytes]:
-        slots = self._devices.find(page.batch.device_ids.take(rows, axis=0), page.batch.app)
-        online = self._devices.routing(slots).is_online
+        _, found = self._devices.locate(page.batch.device_ids.take(rows, axis=0), page.batch.app)
+        online = found.is_online
         ids = page.batch.device_ids[rows[online]]
         return [row.tobytes() for row in ids]
 
@@ -451,7 +451,7 @@ class Router:
         """Rows of one device whose time has come back: to its socket. Returns those that stay HELD."""
         if not len(rows):
             return rows
-        found = self._devices.routing(self._devices.find(page.batch.device_ids.take(rows, axis=0), page.batch.app))
+        _, found = self._devices.locate(page.batch.device_ids.take(rows, axis=0), page.batch.app)
         online = rows[found.is_online]
         work = _ForLink(page, online, found.fd[found.is_online], found.generation[found.is_online])
         left = self._to_long_link(work, self._clock.monotonic())

@@ -11,20 +11,22 @@ import numpy as np
 
 from gateway import message_id
 from gateway.batch import Batch
-from gateway.columns import U8, U16, Rows, TextColumn, json_escape
+from gateway.columns import U16, Rows, TextColumn, json_escape
 from gateway.content import Variant, template_parts
 from gateway.core.compiled import Source
 
 
 class Burst:
-    """rows: positions in the batch. message_ids: (n, 36) uint8, their text. variant_index: (n,) or None when all rows
-    have the batch's only variant."""
+    """rows: positions in the batch. variant_index: (n,) or None when all rows have the batch's only variant.
+
+    id_start, id_rests: the text of the rows' message ids, 26 characters that they share and (n, 10) uint8.
+    """
 
     def __init__(self, source: Source, batch: Batch, rows: Rows, authorization: bytes, now_unix_s: float) -> None:
         self.source = source
         self.batch = batch
         self.rows = rows
-        self.message_ids: U8 = message_id.texts(batch.message_ids.take(rows, axis=0))
+        self.id_start, self.id_rests = message_id.text_parts(batch.message_ids.take(rows, axis=0))
         self.variant_index: U16 | None = None
         if batch.variant_index is not None and len(batch.variants) > 1:
             self.variant_index = batch.variant_index[rows]

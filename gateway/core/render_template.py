@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from gateway.columns import Bool, Piece, TextColumn, json_escape, piece_rows
+from gateway.columns import Bool, Pieces, TextColumn, json_escape, piece_rows
 from gateway.content import Variant, template_parts
 from gateway.core.burst import escape_rows
 from gateway.core.compiled import ROW_SLOTS, Compiled
@@ -51,11 +51,11 @@ def render_template(group: Group, variant: Variant, template: Compiled) -> None:
         row_pieces = group.row_pieces()
     if bodies:
         for name in template.header_slots:
-            row_pieces[name] = burst.constant(name, variant, in_json=False)
+            row_pieces[name] = (burst.constant(name, variant, in_json=False),)
         group.add(template, row_pieces, (TextColumn.from_rows(bodies),), truncated)
 
 
-def _slot_values(group: Group, variant: Variant, template: Compiled, row_pieces: dict[str, Piece]) -> _Slots:
+def _slot_values(group: Group, variant: Variant, template: Compiled, row_pieces: dict[str, Pieces]) -> _Slots:
     """Slot name -> its values, ready to stand inside a JSON string. Each variable column is gathered once."""
     burst, n = group.burst, len(group.positions)
     values: _Slots = {}
@@ -63,7 +63,9 @@ def _slot_values(group: Group, variant: Variant, template: Compiled, row_pieces:
     def value_of(name: str) -> _Values:
         if name not in values:
             if name in ROW_SLOTS:
-                values[name] = [piece_rows(row_pieces[name], 0, n)]
+                values[name] = [
+                    piece if isinstance(piece, bytes) else piece_rows(piece, 0, n) for piece in row_pieces[name]
+                ]
             elif burst.has_variable(name):
                 values[name] = [escape_rows(burst.variable_rows(name, group.positions))]
             else:

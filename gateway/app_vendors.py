@@ -18,6 +18,7 @@ import trio
 import vendors
 from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
 from gateway.actors.lane import LaneActor
+from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer
 from gateway.actors.router import Router
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
@@ -32,6 +33,7 @@ from gateway.core.bucket import TokenBucket
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
+from gateway.core.probing import probes_max
 from gateway.core.render import Renderer
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
@@ -52,6 +54,7 @@ class VendorLane(NamedTuple):
     keeper: CredentialKeeper
     pool: VendorPool
     lanes: list[LaneActor]
+    probe_lanes: list[ProbeLane]
 
 
 class Site(Protocol):
@@ -76,7 +79,15 @@ def build_vendor(
     log = site.log.bind(actor="vendor", app=app.key, vendor=name)
     vendor = vendors.REGISTRY[name].vendor(settings)
     lanes: list[LaneActor] = []
-    keeper = _keeper(site, app, name, settings, functools.partial(_on_credential, site.metrics, log, channel, lanes))
+    probe_lanes: list[ProbeLane] = []
+
+    def on_credential(event: CredentialEvent) -> None:
+        _count_credential(site.metrics, log, channel, event)
+        if event.kind == "issued":
+            for lane in (*lanes, *probe_lanes):
+                lane.ring()
+
+    keeper = _keeper(site, app, name, settings, on_credential)
     pool = VendorPool(
         open_connection=functools.partial(open_connection, _stream_opener(config, app, name, settings, vendor)),
         connections_max=settings.connections_max,
@@ -85,26 +96,33 @@ def build_vendor(
         observer=PoolCounts(site.metrics, log),
     )
     bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
-    renderer = LaneRenderer(renderer=site.renderer, devices=site.devices, vendor=vendor, channel=channel)
-    lanes += [
-        LaneActor(
-            lane=Lane(LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max),
-            vendor=vendor,
-            pool=pool,
-            renderer=renderer,
-            credentials=keeper,
-            home=site.home,
-            router=site.router,
-            policy=retry_policy(config, class_),
-            clock=clock,
-            observer=LaneCounts(site.metrics, log, channel),
-            burst_rows_max=config.lanes.burst_rows_max,
-            step_s_max=config.gateway.step_ms_max / 1000,
-            request_timeout_s=config.http2.request_timeout_s,
-        )
-        for class_ in Class
-    ]
-    return VendorLane(app, channel, keeper, pool, lanes)
+    observer = LaneCounts(site.metrics, log, channel)
+    render = functools.partial(
+        LaneRenderer, renderer=site.renderer, devices=site.devices, vendor=vendor, channel=channel
+    )
+    shared: dict[str, Any] = {
+        "vendor": vendor,
+        "credentials": keeper,
+        "home": site.home,
+        "router": site.router,
+        "clock": clock,
+        "observer": observer,
+        "burst_rows_max": config.lanes.burst_rows_max,
+        "step_s_max": config.gateway.step_ms_max / 1000,
+        "request_timeout_s": config.http2.request_timeout_s,
+    }
+    wants_probes = vendor.bad_tokens_stall if settings.probes is None else settings.probes
+    has_probes = wants_probes and probes_max(settings.connections_max) > 0
+    for class_ in Class:
+        queue = functools.partial(Lane, LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max)
+        policy = retry_policy(config, class_)
+        main = LaneActor(lane=queue(), pool=pool, renderer=render(needs_proof=has_probes), policy=policy, **shared)
+        lanes.append(main)
+        if has_probes:
+            way = ProbeWay(pool, wait_s=config.http2.probe_wait_s, clock=clock, observer=observer)
+            probes = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), policy=policy, **shared)
+            probe_lanes.append(probes)
+    return VendorLane(app, channel, keeper, pool, lanes, probe_lanes)
 
 
 def _keeper(
@@ -144,13 +162,9 @@ def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: A
     )
 
 
-def _on_credential(
-    metrics: Metrics, log: Log, channel: Channel, lanes: list[LaneActor], event: CredentialEvent
-) -> None:
+def _count_credential(metrics: Metrics, log: Log, channel: Channel, event: CredentialEvent) -> None:
     if event.kind == "issued":
         metrics.credential_refreshes.add(1, channel)
-        for lane in lanes:
-            lane.ring()
     elif event.kind == "failed":
         metrics.credential_failures.add(1, channel)
         mend = "mend this credential's configuration" if event.is_final else "it is tried again"

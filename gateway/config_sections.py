@@ -167,6 +167,7 @@ class Http2(Section, frozen=True, kw_only=True):
 
     connect_timeout_s: Seconds = 10.0
     request_timeout_s: Seconds = 30.0
+    probe_wait_s: Seconds = 5.0
     ping_idle_s: Seconds = 30.0
     ping_timeout_s: Seconds = 10.0
     idle_s: Seconds = 3600.0

@@ -29,6 +29,7 @@ from gateway.vendor import Limits, Refusal, RequestTemplate, Slot, TemplateParts
 from gateway.verdict import Answer, Scope, Verdict
 from vendors.auth.credential import SecretPlace
 from vendors.auth.es256 import LIFE_S_DEFAULT, LIFE_S_MAX, LIFE_S_MIN, ProviderTokenSigner
+from vendors.connecting import ConnectingSettings
 from vendors.http_answer import by_status_class, decode_object, retry_after_s, text_of
 
 #: Apple's limit on the JSON payload; 5120 for VoIP, which the neutral content cannot ask for.
@@ -38,7 +39,7 @@ TOKEN_DIGITS_MAX = 400
 HOSTS = {"production": "api.push.apple.com", "development": "api.sandbox.push.apple.com"}
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Settings(ConnectingSettings, frozen=True, forbid_unknown_fields=True):
     """One app at APNs. The signing key (.p8) is a file or an environment variable, never inline.
 
     rate_per_s: Apple publishes none; 10,000 is what one well-connected sender has been seen to reach
@@ -149,6 +150,8 @@ class Apns:
     """The vendor port for one app and environment (gateway/vendor.py)."""
 
     name: ClassVar[str] = "apns"
+    #: Any rejection drops the connection to one stream until the next success (facts/field-notes.md section 5).
+    bad_tokens_stall: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

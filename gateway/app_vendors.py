@@ -7,6 +7,7 @@ topic, so a pool per app and vendor is just that.
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import ssl
 from collections.abc import Awaitable, Callable
@@ -37,6 +38,7 @@ from gateway.core.probing import probes_max
 from gateway.core.render import Renderer
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
+from gateway.net.proxy import HttpProxy
 from gateway.net.tls import TlsSessions, client_context, open_tls_stream
 from gateway.observe.counting import LaneCounts, PoolCounts
 from gateway.observe.log import Log
@@ -141,16 +143,20 @@ def _keeper(
         clock=site.clock,
         report=report,
         random=random.random,
-        open_client=functools.partial(open_http_client, settings.ca_file),
+        open_client=functools.partial(open_http_client, settings.ca_file, proxy=_proxy(app, name, settings)),
         settings=keeper_settings(site.config),
     )
 
 
 def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: Any) -> OpenStream:
     try:
-        context = client_context(ca_file=settings.ca_file or None)
+        context = client_context(
+            ca_file=settings.ca_file or None,
+            certificate_file=settings.certificate_file or None,
+            key_file=settings.certificate_key_file or None,
+        )
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable CA file") from error
+        raise ConfigError(f"apps.{app.key}.{name}", str(error), "usable CA and certificate files") from error
     host, port = vendor.authority()
     return functools.partial(
         open_tls_stream,
@@ -159,7 +165,24 @@ def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: A
         context,
         connect_timeout_s=config.http2.connect_timeout_s,
         sessions=TlsSessions(),
+        proxy=_proxy(app, name, settings),
+        # Not all workers and apps begin with the same address.
+        turns=itertools.count(random.randrange(1 << 16)),
     )
+
+
+def _proxy(app: App, name: str, settings: Any) -> HttpProxy | None:
+    if not settings.proxy:
+        return None
+    host, port = settings.proxy_place()
+    if not settings.proxy_user:
+        return HttpProxy(host, port)
+    file, env = settings.proxy_password_file, settings.proxy_password_env
+    secret = Secret(file=Path(file)) if file else Secret(env=env)
+    try:
+        return HttpProxy(host, port, settings.proxy_user, secret.read().decode())
+    except ValueError as error:
+        raise ConfigError(f"apps.{app.key}.{name}.proxy_password", secret, "UTF-8 text") from error
 
 
 def _count_credential(metrics: Metrics, log: Log, channel: Channel, event: CredentialEvent) -> None:

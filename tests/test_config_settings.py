@@ -43,6 +43,8 @@ def other_value(value: Any) -> Any:
     """A value of the same type that differs and breaks no relation between a part's own numbers."""
     if isinstance(value, str):
         return "uncertain" if value == "resend" else "resend"
+    if isinstance(value, list):
+        return [*value, "x-other"]
     return value + 1 if isinstance(value, int) else value * 1.25
 
 

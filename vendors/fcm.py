@@ -65,6 +65,7 @@ class Settings(ConnectingSettings, frozen=True, forbid_unknown_fields=True):
     validate_only: bool = False
 
     def __post_init__(self) -> None:
+        self.check_connecting()
         good = (
             self.project_id.isascii() and self.project_id.replace("-", "").replace(":", "").replace(".", "").isalnum()
         )

@@ -413,6 +413,18 @@ class Router:
         muted = self._devices.mute_tokens(slots[known], page.token_hashes[rows[known]])
         self._observer.tokens_muted(channel, int(muted.sum()))
 
+    def tokens_proven(self, page: LedgerPage, rows: Rows) -> None:
+        """The vendor took these probes: their tokens need none from now on."""
+        slots = self._slots(page, rows, Channel(int(page.channel[rows[0]])))
+        known = slots >= 0
+        self._devices.prove_tokens(slots[known], page.token_hashes[rows[known]], self._clock.unix_ms() // 1000)
+
+    def tokens_suspect(self, page: LedgerPage, rows: Rows) -> None:
+        """The vendor refused these rows for the sake of their devices: the tokens are probed again."""
+        slots = self._slots(page, rows, Channel(int(page.channel[rows[0]])))
+        known = slots >= 0
+        self._devices.suspect_tokens(slots[known], page.token_hashes[rows[known]])
+
     def _slots(self, page: LedgerPage, rows: Rows, channel: Channel) -> I32:
         """Where the devices of these rows are now: by id, or by token where the target is a token."""
         batch = page.batch
@@ -485,5 +497,5 @@ class Router:
 
     def _waiting_reason(self, page: LedgerPage, channel: Channel) -> Reason:
         lanes = [self._lanes.get(LaneKey(page.batch.app, channel, class_)) for class_ in Class]
-        reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.has_rows]
+        reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.holds_rows]
         return reasons[0] if reasons else Reason.TTL_PASSED

@@ -275,7 +275,7 @@ class Gateway:
 
 
 def config_table(directory: Path, simulators: dict[str, Any] | None, **over: dict[str, Any]) -> dict[str, Any]:
-    """A configuration for impatient tests; `over` lays tables over it."""
+    """A configuration for impatient tests; `over` lays tables over it, those of a vendor's name over the app's."""
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
     secret.write_bytes(SECRET)
@@ -296,10 +296,12 @@ def config_table(directory: Path, simulators: dict[str, Any] | None, **over: dic
         "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 3.0},
         "observe": {"log_level": "warning"},
     }
+    vendors = vendor_tables(simulators) if simulators is not None else {}
     for name, values in over.items():
-        table[name] = table.get(name, {}) | values
+        tables = vendors if name in vendors else table
+        tables[name] = tables.get(name, {}) | values
     app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
-    table["apps"] = [app | (vendor_tables(simulators) if simulators is not None else {})]
+    table["apps"] = [app | vendors]
     return table
 
 

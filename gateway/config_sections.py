@@ -184,6 +184,20 @@ class Http2(Section, frozen=True, kw_only=True):
     unsent_bytes_max: Count = 1 * MIB
 
 
+class Http1(Section, frozen=True, kw_only=True):
+    """Connections to vendors that speak HTTP/1.1; their timeouts and close_timeout_s are those of `Http2`."""
+
+    sockets_max: Annotated[int, Meta(ge=1, le=1024)] = 16
+    queue_max: Annotated[int, Meta(ge=0, le=4096)] = 16
+    connecting_max: Count = 4
+    connect_retry_s: Seconds = 1.0
+    socket_idle_s: Seconds = 50.0
+    header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 32 * KIB
+    interim_max: Annotated[int, Meta(ge=1, le=100)] = 8
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_read_max: Annotated[int, Meta(ge=1 * KIB, le=64 * MIB)] = 1 * MIB
+
+
 class Observe(Section, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_lines_per_s_max: Count = 100
@@ -222,6 +236,7 @@ class Config(Section, frozen=True, kw_only=True):
     credentials: Credentials
     lanes: Lanes
     http2: Http2
+    http1: Http1
     observe: Observe
     apps: list[App]
 

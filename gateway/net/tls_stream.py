@@ -39,6 +39,8 @@ class TlsStream(trio.abc.Stream):
         #: Records that the kernel has not taken yet.
         self._unsent = memoryview(b"")
         self._is_broken = False
+        #: The peer has ended its side with the TLS goodbye, so nobody has cut off what it said (RFC 8446 section 6.1).
+        self.said_goodbye = False
 
     async def do_handshake(self) -> None:
         """Raises BrokenResourceError, from the ssl.SSLError or OSError that tells why."""
@@ -123,7 +125,10 @@ class TlsStream(trio.abc.Stream):
                 part = self.tls.read(min(limit - size, _RECORD_BYTES))
             except ssl.SSLWantReadError:
                 break
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            except ssl.SSLZeroReturnError:
+                self.said_goodbye = True
+                part = b""
+            except ssl.SSLEOFError:
                 part = b""
             except ssl.SSLError as error:
                 if not parts:

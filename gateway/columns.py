@@ -169,23 +169,30 @@ def pieces_lengths(pieces: Pieces, n: int) -> I64:
     return lengths
 
 
-def fill(out: U8, column: int, pieces: Pieces, start: int, stop: int) -> int:
-    """Writes rows start..stop of fixed-width pieces into `out[:, column:]`; returns the column after the last byte.
+def fill(pieces: Pieces, start: int, stop: int) -> U8:
+    """Rows start..stop of fixed-width pieces: a new, writable (stop - start, width) array.
 
-    out: (stop - start, width) uint8, written in place. Raises TypeError for a ragged piece.
+    Raises TypeError for a ragged piece.
     """
+    row = bytearray()
+    overlays: list[tuple[int, int, U8]] = []
     for piece in pieces:
         if isinstance(piece, bytes):
-            if piece:
-                out[:, column : column + len(piece)] = np.frombuffer(piece, np.uint8)
-            column += len(piece)
+            row += piece
         elif isinstance(piece, TextColumn):
             raise TypeError("a ragged piece has no width; join() it")
         else:
             width = int(piece.shape[1])
-            out[:, column : column + width] = piece[start:stop]
-            column += width
-    return column
+            overlays.append((len(row), len(row) + width, piece))
+            row += bytes(width)
+    n, width = stop - start, len(row)
+    if not n * width:
+        return np.zeros((n, width), np.uint8)
+    # A bytearray repeats itself by memcpy: a tenth of what writing constants into an array costs.
+    out = np.frombuffer(row * n, np.uint8).reshape(n, width)
+    for at, end, column in overlays:
+        out[:, at:end] = column[start:stop]
+    return out
 
 
 def piece_rows(piece: Piece, start: int, stop: int) -> list[bytes]:
@@ -198,9 +205,16 @@ def piece_rows(piece: Piece, start: int, stop: int) -> list[bytes]:
         blob = piece.blob
         ends = piece.offsets[start : stop + 1].tolist()
         return [blob[a:b] for a, b in itertools.pairwise(ends)]
-    blob = np.ascontiguousarray(piece[start:stop]).tobytes()
-    width = int(piece.shape[1])
-    return [blob[at : at + width] for at in range(0, len(blob), width)] if width else [b""] * (stop - start)
+    return fixed_rows(np.ascontiguousarray(piece[start:stop]))
+
+
+def fixed_rows(array: U8) -> list[bytes]:
+    """Each row of a C-contiguous (n, width) array as its own bytes: one call, a quarter of what slicing costs."""
+    n, width = array.shape
+    if not width:
+        return [b""] * n
+    rows: list[bytes] = array.view(f"V{width}").ravel().tolist()
+    return rows
 
 
 def join(pieces: Pieces, start: int, stop: int) -> list[bytes]:
@@ -224,10 +238,7 @@ def _merge_fixed(pieces: Pieces, start: int, stop: int) -> list[list[bytes]]:
         if len(run) == 1:
             columns.append(piece_rows(run[0], start, stop))
         else:
-            width = pieces_width(tuple(run)) or 0
-            out = np.empty((stop - start, width), np.uint8)
-            fill(out, 0, tuple(run), start, stop)
-            columns.append(piece_rows(out, 0, stop - start))
+            columns.append(fixed_rows(fill(tuple(run), start, stop)))
         run.clear()
 
     for piece in pieces:

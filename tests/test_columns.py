@@ -14,6 +14,7 @@ from gateway.columns import (
     TextColumn,
     decimal,
     fill,
+    fixed_rows,
     hex_lower,
     join,
     json_escape,
@@ -160,22 +161,27 @@ def test_widths_and_lengths_agree_with_the_joined_rows(case: tuple) -> None:
         assert pieces_width(pieces) == sum(piece_width(piece) for piece in pieces)
 
 
-@given(st.data(), pieces_of_rows(ragged=False), st.integers(0, 3))
-def test_fill_agrees_with_join_and_touches_no_other_byte(data: st.DataObject, case: tuple, column: int) -> None:
-    n, pieces, _ = case
+@given(st.data(), pieces_of_rows(ragged=False))
+def test_fill_agrees_with_join(data: st.DataObject, case: tuple) -> None:
+    n, pieces, plain = case
     start = data.draw(st.integers(0, n))
     stop = data.draw(st.integers(start, n))
-    width = pieces_width(pieces)
-    out = np.full((stop - start, column + width + 2), 0xEE, np.uint8)
-    assert fill(out, column, pieces, start, stop) == column + width
-    assert [row.tobytes() for row in out[:, column : column + width]] == join(pieces, start, stop)
-    assert (out[:, :column] == 0xEE).all()
-    assert (out[:, column + width :] == 0xEE).all()
+    out = fill(pieces, start, stop)
+    assert out.shape == (stop - start, pieces_width(pieces))
+    assert [row.tobytes() for row in out] == [b"".join(rows[row] for rows in plain) for row in range(start, stop)]
+    out[:] = 0xEE  # it is the caller's to write into
+    assert join(pieces, start, stop) == [b"".join(rows[row] for rows in plain) for row in range(start, stop)]
+
+
+@given(st.integers(0, 6).flatmap(lambda k: st.lists(st.binary(min_size=k, max_size=k), max_size=10)))
+def test_fixed_rows_gives_each_row_with_all_of_its_bytes(rows: list[bytes]) -> None:
+    width = len(rows[0]) if rows else 3
+    assert fixed_rows(np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), width)) == rows
 
 
 def test_fill_refuses_a_ragged_piece() -> None:
     with pytest.raises(TypeError, match="ragged"):
-        fill(np.zeros((1, 4), np.uint8), 0, (TextColumn.from_rows([b"a"]),), 0, 1)
+        fill((TextColumn.from_rows([b"a"]),), 0, 1)
 
 
 # Digits

@@ -79,7 +79,9 @@ class LaneRenderer:
         if not len(positions):
             return []
         wanted = rows if len(positions) == len(rows) else rows[positions]
-        groups, hashes = self._devices.take_own_tokens(page.slots[wanted], page.batch.device_ids[wanted], self._channel)
+        groups, hashes = self._devices.take_own_tokens(
+            page.slots[wanted], page.batch.device_ids.take(wanted, axis=0), self._channel
+        )
         page.token_hashes[wanted] = hashes
         return [TokenGroup(positions[group.positions], group.tokens) for group in groups]
 

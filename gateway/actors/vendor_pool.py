@@ -37,13 +37,6 @@ REPLACE_TIMEOUT_S = 30.0
 FREE_SHARE = 0.5
 
 
-class Statistics(Protocol):
-    """Of one connection; see `wire/h2/connection.py`."""
-
-    @property
-    def open_streams(self) -> int: ...
-
-
 class Connection(Protocol):
     """What the pool needs of `actors/vendor_connection.py`."""
 
@@ -55,7 +48,9 @@ class Connection(Protocol):
         """Takes the longest prefix of rows start.. that fits; returns how many."""
         ...
 
-    def statistics(self) -> Statistics | None: ...
+    def open_requests(self) -> int:
+        """Requests without an answer; 0 while it is not connected."""
+        ...
 
     def drain(self, timeout_s: float, reason: CloseReason) -> None:
         """No new requests; ends when the open ones have ended."""
@@ -78,10 +73,6 @@ class _Link:
         self.text = ""
         self.idle_since = math.inf
         self.connection: Connection
-
-    def open_requests(self) -> int:
-        statistics = self.connection.statistics()
-        return 0 if statistics is None else statistics.open_streams
 
 
 #: Makes a connection that reports its events to the given callback.
@@ -162,7 +153,7 @@ class VendorPool:
             if self._wants_connection():
                 self._bell.ring()
             return 0
-        if best < wanted and best < link.open_requests() * FREE_SHARE:
+        if best < wanted and best < link.connection.open_requests() * FREE_SHARE:
             return 0
         return best
 
@@ -198,7 +189,7 @@ class VendorPool:
         return PoolStatistics(
             connections=len(self._links),
             ready=sum(link.is_open for link in self._links.values()),
-            open_requests=sum(link.open_requests() for link in self._links.values()),
+            open_requests=sum(link.connection.open_requests() for link in self._links.values()),
             last_close=self._last_close,
         )
 
@@ -288,7 +279,7 @@ class VendorPool:
             await trio.sleep(min(self._idle_s / 4, 15.0))
             now = self._clock.monotonic()
             for link in self._links.values():
-                if not link.is_open or link.open_requests():
+                if not link.is_open or link.connection.open_requests():
                     link.idle_since = math.inf
                     continue
                 link.idle_since = min(link.idle_since, now)
@@ -307,11 +298,10 @@ def make_tags(lane: int, burst: int, count: int) -> I64:
 
 def split_by_burst(tags: I64) -> list[tuple[int, Rows, Rows]]:
     """(burst, positions in the event, positions in the burst) for each burst among the tags of one lane."""
+    places: Rows = tags & 0xFFFF
+    if len(tags) and not _differing_bits(tags) >> 16:
+        return [(int(tags[0]) >> 16 & 0xFFFFFFFF, np.arange(len(tags)), places)]
     bursts = (tags >> 16) & 0xFFFFFFFF
-    places = (tags & 0xFFFF).astype(np.intp)
-    everything = np.arange(len(tags))
-    if len(tags) and bool((bursts == bursts[0]).all()):
-        return [(int(bursts[0]), everything, places)]
     return [
         (int(burst), indexes, places[indexes])
         for burst in np.unique(bursts)
@@ -351,7 +341,12 @@ def _split_by_lane(event: Event) -> list[tuple[int, Event]]:
 
 def _has_one_lane(tags: I64) -> bool:
     """True for the usual event, which needs no splitting."""
-    return len(tags) > 0 and bool((tags >> _LANE_SHIFT == tags[0] >> _LANE_SHIFT).all())
+    return len(tags) > 0 and not _differing_bits(tags) >> _LANE_SHIFT
+
+
+def _differing_bits(tags: I64) -> int:
+    """The bits in which any of the tags differs from the first; two array calls tell about lane and burst."""
+    return int(np.bitwise_or.reduce(tags ^ tags[0]))
 
 
 def _lanes_of(tags: I64) -> list[tuple[int, Rows]]:

@@ -24,7 +24,7 @@ class Burst:
         self.source = source
         self.batch = batch
         self.rows = rows
-        self.message_ids: U8 = message_id.texts(batch.message_ids[rows])
+        self.message_ids: U8 = message_id.texts(batch.message_ids.take(rows, axis=0))
         self.variant_index: U16 | None = None
         if batch.variant_index is not None and len(batch.variants) > 1:
             self.variant_index = batch.variant_index[rows]

@@ -84,7 +84,7 @@ class Group(NamedTuple):
         if isinstance(tokens, TextColumn):
             tokens = tokens.take(chosen)
         elif tokens is not None:
-            tokens = tokens[chosen]
+            tokens = tokens.take(chosen, axis=0)
         return self._replace(positions=self.positions[chosen], tokens=tokens)
 
     def refuse(self, reason: Reason, why: Refusal | TooLong) -> None:
@@ -102,7 +102,7 @@ class Group(NamedTuple):
         n = len(self.positions)
         # Most bursts are one group of all rows in order: no copy then.
         whole = n == len(ids) and bool((self.positions == np.arange(n)).all())
-        pieces: dict[str, Piece] = {"message_id": ids if whole else ids[self.positions]}
+        pieces: dict[str, Piece] = {"message_id": ids if whole else ids.take(self.positions, axis=0)}
         if isinstance(self.tokens, TextColumn):
             fixed = self.tokens.fixed()
             pieces["token"] = self.tokens if fixed is None else fixed

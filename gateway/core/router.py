@@ -76,7 +76,7 @@ class _Facts(NamedTuple):
 
 def _look_up(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> _Facts:
     batch = page.batch
-    slots = devices.find(batch.device_ids[rows], batch.app)
+    slots = devices.find(batch.device_ids.take(rows, axis=0), batch.app)
     page.slots[rows] = slots
     found = devices.routing(slots)
     index = options.variant_index(batch, rows)

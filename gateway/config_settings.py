@@ -119,6 +119,7 @@ def client_config(config: Config) -> ClientConfig:
         body_bytes_max=http2.body_bytes_max,
         ping_idle_s=http2.ping_idle_s,
         ping_timeout_s=http2.ping_timeout_s,
+        window_timeout_s=http2.window_timeout_s,
     )
 
 

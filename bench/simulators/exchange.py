@@ -24,7 +24,7 @@ from bench.simulators.received import Message, Received
 
 Header = tuple[bytes, bytes]
 LOGGED_BODY_BYTES_MAX = 4_096  # of each request kept for GET /requests
-FLOOD_FIELD_BYTES = 4_096  # of one field of a header flood, name and value
+FLOOD_FIELD_BYTES = 1_024  # of one field of a header flood, name and value
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ class Malformed(FaultBase, frozen=True, kw_only=True, tag="malformed"):
 
 
 class HeaderFlood(FaultBase, frozen=True, kw_only=True, tag="header_flood"):
-    """Answers carry header fields of `bytes` more bytes (names and values), in fields of at most 4,096."""
+    """Answers carry header fields of `bytes` more bytes (names and values), in fields of about 1 KiB."""
 
     bytes: int
 

@@ -2,9 +2,9 @@
 
     python -m bench.http1_responder '{"certificate": null, "key": null}'
 
-It reads requests by their Content-Length, which it trusts, and answers each with a 200 and a body as a vendor does. Answers
-carry a Date that moves and a request id of their own, as vendors' answers do: a client that remembers heads finds
-nothing to remember. Writes its port to stdout once it listens, and ends when stdin does.
+It reads requests by their Content-Length, which it trusts, and answers each with a 200 and a body as a vendor does.
+Answers carry a Date that moves and a request id of their own, as vendors' answers do: a client that remembers heads
+finds nothing to remember. Writes its port to stdout once it listens, and ends when stdin does.
 """
 
 from __future__ import annotations

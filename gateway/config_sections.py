@@ -171,6 +171,7 @@ class Http2(Section, frozen=True, kw_only=True):
     ping_idle_s: Seconds = 30.0
     ping_timeout_s: Seconds = 10.0
     settings_timeout_s: Seconds = 40.0
+    window_timeout_s: Seconds = 5.0
     idle_s: Seconds = 3600.0
     close_timeout_s: Seconds = 1.0
     streams_max: Annotated[int, Meta(ge=1, le=65_536)] = 1000

@@ -123,6 +123,7 @@ def client_config(config: Config) -> ClientConfig:
         ping_timeout_s=http2.ping_timeout_s,
         settings_timeout_s=http2.settings_timeout_s,
         ignored_headers=frozenset(name.lower().encode() for name in http2.ignored_headers),
+        window_timeout_s=http2.window_timeout_s,
     )
 
 

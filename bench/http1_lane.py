@@ -36,6 +36,7 @@ from gateway.verdict import Answer, Verdict
 from gateway.wire.rpc.messages import Submit
 from vendors import VendorEntry
 from vendors.auth.credential import Issued, SecretPlace
+from vendors.connecting import ConnectingSettings
 from vendors.http_answer import by_status_class, decode_object
 
 APP_KEY = "bench"
@@ -47,7 +48,7 @@ _POLL_S = 0.005
 _RUN_TIMEOUT_S = 120.0
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str
     port: int
     ca_file: str
@@ -62,6 +63,7 @@ class BenchVendor:
     """One message a request, as the smallest vendors have it; errors in the body of a 200."""
 
     name: ClassVar[str] = NAME
+    bad_tokens_stall: ClassVar[bool] = False
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -257,6 +257,8 @@ class Worker:
                 self._supervise(nursery, f"pool {name}", built.pool.run)
                 for actor in built.lanes:
                     self._supervise(nursery, f"lane {name}/{actor.lane.key.class_.name.lower()}", actor.run)
+                for probes in built.probe_lanes:
+                    self._supervise(nursery, f"probes {name}/{probes.lane.key.class_.name.lower()}", probes.run)
             nursery.start_soon(
                 functools.partial(watch_lag, self.metrics, interval_s=self.config.observe.lag_interval_ms / 1000)
             )
@@ -356,7 +358,7 @@ class Worker:
 
     async def _wait_idle(self) -> None:
         """Returns when no row is being routed, queued in a lane or in flight at a vendor."""
-        lanes = [actor for built in self.vendor_lanes for actor in built.lanes]
+        lanes = [actor for built in self.vendor_lanes for actor in (*built.lanes, *built.probe_lanes)]
         while not self.router.is_idle or not all(actor.is_idle for actor in lanes):  # noqa: ASYNC110 - once, at the end
             await trio.sleep(0.01)
 
@@ -396,6 +398,9 @@ class Worker:
         for channel in {built.channel for built in self.vendor_lanes}:
             ends = [built.keeper.expires_in_s() for built in self.vendor_lanes if built.channel == channel]
             metrics.credential_expires_s.set(min(ends), channel)
+            pools = [built for built in self.vendor_lanes if built.channel == channel]
+            metrics.probe_rows.set(sum(each.waiting_rows for built in pools for each in built.probe_lanes), channel)
+            metrics.probe_connections.set(sum(built.pool.statistics().probe_connections for built in pools), channel)
 
     def status(self) -> dict[str, Any]:
         """What `pushgw status` shows."""
@@ -424,7 +429,9 @@ class Worker:
             "vendor": built.channel.name.lower(),
             "class": actor.lane.key.class_.name.lower(),
             "rows": actor.lane.rows,
+            "probe_rows": 0 if actor.probes is None else actor.probes.waiting_rows,
             "connections": pool.connections,
+            "probe_connections": pool.probe_connections,
             "open_requests": pool.open_requests,
             "has_credential": built.keeper.get_nowait() is not None,
             "last_close": "" if pool.last_close is None else pool.last_close.value,

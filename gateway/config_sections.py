@@ -167,8 +167,11 @@ class Http2(Section, frozen=True, kw_only=True):
 
     connect_timeout_s: Seconds = 10.0
     request_timeout_s: Seconds = 30.0
+    probe_wait_s: Seconds = 5.0
     ping_idle_s: Seconds = 30.0
     ping_timeout_s: Seconds = 10.0
+    settings_timeout_s: Seconds = 40.0
+    window_timeout_s: Seconds = 5.0
     idle_s: Seconds = 3600.0
     close_timeout_s: Seconds = 1.0
     streams_max: Annotated[int, Meta(ge=1, le=65_536)] = 1000
@@ -178,6 +181,7 @@ class Http2(Section, frozen=True, kw_only=True):
     encoder_table_bytes_max: Annotated[int, Meta(ge=0, le=64 * KIB)] = 4 * KIB
     header_list_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 32 * KIB
     body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    ignored_headers: list[str] = msgspec.field(default_factory=lambda: ["apns-id", "apns-unique-id"])
     unsent_bytes_max: Count = 1 * MIB
 
 

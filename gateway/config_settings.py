@@ -121,6 +121,9 @@ def client_config(config: Config) -> ClientConfig:
         body_bytes_max=http2.body_bytes_max,
         ping_idle_s=http2.ping_idle_s,
         ping_timeout_s=http2.ping_timeout_s,
+        settings_timeout_s=http2.settings_timeout_s,
+        ignored_headers=frozenset(name.lower().encode() for name in http2.ignored_headers),
+        window_timeout_s=http2.window_timeout_s,
     )
 
 

@@ -131,6 +131,8 @@ class Vendor(Protocol):
     """One vendor, one credential. Instances are immutable; everything that changes (tokens, time) is an argument."""
 
     name: ClassVar[str]
+    #: A rejected token holds up what else is on its connection: unproven ones are probed (core/probing.py).
+    bad_tokens_stall: ClassVar[bool]
 
     def authority(self) -> tuple[str, int]:
         """Host and port requests go to."""

@@ -26,7 +26,7 @@ _RECORD_BYTES = 16 << 10
 _T = TypeVar("_T")
 
 
-class TlsStream(trio.abc.Stream):
+class TlsStream(trio.abc.HalfCloseableStream):
     """The client's side. Owns its socket."""
 
     def __init__(self, tcp: trio.SocketStream, context: ssl.SSLContext, server_hostname: str) -> None:
@@ -86,6 +86,19 @@ class TlsStream(trio.abc.Stream):
     async def wait_send_all_might_not_block(self) -> None:
         self._check()
         await trio.lowlevel.wait_writable(self.socket)
+
+    async def send_eof(self) -> None:
+        """The peer is told that nothing follows; what it sends can still be received.
+
+        If cancelled: it may not have been told.
+        """
+        self._check()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with contextlib.suppress(ssl.SSLError):  # it wants the peer's goodbye, which comes, if at all, by receiving
+            self.tls.unwrap()
+        await self._flush()
+        with contextlib.suppress(OSError):  # dead already, which receiving tells
+            self.socket.shutdown(socket.SHUT_WR)
 
     async def aclose(self) -> None:
         """The peer is told, if its window has room for it; then the socket is closed, whatever happens."""

@@ -227,6 +227,12 @@ class LaneCounts:
         self._metrics.bucket_waits.add(1, self._channel)
         self._metrics.bucket_wait_s.add(seconds, self._channel)
 
+    def probed(self, rows: int) -> None:
+        self._metrics.rows_probed.add(rows, self._channel)
+
+    def probe_wait_over(self, rows: int) -> None:
+        self._metrics.probe_waits_over.add(rows, self._channel)
+
     def credential_refused(self, name: str) -> None:
         self._log.warning("credential refused by vendor", vendor=self._channel.name.lower(), vendor_word=name)
 

@@ -280,7 +280,8 @@ def config_table(
     vendors: dict[str, Any] | None = None,
     **over: dict[str, Any],
 ) -> dict[str, Any]:
-    """A configuration for impatient tests; vendors: their tables; `over` lays tables over it."""
+    """A configuration for impatient tests. vendors: their tables, beside those of the simulators. `over` lays tables
+    over it, those of a vendor's name over the app's."""
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
     secret.write_bytes(SECRET)
@@ -301,10 +302,12 @@ def config_table(
         "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 3.0},
         "observe": {"log_level": "warning"},
     }
+    vendors = (vendor_tables(simulators) if simulators is not None else {}) | (vendors or {})
     for name, values in over.items():
-        table[name] = table.get(name, {}) | values
+        tables = vendors if name in vendors else table
+        tables[name] = tables.get(name, {}) | values
     app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
-    table["apps"] = [app | (vendor_tables(simulators) if simulators is not None else {}) | (vendors or {})]
+    table["apps"] = [app | vendors]
     return table
 
 

@@ -31,6 +31,7 @@ from gateway.vendor import HttpVersion, Limits, RequestTemplate, Slot, parse_tem
 from gateway.verdict import Answer, Scope, Verdict
 from vendors import VendorEntry
 from vendors.auth.credential import Issued, SecretPlace
+from vendors.connecting import ConnectingSettings
 from vendors.http_answer import by_status_class, decode_object
 
 NAME = "xiaomi"  # a channel that has no vendor file yet
@@ -38,7 +39,7 @@ CREDENTIAL = b"key=test"
 HEADERS = ((b"authorization", (Slot("authorization"),)), (b"content-type", (b"application/json",)))
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str
     port: int
     ca_file: str
@@ -51,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 class TestVendor:
     name: ClassVar[str] = NAME
+    bad_tokens_stall: ClassVar[bool] = False
     __test__ = False
 
     def __init__(self, settings: Settings) -> None:

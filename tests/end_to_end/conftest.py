@@ -238,15 +238,18 @@ class Gateway:
                 found[name, ",".join(text for _, text in _LABEL.findall(labels or ""))] = float(value)
         return found
 
-    async def register(self, n: int, channel: str = "apns", *, first: int = 0) -> list[bytes]:
-        """n devices of that channel ("": long link only); returns their ids."""
+    async def register(self, n: int, channel: str = "apns", *, first: int = 0, proven_unix_s: int = 1) -> list[bytes]:
+        """n devices of that channel ("": long link only); returns their ids. proven_unix_s 0: their tokens are new."""
         ids = [os.urandom(8) + number.to_bytes(8, "big") for number in range(first, first + n)]
         tokens = {
             "apns": lambda one: one.hex() * 2,
             "fcm": lambda one: "fcm-token-" + one.hex() * 3,
             "": lambda one: "",
         }
-        states = [DeviceState(device_id=one, channel=channel, token=tokens[channel](one)) for one in ids]
+        states = [
+            DeviceState(device_id=one, channel=channel, token=tokens[channel](one), proven_unix_s=proven_unix_s)
+            for one in ids
+        ]
         answer = await self.client.register_devices(states)
         assert answer.registered == n
         return ids

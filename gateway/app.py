@@ -12,7 +12,6 @@ finish what is in flight, close, report the rest. Who waits for whom: docs/archi
 from __future__ import annotations
 
 import functools
-import gc
 import random
 import secrets
 import signal
@@ -27,7 +26,8 @@ import msgspec
 import trio
 
 import vendors
-from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
+from gateway.actors.credential_words import CredentialWords
+from gateway.actors.credentials import CredentialKeeper, open_http_client
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
 from gateway.actors.intake import Intake
@@ -36,19 +36,24 @@ from gateway.actors.long_link import LongLink
 from gateway.actors.rendering import LaneRenderer, LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
-from gateway.actors.service import AppView, Service
+from gateway.actors.service import Service
 from gateway.actors.supervisor import supervise
+from gateway.actors.token_guard import TokenGuard
+from gateway.actors.vendor_breaker import VendorBreaker, VerdictWatch
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.actors.vendor_pool import VendorPool
 from gateway.api.health import HealthServer
+from gateway.app_parts import app_view, make_log, server_context, settle_garbage
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
 from gateway.config import Config, Listener, load_config, make_missing_secrets, message_id_secret
 from gateway.config_sections import App
 from gateway.config_settings import (
+    breaker_settings,
     client_config,
     connection_limits,
     device_limits,
+    guard_settings,
     health_settings,
     keeper_settings,
     long_link_settings,
@@ -79,17 +84,15 @@ from gateway.observe.counting import (
     SupervisorCounts,
     record_link,
 )
-from gateway.observe.log import Level, Log
+from gateway.observe.log import Log
 from gateway.observe.loop_lag import StepWatch, watch_lag
 from gateway.observe.metrics import Metrics
 from gateway.observe.scrape import Scrape
+from gateway.observe.vendor_health import BreakerCounts, GuardCounts
 from gateway.store.memory import MemoryInbox, MemoryJournal
 
 #: Rows routed in one step: about a millisecond at the rates of docs/performance.md.
 ROUTE_SLICE_ROWS = 5120
-#: New objects between two looks of the garbage collector: half a millisecond each, and rarely anything to find, since
-#: rows are columns and content structs hold no cycles.
-_YOUNG_OBJECTS = 10_000
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
@@ -115,9 +118,11 @@ class LinkApp:
 class VendorLane(NamedTuple):
     """Everything of one (app, vendor): its credential, connections and lanes."""
 
+    app_index: int
     app: App
     channel: Channel
     keeper: CredentialKeeper
+    guard: TokenGuard
     pool: VendorPool
     lanes: list[LaneActor]
 
@@ -140,7 +145,7 @@ class Worker:
         self.vendor_lanes = [lane for index, app in enumerate(config.apps) for lane in self._build_vendors(index, app)]
         lanes = {actor.lane.key: actor for built in self.vendor_lanes for actor in built.lanes}
         self._build_edges()
-        self.router.connect(lanes)
+        self.router.connect(lanes, {(built.app_index, built.channel): built.guard for built in self.vendor_lanes})
         self.inbox.connect(self.router)
 
     # -- building
@@ -212,12 +217,19 @@ class Worker:
             context = client_context(ca_file=settings.ca_file or None)
         except (ValueError, OSError, ssl.SSLError) as error:
             raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable secret and CA file") from error
-        lanes: list[LaneActor] = []
+        counts = BreakerCounts(self.metrics, log, app.key, channel)
+        breaker = VendorBreaker(breaker_settings(config), clock=clock, observer=counts)
+        guard = TokenGuard(
+            guard_settings(config),
+            devices=self.devices,
+            clock=clock,
+            observer=GuardCounts(self.metrics, log, app.key, channel),
+        )
         keeper = CredentialKeeper(
             f"{app.key}/{name}",
             credential,
             clock=clock,
-            report=functools.partial(self._on_credential, log, channel, lanes),
+            report=CredentialWords(self.metrics, log, app.key, channel, breaker),
             random=random.random,
             open_client=functools.partial(open_http_client, settings.ca_file),
             settings=keeper_settings(config),
@@ -237,10 +249,11 @@ class Worker:
             idle_s=config.http2.idle_s,
             clock=clock,
             observer=PoolCounts(self.metrics, log),
+            breaker=breaker,
         )
         bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
         renderer = LaneRenderer(renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel)
-        lanes += [
+        lanes = [
             LaneActor(
                 lane=Lane(LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max),
                 vendor=vendor,
@@ -255,10 +268,11 @@ class Worker:
                 burst_rows_max=config.lanes.burst_rows_max,
                 step_s_max=config.gateway.step_ms_max / 1000,
                 request_timeout_s=config.http2.request_timeout_s,
+                watch=VerdictWatch(breaker, guard),
             )
             for class_ in Class
         ]
-        return VendorLane(app, channel, keeper, pool, lanes)
+        return VendorLane(index, app, channel, keeper, guard, pool, lanes)
 
     def _open_connection(
         self, open_stream: Callable[[], Awaitable[trio.abc.Stream]], on_events: OnEvents
@@ -269,18 +283,6 @@ class Worker:
             limits=connection_limits(self.config),
             on_events=on_events,
         )
-
-    def _on_credential(self, log: Log, channel: Channel, lanes: list[LaneActor], event: CredentialEvent) -> None:
-        if event.kind == "issued":
-            self.metrics.credential_refreshes.add(1, channel)
-            for lane in lanes:
-                lane.ring()
-        elif event.kind == "failed":
-            self.metrics.credential_failures.add(1, channel)
-            mend = "mend this credential's configuration" if event.is_final else "it is tried again"
-            log.warning("credential not available", name=event.name, retry_in_s=event.retry_in_s, mend=mend)
-        else:
-            log.warning("credential", what=event.kind, name=event.name)
 
     def _build_edges(self) -> None:
         config, metrics = self.config, self.metrics
@@ -352,7 +354,7 @@ class Worker:
             )
             addresses = await self._listen(nursery)
             self._is_ready = True
-            _settle_garbage()
+            settle_garbage()
             self._announce(addresses)
             if ready is not None:
                 ready(addresses)
@@ -519,45 +521,6 @@ class Worker:
             "has_credential": built.keeper.get_nowait() is not None,
             "last_close": "" if pool.last_close is None else pool.last_close.value,
         }
-
-
-# -- settings of parts
-
-
-def app_view(index: int, app: App) -> AppView:
-    checks = {
-        CHANNEL_NAMES[name]: vendors.REGISTRY[name].vendor(settings).check_token
-        for name, settings in app.vendors.items()
-    }
-    return AppView(index, app.key, frozenset(checks), checks)
-
-
-def server_context(listener: Listener) -> ssl.SSLContext:
-    """TLS for a listener. Raises ConfigError for files that cannot be used."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(str(listener.cert_file), None if listener.key_file is None else str(listener.key_file))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("rpc.listeners[].cert_file", str(listener.cert_file), f"a certificate ({error})") from error
-    return context
-
-
-def make_log(config: Config, metrics: Metrics) -> Log:
-    return Log(
-        level=Level[config.observe.log_level.upper()],
-        lines_per_s_max=config.observe.log_lines_per_s_max,
-        on_line=lambda level: metrics.log_lines.add(1, level.name.lower()),
-        on_suppressed=lambda: metrics.log_lines_suppressed.add(1),
-    )
-
-
-def _settle_garbage() -> None:
-    """What was made at start lives as long as the process, and looking through it costs tens of milliseconds each
-    time: the collector is told to leave it alone, and to look at young objects only in portions that fit a step."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 50, 1000)
 
 
 def serve(config: Config, *, ready: Callable[[dict[str, Any]], None] | None = None) -> int:

@@ -47,6 +47,8 @@ SESSION_BYTES = 32 << 10
 REQUEST_BYTES = 5 << 10
 #: One request on its way in the ring of an HTTP/2 connection.
 STREAM_BYTES = 64
+#: A removal of a dead token that the unregister guard holds back: three columns (gateway/core/unregister_guard.py).
+HELD_REMOVAL_BYTES = 16
 #: A request template with its parsed parts.
 TEMPLATE_BYTES = 4 << 10
 #: Metrics, logs, credentials, what is too small to have its own line.
@@ -70,7 +72,8 @@ def memory_budget(config: Config) -> list[BudgetPart]:
     """How `gateway.memory_bytes_max` is split; the sum may be smaller, never larger."""
     rpc, link, ledger, devices, lanes = config.rpc, config.long_link, config.ledger, config.devices, config.lanes
     links = vendor_connections_max(config)
-    n_lanes = 2 * sum(len(app.vendors) for app in config.apps)
+    n_vendors = sum(len(app.vendors) for app in config.apps)
+    n_lanes = 2 * n_vendors
     sessions = rpc.connections_max + config.operator.connections_max + config.http.connections_max
     return [
         BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
@@ -93,6 +96,11 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             + lanes.templates_max * TEMPLATE_BYTES
             + n_lanes * lanes.burst_rows_max * REQUEST_BYTES,
             "gateway.open_rows_max, lanes.burst_rows_max, lanes.templates_max",
+        ),
+        BudgetPart(
+            "held removals",
+            n_vendors * config.unregister_guard.held_max * HELD_REMOVAL_BYTES,
+            "unregister_guard.held_max",
         ),
         BudgetPart(
             "vendor connections",
@@ -163,6 +171,8 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("retry.first_s", "retry.cap_s"),
     ("retry.throttled_s", "retry.cap_s"),
     ("retry.wait_s_min", "retry.cap_s"),
+    ("breaker.open_s", "breaker.open_s_max"),
+    ("unregister_guard.dead_share_normal", "unregister_guard.dead_share_max"),
     ("credentials.retry_first_s", "credentials.retry_cap_s"),
     ("http2.stream_window_bytes", "http2.connection_window_bytes"),
 )

@@ -12,16 +12,20 @@ from gateway.actors.vendor_connection import ConnectionLimits
 from gateway.api.health import HealthSettings
 from gateway.config_sections import Config
 from gateway.content import Class
+from gateway.core.breaker import BreakerSettings
 from gateway.core.devices import DeviceLimits
 from gateway.core.retry import RetryPolicy
+from gateway.core.unregister_guard import GuardSettings
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 from gateway.wire.h2.settings import ClientConfig
 from gateway.wire.rpc.limits import RpcLimits
 
 __all__ = [
+    "breaker_settings",
     "client_config",
     "connection_limits",
     "device_limits",
+    "guard_settings",
     "health_settings",
     "keeper_settings",
     "long_link_settings",
@@ -136,6 +140,32 @@ def keeper_settings(config: Config) -> KeeperSettings:
         retry_first_s=credentials.retry_first_s,
         retry_cap_s=credentials.retry_cap_s,
         gap_s=credentials.gap_s,
+    )
+
+
+def breaker_settings(config: Config) -> BreakerSettings:
+    breaker = config.breaker
+    return BreakerSettings(
+        window_s=breaker.window_s,
+        rows_min=breaker.rows_min,
+        failure_share=breaker.failure_share,
+        connect_failures_max=breaker.connect_failures_max,
+        credential_refusals_max=breaker.credential_refusals_max,
+        open_s=breaker.open_s,
+        open_s_max=breaker.open_s_max,
+        trial_rows_max=breaker.trial_rows_max,
+    )
+
+
+def guard_settings(config: Config) -> GuardSettings:
+    guard = config.unregister_guard
+    return GuardSettings(
+        window_s=guard.window_s,
+        rows_min=guard.rows_min,
+        dead_share_max=guard.dead_share_max,
+        dead_share_normal=guard.dead_share_normal,
+        held_max=guard.held_max,
+        removes_after_spike=guard.after_spike == "remove",
     )
 
 

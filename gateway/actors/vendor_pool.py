@@ -20,6 +20,7 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.clock import Clock
 from gateway.columns import I64, Rows
 from gateway.errors import CloseReason
@@ -33,6 +34,8 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
 #: How long requests may stay open on a connection that is being replaced.
 REPLACE_TIMEOUT_S = 30.0
+#: We closed it ourselves, so it says nothing of the vendor.
+_WANTED_ENDS = frozenset({CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED})
 #: A connection takes the next burst when its room is this share of what it has open.
 FREE_SHARE = 0.5
 
@@ -123,6 +126,7 @@ class VendorPool:
         idle_s: float,
         clock: Clock,
         observer: PoolObserver,
+        breaker: VendorBreaker,
     ) -> None:
         self._open = open_connection
         self._connections_max = connections_max
@@ -135,6 +139,8 @@ class VendorPool:
         self._failures = 0
         self._connect_at = -math.inf
         self._bell = Bell()
+        self.breaker = breaker
+        breaker.connect(ring=self._ring_all, in_flight=self._open_requests)
         self._is_draining = False
         self._all_closed = trio.Event()
         self._last_close: CloseReason | None = None
@@ -164,7 +170,7 @@ class VendorPool:
             return 0
         if best < wanted and best < link.open_requests() * FREE_SHARE:
             return 0
-        return best
+        return self.breaker.room(best)
 
     def send(self, requests: Requests, start: int, tags: I64, deadline: float) -> tuple[int, int]:
         """(requests taken, number of the connection that took them); the one with most room is asked."""
@@ -172,7 +178,8 @@ class VendorPool:
             self._bell.ring()
             return 0, -1
         link = max(self._links.values(), key=lambda candidate: candidate.connection.capacity())
-        taken = link.connection.send(requests, start, tags, deadline)
+        taken = link.connection.send(requests, start, tags[: self.breaker.room(len(tags))], deadline)
+        self.breaker.sent(taken)
         link.idle_since = math.inf
         return taken, link.number
 
@@ -198,9 +205,17 @@ class VendorPool:
         return PoolStatistics(
             connections=len(self._links),
             ready=sum(link.is_open for link in self._links.values()),
-            open_requests=sum(link.open_requests() for link in self._links.values()),
+            open_requests=self._open_requests(),
             last_close=self._last_close,
         )
+
+    def _open_requests(self) -> int:
+        return sum(link.open_requests() for link in self._links.values())
+
+    def _ring_all(self) -> None:
+        self._bell.ring()
+        for lane in self._lanes:
+            lane.ring()
 
     # -- events
 
@@ -238,7 +253,9 @@ class VendorPool:
                         continue
                     self._start(nursery.start_soon)
                     continue
-                await self._bell.wait()
+                with self._clock.move_on_at(self.breaker.next_deadline()):
+                    await self._bell.wait()
+                self.breaker.check_deadline()
 
     async def drain(self, timeout_s: float) -> None:
         """No further requests; returns when the open ones have ended and the connections closed, or the time is up."""
@@ -253,6 +270,8 @@ class VendorPool:
         """Another one is opened when there are rows, no room anywhere, and none is on its way."""
         links = self._links.values()
         if self._is_draining or len(links) >= self._connections_max or not all(link.is_open for link in links):
+            return False
+        if not self.breaker.may_connect:
             return False
         return any(lane.has_rows for lane in self._lanes) and all(link.connection.capacity() == 0 for link in links)
 
@@ -277,11 +296,11 @@ class VendorPool:
                 self._connect_at = self._clock.monotonic() + backoff_s * random.uniform(0.5, 1.0)
             self._last_close = reason
             self._observer.closed(link.number, reason, link.text)
+            if not link.has_answered and reason not in _WANTED_ENDS:
+                self.breaker.connect_failed()
             if self._is_draining and not self._links:
                 self._all_closed.set()
-            self._bell.ring()
-            for lane in self._lanes:
-                lane.ring()
+            self._ring_all()
 
     async def _retire_idle(self) -> None:
         while True:

@@ -100,8 +100,10 @@ class HeldRemovals:
         n = len(newest.rows)
         self._grow(self.rows + n)
         at = (self._first + self.rows + np.arange(n)) % len(self._columns.rows)
-        for column, values in zip(self._columns, newest, strict=True):
-            column[at] = values
+        columns = self._columns
+        columns.rows[at] = newest.rows
+        columns.token_hashes[at] = newest.token_hashes
+        columns.dead_since_unix_ms[at] = newest.dead_since_unix_ms
         self.rows += n
         return dropped
 
@@ -109,7 +111,8 @@ class HeldRemovals:
         """The oldest `rows`, or all; they are no longer here."""
         n = min(rows, self.rows)
         at = (self._first + np.arange(n)) % max(1, len(self._columns.rows))
-        taken = Removals(*(column[at] for column in self._columns))
+        columns = self._columns
+        taken = Removals(columns.rows[at], columns.token_hashes[at], columns.dead_since_unix_ms[at])
         self._skip(n)
         return taken
 
@@ -131,9 +134,8 @@ class HeldRemovals:
         n = self.rows
         old = self.take(n)
         self._columns = _empty(min(self._rows_max, max(rows, 2 * size)))
-        for column, values in zip(self._columns, old, strict=True):
-            column[:n] = values
-        self._first, self.rows = 0, n
+        self._first = 0
+        self.put(old)
 
 
 def _empty(size: int) -> Removals:

@@ -7,7 +7,8 @@
 It trips by the share of failures among the outcomes of a window, by connects that failed one after another, and by a
 credential that the vendor refuses or that cannot be had. An opening lasts `open_s`, twice as long each time until the
 vendor has been well for a window, at most `open_s_max`; a refused credential waits the longest at once, since only a
-human can mend it and every trial costs a row. Then a few rows try: one that is answered closes it.
+human can mend it and every trial costs a row. Then a few rows try, and the same share decides about them: it opens
+again when so many have failed, and closes when those that were sent have ended and too few failed for that.
 
 What was in flight when it opened ends while it waits or tries. Such late failures are no news and count for nothing;
 a late answer does, for it shows that somebody lives.
@@ -122,8 +123,10 @@ class Breaker:
     """See the module's docstring. now: monotonic seconds. Calls that change the state return the transition."""
 
     __slots__ = (
+        "_bad_trials",
         "_closed_at",
         "_connect_failures",
+        "_good_trials",
         "_openings",
         "_refusals",
         "_settings",
@@ -146,7 +149,8 @@ class Breaker:
         self._openings = 0
         self._closed_at = -math.inf
         self._until = math.inf
-        self._trials = 0
+        #: Rows that may still try, and what those that did came to.
+        self._trials = self._good_trials = self._bad_trials = 0
         #: Rows at most that were in flight when it opened and have not ended.
         self._stale = 0
 
@@ -234,11 +238,16 @@ class Breaker:
         late = min(bad, self._stale, in_flight + bad)
         self._stale = min(self._stale - late, in_flight)
         self._trials = min(self._trials + outcomes.void, self._trials_max())
-        fresh = bad - late
-        if fresh and fresh >= self._settings.failure_share * (fresh + outcomes.answered):
+        self._bad_trials += bad - late
+        self._good_trials += outcomes.answered
+        trials = self._trials_max()
+        bad_max = self._settings.failure_share * trials
+        if bad > late and self._bad_trials >= bad_max:
             cause = BreakerCause.CREDENTIAL if outcomes.refused > outcomes.failed else BreakerCause.FAILURES
             return self._move(_Input.TRIP, now, cause, in_flight)
-        if outcomes.answered:
+        ended = self._good_trials + self._bad_trials
+        has_failed = self._bad_trials >= self._settings.failure_share * ended
+        if self._good_trials and ended >= trials - self._trials and not has_failed:
             return self._move(_Input.PASSED, now, BreakerCause.NONE)
         return None
 
@@ -257,6 +266,7 @@ class Breaker:
                 self._begin_wait(now, cause, in_flight)
             case _Action.TRY:
                 self._trials = self._trials_max()
+                self._good_trials = self._bad_trials = 0
                 self._until = math.inf
             case _Action.RESUME:
                 self.cause = cause

@@ -366,7 +366,9 @@ async def test_a_self_signed_token_is_there_at_once_and_changes_every_20_to_60_m
         await trio.sleep(30)
     gaps = [later[0] - earlier[0] for earlier, later in pairwise(seen)]
     assert len(gaps) >= 15
-    assert all(1200 <= gap <= 3360 for gap in gaps)
+    # the first one may have been in force elsewhere for a while: all workers show the same
+    assert gaps[0] <= 3360
+    assert all(1200 <= gap <= 3360 for gap in gaps[1:])
     assert len({value for _, value in seen}) == len(seen)
 
 

@@ -91,8 +91,10 @@ async def test_a_trial_that_fails_opens_it_again_and_for_longer(
     await world.wait(5.1)
     assert len(world.apns.last.open) == 4
     world.apns.last.answer(503, DOWN)
+    assert world.metrics.breaker_state.value("shop", Channel.APNS) == 1
+    world.apns.last.answer(503, DOWN)
     assert world.metrics.breaker_state.value("shop", Channel.APNS) == 2
-    world.apns.last.answer(503, DOWN, n=3)
+    world.apns.last.answer(503, DOWN, n=2)
     await world.wait(9.5)
     assert not world.apns.last.open
     await world.wait(1)
@@ -221,7 +223,7 @@ async def test_refused_streams_are_no_failures_and_trials_among_them_are_sent_ag
         assert len(world.apns.last.open) == 4
         world.apns.last.tell(Refused, RefusedWhy.REFUSED_STREAM, n=4)
         await world.settle()
-    world.apns.last.answer()
+    world.apns.last.answer(n=4)
     assert world.breakers[Channel.APNS].state is BreakerState.CLOSED
 
 

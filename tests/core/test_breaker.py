@@ -110,7 +110,7 @@ def test_connects_that_fail_in_a_row_open_it_and_an_answer_begins_the_row_anew()
     assert breaker.next_deadline() == told.now + 10.0
 
 
-def test_after_its_time_it_lets_a_few_rows_try_and_one_that_is_answered_closes_it() -> None:
+def test_after_its_time_it_lets_a_few_rows_try_and_closes_when_those_have_ended_well() -> None:
     told = Dialogue()
     told.open()
     assert told.breaker.on_deadline(told.now + 4.9) is None
@@ -118,6 +118,7 @@ def test_after_its_time_it_lets_a_few_rows_try_and_one_that_is_answered_closes_i
     assert told.breaker.room() == 4
     told.breaker.on_sent(3, told.now)
     assert told.breaker.room() == 1
+    assert told.tell(answered=2) is HALF_OPEN, "the third could still fail"
     assert told.tell(answered=1) is CLOSED
     assert told.breaker.room() == UNLIMITED
     assert told.breaker.cause is BreakerCause.NONE
@@ -131,20 +132,21 @@ def test_openings_grow_to_the_maximum_and_begin_anew_when_the_vendor_was_well_fo
     waits = [told.open()]
     for _ in range(6):
         told.wait()
-        told.breaker.on_sent(1, told.now)
+        told.breaker.on_sent(2, told.now)
+        assert told.tell(failed=1) is HALF_OPEN, "one of four"
         assert told.tell(failed=1) is OPEN
         waits.append(told.breaker.next_deadline() - told.now)
     assert waits == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0, 60.0]
     told.wait()
-    told.tell(answered=1)
+    told.tell(answered=3)
     assert told.open() == 60.0, "closed for a moment only"
     told.wait()
-    told.tell(answered=1)
+    told.tell(answered=3)
     told.now += 10.1
     assert told.open() == 5.0
 
 
-def test_the_share_decides_about_trials_that_come_back_together() -> None:
+def test_the_share_decides_about_trials() -> None:
     told = Dialogue()
     told.open()
     told.wait()
@@ -152,7 +154,13 @@ def test_the_share_decides_about_trials_that_come_back_together() -> None:
     told = Dialogue()
     told.open()
     told.wait()
-    assert told.tell(answered=1, failed=1) is OPEN
+    assert told.tell(answered=2, failed=2) is OPEN
+    told = Dialogue()
+    told.open()
+    told.wait()
+    told.breaker.on_sent(4, told.now)
+    assert told.tell(answered=3) is HALF_OPEN
+    assert told.tell(failed=1) is CLOSED, "the last word is bad, the whole is not"
 
 
 def test_late_failures_of_what_was_in_flight_when_it_opened_prove_nothing() -> None:
@@ -162,8 +170,9 @@ def test_late_failures_of_what_was_in_flight_when_it_opened_prove_nothing() -> N
     told.wait()
     told.breaker.on_sent(4, told.now)
     assert told.tell(in_flight=4, failed=70) is HALF_OPEN
-    # none of those is left, so this is a trial
-    assert told.tell(in_flight=3, failed=1) is OPEN
+    # none of those is left, so these are trials
+    assert told.tell(in_flight=3, failed=1) is HALF_OPEN
+    assert told.tell(in_flight=2, failed=1) is OPEN
 
 
 def test_no_more_late_failures_are_expected_than_are_in_flight() -> None:
@@ -175,15 +184,29 @@ def test_no_more_late_failures_are_expected_than_are_in_flight() -> None:
     # The four that try cannot be told from what was in flight before, but nothing else is left of that.
     told.tell(in_flight=4)
     assert told.tell(in_flight=0, failed=4) is HALF_OPEN
-    assert told.tell(in_flight=0, failed=1) is OPEN
+    assert told.tell(in_flight=0, failed=2) is OPEN
 
 
-def test_a_late_answer_closes_it_while_it_tries_and_changes_nothing_before() -> None:
+def test_a_row_that_tries_alone_decides_when_it_is_answered_and_not_when_it_fails() -> None:
     told = Dialogue()
-    told.open(in_flight=5)
-    assert told.tell(answered=1) is OPEN
+    told.open()
     told.wait()
+    for _ in range(2):
+        told.breaker.on_sent(1, told.now)
+        assert told.breaker.state is HALF_OPEN
+        told.tell(failed=1)
+    assert told.breaker.state is OPEN, "two of four"
+    told.wait()
+    told.breaker.on_sent(1, told.now)
     assert told.tell(answered=1) is CLOSED
+
+
+def test_late_answers_close_it_while_it_tries_and_change_nothing_before() -> None:
+    told = Dialogue()
+    told.open(in_flight=50)
+    assert told.tell(answered=10) is OPEN
+    told.wait()
+    assert told.tell(answered=10) is CLOSED
 
 
 def test_trials_that_were_not_sent_after_all_may_be_sent_again() -> None:
@@ -309,7 +332,7 @@ class Model:
             good, bad = (sum(column) for column in zip(*young, strict=True))
             old = sum(good for at, good, _ in self.outcomes if self.told.now - 10.0 <= at <= self.told.now - 9.0)
             assert bad < 0.5 * (good + bad + old) or good + bad < 20
-        if before is HALF_OPEN and name == "answered" and n:
+        if before is HALF_OPEN and name == "answered" and n >= SETTINGS.trial_rows_max:
             assert breaker.state is CLOSED
         if before is OPEN:
             assert breaker.state is OPEN

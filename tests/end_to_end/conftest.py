@@ -293,6 +293,7 @@ def config_table(directory: Path, simulators: dict[str, Any] | None, **over: dic
         },
         "devices": {"devices_max": 10_000, "token_bytes_max": 4_000_000},
         "retry": {"first_s": 0.2, "factor": 1.5, "wait_s_min": 0.1, "throttled_s": 0.5, "cap_s": 900.0},
+        "breaker": {"open_s": 0.2, "open_s_max": 0.5},
         "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 3.0},
         "observe": {"log_level": "warning"},
     }

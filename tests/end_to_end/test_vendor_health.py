@@ -135,3 +135,49 @@ async def test_a_normal_mix_with_5_percent_dead_tokens_is_cleaned(
         again = await gateway.client.submit(CONTENT, devices)
         counts = await gateway.until_final(again.task_id, 40.0)
         assert counts.states == {"vendor_accepted": 190, "dropped": 10}
+
+
+async def test_an_expired_provider_token_brings_a_new_token_on_a_new_connection(
+    open_gateway: Callable[..., Any], simulators: Any
+) -> None:
+    expired = [{"share": 1.0, "status": 403, "reason": "ExpiredProviderToken"}]
+    async with open_gateway(simulators.ready) as gateway:
+        devices = await gateway.register(30)
+        first = await gateway.client.submit(CONTENT, devices[:1])
+        await gateway.until_final(first.task_id)
+        before = simulators.call("GET", "/statistics")["apns"]["connections"]["handshakes_completed"]
+        simulators.fault("apns", "errors", mix=expired, for_requests=1)
+        answer = await gateway.client.submit(CONTENT, devices)
+        assert (await gateway.until_final(answer.task_id)).states == {"vendor_accepted": 30}
+        after = simulators.call("GET", "/statistics")["apns"]["connections"]["handshakes_completed"]
+        assert after > before
+        metrics = await gateway.metrics()
+        assert metrics["pushgw_closes_total", "vendor,credential_replaced"] == 1
+        assert metrics["pushgw_credential_refreshes_total", "apns"] == 2
+        assert metrics["pushgw_breaker_state", "shop,apns"] == 0
+
+
+async def test_a_token_endpoint_that_refuses_us_stops_that_vendor_only_until_it_gives_a_token(
+    open_gateway: Callable[..., Any], simulators: Any, folder: Any
+) -> None:
+    simulators.fault("fcm", "errors", mix=[{"share": 1.0, "status": 503, "reason": "x"}], applies_to="oauth")
+    credentials = {"retry_first_s": 0.2, "retry_cap_s": 0.4}
+    async with open_gateway(simulators.ready, credentials=credentials) as gateway:
+        apns, fcm = await gateway.register(20), await gateway.register(20, "fcm", first=500)
+        answer = await gateway.client.submit(CONTENT, fcm)
+        other = await gateway.client.submit(CONTENT, apns)
+        assert (await gateway.until_final(other.task_id)).states == {"vendor_accepted": 20}
+
+        async def is_open() -> bool:
+            return bool((await gateway.metrics())["pushgw_breaker_state", "shop,fcm"] == 2)
+
+        await until(is_open)
+        assert (await gateway.states(answer.task_id)) == {"queued": 20}
+        metrics = await gateway.metrics()
+        assert metrics["pushgw_credential_failures_total", "shop,fcm"] >= 1
+        assert metrics["pushgw_breaker_state", "shop,apns"] == 0
+        simulators.call("DELETE", "/fault")
+        assert (await gateway.until_final(answer.task_id)).states == {"vendor_accepted": 20}
+    (line, *_) = log_events(folder, "credential not available")
+    assert (line["app"], line["vendor"]) == ("shop", "fcm")
+    assert line["mend"]

@@ -214,7 +214,11 @@ class Worker:
         secret = Secret(file=Path(place.file)) if place.file else Secret(env=place.env)
         try:
             credential = entry.credential(settings, secret.read())
-            context = client_context(ca_file=settings.ca_file or None)
+            context = client_context(
+                ca_file=settings.ca_file or None,
+                certificate_file=getattr(settings, "certificate_file", "") or None,
+                key_file=getattr(settings, "certificate_key_file", "") or None,
+            )
         except (ValueError, OSError, ssl.SSLError) as error:
             raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable secret and CA file") from error
         counts = BreakerCounts(self.metrics, log, app.key, channel)
@@ -262,7 +266,7 @@ class Worker:
                 credentials=keeper,
                 home=self.home,
                 router=self.router,
-                policy=retry_policy(config, class_),
+                policy=retry_policy(config, class_, first_s=getattr(settings, "retry_first_s", None)),
                 clock=clock,
                 observer=LaneCounts(self.metrics, log, channel),
                 burst_rows_max=config.lanes.burst_rows_max,

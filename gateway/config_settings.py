@@ -93,13 +93,15 @@ def device_limits(config: Config) -> DeviceLimits:
     )
 
 
-def retry_policy(config: Config, message_class: Class) -> RetryPolicy:
-    """The policy of one class; only what happens to uncertain rows differs between them."""
+def retry_policy(config: Config, message_class: Class, *, first_s: float | None = None) -> RetryPolicy:
+    """The policy of one class; only what happens to uncertain rows differs between them. first_s: of a vendor that asks
+    for another first wait than `retry.first_s`."""
     retry = config.retry
+    wait_s = retry.first_s if first_s is None else min(first_s, retry.cap_s)
     rule = retry.on_uncertain_system if message_class is Class.SYSTEM else retry.on_uncertain_marketing
     return RetryPolicy(
         attempts_max=retry.attempts_max,
-        first_s=retry.first_s,
+        first_s=wait_s,
         factor=retry.factor,
         cap_s=retry.cap_s,
         jitter=retry.jitter,

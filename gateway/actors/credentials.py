@@ -104,6 +104,10 @@ class CredentialKeeper:
             issued = self._put(self._self_signed.issue(now))
         if issued is None or now >= issued.expires_unix_s:
             self._wake.set()
+            if self._self_signed is not None and not self.is_denied:
+                # A certificate past its end; told once, since nothing here can change it.
+                self.is_denied = True
+                self._report(CredentialEvent(self.name, "failed", "expired", is_final=True))
             return None
         if now >= issued.replace_at_unix_s:
             self._wake.set()

@@ -275,7 +275,7 @@ class Gateway:
 
 
 def config_table(directory: Path, simulators: dict[str, Any] | None, **over: dict[str, Any]) -> dict[str, Any]:
-    """A configuration for impatient tests; `over` lays tables over it."""
+    """A configuration for impatient tests; `over` lays tables over it, `app` over the one app."""
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
     secret.write_bytes(SECRET)
@@ -297,10 +297,11 @@ def config_table(directory: Path, simulators: dict[str, Any] | None, **over: dic
         "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 3.0},
         "observe": {"log_level": "warning"},
     }
+    of_app = over.pop("app", {})
     for name, values in over.items():
         table[name] = table.get(name, {}) | values
     app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
-    table["apps"] = [app | (vendor_tables(simulators) if simulators is not None else {})]
+    table["apps"] = [app | (vendor_tables(simulators) if simulators is not None else {}) | of_app]
     return table
 
 

@@ -30,7 +30,7 @@ ELSEWHERE = {
     *("rpc.connections_max", "rpc.hellos_max", "rpc.frames_bytes_max", "rpc.unsent_bytes_max"),
     *("long_link.files_reserve", "long_link.payload_bytes_max", "http.address"),
     *("retry.strategy4_wait_s", "retry.on_uncertain_marketing"),
-    *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s"),
+    *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s", "http2.probe_wait_s"),
 }
 SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "breaker", "unregister_guard", "http2", "http")
 
@@ -48,6 +48,8 @@ def other_value(value: Any) -> Any:
     """A value of the same type that differs and breaks no relation between a part's own numbers."""
     if isinstance(value, str):
         return OTHER_WORDS[value]
+    if isinstance(value, list):
+        return [*value, "x-other"]
     return value + 1 if isinstance(value, int) else value * 1.25
 
 

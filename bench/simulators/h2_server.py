@@ -27,9 +27,10 @@ import h2.settings
 from h2.errors import ErrorCodes
 
 from bench.simulators.exchange import Answer, Exchange, Request
-from bench.simulators.fault_kinds import Goaway, NoAnswer, RefusedStream, ResetSocket, ResetStream, TlsAbort
+from bench.simulators.fault_kinds import Goaway, Malformed, NoAnswer, RefusedStream, ResetSocket, ResetStream, TlsAbort
 from bench.simulators.faults import Mode, Plan
 from bench.simulators.h2_frames import LAST_STREAM_ID_MAX, goaway_frame, stream_limit_frame
+from bench.simulators.h2_malformed import malformed
 from bench.simulators.h2_rules import Http2Rules, Stream
 from bench.simulators.sockets import Severed, end_without_notify, reset, sever
 
@@ -41,6 +42,7 @@ class Http2Connection(asyncio.Protocol):
     """One accepted connection; see the module docstring.
 
     Args:
+        bond: the vendor's memory of this connection. is_known: the handshake has said who the client is.
         on_end: called once with this connection when it is gone.
         on_severed: takes over a socket that must stay open without FIN (half open).
     """
@@ -50,8 +52,11 @@ class Http2Connection(asyncio.Protocol):
         exchange: Exchange,
         rules: Http2Rules,
         mode: Mode,
+        bond: Any,
         on_end: Callable[[Http2Connection], None],
         on_severed: Callable[[Severed], None],
+        *,
+        is_known: bool = False,
     ) -> None:
         self._exchange = exchange
         self._counts = exchange.counts.connection
@@ -60,10 +65,10 @@ class Http2Connection(asyncio.Protocol):
         self._on_end = on_end
         self._on_severed = on_severed
         self._loop = asyncio.get_running_loop()
-        self._bond: Any = exchange.vendor.new_bond()
+        self._bond = bond
         self._streams: dict[int, Stream] = {}
         self._highest_id = 0
-        self._is_authenticated = rules.streams_before_auth >= rules.streams_max
+        self._is_authenticated = is_known or rules.streams_before_auth >= rules.streams_max
         self._is_penalised = False
         self._n_errors = 0
         self._n_successes = 0
@@ -178,7 +183,10 @@ class Http2Connection(asyncio.Protocol):
                     self._acked_limit = self._unacked_limits.popleft()
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 self._send_waiting_bodies()
-            case h2.events.ConnectionTerminated():
+            case h2.events.ConnectionTerminated(error_code=code):
+                if code != ErrorCodes.NO_ERROR:
+                    name = code.name if isinstance(code, ErrorCodes) else str(code)
+                    self._exchange.counts.client_goaways[name] += 1
                 self._close_when_drained("client_goaway")
             case _:
                 pass
@@ -260,6 +268,8 @@ class Http2Connection(asyncio.Protocol):
             case TlsAbort():
                 self._close_reason = "fault tls_abort"
                 end_without_notify(self._transport)
+            case Malformed(form=form):
+                self._write_raw(malformed(form, stream_id, self._h2.remote_settings.header_table_size))
             case Goaway() as goaway:
                 self._on_goaway_fault(goaway, stream_id, request, answer)
             case _:

@@ -23,7 +23,7 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.actors.rendering import LaneBurst, RenderedBurst
 from gateway.actors.vendor_breaker import VerdictWatch
-from gateway.actors.vendor_pool import VendorPool, make_tags, split_by_burst
+from gateway.actors.vendor_pool import PoolPort, make_tags, split_by_burst
 from gateway.clock import Clock
 from gateway.columns import I64, U8, U16, Rows
 from gateway.content import Priority
@@ -80,7 +80,20 @@ class RouterPort(Protocol):
 
     def token_muted(self, page: LedgerPage, rows: Rows) -> None: ...
 
+    def tokens_proven(self, page: LedgerPage, rows: Rows) -> None: ...
+
+    def tokens_suspect(self, page: LedgerPage, rows: Rows) -> None: ...
+
     def lane_has_room(self, lane: LaneActor) -> None: ...
+
+
+class Probes(Protocol):
+    """The lane's other half, which takes its rows with unproven tokens; see `actors/probe_lane.py`."""
+
+    def take_over(self, page: LedgerPage, rows: Rows) -> None: ...
+
+    @property
+    def waiting_rows(self) -> int: ...
 
 
 class LaneObserver(Protocol):
@@ -139,7 +152,7 @@ class LaneActor:
         *,
         lane: Lane,
         vendor: Vendor,
-        pool: VendorPool,
+        pool: PoolPort,
         renderer: Renderer,
         credentials: Credentials,
         home: Home,
@@ -174,6 +187,10 @@ class LaneActor:
         self._request_timeout_s = request_timeout_s
         self._random = np.random.default_rng((random_source or random.Random()).getrandbits(64))
         self._number = pool.add_lane(self)
+        #: Where rows with unproven tokens go; None where the vendor needs no probes.
+        self.probes: Probes | None = None
+        #: The lane that the router knows: this one, or the one whose probes these are.
+        self._main = self
         self._bell = Bell()
         self._timer_bell = Bell()
         self._wheel: TimingWheel[LaneSlice] = TimingWheel(
@@ -190,7 +207,8 @@ class LaneActor:
 
     def offer(self, page: LedgerPage, rows: Rows, priority: Priority) -> int:
         """Queues a prefix of rows that are QUEUED for this channel; returns how many."""
-        taken = self.lane.offer(page, rows, priority)
+        aside = 0 if self.probes is None else self.probes.waiting_rows
+        taken = self.lane.offer(page, rows, priority, aside=aside)
         self._bell.ring()
         return taken
 
@@ -201,7 +219,7 @@ class LaneActor:
             return self._gate_reason
         if now < self._pool.not_before:
             return self._pool.gate_reason
-        breaker_reason = self._pool.breaker.waiting_reason
+        breaker_reason = self._watch.breaker.waiting_reason
         if breaker_reason is not None:
             return breaker_reason
         if self._credentials.get_nowait() is None and self._credentials.is_denied:
@@ -216,6 +234,11 @@ class LaneActor:
     @property
     def has_rows(self) -> bool:
         return bool(self._unsent) or not self.lane.is_empty
+
+    @property
+    def holds_rows(self) -> bool:
+        """Rows wait here, or for a probe."""
+        return self.has_rows or (self.probes is not None and self.probes.waiting_rows > 0)
 
     @property
     def is_idle(self) -> bool:
@@ -264,7 +287,7 @@ class LaneActor:
 
     def _requeue_due(self, now: float) -> None:
         for page, rows in self._wheel.expire(now):
-            waiting = rows[(page.state[rows] == State.WAITING) & (page.channel[rows] == self.lane.key.channel)]
+            waiting = rows[page.are(rows, State.WAITING, self.lane.key.channel)]
             if len(waiting):
                 self._home.move(page, waiting, State.QUEUED, None, now)
                 self._offer_all(page, waiting)
@@ -293,7 +316,7 @@ class LaneActor:
             return self._send_next(authorization, now)
         slice_ = self.lane.take(now, rows_max)
         # Rows left the queue, if only because they had ended elsewhere: what is parked for it moves up.
-        self._router.lane_has_room(self)
+        self._router.lane_has_room(self._main)
         if slice_ is None:
             if not self.lane.is_empty:
                 self._observer.throttled(max(0.0, self.lane.next_deadline() - now))
@@ -326,6 +349,10 @@ class LaneActor:
             reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
             self._router.vendor_failed(page, rendered.tokenless, reasons)
             self.lane.bucket.give_back(len(rendered.tokenless))
+        if len(rendered.unproven):
+            assert self.probes is not None, "only a renderer for lanes with probes tells tokens apart"
+            self.lane.bucket.give_back(len(rendered.unproven))
+            self.probes.take_over(page, rendered.unproven)
         for refused, reason in rendered.refused:
             self._router.vendor_failed(page, refused, np.full(len(refused), reason, np.uint8))
             self.lane.bucket.give_back(len(refused))
@@ -335,9 +362,9 @@ class LaneActor:
         unsent = self._unsent[0]
         page, rendered, start = unsent.page, unsent.rendered, unsent.start
         rows = unsent.rows
-        is_live = (page.state[rows] == State.QUEUED) & (page.channel[rows] == self.lane.key.channel)
         is_stale = authorization != unsent.authorization or now - unsent.rendered_at > _STALE_S
-        if is_stale or not is_live.all():
+        if is_stale or not page.are_all(rows, State.QUEUED, self.lane.key.channel):
+            is_live = page.are(rows, State.QUEUED, self.lane.key.channel)
             self._unsent.popleft()
             self.lane.put_back(page, rows[is_live])
             self.lane.bucket.give_back(int((~is_live).sum()))
@@ -353,7 +380,9 @@ class LaneActor:
             self._unsent[0] = unsent._replace(start=start + taken)
         else:
             self._unsent.popleft()
-        return True
+        # A full connection rings when it has room: another turn of the loop would only find it full.
+        wanted = len(self._unsent[0].rows) if self._unsent else self.lane.rows
+        return wanted > 0 and self._pool.capacity(wanted) > 0
 
     def _request_deadline(self) -> float:
         """On trio's clock, which the development clock does not move: a moved clock must not time requests out."""
@@ -367,7 +396,7 @@ class LaneActor:
         page.attempts[rows] = np.minimum(attempts, np.uint8(254)) + np.uint8(1)
         self._home.move(page, rows, State.IN_FLIGHT, None, now, channel=self.lane.key.channel)
         page.issued_ms[rows] = page.stamp(now)
-        if truncated.any():
+        if np.count_nonzero(truncated):
             page.flags[rows[truncated]] |= np.uint8(Flag.TRUNCATED)
             self._observer.truncated(int(truncated.sum()))
         burst = Burst(
@@ -408,8 +437,9 @@ class LaneActor:
         n = len(tags)
         verdicts = np.zeros(n, np.uint8)
         answers: dict[int, Answer] = {}
-        odd = np.flatnonzero(status != 200)
-        for index in odd.tolist():
+        odd = np.flatnonzero(status != 200).tolist()
+        # A 200 that brought something along is the vendor's to judge: over HTTP/1.1 many tell errors in the body.
+        for index in sorted(details.keys() | odd) if details else odd:
             detail = details.get(index)
             headers, body = (detail.headers, detail.body) if detail is not None else ({}, b"")
             answer = self._vendor.classify(int(status[index]), headers, body)
@@ -431,7 +461,7 @@ class LaneActor:
         for number, indexes, places in split_by_burst(tags):
             flight = self._bursts[number]
             page, burst = flight.page, flight.burst
-            if not answers and len(places) == len(flight.rows) and not verdicts.any():
+            if not answers and len(places) == len(flight.rows) and not np.count_nonzero(verdicts):
                 # The whole burst at once, and all of it accepted: no row need be picked out.
                 burst.answered[:] = max(1, int((now - burst.issued) * 1000))
                 burst.verdicts[:] = Verdict.ACCEPTED
@@ -460,7 +490,7 @@ class LaneActor:
 
     def _act_on(self, flight: _InFlight, rows: Rows, verdicts: U8, answers: dict[int, Answer], now: float) -> None:
         page = flight.page
-        if not verdicts.any():  # ACCEPTED is 0: the usual burst
+        if not np.count_nonzero(verdicts):  # ACCEPTED is 0: the usual burst
             self._home.move(page, rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel)
             return
         n = len(rows)
@@ -490,6 +520,13 @@ class LaneActor:
         muted = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_MUTED]
         if muted:
             self._router.token_muted(page, rows[muted])
+        suspect = [
+            place
+            for place, answer in answers.items()
+            if answer.verdict is Verdict.THROTTLED and answer.scope is Scope.DEVICE
+        ]
+        if suspect:
+            self._router.tokens_suspect(page, rows[suspect])
         # One word about credential, connection or gate is enough, however many rows got the same answer.
         for answer in set(answers.values()):
             if answer.verdict is Verdict.CREDENTIAL:

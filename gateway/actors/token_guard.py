@@ -1,10 +1,10 @@
 """TokenGuard: between the verdict TOKEN_DEAD and the device table, one per (app, vendor).
 
 While too many tokens die at once (core/unregister_guard.py) their removals are held back: rows end as the vendor said,
-but no device loses its token. When the rate is normal again, what was held back is either forgotten (`recheck`, the
-default: the next message to each device asks the vendor anew, and by then a dead one is removed as usual) or carried
-out (`remove`), a portion with each burst. Which is right only a human can know: tokens that a misconfiguration called
-dead are alive.
+but no device loses its token; each is suspect, so that the next message to it is a probe. When the rate is normal
+again, what was held back is either forgotten (`recheck`, the default: the next message to each device asks the vendor
+anew, and by then a dead one is removed as usual) or carried out (`remove`), a portion with each burst, but for tokens
+that are proven again. Which is right only a human can know: tokens that a misconfiguration called dead are alive.
 
 Called by lanes (`on_verdicts`, through VerdictWatch) and by the router (`forget`); waits for nobody.
 """
@@ -69,6 +69,7 @@ class TokenGuard:
         if not self._machine.is_holding:
             return int(self._devices.forget_tokens(rows, token_hashes, dead_since_unix_ms).sum())
         # A device that registers after this moment is not meant, whether the vendor named a time or not.
+        self._devices.suspect_tokens(rows, token_hashes)
         since = np.where(dead_since_unix_ms == SINCE_UNKNOWN, self._clock.unix_ms(), dead_since_unix_ms)
         dropped = self._held.put(Removals(rows, token_hashes, since))
         self._observer.held(len(rows), dropped, self._held.rows)
@@ -80,5 +81,7 @@ class TokenGuard:
             self._observer.released(rechecked, 0, 0)
             return
         portion = self._held.take(PORTION_ROWS)
-        removed = int(self._devices.forget_tokens(*portion).sum())
+        # They were suspect when they were held back; one that is proven again is alive.
+        is_dead = self._devices.routing(portion.rows).proven_unix_s == 0
+        removed = int(self._devices.forget_tokens(*(column[is_dead] for column in portion)).sum())
         self._observer.released(len(portion.rows) - removed, removed, self._held.rows)

@@ -51,13 +51,19 @@ class Lane:
         self._queues: tuple[deque[LaneSlice], deque[LaneSlice]] = (deque(), deque())
         self._takes = 0
 
-    def offer(self, page: LedgerPage, rows: Rows, priority: Priority) -> int:
-        """The first k rows are queued; returns k, which is less than all when the lane is full."""
-        k = max(0, min(len(rows), self._rows_max - self.rows))
+    def offer(self, page: LedgerPage, rows: Rows, priority: Priority, *, aside: int = 0) -> int:
+        """The first k rows are queued; returns k, which is less than all when the lane is full. aside: rows of this
+        lane that wait elsewhere and count too."""
+        k = max(0, min(len(rows), self._rows_max - self.rows - aside))
         if k:
             self._queues[priority].append(LaneSlice(page, rows[:k]))
             self.rows += k
         return k
+
+    def append(self, page: LedgerPage, rows: Rows) -> None:
+        """Rows that were admitted elsewhere stand last, whatever the limit; the caller bounds them."""
+        self._queues[Priority.NORMAL].append(LaneSlice(page, rows))
+        self.rows += len(rows)
 
     def put_back(self, page: LedgerPage, rows: Rows, *, returns_tokens: bool = True) -> None:
         """Rows that this lane had before stand first again, whatever its limit: they were admitted once.
@@ -103,16 +109,16 @@ class Lane:
         while queue and queue[0].page is page and n < room:
             rows = queue.popleft().rows
             self.rows -= len(rows)
-            is_live = (page.state[rows] == State.QUEUED) & (page.channel[rows] == self.key.channel)
-            live = rows if is_live.all() else rows[is_live]
+            is_whole = page.are_all(rows, State.QUEUED, self.key.channel)
+            live = rows if is_whole else rows[page.are(rows, State.QUEUED, self.key.channel)]
             parts.append(live)
             n += len(live)
         if len(parts) == 1:
             return LaneSlice(page, parts[0])
         # A row that left and came back stands in two slices; it must not leave twice in one burst.
         rows = np.sort(np.concatenate(parts))
-        is_repeat = rows[1:] == rows[:-1]
-        return LaneSlice(page, np.unique(rows) if is_repeat.any() else rows)
+        has_repeats = np.count_nonzero(rows[1:] == rows[:-1]) > 0
+        return LaneSlice(page, np.unique(rows) if has_repeats else rows)
 
     @property
     def next_page(self) -> LedgerPage | None:

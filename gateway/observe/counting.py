@@ -20,6 +20,8 @@ from gateway.verdict import Verdict
 
 #: States in which somebody outside has the row.
 _REACHED = frozenset({State.DEVICE_ACKED, State.VENDOR_ACCEPTED})
+#: As numpy takes it at once: an enum member costs eight times as much.
+_WAITED_OFFLINE = np.uint8(Flag.WAITED_OFFLINE)
 
 
 def _by_channel(channel: Channel | U8, rows: int) -> list[tuple[int, int]]:
@@ -67,7 +69,7 @@ class HomeCounts:
         """Latency of rows that reached somebody; all rows of one move end at one moment."""
         if to not in _REACHED:
             return
-        waited = int(np.count_nonzero(page.flags[rows] & Flag.WAITED_OFFLINE))
+        waited = int(np.count_nonzero(page.flags[rows] & _WAITED_OFFLINE))
         if waited == len(rows):
             return
         # Rows that waited for their device are left out; they are of one channel, the long link.
@@ -127,7 +129,7 @@ class OwnerCounts:
             return
         issued_ms = page.issued_ms[rows]
         elapsed_s = now - page.batch.born
-        if (issued_ms == issued_ms[0]).all():
+        if not np.count_nonzero(issued_ms != issued_ms[0]):
             seconds = max(0.0, elapsed_s - int(issued_ms[0]) / 1000.0)
             self._metrics.request_s.observe(seconds, Channel.LONG_LINK, weight=len(rows))
             return
@@ -198,6 +200,9 @@ class LaneCounts:
     def answered(self, page: LedgerPage, verdicts: U8, request_s: float) -> None:
         metrics = self._metrics
         metrics.request_s.observe(request_s, self._channel, weight=len(verdicts))
+        if not np.count_nonzero(verdicts):
+            metrics.verdicts.add(len(verdicts), self._channel, Verdict.ACCEPTED)
+            return
         counts = np.bincount(verdicts)
         for verdict in np.flatnonzero(counts).tolist():
             metrics.verdicts.add(int(counts[verdict]), self._channel, verdict)
@@ -222,8 +227,17 @@ class LaneCounts:
         self._metrics.bucket_waits.add(1, self._channel)
         self._metrics.bucket_wait_s.add(seconds, self._channel)
 
+    def probed(self, rows: int) -> None:
+        self._metrics.rows_probed.add(rows, self._channel)
+
+    def probe_wait_over(self, rows: int) -> None:
+        self._metrics.probe_waits_over.add(rows, self._channel)
+
     def credential_refused(self, name: str) -> None:
         self._log.warning("credential refused by vendor", vendor=self._channel.name.lower(), vendor_word=name)
+
+
+_WANTED_CLOSES = (CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED)
 
 
 class PoolCounts:
@@ -245,8 +259,40 @@ class PoolCounts:
             self._open.discard(number)
             self._metrics.connections_open.set(self._metrics.connections_open.value("vendor") - 1, "vendor")
         self._metrics.closes.add(1, "vendor", reason.value)
-        is_wanted = reason in (CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED)
-        level = self._log.info if is_wanted else self._log.warning
+        level = self._log.info if reason in _WANTED_CLOSES else self._log.warning
+        level("connection closed", connection=number, why=reason.value, text=text)
+
+
+class SocketCounts:
+    """Of the sockets of one (app, vendor) that speaks HTTP/1.1: each is a connection, and none is news."""
+
+    def __init__(self, metrics: Metrics, log: Log) -> None:
+        self._metrics = metrics
+        self._log = log
+
+    def connected(self) -> None:
+        self._metrics.connections.add(1, "vendor")
+        self._metrics.connections_open.set(self._metrics.connections_open.value("vendor") + 1, "vendor")
+
+    def closed(self, reason: CloseReason, text: str, *, was_open: bool) -> None:
+        """was_open: it was connected before."""
+        if was_open:
+            self._metrics.connections_open.set(self._metrics.connections_open.value("vendor") - 1, "vendor")
+        self._metrics.closes.add(1, "vendor", reason.value)
+        self._log.debug("socket closed", why=reason.value, text=text)
+
+
+class BundleCounts:
+    """Of the bundles of such sockets, which the pool takes for connections: they are told, and not counted again."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def connected(self, number: int) -> None:
+        self._log.info("connected", connection=number)
+
+    def closed(self, number: int, reason: CloseReason, text: str) -> None:
+        level = self._log.info if reason in _WANTED_CLOSES else self._log.warning
         level("connection closed", connection=number, why=reason.value, text=text)
 
 

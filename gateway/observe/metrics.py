@@ -64,6 +64,10 @@ class Metrics(MetricSet):
     bucket_waits = counter("waits", "Times a lane waited for its token bucket", vendor=Channel)
     bucket_wait_s = counter("seconds", "Time lanes waited for their token bucket", vendor=Channel)
     bursts = counter("bursts", "Bursts handed to vendor connections", vendor=Channel)
+    rows_probed = counter("rows", "Rows with unproven tokens sent as probes", vendor=Channel)
+    probe_waits_over = counter("rows", "Rows that took a normal connection after probe_wait_s", vendor=Channel)
+    probe_rows = gauge("rows", "Rows with unproven tokens that wait for a probe", vendor=Channel)
+    probe_connections = gauge("connections", "Connections that are probes now", vendor=Channel)
     credential_refreshes = counter("refreshes", "Credentials made or fetched", vendor=Channel)
     credential_failures = counter(
         "failures", "Credentials that could not be made or fetched", app=open_label(), vendor=Channel

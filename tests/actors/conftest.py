@@ -8,6 +8,7 @@ one promises in its docstring, and the test plays the far end.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import math
@@ -25,6 +26,7 @@ import trio.testing
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
+from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer, LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.token_guard import TokenGuard
@@ -182,12 +184,8 @@ class ConnectionTwin:
         self.tags += tags[:k].tolist()
         return k
 
-    def statistics(self) -> Any:
-        return self if self.is_up else None
-
-    @property
-    def open_streams(self) -> int:
-        return len(self.open)
+    def open_requests(self) -> int:
+        return len(self.open) if self.is_up else 0
 
     def drain(self, timeout_s: float, reason: CloseReason) -> None:
         if self.drained is None:
@@ -299,6 +297,8 @@ class World:
         policy: RetryPolicy | None = None,
         strategy: int = 1,
         change_rows_max: int = 1 << 20,
+        has_probes: bool = False,
+        probe_wait_s: float = 5.0,
         breaker: BreakerSettings = UNTOUCHED,
         guard: GuardSettings | None = None,
     ) -> None:
@@ -333,23 +333,15 @@ class World:
             parked_rows_max=parked_rows_max,
             strategy4_wait_s=strategy4_wait_s,
         )
-        self.sockets = SocketsTwin()
-        self.router.connect_link(self.sockets)
-        self.inbox.connect(self.router)
-        self.owner = DeviceOwner(
-            devices=self.devices,
-            home=self.home,
-            router=self.router,
-            inbox=self.inbox,
-            clock=self.clock,
-            observer=OwnerCounts(self.metrics),
-        )
+        self._add_devices_end()
         self.vendors: dict[Channel, VendorTwin] = {}
         self.pools: dict[Channel, VendorPool] = {}
         self.credentials: dict[Channel, CredentialTwin] = {}
         self.breakers: dict[Channel, VendorBreaker] = {}
         self.guards: dict[tuple[int, Channel], TokenGuard] = {}
         self.lanes: dict[LaneKey, LaneActor] = {}
+        self.probe_lanes: dict[LaneKey, ProbeLane] = {}
+        self._probe_wait_s = probe_wait_s if has_probes else None
         for channel in (Channel.APNS, Channel.FCM):
             self._add_vendor(
                 channel,
@@ -363,6 +355,20 @@ class World:
         self.router.connect(self.lanes, self.guards)
         self.apns, self.fcm = self.vendors[Channel.APNS], self.vendors[Channel.FCM]
         self._fds = 100
+
+    def _add_devices_end(self) -> None:
+        """What rows go to and come from on the devices' side."""
+        self.sockets = SocketsTwin()
+        self.router.connect_link(self.sockets)
+        self.inbox.connect(self.router)
+        self.owner = DeviceOwner(
+            devices=self.devices,
+            home=self.home,
+            router=self.router,
+            inbox=self.inbox,
+            clock=self.clock,
+            observer=OwnerCounts(self.metrics),
+        )
 
     def _add_vendor(
         self,
@@ -397,24 +403,33 @@ class World:
         )
         credential = self.credentials[channel] = CredentialTwin()
         vendor = make_vendor(channel)
+        observer = LaneCounts(self.metrics, self.log, channel)
+        render = functools.partial(
+            LaneRenderer, renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel
+        )
+        shared: dict[str, Any] = {
+            "vendor": vendor,
+            "credentials": credential,
+            "home": self.home,
+            "router": self.router,
+            "policy": policy,
+            "clock": self.clock,
+            "observer": observer,
+            "burst_rows_max": burst_rows_max,
+            "step_s_max": 10.0,
+            "request_timeout_s": 30.0,
+            "watch": VerdictWatch(breaker, guard),
+        }
+        wait_s = self._probe_wait_s
         for class_ in Class:
             key = LaneKey(0, channel, class_)
-            self.lanes[key] = LaneActor(
-                lane=Lane(key, bucket, rows_max=lane_rows_max),
-                vendor=vendor,
-                pool=pool,
-                renderer=LaneRenderer(renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel),
-                credentials=credential,
-                home=self.home,
-                router=self.router,
-                policy=policy,
-                clock=self.clock,
-                observer=LaneCounts(self.metrics, self.log, channel),
-                burst_rows_max=burst_rows_max,
-                step_s_max=10.0,
-                request_timeout_s=30.0,
-                watch=VerdictWatch(breaker, guard),
+            queue = functools.partial(Lane, key, bucket, rows_max=lane_rows_max)
+            main = self.lanes[key] = LaneActor(
+                lane=queue(), pool=pool, renderer=render(needs_proof=wait_s is not None), **shared
             )
+            if wait_s is not None:
+                way = ProbeWay(pool, wait_s=wait_s, clock=self.clock, observer=observer)
+                self.probe_lanes[key] = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), **shared)
 
     def lane(self, channel: Channel = Channel.APNS, class_: Class = Class.SYSTEM) -> LaneActor:
         return self.lanes[LaneKey(0, channel, class_)]
@@ -425,26 +440,30 @@ class World:
             nursery.start_soon(run)
         for pool in self.pools.values():
             nursery.start_soon(pool.run)
-        for lane in self.lanes.values():
+        for lane in (*self.lanes.values(), *self.probe_lanes.values()):
             nursery.start_soon(lane.run)
         await self.settle()
 
     # -- devices
 
-    def register(self, n: int, channel: Channel = Channel.APNS, *, first: int = 0) -> list[bytes]:
+    def register(
+        self, n: int, channel: Channel = Channel.APNS, *, first: int = 0, proven_unix_s: int = 0
+    ) -> list[bytes]:
         """n devices with a token each (none for NONE); returns their ids."""
         ids = [(b"%c" % int(channel)) + b"device" + number.to_bytes(9, "big") for number in range(first, first + n)]
         tokens = [b"" if channel is Channel.NONE else device_id.hex().encode() * 2 for device_id in ids]
-        self.devices.register(0, self.registration(ids, channel, tokens), self.clock.unix_ms() // 1000)
+        self.devices.register(0, self.registration(ids, channel, tokens, proven_unix_s), self.clock.unix_ms() // 1000)
         return ids
 
-    def registration(self, ids: Sequence[bytes], channel: Channel, tokens: Sequence[bytes]) -> Registrations:
+    def registration(
+        self, ids: Sequence[bytes], channel: Channel, tokens: Sequence[bytes], proven_unix_s: int = 0
+    ) -> Registrations:
         n = len(ids)
         return Registrations(
             np.frombuffer(b"".join(ids), np.uint8).reshape(n, 16),
             np.full(n, channel, np.uint8),
             TextColumn.from_rows(tokens),
-            np.zeros(n, np.uint32),
+            np.full(n, proven_unix_s, np.uint32),
         )
 
     def token(self, device_id: bytes) -> bytes:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import trio
 import trio.testing
 
@@ -131,3 +132,20 @@ async def test_the_list_of_held_removals_drops_its_oldest(
     await world.wait(200)
     await deliver(world, devices[20:], 0)
     assert [bool(world.token(device)) for device in devices[:20]] == [True] * 5 + [False] * 15
+
+
+async def test_held_tokens_are_suspect_and_one_that_is_proven_meanwhile_is_not_removed(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world(guard=SETTINGS._replace(removes_after_spike=True))
+    await world.start(nursery)
+    devices = world.register(60)
+    slots = world.devices.find(np.frombuffer(b"".join(devices[:20]), np.uint8).reshape(20, 16), 0)
+    hashes = world.devices.token_hashes(slots)
+    world.devices.prove_tokens(slots, hashes, 1)
+    await deliver(world, devices[:20], 20)
+    assert not world.devices.routing(slots).proven_unix_s.any()
+    world.devices.prove_tokens(slots[:4], hashes[:4], 2)
+    await world.wait(200)
+    await deliver(world, devices[20:], 0)
+    assert [bool(world.token(device)) for device in devices[:20]] == [True] * 4 + [False] * 16

@@ -33,6 +33,7 @@ from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client
 from gateway.core.identity import device_password
 from gateway.observe.log import Level, Log
+from vendors import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = b"the secret of the shop"
@@ -275,7 +276,7 @@ class Gateway:
 
 
 def config_table(directory: Path, simulators: dict[str, Any] | None, **over: dict[str, Any]) -> dict[str, Any]:
-    """A configuration for impatient tests; `over` lays tables over it, `app` over the one app."""
+    """A configuration for impatient tests; `over` lays tables over it, those of a vendor's name over the app's."""
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
     secret.write_bytes(SECRET)
@@ -297,11 +298,12 @@ def config_table(directory: Path, simulators: dict[str, Any] | None, **over: dic
         "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 3.0},
         "observe": {"log_level": "warning"},
     }
-    of_app = over.pop("app", {})
+    vendors = vendor_tables(simulators) if simulators is not None else {}
     for name, values in over.items():
-        table[name] = table.get(name, {}) | values
+        tables = vendors if name in REGISTRY else table
+        tables[name] = tables.get(name, {}) | values
     app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
-    table["apps"] = [app | (vendor_tables(simulators) if simulators is not None else {}) | of_app]
+    table["apps"] = [app | vendors]
     return table
 
 

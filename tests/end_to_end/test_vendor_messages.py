@@ -114,23 +114,14 @@ FCM = {
 async def test_whatever_a_message_asks_for_is_taken_by_the_strict_simulator(
     channel: str, table: dict[str, Variant], open_gateway: Callable[..., Any], simulators: Any
 ) -> None:
-    app = {}
-    if channel == "fcm":
-        # with the section for browsers, so that the schema judges it as well
-        app = {"fcm": fcm_settings(simulators.ready) | {"webpush": True}}
-    async with open_gateway(simulators.ready, app=app) as gateway:
+    # With the section for browsers, so that the schema judges it as well.
+    async with open_gateway(simulators.ready, fcm={"webpush": True}) as gateway:
         devices = await gateway.register(len(table), channel)
         answer = await gateway.client.submit(list(table.values()), devices, index=list(range(len(table))))
         counts = await gateway.until_final(answer.task_id)
         refused = simulators.call("GET", f"/refused?simulator={channel}&last=50")
         assert counts.states == {"vendor_accepted": len(table)}, refused
         assert len(simulators.copies(channel)) == len(table)
-
-
-def fcm_settings(ready: dict[str, Any]) -> dict[str, Any]:
-    of_fcm = ready["fcm"]
-    names = ("project_id", "service_account_file", "host", "port")
-    return {name: of_fcm[name] for name in names} | {"ca_file": ready["ca_file"], "retry_first_s": 0.2}
 
 
 async def test_a_voip_payload_may_be_longer_than_others(open_gateway: Callable[..., Any], simulators: Any) -> None:
@@ -220,7 +211,7 @@ async def test_certificate_authentication_shows_the_certificate_and_no_header(
     }
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, server.serve, listeners)
-        async with open_gateway(app={"apns": settings}) as gateway:
+        async with open_gateway(apns=settings) as gateway:
             devices = await gateway.register(20)
             answer = await gateway.client.submit(apns({}), devices)
             assert (await gateway.until_final(answer.task_id)).states == {"vendor_accepted": 20}

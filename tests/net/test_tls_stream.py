@@ -105,6 +105,23 @@ async def test_close_says_goodbye(open_pair) -> None:
     await trio.aclose_forcefully(theirs)
 
 
+async def test_half_closed_stream_still_receives(open_pair) -> None:
+    ours, theirs = pair = await open_pair()
+    await ours.send_all(b"the last")
+    await ours.send_eof()
+    assert await theirs.receive_some() == b"the last"
+    assert await theirs.receive_some() == b""
+    got = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, b"x" * 100_000)
+        while len(got) < 100_000:
+            got += await ours.receive_some()
+    assert got == b"x" * 100_000
+    await theirs.aclose()
+    assert await ours.receive_some() == b""
+    await close(pair)
+
+
 async def test_closed_stream_refuses_and_wakes_who_waits(open_pair) -> None:
     ours, theirs = pair = await open_pair()
 

@@ -121,7 +121,8 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart(
             "vendor connections, HTTP/1.1",
             bundles * bundle_bytes,
-            "sockets_max, queue_max, header_bytes_max and body_bytes_max of http1, connections_max of each vendor",
+            "http1.sockets_max, http1.queue_max, http1.header_bytes_max, http1.body_bytes_max, "
+            "connections_max of each vendor",
         ),
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),

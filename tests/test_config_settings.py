@@ -20,6 +20,7 @@ MADE = {
     "retry_policy": lambda config: config_settings.retry_policy(config, Class.SYSTEM),
     "client_config": config_settings.client_config,
     "connection_limits": config_settings.connection_limits,
+    "http1_config": config_settings.http1_config,
     "keeper_settings": config_settings.keeper_settings,
     "breaker_settings": config_settings.breaker_settings,
     "guard_settings": config_settings.guard_settings,
@@ -32,9 +33,8 @@ ELSEWHERE = {
     *("retry.strategy4_wait_s", "retry.on_uncertain_marketing"),
     *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s", "http2.probe_wait_s"),
 }
-SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "breaker", "unregister_guard", "http2", "http")
-
-
+SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "breaker", "unregister_guard")
+SECTIONS += ("http2", "http1", "http")
 OTHER_WORDS = {"resend": "uncertain", "uncertain": "resend", "recheck": "remove"}
 
 
@@ -99,7 +99,7 @@ def test_a_vendor_s_first_wait_takes_the_place_of_the_general_one_up_to_the_long
     "name",
     [
         *("rpc_limits", "device_limits", "retry_policy", "keeper_settings", "health_settings"),
-        *("breaker_settings", "guard_settings"),
+        *("breaker_settings", "guard_settings", "http1_config"),
     ],
 )
 def test_defaults_of_a_part_are_those_of_the_configuration(name: str, tmp_path: Path) -> None:

@@ -136,12 +136,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
         while size < limit:
             try:
                 part = self.tls.read(min(limit - size, _RECORD_BYTES))
+                # An SSLObject tells of a goodbye by an empty read (by SSLZeroReturnError when it was told before).
+                self.said_goodbye = self.said_goodbye or not part
             except ssl.SSLWantReadError:
                 break
-            except ssl.SSLZeroReturnError:
-                self.said_goodbye = True
-                part = b""
-            except ssl.SSLEOFError:
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 part = b""
             except ssl.SSLError as error:
                 if not parts:

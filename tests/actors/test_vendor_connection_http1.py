@@ -387,6 +387,37 @@ def tls_files(tmp_path_factory: pytest.TempPathFactory):
     return make_tls_files(tmp_path_factory.mktemp("tls"))
 
 
+@pytest.mark.parametrize("says_goodbye", [True, False])
+async def test_a_body_that_ends_with_its_connection_is_whole_only_after_a_tls_goodbye(
+    nursery: trio.Nursery, tls_files, says_goodbye: bool
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls_files.good)
+
+    async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\nabc")
+        await (stream.aclose() if says_goodbye else trio.aclose_forcefully(stream))
+
+    listeners = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1")
+    port = listeners[0].transport_listener.socket.getsockname()[1]
+    nursery.start_soon(trio.serve_listeners, serve, listeners)
+    client = client_context(ca_file=Path(tls_files.ca), alpn=(ALPN_HTTP1,))
+
+    async def open_stream() -> trio.abc.Stream:
+        return await open_tls_stream("127.0.0.1", port, client, connect_timeout_s=5, alpn=ALPN_HTTP1)
+
+    owner = Owner(open_stream)
+    nursery.start_soon(owner.run)
+    with trio.fail_after(10):
+        while not owner.send(1):
+            await trio.sleep(0.01)
+        while not owner.answered():
+            await trio.sleep(0.01)
+    detail = owner.of(Answers)[0].details[0]
+    assert (detail.body, detail.is_complete) == (b"abc", says_goodbye)
+
+
 @pytest.mark.parametrize("alpn", [["http/1.1"], [], ["h2"]])  # without a match OpenSSL's server says nothing
 async def test_rows_over_real_tls_are_answered_and_sessions_resumed(
     nursery: trio.Nursery, tls_files, alpn: list[str]
@@ -412,7 +443,7 @@ async def test_rows_over_real_tls_are_answered_and_sessions_resumed(
             await trio.sleep(0.01)
         for _ in range(20):
             owner.send(16, b"a" * 1024)
-            while owner.connection.open_requests():
+            while len(owner.answered()) < owner.tag:
                 await trio.sleep(0.005)
     assert owner.answered() == list(range(owner.tag))
     assert owner.tag == 320

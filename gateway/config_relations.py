@@ -48,6 +48,8 @@ SESSION_BYTES = 32 << 10
 REQUEST_BYTES = 5 << 10
 #: One request on its way in the ring of an HTTP/2 connection.
 STREAM_BYTES = 64
+#: A removal of a dead token that the unregister guard holds back: three columns (gateway/core/unregister_guard.py).
+HELD_REMOVAL_BYTES = 16
 #: One socket of an HTTP/1.1 connection: a TLS object with its buffers, two tasks, a machine.
 SOCKET_BYTES = 96 << 10
 #: A request template with its parsed parts.
@@ -81,7 +83,8 @@ def memory_budget(config: Config) -> list[BudgetPart]:
     http1 = config.http1
     answer_bytes = http1.header_bytes_max + http1.body_bytes_max
     bundle_bytes = http1.sockets_max * (SOCKET_BYTES + answer_bytes + REQUEST_BYTES) + http1.queue_max * REQUEST_BYTES
-    n_lanes = 2 * sum(len(app.vendors) for app in config.apps)
+    n_vendors = sum(len(app.vendors) for app in config.apps)
+    n_lanes = 2 * n_vendors
     sessions = rpc.connections_max + config.operator.connections_max + config.http.connections_max
     return [
         BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
@@ -104,6 +107,11 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             + lanes.templates_max * TEMPLATE_BYTES
             + n_lanes * lanes.burst_rows_max * REQUEST_BYTES,
             "gateway.open_rows_max, lanes.burst_rows_max, lanes.templates_max",
+        ),
+        BudgetPart(
+            "held removals",
+            n_vendors * config.unregister_guard.held_max * HELD_REMOVAL_BYTES,
+            "unregister_guard.held_max",
         ),
         BudgetPart(
             "vendor connections",
@@ -181,6 +189,8 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("retry.first_s", "retry.cap_s"),
     ("retry.throttled_s", "retry.cap_s"),
     ("retry.wait_s_min", "retry.cap_s"),
+    ("breaker.open_s", "breaker.open_s_max"),
+    ("unregister_guard.dead_share_normal", "unregister_guard.dead_share_max"),
     ("credentials.retry_first_s", "credentials.retry_cap_s"),
     ("http2.stream_window_bytes", "http2.connection_window_bytes"),
     ("http1.connecting_max", "http1.sockets_max"),

@@ -25,6 +25,7 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.clock import Clock
 from gateway.columns import I64, Rows
 from gateway.core.probing import ProbeWindow, probes_max
@@ -39,6 +40,8 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
 #: How long requests may stay open on a connection that is being replaced.
 REPLACE_TIMEOUT_S = 30.0
+#: We closed it ourselves, so it says nothing of the vendor.
+_WANTED_ENDS = frozenset({CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED})
 #: A connection takes the next burst when its room is this share of what it has open.
 FREE_SHARE = 0.5
 #: Probes use normal connections when no proven row was sent for so long: several round trips around the world.
@@ -165,6 +168,7 @@ class VendorPool:
         idle_s: float,
         clock: Clock,
         observer: PoolObserver,
+        breaker: VendorBreaker,
     ) -> None:
         self._open = open_connection
         self._connections_max = connections_max
@@ -180,6 +184,8 @@ class VendorPool:
         self._failures = 0
         self._connect_at = -math.inf
         self._bell = Bell()
+        self.breaker = breaker
+        breaker.connect(ring=self._ring_all, in_flight=self._open_requests)
         self._is_draining = False
         self._all_closed = trio.Event()
         self._last_close: CloseReason | None = None
@@ -208,7 +214,7 @@ class VendorPool:
             return 0
         if best < wanted and best < link.connection.open_requests() * FREE_SHARE:
             return 0
-        return best
+        return self.breaker.room(best)
 
     def send(
         self, requests: Requests, start: int, tags: I64, deadline: float, role: Role = Role.NORMAL
@@ -218,7 +224,9 @@ class VendorPool:
         if link is None:
             self._bell.ring()
             return 0, -1
-        taken = link.connection.send(requests, start, tags if role is Role.NORMAL else tags[:best], deadline)
+        room = self.breaker.room(len(tags) if role is Role.NORMAL else best)
+        taken = link.connection.send(requests, start, tags[:room], deadline)
+        self.breaker.sent(taken)
         link.idle_since = math.inf
         if role is Role.NORMAL and taken:
             link.window = None if link.role is Role.NORMAL else link.window
@@ -261,10 +269,18 @@ class VendorPool:
         return PoolStatistics(
             connections=len(self._links),
             ready=sum(link.is_open for link in self._links.values()),
-            open_requests=sum(link.connection.open_requests() for link in self._links.values()),
+            open_requests=self._open_requests(),
             last_close=self._last_close,
             probe_connections=sum(link.role is Role.PROBE for link in self._links.values()),
         )
+
+    def _open_requests(self) -> int:
+        return sum(link.connection.open_requests() for link in self._links.values())
+
+    def _ring_all(self) -> None:
+        self._bell.ring()
+        for lane in self._lanes:
+            lane.ring()
 
     # -- events
 
@@ -308,7 +324,9 @@ class VendorPool:
                         continue
                     self._start(nursery.start_soon, role)
                     continue
-                await self._bell.wait()
+                with self._clock.move_on_at(self.breaker.next_deadline()):
+                    await self._bell.wait()
+                self.breaker.check_deadline()
 
     async def drain(self, timeout_s: float) -> None:
         """No further requests; returns when the open ones have ended and the connections closed, or the time is up."""
@@ -323,7 +341,7 @@ class VendorPool:
         """Another connection is opened when there are rows, no room for them anywhere, and none is on its way. With
         all connections open that may be, one of them changes its role instead."""
         links = self._links.values()
-        if self._is_draining or not all(link.is_open for link in links):
+        if self._is_draining or not self.breaker.may_connect or not all(link.is_open for link in links):
             return None
         for role in Role:
             ours = [link for link in links if link.role is role]
@@ -365,11 +383,11 @@ class VendorPool:
                 self._connect_at = self._clock.monotonic() + backoff_s * random.uniform(0.5, 1.0)
             self._last_close = reason
             self._observer.closed(link.number, reason, link.text)
+            if not link.has_answered and reason not in _WANTED_ENDS:
+                self.breaker.connect_failed()
             if self._is_draining and not self._links:
                 self._all_closed.set()
-            self._bell.ring()
-            for lane in self._lanes:
-                lane.ring()
+            self._ring_all()
 
     async def _retire_idle(self) -> None:
         while True:

@@ -12,8 +12,10 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.actors.vendor_pool import BACKOFF_FIRST_S, BACKOFF_MAX_S, VendorPool, make_tags, split_by_burst
 from gateway.clock import SystemClock
+from gateway.core.breaker import BreakerSettings
 from gateway.errors import CloseReason
 from gateway.vendor import Requests
 from gateway.wire.h2.events import (
@@ -85,6 +87,17 @@ class PoolWords:
         self.ended.append((number, reason, text))
 
 
+class Silent:
+    """Hears of a breaker's moves."""
+
+    def moved(self, state: Any, cause: Any, open_s: float) -> None: ...
+
+
+def untouched_breaker() -> VendorBreaker:
+    """Never opens."""
+    return VendorBreaker(BreakerSettings(connect_failures_max=1 << 30), clock=SystemClock(), observer=Silent())
+
+
 class Setting:
     def __init__(self, vendor: Any, *, lanes: int = 1, connections_max: int = 3, idle_s: float = 3600.0) -> None:
         self.vendor = vendor
@@ -95,6 +108,7 @@ class Setting:
             idle_s=idle_s,
             clock=SystemClock(),
             observer=self.words,
+            breaker=untouched_breaker(),
         )
         self.lanes = [LaneTwin(self.pool) for _ in range(lanes)]
         self.lane = self.lanes[0]
@@ -479,7 +493,12 @@ def test_pool_gives_each_lane_its_own_tags_once_and_in_order(data: st.DataObject
     async def main() -> None:
         words = PoolWords()
         pool = VendorPool(
-            open_connection=open_silent, connections_max=1, idle_s=60.0, clock=SystemClock(), observer=words
+            open_connection=open_silent,
+            connections_max=1,
+            idle_s=60.0,
+            clock=SystemClock(),
+            observer=words,
+            breaker=untouched_breaker(),
         )
         lanes = [LaneTwin(pool) for _ in range(3)]
         lanes[0].rows = 1

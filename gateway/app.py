@@ -13,34 +13,31 @@ from __future__ import annotations
 
 import functools
 import gc
-import random
 import secrets
 import signal
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import trio
 
 import vendors
-from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
 from gateway.actors.long_link import LongLink
-from gateway.actors.rendering import LaneRenderer, LinkRenderer
+from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
 from gateway.actors.service import AppView, Service
 from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
-from gateway.actors.vendor_pool import VendorPool
 from gateway.api.health import HealthServer
+from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
 from gateway.config import Config, Listener, load_config, make_missing_secrets, message_id_secret
@@ -50,29 +47,21 @@ from gateway.config_settings import (
     connection_limits,
     device_limits,
     health_settings,
-    keeper_settings,
     long_link_settings,
-    retry_policy,
     rpc_limits,
 )
-from gateway.config_types import Address, Secret
-from gateway.content import Class
-from gateway.core.bucket import TokenBucket
+from gateway.config_types import Address
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
-from gateway.core.lane import Lane, LaneKey
 from gateway.core.options import AppDefaults
 from gateway.core.render import Renderer
 from gateway.core.segments import HashKey
 from gateway.errors import ConfigError
-from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, Channel, State
-from gateway.net.tls import TlsSessions, client_context, open_tls_stream
+from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, State
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
-    LaneCounts,
     OwnerCounts,
-    PoolCounts,
     RouterCounts,
     RpcCounts,
     ServiceCounts,
@@ -110,16 +99,6 @@ class LinkApp:
 
     index: int
     secrets: tuple[bytes, ...]
-
-
-class VendorLane(NamedTuple):
-    """Everything of one (app, vendor): its credential, connections and lanes."""
-
-    app: App
-    channel: Channel
-    keeper: CredentialKeeper
-    pool: VendorPool
-    lanes: list[LaneActor]
 
 
 class Worker:
@@ -198,67 +177,10 @@ class Worker:
         )
 
     def _build_vendors(self, index: int, app: App) -> list[VendorLane]:
-        return [self._build_vendor(index, app, name, settings) for name, settings in app.vendors.items()]
-
-    def _build_vendor(self, index: int, app: App, name: str, settings: Any) -> VendorLane:
-        config, clock = self.config, self.clock
-        entry, channel = vendors.REGISTRY[name], CHANNEL_NAMES[name]
-        log = self.log.bind(actor="vendor", app=app.key, vendor=name)
-        vendor = entry.vendor(settings)
-        place = entry.secret_place(settings)
-        secret = Secret(file=Path(place.file)) if place.file else Secret(env=place.env)
-        try:
-            credential = entry.credential(settings, secret.read())
-            context = client_context(ca_file=settings.ca_file or None)
-        except (ValueError, OSError, ssl.SSLError) as error:
-            raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable secret and CA file") from error
-        lanes: list[LaneActor] = []
-        keeper = CredentialKeeper(
-            f"{app.key}/{name}",
-            credential,
-            clock=clock,
-            report=functools.partial(self._on_credential, log, channel, lanes),
-            random=random.random,
-            open_client=functools.partial(open_http_client, settings.ca_file),
-            settings=keeper_settings(config),
-        )
-        host, port = vendor.authority()
-        open_stream = functools.partial(
-            open_tls_stream,
-            host,
-            port,
-            context,
-            connect_timeout_s=config.http2.connect_timeout_s,
-            sessions=TlsSessions(),
-        )
-        pool = VendorPool(
-            open_connection=functools.partial(self._open_connection, open_stream),
-            connections_max=settings.connections_max,
-            idle_s=config.http2.idle_s,
-            clock=clock,
-            observer=PoolCounts(self.metrics, log),
-        )
-        bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
-        renderer = LaneRenderer(renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel)
-        lanes += [
-            LaneActor(
-                lane=Lane(LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max),
-                vendor=vendor,
-                pool=pool,
-                renderer=renderer,
-                credentials=keeper,
-                home=self.home,
-                router=self.router,
-                policy=retry_policy(config, class_),
-                clock=clock,
-                observer=LaneCounts(self.metrics, log, channel),
-                burst_rows_max=config.lanes.burst_rows_max,
-                step_s_max=config.gateway.step_ms_max / 1000,
-                request_timeout_s=config.http2.request_timeout_s,
-            )
-            for class_ in Class
+        open_connection = self._open_connection
+        return [
+            build_vendor(self, index, app, name, settings, open_connection) for name, settings in app.vendors.items()
         ]
-        return VendorLane(app, channel, keeper, pool, lanes)
 
     def _open_connection(
         self, open_stream: Callable[[], Awaitable[trio.abc.Stream]], on_events: OnEvents
@@ -269,18 +191,6 @@ class Worker:
             limits=connection_limits(self.config),
             on_events=on_events,
         )
-
-    def _on_credential(self, log: Log, channel: Channel, lanes: list[LaneActor], event: CredentialEvent) -> None:
-        if event.kind == "issued":
-            self.metrics.credential_refreshes.add(1, channel)
-            for lane in lanes:
-                lane.ring()
-        elif event.kind == "failed":
-            self.metrics.credential_failures.add(1, channel)
-            mend = "mend this credential's configuration" if event.is_final else "it is tried again"
-            log.warning("credential not available", name=event.name, retry_in_s=event.retry_in_s, mend=mend)
-        else:
-            log.warning("credential", what=event.kind, name=event.name)
 
     def _build_edges(self) -> None:
         config, metrics = self.config, self.metrics
@@ -347,6 +257,8 @@ class Worker:
                 self._supervise(nursery, f"pool {name}", built.pool.run)
                 for actor in built.lanes:
                     self._supervise(nursery, f"lane {name}/{actor.lane.key.class_.name.lower()}", actor.run)
+                for probes in built.probe_lanes:
+                    self._supervise(nursery, f"probes {name}/{probes.lane.key.class_.name.lower()}", probes.run)
             nursery.start_soon(
                 functools.partial(watch_lag, self.metrics, interval_s=self.config.observe.lag_interval_ms / 1000)
             )
@@ -446,7 +358,7 @@ class Worker:
 
     async def _wait_idle(self) -> None:
         """Returns when no row is being routed, queued in a lane or in flight at a vendor."""
-        lanes = [actor for built in self.vendor_lanes for actor in built.lanes]
+        lanes = [actor for built in self.vendor_lanes for actor in (*built.lanes, *built.probe_lanes)]
         while not self.router.is_idle or not all(actor.is_idle for actor in lanes):  # noqa: ASYNC110 - once, at the end
             await trio.sleep(0.01)
 
@@ -486,6 +398,9 @@ class Worker:
         for channel in {built.channel for built in self.vendor_lanes}:
             ends = [built.keeper.expires_in_s() for built in self.vendor_lanes if built.channel == channel]
             metrics.credential_expires_s.set(min(ends), channel)
+            pools = [built for built in self.vendor_lanes if built.channel == channel]
+            metrics.probe_rows.set(sum(each.waiting_rows for built in pools for each in built.probe_lanes), channel)
+            metrics.probe_connections.set(sum(built.pool.statistics().probe_connections for built in pools), channel)
 
     def status(self) -> dict[str, Any]:
         """What `pushgw status` shows."""
@@ -514,7 +429,9 @@ class Worker:
             "vendor": built.channel.name.lower(),
             "class": actor.lane.key.class_.name.lower(),
             "rows": actor.lane.rows,
+            "probe_rows": 0 if actor.probes is None else actor.probes.waiting_rows,
             "connections": pool.connections,
+            "probe_connections": pool.probe_connections,
             "open_requests": pool.open_requests,
             "has_credential": built.keeper.get_nowait() is not None,
             "last_close": "" if pool.last_close is None else pool.last_close.value,

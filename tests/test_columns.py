@@ -258,6 +258,29 @@ def test_json_escape_returns_a_harmless_column_as_it_is() -> None:
     assert json_escape_column(column) is column
 
 
+@given(st.lists(json_texts, max_size=10))
+def test_a_column_is_json_plain_when_nothing_in_it_is_escaped(rows: list[str]) -> None:
+    column = TextColumn.from_texts(rows)
+    assert column.is_json_plain == all(json_escape(row.encode()) == row.encode() for row in rows)
+
+
+@given(st.lists(st.binary(max_size=6), max_size=12), st.data())
+def test_a_part_of_a_column_has_its_rows_and_lengths_whether_joined_or_not(
+    rows: list[bytes], data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(rows)))
+    stop = data.draw(st.integers(start, len(rows)))
+    lengths = np.array([len(row) for row in rows], np.int64)
+    joined = TextColumn.from_rows(rows)
+    assert joined.blob == b"".join(rows)
+    for column in (joined, TextColumn.from_rows(rows), TextColumn.from_rows(rows, lengths)):
+        part = column.part(start, stop)
+        assert part.rows() == rows[start:stop]
+        assert part.lengths().tolist() == lengths[start:stop].tolist()
+        assert [part.row(index) for index in range(stop - start)] == rows[start:stop]
+        assert part.take(np.arange(stop - start)[::-1]).rows() == rows[start:stop][::-1]
+
+
 def is_utf8(row: bytes) -> bool:
     try:
         row.decode()

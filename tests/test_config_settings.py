@@ -20,6 +20,7 @@ MADE = {
     "retry_policy": lambda config: config_settings.retry_policy(config, Class.SYSTEM),
     "client_config": config_settings.client_config,
     "connection_limits": config_settings.connection_limits,
+    "http1_config": config_settings.http1_config,
     "keeper_settings": config_settings.keeper_settings,
     "health_settings": config_settings.health_settings,
 }
@@ -28,9 +29,9 @@ ELSEWHERE = {
     *("rpc.connections_max", "rpc.hellos_max", "rpc.frames_bytes_max", "rpc.unsent_bytes_max"),
     *("long_link.files_reserve", "long_link.payload_bytes_max", "http.address"),
     *("retry.strategy4_wait_s", "retry.on_uncertain_marketing"),
-    *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s"),
+    *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s", "http2.probe_wait_s"),
 }
-SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "http2", "http")
+SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "http2", "http1", "http")
 
 
 def default_config(tmp_path: Path) -> Config:
@@ -43,6 +44,8 @@ def other_value(value: Any) -> Any:
     """A value of the same type that differs and breaks no relation between a part's own numbers."""
     if isinstance(value, str):
         return "uncertain" if value == "resend" else "resend"
+    if isinstance(value, list):
+        return [*value, "x-other"]
     return value + 1 if isinstance(value, int) else value * 1.25
 
 
@@ -80,7 +83,9 @@ def test_uncertain_rows_are_ruled_by_class(tmp_path: Path) -> None:
     assert config_settings.retry_policy(config, Class.MARKETING).resends_uncertain
 
 
-@pytest.mark.parametrize("name", ["rpc_limits", "device_limits", "retry_policy", "keeper_settings", "health_settings"])
+@pytest.mark.parametrize(
+    "name", ["rpc_limits", "device_limits", "retry_policy", "keeper_settings", "health_settings", "http1_config"]
+)
 def test_defaults_of_a_part_are_those_of_the_configuration(name: str, tmp_path: Path) -> None:
     """Who tests a part with its defaults tests what is shipped."""
     made = MADE[name](default_config(tmp_path))

@@ -1,4 +1,4 @@
-"""APNs: Apple Push Notification service, HTTP/2 provider API with token authentication.
+"""APNs: Apple Push Notification service, HTTP/2 provider API; authentication by provider token or by certificate.
 
 Source: facts/vendors-international.md section 1 (2026-11), made from Apple's pages
 developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns,
@@ -27,8 +27,10 @@ from gateway.content import Variant
 from gateway.template_values import Tree, merge_patch, raw_object, scalar_value, text_value
 from gateway.vendor import Limits, Refusal, RequestTemplate, Slot, TemplateParts, parse_template, slot_json
 from gateway.verdict import Answer, Scope, Verdict
+from vendors.auth.certificate import ClientCertificate
 from vendors.auth.credential import SecretPlace
 from vendors.auth.es256 import LIFE_S_DEFAULT, LIFE_S_MAX, LIFE_S_MIN, ProviderTokenSigner
+from vendors.connecting import ConnectingSettings
 from vendors.http_answer import by_status_class, decode_object, retry_after_s, text_of
 
 #: Apple's limit on the JSON payload; 5120 for VoIP, which the neutral content cannot ask for.
@@ -38,8 +40,9 @@ TOKEN_DIGITS_MAX = 400
 HOSTS = {"production": "api.push.apple.com", "development": "api.sandbox.push.apple.com"}
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One app at APNs. The signing key (.p8) is a file or an environment variable, never inline.
+class Settings(ConnectingSettings, frozen=True, forbid_unknown_fields=True):
+    """One app at APNs. The signing key (.p8) is a file or an environment variable, never inline. With a client
+    certificate instead (certificate_file) there is no key, no key id and no team id.
 
     rate_per_s: Apple publishes none; 10,000 is what one well-connected sender has been seen to reach
     (facts/field-notes.md). burst: rows that may leave at once. connections_max: Apple asks for few and lasting ones.
@@ -47,9 +50,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host, port: instead of those of the environment (a simulator, or Apple's alternative port 2197).
     """
 
-    team_id: str
-    key_id: str
-    topic: str
+    team_id: str = ""
+    key_id: str = ""
+    topic: str = ""
     key_file: str = ""
     key_env: str = ""
     environment: Literal["production", "development"] = "production"
@@ -62,18 +65,26 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_life_s: int = LIFE_S_DEFAULT
 
     def __post_init__(self) -> None:
-        for name in ("team_id", "key_id", "topic"):
+        self.check_connecting()
+        for name in ("topic",) if self.has_certificate else ("team_id", "key_id", "topic"):
             value = getattr(self, name)
             if not value or not value.isascii() or not value.isprintable():
                 raise ValueError(f"{name} must be printable ASCII and not empty")
-        if bool(self.key_file) == bool(self.key_env):
-            raise ValueError("exactly one of key_file and key_env must be set")
+        if self.has_certificate and (self.key_file or self.key_env or self.key_id or self.team_id):
+            raise ValueError("with certificate_file there is no team_id, key_id, key_file and key_env")
+        if not self.has_certificate and bool(self.key_file) == bool(self.key_env):
+            raise ValueError("exactly one of key_file and key_env must be set, or certificate_file")
         if not LIFE_S_MIN <= self.token_life_s <= LIFE_S_MAX:
             raise ValueError(f"token_life_s is {self.token_life_s}, expected {LIFE_S_MIN} to {LIFE_S_MAX}")
         if not 0 < self.port < 65_536:
             raise ValueError(f"port is {self.port}, expected 1 to 65535")
         if self.rate_per_s <= 0 or self.burst < 1 or self.connections_max < 1:
             raise ValueError("rate_per_s, burst and connections_max must be positive")
+
+    @property
+    def has_certificate(self) -> bool:
+        """The handshake says who we are."""
+        return bool(self.certificate_file)
 
 
 class PushType(NamedTuple):
@@ -149,10 +160,13 @@ class Apns:
     """The vendor port for one app and environment (gateway/vendor.py)."""
 
     name: ClassVar[str] = "apns"
+    #: Any rejection drops the connection to one stream until the next success (facts/field-notes.md section 5).
+    bad_tokens_stall: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._topic = settings.topic.encode()
+        self._authorization = () if settings.has_certificate else ((b"authorization", _AUTHORIZATION),)
         self._limits = Limits(PAYLOAD_BYTES_MAX)
 
     def authority(self) -> tuple[str, int]:
@@ -177,7 +191,7 @@ class Apns:
         suffix, priorities = PUSH_TYPES[push_type]
         priority = _PRIORITIES[variant.priority]
         headers: list[tuple[bytes, TemplateParts]] = [
-            (b"authorization", _AUTHORIZATION),
+            *self._authorization,
             (b"apns-id", _MESSAGE_ID),
             (b"apns-push-type", (push_type,)),
             (b"apns-topic", (self._topic + suffix,)),
@@ -260,10 +274,15 @@ def _timestamp(value: object) -> int | None:
 
 
 def secret_place(settings: Settings) -> SecretPlace:
-    """Where the .p8 key is."""
+    """Where the .p8 key, or the certificate, is."""
+    if settings.has_certificate:
+        return SecretPlace(settings.certificate_file, "")
     return SecretPlace(settings.key_file, settings.key_env)
 
 
-def credential(settings: Settings, secret: bytes) -> ProviderTokenSigner:
-    """The maker of provider tokens. Raises ValueError when the secret is no P-256 private key in PEM form."""
+def credential(settings: Settings, secret: bytes) -> ProviderTokenSigner | ClientCertificate:
+    """The maker of provider tokens, or the certificate. Raises ValueError when the secret is no P-256 private key, or
+    no certificate, in PEM form."""
+    if settings.has_certificate:
+        return ClientCertificate(secret)
     return ProviderTokenSigner(secret, key_id=settings.key_id, team_id=settings.team_id, life_s=settings.token_life_s)

@@ -28,6 +28,7 @@ from gateway.vendor import Limits, Refusal, RequestTemplate, Slot, TemplateParts
 from gateway.verdict import Answer, Scope, Verdict
 from vendors.auth.credential import SecretPlace
 from vendors.auth.service_account import ServiceAccountGrant
+from vendors.connecting import ConnectingSettings
 from vendors.http_answer import by_status_class, decode_object, retry_after_s, text_of
 
 PAYLOAD_BYTES_MAX = 4096
@@ -43,7 +44,7 @@ DEFAULT_HOST = "fcm.googleapis.com"
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,99}")
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Settings(ConnectingSettings, frozen=True, forbid_unknown_fields=True):
     """One Firebase project. The service account's JSON key is a file or an environment variable, never inline.
 
     rate_per_s: the default quota of a project is 600,000 a minute. burst: rows that may leave at once; Google asks for
@@ -64,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validate_only: bool = False
 
     def __post_init__(self) -> None:
+        self.check_connecting()
         good = (
             self.project_id.isascii() and self.project_id.replace("-", "").replace(":", "").replace(".", "").isalnum()
         )
@@ -129,6 +131,7 @@ class Fcm:
     """The vendor port for one project (gateway/vendor.py)."""
 
     name: ClassVar[str] = "fcm"
+    bad_tokens_stall: ClassVar[bool] = False
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from bench.simulators.apns_payload import fault_of_background, fault_of_payload, texts_of
-from bench.simulators.apns_provider_token import Key, ProviderTokens, TokenBond, TokenRefusal
+from bench.simulators.apns_provider_token import ProviderTokens, TokenBond, TokenRefusal
 from bench.simulators.clock import Clock
 from bench.simulators.exchange import Answer, Header, Request
 from bench.simulators.fates import Fates
@@ -140,9 +140,9 @@ class Apns:
         self._is_push_type_required = is_push_type_required
         self._is_sandbox = is_sandbox
 
-    def new_bond(self) -> TokenBond:
-        """A connection has seen no token yet."""
-        return TokenBond()
+    def new_bond(self, certificate_topics: frozenset[str]) -> TokenBond:
+        """A connection has seen no token yet, and perhaps a certificate."""
+        return TokenBond(certificate_topics=certificate_topics)
 
     def call_of(self, request: Request) -> str:
         """Every call is a send."""
@@ -196,10 +196,7 @@ class Apns:
             raise _Refused("MethodNotAllowed", f"method is {request.method[:16]}, expected POST")
         if len(headers) != len(request.headers):
             raise _Refused("DuplicateHeaders", "a header is repeated")
-        found = self._tokens.judge(headers.get(b"authorization"), bond, self._clock.now_unix_s())
-        if isinstance(found, TokenRefusal):
-            raise _Refused(found.reason, found.why)
-        push_type = self._check_topic_and_push_type(headers, found)
+        push_type = self._check_topic_and_push_type(headers, self._topics(headers, bond))
         self._check_plain_headers(headers, push_type)
         payload = self._payload(request, push_type)
         message_id = self._message_id(headers, payload)
@@ -217,7 +214,16 @@ class Apns:
             raise _Refused("BadPath", "the path goes on after the token")
         return token
 
-    def _check_topic_and_push_type(self, headers: Mapping[bytes, bytes], key: Key) -> str:
+    def _topics(self, headers: Mapping[bytes, bytes], bond: TokenBond) -> frozenset[str]:
+        """The bundle ids that this request may use. With a certificate any provider token is ignored (A-SEND)."""
+        if bond.certificate_topics:
+            return bond.certificate_topics
+        found = self._tokens.judge(headers.get(b"authorization"), bond, self._clock.now_unix_s())
+        if isinstance(found, TokenRefusal):
+            raise _Refused(found.reason, found.why)
+        return found.topics or self._team_topics.get(found.team_id, frozenset())
+
+    def _check_topic_and_push_type(self, headers: Mapping[bytes, bytes], allowed: frozenset[str]) -> str:
         """The push type (derived from the topic when the header is absent); topic and type belong together."""
         topic = headers.get(b"apns-topic", b"").decode("latin-1")
         if not topic:
@@ -229,7 +235,6 @@ class Apns:
             raise _Refused("InvalidPushType", "apns-push-type is not a known type")
         if not declared and self._is_push_type_required:
             raise _Refused("InvalidPushType", "apns-push-type is missing")
-        allowed = key.topics or self._team_topics.get(key.team_id, frozenset())
         base, suffix = _split_topic(topic, allowed)
         if base not in allowed:
             raise _Refused("TopicDisallowed", "the key may not use this topic")

@@ -42,6 +42,8 @@ class TokenBond:
     key: Key | None = None
     changed_at: float | None = None
     is_wedged: bool = False
+    #: Of the client's certificate; empty without one.
+    certificate_topics: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

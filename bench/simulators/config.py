@@ -71,6 +71,7 @@ class ApnsSection(Frozen, frozen=True, kw_only=True):
     topics: tuple[str, ...] = ("com.example.app",)
     environment: Literal["production", "sandbox"] = "production"
     push_type_required: bool = False
+    client_certificates: Literal["no", "optional", "required"] = "optional"
     malformed_payload_reason: str = "PayloadEmpty"
     rate_per_s: Seconds = 0.0
     burst: Seconds = 0.0

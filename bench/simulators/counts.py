@@ -9,8 +9,9 @@ from typing import Any
 class Counts:
     """Counters by name. `outcomes` and `reasons` count requests, `connection` counts everything else.
 
-    Names of `connection`: handshakes_begun, handshakes_completed, handshakes_resumed, opened, closed, streams,
-    streams_refused, stream_limit_violations, settings_changes, goaways_sent, streams_reset, sockets_reset.
+    Names of `connection`: handshakes_begun, handshakes_completed, handshakes_resumed, client_certificates, opened,
+    closed, streams, streams_refused, stream_limit_violations, settings_changes, goaways_sent, streams_reset,
+    sockets_reset.
     `client_goaways` counts GOAWAY frames of clients by their code, NO_ERROR left out.
     """
 

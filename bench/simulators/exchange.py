@@ -69,8 +69,8 @@ class Vendor(Protocol):
     name: str
     fates: Fates
 
-    def new_bond(self) -> Any:
-        """Memory for a connection that begins now."""
+    def new_bond(self, certificate_topics: frozenset[str]) -> Any:
+        """Memory for a connection that begins now. certificate_topics: of the client's certificate, if it has one."""
 
     def call_of(self, request: Request) -> str:
         """ "send" or "oauth"."""

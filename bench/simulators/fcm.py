@@ -90,7 +90,7 @@ class Fcm:
         self._bad_token_form = bad_token_form
         self.n_without_message_id = 0
 
-    def new_bond(self) -> None:
+    def new_bond(self, certificate_topics: frozenset[str]) -> None:
         """FCM remembers nothing of a connection."""
 
     def call_of(self, request: Request) -> str:

@@ -14,7 +14,7 @@ from bench.simulators.h2_rules import Http2Rules
 from bench.simulators.h2_server import BODY_BYTES_MAX, Http2Connection
 from bench.simulators.http1 import Hangup, Reply, serve_http1
 from bench.simulators.sockets import Severed, end_without_notify, reset
-from bench.simulators.tls import TlsFiles, server_context
+from bench.simulators.tls import TlsFiles, server_context, topics_of
 
 
 class Front:
@@ -27,12 +27,14 @@ class Front:
         tls_files: TlsFiles,
         alpn: list[str],
         config: SimulatorsConfig,
+        *,
+        clients: str = "no",
     ) -> None:
         self._exchange = exchange
         self._rules = rules
         self._connections_max = config.connections_max
         self._handshake_timeout_s = config.handshake_timeout_s
-        self._context = server_context(tls_files, alpn, self._on_client_hello)
+        self._context = server_context(tls_files, alpn, self._on_client_hello, clients)
         self._connections: set[Http2Connection] = set()
         self._http1: set[asyncio.Task[None]] = set()
         self._severed: list[Severed] = []
@@ -108,8 +110,16 @@ class Front:
         counts["opened"] += 1
         match tls.selected_alpn_protocol():
             case "h2":
+                topics = topics_of(tls.getpeercert())
+                counts["client_certificates"] += bool(topics)
                 connection = Http2Connection(
-                    self._exchange, self._rules, self._mode, self._on_connection_end, self._severed.append
+                    self._exchange,
+                    self._rules,
+                    self._mode,
+                    self._exchange.vendor.new_bond(topics),
+                    self._on_connection_end,
+                    self._severed.append,
+                    is_known=bool(topics),
                 )
                 self._connections.add(connection)
                 self._is_empty.clear()
@@ -155,7 +165,7 @@ class Front:
         plan = self._exchange.plan(request)
         if plan.latency_s:
             await asyncio.sleep(plan.latency_s)
-        answer: Answer | None = self._exchange.judge(request, self._exchange.vendor.new_bond(), plan)
+        answer: Answer | None = self._exchange.judge(request, self._exchange.vendor.new_bond(frozenset()), plan)
         match plan.instead:
             case ResetSocket():
                 reset(writer.transport)  # type: ignore[arg-type]  # typeshed says WriteTransport; it is a Transport

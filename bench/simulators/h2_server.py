@@ -42,6 +42,7 @@ class Http2Connection(asyncio.Protocol):
     """One accepted connection; see the module docstring.
 
     Args:
+        bond: the vendor's memory of this connection. is_known: the handshake has said who the client is.
         on_end: called once with this connection when it is gone.
         on_severed: takes over a socket that must stay open without FIN (half open).
     """
@@ -51,8 +52,11 @@ class Http2Connection(asyncio.Protocol):
         exchange: Exchange,
         rules: Http2Rules,
         mode: Mode,
+        bond: Any,
         on_end: Callable[[Http2Connection], None],
         on_severed: Callable[[Severed], None],
+        *,
+        is_known: bool = False,
     ) -> None:
         self._exchange = exchange
         self._counts = exchange.counts.connection
@@ -61,10 +65,10 @@ class Http2Connection(asyncio.Protocol):
         self._on_end = on_end
         self._on_severed = on_severed
         self._loop = asyncio.get_running_loop()
-        self._bond: Any = exchange.vendor.new_bond()
+        self._bond = bond
         self._streams: dict[int, Stream] = {}
         self._highest_id = 0
-        self._is_authenticated = rules.streams_before_auth >= rules.streams_max
+        self._is_authenticated = is_known or rules.streams_before_auth >= rules.streams_max
         self._is_penalised = False
         self._n_errors = 0
         self._n_successes = 0

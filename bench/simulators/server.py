@@ -99,7 +99,7 @@ async def serve_simulators(config: SimulatorsConfig, directory: Path, clock: Clo
         ValueError: a key file, fate or fault of the configuration is wrong.
         OSError: a port is taken, or the directory cannot be written.
     """
-    simulators = Simulators(config, clock or Clock(), make_tls_files(directory))
+    simulators = Simulators(config, clock or Clock(), make_tls_files(directory, config.apns.topics[0]))
     try:
         if config.apns.enabled:
             await _start_apns(simulators, directory)
@@ -127,7 +127,8 @@ async def _start_apns(simulators: Simulators, directory: Path) -> None:
         is_sandbox=section.environment == "sandbox",
     )
     exchange = _exchange(vendor, simulators, section)
-    front = Front(exchange, _rules(section.http2), simulators.tls_files, ["h2"], config)
+    clients = section.client_certificates
+    front = Front(exchange, _rules(section.http2), simulators.tls_files, ["h2"], config, clients=clients)
     await front.start(config.host, section.port)
     credentials = {
         "host": config.host,
@@ -136,6 +137,7 @@ async def _start_apns(simulators: Simulators, directory: Path) -> None:
         "key_id": generated.key_id,
         "key_file": str(generated.path),
         "topics": list(section.topics),
+        "certificate_file": str(simulators.tls_files.client),
         "environment": section.environment,
     }
     fates = partial(Fates, section.fates, apns.FATES)

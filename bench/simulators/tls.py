@@ -1,4 +1,5 @@
-"""TLS material made on the spot: a self-signed CA and three server certificates (good, expired, wrong host).
+"""TLS material made on the spot: a self-signed CA, a client's certificate, three server certificates (good, expired,
+wrong host).
 
 TLS 1.2 and 1.3, ALPN as given, session tickets on, so that resumption can be seen. Times are the machine's; the
 injected clock never touches TLS.
@@ -9,9 +10,10 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -24,16 +26,17 @@ RENEW_DAYS = 30  # material with less life left is made anew at start
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of PEM files. Each server file holds key and certificate."""
+    """Paths of PEM files. All but the CA's hold key and certificate."""
 
     ca: Path
     good: Path
     expired: Path
     wrong_host: Path
+    client: Path
 
 
-def make_tls_files(directory: Path) -> TlsFiles:
-    """The four PEM files exist in `directory` and are valid; files of an earlier start are kept while they last.
+def make_tls_files(directory: Path, client_topic: str = "com.example.app") -> TlsFiles:
+    """The five PEM files exist in `directory` and are valid; files of an earlier start are kept while they last.
 
     Raises:
         OSError: the directory cannot be made or written.
@@ -44,6 +47,7 @@ def make_tls_files(directory: Path) -> TlsFiles:
         directory / "server.pem",
         directory / "server_expired.pem",
         directory / "server_wrong_host.pem",
+        directory / "client.pem",
     )
     if _are_fresh(files):
         return files
@@ -59,28 +63,40 @@ def make_tls_files(directory: Path) -> TlsFiles:
         (files.wrong_host, ["wrong.host.invalid"], now, now + VALID_DAYS * day),
     ):
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(names[0], ca.subject, key, ca_key, names, begins, ends)
-        path.touch(mode=0o600)
-        path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
-        )
+        _write(path, key, _certificate(names[0], ca.subject, key, ca_key, names, begins, ends))
+    key = ec.generate_private_key(ec.SECP256R1())
+    _write(files.client, key, _client_certificate(client_topic, ca.subject, key, ca_key, now))
     return files
+
+
+def topics_of(certificate: Mapping[str, Any] | None) -> frozenset[str]:
+    """The bundle id in the subject (UID) of a client's certificate, as `getpeercert` gives it; empty without one."""
+    if not certificate:
+        return frozenset()
+    return frozenset(value for part in certificate["subject"] for name, value in part if name == "userId")
+
+
+def _write(path: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+    path.touch(mode=0o600)
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
 
 
 def server_context(
     files: TlsFiles,
     alpn: list[str],
     wanted: Callable[[], str],
+    clients: str = "no",
 ) -> ssl.SSLContext:
     """A context that asks `wanted()` at each ClientHello for "good", "expired" or "wrong_host".
 
+    clients: whether they are asked for a certificate of our CA: "no", "optional", "required".
     The callback runs before the certificate is chosen, also for clients that send no server name (an IP address).
     """
     contexts = {
-        form: _context(path, alpn)
+        form: _context(path, alpn, files.ca, clients)
         for form, path in (("good", files.good), ("expired", files.expired), ("wrong_host", files.wrong_host))
     }
 
@@ -93,23 +109,26 @@ def server_context(
     return contexts["good"]
 
 
-def _context(path: Path, alpn: list[str]) -> ssl.SSLContext:
+def _context(path: Path, alpn: list[str], ca: Path, clients: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(path)
     context.set_alpn_protocols(alpn)
+    if clients != "no":
+        context.load_verify_locations(ca)
+        context.verify_mode = ssl.CERT_REQUIRED if clients == "required" else ssl.CERT_OPTIONAL
     return context
 
 
 def _are_fresh(files: TlsFiles) -> bool:
-    paths = (files.ca, files.good, files.expired, files.wrong_host)
+    paths = (files.ca, files.good, files.expired, files.wrong_host, files.client)
     if not all(path.is_file() for path in paths):
         return False
     limit = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=RENEW_DAYS)
     try:
         return all(
             x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc > limit
-            for path in (files.ca, files.good, files.wrong_host)
+            for path in (files.ca, files.good, files.wrong_host, files.client)
         )
     except ValueError:
         return False  # cut by a crash while it was written
@@ -147,6 +166,40 @@ def _certificate(
             x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
         ).add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     return builder.sign(signer, hashes.SHA256())
+
+
+def _client_certificate(
+    topic: str,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    now: datetime.datetime,
+) -> x509.Certificate:
+    """What Apple gives the owner of a bundle id: the subject's UID is the topic."""
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.USER_ID, topic),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"Apple Push Services: {topic}"),
+        ]
+    )
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=VALID_DAYS))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()),
+            critical=False,
+        )
+        .add_extension(_key_usage(is_ca=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
 
 
 def _key_usage(*, is_ca: bool) -> x509.KeyUsage:

@@ -26,6 +26,7 @@ import httpx
 import trio
 
 from gateway.clock import Clock
+from gateway.net.proxy import HttpProxy
 from vendors.auth.credential import Credential, Denied, Granted, Issued, SelfSigned
 
 #: A token endpoint's answer is a few hundred bytes; more is not kept.
@@ -258,7 +259,9 @@ class _WholeBody(httpx.AsyncByteStream):
         return self._left.pop()
 
 
-def open_http_client(ca_file: str = "", *, timeout_s: float = 10.0, http2: bool = True) -> httpx.AsyncClient:
+def open_http_client(
+    ca_file: str = "", *, proxy: HttpProxy | None = None, timeout_s: float = 10.0, http2: bool = True
+) -> httpx.AsyncClient:
     """The client for token endpoints: TLS 1.2 or newer, own CA file where given, no proxy from the environment."""
     context = ssl.create_default_context(cafile=ca_file or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -267,5 +270,11 @@ def open_http_client(ca_file: str = "", *, timeout_s: float = 10.0, http2: bool 
         verify=context,
         timeout=timeout_s,
         trust_env=False,
+        proxy=None if proxy is None else _httpx_proxy(proxy),
         limits=httpx.Limits(max_connections=1, keepalive_expiry=30.0),
     )
+
+
+def _httpx_proxy(proxy: HttpProxy) -> httpx.Proxy:
+    host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
+    return httpx.Proxy(f"http://{host}:{proxy.port}", auth=(proxy.user, proxy.password) if proxy.user else None)

@@ -22,7 +22,7 @@ import trio
 
 from gateway.actors.bell import Bell
 from gateway.actors.rendering import LaneBurst, RenderedBurst
-from gateway.actors.vendor_pool import VendorPool, make_tags, split_by_burst
+from gateway.actors.vendor_pool import PoolPort, make_tags, split_by_burst
 from gateway.clock import Clock
 from gateway.columns import I64, U8, U16, Rows
 from gateway.content import Priority
@@ -79,7 +79,20 @@ class RouterPort(Protocol):
 
     def token_muted(self, page: LedgerPage, rows: Rows) -> None: ...
 
+    def tokens_proven(self, page: LedgerPage, rows: Rows) -> None: ...
+
+    def tokens_suspect(self, page: LedgerPage, rows: Rows) -> None: ...
+
     def lane_has_room(self, lane: LaneActor) -> None: ...
+
+
+class Probes(Protocol):
+    """The lane's other half, which takes its rows with unproven tokens; see `actors/probe_lane.py`."""
+
+    def take_over(self, page: LedgerPage, rows: Rows) -> None: ...
+
+    @property
+    def waiting_rows(self) -> int: ...
 
 
 class LaneObserver(Protocol):
@@ -138,7 +151,7 @@ class LaneActor:
         *,
         lane: Lane,
         vendor: Vendor,
-        pool: VendorPool,
+        pool: PoolPort,
         renderer: Renderer,
         credentials: Credentials,
         home: Home,
@@ -171,6 +184,10 @@ class LaneActor:
         self._request_timeout_s = request_timeout_s
         self._random = np.random.default_rng((random_source or random.Random()).getrandbits(64))
         self._number = pool.add_lane(self)
+        #: Where rows with unproven tokens go; None where the vendor needs no probes.
+        self.probes: Probes | None = None
+        #: The lane that the router knows: this one, or the one whose probes these are.
+        self._main = self
         self._bell = Bell()
         self._timer_bell = Bell()
         self._wheel: TimingWheel[LaneSlice] = TimingWheel(
@@ -187,7 +204,8 @@ class LaneActor:
 
     def offer(self, page: LedgerPage, rows: Rows, priority: Priority) -> int:
         """Queues a prefix of rows that are QUEUED for this channel; returns how many."""
-        taken = self.lane.offer(page, rows, priority)
+        aside = 0 if self.probes is None else self.probes.waiting_rows
+        taken = self.lane.offer(page, rows, priority, aside=aside)
         self._bell.ring()
         return taken
 
@@ -210,6 +228,11 @@ class LaneActor:
     @property
     def has_rows(self) -> bool:
         return bool(self._unsent) or not self.lane.is_empty
+
+    @property
+    def holds_rows(self) -> bool:
+        """Rows wait here, or for a probe."""
+        return self.has_rows or (self.probes is not None and self.probes.waiting_rows > 0)
 
     @property
     def is_idle(self) -> bool:
@@ -287,7 +310,7 @@ class LaneActor:
             return self._send_next(authorization, now)
         slice_ = self.lane.take(now, rows_max)
         # Rows left the queue, if only because they had ended elsewhere: what is parked for it moves up.
-        self._router.lane_has_room(self)
+        self._router.lane_has_room(self._main)
         if slice_ is None:
             if not self.lane.is_empty:
                 self._observer.throttled(max(0.0, self.lane.next_deadline() - now))
@@ -320,6 +343,10 @@ class LaneActor:
             reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
             self._router.vendor_failed(page, rendered.tokenless, reasons)
             self.lane.bucket.give_back(len(rendered.tokenless))
+        if len(rendered.unproven):
+            assert self.probes is not None, "only a renderer for lanes with probes tells tokens apart"
+            self.lane.bucket.give_back(len(rendered.unproven))
+            self.probes.take_over(page, rendered.unproven)
         for refused, reason in rendered.refused:
             self._router.vendor_failed(page, refused, np.full(len(refused), reason, np.uint8))
             self.lane.bucket.give_back(len(refused))
@@ -347,7 +374,9 @@ class LaneActor:
             self._unsent[0] = unsent._replace(start=start + taken)
         else:
             self._unsent.popleft()
-        return True
+        # A full connection rings when it has room: another turn of the loop would only find it full.
+        wanted = len(self._unsent[0].rows) if self._unsent else self.lane.rows
+        return wanted > 0 and self._pool.capacity(wanted) > 0
 
     def _request_deadline(self) -> float:
         """On trio's clock, which the development clock does not move: a moved clock must not time requests out."""
@@ -402,8 +431,9 @@ class LaneActor:
         n = len(tags)
         verdicts = np.zeros(n, np.uint8)
         answers: dict[int, Answer] = {}
-        odd = np.flatnonzero(status != 200)
-        for index in odd.tolist():
+        odd = np.flatnonzero(status != 200).tolist()
+        # A 200 that brought something along is the vendor's to judge: over HTTP/1.1 many tell errors in the body.
+        for index in sorted(details.keys() | odd) if details else odd:
             detail = details.get(index)
             headers, body = (detail.headers, detail.body) if detail is not None else ({}, b"")
             answer = self._vendor.classify(int(status[index]), headers, body)
@@ -481,6 +511,13 @@ class LaneActor:
         muted = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_MUTED]
         if muted:
             self._router.token_muted(page, rows[muted])
+        suspect = [
+            place
+            for place, answer in answers.items()
+            if answer.verdict is Verdict.THROTTLED and answer.scope is Scope.DEVICE
+        ]
+        if suspect:
+            self._router.tokens_suspect(page, rows[suspect])
         # One word about credential, connection or gate is enough, however many rows got the same answer.
         for answer in set(answers.values()):
             if answer.verdict is Verdict.CREDENTIAL:

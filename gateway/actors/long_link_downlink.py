@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from gateway.actors.long_link_port import LongLinkSettings
-from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces, Rows, fixed_rows, hex_lower
+from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces, Rows, fixed_rows, hex_lower, take_pieces
 from gateway.net.edge import Edge
 from gateway.net.edge_table import FLAG_QOS_1, FLAG_SUBSCRIBED, ConnectionTable, Count
 from gateway.wire.mqtt.in_flight import InFlight, Settled
-from gateway.wire.mqtt.publish import publish_packets, take_pieces
+from gateway.wire.mqtt.publish import publish_packets
 
 _ONE = np.uint16(1)
 _SUBSCRIPTION = np.uint8(FLAG_SUBSCRIBED | FLAG_QOS_1)

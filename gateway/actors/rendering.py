@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import Bool, Pieces, Rows
+from gateway.columns import U32, Bool, Pieces, Rows, TextColumn
 from gateway.core.devices import DeviceTable
 from gateway.core.render import Renderer, RequestSource, TokenGroup
 from gateway.ledger import Channel, LedgerPage, Reason
 from gateway.vendor import Requests
+
+_NO_ROWS: Rows = np.zeros(0, np.intp)
 
 
 class RenderedBurst(NamedTuple):
@@ -27,31 +29,46 @@ class RenderedBurst(NamedTuple):
 
 
 class LaneBurst(NamedTuple):
-    """All rows of one slice: each in a burst, among the tokenless, or refused with a reason."""
+    """All rows of one slice: each in a burst, among the tokenless or the unproven, or refused with a reason."""
 
     bursts: list[RenderedBurst]
     tokenless: Rows
     refused: list[tuple[Rows, Reason]]
+    unproven: Rows
 
 
 class LaneRenderer:
-    """Requests for one vendor of one app."""
+    """Requests for one vendor of one app.
 
-    def __init__(self, *, renderer: Renderer, devices: DeviceTable, vendor: RequestSource, channel: Channel) -> None:
+    needs_proof: rows whose token is unproven are not rendered but named: they are to go over a probe connection
+    (core/probing.py). They are told apart here because here each device's record is at hand anyway.
+    """
+
+    def __init__(
+        self,
+        *,
+        renderer: Renderer,
+        devices: DeviceTable,
+        vendor: RequestSource,
+        channel: Channel,
+        needs_proof: bool = False,
+    ) -> None:
         self._renderer = renderer
         self._devices = devices
         self._vendor = vendor
         self._channel = channel
+        self._needs_proof = needs_proof
 
     def render(self, page: LedgerPage, rows: Rows, authorization: bytes, now_unix_s: float) -> LaneBurst:
         """The requests of these rows; the hash of each row's token stands in the page afterwards."""
-        groups = self._tokens(page, rows)
+        groups, unproven = self._divide(*self._tokens(page, rows))
         rendered = self._renderer.render(
             self._vendor, page.batch, rows, groups, authorization=authorization, now_unix_s=now_unix_s
         )
         tokenless = rows[:0]
-        if sum(len(group.positions) for group in groups) < len(rows):
+        if sum(len(group.positions) for group in groups) + len(unproven) < len(rows):
             has_token = np.zeros(len(rows), np.bool_)
+            has_token[unproven] = True
             for group in groups:
                 has_token[group.positions] = True
             tokenless = rows[~has_token]
@@ -59,9 +76,30 @@ class LaneRenderer:
             [RenderedBurst(rows[group.positions], group.requests, group.truncated) for group in rendered.groups],
             tokenless,
             [(rows[refused.positions], refused.reason) for refused in rendered.refused],
+            rows[unproven],
         )
 
-    def _tokens(self, page: LedgerPage, rows: Rows) -> list[TokenGroup]:
+    def _divide(self, groups: list[TokenGroup], proven_unix_s: U32) -> tuple[list[TokenGroup], Rows]:
+        """The groups without unproven tokens, and the positions of those, in order."""
+        if not self._needs_proof or proven_unix_s.all():
+            return groups, _NO_ROWS
+        is_proven = proven_unix_s != 0
+        kept = [(group, is_proven[group.positions]) for group in groups]
+        unproven = [group.positions[~proven] for group, proven in kept]
+        chosen = [
+            TokenGroup(
+                group.positions[proven],
+                group.tokens.take(np.flatnonzero(proven))
+                if isinstance(group.tokens, TextColumn)
+                else group.tokens[proven],
+            )
+            for group, proven in kept
+            if proven.any()
+        ]
+        return chosen, np.sort(np.concatenate([_NO_ROWS, *unproven]))
+
+    def _tokens(self, page: LedgerPage, rows: Rows) -> tuple[list[TokenGroup], U32]:
+        """Tokens of the rows, by group, and (k,) since when each row's is proven, 0: it is not."""
         batch = page.batch
         is_token = None if batch.channels is None else batch.channels[rows] != 0
         if is_token is None or not is_token.any():
@@ -70,20 +108,25 @@ class LaneRenderer:
         named = np.flatnonzero(is_token)
         tokens = batch.tokens.take(rows[named])
         page.token_hashes[rows[named]] = self._devices.hash_tokens(self._channel, tokens, batch.app)
-        groups = self._device_tokens(page, rows, np.flatnonzero(~is_token))
+        others = np.flatnonzero(~is_token)
+        groups, others_proven = self._device_tokens(page, rows, others)
+        proven_unix_s = np.zeros(len(rows), np.uint32)
+        proven_unix_s[others] = others_proven
+        if self._needs_proof:
+            proven_unix_s[named] = self._devices.are_proven(self._channel, tokens, batch.app)
         fixed = tokens.fixed()
-        return [*groups, TokenGroup(named, tokens if fixed is None else fixed)]
+        return [*groups, TokenGroup(named, tokens if fixed is None else fixed)], proven_unix_s
 
-    def _device_tokens(self, page: LedgerPage, rows: Rows, positions: Rows) -> list[TokenGroup]:
-        """Tokens of the rows whose target is a device. A slot that now belongs to another device counts as none."""
+    def _device_tokens(self, page: LedgerPage, rows: Rows, positions: Rows) -> tuple[list[TokenGroup], U32]:
+        """The same for rows whose target is a device; (k,) of these positions. A slot that now belongs to another
+        device counts as none."""
         if not len(positions):
-            return []
+            return [], np.zeros(0, np.uint32)
         wanted = rows if len(positions) == len(rows) else rows[positions]
-        groups, hashes = self._devices.take_own_tokens(
-            page.slots[wanted], page.batch.device_ids.take(wanted, axis=0), self._channel
-        )
-        page.token_hashes[wanted] = hashes
-        return [TokenGroup(positions[group.positions], group.tokens) for group in groups]
+        ids = page.batch.device_ids.take(wanted, axis=0)
+        found = self._devices.take_own_tokens(page.slots[wanted], ids, self._channel)
+        page.token_hashes[wanted] = found.hashes
+        return [TokenGroup(positions[group.positions], group.tokens) for group in found.groups], found.proven_unix_s
 
 
 class LinkPayload(NamedTuple):

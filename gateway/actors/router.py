@@ -413,6 +413,18 @@ class Router:
         muted = self._devices.mute_tokens(slots[known], page.token_hashes[rows[known]])
         self._observer.tokens_muted(channel, int(muted.sum()))
 
+    def tokens_proven(self, page: LedgerPage, rows: Rows) -> None:
+        """The vendor took these probes: their tokens need none from now on."""
+        slots = self._slots(page, rows, Channel(int(page.channel[rows[0]])))
+        known = slots >= 0
+        self._devices.prove_tokens(slots[known], page.token_hashes[rows[known]], self._clock.unix_ms() // 1000)
+
+    def tokens_suspect(self, page: LedgerPage, rows: Rows) -> None:
+        """The vendor refused these rows for the sake of their devices: the tokens are probed again."""
+        slots = self._slots(page, rows, Channel(int(page.channel[rows[0]])))
+        known = slots >= 0
+        self._devices.suspect_tokens(slots[known], page.token_hashes[rows[known]])
+
     def _slots(self, page: LedgerPage, rows: Rows, channel: Channel) -> I32:
         """Where the devices of these rows are now: by id, or by token where the target is a token."""
         batch = page.batch
@@ -442,8 +454,8 @@ class Router:
     # -- from the inbox
 
     def online_ids(self, page: LedgerPage, rows: Rows) -> list[bytes]:
-        slots = self._devices.find(page.batch.device_ids.take(rows, axis=0), page.batch.app)
-        online = self._devices.routing(slots).is_online
+        _, found = self._devices.locate(page.batch.device_ids.take(rows, axis=0), page.batch.app)
+        online = found.is_online
         ids = page.batch.device_ids[rows[online]]
         return [row.tobytes() for row in ids]
 
@@ -451,7 +463,7 @@ class Router:
         """Rows of one device whose time has come back: to its socket. Returns those that stay HELD."""
         if not len(rows):
             return rows
-        found = self._devices.routing(self._devices.find(page.batch.device_ids.take(rows, axis=0), page.batch.app))
+        _, found = self._devices.locate(page.batch.device_ids.take(rows, axis=0), page.batch.app)
         online = rows[found.is_online]
         work = _ForLink(page, online, found.fd[found.is_online], found.generation[found.is_online])
         left = self._to_long_link(work, self._clock.monotonic())
@@ -485,5 +497,5 @@ class Router:
 
     def _waiting_reason(self, page: LedgerPage, channel: Channel) -> Reason:
         lanes = [self._lanes.get(LaneKey(page.batch.app, channel, class_)) for class_ in Class]
-        reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.has_rows]
+        reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.holds_rows]
         return reasons[0] if reasons else Reason.TTL_PASSED

@@ -4,6 +4,10 @@ Keeps at least one connection while there is work, opens another when all are fu
 long, and reconnects with backoff. It decides nothing about rows: a lane asks for room, sends, and gets every event of
 its own tags back.
 
+Connections have a role. Probes carry rows with unproven tokens (core/probing.py); the role is a label that may change,
+since a vendor dislikes connections that come and go. While no proven row is waiting or was sent lately, probes may use
+the normal connections too: there is nobody whom a bad token could stall.
+
 A tag is `lane << 48 | burst << 16 | position`, so events find their lane and burst without a table per stream.
 
 Waits for: the network. Is waited for by: nobody (lanes are rung when room appears).
@@ -11,6 +15,7 @@ Waits for: the network. Is waited for by: nobody (lanes are rung when room appea
 
 from __future__ import annotations
 
+import enum
 import math
 import random
 from collections.abc import Callable
@@ -22,6 +27,7 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.clock import Clock
 from gateway.columns import I64, Rows
+from gateway.core.probing import ProbeWindow, probes_max
 from gateway.errors import CloseReason
 from gateway.ledger import Reason
 from gateway.vendor import Requests
@@ -35,6 +41,15 @@ BACKOFF_MAX_S = 30.0
 REPLACE_TIMEOUT_S = 30.0
 #: A connection takes the next burst when its room is this share of what it has open.
 FREE_SHARE = 0.5
+#: Probes use normal connections when no proven row was sent for so long: several round trips around the world.
+LEND_AFTER_S = 1.0
+
+
+class Role(enum.Enum):
+    """What a connection is for, and of which kind the rows of a lane are."""
+
+    NORMAL = "normal"
+    PROBE = "probe"
 
 
 class Connection(Protocol):
@@ -62,17 +77,29 @@ class Connection(Protocol):
 
 
 class _Link:
-    """A connection with its number. is_open: the peer has said something. has_answered: and answered a request."""
+    """A connection with its number. is_open: the peer has said something. has_answered: and answered a request.
+    window: how many requests are risked at once, while probes are among them."""
 
-    __slots__ = ("connection", "has_answered", "idle_since", "is_open", "number", "text")
+    __slots__ = ("connection", "has_answered", "idle_since", "is_open", "number", "role", "text", "window")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, role: Role) -> None:
         self.number = number
+        self.role = role
+        self.window: ProbeWindow | None = None
         self.is_open = False
         self.has_answered = False
         self.text = ""
         self.idle_since = math.inf
         self.connection: Connection
+
+    def room(self, role: Role) -> int:
+        """Requests of that kind that it would take now."""
+        capacity = self.connection.capacity()
+        if role is Role.NORMAL or not capacity:
+            return capacity
+        if self.window is None:
+            self.window = ProbeWindow()
+        return min(capacity, self.window.room(self.connection.open_requests()))
 
 
 #: Makes a connection that reports its events to the given callback.
@@ -90,6 +117,29 @@ class LanePort(Protocol):
     def has_rows(self) -> bool: ...
 
 
+class PoolPort(Protocol):
+    """What a lane sees of its connections: a pool, or as much of one as its rows may use (`actors/probe_lane.py`)."""
+
+    @property
+    def not_before(self) -> float: ...
+
+    @property
+    def gate_reason(self) -> Reason: ...
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    def add_lane(self, lane: LanePort) -> int: ...
+
+    def capacity(self, wanted: int) -> int: ...
+
+    def send(self, requests: Requests, start: int, tags: I64, deadline: float) -> tuple[int, int]: ...
+
+    def close_gate(self, until: float, reason: Reason) -> None: ...
+
+    def replace_connection(self, number: int) -> None: ...
+
+
 class PoolObserver(Protocol):
     def connected(self, number: int) -> None: ...
 
@@ -101,6 +151,7 @@ class PoolStatistics(NamedTuple):
     ready: int
     open_requests: int
     last_close: CloseReason | None
+    probe_connections: int
 
 
 class VendorPool:
@@ -121,6 +172,9 @@ class VendorPool:
         self._clock = clock
         self._observer = observer
         self._lanes: list[LanePort] = []
+        self._lanes_of: dict[Role, list[LanePort]] = {role: [] for role in Role}
+        self._probes_max = probes_max(connections_max)
+        self._proven_sent_at = -math.inf
         self._links: dict[int, _Link] = {}
         self._numbers = 0
         self._failures = 0
@@ -133,39 +187,57 @@ class VendorPool:
         self.not_before = -math.inf
         self.gate_reason = Reason.NONE
 
-    def add_lane(self, lane: LanePort) -> int:
-        """The lane's number in tags."""
+    def add_lane(self, lane: LanePort, role: Role = Role.NORMAL) -> int:
+        """The lane's number in tags. role: of its rows."""
         self._lanes.append(lane)
+        self._lanes_of[role].append(lane)
         return len(self._lanes) - 1
 
     # -- used by lanes
 
-    def capacity(self, wanted: int) -> int:
+    def capacity(self, wanted: int, role: Role = Role.NORMAL) -> int:
         """Requests that one connection would take now. Rings the pool when there is none.
 
         A connection that is nearly full counts as full while more is wanted than it has room for: its answers are on
         their way, and one burst for many freed streams costs a fraction of many bursts for a few.
         """
-        best, link = max(
-            ((link.connection.capacity(), link) for link in self._links.values()), default=(0, None), key=_room
-        )
+        best, link = self._roomiest(role)
         if best == 0 or link is None:
-            if self._wants_connection():
+            if self._wanted_role() is not None:
                 self._bell.ring()
             return 0
         if best < wanted and best < link.connection.open_requests() * FREE_SHARE:
             return 0
         return best
 
-    def send(self, requests: Requests, start: int, tags: I64, deadline: float) -> tuple[int, int]:
+    def send(
+        self, requests: Requests, start: int, tags: I64, deadline: float, role: Role = Role.NORMAL
+    ) -> tuple[int, int]:
         """(requests taken, number of the connection that took them); the one with most room is asked."""
-        if not self._links:
+        best, link = self._roomiest(role)
+        if link is None:
             self._bell.ring()
             return 0, -1
-        link = max(self._links.values(), key=lambda candidate: candidate.connection.capacity())
-        taken = link.connection.send(requests, start, tags, deadline)
+        taken = link.connection.send(requests, start, tags if role is Role.NORMAL else tags[:best], deadline)
         link.idle_since = math.inf
+        if role is Role.NORMAL and taken:
+            link.window = None if link.role is Role.NORMAL else link.window
+            self._proven_sent_at = self._clock.monotonic()
         return taken, link.number
+
+    def _roomiest(self, role: Role) -> tuple[int, _Link | None]:
+        """The connection for rows of that kind with most room for them."""
+        is_lent = role is Role.PROBE and self._may_lend()
+        return max(
+            ((link.room(role), link) for link in self._links.values() if link.role is role or is_lent),
+            default=(0, None),
+            key=_room,
+        )
+
+    def _may_lend(self) -> bool:
+        """Probes may use normal connections: no proven row would feel it."""
+        is_quiet = self._clock.monotonic() - self._proven_sent_at >= LEND_AFTER_S
+        return is_quiet and not any(lane.has_rows for lane in self._lanes_of[Role.NORMAL])
 
     def close_gate(self, until: float, reason: Reason) -> None:
         """No lane of this app sends to the vendor before `until`."""
@@ -191,6 +263,7 @@ class VendorPool:
             ready=sum(link.is_open for link in self._links.values()),
             open_requests=sum(link.connection.open_requests() for link in self._links.values()),
             last_close=self._last_close,
+            probe_connections=sum(link.role is Role.PROBE for link in self._links.values()),
         )
 
     # -- events
@@ -203,6 +276,11 @@ class VendorPool:
         if not link.has_answered and any(isinstance(event, Answers) for event in events):
             link.has_answered = True
             self._failures = 0
+        if link.window is not None:
+            for event in events:
+                if isinstance(event, Answers):
+                    accepted = int(np.count_nonzero(event.status == 200))
+                    link.window.on_answers(accepted, len(event.status) - accepted)
         if isinstance(events[-1], Terminated):
             link.text = events[-1].text
         if len(self._lanes) == 1:
@@ -222,12 +300,13 @@ class VendorPool:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._retire_idle)
             while True:
-                if self._wants_connection():
+                role = self._wanted_role()
+                if role is not None:
                     now = self._clock.monotonic()
                     if now < self._connect_at:
                         await trio.sleep(self._connect_at - now)
                         continue
-                    self._start(nursery.start_soon)
+                    self._start(nursery.start_soon, role)
                     continue
                 await self._bell.wait()
 
@@ -240,16 +319,34 @@ class VendorPool:
             with trio.move_on_after(timeout_s):
                 await self._all_closed.wait()
 
-    def _wants_connection(self) -> bool:
-        """Another one is opened when there are rows, no room anywhere, and none is on its way."""
+    def _wanted_role(self) -> Role | None:
+        """Another connection is opened when there are rows, no room for them anywhere, and none is on its way. With
+        all connections open that may be, one of them changes its role instead."""
         links = self._links.values()
-        if self._is_draining or len(links) >= self._connections_max or not all(link.is_open for link in links):
-            return False
-        return any(lane.has_rows for lane in self._lanes) and all(link.connection.capacity() == 0 for link in links)
+        if self._is_draining or not all(link.is_open for link in links):
+            return None
+        for role in Role:
+            ours = [link for link in links if link.role is role]
+            if role is Role.PROBE and len(ours) >= self._probes_max:
+                continue
+            if not any(lane.has_rows for lane in self._lanes_of[role]) or any(link.room(role) for link in ours):
+                continue
+            if len(links) < self._connections_max:
+                return role
+            self._relabel(role, [link for link in links if link.role is not role])
+        return None
 
-    def _start(self, start_soon: Callable[..., None]) -> None:
+    def _relabel(self, role: Role, others: list[_Link]) -> None:
+        """The least busy of the other connections gets this role. A probe only while no row waits for one."""
+        if not others or (role is Role.NORMAL and any(lane.has_rows for lane in self._lanes_of[Role.PROBE])):
+            return
+        min(others, key=lambda link: link.connection.open_requests()).role = role
+        for lane in self._lanes_of[role]:
+            lane.ring()
+
+    def _start(self, start_soon: Callable[..., None], role: Role) -> None:
         self._numbers += 1
-        link = _Link(self._numbers)
+        link = _Link(self._numbers, role)
         link.connection = self._open(lambda _connection, events: self._on_events(link, events))
         self._links[link.number] = link
         start_soon(self._run_link, link)

@@ -26,7 +26,7 @@ import numpy as np
 from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
 from gateway.content import Fault
 from gateway.core.details import Details, DetailsStatistics, Profile
-from gateway.core.records import FLAG_DETAILS, FLAG_MUTED, NO_APP, OFFLINE, DeviceRecords
+from gateway.core.records import DEVICE, FLAG_DETAILS, FLAG_MUTED, NO_APP, OFFLINE, DeviceRecords
 from gateway.core.registration import (
     DetailsColumns,
     Outcome,
@@ -71,6 +71,15 @@ class Routing(NamedTuple):
     channel: U8
     fd: I32
     generation: U32
+    proven_unix_s: U32
+
+
+class OwnTokens(NamedTuple):
+    """Tokens of n rows. groups: the usable ones. hashes: (n,) of each device's token as in `token_hashes`.
+    proven_unix_s: (n,) when the vendor took a message for it, 0 for never; a view with strides, of a copy."""
+
+    groups: list[TokenGroup]
+    hashes: U32
     proven_unix_s: U32
 
 
@@ -160,6 +169,24 @@ class DeviceTable:
         ids = np.ascontiguousarray(ids)
         return self._find_hashed(ids, device_shards(ids), self._key.hash_rows(ids, app_index), app_index)
 
+    def locate(self, ids: U8, app_index: int) -> tuple[I32, Routing]:
+        """`find` and `routing` in one: each record is touched once, to check its id and to read the rest."""
+        if len(ids) <= _FEW_ROWS:
+            rows = self.find(ids, app_index)
+            return rows, self.routing(rows)
+        ids = np.ascontiguousarray(ids)
+        words = ids.view("<u8")
+        seen: list[U64] = []
+
+        def verify(index: slice | I64, rows: I32) -> Bool:
+            found = self._records.gather_words(rows)
+            seen.append(found)
+            return self._is_device(found, words[index], app_index)
+
+        rows = self._index.find(device_shards(ids), self._key.hash_rows(ids, app_index), verify)
+        # More than one look: two ids of one fingerprint, once in millions of look-ups.
+        return rows, self.routing(rows) if len(seen) != 1 else self._routing_of(rows, seen[0])
+
     def find_one(self, device_id: bytes, app_index: int) -> int:
         """The row of one device or -1."""
         records = self._records
@@ -185,7 +212,12 @@ class DeviceTable:
 
     def routing(self, rows: I32) -> Routing:
         """What routing needs of n rows, -1 among them."""
-        found = self._records.gather(rows)
+        return self._routing_of(rows, self._records.gather_words(rows))
+
+    @staticmethod
+    def _routing_of(rows: I32, words: U64) -> Routing:
+        """words: (n, 8), the records of the rows."""
+        found = words.view(DEVICE)[:, 0]
         fds = np.ascontiguousarray(found["fd"])
         return Routing(
             is_known=rows >= 0,
@@ -265,9 +297,9 @@ class DeviceTable:
         more) are in no group; -1 is allowed and never is."""
         return self._tokens.take(rows, channel)
 
-    def take_own_tokens(self, rows: I32, ids: U8, channel: int) -> tuple[list[TokenGroup], U32]:
+    def take_own_tokens(self, rows: I32, ids: U8, channel: int) -> OwnTokens:
         """As `take_tokens`, for rows that were looked up a while ago: those that are no longer the devices with these
-        ids, (n, 16) uint8, are in no group. Also (n,) uint32, the hash of each device's token as in `token_hashes`.
+        ids, (n, 16) uint8, are in no group.
 
         One touch of each record: it is the cache miss that costs.
         """
@@ -276,7 +308,9 @@ class DeviceTable:
         is_same: Bool = (words[:, 0] == own[:, 0]) & (words[:, 1] == own[:, 1])
         is_same &= rows >= 0
         hashes = (words[:, 4] >> np.uint64(32)).astype(np.uint32)
-        return self._tokens.take_found(words, is_same, channel), hashes
+        # Word 5 of a record holds `registered_unix_s` below `proven_unix_s`.
+        proven_unix_s = words.view(np.uint32)[:, 11]
+        return OwnTokens(self._tokens.take_found(words, is_same, channel), hashes, proven_unix_s)
 
     def token_hashes(self, rows: I32) -> U32:
         """(n,) uint32 hash of each device's token, 0 where there is none: what a batch keeps to know a token again."""
@@ -287,13 +321,21 @@ class DeviceTable:
         column = self._tokens.column(app_index, np.full(len(tokens), channel, np.uint8), tokens)
         return (column.hashes >> np.uint64(32)).astype(np.uint32)
 
+    def are_proven(self, channel: int, tokens: TextColumn, app_index: int) -> Bool:
+        """(n,) whether a device of this app holds each token and the vendor took a message for it."""
+        rows = self.find_tokens(channel, tokens, app_index)
+        is_proven: Bool = self._records.gather(rows)["proven_unix_s"] != 0
+        return is_proven & (rows >= 0)
+
     def forget_tokens(self, rows: I32, token_hashes: U32, dead_since_unix_ms: I64) -> Bool:
         """After TOKEN_DEAD. (n,) which verdicts were about the token the device still has; those tokens are gone.
 
         A token stays when the device has another one by now, and when it registered after the vendor saw it dead
         (APNs' 410 says when; registrations know seconds). dead_since_unix_ms: `SINCE_UNKNOWN` where nobody said.
+        What stays is suspect.
         """
         found = self._records.gather(rows)
+        self.suspect_tokens(rows, token_hashes)
         is_dead = self._is_same_token(rows, token_hashes)
         is_dead &= (dead_since_unix_ms == SINCE_UNKNOWN) | (found["registered_unix_s"] <= dead_since_unix_ms // 1000)
         self._forgotten += self._detach(np.unique(rows[is_dead]))
@@ -306,12 +348,17 @@ class DeviceTable:
         muted = np.unique(rows[is_same])
         muted = muted[(self._records.flags[muted] & FLAG_MUTED) == 0]
         self._records.flags[muted] |= np.uint8(FLAG_MUTED)
+        self._records.proven_unix_s[rows[is_same]] = 0
         self._muted += len(muted)
         return is_same
 
     def prove_tokens(self, rows: I32, token_hashes: U32, now_unix_s: int) -> None:
         """After ACCEPTED: the vendor took a message for the token, so it needs no probe."""
         self._records.proven_unix_s[rows[self._is_same_token(rows, token_hashes)]] = now_unix_s
+
+    def suspect_tokens(self, rows: I32, token_hashes: U32) -> None:
+        """After a rejection that speaks of the token: it needs a probe again."""
+        self._records.proven_unix_s[rows[self._is_same_token(rows, token_hashes)]] = 0
 
     def _is_same_token(self, rows: I32, token_hashes: U32) -> Bool:
         words = self._records.gather_words(rows)
@@ -364,15 +411,18 @@ class DeviceTable:
 
     def _find_hashed(self, ids: U8, shards: I64, hashes: U64, app_index: int) -> I32:
         words = ids.view("<u8")
-        low, high = words[:, 0], words[:, 1]
 
         def verify(index: slice | I64, rows: I32) -> Bool:
-            found = self._records.gather_words(rows)
-            is_same: Bool = (found[:, 0] == low[index]) & (found[:, 1] == high[index])
-            is_same &= (found[:, 2] & np.uint64(0xFFFF)) == app_index
-            return is_same
+            return self._is_device(self._records.gather_words(rows), words[index], app_index)
 
         return self._index.find(shards, hashes, verify)
+
+    @staticmethod
+    def _is_device(found: U64, words: U64, app_index: int) -> Bool:
+        """(n,) which records (n, 8) are of the devices with these ids, (n, 2) words of 8 bytes, of the app."""
+        is_same: Bool = (found[:, 0] == words[:, 0]) & (found[:, 1] == words[:, 1])
+        is_same &= (found[:, 2] & np.uint64(0xFFFF)) == app_index
+        return is_same
 
     def _refuse_devices(self, plan: RowPlan) -> None:
         """Refuses the new devices for which there is no row, the last ones of the batch."""

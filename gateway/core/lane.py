@@ -51,13 +51,19 @@ class Lane:
         self._queues: tuple[deque[LaneSlice], deque[LaneSlice]] = (deque(), deque())
         self._takes = 0
 
-    def offer(self, page: LedgerPage, rows: Rows, priority: Priority) -> int:
-        """The first k rows are queued; returns k, which is less than all when the lane is full."""
-        k = max(0, min(len(rows), self._rows_max - self.rows))
+    def offer(self, page: LedgerPage, rows: Rows, priority: Priority, *, aside: int = 0) -> int:
+        """The first k rows are queued; returns k, which is less than all when the lane is full. aside: rows of this
+        lane that wait elsewhere and count too."""
+        k = max(0, min(len(rows), self._rows_max - self.rows - aside))
         if k:
             self._queues[priority].append(LaneSlice(page, rows[:k]))
             self.rows += k
         return k
+
+    def append(self, page: LedgerPage, rows: Rows) -> None:
+        """Rows that were admitted elsewhere stand last, whatever the limit; the caller bounds them."""
+        self._queues[Priority.NORMAL].append(LaneSlice(page, rows))
+        self.rows += len(rows)
 
     def put_back(self, page: LedgerPage, rows: Rows, *, returns_tokens: bool = True) -> None:
         """Rows that this lane had before stand first again, whatever its limit: they were admitted once.

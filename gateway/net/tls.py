@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 
 from gateway.errors import CloseReason, GatewayError
+from gateway.net.addresses import open_tcp
 from gateway.net.proxy import HttpProxy, ProxyRefused, ask_for_tunnel
 from gateway.net.tls_stream import TlsStream
 
 #: RFC 9113 section 3.2: HTTP/2 over TLS.
 ALPN_H2 = "h2"
+#: RFC 7301. A server that knows no ALPN speaks HTTP/1.1, so that silence is an answer too.
+ALPN_HTTP1 = "http/1.1"
 #: RFC 9113 section 9.2.2 and appendix A: with TLS 1.2 only ephemeral key exchange and AEAD.
 _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
@@ -98,17 +101,19 @@ async def open_tls_stream(
     alpn: str = ALPN_H2,
     sessions: TlsSessions | None = None,
     proxy: HttpProxy | None = None,
+    turns: Iterator[int] | None = None,
 ) -> TlsStream:
-    """A stream whose handshake is done and whose ALPN is `alpn`. The name is looked up anew, all its addresses are
-    tried in a staggered race (RFC 8305), and TCP_NODELAY is on (trio's default for a SocketStream).
+    """A stream whose handshake is done and whose ALPN is `alpn` (or nothing, where that means HTTP/1.1). The name is
+    looked up anew (net/addresses.py).
 
     connect_timeout_s: for look-up, TCP, proxy and TLS together. sessions: where the session of the last stream is
-    found and that of this one will be. proxy: asked for a tunnel (CONNECT); then it looks the name up.
+    found and that of this one will be. proxy: asked for a tunnel (CONNECT); then it looks the name up. turns: numbers
+    of the connections to this place; each begins with another address.
     Raises ConnectFailed. If cancelled: nothing stays open.
     """
     try:
         with trio.fail_after(connect_timeout_s):
-            tcp = await _open_tcp(host, port, proxy)
+            tcp = await _open_tcp(host, port, proxy, 0 if turns is None else next(turns))
             stream = TlsStream(tcp, context, server_hostname or host)
             if sessions is not None:
                 sessions.offer(stream)
@@ -131,16 +136,16 @@ async def open_tls_stream(
     if sessions is not None:
         sessions.on_handshake(stream)
     chosen = stream.tls.selected_alpn_protocol()
-    if chosen != alpn:
+    if chosen != alpn and not (chosen is None and alpn == ALPN_HTTP1):
         await trio.aclose_forcefully(stream)
         raise ConnectFailed(host, port, CloseReason.ALPN_MISMATCH, f"peer chose {chosen}, wanted {alpn}")
     return stream
 
 
-async def _open_tcp(host: str, port: int, proxy: HttpProxy | None) -> trio.SocketStream:
+async def _open_tcp(host: str, port: int, proxy: HttpProxy | None, turn: int) -> trio.SocketStream:
     if proxy is None:
-        return await trio.open_tcp_stream(host, port)
-    tcp = await trio.open_tcp_stream(proxy.host, proxy.port)
+        return await open_tcp(host, port, turn)
+    tcp = await open_tcp(proxy.host, proxy.port, turn)
     try:
         await ask_for_tunnel(tcp, host, port, proxy)
     except BaseException:

@@ -39,6 +39,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         #: Records that the kernel has not taken yet.
         self._unsent = memoryview(b"")
         self._is_broken = False
+        #: The peer has ended its side with the TLS goodbye, so nobody has cut off what it said (RFC 8446 section 6.1).
+        self.said_goodbye = False
 
     async def do_handshake(self) -> None:
         """Raises BrokenResourceError, from the ssl.SSLError or OSError that tells why."""
@@ -134,6 +136,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         while size < limit:
             try:
                 part = self.tls.read(min(limit - size, _RECORD_BYTES))
+                # An SSLObject tells of a goodbye by an empty read (by SSLZeroReturnError when it was told before).
+                self.said_goodbye = self.said_goodbye or not part
             except ssl.SSLWantReadError:
                 break
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):

@@ -8,6 +8,7 @@ one promises in its docstring, and the test plays the far end.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import math
@@ -25,6 +26,7 @@ import trio.testing
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
+from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer, LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.vendor_pool import VendorPool
@@ -285,6 +287,8 @@ class World:
         policy: RetryPolicy | None = None,
         strategy: int = 1,
         change_rows_max: int = 1 << 20,
+        has_probes: bool = False,
+        probe_wait_s: float = 5.0,
     ) -> None:
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
@@ -332,6 +336,8 @@ class World:
         self.pools: dict[Channel, VendorPool] = {}
         self.credentials: dict[Channel, CredentialTwin] = {}
         self.lanes: dict[LaneKey, LaneActor] = {}
+        self.probe_lanes: dict[LaneKey, ProbeLane] = {}
+        self._probe_wait_s = probe_wait_s if has_probes else None
         default_policy = RetryPolicy(first_s=1.0, jitter=0.0, throttle_s=5.0, cap_s=60.0, wait_s_min=0.5)
         for channel in (Channel.APNS, Channel.FCM):
             self._add_vendor(
@@ -367,23 +373,32 @@ class World:
         )
         credential = self.credentials[channel] = CredentialTwin()
         vendor = make_vendor(channel)
+        observer = LaneCounts(self.metrics, self.log, channel)
+        render = functools.partial(
+            LaneRenderer, renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel
+        )
+        shared: dict[str, Any] = {
+            "vendor": vendor,
+            "credentials": credential,
+            "home": self.home,
+            "router": self.router,
+            "policy": policy,
+            "clock": self.clock,
+            "observer": observer,
+            "burst_rows_max": burst_rows_max,
+            "step_s_max": 10.0,
+            "request_timeout_s": 30.0,
+        }
+        wait_s = self._probe_wait_s
         for class_ in Class:
             key = LaneKey(0, channel, class_)
-            self.lanes[key] = LaneActor(
-                lane=Lane(key, bucket, rows_max=lane_rows_max),
-                vendor=vendor,
-                pool=pool,
-                renderer=LaneRenderer(renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel),
-                credentials=credential,
-                home=self.home,
-                router=self.router,
-                policy=policy,
-                clock=self.clock,
-                observer=LaneCounts(self.metrics, self.log, channel),
-                burst_rows_max=burst_rows_max,
-                step_s_max=10.0,
-                request_timeout_s=30.0,
+            queue = functools.partial(Lane, key, bucket, rows_max=lane_rows_max)
+            main = self.lanes[key] = LaneActor(
+                lane=queue(), pool=pool, renderer=render(needs_proof=wait_s is not None), **shared
             )
+            if wait_s is not None:
+                way = ProbeWay(pool, wait_s=wait_s, clock=self.clock, observer=observer)
+                self.probe_lanes[key] = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), **shared)
 
     def lane(self, channel: Channel = Channel.APNS, class_: Class = Class.SYSTEM) -> LaneActor:
         return self.lanes[LaneKey(0, channel, class_)]
@@ -394,26 +409,30 @@ class World:
             nursery.start_soon(run)
         for pool in self.pools.values():
             nursery.start_soon(pool.run)
-        for lane in self.lanes.values():
+        for lane in (*self.lanes.values(), *self.probe_lanes.values()):
             nursery.start_soon(lane.run)
         await self.settle()
 
     # -- devices
 
-    def register(self, n: int, channel: Channel = Channel.APNS, *, first: int = 0) -> list[bytes]:
+    def register(
+        self, n: int, channel: Channel = Channel.APNS, *, first: int = 0, proven_unix_s: int = 0
+    ) -> list[bytes]:
         """n devices with a token each (none for NONE); returns their ids."""
         ids = [(b"%c" % int(channel)) + b"device" + number.to_bytes(9, "big") for number in range(first, first + n)]
         tokens = [b"" if channel is Channel.NONE else device_id.hex().encode() * 2 for device_id in ids]
-        self.devices.register(0, self.registration(ids, channel, tokens), self.clock.unix_ms() // 1000)
+        self.devices.register(0, self.registration(ids, channel, tokens, proven_unix_s), self.clock.unix_ms() // 1000)
         return ids
 
-    def registration(self, ids: Sequence[bytes], channel: Channel, tokens: Sequence[bytes]) -> Registrations:
+    def registration(
+        self, ids: Sequence[bytes], channel: Channel, tokens: Sequence[bytes], proven_unix_s: int = 0
+    ) -> Registrations:
         n = len(ids)
         return Registrations(
             np.frombuffer(b"".join(ids), np.uint8).reshape(n, 16),
             np.full(n, channel, np.uint8),
             TextColumn.from_rows(tokens),
-            np.zeros(n, np.uint32),
+            np.full(n, proven_unix_s, np.uint32),
         )
 
     def token(self, device_id: bytes) -> bytes:

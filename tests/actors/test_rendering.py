@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+import trio
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.actors.rendering import LaneRenderer, LinkRenderer
@@ -173,3 +174,46 @@ async def test_link_renderer_makes_the_payload_of_each_row_and_names_those_it_ca
     assert [found[row][1] for row in (0, 1, 3)] == [False, False, True]
     assert (found[1][0]["badge"], found[1][0]["data"]) == (3, {"k": "v"})
     assert found[0][0]["message_id"].replace("-", "") == page.batch.message_ids[0].tobytes().hex()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it makes a new world for each example
+@given(data=st.data())
+def test_lane_renderer_names_the_rows_whose_tokens_are_unproven(make_world: Callable[..., Any], data: Any) -> None:
+    """The plain twin looks at one row after the other. Devices without a token are tokenless, proven or not."""
+
+    async def main() -> None:
+        check_division(make_world(), data)
+
+    trio.run(main)
+
+
+def check_division(world: Any, data: Any) -> None:
+    n = data.draw(st.integers(1, 12))
+    devices = world.register(n)
+    kinds = data.draw(st.lists(st.sampled_from(["proven", "new", "bare", "text", "long"]), min_size=n, max_size=n))
+    targets: list[Any] = list(devices)
+    now = world.clock.unix_ms() // 1000
+    for index, kind in enumerate(kinds):
+        token = b"%064d" % index if kind != "long" else b"%080d" % index
+        channel = Channel.NONE if kind == "bare" else Channel.APNS
+        held = world.registration([devices[index]], channel, [b"" if kind == "bare" else token], kind == "proven")
+        world.devices.register(0, held, now)
+        if kind == "text":
+            # a target that is a token: proven where the device that holds it has proven it
+            targets[index] = (Channel.APNS, token)
+            if data.draw(st.booleans()):
+                kinds[index] = "proven text"
+                world.devices.register(0, world.registration([devices[index]], Channel.APNS, [token], 1), now)
+    page = routed(world, targets)
+    renderer = LaneRenderer(
+        renderer=Renderer(), devices=world.devices, vendor=VENDOR, channel=Channel.APNS, needs_proof=True
+    )
+    burst = renderer.render(page, np.arange(n), b"bearer x", page.batch.born_unix_ms / 1000)
+    wanted = dict(enumerate(kinds))
+    assert sorted(sent(burst)) == [row for row, kind in wanted.items() if kind.startswith("proven")]
+    assert burst.unproven.tolist() == [row for row, kind in wanted.items() if kind in ("new", "text", "long")]
+    assert burst.tokenless.tolist() == [row for row, kind in wanted.items() if kind == "bare"]
+    # and whoever needs no proof renders them all
+    everything = render(world, page, list(range(n)))
+    assert sorted(sent(everything)) == [row for row, kind in wanted.items() if kind != "bare"]
+    assert len(everything.unproven) == 0

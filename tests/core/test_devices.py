@@ -192,11 +192,13 @@ class DeviceMachine(RuleBasedStateMachine):
             assert self.table.forget_tokens(rows, hashes, since).tolist() == expected
         else:
             assert self.table.mute_tokens(rows, hashes).tolist() == expected
-        for device, is_hit in zip(devices, expected, strict=True):
+        for same, device, is_hit in zip(is_same, devices, expected, strict=True):
             if is_hit and is_dead:
                 device.clear_token()
-            elif is_hit:
+            elif is_hit and not device.is_muted:
                 device.is_muted = True
+            if same and (device.token or is_hit) and (is_dead or is_hit):
+                device.proven = 0
 
     @precondition(lambda self: self.devices)
     @rule(data=st.data())
@@ -287,6 +289,10 @@ def test_find_of_many_agrees_with_find_of_one():
     assert (rows[3000:] == -1).all()
     assert (table.ids(rows[:3000]) == asked[:3000]).all()
     assert (table.find(asked, 4) == -1).all()
+    for some in (asked, asked[:5], asked[2998:3002], asked[:0]):
+        located, found = table.locate(some, 3)
+        assert located.tolist() == table.find(some, 3).tolist()
+        assert [column.tolist() for column in found] == [column.tolist() for column in table.routing(located)]
     assert table.statistics().device_index.longest_rebuild <= 16
 
 
@@ -442,12 +448,38 @@ def test_a_verdict_for_the_same_device_twice_counts_once(table):
     assert (statistics.muted, statistics.forgotten, statistics.token_store.tokens) == (0, 1, 0)
 
 
+def test_a_verdict_against_a_token_that_stays_makes_it_suspect(table):
+    register(table, [(IDS[0], 1, TOKENS[0])], now=400, proven=300)
+    rows = rows_of(table, IDS[:1])
+    hashes = table.token_hashes(rows)
+
+    def is_proven():
+        found = table.take_own_tokens(rows, np.frombuffer(IDS[0], np.uint8).reshape(1, 16), 1)
+        named = table.are_proven(1, TextColumn.from_rows([TOKENS[0], b"nobody's"]), 0)
+        assert named.tolist() == [bool(found.proven_unix_s[0]), False]
+        return bool(found.proven_unix_s[0])
+
+    def suspected(action):
+        table.prove_tokens(rows, hashes, 300)
+        assert is_proven()
+        action()
+        return not is_proven()
+
+    assert suspected(lambda: table.suspect_tokens(rows, hashes))
+    # the vendor saw it dead before it was registered again
+    assert suspected(lambda: table.forget_tokens(rows, hashes, array([399_000], np.int64)))
+    assert not suspected(lambda: table.suspect_tokens(rows, hashes + np.uint32(1)))
+    assert suspected(lambda: table.mute_tokens(rows, hashes))
+    register(table, [(IDS[0], 1, TOKENS[0])], now=500)
+    assert not is_proven(), "it is probed once it may be sent to again"
+
+
 def test_registering_again_ends_muting_and_keeps_the_proof_of_the_same_token(table):
     register(table, [(IDS[0], 1, TOKENS[0])])
     rows = rows_of(table, IDS[:1])
-    table.prove_tokens(rows, table.token_hashes(rows), 300)
     table.mute_tokens(rows, table.token_hashes(rows))
     assert not table.routing(rows).has_token[0]
+    table.prove_tokens(rows, table.token_hashes(rows), 300)
     register(table, [(IDS[0], 1, TOKENS[0])], now=400)
     device = table.device(int(rows[0]))
     assert (device.token, device.is_muted) == (TOKENS[0], False)

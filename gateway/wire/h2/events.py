@@ -37,6 +37,8 @@ class RefusedWhy(enum.Enum):
 
     REFUSED_STREAM = "refused_stream"
     GOAWAY_ABOVE = "goaway_above"
+    #: HTTP/1.1: no connection had begun to send it.
+    NOT_WRITTEN = "not_written"
     UNFINISHED = "unfinished"
 
 

@@ -23,9 +23,7 @@ from gateway.columns import (
     U8,
     U16,
     Bool,
-    Piece,
     Pieces,
-    Rows,
     TextColumn,
     fill,
     join,
@@ -99,20 +97,6 @@ def _heads(first: int, topic_lengths: I64, rest_lengths: I64) -> U8 | TextColumn
             head = known[lengths] = _head(first, *lengths)
         heads.append(head)
     return TextColumn.from_rows(heads)
-
-
-def take_pieces(pieces: Pieces, rows: Rows) -> Pieces:
-    """The same pieces for the rows at the given positions, in their order."""
-    return tuple(_take_piece(piece, rows) for piece in pieces)
-
-
-def _take_piece(piece: Piece, rows: Rows) -> Piece:
-    if isinstance(piece, bytes):
-        return piece
-    if isinstance(piece, TextColumn):
-        return piece.take(rows)
-    taken: U8 = piece.take(rows, axis=0)
-    return taken
 
 
 class Pubacks(NamedTuple):

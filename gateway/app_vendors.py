@@ -1,0 +1,205 @@
+"""What belongs to one vendor of one app: its credential, its connections, its lanes. Built from the configuration.
+
+One pool per (app credential, environment, topic family): an app's table names one credential, one environment and one
+topic, so a pool per app and vendor is just that.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import trio
+
+import vendors
+from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
+from gateway.actors.lane import LaneActor
+from gateway.actors.probe_lane import ProbeLane, ProbeWay
+from gateway.actors.rendering import LaneRenderer
+from gateway.actors.router import Router
+from gateway.actors.vendor_connection import OnEvents, VendorConnection
+from gateway.actors.vendor_pool import VendorPool
+from gateway.app_http1 import bundle_opener
+from gateway.clock import Clock
+from gateway.config import Config
+from gateway.config_sections import App
+from gateway.config_settings import keeper_settings, retry_policy
+from gateway.config_types import Secret
+from gateway.content import Class
+from gateway.core.bucket import TokenBucket
+from gateway.core.devices import DeviceTable
+from gateway.core.home import Home
+from gateway.core.lane import Lane, LaneKey
+from gateway.core.probing import probes_max
+from gateway.core.render import Renderer
+from gateway.errors import ConfigError
+from gateway.ledger import CHANNEL_NAMES, Channel
+from gateway.net.proxy import HttpProxy
+from gateway.net.tls import ALPN_H2, ALPN_HTTP1, TlsSessions, client_context, open_tls_stream
+from gateway.observe.counting import BundleCounts, LaneCounts, PoolCounts, SocketCounts
+from gateway.observe.log import Log
+from gateway.observe.metrics import Metrics
+from gateway.vendor import http_version
+
+OpenStream: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
+OpenConnection: TypeAlias = Callable[[OpenStream, OnEvents], VendorConnection]
+
+
+class VendorLane(NamedTuple):
+    """Everything of one (app, vendor): its credential, connections and lanes."""
+
+    app: App
+    channel: Channel
+    keeper: CredentialKeeper
+    pool: VendorPool
+    lanes: list[LaneActor]
+    probe_lanes: list[ProbeLane]
+
+
+class Site(Protocol):
+    """What a worker has that vendors are built on."""
+
+    config: Config
+    clock: Clock
+    metrics: Metrics
+    log: Log
+    home: Home
+    devices: DeviceTable
+    renderer: Renderer
+    router: Router
+
+
+def build_vendor(
+    site: Site, index: int, app: App, name: str, settings: Any, open_connection: OpenConnection
+) -> VendorLane:
+    """The parts of one vendor of the app with that index; nothing runs yet. Raises ConfigError for a secret or a file
+    that is of no use."""
+    config, clock, channel = site.config, site.clock, CHANNEL_NAMES[name]
+    log = site.log.bind(actor="vendor", app=app.key, vendor=name)
+    vendor = vendors.REGISTRY[name].vendor(settings)
+    lanes: list[LaneActor] = []
+    probe_lanes: list[ProbeLane] = []
+
+    def on_credential(event: CredentialEvent) -> None:
+        _count_credential(site.metrics, log, channel, event)
+        if event.kind == "issued":
+            for lane in (*lanes, *probe_lanes):
+                lane.ring()
+
+    keeper = _keeper(site, app, name, settings, on_credential)
+    open_stream = _stream_opener(config, app, name, settings, vendor)
+    is_http2 = http_version(settings) == "2"
+    pool = VendorPool(
+        open_connection=functools.partial(open_connection, open_stream)
+        if is_http2
+        else bundle_opener(config, open_stream, SocketCounts(site.metrics, log)),
+        connections_max=settings.connections_max,
+        idle_s=config.http2.idle_s,
+        clock=clock,
+        observer=PoolCounts(site.metrics, log) if is_http2 else BundleCounts(log),
+    )
+    bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
+    observer = LaneCounts(site.metrics, log, channel)
+    render = functools.partial(
+        LaneRenderer, renderer=site.renderer, devices=site.devices, vendor=vendor, channel=channel
+    )
+    shared: dict[str, Any] = {
+        "vendor": vendor,
+        "credentials": keeper,
+        "home": site.home,
+        "router": site.router,
+        "clock": clock,
+        "observer": observer,
+        "burst_rows_max": config.lanes.burst_rows_max,
+        "step_s_max": config.gateway.step_ms_max / 1000,
+        "request_timeout_s": config.http2.request_timeout_s,
+    }
+    wants_probes = vendor.bad_tokens_stall if settings.probes is None else settings.probes
+    has_probes = wants_probes and probes_max(settings.connections_max) > 0
+    for class_ in Class:
+        queue = functools.partial(Lane, LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max)
+        policy = retry_policy(config, class_)
+        main = LaneActor(lane=queue(), pool=pool, renderer=render(needs_proof=has_probes), policy=policy, **shared)
+        lanes.append(main)
+        if has_probes:
+            way = ProbeWay(pool, wait_s=config.http2.probe_wait_s, clock=clock, observer=observer)
+            probes = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), policy=policy, **shared)
+            probe_lanes.append(probes)
+    return VendorLane(app, channel, keeper, pool, lanes, probe_lanes)
+
+
+def _keeper(
+    site: Site, app: App, name: str, settings: Any, report: Callable[[CredentialEvent], None]
+) -> CredentialKeeper:
+    entry = vendors.REGISTRY[name]
+    place = entry.secret_place(settings)
+    secret = Secret(file=Path(place.file)) if place.file else Secret(env=place.env)
+    try:
+        credential = entry.credential(settings, secret.read())
+    except ValueError as error:
+        raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable secret") from error
+    return CredentialKeeper(
+        f"{app.key}/{name}",
+        credential,
+        clock=site.clock,
+        report=report,
+        random=random.random,
+        open_client=functools.partial(open_http_client, settings.ca_file, proxy=_proxy(app, name, settings)),
+        settings=keeper_settings(site.config),
+    )
+
+
+def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: Any) -> OpenStream:
+    try:
+        alpn = ALPN_H2 if http_version(settings) == "2" else ALPN_HTTP1
+        context = client_context(
+            ca_file=settings.ca_file or None,
+            certificate_file=settings.certificate_file or None,
+            key_file=settings.certificate_key_file or None,
+            alpn=(alpn,),
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"apps.{app.key}.{name}", str(error), "usable CA and certificate files") from error
+    host, port = vendor.authority()
+    return functools.partial(
+        open_tls_stream,
+        host,
+        port,
+        context,
+        connect_timeout_s=config.http2.connect_timeout_s,
+        alpn=alpn,
+        sessions=TlsSessions(),
+        proxy=_proxy(app, name, settings),
+        # Not all workers and apps begin with the same address.
+        turns=itertools.count(random.randrange(1 << 16)),
+    )
+
+
+def _proxy(app: App, name: str, settings: Any) -> HttpProxy | None:
+    if not settings.proxy:
+        return None
+    host, port = settings.proxy_place()
+    if not settings.proxy_user:
+        return HttpProxy(host, port)
+    file, env = settings.proxy_password_file, settings.proxy_password_env
+    secret = Secret(file=Path(file)) if file else Secret(env=env)
+    try:
+        return HttpProxy(host, port, settings.proxy_user, secret.read().decode())
+    except ValueError as error:
+        raise ConfigError(f"apps.{app.key}.{name}.proxy_password", secret, "UTF-8 text") from error
+
+
+def _count_credential(metrics: Metrics, log: Log, channel: Channel, event: CredentialEvent) -> None:
+    if event.kind == "issued":
+        metrics.credential_refreshes.add(1, channel)
+    elif event.kind == "failed":
+        metrics.credential_failures.add(1, channel)
+        mend = "mend this credential's configuration" if event.is_final else "it is tried again"
+        log.warning("credential not available", name=event.name, retry_in_s=event.retry_in_s, mend=mend)
+    else:
+        log.warning("credential", what=event.kind, name=event.name)

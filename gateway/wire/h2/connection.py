@@ -459,8 +459,7 @@ class ClientConnection:
         """The connection is over now; a GOAWAY waits to be sent."""
         if self._is_terminated:
             return []
-        self._out.append(goaway(0, ErrorCode.NO_ERROR))
-        return self._terminate(reason)
+        return self._terminate(reason, goodbye=goaway(0, ErrorCode.NO_ERROR))
 
     def connection_lost(self, reason: CloseReason) -> list[Event]:
         """The transport is gone. After a GOAWAY that is what was announced."""
@@ -472,20 +471,24 @@ class ClientConnection:
 
     def _finish_draining(self) -> None:
         if not self._is_terminated and self._drain_reason is not None and self._streams.open_count == 0:
-            self._out.append(goaway(0, ErrorCode.NO_ERROR))
-            self._end(self._drain_reason, 0, "")
+            self._end(self._drain_reason, 0, "", goaway(0, ErrorCode.NO_ERROR))
 
     def _fail(self, error: RemoteProtocolError) -> list[Event]:
-        self._out.append(goaway(0, error.wire_code, str(error).encode()))
-        return self._terminate(CloseReason.PROTOCOL_ERROR, error.wire_code, str(error))
+        goodbye = goaway(0, error.wire_code, str(error).encode())
+        return self._terminate(CloseReason.PROTOCOL_ERROR, error.wire_code, str(error), goodbye)
 
-    def _terminate(self, reason: CloseReason, code: int = 0, text: str = "") -> list[Event]:
-        self._end(reason, code, text)
+    def _terminate(self, reason: CloseReason, code: int = 0, text: str = "", goodbye: bytes = b"") -> list[Event]:
+        self._end(reason, code, text, goodbye)
         return self._collector.take_events()
 
-    def _end(self, reason: CloseReason, code: int, text: str) -> None:
-        """Every open stream ends: what no `data_to_send` has given out was surely not processed."""
+    def _end(self, reason: CloseReason, code: int, text: str, goodbye: bytes) -> None:
+        """Every open stream ends: what no `data_to_send` has given out was surely not processed, and must not go out
+        with the last frame either."""
         refused = self._streams.close(self._streams.open_above(self._taken_id))
+        if len(refused):
+            self._out.take()
+        if goodbye:
+            self._out.append(goodbye)
         uncertain = self._collector.end_early(self._streams.open_positions())
         self._collector.forget()
         self._is_terminated = True

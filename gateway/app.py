@@ -37,6 +37,7 @@ from gateway.actors.service import AppView, Service
 from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
+from gateway.app_devices import build_desk
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -213,7 +214,9 @@ class Worker:
             observer=ServiceCounts(metrics, self.log.bind(actor="operator")),
             status=self.status,
             check_room=self.router.check_room,
+            newest_secret=lambda app_key: self.app_secrets[app_key][0],
         )
+        self.desk = build_desk(self)
         self.rpc = RpcListener(
             limits=rpc_limits(config),
             service=self.service,
@@ -326,7 +329,7 @@ class Worker:
     async def _serve_http(self, nursery: trio.Nursery) -> str:
         http = self.config.http
         scrape = Scrape(self.metrics, [self._refresh_gauges])
-        server = HealthServer(scrape.page, self._not_ready, self.metrics, health_settings(self.config))
+        server = HealthServer(scrape.page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
         listeners = await trio.open_tcp_listeners(http.address.port, host=http.address.host)
         nursery.start_soon(server.serve, listeners)
         host, port = listeners[0].socket.getsockname()[:2]

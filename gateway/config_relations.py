@@ -56,6 +56,8 @@ SOCKET_BYTES = 96 << 10
 TEMPLATE_BYTES = 4 << 10
 #: Metrics, logs, credentials, what is too small to have its own line.
 REST_BYTES = 16 * MIB
+#: A remembered signature of POST /v1/devices: 32 bytes, a time, a dict entry.
+SIGNATURE_BYTES = 150
 
 
 class BudgetPart(NamedTuple):
@@ -126,6 +128,9 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         ),
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),
+        BudgetPart(
+            "signatures", len(config.apps) * config.http.signatures_max * SIGNATURE_BYTES, "http.signatures_max"
+        ),
         BudgetPart(
             "long link",
             link.connections_max * CONNECTION_BYTES + link.in_flight_max * IN_FLIGHT_BYTES,

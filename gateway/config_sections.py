@@ -90,6 +90,11 @@ class Http(Section, frozen=True, kw_only=True):
     header_timeout_s: Seconds = 5.0
     idle_timeout_s: Seconds = 60.0
     header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    signature_age_s: Seconds = 300.0
+    signatures_max: Count = 65_536
+    devices_per_s: Annotated[float, Meta(gt=0, le=100_000)] = 50.0
+    devices_burst_max: Count = 200
 
 
 class LongLink(Section, frozen=True, kw_only=True):

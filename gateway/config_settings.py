@@ -15,6 +15,7 @@ from gateway.content import Class
 from gateway.core.breaker import BreakerSettings
 from gateway.core.devices import DeviceLimits
 from gateway.core.retry import RetryPolicy
+from gateway.core.signed_requests import SigningLimits
 from gateway.core.unregister_guard import GuardSettings
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 from gateway.wire.h2.settings import ClientConfig
@@ -33,6 +34,7 @@ __all__ = [
     "long_link_settings",
     "retry_policy",
     "rpc_limits",
+    "signing_limits",
 ]
 
 
@@ -199,4 +201,16 @@ def health_settings(config: Config) -> HealthSettings:
         header_timeout_s=http.header_timeout_s,
         idle_timeout_s=http.idle_timeout_s,
         header_bytes_max=http.header_bytes_max,
+        body_bytes_max=http.body_bytes_max,
+    )
+
+
+def signing_limits(config: Config) -> SigningLimits:
+    """Of POST /v1/devices."""
+    http = config.http
+    return SigningLimits(
+        age_s_max=http.signature_age_s,
+        rate_per_s=http.devices_per_s,
+        burst=http.devices_burst_max,
+        used_max=http.signatures_max,
     )

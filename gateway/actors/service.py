@@ -20,6 +20,7 @@ import trio
 
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
 from gateway.actors.receipt_stream import ReceiptStreams
+from gateway.actors.registering import cut, registrations
 from gateway.actors.rpc_listener import RpcConnection
 from gateway.batch import Submission, TaskSegment
 from gateway.clock import Clock, DevelopmentClock
@@ -27,14 +28,15 @@ from gateway.columns import Bool, TextColumn
 from gateway.core import report
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
-from gateway.core.registration import Outcome, Registrations
+from gateway.core.identity import device_password
+from gateway.core.registration import Outcome
 from gateway.errors import GatewayError, Overloaded
 from gateway.ledger import IS_FINAL, Channel, LedgerPage, Reason, Receipt, State
 from gateway.message_id import to_text
 from gateway.observe.redact import short_hash
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
-from gateway.wire.rpc.registration import Registration, check_registration
+from gateway.wire.rpc.registration import check_registration
 from gateway.wire.rpc.server import HelloAccepted, Requested
 from gateway.wire.rpc.submit import (
     check_submit,
@@ -94,6 +96,7 @@ class Service:
         observer: ServiceObserver,
         status: Callable[[], dict[str, Any]],
         check_room: Callable[[], None],
+        newest_secret: Callable[[str], bytes],
     ) -> None:
         self._apps = {app.key: app for app in apps}
         self._by_index = list(apps)
@@ -104,6 +107,7 @@ class Service:
         self._observer = observer
         self._status = status
         self._check_room = check_room
+        self._newest_secret = newest_secret
         self._nursery: trio.Nursery | None = None
         self._streams = ReceiptStreams(home)
 
@@ -368,25 +372,46 @@ class Service:
     # -- devices
 
     async def _register(self, connection: RpcConnection, message: messages.RegisterDevices, app: AppView) -> None:
+        connection.answer(await self.register(message, app.key))
+
+    async def register(self, message: messages.RegisterDevices, app_key: str) -> messages.DevicesRegistered:
+        """The devices are written, and with `want_passwords` each has its password in the answer.
+
+        Raises: BadRequest. If cancelled: some are written.
+        """
+        app = self._apps[app_key]
         registration = check_registration(message, app.check_tokens)
-        columns = _registrations(registration)
+        columns = registrations(registration)
         faults: list[messages.RefusedRow] = [messages.RefusedRow(*fault) for fault in registration.faults]
         registered = 0
         now_unix_s = self._clock.unix_ms() // 1000
         for first in range(0, registration.n, _REGISTER_ROWS):
             stop = min(first + _REGISTER_ROWS, registration.n)
-            done = self._devices.register(app.number, _cut(columns, first, stop), now_unix_s)
+            done = self._devices.register(app.number, cut(columns, first, stop), now_unix_s)
             registered += int(np.count_nonzero(done.outcomes != Outcome.REFUSED))
             for position, fault in done.faults.items():
                 row = first + position
                 source = row if registration.source_rows is None else int(registration.source_rows[row])
                 faults.append(messages.RefusedRow(source, fault.field, fault.text))
             await trio.lowlevel.checkpoint()
-        connection.answer(
-            messages.DevicesRegistered(
-                id=message.id, registered=registered, refused=faults[:1000], refused_count=message.n - registered
-            )
+        return messages.DevicesRegistered(
+            id=message.id,
+            registered=registered,
+            refused=faults[:1000],
+            refused_count=message.n - registered,
+            passwords=await self._passwords(message, app_key) if message.want_passwords else None,
         )
+
+    async def _passwords(self, message: messages.RegisterDevices, app_key: str) -> messages.Texts:
+        """One password per row of the call, of refused rows too: it follows from the id alone."""
+        secret, ids = self._newest_secret(app_key), bytes(message.device_ids)
+        blob = bytearray()
+        for first in range(0, message.n, _REGISTER_ROWS):
+            for row in range(first, min(first + _REGISTER_ROWS, message.n)):
+                blob += device_password(secret, ids[16 * row : 16 * row + 16].hex()).encode()
+            await trio.lowlevel.checkpoint()
+        offsets = np.arange(message.n + 1, dtype="<u4") * np.uint32(len(blob) // message.n)
+        return messages.Texts(bytes(blob), offsets.view(np.uint8).data)
 
     async def _device(self, connection: RpcConnection, message: messages.Device) -> None:
         key = connection.session.app_key or message.app_key
@@ -495,54 +520,3 @@ def _message_facts(page: LedgerPage, row: int) -> dict[str, Any]:
         "channel": Channel(int(page.channel[row])).name.lower() if page.channel[row] else "",
         "attempts": int(page.attempts[row]),
     }
-
-
-def _registrations(registration: Registration) -> Registrations:
-    """The wire's columns as the device table takes them: tags of all rows one after the other."""
-    n = registration.n
-    tags = tag_counts = None
-    if registration.tags is not None:
-        lists = [row.split(b"\n") if row else [] for row in registration.tags.rows()]
-        tag_counts = np.fromiter(map(len, lists), np.uint32, n)
-        tags = TextColumn.from_rows([tag for row in lists for tag in row])
-    return Registrations(
-        ids=registration.device_ids,
-        channels=np.zeros(n, np.uint8) if registration.channels is None else registration.channels,
-        tokens=_empty(n) if registration.tokens is None else registration.tokens,
-        proven_unix_s=np.zeros(n, np.uint32) if registration.proven_unix_s is None else registration.proven_unix_s,
-        platforms=registration.platform,
-        app_versions=registration.app_version,
-        time_zones=registration.time_zone,
-        aliases=registration.alias,
-        tag_counts=tag_counts,
-        tags=tags,
-    )
-
-
-def _empty(n: int) -> TextColumn:
-    return TextColumn(b"", np.zeros(n + 1, np.uint32))
-
-
-def _cut(columns: Registrations, first: int, stop: int) -> Registrations:
-    """Rows first..stop of all columns."""
-    rows = np.arange(first, stop)
-
-    def text(column: TextColumn | None) -> TextColumn | None:
-        return None if column is None else column.take(rows)
-
-    tags = columns.tags
-    if tags is not None and columns.tag_counts is not None:
-        ends = np.concatenate([[0], np.cumsum(columns.tag_counts, dtype=np.int64)])
-        tags = tags.take(np.arange(int(ends[first]), int(ends[stop])))
-    return Registrations(
-        ids=columns.ids[first:stop],
-        channels=columns.channels[first:stop],
-        tokens=columns.tokens.take(rows),
-        proven_unix_s=columns.proven_unix_s[first:stop],
-        platforms=text(columns.platforms),
-        app_versions=text(columns.app_versions),
-        time_zones=text(columns.time_zones),
-        aliases=text(columns.aliases),
-        tag_counts=None if columns.tag_counts is None else columns.tag_counts[first:stop],
-        tags=tags,
-    )

@@ -102,8 +102,10 @@ class DeviceState(msgspec.Struct, kw_only=True, frozen=True):
     tags: tuple[str, ...] = ()
 
 
-def register_request(devices: Sequence[DeviceState]) -> RegisterDevices:
+def register_request(devices: Sequence[DeviceState], *, want_passwords: bool = False) -> RegisterDevices:
     """Columns of the given devices; a column that is empty in all of them is left out.
+
+    want_passwords: the answer carries each device's password of the long link.
 
     Raises ValueError for an id without its form or a tag with a newline.
     """
@@ -125,8 +127,12 @@ def register_request(devices: Sequence[DeviceState]) -> RegisterDevices:
         channel_index=little_endian([position[device.channel] for device in devices], "u1") if channels else None,
         tokens=texts(TextColumn.from_texts([device.token for device in devices])) if channels else None,
         proven_unix_s=little_endian(proven, "<u4") if any(proven) else None,
-        **lines,
+        platform=lines["platform"],
+        app_version=lines["app_version"],
+        time_zone=lines["time_zone"],
+        alias=lines["alias"],
         tags=texts(TextColumn.from_texts(tags)) if any(tags) else None,
+        want_passwords=want_passwords,
     )
 
 

@@ -18,6 +18,8 @@ from gateway.verdict import Verdict
 #: Who listens or connects.
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
 DIRECTIONS = ("in", "out")
+#: Who proves an app secret: a device's password, an RPC client's hello, a signed HTTP request.
+SECRET_PLACES = ("device", "rpc", "http")
 #: In the order of core/breaker.py's enums.
 BREAKER_STATES = ("closed", "half_open", "open")
 BREAKER_CAUSES = ("none", "failures", "connect", "credential")
@@ -114,6 +116,17 @@ class Metrics(MetricSet):
     inbox_rows = gauge("rows", "Rows that wait for a device to come back")
     # HTTP
     http_requests = counter("requests", "Requests to the HTTP listener", path=open_label(), status=open_label())
+    device_requests = counter(
+        "requests", "Proven and refused requests for device identities, by app", app=open_label(), outcome=open_label()
+    )
+    # identity
+    secret_uses = counter(
+        "proofs",
+        "Proofs made with an app secret, by its place in the configuration (0 is the newest)",
+        app=open_label(),
+        secret=open_label(),
+        where=SECRET_PLACES,
+    )
     # the process
     loop_lag_s = histogram("seconds", "How late a timer fired", STEP_BOUNDS_S)
     step_s = histogram(

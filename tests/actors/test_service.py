@@ -18,6 +18,7 @@ from gateway.client.requests import DeviceState, register_request, submit_reques
 from gateway.clock import DevelopmentClock
 from gateway.content import Variant
 from gateway.core.home import row_tags
+from gateway.core.identity import device_password
 from gateway.errors import Overloaded, StaleEpoch
 from gateway.ledger import Channel, Reason, State
 from gateway.observe.counting import IntakeCounts, RpcCounts, ServiceCounts
@@ -72,6 +73,7 @@ class Office:
             observer=ServiceCounts(world.metrics, world.log),
             status=lambda: {"is_ready": True, "rows_open": world.home.rows_open},
             check_room=self.has_room,
+            newest_secret=lambda key: SECRETS[key][0],
         )
         self.listener = RpcListener(
             limits=RpcLimits(**limits),
@@ -128,6 +130,26 @@ def registration(ids: Any, *, channel: str = "", **fields: Any) -> messages.Regi
     return register_request(
         [DeviceState(device_id=one, channel=channel, token=one.hex() * 2 if channel else "", **fields) for one in ids]
     )
+
+
+# -- passwords
+
+
+async def test_service_registers_with_passwords_when_asked_and_without_when_not(
+    office: Any, autojump_clock: Any
+) -> None:
+    setting = office()
+    await setting.start()
+    peer = await setting.client()
+    ids = device_ids(700)
+    request = register_request([DeviceState(device_id=one) for one in [*ids, ids[3]]], want_passwords=True)
+    answer = await peer.call(request)
+    assert (answer.registered, answer.refused_count) == (700, 1)
+    offsets = np.frombuffer(answer.passwords.offsets, "<u4")
+    blob = bytes(answer.passwords.blob)
+    passwords = [blob[offsets[row] : offsets[row + 1]].decode() for row in range(701)]
+    assert passwords == [device_password(b"secret", one.hex()) for one in [*ids, ids[3]]]
+    assert (await peer.call(registration(ids))).passwords is None
 
 
 # -- submit

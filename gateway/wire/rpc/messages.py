@@ -161,7 +161,7 @@ class Trace(Message, kw_only=True):
 class RegisterDevices(Message, kw_only=True):
     """n devices, each written whole: what is absent here is absent afterwards. Answer: devices_registered.
 
-    tags: per row the device's tags joined by a newline.
+    tags: per row the device's tags joined by a newline. want_passwords: the answer carries `passwords`.
     """
 
     id: RequestNumber
@@ -176,6 +176,7 @@ class RegisterDevices(Message, kw_only=True):
     time_zone: Texts | None = None
     alias: Texts | None = None
     tags: Texts | None = None
+    want_passwords: bool = False
 
 
 class Device(Message, kw_only=True):
@@ -331,12 +332,13 @@ class TraceHops(Message, kw_only=True):
 
 
 class DevicesRegistered(Message, kw_only=True):
-    """registered + refused_count = n of the call."""
+    """registered + refused_count = n of the call. passwords: n rows, where they were asked for."""
 
     id: RequestNumber
     registered: int
     refused: list[RefusedRow] = []
     refused_count: int = 0
+    passwords: Texts | None = None
 
 
 class DeviceFound(Message, kw_only=True):

@@ -37,13 +37,14 @@ from gateway.actors.service import AppView, Service
 from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
-from gateway.app_devices import build_desk
+from gateway.app_devices import BansWatch, build_desk, record_admission, within_files_limit
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
 from gateway.config import Config, Listener, load_config, make_missing_secrets, message_id_secret
 from gateway.config_sections import App
 from gateway.config_settings import (
+    admission_limits,
     client_config,
     connection_limits,
     device_limits,
@@ -52,6 +53,7 @@ from gateway.config_settings import (
     rpc_limits,
 )
 from gateway.config_types import Address
+from gateway.core.admission import Admission
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.options import AppDefaults
@@ -201,9 +203,14 @@ class Worker:
             router=self.router,
             inbox=self.inbox,
             clock=self.clock,
-            observer=OwnerCounts(metrics),
+            observer=OwnerCounts(metrics, [app.key for app in config.apps]),
+            connections_max=[app.connections_max for app in config.apps],
         )
-        self._link_settings = long_link_settings(config)
+        self._link_settings = within_files_limit(self, long_link_settings(config))
+        self._link_apps = {app.key: LinkApp(index, self.app_secrets[app.key]) for index, app in enumerate(config.apps)}
+        self.admission = Admission(self._link_apps, admission_limits(config))
+        bans_file = config.long_link.bans_file
+        self.bans_watch = None if bans_file is None else BansWatch(self, bans_file)
         self._connect_link()
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
@@ -229,9 +236,10 @@ class Worker:
         )
 
     def _connect_link(self) -> None:
-        link_apps = {app.key: LinkApp(index, self.app_secrets[app.key]) for index, app in enumerate(self.config.apps)}
         # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
-        self.long_link = LongLink(self._link_settings, link_apps, self.owner, clock=trio.current_time)
+        self.long_link = LongLink(
+            self._link_settings, self._link_apps, self.owner, admission=self.admission, clock=trio.current_time
+        )
         self.router.connect_link(self.long_link)
 
     async def _run_long_link(self) -> None:
@@ -299,6 +307,8 @@ class Worker:
             edge = msgspec.structs.replace(self._link_settings.edge, listeners=bound)
             self._link_settings = msgspec.structs.replace(self._link_settings, edge=edge)
             self._supervise(nursery, "long link", self._run_long_link)
+            if self.bans_watch is not None:
+                self._supervise(nursery, "bans", self.bans_watch.run)
         return Ready(
             rpc=rpc,
             operator=operator,
@@ -392,6 +402,7 @@ class Worker:
         metrics.inbox_rows.set(len(self.inbox_store))
         metrics.rows_not_conserved.set(self.home.rows_not_conserved())
         record_link(metrics, self.long_link.statistics())
+        record_admission(metrics, self.admission)
         parked = self.router.parked()
         lanes = [(built.channel, actor.lane) for built in self.vendor_lanes for actor in built.lanes]
         for channel, class_ in {(channel, lane.key.class_) for channel, lane in lanes}:

@@ -116,6 +116,13 @@ class LongLink(Section, frozen=True, kw_only=True):
     in_flight_max: Count = 262_140
     ack_timeout_s: Seconds = 5.0
     payload_bytes_max: Annotated[int, Meta(ge=256, le=16 * MIB)] = 16 * KIB
+    failed_logins_max: Count = 100
+    failed_login_rest_s: Seconds = 1.0
+    failed_login_rest_s_max: Seconds = 300.0
+    failed_login_forget_s: Seconds = 900.0
+    failed_addresses_max: Count = 16_384
+    bans_file: Path | None = None
+    bans_check_s: Seconds = 10.0
 
 
 class Ledger(Section, frozen=True, kw_only=True):
@@ -246,6 +253,7 @@ class App(Section, frozen=True, kw_only=True):
     secrets: list[Secret]
     durability: Literal["memory", "disk"] = "memory"
     strategy: Strategy = 1
+    connections_max: Count = 1_000_000
     marketing_categories: list[str] = msgspec.field(default_factory=list)
     vendors: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
 

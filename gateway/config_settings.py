@@ -12,6 +12,7 @@ from gateway.actors.vendor_connection import ConnectionLimits
 from gateway.api.health import HealthSettings
 from gateway.config_sections import Config
 from gateway.content import Class
+from gateway.core.admission import AdmissionLimits
 from gateway.core.breaker import BreakerSettings
 from gateway.core.devices import DeviceLimits
 from gateway.core.retry import RetryPolicy
@@ -23,6 +24,7 @@ from gateway.wire.http1.settings import Http1Config
 from gateway.wire.rpc.limits import RpcLimits
 
 __all__ = [
+    "admission_limits",
     "breaker_settings",
     "client_config",
     "connection_limits",
@@ -66,6 +68,7 @@ def long_link_settings(config: Config) -> LongLinkSettings:
         listeners=listeners,
         connections_max=link.connections_max,
         files_max=link.files_max,
+        files_reserve=link.files_reserve,
         handshaking_max=link.handshakes_max,
         handshaking_per_address_max=link.handshakes_per_address_max,
         handshake_timeout_s=link.handshake_timeout_s,
@@ -202,6 +205,18 @@ def health_settings(config: Config) -> HealthSettings:
         idle_timeout_s=http.idle_timeout_s,
         header_bytes_max=http.header_bytes_max,
         body_bytes_max=http.body_bytes_max,
+    )
+
+
+def admission_limits(config: Config) -> AdmissionLimits:
+    """Of addresses whose passwords are wrong."""
+    link = config.long_link
+    return AdmissionLimits(
+        failures_max=link.failed_logins_max,
+        first_s=link.failed_login_rest_s,
+        cap_s=link.failed_login_rest_s_max,
+        forget_s=link.failed_login_forget_s,
+        addresses_max=link.failed_addresses_max,
     )
 
 

@@ -90,6 +90,9 @@ class CloseReason(enum.Enum):
     CLIENT_DISCONNECT = "client_disconnect"
     BAD_IDENTITY = "bad_identity"
     UNSUPPORTED_VERSION = "unsupported_version"
+    BANNED = "banned"
+    #: Too many wrong passwords came from its address: nothing is read from there for a while.
+    LOGIN_BACKOFF = "login_backoff"
     # connections to vendors
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"

@@ -286,6 +286,10 @@ class DeviceTable:
         self._online -= len(rows)
         np.subtract.at(self._online_by_app, self._records.app[rows], 1)
 
+    def is_online(self, row: int) -> bool:
+        """Whether a known device has a session."""
+        return bool(self._records.fd.item(row) != OFFLINE)
+
     def online_count(self, app_index: int | None = None) -> int:
         """Devices online, of one app or of all."""
         return self._online if app_index is None else int(self._online_by_app[app_index])

@@ -25,7 +25,7 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +81,8 @@ class Edge:
         self._pending_total_bytes = 0
         self._ended: list[tuple[int, int, int, CloseReason]] = []
         self.pace = Pace(settings.step_s_max)
+        self.refusal_of: Callable[[str, float], CloseReason | None] = lambda address, now: None
+        """Asked at accept with (address, now): why nothing is read from there."""
 
     def fileno(self) -> int:
         """The descriptor to wait on until `poll` has something to do."""
@@ -167,10 +169,28 @@ class Edge:
                 # Anything else concerns the one connection that died in the queue (accept(2), "Error handling").
                 continue
             accepted += 1
+            if not self._is_welcome(connection, str(address[0]), now):
+                continue
             self._take_in(connection, str(address[0]), now)
         # Level-triggered: a listener with more in its queue is announced again by the next poll.
         self._ready_listeners.clear()
         return accepted
+
+    def _is_welcome(self, connection: socket.socket, address: str, now: float) -> bool:
+        """False for a connection that was closed at once, counted, because of its address or for want of files."""
+        reason = self.refusal_of(address, now)
+        limit = Count.REFUSED_ADDRESS
+        if reason is None:
+            # Descriptors are given out lowest first: so many files are open when one of this number comes.
+            if connection.fileno() < self.settings.files_max - self.settings.files_reserve:
+                return True
+            limit, reason = Count.REFUSED_FILES_RESERVE, CloseReason.TOO_MANY_CONNECTIONS
+            self._pause_accepting(now)
+        connection.close()
+        self._table.count_at[Count.ACCEPTED] += 1
+        self._table.count_at[limit] += 1
+        self._table.closed_at[CLOSE_REASON_INDEX[reason]] += 1
+        return False
 
     def _pause_accepting(self, now: float) -> None:
         for fd in self._listeners:
@@ -216,6 +236,10 @@ class Edge:
     def _evict(self, fd: int, limit: Count) -> None:
         self._table.count_at[limit] += 1
         self.close(fd, CloseReason.TOO_MANY_CONNECTIONS)
+
+    def address_of(self, fd: int) -> str:
+        """Where a connection that shakes hands comes from; "" once it has, or where it is not known."""
+        return self._handshaking.get(fd, "")
 
     def end_handshake(self, fd: int) -> None:
         """The connection no longer counts as shaking hands. Idempotent."""

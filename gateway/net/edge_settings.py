@@ -29,6 +29,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
     connections_max: Annotated[int, _meta("open sockets; 20,000 files per process less what the rest needs")] = 19_000
     files_max: Annotated[int, _meta("highest descriptor + 1 that the columns have a row for")] = 20_480
+    files_reserve: Annotated[
+        int, _meta("descriptors below files_max that no device gets: logs and vendors need theirs", 0)
+    ] = 0
     handshaking_max: Annotated[int, _meta("sockets without CONNECT; the oldest is evicted for a newer one")] = 4_096
     handshaking_per_address_max: Annotated[
         int, _meta("the same per source address; a carrier's NAT brings hundreds of phones back at once")

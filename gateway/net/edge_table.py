@@ -45,6 +45,10 @@ class Count(enum.IntEnum):
     ACCEPT_PAUSED = enum.auto()
     """Accepting paused because the process or the system is out of file descriptors or memory."""
     REFUSED_CONNECTIONS_MAX = enum.auto()
+    REFUSED_FILES_RESERVE = enum.auto()
+    """Closed because only the reserve of file descriptors was left; accepting pauses then."""
+    REFUSED_ADDRESS = enum.auto()
+    """Closed unread: a banned address, or one that rests after wrong passwords (`pushgw_logins_refused_total`)."""
     EVICTED_HANDSHAKING_MAX = enum.auto()
     EVICTED_HANDSHAKING_PER_ADDRESS_MAX = enum.auto()
     EVICTED_PARTIAL_BYTES_MAX = enum.auto()
@@ -142,6 +146,16 @@ class ConnectionTable:
 
     def device_id_of(self, fd: int) -> bytes:
         return bytes(self._device_id_at[fd * 16 : fd * 16 + 16])
+
+    def find_devices(self, app_index: int, device_ids: frozenset[bytes]) -> list[int]:
+        """Descriptors of an app's connected devices that are among the ids."""
+        is_ours = self.state[: self.high_water] == _CONNECTED
+        is_ours &= self.app[: self.high_water] == app_index
+        fds = np.flatnonzero(is_ours)
+        # Half an id first, for all of them at once: hardly any other device has the same half.
+        halves = np.array([int.from_bytes(one[:8], "little") for one in device_ids], np.uint64)
+        suspects = fds[np.isin(self.device_id[fds, :8].copy().view("<u8")[:, 0], halves)]
+        return [fd for fd in suspects.tolist() if self.device_id_of(fd) in device_ids]
 
     def free(self, fd: int) -> None:
         """The connection is over: its (fd, generation) matches nothing any more."""

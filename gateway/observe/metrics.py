@@ -18,6 +18,15 @@ from gateway.verdict import Verdict
 #: Who listens or connects.
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
 DIRECTIONS = ("in", "out")
+#: Rules of core/admission.py, and the limit that the owner of the devices knows.
+LOGIN_RULES = (
+    "unknown_app",
+    "wrong_password",
+    "banned_address",
+    "banned_device",
+    "login_backoff",
+    "app_connections_max",
+)
 #: Who proves an app secret: a device's password, an RPC client's hello, a signed HTTP request.
 SECRET_PLACES = ("device", "rpc", "http")
 #: In the order of core/breaker.py's enums.
@@ -127,6 +136,12 @@ class Metrics(MetricSet):
         secret=open_label(),
         where=SECRET_PLACES,
     )
+    logins_refused = counter(
+        "connections", "Devices refused at accept or CONNECT, by app and rule", app=open_label(), rule=LOGIN_RULES
+    )
+    failed_addresses = gauge("addresses", "Addresses remembered for wrong passwords")
+    failed_addresses_forgotten = counter("addresses", "Addresses that fell out of that table while it was full")
+    accept_files_max = gauge("files", "Open files at which the long link stops accepting")
     # the process
     loop_lag_s = histogram("seconds", "How late a timer fired", STEP_BOUNDS_S)
     step_s = histogram(

@@ -328,7 +328,7 @@ def test_refused_connect_gets_its_connack_code_and_close_reason(
     [
         (b"", 2, "bad_identity"),
         (b"short", 2, "bad_identity"),
-        (BANNED, 5, "bad_identity"),
+        (BANNED, 5, "banned"),
         (CROWDED, 3, "too_many_connections"),
     ],
 )

@@ -83,6 +83,8 @@ class ServiceObserver(Protocol):
 
     def audit(self, command: str, fields: Mapping[str, object]) -> None: ...
 
+    def proven(self, app_key: str, secret_index: int) -> None: ...
+
 
 class Service:
     def __init__(
@@ -125,6 +127,8 @@ class Service:
     def open(self, connection: RpcConnection, hello: HelloAccepted) -> None:
         if hello.role == "operator":
             self._observer.audit("connected", {"connection": connection.session.name})
+        elif hello.secret_index >= 0:
+            self._observer.proven(hello.app_key, hello.secret_index)
 
     def closed(self, connection: RpcConnection) -> None:
         self._streams.closed(connection)

@@ -346,6 +346,9 @@ class ServiceCounts:
     def error(self, code: str) -> None:
         self._metrics.rpc_errors.add(1, code)
 
+    def proven(self, app_key: str, secret_index: int) -> None:
+        self._metrics.secret_uses.add(1, app_key, str(secret_index), "rpc")
+
     def audit(self, command: str, fields: Mapping[str, object]) -> None:
         self._log.info("operator command", command=command, **fields)
 

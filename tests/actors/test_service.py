@@ -132,7 +132,19 @@ def registration(ids: Any, *, channel: str = "", **fields: Any) -> messages.Regi
     )
 
 
-# -- passwords
+# -- secrets and passwords
+
+
+async def test_service_counts_which_secret_a_client_has_proven(
+    office: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SECRETS, "shop", [b"newer", b"secret"])
+    setting = office()
+    await setting.start()
+    await setting.client()
+    await setting.client("")
+    uses = setting.world.metrics.secret_uses
+    assert (uses.value("shop", "1", "rpc"), uses.total()) == (1, 1)
 
 
 async def test_service_registers_with_passwords_when_asked_and_without_when_not(

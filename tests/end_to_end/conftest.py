@@ -282,10 +282,11 @@ def config_table(
     directory: Path,
     simulators: dict[str, Any] | None,
     vendors: dict[str, Any] | None = None,
+    app: dict[str, Any] | None = None,
     **over: dict[str, Any],
 ) -> dict[str, Any]:
-    """A configuration for impatient tests. vendors: their tables, beside those of the simulators. `over` lays tables
-    over it, those of a vendor's name over the app's."""
+    """A configuration for impatient tests. vendors: their tables, beside those of the simulators. app: further keys of
+    the app. `over` lays tables over it, those of a vendor's name over the app's."""
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
     secret.write_bytes(SECRET)
@@ -311,8 +312,8 @@ def config_table(
     for name, values in over.items():
         tables = vendors if name in REGISTRY else table
         tables[name] = tables.get(name, {}) | values
-    app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
-    table["apps"] = [app | vendors]
+    shop = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
+    table["apps"] = [shop | (app or {}) | vendors]
     return table
 
 

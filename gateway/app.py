@@ -30,6 +30,7 @@ from gateway.actors.inbox import InboxActor
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
 from gateway.actors.long_link import LongLink
+from gateway.actors.presence import Presence
 from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
@@ -37,7 +38,7 @@ from gateway.actors.service import AppView, Service
 from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
-from gateway.app_devices import BansWatch, build_desk, record_admission, within_files_limit
+from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -212,6 +213,14 @@ class Worker:
         bans_file = config.long_link.bans_file
         self.bans_watch = None if bans_file is None else BansWatch(self, bans_file)
         self._connect_link()
+        self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
+        self.presence = Presence(
+            n_apps=len(config.apps),
+            devices=self.devices,
+            link=lambda: self.long_link,
+            clock=self.clock,
+            now=trio.current_time,
+        )
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
             intake=self.intake,
@@ -222,6 +231,7 @@ class Worker:
             status=self.status,
             check_room=self.router.check_room,
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
+            presence=self.presence,
         )
         self.desk = build_desk(self)
         self.rpc = RpcListener(
@@ -260,6 +270,7 @@ class Worker:
         async with trio.open_nursery() as nursery:
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
+            self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
             for built in self.vendor_lanes:
@@ -403,6 +414,7 @@ class Worker:
         metrics.rows_not_conserved.set(self.home.rows_not_conserved())
         record_link(metrics, self.long_link.statistics())
         record_admission(metrics, self.admission)
+        self.online_gauges.record(self.presence.counts())
         parked = self.router.parked()
         lanes = [(built.channel, actor.lane) for built in self.vendor_lanes for actor in built.lanes]
         for channel, class_ in {(channel, lane.key.class_) for channel, lane in lanes}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from gateway.api.devices import DeviceDesk
 from gateway.config_bans import read_bans
 from gateway.config_settings import signing_limits
 from gateway.core.admission import Admission
+from gateway.core.presence import OTHER, PlatformCounts
 from gateway.core.signed_requests import SignedRequests
 from gateway.errors import ConfigError
 from gateway.net.files import raise_files_limit
@@ -22,6 +24,9 @@ from gateway.observe.metrics import Metrics
 
 if TYPE_CHECKING:
     from gateway.app import Worker
+
+#: Gauges of one app and platform each; what the platforms of real phones need, several times over.
+_PLATFORM_SERIES_MAX = 48
 
 
 def build_desk(worker: Worker) -> DeviceDesk:
@@ -96,3 +101,25 @@ def record_admission(metrics: Metrics, admission: Admission) -> None:
             metrics.secret_uses.cell(app_key, str(index), "device").set(n)
     metrics.failed_addresses.set(admission.n_addresses)
     metrics.failed_addresses_forgotten.cell().set(admission.forgotten)
+
+
+class OnlineGauges:
+    """Devices online by app and platform as gauges; those that are gone by the next look fall to 0."""
+
+    def __init__(self, metrics: Metrics, app_keys: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._app_keys = app_keys
+        self._shown: set[tuple[str, str]] = set()
+
+    def record(self, counts: PlatformCounts) -> None:
+        named = {(self._app_keys[app], platform or "unknown"): n for (app, platform), n in counts.items()}
+        totals: dict[tuple[str, str], int] = dict.fromkeys(self._shown, 0)
+        for (app_key, platform), n in named.items():
+            # Callers write platforms: beyond some, a new one is shown under `other`, whose sum must not be the last.
+            key = (app_key, platform)
+            if key not in self._shown and len(self._shown) >= _PLATFORM_SERIES_MAX:
+                key = (app_key, OTHER)
+            totals[key] = totals.get(key, 0) + n
+        self._shown = set(totals)
+        for (app_key, platform), n in totals.items():
+            self._metrics.devices_online_by.set(n, app_key, platform)

@@ -28,7 +28,7 @@ import trio
 from gateway.actors.long_link_downlink import Downlink
 from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
-from gateway.core.admission import Admission, Rule
+from gateway.core.admission import Admission, Rule, classify
 from gateway.errors import CloseReason, Overloaded, RemoteProtocolError
 from gateway.net.edge import Edge
 from gateway.net.edge_table import CLOSE_REASONS, FLAG_PARTIAL, FLAG_QOS_1, FLAG_SUBSCRIBED, ConnectionTable, Count
@@ -342,6 +342,7 @@ class LongLink:
             self.edge.close(older, CloseReason.TAKEN_OVER)
         keepalive_s = min(connect.keepalive_s or self.settings.keepalive_s_max, self.settings.keepalive_s_max)
         self.table.log_in(fd, slot, app_index, bytes.fromhex(connect.client_id), keepalive_s, now)
+        self.table.address_class[fd] = classify(self.edge.address_of(fd))
         self.edge.end_handshake(fd)
         self._count(Count.LOGINS)
 

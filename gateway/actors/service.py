@@ -2,7 +2,7 @@
 
     submit, register_devices          an app's own
     task_state, task_rows, trace,     an app sees its own only; an operator sees all, and each of his calls is logged
-    device, status, clock_advance
+    device, device_status, online_counts, status, clock_advance
     subscribe_receipts                one task per stream; changes go out as columns while the client has credit
 
 Requests that only read a little are answered at once; those that walk over pages run as tasks of this actor's nursery
@@ -19,6 +19,7 @@ import numpy as np
 import trio
 
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
+from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
 from gateway.actors.registering import cut, registrations
 from gateway.actors.rpc_listener import RpcConnection
@@ -99,6 +100,7 @@ class Service:
         status: Callable[[], dict[str, Any]],
         check_room: Callable[[], None],
         newest_secret: Callable[[str], bytes],
+        presence: Presence,
     ) -> None:
         self._apps = {app.key: app for app in apps}
         self._by_index = list(apps)
@@ -110,6 +112,7 @@ class Service:
         self._status = status
         self._check_room = check_room
         self._newest_secret = newest_secret
+        self._presence = presence
         self._nursery: trio.Nursery | None = None
         self._streams = ReceiptStreams(home)
 
@@ -173,6 +176,11 @@ class Service:
                 self._start(self._register, connection, message, self._app(connection))
             case messages.Device() as message:
                 self._start(self._device, connection, message)
+            case messages.DeviceStatus() as message:
+                app = self._named_app(connection, message.app_key)
+                connection.answer(self._presence.statuses(message, app.number))
+            case messages.OnlineCounts() as message:
+                self._start(self._online_counts, connection, message)
             case messages.Status() as message:
                 connection.answer(messages.GatewayStatus(id=message.id, facts=self._status()))
             case messages.ClockAdvance() as message:
@@ -417,11 +425,20 @@ class Service:
         offsets = np.arange(message.n + 1, dtype="<u4") * np.uint32(len(blob) // message.n)
         return messages.Texts(bytes(blob), offsets.view(np.uint8).data)
 
-    async def _device(self, connection: RpcConnection, message: messages.Device) -> None:
-        key = connection.session.app_key or message.app_key
+    def _named_app(self, connection: RpcConnection, app_key: str) -> AppView:
+        """The client's own app, or the one that an operator names."""
+        key = connection.session.app_key or app_key
         app = self._apps.get(key)
         if app is None:
             raise BadRequest("app_key", f"app {key!r} is not configured", code="not_found")
+        return app
+
+    async def _online_counts(self, connection: RpcConnection, message: messages.OnlineCounts) -> None:
+        app = self._named_app(connection, message.app_key)
+        connection.answer(await self._presence.counted(message, app.number))
+
+    async def _device(self, connection: RpcConnection, message: messages.Device) -> None:
+        app = self._named_app(connection, message.app_key)
         if message.device_id is not None:
             slot = self._devices.find_one(message.device_id, app.number)
         else:
@@ -435,10 +452,9 @@ class Service:
             "channel": Channel(device.channel).name.lower() if device.channel else "long_link",
             "token_hash": short_hash(device.token) if device.token else "",
             "is_muted": device.is_muted,
-            "is_online": device.fd >= 0,
+            **self._presence.facts(slot),
             "registered_unix_s": device.registered_unix_s,
             "proven_unix_s": device.proven_unix_s,
-            "last_seen_unix_s": device.last_seen_unix_s,
             "platform": device.profile.platform.decode(),
             "app_version": device.profile.app_version.decode(),
             "time_zone": device.profile.time_zone.decode(),

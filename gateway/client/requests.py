@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.message_id import from_text
-from gateway.wire.rpc.messages import Device, RegisterDevices, Submit, TaskRows, Texts, Trace
+from gateway.wire.rpc.messages import Device, DeviceStatus, RegisterDevices, Submit, TaskRows, Texts, Trace
 
 #: A device id (16 bytes, or 32 hex digits), or (vendor, device token).
 Target: TypeAlias = bytes | str | tuple[str, str]
@@ -178,6 +178,12 @@ def device_request(device_id: bytes | str | None = None, alias: str = "", app_ke
         alias=alias,
         app_key=app_key,
     )
+
+
+def device_status_request(device_ids: Sequence[bytes | str], app_key: str = "") -> DeviceStatus:
+    """Raises ValueError for an id without its form."""
+    ids = b"".join(id_bytes("device id", one) for one in device_ids)
+    return DeviceStatus(id=UNSENT, n=len(device_ids), device_ids=memoryview(ids), app_key=app_key)
 
 
 def with_request_id(request: Submit) -> Submit:

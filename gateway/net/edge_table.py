@@ -9,8 +9,9 @@
     deadline   u32   tenths of a second since the table was made; 0 = none
     in_flight  u16   downlink messages of QoS 1 without PUBACK
     device_id  16 B
+    address_class u8 core/admission.py, of the address it came from
 
-36 bytes, and 8 in the slot index. The columns are reserved for `files_max` descriptors and touched only where there is
+37 bytes, and 8 in the slot index. The columns are reserved for `files_max` descriptors and touched only where there is
 a connection. Each column exists twice over one memory: as a numpy array for whole turns, and as a memoryview (suffix
 `_at`) because reading one element of a numpy array costs three times as much.
 """
@@ -99,6 +100,7 @@ class ConnectionTable:
         self.deadline = np.zeros(files_max, np.uint32)
         self.in_flight = np.zeros(files_max, np.uint16)
         self.device_id = np.zeros((files_max, 16), np.uint8)
+        self.address_class = np.zeros(files_max, np.uint8)
         self.generation_at = self.generation.data
         self.state_at = self.state.data
         self.flags_at = self.flags.data
@@ -146,6 +148,12 @@ class ConnectionTable:
 
     def device_id_of(self, fd: int) -> bytes:
         return bytes(self._device_id_at[fd * 16 : fd * 16 + 16])
+
+    def heard_ago_s(self, fds: I32, now: float) -> npt.NDArray[np.float64]:
+        """(n,) seconds since these connected descriptors sent something: what is missing of their keepalive."""
+        full = self.keepalive_s[fds].astype(np.int64) * _KEEPALIVE_TENTHS
+        ago: npt.NDArray[np.float64] = (self.tenths(now) - self.deadline[fds].astype(np.int64) + full) / 10.0
+        return np.maximum(ago, 0.0)
 
     def find_devices(self, app_index: int, device_ids: frozenset[bytes]) -> list[int]:
         """Descriptors of an app's connected devices that are among the ids."""

@@ -119,6 +119,9 @@ class Metrics(MetricSet):
     mqtt_events = counter("events", "What the edge counted, by name (docs/device-protocol.md)", name=open_label())
     mqtt_bytes = counter("bytes", "MQTT bytes", direction=DIRECTIONS)
     devices_online = gauge("devices", "Devices with an open session")
+    devices_online_by = gauge(
+        "devices", "Devices with an open session, by app and platform", app=open_label(), platform=open_label()
+    )
     devices_registered = gauge("devices", "Devices in the device table")
     late_acknowledgements = counter("rows", "Acknowledgements of rows that had left the long link")
     uplink_events = counter("events", "Events from devices", event=open_label())

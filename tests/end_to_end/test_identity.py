@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from bench.devices import mqtt
+from gateway.core.admission import AddressClass
 from gateway.core.identity import check_device_password
 from gateway.core.signed_requests import sign_request
 
@@ -106,3 +107,26 @@ async def test_app_has_no_more_connections_than_it_may(open_gateway: Callable[..
                 assert await first.receive_some(10) == b""
         metrics = await gateway.metrics()
         assert metrics["pushgw_logins_refused_total", "shop,app_connections_max"] == 1
+
+
+async def test_presence_is_told_over_the_rpc_and_counted_by_platform(open_gateway: Callable[..., Any]) -> None:
+    async with open_gateway() as gateway:
+        _, identity = await post_device(gateway.ready, {"platform": "ios", "tags": ["vip"]})
+        device = identity["device_id"]
+        before = await gateway.client.device_status([device, bytes(15) + b"x"])
+        assert (bytes(before.is_known), bytes(before.is_online)) == (b"\1\0", b"\0\0")
+        began = int(time.time())
+        async with session(gateway, identity) as (_, code):
+            assert code == 0
+            status = await gateway.client.device_status([device])
+            assert bytes(status.is_online) == b"\1"
+            assert bytes(status.address_class) == bytes([AddressClass.LOOPBACK])
+            assert int.from_bytes(status.since_unix_s, "little") in range(began, began + 10)
+            assert (await gateway.operator.device(device, app_key="shop")).facts["address_class"] == "loopback"
+            counts = await gateway.operator.online_counts(tag="vip", app_key="shop")
+            assert (counts.platforms, bytes(counts.online), counts.tagged) == (["ios"], b"\1\0\0\0", 1)
+            assert (await gateway.metrics())["pushgw_devices_online_by", "shop,ios"] == 1
+        with trio.fail_after(10):
+            while bytes((await gateway.client.device_status([device])).is_online) == b"\1":
+                await trio.sleep(0.01)
+        assert (await gateway.metrics())["pushgw_devices_online_by", "shop,ios"] == 0

@@ -188,6 +188,23 @@ class Device(Message, kw_only=True):
     app_key: AppKey = ""
 
 
+class DeviceStatus(Message, kw_only=True):
+    """Presence of n devices by id; an operator names the app. Answer: device_statuses."""
+
+    id: RequestNumber
+    n: Annotated[int, Meta(ge=1, le=_limits.STATUS_ROWS_MAX)]
+    device_ids: memoryview
+    app_key: AppKey = ""
+
+
+class OnlineCounts(Message, kw_only=True):
+    """How many devices are online, now and over 24 hours; an operator names the app. Answer: online_counted."""
+
+    id: RequestNumber
+    tag: Line = ""
+    app_key: AppKey = ""
+
+
 class Status(Message, kw_only=True):
     """operator. Answer: gateway_status."""
 
@@ -349,6 +366,32 @@ class DeviceFound(Message, kw_only=True):
     facts: dict[str, Any]
 
 
+class DeviceStatuses(Message, kw_only=True):
+    """Columns of n devices. since: of the session, or of its end. Codes of address_class: docs/rpc.md."""
+
+    id: RequestNumber
+    n: int
+    is_known: memoryview
+    is_online: memoryview
+    since_unix_s: memoryview
+    last_seen_unix_s: memoryview
+    address_class: memoryview
+    platform: Texts
+
+
+class OnlineCounted(Message, kw_only=True):
+    """online: u32 per platform. at_unix_s: u32, n ends of 10-minute slots, oldest first. history: u32, n rows of one
+    value per platform. tagged: devices online with the tag that was asked for."""
+
+    id: RequestNumber
+    platforms: list[str]
+    online: memoryview
+    n: int
+    at_unix_s: memoryview
+    history: memoryview
+    tagged: int | None = None
+
+
 class GatewayStatus(Message, kw_only=True):
     id: RequestNumber
     facts: dict[str, Any]
@@ -392,6 +435,8 @@ Request: TypeAlias = (
     | Trace
     | RegisterDevices
     | Device
+    | DeviceStatus
+    | OnlineCounts
     | Status
     | ClockAdvance
     | SubscribeReceipts
@@ -407,6 +452,8 @@ Answer: TypeAlias = (
     | TraceHops
     | DevicesRegistered
     | DeviceFound
+    | DeviceStatuses
+    | OnlineCounted
     | GatewayStatus
     | ClockAdvanced
     | StreamEnded
@@ -422,6 +469,8 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     Trace: TraceHops,
     RegisterDevices: DevicesRegistered,
     Device: DeviceFound,
+    DeviceStatus: DeviceStatuses,
+    OnlineCounts: OnlineCounted,
     Status: GatewayStatus,
     ClockAdvance: ClockAdvanced,
     SubscribeReceipts: StreamEnded,

@@ -57,7 +57,7 @@ OPEN_ROWS = 60_000
 WARM_UP_SHARE = 0.1
 #: How often the driver looks whether there is room for more. A client is told by a credit frame; an event would be set
 #: from inside of what is measured.
-POLL_S = 0.002
+POLL_S = 0.005
 PUTS_PER_STEP = 256
 
 

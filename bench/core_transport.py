@@ -63,8 +63,7 @@ class CountingStream(trio.abc.Stream):
         self._writes = 0
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        statistics = self._connection.statistics()
-        self._sent = statistics.sent
+        self._sent = self._connection.machine.sent_count()
         self.bytes += len(data)
         # The beginning of the connection fills the header table that later chunks refer to.
         if not self._is_sampling or self._writes % _SAMPLE_EVERY == 0:
@@ -98,17 +97,14 @@ class CountingStream(trio.abc.Stream):
     def _answers(self) -> bytes:
         n = self._sent - self._answered
         assert n <= STREAMS_MAX, f"{n} streams open, limit {STREAMS_MAX}"
-        frames = np.empty((n, 10), np.uint8)
-        frames[:, :5] = (0, 0, 1, FrameType.HEADERS, END_HEADERS | END_STREAM)
-        ids = (np.arange(self._answered, self._sent) * 2 + 1).astype(">u4")
-        frames[:, 5:9] = ids.view(np.uint8).reshape(n, 4)
-        frames[:, 9] = _STATUS_200
-        data = frames.tobytes()
+        data = bytearray(_frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 0, bytes([_STATUS_200])) * n)
+        ids = np.arange(self._answered * 2 + 1, self._sent * 2 + 1, 2).astype(">u4")
+        np.frombuffer(data, np.uint8).reshape(n, 10)[:, 5:9] = ids.view(np.uint8).reshape(n, 4)
         if not self._answered:
             # The client allows no header table: the first block says that it is empty (RFC 7541 section 4.2).
             data = _frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 1, bytes([0x20, _STATUS_200])) + data[10:]
         self._answered = self._sent
-        window = self._connection.statistics().send_window
+        window = self._connection.machine.send_window()
         if window < _WINDOW // 2:
             return _frame(FrameType.WINDOW_UPDATE, 0, 0, struct.pack(">L", _WINDOW - window)) + data
         return data
@@ -152,11 +148,11 @@ class CountingEdge:
         self.rows += len(packets)
         if self._is_sampling:
             self.chunks += [(True, bytes(packet)) for packet in packets[::_SAMPLE_EVERY]]
-        if isinstance(packets[0], memoryview):
-            # Views of one array, a row each: the ids are a column of it.
-            array = np.asarray(packets[0].obj).reshape(len(packets), -1)
-            at = _packet_id_at(array[0].tobytes())
-            ids = array[:, at : at + 2].tobytes()
+        joined = b"".join(packets)
+        if len(joined) == len(packets) * len(packets[0]) and len(set(map(len, packets))) == 1:
+            # All of one length: the ids are a column.
+            at = _packet_id_at(packets[0])
+            ids = np.frombuffer(joined, np.uint8).reshape(len(packets), -1)[:, at : at + 2].tobytes()
         else:
             ids = b"".join([packet[_packet_id_at(packet) :][:2] for packet in packets])
         self._waiting.append((fds, np.frombuffer(ids, ">u2").astype(np.uint16)))

@@ -124,6 +124,12 @@ for _from, _targets in _MOVES.items():
     for _to in _targets:
         LEGAL_MOVES[_from, _to] = True
 IS_FINAL: Bool = np.array([state in FINAL_STATES for state in State])
+_IS_LEGAL: list[list[bool]] = LEGAL_MOVES.tolist()
+
+
+def _check_move(n: int, state: int, to: State) -> None:
+    if not _IS_LEGAL[state][to]:
+        raise LocalProtocolError(f"{n} rows may not move from {State(state).name} to {to.name}")
 
 
 class Receipt(enum.IntEnum):
@@ -181,6 +187,9 @@ class Reason(enum.IntEnum):
     STOPPED = 37
 
 
+_N_STATES = len(State)
+#: Positions of states and channels as one byte each.
+_BYTE_OF = [bytes([value]) for value in range(256)]
 #: 49 days, longer than any TTL; a row that ends later still (a moved clock) keeps this.
 _STAMP_MAX = (1 << 32) - 1
 
@@ -244,21 +253,35 @@ class LedgerPage:
         """
         before = self.state[rows]
         n = len(before)
-        if n and bool((before == before[0]).all()):
+        states = before.tobytes()
+        if n and states == states[:1] * n:
             # The usual slice: one state, one look into the table.
-            came = np.zeros(len(State), np.int64)
-            came[before[0]] = n
+            came = np.zeros(_N_STATES, np.int64)
+            came[states[0]] = n
+            _check_move(n, states[0], to)
+            self.counts[states[0]] -= n
         else:
-            came = np.bincount(before, minlength=len(State))
-        for state in came.nonzero()[0].tolist():
-            if not LEGAL_MOVES[state, to]:
-                raise LocalProtocolError(f"{came[state]} rows may not move from {State(state).name} to {to.name}")
-        self.state[rows] = to
+            came = np.bincount(before, minlength=_N_STATES)
+            for state in came.nonzero()[0].tolist():
+                _check_move(int(came[state]), state, to)
+            self.counts -= came
+        self.counts[to] += n
+        self.state[rows] = int(to)
         if reason is not None:
             self.reason[rows] = reason
-        self.counts -= came
-        self.counts[to] += n
         return came
+
+    def are_all(self, rows: Rows, state: State, channel: Channel) -> bool:
+        """Whether each row is in this state and at this channel: the usual answer, at a sixth of what `are` costs."""
+        n = len(rows)
+        return (
+            self.state[rows].tobytes() == _BYTE_OF[state] * n and self.channel[rows].tobytes() == _BYTE_OF[channel] * n
+        )
+
+    def are(self, rows: Rows, state: State, channel: Channel) -> Bool:
+        """(k,) which rows are in this state and at this channel."""
+        which: Bool = (self.state[rows] == int(state)) & (self.channel[rows] == int(channel))
+        return which
 
     @property
     def n_open(self) -> int:

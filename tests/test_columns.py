@@ -14,6 +14,7 @@ from gateway.columns import (
     TextColumn,
     decimal,
     fill,
+    fixed_rows,
     hex_lower,
     join,
     json_escape,
@@ -160,22 +161,27 @@ def test_widths_and_lengths_agree_with_the_joined_rows(case: tuple) -> None:
         assert pieces_width(pieces) == sum(piece_width(piece) for piece in pieces)
 
 
-@given(st.data(), pieces_of_rows(ragged=False), st.integers(0, 3))
-def test_fill_agrees_with_join_and_touches_no_other_byte(data: st.DataObject, case: tuple, column: int) -> None:
-    n, pieces, _ = case
+@given(st.data(), pieces_of_rows(ragged=False))
+def test_fill_agrees_with_join(data: st.DataObject, case: tuple) -> None:
+    n, pieces, plain = case
     start = data.draw(st.integers(0, n))
     stop = data.draw(st.integers(start, n))
-    width = pieces_width(pieces)
-    out = np.full((stop - start, column + width + 2), 0xEE, np.uint8)
-    assert fill(out, column, pieces, start, stop) == column + width
-    assert [row.tobytes() for row in out[:, column : column + width]] == join(pieces, start, stop)
-    assert (out[:, :column] == 0xEE).all()
-    assert (out[:, column + width :] == 0xEE).all()
+    out = fill(pieces, start, stop)
+    assert out.shape == (stop - start, pieces_width(pieces))
+    assert [row.tobytes() for row in out] == [b"".join(rows[row] for rows in plain) for row in range(start, stop)]
+    out[:] = 0xEE  # it is the caller's to write into
+    assert join(pieces, start, stop) == [b"".join(rows[row] for rows in plain) for row in range(start, stop)]
+
+
+@given(st.integers(0, 6).flatmap(lambda k: st.lists(st.binary(min_size=k, max_size=k), max_size=10)))
+def test_fixed_rows_gives_each_row_with_all_of_its_bytes(rows: list[bytes]) -> None:
+    width = len(rows[0]) if rows else 3
+    assert fixed_rows(np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), width)) == rows
 
 
 def test_fill_refuses_a_ragged_piece() -> None:
     with pytest.raises(TypeError, match="ragged"):
-        fill(np.zeros((1, 4), np.uint8), 0, (TextColumn.from_rows([b"a"]),), 0, 1)
+        fill((TextColumn.from_rows([b"a"]),), 0, 1)
 
 
 # Digits
@@ -250,6 +256,29 @@ def test_json_escape_of_a_column_agrees_with_each_row(rows: list[str]) -> None:
 def test_json_escape_returns_a_harmless_column_as_it_is() -> None:
     column = TextColumn.from_texts(["plain", "中文", ""])
     assert json_escape_column(column) is column
+
+
+@given(st.lists(json_texts, max_size=10))
+def test_a_column_is_json_plain_when_nothing_in_it_is_escaped(rows: list[str]) -> None:
+    column = TextColumn.from_texts(rows)
+    assert column.is_json_plain == all(json_escape(row.encode()) == row.encode() for row in rows)
+
+
+@given(st.lists(st.binary(max_size=6), max_size=12), st.data())
+def test_a_part_of_a_column_has_its_rows_and_lengths_whether_joined_or_not(
+    rows: list[bytes], data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(rows)))
+    stop = data.draw(st.integers(start, len(rows)))
+    lengths = np.array([len(row) for row in rows], np.int64)
+    joined = TextColumn.from_rows(rows)
+    assert joined.blob == b"".join(rows)
+    for column in (joined, TextColumn.from_rows(rows), TextColumn.from_rows(rows, lengths)):
+        part = column.part(start, stop)
+        assert part.rows() == rows[start:stop]
+        assert part.lengths().tolist() == lengths[start:stop].tolist()
+        assert [part.row(index) for index in range(stop - start)] == rows[start:stop]
+        assert part.take(np.arange(stop - start)[::-1]).rows() == rows[start:stop][::-1]
 
 
 def is_utf8(row: bytes) -> bool:

@@ -10,7 +10,8 @@ class Counts:
     """Counters by name. `outcomes` and `reasons` count requests, `connection` counts everything else.
 
     Names of `connection`: handshakes_begun, handshakes_completed, handshakes_resumed, client_certificates, opened,
-    closed, streams, streams_refused, stream_limit_violations, settings_changes, goaways_sent, streams_reset, sockets_reset.
+    closed, streams, streams_refused, stream_limit_violations, settings_changes, goaways_sent, streams_reset,
+    sockets_reset.
     """
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from gateway.actors.inbox import InboxActor
 from gateway.actors.long_link_port import F64, Unacknowledged
 from gateway.actors.router import Router
 from gateway.clock import Clock
-from gateway.columns import I32, I64, U32, Bool, Rows, TextColumn
+from gateway.columns import I32, I64, U32, Rows, TextColumn
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.core.registration import Registrations
@@ -100,11 +100,10 @@ class DeviceOwner:
             self._observer.stray(len(rows))
             return
         now = self._clock.monotonic()
-        states, channels = page.state[rows], page.channel[rows]
-        is_ours: Bool = (states == State.IN_FLIGHT) & (channels == Channel.LONG_LINK)
-        if not is_late and is_ours.all():
+        if not is_late and page.are_all(rows, State.IN_FLIGHT, Channel.LONG_LINK):
             done = rows
         else:
+            states, is_ours = page.state[rows], page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK)
             ends = _ENDED_BY_ACK[states] if is_late else _ENDED_BY_ACK[states] | is_ours
             done = rows[ends]
             page.channel[done] = Channel.LONG_LINK

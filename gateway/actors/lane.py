@@ -281,7 +281,7 @@ class LaneActor:
 
     def _requeue_due(self, now: float) -> None:
         for page, rows in self._wheel.expire(now):
-            waiting = rows[(page.state[rows] == State.WAITING) & (page.channel[rows] == self.lane.key.channel)]
+            waiting = rows[page.are(rows, State.WAITING, self.lane.key.channel)]
             if len(waiting):
                 self._home.move(page, waiting, State.QUEUED, None, now)
                 self._offer_all(page, waiting)
@@ -356,9 +356,9 @@ class LaneActor:
         unsent = self._unsent[0]
         page, rendered, start = unsent.page, unsent.rendered, unsent.start
         rows = unsent.rows
-        is_live = (page.state[rows] == State.QUEUED) & (page.channel[rows] == self.lane.key.channel)
         is_stale = authorization != unsent.authorization or now - unsent.rendered_at > _STALE_S
-        if is_stale or not is_live.all():
+        if is_stale or not page.are_all(rows, State.QUEUED, self.lane.key.channel):
+            is_live = page.are(rows, State.QUEUED, self.lane.key.channel)
             self._unsent.popleft()
             self.lane.put_back(page, rows[is_live])
             self.lane.bucket.give_back(int((~is_live).sum()))
@@ -374,7 +374,9 @@ class LaneActor:
             self._unsent[0] = unsent._replace(start=start + taken)
         else:
             self._unsent.popleft()
-        return True
+        # A full connection rings when it has room: another turn of the loop would only find it full.
+        wanted = len(self._unsent[0].rows) if self._unsent else self.lane.rows
+        return wanted > 0 and self._pool.capacity(wanted) > 0
 
     def _request_deadline(self) -> float:
         """On trio's clock, which the development clock does not move: a moved clock must not time requests out."""
@@ -388,7 +390,7 @@ class LaneActor:
         page.attempts[rows] = np.minimum(attempts, np.uint8(254)) + np.uint8(1)
         self._home.move(page, rows, State.IN_FLIGHT, None, now, channel=self.lane.key.channel)
         page.issued_ms[rows] = page.stamp(now)
-        if truncated.any():
+        if np.count_nonzero(truncated):
             page.flags[rows[truncated]] |= np.uint8(Flag.TRUNCATED)
             self._observer.truncated(int(truncated.sum()))
         burst = Burst(
@@ -449,7 +451,7 @@ class LaneActor:
         for number, indexes, places in split_by_burst(tags):
             flight = self._bursts[number]
             page, burst = flight.page, flight.burst
-            if not answers and len(places) == len(flight.rows) and not verdicts.any():
+            if not answers and len(places) == len(flight.rows) and not np.count_nonzero(verdicts):
                 # The whole burst at once, and all of it accepted: no row need be picked out.
                 burst.answered[:] = max(1, int((now - burst.issued) * 1000))
                 burst.verdicts[:] = Verdict.ACCEPTED
@@ -478,7 +480,7 @@ class LaneActor:
 
     def _act_on(self, flight: _InFlight, rows: Rows, verdicts: U8, answers: dict[int, Answer], now: float) -> None:
         page = flight.page
-        if not verdicts.any():  # ACCEPTED is 0: the usual burst
+        if not np.count_nonzero(verdicts):  # ACCEPTED is 0: the usual burst
             self._home.move(page, rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel)
             return
         n = len(rows)

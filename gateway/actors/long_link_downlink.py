@@ -6,18 +6,17 @@ here waits; a row for which there is no room is not taken, and counted under the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from gateway.actors.long_link_port import LongLinkSettings
-from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces, Rows, hex_lower
+from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces, Rows, fixed_rows, hex_lower, take_pieces
 from gateway.net.edge import Edge
 from gateway.net.edge_table import FLAG_QOS_1, FLAG_SUBSCRIBED, ConnectionTable, Count
 from gateway.wire.mqtt.in_flight import InFlight, Settled
-from gateway.wire.mqtt.publish import publish_packets, take_pieces
+from gateway.wire.mqtt.publish import publish_packets
 
 _ONE = np.uint16(1)
+_SUBSCRIPTION = np.uint8(FLAG_SUBSCRIBED | FLAG_QOS_1)
 
 
 class Downlink:
@@ -37,40 +36,43 @@ class Downlink:
 
     def deliver(self, fds: I32, generations: U32, device_ids: U8, tags: I64, payload: Pieces, now: float) -> Bool:
         """(n,) true where the row was taken. Arguments as in `LongLink.deliver`."""
-        taken = np.zeros(len(fds), np.bool_)
-        live = self._table.is_live(fds, generations)
-        ready = live & (self._table.flags[np.where(live, fds, 0)] & FLAG_SUBSCRIBED != 0)
-        rows = np.flatnonzero(ready)
-        self._count(Count.REFUSED_OFFLINE, len(fds) - len(rows))
-        has_qos_1 = self._table.flags[fds[rows]] & FLAG_QOS_1 != 0
-        for wanted, send in ((rows[has_qos_1], self._send_qos_1), (rows[~has_qos_1], self._send_qos_0)):
-            if len(wanted) == len(fds) and len(fds):
+        n = len(fds)
+        flags = self._table.flags.take(fds, mode="clip") & _SUBSCRIPTION
+        flags[~self._table.is_live(fds, generations)] = 0
+        taken = np.zeros(n, np.bool_)
+        for qos, send in ((FLAG_SUBSCRIBED | FLAG_QOS_1, self._send_qos_1), (FLAG_SUBSCRIBED, self._send_qos_0)):
+            wanted = np.flatnonzero(flags == qos)
+            if len(wanted) == n:
                 return send(fds, generations, device_ids, tags, payload, now)
             if len(wanted):
-                part = take_pieces(payload, wanted)
-                taken[wanted] = send(fds[wanted], generations[wanted], device_ids[wanted], tags[wanted], part, now)
+                part, ids = take_pieces(payload, wanted), device_ids.take(wanted, axis=0)
+                taken[wanted] = send(fds[wanted], generations[wanted], ids, tags[wanted], part, now)
+        self._count(Count.REFUSED_OFFLINE, int(np.count_nonzero(flags & FLAG_SUBSCRIBED == 0)))
         return taken
 
     def _send_qos_1(self, fds: I32, generations: U32, device_ids: U8, tags: I64, payload: Pieces, now: float) -> Bool:
         n = len(fds)
         taken = np.zeros(n, np.bool_)
         ranks = ranks_within(fds)
-        fits = self._table.in_flight[fds] + ranks < self._window
-        rows = np.flatnonzero(fits)
-        self._count(Count.REFUSED_WINDOW, n - len(rows))
-        entries = self.in_flight.add(fds[rows], generations[rows], tags[rows], now)
+        rows = np.flatnonzero(self._table.in_flight[fds] + ranks < self._window)
+        if len(rows) < n:
+            self._count(Count.REFUSED_WINDOW, n - len(rows))
+            entries = self.in_flight.add(fds[rows], generations[rows], tags[rows], now)
+        else:
+            entries = self.in_flight.add(fds, generations, tags, now)
         has_entry = entries >= 0
-        if not has_entry.all():
-            self._count(Count.REFUSED_IN_FLIGHT_MAX, int(np.count_nonzero(~has_entry)))
+        n_entries = int(np.count_nonzero(has_entry))
+        if n_entries < len(entries):
+            self._count(Count.REFUSED_IN_FLIGHT_MAX, len(entries) - n_entries)
             rows, entries = rows[has_entry], entries[has_entry]
         if not len(rows):
             return taken
         if len(rows) != n:
-            fds, device_ids, payload = fds[rows], device_ids[rows], take_pieces(payload, rows)
+            fds, device_ids, payload = fds[rows], device_ids.take(rows, axis=0), take_pieces(payload, rows)
         topics = (b"d/", hex_lower(device_ids), b"/down")
         packets = publish_packets(topics, self.in_flight.packet_ids(entries), payload, len(rows))
-        written = self._write(fds, packets, bool(ranks.any()), now)
-        if not written.all():
+        written = self._write(fds, packets, bool(np.count_nonzero(ranks)), now)
+        if np.count_nonzero(written) < len(written):
             self.in_flight.release(entries[~written])
             rows, fds = rows[written], fds[written]
         # With a scalar of the column's own type: any other takes numpy's slow path, twenty times slower.
@@ -83,7 +85,7 @@ class Downlink:
         """Writes rows of devices that subscribed with QoS 0; `take_sent_qos_0` gives them back."""
         topics = (b"d/", hex_lower(device_ids), b"/down")
         packets = publish_packets(topics, None, payload, len(fds))
-        written = self._write(fds, packets, bool(ranks_within(fds).any()), now)
+        written = self._write(fds, packets, bool(np.count_nonzero(ranks_within(fds))), now)
         self._count(Count.DELIVERED_QOS_0, int(np.count_nonzero(written)))
         self._sent_qos_0.append(tags[written])
         self._edge.wake()
@@ -92,7 +94,7 @@ class Downlink:
     def _write(self, fds: I32, packets: U8 | list[bytes], has_repeats: bool, now: float) -> Bool:
         """Writes rows, one write per connection; (n,) true where the row is on its way."""
         n = len(fds)
-        rows: Sequence[bytes | memoryview] = packets if isinstance(packets, list) else _slices(packets)
+        rows = packets if isinstance(packets, list) else fixed_rows(packets)
         targets: list[int] = fds.tolist()
         written = np.ones(n, np.bool_)
         if not has_repeats:
@@ -142,18 +144,12 @@ class Downlink:
         return tags
 
 
-def _slices(packets: U8) -> list[memoryview]:
-    """Views of the rows, without a copy."""
-    blob = packets.reshape(-1).data
-    width = packets.shape[1]
-    return [blob[at : at + width] for at in range(0, len(blob), width)]
-
-
 def ranks_within(fds: I32) -> Rows:
     """(n,) how many earlier rows have the same descriptor: 0 for the first of each."""
     n = len(fds)
-    if n == 1:
-        return np.zeros(1, np.int64)
+    in_order = np.sort(fds)
+    if not np.count_nonzero(in_order[1:] == in_order[:-1]):
+        return np.zeros(n, np.int64)
     order = np.argsort(fds, kind="stable")
     in_order = fds[order]
     is_first = np.ones(n, np.bool_)

@@ -322,9 +322,8 @@ class Router:
 
     def _feed(self, work: _ForLink) -> None:
         page = work.page
-        is_queued = (page.state[work.rows] == State.QUEUED) & (page.channel[work.rows] == Channel.LONG_LINK)
-        if not is_queued.all():
-            work = work.take(is_queued)
+        if not page.are_all(work.rows, State.QUEUED, Channel.LONG_LINK):
+            work = work.take(page.are(work.rows, State.QUEUED, Channel.LONG_LINK))
         left = self._to_long_link(work, self._clock.monotonic())
         if len(left):
             options = self._options(page)
@@ -364,7 +363,7 @@ class Router:
         assert self._long_link is not None
         rows = group.rows
         tags = row_tags(page.batch.address.sequence, rows)
-        ids = page.batch.device_ids[rows]
+        ids = page.batch.device_ids.take(rows, axis=0)
         taken = self._long_link.deliver(fds, generations, ids, tags, group.payload, trio.current_time())
         sent = rows[taken]
         if len(sent):
@@ -429,7 +428,7 @@ class Router:
     def _slots(self, page: LedgerPage, rows: Rows, channel: Channel) -> I32:
         """Where the devices of these rows are now: by id, or by token where the target is a token."""
         batch = page.batch
-        slots = self._devices.find(batch.device_ids[rows], batch.app)
+        slots = self._devices.find(batch.device_ids.take(rows, axis=0), batch.app)
         if batch.channels is not None and batch.tokens is not None:
             by_token = np.flatnonzero(batch.channels[rows] != 0)
             tokens = batch.tokens.take(rows[by_token])
@@ -440,7 +439,7 @@ class Router:
 
     def unacknowledged(self, page: LedgerPage, rows: Rows) -> None:
         """Sockets closed or stayed silent: these rows pass to their next holder, counted and marked."""
-        held = rows[(page.state[rows] == State.IN_FLIGHT) & (page.channel[rows] == Channel.LONG_LINK)]
+        held = rows[page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK)]
         if not len(held):
             return
         now = self._clock.monotonic()
@@ -455,8 +454,8 @@ class Router:
     # -- from the inbox
 
     def online_ids(self, page: LedgerPage, rows: Rows) -> list[bytes]:
-        slots = self._devices.find(page.batch.device_ids[rows], page.batch.app)
-        online = self._devices.routing(slots).is_online
+        _, found = self._devices.locate(page.batch.device_ids.take(rows, axis=0), page.batch.app)
+        online = found.is_online
         ids = page.batch.device_ids[rows[online]]
         return [row.tobytes() for row in ids]
 
@@ -464,7 +463,7 @@ class Router:
         """Rows of one device whose time has come back: to its socket. Returns those that stay HELD."""
         if not len(rows):
             return rows
-        found = self._devices.routing(self._devices.find(page.batch.device_ids[rows], page.batch.app))
+        _, found = self._devices.locate(page.batch.device_ids.take(rows, axis=0), page.batch.app)
         online = rows[found.is_online]
         work = _ForLink(page, online, found.fd[found.is_online], found.generation[found.is_online])
         left = self._to_long_link(work, self._clock.monotonic())

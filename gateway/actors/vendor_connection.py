@@ -97,6 +97,16 @@ class VendorConnection:
             self._wake()
         return taken
 
+    @property
+    def machine(self) -> ClientConnection:
+        """For who looks on, once connected."""
+        assert self._machine is not None
+        return self._machine
+
+    def open_requests(self) -> int:
+        """Requests without an answer; 0 while connecting."""
+        return 0 if self._machine is None else self._machine.open_streams()
+
     def statistics(self) -> Statistics | None:
         """None while connecting."""
         return None if self._machine is None else self._machine.statistics()

@@ -52,13 +52,6 @@ class Role(enum.Enum):
     PROBE = "probe"
 
 
-class Statistics(Protocol):
-    """Of one connection; see `wire/h2/connection.py`."""
-
-    @property
-    def open_streams(self) -> int: ...
-
-
 class Connection(Protocol):
     """What the pool needs of `actors/vendor_connection.py`."""
 
@@ -70,7 +63,9 @@ class Connection(Protocol):
         """Takes the longest prefix of rows start.. that fits; returns how many."""
         ...
 
-    def statistics(self) -> Statistics | None: ...
+    def open_requests(self) -> int:
+        """Requests without an answer; 0 while it is not connected."""
+        ...
 
     def drain(self, timeout_s: float, reason: CloseReason) -> None:
         """No new requests; ends when the open ones have ended."""
@@ -97,10 +92,6 @@ class _Link:
         self.idle_since = math.inf
         self.connection: Connection
 
-    def open_requests(self) -> int:
-        statistics = self.connection.statistics()
-        return 0 if statistics is None else statistics.open_streams
-
     def room(self, role: Role) -> int:
         """Requests of that kind that it would take now."""
         capacity = self.connection.capacity()
@@ -108,7 +99,7 @@ class _Link:
             return capacity
         if self.window is None:
             self.window = ProbeWindow()
-        return min(capacity, self.window.room(self.open_requests()))
+        return min(capacity, self.window.room(self.connection.open_requests()))
 
 
 #: Makes a connection that reports its events to the given callback.
@@ -215,7 +206,7 @@ class VendorPool:
             if self._wanted_role() is not None:
                 self._bell.ring()
             return 0
-        if best < wanted and best < link.open_requests() * FREE_SHARE:
+        if best < wanted and best < link.connection.open_requests() * FREE_SHARE:
             return 0
         return best
 
@@ -270,7 +261,7 @@ class VendorPool:
         return PoolStatistics(
             connections=len(self._links),
             ready=sum(link.is_open for link in self._links.values()),
-            open_requests=sum(link.open_requests() for link in self._links.values()),
+            open_requests=sum(link.connection.open_requests() for link in self._links.values()),
             last_close=self._last_close,
             probe_connections=sum(link.role is Role.PROBE for link in self._links.values()),
         )
@@ -349,7 +340,7 @@ class VendorPool:
         """The least busy of the other connections gets this role. A probe only while no row waits for one."""
         if not others or (role is Role.NORMAL and any(lane.has_rows for lane in self._lanes_of[Role.PROBE])):
             return
-        min(others, key=_Link.open_requests).role = role
+        min(others, key=lambda link: link.connection.open_requests()).role = role
         for lane in self._lanes_of[role]:
             lane.ring()
 
@@ -385,7 +376,7 @@ class VendorPool:
             await trio.sleep(min(self._idle_s / 4, 15.0))
             now = self._clock.monotonic()
             for link in self._links.values():
-                if not link.is_open or link.open_requests():
+                if not link.is_open or link.connection.open_requests():
                     link.idle_since = math.inf
                     continue
                 link.idle_since = min(link.idle_since, now)
@@ -404,11 +395,10 @@ def make_tags(lane: int, burst: int, count: int) -> I64:
 
 def split_by_burst(tags: I64) -> list[tuple[int, Rows, Rows]]:
     """(burst, positions in the event, positions in the burst) for each burst among the tags of one lane."""
+    places: Rows = tags & 0xFFFF
+    if len(tags) and not _differing_bits(tags) >> 16:
+        return [(int(tags[0]) >> 16 & 0xFFFFFFFF, np.arange(len(tags)), places)]
     bursts = (tags >> 16) & 0xFFFFFFFF
-    places = (tags & 0xFFFF).astype(np.intp)
-    everything = np.arange(len(tags))
-    if len(tags) and bool((bursts == bursts[0]).all()):
-        return [(int(bursts[0]), everything, places)]
     return [
         (int(burst), indexes, places[indexes])
         for burst in np.unique(bursts)
@@ -448,7 +438,12 @@ def _split_by_lane(event: Event) -> list[tuple[int, Event]]:
 
 def _has_one_lane(tags: I64) -> bool:
     """True for the usual event, which needs no splitting."""
-    return len(tags) > 0 and bool((tags >> _LANE_SHIFT == tags[0] >> _LANE_SHIFT).all())
+    return len(tags) > 0 and not _differing_bits(tags) >> _LANE_SHIFT
+
+
+def _differing_bits(tags: I64) -> int:
+    """The bits in which any of the tags differs from the first; two array calls tell about lane and burst."""
+    return int(np.bitwise_or.reduce(tags ^ tags[0]))
 
 
 def _lanes_of(tags: I64) -> list[tuple[int, Rows]]:

@@ -7,24 +7,24 @@ knows those names.
 
 from __future__ import annotations
 
-import numpy as np
-
 from gateway import message_id
 from gateway.batch import Batch
-from gateway.columns import U8, U16, Rows, TextColumn, json_escape
+from gateway.columns import U16, Rows, TextColumn, json_escape, json_escape_column
 from gateway.content import Variant, template_parts
 from gateway.core.compiled import Source
 
 
 class Burst:
-    """rows: positions in the batch. message_ids: (n, 36) uint8, their text. variant_index: (n,) or None when all rows
-    have the batch's only variant."""
+    """rows: positions in the batch. variant_index: (n,) or None when all rows have the batch's only variant.
+
+    id_start, id_rests: the text of the rows' message ids, 26 characters that they share and (n, 10) uint8.
+    """
 
     def __init__(self, source: Source, batch: Batch, rows: Rows, authorization: bytes, now_unix_s: float) -> None:
         self.source = source
         self.batch = batch
         self.rows = rows
-        self.message_ids: U8 = message_id.texts(batch.message_ids[rows])
+        self.id_start, self.id_rests = message_id.text_parts(batch.message_ids.take(rows, axis=0))
         self.variant_index: U16 | None = None
         if batch.variant_index is not None and len(batch.variants) > 1:
             self.variant_index = batch.variant_index[rows]
@@ -71,9 +71,14 @@ class Burst:
         variables = self.batch.variables
         return bool(variables) and "{{" in text and any(name in variables for name in template_parts(text)[1::2])
 
-    def variable_rows(self, name: str, positions: Rows) -> list[bytes]:
+    def variable(self, name: str, positions: Rows) -> TextColumn:
         """The values of `var:NAME` at these positions, as the caller sent them."""
-        return gather(self.batch.variables[name[4:]], self.rows[positions])
+        return self.batch.variables[name[4:]].take(self.rows[positions])
+
+    def json_variable(self, name: str, positions: Rows) -> TextColumn:
+        """The same as the inside of JSON strings. Most columns have nothing to escape, and know it."""
+        values = self.variable(name, positions)
+        return values if self.batch.variables[name[4:]].is_json_plain else json_escape_column(values)
 
     def text_of_row(self, text: str, position: int) -> str:
         """The text with the variables of one row put in."""
@@ -86,19 +91,3 @@ class Burst:
             column = variables.get(parts[index])
             parts[index] = column.row(row).decode() if column is not None else "{{" + parts[index] + "}}"
         return "".join(parts)
-
-
-def gather(column: TextColumn, rows: Rows) -> list[bytes]:
-    """Each of the rows as its own bytes, in their order."""
-    starts = column.offsets[rows].tolist()
-    ends = column.offsets[1:][rows].tolist()
-    blob = column.blob
-    return [blob[start:end] for start, end in zip(starts, ends, strict=True)]
-
-
-def escape_rows(rows: list[bytes]) -> list[bytes]:
-    """Each row JSON-escaped. One look at all of them together finds that there is nothing to do (the usual case)."""
-    blob = b"".join(rows)
-    if b'"' not in blob and b"\\" not in blob and (not blob or int(np.frombuffer(blob, np.uint8).min()) >= 0x20):
-        return rows
-    return [json_escape(row) for row in rows]

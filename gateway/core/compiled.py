@@ -36,7 +36,8 @@ class Compiled(NamedTuple):
     """A template with what the renderer asks of it per row.
 
     constant_bytes: the body's bytes that are the same in all rows. body_slots: name -> how often, texts left out.
-    header_slots: names in path and headers whose value follows from the variant. layout: equal for templates whose
+    header_slots: names in path and headers whose value follows from the variant. has_id_in_head: the message id stands
+    there too. layout: equal for templates whose
     rows may stand in one group of requests.
     """
 
@@ -46,6 +47,7 @@ class Compiled(NamedTuple):
     constant_bytes: int
     body_slots: tuple[tuple[str, int], ...]
     header_slots: tuple[str, ...]
+    has_id_in_head: bool
     n_title: int
     n_body: int
     layout: Hashable
@@ -65,14 +67,15 @@ def compile_template(template: RequestTemplate) -> Compiled:
             counts[part.name] = counts.get(part.name, 0) + 1
     n_title, n_body = counts.pop("title"), counts.pop("body")
     parts = [*template.path, *(part for _, value in template.headers for part in value)]
-    header_slots = {part.name for part in parts if isinstance(part, Slot)} - ROW_SLOTS
+    head_slots = {part.name for part in parts if isinstance(part, Slot)}
     return Compiled(
         template.path,
         template.headers,
         template.body,
         constant_bytes,
         tuple(counts.items()),
-        tuple(sorted(header_slots)),
+        tuple(sorted(head_slots - ROW_SLOTS)),
+        "message_id" in head_slots,
         n_title,
         n_body,
         (template.path, template.headers),

@@ -26,7 +26,7 @@ import numpy as np
 from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
 from gateway.content import Fault
 from gateway.core.details import Details, DetailsStatistics, Profile
-from gateway.core.records import FLAG_DETAILS, FLAG_MUTED, NO_APP, OFFLINE, DeviceRecords
+from gateway.core.records import DEVICE, FLAG_DETAILS, FLAG_MUTED, NO_APP, OFFLINE, DeviceRecords
 from gateway.core.registration import (
     DetailsColumns,
     Outcome,
@@ -169,6 +169,24 @@ class DeviceTable:
         ids = np.ascontiguousarray(ids)
         return self._find_hashed(ids, device_shards(ids), self._key.hash_rows(ids, app_index), app_index)
 
+    def locate(self, ids: U8, app_index: int) -> tuple[I32, Routing]:
+        """`find` and `routing` in one: each record is touched once, to check its id and to read the rest."""
+        if len(ids) <= _FEW_ROWS:
+            rows = self.find(ids, app_index)
+            return rows, self.routing(rows)
+        ids = np.ascontiguousarray(ids)
+        words = ids.view("<u8")
+        seen: list[U64] = []
+
+        def verify(index: slice | I64, rows: I32) -> Bool:
+            found = self._records.gather_words(rows)
+            seen.append(found)
+            return self._is_device(found, words[index], app_index)
+
+        rows = self._index.find(device_shards(ids), self._key.hash_rows(ids, app_index), verify)
+        # More than one look: two ids of one fingerprint, once in millions of look-ups.
+        return rows, self.routing(rows) if len(seen) != 1 else self._routing_of(rows, seen[0])
+
     def find_one(self, device_id: bytes, app_index: int) -> int:
         """The row of one device or -1."""
         records = self._records
@@ -194,7 +212,12 @@ class DeviceTable:
 
     def routing(self, rows: I32) -> Routing:
         """What routing needs of n rows, -1 among them."""
-        found = self._records.gather(rows)
+        return self._routing_of(rows, self._records.gather_words(rows))
+
+    @staticmethod
+    def _routing_of(rows: I32, words: U64) -> Routing:
+        """words: (n, 8), the records of the rows."""
+        found = words.view(DEVICE)[:, 0]
         fds = np.ascontiguousarray(found["fd"])
         return Routing(
             is_known=rows >= 0,
@@ -388,15 +411,18 @@ class DeviceTable:
 
     def _find_hashed(self, ids: U8, shards: I64, hashes: U64, app_index: int) -> I32:
         words = ids.view("<u8")
-        low, high = words[:, 0], words[:, 1]
 
         def verify(index: slice | I64, rows: I32) -> Bool:
-            found = self._records.gather_words(rows)
-            is_same: Bool = (found[:, 0] == low[index]) & (found[:, 1] == high[index])
-            is_same &= (found[:, 2] & np.uint64(0xFFFF)) == app_index
-            return is_same
+            return self._is_device(self._records.gather_words(rows), words[index], app_index)
 
         return self._index.find(shards, hashes, verify)
+
+    @staticmethod
+    def _is_device(found: U64, words: U64, app_index: int) -> Bool:
+        """(n,) which records (n, 8) are of the devices with these ids, (n, 2) words of 8 bytes, of the app."""
+        is_same: Bool = (found[:, 0] == words[:, 0]) & (found[:, 1] == words[:, 1])
+        is_same &= (found[:, 2] & np.uint64(0xFFFF)) == app_index
+        return is_same
 
     def _refuse_devices(self, plan: RowPlan) -> None:
         """Refuses the new devices for which there is no row, the last ones of the batch."""

@@ -36,6 +36,7 @@ NOW_OR_NEVER_S = 5.0
 #: A TTL is in seconds; a twentieth of one is precise enough and lets a burst of batches share a tick.
 _EXPIRY_TICK_S = 0.05
 _FINAL = np.array([state in FINAL_STATES for state in State])
+_IS_FINAL: list[bool] = _FINAL.tolist()
 
 
 class Change(NamedTuple):
@@ -213,8 +214,8 @@ class Home:
         if receipt is not None:
             page.receipt[rows] = np.maximum(page.receipt[rows], np.uint8(receipt))
             self._observer.receipts_rose(len(rows), receipt, channels)
-        if to in FINAL_STATES:
-            ended = len(rows) - int(came[State.UNCERTAIN])
+        if _IS_FINAL[to]:
+            ended = len(rows) - came.item(State.UNCERTAIN)
             self.rows_open -= ended
             if ended and not page.n_open:
                 self.on_final(page.batch.address.sequence)

@@ -109,16 +109,16 @@ class Lane:
         while queue and queue[0].page is page and n < room:
             rows = queue.popleft().rows
             self.rows -= len(rows)
-            is_live = (page.state[rows] == State.QUEUED) & (page.channel[rows] == self.key.channel)
-            live = rows if is_live.all() else rows[is_live]
+            is_whole = page.are_all(rows, State.QUEUED, self.key.channel)
+            live = rows if is_whole else rows[page.are(rows, State.QUEUED, self.key.channel)]
             parts.append(live)
             n += len(live)
         if len(parts) == 1:
             return LaneSlice(page, parts[0])
         # A row that left and came back stands in two slices; it must not leave twice in one burst.
         rows = np.sort(np.concatenate(parts))
-        is_repeat = rows[1:] == rows[:-1]
-        return LaneSlice(page, np.unique(rows) if is_repeat.any() else rows)
+        has_repeats = np.count_nonzero(rows[1:] == rows[:-1]) > 0
+        return LaneSlice(page, np.unique(rows) if has_repeats else rows)
 
     @property
     def next_page(self) -> LedgerPage | None:

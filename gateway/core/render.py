@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from gateway.batch import Batch
-from gateway.columns import Piece, Rows, TextColumn
+from gateway.columns import Rows, TextColumn
 from gateway.content import Variant
 from gateway.core.burst import Burst
 from gateway.core.compiled import ROW_SLOTS, Compiled, Source, TemplateCache
@@ -159,7 +159,7 @@ class Renderer:
 def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
     """All rows of the group are rendered or refused; their texts are the same and fitted once."""
     burst = group.burst
-    slots: dict[str, Piece] = group.row_pieces()
+    slots = group.row_pieces()
     shortest, longest = _token_lengths(group.tokens)
     overhead = template.constant_bytes
     has_token = False
@@ -171,7 +171,7 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
             overhead += count * _MESSAGE_ID_BYTES
         else:
             value = burst.constant(name, variant, in_json=True)
-            slots[name] = value
+            slots[name] = (value,)
             overhead += count * len(value)
     fitted = group.fit(variant, template, variant.title, variant.body, overhead)
     is_tight = isinstance(fitted, TooLong) or fitted.was_cut
@@ -183,10 +183,10 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
     if isinstance(fitted, TooLong):
         group.refuse(Reason.CONTENT_TOO_LONG, fitted)
         return
-    slots["title"], slots["body"] = fitted.title, fitted.body
+    slots["title"], slots["body"] = (fitted.title,), (fitted.body,)
     body = pieces_of(template.body, slots)
     for name in template.header_slots:
-        slots[name] = burst.constant(name, variant, in_json=False)
+        slots[name] = (burst.constant(name, variant, in_json=False),)
     group.add(template, slots, body, np.full(len(group.positions), fitted.was_cut))
 
 

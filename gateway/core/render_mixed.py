@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from gateway.columns import Piece, TextColumn, json_escape, piece_rows
+from gateway.columns import Piece, TextColumn, join, json_escape
 from gateway.content import Variant
 from gateway.core.compiled import Compiled
 from gateway.core.fit import TooLong
@@ -44,7 +44,7 @@ def render_mixed(group: Group, template_of: TemplateOf) -> None:
     if burst.variant_index is None:
         raise ValueError("a batch of one variant is not mixed")
     indexes: list[int] = burst.variant_index[group.positions].tolist()
-    rows = {name: piece_rows(piece, 0, n) for name, piece in group.row_pieces().items()}
+    rows = {name: join(pieces, 0, n) for name, pieces in group.row_pieces().items()}
     buckets: dict[Hashable, _Bucket] = {}
     shapes: dict[tuple[int, bool], _Bucket] = {}
     refusals: dict[tuple[Reason, str, str], list[int]] = {}
@@ -118,9 +118,9 @@ def _bucket_of(buckets: dict[Hashable, _Bucket], template: Compiled, variant: Va
 
 def _add_bucket(group: Group, bucket: _Bucket) -> None:
     chosen = group.take(np.array(bucket.indexes))
-    slots: dict[str, Piece] = chosen.row_pieces()
+    slots = chosen.row_pieces()
     for name, column in zip(bucket.template.header_slots, bucket.header_values, strict=True):
-        slots[name] = _piece_of(column)
+        slots[name] = (_piece_of(column),)
     body = TextColumn.from_rows(bucket.bodies)
     chosen.add(bucket.template, slots, (body,), np.array(bucket.truncated, np.bool_))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from gateway.columns import U8, Bool, Piece, Pieces, Rows, TextColumn
+from gateway.columns import U8, Bool, Piece, Pieces, Rows, TextColumn, fill
 from gateway.content import Variant
 from gateway.core.burst import Burst
 from gateway.core.compiled import Compiled
@@ -84,7 +84,7 @@ class Group(NamedTuple):
         if isinstance(tokens, TextColumn):
             tokens = tokens.take(chosen)
         elif tokens is not None:
-            tokens = tokens[chosen]
+            tokens = tokens.take(chosen, axis=0)
         return self._replace(positions=self.positions[chosen], tokens=tokens)
 
     def refuse(self, reason: Reason, why: Refusal | TooLong) -> None:
@@ -96,34 +96,38 @@ class Group(NamedTuple):
         room = Room(burst.source.limits(variant), overhead_bytes, template.n_title, template.n_body)
         return fit(title, body, room, mark=self.rule.mark, may_cut=self.rule.may_cut, channel=burst.source.name)
 
-    def row_pieces(self) -> dict[str, Piece]:
-        """The slots that are columns in every group."""
-        ids = self.burst.message_ids
+    def row_pieces(self) -> dict[str, Pieces]:
+        """The slots that are columns in every group, as they stand in a body: what ids share is a constant there."""
+        rests = self.burst.id_rests
         n = len(self.positions)
         # Most bursts are one group of all rows in order: no copy then.
-        whole = n == len(ids) and bool((self.positions == np.arange(n)).all())
-        pieces: dict[str, Piece] = {"message_id": ids if whole else ids[self.positions]}
+        if n != len(rests) or np.count_nonzero(self.positions != np.arange(n)):
+            rests = rests.take(self.positions, axis=0)
+        pieces: dict[str, Pieces] = {"message_id": (self.burst.id_start, rests)}
         if isinstance(self.tokens, TextColumn):
             fixed = self.tokens.fixed()
-            pieces["token"] = self.tokens if fixed is None else fixed
+            pieces["token"] = (self.tokens if fixed is None else fixed,)
         elif self.tokens is not None:
-            pieces["token"] = self.tokens
+            pieces["token"] = (self.tokens,)
         return pieces
 
-    def add(self, template: Compiled, slots: Mapping[str, Piece], body: Pieces, truncated: Bool) -> None:
+    def add(self, template: Compiled, slots: Mapping[str, Pieces], body: Pieces, truncated: Bool) -> None:
         """The group's requests: path and headers from the slots, the body as given."""
+        if template.has_id_in_head:
+            # One column there: a header block whose constants changed with each batch would be planned with each batch.
+            slots = {**slots, "message_id": (fill(slots["message_id"], 0, len(self.positions)),)}
         headers = tuple((name, pieces_of(value, slots)) for name, value in template.headers)
         requests = Requests(len(self.positions), self.authority, pieces_of(template.path, slots), headers, body)
         self.out.groups.append(RenderedGroup(self.positions, requests, truncated))
 
 
-def pieces_of(parts: TemplateParts, slots: Mapping[str, Piece]) -> Pieces:
+def pieces_of(parts: TemplateParts, slots: Mapping[str, Pieces]) -> Pieces:
     """The parts with their slots filled in, neighbouring constants joined."""
     pieces: list[Piece] = []
     for part in parts:
-        piece: Piece = part if isinstance(part, bytes) else slots[part.name]
-        if isinstance(piece, bytes) and pieces and isinstance(pieces[-1], bytes):
-            pieces[-1] += piece
-        else:
-            pieces.append(piece)
+        for piece in (part,) if isinstance(part, bytes) else slots[part.name]:
+            if isinstance(piece, bytes) and pieces and isinstance(pieces[-1], bytes):
+                pieces[-1] += piece
+            else:
+                pieces.append(piece)
     return tuple(pieces)

@@ -22,9 +22,9 @@ from gateway.ledger import Channel, LedgerPage, Reason, State
 class Devices(Protocol):
     """What the router needs of the device table."""
 
-    def find(self, ids: U8, app_index: int) -> I32: ...
-
-    def routing(self, rows: I32) -> Routing: ...
+    def locate(self, ids: U8, app_index: int) -> tuple[I32, Routing]:
+        """(n,) row of each device, -1 unknown, and what is known of it."""
+        ...
 
 
 class VendorRows(NamedTuple):
@@ -76,9 +76,7 @@ class _Facts(NamedTuple):
 
 def _look_up(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> _Facts:
     batch = page.batch
-    slots = devices.find(batch.device_ids[rows], batch.app)
-    page.slots[rows] = slots
-    found = devices.routing(slots)
+    page.slots[rows], found = devices.locate(batch.device_ids.take(rows, axis=0), batch.app)
     index = options.variant_index(batch, rows)
     return _Facts(
         is_known=found.is_known,

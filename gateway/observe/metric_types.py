@@ -22,7 +22,7 @@ from __future__ import annotations
 import enum
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +122,14 @@ class Metric:
         self.unit = unit
         self.help = help_text
         self.labels = tuple(labels)
-        self.values: F64 = np.zeros(self.shape, np.float64)
+        self.attach(np.zeros(self.shape, np.float64))
+
+    def attach(self, values: F64) -> None:
+        """The metric's values lie there from now on; C-contiguous, of the metric's shape."""
+        self.values = values
+        #: The same memory, flat: one element of a memoryview costs half of one of an array.
+        self._flat: Any = values.reshape(-1).data
+        self._places: dict[tuple[LabelValue, ...], int] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -145,6 +152,18 @@ class Metric:
         made.labels = tuple(label.fresh(label_values_max) for label in self.labels)
         return made
 
+    def place(self, labels: tuple[LabelValue, ...]) -> int:
+        """Position of the first cell of these label values in the flat values. Looked up once: combinations are few."""
+        place = self._places.get(labels)
+        if place is None:
+            index = self.index(labels)
+            self.values[index]  # raises IndexError for a position that a label does not have
+            place = self.cells * (int(np.ravel_multi_index(index, self.shape[: len(index)])) if index else 0)
+            if not any(label.is_open and at == label.values_max for label, at in zip(self.labels, index, strict=True)):
+                # What shares `other` has no bound and is looked up each time.
+                self._places[labels] = place
+        return place
+
     def index(self, labels: tuple[LabelValue, ...]) -> tuple[int, ...]:
         """Positions of label values; raises TypeError when one is missing."""
         if len(labels) != len(self.labels):
@@ -157,7 +176,8 @@ class Cell:
 
     __slots__ = ("_at", "_values")
 
-    def __init__(self, values: F64, at: int) -> None:
+    def __init__(self, values: Any, at: int) -> None:
+        """values: a flat memoryview of float64."""
         self._values = values
         self._at = at
 
@@ -175,8 +195,7 @@ class Cell:
 class _Cells(Metric):
     def cell(self, *labels: LabelValue) -> Cell:
         """The cell of one combination of labels; shares its memory with the metric."""
-        at = int(np.ravel_multi_index(self.index(labels), self.shape)) if self.labels else 0
-        return Cell(self.values.reshape(-1), at)
+        return Cell(self._flat, self.place(labels))
 
     def value(self, *labels: LabelValue) -> float:
         return float(self.values[self.index(labels)])
@@ -191,7 +210,7 @@ class Counter(_Cells):
     kind = Kind.COUNTER
 
     def add(self, n: float = 1, *labels: LabelValue) -> None:
-        self.values[self.index(labels)] += n
+        self._flat[self.place(labels)] += n
 
     def add_counts(self, counts: npt.ArrayLike, *labels: LabelValue) -> None:
         """Adds a column of counts along the last label; the labels before it are given.
@@ -211,12 +230,12 @@ class Gauge(_Cells):
     kind = Kind.GAUGE
 
     def set(self, value: float, *labels: LabelValue) -> None:
-        self.values[self.index(labels)] = value
+        self._flat[self.place(labels)] = value
 
     def raise_to(self, value: float, *labels: LabelValue) -> None:
         """Keeps the largest value seen; who reads it may set it back."""
-        at = self.index(labels)
-        self.values[at] = max(self.values[at], value)
+        at = self.place(labels)
+        self._flat[at] = max(self._flat[at], value)
 
 
 def log_bounds(first: float, last: float, per_decade: int = 5) -> tuple[float, ...]:
@@ -246,9 +265,9 @@ class Histogram(Metric):
         super().__init__(unit, help_text, labels)
 
     def observe(self, value: float, *labels: LabelValue, weight: float = 1) -> None:
-        cells = self.values[self.index(labels)]
-        cells[bisect_left(self.bounds, value)] += weight
-        cells[-1] += value * weight
+        at = self.place(labels)
+        self._flat[at + bisect_left(self.bounds, value)] += weight
+        self._flat[at + self.cells - 1] += value * weight
 
     def observe_many(self, values: npt.ArrayLike, *labels: LabelValue, weights: npt.ArrayLike | None = None) -> None:
         """values: (n,) in the metric's unit; weights: (n,) how often each occurred, or None for once."""
@@ -307,5 +326,5 @@ class MetricSet:
             raise ValueError(f"the array has {len(self.array)} cells, the metrics need {sum(sizes)}")
         at = 0
         for metric, size in zip(self.metrics, sizes, strict=True):
-            metric.values = self.array[at : at + size].reshape(metric.shape)
+            metric.attach(self.array[at : at + size].reshape(metric.shape))
             at += size

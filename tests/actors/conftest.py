@@ -179,12 +179,8 @@ class ConnectionTwin:
         self.tags += tags[:k].tolist()
         return k
 
-    def statistics(self) -> Any:
-        return self if self.is_up else None
-
-    @property
-    def open_streams(self) -> int:
-        return len(self.open)
+    def open_requests(self) -> int:
+        return len(self.open) if self.is_up else 0
 
     def drain(self, timeout_s: float, reason: CloseReason) -> None:
         if self.drained is None:

@@ -189,7 +189,7 @@ async def test_router_parks_rows_before_a_full_lane_and_moves_them_up(
     world.apns.gate.set()
     await world.settle()
     for _ in range(8):
-        assert world.apns.last.open_streams == 5
+        assert world.apns.last.open_requests() == 5
         world.apns.last.answer(n=5)
         await world.settle()
     assert world.router.parked_rows == 0

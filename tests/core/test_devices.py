@@ -289,6 +289,10 @@ def test_find_of_many_agrees_with_find_of_one():
     assert (rows[3000:] == -1).all()
     assert (table.ids(rows[:3000]) == asked[:3000]).all()
     assert (table.find(asked, 4) == -1).all()
+    for some in (asked, asked[:5], asked[2998:3002], asked[:0]):
+        located, found = table.locate(some, 3)
+        assert located.tolist() == table.find(some, 3).tolist()
+        assert [column.tolist() for column in found] == [column.tolist() for column in table.routing(located)]
     assert table.statistics().device_index.longest_rebuild <= 16
 
 

@@ -46,17 +46,15 @@ class PlainTable:
         self.devices = devices
         self.by_id = {device.device_id: device.slot for device in devices}
 
-    def find(self, ids: np.ndarray, app_index: int) -> np.ndarray:
+    def locate(self, ids: np.ndarray, app_index: int) -> tuple[np.ndarray, Routing]:
         assert app_index == APP
-        return np.array([self.by_id.get(one.tobytes(), -1) for one in ids], np.int32)
-
-    def routing(self, rows: np.ndarray) -> Routing:
+        rows = np.array([self.by_id.get(one.tobytes(), -1) for one in ids], np.int32)
         found = [self.devices[row] if row >= 0 else None for row in rows.tolist()]
 
         def column(of: Callable[[PlainDevice], int], absent: int, dtype: type) -> np.ndarray:
             return np.array([absent if device is None else of(device) for device in found], dtype)
 
-        return Routing(
+        return rows, Routing(
             is_known=rows >= 0,
             is_online=column(lambda device: device.is_online, 0, np.bool_),
             has_token=column(lambda device: device.has_token, 0, np.bool_),

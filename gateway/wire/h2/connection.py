@@ -129,6 +129,17 @@ class ClientConnection:
             limit = min(limit, self._peer.streams_max)
         return max(0, min(limit - self._streams.open_count, self._sender.ids_left()))
 
+    def open_streams(self) -> int:
+        return self._streams.open_count
+
+    def sent_count(self) -> int:
+        """Requests whose frames were made so far."""
+        return self._sender.sent_count
+
+    def send_window(self) -> int:
+        """Bytes that the connection's window still allows."""
+        return self._sender.window.size
+
     def unsent_bytes(self) -> int:
         return self._out.size
 

@@ -47,7 +47,7 @@ def _slice_piece(piece: Piece, start: int, stop: int) -> Piece:
     if isinstance(piece, bytes):
         return piece
     if isinstance(piece, TextColumn):
-        return TextColumn(piece.blob, piece.offsets[start : stop + 1])
+        return piece.part(start, stop)
     return piece[start:stop]
 
 

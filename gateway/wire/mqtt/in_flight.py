@@ -71,18 +71,34 @@ class InFlight:
     def add(self, fds: I32, generations: U32, tags: I64, now: float) -> I64:
         """Takes an entry for each row and returns their positions; -1 where the table is full."""
         wanted = len(fds)
-        entries = np.full(wanted, -1, np.int64)
-        rows = np.arange(wanted)
+        got = self._allocate(wanted)
+        if len(got) == wanted:
+            self._put(got, fds, generations, tags, now)
+            clashing = self._clashing(got)
+            if not len(clashing):
+                return got
+            self.release(got)
+        else:
+            self._give_back(got)
+        return self._add_some(fds, generations, tags, now)
+
+    def _put(self, entries: I64, fds: I32, generations: U32, tags: I64, now: float) -> None:
+        self._status[entries] = _WAITING
+        self._fds[entries] = fds
+        self._generations[entries] = generations
+        self._tags[entries] = tags
+        self._sent_at[entries] = now
+
+    def _add_some(self, fds: I32, generations: U32, tags: I64, now: float) -> I64:
+        """`add` where the table is nearly full or identifiers clash."""
+        entries = np.full(len(fds), -1, np.int64)
+        rows = np.arange(len(fds))
         aside: list[I64] = []
         for _ in range(_MOVES_MAX):
             got = self._allocate(len(rows))
             rows = rows[: len(got)]
             entries[rows] = got
-            self._status[got] = _WAITING
-            self._fds[got] = fds[rows]
-            self._generations[got] = generations[rows]
-            self._tags[got] = tags[rows]
-            self._sent_at[got] = now
+            self._put(got, fds[rows], generations[rows], tags[rows], now)
             clashing = self._clashing(got)
             if not len(clashing):
                 break
@@ -155,7 +171,7 @@ class InFlight:
         entries = np.concatenate(found) if found else np.zeros(0, np.int64)
         if len(entries) > 1:
             ordered = np.sort(entries)
-            if (ordered[1:] == ordered[:-1]).any():
+            if np.count_nonzero(ordered[1:] == ordered[:-1]):
                 _, first = np.unique(entries, return_index=True)
                 entries = entries[np.sort(first)]
         settled = Settled(

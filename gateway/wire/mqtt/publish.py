@@ -23,9 +23,7 @@ from gateway.columns import (
     U8,
     U16,
     Bool,
-    Piece,
     Pieces,
-    Rows,
     TextColumn,
     fill,
     join,
@@ -54,7 +52,7 @@ def publish_packets(
         if is_duplicate:
             raise LocalProtocolError("DUP is set on a PUBLISH of QoS 0")
     else:
-        if n and not packet_ids.all():
+        if np.count_nonzero(packet_ids) < n:
             raise LocalProtocolError("packet identifier is 0")
         first = _PUBLISH_QOS_1 | (_DUP if is_duplicate else 0)
         middle = (packet_ids.astype(">u2").view(np.uint8).reshape(n, 2),)
@@ -62,10 +60,7 @@ def publish_packets(
     payload_width = pieces_width(payload)
     if topic_width is not None and payload_width is not None:
         head = _head(first, topic_width, len(middle) * 2 + payload_width)
-        width = len(head) + topic_width + len(middle) * 2 + payload_width
-        out = np.empty((n, width), np.uint8)
-        fill(out, 0, (head, *topics, *middle, *payload), 0, n)
-        return out
+        return fill((head, *topics, *middle, *payload), 0, n)
     topic_lengths: I64 = pieces_lengths(topics, n)
     rest_lengths: I64 = pieces_lengths(payload, n) + len(middle) * 2
     return join((_heads(first, topic_lengths, rest_lengths), *topics, *middle, *payload), 0, n)
@@ -102,20 +97,6 @@ def _heads(first: int, topic_lengths: I64, rest_lengths: I64) -> U8 | TextColumn
             head = known[lengths] = _head(first, *lengths)
         heads.append(head)
     return TextColumn.from_rows(heads)
-
-
-def take_pieces(pieces: Pieces, rows: Rows) -> Pieces:
-    """The same pieces for the rows at the given positions, in their order."""
-    return tuple(_take_piece(piece, rows) for piece in pieces)
-
-
-def _take_piece(piece: Piece, rows: Rows) -> Piece:
-    if isinstance(piece, bytes):
-        return piece
-    if isinstance(piece, TextColumn):
-        return piece.take(rows)
-    taken: U8 = piece[rows]
-    return taken
 
 
 class Pubacks(NamedTuple):

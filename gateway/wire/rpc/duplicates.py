@@ -76,7 +76,7 @@ def duplicate_targets(device_ids: U8, channels: U8 | None, tokens: TextColumn | 
     for channel in np.unique(channels).tolist():
         rows: Rows = np.flatnonzero(channels == channel)
         if channel == 0:
-            found = duplicate_ids(device_ids[rows])
+            found = duplicate_ids(device_ids.take(rows, axis=0))
         else:
             found = duplicate_texts((tokens if len(rows) == len(tokens) else tokens.take(rows)).rows())
         if found is not None:

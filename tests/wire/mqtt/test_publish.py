@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.columns import Piece, Pieces, TextColumn, join
+from gateway.columns import Piece, Pieces, TextColumn, join, take_pieces
 from gateway.errors import LocalProtocolError
 from gateway.wire.mqtt import packets as mqtt
-from gateway.wire.mqtt.publish import publish_packets, split_pubacks, take_pieces
+from gateway.wire.mqtt.publish import publish_packets, split_pubacks
 
 
 @st.composite

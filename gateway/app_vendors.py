@@ -22,10 +22,12 @@ from gateway.actors.lane import LaneActor
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer
 from gateway.actors.router import Router
+from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.actors.vendor_pool import VendorPool
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.config_relations import needs_probes
 from gateway.config_sections import App
 from gateway.config_settings import keeper_settings, retry_policy
 from gateway.config_types import Secret
@@ -34,7 +36,6 @@ from gateway.core.bucket import TokenBucket
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
-from gateway.core.probing import probes_max
 from gateway.core.render import Renderer
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
@@ -70,6 +71,7 @@ class Site(Protocol):
     devices: DeviceTable
     renderer: Renderer
     router: Router
+    ceiling: Ceiling
 
 
 def build_vendor(
@@ -96,6 +98,9 @@ def build_vendor(
         idle_s=config.http2.idle_s,
         clock=clock,
         observer=PoolCounts(site.metrics, log),
+        streams_max=config.http2.streams_max,
+        rate_per_s_max=settings.rate_per_s,
+        ceiling=site.ceiling,
     )
     bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
     observer = LaneCounts(site.metrics, log, channel)
@@ -113,8 +118,7 @@ def build_vendor(
         "step_s_max": config.gateway.step_ms_max / 1000,
         "request_timeout_s": config.http2.request_timeout_s,
     }
-    wants_probes = vendor.bad_tokens_stall if settings.probes is None else settings.probes
-    has_probes = wants_probes and probes_max(settings.connections_max) > 0
+    has_probes = needs_probes(name, settings)
     for class_ in Class:
         queue = functools.partial(Lane, LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max)
         policy = retry_policy(config, class_)

@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import msgspec
 
+import vendors
 from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
+from gateway.core.probing import probes_max
 from gateway.errors import ConfigError
 
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
@@ -63,14 +65,28 @@ class BudgetPart(NamedTuple):
 
 def vendor_connections_max(config: Config) -> int:
     """Connections to vendors at most, over all apps."""
-    return sum(int(getattr(settings, "connections_max", 1)) for app in config.apps for settings in app.vendors.values())
+    wanted = sum(
+        int(getattr(settings, "connections_max", 1)) for app in config.apps for settings in app.vendors.values()
+    )
+    return min(wanted, config.http2.connections_max)
+
+
+def needs_probes(name: str, settings: object) -> bool:
+    """Rows with unproven tokens go over connections of their own: as the key says, else as the vendor's file does."""
+    wanted = getattr(settings, "probes", False)
+    if wanted is None:
+        wanted = vendors.REGISTRY[name].vendor(settings).bad_tokens_stall
+    return bool(wanted) and probes_max(int(getattr(settings, "connections_max", 1))) > 0
 
 
 def memory_budget(config: Config) -> list[BudgetPart]:
     """How `gateway.memory_bytes_max` is split; the sum may be smaller, never larger."""
     rpc, link, ledger, devices, lanes = config.rpc, config.long_link, config.ledger, config.devices, config.lanes
     links = vendor_connections_max(config)
-    n_lanes = 2 * sum(len(app.vendors) for app in config.apps)
+    # One lane per class, and as many for probes.
+    n_lanes = sum(
+        4 if needs_probes(name, settings) else 2 for app in config.apps for name, settings in app.vendors.items()
+    )
     sessions = rpc.connections_max + config.operator.connections_max + config.http.connections_max
     return [
         BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
@@ -97,7 +113,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart(
             "vendor connections",
             links * (config.http2.unsent_bytes_max + config.http2.streams_max * STREAM_BYTES),
-            "http2.unsent_bytes_max, connections_max of each vendor",
+            "http2.unsent_bytes_max, connections_max of [http2] and of each vendor",
         ),
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),

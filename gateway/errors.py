@@ -99,3 +99,5 @@ class CloseReason(enum.Enum):
     LIVENESS_TIMEOUT = "liveness_timeout"
     STREAM_IDS_EXHAUSTED = "stream_ids_exhausted"
     CREDENTIAL_REPLACED = "credential_replaced"
+    #: Another app needed the place under the ceiling of all connections to vendors.
+    RECLAIMED = "reclaimed"

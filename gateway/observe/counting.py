@@ -22,6 +22,10 @@ from gateway.verdict import Verdict
 _REACHED = frozenset({State.DEVICE_ACKED, State.VENDOR_ACCEPTED})
 #: As numpy takes it at once: an enum member costs eight times as much.
 _WAITED_OFFLINE = np.uint8(Flag.WAITED_OFFLINE)
+#: Closes of connections to vendors that we wished for.
+_WANTED_CLOSES = frozenset(
+    {CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED, CloseReason.RECLAIMED}
+)
 
 
 def _by_channel(channel: Channel | U8, rows: int) -> list[tuple[int, int]]:
@@ -256,7 +260,7 @@ class PoolCounts:
             self._open.discard(number)
             self._metrics.connections_open.set(self._metrics.connections_open.value("vendor") - 1, "vendor")
         self._metrics.closes.add(1, "vendor", reason.value)
-        is_wanted = reason in (CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED)
+        is_wanted = reason in _WANTED_CLOSES
         level = self._log.info if is_wanted else self._log.warning
         level("connection closed", connection=number, why=reason.value, text=text)
 

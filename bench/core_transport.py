@@ -148,11 +148,14 @@ class CountingEdge:
         self.rows += len(packets)
         if self._is_sampling:
             self.chunks += [(True, bytes(packet)) for packet in packets[::_SAMPLE_EVERY]]
+        at = _packet_id_at(packets[0])
         joined = b"".join(packets)
-        if len(joined) == len(packets) * len(packets[0]) and len(set(map(len, packets))) == 1:
-            # All of one length: the ids are a column.
-            at = _packet_id_at(packets[0])
+        if len(joined) == len(packets) * len(packets[0]):
+            # All of one length, so the ids are a column. Were it not so, wrong ids would end no row, and the run not.
             ids = np.frombuffer(joined, np.uint8).reshape(len(packets), -1)[:, at : at + 2].tobytes()
+        elif max(map(len, packets)) < 16_384:
+            # The topics have one length, and so have the remaining lengths of packets of more than 130 bytes.
+            ids = b"".join([packet[at : at + 2] for packet in packets])
         else:
             ids = b"".join([packet[_packet_id_at(packet) :][:2] for packet in packets])
         self._waiting.append((fds, np.frombuffer(ids, ">u2").astype(np.uint16)))

@@ -25,6 +25,7 @@ from gateway.actors.router import Router
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.actors.vendor_pool import VendorPool
+from gateway.app_http1 import bundle_opener
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.config_relations import needs_probes
@@ -40,10 +41,11 @@ from gateway.core.render import Renderer
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.net.proxy import HttpProxy
-from gateway.net.tls import TlsSessions, client_context, open_tls_stream
-from gateway.observe.counting import LaneCounts, PoolCounts
+from gateway.net.tls import ALPN_H2, ALPN_HTTP1, TlsSessions, client_context, open_tls_stream
+from gateway.observe.counting import BundleCounts, LaneCounts, PoolCounts, SocketCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.vendor import http_version
 
 OpenStream: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
 OpenConnection: TypeAlias = Callable[[OpenStream, OnEvents], VendorConnection]
@@ -92,15 +94,19 @@ def build_vendor(
                 lane.ring()
 
     keeper = _keeper(site, app, name, settings, on_credential)
+    open_stream = _stream_opener(config, app, name, settings, vendor)
+    is_http2 = http_version(settings) == "2"
     pool = VendorPool(
-        open_connection=functools.partial(open_connection, _stream_opener(config, app, name, settings, vendor)),
+        open_connection=functools.partial(open_connection, open_stream)
+        if is_http2
+        else bundle_opener(config, open_stream, SocketCounts(site.metrics, log)),
         connections_max=settings.connections_max,
         idle_s=config.http2.idle_s,
         clock=clock,
-        observer=PoolCounts(site.metrics, log),
-        streams_max=config.http2.streams_max,
+        observer=PoolCounts(site.metrics, log) if is_http2 else BundleCounts(log),
+        streams_max=config.http2.streams_max if is_http2 else config.http1.sockets_max + config.http1.queue_max,
         rate_per_s_max=settings.rate_per_s,
-        ceiling=site.ceiling,
+        ceiling=site.ceiling if is_http2 else None,
     )
     bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
     observer = LaneCounts(site.metrics, log, channel)
@@ -154,10 +160,12 @@ def _keeper(
 
 def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: Any) -> OpenStream:
     try:
+        alpn = ALPN_H2 if http_version(settings) == "2" else ALPN_HTTP1
         context = client_context(
             ca_file=settings.ca_file or None,
             certificate_file=settings.certificate_file or None,
             key_file=settings.certificate_key_file or None,
+            alpn=(alpn,),
         )
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"apps.{app.key}.{name}", str(error), "usable CA and certificate files") from error
@@ -168,6 +176,7 @@ def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: A
         port,
         context,
         connect_timeout_s=config.http2.connect_timeout_s,
+        alpn=alpn,
         sessions=TlsSessions(),
         proxy=_proxy(app, name, settings),
         # Not all workers and apps begin with the same address.

@@ -19,6 +19,7 @@ from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
 from gateway.core.probing import probes_max
 from gateway.errors import ConfigError
+from gateway.vendor import HttpVersion, http_version
 
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
 #: as much again for our own code and for the slack of the allocator.
@@ -49,6 +50,8 @@ SESSION_BYTES = 32 << 10
 REQUEST_BYTES = 5 << 10
 #: One request on its way in the ring of an HTTP/2 connection.
 STREAM_BYTES = 64
+#: One socket of an HTTP/1.1 connection: a TLS object with its buffers, two tasks, a machine.
+SOCKET_BYTES = 96 << 10
 #: A request template with its parsed parts.
 TEMPLATE_BYTES = 4 << 10
 #: Metrics, logs, credentials, what is too small to have its own line.
@@ -63,12 +66,15 @@ class BudgetPart(NamedTuple):
     keys: str
 
 
-def vendor_connections_max(config: Config) -> int:
-    """Connections to vendors at most, over all apps."""
+def vendor_connections_max(config: Config, version: HttpVersion) -> int:
+    """Connections to vendors of that HTTP version at most, over all apps."""
     wanted = sum(
-        int(getattr(settings, "connections_max", 1)) for app in config.apps for settings in app.vendors.values()
+        int(getattr(settings, "connections_max", 1))
+        for app in config.apps
+        for settings in app.vendors.values()
+        if http_version(settings) == version
     )
-    return min(wanted, config.http2.connections_max)
+    return min(wanted, config.http2.connections_max) if version == "2" else wanted
 
 
 def needs_probes(name: str, settings: object) -> bool:
@@ -82,7 +88,10 @@ def needs_probes(name: str, settings: object) -> bool:
 def memory_budget(config: Config) -> list[BudgetPart]:
     """How `gateway.memory_bytes_max` is split; the sum may be smaller, never larger."""
     rpc, link, ledger, devices, lanes = config.rpc, config.long_link, config.ledger, config.devices, config.lanes
-    links = vendor_connections_max(config)
+    links, bundles = vendor_connections_max(config, "2"), vendor_connections_max(config, "1.1")
+    http1 = config.http1
+    answer_bytes = http1.header_bytes_max + http1.body_bytes_max
+    bundle_bytes = http1.sockets_max * (SOCKET_BYTES + answer_bytes + REQUEST_BYTES) + http1.queue_max * REQUEST_BYTES
     # One lane per class, and as many for probes.
     n_lanes = sum(
         4 if needs_probes(name, settings) else 2 for app in config.apps for name, settings in app.vendors.items()
@@ -115,6 +124,12 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             links * (config.http2.unsent_bytes_max + config.http2.streams_max * STREAM_BYTES),
             "http2.unsent_bytes_max, connections_max of [http2] and of each vendor",
         ),
+        BudgetPart(
+            "vendor connections, HTTP/1.1",
+            bundles * bundle_bytes,
+            "http1.sockets_max, http1.queue_max, http1.header_bytes_max, http1.body_bytes_max, "
+            "connections_max of each vendor",
+        ),
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),
         BudgetPart(
@@ -141,7 +156,8 @@ def files_needed(config: Config) -> int:
         + len(config.rpc.listeners)
         + len(config.long_link.listeners)
         + 3
-        + vendor_connections_max(config)
+        + vendor_connections_max(config, "2")
+        + vendor_connections_max(config, "1.1") * config.http1.sockets_max
     )
 
 
@@ -181,6 +197,8 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("retry.wait_s_min", "retry.cap_s"),
     ("credentials.retry_first_s", "credentials.retry_cap_s"),
     ("http2.stream_window_bytes", "http2.connection_window_bytes"),
+    ("http1.connecting_max", "http1.sockets_max"),
+    ("http1.body_bytes_max", "http1.body_bytes_read_max"),
 )
 
 

@@ -172,6 +172,7 @@ class Http2(Section, frozen=True, kw_only=True):
     ping_idle_s: Seconds = 30.0
     ping_timeout_s: Seconds = 10.0
     settings_timeout_s: Seconds = 40.0
+    window_timeout_s: Seconds = 5.0
     idle_s: Seconds = 3600.0
     close_timeout_s: Seconds = 1.0
     streams_max: Annotated[int, Meta(ge=1, le=65_536)] = 1000
@@ -183,6 +184,20 @@ class Http2(Section, frozen=True, kw_only=True):
     body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
     ignored_headers: list[str] = msgspec.field(default_factory=lambda: ["apns-id", "apns-unique-id"])
     unsent_bytes_max: Count = 1 * MIB
+
+
+class Http1(Section, frozen=True, kw_only=True):
+    """Connections to vendors that speak HTTP/1.1; their timeouts and close_timeout_s are those of `Http2`."""
+
+    sockets_max: Annotated[int, Meta(ge=1, le=1024)] = 16
+    queue_max: Annotated[int, Meta(ge=0, le=4096)] = 16
+    connecting_max: Count = 4
+    connect_retry_s: Seconds = 1.0
+    socket_idle_s: Seconds = 50.0
+    header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 32 * KIB
+    interim_max: Annotated[int, Meta(ge=1, le=100)] = 8
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_read_max: Annotated[int, Meta(ge=1 * KIB, le=64 * MIB)] = 1 * MIB
 
 
 class Observe(Section, frozen=True, kw_only=True):
@@ -223,6 +238,7 @@ class Config(Section, frozen=True, kw_only=True):
     credentials: Credentials
     lanes: Lanes
     http2: Http2
+    http1: Http1
     observe: Observe
     apps: list[App]
 

@@ -16,6 +16,7 @@ from gateway.core.devices import DeviceLimits
 from gateway.core.retry import RetryPolicy
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 from gateway.wire.h2.settings import ClientConfig
+from gateway.wire.http1.settings import Http1Config
 from gateway.wire.rpc.limits import RpcLimits
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "connection_limits",
     "device_limits",
     "health_settings",
+    "http1_config",
     "keeper_settings",
     "long_link_settings",
     "retry_policy",
@@ -121,6 +123,7 @@ def client_config(config: Config) -> ClientConfig:
         ping_timeout_s=http2.ping_timeout_s,
         settings_timeout_s=http2.settings_timeout_s,
         ignored_headers=frozenset(name.lower().encode() for name in http2.ignored_headers),
+        window_timeout_s=http2.window_timeout_s,
     )
 
 
@@ -128,6 +131,22 @@ def connection_limits(config: Config) -> ConnectionLimits:
     """One HTTP/2 connection to a vendor: the actor's part."""
     return ConnectionLimits(
         unsent_bytes_max=config.http2.unsent_bytes_max, close_timeout_s=config.http2.close_timeout_s
+    )
+
+
+def http1_config(config: Config) -> Http1Config:
+    """One bundle of HTTP/1.1 connections to a vendor."""
+    http1 = config.http1
+    return Http1Config(
+        sockets_max=http1.sockets_max,
+        queue_max=http1.queue_max,
+        connecting_max=http1.connecting_max,
+        connect_retry_s=http1.connect_retry_s,
+        socket_idle_s=http1.socket_idle_s,
+        header_bytes_max=http1.header_bytes_max,
+        interim_max=http1.interim_max,
+        body_bytes_max=http1.body_bytes_max,
+        body_bytes_read_max=http1.body_bytes_read_max,
     )
 
 

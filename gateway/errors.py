@@ -97,6 +97,8 @@ class CloseReason(enum.Enum):
     ALPN_MISMATCH = "alpn_mismatch"
     GOAWAY = "goaway"
     LIVENESS_TIMEOUT = "liveness_timeout"
+    #: The peer gave no credit for the rest of a request in time.
+    WINDOW_STALLED = "window_stalled"
     STREAM_IDS_EXHAUSTED = "stream_ids_exhausted"
     CREDENTIAL_REPLACED = "credential_replaced"
     #: Another app needed the place under the ceiling of all connections to vendors.

@@ -15,7 +15,7 @@ that came from a caller are refused when they hold one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -24,6 +24,15 @@ from gateway.content import Variant
 from gateway.verdict import Answer
 
 _NUL = b"\x00"
+
+#: A vendor's Settings may have a field `http_version` of this type; those without one speak HTTP/2.
+HttpVersion: TypeAlias = Literal["1.1", "2"]
+
+
+def http_version(settings: object) -> HttpVersion:
+    """The HTTP that a vendor with these Settings speaks."""
+    version: HttpVersion = getattr(settings, "http_version", "2")
+    return version
 
 
 class Slot(NamedTuple):
@@ -140,9 +149,17 @@ class Vendor(Protocol):
         ...
 
     def check_token(self, token: str) -> str:
-        """An empty string for a well-formed device token, else what is wrong with it (without quoting it)."""
+        """An empty string for a well-formed device token, else what is wrong with it (without quoting it).
+
+        Never empty for a token with a space or a control character: tokens stand in paths, and over HTTP/1.1 such a
+        one would make two requests of one.
+        """
         ...
 
     def classify(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
-        """What the answer means. Total: arbitrary bytes never raise."""
+        """What the answer means. Total: arbitrary bytes never raise.
+
+        Over HTTP/1.1 it also judges a 200 that came with a body: many vendors tell errors there. Such a body may be cut
+        off; what it then does not say must not count as accepted.
+        """
         ...

@@ -30,6 +30,7 @@ from gateway.config import (
     message_id_secret,
 )
 from gateway.errors import ConfigError
+from gateway.vendor import HttpVersion
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -48,7 +49,12 @@ class FakeVendor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError("a topic that is allowed")
 
 
-VENDORS = {"fake": FakeVendor}
+class FakeHttp1Vendor(FakeVendor, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    http_version: HttpVersion = "1.1"
+    connections_max: int = 3
+
+
+VENDORS = {"fake": FakeVendor, "fake_http1": FakeHttp1Vendor}
 SMALL = """
 [gateway]
 data_dir = "data"
@@ -291,7 +297,7 @@ def test_memory_budget_that_does_not_fit_is_refused_with_its_largest_parts(tmp_p
 def test_memory_budget_grows_with_every_limit_it_names(tmp_path: Path) -> None:
     """Each key in a line of the budget is one that raises that line; none is decoration."""
     (tmp_path / "k").write_text("x")
-    text = app('secrets = [{ env = "HOME" }]\n[apps.fake]\nkey_file = "k"')
+    text = app('secrets = [{ env = "HOME" }]\n[apps.fake]\nkey_file = "k"\n[apps.fake_http1]\nkey_file = "k"')
     config = load(tmp_path, text)
     for index, part in enumerate(memory_budget(config)):
         for key in re.findall(r"[a-z0-9_]+\.[a-z0-9_]+", part.keys):
@@ -300,6 +306,13 @@ def test_memory_budget_grows_with_every_limit_it_names(tmp_path: Path) -> None:
             raised = msgspec.structs.replace(below, **{name: getattr(below, name) * 2})
             larger = memory_budget(msgspec.structs.replace(config, **{section: raised}))
             assert larger[index].size_bytes > part.size_bytes, key
+
+
+def test_each_socket_of_an_http1_vendor_is_an_open_file(tmp_path: Path) -> None:
+    (tmp_path / "k").write_text("x")
+    without = files_needed(load(tmp_path, app('secrets = [{ env = "HOME" }]')))
+    text = app('secrets = [{ env = "HOME" }]\n[apps.fake_http1]\nkey_file = "k"') + "\n[http1]\nsockets_max = 7\n"
+    assert files_needed(load(tmp_path, text)) == without + 3 * 7
 
 
 def test_open_rows_must_fit_into_the_ledger(tmp_path: Path) -> None:

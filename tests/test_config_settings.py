@@ -20,6 +20,7 @@ MADE = {
     "retry_policy": lambda config: config_settings.retry_policy(config, Class.SYSTEM),
     "client_config": config_settings.client_config,
     "connection_limits": config_settings.connection_limits,
+    "http1_config": config_settings.http1_config,
     "keeper_settings": config_settings.keeper_settings,
     "health_settings": config_settings.health_settings,
 }
@@ -31,7 +32,7 @@ ELSEWHERE = {
     *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s", "http2.probe_wait_s"),
     "http2.connections_max",
 }
-SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "http2", "http")
+SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "http2", "http1", "http")
 
 
 def default_config(tmp_path: Path) -> Config:
@@ -83,7 +84,9 @@ def test_uncertain_rows_are_ruled_by_class(tmp_path: Path) -> None:
     assert config_settings.retry_policy(config, Class.MARKETING).resends_uncertain
 
 
-@pytest.mark.parametrize("name", ["rpc_limits", "device_limits", "retry_policy", "keeper_settings", "health_settings"])
+@pytest.mark.parametrize(
+    "name", ["rpc_limits", "device_limits", "retry_policy", "keeper_settings", "health_settings", "http1_config"]
+)
 def test_defaults_of_a_part_are_those_of_the_configuration(name: str, tmp_path: Path) -> None:
     """Who tests a part with its defaults tests what is shipped."""
     made = MADE[name](default_config(tmp_path))

@@ -95,6 +95,8 @@ EDGES: dict[str, tuple[str, ...]] = {
     "words": (),
     "core": ("words",),
     "wire/h2": ("words", "wire/hpack"),
+    # A lane hears of requests in the same events, whichever HTTP they went over.
+    "wire/http1": ("words", "wire/h2"),
     "wire/*": ("words",),
     "vendors": ("words",),
     "observe": ("words",),

@@ -12,6 +12,7 @@ class Counts:
     Names of `connection`: handshakes_begun, handshakes_completed, handshakes_resumed, client_certificates, opened,
     closed, streams, streams_refused, stream_limit_violations, settings_changes, goaways_sent, streams_reset,
     sockets_reset.
+    `client_goaways` counts GOAWAY frames of clients by their code, NO_ERROR left out.
     """
 
     def __init__(self) -> None:
@@ -20,10 +21,11 @@ class Counts:
         self.connection: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
+        self.client_goaways: Counter[str] = Counter()
 
     def reset(self) -> None:
         """Everything counted is zero again; open connections go on and are counted when they close."""
-        for counter in (self.outcomes, self.reasons, self.connection, self.faults, self.closed):
+        for counter in (self.outcomes, self.reasons, self.connection, self.faults, self.closed, self.client_goaways):
             counter.clear()
 
     def statistics(self) -> dict[str, Any]:
@@ -34,4 +36,5 @@ class Counts:
             "faults_applied": dict(self.faults),
             "connections": dict(self.connection),
             "closed": dict(self.closed),
+            "client_goaways": dict(self.client_goaways),
         }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from bench.simulators.clock import Clock
@@ -24,6 +24,7 @@ from bench.simulators.received import Message, Received
 
 Header = tuple[bytes, bytes]
 LOGGED_BODY_BYTES_MAX = 4_096  # of each request kept for GET /requests
+FLOOD_FIELD_BYTES = 1_024  # of one field of a header flood, name and value
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class Exchange:
             arrived_unix_ms = int(self.clock.now_unix_s() * 1000)
             for _ in range(2 if plan.is_doubled else 1):
                 self.received.add(answer.message, arrived_unix_ms)
-        return answer
+        return replace(answer, headers=answer.headers + flood(plan.flood_bytes)) if plan.flood_bytes else answer
 
     def idle(self, request: Request) -> Answer:
         """The vendor's answer to a request whose end did not come in time; logged and counted."""
@@ -202,3 +203,13 @@ class Exchange:
         self.recent.append(entry)
         if not answer.is_success:
             self.refused.append(entry)
+
+
+def flood(n_bytes: int) -> tuple[Header, ...]:
+    """Fields of n_bytes in all, names and values, of a letter whose Huffman code has eight bits too."""
+    fields: list[Header] = []
+    while n_bytes > 0:
+        name = b"x-flood-%d" % len(fields)
+        fields.append((name, b"Z" * max(0, min(n_bytes, FLOOD_FIELD_BYTES) - len(name))))
+        n_bytes -= FLOOD_FIELD_BYTES
+    return tuple(fields)

@@ -19,6 +19,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from bench.simulators.h2_malformed import Form
+
+HEADER_FLOOD_BYTES_MAX = 4 << 20  # per answer; encoding it holds the simulator for some seconds
+
 
 class FaultBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
     """Fields of every fault; see the module docstring."""
@@ -105,6 +109,21 @@ class TlsAbort(FaultBase, frozen=True, kw_only=True, tag="tls_abort"):
     recorded: bool = False
 
 
+class Malformed(FaultBase, frozen=True, kw_only=True, tag="malformed"):
+    """The request is taken and recorded; bytes that are no HTTP/2 come instead of its answer. See h2_malformed.
+
+    The connection is left to the client, whose GOAWAY is counted by its code.
+    """
+
+    form: Form
+
+
+class HeaderFlood(FaultBase, frozen=True, kw_only=True, tag="header_flood"):
+    """Answers carry header fields of `bytes` more bytes (names and values), in fields of about 1 KiB."""
+
+    bytes: int
+
+
 class StreamLimit(FaultBase, frozen=True, kw_only=True, tag="stream_limit"):
     """SETTINGS_MAX_CONCURRENT_STREAMS drops to `limit` on all connections while it holds."""
 
@@ -152,6 +171,8 @@ Fault = (
     | Goaway
     | ResetSocket
     | TlsAbort
+    | Malformed
+    | HeaderFlood
     | StreamLimit
     | StopReading
     | HalfOpen
@@ -200,6 +221,8 @@ def check_fault(fault: Fault) -> None:
                 raise ValueError("mix has a status outside 400..599")
         case StreamLimit():
             _at_least("limit", fault.limit, 0)
+        case HeaderFlood() if not 1 <= fault.bytes <= HEADER_FLOOD_BYTES_MAX:
+            raise ValueError(f"bytes is {fault.bytes}, expected 1..{HEADER_FLOOD_BYTES_MAX}")
         case Windows() if not 0 <= fault.initial <= 2**31 - 1:
             raise ValueError(f"initial is {fault.initial}, expected 0..2147483647 (RFC 9113 section 6.5.2)")
         case ResetStream() if not 0 <= fault.code <= 2**32 - 1:

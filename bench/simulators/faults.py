@@ -5,7 +5,7 @@ Time and chance are arguments; the socket side asks and carries out.
     armed --after_s--> in force --for_s over, for_requests used up, or deleted--> gone
 
 Faults are asked in the order in which they were armed. Those that replace the answer exclude each other (the first
-that hits wins); latency, drop and double combine with whatever else hits.
+that hits wins); latency, header flood, drop and double combine with whatever else hits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from bench.simulators.fault_kinds import (
     Fault,
     Goaway,
     HalfOpen,
+    HeaderFlood,
     Latency,
+    Malformed,
     NoAnswer,
     RefusedStream,
     ResetSocket,
@@ -44,7 +46,7 @@ from bench.simulators.fault_kinds import (
 )
 
 FAULTS_MAX = 64  # armed at once; each request asks them all
-Instead = ErrorShare | Throttle | RefusedStream | ResetStream | NoAnswer | Goaway | ResetSocket | TlsAbort
+Instead = ErrorShare | Throttle | RefusedStream | ResetStream | NoAnswer | Goaway | ResetSocket | TlsAbort | Malformed
 
 
 @dataclass(slots=True)
@@ -60,12 +62,16 @@ class Armed:
 
 @dataclass(slots=True)
 class Plan:
-    """What happens to one request. `instead` replaces or follows the judgement; see Instead and fault_kinds."""
+    """What happens to one request. `instead` replaces or follows the judgement; see Instead and fault_kinds.
+
+    flood_bytes: so much of header fields goes with the answer beside its own.
+    """
 
     latency_s: float = 0.0
     instead: Instead | None = None
     is_dropped: bool = False
     is_doubled: bool = False
+    flood_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,7 @@ class FaultScript:
                 continue
             if isinstance(fault, StreamLimit):
                 self._use_up(armed)
-            elif plan.instead is not None and not isinstance(fault, (Latency, Drop, Double)):
+            elif plan.instead is not None and not isinstance(fault, (Latency, HeaderFlood, Drop, Double)):
                 continue
             elif self._is_hit(fault):
                 self._apply(fault, plan)
@@ -223,7 +229,11 @@ class FaultScript:
                 plan.is_dropped = True
             case Double():
                 plan.is_doubled = True
-            case Throttle() | RefusedStream() | ResetStream() | NoAnswer() | Goaway() | ResetSocket() | TlsAbort():
+            case HeaderFlood():
+                plan.flood_bytes += fault.bytes
+            case Throttle() | RefusedStream() | ResetStream() | NoAnswer() | Goaway():
+                plan.instead = fault
+            case ResetSocket() | TlsAbort() | Malformed():
                 plan.instead = fault
             case _:
                 raise AssertionError(f"{kind_of(fault)} is not applied to requests")

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from bench.simulators.config import SimulatorsConfig
 from bench.simulators.exchange import Answer, Exchange, Request
-from bench.simulators.fault_kinds import Goaway, NoAnswer, RefusedStream, ResetSocket, ResetStream, TlsAbort
+from bench.simulators.fault_kinds import Goaway, Malformed, NoAnswer, RefusedStream, ResetSocket, ResetStream, TlsAbort
 from bench.simulators.faults import Mode
 from bench.simulators.h2_rules import Http2Rules
 from bench.simulators.h2_server import BODY_BYTES_MAX, Http2Connection
@@ -173,7 +173,7 @@ class Front:
             case TlsAbort():
                 end_without_notify(writer.transport)  # type: ignore[arg-type]
                 raise Hangup
-            case RefusedStream() | ResetStream() | Goaway():
+            case RefusedStream() | ResetStream() | Goaway() | Malformed():
                 raise Hangup
             case NoAnswer():
                 await asyncio.Event().wait()

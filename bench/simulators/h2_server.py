@@ -27,9 +27,10 @@ import h2.settings
 from h2.errors import ErrorCodes
 
 from bench.simulators.exchange import Answer, Exchange, Request
-from bench.simulators.fault_kinds import Goaway, NoAnswer, RefusedStream, ResetSocket, ResetStream, TlsAbort
+from bench.simulators.fault_kinds import Goaway, Malformed, NoAnswer, RefusedStream, ResetSocket, ResetStream, TlsAbort
 from bench.simulators.faults import Mode, Plan
 from bench.simulators.h2_frames import LAST_STREAM_ID_MAX, goaway_frame, stream_limit_frame
+from bench.simulators.h2_malformed import malformed
 from bench.simulators.h2_rules import Http2Rules, Stream
 from bench.simulators.sockets import Severed, end_without_notify, reset, sever
 
@@ -182,7 +183,10 @@ class Http2Connection(asyncio.Protocol):
                     self._acked_limit = self._unacked_limits.popleft()
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 self._send_waiting_bodies()
-            case h2.events.ConnectionTerminated():
+            case h2.events.ConnectionTerminated(error_code=code):
+                if code != ErrorCodes.NO_ERROR:
+                    name = code.name if isinstance(code, ErrorCodes) else str(code)
+                    self._exchange.counts.client_goaways[name] += 1
                 self._close_when_drained("client_goaway")
             case _:
                 pass
@@ -264,6 +268,8 @@ class Http2Connection(asyncio.Protocol):
             case TlsAbort():
                 self._close_reason = "fault tls_abort"
                 end_without_notify(self._transport)
+            case Malformed(form=form):
+                self._write_raw(malformed(form, stream_id, self._h2.remote_settings.header_table_size))
             case Goaway() as goaway:
                 self._on_goaway_fault(goaway, stream_id, request, answer)
             case _:

@@ -123,9 +123,8 @@ class LaneRenderer:
         if not len(positions):
             return [], np.zeros(0, np.uint32)
         wanted = rows if len(positions) == len(rows) else rows[positions]
-        found = self._devices.take_own_tokens(
-            page.slots[wanted], page.batch.device_ids.take(wanted, axis=0), self._channel
-        )
+        ids = page.batch.device_ids.take(wanted, axis=0)
+        found = self._devices.take_own_tokens(page.slots[wanted], ids, self._channel)
         page.token_hashes[wanted] = found.hashes
         return [TokenGroup(positions[group.positions], group.tokens) for group in found.groups], found.proven_unix_s
 

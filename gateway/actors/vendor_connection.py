@@ -244,6 +244,8 @@ class VendorConnection:
                 data = machine.data_to_send()
                 if data:
                     await stream.send_all(data)
+                if self.close_reason is CloseReason.PROTOCOL_ERROR:
+                    await _read_away(stream)
                 await stream.aclose()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
@@ -268,3 +270,12 @@ class VendorConnection:
     def _close_without_machine(self, reason: CloseReason, text: str = "") -> None:
         none = np.zeros(0, np.int64)
         self._dispatch([Terminated(reason, none, none, 0, text)])
+
+
+async def _read_away(stream: trio.abc.Stream) -> None:
+    """Nothing of what the peer had sent is left unread: else the kernel would reset the connection when it is closed,
+    and the peer would lose our last frame with the code that says what was wrong (RFC 9113 section 5.4.1)."""
+    if isinstance(stream, trio.abc.HalfCloseableStream):
+        await stream.send_eof()
+    while await stream.receive_some(_READ_BYTES_MAX):
+        pass

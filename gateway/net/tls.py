@@ -20,6 +20,8 @@ from gateway.net.tls_stream import TlsStream
 
 #: RFC 9113 section 3.2: HTTP/2 over TLS.
 ALPN_H2 = "h2"
+#: RFC 7301. A server that knows no ALPN speaks HTTP/1.1, so that silence is an answer too.
+ALPN_HTTP1 = "http/1.1"
 #: RFC 9113 section 9.2.2 and appendix A: with TLS 1.2 only ephemeral key exchange and AEAD.
 _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
@@ -101,7 +103,8 @@ async def open_tls_stream(
     proxy: HttpProxy | None = None,
     turns: Iterator[int] | None = None,
 ) -> TlsStream:
-    """A stream whose handshake is done and whose ALPN is `alpn`. The name is looked up anew (net/addresses.py).
+    """A stream whose handshake is done and whose ALPN is `alpn` (or nothing, where that means HTTP/1.1). The name is
+    looked up anew (net/addresses.py).
 
     connect_timeout_s: for look-up, TCP, proxy and TLS together. sessions: where the session of the last stream is
     found and that of this one will be. proxy: asked for a tunnel (CONNECT); then it looks the name up. turns: numbers
@@ -133,7 +136,7 @@ async def open_tls_stream(
     if sessions is not None:
         sessions.on_handshake(stream)
     chosen = stream.tls.selected_alpn_protocol()
-    if chosen != alpn:
+    if chosen != alpn and not (chosen is None and alpn == ALPN_HTTP1):
         await trio.aclose_forcefully(stream)
         raise ConnectFailed(host, port, CloseReason.ALPN_MISMATCH, f"peer chose {chosen}, wanted {alpn}")
     return stream

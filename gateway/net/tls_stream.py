@@ -26,7 +26,7 @@ _RECORD_BYTES = 16 << 10
 _T = TypeVar("_T")
 
 
-class TlsStream(trio.abc.Stream):
+class TlsStream(trio.abc.HalfCloseableStream):
     """The client's side. Owns its socket."""
 
     def __init__(self, tcp: trio.SocketStream, context: ssl.SSLContext, server_hostname: str) -> None:
@@ -39,6 +39,8 @@ class TlsStream(trio.abc.Stream):
         #: Records that the kernel has not taken yet.
         self._unsent = memoryview(b"")
         self._is_broken = False
+        #: The peer has ended its side with the TLS goodbye, so nobody has cut off what it said (RFC 8446 section 6.1).
+        self.said_goodbye = False
 
     async def do_handshake(self) -> None:
         """Raises BrokenResourceError, from the ssl.SSLError or OSError that tells why."""
@@ -85,6 +87,19 @@ class TlsStream(trio.abc.Stream):
         self._check()
         await trio.lowlevel.wait_writable(self.socket)
 
+    async def send_eof(self) -> None:
+        """The peer is told that nothing follows; what it sends can still be received.
+
+        If cancelled: it may not have been told.
+        """
+        self._check()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with contextlib.suppress(ssl.SSLError):  # it wants the peer's goodbye, which comes, if at all, by receiving
+            self.tls.unwrap()
+        await self._flush()
+        with contextlib.suppress(OSError):  # dead already, which receiving tells
+            self.socket.shutdown(socket.SHUT_WR)
+
     async def aclose(self) -> None:
         """The peer is told, if its window has room for it; then the socket is closed, whatever happens."""
         try:
@@ -121,6 +136,8 @@ class TlsStream(trio.abc.Stream):
         while size < limit:
             try:
                 part = self.tls.read(min(limit - size, _RECORD_BYTES))
+                # An SSLObject tells of a goodbye by an empty read (by SSLZeroReturnError when it was told before).
+                self.said_goodbye = self.said_goodbye or not part
             except ssl.SSLWantReadError:
                 break
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):

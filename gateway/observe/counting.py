@@ -22,10 +22,6 @@ from gateway.verdict import Verdict
 _REACHED = frozenset({State.DEVICE_ACKED, State.VENDOR_ACCEPTED})
 #: As numpy takes it at once: an enum member costs eight times as much.
 _WAITED_OFFLINE = np.uint8(Flag.WAITED_OFFLINE)
-#: Closes of connections to vendors that we wished for.
-_WANTED_CLOSES = frozenset(
-    {CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED, CloseReason.RECLAIMED}
-)
 
 
 def _by_channel(channel: Channel | U8, rows: int) -> list[tuple[int, int]]:
@@ -241,6 +237,9 @@ class LaneCounts:
         self._log.warning("credential refused by vendor", vendor=self._channel.name.lower(), vendor_word=name)
 
 
+_WANTED_CLOSES = (CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED, CloseReason.RECLAIMED)
+
+
 class PoolCounts:
     """Of the connections of one (app, vendor)."""
 
@@ -260,8 +259,40 @@ class PoolCounts:
             self._open.discard(number)
             self._metrics.connections_open.set(self._metrics.connections_open.value("vendor") - 1, "vendor")
         self._metrics.closes.add(1, "vendor", reason.value)
-        is_wanted = reason in _WANTED_CLOSES
-        level = self._log.info if is_wanted else self._log.warning
+        level = self._log.info if reason in _WANTED_CLOSES else self._log.warning
+        level("connection closed", connection=number, why=reason.value, text=text)
+
+
+class SocketCounts:
+    """Of the sockets of one (app, vendor) that speaks HTTP/1.1: each is a connection, and none is news."""
+
+    def __init__(self, metrics: Metrics, log: Log) -> None:
+        self._metrics = metrics
+        self._log = log
+
+    def connected(self) -> None:
+        self._metrics.connections.add(1, "vendor")
+        self._metrics.connections_open.set(self._metrics.connections_open.value("vendor") + 1, "vendor")
+
+    def closed(self, reason: CloseReason, text: str, *, was_open: bool) -> None:
+        """was_open: it was connected before."""
+        if was_open:
+            self._metrics.connections_open.set(self._metrics.connections_open.value("vendor") - 1, "vendor")
+        self._metrics.closes.add(1, "vendor", reason.value)
+        self._log.debug("socket closed", why=reason.value, text=text)
+
+
+class BundleCounts:
+    """Of the bundles of such sockets, which the pool takes for connections: they are told, and not counted again."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def connected(self, number: int) -> None:
+        self._log.info("connected", connection=number)
+
+    def closed(self, number: int, reason: CloseReason, text: str) -> None:
+        level = self._log.info if reason in _WANTED_CLOSES else self._log.warning
         level("connection closed", connection=number, why=reason.value, text=text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import ssl
@@ -28,6 +29,8 @@ from gateway.net.tls import ConnectFailed, client_context, open_tls_stream
 from gateway.vendor import Requests
 from gateway.wire.h2.events import Answers, Event, Refused, Terminated, TimedOut, Writable
 from gateway.wire.h2.settings import ClientConfig
+
+PING_OF_7_BYTES = b"\x00\x00\x07\x06\x00\x00\x00\x00\x00" + bytes(7)
 
 
 class Server:
@@ -361,10 +364,34 @@ async def test_fault_of_the_peer_is_told_with_its_code(nursery: trio.Nursery) ->
     server.is_holding = True
     owner.send(1)
     await trio.testing.wait_all_tasks_blocked()
-    await server.stream.send_all(b"\x00\x00\x07\x06\x00\x00\x00\x00\x00" + bytes(7))  # PING of 7 bytes
+    await server.stream.send_all(PING_OF_7_BYTES)
+    await trio.testing.wait_all_tasks_blocked()
+    assert server.goaways == [6]
+    # what the peer was still sending is read: a socket closed with bytes unread is reset, and GOAWAY lost with it
+    assert owner.reason is None
+    await server.stream.send_all(bytes(100_000))
+    await server.stream.aclose()
     await trio.testing.wait_all_tasks_blocked()
     assert owner.reason is CloseReason.PROTOCOL_ERROR
-    assert server.goaways == [6]
+
+
+async def test_peer_that_goes_on_after_its_fault_is_left_in_time(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    owner, server, _ = await connected(nursery, ConnectionLimits(close_timeout_s=2.0))
+    begun = trio.current_time()
+    await server.stream.send_all(PING_OF_7_BYTES)
+
+    async def go_on() -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while True:
+                await server.stream.send_all(bytes(1000))
+                await trio.sleep(0.01)
+
+    await go_on()
+    await trio.testing.wait_all_tasks_blocked()
+    assert owner.reason is CloseReason.PROTOCOL_ERROR
+    assert trio.current_time() - begun == pytest.approx(2.0, abs=0.1)
 
 
 async def test_owner_may_send_from_within_on_events(nursery: trio.Nursery) -> None:

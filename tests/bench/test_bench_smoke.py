@@ -66,6 +66,19 @@ def test_vendor_runs_each_workload_beside_h2load(tmp_path: Path) -> None:
     assert by_name["unique_header"]["cpu_ratio_to_constant"] > 0  # type: ignore[operator]
 
 
+@pytest.mark.slow
+def test_http1_runs_each_client_over_clear_text_and_tls() -> None:
+    lines = lines_of(bench("http1", "--smoke", "--json"))
+    assert [line["workload"] for line in lines] == [
+        *(f"{client}_clear" for client in ("httpx", "httpcore", "h11", "connection")),
+        *(f"{client}_tls" for client in ("httpx", "httpcore", "h11", "connection", "lane")),
+    ]
+    for line in lines:
+        assert line["requests_per_s"] > 0  # type: ignore[operator]
+        assert line["cpu_us_per_request"] > 0  # type: ignore[operator]
+        assert (line["body_bytes"], line["connections"]) == (1024, 16)
+
+
 def test_vendor_without_the_tools_says_so_and_is_skipped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

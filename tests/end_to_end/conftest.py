@@ -238,15 +238,18 @@ class Gateway:
                 found[name, ",".join(text for _, text in _LABEL.findall(labels or ""))] = float(value)
         return found
 
-    async def register(self, n: int, channel: str = "apns", *, first: int = 0) -> list[bytes]:
-        """n devices of that channel ("": long link only); returns their ids."""
+    async def register(self, n: int, channel: str = "apns", *, first: int = 0, proven_unix_s: int = 1) -> list[bytes]:
+        """n devices of that channel ("": long link only); returns their ids. proven_unix_s 0: their tokens are new."""
         ids = [os.urandom(8) + number.to_bytes(8, "big") for number in range(first, first + n)]
         tokens = {
             "apns": lambda one: one.hex() * 2,
             "fcm": lambda one: "fcm-token-" + one.hex() * 3,
             "": lambda one: "",
         }
-        states = [DeviceState(device_id=one, channel=channel, token=tokens[channel](one)) for one in ids]
+        states = [
+            DeviceState(device_id=one, channel=channel, token=tokens[channel](one), proven_unix_s=proven_unix_s)
+            for one in ids
+        ]
         answer = await self.client.register_devices(states)
         assert answer.registered == n
         return ids
@@ -274,10 +277,14 @@ class Gateway:
         return [(ids[16 * k : 16 * k + 16].hex(), names[page.state[k]], page.flags[k]) for k in range(page.n)]
 
 
-def config_table(directory: Path, simulators: dict[str, Any] | None, **over: Any) -> dict[str, Any]:
-    """A configuration for impatient tests; `over` lays tables over it, those of a vendor's name over the app's.
-
-    copies: further apps like the first, `shop1`, `shop2` ...
+def config_table(
+    directory: Path,
+    simulators: dict[str, Any] | None,
+    vendors: dict[str, Any] | None = None,
+    **over: Any,
+) -> dict[str, Any]:
+    """A configuration for impatient tests. vendors: their tables, beside those of the simulators. `over` lays tables
+    over it, those of a vendor's name over the app's. copies: further apps like the first, `shop1`, `shop2` ...
     """
     copies = over.pop("copies", 0)
     secret = directory / "app.secret"
@@ -300,7 +307,7 @@ def config_table(directory: Path, simulators: dict[str, Any] | None, **over: Any
         "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 3.0},
         "observe": {"log_level": "warning"},
     }
-    vendors = vendor_tables(simulators) if simulators is not None else {}
+    vendors = (vendor_tables(simulators) if simulators is not None else {}) | (vendors or {})
     for name, values in over.items():
         tables = vendors if name in vendors else table
         tables[name] = tables.get(name, {}) | values

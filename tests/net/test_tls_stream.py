@@ -17,21 +17,21 @@ Pair = tuple[TlsStream, trio.SSLStream[trio.SocketStream]]
 
 
 @pytest.fixture(scope="module")
-def open_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Awaitable[Pair]]:
+def open_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Awaitable[Pair]]:
     """Opens our client and trio's server on two ends of a TCP connection, after their handshake."""
     files = make_tls_files(tmp_path_factory.mktemp("tls"))
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server_context.load_cert_chain(files.good)
     context = client_context(ca_file=files.ca, alpn=())
 
-    async def open_() -> Pair:
+    async def open_(*, https_compatible: bool = True) -> Pair:
         accepted: list[trio.SocketStream] = []
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         tcp = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
         accepted.append(await listener.accept())
         await listener.aclose()
         ours = TlsStream(tcp, context, "localhost")
-        theirs = trio.SSLStream(accepted[0], server_context, server_side=True, https_compatible=True)
+        theirs = trio.SSLStream(accepted[0], server_context, server_side=True, https_compatible=https_compatible)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ours.do_handshake)
             nursery.start_soon(theirs.do_handshake)
@@ -78,12 +78,13 @@ async def test_all_records_that_are_there_come_at_once(open_pair) -> None:
 
 
 async def test_goodbye_of_the_peer_is_the_end_behind_its_last_bytes(open_pair) -> None:
-    ours, theirs = pair = await open_pair()
+    ours, theirs = pair = await open_pair(https_compatible=False)  # trio's other servers say none
     await theirs.send_all(b"last")
     await theirs.aclose()
     assert await ours.receive_some() == b"last"
     assert await ours.receive_some() == b""
     assert await ours.receive_some() == b""
+    assert ours.said_goodbye
     await close(pair)
 
 
@@ -91,6 +92,7 @@ async def test_end_without_goodbye_is_an_end(open_pair) -> None:
     ours, theirs = pair = await open_pair()
     await trio.aclose_forcefully(theirs.transport_stream)
     assert await ours.receive_some() == b""
+    assert not ours.said_goodbye
     await close(pair)
 
 
@@ -103,6 +105,23 @@ async def test_close_says_goodbye(open_pair) -> None:
     theirs._https_compatible = False
     assert await theirs.receive_some() == b""
     await trio.aclose_forcefully(theirs)
+
+
+async def test_half_closed_stream_still_receives(open_pair) -> None:
+    ours, theirs = pair = await open_pair()
+    await ours.send_all(b"the last")
+    await ours.send_eof()
+    assert await theirs.receive_some() == b"the last"
+    assert await theirs.receive_some() == b""
+    got = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, b"x" * 100_000)
+        while len(got) < 100_000:
+            got += await ours.receive_some()
+    assert got == b"x" * 100_000
+    await theirs.aclose()
+    assert await ours.receive_some() == b""
+    await close(pair)
 
 
 async def test_closed_stream_refuses_and_wakes_who_waits(open_pair) -> None:

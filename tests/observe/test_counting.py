@@ -19,6 +19,7 @@ from gateway.errors import CloseReason
 from gateway.ledger import LEGAL_MOVES, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import BatchAddress
 from gateway.observe.counting import (
+    BundleCounts,
     HomeCounts,
     IntakeCounts,
     LaneCounts,
@@ -27,6 +28,7 @@ from gateway.observe.counting import (
     RouterCounts,
     RpcCounts,
     ServiceCounts,
+    SocketCounts,
     SupervisorCounts,
 )
 from gateway.observe.log import Log
@@ -181,6 +183,24 @@ def test_pool_counts_open_connections_and_every_end() -> None:
     assert metrics.closes.value("vendor", "goaway") == metrics.closes.value("vendor", "connect_failed") == 1
     told = [(line["why"], line["level"]) for line in lines(stream) if line["event"] == "connection closed"]
     assert told == [("goaway", "warning"), ("connect_failed", "warning"), ("idle", "info")]
+
+
+def test_sockets_of_a_bundle_are_counted_and_the_bundle_is_told() -> None:
+    metrics, stream = Metrics(), io.StringIO()
+    sockets, bundle = SocketCounts(metrics, Log(stream=stream)), BundleCounts(Log(stream=stream))
+    sockets.connected()
+    bundle.connected(1)
+    sockets.connected()
+    assert metrics.connections_open.value("vendor") == metrics.connections.value("vendor") == 2
+    sockets.closed(CloseReason.PEER_CLOSED, "", was_open=True)
+    sockets.closed(CloseReason.CONNECT_FAILED, "nobody there", was_open=False)
+    bundle.closed(1, CloseReason.CONNECT_FAILED, "nobody there")
+    bundle.closed(2, CloseReason.SHUTDOWN, "")
+    assert metrics.connections_open.value("vendor") == 1
+    assert metrics.closes.value("vendor", "peer_closed") == metrics.closes.value("vendor", "connect_failed") == 1
+    assert metrics.closes.value("vendor", "shutdown") == 0
+    told = [(line["why"], line["level"]) for line in lines(stream) if line["event"] == "connection closed"]
+    assert told == [("connect_failed", "warning"), ("shutdown", "info")]
 
 
 def test_rpc_counts_by_listener() -> None:

@@ -9,6 +9,10 @@ import time
 
 import h2.exceptions
 import pytest
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
+
+from bench.simulators.h2_malformed import FORMS
 
 REFUSED_STREAM = 7
 MAX = 2**31 - 1
@@ -181,6 +185,81 @@ def test_tls_abort_ends_without_close_notify(running, make_payload):
     assert running.statistics("apns")["closed"]["fault tls_abort"] == 1
 
 
+#: form -> what `h2`, as the client, says of it. Faults of HPACK are PROTOCOL_ERROR to it.
+MALFORMED = {
+    "frame_size": ErrorCodes.FRAME_SIZE_ERROR,
+    "settings_length": ErrorCodes.FRAME_SIZE_ERROR,
+    "settings_value": ErrorCodes.FLOW_CONTROL_ERROR,
+    "window_overflow": ErrorCodes.FLOW_CONTROL_ERROR,
+    "idle_stream": ErrorCodes.PROTOCOL_ERROR,
+    "push_promise": ErrorCodes.PROTOCOL_ERROR,
+    "interrupted_block": ErrorCodes.PROTOCOL_ERROR,
+    "empty_continuations": ErrorCodes.PROTOCOL_ERROR,
+    "hpack_index": ErrorCodes.PROTOCOL_ERROR,
+    "hpack_size_update": ErrorCodes.PROTOCOL_ERROR,
+    "hpack_bomb": ErrorCodes.ENHANCE_YOUR_CALM,
+}
+
+
+def test_malformed_has_a_case_for_each_form():
+    assert (*MALFORMED, "http1") == FORMS
+
+
+def _read_on(client):
+    while data := client.sock.recv(65_536):
+        client.h2.receive_data(data)
+
+
+@pytest.mark.parametrize("form", MALFORMED)
+def test_malformed_bytes_are_refused_by_another_client(running, make_payload, form):
+    with _authenticated(running, make_payload) as client:
+        running.fault("apns", "malformed", form=form, for_requests=1)
+        client.send(running.apns_headers(), make_payload())
+        with pytest.raises(h2.exceptions.ProtocolError) as refused:
+            _read_on(client)
+        assert refused.value.error_code == MALFORMED[form]
+        client.flush()  # the GOAWAY of h2, with the same code
+        seen = running.wait_until("apns", lambda now: now["client_goaways"])
+    assert seen["client_goaways"] == {MALFORMED[form].name: 1}
+    assert len(running.received("apns")) == 2  # it was recorded all the same
+
+
+def test_malformed_http1_is_plain_text(running, make_payload):
+    """h2 would wait for the 4 MB that `HTT` announces; so the bytes themselves are looked at."""
+    with _authenticated(running, make_payload) as client:
+        running.fault("apns", "malformed", form="http1", for_requests=1)
+        client.send(running.apns_headers(), make_payload())
+        assert client.sock.recv(65_536).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize(("table_bytes", "seen"), [(0, "accept-encoding"), (4_096, "x-bomb")])
+def test_malformed_bomb_uses_the_table_that_the_client_gives(running, make_payload, table_bytes, seen):
+    with _authenticated(running, make_payload) as client:
+        client.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: table_bytes})
+        client.flush()
+        client.ping()
+        running.fault("apns", "malformed", form="hpack_bomb", for_requests=1)
+        client.send(running.apns_headers(), make_payload())
+        frame = client.sock.recv(65_536)
+        while len(frame) < 9 or len(frame) < 9 + int.from_bytes(frame[:3], "big"):
+            frame += client.sock.recv(65_536)
+        client.h2.decoder.max_header_list_size = 1 << 30
+        fields = client.h2.decoder.decode(frame[9:])
+        assert {name for name, _ in fields} == {":status", seen}
+        assert sum(len(name) + len(value) + 32 for name, value in fields) > 800_000  # of a frame of 16 KB
+
+
+@pytest.mark.parametrize("n_bytes", [5, 20_000])
+def test_header_flood_comes_beside_the_answer(running, make_payload, n_bytes):
+    running.fault("apns", "header_flood", bytes=n_bytes, for_requests=1)
+    with running.http2("apns") as client:
+        reply = client.ask(running.apns_headers(), make_payload())
+        assert reply.status == 200
+        flood = {name: value for name, value in reply.headers.items() if name.startswith("x-flood-")}
+        assert abs(sum(map(len, (*flood, *flood.values()))) - n_bytes) < 10
+        assert client.ask(running.apns_headers(), make_payload()).headers.keys() == {"apns-id"}
+
+
 def test_stream_limit_drops_on_all_connections_and_comes_back(running, make_payload):
     with _authenticated(running, make_payload) as client:
         fault_id = running.fault("apns", "stream_limit", limit=2)
@@ -280,11 +359,12 @@ def test_drop_and_double_are_told_as_success(running, make_payload):
     assert running.statistics("apns")["outcomes"] == {"dropped": 1, "doubled": 1}
 
 
-@pytest.mark.parametrize("kind", ["reset_socket", "tls_abort", "goaway", "refused_stream", "reset_stream"])
+@pytest.mark.parametrize("kind", ["reset_socket", "tls_abort", "goaway", "refused_stream", "reset_stream", "malformed"])
 def test_stream_faults_over_http_1_1_hang_up(running, make_message, kind):
     headers = {"authorization": f"Bearer {running.access_token()}", "content-type": "application/json"}
     where = running.ready["fcm"]
-    running.fault("fcm", kind, for_requests=1)
+    fields = {"form": "http1"} if kind == "malformed" else {}
+    running.fault("fcm", kind, for_requests=1, **fields)
 
     def post():
         connection = http.client.HTTPSConnection(

@@ -90,6 +90,14 @@ def test_garbage_is_classified_and_kills_no_token(name: str) -> None:
             assert vendor.classify(status, {}, body).verdict is not Verdict.TOKEN_DEAD
 
 
+@pytest.mark.parametrize("character", [" ", "\r", "\n", "\r\nhost: x", "\x00", "\t", "\x7f"])
+def test_a_token_that_would_make_two_requests_of_one_is_not_taken(name: str, character: str) -> None:
+    _, vendor = make(name)
+    assert vendor.check_token("ab" * 32) == ""
+    for token in (character + "ab" * 32, "ab" * 16 + character + "ab" * 16, "ab" * 32 + character):
+        assert vendor.check_token(token), repr(token)
+
+
 def test_limits_are_positive_and_hosts_are_names(name: str) -> None:
     _, vendor = make(name)
     host, port = vendor.authority()

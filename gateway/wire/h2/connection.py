@@ -18,6 +18,8 @@ import math
 import struct
 from typing import NamedTuple
 
+import numpy as np
+
 from gateway.columns import I64
 from gateway.errors import CloseReason, LocalProtocolError, RemoteProtocolError
 from gateway.vendor import Requests
@@ -109,6 +111,8 @@ class ClientConnection:
         self._is_terminated = False
         self._last_received = now
         self._ping_sent: float | None = None
+        #: When the uploads under way last got credit, or the first of them began.
+        self._credited = now
         self._out.append(PREFACE + settings_frame(config.announced()))
         if config.connection_window_bytes > WINDOW_DEFAULT:
             self._out.append(window_update(0, config.connection_window_bytes - WINDOW_DEFAULT))
@@ -154,7 +158,9 @@ class ClientConnection:
         """When `on_deadline` wants to be called; infinite after the end. Asked after every other call."""
         if self._is_terminated:
             return math.inf
-        return min(self._streams.next_deadline(), self._liveness_deadline(), self._settings_deadline)
+        return min(
+            self._streams.next_deadline(), self._liveness_deadline(), self._settings_deadline, self._credit_deadline()
+        )
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -192,6 +198,8 @@ class ClientConnection:
         slots = self.capacity()
         if slots == 0 or start >= requests.n or len(tags) == 0:
             return 0
+        if not self._sender.uploads:
+            self._credited = now
         taken = self._sender.take(requests, start, tags, slots, deadline, self._out)
         if self._sender.ids_left() == 0:
             self._drain_reason = CloseReason.STREAM_IDS_EXHAUSTED
@@ -392,6 +400,7 @@ class ClientConnection:
         self._on_window_opened()
 
     def _on_window_opened(self) -> None:
+        self._credited = self._last_received
         self._sender.pump(self._out)
         if self._sender.unblocked() and self._drain_reason is None:
             self._collector.emit(Writable())
@@ -403,11 +412,16 @@ class ClientConnection:
             return self._ping_sent + self._config.ping_timeout_s
         return self._last_received + self._config.ping_idle_s
 
+    def _credit_deadline(self) -> float:
+        return self._credited + self._config.window_timeout_s if self._sender.uploads else math.inf
+
     def on_deadline(self, now: float) -> list[Event]:
-        """Requests past their deadline are cancelled; a silent peer is asked, and given up when it stays silent or
-        does not acknowledge our SETTINGS."""
+        """Requests past their deadline are cancelled; a peer that gives no credit is left as soon as it has answered
+        what it has; a silent peer is asked, and given up when it stays silent or does not acknowledge our SETTINGS."""
         if self._is_terminated:
             return []
+        if now >= self._credit_deadline():
+            self._give_up_uploads()
         late = self._streams.expired(now)
         if len(late):
             for stream_id in self._streams.ids[late].tolist():
@@ -425,6 +439,16 @@ class ClientConnection:
             self._out.append(ping(_PING_OPAQUE, is_ack=False))
         self._finish_draining()
         return self._collector.take_events()
+
+    def _give_up_uploads(self) -> None:
+        """The unfinished requests go back: nobody can act on a body that is cut off. The windows are as good as shut
+        for all others, so the connection drains."""
+        stalled = np.array([self._streams.find_one(stream_id) for stream_id in self._sender.uploads], np.int64)
+        for stream_id in self._sender.uploads:
+            self._out.append(rst_stream(stream_id, ErrorCode.CANCEL))
+        self._collector.end_without_answer(np.sort(stalled), lambda tags: Refused(tags, RefusedWhy.UNFINISHED))
+        if self._drain_reason is None:
+            self._drain_reason = CloseReason.WINDOW_STALLED
 
     # Ends
 

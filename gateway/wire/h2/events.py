@@ -30,10 +30,16 @@ class Answers(NamedTuple):
 
 
 class RefusedWhy(enum.Enum):
-    """Why a request was surely not processed (RFC 9113 section 8.7), so that it may go again."""
+    """Why a request was surely not processed (RFC 9113 section 8.7), so that it may go again.
+
+    UNFINISHED: we gave it up before its end was sent. A vendor cannot act on a body of JSON that is cut off.
+    """
 
     REFUSED_STREAM = "refused_stream"
     GOAWAY_ABOVE = "goaway_above"
+    #: HTTP/1.1: no connection had begun to send it.
+    NOT_WRITTEN = "not_written"
+    UNFINISHED = "unfinished"
 
 
 class Refused(NamedTuple):

@@ -64,6 +64,9 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ignored_headers: frozenset[bytes] = frozenset({b"apns-id", b"apns-unique-id"})
     #: Requests whose DATA may wait for windows at once (bodies larger than the peer's windows).
     uploads_max: int = 8
+    #: How long a request that was begun may wait for credit before the connection is given up: credit comes within a
+    #: round trip from a peer that gives any, and a connection without it carries nothing ever again.
+    window_timeout_s: float = 5.0
     #: How long the peer may take to acknowledge our SETTINGS, from the beginning of the connection: as long as a whole
     #: round of silence and PING takes.
     settings_timeout_s: float = 40.0

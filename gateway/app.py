@@ -121,7 +121,7 @@ class Worker:
         self.vendor_lanes = [lane for index, app in enumerate(config.apps) for lane in self._build_vendors(index, app)]
         lanes = {actor.lane.key: actor for built in self.vendor_lanes for actor in built.lanes}
         self._build_edges()
-        self.router.connect(lanes)
+        self.router.connect(lanes, {(built.app_index, built.channel): built.guard for built in self.vendor_lanes})
         self.inbox.connect(self.router)
 
     # -- building

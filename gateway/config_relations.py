@@ -50,6 +50,8 @@ SESSION_BYTES = 32 << 10
 REQUEST_BYTES = 5 << 10
 #: One request on its way in the ring of an HTTP/2 connection.
 STREAM_BYTES = 64
+#: A removal of a dead token that the unregister guard holds back: three columns (gateway/core/unregister_guard.py).
+HELD_REMOVAL_BYTES = 16
 #: One socket of an HTTP/1.1 connection: a TLS object with its buffers, two tasks, a machine.
 SOCKET_BYTES = 96 << 10
 #: A request template with its parsed parts.
@@ -92,6 +94,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
     http1 = config.http1
     answer_bytes = http1.header_bytes_max + http1.body_bytes_max
     bundle_bytes = http1.sockets_max * (SOCKET_BYTES + answer_bytes + REQUEST_BYTES) + http1.queue_max * REQUEST_BYTES
+    n_vendors = sum(len(app.vendors) for app in config.apps)
     # One lane per class, and as many for probes.
     n_lanes = sum(
         4 if needs_probes(name, settings) else 2 for app in config.apps for name, settings in app.vendors.items()
@@ -118,6 +121,11 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             + lanes.templates_max * TEMPLATE_BYTES
             + n_lanes * lanes.burst_rows_max * REQUEST_BYTES,
             "gateway.open_rows_max, lanes.burst_rows_max, lanes.templates_max",
+        ),
+        BudgetPart(
+            "held removals",
+            n_vendors * config.unregister_guard.held_max * HELD_REMOVAL_BYTES,
+            "unregister_guard.held_max",
         ),
         BudgetPart(
             "vendor connections",
@@ -195,6 +203,8 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("retry.first_s", "retry.cap_s"),
     ("retry.throttled_s", "retry.cap_s"),
     ("retry.wait_s_min", "retry.cap_s"),
+    ("breaker.open_s", "breaker.open_s_max"),
+    ("unregister_guard.dead_share_normal", "unregister_guard.dead_share_max"),
     ("credentials.retry_first_s", "credentials.retry_cap_s"),
     ("http2.stream_window_bytes", "http2.connection_window_bytes"),
     ("http1.connecting_max", "http1.sockets_max"),

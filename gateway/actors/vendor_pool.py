@@ -23,6 +23,7 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_tags import split_by_lane, tag_count
 from gateway.clock import Clock
@@ -48,6 +49,10 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
 #: How long requests may stay open on a connection that is being replaced.
 REPLACE_TIMEOUT_S = 30.0
+#: We closed it ourselves, so it says nothing of the vendor.
+_WANTED_ENDS = frozenset(
+    {CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED, CloseReason.RECLAIMED}
+)
 #: A connection takes the next burst when its room is this share of what it has open.
 FREE_SHARE = 0.5
 #: Probes use normal connections when no proven row was sent for so long: several round trips around the world.
@@ -187,6 +192,7 @@ class VendorPool:
         idle_s: float,
         clock: Clock,
         observer: PoolObserver,
+        breaker: VendorBreaker,
         streams_max: int = 1000,
         rate_per_s_max: float = math.inf,
         ceiling: Ceiling | None = None,
@@ -215,6 +221,8 @@ class VendorPool:
         self._failures = 0
         self._connect_at = -math.inf
         self._bell = Bell()
+        self.breaker = breaker
+        breaker.connect(ring=self._ring_all, in_flight=self._open_requests)
         self._is_draining = False
         self._all_closed = trio.Event()
         self._last_close: CloseReason | None = None
@@ -248,7 +256,7 @@ class VendorPool:
         self._full_since[role] = None
         if best < wanted and best < link.connection.open_requests() * FREE_SHARE:
             return 0
-        return best
+        return self.breaker.room(best)
 
     def send(
         self, requests: Requests, start: int, tags: I64, deadline: float, role: Role = Role.NORMAL
@@ -258,7 +266,9 @@ class VendorPool:
         if link is None:
             self._bell.ring()
             return 0, -1
-        taken = link.connection.send(requests, start, tags if role is Role.NORMAL else tags[:best], deadline)
+        room = self.breaker.room(len(tags) if role is Role.NORMAL else best)
+        taken = link.connection.send(requests, start, tags[:room], deadline)
+        self.breaker.sent(taken)
         if taken:
             now = link.used_at = self._clock.monotonic()
             if role is Role.NORMAL:
@@ -311,10 +321,18 @@ class VendorPool:
         return PoolStatistics(
             connections=len(self._links),
             ready=sum(link.is_open for link in self._links.values()),
-            open_requests=sum(link.connection.open_requests() for link in self._links.values()),
+            open_requests=self._open_requests(),
             last_close=self._last_close,
             probe_connections=sum(link.role is Role.PROBE for link in self._links.values()),
         )
+
+    def _open_requests(self) -> int:
+        return sum(link.connection.open_requests() for link in self._links.values())
+
+    def _ring_all(self) -> None:
+        self._bell.ring()
+        for lane in self._lanes:
+            lane.ring()
 
     # -- events
 
@@ -360,6 +378,7 @@ class VendorPool:
 
     async def _open_next(self, nursery: trio.Nursery) -> None:
         """Opens what is wanted now, or waits until that may have changed."""
+        self.breaker.check_deadline()
         now = self._clock.monotonic()
         role = self._role_to_open(now)
         if role is not None and now >= self._connect_at:
@@ -386,7 +405,7 @@ class VendorPool:
     def _role_to_open(self, now: float) -> Role | None:
         """The role of which a connection is to be opened now. Where all that may be are open, one may change its role
         instead; that is done here and now."""
-        if self._is_draining or now < self.not_before:
+        if self._is_draining or now < self.not_before or not self.breaker.may_connect:
             return None
         kinds = {role: self._kind(role, now) for role in Role}
         for role, other in ((Role.NORMAL, Role.PROBE), (Role.PROBE, Role.NORMAL)):
@@ -426,7 +445,7 @@ class VendorPool:
             rate_per_s=load.rate_per_s,
             latency_s=load.latency_s,
             in_flight=load.in_flight,
-            waiting=sum(lane.waiting_rows for lane in self._lanes_of[role]),
+            waiting=self.breaker.room(sum(lane.waiting_rows for lane in self._lanes_of[role])),
             streams=self._streams(),
             rate_per_s_max=self._rate_per_s_max,
         )
@@ -442,9 +461,9 @@ class VendorPool:
         return known or self._streams_max
 
     def _look_again_at(self, now: float) -> float:
-        """When patience with full connections ends, or the gate opens; what happens before rings the bell."""
+        """When patience with full connections ends, the gate opens or the breaker moves; else the bell rings."""
         ends = [since + PATIENCE_S for since in self._full_since.values() if since is not None]
-        ends.append(self.not_before)
+        ends += [self.not_before, self.breaker.next_deadline()]
         return min((end for end in ends if end > now), default=math.inf)
 
     def _take_over(self, role: Role, now: float) -> None:
@@ -516,11 +535,11 @@ class VendorPool:
                 self._connect_at = self._clock.monotonic() + backoff_s * random.uniform(0.5, 1.0)
             self._last_close = reason
             self._observer.closed(link.number, reason, link.text)
+            if not link.has_answered and reason not in _WANTED_ENDS:
+                self.breaker.connect_failed()
             if self._is_draining and not self._links:
                 self._all_closed.set()
-            self._bell.ring()
-            for lane in self._lanes:
-                lane.ring()
+            self._ring_all()
 
     async def _retire_surplus(self) -> None:
         """Lets go of connections that were not needed for `idle_s`, the least busy first."""

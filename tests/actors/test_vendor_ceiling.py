@@ -9,10 +9,12 @@ import numpy as np
 import trio
 import trio.testing
 
+from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_pool import VendorPool
 from gateway.actors.vendor_tags import make_tags
 from gateway.clock import SystemClock
+from gateway.core.breaker import BreakerSettings
 from gateway.errors import CloseReason
 from gateway.vendor import Requests
 
@@ -31,6 +33,7 @@ class App:
             idle_s=3600.0,
             clock=SystemClock(),
             observer=self,
+            breaker=VendorBreaker(BreakerSettings(), clock=SystemClock(), observer=self),
             ceiling=ceiling,
         )
         self.pool.add_lane(self)
@@ -64,6 +67,9 @@ class App:
         self.ring()
 
     # as an observer
+
+    def moved(self, state: Any, cause: Any, open_s: float) -> None:
+        raise AssertionError("no breaker opens here")
 
     def connected(self, number: int) -> None:
         pass

@@ -12,9 +12,11 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.actors.vendor_pool import BACKOFF_FIRST_S, BACKOFF_MAX_S, VendorPool
-from gateway.actors.vendor_tags import make_tags, split_by_burst
+from gateway.actors.vendor_tags import make_tags
 from gateway.clock import SystemClock
+from gateway.core.breaker import BreakerSettings
 from gateway.core.pool_sizing import PATIENCE_S
 from gateway.errors import CloseReason
 from gateway.ledger import Reason
@@ -92,6 +94,17 @@ class PoolWords:
         self.ended.append((number, reason, text))
 
 
+class Silent:
+    """Hears of a breaker's moves."""
+
+    def moved(self, state: Any, cause: Any, open_s: float) -> None: ...
+
+
+def untouched_breaker() -> VendorBreaker:
+    """Never opens."""
+    return VendorBreaker(BreakerSettings(connect_failures_max=1 << 30), clock=SystemClock(), observer=Silent())
+
+
 class Setting:
     def __init__(self, vendor: Any, *, lanes: int = 1, connections_max: int = 3, idle_s: float = 3600.0) -> None:
         self.vendor = vendor
@@ -102,6 +115,7 @@ class Setting:
             idle_s=idle_s,
             clock=SystemClock(),
             observer=self.words,
+            breaker=untouched_breaker(),
         )
         self.lanes = [LaneTwin(self.pool) for _ in range(lanes)]
         self.lane = self.lanes[0]
@@ -113,34 +127,6 @@ class Setting:
 
 async def settle() -> None:
     await trio.testing.wait_all_tasks_blocked()
-
-
-# -- tags
-
-
-@given(
-    lane=st.integers(0, 1000),
-    bursts=st.lists(
-        st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 50)), min_size=1, max_size=5, unique_by=lambda b: b[0]
-    ),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_pool_tags_find_their_burst_and_position(lane: int, bursts: list[tuple[int, int]], seed: int) -> None:
-    tags = np.concatenate([make_tags(lane, burst, n) for burst, n in bursts])
-    tags = np.random.default_rng(seed).permutation(tags)
-    assert (tags >> 48 == lane).all()
-    plain: dict[int, list[tuple[int, int]]] = {}
-    for index, tag in enumerate(tags.tolist()):
-        plain.setdefault(tag >> 16 & 0xFFFFFFFF, []).append((index, tag & 0xFFFF))
-    found = {
-        burst: list(zip(indexes.tolist(), places.tolist(), strict=True))
-        for burst, indexes, places in split_by_burst(tags)
-    }
-    assert found == plain
-
-
-def test_pool_splits_no_tags_into_no_bursts() -> None:
-    assert split_by_burst(np.zeros(0, np.int64)) in ([], [(0, [], [])])
 
 
 # -- growth
@@ -567,7 +553,12 @@ def test_pool_gives_each_lane_its_own_tags_once_and_in_order(data: st.DataObject
     async def main() -> None:
         words = PoolWords()
         pool = VendorPool(
-            open_connection=open_silent, connections_max=1, idle_s=60.0, clock=SystemClock(), observer=words
+            open_connection=open_silent,
+            connections_max=1,
+            idle_s=60.0,
+            clock=SystemClock(),
+            observer=words,
+            breaker=untouched_breaker(),
         )
         lanes = [LaneTwin(pool) for _ in range(3)]
         lanes[0].rows = 1

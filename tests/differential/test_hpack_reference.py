@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from pathlib import Path
+
 import hpack
 import pytest
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
@@ -15,6 +19,7 @@ from gateway.wire.hpack.decoder import Decoder
 from gateway.wire.hpack.encoder import Encoder, Indexing
 from gateway.wire.hpack.tables import STATIC_TABLE
 
+VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "hpack"
 NAMES = st.sampled_from([b":status", b"apns-id", b"date", b"server", b"x-a", b"x-b", b"x-long-name" * 5, b"cookie"])
 VALUES = st.one_of(st.sampled_from([b"200", b"", b"a", b"b" * 300, b"nginx"]), st.binary(max_size=40))
 BLOCKS = st.lists(st.tuples(NAMES, VALUES, st.sampled_from(list(Indexing))), max_size=8)
@@ -46,6 +51,28 @@ def test_decoder_reads_what_the_reference_encodes(steps, is_huffman_used: bool) 
         if not block and ours.must_update_size():
             continue
         assert ours.decode(block) == [(bytes(name), bytes(value)) for name, value in headers]
+
+
+@pytest.mark.parametrize("file", sorted(VECTORS.glob("*.json")), ids=lambda file: file.stem)
+def test_decoder_reads_recorded_blocks_as_the_reference_does(file: Path) -> None:
+    """Blocks of a foreign server, over changes of the table's size and evictions; both tables stay alike."""
+    reference = hpack.Decoder()
+    ours = Decoder(header_list_bytes_max=1 << 20)
+    sizes = []
+    for step in json.loads(file.read_text())["steps"]:
+        if "limit" in step:
+            reference.max_allowed_table_size = step["limit"]
+            ours.set_table_limit(step["limit"])
+            continue
+        block = bytes.fromhex(step["block"])
+        fields = reference.decode(block, raw=True)
+        assert ours.decode(block) == [(bytes(name), bytes(value)) for name, value in fields]
+        assert ours.table_bytes == reference.header_table._current_size
+        sizes.append(ours.table_bytes)
+    # it fills, is emptied by size 0, and evicts in between
+    assert 0 in sizes[1:]
+    assert max(sizes) > 500
+    assert any(0 < later < earlier for earlier, later in itertools.pairwise(sizes))
 
 
 @given(steps=STEPS)

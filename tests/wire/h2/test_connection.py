@@ -325,6 +325,17 @@ def test_peer_that_overruns_the_stream_window_is_reset(open_dialogue) -> None:
     assert dialogue.sent() == [(FrameType.RST_STREAM, 0, 1, bytes([0, 0, 0, ErrorCode.FLOW_CONTROL_ERROR]))]
 
 
+def test_smaller_stream_window_counts_once_it_is_acknowledged(open_dialogue) -> None:
+    dialogue = open_dialogue(stream_window_bytes=100, is_settled=False)
+    dialogue.feed(settings_frame({}))
+    dialogue.send(2, ())
+    dialogue.sent()
+    dialogue.feed(frame(FrameType.HEADERS, END_HEADERS, 1, b"\x88"))
+    assert only(dialogue.feed(data_frame(1, b"a" * 101)), Answers).tags.tolist() == [0]
+    dialogue.feed(frame(FrameType.SETTINGS, ACK, 0) + dialogue.head(3, b"\x88", END_HEADERS))
+    assert only(dialogue.feed(data_frame(3, b"a" * 101)), Reset).error_code == ErrorCode.FLOW_CONTROL_ERROR
+
+
 def test_peer_that_overruns_the_connection_window_ends_the_connection(open_dialogue) -> None:
     dialogue = open_dialogue(stream_window_bytes=1 << 20, connection_window_bytes=65_535, frame_bytes_max=1 << 20)
     dialogue.send(1, ())

@@ -216,7 +216,7 @@ async def test_cancelled_and_expired_rows_cost_no_frame(open_gateway: Callable[.
 async def test_many_apps_share_few_connections(open_gateway: Callable[..., Any], simulators: Any) -> None:
     """Eight apps at two vendors, three connections in all: everybody's rows arrive."""
     http2 = {"connections_max": 3}
-    async with open_gateway(simulators.ready, copies=7, http2=http2) as gateway:
+    async with open_gateway(simulators.ready, copies=7, http2=http2, lanes={"burst_rows_max": 512}) as gateway:
         for round_ in range(2):
             for number in range(8):
                 key = "shop" if not number else f"shop{number}"

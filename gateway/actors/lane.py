@@ -23,7 +23,8 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.actors.rendering import LaneBurst, RenderedBurst
 from gateway.actors.vendor_breaker import VerdictWatch
-from gateway.actors.vendor_pool import PoolPort, make_tags, split_by_burst
+from gateway.actors.vendor_pool import PoolPort
+from gateway.actors.vendor_tags import make_tags, split_by_burst
 from gateway.clock import Clock
 from gateway.columns import I64, U8, U16, Rows
 from gateway.content import Priority
@@ -234,6 +235,10 @@ class LaneActor:
     @property
     def has_rows(self) -> bool:
         return bool(self._unsent) or not self.lane.is_empty
+
+    @property
+    def waiting_rows(self) -> int:
+        return self.lane.rows + sum(len(unsent.rows) for unsent in self._unsent)
 
     @property
     def holds_rows(self) -> bool:

@@ -187,6 +187,9 @@ class ConnectionTwin:
     def open_requests(self) -> int:
         return len(self.open) if self.is_up else 0
 
+    def is_leaving(self) -> bool:
+        return self.drained is not None
+
     def drain(self, timeout_s: float, reason: CloseReason) -> None:
         if self.drained is None:
             self.drained = (timeout_s, reason)

@@ -147,6 +147,10 @@ class ClientConnection:
     def unsent_bytes(self) -> int:
         return self._out.size
 
+    def is_leaving(self) -> bool:
+        """No further request will ever be taken: it drains, by our wish or by GOAWAY, or it is over."""
+        return self._drain_reason is not None or self._is_terminated
+
     def is_terminated(self) -> bool:
         return self._is_terminated
 

@@ -59,11 +59,11 @@ FREE_SHARE = 0.5
 LEND_AFTER_S = 1.0
 
 
-class Role(enum.Enum):
-    """What a connection is for, and of which kind the rows of a lane are."""
+class Role(enum.IntEnum):
+    """What a connection is for, and of which kind the rows of a lane are. A number, since it is looked up per burst."""
 
-    NORMAL = "normal"
-    PROBE = "probe"
+    NORMAL = 0
+    PROBE = 1
 
 
 class Connection(Protocol):

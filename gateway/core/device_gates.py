@@ -2,8 +2,8 @@
 
 A vendor may bound what one device gets (FCM: 240 messages a minute and 5,000 an hour; APNs: "too many consecutive
 requests") and say so in the answer to one row. What waits behind that row for the same device would get the same
-answer, and each costs a request and a mark against the sender. So the device's gate stays closed for all of this app's lanes to
-that vendor, until the time the vendor named, else as long as a throttled row waits (`throttle_s`).
+answer, and each costs a request and a mark against the sender. So the device's gate stays closed for all of this app's
+lanes to that vendor, until the time the vendor named, else as long as a throttled row waits (`throttle_s`).
 
 Devices are known by their row in the device table; a target that is a token without a device has none and is not gated.
 A row of the table that changes hands in the meantime makes its new device wait, too, for seconds at most.

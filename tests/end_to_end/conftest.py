@@ -282,11 +282,12 @@ def config_table(
     directory: Path,
     simulators: dict[str, Any] | None,
     vendors: dict[str, Any] | None = None,
-    app: dict[str, Any] | None = None,
-    **over: dict[str, Any],
+    **over: Any,
 ) -> dict[str, Any]:
-    """A configuration for impatient tests. vendors: their tables, beside those of the simulators. app: further keys of
-    the app. `over` lays tables over it, those of a vendor's name over the app's."""
+    """A configuration for impatient tests. vendors: their tables, beside those of the simulators. `over` lays tables
+    over it, those of a vendor's name over the app's. copies: further apps like the first, `shop1`, `shop2` ... app: further keys of theirs.
+    """
+    copies, app_keys = over.pop("copies", 0), over.pop("app", {})
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
     secret.write_bytes(SECRET)
@@ -312,8 +313,8 @@ def config_table(
     for name, values in over.items():
         tables = vendors if name in REGISTRY else table
         tables[name] = tables.get(name, {}) | values
-    shop = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
-    table["apps"] = [shop | (app or {}) | vendors]
+    app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"} | app_keys
+    table["apps"] = [app | vendors, *({**app, "key": f"shop{n}"} | vendors for n in range(1, copies + 1))]
     return table
 
 
@@ -363,7 +364,7 @@ def open_gateway(folder: Path) -> Callable[..., contextlib.AbstractAsyncContextM
     """A worker in this process for the block: `async with open_gateway(simulators.ready, rpc={...}) as gateway`."""
 
     @contextlib.asynccontextmanager
-    async def run(simulators: dict[str, Any] | None = None, **over: dict[str, Any]) -> AsyncIterator[Gateway]:
+    async def run(simulators: dict[str, Any] | None = None, **over: Any) -> AsyncIterator[Gateway]:
         file = folder / "gateway.toml"
         file.write_text(to_toml(config_table(folder, simulators, **over)))
         config = load(str(file))

@@ -284,21 +284,22 @@ async def test_a_lost_sector_between_whole_appends_is_damage_and_not_a_tail(fold
 
 
 async def test_a_payload_that_holds_a_journal_is_not_taken_for_one(folder: Folder) -> None:
-    """Somebody submits the bytes of a segment as a text, and the append is torn."""
+    """Somebody submits the bytes of a record for the very place where they will lie, and the append is torn."""
     path = folder.fresh()
-    journal = folder.open(path, segment_bytes=16_384)
-    await journal.append(EPOCH, [big(1, 100)])
-    await journal.append(EPOCH, [big(2, 100)])
+    journal = folder.open(path)
+    _, at = [(await journal.append(EPOCH, [record]))[0] for record in (JournalRecord(1, ()), big(1, 100))]
     folder.close(journal)
     (log,) = logs(path)
-    forged = log.read_bytes()[:2000]
+    at &= 0xFFFFFFFF
+    forged = log.read_bytes()[at : at + 1000]
     other = folder.fresh()
-    journal = folder.open(other, segment_bytes=16_384)
-    (at,) = await journal.append(EPOCH, [JournalRecord(1, (forged,))])
+    journal = folder.open(other)
+    (begin,) = await journal.append(EPOCH, [JournalRecord(1, (forged,))])
+    assert (begin & 0xFFFFFFFF) + RECORD_HEADER_BYTES == at
     folder.close(journal)
     (log,) = logs(other)
-    change(log, at & 0xFFFFFFFF, bytes(8))
-    assert await replayed(folder.open(other, segment_bytes=16_384)) == []
+    change(log, begin & 0xFFFFFFFF, bytes(8))
+    assert await replayed(folder.open(other)) == []
 
 
 async def test_a_segment_that_is_none_is_refused_by_name(folder: Folder) -> None:

@@ -128,10 +128,13 @@ class ThreadedJournal(ABC):
     async def append(self, epoch: OwnershipEpoch, records: Sequence[JournalRecord]) -> Sequence[int]:
         """As the port says. Raises StaleEpoch, StoreError (then none of the records will be replayed)."""
         sealed = [await _seal(epoch.number, record) for record in records]
-        await trio.lowlevel.checkpoint()
-        self._epochs.check(epoch)
         if not sealed:
+            await trio.lowlevel.checkpoint()
+            self._epochs.check(epoch)
             return []
+        # No more than that: the turn waits anyway, and each turn of a busy loop costs the answer a step.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._epochs.check(epoch)
         call = _Append(sealed)
         await self._take_part(call)
         return call.positions

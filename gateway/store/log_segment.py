@@ -15,7 +15,7 @@ may be incomplete, and which of its pages reached the disk is up to chance. Walk
 zeros (the clean end), or at what is no header:
 
 - a later group is found behind: that group was begun after this place was durable. The place is **damaged**; it is a
-  hole in which an unknown number of records is missing, a replay reports it, and walking goes on behind it.
+  hole in which at least one record is missing, a replay reports it, and walking goes on behind it.
 - none is found, or the last group's payloads are not what its headers say: a **torn tail**, never acknowledged. It is
   overwritten with zeros, so that nothing of it can be found later.
 
@@ -27,7 +27,7 @@ from __future__ import annotations
 import secrets
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,6 +171,7 @@ class Segment:
             self._take(last)
             self._take(group)
             self.live[at] = _HOLE
+            self._take(self._rest_of_group(data, at, found, group_start))
             last, group, at, group_start = {}, {}, found, found
         is_torn = bool(np.frombuffer(data, np.uint8, offset=group_start).any())
         if not is_last:
@@ -187,7 +188,7 @@ class Segment:
         self._take(last)
         self.end = group_start
         if is_torn:
-            self.cut_bytes = int(np.flatnonzero(np.frombuffer(data, np.uint8))[-1]) + 1 - group_start
+            self.cut_bytes = len(data.rstrip(b"\0")) - group_start
             self.wipe(group_start, group_start + self.cut_bytes)
 
     def _take(self, group: dict[int, _Header]) -> None:
@@ -213,11 +214,22 @@ class Segment:
 
     def _later_group(self, data: bytes, at: int) -> int | None:
         """Where the first group begins that begins behind `at`."""
-        while (at := data.find(_RECORD_MAGIC, at + 1)) >= 0:
-            header = self._header(data, at)
-            if header is not None and header.group_start == at:
-                return at
+        for offset, header in self._headers(data, at + 1, len(data)):
+            if header.group_start == offset:
+                return offset
         return None
+
+    def _rest_of_group(self, data: bytes, at: int, end: int, group_start: int) -> dict[int, _Header]:
+        """Records of a damaged group that stand behind the damage."""
+        return {at: header for at, header in self._headers(data, at + 1, end) if header.group_start == group_start}
+
+    def _headers(self, data: bytes, at: int, end: int) -> Iterator[tuple[int, _Header]]:
+        """Whatever is a record header between two offsets, wherever it stands."""
+        while (at := data.find(_RECORD_MAGIC, at, end)) >= 0:
+            header = self._header(data, at)
+            if header is not None:
+                yield at, header
+            at += 1
 
     # what goes in and out
 

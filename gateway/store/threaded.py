@@ -126,7 +126,11 @@ class ThreadedJournal(ABC):
         """Files are closed; no call may be under way. Blocks."""
 
     async def append(self, epoch: OwnershipEpoch, records: Sequence[JournalRecord]) -> Sequence[int]:
-        """As the port says. Raises StaleEpoch, StoreError (then none of the records will be replayed)."""
+        """As the port says. Raises StaleEpoch, StoreError.
+
+        After StoreError none of the records will be replayed, but where the disk failed so that nobody knows what is on
+        it: then all or none, and the journal takes nothing more.
+        """
         sealed = [await _seal(epoch.number, record) for record in records]
         if not sealed:
             await trio.lowlevel.checkpoint()

@@ -268,6 +268,24 @@ async def test_a_damaged_record_in_the_middle_is_named_and_the_others_are_read(f
         log.write_bytes(untouched)
 
 
+async def test_a_damaged_record_costs_none_of_its_neighbours_in_one_append(folder: Folder) -> None:
+    path = folder.fresh()
+    journal = folder.open(path, segment_bytes=16_384)
+    positions = await journal.append(EPOCH, [big(name, 300) for name in range(4)])
+    await journal.append(EPOCH, [big(9, 300)])
+    folder.close(journal)
+    (log,) = logs(path)
+    change(log, positions[1] & 0xFFFFFFFF, b"gone")
+    journal = folder.open(path, segment_bytes=16_384)
+    with pytest.raises(StoreCorrupt) as damage:
+        await replayed(journal)
+    assert names(await replayed(journal, damage.value.position + 1)) == [2, 3, 9]
+    await journal.release(EPOCH, [positions[0], *positions[2:]])
+    await journal.append(EPOCH, [big(10, 300)])
+    folder.close(journal)
+    assert names(await replayed(folder.open(path, segment_bytes=16_384), positions[1] + 1)) == [9, 10]
+
+
 async def test_a_lost_sector_between_whole_appends_is_damage_and_not_a_tail(folder: Folder) -> None:
     path = folder.fresh()
     journal = folder.open(path, segment_bytes=16_384)

@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import msgspec
 
+import vendors
 from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
+from gateway.core.probing import probes_max
 from gateway.errors import ConfigError
 from gateway.vendor import HttpVersion, http_version
 
@@ -71,12 +73,21 @@ class BudgetPart(NamedTuple):
 
 def vendor_connections_max(config: Config, version: HttpVersion) -> int:
     """Connections to vendors of that HTTP version at most, over all apps."""
-    return sum(
+    wanted = sum(
         int(getattr(settings, "connections_max", 1))
         for app in config.apps
         for settings in app.vendors.values()
         if http_version(settings) == version
     )
+    return min(wanted, config.http2.connections_max) if version == "2" else wanted
+
+
+def needs_probes(name: str, settings: object) -> bool:
+    """Rows with unproven tokens go over connections of their own: as the key says, else as the vendor's file does."""
+    wanted = getattr(settings, "probes", False)
+    if wanted is None:
+        wanted = vendors.REGISTRY[name].vendor(settings).bad_tokens_stall
+    return bool(wanted) and probes_max(int(getattr(settings, "connections_max", 1))) > 0
 
 
 def memory_budget(config: Config) -> list[BudgetPart]:
@@ -87,7 +98,10 @@ def memory_budget(config: Config) -> list[BudgetPart]:
     answer_bytes = http1.header_bytes_max + http1.body_bytes_max
     bundle_bytes = http1.sockets_max * (SOCKET_BYTES + answer_bytes + REQUEST_BYTES) + http1.queue_max * REQUEST_BYTES
     n_vendors = sum(len(app.vendors) for app in config.apps)
-    n_lanes = 2 * n_vendors
+    # One lane per class, and as many for probes.
+    n_lanes = sum(
+        4 if needs_probes(name, settings) else 2 for app in config.apps for name, settings in app.vendors.items()
+    )
     sessions = rpc.connections_max + config.operator.connections_max + config.http.connections_max
     return [
         BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
@@ -119,7 +133,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart(
             "vendor connections",
             links * (config.http2.unsent_bytes_max + config.http2.streams_max * STREAM_BYTES),
-            "http2.unsent_bytes_max, connections_max of each vendor",
+            "http2.unsent_bytes_max, connections_max of [http2] and of each vendor",
         ),
         BudgetPart(
             "vendor connections, HTTP/1.1",

@@ -201,6 +201,7 @@ class Lanes(Section, frozen=True, kw_only=True):
 class Http2(Section, frozen=True, kw_only=True):
     """Connections to vendors that speak HTTP/2."""
 
+    connections_max: Count = 1000
     connect_timeout_s: Seconds = 10.0
     request_timeout_s: Seconds = 30.0
     probe_wait_s: Seconds = 5.0

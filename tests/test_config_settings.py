@@ -32,6 +32,7 @@ ELSEWHERE = {
     *("long_link.files_reserve", "long_link.payload_bytes_max", "http.address"),
     *("retry.strategy4_wait_s", "retry.on_uncertain_marketing"),
     *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s", "http2.probe_wait_s"),
+    "http2.connections_max",
 }
 SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "breaker", "unregister_guard")
 SECTIONS += ("http2", "http1", "http")

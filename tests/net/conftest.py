@@ -39,6 +39,8 @@ class Bench:
     def turn(self, wait_s: float = 0.05) -> None:
         select.select([self.edge.fileno()], [], [], wait_s)
         reads = self.edge.poll(self.now)
+        # MQTT may put reads off; a connection must not end before what came last is dealt with
+        assert not set(reads.fds) & {fd for fd, _ in reads.ended}
         for fd, data in zip(reads.fds, reads.data, strict=True):
             self.received[fd] = self.received.get(fd, b"") + data
             if self.echoes:

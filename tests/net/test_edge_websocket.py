@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,25 @@ def test_close_of_the_client_is_answered_after_its_last_message_was_heard(start:
     client.receive_data(receive(1))
     (closed,) = client.events()
     assert isinstance(closed, events.CloseConnection)
+
+
+def test_end_in_a_layer_does_not_hit_the_next_owner_of_the_descriptor(start: Start) -> None:
+    bench = start(WEBSOCKET)
+    send, receive = plain(bench, bench.connect())
+    client = upgraded(bench, send, receive)
+    bench.clients[0].sendall(
+        client.send(events.BytesMessage(b"DISCONNECT")) + client.send(events.CloseConnection(1000))
+    )
+    bench.connect()
+    time.sleep(0.05)  # both are in the kernel
+    (fd,) = bench.edge.poll(bench.now).fds
+    bench.edge.close(fd, CloseReason.CLIENT_DISCONNECT)
+    bench.edge.accept(bench.now)
+    assert bench.table.state_at[fd]
+    bench.turn()
+    bench.turn()
+    assert bench.table.state_at[fd]
+    assert bench.closed() == {CloseReason.CLIENT_DISCONNECT: 1}
 
 
 @pytest.mark.parametrize(

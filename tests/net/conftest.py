@@ -73,12 +73,19 @@ class Bench:
 
 
 class TlsClient:
-    """A TLS client that never blocks the thread in which the edge runs."""
+    """A TLS client that never blocks the thread in which the edge runs. earlier: one whose session it asks to resume."""
 
     def __init__(
-        self, bench: Bench, certificate: Path, *, listener: int = 0, before: bytes = b"", **options: Any
+        self,
+        bench: Bench,
+        certificate: Path,
+        *,
+        listener: int = 0,
+        before: bytes = b"",
+        earlier: TlsClient | None = None,
+        **options: Any,
     ) -> None:
-        context = ssl.create_default_context(cafile=certificate)
+        context = earlier.tls.context if earlier else ssl.create_default_context(cafile=certificate)
         for name, value in options.items():
             setattr(context, name, value)
         self._bench = bench
@@ -86,7 +93,8 @@ class TlsClient:
         self.socket.sendall(before)
         self.socket.setblocking(False)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+        session = earlier.tls.session if earlier else None
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost", session=session)
         self.chunk = 1 << 20
 
     def _pump(self) -> None:

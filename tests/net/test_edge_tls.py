@@ -35,6 +35,21 @@ def test_tls_carries_both_ways(
     assert bench.edge.statistics()["opening"] == 0
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_device_that_comes_back_resumes_its_session(
+    start: Start, tls: ListenerSettings, certificate: Path, version: ssl.TLSVersion, tls_client: Any
+) -> None:
+    bench = start(tls)
+    bench.echoes = True
+    first = tls_client(bench, certificate, minimum_version=version, maximum_version=version)
+    first.send(b"x")
+    assert first.receive(1) == b"x"  # the ticket has come by now
+    second = tls_client(bench, certificate, earlier=first)
+    second.send(b"y")
+    assert second.receive(1) == b"y"
+    assert second.tls.session_reused
+
+
 def test_tls_does_not_depend_on_chunks(start: Start, tls: ListenerSettings, certificate: Path, tls_client: Any) -> None:
     bench = start(tls)
     bench.echoes = True

@@ -73,7 +73,7 @@ class Bench:
 
 
 class TlsClient:
-    """A TLS client that never blocks the thread in which the edge runs. earlier: one whose session it asks to resume."""
+    """A TLS client that never blocks the thread of the edge. earlier: one whose session it asks to resume."""
 
     def __init__(
         self,

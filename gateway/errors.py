@@ -130,6 +130,9 @@ class CloseReason(enum.Enum):
     TLS_HANDSHAKE_FAILED = "tls_handshake_failed"
     WEBSOCKET_UPGRADE_REFUSED = "websocket_upgrade_refused"
     WEBSOCKET_ERROR = "websocket_error"
+    BANNED = "banned"
+    #: Too many wrong passwords came from its address: nothing is read from there for a while.
+    LOGIN_BACKOFF = "login_backoff"
     # connections to vendors
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"

@@ -28,7 +28,7 @@ import trio
 from gateway.actors.long_link_downlink import Downlink
 from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
-from gateway.core.identity import check_device_password
+from gateway.core.admission import Admission, Rule, classify
 from gateway.errors import CloseReason, Overloaded, RemoteProtocolError
 from gateway.net.edge import Edge
 from gateway.net.edge_table import CLOSE_REASONS, FLAG_PARTIAL, FLAG_QOS_1, FLAG_SUBSCRIBED, ConnectionTable, Count
@@ -56,17 +56,20 @@ class LongLink:
         apps: Mapping[str, App],
         owner: Owner,
         *,
+        admission: Admission | None = None,
         clock: Callable[[], float] = time.monotonic,
         perf_counter: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.settings = settings
         self._apps = apps
         self._owner = owner
+        self._admission = admission or Admission(apps)
         self._clock = clock
         self._perf_counter = perf_counter
         edge = settings.edge
         self.table = ConnectionTable(edge.files_max, edge.connections_max, now=clock())
         self.edge = Edge(edge, self.table)
+        self.edge.refusal_of = self._refusal_of
         self.write_pace = Pace(edge.step_s_max)
         self.downlink = Downlink(settings, self.table, self.edge)
         self.packets_in = np.zeros(16, np.uint64)
@@ -75,6 +78,7 @@ class LongLink:
         self.connacks = np.zeros(len(ConnectCode), np.uint64)
         self._next_tick = clock() + settings.tick_s
         self._drain_until: float | None = None
+        self._has_new_bans = False
         self._stopped = trio.Event()
         # Reads that did not fit into the step in which they were made: (fd, generation, data).
         self._deferred: collections.deque[tuple[int, int, bytes]] = collections.deque()
@@ -176,6 +180,7 @@ class LongLink:
         """The scans over deadlines; true when some are left for another step."""
         closes_max = self.edge.pace.items()
         has_more = self.edge.close_overdue(now, closes_max) >= closes_max
+        has_more = self._close_banned(closes_max) or has_more
         if not has_more:
             self._next_tick = now + self.settings.tick_s
         self._report(now)
@@ -183,6 +188,27 @@ class LongLink:
         if len(lapsed):
             self._owner.unacknowledged(lapsed, Unacknowledged.ACK_TIMEOUT)
         return has_more
+
+    def bans_changed(self) -> None:
+        """The bans of the admission are others: open connections of banned devices are closed within a tick."""
+        self._has_new_bans = True
+
+    def _close_banned(self, closes_max: int) -> bool:
+        """True when some are left for another step."""
+        if not self._has_new_bans:
+            return False
+        table = self.table
+        found = [fd for app, ids in self._admission.banned_devices().items() for fd in table.find_devices(app, ids)]
+        for fd in found[:closes_max]:
+            self.edge.close(fd, CloseReason.BANNED)
+        self._has_new_bans = len(found) > closes_max
+        return self._has_new_bans
+
+    def _refusal_of(self, address: str, now: float) -> CloseReason | None:
+        rule = self._admission.check_address(address, now)
+        return (
+            None if rule is None else CloseReason.BANNED if rule is Rule.BANNED_ADDRESS else CloseReason.LOGIN_BACKOFF
+        )
 
     def _count(self, counter: Count, by: int = 1) -> None:
         self.table.count_at[counter] += by
@@ -316,6 +342,7 @@ class LongLink:
             self.edge.close(older, CloseReason.TAKEN_OVER)
         keepalive_s = min(connect.keepalive_s or self.settings.keepalive_s_max, self.settings.keepalive_s_max)
         self.table.log_in(fd, slot, app_index, bytes.fromhex(connect.client_id), keepalive_s, now)
+        self.table.address_class[fd] = classify(self.edge.address_of(fd))
         self.edge.end_handshake(fd)
         self._count(Count.LOGINS)
 
@@ -326,9 +353,11 @@ class LongLink:
             return refusal, -1, 0
         assert connect.user_name is not None
         assert connect.password is not None
-        app = self._apps.get(connect.user_name)
-        if app is None or not check_device_password(app.secrets, connect.client_id, connect.password):
-            return ConnectCode.BAD_USER_NAME_OR_PASSWORD, -1, 0
+        address = self.edge.address_of(fd)
+        rule = self._admission.check_login(connect.user_name, connect.client_id, connect.password, address, now)
+        if rule is not None:
+            return _RULE_CODES[rule], -1, 0
+        app = self._apps[connect.user_name]
         device_id = bytes.fromhex(connect.client_id)
         try:
             slot = self._owner.connect(app.index, device_id, fd, self.table.generation_at[fd], now)
@@ -476,5 +505,14 @@ _REFUSAL_REASONS = {
     ConnectCode.IDENTIFIER_REJECTED: CloseReason.BAD_IDENTITY,
     ConnectCode.SERVER_UNAVAILABLE: CloseReason.TOO_MANY_CONNECTIONS,
     ConnectCode.BAD_USER_NAME_OR_PASSWORD: CloseReason.BAD_CREDENTIALS,
-    ConnectCode.NOT_AUTHORIZED: CloseReason.BAD_IDENTITY,
+    ConnectCode.NOT_AUTHORIZED: CloseReason.BANNED,
+}
+
+_RULE_CODES = {
+    Rule.UNKNOWN_APP: ConnectCode.BAD_USER_NAME_OR_PASSWORD,
+    Rule.WRONG_PASSWORD: ConnectCode.BAD_USER_NAME_OR_PASSWORD,
+    Rule.BANNED_ADDRESS: ConnectCode.NOT_AUTHORIZED,
+    Rule.BANNED_DEVICE: ConnectCode.NOT_AUTHORIZED,
+    # It will pass: a phone behind the same shared address comes back later.
+    Rule.LOGIN_BACKOFF: ConnectCode.SERVER_UNAVAILABLE,
 }

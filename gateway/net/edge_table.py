@@ -9,8 +9,9 @@
     deadline   u32   tenths of a second since the table was made; 0 = none
     in_flight  u16   downlink messages of QoS 1 without PUBACK
     device_id  16 B
+    address_class u8 core/admission.py, of the address it came from
 
-36 bytes, and 8 in the slot index. The columns are reserved for `files_max` descriptors and touched only where there is
+37 bytes, and 8 in the slot index. The columns are reserved for `files_max` descriptors and touched only where there is
 a connection. Each column exists twice over one memory: as a numpy array for whole turns, and as a memoryview (suffix
 `_at`) because reading one element of a numpy array costs three times as much.
 """
@@ -57,6 +58,10 @@ class Count(enum.IntEnum):
     CERTIFICATE_RELOADS = enum.auto()
     CERTIFICATE_RELOADS_FAILED = enum.auto()
     """A changed certificate could not be loaded; the one before stays in use."""
+    REFUSED_FILES_RESERVE = enum.auto()
+    """Closed because only the reserve of file descriptors was left; accepting pauses then."""
+    REFUSED_ADDRESS = enum.auto()
+    """Closed unread: a banned address, or one that rests after wrong passwords (`pushgw_logins_refused_total`)."""
     EVICTED_HANDSHAKING_MAX = enum.auto()
     EVICTED_HANDSHAKING_PER_ADDRESS_MAX = enum.auto()
     EVICTED_PARTIAL_BYTES_MAX = enum.auto()
@@ -107,6 +112,7 @@ class ConnectionTable:
         self.deadline = np.zeros(files_max, np.uint32)
         self.in_flight = np.zeros(files_max, np.uint16)
         self.device_id = np.zeros((files_max, 16), np.uint8)
+        self.address_class = np.zeros(files_max, np.uint8)
         self.generation_at = self.generation.data
         self.state_at = self.state.data
         self.flags_at = self.flags.data
@@ -154,6 +160,22 @@ class ConnectionTable:
 
     def device_id_of(self, fd: int) -> bytes:
         return bytes(self._device_id_at[fd * 16 : fd * 16 + 16])
+
+    def heard_ago_s(self, fds: I32, now: float) -> npt.NDArray[np.float64]:
+        """(n,) seconds since these connected descriptors sent something: what is missing of their keepalive."""
+        full = self.keepalive_s[fds].astype(np.int64) * _KEEPALIVE_TENTHS
+        ago: npt.NDArray[np.float64] = (self.tenths(now) - self.deadline[fds].astype(np.int64) + full) / 10.0
+        return np.maximum(ago, 0.0)
+
+    def find_devices(self, app_index: int, device_ids: frozenset[bytes]) -> list[int]:
+        """Descriptors of an app's connected devices that are among the ids."""
+        is_ours = self.state[: self.high_water] == _CONNECTED
+        is_ours &= self.app[: self.high_water] == app_index
+        fds = np.flatnonzero(is_ours)
+        # Half an id first, for all of them at once: hardly any other device has the same half.
+        halves = np.array([int.from_bytes(one[:8], "little") for one in device_ids], np.uint64)
+        suspects = fds[np.isin(self.device_id[fds, :8].copy().view("<u8")[:, 0], halves)]
+        return [fd for fd in suspects.tolist() if self.device_id_of(fd) in device_ids]
 
     def free(self, fd: int) -> None:
         """The connection is over: its (fd, generation) matches nothing any more."""

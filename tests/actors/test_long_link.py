@@ -22,6 +22,7 @@ from gateway.actors.long_link import LongLink
 from gateway.actors.long_link_downlink import ranks_within
 from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged
 from gateway.columns import Pieces, TextColumn
+from gateway.core.admission import Admission, AdmissionLimits, AppBans, Bans, Rule, parse_networks
 from gateway.core.identity import device_password
 from gateway.errors import CloseReason, Overloaded
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
@@ -209,7 +210,15 @@ class Bench:
         self.now = 100.0
         self.owner = Recorder()
         configured = LongLinkSettings(edge=EdgeSettings(listeners=(ListenerSettings(port=0),), **edge), **limits)
-        self.link = LongLink(configured, APPS, self.owner, clock=lambda: self.now, perf_counter=perf_counter)
+        self.admission = Admission(APPS, AdmissionLimits(failures_max=3, first_s=10.0, cap_s=15.0))
+        self.link = LongLink(
+            configured,
+            APPS,
+            self.owner,
+            admission=self.admission,
+            clock=lambda: self.now,
+            perf_counter=perf_counter,
+        )
         self.address = self.link.listen()[0]
         self.devices: list[Device] = []
 
@@ -328,7 +337,7 @@ def test_refused_connect_gets_its_connack_code_and_close_reason(
     [
         (b"", 2, "bad_identity"),
         (b"short", 2, "bad_identity"),
-        (BANNED, 5, "bad_identity"),
+        (BANNED, 5, "banned"),
         (CROWDED, 3, "too_many_connections"),
     ],
 )
@@ -903,3 +912,86 @@ async def test_running_long_link_reports_a_row_that_was_never_acknowledged_witho
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
     await phone.stream.aclose()
+
+
+# Who is let in.
+
+
+def test_password_of_the_older_secret_is_good_and_counted_as_such(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bench.device(1).log_in()
+    device = bench.device(2)
+    device.send(connect_packet(device.id, password=device_password(b"new secret", device.id.hex())))
+    assert device.receive(4) == b"\x20\x02\x00\x00"
+    assert bench.admission.secret_uses["app"].tolist() == [1, 1]
+
+
+def test_address_that_guesses_rests_and_then_comes_back(benches: list[Bench]) -> None:
+    bench = start(benches)
+    for number in range(3):
+        device = bench.device(number)
+        device.send(connect_packet(device.id, password="guess"))
+        assert device.receive(4) == b"\x20\x02\x00\x04"
+    late = bench.device(7)
+    late.send(connect_packet(late.id))
+    assert late.is_closed()
+    assert bench.closed() == {"bad_credentials": 3, "login_backoff": 1}
+    assert bench.admission.refused == {("app", Rule.WRONG_PASSWORD): 3, ("", Rule.LOGIN_BACKOFF): 1}
+    bench.now += 10.0
+    bench.device(8).log_in()
+
+
+def test_connection_that_was_open_when_its_address_began_to_rest_is_told_to_come_later(benches: list[Bench]) -> None:
+    bench = start(benches)
+    early = bench.device(9)
+    early.send(b"\x10")
+    for number in range(3):
+        device = bench.device(number)
+        device.send(connect_packet(device.id, user=b"nobody"))
+        assert device.receive(4) == b"\x20\x02\x00\x04"
+    early.send(connect_packet(early.id)[1:])
+    assert early.receive(4) == b"\x20\x02\x00\x03"
+    assert early.is_closed()
+
+
+def test_banned_device_is_refused_when_it_has_proven_who_it_is(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1)
+    bench.admission.replace_bans(Bans((), {"app": AppBans(frozenset({device.id}))}))
+    device.send(connect_packet(device.id))
+    assert device.receive(4) == b"\x20\x02\x00\x05"
+    assert device.is_closed()
+    assert bench.closed() == {"banned": 1}
+    bench.device(2).log_in()
+
+
+def test_banned_network_is_closed_unread(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bench.admission.replace_bans(Bans(parse_networks(["127.0.0.0/8"])))
+    device = bench.device(1)
+    device.send(connect_packet(device.id))
+    assert device.is_closed()
+    assert bench.closed() == {"banned": 1}
+
+
+def test_network_banned_for_one_app_is_refused_at_connect(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bench.admission.replace_bans(Bans((), {"app": AppBans(networks=parse_networks(["127.0.0.0/8"]))}))
+    device = bench.device(1)
+    device.send(connect_packet(device.id))
+    assert device.receive(4) == b"\x20\x02\x00\x05"
+
+
+def test_open_connections_of_devices_banned_later_are_closed_within_a_tick_and_reported(benches: list[Bench]) -> None:
+    bench = start(benches)
+    good, bad = bench.device(1).log_in(), bench.device(2).log_in()
+    bench.admission.replace_bans(Bans((), {"app": AppBans(frozenset({bad.id}))}))
+    bench.link.tick(bench.now)
+    assert bench.closed() == {}
+    bench.link.bans_changed()
+    assert not bench.link.tick(bench.now)
+    assert bad.is_closed()
+    assert bench.closed() == {"banned": 1}
+    assert [event[0] for event in bench.owner.take()] == ["disconnected"]
+    good.send(b"\xc0\x00")
+    assert good.receive(2) == b"\xd0\x00"

@@ -35,6 +35,7 @@ from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
 from gateway.actors.service import AppView, Service
 from gateway.actors.supervisor import supervise
+from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
 from gateway.app_vendors import VendorLane, build_vendor
@@ -115,11 +116,12 @@ class Worker:
         self.metrics.started_unix_s.set(self.clock.unix_ms() / 1000)
         self._stopping = trio.Event()
         self._is_ready = False
+        self.ceiling = Ceiling(config.http2.connections_max)
         self._build_core()
         self.vendor_lanes = [lane for index, app in enumerate(config.apps) for lane in self._build_vendors(index, app)]
         lanes = {actor.lane.key: actor for built in self.vendor_lanes for actor in built.lanes}
         self._build_edges()
-        self.router.connect(lanes)
+        self.router.connect(lanes, {(built.app_index, built.channel): built.guard for built in self.vendor_lanes})
         self.inbox.connect(self.router)
 
     # -- building

@@ -17,25 +17,29 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import trio
 
 import vendors
+from gateway.actors.credential_words import CredentialWords
 from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
 from gateway.actors.lane import LaneActor
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer
 from gateway.actors.router import Router
+from gateway.actors.token_guard import TokenGuard
+from gateway.actors.vendor_breaker import VendorBreaker, VerdictWatch
+from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.actors.vendor_pool import VendorPool
 from gateway.app_http1 import bundle_opener
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.config_relations import needs_probes
 from gateway.config_sections import App
-from gateway.config_settings import keeper_settings, retry_policy
+from gateway.config_settings import breaker_settings, guard_settings, keeper_settings, retry_policy
 from gateway.config_types import Secret
 from gateway.content import Class
 from gateway.core.bucket import TokenBucket
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
-from gateway.core.probing import probes_max
 from gateway.core.render import Renderer
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
@@ -44,6 +48,7 @@ from gateway.net.tls import ALPN_H2, ALPN_HTTP1, TlsSessions, client_context, op
 from gateway.observe.counting import BundleCounts, LaneCounts, PoolCounts, SocketCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.observe.vendor_health import BreakerCounts, GuardCounts
 from gateway.vendor import http_version
 
 OpenStream: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
@@ -53,9 +58,11 @@ OpenConnection: TypeAlias = Callable[[OpenStream, OnEvents], VendorConnection]
 class VendorLane(NamedTuple):
     """Everything of one (app, vendor): its credential, connections and lanes."""
 
+    app_index: int
     app: App
     channel: Channel
     keeper: CredentialKeeper
+    guard: TokenGuard
     pool: VendorPool
     lanes: list[LaneActor]
     probe_lanes: list[ProbeLane]
@@ -72,6 +79,7 @@ class Site(Protocol):
     devices: DeviceTable
     renderer: Renderer
     router: Router
+    ceiling: Ceiling
 
 
 def build_vendor(
@@ -84,14 +92,16 @@ def build_vendor(
     vendor = vendors.REGISTRY[name].vendor(settings)
     lanes: list[LaneActor] = []
     probe_lanes: list[ProbeLane] = []
-
-    def on_credential(event: CredentialEvent) -> None:
-        _count_credential(site.metrics, log, channel, event)
-        if event.kind == "issued":
-            for lane in (*lanes, *probe_lanes):
-                lane.ring()
-
-    keeper = _keeper(site, app, name, settings, on_credential)
+    breaker = VendorBreaker(
+        breaker_settings(config), clock=clock, observer=BreakerCounts(site.metrics, log, app.key, channel)
+    )
+    guard = TokenGuard(
+        guard_settings(config),
+        devices=site.devices,
+        clock=clock,
+        observer=GuardCounts(site.metrics, log, app.key, channel),
+    )
+    keeper = _keeper(site, app, name, settings, CredentialWords(site.metrics, log, app.key, channel, breaker))
     open_stream = _stream_opener(config, app, name, settings, vendor)
     is_http2 = http_version(settings) == "2"
     pool = VendorPool(
@@ -102,6 +112,10 @@ def build_vendor(
         idle_s=config.http2.idle_s,
         clock=clock,
         observer=PoolCounts(site.metrics, log) if is_http2 else BundleCounts(log),
+        breaker=breaker,
+        streams_max=config.http2.streams_max if is_http2 else config.http1.sockets_max + config.http1.queue_max,
+        rate_per_s_max=settings.rate_per_s,
+        ceiling=site.ceiling if is_http2 else None,
     )
     bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
     observer = LaneCounts(site.metrics, log, channel)
@@ -118,19 +132,19 @@ def build_vendor(
         "burst_rows_max": config.lanes.burst_rows_max,
         "step_s_max": config.gateway.step_ms_max / 1000,
         "request_timeout_s": config.http2.request_timeout_s,
+        "watch": VerdictWatch(breaker, guard),
     }
-    wants_probes = vendor.bad_tokens_stall if settings.probes is None else settings.probes
-    has_probes = wants_probes and probes_max(settings.connections_max) > 0
+    has_probes = needs_probes(name, settings)
     for class_ in Class:
         queue = functools.partial(Lane, LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max)
-        policy = retry_policy(config, class_)
+        policy = retry_policy(config, class_, first_s=getattr(settings, "retry_first_s", None))
         main = LaneActor(lane=queue(), pool=pool, renderer=render(needs_proof=has_probes), policy=policy, **shared)
         lanes.append(main)
         if has_probes:
             way = ProbeWay(pool, wait_s=config.http2.probe_wait_s, clock=clock, observer=observer)
             probes = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), policy=policy, **shared)
             probe_lanes.append(probes)
-    return VendorLane(app, channel, keeper, pool, lanes, probe_lanes)
+    return VendorLane(index, app, channel, keeper, guard, pool, lanes, probe_lanes)
 
 
 def _keeper(
@@ -192,14 +206,3 @@ def _proxy(app: App, name: str, settings: Any) -> HttpProxy | None:
         return HttpProxy(host, port, settings.proxy_user, secret.read().decode())
     except ValueError as error:
         raise ConfigError(f"apps.{app.key}.{name}.proxy_password", secret, "UTF-8 text") from error
-
-
-def _count_credential(metrics: Metrics, log: Log, channel: Channel, event: CredentialEvent) -> None:
-    if event.kind == "issued":
-        metrics.credential_refreshes.add(1, channel)
-    elif event.kind == "failed":
-        metrics.credential_failures.add(1, channel)
-        mend = "mend this credential's configuration" if event.is_final else "it is tried again"
-        log.warning("credential not available", name=event.name, retry_in_s=event.retry_in_s, mend=mend)
-    else:
-        log.warning("credential", what=event.kind, name=event.name)

@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import msgspec
 
+import vendors
 from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
+from gateway.core.probing import probes_max
 from gateway.errors import ConfigError
 from gateway.vendor import HttpVersion, http_version
 
@@ -48,6 +50,8 @@ SESSION_BYTES = 32 << 10
 REQUEST_BYTES = 5 << 10
 #: One request on its way in the ring of an HTTP/2 connection.
 STREAM_BYTES = 64
+#: A removal of a dead token that the unregister guard holds back: three columns (gateway/core/unregister_guard.py).
+HELD_REMOVAL_BYTES = 16
 #: One socket of an HTTP/1.1 connection: a TLS object with its buffers, two tasks, a machine.
 SOCKET_BYTES = 96 << 10
 #: A request template with its parsed parts.
@@ -66,12 +70,21 @@ class BudgetPart(NamedTuple):
 
 def vendor_connections_max(config: Config, version: HttpVersion) -> int:
     """Connections to vendors of that HTTP version at most, over all apps."""
-    return sum(
+    wanted = sum(
         int(getattr(settings, "connections_max", 1))
         for app in config.apps
         for settings in app.vendors.values()
         if http_version(settings) == version
     )
+    return min(wanted, config.http2.connections_max) if version == "2" else wanted
+
+
+def needs_probes(name: str, settings: object) -> bool:
+    """Rows with unproven tokens go over connections of their own: as the key says, else as the vendor's file does."""
+    wanted = getattr(settings, "probes", False)
+    if wanted is None:
+        wanted = vendors.REGISTRY[name].vendor(settings).bad_tokens_stall
+    return bool(wanted) and probes_max(int(getattr(settings, "connections_max", 1))) > 0
 
 
 def memory_budget(config: Config) -> list[BudgetPart]:
@@ -81,7 +94,11 @@ def memory_budget(config: Config) -> list[BudgetPart]:
     http1 = config.http1
     answer_bytes = http1.header_bytes_max + http1.body_bytes_max
     bundle_bytes = http1.sockets_max * (SOCKET_BYTES + answer_bytes + REQUEST_BYTES) + http1.queue_max * REQUEST_BYTES
-    n_lanes = 2 * sum(len(app.vendors) for app in config.apps)
+    n_vendors = sum(len(app.vendors) for app in config.apps)
+    # One lane per class, and as many for probes.
+    n_lanes = sum(
+        4 if needs_probes(name, settings) else 2 for app in config.apps for name, settings in app.vendors.items()
+    )
     sessions = rpc.connections_max + config.operator.connections_max + config.http.connections_max
     return [
         BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
@@ -106,9 +123,14 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "gateway.open_rows_max, lanes.burst_rows_max, lanes.templates_max",
         ),
         BudgetPart(
+            "held removals",
+            n_vendors * config.unregister_guard.held_max * HELD_REMOVAL_BYTES,
+            "unregister_guard.held_max",
+        ),
+        BudgetPart(
             "vendor connections",
             links * (config.http2.unsent_bytes_max + config.http2.streams_max * STREAM_BYTES),
-            "http2.unsent_bytes_max, connections_max of each vendor",
+            "http2.unsent_bytes_max, connections_max of [http2] and of each vendor",
         ),
         BudgetPart(
             "vendor connections, HTTP/1.1",
@@ -181,6 +203,8 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("retry.first_s", "retry.cap_s"),
     ("retry.throttled_s", "retry.cap_s"),
     ("retry.wait_s_min", "retry.cap_s"),
+    ("breaker.open_s", "breaker.open_s_max"),
+    ("unregister_guard.dead_share_normal", "unregister_guard.dead_share_max"),
     ("credentials.retry_first_s", "credentials.retry_cap_s"),
     ("http2.stream_window_bytes", "http2.connection_window_bytes"),
     ("http1.connecting_max", "http1.sockets_max"),

@@ -155,6 +155,30 @@ class Credentials(Section, frozen=True, kw_only=True):
     gap_s: Seconds = 60.0
 
 
+class Breaker(Section, frozen=True, kw_only=True):
+    """When one (app, vendor) is left alone for a while."""
+
+    window_s: Seconds = 10.0
+    rows_min: Count = 20
+    failure_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    connect_failures_max: Count = 5
+    credential_refusals_max: Count = 3
+    open_s: Seconds = 5.0
+    open_s_max: Seconds = 60.0
+    trial_rows_max: Annotated[int, Meta(ge=1, le=65_536)] = 10
+
+
+class UnregisterGuard(Section, frozen=True, kw_only=True):
+    """When dead tokens are kept because too many die at once."""
+
+    window_s: Seconds = 600.0
+    rows_min: Count = 50
+    dead_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    dead_share_normal: Annotated[float, Meta(gt=0, le=1)] = 0.2
+    held_max: Count = 100_000
+    after_spike: Literal["recheck", "remove"] = "recheck"
+
+
 class Lanes(Section, frozen=True, kw_only=True):
     lane_rows_max: Count = 1_000_000
     parked_rows_max: Count = 1_000_000
@@ -165,6 +189,7 @@ class Lanes(Section, frozen=True, kw_only=True):
 class Http2(Section, frozen=True, kw_only=True):
     """Connections to vendors that speak HTTP/2."""
 
+    connections_max: Count = 1000
     connect_timeout_s: Seconds = 10.0
     request_timeout_s: Seconds = 30.0
     probe_wait_s: Seconds = 5.0
@@ -235,6 +260,8 @@ class Config(Section, frozen=True, kw_only=True):
     devices: Devices
     retry: Retry
     credentials: Credentials
+    breaker: Breaker
+    unregister_guard: UnregisterGuard
     lanes: Lanes
     http2: Http2
     http1: Http1

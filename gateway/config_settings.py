@@ -12,17 +12,21 @@ from gateway.actors.vendor_connection import ConnectionLimits
 from gateway.api.health import HealthSettings
 from gateway.config_sections import Config
 from gateway.content import Class
+from gateway.core.breaker import BreakerSettings
 from gateway.core.devices import DeviceLimits
 from gateway.core.retry import RetryPolicy
+from gateway.core.unregister_guard import GuardSettings
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 from gateway.wire.h2.settings import ClientConfig
 from gateway.wire.http1.settings import Http1Config
 from gateway.wire.rpc.limits import RpcLimits
 
 __all__ = [
+    "breaker_settings",
     "client_config",
     "connection_limits",
     "device_limits",
+    "guard_settings",
     "health_settings",
     "http1_config",
     "keeper_settings",
@@ -91,13 +95,15 @@ def device_limits(config: Config) -> DeviceLimits:
     )
 
 
-def retry_policy(config: Config, message_class: Class) -> RetryPolicy:
-    """The policy of one class; only what happens to uncertain rows differs between them."""
+def retry_policy(config: Config, message_class: Class, *, first_s: float | None = None) -> RetryPolicy:
+    """The policy of one class; only what happens to uncertain rows differs between them. first_s: of a vendor that asks
+    for another first wait than `retry.first_s`."""
     retry = config.retry
+    wait_s = retry.first_s if first_s is None else min(first_s, retry.cap_s)
     rule = retry.on_uncertain_system if message_class is Class.SYSTEM else retry.on_uncertain_marketing
     return RetryPolicy(
         attempts_max=retry.attempts_max,
-        first_s=retry.first_s,
+        first_s=wait_s,
         factor=retry.factor,
         cap_s=retry.cap_s,
         jitter=retry.jitter,
@@ -157,6 +163,32 @@ def keeper_settings(config: Config) -> KeeperSettings:
         retry_first_s=credentials.retry_first_s,
         retry_cap_s=credentials.retry_cap_s,
         gap_s=credentials.gap_s,
+    )
+
+
+def breaker_settings(config: Config) -> BreakerSettings:
+    breaker = config.breaker
+    return BreakerSettings(
+        window_s=breaker.window_s,
+        rows_min=breaker.rows_min,
+        failure_share=breaker.failure_share,
+        connect_failures_max=breaker.connect_failures_max,
+        credential_refusals_max=breaker.credential_refusals_max,
+        open_s=breaker.open_s,
+        open_s_max=breaker.open_s_max,
+        trial_rows_max=breaker.trial_rows_max,
+    )
+
+
+def guard_settings(config: Config) -> GuardSettings:
+    guard = config.unregister_guard
+    return GuardSettings(
+        window_s=guard.window_s,
+        rows_min=guard.rows_min,
+        dead_share_max=guard.dead_share_max,
+        dead_share_normal=guard.dead_share_normal,
+        held_max=guard.held_max,
+        removes_after_spike=guard.after_spike == "remove",
     )
 
 

@@ -101,3 +101,5 @@ class CloseReason(enum.Enum):
     WINDOW_STALLED = "window_stalled"
     STREAM_IDS_EXHAUSTED = "stream_ids_exhausted"
     CREDENTIAL_REPLACED = "credential_replaced"
+    #: Another app needed the place under the ceiling of all connections to vendors.
+    RECLAIMED = "reclaimed"

@@ -178,6 +178,8 @@ class Reason(enum.IntEnum):
     ATTEMPTS_USED_UP = 22
     NO_ANSWER = 23
     CONTENT_REFUSED = 24
+    #: Nothing is sent to the vendor for a while, because too much of it failed of late.
+    BREAKER_OPEN = 25
     # why a row waits or ran out of time
     TTL_PASSED = 32
     RETRY = 33

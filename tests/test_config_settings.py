@@ -22,6 +22,8 @@ MADE = {
     "connection_limits": config_settings.connection_limits,
     "http1_config": config_settings.http1_config,
     "keeper_settings": config_settings.keeper_settings,
+    "breaker_settings": config_settings.breaker_settings,
+    "guard_settings": config_settings.guard_settings,
     "health_settings": config_settings.health_settings,
 }
 #: Sections whose keys all go through this module, and the keys that app.py hands on itself.
@@ -30,8 +32,11 @@ ELSEWHERE = {
     *("long_link.files_reserve", "long_link.payload_bytes_max", "http.address"),
     *("retry.strategy4_wait_s", "retry.on_uncertain_marketing"),
     *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s", "http2.probe_wait_s"),
+    "http2.connections_max",
 }
-SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "http2", "http1", "http")
+SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "breaker", "unregister_guard")
+SECTIONS += ("http2", "http1", "http")
+OTHER_WORDS = {"resend": "uncertain", "uncertain": "resend", "recheck": "remove"}
 
 
 def default_config(tmp_path: Path) -> Config:
@@ -43,7 +48,7 @@ def default_config(tmp_path: Path) -> Config:
 def other_value(value: Any) -> Any:
     """A value of the same type that differs and breaks no relation between a part's own numbers."""
     if isinstance(value, str):
-        return "uncertain" if value == "resend" else "resend"
+        return OTHER_WORDS[value]
     if isinstance(value, list):
         return [*value, "x-other"]
     return value + 1 if isinstance(value, int) else value * 1.25
@@ -83,8 +88,20 @@ def test_uncertain_rows_are_ruled_by_class(tmp_path: Path) -> None:
     assert config_settings.retry_policy(config, Class.MARKETING).resends_uncertain
 
 
+def test_a_vendor_s_first_wait_takes_the_place_of_the_general_one_up_to_the_longest(tmp_path: Path) -> None:
+    config = default_config(tmp_path)
+    policy = config_settings.retry_policy(config, Class.SYSTEM, first_s=10.0)
+    assert (policy.first_s, policy.cap_s) == (10.0, config.retry.cap_s)
+    assert config_settings.retry_policy(config, Class.SYSTEM, first_s=2000.0).first_s == config.retry.cap_s
+    assert config_settings.retry_policy(config, Class.SYSTEM).first_s == config.retry.first_s
+
+
 @pytest.mark.parametrize(
-    "name", ["rpc_limits", "device_limits", "retry_policy", "keeper_settings", "health_settings", "http1_config"]
+    "name",
+    [
+        *("rpc_limits", "device_limits", "retry_policy", "keeper_settings", "health_settings"),
+        *("breaker_settings", "guard_settings", "http1_config"),
+    ],
 )
 def test_defaults_of_a_part_are_those_of_the_configuration(name: str, tmp_path: Path) -> None:
     """Who tests a part with its defaults tests what is shipped."""

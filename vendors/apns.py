@@ -8,11 +8,12 @@ developer.apple.com/documentation/usernotifications/sending-notification-request
 How neutral content is written (docs/vendors/apns.md has the table): texts and badge inside `aps`; `data` beside it, in
 its own JSON types, with `message_id` always and `image` and `click` where present. An image sets `mutable-content`, so
 that the app's service extension can fetch it. An empty sound is the system's sound. `raw.apns` is a JSON Merge Patch
-(RFC 7396) over the payload, so null removes a key; variables are not replaced in it.
+(RFC 7396) over the payload, so null removes a key; variables are not replaced in it. Its keys `apns-push-type` and
+`apns-priority` become headers instead.
 
 Doubts, each with a safe default: no Retry-After is documented (used when it comes); the size of device tokens is not
 promised (64 to 400 hexadecimal digits are taken); the background push type follows from the payload, because Apple
-refuses priority 10 with it.
+refuses priority 10 with it; which push types besides `location` a certificate does not allow is not listed.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from vendors.auth.es256 import LIFE_S_DEFAULT, LIFE_S_MAX, LIFE_S_MIN, ProviderT
 from vendors.connecting import ConnectingSettings
 from vendors.http_answer import by_status_class, decode_object, retry_after_s, text_of
 
-#: Apple's limit on the JSON payload; 5120 for VoIP, which the neutral content cannot ask for.
+#: Apple's limit on the JSON payload, and that of the push type voip.
 PAYLOAD_BYTES_MAX = 4096
+VOIP_PAYLOAD_BYTES_MAX = 5120
 TOKEN_DIGITS_MIN = 64
 TOKEN_DIGITS_MAX = 400
 HOSTS = {"production": "api.push.apple.com", "development": "api.sandbox.push.apple.com"}
@@ -90,17 +92,32 @@ class Settings(ConnectingSettings, frozen=True, forbid_unknown_fields=True):
 class PushType(NamedTuple):
     """What goes with a value of apns-push-type. priorities: allowed ones, the fallback first."""
 
-    topic_suffix: bytes
-    priorities: tuple[bytes, ...]
+    topic_suffix: bytes = b""
+    priorities: tuple[bytes, ...] = (b"10", b"5", b"1")
+    payload_bytes_max: int = PAYLOAD_BYTES_MAX
+    #: Apple's advice where a late one is worth nothing; the row's own TTL does not go out then.
+    is_now_or_never: bool = False
+    allows_certificate: bool = True
 
 
-#: Push types the neutral content or the raw passthrough can reach; more are a line each (section 1.3 of the sheet).
+#: Every push type of the sheet's section 1.3. Without `raw.apns` it is alert.
 PUSH_TYPES: dict[bytes, PushType] = {
-    b"alert": PushType(b"", (b"10", b"5", b"1")),
-    b"background": PushType(b"", (b"5",)),
-    b"liveactivity": PushType(b".push-type.liveactivity", (b"10", b"5")),
+    b"alert": PushType(),
+    b"background": PushType(priorities=(b"5",)),
+    b"voip": PushType(b".voip", payload_bytes_max=VOIP_PAYLOAD_BYTES_MAX),
+    b"complication": PushType(b".complication"),
+    b"fileprovider": PushType(b".pushkit.fileprovider"),
+    b"location": PushType(b".location-query", (b"10", b"5"), allows_certificate=False),
+    b"liveactivity": PushType(b".push-type.liveactivity"),
+    b"pushtotalk": PushType(b".voip-ptt", (b"10",), is_now_or_never=True),
+    b"widgets": PushType(b".push-type.widgets"),
+    b"controls": PushType(b".push-type.controls"),
+    # its topic is the UID of the MDM certificate: that of the settings
+    b"mdm": PushType(),
 }
 _PRIORITIES = {"high": b"10", "normal": b"5"}
+#: Keys of `raw.apns` that are headers.
+_RAW_PUSH_TYPE, _RAW_PRIORITY = "apns-push-type", "apns-priority"
 
 _ACCEPTED = Answer(Verdict.ACCEPTED)
 _REASONS_REJECTED = (
@@ -173,8 +190,13 @@ class Apns:
         return self.settings.host or HOSTS[self.settings.environment], self.settings.port
 
     def limits(self, variant: Variant) -> Limits:
-        """No field has a limit of its own; what counts against 4096 bytes is the whole body."""
-        return self._limits
+        """No field has a limit of its own; what counts is the whole body."""
+        raw = None if variant.raw is None else variant.raw.get(self.name)
+        if raw is None or b"voip" not in bytes(raw):
+            return self._limits
+        named = raw_object(variant.raw, self.name)
+        found = PUSH_TYPES.get(_named_push_type(named)) if isinstance(named, dict) else None
+        return self._limits if found is None else Limits(found.payload_bytes_max)
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
         raw = raw_object(variant.raw, self.name)
@@ -183,26 +205,48 @@ class Apns:
         payload = _payload(variant, with_variables)
         if isinstance(payload, Refusal):
             return payload
-        if raw:
-            if "message_id" in raw:
-                return Refusal("raw", "raw.apns key message_id is the gateway's own")
-            merge_patch(payload, raw)
-        push_type = _push_type(payload)
-        suffix, priorities = PUSH_TYPES[push_type]
+        if "message_id" in raw:
+            return Refusal("raw", "raw.apns key message_id is the gateway's own")
+        named, priority = _named_push_type(raw), raw.pop(_RAW_PRIORITY, None)
+        raw.pop(_RAW_PUSH_TYPE, None)
+        merge_patch(payload, raw)
+        push_type = named or _push_type(payload)
+        headers = self._headers(variant, push_type, priority)
+        if isinstance(headers, Refusal):
+            return headers
+        body = parse_template(msgspec.json.encode(payload))
+        return RequestTemplate(_PATH, headers, body)
+
+    def _headers(
+        self, variant: Variant, push_type: bytes, named_priority: object
+    ) -> tuple[tuple[bytes, TemplateParts], ...] | Refusal:
+        """named_priority: as the raw passthrough has it; None for the variant's own."""
+        found = PUSH_TYPES.get(push_type)
+        if found is None:
+            known = ", ".join(name.decode() for name in PUSH_TYPES)
+            return Refusal("raw", f"raw.apns key {_RAW_PUSH_TYPE} is none of {known}")
+        if not found.allows_certificate and self.settings.has_certificate:
+            return Refusal("raw", f"push type {push_type.decode()} needs a key; this app has a certificate (apns)")
         priority = _PRIORITIES[variant.priority]
+        if priority not in found.priorities:
+            priority = found.priorities[0]
+        if named_priority is not None:
+            priority = str(named_priority).encode()
+            if priority not in found.priorities:
+                allowed = ", ".join(name.decode() for name in found.priorities)
+                return Refusal("raw", f"raw.apns key {_RAW_PRIORITY} is none of {allowed} ({push_type.decode()})")
         headers: list[tuple[bytes, TemplateParts]] = [
             *self._authorization,
             (b"apns-id", _MESSAGE_ID),
             (b"apns-push-type", (push_type,)),
-            (b"apns-topic", (self._topic + suffix,)),
-            (b"apns-expiration", _EXPIRES),
-            (b"apns-priority", (priority if priority in priorities else priorities[0],)),
+            (b"apns-topic", (self._topic + found.topic_suffix,)),
+            (b"apns-expiration", (b"0",) if found.is_now_or_never else _EXPIRES),
+            (b"apns-priority", (priority,)),
             (b"content-type", (b"application/json",)),
         ]
         if variant.collapse_id:
             headers.append((b"apns-collapse-id", _COLLAPSE_ID))
-        body = parse_template(msgspec.json.encode(payload))
-        return RequestTemplate(_PATH, tuple(headers), body)
+        return tuple(headers)
 
     def check_token(self, token: str) -> str:
         if not TOKEN_DIGITS_MIN <= len(token) <= TOKEN_DIGITS_MAX:
@@ -252,6 +296,12 @@ def _payload(variant: Variant, with_variables: bool) -> Tree | Refusal:
             return Refusal("data", f"data key {key} is taken (apns)")
         payload[key] = scalar_value(value, with_variables=with_variables)
     return payload
+
+
+def _named_push_type(raw: Tree) -> bytes:
+    """As the raw passthrough names it; empty when it does not. What is no text is no push type either."""
+    named = raw.get(_RAW_PUSH_TYPE)
+    return b"" if named is None else str(named).encode()
 
 
 def _push_type(payload: Tree) -> bytes:

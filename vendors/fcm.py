@@ -6,7 +6,9 @@ document of the API and firebase/firebase-admin-python.
 
 How neutral content is written (docs/vendors/fcm.md has the table): title, body and image in `message.notification`;
 `data` as strings with `message_id` always, `click_type` and `click_value` for a click; TTL, priority, collapse key,
-channel (from category), sound and badge under `message.android`; a minimal `message.apns` for tokens of iOS apps.
+channel (from category), sound and badge under `message.android`; a minimal `message.apns` for tokens of iOS apps; with
+`webpush = true` also TTL, urgency and link of `message.webpush`. `raw.fcm` with `notification` null makes a message for
+the app alone: nothing shows or sounds on any platform.
 `raw.fcm` is a JSON Merge Patch (RFC 7396) over `message`; variables are not replaced in it.
 
 Doubts, each with a safe default: what counts against 4096 bytes is not said exactly, so the whole body counts; how a
@@ -36,9 +38,6 @@ PAYLOAD_BYTES_MAX = 4096
 TTL_S_MAX = 2_419_200
 #: Google promises no length; today's tokens have 140 to 200 characters.
 TOKEN_CHARACTERS_MAX = 1024
-#: Wait after a 429 or a 500 that does not say how long (docs: at least 60 s, at least 10 s).
-THROTTLED_S = 60.0
-UNAVAILABLE_S = 10.0
 DEFAULT_HOST = "fcm.googleapis.com"
 #: Ids, numbers, and ids with the domain in front (`example.com:my-project`).
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,99}")
@@ -49,7 +48,9 @@ class Settings(ConnectingSettings, frozen=True, forbid_unknown_fields=True):
 
     rate_per_s: the default quota of a project is 600,000 a minute. burst: rows that may leave at once; Google asks for
     a slow ramp. token_uri: instead of the one in the key file (a simulator). validate_only: Google checks and
-    delivers nothing.
+    delivers nothing. retry_first_s: before the first retry of a 500 or 503 without Retry-After, doubled from try to try
+    up to retry.cap_s; Google asks for at least 10. After a 429 retry.throttled_s does the same.
+    webpush: a section for browsers is written into every message; about 100 of its 4096 bytes.
     """
 
     project_id: str
@@ -63,6 +64,8 @@ class Settings(ConnectingSettings, frozen=True, forbid_unknown_fields=True):
     burst: int = 2_000
     connections_max: int = 8
     validate_only: bool = False
+    retry_first_s: float = 10.0
+    webpush: bool = False
 
     def __post_init__(self) -> None:
         self.check_connecting()
@@ -77,6 +80,8 @@ class Settings(ConnectingSettings, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"port is {self.port}, expected 1 to 65535")
         if self.rate_per_s <= 0 or self.burst < 1 or self.connections_max < 1:
             raise ValueError("rate_per_s, burst and connections_max must be positive")
+        if not 0 < self.retry_first_s <= 86_400:
+            raise ValueError(f"retry_first_s is {self.retry_first_s}, expected more than 0, at most 86400")
 
 
 _RESERVED_KEYS = frozenset({"from", "message_type"})
@@ -90,23 +95,24 @@ _ACCEPTED = Answer(Verdict.ACCEPTED)
 #: Names of our own for the kinds of INVALID_ARGUMENT and QUOTA_EXCEEDED that Google tells apart in the details only.
 INVALID_TOKEN = "INVALID_ARGUMENT_token"
 DEVICE_RATE = "QUOTA_EXCEEDED_device"
-_PROJECT_THROTTLED = Answer(Verdict.THROTTLED, "QUOTA_EXCEEDED", Scope.APP, THROTTLED_S)
-_UNAVAILABLE = Answer(Verdict.UNAVAILABLE, "UNAVAILABLE", Scope.APP, UNAVAILABLE_S)
-#: (status, code) -> answer: every row of the sheet's section 2.9. Retry-After replaces the wait where it comes.
+_PROJECT_THROTTLED = Answer(Verdict.THROTTLED, "QUOTA_EXCEEDED", Scope.APP)
+_UNAVAILABLE = Answer(Verdict.UNAVAILABLE, "UNAVAILABLE", Scope.APP)
+#: (status, code) -> answer: every row of the sheet's section 2.9. Retry-After is obeyed where it comes.
 ANSWERS: dict[tuple[int, str], Answer] = {
     (400, INVALID_TOKEN): Answer(Verdict.TOKEN_DEAD, INVALID_TOKEN),
     (400, "INVALID_ARGUMENT"): Answer(Verdict.REJECTED, "INVALID_ARGUMENT"),
     (401, "UNAUTHENTICATED"): Answer(Verdict.CREDENTIAL, "UNAUTHENTICATED", Scope.APP, is_refreshable=True),
-    # the Firebase project lacks its APNs or web push key: only its owner can mend that
-    (401, "THIRD_PARTY_AUTH_ERROR"): Answer(Verdict.CREDENTIAL, "THIRD_PARTY_AUTH_ERROR", Scope.APP),
-    (401, "APNS_AUTH_ERROR"): Answer(Verdict.CREDENTIAL, "APNS_AUTH_ERROR", Scope.APP),
+    # the Firebase project lacks its APNs or web push key: only its owner can mend that. It is not our credential, and
+    # tokens of Android are not concerned.
+    (401, "THIRD_PARTY_AUTH_ERROR"): Answer(Verdict.CREDENTIAL, "THIRD_PARTY_AUTH_ERROR", Scope.DEVICE),
+    (401, "APNS_AUTH_ERROR"): Answer(Verdict.CREDENTIAL, "APNS_AUTH_ERROR", Scope.DEVICE),
     (403, "SENDER_ID_MISMATCH"): Answer(Verdict.TOKEN_DEAD, "SENDER_ID_MISMATCH"),
     (403, "PERMISSION_DENIED"): Answer(Verdict.CREDENTIAL, "PERMISSION_DENIED", Scope.APP),
     (404, "UNREGISTERED"): Answer(Verdict.TOKEN_DEAD, "UNREGISTERED"),
     (404, "NOT_FOUND"): Answer(Verdict.CREDENTIAL, "NOT_FOUND", Scope.APP),
     (429, "QUOTA_EXCEEDED"): _PROJECT_THROTTLED,
     (429, "RESOURCE_EXHAUSTED"): _PROJECT_THROTTLED._replace(name="RESOURCE_EXHAUSTED"),
-    (429, DEVICE_RATE): Answer(Verdict.THROTTLED, DEVICE_RATE, Scope.DEVICE, THROTTLED_S),
+    (429, DEVICE_RATE): Answer(Verdict.THROTTLED, DEVICE_RATE, Scope.DEVICE),
     (500, "INTERNAL"): _UNAVAILABLE._replace(name="INTERNAL"),
     (503, "UNAVAILABLE"): _UNAVAILABLE,
 }
@@ -120,6 +126,7 @@ _HEADERS: tuple[tuple[bytes, TemplateParts], ...] = (
 )
 _TOKEN, _TITLE, _BODY = slot_json("token"), slot_json("title"), slot_json("body")
 _MESSAGE_ID, _COLLAPSE_ID, _EXPIRES = slot_json("message_id"), slot_json("collapse_id"), slot_json("expires_or_zero")
+_TTL_S = slot_json(f"ttl_left_s:{TTL_S_MAX}")
 _TTL = msgspec.Raw(b'"' + slot_text(f"ttl_left_s:{TTL_S_MAX}") + b's"')
 
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
@@ -152,13 +159,13 @@ class Fcm:
         data = _data(variant, with_variables)
         if isinstance(data, Refusal):
             return data
-        message: Tree = {
-            "token": _TOKEN,
-            "notification": _notification(variant),
-            "data": data,
-            "android": _android(variant, with_variables),
-            "apns": _apns(variant),
-        }
+        # A message for the app alone: what shows or sounds by itself has to go everywhere, not only at the top.
+        is_silent = "notification" in raw and raw["notification"] is None
+        message: Tree = {"token": _TOKEN, "notification": _notification(variant), "data": data}
+        message["android"] = _android(variant, with_variables, is_silent=is_silent)
+        message["apns"] = _apns(variant, is_silent=is_silent)
+        if self.settings.webpush:
+            message["webpush"] = _webpush(variant, with_variables)
         if raw:
             refusal = _check_raw(raw)
             if refusal is not None:
@@ -183,10 +190,7 @@ class Fcm:
         code = _code(error) if isinstance(error, dict) else ""
         answer = ANSWERS.get((status, code)) or ANSWERS_ANY_STATUS.get(code)
         if answer is None:
-            answer = by_status_class(status, code, headers)
-            if answer.verdict is Verdict.THROTTLED and answer.retry_after_s is None:
-                return answer._replace(retry_after_s=THROTTLED_S)
-            return answer
+            return by_status_class(status, code, headers)
         if answer.verdict in (Verdict.THROTTLED, Verdict.UNAVAILABLE):
             wait_s = retry_after_s(headers)
             return answer if wait_s is None else answer._replace(retry_after_s=wait_s)
@@ -216,7 +220,7 @@ def _data(variant: Variant, with_variables: bool) -> Tree | Refusal:
     return data
 
 
-def _android(variant: Variant, with_variables: bool) -> Tree:
+def _android(variant: Variant, with_variables: bool, *, is_silent: bool) -> Tree:
     notification: Tree = {"sound": variant.sound or "default"}
     if variant.category:
         notification["channel_id"] = variant.category
@@ -224,27 +228,26 @@ def _android(variant: Variant, with_variables: bool) -> Tree:
         notification["notification_count"] = variant.badge
     if variant.click is not None and variant.click.type == "intent":
         notification["click_action"] = text_value(variant.click.value, with_variables=with_variables)
-    android: Tree = {
-        "priority": _PRIORITIES[variant.priority],
-        "ttl": _TTL,
-        "notification": notification,
-    }
+    android: Tree = {"priority": _PRIORITIES[variant.priority], "ttl": _TTL}
     if variant.collapse_id:
         # The key replaces what waits for the device, the tag what is already shown on it.
         android["collapse_key"] = _COLLAPSE_ID
         notification["tag"] = _COLLAPSE_ID
+    if not is_silent:
+        android["notification"] = notification
     return android
 
 
-def _apns(variant: Variant) -> Tree:
+def _apns(variant: Variant, *, is_silent: bool) -> Tree:
     """What an iOS app behind FCM cannot take from the common part. Texts come from `notification`."""
-    headers: Tree = {
-        "apns-priority": _APNS_PRIORITIES[variant.priority],
-        "apns-expiration": _EXPIRES,
-    }
-    aps: Tree = {"sound": variant.sound or "default"}
+    headers: Tree = {"apns-priority": _APNS_PRIORITIES[variant.priority], "apns-expiration": _EXPIRES}
     if variant.collapse_id:
         headers["apns-collapse-id"] = _COLLAPSE_ID
+    if is_silent:
+        # Apple: a background push has this type and priority 5, and nothing that shows.
+        headers |= {"apns-priority": "5", "apns-push-type": "background"}
+        return {"headers": headers, "payload": {"aps": {"content-available": 1}}}
+    aps: Tree = {"sound": variant.sound or "default"}
     if variant.badge is not None:
         aps["badge"] = variant.badge
     if variant.category:
@@ -254,6 +257,15 @@ def _apns(variant: Variant) -> Tree:
     section: Tree = {"headers": headers, "payload": {"aps": aps}}
     if variant.image:
         section["fcm_options"] = {"image": variant.image}
+    return section
+
+
+def _webpush(variant: Variant, with_variables: bool) -> Tree:
+    """For browsers: RFC 8030 headers (TTL in seconds, Urgency), and the page that a click opens, HTTPS only."""
+    section: Tree = {"headers": {"TTL": _TTL_S, "Urgency": variant.priority}}
+    click = variant.click
+    if click is not None and click.type == "url" and click.value.startswith("https://"):
+        section["fcm_options"] = {"link": text_value(click.value, with_variables=with_variables)}
     return section
 
 

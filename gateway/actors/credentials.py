@@ -51,13 +51,14 @@ class KeeperSettings(NamedTuple):
 class CredentialEvent(NamedTuple):
     """Something to count and to log. kind: issued, failed, refused, refused_again, kept. name: the endpoint's or the
     transport's word. retry_in_s: when it is tried again, for `failed`. is_final: asking again cannot help; mend the
-    configuration of this credential."""
+    configuration of this credential. is_one_in_force: rows can be sent all the same."""
 
     credential: str
     kind: str
     name: str = ""
     retry_in_s: float | None = None
     is_final: bool = False
+    is_one_in_force: bool = False
 
 
 class CredentialKeeper:
@@ -104,6 +105,10 @@ class CredentialKeeper:
             issued = self._put(self._self_signed.issue(now))
         if issued is None or now >= issued.expires_unix_s:
             self._wake.set()
+            if self._self_signed is not None and not self.is_denied:
+                # A certificate past its end; told once, since nothing here can change it.
+                self.is_denied = True
+                self._report(CredentialEvent(self.name, "failed", "expired", is_final=True))
             return None
         if now >= issued.replace_at_unix_s:
             self._wake.set()
@@ -207,7 +212,8 @@ class CredentialKeeper:
         wait_s = max(backoff_s * (0.5 + self._random() / 2), outcome.retry_after_s or 0.0)
         self._failures += 1
         self._ask_again_at = self._clock.monotonic() + wait_s
-        self._report(CredentialEvent(self.name, "failed", outcome.name, wait_s, outcome.is_final))
+        is_one_in_force = self.expires_in_s() > 0
+        self._report(CredentialEvent(self.name, "failed", outcome.name, wait_s, outcome.is_final, is_one_in_force))
 
     async def _ask(self, source: Granted, client: httpx.AsyncClient, now_unix_s: float) -> Issued | Denied:
         question = source.request(now_unix_s)

@@ -22,7 +22,9 @@ import trio
 
 from gateway.actors.bell import Bell
 from gateway.actors.rendering import LaneBurst, RenderedBurst
-from gateway.actors.vendor_pool import PoolPort, make_tags, split_by_burst
+from gateway.actors.vendor_breaker import VerdictWatch
+from gateway.actors.vendor_pool import PoolPort
+from gateway.actors.vendor_tags import make_tags, split_by_burst
 from gateway.clock import Clock
 from gateway.columns import I64, U8, U16, Rows
 from gateway.content import Priority
@@ -162,6 +164,7 @@ class LaneActor:
         burst_rows_max: int,
         step_s_max: float,
         request_timeout_s: float,
+        watch: VerdictWatch,
         random_source: random.Random | None = None,
     ) -> None:
         self.lane = lane
@@ -174,6 +177,7 @@ class LaneActor:
         self._policy = policy
         self._clock = clock
         self._observer = observer
+        self._watch = watch
         fewest = min(_STEP_ROWS_MIN, burst_rows_max)
         #: Apart for batches whose texts differ per row: those cost many times more, and most where texts are cut.
         self._paces = (
@@ -216,6 +220,9 @@ class LaneActor:
             return self._gate_reason
         if now < self._pool.not_before:
             return self._pool.gate_reason
+        breaker_reason = self._watch.breaker.waiting_reason
+        if breaker_reason is not None:
+            return breaker_reason
         if self._credentials.get_nowait() is None and self._credentials.is_denied:
             return Reason.CREDENTIAL_REFUSED
         return Reason.TTL_PASSED if self._pool.is_ready else Reason.VENDOR_UNAVAILABLE
@@ -228,6 +235,10 @@ class LaneActor:
     @property
     def has_rows(self) -> bool:
         return bool(self._unsent) or not self.lane.is_empty
+
+    @property
+    def waiting_rows(self) -> int:
+        return self.lane.rows + sum(len(unsent.rows) for unsent in self._unsent)
 
     @property
     def holds_rows(self) -> bool:
@@ -440,12 +451,15 @@ class LaneActor:
             answers[index] = answer
             verdicts[index] = answer.verdict
             self._observer.named(answer.verdict, answer.name, 1, is_unknown=answer.is_unknown)
+        self._watch.judge(verdicts, answers)
         self._settle_tags(tags, verdicts, answers)
 
     def _on_verdict(self, tags: I64, answer: Answer) -> None:
         if len(tags):
             self._observer.named(answer.verdict, answer.name, len(tags))
-            self._settle_tags(tags, np.full(len(tags), answer.verdict, np.uint8), {})
+            verdicts = np.full(len(tags), answer.verdict, np.uint8)
+            self._watch.judge(verdicts, {})
+            self._settle_tags(tags, verdicts, {})
 
     def _settle_tags(self, tags: I64, verdicts: U8, answers: dict[int, Answer]) -> None:
         now = self._clock.monotonic()
@@ -562,6 +576,7 @@ class LaneActor:
 
     def _on_not_sent(self, tags: I64) -> None:
         """Surely not processed: back to the head of the queue, and the attempt does not count."""
+        self._watch.not_sent(len(tags))
         now = self._clock.monotonic()
         for number, _, places in split_by_burst(tags) if len(tags) else []:
             flight = self._bursts[number]

@@ -26,6 +26,7 @@ from gateway.actors.bell import Bell
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
 from gateway.actors.rendering import LinkPayload, LinkRenderer
+from gateway.actors.token_guard import TokenGuard
 from gateway.clock import Clock
 from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
 from gateway.content import Class, Priority
@@ -132,6 +133,7 @@ class Router:
         self._long_link: LongLinkPort | None = None
         self._lanes: dict[LaneKey, LaneActor] = {}
         self._has_lane: dict[int, Bool] = {}
+        self._guards: Mapping[tuple[int, Channel], TokenGuard] = {}
         self._pages: deque[LedgerPage] = deque()
         self._parked: dict[LaneKey, deque[_Parked]] = {}
         self.parked_rows = 0
@@ -148,9 +150,10 @@ class Router:
         """Names the long link rows are given to; again when a crashed one was replaced."""
         self._long_link = long_link
 
-    def connect(self, lanes: Mapping[LaneKey, LaneActor]) -> None:
-        """Names the lanes rows are given to. Called once, before `run`."""
+    def connect(self, lanes: Mapping[LaneKey, LaneActor], guards: Mapping[tuple[int, Channel], TokenGuard]) -> None:
+        """Names the lanes rows are given to, and the guard of each (app index, vendor). Called once, before `run`."""
         self._lanes = dict(lanes)
+        self._guards = guards
         for app, channel, _ in lanes:
             self._has_lane.setdefault(app, np.zeros(_N_CHANNELS, np.bool_))[channel] = True
 
@@ -396,14 +399,16 @@ class Router:
             self._carry_out(page, routed._replace(failed=rows[:0]), options)
 
     def token_dead(self, page: LedgerPage, rows: Rows, dead_since_unix_ms: Sequence[int | None]) -> None:
-        """The registry forgets the tokens of these rows' devices, unless they were registered again since."""
+        """The registry forgets the tokens of these rows' devices, unless they were registered again since or the guard
+        holds removals back."""
         page.flags[rows] |= np.uint8(Flag.TOKEN_DEAD)
         channel = Channel(int(page.channel[rows[0]]))
         slots = self._slots(page, rows, channel)
         known = slots >= 0
         since = np.array([SINCE_UNKNOWN if at is None else at for at in dead_since_unix_ms], np.int64)
-        forgotten = self._devices.forget_tokens(slots[known], page.token_hashes[rows[known]], since[known])
-        self._observer.tokens_dead(channel, len(rows), int(forgotten.sum()))
+        guard = self._guards[page.batch.app, channel]
+        forgotten = guard.forget(slots[known], page.token_hashes[rows[known]], since[known])
+        self._observer.tokens_dead(channel, len(rows), forgotten)
 
     def token_muted(self, page: LedgerPage, rows: Rows) -> None:
         """The tokens of these rows' devices are kept, and not sent to until they register again."""

@@ -11,9 +11,9 @@ and yield in between. Waits for: the loop only. Is waited for by: nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import trio
@@ -36,8 +36,15 @@ from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.registration import Registration, check_registration
 from gateway.wire.rpc.server import HelloAccepted, Requested
-from gateway.wire.rpc.submit import check_submit, check_submit_in_steps, submit_digest, submitted
+from gateway.wire.rpc.submit import (
+    check_submit,
+    check_submit_in_steps,
+    submit_digest,
+    submit_digest_in_steps,
+    submitted,
+)
 
+_T = TypeVar("_T")
 #: A submit of more bytes is checked in steps: texts are validated at about a nanosecond and a half per byte.
 _LARGE_BYTES = 1 << 19
 #: Devices written in one step of the loop: two to three milliseconds; smaller slices cost far more per device.
@@ -200,7 +207,8 @@ class Service:
         with self._counted_outcome():
             self._check_room()
             submission = check_submit(submit, app.check_tokens, content_faults=requested.content_faults)
-            self._take_in(connection, requested, submit, submission, app)
+            digest = submit_digest(submit) if submit.request_id else b""
+            self._take_in(connection, requested, submit, submission, app, digest)
 
     async def _submit_in_steps(
         self, connection: RpcConnection, submit: messages.Submit, requested: Requested, app: AppView
@@ -208,14 +216,11 @@ class Service:
         """As `_submit`, for a call whose columns take longer than a step."""
         with self._counted_outcome():
             self._check_room()
-            steps = check_submit_in_steps(submit, app.check_tokens, content_faults=requested.content_faults)
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    self._take_in(connection, requested, submit, done.value, app)
-                    return
-                await trio.lowlevel.checkpoint()
+            submission = await _in_steps(
+                check_submit_in_steps(submit, app.check_tokens, content_faults=requested.content_faults)
+            )
+            digest = await _in_steps(submit_digest_in_steps(submit)) if submit.request_id else b""
+            self._take_in(connection, requested, submit, submission, app, digest)
 
     @contextmanager
     def _counted_outcome(self) -> Iterator[None]:
@@ -235,9 +240,9 @@ class Service:
         submit: messages.Submit,
         submission: Submission,
         app: AppView,
+        digest: bytes,
     ) -> None:
         """The checked rows go to the intake; its answer goes to the client, and credit back with it."""
-        digest = submit_digest(submit) if submit.request_id else b""
         if submission.faults:
             self._observer.refused_rows([fault.field for fault in submission.faults])
 
@@ -435,6 +440,17 @@ class Service:
             )
         self._clock.advance(message.seconds)
         return messages.ClockAdvanced(id=message.id, now_unix_ms=self._clock.unix_ms())
+
+
+async def _in_steps(steps: Generator[None, None, _T]) -> _T:
+    """The result of a routine that is interrupted where it has taken long enough. If cancelled: there is none."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: _T = done.value
+            return result
+        await trio.lowlevel.checkpoint()
 
 
 def _latency(times: Any) -> messages.Latency:

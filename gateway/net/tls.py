@@ -53,7 +53,8 @@ def client_context(
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(list(alpn))
     if certificate_file is not None:
-        context.load_cert_chain(certificate_file, key_file)
+        # Without a password here OpenSSL would ask the terminal for that of an encrypted key, and wait.
+        context.load_cert_chain(certificate_file, key_file, password="")
     return context
 
 

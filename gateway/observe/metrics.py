@@ -18,6 +18,11 @@ from gateway.verdict import Verdict
 #: Who listens or connects.
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
 DIRECTIONS = ("in", "out")
+#: In the order of core/breaker.py's enums.
+BREAKER_STATES = ("closed", "half_open", "open")
+BREAKER_CAUSES = ("none", "failures", "connect", "credential")
+#: What becomes of a removal that the unregister guard holds back.
+HELD_OUTCOMES = ("held", "dropped", "rechecked", "removed")
 #: Ten microseconds to ten seconds: a step should stay under 2 ms, a stall is seconds.
 STEP_BOUNDS_S = log_bounds(1e-5, 10.0, 3)
 #: One row to a full batch.
@@ -64,8 +69,30 @@ class Metrics(MetricSet):
     probe_rows = gauge("rows", "Rows with unproven tokens that wait for a probe", vendor=Channel)
     probe_connections = gauge("connections", "Connections that are probes now", vendor=Channel)
     credential_refreshes = counter("refreshes", "Credentials made or fetched", vendor=Channel)
-    credential_failures = counter("failures", "Credentials that could not be made or fetched", vendor=Channel)
+    credential_failures = counter(
+        "failures", "Credentials that could not be made or fetched", app=open_label(), vendor=Channel
+    )
     credential_expires_s = gauge("seconds", "Time until the credential in force expires", vendor=Channel)
+    breaker_state = gauge("state", "Breaker: 0 closed, 1 half open, 2 open", app=open_label(), vendor=Channel)
+    breaker_transitions = counter(
+        "transitions",
+        "Moves of a breaker into a state, and why it had opened",
+        app=open_label(),
+        vendor=Channel,
+        state=BREAKER_STATES,
+        cause=BREAKER_CAUSES,
+    )
+    unregister_guard_holding = gauge(
+        "state", "1 while removals of dead tokens are held back", app=open_label(), vendor=Channel
+    )
+    removals_held = gauge("removals", "Removals of dead tokens that wait held back", app=open_label(), vendor=Channel)
+    removals_held_back = counter(
+        "removals",
+        "Removals of dead tokens held back, and what became of them",
+        app=open_label(),
+        vendor=Channel,
+        outcome=HELD_OUTCOMES,
+    )
     # connections
     connections_open = gauge("connections", "Connections that are open now", listener=LISTENERS)
     connections = counter("connections", "Connections opened", listener=LISTENERS)

@@ -29,11 +29,14 @@ from gateway.actors.lane import LaneActor
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer, LinkRenderer
 from gateway.actors.router import Router
+from gateway.actors.token_guard import TokenGuard
+from gateway.actors.vendor_breaker import VendorBreaker, VerdictWatch
 from gateway.actors.vendor_pool import VendorPool
 from gateway.batch import OwnershipEpoch, Submission
 from gateway.clock import Clock, SystemClock
 from gateway.columns import TextColumn, join
 from gateway.content import Class, Variant
+from gateway.core.breaker import BreakerSettings
 from gateway.core.bucket import TokenBucket
 from gateway.core.devices import DeviceLimits, DeviceTable
 from gateway.core.gather import Part, build_batch
@@ -44,11 +47,13 @@ from gateway.core.registration import Registrations
 from gateway.core.render import Renderer
 from gateway.core.retry import RetryPolicy
 from gateway.core.segments import HashKey
+from gateway.core.unregister_guard import GuardSettings
 from gateway.errors import CloseReason
 from gateway.ledger import NO_VERDICT, Channel, LedgerPage, Reason, State
 from gateway.observe.counting import HomeCounts, LaneCounts, OwnerCounts, PoolCounts, RouterCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.observe.vendor_health import BreakerCounts, GuardCounts
 from gateway.store.memory import MemoryInbox
 from gateway.wire.h2.events import AnswerDetail, Answers, SettingsChanged, Terminated
 from gateway.wire.rpc.client import Answered, ClientSession, Closed
@@ -166,7 +171,7 @@ class ConnectionTwin:
         return max(0, self._vendor.streams_max - len(self.open))
 
     def send(self, requests: Any, start: int, tags: Any, deadline: float) -> int:
-        k = min(requests.n - start, self.capacity())
+        k = min(requests.n - start, len(tags), self.capacity())
         paths = join(requests.path, start, start + k)
         bodies = join(requests.body, start, start + k)
         names = [name.decode() for name, _ in requests.headers]
@@ -181,6 +186,9 @@ class ConnectionTwin:
 
     def open_requests(self) -> int:
         return len(self.open) if self.is_up else 0
+
+    def is_leaving(self) -> bool:
+        return self.drained is not None
 
     def drain(self, timeout_s: float, reason: CloseReason) -> None:
         if self.drained is None:
@@ -268,6 +276,11 @@ def make_vendor(channel: Channel) -> Any:
     return fcm.Fcm(fcm.Settings("sim-project", service_account_file="account.json"))
 
 
+PATIENT = RetryPolicy(first_s=1.0, jitter=0.0, throttle_s=5.0, cap_s=60.0, wait_s_min=0.5)
+#: Never opens: for tests of everything else.
+UNTOUCHED = BreakerSettings(rows_min=1 << 30, connect_failures_max=1 << 30, credential_refusals_max=1 << 30)
+
+
 class World:
     """Two apps, the first with both vendors, all real actors in between. Nothing runs until `start`."""
 
@@ -289,6 +302,8 @@ class World:
         change_rows_max: int = 1 << 20,
         has_probes: bool = False,
         probe_wait_s: float = 5.0,
+        breaker: BreakerSettings = UNTOUCHED,
+        guard: GuardSettings | None = None,
     ) -> None:
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
@@ -321,6 +336,31 @@ class World:
             parked_rows_max=parked_rows_max,
             strategy4_wait_s=strategy4_wait_s,
         )
+        self._add_devices_end()
+        self.vendors: dict[Channel, VendorTwin] = {}
+        self.pools: dict[Channel, VendorPool] = {}
+        self.credentials: dict[Channel, CredentialTwin] = {}
+        self.breakers: dict[Channel, VendorBreaker] = {}
+        self.guards: dict[tuple[int, Channel], TokenGuard] = {}
+        self.lanes: dict[LaneKey, LaneActor] = {}
+        self.probe_lanes: dict[LaneKey, ProbeLane] = {}
+        self._probe_wait_s = probe_wait_s if has_probes else None
+        for channel in (Channel.APNS, Channel.FCM):
+            self._add_vendor(
+                channel,
+                connections_max=connections_max,
+                bucket=TokenBucket(rate_per_s, burst, now=self.clock.monotonic()),
+                lane_rows_max=lane_rows_max,
+                burst_rows_max=burst_rows_max,
+                policy=policy or PATIENT,
+                health=(breaker, guard or GuardSettings()),
+            )
+        self.router.connect(self.lanes, self.guards)
+        self.apns, self.fcm = self.vendors[Channel.APNS], self.vendors[Channel.FCM]
+        self._fds = 100
+
+    def _add_devices_end(self) -> None:
+        """What rows go to and come from on the devices' side."""
         self.sockets = SocketsTwin()
         self.router.connect_link(self.sockets)
         self.inbox.connect(self.router)
@@ -332,25 +372,6 @@ class World:
             clock=self.clock,
             observer=OwnerCounts(self.metrics),
         )
-        self.vendors: dict[Channel, VendorTwin] = {}
-        self.pools: dict[Channel, VendorPool] = {}
-        self.credentials: dict[Channel, CredentialTwin] = {}
-        self.lanes: dict[LaneKey, LaneActor] = {}
-        self.probe_lanes: dict[LaneKey, ProbeLane] = {}
-        self._probe_wait_s = probe_wait_s if has_probes else None
-        default_policy = RetryPolicy(first_s=1.0, jitter=0.0, throttle_s=5.0, cap_s=60.0, wait_s_min=0.5)
-        for channel in (Channel.APNS, Channel.FCM):
-            self._add_vendor(
-                channel,
-                connections_max=connections_max,
-                bucket=TokenBucket(rate_per_s, burst, now=self.clock.monotonic()),
-                lane_rows_max=lane_rows_max,
-                burst_rows_max=burst_rows_max,
-                policy=policy or default_policy,
-            )
-        self.router.connect(self.lanes)
-        self.apns, self.fcm = self.vendors[Channel.APNS], self.vendors[Channel.FCM]
-        self._fds = 100
 
     def _add_vendor(
         self,
@@ -361,15 +382,27 @@ class World:
         lane_rows_max: int,
         burst_rows_max: int,
         policy: RetryPolicy,
+        health: tuple[BreakerSettings, GuardSettings],
     ) -> None:
         """Pool and lanes of one vendor of app 0."""
         twin = self.vendors[channel] = VendorTwin()
+        log = self.log.bind(app="shop", vendor=channel.name.lower())
+        breaker = self.breakers[channel] = VendorBreaker(
+            health[0], clock=self.clock, observer=BreakerCounts(self.metrics, log, "shop", channel)
+        )
+        guard = self.guards[0, channel] = TokenGuard(
+            health[1],
+            devices=self.devices,
+            clock=self.clock,
+            observer=GuardCounts(self.metrics, log, "shop", channel),
+        )
         pool = self.pools[channel] = VendorPool(
             open_connection=twin.open,
             connections_max=connections_max,
             idle_s=3600.0,
             clock=self.clock,
             observer=PoolCounts(self.metrics, self.log),
+            breaker=breaker,
         )
         credential = self.credentials[channel] = CredentialTwin()
         vendor = make_vendor(channel)
@@ -388,6 +421,7 @@ class World:
             "burst_rows_max": burst_rows_max,
             "step_s_max": 10.0,
             "request_timeout_s": 30.0,
+            "watch": VerdictWatch(breaker, guard),
         }
         wait_s = self._probe_wait_s
         for class_ in Class:

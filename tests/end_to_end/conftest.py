@@ -33,6 +33,7 @@ from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client
 from gateway.core.identity import device_password
 from gateway.observe.log import Level, Log
+from vendors import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = b"the secret of the shop"
@@ -281,10 +282,12 @@ def config_table(
     directory: Path,
     simulators: dict[str, Any] | None,
     vendors: dict[str, Any] | None = None,
-    **over: dict[str, Any],
+    **over: Any,
 ) -> dict[str, Any]:
     """A configuration for impatient tests. vendors: their tables, beside those of the simulators. `over` lays tables
-    over it, those of a vendor's name over the app's."""
+    over it, those of a vendor's name over the app's. copies: further apps like the first, `shop1`, `shop2` ...
+    """
+    copies = over.pop("copies", 0)
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
     secret.write_bytes(SECRET)
@@ -302,15 +305,16 @@ def config_table(
         },
         "devices": {"devices_max": 10_000, "token_bytes_max": 4_000_000},
         "retry": {"first_s": 0.2, "factor": 1.5, "wait_s_min": 0.1, "throttled_s": 0.5, "cap_s": 900.0},
+        "breaker": {"open_s": 0.2, "open_s_max": 0.5},
         "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 3.0},
         "observe": {"log_level": "warning"},
     }
     vendors = (vendor_tables(simulators) if simulators is not None else {}) | (vendors or {})
     for name, values in over.items():
-        tables = vendors if name in vendors else table
+        tables = vendors if name in REGISTRY else table
         tables[name] = tables.get(name, {}) | values
     app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
-    table["apps"] = [app | vendors]
+    table["apps"] = [app | vendors, *({**app, "key": f"shop{n}"} | vendors for n in range(1, copies + 1))]
     return table
 
 
@@ -360,7 +364,7 @@ def open_gateway(folder: Path) -> Callable[..., contextlib.AbstractAsyncContextM
     """A worker in this process for the block: `async with open_gateway(simulators.ready, rpc={...}) as gateway`."""
 
     @contextlib.asynccontextmanager
-    async def run(simulators: dict[str, Any] | None = None, **over: dict[str, Any]) -> AsyncIterator[Gateway]:
+    async def run(simulators: dict[str, Any] | None = None, **over: Any) -> AsyncIterator[Gateway]:
         file = folder / "gateway.toml"
         file.write_text(to_toml(config_table(folder, simulators, **over)))
         config = load(str(file))

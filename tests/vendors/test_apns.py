@@ -130,6 +130,79 @@ def test_a_live_activity_has_its_own_topic() -> None:
     assert headers["apns-topic"] == b"com.example.app.push-type.liveactivity"
 
 
+# Section 1.3 of the fact sheet: push type, topic suffix, priorities; the first is what priority "high" becomes.
+PUSH_TYPE_TABLE = """
+alert - 10 5 1
+background - 5
+voip .voip 10 5 1
+complication .complication 10 5 1
+fileprovider .pushkit.fileprovider 10 5 1
+location .location-query 10 5
+liveactivity .push-type.liveactivity 10 5 1
+pushtotalk .voip-ptt 10
+widgets .push-type.widgets 10 5 1
+controls .push-type.controls 10 5 1
+mdm - 10 5 1
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("line", PUSH_TYPE_TABLE)
+def test_each_push_type_has_its_topic_priorities_expiration_and_limit(line: str) -> None:
+    name, suffix, *priorities = line.split()
+    variant = Variant("t", "b", raw=raw({"apns-push-type": name}))
+    made = template(variant)
+    headers = headers_of(made)
+    assert headers["apns-push-type"] == name.encode()
+    assert headers["apns-topic"] == b"com.example.app" + suffix.replace("-", "", suffix == "-").encode()
+    assert headers["apns-priority"] == priorities[0].encode()
+    assert headers["apns-expiration"] == (b"0" if name == "pushtotalk" else Slot("expires_or_zero"))
+    assert not body_of(made).keys() & {"apns-push-type", "apns-priority"}
+    assert VENDOR.limits(variant).payload_bytes_max == (5120 if name == "voip" else 4096)
+    normal = headers_of(template(Variant("t", "b", priority="normal", raw=raw({"apns-push-type": name}))))
+    assert normal["apns-priority"] == (b"5" if "5" in priorities else priorities[0].encode())
+    for priority in ("10", "5", "1", "7", "", [5]):
+        tried = Variant("t", "b", raw=raw({"apns-push-type": name, "apns-priority": priority}))
+        if priority in priorities:
+            assert headers_of(template(tried))["apns-priority"] == str(priority).encode()
+        else:
+            assert refusal(tried).text.startswith("raw.apns key apns-priority is none of ")
+
+
+def test_the_table_of_push_types_is_the_sheet_s() -> None:
+    assert {line.split()[0].encode() for line in PUSH_TYPE_TABLE} == set(apns.PUSH_TYPES)
+
+
+@pytest.mark.parametrize("named", ["alarm", "", 5, ["voip"], {"voip": 1}, "voip\n"])
+def test_what_is_no_push_type_is_refused(named: object) -> None:
+    variant = Variant("t", "b", raw=raw({"apns-push-type": named}))
+    assert VENDOR.limits(variant).payload_bytes_max == 4096
+    if named == "":
+        assert headers_of(template(variant))["apns-push-type"] == b"alert"
+    else:
+        assert refusal(variant).text.startswith("raw.apns key apns-push-type is none of alert, ")
+
+
+def test_a_priority_named_for_an_alert_goes_out() -> None:
+    headers = headers_of(template(Variant("t", "b", raw=raw({"apns-priority": 1}))))
+    assert headers["apns-priority"] == b"1"
+
+
+def test_with_a_certificate_no_header_says_who_we_are_and_the_topic_still_goes_out() -> None:
+    vendor = Apns(Settings(topic="com.example.app", certificate_file="c.pem"))
+    made = vendor.template(Variant("t", "b"))
+    assert isinstance(made, RequestTemplate)
+    headers = headers_of(made)
+    assert "authorization" not in headers
+    assert headers["apns-topic"] == b"com.example.app"
+    assert made._replace(headers=()) == template(Variant("t", "b"))._replace(headers=())
+    assert vendor.template(Variant("t", "b", raw=raw({"apns-push-type": "location"}))) == Refusal(
+        "raw", "push type location needs a key; this app has a certificate (apns)"
+    )
+    assert apns.secret_place(vendor.settings).file == "c.pem"
+    with pytest.raises(ValueError, match="not a certificate"):
+        apns.credential(vendor.settings, b"hunter2")
+
+
 @pytest.mark.parametrize(
     ("variant", "field", "text"),
     [
@@ -276,6 +349,9 @@ def test_hosts_follow_the_environment_unless_one_is_given() -> None:
         ({"key_env": "ALSO"}, "exactly one of key_file and key_env"),
         ({"key_file": ""}, "exactly one of key_file and key_env"),
         ({"topic": ""}, "topic must be"),
+        ({"team_id": ""}, "team_id must be"),
+        ({"certificate_file": "c.pem"}, "with certificate_file there is no"),
+        ({"certificate_key_file": "c.pem"}, "certificate_key_file needs certificate_file"),
         ({"token_life_s": 600}, "token_life_s is 600, expected 1500 to 3300"),
         ({"port": 0}, "port is 0"),
         ({"rate_per_s": 0}, "must be positive"),

@@ -117,6 +117,46 @@ def test_raw_is_a_merge_patch_over_the_message() -> None:
     assert message["data"] == {"message_id": "<message_id>", "k": "v"}
 
 
+def test_a_message_for_the_app_alone_shows_and_sounds_on_no_platform() -> None:
+    variant = Variant("t", "b", badge=3, sound="ping", collapse_id="c", raw=raw({"notification": None}))
+    message = body_of(template(variant))["message"]
+    assert message == {
+        "token": "<token>",
+        "data": {"message_id": "<message_id>"},
+        "android": {"priority": "HIGH", "ttl": "<ttl_left_s:2419200>s", "collapse_key": "<collapse_id>"},
+        "apns": {
+            "headers": {
+                "apns-priority": "5",
+                "apns-push-type": "background",
+                "apns-expiration": "<expires_or_zero>",
+                "apns-collapse-id": "<collapse_id>",
+            },
+            "payload": {"aps": {"content-available": 1}},
+        },
+    }
+
+
+def test_browsers_get_a_section_of_their_own_where_the_project_has_any() -> None:
+    vendor = Fcm(msgspec.structs.replace(SETTINGS, webpush=True))
+    page = Click("url", "https://x.cn/{{id}}")
+    message = body_of(template(Variant("t", "b", click=page, priority="normal"), vendor=vendor, with_variables=True))
+    assert message["message"]["webpush"] == {
+        "headers": {"TTL": "<ttl_left_s:2419200>", "Urgency": "normal"},
+        "fcm_options": {"link": "https://x.cn/<var:id>"},
+    }
+    for click in (None, Click("url", "http://x.cn/"), Click("app")):
+        made = template(Variant("t", "b", click=click), vendor=vendor)
+        assert "fcm_options" not in body_of(made)["message"]["webpush"]
+    assert "webpush" not in body_of(template(Variant("t", "b")))["message"]
+
+
+def test_a_missing_apns_key_of_the_project_blames_no_credential_of_ours() -> None:
+    for code in ("THIRD_PARTY_AUTH_ERROR", "APNS_AUTH_ERROR"):
+        answer = VENDOR.classify(401, {}, error_body("UNAUTHENTICATED", fcm_error(code)))
+        assert answer.scope is Scope.DEVICE
+    assert VENDOR.classify(403, {}, error_body("PERMISSION_DENIED")).scope is Scope.APP
+
+
 def test_validate_only_asks_for_a_dry_run() -> None:
     vendor = Fcm(msgspec.structs.replace(SETTINGS, validate_only=True))
     assert body_of(template(Variant("t", "b"), vendor=vendor))["validate_only"] is True
@@ -232,11 +272,11 @@ ANSWER_TABLE: list[tuple[int, bytes, str, str, bool, float | None]] = [
     (403, error_body("PERMISSION_DENIED"), "CREDENTIAL", "PERMISSION_DENIED", False, None),
     (404, error_body("NOT_FOUND", fcm_error("UNREGISTERED")), "TOKEN_DEAD", "UNREGISTERED", False, None),
     (404, error_body("NOT_FOUND"), "CREDENTIAL", "NOT_FOUND", False, None),
-    (429, error_body("RESOURCE_EXHAUSTED", fcm_error("QUOTA_EXCEEDED")), "THROTTLED", "QUOTA_EXCEEDED", False, 60.0),
-    (429, error_body("RESOURCE_EXHAUSTED"), "THROTTLED", "RESOURCE_EXHAUSTED", False, 60.0),
-    (500, error_body("INTERNAL", fcm_error("INTERNAL")), "UNAVAILABLE", "INTERNAL", False, 10.0),
-    (503, error_body("UNAVAILABLE", fcm_error("UNAVAILABLE")), "UNAVAILABLE", "UNAVAILABLE", False, 10.0),
-    (418, error_body("X", fcm_error("UNSPECIFIED_ERROR")), "UNAVAILABLE", "UNSPECIFIED_ERROR", False, 10.0),
+    (429, error_body("RESOURCE_EXHAUSTED", fcm_error("QUOTA_EXCEEDED")), "THROTTLED", "QUOTA_EXCEEDED", False, None),
+    (429, error_body("RESOURCE_EXHAUSTED"), "THROTTLED", "RESOURCE_EXHAUSTED", False, None),
+    (500, error_body("INTERNAL", fcm_error("INTERNAL")), "UNAVAILABLE", "INTERNAL", False, None),
+    (503, error_body("UNAVAILABLE", fcm_error("UNAVAILABLE")), "UNAVAILABLE", "UNAVAILABLE", False, None),
+    (418, error_body("X", fcm_error("UNSPECIFIED_ERROR")), "UNAVAILABLE", "UNSPECIFIED_ERROR", False, None),
 ]
 
 
@@ -263,10 +303,13 @@ def test_a_quota_failure_that_names_the_device_waits_for_that_device_only() -> N
     assert (answer.name, answer.scope) == ("QUOTA_EXCEEDED", Scope.APP)
 
 
-def test_retry_after_replaces_the_documented_wait() -> None:
+def test_retry_after_is_obeyed_and_else_the_policy_s_backoff_grows() -> None:
+    """Google wants 10 s before the first retry (retry_first_s), a minute after a 429 (retry.throttled_s), then more."""
     body = error_body("UNAVAILABLE", fcm_error("UNAVAILABLE"))
     assert VENDOR.classify(503, {b"retry-after": b"120"}, body).retry_after_s == 120.0
-    assert VENDOR.classify(429, {}, b"no json").retry_after_s == 60.0
+    assert VENDOR.classify(429, {b"retry-after": b"7"}, b"no json").retry_after_s == 7.0
+    assert VENDOR.classify(429, {}, b"no json").retry_after_s is None
+    assert SETTINGS.retry_first_s == 10.0
 
 
 def test_200_is_accepted() -> None:
@@ -310,6 +353,7 @@ def test_an_unknown_code_never_unregisters_a_token(status: int, code: str) -> No
         ({"project_id": ""}, "project_id must be"),
         ({"port": 70000}, "port is 70000"),
         ({"burst": 0}, "must be positive"),
+        ({"retry_first_s": 0}, "retry_first_s is 0"),
         ({"key": "x"}, "unknown field `key`"),
     ],
 )

@@ -128,10 +128,13 @@ class ClientConnection:
             return 0
         if not self._sender.has_window():
             return 0
-        limit = self._config.streams_max
-        if self._peer.streams_max is not None:
-            limit = min(limit, self._peer.streams_max)
-        return max(0, min(limit - self._streams.open_count, self._sender.ids_left()))
+        limit, peer_limit = self._config.streams_max, self._peer.streams_max
+        if peer_limit is not None and peer_limit < limit:
+            limit = peer_limit
+        room, ids_left = limit - self._streams.open_count, self._sender.ids_left()
+        # Asked several times per burst, so without min and max.
+        room = room if room < ids_left else ids_left
+        return room if room > 0 else 0
 
     def open_streams(self) -> int:
         return self._streams.open_count
@@ -146,6 +149,10 @@ class ClientConnection:
 
     def unsent_bytes(self) -> int:
         return self._out.size
+
+    def is_leaving(self) -> bool:
+        """No further request will ever be taken: it drains, by our wish or by GOAWAY, or it is over."""
+        return self._drain_reason is not None or self._is_terminated
 
     def is_terminated(self) -> bool:
         return self._is_terminated
@@ -459,8 +466,7 @@ class ClientConnection:
         """The connection is over now; a GOAWAY waits to be sent."""
         if self._is_terminated:
             return []
-        self._out.append(goaway(0, ErrorCode.NO_ERROR))
-        return self._terminate(reason)
+        return self._terminate(reason, goodbye=goaway(0, ErrorCode.NO_ERROR))
 
     def connection_lost(self, reason: CloseReason) -> list[Event]:
         """The transport is gone. After a GOAWAY that is what was announced."""
@@ -472,20 +478,24 @@ class ClientConnection:
 
     def _finish_draining(self) -> None:
         if not self._is_terminated and self._drain_reason is not None and self._streams.open_count == 0:
-            self._out.append(goaway(0, ErrorCode.NO_ERROR))
-            self._end(self._drain_reason, 0, "")
+            self._end(self._drain_reason, 0, "", goaway(0, ErrorCode.NO_ERROR))
 
     def _fail(self, error: RemoteProtocolError) -> list[Event]:
-        self._out.append(goaway(0, error.wire_code, str(error).encode()))
-        return self._terminate(CloseReason.PROTOCOL_ERROR, error.wire_code, str(error))
+        goodbye = goaway(0, error.wire_code, str(error).encode())
+        return self._terminate(CloseReason.PROTOCOL_ERROR, error.wire_code, str(error), goodbye)
 
-    def _terminate(self, reason: CloseReason, code: int = 0, text: str = "") -> list[Event]:
-        self._end(reason, code, text)
+    def _terminate(self, reason: CloseReason, code: int = 0, text: str = "", goodbye: bytes = b"") -> list[Event]:
+        self._end(reason, code, text, goodbye)
         return self._collector.take_events()
 
-    def _end(self, reason: CloseReason, code: int, text: str) -> None:
-        """Every open stream ends: what no `data_to_send` has given out was surely not processed."""
+    def _end(self, reason: CloseReason, code: int, text: str, goodbye: bytes) -> None:
+        """Every open stream ends: what no `data_to_send` has given out was surely not processed, and must not go out
+        with the last frame either."""
         refused = self._streams.close(self._streams.open_above(self._taken_id))
+        if len(refused):
+            self._out.take()
+        if goodbye:
+            self._out.append(goodbye)
         uncertain = self._collector.end_early(self._streams.open_positions())
         self._collector.forget()
         self._is_terminated = True

@@ -487,6 +487,26 @@ def test_close_gives_open_tags_back_and_says_goaway(open_dialogue) -> None:
     assert dialogue.feed(dialogue.head(1)) == []
 
 
+@pytest.mark.parametrize("how", ["closed", "failed", "silent"])
+def test_requests_that_go_back_as_not_sent_do_not_go_out_with_the_last_frame(open_dialogue, how) -> None:
+    """They are sent again elsewhere, and the peer would have them twice."""
+    dialogue = open_dialogue()
+    dialogue.send(1)
+    dialogue.sent()
+    dialogue.send(2)
+    connection = dialogue.connection
+    match how:
+        case "closed":
+            events = connection.close()
+        case "failed":
+            events = dialogue.feed(b"\x00\x00\x01\x01\x04\x00\x00\x00\x00\x88")
+        case _:
+            events = connection.connection_lost(CloseReason.PEER_CLOSED)
+    terminated = only(events, Terminated)
+    assert (terminated.uncertain.tolist(), terminated.refused.tolist()) == ([0], [1, 2])
+    assert [frame[0] for frame in dialogue.sent()] == ([] if how == "silent" else [FrameType.GOAWAY])
+
+
 # Time
 
 

@@ -20,7 +20,14 @@ from gateway.wire.rpc import codec
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.limits import RpcLimits
 from gateway.wire.rpc.messages import Submit, Texts
-from gateway.wire.rpc.submit import check_submit, decode_submit, submit_digest, submitted
+from gateway.wire.rpc.submit import (
+    check_submit,
+    check_submit_in_steps,
+    decode_submit,
+    submit_digest,
+    submit_digest_in_steps,
+    submitted,
+)
 
 LIMITS = RpcLimits(variable_bytes_max=8)
 VENDORS = ["apns", "fcm", "nokia"]
@@ -305,6 +312,31 @@ def test_submit_digest_ignores_the_number_and_sees_everything_else() -> None:
     assert submit_digest(one) != submit_digest(submit([Variant("t", "c")]))
     assert submit_digest(one) != submit_digest(submit(allow_duplicates=True))
     assert submit_digest(one) != submit_digest(submit(device_ids=memoryview(b"\x02" * 16)))
+
+
+def test_submit_digest_tells_columns_apart_by_name_and_place() -> None:
+    text = Texts(blob=b"abcd", offsets=memoryview(np.array([0, 4], "<u4").tobytes()))
+    other = Texts(blob=b"abce", offsets=text.offsets)
+    digests = {
+        submit_digest(submit(variables=variables, **fields))
+        for variables in (None, {}, {"a": text}, {"b": text}, {"a": other}, {"a": text, "b": other})
+        for fields in ({}, {"index": memoryview(b"\0\0\0\0")}, {"vendor_index": memoryview(b"\0\0\0\0")})
+    }
+    assert len(digests) == 6 * 3
+
+
+def test_submit_digest_rests_between_pieces_of_a_large_column() -> None:
+    large = submit(n=200_000, device_ids=memoryview(bytes(3_200_000)))
+    steps = submit_digest_in_steps(large)
+    assert len(list(steps)) == 7
+    assert submit_digest(large) != submit_digest(submit(n=200_000, device_ids=memoryview(bytes(3_199_999) + b"\1")))
+
+
+def test_submit_of_many_contents_is_checked_in_steps() -> None:
+    contents = [Variant(str(number), "b") for number in range(5_000)]
+    index = memoryview(np.arange(5_000, dtype="<u4").tobytes())
+    steps = check_submit_in_steps(submit(contents, n=5_000, index=index))
+    assert len(list(steps)) >= 9
 
 
 def test_submit_column_views_do_not_outlive_the_payload() -> None:

@@ -37,13 +37,12 @@ from bench.core_transport import FeedStream
 from bench.harness import Line, peak_rss_bytes
 from bench.vendor_client import contents
 from bench.vendor_stopwatch import Stopwatch, percentiles
-from gateway.app import Worker
+from bench.worker import GatedWorker, register, running
 from gateway.cli.demo.configs import vendor_tables
 from gateway.client.requests import UNSENT, little_endian, texts
 from gateway.columns import U8, TextColumn
 from gateway.config import load_config
 from gateway.content import Variant
-from gateway.core.registration import Registrations
 from gateway.ledger import CHANNEL_NAMES, State
 from gateway.wire.rpc.messages import Submit
 
@@ -84,25 +83,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     faults: dict[str, dict[str, Any] | None] = {}
 
 
-class GatedWorker(Worker):
-    """Its connections wait for `gate`; it remembers them."""
-
-    def __init__(self, config: Any) -> None:
-        self.gate = trio.Event()
-        self.opened: list[Any] = []
-        super().__init__(config)
-
-    def _open_connection(self, open_stream: Any, on_events: Any) -> Any:
-        async def open_when_told() -> trio.abc.Stream:
-            await self.gate.wait()
-            stream: trio.abc.Stream = await open_stream()
-            return stream
-
-        connection = super()._open_connection(open_when_told, on_events)
-        self.opened.append(connection)
-        return connection
-
-
 class Site:
     """A worker with its apps' devices and one RPC session per app."""
 
@@ -120,30 +100,14 @@ class Site:
         ids: U8 = self._source.integers(0, 256, (app.tokens, 16), np.uint8)
         prefix = b"" if app.vendor == "apns" else b"fcm-token-"
         tokens = TextColumn.from_rows([prefix + row.tobytes().hex().encode() * 2 for row in ids])
-        done = self.worker.devices.register(
-            index,
-            Registrations(
-                ids,
-                np.full(app.tokens, CHANNEL_NAMES[app.vendor], np.uint8),
-                tokens,
-                np.full(app.tokens, int(app.is_proven), np.uint32),
-            ),
-            now_unix_s=int(time.time()),
-        )
-        assert not done.faults, "devices were refused"
+        channel, proven = CHANNEL_NAMES[app.vendor], int(app.is_proven)
+        register(self.worker, index, ids, channel, tokens, proven_unix_s=proven)
         return ids
 
     async def run(self, measure: Callable[[Site], Awaitable[Line]]) -> Line:
         with trio.fail_after(_RUN_TIMEOUT_S):
-            async with trio.open_nursery() as nursery:
-                ready = trio.Event()
-                nursery.start_soon(self.worker.run, lambda _: ready.set())
-                await ready.wait()
-                for feed in self.feeds:
-                    nursery.start_soon(self.worker.rpc.converse, feed, "rpc")
-                    await feed.wait_welcome()
+            async with running(self.worker, *self.feeds):
                 figures = await measure(self)
-                nursery.cancel_scope.cancel()
         return {**figures, "peak_rss_bytes": peak_rss_bytes()}
 
     def submits(self, app: int, rows: int, n: int, *, ttl_s: int | None = None) -> list[tuple[int, bytes, int]]:

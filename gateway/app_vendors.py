@@ -37,6 +37,7 @@ from gateway.config_settings import breaker_settings, guard_settings, keeper_set
 from gateway.config_types import Secret
 from gateway.content import Class
 from gateway.core.bucket import TokenBucket
+from gateway.core.device_gates import DeviceGates
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
@@ -133,6 +134,7 @@ def build_vendor(
         "step_s_max": config.gateway.step_ms_max / 1000,
         "request_timeout_s": config.http2.request_timeout_s,
         "watch": VerdictWatch(breaker, guard),
+        "device_gates": DeviceGates(),
     }
     has_probes = needs_probes(name, settings)
     for class_ in Class:

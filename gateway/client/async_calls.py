@@ -250,8 +250,11 @@ class AsyncCalls(ABC):
     ) -> TraceHops:
         return await self._call(trace_request(task_id, device_id, message_id), TraceHops)
 
-    async def register_devices(self, devices: Sequence[DeviceState]) -> DevicesRegistered:
-        return await self._call(register_request(devices), DevicesRegistered)
+    async def register_devices(
+        self, devices: Sequence[DeviceState], *, want_passwords: bool = False
+    ) -> DevicesRegistered:
+        """want_passwords: the answer carries each device's password of the long link."""
+        return await self._call(register_request(devices, want_passwords=want_passwords), DevicesRegistered)
 
     async def device(self, device_id: bytes | str | None = None, *, alias: str = "", app_key: str = "") -> DeviceFound:
         return await self._call(device_request(device_id, alias, app_key), DeviceFound)

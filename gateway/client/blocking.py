@@ -173,8 +173,9 @@ class BlockingClient:
     ) -> TraceHops:
         return self._call(trace_request(task_id, device_id, message_id), TraceHops)
 
-    def register_devices(self, devices: Sequence[DeviceState]) -> DevicesRegistered:
-        return self._call(register_request(devices), DevicesRegistered)
+    def register_devices(self, devices: Sequence[DeviceState], *, want_passwords: bool = False) -> DevicesRegistered:
+        """want_passwords: the answer carries each device's password of the long link."""
+        return self._call(register_request(devices, want_passwords=want_passwords), DevicesRegistered)
 
     def device(self, device_id: bytes | str | None = None, *, alias: str = "", app_key: str = "") -> DeviceFound:
         return self._call(device_request(device_id, alias, app_key), DeviceFound)

@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from bench.devices import mqtt
+from gateway.client.requests import DeviceState
 from gateway.core.admission import AddressClass
 from gateway.core.identity import check_device_password
 from gateway.core.signed_requests import sign_request
@@ -107,6 +108,16 @@ async def test_app_has_no_more_connections_than_it_may(open_gateway: Callable[..
                 assert await first.receive_some(10) == b""
         metrics = await gateway.metrics()
         assert metrics["pushgw_logins_refused_total", "shop,app_connections_max"] == 1
+
+
+async def test_password_in_the_answer_to_a_registration_opens_the_long_link(open_gateway: Callable[..., Any]) -> None:
+    async with open_gateway() as gateway:
+        device = bytes(range(16))
+        answer = await gateway.client.register_devices([DeviceState(device_id=device)], want_passwords=True)
+        password = bytes(answer.passwords.blob).decode()
+        identity = {"device_id": device.hex(), "user_name": "shop", "password": password}
+        async with session(gateway, identity) as (_, code):
+            assert code == 0
 
 
 async def test_presence_is_told_over_the_rpc_and_counted_by_platform(open_gateway: Callable[..., Any]) -> None:

@@ -90,6 +90,8 @@ class CloseReason(enum.Enum):
     CLIENT_DISCONNECT = "client_disconnect"
     BAD_IDENTITY = "bad_identity"
     UNSUPPORTED_VERSION = "unsupported_version"
+    #: The client needs something of its protocol that is not offered here.
+    UNSUPPORTED_FEATURE = "unsupported_feature"
     # connections to vendors
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"

@@ -306,7 +306,7 @@ REFUSALS = {
     "empty password": ({"password": ""}, 4, "bad_credentials"),
     "password of another device": ({"password": device_password(SECRET, "00" * 16)}, 4, "bad_credentials"),
     "protocol level 3": ({"level": 3}, 1, "unsupported_version"),
-    "protocol level 5": ({"level": 5}, 1, "unsupported_version"),
+    "protocol level 0": ({"level": 0}, 1, "unsupported_version"),
 }
 
 

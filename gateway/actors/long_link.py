@@ -455,6 +455,15 @@ class LongLink:
 
     # Seeing.
 
+    def _connacks_by_name(self) -> dict[str, int]:
+        """Codes of 3.1.1, and those of 5.0 that came; of one name, both together."""
+        found = {code.name.lower(): int(self.connacks[code]) for code in ConnectCode}
+        for code in ReasonCode:
+            if code >= ReasonCode.UNSPECIFIED_ERROR and self.connacks[code]:
+                name = code.name.lower()
+                found[name] = found.get(name, 0) + int(self.connacks[code])
+        return found
+
     def statistics(self) -> LongLinkStatistics:
         """Counts since start and sizes of everything that can grow."""
         packets_out = self._sessions.packets_out.copy()
@@ -469,15 +478,7 @@ class LongLink:
             closed={reason.value: int(n) for reason, n in zip(CLOSE_REASONS, self.table.closed, strict=True)},
             packets_in={kind.name.lower(): int(self.packets_in[kind]) for kind in PacketType},
             packets_out={kind.name.lower(): int(packets_out[kind]) for kind in PacketType},
-            connacks={
-                **{code.name.lower(): int(self.connacks[code]) for code in ConnectCode},
-                # Of one name, both versions together.
-                **{
-                    name: int(self.connacks[code] + self.connacks[ConnectCode.__members__.get(code.name, code)])
-                    for code in ReasonCode
-                    if (name := code.name.lower()) and self.connacks[code]
-                },
-            },
+            connacks=self._connacks_by_name(),
         )
 
 

@@ -107,7 +107,7 @@ class CountingStream(trio.abc.Stream):
         window = self._connection.machine.send_window()
         if window < _WINDOW // 2:
             return _frame(FrameType.WINDOW_UPDATE, 0, 0, struct.pack(">L", _WINDOW - window)) + data
-        return data
+        return bytes(data)
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -24,12 +24,12 @@ import trio
 import vendors
 from bench.core_transport import FeedStream
 from bench.harness import Line, peak_rss_bytes
+from bench.worker import register, running
 from gateway.app import Worker
 from gateway.client.requests import UNSENT, little_endian
 from gateway.columns import TextColumn
 from gateway.config import Config, load_config
 from gateway.content import Variant
-from gateway.core.registration import Registrations
 from gateway.ledger import Channel, State
 from gateway.vendor import HttpVersion, Limits, RequestTemplate, Slot, parse_template, slot_json
 from gateway.verdict import Answer, Verdict
@@ -117,29 +117,13 @@ async def _measure(task: Any, folder: Path) -> Line:
     secret = secrets.token_hex(32).encode()
     worker = Worker(_config(task, folder, secret))
     ids = np.random.default_rng(1).integers(0, 256, (_ROWS_PER_SUBMIT, 16), np.uint8)
-    done = worker.devices.register(
-        0,
-        Registrations(
-            ids,
-            np.full(len(ids), Channel.XIAOMI, np.uint8),
-            TextColumn.from_rows([each.tobytes().hex().encode() for each in ids]),
-            np.zeros(len(ids), np.uint32),
-        ),
-        now_unix_s=int(time.time()),
-    )
-    assert not done.faults, "devices were refused"
+    register(worker, 0, ids, Channel.XIAOMI, TextColumn.from_rows([each.tobytes().hex().encode() for each in ids]))
     feed = FeedStream(APP_KEY, secret)
     with trio.fail_after(_RUN_TIMEOUT_S):
-        async with trio.open_nursery() as nursery:
-            ready = trio.Event()
-            nursery.start_soon(worker.run, lambda _: ready.set())
-            await ready.wait()
-            nursery.start_soon(worker.rpc.converse, feed, "rpc")
-            await feed.wait_welcome()
+        async with running(worker, feed):
             warm_up = max(task.requests // 10, task.connections)
             await _post(worker, feed, ids, warm_up, task.body_bytes)
             figures = await _post(worker, feed, ids, task.requests, task.body_bytes)
-            nursery.cancel_scope.cancel()
     states = sum(page.counts for page in worker.home.pages())
     accepted = int(states[State.VENDOR_ACCEPTED])
     assert accepted == warm_up + task.requests, f"{accepted} of {warm_up + task.requests} rows accepted"

@@ -16,6 +16,8 @@ body of the mean size), `connections_4`, all against `nghttpd -m 1000`; and `uni
 The tokens' paths are empty files (hard links), so nghttpd answers 200 with an empty body, as a vendor does; unknown
 paths would be 404 with a body of its own, and every row a rejection. h2load's apns-id and body are the same for all
 requests, because it cannot vary them. Rows in the lane and uniqueness of ids are ours alone to pay.
+
+Memory of waiting rows, added latency, probing and bad neighbours: bench/vendor_strict.py, in the same run.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench import vendor_strict
 from bench.harness import Line, Options, calibrate, line, progress
 from bench.simulators.tls import make_tls_files
 
@@ -77,13 +80,14 @@ def run(options: Options) -> Iterator[Line]:
     missing = [name for name, found in tools.items() if found is None]
     if missing:
         progress(f"vendor: skipped, {', '.join(missing)} not installed (packages nghttp2-server and nghttp2-client)")
-        yield line("vendor", "all", skipped=f"missing: {', '.join(missing)}")
-        return
-    folder = Path(tempfile.mkdtemp(prefix="pushgw-bench-vendor-"))
-    try:
-        yield from _measure_all(VendorBench(folder, {name: str(found) for name, found in tools.items()}, options))
-    finally:
-        shutil.rmtree(folder)
+        yield line("vendor", "all beside h2load", skipped=f"missing: {', '.join(missing)}")
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="pushgw-bench-vendor-"))
+        try:
+            yield from _measure_all(VendorBench(folder, {name: str(found) for name, found in tools.items()}, options))
+        finally:
+            shutil.rmtree(folder)
+    yield from vendor_strict.run(options)
 
 
 def _measure_all(bench: VendorBench) -> Iterator[Line]:

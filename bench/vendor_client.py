@@ -29,12 +29,11 @@ import trio
 
 from bench.core_transport import FeedStream
 from bench.harness import Line, peak_rss_bytes
-from gateway.app import Worker
+from bench.worker import GatedWorker, register, running
 from gateway.client.requests import UNSENT, little_endian, texts
 from gateway.columns import I64, TextColumn
 from gateway.config import Config, load_config
 from gateway.content import Variant
-from gateway.core.registration import Registrations
 from gateway.ledger import Channel, State
 from gateway.vendor import Requests
 from gateway.wire.h2.template import row_bytes
@@ -63,28 +62,22 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     seed: int
 
 
-class ClientWorker(Worker):
-    """The worker of `serve`, whose connections wait for `gate`, and which remembers what it sent last."""
+class ClientWorker(GatedWorker):
+    """It remembers, too, what it sent last."""
 
     def __init__(self, config: Config) -> None:
-        self.gate = trio.Event()
         self.last_requests: Requests | None = None
         super().__init__(config)
 
     def _open_connection(self, open_stream: Any, on_events: Any) -> Any:
-        async def open_when_told() -> trio.abc.Stream:
-            await self.gate.wait()
-            stream: trio.abc.Stream = await open_stream()
-            return stream
-
-        connection = super()._open_connection(open_when_told, on_events)
+        connection = super()._open_connection(open_stream, on_events)
         send = connection.send
 
         def remember(requests: Requests, start: int, tags: I64, deadline: float) -> int:
             self.last_requests = requests
             return send(requests, start, tags, deadline)
 
-        connection.send = remember  # type: ignore[method-assign]
+        connection.send = remember
         return connection
 
 
@@ -111,33 +104,17 @@ async def _measure(task: Task, folder: Path, tokens: list[bytes]) -> Line:
     secret = secrets.token_hex(32).encode()
     worker = ClientWorker(_config(task, folder, secret, len(tokens)))
     ids = np.random.default_rng(task.seed).integers(0, 256, (len(tokens), 16), np.uint8)
-    done = worker.devices.register(
-        0,
-        Registrations(
-            ids,
-            np.full(len(tokens), Channel.APNS, np.uint8),
-            TextColumn.from_rows(tokens),
-            # Proven: the question is the connection, not probing.
-            np.ones(len(tokens), np.uint32),
-        ),
-        now_unix_s=int(time.time()),
-    )
-    assert not done.faults, "devices were refused"
+    # Proven: the question is the connection, not probing.
+    register(worker, 0, ids, Channel.APNS, TextColumn.from_rows(tokens))
     feed = FeedStream(APP_KEY, secret)
     with trio.fail_after(_RUN_TIMEOUT_S):
-        async with trio.open_nursery() as nursery:
-            ready = trio.Event()
-            nursery.start_soon(worker.run, lambda _: ready.set())
-            await ready.wait()
-            nursery.start_soon(worker.rpc.converse, feed, "rpc")
-            await feed.wait_welcome()
+        async with running(worker, feed):
             lanes = [actor.lane for built in worker.vendor_lanes for actor in built.lanes]
             for rows, frame in feed.encode(_submits(task, ids)):
                 feed.put(frame, rows)
             while sum(lane.rows for lane in lanes) < task.rows:  # noqa: ASYNC110 - lanes tell nobody that they are full
                 await trio.sleep(_POLL_S)
             figures = await _drain(worker)
-            nursery.cancel_scope.cancel()
     states = sum(page.counts for page in worker.home.pages())
     accepted = int(states[State.VENDOR_ACCEPTED])
     assert accepted == task.rows, f"{accepted} of {task.rows} rows accepted"

@@ -25,20 +25,22 @@ from gateway.actors.rendering import LaneRenderer
 from gateway.actors.router import Router
 from gateway.actors.token_guard import TokenGuard
 from gateway.actors.vendor_breaker import VendorBreaker, VerdictWatch
+from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.actors.vendor_pool import VendorPool
 from gateway.app_http1 import bundle_opener
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.config_relations import needs_probes
 from gateway.config_sections import App
 from gateway.config_settings import breaker_settings, guard_settings, keeper_settings, retry_policy
 from gateway.config_types import Secret
 from gateway.content import Class
 from gateway.core.bucket import TokenBucket
+from gateway.core.device_gates import DeviceGates
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
-from gateway.core.probing import probes_max
 from gateway.core.render import Renderer
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
@@ -78,6 +80,7 @@ class Site(Protocol):
     devices: DeviceTable
     renderer: Renderer
     router: Router
+    ceiling: Ceiling
 
 
 def build_vendor(
@@ -111,6 +114,9 @@ def build_vendor(
         clock=clock,
         observer=PoolCounts(site.metrics, log) if is_http2 else BundleCounts(log),
         breaker=breaker,
+        streams_max=config.http2.streams_max if is_http2 else config.http1.sockets_max + config.http1.queue_max,
+        rate_per_s_max=settings.rate_per_s,
+        ceiling=site.ceiling if is_http2 else None,
     )
     bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
     observer = LaneCounts(site.metrics, log, channel)
@@ -128,9 +134,9 @@ def build_vendor(
         "step_s_max": config.gateway.step_ms_max / 1000,
         "request_timeout_s": config.http2.request_timeout_s,
         "watch": VerdictWatch(breaker, guard),
+        "device_gates": DeviceGates(),
     }
-    wants_probes = vendor.bad_tokens_stall if settings.probes is None else settings.probes
-    has_probes = wants_probes and probes_max(settings.connections_max) > 0
+    has_probes = needs_probes(name, settings)
     for class_ in Class:
         queue = functools.partial(Lane, LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max)
         policy = retry_policy(config, class_, first_s=getattr(settings, "retry_first_s", None))

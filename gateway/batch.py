@@ -66,13 +66,18 @@ class Submission(NamedTuple):
 
     def row_text_bytes(self) -> int:
         """Bytes of text that rows have of their own: variables and tokens."""
-        size = sum(len(column.blob) for column in self.variables.values())
+        size = 0
+        for column in self.variables.values():
+            size += len(column.blob)
         return size if self.tokens is None else size + len(self.tokens.blob)
 
     def text_bytes(self) -> int:
         """The same with the texts of the contents."""
-        contents = sum(len(v.title.encode()) + len(v.body.encode()) for v in self.variants) if self.n else 0
-        return self.row_text_bytes() + contents
+        size = self.row_text_bytes()
+        if self.n:
+            for variant in self.variants:
+                size += len(variant.title.encode()) + len(variant.body.encode())
+        return size
 
 
 class TaskSegment(NamedTuple):

@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import msgspec
 
+import vendors
 from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
+from gateway.core.probing import probes_max
 from gateway.errors import ConfigError
 from gateway.vendor import HttpVersion, http_version
 
@@ -40,6 +42,9 @@ REQUEST_ID_BYTES = 600
 OPEN_ROW_BYTES = 50
 #: Columns of one socket of the long link, with its share of the device index.
 CONNECTION_BYTES = 64
+#: What TLS or WebSocket add to one: 16 KiB measured when idle (TLS 1.3 and 1.2, OpenSSL 3), and a record of 16 KiB half
+#: read and one just written.
+LAYERS_BYTES = 50 << 10
 #: Columns of one unacknowledged downlink message.
 IN_FLIGHT_BYTES = 32
 #: A connection of RPC, operator or HTTP: a task, a machine and its streams.
@@ -68,12 +73,21 @@ class BudgetPart(NamedTuple):
 
 def vendor_connections_max(config: Config, version: HttpVersion) -> int:
     """Connections to vendors of that HTTP version at most, over all apps."""
-    return sum(
+    wanted = sum(
         int(getattr(settings, "connections_max", 1))
         for app in config.apps
         for settings in app.vendors.values()
         if http_version(settings) == version
     )
+    return min(wanted, config.http2.connections_max) if version == "2" else wanted
+
+
+def needs_probes(name: str, settings: object) -> bool:
+    """Rows with unproven tokens go over connections of their own: as the key says, else as the vendor's file does."""
+    wanted = getattr(settings, "probes", False)
+    if wanted is None:
+        wanted = vendors.REGISTRY[name].vendor(settings).bad_tokens_stall
+    return bool(wanted) and probes_max(int(getattr(settings, "connections_max", 1))) > 0
 
 
 def memory_budget(config: Config) -> list[BudgetPart]:
@@ -84,7 +98,10 @@ def memory_budget(config: Config) -> list[BudgetPart]:
     answer_bytes = http1.header_bytes_max + http1.body_bytes_max
     bundle_bytes = http1.sockets_max * (SOCKET_BYTES + answer_bytes + REQUEST_BYTES) + http1.queue_max * REQUEST_BYTES
     n_vendors = sum(len(app.vendors) for app in config.apps)
-    n_lanes = 2 * n_vendors
+    # One lane per class, and as many for probes.
+    n_lanes = sum(
+        4 if needs_probes(name, settings) else 2 for app in config.apps for name, settings in app.vendors.items()
+    )
     sessions = rpc.connections_max + config.operator.connections_max + config.http.connections_max
     return [
         BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
@@ -116,7 +133,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart(
             "vendor connections",
             links * (config.http2.unsent_bytes_max + config.http2.streams_max * STREAM_BYTES),
-            "http2.unsent_bytes_max, connections_max of each vendor",
+            "http2.unsent_bytes_max, connections_max of [http2] and of each vendor",
         ),
         BudgetPart(
             "vendor connections, HTTP/1.1",
@@ -130,6 +147,11 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "long link",
             link.connections_max * CONNECTION_BYTES + link.in_flight_max * IN_FLIGHT_BYTES,
             "long_link.connections_max, long_link.in_flight_max",
+        ),
+        BudgetPart(
+            "long link, TLS and WebSocket",
+            link.layered_connections_max * LAYERS_BYTES if any(one.is_layered for one in link.listeners) else 0,
+            "long_link.layered_connections_max",
         ),
         BudgetPart(
             "long link buffers",
@@ -180,6 +202,7 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("rpc.submit_rows_max", "gateway.gather_rows_max"),
     ("long_link.handshakes_per_address_max", "long_link.handshakes_max"),
     ("long_link.handshakes_max", "long_link.connections_max"),
+    ("long_link.layered_connections_max", "long_link.connections_max"),
     ("long_link.pending_bytes_max", "long_link.pending_total_bytes_max"),
     ("long_link.packet_bytes_max", "long_link.packets_bytes_max"),
     ("long_link.in_flight_per_device_max", "long_link.in_flight_max"),
@@ -241,11 +264,11 @@ def _listeners(config: Config) -> Iterator[tuple[str, object, str]]:
     for index, listener in enumerate(config.rpc.listeners):
         yield from _listener(f"rpc.listeners[{index}]", listener, ("tcp", "tls", "unix"))
     for index, listener in enumerate(config.long_link.listeners):
-        yield from _listener(f"long_link.listeners[{index}]", listener, ("tcp",))
+        yield from _listener(f"long_link.listeners[{index}]", listener, ("tcp", "tls", "ws", "wss"))
     if config.http.address.scheme != "tcp":
         yield "http.address", str(config.http.address), "tcp://host:port"
     operator = config.operator
-    if operator.address is not None and operator.address.scheme == "unix":
+    if operator.address is not None and operator.address.scheme not in ("tcp", "tls"):
         yield "operator.address", str(operator.address), "tcp://host:port; the Unix socket is operator.socket"
     if operator.address is not None and operator.admin_key is None:
         yield "operator.admin_key", None, "admin_key_file or admin_key_env, since operator.address is set"
@@ -268,8 +291,9 @@ def _listener(path: str, listener: Listener, schemes: tuple[str, ...]) -> Iterat
     if listener.address.scheme not in schemes:
         yield f"{path}.address", str(listener.address), " or ".join(f"{scheme}://" for scheme in schemes)
     for key in ("cert_file", "key_file"):
-        if (getattr(listener, key) is None) == (listener.address.scheme == "tls"):
-            wanted = "a file, since the address is tls://" if listener.address.scheme == "tls" else "nothing"
+        scheme, has_tls = listener.address.scheme, listener.address.has_tls
+        if (getattr(listener, key) is None) == has_tls:
+            wanted = f"a file, since the address is {scheme}://" if has_tls else "nothing"
             yield f"{path}.{key}", getattr(listener, key), wanted
 
 

@@ -14,19 +14,22 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
-from gateway.actors.rendering import LaneBurst, RenderedBurst
+from gateway.actors.lane_ports import Credentials, LaneObserver, Probes, Renderer, RouterPort
+from gateway.actors.rendering import RenderedBurst
 from gateway.actors.vendor_breaker import VerdictWatch
-from gateway.actors.vendor_pool import PoolPort, make_tags, split_by_burst
+from gateway.actors.vendor_pool import PoolPort
+from gateway.actors.vendor_tags import make_tags, split_by_burst
 from gateway.clock import Clock
-from gateway.columns import I64, U8, U16, Rows
+from gateway.columns import F64, I64, U8, U16, Rows
 from gateway.content import Priority
+from gateway.core.device_gates import DeviceGates
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneSlice
 from gateway.core.retry import RetryPolicy
@@ -50,68 +53,6 @@ _STEP_ROWS_MIN = 64
 _POSITIONS_MAX = 1 << 16
 #: Slices that may wait for a retry at once; one slice per burst with retries.
 _WHEEL_ITEMS_MAX = 1 << 20
-
-
-class Renderer(Protocol):
-    """Rows of a page as requests; see `actors/rendering.py`."""
-
-    def render(self, page: LedgerPage, rows: Rows, authorization: bytes, now_unix_s: float) -> LaneBurst: ...
-
-
-class Credentials(Protocol):
-    def get_nowait(self) -> bytes | None: ...
-
-    def refused(self, value: bytes) -> None: ...
-
-    def keep_current(self) -> None: ...
-
-    @property
-    def is_denied(self) -> bool:
-        """The vendor refuses to give one: the configuration has to be mended."""
-        ...
-
-
-class RouterPort(Protocol):
-    """Where rows go that this lane cannot deliver."""
-
-    def vendor_failed(self, page: LedgerPage, rows: Rows, reasons: U8) -> None: ...
-
-    def token_dead(self, page: LedgerPage, rows: Rows, dead_since_unix_ms: Sequence[int | None]) -> None: ...
-
-    def token_muted(self, page: LedgerPage, rows: Rows) -> None: ...
-
-    def tokens_proven(self, page: LedgerPage, rows: Rows) -> None: ...
-
-    def tokens_suspect(self, page: LedgerPage, rows: Rows) -> None: ...
-
-    def lane_has_room(self, lane: LaneActor) -> None: ...
-
-
-class Probes(Protocol):
-    """The lane's other half, which takes its rows with unproven tokens; see `actors/probe_lane.py`."""
-
-    def take_over(self, page: LedgerPage, rows: Rows) -> None: ...
-
-    @property
-    def waiting_rows(self) -> int: ...
-
-
-class LaneObserver(Protocol):
-    """Metrics; called per burst or per answer that is no plain acceptance."""
-
-    def issued(self, rows: int, queue_s: float) -> None: ...
-
-    def answered(self, page: LedgerPage, verdicts: U8, request_s: float) -> None: ...
-
-    def named(self, verdict: Verdict, name: str, rows: int, *, is_unknown: bool = False) -> None: ...
-
-    def retried(self, reasons: U8) -> None: ...
-
-    def throttled(self, seconds: float) -> None: ...
-
-    def truncated(self, rows: int) -> None: ...
-
-    def credential_refused(self, name: str) -> None: ...
 
 
 class _InFlight:
@@ -164,6 +105,7 @@ class LaneActor:
         step_s_max: float,
         request_timeout_s: float,
         watch: VerdictWatch,
+        device_gates: DeviceGates,
         random_source: random.Random | None = None,
     ) -> None:
         self.lane = lane
@@ -177,6 +119,7 @@ class LaneActor:
         self._clock = clock
         self._observer = observer
         self._watch = watch
+        self._device_gates = device_gates
         fewest = min(_STEP_ROWS_MIN, burst_rows_max)
         #: Apart for batches whose texts differ per row: those cost many times more, and most where texts are cut.
         self._paces = (
@@ -234,6 +177,10 @@ class LaneActor:
     @property
     def has_rows(self) -> bool:
         return bool(self._unsent) or not self.lane.is_empty
+
+    @property
+    def waiting_rows(self) -> int:
+        return self.lane.rows + sum(len(unsent.rows) for unsent in self._unsent)
 
     @property
     def holds_rows(self) -> bool:
@@ -321,6 +268,9 @@ class LaneActor:
             if not self.lane.is_empty:
                 self._observer.throttled(max(0.0, self.lane.next_deadline() - now))
             return False
+        slice_ = self._hold_throttled(slice_, now)
+        if not len(slice_.rows):
+            return True
         started = time.perf_counter()
         try:
             self._render(slice_, authorization, now)
@@ -331,6 +281,26 @@ class LaneActor:
         self._paced_page = slice_.page
         self._paces[bool(slice_.page.batch.variables)].on_step(len(slice_.rows), time.perf_counter() - started)
         return True
+
+    def _hold_throttled(self, slice_: LaneSlice, now: float) -> LaneSlice:
+        """The rows that may leave; those for devices that the vendor wants left alone wait until it is over."""
+        page, rows = slice_
+        until = self._device_gates.closed_until(page.slots[rows], now)
+        if until is None:
+            return slice_
+        is_held = until > now
+        held = rows[is_held]
+        self.lane.bucket.give_back(len(held))
+        self._home.move(page, held, State.WAITING, Reason.THROTTLED, now)
+        self._wait(page, held, until[is_held])
+        return LaneSlice(page, rows[~is_held])
+
+    def _wait(self, page: LedgerPage, rows: Rows, not_before: F64) -> None:
+        """Rows that are WAITING come back to this lane then."""
+        ticks = np.ceil(not_before / _WHEEL_TICK_S)
+        for tick in np.unique(ticks):
+            self._wheel.add(float(tick) * _WHEEL_TICK_S, LaneSlice(page, rows[ticks == tick]))
+        self._timer_bell.ring()
 
     def _pace(self) -> Pace | None:
         """The measured cost of the rows that come next; None for a batch with texts per row of which none was rendered
@@ -527,6 +497,9 @@ class LaneActor:
         ]
         if suspect:
             self._router.tokens_suspect(page, rows[suspect])
+            waits = [answers[place].retry_after_s for place in suspect]
+            until = np.array([now + (self._policy.throttle_s if wait is None else wait) for wait in waits])
+            self._device_gates.close(page.slots[rows[suspect]], until, now)
         # One word about credential, connection or gate is enough, however many rows got the same answer.
         for answer in set(answers.values()):
             if answer.verdict is Verdict.CREDENTIAL:
@@ -564,10 +537,7 @@ class LaneActor:
             uncertain = settlement.retried[settlement.retried_reasons == Reason.NO_ANSWER]
             page.flags[uncertain] |= np.uint8(Flag.RESENT_UNCERTAIN)
             self._observer.retried(settlement.retried_reasons)
-            ticks = np.ceil(settlement.not_before / _WHEEL_TICK_S)
-            for tick in np.unique(ticks):
-                self._wheel.add(float(tick) * _WHEEL_TICK_S, LaneSlice(page, settlement.retried[ticks == tick]))
-            self._timer_bell.ring()
+            self._wait(page, settlement.retried, settlement.not_before)
 
     def _on_not_sent(self, tags: I64) -> None:
         """Surely not processed: back to the head of the queue, and the attempt does not count."""
@@ -580,7 +550,3 @@ class LaneActor:
             self._home.move(flight.page, rows, State.QUEUED, None, now)
             self._forget(number, flight, len(places))
             self.lane.put_back(flight.page, rows)
-
-    def abandon(self) -> dict[str, int]:
-        """At shutdown: what is left, by state, for the report."""
-        return {"queued": self.lane.rows, "in_flight": sum(flight.n_open for flight in self._bursts.values())}

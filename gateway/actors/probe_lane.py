@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from gateway.actors.lane import LaneActor
-from gateway.actors.vendor_pool import LanePort, Role, VendorPool, split_by_burst
+from gateway.actors.vendor_pool import LanePort, Role, VendorPool
+from gateway.actors.vendor_tags import split_by_burst
 from gateway.clock import Clock
 from gateway.columns import I64, U8, Rows
 from gateway.core.probing import ProbeBacklog
@@ -116,10 +117,6 @@ class ProbeLane(LaneActor):
         self._way.on_entered(len(rows))
         self.lane.append(page, rows)
         self._bell.ring()
-
-    @property
-    def waiting_rows(self) -> int:
-        return self.lane.rows + sum(len(unsent.rows) for unsent in self._unsent)
 
     def _offer_all(self, page: LedgerPage, rows: Rows) -> None:
         """Rows whose retry is due begin to wait for a probe anew."""

@@ -115,7 +115,7 @@ class VerdictWatch:
         """verdicts: (n,) of rows that ended just now, before anything follows from them. answers: by position, of those
         that are no plain acceptance."""
         n = len(verdicts)
-        if not answers and not verdicts.any():
+        if not answers and not np.count_nonzero(verdicts):
             self.breaker.ended(Outcomes(answered=n))
             self._guard.on_verdicts(n, 0)
             return

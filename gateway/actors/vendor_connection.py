@@ -107,6 +107,10 @@ class VendorConnection:
         """Requests without an answer; 0 while connecting."""
         return 0 if self._machine is None else self._machine.open_streams()
 
+    def is_leaving(self) -> bool:
+        """It takes no further request, ever."""
+        return self._is_draining or (self._machine is not None and self._machine.is_leaving())
+
     def statistics(self) -> Statistics | None:
         """None while connecting."""
         return None if self._machine is None else self._machine.statistics()

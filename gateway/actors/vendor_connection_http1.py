@@ -109,6 +109,10 @@ class Http1VendorConnection:
         """Requests taken and not ended."""
         return self._bundle.open_count()
 
+    def is_leaving(self) -> bool:
+        """It takes no further request, ever."""
+        return self._bundle.is_leaving()
+
     def statistics(self) -> Statistics | None:
         """None while connecting."""
         return self._bundle.statistics() if self._bundle.is_connected else None

@@ -1,14 +1,12 @@
 """VendorPool: the connections of one (app, vendor) credential, shared by that vendor's lanes.
 
-Keeps at least one connection while there is work, opens another when all are full, closes those that were idle for
-long, and reconnects with backoff. It decides nothing about rows: a lane asks for room, sends, and gets every event of
-its own tags back.
+Keeps at least one connection while there is work, as many as Little's law asks for (core/pool_sizing.py), closes those
+that were not needed for long, and reconnects with backoff. It decides nothing about rows: a lane asks for room, sends,
+and gets every event of its own tags back.
 
 Connections have a role. Probes carry rows with unproven tokens (core/probing.py); the role is a label that may change,
 since a vendor dislikes connections that come and go. While no proven row is waiting or was sent lately, probes may use
 the normal connections too: there is nobody whom a bad token could stall.
-
-A tag is `lane << 48 | burst << 16 | position`, so events find their lane and burst without a table per stream.
 
 Waits for: the network. Is waited for by: nobody (lanes are rung when room appears).
 """
@@ -26,33 +24,46 @@ import trio
 
 from gateway.actors.bell import Bell
 from gateway.actors.vendor_breaker import VendorBreaker
+from gateway.actors.vendor_ceiling import Ceiling
+from gateway.actors.vendor_tags import split_by_lane, tag_count
 from gateway.clock import Clock
-from gateway.columns import I64, Rows
+from gateway.columns import I64
+from gateway.core.pool_sizing import (
+    HEAD_ROOM,
+    PATIENCE_S,
+    Kind,
+    Load,
+    Step,
+    Surplus,
+    connections_wanted,
+    next_step,
+)
 from gateway.core.probing import ProbeWindow, probes_max
 from gateway.errors import CloseReason
 from gateway.ledger import Reason
 from gateway.vendor import Requests
-from gateway.wire.h2.events import Answers, Event, Refused, Reset, Terminated, TimedOut
+from gateway.wire.h2.events import Answers, Event, Terminated
 
-_LANE_SHIFT = 48
 BACKOFF_FIRST_S = 0.1
 #: Apple takes rapid connect and disconnect for an attack; half a minute between tries is slow enough for anybody.
 BACKOFF_MAX_S = 30.0
 #: How long requests may stay open on a connection that is being replaced.
 REPLACE_TIMEOUT_S = 30.0
 #: We closed it ourselves, so it says nothing of the vendor.
-_WANTED_ENDS = frozenset({CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED})
+_WANTED_ENDS = frozenset(
+    {CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED, CloseReason.RECLAIMED}
+)
 #: A connection takes the next burst when its room is this share of what it has open.
 FREE_SHARE = 0.5
 #: Probes use normal connections when no proven row was sent for so long: several round trips around the world.
 LEND_AFTER_S = 1.0
 
 
-class Role(enum.Enum):
-    """What a connection is for, and of which kind the rows of a lane are."""
+class Role(enum.IntEnum):
+    """What a connection is for, and of which kind the rows of a lane are. A number, since it is looked up per burst."""
 
-    NORMAL = "normal"
-    PROBE = "probe"
+    NORMAL = 0
+    PROBE = 1
 
 
 class Connection(Protocol):
@@ -70,6 +81,10 @@ class Connection(Protocol):
         """Requests without an answer; 0 while it is not connected."""
         ...
 
+    def is_leaving(self) -> bool:
+        """It takes no further request, ever."""
+        ...
+
     def drain(self, timeout_s: float, reason: CloseReason) -> None:
         """No new requests; ends when the open ones have ended."""
         ...
@@ -81,9 +96,10 @@ class Connection(Protocol):
 
 class _Link:
     """A connection with its number. is_open: the peer has said something. has_answered: and answered a request.
-    window: how many requests are risked at once, while probes are among them."""
+    streams: most requests that it has been seen to take. window: how many are risked at once, while probes are among
+    them. used_at: when it last took or answered any."""
 
-    __slots__ = ("connection", "has_answered", "idle_since", "is_open", "number", "role", "text", "window")
+    __slots__ = (*("connection", "has_answered", "is_open", "number", "role", "streams", "text", "used_at", "window"),)
 
     def __init__(self, number: int, role: Role) -> None:
         self.number = number
@@ -92,7 +108,8 @@ class _Link:
         self.is_open = False
         self.has_answered = False
         self.text = ""
-        self.idle_since = math.inf
+        self.streams = 0
+        self.used_at = -math.inf
         self.connection: Connection
 
     def room(self, role: Role) -> int:
@@ -118,6 +135,11 @@ class LanePort(Protocol):
 
     @property
     def has_rows(self) -> bool: ...
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that have not left it."""
+        ...
 
 
 class PoolPort(Protocol):
@@ -158,7 +180,9 @@ class PoolStatistics(NamedTuple):
 
 
 class VendorPool:
-    """connections_max: ceiling; idle_s: a connection without requests for so long is closed."""
+    """connections_max: ceiling of this pool; ceiling: of all pools together. idle_s: a connection that was not needed
+    for so long is closed. streams_max: requests that one connection takes at most. rate_per_s_max: what the token
+    bucket of its lanes lets through."""
 
     def __init__(
         self,
@@ -169,14 +193,27 @@ class VendorPool:
         clock: Clock,
         observer: PoolObserver,
         breaker: VendorBreaker,
+        streams_max: int = 1000,
+        rate_per_s_max: float = math.inf,
+        ceiling: Ceiling | None = None,
     ) -> None:
         self._open = open_connection
         self._connections_max = connections_max
         self._idle_s = idle_s
         self._clock = clock
         self._observer = observer
+        self._streams_max = streams_max
+        self._rate_per_s_max = rate_per_s_max
+        self._ceiling = ceiling or Ceiling(connections_max)
+        self._ceiling.add(self)
         self._lanes: list[LanePort] = []
+        self._role_of: list[Role] = []
         self._lanes_of: dict[Role, list[LanePort]] = {role: [] for role in Role}
+        now = clock.monotonic()
+        self._loads = {role: Load(now) for role in Role}
+        self._surplus = {role: Surplus(connections_max, idle_s, now) for role in Role}
+        #: Since when the rows of a role have found no room at all.
+        self._full_since: dict[Role, float | None] = dict.fromkeys(Role)
         self._probes_max = probes_max(connections_max)
         self._proven_sent_at = -math.inf
         self._links: dict[int, _Link] = {}
@@ -196,6 +233,7 @@ class VendorPool:
     def add_lane(self, lane: LanePort, role: Role = Role.NORMAL) -> int:
         """The lane's number in tags. role: of its rows."""
         self._lanes.append(lane)
+        self._role_of.append(role)
         self._lanes_of[role].append(lane)
         return len(self._lanes) - 1
 
@@ -209,9 +247,13 @@ class VendorPool:
         """
         best, link = self._roomiest(role)
         if best == 0 or link is None:
-            if self._wanted_role() is not None:
+            is_new = self._full_since[role] is None
+            if is_new:
+                self._full_since[role] = self._clock.monotonic()
+            if is_new or len(self._links) < self._connections_max:
                 self._bell.ring()
             return 0
+        self._full_since[role] = None
         if best < wanted and best < link.connection.open_requests() * FREE_SHARE:
             return 0
         return self.breaker.room(best)
@@ -227,11 +269,21 @@ class VendorPool:
         room = self.breaker.room(len(tags) if role is Role.NORMAL else best)
         taken = link.connection.send(requests, start, tags[:room], deadline)
         self.breaker.sent(taken)
-        link.idle_since = math.inf
-        if role is Role.NORMAL and taken:
-            link.window = None if link.role is Role.NORMAL else link.window
-            self._proven_sent_at = self._clock.monotonic()
+        if taken:
+            now = link.used_at = self._clock.monotonic()
+            if role is Role.NORMAL:
+                link.window = None if link.role is Role.NORMAL else link.window
+                self._proven_sent_at = now
+            load = self._loads[role]
+            load.on_sent(taken, now)
+            # Before the last stream is taken: the next connection should be there by then.
+            if len(self._links) < self._connections_max and load.in_flight * HEAD_ROOM > self._room_of(role):
+                self._bell.ring()
         return taken, link.number
+
+    def _room_of(self, role: Role) -> int:
+        """Requests that the connections of that role take together, as far as is known."""
+        return self._streams() * sum(link.role is role for link in self._links.values())
 
     def _roomiest(self, role: Role) -> tuple[int, _Link | None]:
         """The connection for rows of that kind with most room for them."""
@@ -299,12 +351,15 @@ class VendorPool:
                     link.window.on_answers(accepted, len(event.status) - accepted)
         if isinstance(events[-1], Terminated):
             link.text = events[-1].text
+        now = link.used_at = self._clock.monotonic()
         if len(self._lanes) == 1:
+            self._loads[self._role_of[0]].on_ended(sum(map(tag_count, events)), now)
             self._lanes[0].on_answers(link.number, events)
-        else:
-            for event in events:
-                for lane, part in _split_by_lane(event):
-                    self._lanes[lane].on_answers(link.number, [part])
+            events = []
+        for event in events:
+            for lane, part in split_by_lane(event):
+                self._loads[self._role_of[lane]].on_ended(tag_count(part), now)
+                self._lanes[lane].on_answers(link.number, [part])
         for lane_port in self._lanes:
             if lane_port.has_rows:
                 lane_port.ring()
@@ -313,20 +368,30 @@ class VendorPool:
 
     async def run(self) -> None:
         """Keeps connections until cancelled. If cancelled: they are closed and their open requests reported."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._retire_idle)
-            while True:
-                role = self._wanted_role()
-                if role is not None:
-                    now = self._clock.monotonic()
-                    if now < self._connect_at:
-                        await trio.sleep(self._connect_at - now)
-                        continue
-                    self._start(nursery.start_soon, role)
-                    continue
-                with self._clock.move_on_at(self.breaker.next_deadline()):
-                    await self._bell.wait()
-                self.breaker.check_deadline()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._retire_surplus)
+                while True:
+                    await self._open_next(nursery)
+        finally:
+            self._ceiling.withdraw(self)
+
+    async def _open_next(self, nursery: trio.Nursery) -> None:
+        """Opens what is wanted now, or waits until that may have changed."""
+        self.breaker.check_deadline()
+        now = self._clock.monotonic()
+        role = self._role_to_open(now)
+        if role is not None and now >= self._connect_at:
+            if self._ceiling.take(self, now):
+                self._start(nursery.start_soon, role, now)
+                return
+        else:
+            self._ceiling.withdraw(self)
+        if role is not None and now < self._connect_at:
+            await trio.sleep(self._connect_at - now)
+            return
+        with self._clock.move_on_at(self._look_again_at(now)):
+            await self._bell.wait()
 
     async def drain(self, timeout_s: float) -> None:
         """No further requests; returns when the open ones have ended and the connections closed, or the time is up."""
@@ -337,37 +402,123 @@ class VendorPool:
             with trio.move_on_after(timeout_s):
                 await self._all_closed.wait()
 
-    def _wanted_role(self) -> Role | None:
-        """Another connection is opened when there are rows, no room for them anywhere, and none is on its way. With
-        all connections open that may be, one of them changes its role instead."""
-        links = self._links.values()
-        if self._is_draining or not self.breaker.may_connect or not all(link.is_open for link in links):
+    def _role_to_open(self, now: float) -> Role | None:
+        """The role of which a connection is to be opened now. Where all that may be are open, one may change its role
+        instead; that is done here and now."""
+        if self._is_draining or now < self.not_before or not self.breaker.may_connect:
             return None
-        for role in Role:
-            ours = [link for link in links if link.role is role]
-            if role is Role.PROBE and len(ours) >= self._probes_max:
-                continue
-            if not any(lane.has_rows for lane in self._lanes_of[role]) or any(link.room(role) for link in ours):
-                continue
-            if len(links) < self._connections_max:
-                return role
-            self._relabel(role, [link for link in links if link.role is not role])
+        kinds = {role: self._kind(role, now) for role in Role}
+        for role, other in ((Role.NORMAL, Role.PROBE), (Role.PROBE, Role.NORMAL)):
+            match next_step(kinds[role], kinds[other], self._connections_max):
+                case Step.OPEN:
+                    return role
+                case Step.TAKE_OVER:
+                    self._take_over(role, now)
+                case _:
+                    pass
         return None
 
-    def _relabel(self, role: Role, others: list[_Link]) -> None:
-        """The least busy of the other connections gets this role. A probe only while no row waits for one."""
-        if not others or (role is Role.NORMAL and any(lane.has_rows for lane in self._lanes_of[Role.PROBE])):
-            return
+    def _kind(self, role: Role, now: float) -> Kind:
+        links = [link for link in self._links.values() if link.role is role and not link.connection.is_leaving()]
+        wanted = self._wanted(role, now)
+        self._surplus[role].on_wanted(wanted, now)
+        if role is Role.PROBE and self._may_lend():
+            wanted = max(0, wanted - sum(link.role is Role.NORMAL for link in self._links.values()))
+        full_since = self._full_since[role]
+        has_rows = any(lane.has_rows for lane in self._lanes_of[role])
+        if not has_rows:
+            self._full_since[role] = full_since = None
+        return Kind(
+            connections=len(links),
+            on_the_way=sum(not link.is_open for link in links),
+            wanted=wanted,
+            starved_s=now - full_since if has_rows and full_since is not None else 0.0,
+            most=self._probes_max if role is Role.PROBE else self._connections_max,
+            due=self._probes_max if role is Role.PROBE else self._connections_max - self._probes_max,
+        )
+
+    def _wanted(self, role: Role, now: float) -> int:
+        """Connections of that role by Little's law."""
+        load = self._loads[role]
+        load.measure(now)
+        return connections_wanted(
+            rate_per_s=load.rate_per_s,
+            latency_s=load.latency_s,
+            in_flight=load.in_flight,
+            waiting=self.breaker.room(sum(lane.waiting_rows for lane in self._lanes_of[role])),
+            streams=self._streams(),
+            rate_per_s_max=self._rate_per_s_max,
+        )
+
+    def _streams(self) -> int:
+        """Requests that one connection takes, as far as is known: one that has answered says so."""
+        known = 0
+        for link in self._links.values():
+            if link.has_answered:
+                room = link.connection.capacity() + link.connection.open_requests()
+                link.streams = max(link.streams, min(room, self._streams_max))
+                known = max(known, link.streams)
+        return known or self._streams_max
+
+    def _look_again_at(self, now: float) -> float:
+        """When patience with full connections ends, the gate opens or the breaker moves; else the bell rings."""
+        ends = [since + PATIENCE_S for since in self._full_since.values() if since is not None]
+        ends += [self.not_before, self.breaker.next_deadline()]
+        return min((end for end in ends if end > now), default=math.inf)
+
+    def _take_over(self, role: Role, now: float) -> None:
+        """The least busy connection of the other role gets this one."""
+        others = [link for link in self._links.values() if link.role is not role and not link.connection.is_leaving()]
         min(others, key=lambda link: link.connection.open_requests()).role = role
+        self._full_since[role] = None
         for lane in self._lanes_of[role]:
             lane.ring()
 
-    def _start(self, start_soon: Callable[..., None], role: Role) -> None:
+    def _start(self, start_soon: Callable[..., None], role: Role, now: float) -> None:
         self._numbers += 1
         link = _Link(self._numbers, role)
+        link.used_at = now
         link.connection = self._open(lambda _connection, events: self._on_events(link, events))
         self._links[link.number] = link
+        # Patience begins anew: the next one waits until this one is full too.
+        self._full_since = dict.fromkeys(Role)
+        self._surplus[role].on_wanted(sum(one.role is role for one in self._links.values()), now)
         start_soon(self._run_link, link)
+
+    # -- used by the ceiling of all pools
+
+    def quietest(self) -> tuple[float, int] | None:
+        """(when it was last used, number) of the connection without requests that was used longest ago; None where
+        each has some, or rows wait for them."""
+        if any(lane.has_rows for lane in self._lanes):
+            return None
+        return min(
+            (
+                (link.used_at, link.number)
+                for link in self._links.values()
+                if link.is_open and not link.connection.is_leaving() and not link.connection.open_requests()
+            ),
+            default=None,
+        )
+
+    def spare(self) -> int:
+        """Connections beyond the first."""
+        return sum(not link.connection.is_leaving() for link in self._links.values()) - 1
+
+    def has_none(self) -> bool:
+        return not self._links
+
+    def reclaim(self, number: int | None = None) -> None:
+        """That connection, or the least busy one, is let go for the sake of another app."""
+        ready = [link for link in self._links.values() if link.is_open and not link.connection.is_leaving()]
+        chosen = [link for link in ready if number is None or link.number == number]
+        if chosen:
+            min(chosen, key=lambda link: link.connection.open_requests()).connection.drain(
+                REPLACE_TIMEOUT_S, CloseReason.RECLAIMED
+            )
+
+    def ring(self) -> None:
+        self._bell.ring()
 
     async def _run_link(self, link: _Link) -> None:
         reason = CloseReason.INTERNAL_ERROR
@@ -375,6 +526,7 @@ class VendorPool:
             reason = await link.connection.run()
         finally:
             del self._links[link.number]
+            self._ceiling.give_back()
             if not link.has_answered:
                 # Also one that connected and died before its first answer: that must not become a storm either.
                 self._failures += 1
@@ -389,83 +541,21 @@ class VendorPool:
                 self._all_closed.set()
             self._ring_all()
 
-    async def _retire_idle(self) -> None:
+    async def _retire_surplus(self) -> None:
+        """Lets go of connections that were not needed for `idle_s`, the least busy first."""
         while True:
             await trio.sleep(min(self._idle_s / 4, 15.0))
             now = self._clock.monotonic()
-            for link in self._links.values():
-                if not link.is_open or link.connection.open_requests():
-                    link.idle_since = math.inf
-                    continue
-                link.idle_since = min(link.idle_since, now)
-                if now - link.idle_since >= self._idle_s:
-                    link.connection.drain(REPLACE_TIMEOUT_S, CloseReason.IDLE)
+            for role, surplus in self._surplus.items():
+                links = [
+                    link for link in self._links.values() if link.role is role and not link.connection.is_leaving()
+                ]
+                surplus.on_wanted(self._wanted(role, now), now)
+                surplus.on_wanted(1, max((link.used_at for link in links), default=-math.inf))
+                links.sort(key=lambda link: (link.connection.open_requests(), link.used_at), reverse=True)
+                while surplus.is_surplus(len(links), now):
+                    links.pop().connection.drain(REPLACE_TIMEOUT_S, CloseReason.IDLE)
 
 
 def _room(candidate: tuple[int, _Link | None]) -> int:
     return candidate[0]
-
-
-def make_tags(lane: int, burst: int, count: int) -> I64:
-    """Tags of a burst's requests, in order of position."""
-    return np.arange(count, dtype=np.int64) | np.int64(lane << _LANE_SHIFT | burst << 16)
-
-
-def split_by_burst(tags: I64) -> list[tuple[int, Rows, Rows]]:
-    """(burst, positions in the event, positions in the burst) for each burst among the tags of one lane."""
-    places: Rows = tags & 0xFFFF
-    if len(tags) and not _differing_bits(tags) >> 16:
-        return [(int(tags[0]) >> 16 & 0xFFFFFFFF, np.arange(len(tags)), places)]
-    bursts = (tags >> 16) & 0xFFFFFFFF
-    return [
-        (int(burst), indexes, places[indexes])
-        for burst in np.unique(bursts)
-        for indexes in (np.flatnonzero(bursts == burst),)
-    ]
-
-
-def _split_by_lane(event: Event) -> list[tuple[int, Event]]:
-    """The event in one part per lane; events without tags concern no lane."""
-    match event:
-        case Answers(tags=tags) | Refused(tags=tags) | Reset(tags=tags) | TimedOut(tags=tags) if _has_one_lane(tags):
-            return [(int(tags[0]) >> _LANE_SHIFT, event)]
-        case Answers(tags=tags, status=status, details=details):
-            parts: list[tuple[int, Event]] = []
-            for lane, where in _lanes_of(tags):
-                places = {int(old): new for new, old in enumerate(where)} if details else {}
-                kept = {places[old]: detail for old, detail in details.items() if old in places}
-                parts.append((lane, Answers(tags[where], status[where], kept)))
-            return parts
-        case Refused(tags=tags) | Reset(tags=tags) | TimedOut(tags=tags):
-            return [(lane, event._replace(tags=tags[where])) for lane, where in _lanes_of(tags)]
-        case Terminated(refused=refused, uncertain=uncertain):
-            lanes = {lane for lane, _ in (*_lanes_of(refused), *_lanes_of(uncertain))}
-            return [
-                (
-                    lane,
-                    event._replace(
-                        refused=refused[refused >> _LANE_SHIFT == lane],
-                        uncertain=uncertain[uncertain >> _LANE_SHIFT == lane],
-                    ),
-                )
-                for lane in lanes
-            ]
-        case _:
-            return []
-
-
-def _has_one_lane(tags: I64) -> bool:
-    """True for the usual event, which needs no splitting."""
-    return len(tags) > 0 and not _differing_bits(tags) >> _LANE_SHIFT
-
-
-def _differing_bits(tags: I64) -> int:
-    """The bits in which any of the tags differs from the first; two array calls tell about lane and burst."""
-    return int(np.bitwise_or.reduce(tags ^ tags[0]))
-
-
-def _lanes_of(tags: I64) -> list[tuple[int, Rows]]:
-    lanes = tags >> _LANE_SHIFT
-    if len(lanes) and bool((lanes == lanes[0]).all()):
-        return [(int(lanes[0]), np.arange(len(lanes)))]
-    return [(int(lane), np.flatnonzero(lanes == lane)) for lane in np.unique(lanes)]

@@ -237,7 +237,7 @@ class LaneCounts:
         self._log.warning("credential refused by vendor", vendor=self._channel.name.lower(), vendor_word=name)
 
 
-_WANTED_CLOSES = (CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED)
+_WANTED_CLOSES = (CloseReason.SHUTDOWN, CloseReason.IDLE, CloseReason.CREDENTIAL_REPLACED, CloseReason.RECLAIMED)
 
 
 class PoolCounts:

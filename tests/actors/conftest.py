@@ -38,6 +38,7 @@ from gateway.columns import TextColumn, join
 from gateway.content import Class, Variant
 from gateway.core.breaker import BreakerSettings
 from gateway.core.bucket import TokenBucket
+from gateway.core.device_gates import DeviceGates
 from gateway.core.devices import DeviceLimits, DeviceTable
 from gateway.core.gather import Part, build_batch
 from gateway.core.home import Home
@@ -192,6 +193,9 @@ class ConnectionTwin:
 
     def open_requests(self) -> int:
         return len(self.open) if self.is_up else 0
+
+    def is_leaving(self) -> bool:
+        return self.drained is not None
 
     def drain(self, timeout_s: float, reason: CloseReason) -> None:
         if self.drained is None:
@@ -425,6 +429,7 @@ class World:
             "step_s_max": 10.0,
             "request_timeout_s": 30.0,
             "watch": VerdictWatch(breaker, guard),
+            "device_gates": DeviceGates(),
         }
         wait_s = self._probe_wait_s
         for class_ in Class:

@@ -34,6 +34,28 @@ async def test_lane_closes_only_for_the_row_where_one_device_is_throttled(
     assert len(world.apns.requests()) == 2
 
 
+async def test_lane_holds_what_comes_for_a_throttled_device_and_sends_it_afterwards(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    policy = RetryPolicy(first_s=1.0, factor=2.0, jitter=0.0, attempts_max=4, throttle_s=20.0)
+    world = make_world(policy=policy)
+    await world.start(nursery)
+    throttled, other = world.register(2, proven_unix_s=1)
+    await world.send([throttled], content())
+    world.apns.last.answer(429, b'{"reason":"TooManyRequests"}')
+    began = world.clock.monotonic()
+    page = await world.send([throttled, other], content())
+    assert len(world.apns.requests()) == 2, "the first row, and the other device's"
+    assert world.states(page) == {"waiting": 1, "in_flight": 1}
+    assert world.reasons(page) == ["throttled", "none"]
+    with trio.fail_after(60):
+        while len(world.apns.requests()) < 4:
+            await trio.sleep(0.5)
+    assert world.clock.monotonic() - began >= 20.0
+    world.apns.last.answer(n=3)
+    assert world.states(page) == {"vendor_accepted": 2}
+
+
 async def test_lane_gate_of_scope_app_closes_all_classes_of_that_vendor_and_no_other(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:

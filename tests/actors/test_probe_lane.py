@@ -168,8 +168,7 @@ async def test_probes_take_half_of_the_connections_and_give_them_back(
     await world.start(nursery)
     pool = world.pools[Channel.APNS]
     good = await world.send(world.register(60, first=600, proven_unix_s=1))
-    for _ in range(6):
-        await world.settle()
+    await world.wait(2.0)
     assert pool.statistics()[:2] == (4, 4)
     new = await world.send(world.register(60))
     # undivided rows stand behind proven ones: those have to leave first
@@ -214,6 +213,7 @@ async def test_rows_that_ended_elsewhere_leave_the_probes_before_they_cost_a_req
     world.apns.streams_max = 1
     await world.start(nursery)
     page = await world.send(world.register(5), Variant("title", "body", strategy=2, ttl_s=60))
+    await world.wait(2.0)
     sent = len(world.apns.requests())
     world.home.move(page, np.flatnonzero(page.state == State.QUEUED)[:2], State.CANCELLED, Reason.NONE, 0.0)
     await world.wait(100)

@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.actors.vendor_breaker import VendorBreaker
-from gateway.actors.vendor_pool import BACKOFF_FIRST_S, BACKOFF_MAX_S, VendorPool, make_tags, split_by_burst
+from gateway.actors.vendor_pool import BACKOFF_FIRST_S, BACKOFF_MAX_S, VendorPool
+from gateway.actors.vendor_tags import make_tags
 from gateway.clock import SystemClock
 from gateway.core.breaker import BreakerSettings
+from gateway.core.pool_sizing import PATIENCE_S
 from gateway.errors import CloseReason
+from gateway.ledger import Reason
 from gateway.vendor import Requests
 from gateway.wire.h2.events import (
     AnswerDetail,
@@ -44,6 +47,10 @@ class LaneTwin:
     @property
     def has_rows(self) -> bool:
         return self.rows > 0
+
+    @property
+    def waiting_rows(self) -> int:
+        return self.rows
 
     def ring(self) -> None:
         self.rings += 1
@@ -122,34 +129,6 @@ async def settle() -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-# -- tags
-
-
-@given(
-    lane=st.integers(0, 1000),
-    bursts=st.lists(
-        st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 50)), min_size=1, max_size=5, unique_by=lambda b: b[0]
-    ),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_pool_tags_find_their_burst_and_position(lane: int, bursts: list[tuple[int, int]], seed: int) -> None:
-    tags = np.concatenate([make_tags(lane, burst, n) for burst, n in bursts])
-    tags = np.random.default_rng(seed).permutation(tags)
-    assert (tags >> 48 == lane).all()
-    plain: dict[int, list[tuple[int, int]]] = {}
-    for index, tag in enumerate(tags.tolist()):
-        plain.setdefault(tag >> 16 & 0xFFFFFFFF, []).append((index, tag & 0xFFFF))
-    found = {
-        burst: list(zip(indexes.tolist(), places.tolist(), strict=True))
-        for burst, indexes, places in split_by_burst(tags)
-    }
-    assert found == plain
-
-
-def test_pool_splits_no_tags_into_no_bursts() -> None:
-    assert split_by_burst(np.zeros(0, np.int64)) in ([], [(0, [], [])])
-
-
 # -- growth
 
 
@@ -170,7 +149,15 @@ async def test_pool_opens_nothing_before_there_is_work(
     assert setting.lane.send() == 1
 
 
-async def test_pool_opens_one_connection_at_a_time_and_only_when_all_are_full(
+async def fill(setting: Setting, rounds: int = 10) -> None:
+    """The lane sends what it can, with pauses that exhaust the pool's patience."""
+    for _ in range(rounds):
+        setting.lane.send()
+        await settle()
+        await trio.sleep(PATIENCE_S)
+
+
+async def test_pool_opens_one_connection_at_a_time_for_rows_that_find_no_room(
     new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     vendor = new_vendor()
@@ -179,23 +166,41 @@ async def test_pool_opens_one_connection_at_a_time_and_only_when_all_are_full(
     vendor.gate = trio.Event()
     nursery.start_soon(setting.pool.run)
     setting.want(25)
-    for _ in range(5):
-        setting.lane.send()
-        await settle()
-    assert len(vendor.connections) == 1
+    await fill(setting)
+    assert len(vendor.connections) == 1, "one is on its way"
     vendor.gate.set()
     await settle()
-    while setting.lane.send():
-        await settle()
-    await settle()
-    assert len(vendor.connections) == 2
-    while setting.lane.send():
-        await settle()
-    setting.lane.send()
-    await settle()
-    assert [connection.open_requests() for connection in vendor.connections] == [10, 10, 0]
-    assert setting.lane.send() == 5
+    await fill(setting, 1)
+    assert [len(connection.open) for connection in vendor.connections] == [10]
+    await fill(setting)
+    assert [len(connection.open) for connection in vendor.connections] == [10, 10, 5]
     assert setting.pool.statistics()[:3] == (3, 3, 25)
+    # not before patience had ended
+    assert min(np.diff(vendor.opened_at)) >= PATIENCE_S
+
+
+async def test_pool_grows_before_rows_queue(
+    new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """The second connection is there before the first is full."""
+    vendor = new_vendor()
+    vendor.streams_max = 100
+    setting = Setting(vendor)
+    nursery.start_soon(setting.pool.run)
+    setting.want(1)
+    await settle()
+    setting.lane.send()
+    vendor.last.answer()
+    # 30 rows per 100 ms, each answered after 100 ms, then three times as many, each after 100 ms
+    for step, rows in enumerate([30] * 20 + [90] * 20):
+        assert setting.lane.rows == 0, "no row has ever found no room"
+        setting.want(rows)
+        await trio.sleep(0.1)
+        for connection in vendor.connections:
+            connection.answer(n=len(connection.open))
+        if step == 19:
+            assert len(vendor.connections) == 1
+    assert len(vendor.connections) == 2
 
 
 async def test_pool_stays_below_its_ceiling(
@@ -206,9 +211,7 @@ async def test_pool_stays_below_its_ceiling(
     setting = Setting(vendor, connections_max=2)
     nursery.start_soon(setting.pool.run)
     setting.want(10)
-    for _ in range(10):
-        await settle()
-        setting.lane.send()
+    await fill(setting)
     await trio.sleep(100)
     assert len(vendor.connections) == 2
     assert setting.lane.rows == 8
@@ -222,14 +225,68 @@ async def test_pool_asks_the_connection_with_most_room(
     setting = Setting(vendor, connections_max=2)
     nursery.start_soon(setting.pool.run)
     setting.want(20)
-    for _ in range(6):
-        await settle()
-        setting.lane.send()
+    await fill(setting)
     first, second = vendor.connections
     second.answer(n=9)
     first.answer(n=6)
     setting.want(3)
-    assert (first.open_requests(), second.open_requests()) == (4, 4)
+    assert (len(first.open), len(second.open)) == (4, 4)
+
+
+async def test_pool_shrinks_to_what_is_needed(
+    new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """One request now and then needs one connection, whichever of them takes it."""
+    vendor = new_vendor()
+    vendor.streams_max = 10
+    setting = Setting(vendor, idle_s=40.0)
+    nursery.start_soon(setting.pool.run)
+    setting.want(30)
+    await fill(setting)
+    assert setting.pool.statistics().connections == 3
+    for connection in vendor.connections:
+        connection.answer(n=10)
+    for second in range(100):
+        setting.want(1)
+        await trio.sleep(1)
+        for connection in vendor.connections:
+            connection.answer(n=len(connection.open))
+        if second < 30:
+            assert setting.pool.statistics().connections == 3
+    assert setting.pool.statistics().connections == 1
+    assert {reason for _, reason, _ in setting.words.ended} == {CloseReason.IDLE}
+
+
+async def test_pool_opens_nothing_while_its_gate_is_closed(
+    new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    setting = Setting(new_vendor())
+    nursery.start_soon(setting.pool.run)
+    setting.pool.close_gate(trio.current_time() + 60, Reason.THROTTLED)
+    setting.want(1)
+    await trio.sleep(59)
+    assert setting.vendor.connections == []
+    await trio.sleep(2)
+    assert len(setting.vendor.connections) == 1
+
+
+async def test_pool_replaces_a_connection_that_takes_no_more_at_once(
+    new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """After a GOAWAY nobody waits for patience to end."""
+    vendor = new_vendor()
+    setting = Setting(vendor)
+    nursery.start_soon(setting.pool.run)
+    setting.want(2)
+    await settle()
+    setting.lane.send()
+    vendor.last.drain(30.0, CloseReason.GOAWAY)
+    begun = trio.current_time()
+    setting.want(1)
+    await settle()
+    assert setting.lane.send() == 1
+    assert trio.current_time() == begun
+    assert len(vendor.connections) == 2
 
 
 async def test_pool_lets_freed_streams_gather_before_the_next_burst(
@@ -474,6 +531,9 @@ def test_pool_gives_each_lane_its_own_tags_once_and_in_order(data: st.DataObject
     on_events: list[Any] = []
 
     class Silent:
+        def is_leaving(self) -> bool:
+            return False
+
         def capacity(self) -> int:
             return 1
 

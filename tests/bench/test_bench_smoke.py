@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import vendor
+from bench import vendor, vendor_strict
 from bench.__main__ import main
 from bench.harness import Options
 
@@ -51,7 +51,8 @@ def test_core_takes_single_rows_through_the_worker_and_compares_them() -> None:
 @pytest.mark.needs_tools("nghttpd", "h2load")
 def test_vendor_runs_each_workload_beside_h2load(tmp_path: Path) -> None:
     kept = tmp_path / "lines.jsonl"
-    lines = lines_of(bench("vendor", "--smoke", "--json", "--out", str(kept)))
+    only = [word for workload in vendor.WORKLOADS for word in ("--only", workload.name)]
+    lines = lines_of(bench("vendor", "--smoke", "--json", "--out", str(kept), *only))
     assert [json.loads(line) for line in kept.read_text().splitlines()] == lines
     by_name = {line["workload"]: line for line in lines}
     assert list(by_name) == [
@@ -79,12 +80,46 @@ def test_http1_runs_each_client_over_clear_text_and_tls() -> None:
         assert (line["body_bytes"], line["connections"]) == (1024, 16)
 
 
+@pytest.mark.slow
+def test_vendor_measures_waiting_rows_latency_probing_and_neighbours() -> None:
+    only = [word for name in vendor_strict.WORKLOADS for word in ("--only", name)]
+    by_name = {line["workload"]: line for line in lines_of(bench("vendor", "--smoke", "--json", *only))}
+    by_name.pop("all beside h2load", None)
+    assert tuple(by_name) == vendor_strict.WORKLOADS
+    for name in ("queued_shared", "queued_distinct"):
+        assert by_name[name]["rows"] == 30_000
+        assert 0 < by_name[name]["bytes_per_row"] < 2_000  # type: ignore[operator]
+    assert 60 < by_name["queued_distinct"]["text_bytes_per_row"] < 100  # type: ignore[operator]
+    latency = by_name["latency_added"]
+    assert 0 < latency["added_p50_ms"] <= latency["added_p99_ms"] < latency["whole_max_ms"]  # type: ignore[operator]
+    states = by_name["new_tokens_5_percent_dead"]["states"]
+    assert states["failed"] > 0  # type: ignore[index]
+    assert states["vendor_accepted"] + states["failed"] == 1_000  # type: ignore[index]
+    for name in vendor_strict.FAULTS:
+        assert by_name[f"neighbour_of_{name}"]["ratio_to_no_fault"] > 0  # type: ignore[operator]
+
+
 def test_vendor_without_the_tools_says_so_and_is_skipped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(vendor, "TOOLS", ("no-such-server", "no-such-client"))
-    (line,) = vendor.run(Options(smoke=True))
+    (line,) = vendor.run(Options(smoke=True, only=("shared",)))
     assert line["skipped"] == "missing: no-such-server, no-such-client"
     assert "skipped" in capsys.readouterr().err
-    assert main(["vendor", "--smoke", "--json"]) == 0
+    assert main(["vendor", "--smoke", "--json", "--only", "shared"]) == 0
     assert json.loads(capsys.readouterr().out)["skipped"] == line["skipped"]
+
+
+def test_durable_measures_both_adapters_in_every_size_and_load() -> None:
+    lines = lines_of(bench("durable", "--smoke", "--json"))
+    cells = {(line["workload"], line["batch_rows"], line["switch_interval_ms"]) for line in lines}
+    assert len(cells) == len(lines) == 2 * 3 * (1 + 1 + 2 * 3)
+    assert {line["workload"] for line in lines} == {
+        f"{adapter}_{load}" for adapter in ("log", "sqlite") for load in ("piped", "idle", "busy", "busy_short")
+    }
+    for line in lines:
+        assert line["appends"] > 0  # type: ignore[operator]
+        assert line["commits_per_s"] <= line["appends_per_s"]  # type: ignore[operator]
+        assert 0 < line["commit_ms_p50"] <= line["commit_ms_p99"] <= line["commit_ms_max"]  # type: ignore[operator]
+        assert line["answer_ms_max"] >= line["commit_ms_p50"]  # type: ignore[operator]
+        assert ("busy_rounds_per_s" in line) == ("busy" in str(line["workload"]))

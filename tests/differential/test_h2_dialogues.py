@@ -78,7 +78,9 @@ class Seeded:
         return self._random.randbytes(self._random.randint(0, most))
 
     def text(self, most: int = 30) -> bytes:
-        return bytes(self._random.choices(VISIBLE, k=self._random.randint(0, most)))
+        # Empty and like ones are where bursts are planned otherwise.
+        size = self._random.choice((0, 1, self._random.randint(0, most)))
+        return b"0" * size if self._random.random() < 0.2 else bytes(self._random.choices(VISIBLE, k=size))
 
 
 class Drawn:
@@ -202,17 +204,19 @@ class Dialogue:
             case 0:
                 return (prefix + self.chance.text(),)
             case 1:
-                digits = [b"%08x" % self.chance.integer(0, 2**32 - 1) for _ in range(n)]
+                digits = [b"%08x" % self.chance.integer(0, self.chance.choice([0, 2**32 - 1])) for _ in range(n)]
                 return (prefix, np.frombuffer(b"".join(digits), np.uint8).reshape(n, 8))
             case _:
-                return (prefix, TextColumn.from_rows([self.chance.text() for _ in range(n)]))
+                most = self.chance.choice([0, 1, 30])
+                return (prefix, TextColumn.from_rows([self.chance.text(most) for _ in range(n)]))
 
     def bodies(self, n: int):
         match self.chance.integer(0, 2):
             case 0:
                 return (b"x" * self.chance.choice(SIZES),)
             case 1:
-                return (TextColumn.from_rows([b"x" * self.chance.choice(SIZES) for _ in range(n)]),)
+                sizes = SIZES[: self.chance.integer(1, len(SIZES))]
+                return (TextColumn.from_rows([b"x" * self.chance.choice(sizes) for _ in range(n)]),)
             case _:
                 return (b"{", TextColumn.from_rows([self.chance.text() for _ in range(n)]), b"}")
 
@@ -226,7 +230,7 @@ class Dialogue:
         self.continue_answers()
         data, self.to_client = self.to_client + self.server.data_to_send(), b""
         for _ in range(self.chance.integer(0, 4)):
-            cut = self.chance.integer(0, 20_000)
+            cut = self.chance.integer(0, self.chance.choice([3, 20, 300, 20_000]))
             self.take_in(self.client.receive_data(data[:cut], now=self.now))
             data = data[cut:]
         self.take_in(self.client.receive_data(data, now=self.now))

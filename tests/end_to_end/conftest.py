@@ -282,10 +282,12 @@ def config_table(
     directory: Path,
     simulators: dict[str, Any] | None,
     vendors: dict[str, Any] | None = None,
-    **over: dict[str, Any],
+    **over: Any,
 ) -> dict[str, Any]:
     """A configuration for impatient tests. vendors: their tables, beside those of the simulators. `over` lays tables
-    over it, those of a vendor's name over the app's."""
+    over it, those of a vendor's name over the app's. copies: further apps like the first, `shop1`, `shop2` ...
+    """
+    copies = over.pop("copies", 0)
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
     secret.write_bytes(SECRET)
@@ -312,7 +314,7 @@ def config_table(
         tables = vendors if name in REGISTRY else table
         tables[name] = tables.get(name, {}) | values
     app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
-    table["apps"] = [app | vendors]
+    table["apps"] = [app | vendors, *({**app, "key": f"shop{n}"} | vendors for n in range(1, copies + 1))]
     return table
 
 
@@ -362,7 +364,7 @@ def open_gateway(folder: Path) -> Callable[..., contextlib.AbstractAsyncContextM
     """A worker in this process for the block: `async with open_gateway(simulators.ready, rpc={...}) as gateway`."""
 
     @contextlib.asynccontextmanager
-    async def run(simulators: dict[str, Any] | None = None, **over: dict[str, Any]) -> AsyncIterator[Gateway]:
+    async def run(simulators: dict[str, Any] | None = None, **over: Any) -> AsyncIterator[Gateway]:
         file = folder / "gateway.toml"
         file.write_text(to_toml(config_table(folder, simulators, **over)))
         config = load(str(file))

@@ -10,9 +10,11 @@ from typing import Any
 
 import trio
 
+from gateway.client.trio_client import open_trio_client
 from gateway.content import Variant
 
 CONTENT = Variant("title", "body", strategy=2)
+SECRET = b"the secret of the shop"
 PASSWORD = "a pass:word"
 
 
@@ -153,3 +155,81 @@ async def test_further_connections_resume_the_session_of_the_first(
         statistics = simulators.call("GET", "/statistics")["apns"]["connections"]
         assert statistics["handshakes_completed"] == 4
         assert statistics["handshakes_resumed"] == 3
+
+
+async def test_a_peer_that_went_silent_is_found_by_ping_and_its_rows_go_again(
+    open_gateway: Callable[..., Any], simulators: Any
+) -> None:
+    """Half open: the socket stays, nothing comes. A request deadline alone would take ten times as long."""
+    http2 = {"ping_idle_s": 0.3, "ping_timeout_s": 0.3, "request_timeout_s": 30.0}
+    async with open_gateway(simulators.ready, http2=http2) as gateway:
+        devices = await gateway.register(10)
+        first = await gateway.client.submit(CONTENT, devices)
+        assert (await gateway.until_final(first.task_id)).states == {"vendor_accepted": 10}
+        simulators.fault("apns", "half_open", for_s=2.0)
+        begun = trio.current_time()
+        second = await gateway.client.submit(CONTENT, devices)
+        with trio.fail_after(10):
+            while not (await gateway.metrics()).get(("pushgw_closes_total", "vendor,liveness_timeout")):
+                await trio.sleep(0.05)
+        assert trio.current_time() - begun < 5
+        assert (await gateway.until_final(second.task_id, 20.0)).states == {"vendor_accepted": 10}
+        assert (await gateway.metrics())["pushgw_rows_resent_uncertain_total", "apns"] >= 1
+
+
+async def test_a_request_without_an_answer_ends_at_its_deadline_and_the_connection_stays(
+    open_gateway: Callable[..., Any], simulators: Any
+) -> None:
+    over = {"http2": {"request_timeout_s": 0.5}, "retry": {"on_uncertain_system": "uncertain"}}
+    async with open_gateway(simulators.ready, **over) as gateway:
+        devices = await gateway.register(6)
+        first = await gateway.client.submit(CONTENT, devices)
+        assert (await gateway.until_final(first.task_id)).states == {"vendor_accepted": 6}
+        simulators.fault("apns", "no_answer", for_requests=1)
+        begun = trio.current_time()
+        answer = await gateway.client.submit(CONTENT, devices)
+        counts = await gateway.until_final(answer.task_id)
+        assert counts.states == {"vendor_accepted": 5, "uncertain": 1}
+        assert 0.5 <= trio.current_time() - begun < 3
+        metrics = await gateway.metrics()
+        assert metrics["pushgw_connections_open", "vendor"] >= 1
+        assert (
+            sum(n for (name, label), n in metrics.items() if name == "pushgw_closes_total" and "vendor" in label) == 0
+        )
+
+
+async def test_cancelled_and_expired_rows_cost_no_frame(open_gateway: Callable[..., Any], simulators: Any) -> None:
+    """A peer that takes one request at a time: the rows behind it end by their TTL and never reach it."""
+    simulators.fault("apns", "stream_limit", limit=1)
+    simulators.fault("apns", "latency", ms=700)
+    over = {"connections_max": 1}
+    async with open_gateway(simulators.ready, apns=over) as gateway:
+        devices = await gateway.register(30)
+        short = Variant("title", "body", strategy=2, ttl_s=2)
+        answer = await gateway.client.submit(short, devices)
+        counts = await gateway.until_final(answer.task_id)
+        assert counts.states["expired"] >= 25
+        streams = simulators.call("GET", "/statistics")["apns"]["connections"]["streams"]
+        assert streams == 30 - counts.states["expired"]
+
+
+async def test_many_apps_share_few_connections(open_gateway: Callable[..., Any], simulators: Any) -> None:
+    """Eight apps at two vendors, three connections in all: everybody's rows arrive."""
+    http2 = {"connections_max": 3}
+    async with open_gateway(simulators.ready, copies=7, http2=http2, lanes={"burst_rows_max": 512}) as gateway:
+        for round_ in range(2):
+            for number in range(8):
+                key = "shop" if not number else f"shop{number}"
+                async with open_trio_client(gateway.ready["rpc"][0], key, SECRET, timeout_s=10.0) as client:
+                    gateway.client = client
+                    devices = [
+                        *await gateway.register(3, first=100 * number + 10 * round_),
+                        *await gateway.register(3, "fcm", first=100 * number + 10 * round_),
+                    ]
+                    answer = await client.submit(CONTENT, devices)
+                    assert (await gateway.until_final(answer.task_id)).states == {"vendor_accepted": 6}
+            metrics = await gateway.metrics()
+            assert metrics["pushgw_connections_open", "vendor"] <= 3
+        assert metrics["pushgw_closes_total", "vendor,reclaimed"] >= 20
+        # (FCM's token endpoint has connections of its own)
+        assert simulators.call("GET", "/statistics")["apns"]["connections"]["open_h2"] <= 3

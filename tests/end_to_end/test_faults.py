@@ -386,7 +386,8 @@ async def test_sigterm_drains_what_is_in_flight_and_reports_the_rest(
     async with open_clients(process.ready) as gateway:
         devices = await gateway.register(30)
         away = await gateway.register(5, "", first=100)
-        first = await gateway.client.submit(vendor_only(), devices[:1])
+        # afterwards the connection is known to its peer, and the tokens to us
+        first = await gateway.client.submit(vendor_only(), devices)
         await gateway.until_final(first.task_id)
         simulators.fault("apns", "latency", distribution="fixed", ms=1500, for_s=20)
         answer = await gateway.client.submit(vendor_only(), devices)
@@ -406,7 +407,7 @@ async def test_sigterm_drains_what_is_in_flight_and_reports_the_rest(
     assert code == 0
     assert 0.5 < took_s < 8
     # what was in flight got its answers
-    assert len(simulators.copies("apns")) == 31
+    assert len(simulators.copies("apns")) == 60
     lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
     (stopped,) = [line for line in lines if line["event"] == "stopped"]
     assert stopped["rows_open"] == {"queued": 0, "held": 5, "in_flight": 0, "waiting": 0}
@@ -418,7 +419,8 @@ async def test_sigterm_ends_within_its_budget_whatever_the_vendor_does(
     process = await trio.to_thread.run_sync(lambda: serve(simulators.ready, gateway={"drain_s": 1.0}))
     async with open_clients(process.ready) as gateway:
         devices = await gateway.register(20)
-        first = await gateway.client.submit(vendor_only(), devices[:1])
+        # afterwards the connection is known to its peer, and the tokens to us
+        first = await gateway.client.submit(vendor_only(), devices)
         await gateway.until_final(first.task_id)
         simulators.fault("apns", "no_answer", for_s=30)
         answer = await gateway.client.submit(vendor_only(), devices)

@@ -128,10 +128,13 @@ class ClientConnection:
             return 0
         if not self._sender.has_window():
             return 0
-        limit = self._config.streams_max
-        if self._peer.streams_max is not None:
-            limit = min(limit, self._peer.streams_max)
-        return max(0, min(limit - self._streams.open_count, self._sender.ids_left()))
+        limit, peer_limit = self._config.streams_max, self._peer.streams_max
+        if peer_limit is not None and peer_limit < limit:
+            limit = peer_limit
+        room, ids_left = limit - self._streams.open_count, self._sender.ids_left()
+        # Asked several times per burst, so without min and max.
+        room = room if room < ids_left else ids_left
+        return room if room > 0 else 0
 
     def open_streams(self) -> int:
         return self._streams.open_count
@@ -146,6 +149,10 @@ class ClientConnection:
 
     def unsent_bytes(self) -> int:
         return self._out.size
+
+    def is_leaving(self) -> bool:
+        """No further request will ever be taken: it drains, by our wish or by GOAWAY, or it is over."""
+        return self._drain_reason is not None or self._is_terminated
 
     def is_terminated(self) -> bool:
         return self._is_terminated

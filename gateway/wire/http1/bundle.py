@@ -116,6 +116,10 @@ class Bundle:
 
     # Asking
 
+    def is_leaving(self) -> bool:
+        """No further request will ever be taken."""
+        return self._drain_reason is not None or self._is_terminated
+
     def capacity(self) -> int:
         """Requests that may be taken now; 0 before the first socket is connected."""
         if not self._is_connected or self._drain_reason is not None or self._is_terminated:

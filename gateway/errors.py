@@ -125,6 +125,8 @@ class CloseReason(enum.Enum):
     CLIENT_DISCONNECT = "client_disconnect"
     BAD_IDENTITY = "bad_identity"
     UNSUPPORTED_VERSION = "unsupported_version"
+    #: The client needs something of its protocol that is not offered here.
+    UNSUPPORTED_FEATURE = "unsupported_feature"
     #: What a balancer has to say first did not come, or was not what PROXY protocol v2 knows.
     PROXY_HEADER_INVALID = "proxy_header_invalid"
     TLS_HANDSHAKE_FAILED = "tls_handshake_failed"

@@ -31,7 +31,7 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ from gateway.net.edge_codec import Layers
 from gateway.net.edge_layers import LayerTable
 from gateway.net.edge_listen import open_listener
 from gateway.net.edge_settings import EdgeSettings
-from gateway.net.edge_table import CLOSE_REASON_INDEX, FLAG_PARTIAL, FLAG_PENDING, ConnectionTable, Count
+from gateway.net.edge_table import CLOSE_REASON_INDEX, FLAG_MQTT_5, FLAG_PARTIAL, FLAG_PENDING, ConnectionTable, Count
 from gateway.pace import Pace
 from gateway.wire.mqtt.session import SessionState
 
@@ -73,8 +73,12 @@ class Closed(NamedTuple):
 class Edge:
     """Sockets, side tables and closes of the long link. Owned by one actor; not thread-safe."""
 
-    def __init__(self, settings: EdgeSettings, table: ConnectionTable) -> None:
+    def __init__(
+        self, settings: EdgeSettings, table: ConnectionTable, farewells: Mapping[CloseReason, bytes] | None = None
+    ) -> None:
+        """farewells: last words to a connection flagged MQTT 5.0, by the reason for which it is closed."""
         self.settings = settings
+        self._farewells = farewells or {}
         self._table = table
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -528,6 +532,10 @@ class Edge:
     def close(self, fd: int, reason: CloseReason) -> None:
         """Ends an open connection, counted under its one reason; reported by the next `take_closed`."""
         table = self._table
+        if table.flags_at[fd] & FLAG_MQTT_5 and fd not in self._pending and reason in self._farewells:
+            # Pending output means a packet cut in two: nothing may follow it. What is held back now is dropped below.
+            table.count_at[Count.FAREWELLS] += 1
+            self.write(fd, self._farewells[reason], 0.0)
         self.end_handshake(fd)
         layers = self.layers.remove(fd)
         if layers is not None and fd not in self._pending and reason not in _NO_LAST_WORDS:

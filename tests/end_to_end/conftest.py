@@ -285,8 +285,8 @@ def config_table(
     **over: Any,
 ) -> dict[str, Any]:
     """A configuration for impatient tests. vendors: their tables, beside those of the simulators. `over` lays tables
-    over it, those of a vendor's name over the app's. copies: further apps like the first, `shop1`, `shop2` ...
-    app: further keys of theirs.
+    over it, those of a vendor's name over the app's. copies: further apps like the first, `shop1`, `shop2` ... app:
+    further keys of theirs.
     """
     copies, app_keys = over.pop("copies", 0), over.pop("app", {})
     secret = directory / "app.secret"

@@ -25,11 +25,13 @@ MADE = {
     "breaker_settings": config_settings.breaker_settings,
     "guard_settings": config_settings.guard_settings,
     "health_settings": config_settings.health_settings,
+    "signing_limits": config_settings.signing_limits,
+    "admission_limits": config_settings.admission_limits,
 }
 #: Sections whose keys all go through this module, and the keys that app.py hands on itself.
 ELSEWHERE = {
     *("rpc.connections_max", "rpc.hellos_max", "rpc.frames_bytes_max", "rpc.unsent_bytes_max"),
-    *("long_link.files_reserve", "long_link.payload_bytes_max", "http.address"),
+    *("long_link.bans_file", "long_link.bans_check_s", "long_link.payload_bytes_max", "http.address"),
     *("retry.strategy4_wait_s", "retry.on_uncertain_marketing"),
     *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s", "http2.probe_wait_s"),
     "http2.connections_max",
@@ -139,7 +141,7 @@ def test_every_key_is_read_by_the_application() -> None:
     readers += [gateway / "config_settings.py", gateway / "config.py"]
     text = "".join(path.read_text() for path in readers)
     #: used for checks at start only, and by the command line through describe()
-    checked_at_start = {"long_link.files_reserve", "gateway.memory_bytes_max", "gateway.workers"}
+    checked_at_start = {"gateway.memory_bytes_max", "gateway.workers"}
     unread = [
         path
         for path, _ in every_key()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -480,3 +482,12 @@ def test_answers_have_the_bytes_of_their_version() -> None:
     assert answers.disconnect(ReasonCode.MALFORMED_PACKET, "why") == b"\xe0\x08\x81\x06\x1f\x00\x03why"
     assert answers.disconnect(ReasonCode.MALFORMED_PACKET, "why", 9) == b"\xe0\x01\x81"
     assert all(len(farewell) <= CLIENT_PACKET_BYTES_MIN for farewell in answers.FAREWELLS.values())
+
+
+def test_tests_that_the_document_names_exist() -> None:
+    root = Path(__file__).parents[3]
+    named = set(re.findall(r"`(test_\w+)`", (root / "docs/mqtt.md").read_text()))
+    sources = "".join(path.read_text() for path in sorted((root / "tests").rglob("test_*.py")))
+    missing = {name for name in named if f"def {name}(" not in sources} - {"test_packets_5"}
+    assert len(named) > 30
+    assert missing == set()

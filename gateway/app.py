@@ -59,6 +59,7 @@ from gateway.core.render import Renderer
 from gateway.core.segments import HashKey
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, State
+from gateway.net import tls
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -302,7 +303,10 @@ class Worker:
             rpc=rpc,
             operator=operator,
             http=await self._serve_http(nursery),
-            long_link=[str(Address("tcp", host, port)) for host, port in links],
+            long_link=[
+                str(Address(listener.address.scheme, host, port))
+                for listener, (host, port) in zip(config.long_link.listeners, links, strict=True)
+            ],
         )
 
     async def _serve_rpc(
@@ -453,13 +457,12 @@ def app_view(index: int, app: App) -> AppView:
 
 def server_context(listener: Listener) -> ssl.SSLContext:
     """TLS for a listener. Raises ConfigError for files that cannot be used."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(str(listener.cert_file), None if listener.key_file is None else str(listener.key_file))
+        return tls.server_context(
+            str(listener.cert_file), None if listener.key_file is None else str(listener.key_file)
+        )
     except (OSError, ssl.SSLError) as error:
         raise ConfigError("rpc.listeners[].cert_file", str(listener.cert_file), f"a certificate ({error})") from error
-    return context
 
 
 def make_log(config: Config, metrics: Metrics) -> Log:

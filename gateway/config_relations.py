@@ -42,6 +42,9 @@ REQUEST_ID_BYTES = 600
 OPEN_ROW_BYTES = 50
 #: Columns of one socket of the long link, with its share of the device index.
 CONNECTION_BYTES = 64
+#: What TLS or WebSocket add to one: 16 KiB measured when idle (TLS 1.3 and 1.2, OpenSSL 3), and a record of 16 KiB half
+#: read and one just written.
+LAYERS_BYTES = 50 << 10
 #: Columns of one unacknowledged downlink message.
 IN_FLIGHT_BYTES = 32
 #: A connection of RPC, operator or HTTP: a task, a machine and its streams.
@@ -146,6 +149,11 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "long_link.connections_max, long_link.in_flight_max",
         ),
         BudgetPart(
+            "long link, TLS and WebSocket",
+            link.layered_connections_max * LAYERS_BYTES if any(one.is_layered for one in link.listeners) else 0,
+            "long_link.layered_connections_max",
+        ),
+        BudgetPart(
             "long link buffers",
             link.packets_bytes_max + link.pending_total_bytes_max,
             "long_link.packets_bytes_max, long_link.pending_total_bytes_max",
@@ -194,6 +202,7 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("rpc.submit_rows_max", "gateway.gather_rows_max"),
     ("long_link.handshakes_per_address_max", "long_link.handshakes_max"),
     ("long_link.handshakes_max", "long_link.connections_max"),
+    ("long_link.layered_connections_max", "long_link.connections_max"),
     ("long_link.pending_bytes_max", "long_link.pending_total_bytes_max"),
     ("long_link.packet_bytes_max", "long_link.packets_bytes_max"),
     ("long_link.in_flight_per_device_max", "long_link.in_flight_max"),
@@ -255,11 +264,11 @@ def _listeners(config: Config) -> Iterator[tuple[str, object, str]]:
     for index, listener in enumerate(config.rpc.listeners):
         yield from _listener(f"rpc.listeners[{index}]", listener, ("tcp", "tls", "unix"))
     for index, listener in enumerate(config.long_link.listeners):
-        yield from _listener(f"long_link.listeners[{index}]", listener, ("tcp",))
+        yield from _listener(f"long_link.listeners[{index}]", listener, ("tcp", "tls", "ws", "wss"))
     if config.http.address.scheme != "tcp":
         yield "http.address", str(config.http.address), "tcp://host:port"
     operator = config.operator
-    if operator.address is not None and operator.address.scheme == "unix":
+    if operator.address is not None and operator.address.scheme not in ("tcp", "tls"):
         yield "operator.address", str(operator.address), "tcp://host:port; the Unix socket is operator.socket"
     if operator.address is not None and operator.admin_key is None:
         yield "operator.admin_key", None, "admin_key_file or admin_key_env, since operator.address is set"
@@ -282,8 +291,9 @@ def _listener(path: str, listener: Listener, schemes: tuple[str, ...]) -> Iterat
     if listener.address.scheme not in schemes:
         yield f"{path}.address", str(listener.address), " or ".join(f"{scheme}://" for scheme in schemes)
     for key in ("cert_file", "key_file"):
-        if (getattr(listener, key) is None) == (listener.address.scheme == "tls"):
-            wanted = "a file, since the address is tls://" if listener.address.scheme == "tls" else "nothing"
+        scheme, has_tls = listener.address.scheme, listener.address.has_tls
+        if (getattr(listener, key) is None) == has_tls:
+            wanted = f"a file, since the address is {scheme}://" if has_tls else "nothing"
             yield f"{path}.{key}", getattr(listener, key), wanted
 
 

@@ -58,6 +58,15 @@ class Listener(Section, frozen=True, kw_only=True):
     key_file: Path | None = None
 
 
+class LinkListener(Listener, frozen=True, kw_only=True):
+    proxy_protocol: bool = False
+
+    @property
+    def is_layered(self) -> bool:
+        """Its connections have an object each."""
+        return self.address.scheme != "tcp"
+
+
 class Rpc(Section, frozen=True, kw_only=True):
     listeners: list[Listener] = msgspec.field(default_factory=list)
     connections_max: Count = 1024
@@ -93,12 +102,15 @@ class Http(Section, frozen=True, kw_only=True):
 
 
 class LongLink(Section, frozen=True, kw_only=True):
-    listeners: list[Listener] = msgspec.field(default_factory=list)
+    listeners: list[LinkListener] = msgspec.field(default_factory=list)
     connections_max: Count = 15_000
     files_max: Count = 20_000
     files_reserve: Zero = 512
     handshake_timeout_s: Seconds = 10.0
     handshakes_max: Count = 4096
+    layered_connections_max: Count = 4000
+    websocket_frame_bytes_max: Annotated[int, Meta(ge=256, le=256 * MIB)] = 256 * KIB
+    certificate_check_s: Seconds = 10.0
     handshakes_per_address_max: Count = 1024
     keepalive_s_max: Annotated[int, Meta(ge=1, le=65_535)] = 1200
     packet_bytes_max: Annotated[int, Meta(ge=256, le=256 * MIB)] = 64 * KIB

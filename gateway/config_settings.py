@@ -58,12 +58,23 @@ def long_link_settings(config: Config) -> LongLinkSettings:
     """Sessions, deliveries and sockets of the long link."""
     link = config.long_link
     listeners = tuple(
-        ListenerSettings(host=listener.address.host, port=listener.address.port) for listener in link.listeners
+        ListenerSettings(
+            host=listener.address.host,
+            port=listener.address.port,
+            proxy_protocol=listener.proxy_protocol,
+            cert_file=str(listener.cert_file or ""),
+            key_file=str(listener.key_file or ""),
+            is_websocket=listener.address.scheme in ("ws", "wss"),
+        )
+        for listener in link.listeners
     )
     edge = EdgeSettings(
         listeners=listeners,
         connections_max=link.connections_max,
         files_max=link.files_max,
+        layered_connections_max=link.layered_connections_max,
+        websocket_frame_bytes_max=link.websocket_frame_bytes_max,
+        certificate_check_s=link.certificate_check_s,
         handshaking_max=link.handshakes_max,
         handshaking_per_address_max=link.handshakes_per_address_max,
         handshake_timeout_s=link.handshake_timeout_s,

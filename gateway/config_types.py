@@ -18,7 +18,7 @@ from gateway.errors import ConfigError
 UNIX_PATH_BYTES_MAX = 107
 #: A secret file is a line or a PEM block; a larger one is a mistake (a log, a core file).
 SECRET_BYTES_MAX = 1 << 16
-_SCHEMES = ("tcp", "tls", "unix")
+_SCHEMES = ("tcp", "tls", "unix", "ws", "wss")
 
 
 def resolved(folder: Path, path: str) -> Path:
@@ -42,7 +42,10 @@ class ConfigFaults(ConfigError):
 
 
 class Address(NamedTuple):
-    """Where to listen or connect: `tcp://host:port`, `tls://host:port` or `unix://path`. Port 0: the system chooses."""
+    """Where to listen or connect: `tcp://host:port`, `tls://host:port` or `unix://path`. Port 0: the system chooses.
+
+    `ws://host:port` and `wss://host:port` (WebSocket, and over TLS) are for the long link.
+    """
 
     scheme: str
     host: str = ""
@@ -68,6 +71,10 @@ class Address(NamedTuple):
         if host.startswith("[") != host.endswith("]") or ("[" not in host and ":" in host):
             raise ValueError(f"{scheme}://[host]:port for an IPv6 host")
         return cls(scheme, host=host.strip("[]"), port=int(port))
+
+    @property
+    def has_tls(self) -> bool:
+        return self.scheme in ("tls", "wss")
 
     def __str__(self) -> str:
         if self.scheme == "unix":

@@ -125,6 +125,11 @@ class CloseReason(enum.Enum):
     CLIENT_DISCONNECT = "client_disconnect"
     BAD_IDENTITY = "bad_identity"
     UNSUPPORTED_VERSION = "unsupported_version"
+    #: What a balancer has to say first did not come, or was not what PROXY protocol v2 knows.
+    PROXY_HEADER_INVALID = "proxy_header_invalid"
+    TLS_HANDSHAKE_FAILED = "tls_handshake_failed"
+    WEBSOCKET_UPGRADE_REFUSED = "websocket_upgrade_refused"
+    WEBSOCKET_ERROR = "websocket_error"
     # connections to vendors
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"

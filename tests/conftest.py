@@ -8,10 +8,18 @@ skipped with that reason and listed at the end; with PUSHGW_REQUIRE_TOOLS=1 it f
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import os
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, settings
 
 #: From the packages mosquitto, mosquitto-clients, nghttp2-server, nghttp2-client.
@@ -71,3 +79,33 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("skipped for want of tools")
         for nodeid, text in _skipped_for_tools:
             terminalreporter.line(f"{nodeid}: {text}")
+
+
+def _write_certificate(path: Path, name: str = "localhost", *, until_days: int = 1) -> Path:
+    """A self-signed certificate for name and 127.0.0.1, with its key in the same file."""
+    day = datetime.timedelta(days=1)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - 10 * day)
+        .not_valid_after(now + until_days * day)
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_certificate() -> Callable[..., Path]:
+    """Makes certificates for tests: (path, name="localhost", until_days=1) -> path."""
+    return _write_certificate

@@ -256,6 +256,11 @@ def test_vendor_settings_faults_are_named_with_their_path(tmp_path: Path) -> Non
         ('[[rpc.listeners]]\naddress = "tls://h:1"', "rpc.listeners[0].cert_file", "a file, since"),
         ('[[rpc.listeners]]\naddress = "tcp://h:1"\ncert_file = "c"', "rpc.listeners[0].cert_file", "nothing"),
         ('[[long_link.listeners]]\naddress = "unix://s"', "long_link.listeners[0].address", "tcp://"),
+        ('[[long_link.listeners]]\naddress = "wss://h:1"', "long_link.listeners[0].cert_file", "a file, since"),
+        ('[[long_link.listeners]]\naddress = "ws://h:1"\nkey_file = "k"', "long_link.listeners[0].key_file", "nothing"),
+        ('[[rpc.listeners]]\naddress = "ws://h:1"', "rpc.listeners[0].address", "tcp://"),
+        ('[operator]\naddress = "wss://h:1"', "operator.address", "tcp://host:port"),
+        ("[long_link]\nlayered_connections_max = 15001", "long_link.layered_connections_max", "at most long_link."),
         ('[http]\naddress = "unix://s"', "http.address", "tcp://host:port"),
         ('[operator]\naddress = "tcp://h:1"', "operator.admin_key", "admin_key_file or admin_key_env"),
         ('[[apps]]\nkey = "a"\nsecrets = []', "apps[0].secrets", "at least one secret"),
@@ -298,6 +303,8 @@ def test_memory_budget_grows_with_every_limit_it_names(tmp_path: Path) -> None:
     """Each key in a line of the budget is one that raises that line; none is decoration."""
     (tmp_path / "k").write_text("x")
     text = app('secrets = [{ env = "HOME" }]\n[apps.fake]\nkey_file = "k"\n[apps.fake_http1]\nkey_file = "k"')
+    # the memory of WebSocket and TLS is counted where there is a listener with them
+    text += '\n[[long_link.listeners]]\naddress = "ws://127.0.0.1:8083"'
     config = load(tmp_path, text)
     for index, part in enumerate(memory_budget(config)):
         for key in re.findall(r"[a-z0-9_]+\.[a-z0-9_]+", part.keys):

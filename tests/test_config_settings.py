@@ -79,6 +79,27 @@ def test_listeners_of_the_long_link_are_handed_on(tmp_path: Path) -> None:
     assert config_settings.long_link_settings(default_config(tmp_path)).edge.listeners == ()
 
 
+def test_address_of_a_long_link_listener_says_which_layers_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    (tmp_path / "c.pem").touch()
+    files = 'cert_file = "c.pem"\nkey_file = "c.pem"\n'
+    listeners = {"tcp": "proxy_protocol = true\n", "tls": files, "ws": "", "wss": files}
+    text = '[gateway]\ndata_dir = "d"\n[long_link]\nlayered_connections_max = 5\ncertificate_check_s = 3.0\n'
+    for port, (scheme, keys) in enumerate(listeners.items()):
+        text += f'[[long_link.listeners]]\naddress = "{scheme}://h:{port + 1}"\n{keys}'
+    path.write_text(text)
+    edge = config_settings.long_link_settings(load_config(path, vendors={})).edge
+    found = [(one.proxy_protocol, bool(one.cert_file), bool(one.key_file), one.is_websocket) for one in edge.listeners]
+    assert found == [
+        (True, False, False, False),
+        (False, True, True, False),
+        (False, False, False, True),
+        (False, True, True, True),
+    ]
+    assert [one.is_layered for one in edge.listeners] == [False, True, True, True]
+    assert (edge.layered_connections_max, edge.certificate_check_s) == (5, 3.0)
+
+
 def test_uncertain_rows_are_ruled_by_class(tmp_path: Path) -> None:
     config = default_config(tmp_path)
     assert config_settings.retry_policy(config, Class.SYSTEM).resends_uncertain

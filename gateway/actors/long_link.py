@@ -158,7 +158,7 @@ class LongLink:
         if is_busy:
             self._take_deferred(now, started)
         else:
-            reads = self.edge.poll()
+            reads = self.edge.poll(now)
             if reads.fds:
                 self._take_reads(reads.fds, reads.data, now, started)
             for fd, reason in reads.ended:

@@ -47,7 +47,8 @@ class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What the long link may take of the worker's memory budget when every limit is reached at once.
 
         A row of the connection table has 36 bytes and its two cells of the slot index 8 to 16; an entry in flight has
-        25 and its place in the list of free ones 4; a handshake has entries in two dicts, about 300.
+        25 and its place in the list of free ones 4; a handshake has entries in two dicts, about 300. A connection with
+        layers has some 16 KiB and at most two TLS records beside.
         """
         edge = self.edge
         return (
@@ -55,6 +56,7 @@ class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             + edge.connections_max * 16
             + self.in_flight_max * 29
             + edge.handshaking_max * 300
+            + (edge.layered_connections_max * (50 << 10) if any(one.is_layered for one in edge.listeners) else 0)
             + edge.pending_total_bytes_max
             + edge.partial_total_bytes_max
         )

@@ -16,11 +16,17 @@ Theory of operation
 * Socket options are set on the listener and inherited by what it accepts (Linux): no call per connection.
 * Out of descriptors (EMFILE, ENFILE) or memory, accepting pauses for a moment instead of spinning; the waiting clients
   stay in the kernel's queue.
+* PROXY headers, TLS and WebSocket are layers between a descriptor and MQTT (edge_codec.py), in a side table that is
+  empty where they are not used. Reads for their handshakes, which may cost a signature, are counted per step; what is
+  too much stays in the kernel. Limits of pending output are checked before a layer encodes: what it has encoded must be
+  sent, so that pending output may be over its limit by what the layers add to one write.
+* A connection that ends in a layer is reported as ended by the poll after, so that MQTT sees first what came before.
 * A write error closes nothing by itself: epoll reports the same descriptor, so each connection ends in one place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -32,13 +38,19 @@ import numpy as np
 
 from gateway.columns import I32, U32
 from gateway.errors import CloseReason, ConfigError
-from gateway.net.edge_settings import EdgeSettings, ListenerSettings
+from gateway.net.edge_codec import Layers
+from gateway.net.edge_layers import LayerTable
+from gateway.net.edge_listen import open_listener
+from gateway.net.edge_settings import EdgeSettings
 from gateway.net.edge_table import CLOSE_REASON_INDEX, FLAG_PARTIAL, FLAG_PENDING, ConnectionTable, Count
 from gateway.pace import Pace
 from gateway.wire.mqtt.session import SessionState
 
 #: EMFILE, ENFILE: no descriptor; ENOBUFS, ENOMEM: no kernel memory. As in trio's serve_listeners.
 _ACCEPT_PAUSE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+#: The peer is gone; there is nobody to say anything to.
+_NO_LAST_WORDS = frozenset({CloseReason.PEER_RESET, CloseReason.TLS_ERROR, CloseReason.TLS_HANDSHAKE_FAILED})
 
 
 class Reads(NamedTuple):
@@ -68,10 +80,13 @@ class Edge:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._listeners: dict[int, socket.socket] = {}
+        self._listener_index: dict[int, int] = {}
         self._ready_listeners: set[int] = set()
         self._accept_again_at: float | None = None
         # Side tables: an entry exists while there is something to keep. Oldest first.
+        self.layers = LayerTable(settings, table)
         self._handshaking: dict[int, str] = {}
+        """By address; "" while it is not known, because a balancer has not said it yet."""
         self._handshaking_by_address: dict[str, dict[int, None]] = {}
         self._partial: dict[int, bytearray] = {}
         self._partial_since: dict[int, float] = {}
@@ -99,6 +114,8 @@ class Edge:
             "pending": len(self._pending),
             "pending_bytes": self._pending_total_bytes,
             "listeners": len(self._listeners),
+            "layered": len(self.layers.by_fd),
+            "opening": len(self.layers.opening),
         }
 
     # Listening and accepting.
@@ -106,37 +123,19 @@ class Edge:
     def listen(self) -> list[tuple[str, int]]:
         """Opens all listeners and returns their (host, port). Raises: ConfigError for an address that cannot be had."""
         addresses = []
+        self.layers.load_certificates()
         for index, settings in enumerate(self.settings.listeners):
             try:
-                listener = self._open_listener(settings)
+                listener = open_listener(settings, self.settings)
             except OSError as error:
                 where = f"{settings.host}:{settings.port}"
                 raise ConfigError(f"long_link.listeners[{index}]", where, f"an address to bind ({error})") from error
             self._listeners[listener.fileno()] = listener
+            self._listener_index[listener.fileno()] = index
             self._epoll.register(listener.fileno(), select.EPOLLIN)
             name = listener.getsockname()
             addresses.append((str(name[0]), int(name[1])))
         return addresses
-
-    def _open_listener(self, settings: ListenerSettings) -> socket.socket:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setblocking(False)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if settings.reuse_port:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.settings.send_buffer_bytes:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.settings.send_buffer_bytes)
-            if self.settings.receive_buffer_bytes:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.settings.receive_buffer_bytes)
-            listener.bind((settings.host, settings.port))
-            listener.listen(settings.backlog)
-        except BaseException:
-            listener.close()
-            raise
-        return listener
 
     def stop_listening(self) -> None:
         """No connection is accepted from now on. Idempotent."""
@@ -145,6 +144,7 @@ class Edge:
                 self._epoll.unregister(fd)
             listener.close()
         self._listeners.clear()
+        self._listener_index.clear()
         self._ready_listeners.clear()
         self._accept_again_at = None
 
@@ -167,7 +167,7 @@ class Edge:
                 # Anything else concerns the one connection that died in the queue (accept(2), "Error handling").
                 continue
             accepted += 1
-            self._take_in(connection, str(address[0]), now)
+            self._take_in(connection, str(address[0]), self._listener_index[fd], now)
         # Level-triggered: a listener with more in its queue is announced again by the next poll.
         self._ready_listeners.clear()
         return accepted
@@ -190,26 +190,52 @@ class Edge:
             for fd in self._listeners:
                 self._epoll.register(fd, select.EPOLLIN)
 
-    def _take_in(self, connection: socket.socket, address: str, now: float) -> None:
-        table, settings = self._table, self.settings
+    def _take_in(self, connection: socket.socket, address: str, listener_index: int, now: float) -> None:
+        table, settings, listener = self._table, self.settings, self.settings.listeners[listener_index]
         table.count_at[Count.ACCEPTED] += 1
         if connection.fileno() >= table.files_max or (
             table.n_open >= settings.connections_max and not self._handshaking
         ):
-            connection.close()
-            table.count_at[Count.REFUSED_CONNECTIONS_MAX] += 1
-            table.closed_at[CLOSE_REASON_INDEX[CloseReason.TOO_MANY_CONNECTIONS]] += 1
+            self._turn_away(connection, Count.REFUSED_CONNECTIONS_MAX)
             return
+        if listener.is_layered and self.layers.is_full():
+            if not self.layers.opening:
+                self._turn_away(connection, Count.REFUSED_LAYERED_CONNECTIONS_MAX)
+                return
+            self._evict(next(iter(self.layers.opening)), Count.EVICTED_LAYERED_CONNECTIONS_MAX)
         connection.setblocking(False)
         fd = connection.detach()
+        if listener.proxy_protocol:
+            # Its own address is that of the balancer, from which everybody comes.
+            address = ""
         # The oldest goes, not the newest: whoever says something is through in a round trip, whoever is silent is old.
-        neighbours = self._handshaking_by_address.get(address, {})
-        if len(neighbours) >= settings.handshaking_per_address_max:
-            self._evict(next(iter(neighbours)), Count.EVICTED_HANDSHAKING_PER_ADDRESS_MAX)
-        elif len(self._handshaking) >= settings.handshaking_max or table.n_open >= settings.connections_max:
+        if not self._make_room_at(address) and (
+            len(self._handshaking) >= settings.handshaking_max or table.n_open >= settings.connections_max
+        ):
             self._evict(next(iter(self._handshaking)), Count.EVICTED_HANDSHAKING_MAX)
         self._epoll.register(fd, select.EPOLLIN)
         table.open(fd, now + settings.handshake_timeout_s)
+        self._handshaking[fd] = address
+        if address:
+            self._handshaking_by_address.setdefault(address, {})[fd] = None
+        self.layers.add(fd, listener_index, now)
+
+    def _turn_away(self, connection: socket.socket, limit: Count) -> None:
+        connection.close()
+        self._table.count_at[limit] += 1
+        self._table.closed_at[CLOSE_REASON_INDEX[CloseReason.TOO_MANY_CONNECTIONS]] += 1
+
+    def _make_room_at(self, address: str) -> bool:
+        """One more may shake hands from this address; true when the oldest one had to go for it."""
+        neighbours = self._handshaking_by_address.get(address, {})
+        if len(neighbours) < self.settings.handshaking_per_address_max:
+            return False
+        self._evict(next(iter(neighbours)), Count.EVICTED_HANDSHAKING_PER_ADDRESS_MAX)
+        return True
+
+    def _on_real_address(self, fd: int, address: str) -> None:
+        """A balancer has said who is there: from now on it counts as one of that address."""
+        self._make_room_at(address)
         self._handshaking[fd] = address
         self._handshaking_by_address.setdefault(address, {})[fd] = None
 
@@ -220,7 +246,7 @@ class Edge:
     def end_handshake(self, fd: int) -> None:
         """The connection no longer counts as shaking hands. Idempotent."""
         address = self._handshaking.pop(fd, None)
-        if address is not None:
+        if address:
             neighbours = self._handshaking_by_address[address]
             del neighbours[fd]
             if not neighbours:
@@ -228,11 +254,12 @@ class Edge:
 
     # Reading.
 
-    def poll(self) -> Reads:
+    def poll(self, now: float) -> Reads:
         """Reads once from each of the connections that have something, at most as many as fit into a step."""
         fds: list[int] = []
         reads: list[bytes] = []
-        ended: list[tuple[int, CloseReason]] = []
+        ended = self.layers.take_ending()
+        opening, n_openings = self.layers.opening, 0
         read, size = os.read, self.settings.read_bytes
         listeners, wake_fd, out = self._listeners, self._wake_fd, select.EPOLLOUT
         for fd, events in self._epoll.poll(0, self.pace.items()):
@@ -245,6 +272,10 @@ class Edge:
             if events & out:
                 self._flush(fd)
                 if events == out:
+                    continue
+            if opening and fd in opening:
+                n_openings += 1
+                if n_openings > self.settings.openings_per_step:
                     continue
             try:
                 data = read(fd, size)
@@ -260,7 +291,33 @@ class Edge:
                 ended.append((fd, CloseReason.PEER_CLOSED))
         self._table.count_at[Count.READS] += len(fds)
         self._table.count_at[Count.BYTES_IN] += sum(map(len, reads))
+        if self.layers.by_fd:
+            fds, reads = self._through_layers(fds, reads, now)
+            ended += self.layers.take_ending(after=set(fds))
         return Reads(fds, reads, ended)
+
+    def _through_layers(self, fds: list[int], reads: list[bytes], now: float) -> tuple[list[int], list[bytes]]:
+        """The same reads as MQTT sees them; those that bring it nothing are left out."""
+        by_fd, state_at = self.layers.by_fd, self._table.state_at
+        kept: list[tuple[int, bytes]] = []
+        for fd, data in zip(fds, reads, strict=True):
+            layers = by_fd.get(fd)
+            if layers is None:
+                kept.append((fd, data))
+                continue
+            payload, answer, address = self.layers.receive_data(fd, layers, data)
+            if address is not None:
+                self._on_real_address(fd, address)
+            if answer:
+                if self._has_room(fd, len(answer)):
+                    self._put(fd, answer, now)
+                else:
+                    self.close(fd, CloseReason.SLOW_CONSUMER)
+            if payload:
+                kept.append((fd, payload))
+        # Some may have been closed meanwhile: evicted, or because they do not read what they are answered.
+        kept = [row for row in kept if state_at[row[0]] != SessionState.FREE]
+        return [fd for fd, _ in kept], [data for _, data in kept]
 
     def join_partial(self, fd: int, data: bytes) -> bytes | bytearray:
         """The bytes of a connection that are not yet parsed: what was kept of it and what has come."""
@@ -304,12 +361,23 @@ class Edge:
 
     def write(self, fd: int, data: bytes | bytearray, now: float) -> None:
         """Writes a control packet, or keeps it as pending; a peer that lets too much pile up is closed."""
+        if not self._has_room(fd, len(data)):
+            self.close(fd, CloseReason.SLOW_CONSUMER)
+            return
+        layers = self.layers.by_fd.get(fd)
+        self._put(fd, data if layers is None else layers.send(bytes(data)), now)
+
+    def _has_room(self, fd: int, size: int) -> bool:
+        """Whether the connection may be given that much output; always, while none is pending."""
         pending = self._pending.get(fd)
-        if pending is not None:
-            if len(pending) + len(data) > self.settings.pending_bytes_max or self.is_pending_full():
-                self.close(fd, CloseReason.SLOW_CONSUMER)
-            else:
-                self._hold(fd, data, now)
+        return pending is None or (
+            len(pending) + size <= self.settings.pending_bytes_max and not self.is_pending_full()
+        )
+
+    def _put(self, fd: int, data: bytes | bytearray, now: float) -> None:
+        """Writes or keeps what there was room for, in the form in which it goes to the socket."""
+        if fd in self._pending:
+            self._hold(fd, data, now)
             return
         try:
             sent = os.write(fd, data)
@@ -331,7 +399,16 @@ class Edge:
         write, pending, pending_bytes_max = os.write, self._pending, self.settings.pending_bytes_max
         is_full = self.is_pending_full()
         bytes_out = 0
+        by_fd, n_layered = self.layers.by_fd, 0
         for position, (fd, packet) in enumerate(zip(fds, packets, strict=True)):
+            if by_fd and (layers := by_fd.get(fd)) is not None:
+                n_layered += 1
+                if is_full or len(pending.get(fd, b"")) + len(packet) > pending_bytes_max:
+                    failed.append(position)
+                else:
+                    self._put(fd, layers.send(bytes(packet)), now)
+                    is_full = self.is_pending_full()
+                continue
             if fd in pending:
                 if is_full or len(pending[fd]) + len(packet) > pending_bytes_max:
                     failed.append(position)
@@ -355,7 +432,7 @@ class Edge:
             if sent != len(packet):
                 self._hold(fd, packet[sent:], now)
                 is_full = self.is_pending_full()
-        self._table.count_at[Count.WRITES] += len(fds)
+        self._table.count_at[Count.WRITES] += len(fds) - n_layered  # `_put` has counted those
         self._table.count_at[Count.BYTES_OUT] += bytes_out
         return failed
 
@@ -424,6 +501,9 @@ class Edge:
         """Ends an open connection, counted under its one reason; reported by the next `take_closed`."""
         table = self._table
         self.end_handshake(fd)
+        layers = self.layers.remove(fd)
+        if layers is not None and fd not in self._pending and reason not in _NO_LAST_WORDS:
+            self._say_last_words(fd, layers, reason)
         self._drop_partial(fd)
         self._drop_pending(fd)
         table.closed_at[CLOSE_REASON_INDEX[reason]] += 1
@@ -432,6 +512,13 @@ class Edge:
         table.free(fd)
         # The kernel drops a closed descriptor from the epoll set by itself.
         os.close(fd)
+
+    def _say_last_words(self, fd: int, layers: Layers, reason: CloseReason) -> None:
+        """Close and close_notify, as far as the kernel takes them at once."""
+        words = layers.close(reason)
+        if words:
+            with contextlib.suppress(OSError):
+                os.write(fd, words)
 
     def has_closed(self) -> bool:
         return bool(self._ended)

@@ -21,6 +21,17 @@ class ListenerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backlog: Annotated[int, _meta("connections that wait for accept; a reconnect storm fills it")] = 4_096
     reuse_port: bool = False
     """SO_REUSEPORT: several workers listen on one port."""
+    proxy_protocol: bool = False
+    """A PROXY protocol v2 header comes first and says who the peer is."""
+    cert_file: str = ""
+    """TLS with this certificate chain; key_file may be empty when the key is in the same file."""
+    key_file: str = ""
+    is_websocket: bool = False
+
+    @property
+    def is_layered(self) -> bool:
+        """Its connections have an object each as long as they last."""
+        return bool(self.cert_file) or self.is_websocket
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,6 +40,22 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
     connections_max: Annotated[int, _meta("open sockets; 20,000 files per process less what the rest needs")] = 19_000
     files_max: Annotated[int, _meta("highest descriptor + 1 that the columns have a row for")] = 20_480
+    layered_connections_max: Annotated[
+        int, _meta("open sockets with TLS or WebSocket: an object each, and what OpenSSL keeps")
+    ] = 4_000
+    openings_per_step: Annotated[
+        int, _meta("reads for PROXY, TLS and WebSocket handshakes in one step: 2 ms of RSA-2048 signatures, about")
+    ] = 4
+    tls_handshake_bytes_max: Annotated[
+        int, _meta("what a client may say before its TLS handshake is over; a ClientHello is 300 to 2,000 bytes")
+    ] = 16_384
+    upgrade_bytes_max: Annotated[int, _meta("a WebSocket upgrade request; browsers with cookies send 4,000")] = 8_192
+    websocket_frame_bytes_max: Annotated[
+        int, _meta("one WebSocket frame, which may hold several packets; nothing of it is kept")
+    ] = 262_144
+    certificate_check_s: Annotated[
+        float, _meta("certificate files are looked at again after it, when a handshake begins", 0.001)
+    ] = 10.0
     handshaking_max: Annotated[int, _meta("sockets without CONNECT; the oldest is evicted for a newer one")] = 4_096
     handshaking_per_address_max: Annotated[
         int, _meta("the same per source address; a carrier's NAT brings hundreds of phones back at once")

@@ -45,6 +45,18 @@ class Count(enum.IntEnum):
     ACCEPT_PAUSED = enum.auto()
     """Accepting paused because the process or the system is out of file descriptors or memory."""
     REFUSED_CONNECTIONS_MAX = enum.auto()
+    REFUSED_LAYERED_CONNECTIONS_MAX = enum.auto()
+    """Connections to a listener with TLS or WebSocket, when there are as many of those as may be."""
+    EVICTED_LAYERED_CONNECTIONS_MAX = enum.auto()
+    PROXY_HEADERS = enum.auto()
+    PROXY_HEADERS_REFUSED = enum.auto()
+    TLS_HANDSHAKES = enum.auto()
+    TLS_HANDSHAKES_FAILED = enum.auto()
+    WEBSOCKET_UPGRADES = enum.auto()
+    WEBSOCKET_UPGRADES_REFUSED = enum.auto()
+    CERTIFICATE_RELOADS = enum.auto()
+    CERTIFICATE_RELOADS_FAILED = enum.auto()
+    """A changed certificate could not be loaded; the one before stays in use."""
     EVICTED_HANDSHAKING_MAX = enum.auto()
     EVICTED_HANDSHAKING_PER_ADDRESS_MAX = enum.auto()
     EVICTED_PARTIAL_BYTES_MAX = enum.auto()

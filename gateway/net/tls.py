@@ -1,5 +1,5 @@
 """TLS streams to vendors: TLS 1.2 or newer, ALPN, a fresh look-up of the name each time, perhaps through a proxy, and
-an earlier session resumed where the peer allows it (RFC 8446 section 2.2, RFC 5077).
+an earlier session resumed where the peer allows it (RFC 8446 section 2.2, RFC 5077). And the contexts of both sides.
 
 Foreign exceptions (socket, ssl, trio) are mapped here and nowhere else: `ConnectFailed` while connecting,
 `close_reason_of` afterwards.
@@ -55,6 +55,21 @@ def client_context(
     if certificate_file is not None:
         # Without a password here OpenSSL would ask the terminal for that of an encrypted key, and wait.
         context.load_cert_chain(certificate_file, key_file, password="")
+    return context
+
+
+def server_context(cert_file: str, key_file: str | None) -> ssl.SSLContext:
+    """A context for those who connect to us: TLS 1.2 or newer, forward secrecy only, no renegotiation (RFC 9325).
+
+    key_file: None when the key is in cert_file.
+    Raises OSError or ssl.SSLError for files that cannot be read, or that do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_TLS12_CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # Without a password here OpenSSL would ask the terminal for that of an encrypted key, and wait.
+    context.load_cert_chain(cert_file, key_file, password="")
     return context
 
 

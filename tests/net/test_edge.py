@@ -37,7 +37,7 @@ class Bench:
     def turn(self, wait_s: float = 5.0) -> Reads:
         """Waits until the edge has something, then polls and accepts once, and closes what has ended."""
         select.select([self.edge.fileno()], [], [], wait_s)
-        reads = self.edge.poll()
+        reads = self.edge.poll(self.now)
         for fd, reason in reads.ended:
             self.edge.close(fd, reason)
         self.edge.accept(self.now)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
@@ -11,43 +9,14 @@ from pathlib import Path
 
 import pytest
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from gateway.errors import CloseReason
 from gateway.net.proxy import HttpProxy
 from gateway.net.tls import ConnectFailed, TlsSessions, client_context, close_reason_of, open_tls_stream
 
-DAY = datetime.timedelta(days=1)
-
-
-def write_certificate(path: Path, name: str = "localhost", *, until: datetime.timedelta = DAY) -> Path:
-    """A self-signed certificate for name and 127.0.0.1, with its key in the same file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - 10 * DAY)
-        .not_valid_after(now + until)
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
-    return path
-
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def certificate(tmp_path_factory: pytest.TempPathFactory, write_certificate: Callable[..., Path]) -> Path:
     return write_certificate(tmp_path_factory.mktemp("tls") / "server.pem")
 
 
@@ -113,13 +82,17 @@ async def test_wrong_name_is_an_invalid_certificate(nursery: trio.Nursery, certi
     assert error.reason is CloseReason.CERTIFICATE_INVALID
 
 
-async def test_expired_certificate_is_invalid(nursery: trio.Nursery, tmp_path: Path) -> None:
-    expired = write_certificate(tmp_path / "expired.pem", until=-DAY)
+async def test_expired_certificate_is_invalid(
+    nursery: trio.Nursery, tmp_path: Path, write_certificate: Callable[..., Path]
+) -> None:
+    expired = write_certificate(tmp_path / "expired.pem", until_days=-1)
     port = await start_echo(nursery, server_context(expired, ["h2"]))
     assert (await connect_fails(port, client_context(ca_file=expired))).reason is CloseReason.CERTIFICATE_INVALID
 
 
-async def test_client_certificate_is_shown(nursery: trio.Nursery, certificate: Path, tmp_path: Path) -> None:
+async def test_client_certificate_is_shown(
+    nursery: trio.Nursery, certificate: Path, tmp_path: Path, write_certificate: Callable[..., Path]
+) -> None:
     ours = write_certificate(tmp_path / "client.pem", "client")
     context = server_context(certificate, ["h2"])
     context.verify_mode = ssl.CERT_REQUIRED
@@ -171,9 +144,11 @@ async def test_session_that_the_peer_does_not_know_costs_a_full_handshake(
     assert (sessions.handshakes, sessions.resumed) == (2, 0)
 
 
-async def test_failed_handshake_forgets_the_session(nursery: trio.Nursery, certificate: Path, tmp_path: Path) -> None:
+async def test_failed_handshake_forgets_the_session(
+    nursery: trio.Nursery, certificate: Path, tmp_path: Path, write_certificate: Callable[..., Path]
+) -> None:
     client, sessions = client_context(ca_file=certificate), TlsSessions()
-    expired = write_certificate(tmp_path / "expired.pem", until=-DAY)
+    expired = write_certificate(tmp_path / "expired.pem", until_days=-1)
     good = await start_echo(nursery, server_context(certificate, ["h2"]))
     bad = await start_echo(nursery, server_context(expired, ["h2"]))
     for port in (good, bad, good):

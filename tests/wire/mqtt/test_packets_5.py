@@ -115,8 +115,8 @@ def paho_name(name: str) -> str:
 @given(st.sampled_from(list(PAHO_TYPES)), st.data())
 def test_paho_reads_what_we_write_and_we_read_what_paho_writes(carrier: Carrier, data: st.DataObject) -> None:
     properties = data.draw(properties_of(carrier))
-    # paho takes the largest packet that lengths can express for the largest that may be announced; the standard does not
-    # (section 3.1.2.11.4).
+    # paho takes the largest packet that lengths can express for the largest that may be announced; the standard does
+    # not (section 3.1.2.11.4).
     assume((properties.maximum_packet_size_bytes or 0) <= mqtt.REMAINING_LENGTH_MAX)
     theirs = PahoProperties(PAHO_TYPES[carrier])
     for name, value in properties._asdict().items():

@@ -45,8 +45,9 @@ _RUN_TIMEOUT_S = 400.0
 #: What the far vendor does; None: its port is closed.
 FAULTS: dict[str, dict[str, Any] | None] = {
     "slow_vendor": {"kind": "latency", "ms": 3_000},
-    "goaway_storm": {"kind": "goaway", "form": "double", "share": 0.1},
-    "resets": {"kind": "reset_socket", "share": 0.1},
+    # Some seven a second: each costs a handshake at both ends.
+    "goaway_storm": {"kind": "goaway", "form": "double", "share": 0.03},
+    "resets": {"kind": "reset_socket", "share": 0.03},
     "503_bursts": {
         "kind": "errors",
         "mix": [{"share": 1.0, "status": 503, "reason": "UNAVAILABLE", "retry_after_s": 1}],

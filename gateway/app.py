@@ -30,6 +30,7 @@ from gateway.actors.inbox import InboxActor
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
 from gateway.actors.long_link import LongLink
+from gateway.actors.presence import Presence
 from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
@@ -38,12 +39,14 @@ from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
+from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
 from gateway.config import Config, Listener, load_config, make_missing_secrets, message_id_secret
 from gateway.config_sections import App
 from gateway.config_settings import (
+    admission_limits,
     client_config,
     connection_limits,
     device_limits,
@@ -52,6 +55,7 @@ from gateway.config_settings import (
     rpc_limits,
 )
 from gateway.config_types import Address
+from gateway.core.admission import Admission
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.options import AppDefaults
@@ -203,10 +207,23 @@ class Worker:
             router=self.router,
             inbox=self.inbox,
             clock=self.clock,
-            observer=OwnerCounts(metrics),
+            observer=OwnerCounts(metrics, [app.key for app in config.apps]),
+            connections_max=[app.connections_max for app in config.apps],
         )
-        self._link_settings = long_link_settings(config)
+        self._link_settings = within_files_limit(self, long_link_settings(config))
+        self._link_apps = {app.key: LinkApp(index, self.app_secrets[app.key]) for index, app in enumerate(config.apps)}
+        self.admission = Admission(self._link_apps, admission_limits(config))
+        bans_file = config.long_link.bans_file
+        self.bans_watch = None if bans_file is None else BansWatch(self, bans_file)
         self._connect_link()
+        self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
+        self.presence = Presence(
+            n_apps=len(config.apps),
+            devices=self.devices,
+            link=lambda: self.long_link,
+            clock=self.clock,
+            now=trio.current_time,
+        )
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
             intake=self.intake,
@@ -216,7 +233,10 @@ class Worker:
             observer=ServiceCounts(metrics, self.log.bind(actor="operator")),
             status=self.status,
             check_room=self.router.check_room,
+            newest_secret=lambda app_key: self.app_secrets[app_key][0],
+            presence=self.presence,
         )
+        self.desk = build_desk(self)
         self.rpc = RpcListener(
             limits=rpc_limits(config),
             service=self.service,
@@ -229,9 +249,10 @@ class Worker:
         )
 
     def _connect_link(self) -> None:
-        link_apps = {app.key: LinkApp(index, self.app_secrets[app.key]) for index, app in enumerate(self.config.apps)}
         # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
-        self.long_link = LongLink(self._link_settings, link_apps, self.owner, clock=trio.current_time)
+        self.long_link = LongLink(
+            self._link_settings, self._link_apps, self.owner, admission=self.admission, clock=trio.current_time
+        )
         self.router.connect_link(self.long_link)
 
     async def _run_long_link(self) -> None:
@@ -252,6 +273,7 @@ class Worker:
         async with trio.open_nursery() as nursery:
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
+            self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
             for built in self.vendor_lanes:
@@ -299,6 +321,8 @@ class Worker:
             edge = msgspec.structs.replace(self._link_settings.edge, listeners=bound)
             self._link_settings = msgspec.structs.replace(self._link_settings, edge=edge)
             self._supervise(nursery, "long link", self._run_long_link)
+            if self.bans_watch is not None:
+                self._supervise(nursery, "bans", self.bans_watch.run)
         return Ready(
             rpc=rpc,
             operator=operator,
@@ -332,7 +356,7 @@ class Worker:
     async def _serve_http(self, nursery: trio.Nursery) -> str:
         http = self.config.http
         scrape = Scrape(self.metrics, [self._refresh_gauges])
-        server = HealthServer(scrape.page, self._not_ready, self.metrics, health_settings(self.config))
+        server = HealthServer(scrape.page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
         listeners = await trio.open_tcp_listeners(http.address.port, host=http.address.host)
         nursery.start_soon(server.serve, listeners)
         host, port = listeners[0].socket.getsockname()[:2]
@@ -395,6 +419,8 @@ class Worker:
         metrics.inbox_rows.set(len(self.inbox_store))
         metrics.rows_not_conserved.set(self.home.rows_not_conserved())
         record_link(metrics, self.long_link.statistics())
+        record_admission(metrics, self.admission)
+        self.online_gauges.record(self.presence.counts())
         parked = self.router.parked()
         lanes = [(built.channel, actor.lane) for built in self.vendor_lanes for actor in built.lanes]
         for channel, class_ in {(channel, lane.key.class_) for channel, lane in lanes}:

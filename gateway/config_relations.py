@@ -61,6 +61,10 @@ SOCKET_BYTES = 96 << 10
 TEMPLATE_BYTES = 4 << 10
 #: Metrics, logs, credentials, what is too small to have its own line.
 REST_BYTES = 16 * MIB
+#: An address remembered for wrong passwords: its text, an object of three fields, a dict entry.
+FAILED_ADDRESS_BYTES = 400
+#: A remembered signature of POST /v1/devices: 32 bytes, a time, a dict entry.
+SIGNATURE_BYTES = 150
 
 
 class BudgetPart(NamedTuple):
@@ -144,6 +148,14 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),
         BudgetPart(
+            "signatures", len(config.apps) * config.http.signatures_max * SIGNATURE_BYTES, "http.signatures_max"
+        ),
+        BudgetPart(
+            "failed addresses",
+            config.long_link.failed_addresses_max * FAILED_ADDRESS_BYTES,
+            "long_link.failed_addresses_max",
+        ),
+        BudgetPart(
             "long link",
             link.connections_max * CONNECTION_BYTES + link.in_flight_max * IN_FLIGHT_BYTES,
             "long_link.connections_max, long_link.in_flight_max",
@@ -208,6 +220,9 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("long_link.in_flight_per_device_max", "long_link.in_flight_max"),
     # a payload with its topic and head must fit into what one device may have pending
     ("long_link.payload_bytes_max", "long_link.pending_bytes_max"),
+    ("long_link.failed_login_rest_s", "long_link.failed_login_rest_s_max"),
+    # an address that rests must not be forgotten meanwhile
+    ("long_link.failed_login_rest_s_max", "long_link.failed_login_forget_s"),
     ("inbox.rows_per_device_max", "inbox.rows_max"),
     ("retry.first_s", "retry.cap_s"),
     ("retry.throttled_s", "retry.cap_s"),

@@ -99,6 +99,11 @@ class Http(Section, frozen=True, kw_only=True):
     header_timeout_s: Seconds = 5.0
     idle_timeout_s: Seconds = 60.0
     header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    signature_age_s: Seconds = 300.0
+    signatures_max: Count = 65_536
+    devices_per_s: Annotated[float, Meta(gt=0, le=100_000)] = 50.0
+    devices_burst_max: Count = 200
 
 
 class LongLink(Section, frozen=True, kw_only=True):
@@ -123,6 +128,13 @@ class LongLink(Section, frozen=True, kw_only=True):
     in_flight_max: Count = 262_140
     ack_timeout_s: Seconds = 5.0
     payload_bytes_max: Annotated[int, Meta(ge=256, le=16 * MIB)] = 16 * KIB
+    failed_logins_max: Count = 100
+    failed_login_rest_s: Seconds = 1.0
+    failed_login_rest_s_max: Seconds = 300.0
+    failed_login_forget_s: Seconds = 900.0
+    failed_addresses_max: Count = 16_384
+    bans_file: Path | None = None
+    bans_check_s: Seconds = 10.0
 
 
 class Ledger(Section, frozen=True, kw_only=True):
@@ -254,6 +266,7 @@ class App(Section, frozen=True, kw_only=True):
     secrets: list[Secret]
     durability: Literal["memory", "disk"] = "memory"
     strategy: Strategy = 1
+    connections_max: Count = 1_000_000
     marketing_categories: list[str] = msgspec.field(default_factory=list)
     vendors: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
 

@@ -12,9 +12,11 @@ from gateway.actors.vendor_connection import ConnectionLimits
 from gateway.api.health import HealthSettings
 from gateway.config_sections import Config
 from gateway.content import Class
+from gateway.core.admission import AdmissionLimits
 from gateway.core.breaker import BreakerSettings
 from gateway.core.devices import DeviceLimits
 from gateway.core.retry import RetryPolicy
+from gateway.core.signed_requests import SigningLimits
 from gateway.core.unregister_guard import GuardSettings
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 from gateway.wire.h2.settings import ClientConfig
@@ -22,6 +24,7 @@ from gateway.wire.http1.settings import Http1Config
 from gateway.wire.rpc.limits import RpcLimits
 
 __all__ = [
+    "admission_limits",
     "breaker_settings",
     "client_config",
     "connection_limits",
@@ -33,6 +36,7 @@ __all__ = [
     "long_link_settings",
     "retry_policy",
     "rpc_limits",
+    "signing_limits",
 ]
 
 
@@ -75,6 +79,7 @@ def long_link_settings(config: Config) -> LongLinkSettings:
         layered_connections_max=link.layered_connections_max,
         websocket_frame_bytes_max=link.websocket_frame_bytes_max,
         certificate_check_s=link.certificate_check_s,
+        files_reserve=link.files_reserve,
         handshaking_max=link.handshakes_max,
         handshaking_per_address_max=link.handshakes_per_address_max,
         handshake_timeout_s=link.handshake_timeout_s,
@@ -210,4 +215,28 @@ def health_settings(config: Config) -> HealthSettings:
         header_timeout_s=http.header_timeout_s,
         idle_timeout_s=http.idle_timeout_s,
         header_bytes_max=http.header_bytes_max,
+        body_bytes_max=http.body_bytes_max,
+    )
+
+
+def admission_limits(config: Config) -> AdmissionLimits:
+    """Of addresses whose passwords are wrong."""
+    link = config.long_link
+    return AdmissionLimits(
+        failures_max=link.failed_logins_max,
+        first_s=link.failed_login_rest_s,
+        cap_s=link.failed_login_rest_s_max,
+        forget_s=link.failed_login_forget_s,
+        addresses_max=link.failed_addresses_max,
+    )
+
+
+def signing_limits(config: Config) -> SigningLimits:
+    """Of POST /v1/devices."""
+    http = config.http
+    return SigningLimits(
+        age_s_max=http.signature_age_s,
+        rate_per_s=http.devices_per_s,
+        burst=http.devices_burst_max,
+        used_max=http.signatures_max,
     )

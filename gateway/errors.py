@@ -64,6 +64,41 @@ class StaleEpoch(GatewayError):
         super().__init__(f"ownership epoch is {epoch}, newest seen {newest}")
 
 
+class StoreError(GatewayError):
+    """The disk, or what is on it, is at fault. Nothing of a refused write is kept; what was there stays as it was.
+
+    place: the file or folder.
+    """
+
+    def __init__(self, place: str, what: str) -> None:
+        self.place = place
+        self.what = what
+        super().__init__(f"{place}: {what}")
+
+
+class StoreFull(StoreError):
+    """The disk, or the store's own limit, has no room. Writes work again when there is room."""
+
+
+class StoreReadOnly(StoreError):
+    """The place can be read and not written."""
+
+
+class StoreCorrupt(StoreError):
+    """What was read is not what was written.
+
+    position: of the damaged record in a journal, -1 where it is not a record; a replay from position + 1 goes on.
+    """
+
+    def __init__(self, place: str, what: str, *, position: int = -1) -> None:
+        self.position = position
+        super().__init__(place, what)
+
+
+class StoreInUse(StoreError):
+    """Another process, or another store of this one, has the place open."""
+
+
 class CloseReason(enum.Enum):
     """Why a connection ended. Every connection ends with exactly one; each is a label of a counter."""
 
@@ -90,11 +125,16 @@ class CloseReason(enum.Enum):
     CLIENT_DISCONNECT = "client_disconnect"
     BAD_IDENTITY = "bad_identity"
     UNSUPPORTED_VERSION = "unsupported_version"
+    #: The client needs something of its protocol that is not offered here.
+    UNSUPPORTED_FEATURE = "unsupported_feature"
     #: What a balancer has to say first did not come, or was not what PROXY protocol v2 knows.
     PROXY_HEADER_INVALID = "proxy_header_invalid"
     TLS_HANDSHAKE_FAILED = "tls_handshake_failed"
     WEBSOCKET_UPGRADE_REFUSED = "websocket_upgrade_refused"
     WEBSOCKET_ERROR = "websocket_error"
+    BANNED = "banned"
+    #: Too many wrong passwords came from its address: nothing is read from there for a while.
+    LOGIN_BACKOFF = "login_backoff"
     # connections to vendors
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"

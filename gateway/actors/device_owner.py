@@ -6,7 +6,7 @@ from then on, registered or not: its password proves that the app's own server i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +32,8 @@ class OwnerObserver(Protocol):
 
     def uplink(self, event: str) -> None: ...
 
+    def app_full(self, app_index: int) -> None: ...
+
 
 #: States of a row that an acknowledgement ends, whoever was to have it next.
 _ENDED_BY_ACK = np.array([state in (State.QUEUED, State.HELD, State.WAITING) for state in State], np.bool_)
@@ -47,19 +49,30 @@ class DeviceOwner:
         inbox: InboxActor,
         clock: Clock,
         observer: OwnerObserver,
+        connections_max: Sequence[int] = (),
     ) -> None:
+        """connections_max: by app index, devices online at most; an app beyond the list has no limit of its own."""
         self._devices = devices
         self._home = home
         self._router = router
         self._inbox = inbox
         self._clock = clock
         self._observer = observer
+        self._connections_max = connections_max
         self.on_uplink: Callable[[int, bytes, str, bytes], None] | None = None
 
     def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
-        """The device's row; it is registered bare if it was unknown. Raises Overloaded at `devices_max`."""
+        """The device's row; it is registered bare if it was unknown.
+
+        Raises Overloaded at `devices_max`, and at the app's `connections_max` for a device that is not online already.
+        """
         now_unix_s = self._clock.unix_ms() // 1000
         row = self._devices.find_one(device_id, app_index)
+        if app_index < len(self._connections_max) and (row < 0 or not self._devices.is_online(row)):
+            online, limit = self._devices.online_count(app_index), self._connections_max[app_index]
+            if online >= limit:
+                self._observer.app_full(app_index)
+                raise Overloaded("apps.connections_max", online, limit, retry_after_s=10.0)
         if row < 0:
             bare = Registrations(
                 np.frombuffer(device_id, np.uint8).reshape(1, 16),

@@ -11,7 +11,7 @@ be followed by `acknowledged_late`, which is news, not custody.
 
 Callbacks run inside the step and may call `deliver`, but must not wait or close anything.
 
-Sessions: MQTT 3.1.1, clean sessions only (session present is always 0), identity and topics as in
+Sessions: MQTT 3.1.1 and 5.0, clean sessions only (session present is always 0), identity and topics as in
 `docs/device-protocol.md`. The rules are in `wire/mqtt/session.py`; this file carries them out.
 """
 
@@ -25,25 +25,35 @@ from typing import assert_never
 import numpy as np
 import trio
 
-from gateway.actors.long_link_downlink import Downlink
+from gateway.actors.long_link_downlink import Downlink, Expiry
 from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
+from gateway.actors.long_link_sessions import Sessions
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
-from gateway.core.identity import check_device_password
+from gateway.core.admission import Admission, Rule, classify
 from gateway.errors import CloseReason, Overloaded, RemoteProtocolError
 from gateway.net.edge import Edge
-from gateway.net.edge_table import CLOSE_REASONS, FLAG_PARTIAL, FLAG_QOS_1, FLAG_SUBSCRIBED, ConnectionTable, Count
+from gateway.net.edge_table import (
+    CLOSE_REASONS,
+    FLAG_MQTT_5,
+    FLAG_PARTIAL,
+    FLAG_SESSION_EXPIRY,
+    NO_PACKET_BYTES_MAX,
+    ConnectionTable,
+    Count,
+)
 from gateway.pace import Pace
+from gateway.wire.mqtt import answers
 from gateway.wire.mqtt import packets as mqtt
-from gateway.wire.mqtt.packets import ConnectCode, FrameTooLarge, PacketType
+from gateway.wire.mqtt.packets import VERSION_5, ConnectCode, ConnectFault, FrameTooLarge, PacketType
 from gateway.wire.mqtt.publish import split_pubacks
+from gateway.wire.mqtt.reason_codes import ReasonCode
 from gateway.wire.mqtt.session import (
     Act,
     SessionState,
     act_for,
+    check_disconnect,
     connect_refusal,
-    downlink_topic,
-    grant,
-    uplink_event,
+    connect_refusal_5,
 )
 
 
@@ -56,33 +66,36 @@ class LongLink:
         apps: Mapping[str, App],
         owner: Owner,
         *,
+        admission: Admission | None = None,
         clock: Callable[[], float] = time.monotonic,
         perf_counter: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.settings = settings
         self._apps = apps
         self._owner = owner
+        self._admission = admission or Admission(apps)
         self._clock = clock
         self._perf_counter = perf_counter
         edge = settings.edge
         self.table = ConnectionTable(edge.files_max, edge.connections_max, now=clock())
-        self.edge = Edge(edge, self.table)
+        self.edge = Edge(edge, self.table, answers.FAREWELLS)
+        self.edge.refusal_of = self._refusal_of
         self.write_pace = Pace(edge.step_s_max)
         self.downlink = Downlink(settings, self.table, self.edge)
+        self._sessions = Sessions(settings, self.table, owner)
         self.packets_in = np.zeros(16, np.uint64)
-        """(16,) packets by PacketType; `packets_out` the same, less PUBLISH, which the downlink counts."""
-        self.packets_out = np.zeros(16, np.uint64)
-        self.connacks = np.zeros(len(ConnectCode), np.uint64)
+        """(16,) packets by PacketType."""
+        self.connacks = np.zeros(256, np.uint64)
+        """(256,) by the byte sent: ConnectCode, or ReasonCode from 0x80 on."""
         self._next_tick = clock() + settings.tick_s
         self._drain_until: float | None = None
+        self._has_new_bans = False
         self._stopped = trio.Event()
         # Reads that did not fit into the step in which they were made: (fd, generation, data).
         self._deferred: collections.deque[tuple[int, int, bytes]] = collections.deque()
         # Filled during a step, emptied at its end.
         self._slow_acks: list[tuple[int, int, int]] = []
-        self._subscribed: list[tuple[int, int]] = []
-        # fd -> identifiers of uplink QoS 2 messages whose PUBREL has not come; an entry exists only while there is one.
-        self._unreleased: dict[int, set[int]] = {}
+        self._refused_by_device: list[tuple[int, int, int]] = []
 
     # The task.
 
@@ -176,6 +189,7 @@ class LongLink:
         """The scans over deadlines; true when some are left for another step."""
         closes_max = self.edge.pace.items()
         has_more = self.edge.close_overdue(now, closes_max) >= closes_max
+        has_more = self._close_banned(closes_max) or has_more
         if not has_more:
             self._next_tick = now + self.settings.tick_s
         self._report(now)
@@ -183,6 +197,27 @@ class LongLink:
         if len(lapsed):
             self._owner.unacknowledged(lapsed, Unacknowledged.ACK_TIMEOUT)
         return has_more
+
+    def bans_changed(self) -> None:
+        """The bans of the admission are others: open connections of banned devices are closed within a tick."""
+        self._has_new_bans = True
+
+    def _close_banned(self, closes_max: int) -> bool:
+        """True when some are left for another step."""
+        if not self._has_new_bans:
+            return False
+        table = self.table
+        found = [fd for app, ids in self._admission.banned_devices().items() for fd in table.find_devices(app, ids)]
+        for fd in found[:closes_max]:
+            self.edge.close(fd, CloseReason.BANNED)
+        self._has_new_bans = len(found) > closes_max
+        return self._has_new_bans
+
+    def _refusal_of(self, address: str, now: float) -> CloseReason | None:
+        rule = self._admission.check_address(address, now)
+        return (
+            None if rule is None else CloseReason.BANNED if rule is Rule.BANNED_ADDRESS else CloseReason.LOGIN_BACKOFF
+        )
 
     def _count(self, counter: Count, by: int = 1) -> None:
         self.table.count_at[counter] += by
@@ -233,27 +268,38 @@ class LongLink:
             while True:
                 is_connected = table.state_at[fd] == SessionState.CONNECTED
                 limit = self.settings.packet_bytes_max if is_connected else self.settings.connect_bytes_max
-                found = mqtt.next_packet(unparsed, at, limit)
+                found = mqtt.next_packet(unparsed, at, limit, self._sessions.version(fd))
                 if found is None:
                     break
                 packet, at = found
                 self._carry_out(fd, packet, replies, now)
                 if table.generation_at[fd] != generation:
                     return
-        except FrameTooLarge:
-            self._refuse(fd, replies, CloseReason.FRAME_TOO_LARGE, now)
-            return
         except RemoteProtocolError as error:
-            is_version = error.wire_code == ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION
-            if is_version and table.state_at[fd] == SessionState.HANDSHAKING:
-                self._connack(ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION, replies)
-                self._refuse(fd, replies, CloseReason.UNSUPPORTED_VERSION, now)
-            else:
-                self._refuse(fd, replies, CloseReason.PROTOCOL_ERROR, now)
+            self._refuse_fault(fd, replies, error, now)
             return
         edge.keep_partial(fd, unparsed, at, now)
         if replies and table.generation_at[fd] == generation:
             edge.write(fd, replies, now)
+
+    def _refuse_fault(self, fd: int, replies: bytearray, error: RemoteProtocolError, now: float) -> None:
+        """Says what was wrong where the client's version has words for it, and closes."""
+        is_large = isinstance(error, FrameTooLarge)
+        reason = CloseReason.FRAME_TOO_LARGE if is_large else CloseReason.PROTOCOL_ERROR
+        if self.table.state_at[fd] == SessionState.HANDSHAKING:
+            if error.wire_code in _UNSUPPORTED_VERSION:
+                reason = CloseReason.UNSUPPORTED_VERSION
+            if isinstance(error, ConnectFault):
+                self._connack(error.wire_code, answers.connack_5(ReasonCode(error.wire_code)), replies)
+            elif error.wire_code == ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION:
+                self._connack(error.wire_code, mqtt.encode_connack(ConnectCode(error.wire_code)), replies)
+        elif self.table.flags_at[fd] & FLAG_MQTT_5:
+            code = ReasonCode.PACKET_TOO_LARGE if is_large else ReasonCode.MALFORMED_PACKET
+            if error.wire_code >= ReasonCode.UNSPECIFIED_ERROR:
+                code = ReasonCode(error.wire_code)
+            packet = answers.disconnect(code, str(error), self.table.packet_bytes_max_at[fd])
+            self._sessions.reply(replies, PacketType.DISCONNECT, packet)
+        self._refuse(fd, replies, reason, now)
 
     def _refuse(self, fd: int, replies: bytearray, reason: CloseReason, now: float) -> None:
         """Says what is still to be said and closes."""
@@ -273,49 +319,71 @@ class LongLink:
                 self._log_in(fd, packet, replies, now)
             case Act.TAKE_UPLINK:
                 assert isinstance(packet, mqtt.Publish)
-                self._take_uplink(fd, packet, replies)
+                self._sessions.take_uplink(fd, packet, replies)
             case Act.ACKNOWLEDGE:
                 assert isinstance(packet, mqtt.Puback)
-                self._slow_acks.append((fd, self.table.generation_at[fd], packet.packet_id))
+                is_taken = packet.reason_code < ReasonCode.UNSPECIFIED_ERROR
+                acks = self._slow_acks if is_taken else self._refused_by_device
+                acks.append((fd, self.table.generation_at[fd], packet.packet_id))
             case Act.COMPLETE_UPLINK:
                 assert isinstance(packet, mqtt.Pubrel)
-                self._release(fd, packet.packet_id)
-                self._reply(replies, PacketType.PUBCOMP, mqtt.encode_pubcomp(packet.packet_id))
+                self._sessions.complete_uplink(fd, packet.packet_id, replies)
             case Act.GRANT:
                 assert isinstance(packet, mqtt.Subscribe)
-                self._grant(fd, packet, replies)
+                self._sessions.grant(fd, packet, replies)
             case Act.WITHDRAW:
                 assert isinstance(packet, mqtt.Unsubscribe)
-                if downlink_topic(self.table.device_id_of(fd).hex()) in packet.filters:
-                    self.table.flags_at[fd] &= ~(FLAG_SUBSCRIBED | FLAG_QOS_1) & 0xFF
-                self._reply(replies, PacketType.UNSUBACK, mqtt.encode_unsuback(packet.packet_id))
+                self._sessions.withdraw(fd, packet, replies)
             case Act.PONG:
-                self._reply(replies, PacketType.PINGRESP, mqtt.PINGRESP)
+                self._sessions.reply(replies, PacketType.PINGRESP, mqtt.PINGRESP)
             case Act.LEAVE:
+                assert isinstance(packet, mqtt.Disconnect)
+                may_keep_session = bool(self.table.flags_at[fd] & FLAG_SESSION_EXPIRY)
+                check_disconnect(packet, may_keep_session=may_keep_session)
                 self._refuse(fd, replies, CloseReason.CLIENT_DISCONNECT, now)
             case _:
                 assert_never(act)
 
-    def _reply(self, replies: bytearray, kind: PacketType, packet: bytes) -> None:
-        self.packets_out[kind] += 1
-        replies += packet
-
-    def _connack(self, code: ConnectCode, replies: bytearray) -> None:
+    def _connack(self, code: int, packet: bytes, replies: bytearray) -> None:
         self.connacks[code] += 1
-        self._reply(replies, PacketType.CONNACK, mqtt.encode_connack(code))
+        self._sessions.reply(replies, PacketType.CONNACK, packet)
 
     def _log_in(self, fd: int, connect: mqtt.Connect, replies: bytearray, now: float) -> None:
         """The connection becomes a session, an older one of the same device ends; or it is refused and closed."""
+        is_5 = connect.version == VERSION_5
+        refusal = connect_refusal_5(connect)
+        if refusal is not None:
+            self._connack(refusal, answers.connack_5(refusal), replies)
+            self._refuse(fd, replies, CloseReason.UNSUPPORTED_FEATURE, now)
+            return
         code, slot, app_index = self._identify(fd, connect, now)
-        self._connack(code, replies)
         if code is not ConnectCode.ACCEPTED:
+            sent = answers.CONNECT_REASONS[code] if is_5 else code
+            self._connack(sent, answers.connack(connect.version, code), replies)
             self._refuse(fd, replies, _REFUSAL_REASONS[code], now)
             return
+        settings = self.settings
+        keepalive_s = min(connect.keepalive_s or settings.keepalive_s_max, settings.keepalive_s_max)
+        offer = answers.offer(
+            connect,
+            keepalive_s=keepalive_s,
+            receive_maximum=settings.qos_2_unreleased_max,
+            packet_bytes_max=settings.packet_bytes_max,
+        )
+        self._connack(code, answers.connack(connect.version, code, offer), replies)
         older = self.table.slots.find(slot)
         if older >= 0:
             self.edge.close(older, CloseReason.TAKEN_OVER)
-        keepalive_s = min(connect.keepalive_s or self.settings.keepalive_s_max, self.settings.keepalive_s_max)
         self.table.log_in(fd, slot, app_index, bytes.fromhex(connect.client_id), keepalive_s, now)
+        self.table.address_class[fd] = classify(self.edge.address_of(fd))
+        if is_5:
+            asked = connect.properties
+            self.table.log_in_5(
+                fd,
+                min(asked.receive_maximum or 65_535, settings.in_flight_per_device_max),
+                asked.maximum_packet_size_bytes or NO_PACKET_BYTES_MAX,
+                may_keep_session=bool(asked.session_expiry_interval_s),
+            )
         self.edge.end_handshake(fd)
         self._count(Count.LOGINS)
 
@@ -326,9 +394,11 @@ class LongLink:
             return refusal, -1, 0
         assert connect.user_name is not None
         assert connect.password is not None
-        app = self._apps.get(connect.user_name)
-        if app is None or not check_device_password(app.secrets, connect.client_id, connect.password):
-            return ConnectCode.BAD_USER_NAME_OR_PASSWORD, -1, 0
+        address = self.edge.address_of(fd)
+        rule = self._admission.check_login(connect.user_name, connect.client_id, connect.password, address, now)
+        if rule is not None:
+            return _RULE_CODES[rule], -1, 0
+        app = self._apps[connect.user_name]
         device_id = bytes.fromhex(connect.client_id)
         try:
             slot = self._owner.connect(app.index, device_id, fd, self.table.generation_at[fd], now)
@@ -336,57 +406,17 @@ class LongLink:
             return ConnectCode.SERVER_UNAVAILABLE, -1, 0
         return (ConnectCode.ACCEPTED if slot >= 0 else ConnectCode.NOT_AUTHORIZED), slot, app.index
 
-    def _grant(self, fd: int, subscribe: mqtt.Subscribe, replies: bytearray) -> None:
-        codes, granted = grant(subscribe, self.table.device_id_of(fd).hex())
-        if granted is not None:
-            flags = self.table.flags_at[fd] & ~(FLAG_SUBSCRIBED | FLAG_QOS_1) & 0xFF
-            self.table.flags_at[fd] = flags | FLAG_SUBSCRIBED | (FLAG_QOS_1 if granted else 0)
-            if granted:
-                self._subscribed.append((fd, self.table.generation_at[fd]))
-        n_refused = codes.count(mqtt.SUBSCRIPTION_REFUSED)
-        self._count(Count.SUBSCRIPTIONS_REFUSED, n_refused)
-        self._count(Count.SUBSCRIPTIONS_GRANTED, len(codes) - n_refused)
-        self._reply(replies, PacketType.SUBACK, mqtt.encode_suback(subscribe.packet_id, codes))
-
-    def _take_uplink(self, fd: int, publish: mqtt.Publish, replies: bytearray) -> None:
-        """Hands the message to the owner, a QoS 2 one once (method B of section 4.3.3), and acknowledges it."""
-        device_id = self.table.device_id_of(fd)
-        event = uplink_event(publish.topic, device_id.hex())
-        if event is None:
-            self._count(Count.UPLINK_TOPIC_REFUSED)
-            raise RemoteProtocolError("PUBLISH to a topic that is not this device's")  # [MQTT-3.3.5-2]
-        unreleased = self._unreleased.get(fd) if publish.qos == 2 else None
-        if unreleased is None or publish.packet_id not in unreleased:
-            if unreleased is not None and len(unreleased) >= self.settings.qos_2_unreleased_max:
-                raise RemoteProtocolError(
-                    f"{len(unreleased)} QoS 2 messages without PUBREL, limit {self.settings.qos_2_unreleased_max}"
-                )
-            try:
-                self._owner.uplink(self.table.slot_at[fd], device_id, event, publish.payload)
-            except Overloaded:
-                self._count(Count.UPLINK_OVERLOADED)
-                return
-            self._count(Count.UPLINK)
-        if publish.qos == 1:
-            self._reply(replies, PacketType.PUBACK, mqtt.encode_puback(publish.packet_id))
-        elif publish.qos == 2:
-            self._unreleased.setdefault(fd, set()).add(publish.packet_id)
-            self._reply(replies, PacketType.PUBREC, mqtt.encode_pubrec(publish.packet_id))
-
-    def _release(self, fd: int, packet_id: int) -> None:
-        unreleased = self._unreleased.get(fd)
-        if unreleased is not None:
-            unreleased.discard(packet_id)
-            if not unreleased:
-                del self._unreleased[fd]
-
     # Acknowledgements and reports.
 
     def _settle_slow_acks(self, now: float) -> None:
         if self._slow_acks:
-            rows = np.array(self._slow_acks, np.int64)
-            self._slow_acks = []
-            self._settle(rows[:, 0].astype(np.int32), rows[:, 1].astype(np.uint32), rows[:, 2].astype(np.uint16), now)
+            columns, self._slow_acks = _columns(self._slow_acks), []
+            self._settle(*columns, now)
+        if self._refused_by_device:
+            columns, self._refused_by_device = _columns(self._refused_by_device), []
+            tags = self.downlink.settle_refused(*columns)
+            if len(tags):
+                self._owner.unacknowledged(tags, Unacknowledged.REFUSED)
 
     def _settle(self, fds: I32, generations: U32, packet_ids: U16, now: float) -> None:
         """Tells the owner what PUBACKs settled: in time, and late."""
@@ -405,7 +435,7 @@ class LongLink:
         if self.edge.has_closed():
             closed = self.edge.take_closed()
             for fd in closed.fds.tolist():
-                self._unreleased.pop(fd, None)
+                self._sessions.exchanges.forget(fd)
             lost = self.downlink.take_lost()
             self._owner.disconnected(*closed)
             if len(lost):
@@ -413,8 +443,8 @@ class LongLink:
         sent_qos_0 = self.downlink.take_sent_qos_0()
         if len(sent_qos_0):
             self._owner.unacknowledged(sent_qos_0, Unacknowledged.QOS_0)
-        if self._subscribed:
-            rows, self._subscribed = np.array(self._subscribed, np.int64), []
+        if self._sessions.subscribed:
+            rows, self._sessions.subscribed = np.array(self._sessions.subscribed, np.int64), []
             fds, generations = rows[:, 0].astype(np.int32), rows[:, 1].astype(np.uint32)
             live = self.table.is_live(fds, generations)
             if live.any():
@@ -427,37 +457,57 @@ class LongLink:
         """How many rows fit into one step of the loop at the measured pace: the slice to call `deliver` with."""
         return self.write_pace.items()
 
-    def deliver(self, fds: I32, generations: U32, device_ids: U8, tags: I64, payload: Pieces, now: float) -> Bool:
+    def deliver(
+        self,
+        fds: I32,
+        generations: U32,
+        device_ids: U8,
+        tags: I64,
+        payload: Pieces,
+        now: float,
+        expiry_s: Expiry | None = None,
+    ) -> Bool:
         """Takes rows for connected devices: (n,) true where the row is written or pending and will be reported once.
 
         fds (n,) int32, generations (n,) uint32, device_ids (n, 16), tags (n,) the caller's names, payload: pieces of
-        n rows. Not taken: connection gone or another one, not subscribed, window or pending output full, draining.
+        n rows, expiry_s: asked for rows of MQTT 5.0 alone. Not taken: connection gone or another one, not subscribed,
+        window or pending output full, longer than the client takes, draining.
         Several rows of one device are written in their order and in one write.
         """
         if self._drain_until is not None:
             self._count(Count.REFUSED_OFFLINE, len(fds))
             return np.zeros(len(fds), np.bool_)
         started = self._perf_counter()
-        taken = self.downlink.deliver(fds, generations, device_ids, tags, payload, now)
+        taken = self.downlink.deliver(fds, generations, device_ids, tags, payload, now, expiry_s)
         self.write_pace.on_step(int(np.count_nonzero(taken)), self._perf_counter() - started)
         return taken
 
     # Seeing.
 
+    def _connacks_by_name(self) -> dict[str, int]:
+        """Codes of 3.1.1, and those of 5.0 that came; of one name, both together."""
+        found = {code.name.lower(): int(self.connacks[code]) for code in ConnectCode}
+        for code in ReasonCode:
+            if code >= ReasonCode.UNSPECIFIED_ERROR and self.connacks[code]:
+                name = code.name.lower()
+                found[name] = found.get(name, 0) + int(self.connacks[code])
+        return found
+
     def statistics(self) -> LongLinkStatistics:
         """Counts since start and sizes of everything that can grow."""
-        packets_out = self.packets_out.copy()
+        packets_out = self._sessions.packets_out.copy()
         packets_out[PacketType.PUBLISH] += self.downlink.n_published
+        packets_out[PacketType.DISCONNECT] += self.table.counts[Count.FAREWELLS]
         return LongLinkStatistics(
             connections=self.table.n_open,
             connected=self.table.n_connected,
             in_flight=len(self.downlink.in_flight),
-            side_tables={**self.edge.statistics(), "qos_2_unreleased": len(self._unreleased)},
+            side_tables={**self.edge.statistics(), "qos_2_unreleased": len(self._sessions.exchanges)},
             counts={count.name.lower(): int(self.table.counts[count]) for count in Count},
             closed={reason.value: int(n) for reason, n in zip(CLOSE_REASONS, self.table.closed, strict=True)},
             packets_in={kind.name.lower(): int(self.packets_in[kind]) for kind in PacketType},
             packets_out={kind.name.lower(): int(packets_out[kind]) for kind in PacketType},
-            connacks={code.name.lower(): int(self.connacks[code]) for code in ConnectCode},
+            connacks=self._connacks_by_name(),
         )
 
 
@@ -472,9 +522,28 @@ _TYPE_OF: dict[type[mqtt.Packet], PacketType] = {
     mqtt.Disconnect: PacketType.DISCONNECT,
 }
 
+
+def _columns(rows: list[tuple[int, int, int]]) -> tuple[I32, U32, U16]:
+    """Connections and packet identifiers of acknowledgements, as `settle` wants them."""
+    array = np.array(rows, np.int64)
+    return array[:, 0].astype(np.int32), array[:, 1].astype(np.uint32), array[:, 2].astype(np.uint16)
+
+
+_UNSUPPORTED_VERSION = frozenset(
+    {int(ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION), int(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION)}
+)
 _REFUSAL_REASONS = {
     ConnectCode.IDENTIFIER_REJECTED: CloseReason.BAD_IDENTITY,
     ConnectCode.SERVER_UNAVAILABLE: CloseReason.TOO_MANY_CONNECTIONS,
     ConnectCode.BAD_USER_NAME_OR_PASSWORD: CloseReason.BAD_CREDENTIALS,
-    ConnectCode.NOT_AUTHORIZED: CloseReason.BAD_IDENTITY,
+    ConnectCode.NOT_AUTHORIZED: CloseReason.BANNED,
+}
+
+_RULE_CODES = {
+    Rule.UNKNOWN_APP: ConnectCode.BAD_USER_NAME_OR_PASSWORD,
+    Rule.WRONG_PASSWORD: ConnectCode.BAD_USER_NAME_OR_PASSWORD,
+    Rule.BANNED_ADDRESS: ConnectCode.NOT_AUTHORIZED,
+    Rule.BANNED_DEVICE: ConnectCode.NOT_AUTHORIZED,
+    # It will pass: a phone behind the same shared address comes back later.
+    Rule.LOGIN_BACKOFF: ConnectCode.SERVER_UNAVAILABLE,
 }

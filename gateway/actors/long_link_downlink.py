@@ -6,17 +6,72 @@ here waits; a row for which there is no room is not taken, and counted under the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
 import numpy as np
 
 from gateway.actors.long_link_port import LongLinkSettings
-from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces, Rows, fixed_rows, hex_lower, take_pieces
+from gateway.columns import (
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    Bool,
+    Pieces,
+    Rows,
+    fixed_rows,
+    hex_lower,
+    pieces_lengths,
+    pieces_width,
+    take_pieces,
+)
 from gateway.net.edge import Edge
-from gateway.net.edge_table import FLAG_QOS_1, FLAG_SUBSCRIBED, ConnectionTable, Count
+from gateway.net.edge_table import (
+    FLAG_MQTT_5,
+    FLAG_QOS_1,
+    FLAG_SUBSCRIBED,
+    NO_PACKET_BYTES_MAX,
+    ConnectionTable,
+    Count,
+)
 from gateway.wire.mqtt.in_flight import InFlight, Settled
-from gateway.wire.mqtt.publish import publish_packets
+from gateway.wire.mqtt.publish import publish_lengths, publish_packets, publish_properties
 
 _ONE = np.uint16(1)
-_SUBSCRIPTION = np.uint8(FLAG_SUBSCRIBED | FLAG_QOS_1)
+#: What decides over the form of a PUBLISH. 3.1.1 with QoS 1 comes first: a call of such rows alone is one group.
+_KIND = np.uint8(FLAG_SUBSCRIBED | FLAG_QOS_1 | FLAG_MQTT_5)
+_KINDS = tuple(FLAG_SUBSCRIBED | more for more in (FLAG_QOS_1, FLAG_QOS_1 | FLAG_MQTT_5, 0, FLAG_MQTT_5))
+#: d/<32 hex digits>/down
+_TOPIC_BYTES = 39
+
+Expiry: TypeAlias = Callable[[Rows], U32]
+"""Positions of rows in a call of `deliver` -> (n,) seconds that are left of their lives. Called for MQTT 5.0 only."""
+
+
+class _Group(NamedTuple):
+    """Rows of one kind. properties: of 5.0, () for 3.1.1."""
+
+    fds: I32
+    generations: U32
+    device_ids: U8
+    tags: I64
+    payload: Pieces
+    properties: Pieces = ()
+
+    def take(self, rows: Rows) -> _Group:
+        return _Group(
+            self.fds[rows],
+            self.generations[rows],
+            self.device_ids.take(rows, axis=0),
+            self.tags[rows],
+            take_pieces(self.payload, rows),
+            take_pieces(self.properties, rows),
+        )
+
+    def topics(self) -> Pieces:
+        return (b"d/", hex_lower(self.device_ids), b"/down")
 
 
 class Downlink:
@@ -34,32 +89,61 @@ class Downlink:
     def _count(self, counter: Count, by: int) -> None:
         self._table.count_at[counter] += by
 
-    def deliver(self, fds: I32, generations: U32, device_ids: U8, tags: I64, payload: Pieces, now: float) -> Bool:
+    def deliver(
+        self,
+        fds: I32,
+        generations: U32,
+        device_ids: U8,
+        tags: I64,
+        payload: Pieces,
+        now: float,
+        expiry_s: Expiry | None = None,
+    ) -> Bool:
         """(n,) true where the row was taken. Arguments as in `LongLink.deliver`."""
         n = len(fds)
-        flags = self._table.flags.take(fds, mode="clip") & _SUBSCRIPTION
+        flags = self._table.flags.take(fds, mode="clip") & _KIND
         flags[~self._table.is_live(fds, generations)] = 0
+        every = _Group(fds, generations, device_ids, tags, payload)
         taken = np.zeros(n, np.bool_)
-        for qos, send in ((FLAG_SUBSCRIBED | FLAG_QOS_1, self._send_qos_1), (FLAG_SUBSCRIBED, self._send_qos_0)):
-            wanted = np.flatnonzero(flags == qos)
+        for kind in _KINDS:
+            wanted = np.flatnonzero(flags == kind)
+            if not len(wanted):
+                continue
+            group = every if len(wanted) == n else every.take(wanted)
+            if kind & FLAG_MQTT_5:
+                group = group._replace(properties=publish_properties(None if expiry_s is None else expiry_s(wanted)))
+                short = self._short_enough(group, 2 if kind & FLAG_QOS_1 else 0)
+                if len(short) < len(wanted):
+                    wanted, group = wanted[short], group.take(short)
+            sent = self._send_qos_1(group, kind, now) if kind & FLAG_QOS_1 else self._send_qos_0(group, now)
             if len(wanted) == n:
-                return send(fds, generations, device_ids, tags, payload, now)
-            if len(wanted):
-                part, ids = take_pieces(payload, wanted), device_ids.take(wanted, axis=0)
-                taken[wanted] = send(fds[wanted], generations[wanted], ids, tags[wanted], part, now)
+                return sent
+            taken[wanted] = sent
         self._count(Count.REFUSED_OFFLINE, int(np.count_nonzero(flags & FLAG_SUBSCRIBED == 0)))
         return taken
 
-    def _send_qos_1(self, fds: I32, generations: U32, device_ids: U8, tags: I64, payload: Pieces, now: float) -> Bool:
-        n = len(fds)
+    def _short_enough(self, group: _Group, packet_id_bytes: int) -> Rows:
+        """Rows whose PUBLISH fits into the client's Maximum Packet Size [MQTT-3.1.2-24]."""
+        limits = self._table.packet_bytes_max[group.fds]
+        n = len(limits)
+        if not n or int(limits.min()) == NO_PACKET_BYTES_MAX:
+            return np.arange(n)
+        middle = packet_id_bytes + (pieces_width(group.properties) or 0)
+        short = np.flatnonzero(publish_lengths(_TOPIC_BYTES, middle, pieces_lengths(group.payload, n)) <= limits)
+        self._count(Count.REFUSED_CLIENT_PACKET_BYTES_MAX, n - len(short))
+        return short
+
+    def _send_qos_1(self, group: _Group, kind: int, now: float) -> Bool:
+        n = len(group.fds)
         taken = np.zeros(n, np.bool_)
-        ranks = ranks_within(fds)
-        rows = np.flatnonzero(self._table.in_flight[fds] + ranks < self._window)
+        ranks = ranks_within(group.fds)
+        window = self._table.window[group.fds] if kind & FLAG_MQTT_5 else self._window
+        rows = np.flatnonzero(self._table.in_flight[group.fds] + ranks < window)
         if len(rows) < n:
             self._count(Count.REFUSED_WINDOW, n - len(rows))
-            entries = self.in_flight.add(fds[rows], generations[rows], tags[rows], now)
+            entries = self.in_flight.add(group.fds[rows], group.generations[rows], group.tags[rows], now)
         else:
-            entries = self.in_flight.add(fds, generations, tags, now)
+            entries = self.in_flight.add(group.fds, group.generations, group.tags, now)
         has_entry = entries >= 0
         n_entries = int(np.count_nonzero(has_entry))
         if n_entries < len(entries):
@@ -68,9 +152,10 @@ class Downlink:
         if not len(rows):
             return taken
         if len(rows) != n:
-            fds, device_ids, payload = fds[rows], device_ids.take(rows, axis=0), take_pieces(payload, rows)
-        topics = (b"d/", hex_lower(device_ids), b"/down")
-        packets = publish_packets(topics, self.in_flight.packet_ids(entries), payload, len(rows))
+            group = group.take(rows)
+        packet_ids = self.in_flight.packet_ids(entries)
+        packets = publish_packets(group.topics(), packet_ids, group.payload, len(rows), properties=group.properties)
+        fds = group.fds
         written = self._write(fds, packets, bool(np.count_nonzero(ranks)), now)
         if np.count_nonzero(written) < len(written):
             self.in_flight.release(entries[~written])
@@ -81,13 +166,13 @@ class Downlink:
         taken[rows] = True
         return taken
 
-    def _send_qos_0(self, fds: I32, generations: U32, device_ids: U8, tags: I64, payload: Pieces, now: float) -> Bool:
+    def _send_qos_0(self, group: _Group, now: float) -> Bool:
         """Writes rows of devices that subscribed with QoS 0; `take_sent_qos_0` gives them back."""
-        topics = (b"d/", hex_lower(device_ids), b"/down")
-        packets = publish_packets(topics, None, payload, len(fds))
-        written = self._write(fds, packets, bool(np.count_nonzero(ranks_within(fds))), now)
+        n = len(group.fds)
+        packets = publish_packets(group.topics(), None, group.payload, n, properties=group.properties)
+        written = self._write(group.fds, packets, bool(np.count_nonzero(ranks_within(group.fds))), now)
         self._count(Count.DELIVERED_QOS_0, int(np.count_nonzero(written)))
-        self._sent_qos_0.append(tags[written])
+        self._sent_qos_0.append(group.tags[written])
         self._edge.wake()
         return written
 
@@ -114,10 +199,21 @@ class Downlink:
 
     def settle(self, fds: I32, generations: U32, packet_ids: U16) -> Settled:
         """Ends what these PUBACKs acknowledge and opens the windows again."""
-        settled = self.in_flight.settle(fds, generations, packet_ids)
+        settled = self._settle(fds, generations, packet_ids)
         late = int(np.count_nonzero(settled.is_late))
         self._count(Count.PUBACKS, len(settled.tags) - late)
         self._count(Count.PUBACKS_LATE, late)
+        return settled
+
+    def settle_refused(self, fds: I32, generations: U32, packet_ids: U16) -> I64:
+        """The same for PUBACKs that say the device did not take the message: tags of rows that had not lapsed."""
+        settled = self._settle(fds, generations, packet_ids)
+        self._count(Count.PUBACKS_REFUSED, len(settled.tags))
+        tags: I64 = settled.tags[~settled.is_late]
+        return tags
+
+    def _settle(self, fds: I32, generations: U32, packet_ids: U16) -> Settled:
+        settled = self.in_flight.settle(fds, generations, packet_ids)
         self._count(Count.PUBACKS_UNKNOWN, settled.n_unknown)
         # A connection that has ended since has its counter at zero already.
         live = settled.fds[self._table.in_flight[settled.fds] > 0]

@@ -46,13 +46,13 @@ class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def memory_bytes_max(self) -> int:
         """What the long link may take of the worker's memory budget when every limit is reached at once.
 
-        A row of the connection table has 36 bytes and its two cells of the slot index 8 to 16; an entry in flight has
+        A row of the connection table has 43 bytes and its two cells of the slot index 8 to 16; an entry in flight has
         25 and its place in the list of free ones 4; a handshake has entries in two dicts, about 300. A connection with
         layers has some 16 KiB and at most two TLS records beside.
         """
         edge = self.edge
         return (
-            edge.files_max * 36
+            edge.files_max * 43
             + edge.connections_max * 16
             + self.in_flight_max * 29
             + edge.handshaking_max * 300
@@ -76,6 +76,8 @@ class Unacknowledged(enum.Enum):
 
     CONNECTION_CLOSED = "connection_closed"
     ACK_TIMEOUT = "ack_timeout"
+    REFUSED = "refused"
+    """The device answered that it does not take it (MQTT 5.0, a reason code from 0x80 on)."""
     QOS_0 = "qos_0"
     """Written, but the device subscribed with QoS 0: nobody will ever say whether it came."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -31,7 +31,7 @@ from gateway.clock import Clock
 from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
 from gateway.content import Class, Priority
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
-from gateway.core.home import Home, expiry_reasons, row_tags
+from gateway.core.home import Home, expiry_reasons, row_tags, seconds_left
 from gateway.core.lane import LaneKey
 from gateway.core.options import AppDefaults, Options, compile_options
 from gateway.core.router import (
@@ -65,7 +65,16 @@ class LongLinkPort(Protocol):
         """Rows one call may have so that it stays within a step."""
         ...
 
-    def deliver(self, fds: I32, generations: U32, device_ids: U8, tags: I64, payload: Pieces, now: float) -> Bool: ...
+    def deliver(
+        self,
+        fds: I32,
+        generations: U32,
+        device_ids: U8,
+        tags: I64,
+        payload: Pieces,
+        now: float,
+        expiry_s: Callable[[Rows], U32] | None = None,
+    ) -> Bool: ...
 
 
 class RouterObserver(Protocol):
@@ -367,7 +376,11 @@ class Router:
         rows = group.rows
         tags = row_tags(page.batch.address.sequence, rows)
         ids = page.batch.device_ids.take(rows, axis=0)
-        taken = self._long_link.deliver(fds, generations, ids, tags, group.payload, trio.current_time())
+
+        def expiry_s(positions: Rows) -> U32:
+            return seconds_left(page.batch, rows[positions], now)
+
+        taken = self._long_link.deliver(fds, generations, ids, tags, group.payload, trio.current_time(), expiry_s)
         sent = rows[taken]
         if len(sent):
             page.channel[sent] = Channel.LONG_LINK

@@ -2,7 +2,7 @@
 
     submit, register_devices          an app's own
     task_state, task_rows, trace,     an app sees its own only; an operator sees all, and each of his calls is logged
-    device, status, clock_advance
+    device, device_status, online_counts, status, clock_advance
     subscribe_receipts                one task per stream; changes go out as columns while the client has credit
 
 Requests that only read a little are answered at once; those that walk over pages run as tasks of this actor's nursery
@@ -19,7 +19,9 @@ import numpy as np
 import trio
 
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
+from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
+from gateway.actors.registering import cut, registrations
 from gateway.actors.rpc_listener import RpcConnection
 from gateway.batch import Submission, TaskSegment
 from gateway.clock import Clock, DevelopmentClock
@@ -27,14 +29,15 @@ from gateway.columns import Bool, TextColumn
 from gateway.core import report
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
-from gateway.core.registration import Outcome, Registrations
+from gateway.core.identity import device_password
+from gateway.core.registration import Outcome
 from gateway.errors import GatewayError, Overloaded
 from gateway.ledger import IS_FINAL, Channel, LedgerPage, Reason, Receipt, State
 from gateway.message_id import to_text
 from gateway.observe.redact import short_hash
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
-from gateway.wire.rpc.registration import Registration, check_registration
+from gateway.wire.rpc.registration import check_registration
 from gateway.wire.rpc.server import HelloAccepted, Requested
 from gateway.wire.rpc.submit import (
     check_submit,
@@ -81,6 +84,8 @@ class ServiceObserver(Protocol):
 
     def audit(self, command: str, fields: Mapping[str, object]) -> None: ...
 
+    def proven(self, app_key: str, secret_index: int) -> None: ...
+
 
 class Service:
     def __init__(
@@ -94,6 +99,8 @@ class Service:
         observer: ServiceObserver,
         status: Callable[[], dict[str, Any]],
         check_room: Callable[[], None],
+        newest_secret: Callable[[str], bytes],
+        presence: Presence,
     ) -> None:
         self._apps = {app.key: app for app in apps}
         self._by_index = list(apps)
@@ -104,6 +111,8 @@ class Service:
         self._observer = observer
         self._status = status
         self._check_room = check_room
+        self._newest_secret = newest_secret
+        self._presence = presence
         self._nursery: trio.Nursery | None = None
         self._streams = ReceiptStreams(home)
 
@@ -121,6 +130,8 @@ class Service:
     def open(self, connection: RpcConnection, hello: HelloAccepted) -> None:
         if hello.role == "operator":
             self._observer.audit("connected", {"connection": connection.session.name})
+        elif hello.secret_index >= 0:
+            self._observer.proven(hello.app_key, hello.secret_index)
 
     def closed(self, connection: RpcConnection) -> None:
         self._streams.closed(connection)
@@ -165,6 +176,11 @@ class Service:
                 self._start(self._register, connection, message, self._app(connection))
             case messages.Device() as message:
                 self._start(self._device, connection, message)
+            case messages.DeviceStatus() as message:
+                app = self._named_app(connection, message.app_key)
+                connection.answer(self._presence.statuses(message, app.number))
+            case messages.OnlineCounts() as message:
+                self._start(self._online_counts, connection, message)
             case messages.Status() as message:
                 connection.answer(messages.GatewayStatus(id=message.id, facts=self._status()))
             case messages.ClockAdvance() as message:
@@ -368,31 +384,61 @@ class Service:
     # -- devices
 
     async def _register(self, connection: RpcConnection, message: messages.RegisterDevices, app: AppView) -> None:
+        connection.answer(await self.register(message, app.key))
+
+    async def register(self, message: messages.RegisterDevices, app_key: str) -> messages.DevicesRegistered:
+        """The devices are written, and with `want_passwords` each has its password in the answer.
+
+        Raises: BadRequest. If cancelled: some are written.
+        """
+        app = self._apps[app_key]
         registration = check_registration(message, app.check_tokens)
-        columns = _registrations(registration)
+        columns = registrations(registration)
         faults: list[messages.RefusedRow] = [messages.RefusedRow(*fault) for fault in registration.faults]
         registered = 0
         now_unix_s = self._clock.unix_ms() // 1000
         for first in range(0, registration.n, _REGISTER_ROWS):
             stop = min(first + _REGISTER_ROWS, registration.n)
-            done = self._devices.register(app.number, _cut(columns, first, stop), now_unix_s)
+            done = self._devices.register(app.number, cut(columns, first, stop), now_unix_s)
             registered += int(np.count_nonzero(done.outcomes != Outcome.REFUSED))
             for position, fault in done.faults.items():
                 row = first + position
                 source = row if registration.source_rows is None else int(registration.source_rows[row])
                 faults.append(messages.RefusedRow(source, fault.field, fault.text))
             await trio.lowlevel.checkpoint()
-        connection.answer(
-            messages.DevicesRegistered(
-                id=message.id, registered=registered, refused=faults[:1000], refused_count=message.n - registered
-            )
+        return messages.DevicesRegistered(
+            id=message.id,
+            registered=registered,
+            refused=faults[:1000],
+            refused_count=message.n - registered,
+            passwords=await self._passwords(message, app_key) if message.want_passwords else None,
         )
 
-    async def _device(self, connection: RpcConnection, message: messages.Device) -> None:
-        key = connection.session.app_key or message.app_key
+    async def _passwords(self, message: messages.RegisterDevices, app_key: str) -> messages.Texts:
+        """One password per row of the call, of refused rows too: it follows from the id alone."""
+        secret, ids = self._newest_secret(app_key), bytes(message.device_ids)
+        blob = bytearray()
+        for first in range(0, message.n, _REGISTER_ROWS):
+            for row in range(first, min(first + _REGISTER_ROWS, message.n)):
+                blob += device_password(secret, ids[16 * row : 16 * row + 16].hex()).encode()
+            await trio.lowlevel.checkpoint()
+        offsets = np.arange(message.n + 1, dtype="<u4") * np.uint32(len(blob) // message.n)
+        return messages.Texts(bytes(blob), offsets.view(np.uint8).data)
+
+    def _named_app(self, connection: RpcConnection, app_key: str) -> AppView:
+        """The client's own app, or the one that an operator names."""
+        key = connection.session.app_key or app_key
         app = self._apps.get(key)
         if app is None:
             raise BadRequest("app_key", f"app {key!r} is not configured", code="not_found")
+        return app
+
+    async def _online_counts(self, connection: RpcConnection, message: messages.OnlineCounts) -> None:
+        app = self._named_app(connection, message.app_key)
+        connection.answer(await self._presence.counted(message, app.number))
+
+    async def _device(self, connection: RpcConnection, message: messages.Device) -> None:
+        app = self._named_app(connection, message.app_key)
         if message.device_id is not None:
             slot = self._devices.find_one(message.device_id, app.number)
         else:
@@ -406,10 +452,9 @@ class Service:
             "channel": Channel(device.channel).name.lower() if device.channel else "long_link",
             "token_hash": short_hash(device.token) if device.token else "",
             "is_muted": device.is_muted,
-            "is_online": device.fd >= 0,
+            **self._presence.facts(slot),
             "registered_unix_s": device.registered_unix_s,
             "proven_unix_s": device.proven_unix_s,
-            "last_seen_unix_s": device.last_seen_unix_s,
             "platform": device.profile.platform.decode(),
             "app_version": device.profile.app_version.decode(),
             "time_zone": device.profile.time_zone.decode(),
@@ -495,54 +540,3 @@ def _message_facts(page: LedgerPage, row: int) -> dict[str, Any]:
         "channel": Channel(int(page.channel[row])).name.lower() if page.channel[row] else "",
         "attempts": int(page.attempts[row]),
     }
-
-
-def _registrations(registration: Registration) -> Registrations:
-    """The wire's columns as the device table takes them: tags of all rows one after the other."""
-    n = registration.n
-    tags = tag_counts = None
-    if registration.tags is not None:
-        lists = [row.split(b"\n") if row else [] for row in registration.tags.rows()]
-        tag_counts = np.fromiter(map(len, lists), np.uint32, n)
-        tags = TextColumn.from_rows([tag for row in lists for tag in row])
-    return Registrations(
-        ids=registration.device_ids,
-        channels=np.zeros(n, np.uint8) if registration.channels is None else registration.channels,
-        tokens=_empty(n) if registration.tokens is None else registration.tokens,
-        proven_unix_s=np.zeros(n, np.uint32) if registration.proven_unix_s is None else registration.proven_unix_s,
-        platforms=registration.platform,
-        app_versions=registration.app_version,
-        time_zones=registration.time_zone,
-        aliases=registration.alias,
-        tag_counts=tag_counts,
-        tags=tags,
-    )
-
-
-def _empty(n: int) -> TextColumn:
-    return TextColumn(b"", np.zeros(n + 1, np.uint32))
-
-
-def _cut(columns: Registrations, first: int, stop: int) -> Registrations:
-    """Rows first..stop of all columns."""
-    rows = np.arange(first, stop)
-
-    def text(column: TextColumn | None) -> TextColumn | None:
-        return None if column is None else column.take(rows)
-
-    tags = columns.tags
-    if tags is not None and columns.tag_counts is not None:
-        ends = np.concatenate([[0], np.cumsum(columns.tag_counts, dtype=np.int64)])
-        tags = tags.take(np.arange(int(ends[first]), int(ends[stop])))
-    return Registrations(
-        ids=columns.ids[first:stop],
-        channels=columns.channels[first:stop],
-        tokens=columns.tokens.take(rows),
-        proven_unix_s=columns.proven_unix_s[first:stop],
-        platforms=text(columns.platforms),
-        app_versions=text(columns.app_versions),
-        time_zones=text(columns.time_zones),
-        aliases=text(columns.aliases),
-        tag_counts=None if columns.tag_counts is None else columns.tag_counts[first:stop],
-        tags=tags,
-    )

@@ -1,12 +1,14 @@
-"""The HTTP listener of /metrics, /healthz and /readyz: h11 on trio, GET and HEAD, nothing else.
+"""The HTTP listener of /metrics, /healthz, /readyz (GET and HEAD) and /v1/devices (POST): h11 on trio.
 
     /healthz   200 while the event loop turns. A supervisor restarts the process when it does not answer.
     /readyz    200 when work may be sent here, else 503 with one reason per line. A load balancer looks at it.
     /metrics   the page of observe/scrape.py; one at a time, others wait their turn.
+    /v1/devices  a device id and its password for an app that proves its secret (api/devices.py).
 
 Bounds: `connections_max` (more are closed at once and counted as a refusal), a deadline for the head of a request from
 its first byte and from connect, an idle deadline between requests, a limit on the size of a head, a deadline for the
-peer to take an answer. Request bodies are not read: the answer says `Connection: close`, and the connection ends.
+peer to take an answer. Only the body of a POST to /v1/devices is read, to `body_bytes_max` and within the same deadline
+as a head; after any other body the answer says `Connection: close`, and the connection ends.
 
 Source: RFC 9112 (HTTP/1.1; section 9.6 on closing), RFC 9110 sections 9.3.2 (HEAD) and 15.5.6 (405 with Allow).
 """
@@ -20,12 +22,16 @@ from typing import NamedTuple
 import h11
 import trio
 
+from gateway.api.devices import DeviceAnswer, DeviceDesk, too_large
 from gateway.errors import CloseReason
 from gateway.observe.exposition import Page
 from gateway.observe.metric_types import OTHER
 from gateway.observe.metrics import Metrics
 
 _TEXT = "text/plain; charset=utf-8"
+_JSON = "application/json"
+_DEVICES = "/v1/devices"
+_PATHS = ("/metrics", "/healthz", "/readyz", _DEVICES)
 _RECEIVE_BYTES = 4096
 #: How long and how much a closing connection is read on, so that the peer sees the answer and not a reset.
 _LINGER_S = 1.0
@@ -39,6 +45,7 @@ class HealthSettings(NamedTuple):
     header_timeout_s: float = 5.0
     idle_timeout_s: float = 60.0
     header_bytes_max: int = 16_384
+    body_bytes_max: int = 16_384
     #: Time for the peer to take one answer.
     send_timeout_s: float = 10.0
 
@@ -54,6 +61,7 @@ class HealthServer:
     """Answers on any number of listeners; one object per process.
 
     page: makes the metrics page for an Accept header. not_ready: why no work should come here; empty when it may.
+    desk: answers POST /v1/devices; without one the path is not there.
     """
 
     def __init__(
@@ -62,8 +70,10 @@ class HealthServer:
         not_ready: Callable[[], Sequence[str]],
         metrics: Metrics,
         settings: HealthSettings | None = None,
+        desk: DeviceDesk | None = None,
     ) -> None:
         self._page = page
+        self._desk = desk
         self._not_ready = not_ready
         self._metrics = metrics
         self._settings = settings or HealthSettings()
@@ -98,12 +108,18 @@ class HealthServer:
                 self._metrics.connections_open.set(self._n_open, "http")
                 self._metrics.closes.add(1, "http", reason.value)
 
-    async def answer(self, request: h11.Request) -> _Answer:
-        """What to say to a request; counts it."""
+    def takes_body(self, request: h11.Request) -> bool:
+        """Whether the request's body is wanted."""
+        return self._desk is not None and request.method == b"POST" and _path(request.target) == _DEVICES
+
+    async def answer(self, request: h11.Request, body: bytes | None = None) -> _Answer:
+        """What to say to a request; counts it. body: None where it was not read, or had no end within its limit."""
         path = _path(request.target)
-        known = path in ("/metrics", "/healthz", "/readyz")
+        known = path in _PATHS and (path != _DEVICES or self._desk is not None)
         if not known:
-            answer = _Answer(404, b"not found: /metrics, /healthz and /readyz are here\n")
+            answer = _Answer(404, f"not found: {', '.join(_PATHS)} are here\n".encode())
+        elif path == _DEVICES:
+            answer = await self._answer_devices(request, body)
         elif request.method not in (b"GET", b"HEAD"):
             answer = _Answer(405, b"only GET and HEAD\n", headers=(("Allow", "GET, HEAD"),))
         elif path == "/metrics":
@@ -117,6 +133,26 @@ class HealthServer:
             answer = _Answer(200, b"ok\n")
         self.count(path if known else OTHER, answer.status)
         return answer
+
+    async def _answer_devices(self, request: h11.Request, body: bytes | None) -> _Answer:
+        if self._desk is None or request.method != b"POST":
+            return _Answer(405, b"only POST\n", headers=(("Allow", "POST"),))
+        if reasons := self._not_ready():
+            return _Answer(503, "".join(f"{reason}\n" for reason in reasons).encode())
+        if body is None:
+            said = too_large(self._settings.body_bytes_max + 1, self._settings.body_bytes_max)
+        else:
+            said = await self._desk.answer(request.headers, body)
+        self._count_devices(said)
+        wait = () if said.retry_after_s is None else (("Retry-After", str(said.retry_after_s)),)
+        return _Answer(said.status, said.body, _JSON, wait)
+
+    def _count_devices(self, said: DeviceAnswer) -> None:
+        # Nobody has proven to be an app that has no secret: its name must not become a label.
+        app_key = said.app_key or OTHER
+        self._metrics.device_requests.add(1, app_key, said.outcome)
+        if said.secret_index >= 0:
+            self._metrics.secret_uses.add(1, app_key, str(said.secret_index), "http")
 
     def count(self, path: str, status: int) -> None:
         self._metrics.http_requests.add(1, path, str(status))
@@ -144,10 +180,17 @@ class _Conversation:
                 request = await self._next_request(is_first=is_first)
                 if isinstance(request, CloseReason):
                     return request
-                has_body = not isinstance(self._http.next_event(), h11.EndOfMessage)
+                body: bytes | None = None
+                if self._server.takes_body(request):
+                    found = await self._read_body()
+                    if isinstance(found, CloseReason):
+                        return found
+                    body, has_body = found, found is None
+                else:
+                    has_body = not isinstance(self._http.next_event(), h11.EndOfMessage)
             except h11.RemoteProtocolError as error:
                 return await self._refuse(error)
-            answer = await self._server.answer(request)
+            answer = await self._server.answer(request, body)
             if not await self._send(answer, with_body=request.method != b"HEAD", closing=has_body):
                 return CloseReason.SLOW_CONSUMER
             if has_body or self._http.our_state is not h11.DONE:
@@ -176,6 +219,28 @@ class _Conversation:
                 deadline = trio.current_time() + settings.header_timeout_s
             self._http.receive_data(bytes(data))
         return event if isinstance(event, h11.Request) else CloseReason.PEER_CLOSED
+
+    async def _read_body(self) -> bytes | CloseReason | None:
+        """The whole body; None for one above the limit; or why there is none. Raises h11.RemoteProtocolError."""
+        if self._http.they_are_waiting_for_100_continue:
+            await self._stream.send_all(self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+        body = bytearray()
+        deadline = trio.current_time() + self._settings.header_timeout_s
+        while True:
+            event = self._http.next_event()
+            if isinstance(event, h11.EndOfMessage):
+                return bytes(body)
+            if isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > self._settings.body_bytes_max:
+                    return None
+                continue
+            if event is not h11.NEED_DATA:
+                return CloseReason.PEER_CLOSED
+            with trio.move_on_at(deadline) as scope:
+                self._http.receive_data(bytes(await self._stream.receive_some(_RECEIVE_BYTES)))
+            if scope.cancelled_caught:
+                return CloseReason.HALF_FRAME_TIMEOUT
 
     async def _refuse(self, error: h11.RemoteProtocolError) -> CloseReason:
         status = error.error_status_hint

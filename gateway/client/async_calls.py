@@ -24,6 +24,7 @@ from gateway.client.requests import (
     DeviceState,
     Target,
     device_request,
+    device_status_request,
     id_bytes,
     register_request,
     submit_request,
@@ -43,9 +44,12 @@ from gateway.wire.rpc.messages import (
     ClockAdvanced,
     DeviceFound,
     DevicesRegistered,
+    DeviceStatuses,
     Error,
     GatewayStatus,
     Message,
+    OnlineCounted,
+    OnlineCounts,
     Receipts,
     Request,
     Status,
@@ -246,11 +250,22 @@ class AsyncCalls(ABC):
     ) -> TraceHops:
         return await self._call(trace_request(task_id, device_id, message_id), TraceHops)
 
-    async def register_devices(self, devices: Sequence[DeviceState]) -> DevicesRegistered:
-        return await self._call(register_request(devices), DevicesRegistered)
+    async def register_devices(
+        self, devices: Sequence[DeviceState], *, want_passwords: bool = False
+    ) -> DevicesRegistered:
+        """want_passwords: the answer carries each device's password of the long link."""
+        return await self._call(register_request(devices, want_passwords=want_passwords), DevicesRegistered)
 
     async def device(self, device_id: bytes | str | None = None, *, alias: str = "", app_key: str = "") -> DeviceFound:
         return await self._call(device_request(device_id, alias, app_key), DeviceFound)
+
+    async def device_status(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> DeviceStatuses:
+        """Presence of up to 1,000 devices, as columns."""
+        return await self._call(device_status_request(device_ids, app_key), DeviceStatuses)
+
+    async def online_counts(self, *, tag: str = "", app_key: str = "") -> OnlineCounted:
+        """Devices online by platform, now and over 24 hours, and how many have the tag."""
+        return await self._call(OnlineCounts(id=UNSENT, tag=tag, app_key=app_key), OnlineCounted)
 
     async def status(self) -> GatewayStatus:
         return await self._call(Status(id=UNSENT), GatewayStatus)

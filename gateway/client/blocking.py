@@ -24,6 +24,7 @@ from gateway.client.requests import (
     DeviceState,
     Target,
     device_request,
+    device_status_request,
     id_bytes,
     register_request,
     submit_request,
@@ -43,9 +44,12 @@ from gateway.wire.rpc.messages import (
     ClockAdvanced,
     DeviceFound,
     DevicesRegistered,
+    DeviceStatuses,
     Error,
     GatewayStatus,
     Message,
+    OnlineCounted,
+    OnlineCounts,
     Receipts,
     Request,
     Status,
@@ -169,11 +173,20 @@ class BlockingClient:
     ) -> TraceHops:
         return self._call(trace_request(task_id, device_id, message_id), TraceHops)
 
-    def register_devices(self, devices: Sequence[DeviceState]) -> DevicesRegistered:
-        return self._call(register_request(devices), DevicesRegistered)
+    def register_devices(self, devices: Sequence[DeviceState], *, want_passwords: bool = False) -> DevicesRegistered:
+        """want_passwords: the answer carries each device's password of the long link."""
+        return self._call(register_request(devices, want_passwords=want_passwords), DevicesRegistered)
 
     def device(self, device_id: bytes | str | None = None, *, alias: str = "", app_key: str = "") -> DeviceFound:
         return self._call(device_request(device_id, alias, app_key), DeviceFound)
+
+    def device_status(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> DeviceStatuses:
+        """Presence of up to 1,000 devices, as columns."""
+        return self._call(device_status_request(device_ids, app_key), DeviceStatuses)
+
+    def online_counts(self, *, tag: str = "", app_key: str = "") -> OnlineCounted:
+        """Devices online by platform, now and over 24 hours, and how many have the tag."""
+        return self._call(OnlineCounts(id=UNSENT, tag=tag, app_key=app_key), OnlineCounted)
 
     def status(self) -> GatewayStatus:
         return self._call(Status(id=UNSENT), GatewayStatus)

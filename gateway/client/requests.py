@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.message_id import from_text
-from gateway.wire.rpc.messages import Device, RegisterDevices, Submit, TaskRows, Texts, Trace
+from gateway.wire.rpc.messages import Device, DeviceStatus, RegisterDevices, Submit, TaskRows, Texts, Trace
 
 #: A device id (16 bytes, or 32 hex digits), or (vendor, device token).
 Target: TypeAlias = bytes | str | tuple[str, str]
@@ -102,8 +102,10 @@ class DeviceState(msgspec.Struct, kw_only=True, frozen=True):
     tags: tuple[str, ...] = ()
 
 
-def register_request(devices: Sequence[DeviceState]) -> RegisterDevices:
+def register_request(devices: Sequence[DeviceState], *, want_passwords: bool = False) -> RegisterDevices:
     """Columns of the given devices; a column that is empty in all of them is left out.
+
+    want_passwords: the answer carries each device's password of the long link.
 
     Raises ValueError for an id without its form or a tag with a newline.
     """
@@ -125,8 +127,12 @@ def register_request(devices: Sequence[DeviceState]) -> RegisterDevices:
         channel_index=little_endian([position[device.channel] for device in devices], "u1") if channels else None,
         tokens=texts(TextColumn.from_texts([device.token for device in devices])) if channels else None,
         proven_unix_s=little_endian(proven, "<u4") if any(proven) else None,
-        **lines,
+        platform=lines["platform"],
+        app_version=lines["app_version"],
+        time_zone=lines["time_zone"],
+        alias=lines["alias"],
         tags=texts(TextColumn.from_texts(tags)) if any(tags) else None,
+        want_passwords=want_passwords,
     )
 
 
@@ -172,6 +178,12 @@ def device_request(device_id: bytes | str | None = None, alias: str = "", app_ke
         alias=alias,
         app_key=app_key,
     )
+
+
+def device_status_request(device_ids: Sequence[bytes | str], app_key: str = "") -> DeviceStatus:
+    """Raises ValueError for an id without its form."""
+    ids = b"".join(id_bytes("device id", one) for one in device_ids)
+    return DeviceStatus(id=UNSENT, n=len(device_ids), device_ids=memoryview(ids), app_key=app_key)
 
 
 def with_request_id(request: Submit) -> Submit:

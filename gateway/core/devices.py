@@ -23,7 +23,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
+from gateway.columns import I32, I64, U8, U16, U32, U64, Bool, TextColumn
 from gateway.content import Fault
 from gateway.core.details import Details, DetailsStatistics, Profile
 from gateway.core.records import DEVICE, FLAG_DETAILS, FLAG_MUTED, NO_APP, OFFLINE, DeviceRecords
@@ -72,6 +72,17 @@ class Routing(NamedTuple):
     fd: I32
     generation: U32
     proven_unix_s: U32
+
+
+class PresenceColumns(NamedTuple):
+    """Presence of n rows; all (n,). since_unix_s: when the session began, or ended where there is none; 0 for never.
+    Of an unknown row (-1) all is zero, and fd is -1."""
+
+    app: U16
+    fd: I32
+    generation: U32
+    since_unix_s: U32
+    profile: U32
 
 
 class OwnTokens(NamedTuple):
@@ -285,6 +296,29 @@ class DeviceTable:
         self._records.fd[rows] = OFFLINE
         self._online -= len(rows)
         np.subtract.at(self._online_by_app, self._records.app[rows], 1)
+
+    def is_online(self, row: int) -> bool:
+        """Whether a known device has a session."""
+        return bool(self._records.fd.item(row) != OFFLINE)
+
+    def presence(self, rows: I32) -> PresenceColumns:
+        """Of n rows, -1 among them."""
+        found = self._records.gather(rows)
+        return PresenceColumns(
+            app=found["app"].copy(),
+            fd=found["fd"].copy(),
+            generation=found["generation"].copy(),
+            since_unix_s=found["last_seen_unix_s"].copy(),
+            profile=found["profile"].copy(),
+        )
+
+    def platform(self, profile: int) -> str:
+        """The platform that a profile number stands for."""
+        return self._details.profiles.profile(profile).platform.decode("utf-8", "replace")
+
+    def tags(self, row: int) -> tuple[bytes, ...]:
+        """The tags of one row."""
+        return self._details.tags(row)
 
     def online_count(self, app_index: int | None = None) -> int:
         """Devices online, of one app or of all."""

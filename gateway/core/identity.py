@@ -23,13 +23,19 @@ def device_password(secret: bytes, device_id_hex: str) -> str:
     return base64.urlsafe_b64encode(mac).decode("ascii").rstrip("=")
 
 
-def check_device_password(secrets: Iterable[bytes], device_id_hex: str, password: bytes) -> bool:
-    """True when the password was made from one of the secrets. Takes the same time for each wrong password.
+def find_device_secret(secrets: Iterable[bytes], device_id_hex: str, password: bytes) -> int:
+    """The position of the secret that made the password, or -1. Takes the same time for each wrong password.
 
     Every secret is tried even after a match, so that the time does not tell which one is in force.
     """
     given = password[:-1] if password.endswith(b"=") else password
-    is_good = False
-    for secret in secrets:
-        is_good |= hmac.compare_digest(device_password(secret, device_id_hex).encode("ascii"), given)
-    return is_good
+    found = -1
+    for index, secret in enumerate(secrets):
+        if hmac.compare_digest(device_password(secret, device_id_hex).encode("ascii"), given):
+            found = index
+    return found
+
+
+def check_device_password(secrets: Iterable[bytes], device_id_hex: str, password: bytes) -> bool:
+    """True when the password was made from one of the secrets."""
+    return find_device_secret(secrets, device_id_hex, password) >= 0

@@ -31,7 +31,7 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ from gateway.net.edge_codec import Layers
 from gateway.net.edge_layers import LayerTable
 from gateway.net.edge_listen import open_listener
 from gateway.net.edge_settings import EdgeSettings
-from gateway.net.edge_table import CLOSE_REASON_INDEX, FLAG_PARTIAL, FLAG_PENDING, ConnectionTable, Count
+from gateway.net.edge_table import CLOSE_REASON_INDEX, FLAG_MQTT_5, FLAG_PARTIAL, FLAG_PENDING, ConnectionTable, Count
 from gateway.pace import Pace
 from gateway.wire.mqtt.session import SessionState
 
@@ -73,8 +73,12 @@ class Closed(NamedTuple):
 class Edge:
     """Sockets, side tables and closes of the long link. Owned by one actor; not thread-safe."""
 
-    def __init__(self, settings: EdgeSettings, table: ConnectionTable) -> None:
+    def __init__(
+        self, settings: EdgeSettings, table: ConnectionTable, farewells: Mapping[CloseReason, bytes] | None = None
+    ) -> None:
+        """farewells: last words to a connection flagged MQTT 5.0, by the reason for which it is closed."""
         self.settings = settings
+        self._farewells = farewells or {}
         self._table = table
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -96,6 +100,8 @@ class Edge:
         self._pending_total_bytes = 0
         self._ended: list[tuple[int, int, int, CloseReason]] = []
         self.pace = Pace(settings.step_s_max)
+        self.refusal_of: Callable[[str, float], CloseReason | None] = lambda address, now: None
+        """Asked at accept with (address, now): why nothing is read from there."""
 
     def fileno(self) -> int:
         """The descriptor to wait on until `poll` has something to do."""
@@ -167,10 +173,30 @@ class Edge:
                 # Anything else concerns the one connection that died in the queue (accept(2), "Error handling").
                 continue
             accepted += 1
-            self._take_in(connection, str(address[0]), self._listener_index[fd], now)
+            index = self._listener_index[fd]
+            # Behind a balancer its own address is that of everybody; who it is stands in the header.
+            source = "" if self.settings.listeners[index].proxy_protocol else str(address[0])
+            if self._is_welcome(connection, source, now):
+                self._take_in(connection, source, index, now)
         # Level-triggered: a listener with more in its queue is announced again by the next poll.
         self._ready_listeners.clear()
         return accepted
+
+    def _is_welcome(self, connection: socket.socket, address: str, now: float) -> bool:
+        """False for a connection that was closed at once, counted, because of its address or for want of files."""
+        reason = self.refusal_of(address, now) if address else None
+        limit = Count.REFUSED_ADDRESS
+        if reason is None:
+            # Descriptors are given out lowest first: so many files are open when one of this number comes.
+            if connection.fileno() < self.settings.files_max - self.settings.files_reserve:
+                return True
+            limit, reason = Count.REFUSED_FILES_RESERVE, CloseReason.TOO_MANY_CONNECTIONS
+            self._pause_accepting(now)
+        connection.close()
+        self._table.count_at[Count.ACCEPTED] += 1
+        self._table.count_at[limit] += 1
+        self._table.closed_at[CLOSE_REASON_INDEX[reason]] += 1
+        return False
 
     def _pause_accepting(self, now: float) -> None:
         for fd in self._listeners:
@@ -205,9 +231,6 @@ class Edge:
             self._evict(next(iter(self.layers.opening)), Count.EVICTED_LAYERED_CONNECTIONS_MAX)
         connection.setblocking(False)
         fd = connection.detach()
-        if listener.proxy_protocol:
-            # Its own address is that of the balancer, from which everybody comes.
-            address = ""
         # The oldest goes, not the newest: whoever says something is through in a round trip, whoever is silent is old.
         if not self._make_room_at(address) and (
             len(self._handshaking) >= settings.handshaking_max or table.n_open >= settings.connections_max
@@ -233,8 +256,13 @@ class Edge:
         self._evict(next(iter(neighbours)), Count.EVICTED_HANDSHAKING_PER_ADDRESS_MAX)
         return True
 
-    def _on_real_address(self, fd: int, address: str) -> None:
-        """A balancer has said who is there: from now on it counts as one of that address."""
+    def _on_real_address(self, fd: int, address: str, now: float) -> None:
+        """A balancer has said who is there: from now on it counts as one of that address, unless that is refused."""
+        reason = self.refusal_of(address, now)
+        if reason is not None:
+            self._table.count_at[Count.REFUSED_ADDRESS] += 1
+            self.close(fd, reason)
+            return
         self._make_room_at(address)
         self._handshaking[fd] = address
         self._handshaking_by_address.setdefault(address, {})[fd] = None
@@ -242,6 +270,10 @@ class Edge:
     def _evict(self, fd: int, limit: Count) -> None:
         self._table.count_at[limit] += 1
         self.close(fd, CloseReason.TOO_MANY_CONNECTIONS)
+
+    def address_of(self, fd: int) -> str:
+        """Where a connection that shakes hands comes from; "" once it has, or where it is not known."""
+        return self._handshaking.get(fd, "")
 
     def end_handshake(self, fd: int) -> None:
         """The connection no longer counts as shaking hands. Idempotent."""
@@ -307,8 +339,8 @@ class Edge:
                 continue
             payload, answer, address = self.layers.receive_data(fd, layers, data)
             if address is not None:
-                self._on_real_address(fd, address)
-            if answer:
+                self._on_real_address(fd, address, now)
+            if answer and state_at[fd] != SessionState.FREE:
                 if self._has_room(fd, len(answer)):
                     self._put(fd, answer, now)
                 else:
@@ -500,6 +532,10 @@ class Edge:
     def close(self, fd: int, reason: CloseReason) -> None:
         """Ends an open connection, counted under its one reason; reported by the next `take_closed`."""
         table = self._table
+        if table.flags_at[fd] & FLAG_MQTT_5 and fd not in self._pending and reason in self._farewells:
+            # Pending output means a packet cut in two: nothing may follow it. What is held back now is dropped below.
+            table.count_at[Count.FAREWELLS] += 1
+            self.write(fd, self._farewells[reason], 0.0)
         self.end_handshake(fd)
         layers = self.layers.remove(fd)
         if layers is not None and fd not in self._pending and reason not in _NO_LAST_WORDS:

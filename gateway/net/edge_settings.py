@@ -56,6 +56,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate_check_s: Annotated[
         float, _meta("certificate files are looked at again after it, when a handshake begins", 0.001)
     ] = 10.0
+    files_reserve: Annotated[
+        int, _meta("descriptors below files_max that no device gets: logs and vendors need theirs", 0)
+    ] = 0
     handshaking_max: Annotated[int, _meta("sockets without CONNECT; the oldest is evicted for a newer one")] = 4_096
     handshaking_per_address_max: Annotated[
         int, _meta("the same per source address; a carrier's NAT brings hundreds of phones back at once")

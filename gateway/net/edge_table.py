@@ -9,8 +9,11 @@
     deadline   u32   tenths of a second since the table was made; 0 = none
     in_flight  u16   downlink messages of QoS 1 without PUBACK
     device_id  16 B
+    address_class u8 core/admission.py, of the address it came from
+    window     u16   MQTT 5.0 only: the client's Receive Maximum
+    packet_max u32   MQTT 5.0 only: the client's Maximum Packet Size, bytes
 
-36 bytes, and 8 in the slot index. The columns are reserved for `files_max` descriptors and touched only where there is
+43 bytes, and 8 in the slot index. The columns are reserved for `files_max` descriptors and touched only where there is
 a connection. Each column exists twice over one memory: as a numpy array for whole turns, and as a memoryview (suffix
 `_at`) because reading one element of a numpy array costs three times as much.
 """
@@ -31,7 +34,12 @@ FLAG_SUBSCRIBED = 1
 FLAG_QOS_1 = 2
 FLAG_PARTIAL = 4
 FLAG_PENDING = 8
+FLAG_MQTT_5 = 16
+FLAG_SESSION_EXPIRY = 32
+"""MQTT 5.0: its CONNECT asked for a session that outlives the connection, so its DISCONNECT may change that."""
 
+#: Maximum Packet Size of a client that gave none.
+NO_PACKET_BYTES_MAX = 0xFFFFFFFF
 #: MQTT-3.1.2-24: a client is gone after one and a half times its keep alive; here in tenths of a second per second.
 _KEEPALIVE_TENTHS = 15
 #: As numpy compares it at once: an enum member costs six times as much.
@@ -57,6 +65,10 @@ class Count(enum.IntEnum):
     CERTIFICATE_RELOADS = enum.auto()
     CERTIFICATE_RELOADS_FAILED = enum.auto()
     """A changed certificate could not be loaded; the one before stays in use."""
+    REFUSED_FILES_RESERVE = enum.auto()
+    """Closed because only the reserve of file descriptors was left; accepting pauses then."""
+    REFUSED_ADDRESS = enum.auto()
+    """Closed unread: a banned address, or one that rests after wrong passwords (`pushgw_logins_refused_total`)."""
     EVICTED_HANDSHAKING_MAX = enum.auto()
     EVICTED_HANDSHAKING_PER_ADDRESS_MAX = enum.auto()
     EVICTED_PARTIAL_BYTES_MAX = enum.auto()
@@ -72,6 +84,8 @@ class Count(enum.IntEnum):
     UPLINK = enum.auto()
     UPLINK_TOPIC_REFUSED = enum.auto()
     UPLINK_OVERLOADED = enum.auto()
+    FAREWELLS = enum.auto()
+    """DISCONNECT packets with which the edge itself ended a connection of MQTT 5.0."""
     DELIVERED = enum.auto()
     """Rows written to a socket or its pending output."""
     DELIVERED_QOS_0 = enum.auto()
@@ -79,11 +93,15 @@ class Count(enum.IntEnum):
     """Rows not taken: connection gone, another generation, or not subscribed."""
     REFUSED_WINDOW = enum.auto()
     REFUSED_IN_FLIGHT_MAX = enum.auto()
+    REFUSED_CLIENT_PACKET_BYTES_MAX = enum.auto()
+    """Rows not taken: longer than the Maximum Packet Size that the client gave in its CONNECT."""
     REFUSED_PENDING = enum.auto()
     """Rows not taken: pending output full, or the write failed."""
     PUBACKS = enum.auto()
     PUBACKS_LATE = enum.auto()
     PUBACKS_UNKNOWN = enum.auto()
+    PUBACKS_REFUSED = enum.auto()
+    """Rows that a device answered with a reason code from 0x80 on: it did not take them."""
     LAPSED = enum.auto()
     LOST_WITH_CONNECTION = enum.auto()
 
@@ -107,6 +125,9 @@ class ConnectionTable:
         self.deadline = np.zeros(files_max, np.uint32)
         self.in_flight = np.zeros(files_max, np.uint16)
         self.device_id = np.zeros((files_max, 16), np.uint8)
+        self.address_class = np.zeros(files_max, np.uint8)
+        self.window = np.zeros(files_max, np.uint16)
+        self.packet_bytes_max = np.zeros(files_max, np.uint32)
         self.generation_at = self.generation.data
         self.state_at = self.state.data
         self.flags_at = self.flags.data
@@ -115,6 +136,8 @@ class ConnectionTable:
         self._keepalive_at = self.keepalive_s.data
         self._deadline_at = self.deadline.data
         self.in_flight_at = self.in_flight.data
+        self._window_at = self.window.data
+        self.packet_bytes_max_at = self.packet_bytes_max.data
         self._device_id_at = self.device_id.data.cast("B")
         self.slots = SlotIndex(connections_max, self.slot_at)
         self.high_water = 0
@@ -152,8 +175,30 @@ class ConnectionTable:
         self.slots.insert(slot, fd)
         self.n_connected += 1
 
+    def log_in_5(self, fd: int, window: int, packet_bytes_max: int, *, may_keep_session: bool) -> None:
+        """The connection of the last `log_in` speaks MQTT 5.0, with these limits of the client."""
+        self.flags_at[fd] |= FLAG_MQTT_5 | (FLAG_SESSION_EXPIRY if may_keep_session else 0)
+        self._window_at[fd] = window
+        self.packet_bytes_max_at[fd] = packet_bytes_max
+
     def device_id_of(self, fd: int) -> bytes:
         return bytes(self._device_id_at[fd * 16 : fd * 16 + 16])
+
+    def heard_ago_s(self, fds: I32, now: float) -> npt.NDArray[np.float64]:
+        """(n,) seconds since these connected descriptors sent something: what is missing of their keepalive."""
+        full = self.keepalive_s[fds].astype(np.int64) * _KEEPALIVE_TENTHS
+        ago: npt.NDArray[np.float64] = (self.tenths(now) - self.deadline[fds].astype(np.int64) + full) / 10.0
+        return np.maximum(ago, 0.0)
+
+    def find_devices(self, app_index: int, device_ids: frozenset[bytes]) -> list[int]:
+        """Descriptors of an app's connected devices that are among the ids."""
+        is_ours = self.state[: self.high_water] == _CONNECTED
+        is_ours &= self.app[: self.high_water] == app_index
+        fds = np.flatnonzero(is_ours)
+        # Half an id first, for all of them at once: hardly any other device has the same half.
+        halves = np.array([int.from_bytes(one[:8], "little") for one in device_ids], np.uint64)
+        suspects = fds[np.isin(self.device_id[fds, :8].copy().view("<u8")[:, 0], halves)]
+        return [fd for fd in suspects.tolist() if self.device_id_of(fd) in device_ids]
 
     def free(self, fd: int) -> None:
         """The connection is over: its (fd, generation) matches nothing any more."""

@@ -120,8 +120,9 @@ class RouterCounts:
 
 
 class OwnerCounts:
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, app_keys: Sequence[str] = ()) -> None:
         self._metrics = metrics
+        self._app_keys = list(app_keys)
 
     def acknowledged(self, page: LedgerPage, rows: Rows, now: float) -> None:
         """Rows of one page are issued in few calls: a handful of distinct times, each observed once with its weight."""
@@ -143,6 +144,9 @@ class OwnerCounts:
 
     def stray(self, tags: int) -> None:
         self._metrics.refusals.add(tags, "acknowledgement_of_unknown_row")
+
+    def app_full(self, app_index: int) -> None:
+        self._metrics.logins_refused.add(1, self._app_keys[app_index], "app_connections_max")
 
     def uplink(self, event: str) -> None:
         self._metrics.uplink_events.add(1, event)
@@ -341,6 +345,9 @@ class ServiceCounts:
 
     def error(self, code: str) -> None:
         self._metrics.rpc_errors.add(1, code)
+
+    def proven(self, app_key: str, secret_index: int) -> None:
+        self._metrics.secret_uses.add(1, app_key, str(secret_index), "rpc")
 
     def audit(self, command: str, fields: Mapping[str, object]) -> None:
         self._log.info("operator command", command=command, **fields)

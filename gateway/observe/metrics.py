@@ -18,6 +18,17 @@ from gateway.verdict import Verdict
 #: Who listens or connects.
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
 DIRECTIONS = ("in", "out")
+#: Rules of core/admission.py, and the limit that the owner of the devices knows.
+LOGIN_RULES = (
+    "unknown_app",
+    "wrong_password",
+    "banned_address",
+    "banned_device",
+    "login_backoff",
+    "app_connections_max",
+)
+#: Who proves an app secret: a device's password, an RPC client's hello, a signed HTTP request.
+SECRET_PLACES = ("device", "rpc", "http")
 #: In the order of core/breaker.py's enums.
 BREAKER_STATES = ("closed", "half_open", "open")
 BREAKER_CAUSES = ("none", "failures", "connect", "credential")
@@ -108,12 +119,32 @@ class Metrics(MetricSet):
     mqtt_events = counter("events", "What the edge counted, by name (docs/device-protocol.md)", name=open_label())
     mqtt_bytes = counter("bytes", "MQTT bytes", direction=DIRECTIONS)
     devices_online = gauge("devices", "Devices with an open session")
+    devices_online_by = gauge(
+        "devices", "Devices with an open session, by app and platform", app=open_label(), platform=open_label()
+    )
     devices_registered = gauge("devices", "Devices in the device table")
     late_acknowledgements = counter("rows", "Acknowledgements of rows that had left the long link")
     uplink_events = counter("events", "Events from devices", event=open_label())
     inbox_rows = gauge("rows", "Rows that wait for a device to come back")
     # HTTP
     http_requests = counter("requests", "Requests to the HTTP listener", path=open_label(), status=open_label())
+    device_requests = counter(
+        "requests", "Proven and refused requests for device identities, by app", app=open_label(), outcome=open_label()
+    )
+    # identity
+    secret_uses = counter(
+        "proofs",
+        "Proofs made with an app secret, by its place in the configuration (0 is the newest)",
+        app=open_label(),
+        secret=open_label(),
+        where=SECRET_PLACES,
+    )
+    logins_refused = counter(
+        "connections", "Devices refused at accept or CONNECT, by app and rule", app=open_label(), rule=LOGIN_RULES
+    )
+    failed_addresses = gauge("addresses", "Addresses remembered for wrong passwords")
+    failed_addresses_forgotten = counter("addresses", "Addresses that fell out of that table while it was full")
+    accept_files_max = gauge("files", "Open files at which the long link stops accepting")
     # the process
     loop_lag_s = histogram("seconds", "How late a timer fired", STEP_BOUNDS_S)
     step_s = histogram(

@@ -13,27 +13,15 @@ import trio
 
 from gateway.batch import OwnershipEpoch
 from gateway.columns import I64, U8
-from gateway.errors import StaleEpoch
+from gateway.store.epochs import NewestEpoch
 from gateway.store.ports import DeviceRecords, InboxRows, JournalRecord
-
-
-class _Epochs:
-    """The newest epoch seen; older writers are refused."""
-
-    def __init__(self) -> None:
-        self._newest = 0
-
-    def check(self, epoch: OwnershipEpoch) -> None:
-        if epoch.number < self._newest:
-            raise StaleEpoch(epoch.number, self._newest)
-        self._newest = epoch.number
 
 
 class MemoryJournal:
     """Records in a dict by position; the buffers are kept as given, so nothing is copied."""
 
     def __init__(self) -> None:
-        self._epochs = _Epochs()
+        self._epochs = NewestEpoch()
         self._records: dict[int, JournalRecord] = {}
         self._next = 0
 
@@ -69,7 +57,7 @@ class MemoryInbox:
     """
 
     def __init__(self, *, rows_per_device_max: int, rows_max: int) -> None:
-        self._epochs = _Epochs()
+        self._epochs = NewestEpoch()
         self._rows_per_device_max = rows_per_device_max
         self._rows_max = rows_max
         self._devices: dict[bytes, array[int]] = {}
@@ -126,7 +114,7 @@ class MemoryRegistry:
     """Device records in a dict."""
 
     def __init__(self) -> None:
-        self._epochs = _Epochs()
+        self._epochs = NewestEpoch()
         self._records: dict[bytes, tuple[int, bytes]] = {}
 
     async def write(self, epoch: OwnershipEpoch, devices: DeviceRecords) -> None:
@@ -154,7 +142,7 @@ class MemoryRegistry:
 
 class MemoryLedgerArchive:
     def __init__(self) -> None:
-        self._epochs = _Epochs()
+        self._epochs = NewestEpoch()
         self._pages: dict[int, bytes] = {}
 
     async def write(self, epoch: OwnershipEpoch, sequence: int, page: bytes) -> None:

@@ -5,8 +5,8 @@ rule depends on a transaction over two stores or two shards. A move between stor
 by message id and attempt), wait until durable, then let go at the old. Every write carries the ownership epoch; an
 adapter raises StaleEpoch for an older one than it has seen.
 
-Adapters: the in-memory twins in `store/memory.py`; the SQLite adapters come behind the same suite
-(tests/store/contract.py).
+Adapters: the in-memory twins in `store/memory.py`; of the journal also `store/log_journal.py` and
+`store/sqlite_journal.py`; all behind one suite (tests/store/contract.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Journal(Protocol):
     async def append(self, epoch: OwnershipEpoch, records: Sequence[JournalRecord]) -> Sequence[int]:
         """All records are durable; returns the position of each, for `release`. Positions only grow.
 
-        If cancelled: all or none of the records will be replayed.
+        Raises StoreError where the disk refuses; none of the records is taken then (store/threaded.py has the one case
+        in which nobody knows). If cancelled: all or none of the records will be replayed.
         """
         ...
 

@@ -120,13 +120,19 @@ class SocketsTwin:
         #: Per device, (tag, payload) in the order in which its socket took them.
         self.sent: dict[bytes, list[tuple[int, dict[str, Any]]]] = {}
         self.calls = 0
+        self.seconds_left: list[int] = []
+        """What rows of MQTT 5.0 would carry as their message expiry interval."""
         self.rows_max = 1000
 
     def deliver_rows_max(self) -> int:
         return self.rows_max
 
-    def deliver(self, fds: Any, generations: Any, device_ids: Any, tags: Any, payload: Any, now: float) -> Any:
+    def deliver(
+        self, fds: Any, generations: Any, device_ids: Any, tags: Any, payload: Any, now: float, expiry_s: Any = None
+    ) -> Any:
         self.calls += 1
+        if expiry_s is not None:
+            self.seconds_left += expiry_s(np.arange(len(fds))).tolist()
         taken = np.zeros(len(fds), np.bool_)
         bodies = join(payload, 0, len(fds))
         for index in range(len(fds)):

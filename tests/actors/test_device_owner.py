@@ -257,3 +257,30 @@ async def test_owner_counts_and_passes_on_what_devices_say(make_world: Callable[
     world.owner.uplink(1, b"d" * 16, "displayed", b"{}")
     assert world.metrics.uplink_events.value("displayed") == 2
     assert heard == [(1, b"d" * 16, "displayed", b"{}")]
+
+
+async def test_owner_refuses_a_device_beyond_its_apps_connections_and_not_one_that_comes_again(
+    make_world: Callable[..., Any],
+) -> None:
+    world = make_world()
+    owner = DeviceOwner(
+        devices=world.devices,
+        home=world.home,
+        router=world.router,
+        inbox=world.inbox,
+        clock=world.clock,
+        observer=OwnerCounts(world.metrics, ["shop", "news"]),
+        connections_max=[2],
+    )
+    first, second, third = (bytes([number]) * 16 for number in (1, 2, 3))
+    rows = [owner.connect(0, one, fd, 1, 0.0) for fd, one in ((5, first), (6, second))]
+    with pytest.raises(Overloaded) as caught:
+        owner.connect(0, third, 7, 1, 0.0)
+    assert (caught.value.limit, caught.value.value, caught.value.limit_value) == ("apps.connections_max", 2, 2)
+    assert world.metrics.logins_refused.value("shop", "app_connections_max") == 1
+    assert owner.connect(0, first, 8, 1, 0.0) == rows[0]
+    assert owner.connect(1, third, 9, 1, 0.0) >= 0
+    owner.disconnected(
+        np.array([rows[1]], np.int32), np.array([6], np.int32), np.array([1], np.uint32), [CloseReason.PEER_CLOSED]
+    )
+    assert owner.connect(0, third, 10, 1, 0.0) >= 0

@@ -22,9 +22,12 @@ from gateway.actors.long_link import LongLink
 from gateway.actors.long_link_downlink import ranks_within
 from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged
 from gateway.columns import Pieces, TextColumn
+from gateway.core.admission import Admission, AdmissionLimits, AppBans, Bans, Rule, parse_networks
 from gateway.core.identity import device_password
 from gateway.errors import CloseReason, Overloaded
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
+from gateway.wire.mqtt.properties import Carrier, Properties, encode_properties, read_properties
+from gateway.wire.mqtt.reason_codes import ReasonCode
 
 SECRET = b"app secret"
 BANNED = bytes([0xBA]) * 16
@@ -107,16 +110,31 @@ def frame(first: int, body: bytes) -> bytes:
 
 
 def connect_packet(
-    device_id: bytes, *, user: bytes = b"app", password: str | None = None, keepalive_s: int = 60, level: int = 4
+    device_id: bytes,
+    *,
+    user: bytes = b"app",
+    password: str | None = None,
+    keepalive_s: int = 60,
+    level: int = 4,
+    properties: bytes = b"",
 ) -> bytes:
     name = device_id.hex()
     password = device_password(SECRET, name) if password is None else password
-    body = field(b"MQTT") + bytes([level, 0xC2]) + keepalive_s.to_bytes(2, "big")
+    body = field(b"MQTT") + bytes([level, 0xC2]) + keepalive_s.to_bytes(2, "big") + properties
     return frame(0x10, body + field(name.encode()) + field(user) + field(password.encode()))
 
 
 def subscribe_packet(device_id: bytes, qos: int = 1) -> bytes:
     return frame(0x82, b"\x00\x01" + field(f"d/{device_id.hex()}/down".encode()) + bytes([qos]))
+
+
+def subscribe_packet_5(device_id: bytes, qos: int = 1) -> bytes:
+    return frame(0x82, b"\x00\x01\x00" + field(f"d/{device_id.hex()}/down".encode()) + bytes([qos]))
+
+
+def uplink_packet_5(device_id: bytes, event: str, payload: bytes, qos: int = 0, packet_id: int = 1) -> bytes:
+    body = field(f"d/{device_id.hex()}/up/{event}".encode()) + (packet_id.to_bytes(2, "big") if qos else b"")
+    return frame(0x30 | qos << 1, body + b"\x00" + payload)
 
 
 def uplink_packet(device_id: bytes, event: str, payload: bytes, qos: int = 0, packet_id: int = 1) -> bytes:
@@ -143,6 +161,7 @@ class Device:
         self.id = bytes([number]) * 16
         self.socket = socket.create_connection(bench.address, timeout=5)
         self.buffer = bytearray()
+        self.connack = Properties()
         bench.devices.append(self)
 
     def send(self, data: bytes) -> None:
@@ -198,6 +217,29 @@ class Device:
             self.bench.owner.events = [event for event in self.bench.owner.events if event[0] != "subscribed"]
         return self
 
+    def log_in_5(self, properties: bytes = b"\x00", qos: int | None = 1, keepalive_s: int = 60) -> Device:
+        """The same over MQTT 5.0; `connack` keeps the answer's properties."""
+        self.send(connect_packet(self.id, level=5, properties=properties, keepalive_s=keepalive_s))
+        head = self.receive(2)
+        body = self.receive(head[1])
+        assert (head[0], body[:2]) == (0x20, b"\x00\x00")
+        self.connack, end = read_properties(body, 2, Carrier.CONNACK)
+        assert end == len(body)
+        if qos is not None:
+            self.send(subscribe_packet_5(self.id, qos))
+            assert self.receive(6) == b"\x90\x04\x00\x01\x00" + bytes([qos])
+            self.bench.owner.events = [event for event in self.bench.owner.events if event[0] != "subscribed"]
+        return self
+
+    def receive_disconnect(self) -> tuple[int, str | None]:
+        """(reason code, reason string) of a DISCONNECT, after which the connection ends."""
+        first, length = self.receive(2)
+        body = self.receive(length)
+        assert first == 0xE0
+        said = read_properties(body, 1, Carrier.DISCONNECT)[0] if length > 1 else Properties()
+        assert self.is_closed()
+        return body[0], said.reason_string
+
     @property
     def address(self) -> tuple[int, int]:
         return self.bench.owner.online[self.id]
@@ -209,7 +251,15 @@ class Bench:
         self.now = 100.0
         self.owner = Recorder()
         configured = LongLinkSettings(edge=EdgeSettings(listeners=(ListenerSettings(port=0),), **edge), **limits)
-        self.link = LongLink(configured, APPS, self.owner, clock=lambda: self.now, perf_counter=perf_counter)
+        self.admission = Admission(APPS, AdmissionLimits(failures_max=3, first_s=10.0, cap_s=15.0))
+        self.link = LongLink(
+            configured,
+            APPS,
+            self.owner,
+            admission=self.admission,
+            clock=lambda: self.now,
+            perf_counter=perf_counter,
+        )
         self.address = self.link.listen()[0]
         self.devices: list[Device] = []
 
@@ -232,7 +282,14 @@ class Bench:
         while self.link.tick(self.now):
             pass
 
-    def deliver(self, devices: list[Device], tags: list[int], payload: Pieces, stale: int = 0) -> list[bool]:
+    def deliver(
+        self,
+        devices: list[Device],
+        tags: list[int],
+        payload: Pieces,
+        stale: int = 0,
+        expiry_s: Callable[[Any], Any] | None = None,
+    ) -> list[bool]:
         addresses = np.array([device.address for device in devices], np.int64).reshape(-1, 2)
         ids = np.frombuffer(b"".join(device.id for device in devices), np.uint8).reshape(-1, 16)
         taken = self.link.deliver(
@@ -242,6 +299,7 @@ class Bench:
             np.array(tags, np.int64),
             payload,
             self.now,
+            expiry_s,
         )
         return taken.tolist()
 
@@ -306,7 +364,7 @@ REFUSALS = {
     "empty password": ({"password": ""}, 4, "bad_credentials"),
     "password of another device": ({"password": device_password(SECRET, "00" * 16)}, 4, "bad_credentials"),
     "protocol level 3": ({"level": 3}, 1, "unsupported_version"),
-    "protocol level 5": ({"level": 5}, 1, "unsupported_version"),
+    "protocol level 0": ({"level": 0}, 1, "unsupported_version"),
 }
 
 
@@ -328,7 +386,7 @@ def test_refused_connect_gets_its_connack_code_and_close_reason(
     [
         (b"", 2, "bad_identity"),
         (b"short", 2, "bad_identity"),
-        (BANNED, 5, "bad_identity"),
+        (BANNED, 5, "banned"),
         (CROWDED, 3, "too_many_connections"),
     ],
 )
@@ -737,6 +795,225 @@ def test_every_row_taken_is_reported_exactly_once_and_the_plain_twin_agrees(
         bench.dispose()
 
 
+# MQTT 5.0.
+
+
+def test_connack_of_5_declares_what_is_not_offered_and_what_is_in_force(benches: list[Bench]) -> None:
+    bench = start(benches, packet_bytes_max=5_000, qos_2_unreleased_max=7, keepalive_s_max=100)
+    device = bench.device(1).log_in_5(encode_properties(Properties(session_expiry_interval_s=60)), keepalive_s=0)
+    assert device.connack == Properties(
+        session_expiry_interval_s=0,
+        server_keep_alive_s=100,
+        receive_maximum=7,
+        retain_available=0,
+        maximum_packet_size_bytes=5_000,
+        wildcard_subscription_available=0,
+        subscription_identifier_available=0,
+        shared_subscription_available=0,
+    )
+    assert bench.device(2).log_in_5().connack.server_keep_alive_s is None
+
+
+CONNACKS_5 = {
+    "wrong password": ({"password": "x" * 43, "properties": b"\0"}, 0x86, "bad_credentials"),
+    "unknown app": ({"user": b"other", "properties": b"\0"}, 0x86, "bad_credentials"),
+    "authentication method": ({"properties": b"\x04\x15\0\1x"}, 0x8C, "unsupported_feature"),
+    "packets of 63 bytes": ({"properties": b"\x05\x27\0\0\0\x3f"}, 0x83, "unsupported_feature"),
+    "receive maximum 0": ({"properties": b"\x03\x21\0\0"}, 0x82, "protocol_error"),
+    "property of another packet": ({"properties": b"\x03\x23\0\1"}, 0x81, "protocol_error"),
+    "protocol level 6": ({"level": 6}, 0x84, "unsupported_version"),
+}
+
+
+@pytest.mark.parametrize(("change", "code", "reason"), list(CONNACKS_5.values()), ids=list(CONNACKS_5))
+def test_refused_connect_of_5_gets_its_reason_code(
+    benches: list[Bench], change: dict[str, Any], code: int, reason: str
+) -> None:
+    bench = start(benches)
+    device = bench.device(1)
+    device.send(connect_packet(device.id, **({"level": 5} | change)))
+    assert device.receive(5) == bytes([0x20, 3, 0, code, 0])
+    assert device.is_closed()
+    assert bench.closed() == {reason: 1}
+    names = {name: n for name, n in bench.link.statistics().connacks.items() if n}
+    assert names == {ReasonCode(code).name.lower(): 1}
+
+
+@pytest.mark.parametrize(
+    ("device_id", "code"), [(b"short", 0x85), (b"", 0x85), (BANNED, 0x8A), (CROWDED, 0x89)], ids=str
+)
+def test_identity_that_may_not_connect_is_told_why_in_5(benches: list[Bench], device_id: bytes, code: int) -> None:
+    device = start(benches).device(1)
+    device.send(connect_packet(device_id, level=5, properties=b"\0"))
+    assert device.receive(5) == bytes([0x20, 3, 0, code, 0])
+    assert device.is_closed()
+
+
+def test_rows_of_both_versions_in_one_call_reach_each_device_in_its_own_form(benches: list[Bench]) -> None:
+    bench = start(benches)
+    old, new, new_qos_0 = bench.device(1).log_in(), bench.device(2).log_in_5(), bench.device(3).log_in_5(qos=0)
+    asked: list[Any] = []
+
+    def expiry_s(rows: Any) -> Any:
+        asked.extend(rows.tolist())
+        return (rows + 600).astype(np.uint32)
+
+    texts = TextColumn.from_rows([b"zero", b"one", b"two!", b"three", b"four"])
+    devices = [new, old, new_qos_0, new, old]
+    assert bench.deliver(devices, [0, 1, 2, 3, 4], (texts,), expiry_s=expiry_s) == [True] * 5
+    assert sorted(asked) == [0, 2, 3]
+    section = [encode_properties(Properties(message_expiry_interval_s=600 + row)) for row in range(5)]
+    assert [old.receive_push().payload for _ in range(2)] == [b"one", b"four"]
+    pushes = [new.receive_push() for _ in range(2)]
+    assert [push.payload for push in pushes] == [section[0] + b"zero", section[3] + b"three"]
+    push = new_qos_0.receive_push()
+    assert (push.first, push.payload) == (0x30, section[2] + b"two!")
+    new.send(b"".join(frame(0x40, push.packet_id.to_bytes(2, "big") + b"\x10\x00") for push in pushes))
+    bench.until(lambda: bench.count("pubacks") == 2)
+    assert {event[1] for event in bench.owner.take() if event[0] == "acknowledged"} == {0, 3}
+
+
+def test_call_for_devices_of_3_1_1_alone_asks_for_no_expiry(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in()
+    assert bench.deliver([device], [1], (b"x",), expiry_s=lambda rows: pytest.fail("asked")) == [True]
+    assert device.receive_push().payload == b"x"
+
+
+def test_receive_maximum_of_a_client_is_its_window(benches: list[Bench]) -> None:
+    bench = start(benches, in_flight_per_device_max=3)
+    narrow = bench.device(1).log_in_5(encode_properties(Properties(receive_maximum=2)))
+    wide = bench.device(2).log_in_5(encode_properties(Properties(receive_maximum=9)))
+    assert bench.deliver([narrow] * 4 + [wide] * 4, list(range(8)), (b"x",)) == [
+        *(True, True, False, False),
+        *(True, True, True, False),
+    ]
+    narrow.send(puback(narrow.receive_push().packet_id))
+    bench.until(lambda: bench.count("pubacks") == 1)
+    assert bench.deliver([narrow] * 2, [8, 9], (b"x",)) == [True, False]
+
+
+def test_row_longer_than_the_client_takes_is_not_taken(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_5(encode_properties(Properties(maximum_packet_size_bytes=100)))
+    # 1 type, 1 length, 2 + 39 topic, 2 identifier, 1 properties: 54 bytes of payload make 100.
+    texts = TextColumn.from_rows([b"x" * 55, b"y" * 54])
+    assert bench.deliver([device] * 2, [1, 2], (texts,)) == [False, True]
+    assert device.receive_push().payload == b"\0" + b"y" * 54
+    assert bench.count("refused_client_packet_bytes_max") == 1
+
+
+def test_message_that_the_device_refuses_is_the_owners_again(benches: list[Bench]) -> None:
+    bench = start(benches, in_flight_per_device_max=1)
+    device = bench.device(1).log_in_5()
+    assert bench.deliver([device], [77], (b"x",)) == [True]
+    packet_id = device.receive_push().packet_id
+    device.send(frame(0x40, packet_id.to_bytes(2, "big") + b"\x99"))
+    assert bench.events_after(1) == [("unacknowledged", 77, Unacknowledged.REFUSED)]
+    assert bench.count("pubacks_refused") == 1
+    assert bench.deliver([device], [78], (b"x",)) == [True]
+
+
+SHARED = frame(0x82, b"\0\1\0" + field(b"$share/g/t") + b"\1")
+FAULTS_5 = {
+    "a second CONNECT": (connect_packet(bytes([1]) * 16, level=5, properties=b"\0"), 0x82),
+    "PUBREC": (b"\x50\x02\0\1", 0x81),
+    "AUTH": (b"\xf0\x00", 0x82),
+    "shared subscription": (SHARED, 0x9E),
+    "wildcard subscription": (frame(0x82, b"\0\1\0" + field(b"#") + b"\1"), 0xA2),
+    "topic alias": (frame(0x30, field(b"t") + b"\x03\x23\0\1"), 0x94),
+    "retained message": (frame(0x31, field(b"t") + b"\0"), 0x9A),
+    "QoS 0 to a foreign topic": (uplink_packet_5(bytes([9]) * 16, "x", b""), 0x90),
+    "session after all": (frame(0xE0, b"\0\x05\x11\0\0\0\x09"), 0x82),
+    "packet too large": (b"\x30\xff\xff\x7f", 0x95),
+}
+
+
+@pytest.mark.parametrize(("data", "code"), list(FAULTS_5.values()), ids=list(FAULTS_5))
+def test_session_of_5_that_breaks_a_rule_is_told_its_reason_code(benches: list[Bench], data: bytes, code: int) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_5()
+    device.send(b"\xc0\x00" + data)
+    assert device.receive(2) == b"\xd0\x00"
+    got, text = device.receive_disconnect()
+    assert got == code
+    assert text
+    assert bench.closed() == {"frame_too_large" if code == 0x95 else "protocol_error": 1}
+    assert bench.link.statistics().packets_out["disconnect"] == 1
+
+
+def test_reason_string_is_left_out_where_the_client_has_no_room_for_it(benches: list[Bench]) -> None:
+    device = start(benches).device(1).log_in_5(encode_properties(Properties(maximum_packet_size_bytes=64)))
+    device.send(frame(0x82, b"\0\1\x02\x0b\x01" + field(b"t") + b"\1") + SHARED)
+    assert device.receive_disconnect() == (0xA1, "SUBSCRIBE has a subscription identifier")
+    other = device.bench.device(2).log_in_5(encode_properties(Properties(maximum_packet_size_bytes=64)))
+    other.send(frame(0x40, b"\0\1\0\x04\x21\0\1\0"))
+    assert other.receive_disconnect() == (0x81, "property 0x21 does not belong into PUBACK")
+    third = device.bench.device(3).log_in_5(encode_properties(Properties(maximum_packet_size_bytes=64)))
+    third.send(frame(0xE0, b"\0\x05\x11\0\0\0\x09"))
+    assert third.receive_disconnect() == (0x82, None)
+
+
+def test_edge_says_why_it_ends_a_connection_of_5_and_nothing_to_3_1_1(benches: list[Bench]) -> None:
+    bench = start(benches)
+    older, silent, half, old = (bench.device(n).log_in_5(keepalive_s=60) for n in (1, 2, 3, 4))
+    del old
+    bench.device(1).log_in_5()
+    assert older.receive_disconnect() == (ReasonCode.SESSION_TAKEN_OVER, None)
+    plain = bench.device(5).log_in(keepalive_s=60)
+    half.send(b"\x30")
+    bench.until(lambda: bench.link.statistics().side_tables["partial"] == 1)
+    bench.pass_time(25)
+    assert half.receive_disconnect()[0] == ReasonCode.MALFORMED_PACKET
+    bench.pass_time(66)
+    assert silent.receive_disconnect() == (ReasonCode.KEEP_ALIVE_TIMEOUT, None)
+    assert plain.is_closed()
+    last = bench.device(6).log_in_5()
+    bench.link.edge.close_some(CloseReason.SHUTDOWN, 100)
+    assert last.receive_disconnect() == (ReasonCode.SERVER_SHUTTING_DOWN, None)
+
+
+def test_uplink_of_5_that_is_not_taken_ends_with_a_reason_and_the_session_goes_on(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_5()
+    foreign = bytes([9]) * 16
+    device.send(uplink_packet_5(foreign, "x", b"", 1, 5) + uplink_packet_5(foreign, "x", b"", 2, 6))
+    assert device.receive(10) == b"\x40\x03\0\x05\x90" + b"\x50\x03\0\x06\x90"
+    bench.owner.is_overloaded = True
+    device.send(uplink_packet_5(device.id, "x", b"", 1, 5) + uplink_packet_5(device.id, "x", b"", 2, 6))
+    assert device.receive(10) == b"\x40\x03\0\x05\x97" + b"\x50\x03\0\x06\x97"
+    bench.owner.is_overloaded = False
+    device.send(uplink_packet_5(device.id, "x", b"now", 2, 6) + frame(0x62, b"\0\6") + frame(0x62, b"\0\6\0"))
+    assert device.receive(13) == b"\x50\x02\0\6" + b"\x70\x02\0\6" + b"\x70\x03\0\6\x92"
+    assert bench.owner.take() == [("uplink", 0, device.id, "x", b"now")]
+
+
+def test_client_of_5_that_exceeds_the_receive_maximum_is_told_so(benches: list[Bench]) -> None:
+    bench = start(benches, qos_2_unreleased_max=2)
+    device = bench.device(1).log_in_5()
+    device.send(b"".join(uplink_packet_5(device.id, "x", b"", 2, n) for n in (1, 2, 2)))
+    assert device.receive(12) == b"\x50\x02\0\1" + b"\x50\x02\0\2" * 2
+    device.send(uplink_packet_5(device.id, "x", b"", 1, 3))
+    assert device.receive_disconnect()[0] == ReasonCode.RECEIVE_MAXIMUM_EXCEEDED
+
+
+def test_subscriptions_of_5_are_answered_filter_by_filter(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_5(qos=None)
+    own = field(f"d/{device.id.hex()}/down".encode())
+    device.send(frame(0x82, b"\0\7\0" + own + b"\2" + field(b"other") + b"\1"))
+    assert device.receive(7) == b"\x90\x05\0\7\0\x01\x87"
+    device.send(frame(0xA2, b"\0\x08\0" + own + field(b"other") + own))
+    assert device.receive(8) == b"\xb0\x06\0\x08\0\x00\x11\x11"
+    assert bench.deliver([device], [1], (b"x",)) == [False]
+
+
+def test_answer_longer_than_the_client_takes_is_not_sent(benches: list[Bench]) -> None:
+    device = start(benches).device(1).log_in_5(encode_properties(Properties(maximum_packet_size_bytes=64)), qos=None)
+    device.send(frame(0x82, b"\0\7\0" + (field(b"t") + b"\1") * 60) + b"\xc0\x00")
+    assert device.receive(2) == b"\xd0\x00"
+
+
 # Uplink.
 
 
@@ -903,3 +1180,86 @@ async def test_running_long_link_reports_a_row_that_was_never_acknowledged_witho
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
     await phone.stream.aclose()
+
+
+# Who is let in.
+
+
+def test_password_of_the_older_secret_is_good_and_counted_as_such(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bench.device(1).log_in()
+    device = bench.device(2)
+    device.send(connect_packet(device.id, password=device_password(b"new secret", device.id.hex())))
+    assert device.receive(4) == b"\x20\x02\x00\x00"
+    assert bench.admission.secret_uses["app"].tolist() == [1, 1]
+
+
+def test_address_that_guesses_rests_and_then_comes_back(benches: list[Bench]) -> None:
+    bench = start(benches)
+    for number in range(3):
+        device = bench.device(number)
+        device.send(connect_packet(device.id, password="guess"))
+        assert device.receive(4) == b"\x20\x02\x00\x04"
+    late = bench.device(7)
+    late.send(connect_packet(late.id))
+    assert late.is_closed()
+    assert bench.closed() == {"bad_credentials": 3, "login_backoff": 1}
+    assert bench.admission.refused == {("app", Rule.WRONG_PASSWORD): 3, ("", Rule.LOGIN_BACKOFF): 1}
+    bench.now += 10.0
+    bench.device(8).log_in()
+
+
+def test_connection_that_was_open_when_its_address_began_to_rest_is_told_to_come_later(benches: list[Bench]) -> None:
+    bench = start(benches)
+    early = bench.device(9)
+    early.send(b"\x10")
+    for number in range(3):
+        device = bench.device(number)
+        device.send(connect_packet(device.id, user=b"nobody"))
+        assert device.receive(4) == b"\x20\x02\x00\x04"
+    early.send(connect_packet(early.id)[1:])
+    assert early.receive(4) == b"\x20\x02\x00\x03"
+    assert early.is_closed()
+
+
+def test_banned_device_is_refused_when_it_has_proven_who_it_is(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1)
+    bench.admission.replace_bans(Bans((), {"app": AppBans(frozenset({device.id}))}))
+    device.send(connect_packet(device.id))
+    assert device.receive(4) == b"\x20\x02\x00\x05"
+    assert device.is_closed()
+    assert bench.closed() == {"banned": 1}
+    bench.device(2).log_in()
+
+
+def test_banned_network_is_closed_unread(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bench.admission.replace_bans(Bans(parse_networks(["127.0.0.0/8"])))
+    device = bench.device(1)
+    device.send(connect_packet(device.id))
+    assert device.is_closed()
+    assert bench.closed() == {"banned": 1}
+
+
+def test_network_banned_for_one_app_is_refused_at_connect(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bench.admission.replace_bans(Bans((), {"app": AppBans(networks=parse_networks(["127.0.0.0/8"]))}))
+    device = bench.device(1)
+    device.send(connect_packet(device.id))
+    assert device.receive(4) == b"\x20\x02\x00\x05"
+
+
+def test_open_connections_of_devices_banned_later_are_closed_within_a_tick_and_reported(benches: list[Bench]) -> None:
+    bench = start(benches)
+    good, bad = bench.device(1).log_in(), bench.device(2).log_in()
+    bench.admission.replace_bans(Bans((), {"app": AppBans(frozenset({bad.id}))}))
+    bench.link.tick(bench.now)
+    assert bench.closed() == {}
+    bench.link.bans_changed()
+    assert not bench.link.tick(bench.now)
+    assert bad.is_closed()
+    assert bench.closed() == {"banned": 1}
+    assert [event[0] for event in bench.owner.take()] == ["disconnected"]
+    good.send(b"\xc0\x00")
+    assert good.receive(2) == b"\xd0\x00"

@@ -56,6 +56,24 @@ async def test_router_sends_each_row_the_way_its_strategy_and_presence_say(
         assert found == ways, strategy
 
 
+async def test_router_tells_the_long_link_how_long_each_row_still_lives(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (online,) = world.register(1)
+    (bare_offline,) = world.register(1, Channel.NONE, first=10)
+    world.go_online(online)
+    page = await world.send([online, bare_offline], content(strategy=1, ttl_s=600))
+    assert page.state[1] == State.HELD
+    (at_once,) = world.sockets.seconds_left
+    assert 599 <= at_once <= 600
+    await trio.sleep(100)
+    world.go_online(bare_offline)
+    await trio.sleep(1)
+    assert 498 <= world.sockets.seconds_left[-1] <= 500
+
+
 async def test_router_drops_rows_of_unknown_devices_and_says_why(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:

@@ -1,4 +1,7 @@
-"""Service: every request gets exactly one answer, an app sees its own only, and operators are written down."""
+"""Service: long because one office serves the tests of every request.
+
+Every request gets exactly one answer, an app sees its own only, and operators are written down.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,26 @@ import trio
 import trio.testing
 
 from gateway.actors.intake import Intake
+from gateway.actors.presence import Presence
 from gateway.actors.rpc_listener import RpcListener
 from gateway.actors.service import AppView, Service
 from gateway.batch import OwnershipEpoch
-from gateway.client.requests import DeviceState, register_request, submit_request, task_rows_request, trace_request
+from gateway.client.requests import (
+    DeviceState,
+    device_status_request,
+    register_request,
+    submit_request,
+    task_rows_request,
+    trace_request,
+)
 from gateway.clock import DevelopmentClock
 from gateway.content import Variant
+from gateway.core.admission import AddressClass
 from gateway.core.home import row_tags
+from gateway.core.identity import device_password
 from gateway.errors import Overloaded, StaleEpoch
 from gateway.ledger import Channel, Reason, State
+from gateway.net.edge_table import ConnectionTable
 from gateway.observe.counting import IntakeCounts, RpcCounts, ServiceCounts
 from gateway.store.memory import MemoryJournal
 from gateway.wire.rpc import messages
@@ -38,6 +52,20 @@ class FailingJournal(MemoryJournal):
         if self.fails:
             raise StaleEpoch(1, 2)
         return await super().append(epoch, records)
+
+
+class Sessions:
+    """The long link as presence sees it: a table of connections."""
+
+    def __init__(self) -> None:
+        self.table = ConnectionTable(64, 40, now=trio.current_time())
+
+    def connect(self, world: Any, app: int, device_id: bytes, fd: int, address_class: int = 0) -> None:
+        now = trio.current_time()
+        self.table.open(fd, now + 10)
+        row = world.owner.connect(app, device_id, fd, self.table.generation_at[fd], now)
+        self.table.log_in(fd, row, app, device_id, 60, now)
+        self.table.address_class[fd] = address_class
 
 
 class Office:
@@ -60,6 +88,7 @@ class Office:
             batch_bytes_max=1 << 20,
             request_ids_max=100,
         )
+        self.link = Sessions()
         self.service = Service(
             apps=[
                 AppView(0, "shop", frozenset({Channel.APNS}), {Channel.APNS: APNS.check_token}),
@@ -72,6 +101,14 @@ class Office:
             observer=ServiceCounts(world.metrics, world.log),
             status=lambda: {"is_ready": True, "rows_open": world.home.rows_open},
             check_room=self.has_room,
+            newest_secret=lambda key: SECRETS[key][0],
+            presence=Presence(
+                n_apps=2,
+                devices=world.devices,
+                link=lambda: self.link,
+                clock=world.clock,
+                now=trio.current_time,
+            ),
         )
         self.listener = RpcListener(
             limits=RpcLimits(**limits),
@@ -128,6 +165,111 @@ def registration(ids: Any, *, channel: str = "", **fields: Any) -> messages.Regi
     return register_request(
         [DeviceState(device_id=one, channel=channel, token=one.hex() * 2 if channel else "", **fields) for one in ids]
     )
+
+
+# -- secrets and passwords
+
+
+async def test_service_counts_which_secret_a_client_has_proven(
+    office: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SECRETS, "shop", [b"newer", b"secret"])
+    setting = office()
+    await setting.start()
+    await setting.client()
+    await setting.client("")
+    uses = setting.world.metrics.secret_uses
+    assert (uses.value("shop", "1", "rpc"), uses.total()) == (1, 1)
+
+
+async def test_service_registers_with_passwords_when_asked_and_without_when_not(
+    office: Any, autojump_clock: Any
+) -> None:
+    setting = office()
+    await setting.start()
+    peer = await setting.client()
+    ids = device_ids(700)
+    request = register_request([DeviceState(device_id=one) for one in [*ids, ids[3]]], want_passwords=True)
+    answer = await peer.call(request)
+    assert (answer.registered, answer.refused_count) == (700, 1)
+    offsets = np.frombuffer(answer.passwords.offsets, "<u4")
+    blob = bytes(answer.passwords.blob)
+    passwords = [blob[offsets[row] : offsets[row + 1]].decode() for row in range(701)]
+    assert passwords == [device_password(b"secret", one.hex()) for one in [*ids, ids[3]]]
+    assert (await peer.call(registration(ids))).passwords is None
+
+
+# -- presence
+
+
+async def test_service_says_who_is_online_since_when_and_from_where(office: Any, autojump_clock: Any) -> None:
+    setting = office(clock=DevelopmentClock())
+    await setting.start()
+    peer = await setting.client()
+    ids = device_ids(3)
+    await peer.call(registration(ids[:2], platform="android"))
+    setting.link.connect(setting.world, 0, ids[0], 7, AddressClass.PRIVATE)
+    began = setting.world.devices.device(setting.world.devices.find_one(ids[0], 0)).last_seen_unix_s
+    assert began == pytest.approx(setting.world.clock.unix_ms() // 1000, abs=1)
+    await trio.sleep(100)
+    setting.link.table.touch(np.array([7]), trio.current_time())
+    await trio.sleep(20)
+    # Wall time does not jump with the loop's.
+    setting.world.clock.advance(120)
+    now = setting.world.clock.unix_ms() // 1000
+    answer = await peer.call(device_status_request(ids))
+    assert answer.n == 3
+    assert [bytes(column) for column in (answer.is_known, answer.is_online)] == [b"\1\1\0", b"\1\0\0"]
+    assert np.frombuffer(answer.since_unix_s, "<u4").tolist() == [began, 0, 0]
+    last_seen = np.frombuffer(answer.last_seen_unix_s, "<u4").tolist()
+    assert last_seen[1:] == [0, 0]
+    assert last_seen[0] == pytest.approx(now - 20, abs=1)
+    assert bytes(answer.address_class) == bytes([AddressClass.PRIVATE, 0, 0])
+    assert bytes(answer.platform.blob) == b"androidandroid"
+    found = await peer.call(messages.Device(id=1, device_id=ids[0]))
+    assert (found.facts["is_online"], found.facts["since_unix_s"]) == (True, began)
+    assert found.facts["address_class"] == "private"
+
+
+async def test_service_shows_a_device_of_another_app_to_nobody_but_it_and_the_operator(
+    office: Any, autojump_clock: Any
+) -> None:
+    setting = office()
+    await setting.start()
+    (one,) = device_ids(1)
+    setting.link.connect(setting.world, 1, one, 7)
+    news, shop, operator = [await setting.client(key) for key in ("news", "shop", "")]
+    assert bytes((await news.call(device_status_request([one]))).is_online) == b"\1"
+    assert bytes((await shop.call(device_status_request([one]))).is_known) == b"\0"
+    assert bytes((await shop.call(device_status_request([one], app_key="news"))).is_known) == b"\0"
+    assert bytes((await operator.call(device_status_request([one], app_key="news"))).is_online) == b"\1"
+    assert (await operator.call(device_status_request([one]))).code == "not_found"
+
+
+async def test_service_refuses_a_status_of_more_than_a_thousand_devices(office: Any, autojump_clock: Any) -> None:
+    setting = office()
+    await setting.start()
+    peer = await setting.client()
+    assert (await peer.call(device_status_request(device_ids(1000)))).n == 1000
+    assert (await peer.call(device_status_request(device_ids(1001)))).code == "bad_request"
+
+
+async def test_service_counts_devices_online_by_platform_and_tag(office: Any, autojump_clock: Any) -> None:
+    setting = office()
+    await setting.start()
+    peer = await setting.client()
+    ids = device_ids(4)
+    await peer.call(registration(ids[:2], platform="android", tags=("vip",)))
+    await peer.call(registration(ids[2:], platform="ios"))
+    for fd, one in enumerate(ids[1:], 7):
+        setting.link.connect(setting.world, 0, one, fd)
+    answer = await peer.call(messages.OnlineCounts(id=1, tag="vip"))
+    assert dict(zip(answer.platforms, np.frombuffer(answer.online, "<u4").tolist(), strict=True)) == {
+        "android": 1,
+        "ios": 2,
+    }
+    assert (answer.tagged, answer.n, bytes(answer.history)) == (1, 0, b"")
+    assert (await peer.call(messages.OnlineCounts(id=1))).tagged is None
 
 
 # -- submit

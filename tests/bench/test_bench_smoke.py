@@ -108,3 +108,18 @@ def test_vendor_without_the_tools_says_so_and_is_skipped(
     assert "skipped" in capsys.readouterr().err
     assert main(["vendor", "--smoke", "--json", "--only", "shared"]) == 0
     assert json.loads(capsys.readouterr().out)["skipped"] == line["skipped"]
+
+
+def test_durable_measures_both_adapters_in_every_size_and_load() -> None:
+    lines = lines_of(bench("durable", "--smoke", "--json"))
+    cells = {(line["workload"], line["batch_rows"], line["switch_interval_ms"]) for line in lines}
+    assert len(cells) == len(lines) == 2 * 3 * (1 + 1 + 2 * 3)
+    assert {line["workload"] for line in lines} == {
+        f"{adapter}_{load}" for adapter in ("log", "sqlite") for load in ("piped", "idle", "busy", "busy_short")
+    }
+    for line in lines:
+        assert line["appends"] > 0  # type: ignore[operator]
+        assert line["commits_per_s"] <= line["appends_per_s"]  # type: ignore[operator]
+        assert 0 < line["commit_ms_p50"] <= line["commit_ms_p99"] <= line["commit_ms_max"]  # type: ignore[operator]
+        assert line["answer_ms_max"] >= line["commit_ms_p50"]  # type: ignore[operator]
+        assert ("busy_rounds_per_s" in line) == ("busy" in str(line["workload"]))

@@ -22,6 +22,7 @@ from gateway.core.home import (
     mark,
     row_deadlines,
     row_tags,
+    seconds_left,
     set_channel,
     split_by_sequence,
 )
@@ -386,6 +387,9 @@ def test_row_deadlines_agree_with_each_rows_variant(ttls: list[int], index: list
     rows = data.draw(st.lists(st.integers(0, batch.n - 1), max_size=12))
     expected = [50.0 + lifetime(batch.variant_of(row).ttl_s) for row in rows]
     assert row_deadlines(batch, rows_of(*rows)).tolist() == expected
+    now = data.draw(st.floats(0, 2 * TTL_S_MAX))
+    left = [max(1, int(deadline - now)) for deadline in expected]
+    assert seconds_left(batch, rows_of(*rows), now).tolist() == left
 
 
 @given(

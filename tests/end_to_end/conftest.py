@@ -285,9 +285,10 @@ def config_table(
     **over: Any,
 ) -> dict[str, Any]:
     """A configuration for impatient tests. vendors: their tables, beside those of the simulators. `over` lays tables
-    over it, those of a vendor's name over the app's. copies: further apps like the first, `shop1`, `shop2` ...
+    over it, those of a vendor's name over the app's. copies: further apps like the first, `shop1`, `shop2` ... app:
+    further keys of theirs.
     """
-    copies = over.pop("copies", 0)
+    copies, app_keys = over.pop("copies", 0), over.pop("app", {})
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
     secret.write_bytes(SECRET)
@@ -313,7 +314,7 @@ def config_table(
     for name, values in over.items():
         tables = vendors if name in REGISTRY else table
         tables[name] = tables.get(name, {}) | values
-    app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"}
+    app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"} | app_keys
     table["apps"] = [app | vendors, *({**app, "key": f"shop{n}"} | vendors for n in range(1, copies + 1))]
     return table
 

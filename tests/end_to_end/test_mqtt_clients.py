@@ -13,6 +13,9 @@ import numpy as np
 import paho.mqtt.client as paho
 import pytest
 import trio
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties as PahoProperties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.actors.long_link import LongLink
 from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged
@@ -90,26 +93,42 @@ async def long_link() -> AsyncIterator[tuple[Owner, LongLink, int]]:
 class PahoDevice:
     """A paho client on its own thread, whose callbacks come back as events."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(
+        self,
+        port: int,
+        protocol: Any = paho.MQTTv311,
+        properties: Any = None,
+        *,
+        user: str = "app",
+        password: str = PASSWORD,
+    ) -> None:
         self.tell, self.told = trio.open_memory_channel[tuple[Any, ...]](100)
         token = trio.lowlevel.current_trio_token()
-        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=NAME, protocol=paho.MQTTv311)
-        client.username_pw_set("app", PASSWORD)
+        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=NAME, protocol=protocol)
+        client.username_pw_set(user, password)
 
         def say(*event: Any) -> None:
             token.run_sync_soon(self.tell.send_nowait, event)
 
-        client.on_connect = lambda client, userdata, flags, code, properties: say(
-            "connected", code.value, flags.session_present
-        )
+        self.offered: list[Any] = []
+
+        def on_connect(client: Any, userdata: Any, flags: Any, code: Any, properties: Any) -> None:
+            if properties is not None:
+                self.offered.append(properties.json())
+            say("connected", code.value, flags.session_present)
+
+        client.on_connect = on_connect
         client.on_subscribe = lambda client, userdata, mid, codes, properties: say(
             "subscribed", [code.value for code in codes]
         )
         client.on_message = lambda client, userdata, message: say(
             "message", message.topic, message.qos, message.dup, message.payload
         )
+        client.on_disconnect = lambda client, userdata, flags, code, properties: say(
+            "disconnected", flags.is_disconnect_packet_from_server, code.value
+        )
         client.on_publish = lambda client, userdata, mid, code, properties: say("published", mid)
-        client.connect_async("127.0.0.1", port, keepalive=30)
+        client.connect_async("127.0.0.1", port, keepalive=30, properties=properties)
         client.loop_start()
         self.client = client
 
@@ -118,16 +137,26 @@ class PahoDevice:
         await trio.to_thread.run_sync(self.client.loop_stop)
 
 
-async def test_paho_connects_subscribes_receives_qos_1_and_acknowledges() -> None:
+BOTH = pytest.mark.parametrize("protocol", [paho.MQTTv311, paho.MQTTv5], ids=["3.1.1", "5.0"])
+
+
+@BOTH
+async def test_paho_connects_subscribes_receives_qos_1_and_acknowledges(protocol: Any) -> None:
     payloads = [json.dumps(PUSH | {"n": n}).encode() for n in range(3)]
     async with long_link() as (owner, link, port):
         owner.waiting = payloads
-        device = PahoDevice(port)
+        device = PahoDevice(port, protocol)
         assert await device.told.receive() == ("connected", 0, False)
-        device.client.subscribe([(DOWN, 2), ("#", 1)])
+        # A wildcard is refused filter by filter in 3.1.1 and would end the connection in 5.0.
+        is_5 = protocol == paho.MQTTv5
+        if is_5:
+            asked = [(DOWN, SubscribeOptions(qos=2, noLocal=True)), ("other", SubscribeOptions(qos=1))]
+            device.client.subscribe(asked)
+        else:
+            device.client.subscribe([(DOWN, 2), ("#", 1)])
         assert await owner.told.receive() == ("subscribed", [4])
         events = [await device.told.receive() for _ in range(4)]
-        assert ("subscribed", [1, 0x80]) in events
+        assert ("subscribed", [1, 0x87 if is_5 else 0x80]) in events
         assert [event for event in events if event[0] == "message"] == [
             ("message", DOWN, 1, False, payload) for payload in payloads
         ]
@@ -137,10 +166,62 @@ async def test_paho_connects_subscribes_receives_qos_1_and_acknowledges() -> Non
         assert link.statistics().in_flight == 0
 
 
+async def test_paho_of_5_learns_what_is_offered_what_is_left_of_a_message_and_why_it_is_closed() -> None:
+    async with long_link() as (owner, link, port):
+        asked = PahoProperties(PacketTypes.CONNECT)
+        asked.SessionExpiryInterval = 300
+        asked.ReceiveMaximum = 1
+        asked.UserProperty = ("platform", "android")
+        device = PahoDevice(port, paho.MQTTv5, asked)
+        messages: list[Any] = []
+        device.client.on_message = lambda client, userdata, message: messages.append(message)
+        assert await device.told.receive() == ("connected", 0, False)
+        assert device.offered[0] == {
+            "SessionExpiryInterval": 0,
+            "ReceiveMaximum": 64,
+            "RetainAvailable": 0,
+            "MaximumPacketSize": 65_536,
+            "WildcardSubscriptionAvailable": 0,
+            "SubscriptionIdentifierAvailable": 0,
+            "SharedSubscriptionAvailable": 0,
+        }
+        device.client.subscribe(DOWN, qos=1)
+        assert await owner.told.receive() == ("subscribed", [4])
+        fd = link.table.slots.find(4)
+        fds, generations = np.array([fd, fd], np.int32), link.table.generation[[fd, fd]]
+        ids = np.frombuffer(DEVICE * 2, np.uint8).reshape(2, 16)
+        seconds = np.array([77, 78], np.uint32)
+        now = time.monotonic()
+        taken = link.deliver(fds, generations, ids, np.array([1, 2]), (b"{}",), now, lambda rows: seconds[rows])
+        assert taken.tolist() == [True, False]
+        assert await owner.told.receive() == ("acknowledged", 1)
+        assert [message.properties.MessageExpiryInterval for message in messages] == [77]
+        # Another one of the same name: the older is told why it goes.
+        async with await trio.open_tcp_stream("127.0.0.1", port) as newer:
+            password = PASSWORD.encode()
+            body = b"\0\4MQTT\5\xc2\0\x3c\0" + b"\0\x20" + NAME.encode() + b"\0\3app"
+            body += len(password).to_bytes(2, "big") + password
+            await newer.send_all(b"\x10" + bytes([len(body)]) + body)
+            while (event := await device.told.receive())[0] != "disconnected":
+                pass
+            assert event == ("disconnected", True, 0x8E)
+            await device.close()
+
+
+@pytest.mark.parametrize("user", ["app", "other"], ids=["wrong password", "unknown app"])
+async def test_paho_of_5_is_told_why_it_is_refused(user: str) -> None:
+    async with long_link() as (_, link, port):
+        device = PahoDevice(port, paho.MQTTv5, user=user, password="wrong")
+        assert await device.told.receive() == ("connected", 0x86, False)
+        assert link.statistics().connected == 0
+        await device.close()
+
+
+@BOTH
 @pytest.mark.parametrize("qos", [0, 1, 2])
-async def test_paho_publishes_uplink_of_every_qos(qos: int) -> None:
+async def test_paho_publishes_uplink_of_every_qos(qos: int, protocol: Any) -> None:
     async with long_link() as (owner, _, port):
-        device = PahoDevice(port)
+        device = PahoDevice(port, protocol)
         assert await device.told.receive() == ("connected", 0, False)
         device.client.publish(f"d/{NAME}/up/displayed", b'{"message_id":"x"}', qos=qos)
         assert (await device.told.receive())[0] == "published"
@@ -154,13 +235,17 @@ async def run_mosquitto(program: str, port: int, *arguments: str) -> subprocess.
     return await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
 
 
+MOSQUITTO_VERSIONS = pytest.mark.parametrize("version", ["mqttv311", "mqttv5"])
+
+
 @pytest.mark.needs_tools("mosquitto_sub")
-async def test_mosquitto_sub_receives_and_acknowledges() -> None:
+@MOSQUITTO_VERSIONS
+async def test_mosquitto_sub_receives_and_acknowledges(version: str) -> None:
     payload = json.dumps(PUSH, ensure_ascii=False).encode()
     async with long_link() as (owner, _, port):
         owner.waiting = [payload]
         result = await run_mosquitto(
-            "mosquitto_sub", port, "-P", PASSWORD, "-t", DOWN, "-q", "1", "-C", "1", "-W", "10"
+            "mosquitto_sub", port, "-P", PASSWORD, "-t", DOWN, "-q", "1", "-C", "1", "-W", "10", "-V", version
         )
         assert (result.returncode, result.stdout) == (0, payload + b"\n"), result.stderr
         assert [(await owner.told.receive())[0] for _ in range(3)] == ["subscribed", "acknowledged", "disconnected"]
@@ -172,6 +257,7 @@ async def test_mosquitto_sub_receives_and_acknowledges() -> None:
     [
         (("-P", "wrong"), b"bad user name or password"),
         (("-P", PASSWORD, "-V", "mqttv31"), b"unacceptable protocol version"),
+        (("-P", "wrong", "-V", "mqttv5"), b"bad user name or password"),
     ],
 )
 async def test_mosquitto_sub_is_told_why_it_is_refused(arguments: tuple[str, ...], said: bytes) -> None:
@@ -184,10 +270,11 @@ async def test_mosquitto_sub_is_told_why_it_is_refused(arguments: tuple[str, ...
 
 @pytest.mark.needs_tools("mosquitto_pub")
 @pytest.mark.parametrize("qos", ["0", "1", "2"])
-async def test_mosquitto_pub_sends_uplink(qos: str) -> None:
+@MOSQUITTO_VERSIONS
+async def test_mosquitto_pub_sends_uplink(version: str, qos: str) -> None:
     async with long_link() as (owner, _, port):
         result = await run_mosquitto(
-            "mosquitto_pub", port, "-P", PASSWORD, "-t", f"d/{NAME}/up/90001", "-m", "text", "-q", qos
+            "mosquitto_pub", port, "-P", PASSWORD, "-t", f"d/{NAME}/up/90001", "-m", "text", "-q", qos, "-V", version
         )
         assert result.returncode == 0, result.stderr
         assert await owner.told.receive() == ("uplink", 4, DEVICE, "90001", b"text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import select
 import socket
@@ -398,3 +399,53 @@ def test_settings_that_contradict_each_other_are_a_config_error() -> None:
         EdgeSettings(files_max=100, connections_max=100)
     with pytest.raises(ConfigError, match="handshaking_per_address_max"):
         EdgeSettings(handshaking_max=10, handshaking_per_address_max=11)
+
+
+def test_edge_stops_accepting_before_the_reserve_of_files_is_touched(benches: list[Bench]) -> None:
+    bench = start(benches, files_max=4096, files_reserve=64, connections_max=1000, accept_pause_s=5.0)
+    bench.connect_and_accept()
+    # Descriptors are given out lowest first: with those below the mark taken, the next one is in the reserve.
+    taken = []
+    while not taken or taken[-1] < 4096 - 64 - 1:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+    try:
+        late = bench.connect()
+        for _ in range(1000):
+            bench.turn()
+            if bench.count(Count.ACCEPTED) == 2:
+                break
+        assert bench.count(Count.REFUSED_FILES_RESERVE) == 1
+        assert is_closed(late)
+        assert bench.closed(CloseReason.TOO_MANY_CONNECTIONS) == 1
+        assert bench.edge.accept_again_at() == pytest.approx(bench.now + 5.0)
+        assert bench.table.n_open == 1
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
+def test_edge_closes_unread_what_comes_from_a_refused_address(benches: list[Bench]) -> None:
+    bench = start(benches)
+    asked = []
+
+    def refusal_of(address: str, now: float) -> CloseReason | None:
+        asked.append((address, now))
+        return CloseReason.BANNED
+
+    bench.edge.refusal_of = refusal_of
+    client = bench.connect()
+    for _ in range(1000):
+        bench.turn()
+        if bench.count(Count.ACCEPTED):
+            break
+    assert is_closed(client)
+    assert asked == [("127.0.0.1", bench.now)]
+    assert (bench.count(Count.ACCEPTED), bench.closed(CloseReason.BANNED), bench.table.n_open) == (1, 1, 0)
+
+
+def test_edge_knows_the_address_of_a_connection_until_its_handshake_ends(benches: list[Bench]) -> None:
+    bench = start(benches)
+    _, fd = bench.connect_and_accept()
+    assert bench.edge.address_of(fd) == "127.0.0.1"
+    bench.edge.end_handshake(fd)
+    assert bench.edge.address_of(fd) == ""

@@ -92,6 +92,27 @@ def test_limit_per_address_holds_for_real_addresses_and_not_for_the_balancer(sta
     assert bench.edge._handshaking_by_address == {}
 
 
+def test_refused_addresses_behind_a_balancer_are_known_by_the_header_and_the_balancer_is_never_refused(
+    start: Start,
+) -> None:
+    bench = start(PROXY)
+    asked: list[str] = []
+
+    def refusal_of(address: str, now: float) -> CloseReason | None:
+        asked.append(address)
+        return CloseReason.BANNED if address != "203.0.113.8" else None
+
+    bench.edge.refusal_of = refusal_of
+    bench.connect().sendall(header("203.0.113.7") + b"let me in")
+    bench.connect().sendall(header("203.0.113.8") + b"hello")
+    bench.until(lambda: bench.received and bench.closed())
+    assert list(bench.received.values()) == [b"hello"]
+    assert bench.closed() == {CloseReason.BANNED: 1}
+    assert bench.count(Count.REFUSED_ADDRESS) == 1
+    assert sorted(asked) == ["203.0.113.7", "203.0.113.8"]
+    assert bench.edge._handshaking_by_address == {"203.0.113.8": dict.fromkeys(bench.received)}
+
+
 def test_data_of_a_connection_that_a_later_header_evicts_in_the_same_poll_is_dropped(start: Start) -> None:
     bench = start(PROXY, handshaking_per_address_max=1)
     first = bench.connect()

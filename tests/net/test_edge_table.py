@@ -95,3 +95,21 @@ def test_generation_goes_round_without_ever_being_0(before: int, after: int) -> 
     table.generation[3] = before
     table.free(3)
     assert table.generation[3] == after
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=30), st.sets(st.integers(0, 9), max_size=6))
+def test_table_finds_the_devices_of_an_app_as_a_plain_loop_would(
+    devices: list[tuple[int, int]], wanted: set[int]
+) -> None:
+    table = ConnectionTable(64, 40, now=0.0)
+
+    def device_id(number: int) -> bytes:
+        # Several share their first half.
+        return bytes([number % 3]) * 8 + bytes([number]) * 8
+
+    for fd, (app, number) in enumerate(devices, 5):
+        table.open(fd, 10.0)
+        if number % 4:
+            table.log_in(fd, fd, app, device_id(number), 60, 0.0)
+    expected = [fd for fd, (app, number) in enumerate(devices, 5) if app == 1 and number in wanted and number % 4]
+    assert table.find_devices(1, frozenset(map(device_id, wanted))) == expected

@@ -1,12 +1,13 @@
-"""MQTT 3.1.1 in columns: PUBLISH packets of many devices in one go, and many one-packet PUBACKs read in one go.
+"""MQTT 3.1.1 and 5.0 in columns: PUBLISH packets of many devices in one go, and many one-packet PUBACKs read in one go.
 
-Source: OASIS MQTT 3.1.1 sections 3.3 (PUBLISH) and 3.4 (PUBACK).
+Source: OASIS MQTT 3.1.1 and 5.0, sections 3.3 (PUBLISH) and 3.4 (PUBACK).
 
 One PUBLISH of QoS 1:
 
     0x32|DUP   remaining length (1..4)   topic length (2)   topic   packet id (2)   payload
     `- head, same for equal lengths -----------------------'        `- column      `- pieces
 
+A 5.0 packet has its properties between packet id and payload; here they have one length for all rows of a call.
 When no piece is ragged all rows have one length: they are filled as ONE 2-D array. Otherwise each row is joined once.
 Every function has a plain twin in `tests/wire/mqtt/test_publish.py`.
 """
@@ -22,6 +23,7 @@ from gateway.columns import (
     I64,
     U8,
     U16,
+    U32,
     Bool,
     Pieces,
     TextColumn,
@@ -31,7 +33,8 @@ from gateway.columns import (
     pieces_width,
 )
 from gateway.errors import LocalProtocolError
-from gateway.wire.mqtt.packets import REMAINING_LENGTH_MAX, encode_remaining_length
+from gateway.wire.mqtt.fields import encode_variable
+from gateway.wire.mqtt.packets import REMAINING_LENGTH_MAX
 
 _PUBLISH_QOS_0 = 0x30
 _PUBLISH_QOS_1 = 0x32
@@ -39,11 +42,18 @@ _DUP = 0x08
 
 
 def publish_packets(
-    topics: Pieces, packet_ids: U16 | None, payload: Pieces, n: int, *, is_duplicate: bool = False
+    topics: Pieces,
+    packet_ids: U16 | None,
+    payload: Pieces,
+    n: int,
+    *,
+    is_duplicate: bool = False,
+    properties: Pieces = (),
 ) -> U8 | list[bytes]:
     """n PUBLISH packets: a C-contiguous (n, width) uint8 array when all have one length, else one bytes per row.
 
     topics: pieces of n rows, each at most 65,535 bytes. packet_ids: (n,) none of them 0 for QoS 1, None for QoS 0.
+    properties: what `publish_properties` made for 5.0, () for 3.1.1.
     Raises: LocalProtocolError when a packet would not fit MQTT's length fields, or has packet id 0, or DUP at QoS 0.
     """
     middle: Pieces = ()
@@ -56,14 +66,36 @@ def publish_packets(
             raise LocalProtocolError("packet identifier is 0")
         first = _PUBLISH_QOS_1 | (_DUP if is_duplicate else 0)
         middle = (packet_ids.astype(">u2").view(np.uint8).reshape(n, 2),)
+    middle_width = pieces_width(middle + properties)
+    if middle_width is None:
+        raise LocalProtocolError("properties are ragged")
+    middle += properties
     topic_width = pieces_width(topics)
     payload_width = pieces_width(payload)
     if topic_width is not None and payload_width is not None:
-        head = _head(first, topic_width, len(middle) * 2 + payload_width)
+        head = _head(first, topic_width, middle_width + payload_width)
         return fill((head, *topics, *middle, *payload), 0, n)
     topic_lengths: I64 = pieces_lengths(topics, n)
-    rest_lengths: I64 = pieces_lengths(payload, n) + len(middle) * 2
+    rest_lengths: I64 = pieces_lengths(payload, n) + middle_width
     return join((_heads(first, topic_lengths, rest_lengths), *topics, *middle, *payload), 0, n)
+
+
+def publish_properties(expiry_s: U32 | None) -> Pieces:
+    """The property section of n PUBLISH packets of 5.0 (section 3.3.2.3): what is left of each message's life, or none.
+
+    expiry_s: (n,) seconds, or None for rows that never expire.
+    """
+    if expiry_s is None:
+        return (b"\x00",)
+    return (b"\x05\x02", expiry_s.astype(">u4").view(np.uint8).reshape(len(expiry_s), 4))
+
+
+def publish_lengths(topic_bytes: int, middle_bytes: int, payload_lengths: I64) -> I64:
+    """(n,) bytes of whole PUBLISH packets: middle_bytes are those of packet id and properties."""
+    remaining = payload_lengths + (2 + topic_bytes + middle_bytes)
+    digits = 1 + (remaining >= 1 << 7).astype(np.int64) + (remaining >= 1 << 14) + (remaining >= 1 << 21)
+    lengths: I64 = remaining + digits + 1
+    return lengths
 
 
 def _head(first: int, topic_bytes: int, rest_bytes: int) -> bytes:
@@ -73,7 +105,7 @@ def _head(first: int, topic_bytes: int, rest_bytes: int) -> bytes:
         raise LocalProtocolError(f"topic is {topic_bytes} bytes, limit 65535")
     if remaining > REMAINING_LENGTH_MAX:
         raise LocalProtocolError(f"packet is {remaining} bytes, limit {REMAINING_LENGTH_MAX}")
-    return bytes((first,)) + encode_remaining_length(remaining) + topic_bytes.to_bytes(2, "big")
+    return bytes((first,)) + encode_variable(remaining) + topic_bytes.to_bytes(2, "big")
 
 
 def _heads(first: int, topic_lengths: I64, rest_lengths: I64) -> U8 | TextColumn:

@@ -1,4 +1,4 @@
-"""The rules of a long-link session over MQTT 3.1.1: what each packet means in each state. Sans-IO, and stateless.
+"""The rules of a long-link session over MQTT 3.1.1 and 5.0: what each packet means in each state. Sans-IO, stateless.
 
 A session has no object. What lasts is a row of the edge's columns (`net/edge_table.py`); the rules are this table and
 a few plain functions, and the actor carries out what they say.
@@ -8,7 +8,7 @@ a few plain functions, and the actor carries out what they say.
         ^                          |  anything else                  |  DISCONNECT, fault, timeout, takeover
         +--------------------------+---------------------------------+
 
-Source: OASIS MQTT 3.1.1; identity and topics: DESIGN.md section 6, `docs/device-protocol.md`.
+Source: OASIS MQTT 3.1.1 and 5.0; identity and topics: DESIGN.md section 6, `docs/device-protocol.md`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gateway.wire.mqtt.packets import (
     Subscribe,
     Unsubscribe,
 )
+from gateway.wire.mqtt.reason_codes import ReasonCode
 
 
 class SessionState(enum.IntEnum):
@@ -71,9 +72,13 @@ def act_for(state: int, packet: Packet) -> Act:
     """What the packet asks for. Raises: RemoteProtocolError when it may not come in this state."""
     act = TRANSITIONS.get((state, type(packet)))
     if act is None:
-        raise RemoteProtocolError(f"{type(packet).__name__.upper()} may not come in state {SessionState(state).name}")
+        text = f"{type(packet).__name__.upper()} may not come in state {SessionState(state).name}"
+        raise RemoteProtocolError(text, wire_code=ReasonCode.PROTOCOL_ERROR)
     return act
 
+
+#: The shortest limit of a client with which every answer but a PUBLISH or a long SUBACK fits: CONNACK has 35 at most.
+CLIENT_PACKET_BYTES_MIN: Final = 64
 
 _DEVICE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 #: Events are names, not paths: they become labels and columns, so their alphabet and length are closed.
@@ -92,6 +97,23 @@ def connect_refusal(connect: Connect) -> ConnectCode | None:
     if connect.user_name is None or connect.password is None:
         return ConnectCode.BAD_USER_NAME_OR_PASSWORD
     return None
+
+
+def connect_refusal_5(connect: Connect) -> ReasonCode | None:
+    """What only MQTT 5.0 lets a client ask for and this edge cannot give, or None."""
+    if connect.properties.authentication_method is not None:
+        return ReasonCode.BAD_AUTHENTICATION_METHOD  # [MQTT-4.12.0-1]
+    limit = connect.properties.maximum_packet_size_bytes
+    if limit is not None and limit < CLIENT_PACKET_BYTES_MIN:
+        return ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
+    return None
+
+
+def check_disconnect(disconnect: Disconnect, *, may_keep_session: bool) -> None:
+    """Raises: RemoteProtocolError where it asks for a session that its CONNECT did not ask for [MQTT-3.14.2-2]."""
+    if disconnect.properties.session_expiry_interval_s and not may_keep_session:
+        text = "DISCONNECT has a session expiry interval and its CONNECT had none"
+        raise RemoteProtocolError(text, wire_code=ReasonCode.PROTOCOL_ERROR)
 
 
 def downlink_topic(device_id_hex: str) -> str:

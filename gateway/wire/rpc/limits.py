@@ -13,6 +13,8 @@ VARIABLES_MAX = 64
 REQUEST_ID_CHARACTERS_MAX = 128
 GROUP_CHARACTERS_MAX = 128
 APP_KEY_CHARACTERS_MAX = 256
+#: Devices of one device_status; a step of the loop answers so many.
+STATUS_ROWS_MAX = 1000
 #: The longest token any vendor documents is far below (FCM: no stated maximum, about 200 seen).
 TOKEN_BYTES_MAX = 4096
 #: Registered texts (platform, version, zone, alias): one line each.

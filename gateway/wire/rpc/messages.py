@@ -161,7 +161,7 @@ class Trace(Message, kw_only=True):
 class RegisterDevices(Message, kw_only=True):
     """n devices, each written whole: what is absent here is absent afterwards. Answer: devices_registered.
 
-    tags: per row the device's tags joined by a newline.
+    tags: per row the device's tags joined by a newline. want_passwords: the answer carries `passwords`.
     """
 
     id: RequestNumber
@@ -176,6 +176,7 @@ class RegisterDevices(Message, kw_only=True):
     time_zone: Texts | None = None
     alias: Texts | None = None
     tags: Texts | None = None
+    want_passwords: bool = False
 
 
 class Device(Message, kw_only=True):
@@ -184,6 +185,23 @@ class Device(Message, kw_only=True):
     id: RequestNumber
     device_id: Id16 | None = None
     alias: Line = ""
+    app_key: AppKey = ""
+
+
+class DeviceStatus(Message, kw_only=True):
+    """Presence of n devices by id; an operator names the app. Answer: device_statuses."""
+
+    id: RequestNumber
+    n: Annotated[int, Meta(ge=1, le=_limits.STATUS_ROWS_MAX)]
+    device_ids: memoryview
+    app_key: AppKey = ""
+
+
+class OnlineCounts(Message, kw_only=True):
+    """How many devices are online, now and over 24 hours; an operator names the app. Answer: online_counted."""
+
+    id: RequestNumber
+    tag: Line = ""
     app_key: AppKey = ""
 
 
@@ -331,12 +349,13 @@ class TraceHops(Message, kw_only=True):
 
 
 class DevicesRegistered(Message, kw_only=True):
-    """registered + refused_count = n of the call."""
+    """registered + refused_count = n of the call. passwords: n rows, where they were asked for."""
 
     id: RequestNumber
     registered: int
     refused: list[RefusedRow] = []
     refused_count: int = 0
+    passwords: Texts | None = None
 
 
 class DeviceFound(Message, kw_only=True):
@@ -345,6 +364,32 @@ class DeviceFound(Message, kw_only=True):
     id: RequestNumber
     device_id: Id16
     facts: dict[str, Any]
+
+
+class DeviceStatuses(Message, kw_only=True):
+    """Columns of n devices. since: of the session, or of its end. Codes of address_class: docs/rpc.md."""
+
+    id: RequestNumber
+    n: int
+    is_known: memoryview
+    is_online: memoryview
+    since_unix_s: memoryview
+    last_seen_unix_s: memoryview
+    address_class: memoryview
+    platform: Texts
+
+
+class OnlineCounted(Message, kw_only=True):
+    """online: u32 per platform. at_unix_s: u32, n ends of 10-minute slots, oldest first. history: u32, n rows of one
+    value per platform. tagged: devices online with the tag that was asked for."""
+
+    id: RequestNumber
+    platforms: list[str]
+    online: memoryview
+    n: int
+    at_unix_s: memoryview
+    history: memoryview
+    tagged: int | None = None
 
 
 class GatewayStatus(Message, kw_only=True):
@@ -390,6 +435,8 @@ Request: TypeAlias = (
     | Trace
     | RegisterDevices
     | Device
+    | DeviceStatus
+    | OnlineCounts
     | Status
     | ClockAdvance
     | SubscribeReceipts
@@ -405,6 +452,8 @@ Answer: TypeAlias = (
     | TraceHops
     | DevicesRegistered
     | DeviceFound
+    | DeviceStatuses
+    | OnlineCounted
     | GatewayStatus
     | ClockAdvanced
     | StreamEnded
@@ -420,6 +469,8 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     Trace: TraceHops,
     RegisterDevices: DevicesRegistered,
     Device: DeviceFound,
+    DeviceStatus: DeviceStatuses,
+    OnlineCounts: OnlineCounted,
     Status: GatewayStatus,
     ClockAdvance: ClockAdvanced,
     SubscribeReceipts: StreamEnded,

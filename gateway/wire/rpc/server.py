@@ -51,10 +51,12 @@ from gateway.wire.rpc.server_table import TRANSITIONS, Action, Input, Phase, Ste
 
 
 class HelloAccepted(NamedTuple):
-    """The peer has proven who it is. app_key is "" for operators."""
+    """The peer has proven who it is. app_key is "" for operators. secret_index: which of the secrets looked up
+    was used; -1 where none was needed."""
 
     app_key: str
     role: Literal["app", "operator"]
+    secret_index: int = -1
 
 
 class Requested(NamedTuple):
@@ -349,6 +351,7 @@ class ServerSession:
         reason: CloseReason | None = None,
         hello: Hello | None = None,
         mac: bytes = b"",
+        secret_index: int = -1,
         request: Requested | None = None,
         credit: Credit | None = None,
         fault: codec.Faulty | None = None,
@@ -363,7 +366,7 @@ class ServerSession:
             case Action.CHECK if hello is not None:
                 self._check(hello, events)
             case Action.WELCOME if hello is not None:
-                self._welcome(hello, mac, events)
+                self._welcome(hello, mac, secret_index, events)
             case Action.ADMIT if request is not None:
                 self._admit(request, events)
             case Action.TURN_AWAY if request is not None:
@@ -382,7 +385,7 @@ class ServerSession:
 
     def _check(self, hello: Hello, events: list[Event]) -> None:
         """Finds out what a hello is worth. Everything wrong about who the peer is looks the same to it."""
-        found, mac = Input.REFUSED, b""
+        found, mac, secret_index = Input.REFUSED, b"", -1
         if hello.version != proof.VERSION:
             found = Input.OTHER_VERSION
         elif (hello.role == "operator") == (hello.app_key == ""):
@@ -393,13 +396,14 @@ class ServerSession:
                 secret = proof.find_secret(secrets, hello.mac, self._nonce, hello.nonce, hello.app_key)
                 if secret is not None:
                     found = Input.PROVEN
+                    secret_index = list(secrets).index(secret)
                     mac = proof.server_mac(secret, self._nonce, hello.nonce, hello.app_key)
         text = f"version is {hello.version}, expected {proof.VERSION}"
         if found is not Input.OTHER_VERSION:
             text = "app key or mac is wrong"
-        self._input(found, events, hello=hello, mac=mac, text=text)
+        self._input(found, events, hello=hello, mac=mac, secret_index=secret_index, text=text)
 
-    def _welcome(self, hello: Hello, mac: bytes, events: list[Event]) -> None:
+    def _welcome(self, hello: Hello, mac: bytes, secret_index: int, events: list[Event]) -> None:
         limits = self._limits
         self.app_key, self.role = hello.app_key, hello.role
         self._reader.frame_bytes_max = limits.frame_bytes_max
@@ -420,7 +424,7 @@ class ServerSession:
                 names=CODE_NAMES,
             )
         )
-        events.append(HelloAccepted(hello.app_key, hello.role))
+        events.append(HelloAccepted(hello.app_key, hello.role, secret_index))
 
     def _admit(self, request: Requested, events: list[Event]) -> None:
         message = request.message

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.errors import RemoteProtocolError
 from gateway.wire.mqtt import packets as mqtt
+from gateway.wire.mqtt.fields import encode_variable
+from gateway.wire.mqtt.properties import NO_PROPERTIES
 
 LIMIT = 70_000
 
@@ -113,17 +115,22 @@ def _connect(client: str, clean: bool, keepalive: int, user: str | None, passwor
     return mqtt.Connect(client, clean, keepalive, user, None if user is None else password, will)
 
 
+#: 3.1.1 has none; hypothesis would invent some for a field with a default.
+none = st.just(NO_PROPERTIES)
 any_packet: st.SearchStrategy[mqtt.Packet] = st.one_of(
     st.builds(
         _connect, texts, st.booleans(), st.integers(0, 65_535), st.none() | texts, st.binary(max_size=50), st.booleans()
     ),
     st.builds(_publish, topics, st.binary(max_size=300), st.integers(0, 2), packet_ids, st.booleans(), st.booleans()),
     st.builds(
-        mqtt.Subscribe, packet_ids, st.lists(st.tuples(filters, st.integers(0, 2)), min_size=1, max_size=4).map(tuple)
+        mqtt.Subscribe,
+        packet_ids,
+        st.lists(st.tuples(filters, st.integers(0, 2)), min_size=1, max_size=4).map(tuple),
+        none,
     ),
-    st.builds(mqtt.Unsubscribe, packet_ids, st.lists(filters, min_size=1, max_size=4).map(tuple)),
-    st.builds(mqtt.Puback, packet_ids),
-    st.builds(mqtt.Pubrel, packet_ids),
+    st.builds(mqtt.Unsubscribe, packet_ids, st.lists(filters, min_size=1, max_size=4).map(tuple), none),
+    st.builds(mqtt.Puback, packet_ids, st.just(0), none),
+    st.builds(mqtt.Pubrel, packet_ids, st.just(0), none),
     st.just(mqtt.Pingreq()),
     st.just(mqtt.Disconnect()),
 )
@@ -241,9 +248,9 @@ def test_codec_refuses_what_the_standard_forbids(data: bytes) -> None:
     assert not isinstance(caught.value, mqtt.FrameTooLarge)
 
 
-@pytest.mark.parametrize(("level", "name"), [(3, b"MQIsdp"), (5, b"MQTT"), (3, b"MQTT"), (0, b"MQTT"), (4, b"MQIsdp")])
+@pytest.mark.parametrize(("level", "name"), [(3, b"MQIsdp"), (3, b"MQTT"), (0, b"MQTT"), (4, b"MQIsdp")])
 def test_connect_of_another_protocol_level_is_refused_with_connack_code_1(level: int, name: bytes) -> None:
-    # Level 5 lays the rest out otherwise: nothing behind the level may be looked at.
+    # Another level may lay the rest out otherwise: nothing behind the level may be looked at.
     body = field(name) + bytes([level]) + b"\xff\xff\xff"
     with pytest.raises(RemoteProtocolError) as caught:
         parse(frame(0x10, body))
@@ -285,7 +292,7 @@ def test_packets_that_follow_each_other_are_found_where_the_last_one_ended() -> 
     ],
 )
 def test_remaining_length_is_encoded_as_in_table_2_4(length: int, digits: bytes) -> None:
-    assert mqtt.encode_remaining_length(length) == digits
+    assert encode_variable(length) == digits
     header = len(digits) + 1
     assert mqtt.frame_length(b"\x30" + digits, 0, 300_000_000) == (header, header + length)
 

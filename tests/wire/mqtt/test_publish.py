@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from gateway.columns import Piece, Pieces, TextColumn, join, take_pieces
 from gateway.errors import LocalProtocolError
 from gateway.wire.mqtt import packets as mqtt
-from gateway.wire.mqtt.publish import publish_packets, split_pubacks
+from gateway.wire.mqtt.properties import Properties, encode_properties
+from gateway.wire.mqtt.publish import publish_lengths, publish_packets, publish_properties, split_pubacks
 
 
 @st.composite
@@ -28,12 +29,14 @@ def pieces_of(draw: st.DrawFn, n: int) -> Pieces:
     return tuple(pieces)
 
 
-def plain_publish(topic: bytes, packet_id: int | None, payload: bytes, is_duplicate: bool) -> bytes:
+def plain_publish(
+    topic: bytes, packet_id: int | None, payload: bytes, is_duplicate: bool, properties: bytes = b""
+) -> bytes:
     first = 0x30 if packet_id is None else 0x32 | (8 if is_duplicate else 0)
     body = len(topic).to_bytes(2, "big") + topic
     if packet_id is not None:
         body += packet_id.to_bytes(2, "big")
-    body += payload
+    body += properties + payload
     length, digits = len(body), b""
     while True:
         digit, length = length % 128, length // 128
@@ -60,6 +63,35 @@ def test_publish_packets_agree_with_the_plain_encoder(
         assert packets.flags.c_contiguous
         packets = [row.tobytes() for row in packets]
     assert packets == expected
+
+
+@given(st.data(), st.integers(1, 6), st.booleans(), st.booleans())
+def test_publish_packets_of_5_carry_what_is_left_of_each_life(
+    data: st.DataObject, n: int, has_ids: bool, has_expiry: bool
+) -> None:
+    topics, payload = data.draw(pieces_of(n)), data.draw(pieces_of(n))
+    seconds = data.draw(st.lists(st.integers(0, 0xFFFFFFFF), min_size=n, max_size=n)) if has_expiry else None
+    ids = list(range(1, n + 1)) if has_ids else None
+    properties = publish_properties(None if seconds is None else np.array(seconds, np.uint32))
+    packet_ids = None if ids is None else np.array(ids, np.uint16)
+    packets = publish_packets(topics, packet_ids, payload, n, properties=properties)
+    got = packets if isinstance(packets, list) else [row.tobytes() for row in packets]
+    bodies, names = join(payload, 0, n), join(topics, 0, n)
+    sections = [encode_properties(Properties(message_expiry_interval_s=second)) for second in seconds or [None] * n]
+    expected = [
+        plain_publish(names[row], ids[row] if ids else None, bodies[row], False, sections[row]) for row in range(n)
+    ]
+    assert got == expected
+    middle = (2 if ids else 0) + (6 if has_expiry else 1)
+    for row in range(n):
+        lengths = publish_lengths(len(names[row]), middle, np.array([len(bodies[row])]))
+        assert lengths.tolist() == [len(expected[row])]
+
+
+@pytest.mark.parametrize("payload_bytes", [0, 83, 84, 16_339, 16_340, 2_097_107, 2_097_108])
+def test_publish_lengths_agree_with_the_packets_at_each_step_of_the_remaining_length(payload_bytes: int) -> None:
+    packets = publish_packets((b"t" * 39,), np.ones(1, np.uint16), (bytes(payload_bytes),), 1, properties=(b"\0",))
+    assert publish_lengths(39, 3, np.array([payload_bytes])).tolist() == [len(packets[0])]
 
 
 def test_publish_packets_of_one_length_are_one_array() -> None:

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from gateway.errors import RemoteProtocolError
 from gateway.wire.mqtt import packets as mqtt
+from gateway.wire.mqtt.properties import Properties
+from gateway.wire.mqtt.reason_codes import ReasonCode
 from gateway.wire.mqtt.session import (
     TRANSITIONS,
     Act,
     SessionState,
     act_for,
+    check_disconnect,
     connect_refusal,
+    connect_refusal_5,
     grant,
     is_device_id,
     uplink_event,
@@ -66,6 +70,35 @@ def test_connect_is_refused_by_identifier_before_password() -> None:
     assert connect_refusal(good._replace(client_id="", user_name=None)) is mqtt.ConnectCode.IDENTIFIER_REJECTED
     assert connect_refusal(good._replace(user_name=None)) is mqtt.ConnectCode.BAD_USER_NAME_OR_PASSWORD
     assert connect_refusal(good._replace(password=None)) is mqtt.ConnectCode.BAD_USER_NAME_OR_PASSWORD
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (Properties(), None),
+        (Properties(receive_maximum=1, topic_alias_maximum=5, maximum_packet_size_bytes=64), None),
+        (Properties(authentication_method="SCRAM-SHA-1"), ReasonCode.BAD_AUTHENTICATION_METHOD),
+        (Properties(maximum_packet_size_bytes=63), ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR),
+    ],
+)
+def test_connect_of_5_is_refused_for_what_is_not_offered(said: Properties, code: ReasonCode | None) -> None:
+    assert connect_refusal_5(mqtt.Connect(DEVICE, True, 60, "app", b"password", False, 5, said)) == code
+
+
+@pytest.mark.parametrize(
+    ("seconds", "may_keep", "is_good"),
+    [(None, False, True), (0, False, True), (9, True, True), (9, False, False)],
+)
+def test_disconnect_may_not_ask_for_a_session_that_its_connect_did_not_ask_for(
+    seconds: int | None, may_keep: bool, is_good: bool
+) -> None:
+    packet = mqtt.Disconnect(0, Properties(session_expiry_interval_s=seconds))
+    if is_good:
+        check_disconnect(packet, may_keep_session=may_keep)
+    else:
+        with pytest.raises(RemoteProtocolError) as caught:
+            check_disconnect(packet, may_keep_session=may_keep)
+        assert caught.value.wire_code == ReasonCode.PROTOCOL_ERROR
 
 
 @pytest.mark.parametrize(("asked", "granted"), [(0, 0), (1, 1), (2, 1)])

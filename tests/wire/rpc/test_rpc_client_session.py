@@ -68,7 +68,7 @@ def test_client_and_server_prove_themselves_to_each_other() -> None:
     pair = Pair()
     client_events, server_events = pair.turn()
     assert [type(event) for event in client_events] == [Ready]
-    assert server_events == [server.HelloAccepted("shop", "app")]
+    assert server_events == [server.HelloAccepted("shop", "app", 0)]
     assert pair.client.next_deadline() == math.inf
 
 

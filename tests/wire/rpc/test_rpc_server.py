@@ -108,7 +108,7 @@ def only_error(peer: Peer) -> Error:
 def test_server_greets_first_and_welcomes_a_proven_app() -> None:
     peer = Peer(name="s-1")
     assert peer.challenge == Challenge(version=1, nonce=SERVER_NONCE, frame_bytes_max=64 << 10)
-    assert peer.greet() == [HelloAccepted("shop", "app")]
+    assert peer.greet() == [HelloAccepted("shop", "app", 0)]
     (welcome,) = peer.read()
     assert isinstance(welcome, Welcome)
     assert welcome.mac == proof.server_mac(b"new secret", SERVER_NONCE, CLIENT_NONCE, "shop")
@@ -162,7 +162,7 @@ def test_server_trusts_an_operator_on_the_operators_socket_and_elsewhere_asks_fo
     trusted = Peer(has_trusted_peer=True)
     assert trusted.greet("", role="operator", mac=b"") == [HelloAccepted("", "operator")]
     remote = Peer()
-    assert remote.greet("", secret=b"admin key", role="operator") == [HelloAccepted("", "operator")]
+    assert remote.greet("", secret=b"admin key", role="operator") == [HelloAccepted("", "operator", 0)]
     stranger = Peer()
     stranger.greet("", role="operator", mac=b"")
     assert only_error(stranger).code == "bad_credentials"

@@ -1,0 +1,125 @@
+"""Who may connect and who gets an identity: the parts of a worker that know devices by name, built here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from gateway.actors.long_link_port import LongLinkSettings
+from gateway.api.devices import DeviceDesk
+from gateway.config_bans import read_bans
+from gateway.config_settings import signing_limits
+from gateway.core.admission import Admission
+from gateway.core.presence import OTHER, PlatformCounts
+from gateway.core.signed_requests import SignedRequests
+from gateway.errors import ConfigError
+from gateway.net.files import raise_files_limit
+from gateway.observe.metrics import Metrics
+
+if TYPE_CHECKING:
+    from gateway.app import Worker
+
+#: Gauges of one app and platform each; what the platforms of real phones need, several times over.
+_PLATFORM_SERIES_MAX = 48
+
+
+def build_desk(worker: Worker) -> DeviceDesk:
+    """POST /v1/devices. Passwords are made from the newest secret, which is the first."""
+    return DeviceDesk(
+        requests=SignedRequests(worker.app_secrets, signing_limits(worker.config)),
+        newest_secret=lambda app_key: worker.app_secrets[app_key][0],
+        register=lambda app_key, message: worker.service.register(message, app_key),
+        new_id=lambda: secrets.token_bytes(16),
+        now=worker.clock.monotonic,
+        now_unix_s=lambda: worker.clock.unix_ms() / 1000,
+    )
+
+
+def within_files_limit(worker: Worker, settings: LongLinkSettings) -> LongLinkSettings:
+    """The settings, with a larger reserve where the system gives this process fewer files than `files_max`."""
+    edge = settings.edge
+    files = raise_files_limit(edge.files_max)
+    if files < edge.files_max:
+        worker.log.warning("fewer files than long_link.files_max", files=files, files_max=edge.files_max)
+    reserve = edge.files_reserve + edge.files_max - files
+    worker.metrics.accept_files_max.set(edge.files_max - reserve)
+    return msgspec.structs.replace(settings, edge=msgspec.structs.replace(edge, files_reserve=reserve))
+
+
+class BansWatch:
+    """Applies the bans file when made and whenever it changes. Raises ConfigError when made with a wrong file."""
+
+    def __init__(self, worker: Worker, path: Path) -> None:
+        self._worker = worker
+        self._path = path
+        self._seen = self._stamp()
+        self._apply()
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _apply(self) -> None:
+        self._worker.admission.replace_bans(read_bans(self._path, self._worker.app_secrets))
+
+    async def run(self) -> None:
+        """Looks every `bans_check_s`. If cancelled: the bans in force stay."""
+        while True:
+            await trio.sleep(self._worker.config.long_link.bans_check_s)
+            self.check()
+
+    def check(self) -> None:
+        """Takes a changed file; one that cannot be used is logged, once, and the bans in force stay."""
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            self._apply()
+        except ConfigError as error:
+            self._worker.log.error("bans file refused, the bans in force stay", error=str(error))
+            return
+        self._worker.long_link.bans_changed()
+        self._worker.log.info("bans applied", file=str(self._path))
+
+
+def record_admission(metrics: Metrics, admission: Admission) -> None:
+    """The admission's counts as metrics; just before a scrape."""
+    for (app_key, rule), n in admission.refused.items():
+        metrics.logins_refused.cell(app_key, rule.value).set(n)
+    for app_key, uses in admission.secret_uses.items():
+        for index, n in enumerate(uses.tolist()):
+            metrics.secret_uses.cell(app_key, str(index), "device").set(n)
+    metrics.failed_addresses.set(admission.n_addresses)
+    metrics.failed_addresses_forgotten.cell().set(admission.forgotten)
+
+
+class OnlineGauges:
+    """Devices online by app and platform as gauges; those that are gone by the next look fall to 0."""
+
+    def __init__(self, metrics: Metrics, app_keys: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._app_keys = app_keys
+        self._shown: set[tuple[str, str]] = set()
+
+    def record(self, counts: PlatformCounts) -> None:
+        named = {(self._app_keys[app], platform or "unknown"): n for (app, platform), n in counts.items()}
+        totals: dict[tuple[str, str], int] = dict.fromkeys(self._shown, 0)
+        for (app_key, platform), n in named.items():
+            # Callers write platforms: beyond some, a new one is shown under `other`, whose sum must not be the last.
+            key = (app_key, platform)
+            if key not in self._shown and len(self._shown) >= _PLATFORM_SERIES_MAX:
+                key = (app_key, OTHER)
+            totals[key] = totals.get(key, 0) + n
+        self._shown = set(totals)
+        for (app_key, platform), n in totals.items():
+            self._metrics.devices_online_by.set(n, app_key, platform)

@@ -1,0 +1,221 @@
+"""POST /v1/devices: who proves the app secret gets an identity; whoever does not learns what to mend."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import h11
+import pytest
+import trio
+import trio.testing
+
+from gateway.api.devices import DeviceDesk
+from gateway.api.health import HealthServer, HealthSettings
+from gateway.core.identity import check_device_password
+from gateway.core.signed_requests import SignedRequests, SigningLimits, sign_request
+from gateway.errors import Overloaded
+from gateway.observe.exposition import Page
+from gateway.observe.metric_types import OTHER
+from gateway.observe.metrics import Metrics
+from gateway.wire.rpc.messages import DevicesRegistered, RefusedRow, RegisterDevices
+from gateway.wire.rpc.registration import check_registration
+
+SECRETS = {"shop": (b"new", b"old")}
+NOW = 1_800_000_000
+ID = bytes(range(16))
+
+
+class Desk:
+    """A listener with a desk, and what was registered through it."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.registered: list[tuple[str, RegisterDevices]] = []
+        self.refusal: RefusedRow | None = None
+        self.overload: Overloaded | None = None
+        self.not_ready: list[str] = []
+        self.metrics = Metrics()
+        desk = DeviceDesk(
+            requests=SignedRequests(SECRETS, SigningLimits(**limits)),
+            newest_secret=lambda app_key: SECRETS[app_key][0],
+            register=self.register,
+            new_id=lambda: ID,
+            now=trio.current_time,
+            now_unix_s=lambda: NOW,
+        )
+        settings = HealthSettings(body_bytes_max=1024)
+        self.server = HealthServer(self.page, lambda: self.not_ready, self.metrics, settings, desk)
+
+    async def page(self, accept: str) -> Page:
+        return Page("text/plain", b"")
+
+    async def register(self, app_key: str, message: RegisterDevices) -> DevicesRegistered:
+        if self.overload is not None:
+            raise self.overload
+        check_registration(message)
+        self.registered.append((app_key, message))
+        refused = [] if self.refusal is None else [self.refusal]
+        return DevicesRegistered(id=1, registered=1 - len(refused), refused=refused, refused_count=len(refused))
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[trio.StapledStream]:
+        ours, theirs = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.server.converse, theirs)
+            yield ours
+            await ours.aclose()
+
+    async def ask(self, body: Any, **options: Any) -> tuple[int, dict[str, str], Any]:
+        async with self.client() as stream:
+            return await ask(stream, post(body, **options))
+
+
+def post(
+    body: Any, *, secret: bytes = b"new", app: str = "shop", at: int = NOW, method: str = "POST", extra: str = ""
+) -> bytes:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = (
+        f"{method} /v1/devices HTTP/1.1\r\nHost: h\r\nContent-Length: {len(data)}\r\nPushgw-App: {app}\r\n"
+        f"Pushgw-Timestamp: {at}\r\nPushgw-Signature: {sign_request(secret, app, str(at), data)}\r\n{extra}\r\n"
+    )
+    return head.encode() + data
+
+
+async def ask(stream: trio.abc.Stream, data: bytes) -> tuple[int, dict[str, str], Any]:
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method=b"POST", target=b"/", headers=[("Host", "h")]))
+    client.send(h11.EndOfMessage())
+    await stream.send_all(data)
+    status, headers, body = 0, {}, b""
+    while True:
+        event = client.next_event()
+        if event is h11.NEED_DATA:
+            client.receive_data(bytes(await stream.receive_some(65536)))
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+            headers = {name.decode(): value.decode() for name, value in event.headers}
+        elif isinstance(event, h11.Data):
+            body += bytes(event.data)
+        elif isinstance(event, h11.EndOfMessage):
+            is_json = headers["content-type"] == "application/json"
+            return status, headers, json.loads(body) if is_json else body.decode()
+
+
+async def test_desk_gives_a_new_id_and_the_password_that_fits_it() -> None:
+    desk = Desk()
+    status, _, answer = await desk.ask({})
+    assert status == 201
+    assert (answer["device_id"], answer["user_name"], answer["registered"]) == (ID.hex(), "shop", True)
+    assert check_device_password([b"new"], answer["device_id"], answer["password"].encode())
+    ((app_key, message),) = desk.registered
+    assert (app_key, bytes(message.device_ids), message.tokens) == ("shop", ID, None)
+    assert desk.metrics.device_requests.value("shop", "issued") == 1
+    assert desk.metrics.secret_uses.value("shop", "0", "http") == 1
+
+
+async def test_desk_registers_the_whole_state_that_is_given() -> None:
+    desk = Desk()
+    fields = {"channel": "apns", "token": "a" * 64, "platform": "ios", "alias": "u-1", "tags": ["vip", "beta"]}
+    status, _, _ = await desk.ask(fields)
+    assert status == 201
+    registration = check_registration(desk.registered[0][1])
+    assert (registration.faults, registration.device_ids.tobytes()) == ([], ID)
+    texts = (registration.tokens, registration.platform, registration.alias, registration.tags)
+    assert [column.row(0) for column in texts if column] == [b"a" * 64, b"ios", b"u-1", b"vip\nbeta"]
+
+
+async def test_desk_makes_the_password_of_a_given_id_and_writes_nothing() -> None:
+    desk = Desk()
+    status, _, answer = await desk.ask({"device_id": "ab" * 16}, secret=b"old")
+    assert (status, answer["registered"], desk.registered) == (200, False, [])
+    # From the newest secret, whichever proved the request: so devices leave the old one.
+    assert check_device_password([b"new"], "ab" * 16, answer["password"].encode())
+    assert desk.metrics.secret_uses.value("shop", "1", "http") == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"device_id": "AB" * 16}, "device_id"),
+        ({"platform": "x" * 129}, "platform"),
+        ({"colour": "red"}, "body"),
+        ({"tags": ["a", "b\nc"]}, "tags"),
+        ({"token": "abc"}, "channel"),
+        ({"channel": "apns"}, "token"),
+        (b"{", "body"),
+    ],
+)
+async def test_desk_names_the_field_that_is_wrong(body: Any, field: str) -> None:
+    desk = Desk()
+    status, _, answer = await desk.ask(body)
+    assert (status, answer["error"], answer["field"], desk.registered) == (400, "bad_request", field, [])
+
+
+async def test_desk_passes_on_what_the_device_table_refuses() -> None:
+    desk = Desk()
+    desk.refusal = RefusedRow(0, "alias", "alias has 10 devices, limit 10 (devices_per_alias_max)")
+    status, _, answer = await desk.ask({"alias": "u"})
+    assert (status, answer["field"], "limit 10" in answer["text"]) == (400, "alias", True)
+
+
+async def test_desk_says_overloaded_with_limit_and_when_to_come_again() -> None:
+    desk = Desk()
+    desk.overload = Overloaded("devices_max", 5, 5, retry_after_s=2.0)
+    status, headers, answer = await desk.ask({})
+    assert (status, headers["retry-after"]) == (429, "2")
+    assert (answer["field"], answer["value"], answer["limit"]) == ("devices_max", 5, 5)
+
+
+async def test_desk_refuses_what_is_not_proven_and_counts_it_under_no_app() -> None:
+    desk = Desk()
+    status, _, answer = await desk.ask({}, secret=b"guess", app="shop-of-somebody")
+    assert (status, answer["error"], desk.registered) == (401, "bad_credentials", [])
+    assert desk.metrics.device_requests.value(OTHER, "bad_credentials") == 1
+
+
+async def test_desk_answers_a_request_once_and_at_the_apps_rate() -> None:
+    desk = Desk(rate_per_s=0.1, burst=2)
+    async with desk.client() as stream:
+        assert (await ask(stream, post({})))[0] == 201
+        status, _, answer = await ask(stream, post({}))
+        assert (status, answer["error"]) == (409, "repeated")
+        assert (await ask(stream, post({"platform": "a"})))[0] == 201
+        status, headers, answer = await ask(stream, post({"platform": "b"}))
+        assert (status, answer["field"], headers["retry-after"]) == (429, "devices_per_s", "10")
+
+
+async def test_desk_refuses_a_body_above_its_limit_and_names_it() -> None:
+    desk = Desk()
+    status, _, answer = await desk.ask(b" " * 1025)
+    assert (status, answer["field"], answer["limit"]) == (413, "body", 1024)
+    assert (await desk.ask(b"{}" + b" " * 1022))[0] == 201
+
+
+async def test_desk_takes_nothing_before_the_gateway_is_ready() -> None:
+    desk = Desk()
+    desk.not_ready = ["starting"]
+    assert (await desk.ask({}))[0] == 503
+
+
+async def test_desk_answers_post_only() -> None:
+    status, headers, _ = await Desk().ask({}, method="PUT")
+    assert (status, headers["allow"]) == (405, "POST")
+
+
+async def test_desk_says_continue_to_who_waits_for_it() -> None:
+    desk = Desk()
+    request = post({}, extra="Expect: 100-continue\r\n")
+    async with desk.client() as stream:
+        await stream.send_all(request[:-2])
+        assert bytes(await stream.receive_some(1000)).startswith(b"HTTP/1.1 100 ")
+        assert (await ask(stream, request[-2:]))[0] == 201
+
+
+async def test_body_that_does_not_end_is_closed_after_its_time(autojump_clock: Any) -> None:
+    desk = Desk()
+    async with desk.client() as stream:
+        await stream.send_all(post({})[:-1])
+        assert await stream.receive_some(1000) == b""
+    assert desk.metrics.closes.value("http", "half_frame_timeout") == 1

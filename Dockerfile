@@ -2,7 +2,7 @@
 # history of the build. The base is Debian 12 with Python 3.11, what the gateway is tested on.
 #
 #   docker build -t pushgw .
-#   docker run -v ./config:/etc/pushgw:ro -v pushgw-data:/var/lib/pushgw -p 7400:7400 -p 1883:1883 -p 9180:9180 pushgw
+#   docker run -v ./config:/etc/pushgw:ro -v pushgw-data:/var/lib/pushgw -p 7400:7400 -p 8883:8883 -p 9180:9180 pushgw
 #
 # The configuration must open [http] on tcp://0.0.0.0:9180 for the health check's port to be reachable from outside;
 # inside it is asked on loopback.
@@ -31,7 +31,7 @@ USER pushgw
 WORKDIR /var/lib/pushgw
 VOLUME /var/lib/pushgw
 # binary RPC, long link, metrics and health
-EXPOSE 7400 1883 9180
+EXPOSE 7400 8883 9180
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9180/healthz', timeout=2)"]

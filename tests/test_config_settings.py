@@ -25,6 +25,8 @@ MADE = {
     "breaker_settings": config_settings.breaker_settings,
     "guard_settings": config_settings.guard_settings,
     "health_settings": config_settings.health_settings,
+    "admission_limits": config_settings.admission_limits,
+    "signing_limits": config_settings.signing_limits,
 }
 #: Sections whose keys all go through this module, and the keys that app.py hands on itself.
 ELSEWHERE = {
@@ -32,7 +34,7 @@ ELSEWHERE = {
     *("long_link.files_reserve", "long_link.payload_bytes_max", "http.address"),
     *("retry.strategy4_wait_s", "retry.on_uncertain_marketing"),
     *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s", "http2.probe_wait_s"),
-    "http2.connections_max",
+    *("http2.connections_max", "long_link.bans_file", "long_link.bans_check_s"),
 }
 SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "breaker", "unregister_guard")
 SECTIONS += ("http2", "http1", "http")

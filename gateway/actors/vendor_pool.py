@@ -28,6 +28,7 @@ from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_tags import split_by_lane, tag_count
 from gateway.clock import Clock
 from gateway.columns import I64
+from gateway.core.bucket import TokenBucket
 from gateway.core.pool_sizing import (
     HEAD_ROOM,
     PATIENCE_S,
@@ -47,6 +48,10 @@ from gateway.wire.h2.events import Answers, Event, Terminated
 BACKOFF_FIRST_S = 0.1
 #: Apple takes rapid connect and disconnect for an attack; half a minute between tries is slow enough for anybody.
 BACKOFF_MAX_S = 30.0
+#: A vendor that ends connections as fast as they are opened gets this many, after `connections_max` and these: each
+#: costs a handshake on the loop that all apps share. In quiet times all connections may be replaced at once.
+OPENS_PER_S = 1.0
+OPENS_SPARE = 3
 #: How long requests may stay open on a connection that is being replaced.
 REPLACE_TIMEOUT_S = 30.0
 #: We closed it ourselves, so it says nothing of the vendor.
@@ -220,6 +225,7 @@ class VendorPool:
         self._numbers = 0
         self._failures = 0
         self._connect_at = -math.inf
+        self._opens = TokenBucket(OPENS_PER_S, connections_max + OPENS_SPARE, now=now)
         self._bell = Bell()
         self.breaker = breaker
         breaker.connect(ring=self._ring_all, in_flight=self._open_requests)
@@ -381,14 +387,16 @@ class VendorPool:
         self.breaker.check_deadline()
         now = self._clock.monotonic()
         role = self._role_to_open(now)
-        if role is not None and now >= self._connect_at:
+        begin_at = max(self._connect_at, self._opens.next_deadline() or -math.inf)
+        if role is not None and now >= begin_at:
             if self._ceiling.take(self, now):
+                self._opens.take(now, 1)
                 self._start(nursery.start_soon, role, now)
                 return
         else:
             self._ceiling.withdraw(self)
-        if role is not None and now < self._connect_at:
-            await trio.sleep(self._connect_at - now)
+        if role is not None and now < begin_at:
+            await trio.sleep(begin_at - now)
             return
         with self._clock.move_on_at(self._look_again_at(now)):
             await self._bell.wait()
@@ -527,12 +535,14 @@ class VendorPool:
         finally:
             del self._links[link.number]
             self._ceiling.give_back()
-            if not link.has_answered:
-                # Also one that connected and died before its first answer: that must not become a storm either.
+            now = self._clock.monotonic()
+            if not link.has_answered and now >= self._connect_at:
+                # Also one that connected and died before its first answer: that must not become a storm either. Those
+                # that end while another try is being waited for are one failure with it.
                 self._failures += 1
                 backoff_s = min(BACKOFF_FIRST_S * 2 ** (self._failures - 1), BACKOFF_MAX_S)
                 # Jitter from half to the whole, so that many pools do not knock together.
-                self._connect_at = self._clock.monotonic() + backoff_s * random.uniform(0.5, 1.0)
+                self._connect_at = now + backoff_s * random.uniform(0.5, 1.0)
             self._last_close = reason
             self._observer.closed(link.number, reason, link.text)
             if not link.has_answered and reason not in _WANTED_ENDS:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.actors.vendor_breaker import VendorBreaker
-from gateway.actors.vendor_pool import BACKOFF_FIRST_S, BACKOFF_MAX_S, VendorPool
+from gateway.actors.vendor_pool import BACKOFF_FIRST_S, BACKOFF_MAX_S, OPENS_SPARE, VendorPool
 from gateway.actors.vendor_tags import make_tags
 from gateway.clock import SystemClock
 from gateway.core.breaker import BreakerSettings
@@ -287,6 +287,43 @@ async def test_pool_replaces_a_connection_that_takes_no_more_at_once(
     assert setting.lane.send() == 1
     assert trio.current_time() == begun
     assert len(vendor.connections) == 2
+
+
+async def test_pool_is_not_led_into_a_storm_by_a_vendor_that_ends_every_connection(
+    new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """Each one answers and is ended at once: after a stock of them a second apiece."""
+    vendor = new_vendor()
+    setting = Setting(vendor, connections_max=2)
+    nursery.start_soon(setting.pool.run)
+    for _ in range(400):
+        setting.want(1)
+        for connection in vendor.connections:
+            if connection.is_up and connection.open:
+                connection.answer(n=1)
+                connection.close(CloseReason.PEER_RESET)
+        await trio.sleep(0.05)
+    assert 20 <= len(vendor.connections) <= 2 + OPENS_SPARE + 20 + 1
+
+
+async def test_pool_takes_failures_of_one_moment_for_one(
+    new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    vendor = new_vendor()
+    vendor.streams_max = 10
+    setting = Setting(vendor)
+    nursery.start_soon(setting.pool.run)
+    setting.want(30)
+    await fill(setting)
+    connections = list(vendor.connections)
+    assert len(connections) == 3
+    for connection in connections:
+        connection.close(CloseReason.PEER_RESET)
+    await settle()
+    setting.want(1)
+    await trio.sleep(BACKOFF_FIRST_S * 1.01)
+    await settle()
+    assert len(vendor.connections) == 4
 
 
 async def test_pool_lets_freed_streams_gather_before_the_next_burst(

@@ -56,6 +56,9 @@ from gateway.wire.mqtt.session import (
     connect_refusal_5,
 )
 
+#: Rows in one call of `deliver` at most: about what a slice of the router has online. Larger calls leave the cache.
+_DELIVER_ROWS_MAX = 1600
+
 
 class LongLink:
     """The actor. Everything it has is touched by the task in `run` and by callers of `deliver` in the same thread."""
@@ -80,7 +83,8 @@ class LongLink:
         self.table = ConnectionTable(edge.files_max, edge.connections_max, now=clock())
         self.edge = Edge(edge, self.table, answers.FAREWELLS)
         self.edge.refusal_of = self._refusal_of
-        self.write_pace = Pace(edge.step_s_max)
+        # The measured cost bounds a call; this, how wrong the first measurements may be.
+        self.write_pace = Pace(edge.step_s_max, most=_DELIVER_ROWS_MAX)
         self.downlink = Downlink(settings, self.table, self.edge)
         self._sessions = Sessions(settings, self.table, owner)
         self.packets_in = np.zeros(16, np.uint64)

@@ -58,6 +58,12 @@ _WAITS_MAX = 1 << 20
 _LOOK_AGAIN_S = 1.0
 
 
+#: Texts in one call of the edge: they are copied two or three times there.
+_DELIVER_BYTES_MAX = 1 << 20
+#: So many rows make no long step, whatever their texts.
+_FEW_ROWS = 64
+
+
 class LongLinkPort(Protocol):
     """The very call the edge takes: many rows at once, one write per device."""
 
@@ -313,7 +319,7 @@ class Router:
             await self._link_bell.wait()
             while self._for_link:
                 assert self._long_link is not None
-                size = self._long_link.deliver_rows_max()
+                size = self._link_rows_max(self._for_link[0].page)
                 work = self._merge_for_link(size)
                 self._feed(work.take(slice(0, size)))
                 if len(work.rows) > size:
@@ -321,6 +327,18 @@ class Router:
                 else:
                     self._for_link.popleft()
                 await trio.lowlevel.checkpoint()
+
+    def _link_rows_max(self, page: LedgerPage) -> int:
+        """Rows of the page that one call of the edge may have: by its pace, and by their texts, which a pace learnt on
+        others says nothing of."""
+        assert self._long_link is not None
+        rows_max = self._long_link.deliver_rows_max()
+        batch = page.batch
+        if batch.n <= _FEW_ROWS:
+            return rows_max
+        text_bytes = max(len(variant.title.encode()) + len(variant.body.encode()) for variant in batch.variants)
+        text_bytes += sum(len(column.blob) for column in batch.variables.values()) // batch.n
+        return min(rows_max, max(_FEW_ROWS, _DELIVER_BYTES_MAX // (text_bytes + 1)))
 
     def _merge_for_link(self, size: int) -> _ForLink:
         """The first work, with what follows it of the same page until `size` rows are together: full calls of the

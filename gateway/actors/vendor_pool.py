@@ -256,7 +256,7 @@ class VendorPool:
             is_new = self._full_since[role] is None
             if is_new:
                 self._full_since[role] = self._clock.monotonic()
-            if is_new or len(self._links) < self._connections_max:
+            if len(self._links) < self._connections_max or (is_new and self._has_probes()):
                 self._bell.ring()
             return 0
         self._full_since[role] = None
@@ -299,6 +299,10 @@ class VendorPool:
             default=(0, None),
             key=_room,
         )
+
+    def _has_probes(self) -> bool:
+        """With all connections open that may be, one of them can still change its role, where there are two."""
+        return bool(self._lanes_of[Role.PROBE])
 
     def _may_lend(self) -> bool:
         """Probes may use normal connections: no proven row would feel it."""

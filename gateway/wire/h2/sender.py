@@ -35,6 +35,9 @@ _SINGLE_ROWS_MAX = 8
 #: A body above this that the connection window does not hold becomes an upload instead of waiting for a window that
 #: may never be so large. Half of the default window, because peers give credit when half is used.
 _WAITING_BODY_BYTES_MAX = 32_767
+#: Bodies in one call, so that it stays a short step of the loop: two megabytes are written in about a millisecond.
+_CALL_BYTES_MAX = 1 << 21
+_CALL_ROWS_MIN = 16
 _NO_LENGTHS: I64 = np.zeros(0, np.int64)
 
 
@@ -87,10 +90,13 @@ class BurstSender:
         return self.window.size >= self._wanted_bytes or self._streams.open_count == 0
 
     def take(self, requests: Requests, start: int, tags: I64, slots: int, deadline: float, out: OutBuffer) -> int:
-        """Appends the frames of rows start.. to `out` as far as slots and windows reach; returns the rows taken."""
+        """Appends the frames of rows start.. to `out`, as many as slots and windows allow and make a short step; returns
+        the rows taken."""
         stop = min(requests.n, start + len(tags), start + slots)
         shape = template.shape_of(requests)
         width = columns.pieces_width(requests.body)
+        if width:
+            stop = min(stop, start + max(_CALL_ROWS_MIN, _CALL_BYTES_MAX // width))
         at = start
         warmed = 0
         self._wanted_bytes = 0

@@ -31,9 +31,11 @@ def duplicate_ids(ids: U8) -> Bool | None:
     slots ^= words[:, 1]
     slots *= _MIX_B
     slots >>= np.uint64(64 - bits)
-    rows = np.arange(n, dtype=np.uint32)
+    # Half of the table's fresh pages for a batch.
+    kind: type[np.uint16 | np.uint32] = np.uint16 if n <= 1 << 16 else np.uint32
+    rows = np.arange(n, dtype=kind)
     # Only slots that were written are read: the table needs no zeroing.
-    table = np.empty(1 << bits, np.uint32)
+    table = np.empty(1 << bits, kind)
     table[slots] = rows
     seen = table[slots]
     losers = np.flatnonzero(seen != rows)

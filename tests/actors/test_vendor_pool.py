@@ -1,4 +1,5 @@
-"""VendorPool: as many connections as the work needs, none too many, and no storm when a vendor is in trouble."""
+"""VendorPool, long because its tests share one setting: as many connections as the work needs, and no storm when a
+vendor is in trouble."""
 
 from __future__ import annotations
 

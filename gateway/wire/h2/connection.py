@@ -193,8 +193,8 @@ class ClientConnection:
         """Rows start.. are in the out-buffer as far as streams and windows reach; returns how many.
 
         tags: (m,) int64, of rows start, start + 1, ...; opaque, distinct while open. deadline: monotonic s, of each of
-        them. When fewer rows are taken than `capacity` had, and none is left, a `Writable` event tells when to offer the
-        rest.
+        them. When fewer rows are taken than `capacity` had, and none is left, a `Writable` event tells when to offer
+        the rest.
         Raises LocalProtocolError for a deadline that is not after now.
         """
         if not deadline > now:

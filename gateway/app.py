@@ -40,6 +40,7 @@ from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
 from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
+from gateway.app_memory import keep_freed_memory
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -290,6 +291,7 @@ class Worker:
             addresses = await self._listen(nursery)
             self._is_ready = True
             _settle_garbage()
+            keep_freed_memory()
             self._announce(addresses)
             if ready is not None:
                 ready(addresses)

@@ -90,8 +90,8 @@ class BurstSender:
         return self.window.size >= self._wanted_bytes or self._streams.open_count == 0
 
     def take(self, requests: Requests, start: int, tags: I64, slots: int, deadline: float, out: OutBuffer) -> int:
-        """Appends the frames of rows start.. to `out`: what slots and windows allow, and what makes a short step. Returns
-        how many."""
+        """Appends the frames of rows start.. to `out`: what slots and windows allow and makes a short step. Returns how
+        many."""
         stop = min(requests.n, start + len(tags), start + slots)
         shape = template.shape_of(requests)
         width = columns.pieces_width(requests.body)

@@ -83,7 +83,6 @@ class LongLink:
         self.table = ConnectionTable(edge.files_max, edge.connections_max, now=clock())
         self.edge = Edge(edge, self.table, answers.FAREWELLS)
         self.edge.refusal_of = self._refusal_of
-        # The measured cost bounds a call; this, how wrong the first measurements may be.
         self.write_pace = Pace(edge.step_s_max, most=_DELIVER_ROWS_MAX)
         self.downlink = Downlink(settings, self.table, self.edge)
         self._sessions = Sessions(settings, self.table, owner)

@@ -3,7 +3,7 @@
 Three ways through, by what differs between the rows of one group of tokens:
 
     shared     one variant, no variables      constants and fixed-width columns; texts are fitted once per group
-    template   one variant with variables     one join per row; only rows over a limit are fitted one by one
+    template   one variant with variables     pieces, a column per variable; only rows over a limit are fitted singly
     mixed      many variants, few rows each   a short loop, one row after the other
 
 Rules for authors: nothing per row outlives a call but the columns returned. Positions index the `rows` given to the

@@ -17,16 +17,17 @@ from gateway.columns import (
     Pieces,
     Rows,
     TextColumn,
-    json_escape,
     piece_rows,
     pieces_lengths,
     take_pieces,
 )
 from gateway.content import Variant, template_parts
-from gateway.core.compiled import ROW_SLOTS, Compiled
+from gateway.core.compiled import ROW_SLOTS, Compiled, base_name
 from gateway.core.fit import TooLong
+from gateway.core.render_bulk import add_distinct, lone_rows
 from gateway.core.rendered import Group, pieces_of
 from gateway.core.truncate import measure_rows, shorten_plain
+from gateway.escapes import escape
 from gateway.ledger import Reason
 from gateway.vendor import FieldLimit
 
@@ -38,7 +39,7 @@ def render_template(group: Group, variant: Variant, template: Compiled) -> None:
     """All rows of the group are rendered or refused."""
     n = len(group.positions)
     slots = _slots(group, variant, template)
-    sizes = pieces_lengths(pieces_of(template.body, slots), n)
+    sizes = _sizes(group, variant, template, slots)
     truncated = np.zeros(n, np.bool_)
     refused: list[int] = []
     over = _over_limits(group, variant, sizes)
@@ -51,23 +52,65 @@ def render_template(group: Group, variant: Variant, template: Compiled) -> None:
             else:
                 refused.append(index)
                 group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
-        slots["title"] = _replaced(slots["title"], n, cut.titles)
-        slots["body"] = _replaced(slots["body"], n, cut.bodies)
-    body = pieces_of(template.body, slots)
+        for name in {"title", "body", *_text_names(template)}:
+            texts = cut.titles if base_name(name) == "title" else cut.bodies
+            _, bar, chain = name.partition("|")
+            chain = chain if bar else "j"
+            slots[name] = _replaced(slots[name], n, {at: escape(text, chain) for at, text in texts.items()})
     if refused:
         kept = np.delete(np.arange(n), refused)
-        group, truncated, body = group.take(kept), truncated[kept], take_pieces(body, kept)
-        slots = group.row_pieces()
+        group, truncated = group.take(kept), truncated[kept]
+        slots = {name: take_pieces(pieces, kept) for name, pieces in slots.items()}
     if len(group.positions):
-        for name in template.header_slots:
-            slots[name] = (group.burst.constant(name, variant, in_json=False),)
-        group.add(template, slots, body, truncated)
+        _add(group, variant, template, slots, truncated)
+
+
+def _add(group: Group, variant: Variant, template: Compiled, slots: dict[str, Pieces], truncated: Bool) -> None:
+    """The group's requests: many rows in each where the vendor takes that, else one."""
+    n = len(group.positions)
+    if template.distinct is not None and n > 1:
+        n_lone = lone_rows(n, template.distinct.rows_max)
+        if n_lone < n:
+            listed = np.arange(n - n_lone)
+            rows = {name: take_pieces(pieces, listed) if n_lone else pieces for name, pieces in slots.items()}
+            add_distinct(group.take(listed), variant, template, rows, truncated[listed])
+            if not n_lone:
+                return
+            lone = np.arange(n - n_lone, n)
+            group, truncated = group.take(lone), truncated[lone]
+            slots = {name: take_pieces(pieces, lone) for name, pieces in slots.items()}
+            n = n_lone
+    if template.signed:
+        slots["signature"] = (group.signature(template.signed, slots, n),)
+    body = pieces_of(template.body, slots)
+    for name in template.header_slots:
+        slots[name] = (group.burst.constant(name, variant, in_json=False),)
+    group.add(template, slots, body, truncated)
+
+
+def _sizes(group: Group, variant: Variant, template: Compiled, slots: Mapping[str, Pieces]) -> I64:
+    """(n,) bytes of each row's body, as the vendor counts them."""
+    n = len(group.positions)
+    counted = dict(slots)
+    counted["signature"] = (b"",)
+    if not group.burst.source.limits(variant).counts_token:
+        counted |= {name: (b"",) for name in counted if base_name(name) == "token"}
+    return pieces_lengths(pieces_of(template.body, counted), n)
+
+
+def _text_names(template: Compiled) -> set[str]:
+    """The slots of title and body, in whatever form the row goes."""
+    return {*template.text_slots, *(template.distinct.text_slots if template.distinct is not None else ())}
 
 
 def _slots(group: Group, variant: Variant, template: Compiled) -> dict[str, Pieces]:
     """Slot name -> its pieces, ready to stand inside a JSON string. Each variable column is gathered once."""
     burst = group.burst
-    slots = group.row_pieces()
+    names = [name for name, _ in template.body_slots if name != "signature"]
+    if template.distinct is not None:
+        names += [name for name in template.distinct.list_slots if name not in names]
+    is_row = {name: base_name(name) in ROW_SLOTS or base_name(name) == "address" for name in names}
+    slots = group.row_pieces([name for name in names if is_row[name]])
     found: dict[str, Piece] = {}
 
     def value_of(name: str) -> Piece:
@@ -79,14 +122,16 @@ def _slots(group: Group, variant: Variant, template: Compiled) -> dict[str, Piec
             )
         return found[name]
 
-    for name, _ in template.body_slots:
-        if name not in ROW_SLOTS:
+    for name in names:
+        if not is_row[name]:
             slots[name] = (value_of(name),)
-    for field, text in (("title", variant.title), ("body", variant.body)):
-        slots[field] = tuple(
+    for name in {"title", "body", *_text_names(template)}:
+        base, bar, chain = name.partition("|")
+        steps = chain if bar else "j"
+        slots[name] = tuple(
             [
-                value_of(f"var:{part}") if index % 2 else json_escape(part.encode())
-                for index, part in enumerate(template_parts(text))
+                value_of(f"var:{part}{bar}{chain}") if index % 2 else escape(part.encode(), steps)
+                for index, part in enumerate(template_parts(variant.title if base == "title" else variant.body))
                 if part or index % 2
             ]
         )
@@ -94,7 +139,7 @@ def _slots(group: Group, variant: Variant, template: Compiled) -> dict[str, Piec
 
 
 class _Cut:
-    """What texts of single rows become: index -> JSON-escaped text."""
+    """What texts of single rows become: index -> text."""
 
     __slots__ = ("bodies", "titles")
 
@@ -151,7 +196,7 @@ def _refit(
     )
     if isinstance(fitted, TooLong):
         return fitted
-    cut.titles[index], cut.bodies[index] = fitted.title, fitted.body
+    cut.titles[index], cut.bodies[index] = fitted.title_text.encode(), fitted.body_text.encode()
     return None
 
 
@@ -160,7 +205,15 @@ def _cut_body(group: Group, variant: Variant, template: Compiled, body: bytes, s
     limits = group.burst.source.limits(variant)
     room = limits.payload_bytes_max - (size - len(body))
     has_field_limits = limits.title is not None or limits.body is not None
-    if has_field_limits or template.n_body != 1 or not group.rule.may_cut or room < _BODY_BYTES_MIN or b"\\" in body:
+    is_plain = template.text_slots in {("title", "body"), ("body", "title")}
+    if (
+        has_field_limits
+        or not is_plain
+        or template.n_body != 1
+        or not group.rule.may_cut
+        or room < _BODY_BYTES_MIN
+        or b"\\" in body
+    ):
         return None
     return shorten_plain(body, room, group.rule.mark)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.vendor import Vendor
-from vendors import apns, fcm
+from vendors import apns, fcm, huawei
 from vendors.auth.credential import Credential, SecretPlace
 
 
@@ -34,4 +34,5 @@ class VendorEntry(NamedTuple):
 REGISTRY: dict[str, VendorEntry] = {
     "apns": VendorEntry(apns.Settings, apns.Apns, apns.secret_place, apns.credential),
     "fcm": VendorEntry(fcm.Settings, fcm.Fcm, fcm.secret_place, fcm.credential),
+    "huawei": VendorEntry(huawei.Settings, huawei.Huawei, huawei.secret_place, huawei.credential),
 }

@@ -86,6 +86,8 @@ class Burst:
                 return collapse_key8(variant.collapse_id)
             case "ttl_left_s":
                 return b"%d" % self._ttl_left_s(variant)
+            case "now_unix_ms":
+                return b"%013d" % int(self._now_unix_s * 1000)
         kind, _, rest = name.partition(":")
         if kind == "ttl_left_s":
             return b"%d" % min(self._ttl_left_s(variant), int(rest))

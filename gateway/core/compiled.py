@@ -160,8 +160,8 @@ def _compile_bulk(template: BulkTemplate) -> CompiledBulk:
         _constant_bytes(template.body),
         tuple(around.items()),
         tuple(name for name in listed if name not in texts),
-        tuple(texts),
         tuple(sorted(_head_slots(template.path, template.headers) - {"saved"})),
+        tuple(texts),
         (template.path, template.headers, template.body),
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from gateway.columns import I64, Bool, Piece, Pieces, Rows, TextColumn, fill, join, pieces_width
 from gateway.content import Variant
-from gateway.core.compiled import Compiled, CompiledBulk
+from gateway.core.compiled import Compiled, CompiledBulk, base_name
 from gateway.core.rendered import Group, RenderedGroup, pieces_of
 from gateway.vendor import Bulk, Requests, RowList, slot_text
 
@@ -44,18 +44,15 @@ def add_shared(group: Group, variant: Variant, template: Compiled, texts: Mappin
     """
     bulk = template.shared
     assert bulk is not None
-    burst, n = group.burst, len(group.positions)
+    n = len(group.positions)
     offsets = split_evenly(n, bulk.rows_max)
     rows = group.row_pieces(bulk.list_slots)
     slots: dict[str, Pieces] = dict(texts)
-    for name, _ in bulk.body_slots:
-        if name not in ("address", "message_id"):
-            slots[name] = (burst.constant(name, variant, in_json=True),)
-    slots["message_id"] = (_content_id(group, variant),)
+    slots |= _around(group, variant, bulk.body_slots)
     truncated = np.full(n, was_cut)
     save = None
     if bulk.save is not None:
-        save = _save(group, variant, bulk.save, slots)
+        save = _save(group, variant, bulk.save, texts)
         slots["saved"] = (_SAVED,)
     _add(group, variant, bulk, slots, _Lists(rows, offsets), truncated, is_distinct=False, save=save)
 
@@ -67,7 +64,7 @@ def add_distinct(
     bulk = template.distinct
     assert bulk is not None
     lists = _Lists(row_slots, split_evenly(len(group.positions), bulk.rows_max))
-    slots = _around(group, variant, bulk)
+    slots = _around(group, variant, bulk.body_slots)
     _add(group, variant, bulk, slots, lists, truncated, is_distinct=True)
 
 
@@ -78,13 +75,26 @@ def add_rendered(
     (row_list,) = bulk.lists
     column = TextColumn.from_rows(elements)
     lists = _Lists({}, split_evenly(len(elements), bulk.rows_max), {row_list.name: (column,)})
-    _add(group, variant, bulk, _around(group, variant, bulk), lists, truncated, is_distinct=True)
+    _add(group, variant, bulk, _around(group, variant, bulk.body_slots), lists, truncated, is_distinct=True)
 
 
-def _around(group: Group, variant: Variant, bulk: CompiledBulk) -> dict[str, Pieces]:
-    return {
-        name: (group.burst.constant(name, variant, in_json=True),) for name, _ in bulk.body_slots if name != "address"
-    }
+def _around(group: Group, variant: Variant, names: Sequence[tuple[str, int]]) -> dict[str, Pieces]:
+    """What stands around the lists, the same for all rows. The addresses come later."""
+    slots: dict[str, Pieces] = {}
+    for name, _ in names:
+        base = base_name(name)
+        if base == "message_id":
+            slots[name] = (_content_id(group, variant),)
+        elif base != "address":
+            slots[name] = (group.burst.constant(name, variant, in_json=True),)
+    return slots
+
+
+def _addresses(group: Group, names: Sequence[tuple[str, int]], first: int, count: int) -> dict[str, Pieces]:
+    """The slots of the requests' addresses, in which no step changes a character."""
+    assert group.numbering is not None
+    texts = group.numbering.texts(first, count)
+    return {name: (texts,) for name, _ in names if base_name(name) == "address"}
 
 
 class _Lists:
@@ -133,7 +143,7 @@ def _add(
     assert group.tokens is not None
     n_requests = len(lists.offsets) - 1
     first = numbering.take(n_requests)
-    slots["address"] = (numbering.texts(first, n_requests),)
+    slots |= _addresses(group, bulk.body_slots, first, n_requests)
     for row_list in bulk.lists:
         slots[row_list.name] = (lists.column(row_list),)
     if bulk.signed:
@@ -155,12 +165,9 @@ def _add(
 
 def _save(group: Group, variant: Variant, template: Compiled, slots: Mapping[str, Pieces]) -> Requests:
     """The request that goes first. It has a number of its own, so that the vendor takes no other for its repetition."""
-    numbering = group.numbering
-    assert numbering is not None
-    own: dict[str, Pieces] = {**slots, "address": (numbering.texts(numbering.take(1), 1),)}
-    for name, _ in template.body_slots:
-        if name not in own:
-            own[name] = (group.burst.constant(name, variant, in_json=True),)
+    assert group.numbering is not None
+    own: dict[str, Pieces] = {**slots, **_around(group, variant, template.body_slots)}
+    own |= _addresses(group, template.body_slots, group.numbering.take(1), 1)
     body = pieces_of(template.body, own)
     for name in template.header_slots:
         own[name] = (group.burst.constant(name, variant, in_json=False),)
@@ -172,7 +179,7 @@ def _content_id(group: Group, variant: Variant) -> bytes:
     """What stands for the message id where many rows share a payload: the 26 characters that the ids of the batch
     share, and which of its contents this is. The same on every attempt, so that a device can drop a second copy."""
     index = group.burst.batch.variants.index(variant) if len(group.burst.batch.variants) > 1 else 0
-    return group.burst.id_start + b".%d" % index
+    return group.burst.id_start + b"-%d" % index
 
 
 def fill_saved(requests: Requests, saved: str) -> Requests:

@@ -52,6 +52,7 @@ class Slot(NamedTuple):
     collapse_id       as the caller wrote it; escaped where it stands in JSON
     collapse_number   1 to 2^31 - 1: the collapse id itself where it is such a number, else a hash of it
     collapse_key8     8 characters of A-Za-z0-9_-: the collapse id itself where it is at most that, else a hash of it
+    notify_number, notify_key8  the same; without a collapse id of the content, so that each content has its own
     now_unix_ms       13 digits, when the request was rendered
     authorization     the credential in force, the same for a whole burst
     var:NAME          the row's value of variable NAME, JSON-escaped

@@ -56,6 +56,7 @@ from vendors.http_answer import code_of, decode_object, text_of
 from vendors.neutral import (
     BADGE_MAX,
     BulkSettings,
+    BulkVendorBase,
     category_of,
     check_identifier,
     check_list_token,
@@ -162,12 +163,10 @@ _MANY = msgspec.Raw(b"[" + slot_text("tokens") + b"]")
 _LIST = RowList("tokens", (b'"', Slot("token"), b'"'), b",")
 
 
-class Huawei:
+class Huawei(BulkVendorBase):
     """The vendor port for one app (gateway/vendor.py)."""
 
     name: ClassVar[str] = "huawei"
-    bad_tokens_stall: ClassVar[bool] = False
-    is_bulk: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -248,12 +247,6 @@ class Huawei:
             # Some were not sent, and we cannot tell which.
             return BulkAnswer(UNREADABLE)
         return BulkAnswer(answer, dict.fromkeys(tokens, _ILLEGAL_TOKEN))
-
-    def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:
-        return UNREADABLE
-
-    def sign(self, text: bytes) -> bytes:
-        return b""
 
 
 def _notification(variant: Variant, with_variables: bool) -> Tree | Refusal:

@@ -7,18 +7,34 @@ vendors. Pure; what a vendor calls its fields stands in its own file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
 from gateway.content import Variant
 from gateway.template_values import Tree, scalar_text, scalar_value, text_value
 from gateway.vendor import HttpVersion, Refusal, slot_json
+from gateway.verdict import Answer
+from vendors.codes import UNREADABLE
 from vendors.connecting import ConnectingSettings
 
 #: Huawei, Honor and HarmonyOS show no more on an icon.
 BADGE_MAX = 99
 TOKEN_CHARACTERS_MAX = 512
 CALLBACK_URL_CHARACTERS_MAX = 128
+
+
+class BulkVendorBase:
+    """What a vendor answers that has neither two steps nor signatures."""
+
+    bad_tokens_stall: ClassVar[bool] = False
+    is_bulk: ClassVar[bool] = True
+
+    def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:
+        return UNREADABLE
+
+    def sign(self, text: bytes) -> bytes:
+        return b""
 
 
 class BulkSettings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +45,7 @@ class BulkSettings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown
     it -> the vendor's own class; a category that is one of the vendor's needs no line.
     """
 
-    host: str
+    host: str = ""
     port: int = 443
     ca_file: str = ""
     rate_per_s: float = 5_000.0
@@ -42,8 +58,6 @@ class BulkSettings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown
     def check(self, *, rows_max: int) -> None:
         """Raises ValueError, whose text says what was expected. Called by each vendor's own check."""
         self.check_connecting()
-        if not self.host:
-            raise ValueError("host is empty")
         if not 0 < self.port < 65_536:
             raise ValueError(f"port is {self.port}, expected 1 to 65535")
         if self.rate_per_s <= 0 or self.burst < 1 or self.connections_max < 1:

@@ -84,6 +84,10 @@ class Burst:
                 return b"%d" % collapse_number(variant.collapse_id)
             case "collapse_key8":
                 return collapse_key8(variant.collapse_id)
+            case "notify_number":
+                return b"%d" % collapse_number(variant.collapse_id or self._content_name(variant))
+            case "notify_key8":
+                return collapse_key8(variant.collapse_id or self._content_name(variant))
             case "ttl_left_s":
                 return b"%d" % self._ttl_left_s(variant)
             case "now_unix_ms":
@@ -110,6 +114,10 @@ class Burst:
             case _:
                 raise KeyError(unit)
         return b"%d" % min(max(value, int(low)), int(high))
+
+    def _content_name(self, variant: Variant) -> str:
+        """Tells this content from others, and stays the same on every attempt: a second copy replaces the first."""
+        return f"{self.id_start.decode()}/{variant.title}/{variant.body}"
 
     def _expires_unix_s(self, variant: Variant) -> int:
         return self.batch.born_unix_ms // 1000 + variant.ttl_s

@@ -32,8 +32,8 @@ from gateway.content import Variant
 from gateway.core.burst import Burst
 from gateway.core.compiled import ROW_SLOTS, Compiled, Source, TemplateCache
 from gateway.core.downlink import PAYLOAD_BYTES_MAX_DEFAULT, Downlink
-from gateway.core.fit import TooLong
-from gateway.core.render_bulk import add_shared, lone_rows
+from gateway.core.fit import Fitted, TooLong
+from gateway.core.render_bulk import add_distinct, add_shared, lone_rows
 from gateway.core.render_mixed import render_mixed
 from gateway.core.render_template import render_template
 from gateway.core.rendered import (
@@ -200,6 +200,9 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
         if base == "token":
             overhead += count * longest
             has_token = True
+        elif base == "address" and group.numbering is not None:
+            # The longer form, so that a row alone is cut as the others are.
+            overhead += count * burst_address.TEXT_CHARACTERS
         elif base in ("message_id", "address"):
             overhead += count * _MESSAGE_ID_BYTES
         elif base != "signature":
@@ -227,6 +230,13 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
             if n_lone:
                 _render_shared(group.take(np.arange(n - n_lone, n)), variant, template)
             return
+    if template.distinct is not None and n > 1:
+        n_lone = lone_rows(n, template.distinct.rows_max)
+        if n_lone < n:
+            _list_shared(group.take(np.arange(n - n_lone)), variant, template, fitted)
+            if n_lone:
+                _render_shared(group.take(np.arange(n - n_lone, n)), variant, template)
+            return
     slots |= text_slots(template.text_slots, fitted)
     if template.signed:
         slots["signature"] = (group.signature(template.signed, slots, n),)
@@ -234,6 +244,18 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
     for name in template.header_slots:
         slots[name] = (burst.constant(name, variant, in_json=False),)
     group.add(template, slots, body, np.full(n, fitted.was_cut))
+
+
+def _list_shared(group: Group, variant: Variant, template: Compiled, fitted: Fitted) -> None:
+    """Rows of one content as a list of messages, for classes of which the vendor takes no list of tokens."""
+    bulk = template.distinct
+    assert bulk is not None
+    names = [name for name in bulk.list_slots if name.partition("|")[0] in (*ROW_SLOTS, "address")]
+    slots = group.row_pieces(names) | text_slots(bulk.text_slots, fitted)
+    for name in bulk.list_slots:
+        if name not in slots:
+            slots[name] = (group.burst.constant(name, variant, in_json=True),)
+    add_distinct(group, variant, template, slots, np.full(len(group.positions), fitted.was_cut))
 
 
 def _token_lengths(tokens: Tokens | None) -> tuple[int, int]:

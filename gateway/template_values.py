@@ -84,6 +84,17 @@ def form_parts(fields: Mapping[str, bytes]) -> TemplateParts:
     return parse_template(b"&".join(pairs))
 
 
+def with_slots(value: Json, *, with_variables: bool) -> Json:
+    """A JSON value with the variables in its strings as slots: for parameters of vendors' templates."""
+    if isinstance(value, str):
+        return text_value(value, with_variables=with_variables)
+    if isinstance(value, dict):
+        return {key: with_slots(item, with_variables=with_variables) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_slots(item, with_variables=with_variables) for item in value]
+    return value
+
+
 def merge_patch(target: Tree, patch: Mapping[str, Json]) -> Tree:
     """The target after a JSON Merge Patch (RFC 7396): objects merge, null removes, everything else replaces.
 

@@ -12,8 +12,8 @@ from typing import ClassVar
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, scalar_text, scalar_value, text_value
-from gateway.vendor import HttpVersion, Refusal, slot_json
+from gateway.template_values import Tree, form_text, scalar_text, scalar_value, text_value
+from gateway.vendor import HttpVersion, Refusal, slot_json, slot_text
 from gateway.verdict import Answer
 from vendors.codes import UNREADABLE
 from vendors.connecting import ConnectingSettings
@@ -122,3 +122,27 @@ def check_list_token(token: str, *, separators: str = ",;", characters_max: int 
         if character in token:
             return f"token holds {character!r}, which separates tokens"
     return ""
+
+
+def form_value(value: object) -> bytes:
+    """A field of the message as template bytes of a form field: strings lose their quotes, slots and all."""
+    encoded = msgspec.json.encode(value)
+    if encoded[:1] != b'"':
+        return encoded
+    if b"\x00" not in encoded and b"\\" not in encoded:
+        return encoded[1:-1]
+    return _plain(encoded[1:-1])
+
+
+def _plain(inside: bytes) -> bytes:
+    """The inside of a JSON string as it is without JSON: escapes are undone, and slots lose their last step of JSON."""
+    out = bytearray()
+    for index, part in enumerate(inside.split(b"\x00")):
+        if index % 2:
+            name = part.decode()
+            base, bar, steps = name.partition("|")
+            out += slot_text(f"{base}|{steps.removesuffix('j') if bar else ''}")
+        else:
+            text: str = msgspec.json.decode(b'"' + part + b'"')
+            out += form_text(text)
+    return bytes(out)

@@ -18,7 +18,7 @@ from gateway.vendor import BulkTemplate, Limits, Refusal, RequestTemplate, RowLi
 _ENCODER = msgspec.json.Encoder()
 
 #: Slots whose value is a column of its own in every group, never a constant or a text.
-ROW_SLOTS = frozenset({"token", "message_id"})
+ROW_SLOTS = frozenset({"token", "message_id", "address"})
 #: The two texts that are cut to a vendor's limits.
 TEXTS = frozenset({"title", "body"})
 

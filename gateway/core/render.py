@@ -250,7 +250,7 @@ def _list_shared(group: Group, variant: Variant, template: Compiled, fitted: Fit
     """Rows of one content as a list of messages, for classes of which the vendor takes no list of tokens."""
     bulk = template.distinct
     assert bulk is not None
-    names = [name for name in bulk.list_slots if name.partition("|")[0] in (*ROW_SLOTS, "address")]
+    names = [name for name in bulk.list_slots if name.partition("|")[0] in ROW_SLOTS]
     slots = group.row_pieces(names) | text_slots(bulk.text_slots, fitted)
     for name in bulk.list_slots:
         if name not in slots:
@@ -276,4 +276,4 @@ def _by_length(tokens: Tokens | None) -> list[Rows]:
     return [np.flatnonzero(lengths == length) for length in np.unique(lengths).tolist()]
 
 
-assert {"token", "message_id"} == ROW_SLOTS, "_render_shared knows the width of each row slot"
+assert {"token", "message_id", "address"} == ROW_SLOTS, "_render_shared knows the width of each row slot"

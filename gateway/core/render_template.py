@@ -109,7 +109,7 @@ def _slots(group: Group, variant: Variant, template: Compiled) -> dict[str, Piec
     names = [name for name, _ in template.body_slots if name != "signature"]
     if template.distinct is not None:
         names += [name for name in template.distinct.list_slots if name not in names]
-    is_row = {name: base_name(name) in ROW_SLOTS or base_name(name) == "address" for name in names}
+    is_row = {name: base_name(name) in ROW_SLOTS for name in names}
     slots = group.row_pieces([name for name in names if is_row[name]])
     found: dict[str, Piece] = {}
 

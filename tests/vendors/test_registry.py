@@ -18,10 +18,16 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "apns": {"team_id": "T", "key_id": "K", "topic": "com.example.app", "key_file": "key.p8"},
     "fcm": {"project_id": "p", "service_account_file": "key.json"},
     "huawei": {"client_id": "104000001", "client_secret_file": "huawei.secret"},
+    "harmony": {"project_id": "388421841221890000", "account_key_file": "account.json"},
+    "honor": {"app_id": "104400001", "client_id": "c", "client_secret_file": "honor.secret"},
+    "xiaomi": {"package_name": "com.example.app", "app_secret_file": "xiaomi.secret"},
+    "oppo": {"app_key_id": "ak", "master_secret_file": "oppo.secret"},
+    "vivo": {"app_id": 10004, "app_key_id": "ak", "app_secret_file": "vivo.secret"},
+    "meizu": {"app_id": "110000", "app_secret_file": "meizu.secret"},
 }
 KNOWN_SLOTS = {"title", "body", "token", "message_id", "authorization", "collapse_id"}
 KNOWN_SLOTS |= {"expires_unix_s", "expires_or_zero", "ttl_left_s", "ttl", "collapse_number", "collapse_key8"}
-KNOWN_SLOTS |= {"now_unix_ms", "address", "signature", "saved"}
+KNOWN_SLOTS |= {"now_unix_ms", "address", "signature", "saved", "notify_number", "notify_key8"}
 
 
 @pytest.fixture(params=sorted(REGISTRY))

@@ -11,8 +11,8 @@ broadcast.
 parameters: `{"private_msg_template_id": "t", "private_title_parameters": {"name": "{{name}}"}}`.
 
 Doubts, each with a safe default: the mainland host moved (`host`; the old one is api.push.oppomobile.com); style 1
-takes 50 characters of content or 200 (`content_code_points_max`, 50); errors of a broadcast come as keys with a list or a
-text of ids, both are read; HTTP/2 (`http_version`); whether QPS counts targets (it is taken so).
+takes 50 characters of content or 200 (`content_code_points_max`, 50); errors of a broadcast come as keys with a list or
+a text of ids, both are read; HTTP/2 (`http_version`); whether QPS counts targets (it is taken so).
 """
 
 from __future__ import annotations

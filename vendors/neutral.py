@@ -41,7 +41,8 @@ class BulkSettings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown
     """Settings of a vendor whose requests carry many rows; each file overrides defaults and says why.
 
     rows_per_request_max: rows of one content in one request, at most the vendor's own maximum. rate_per_s, burst: rows,
-    where the vendor's file does not say that requests are counted. categories: a message's category as services write
+    where the vendor's file does not say that requests are counted. connections_max: over HTTP/1.1 each is a bundle of
+    sockets; two of them carry 32 requests at once. categories: a message's category as services write
     it -> the vendor's own class; a category that is one of the vendor's needs no line.
     """
 
@@ -50,7 +51,7 @@ class BulkSettings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown
     ca_file: str = ""
     rate_per_s: float = 5_000.0
     burst: int = 5_000
-    connections_max: int = 4
+    connections_max: int = 2
     http_version: HttpVersion = "1.1"
     rows_per_request_max: int = 1000
     categories: dict[str, str] = msgspec.field(default_factory=dict)

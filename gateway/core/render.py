@@ -111,12 +111,16 @@ class Renderer:
         *,
         authorization: bytes,
         now_unix_s: float,
+        reports_cuts: bool = False,
     ) -> Rendered:
-        """The requests of these rows of the batch. A row that no token group names is left out."""
+        """The requests of these rows of the batch. A row that no token group names is left out.
+
+        reports_cuts: also says which texts were cut, of rows without variables of their own.
+        """
         host, port = vendor.authority()
         authority = (host if port == 443 else f"{host}:{port}").encode()
         burst = Burst(vendor, batch, rows, authorization, now_unix_s)
-        out = Rendered([], [])
+        out = Rendered([], [], [] if reports_cuts else None)
         sign, numbering = None, None
         if getattr(vendor, "is_bulk", False):
             texts = functools.partial(burst_address.encode_numbers, self._address_secret, batch.address)

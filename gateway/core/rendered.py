@@ -44,9 +44,20 @@ class RefusedRows(NamedTuple):
     text: str
 
 
+class TextCut(NamedTuple):
+    """A text that was cut: which, and how many code points it had and has."""
+
+    field: str
+    before: int
+    after: int
+
+
 class Rendered(NamedTuple):
+    """cuts: what was cut, where somebody asked for it (`Renderer.render(reports_cuts=True)`); an object each."""
+
     groups: list[RenderedGroup]
     refused: list[RefusedRows]
+    cuts: list[TextCut] | None = None
 
 
 class PayloadGroup(NamedTuple):
@@ -109,7 +120,11 @@ class Group(NamedTuple):
         """The texts, cut to the vendor's limits. overhead_bytes: the body without them."""
         burst = self.burst
         room = Room(burst.source.limits(variant), overhead_bytes, template.n_title, template.n_body)
-        return fit(title, body, room, mark=self.rule.mark, may_cut=self.rule.may_cut, channel=burst.source.name)
+        fitted = fit(title, body, room, mark=self.rule.mark, may_cut=self.rule.may_cut, channel=burst.source.name)
+        if self.out.cuts is not None and isinstance(fitted, Fitted):
+            texts = (("title", title, fitted.title_text), ("body", body, fitted.body_text))
+            self.out.cuts.extend(TextCut(field, len(was), len(now)) for field, was, now in texts if was != now)
+        return fitted
 
     def row_pieces(self, names: Iterable[str] = ()) -> dict[str, Pieces]:
         """The slots that are columns in every group, as they stand in a body: what ids share is a constant there.

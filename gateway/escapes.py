@@ -9,23 +9,27 @@ Rules for authors: as in `columns.py`; plain twins in `tests/test_escapes.py`.
 
 from __future__ import annotations
 
+import binascii
 from urllib.parse import quote_from_bytes
 
 import numpy as np
 
-from gateway.columns import U8, Piece, TextColumn, json_escape, json_escape_column
+from gateway.columns import I32, U8, Piece, TextColumn, json_escape, json_escape_column
 
 #: RFC 3986 section 2.3: what is never encoded. Everything else is, so that no reader can differ.
 _SAFE = np.zeros(256, np.bool_)
 _SAFE[np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~", np.uint8)] = True
 _SAFE_BYTES = bytes(np.flatnonzero(_SAFE).astype(np.uint8))
-_HEX_UPPER = np.frombuffer(b"0123456789ABCDEF", np.uint8)
+#: From this length on array calls cost less than a loop.
+_LONG_BYTES = 64
 _PERCENT = ord("%")
 
 
 def form_escape(text: bytes) -> bytes:
     """The text as a value of a form."""
-    return text if not text.translate(None, _SAFE_BYTES) else quote_from_bytes(text, safe="").encode()
+    if not text.translate(None, _SAFE_BYTES):
+        return text
+    return quote_from_bytes(text, safe="").encode() if len(text) < _LONG_BYTES else _percent(text)[0]
 
 
 def form_escape_column(column: TextColumn) -> TextColumn:
@@ -33,17 +37,27 @@ def form_escape_column(column: TextColumn) -> TextColumn:
     blob = column.blob
     if not blob.translate(None, _SAFE_BYTES):
         return column
+    encoded, running = _percent(blob)
+    at = column.offsets.astype(np.int64)
+    return TextColumn(encoded, (3 * at - 2 * running[at]).astype(np.uint32))
+
+
+def _percent(blob: bytes) -> tuple[bytes, I32]:
+    """The blob percent-encoded, and (n + 1,) how many safe bytes come before each of its bytes.
+
+    Every byte is written as three characters by `hexlify`; of safe ones the first becomes the byte and the others
+    NULs, which are then deleted: both ends are loops in C, a third of what scattering costs.
+    """
     data = np.frombuffer(blob, np.uint8)
-    is_odd = ~_SAFE[data]
-    ends = np.zeros(len(data) + 1, np.int64)
-    np.cumsum(1 + 2 * is_odd.view(np.int8), out=ends[1:])
-    out = np.empty(int(ends[-1]), np.uint8)
-    out[ends[:-1][~is_odd]] = data[~is_odd]
-    at, odd = ends[:-1][is_odd], data[is_odd]
-    out[at] = _PERCENT
-    out[at + 1] = _HEX_UPPER[odd >> 4]
-    out[at + 2] = _HEX_UPPER[odd & 15]
-    return TextColumn(out.tobytes(), ends[column.offsets].astype(np.uint32))
+    is_safe = _SAFE[data]
+    running = np.zeros(len(data) + 1, np.int32)
+    np.cumsum(is_safe, out=running[1:])
+    triples = np.frombuffer(bytearray(b"%" + binascii.hexlify(blob, "%").upper()), np.uint8).reshape(-1, 3)
+    triples[:, 0] = np.where(is_safe, data, np.uint8(_PERCENT))
+    is_odd = ~is_safe
+    triples[:, 1] *= is_odd
+    triples[:, 2] *= is_odd
+    return triples.tobytes().translate(None, b"\x00"), running
 
 
 def escape(text: bytes, chain: str) -> bytes:

@@ -108,11 +108,15 @@ def parse_template(text: bytes) -> TemplateParts:
 
 
 class RowList(NamedTuple):
-    """How rows stand in a request of many: each as `parts`, joined by `separator`, in the place of the slot `name`."""
+    """How rows stand in a request of many: each as `parts`, joined by `separator`, in the place of the slot `name`.
+
+    steps: of gateway/escapes.py, for the whole list once it is joined.
+    """
 
     name: str
     parts: TemplateParts
     separator: bytes
+    steps: str = ""
 
 
 class BulkTemplate(NamedTuple):

@@ -179,7 +179,8 @@ _HEADERS: tuple[tuple[bytes, TemplateParts], ...] = (
 )
 _PATH: TemplateParts = (b"/v3/message/regid",)
 _MULTI_PATH: TemplateParts = (b"/v2/multi_messages/regids",)
-_TOKENS = RowList("tokens", (Slot("token|f"),), b"%2C")
+#: Escaped as a whole: registration ids hold `+`, `/` and `=`, and each would become a text of its own length.
+_TOKENS = RowList("tokens", (Slot("token"),), b",", "f")
 _RAW_REFUSED = ("registration_id", "alias", "user_account", "topic", "restricted_package_name", "target")
 
 

@@ -19,6 +19,7 @@ from gateway.columns import I64, Bool, Piece, Pieces, Rows, TextColumn, fill, jo
 from gateway.content import Variant
 from gateway.core.compiled import Compiled, CompiledBulk, base_name
 from gateway.core.rendered import Group, RenderedGroup, pieces_of
+from gateway.escapes import escape_column
 from gateway.vendor import Bulk, Requests, RowList, slot_text
 
 _SAVED = slot_text("saved")
@@ -110,7 +111,7 @@ class _Lists:
     def column(self, row_list: RowList) -> TextColumn:
         """One row per request: its part of the list."""
         pieces = self.joined.get(row_list.name) or pieces_of(row_list.parts, self.slots)
-        return TextColumn.from_rows(join_lists(pieces, row_list.separator, self.offsets))
+        return escape_column(TextColumn.from_rows(join_lists(pieces, row_list.separator, self.offsets)), row_list.steps)
 
 
 def join_lists(pieces: Pieces, separator: bytes, offsets: I64) -> list[bytes]:

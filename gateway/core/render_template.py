@@ -17,6 +17,8 @@ from gateway.columns import (
     Pieces,
     Rows,
     TextColumn,
+    join,
+    json_escape,
     piece_rows,
     pieces_lengths,
     take_pieces,
@@ -26,8 +28,8 @@ from gateway.core.compiled import ROW_SLOTS, Compiled, base_name
 from gateway.core.fit import TooLong
 from gateway.core.render_bulk import add_distinct, lone_rows
 from gateway.core.rendered import Group, pieces_of
-from gateway.core.truncate import measure_rows, shorten_plain
-from gateway.escapes import escape
+from gateway.core.truncate import measure_rows, shorten, shorten_plain
+from gateway.escapes import escape_column
 from gateway.ledger import Reason
 from gateway.vendor import FieldLimit
 
@@ -42,21 +44,23 @@ def render_template(group: Group, variant: Variant, template: Compiled) -> None:
     sizes = _sizes(group, variant, template, slots)
     truncated = np.zeros(n, np.bool_)
     refused: list[int] = []
-    over = _over_limits(group, variant, sizes)
-    if len(over):
-        cut = _Cut({}, {})
-        for index in over.tolist():
-            problem = _refit(group, variant, template, slots, int(sizes[index]), index, cut)
-            if problem is None:
-                truncated[index] = True
-            else:
-                refused.append(index)
-                group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
-        for name in {"title", "body", *_text_names(template)}:
+    cut = _Cut({}, {})
+    over = _over_limits(group, variant, sizes, cut)
+    truncated[[*cut.titles, *cut.bodies]] = True
+    for index in over.tolist():
+        problem = _refit(group, variant, template, slots, int(sizes[index]), index, cut)
+        if problem is None:
+            truncated[index] = True
+        else:
+            refused.append(index)
+            group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
+    if cut.titles or cut.bodies:
+        slots["title"] = _replaced(slots["title"], n, _in_json(cut.titles))
+        slots["body"] = _replaced(slots["body"], n, _in_json(cut.bodies))
+    for name in _text_names(template):
+        if "|" in name:
             texts = cut.titles if base_name(name) == "title" else cut.bodies
-            _, bar, chain = name.partition("|")
-            chain = chain if bar else "j"
-            slots[name] = _replaced(slots[name], n, {at: escape(text, chain) for at, text in texts.items()})
+            slots[name] = (_escaped(group, variant, name, texts),)
     if refused:
         kept = np.delete(np.arange(n), refused)
         group, truncated = group.take(kept), truncated[kept]
@@ -93,9 +97,21 @@ def _sizes(group: Group, variant: Variant, template: Compiled, slots: Mapping[st
     n = len(group.positions)
     counted = dict(slots)
     counted["signature"] = (b"",)
+    # A payload is counted as JSON, before whatever a form makes of it.
+    counted |= {name: slots[base_name(name)] for name in _text_names(template)}
     if not group.burst.source.limits(variant).counts_token:
         counted |= {name: (b"",) for name in counted if base_name(name) == "token"}
     return pieces_lengths(pieces_of(template.body, counted), n)
+
+
+def _escaped(group: Group, variant: Variant, name: str, cut: Mapping[int, bytes]) -> TextColumn:
+    """A text that does not stand in JSON alone: put together and cut first, then escaped as one column, since most of
+    an over-long text never leaves. cut: texts of single rows."""
+    base, _, chain = name.partition("|")
+    rows = join(_raw_pieces(group, variant.title if base == "title" else variant.body), 0, len(group.positions))
+    for index, text in cut.items():
+        rows[index] = text
+    return escape_column(TextColumn.from_rows(rows), chain)
 
 
 def _text_names(template: Compiled) -> set[str]:
@@ -125,13 +141,11 @@ def _slots(group: Group, variant: Variant, template: Compiled) -> dict[str, Piec
     for name in names:
         if not is_row[name]:
             slots[name] = (value_of(name),)
-    for name in {"title", "body", *_text_names(template)}:
-        base, bar, chain = name.partition("|")
-        steps = chain if bar else "j"
+    for name, text in (("title", variant.title), ("body", variant.body)):
         slots[name] = tuple(
             [
-                value_of(f"var:{part}{bar}{chain}") if index % 2 else escape(part.encode(), steps)
-                for index, part in enumerate(template_parts(variant.title if base == "title" else variant.body))
+                value_of(f"var:{part}") if index % 2 else json_escape(part.encode())
+                for index, part in enumerate(template_parts(text))
                 if part or index % 2
             ]
         )
@@ -139,13 +153,17 @@ def _slots(group: Group, variant: Variant, template: Compiled) -> dict[str, Piec
 
 
 class _Cut:
-    """What texts of single rows become: index -> text."""
+    """What texts of single rows become: index -> text, without escapes."""
 
     __slots__ = ("bodies", "titles")
 
     def __init__(self, titles: dict[int, bytes], bodies: dict[int, bytes]) -> None:
         self.titles = titles
         self.bodies = bodies
+
+
+def _in_json(texts: Mapping[int, bytes]) -> dict[int, bytes]:
+    return {index: json_escape(text) for index, text in texts.items()}
 
 
 def _replaced(pieces: Pieces, n: int, texts: Mapping[int, bytes]) -> Pieces:
@@ -218,14 +236,49 @@ def _cut_body(group: Group, variant: Variant, template: Compiled, body: bytes, s
     return shorten_plain(body, room, group.rule.mark)
 
 
-def _over_limits(group: Group, variant: Variant, sizes: I64) -> Rows:
-    """The rows over a limit: the payload's by the sizes of the bodies, a field's by a count over its columns."""
+def _over_limits(group: Group, variant: Variant, sizes: I64, cut: _Cut) -> Rows:
+    """The rows over a limit that `cut` does not settle: the payload's by the sizes of the bodies, a field's by a count
+    over its columns. Rows that only a field's limit concerns are cut here."""
     limits = group.burst.source.limits(variant)
     over: Bool = sizes > limits.payload_bytes_max
-    for limit, text in ((limits.title, variant.title), (limits.body, variant.body)):
-        if limit is not None:
-            over |= _field_over(group, text, limit)
+    for limit, text, texts in ((limits.title, variant.title, cut.titles), (limits.body, variant.body, cut.bodies)):
+        if limit is None:
+            continue
+        is_long = _field_over(group, text, limit)
+        if group.rule.may_cut:
+            settled = np.flatnonzero(is_long & ~over)
+            texts.update(_cut_fields(group, text, limit, settled))
+        else:
+            over |= is_long
     return np.flatnonzero(over)
+
+
+def _cut_fields(group: Group, text: str, limit: FieldLimit, indexes: Rows) -> dict[int, bytes]:
+    """The text of each of these rows, which are over the limit, cut to it. Only its beginning is ever looked at."""
+    if not len(indexes):
+        return {}
+    rows = join(_raw_pieces(group.take(indexes), text), 0, len(indexes))
+    # A code point has four bytes at most and counts one at least; some more decide about the last grapheme.
+    most, mark = 4 * limit.max + 64, group.rule.mark
+    return {
+        index: shorten(row[:most].decode(errors="ignore"), limit.max, limit.unit, mark).text.encode()
+        for index, row in zip(indexes.tolist(), rows, strict=True)
+    }
+
+
+def _raw_pieces(group: Group, text: str) -> Pieces:
+    """A text with its variables put in, without escapes."""
+    burst = group.burst
+    return tuple(
+        [
+            part.encode()
+            if not index % 2
+            else burst.variable(f"var:{part}", group.positions)
+            if burst.has_variable(f"var:{part}")
+            else b"{{" + part.encode() + b"}}"
+            for index, part in enumerate(template_parts(text))
+        ]
+    )
 
 
 def _field_over(group: Group, text: str, limit: FieldLimit) -> Bool:

@@ -21,10 +21,9 @@ from gateway.columns import (
     json_escape,
     piece_rows,
     pieces_lengths,
-    take_pieces,
 )
 from gateway.content import Variant, template_parts
-from gateway.core.compiled import ROW_SLOTS, Compiled, base_name
+from gateway.core.compiled import ROW_SLOTS, Compiled, CompiledBulk, base_name
 from gateway.core.fit import TooLong
 from gateway.core.render_bulk import add_distinct, lone_rows
 from gateway.core.rendered import Group, pieces_of
@@ -38,10 +37,16 @@ _BODY_BYTES_MIN = 64
 
 
 def render_template(group: Group, variant: Variant, template: Compiled) -> None:
-    """All rows of the group are rendered or refused."""
+    """All rows of the group are rendered or refused: as lists of messages where the vendor takes those, else singly."""
     n = len(group.positions)
-    slots = _slots(group, variant, template)
-    sizes = _sizes(group, variant, template, slots)
+    bulk = template.distinct if template.distinct is not None and n > 1 and template.distinct.rows_max > 1 else None
+    if bulk is not None and (n_lone := lone_rows(n, bulk.rows_max)):
+        for part in (np.arange(n - n_lone), np.arange(n - n_lone, n)):
+            render_template(group.take(part), variant, template)
+        return
+    texts = template.text_slots if bulk is None else bulk.text_slots
+    slots = _slots(group, variant, template, bulk)
+    sizes = _sizes(group, variant, template, bulk, slots)
     truncated = np.zeros(n, np.bool_)
     refused: list[int] = []
     cut = _Cut({}, {})
@@ -54,36 +59,22 @@ def render_template(group: Group, variant: Variant, template: Compiled) -> None:
         else:
             refused.append(index)
             group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
+    if refused:
+        # The others are as many as they are now: a list may have become too short for one.
+        kept = np.delete(np.arange(n), refused)
+        if len(kept):
+            render_template(group.take(kept), variant, template)
+        return
     if cut.titles or cut.bodies:
         slots["title"] = _replaced(slots["title"], n, _in_json(cut.titles))
         slots["body"] = _replaced(slots["body"], n, _in_json(cut.bodies))
-    for name in _text_names(template):
+    for name in texts:
         if "|" in name:
-            texts = cut.titles if base_name(name) == "title" else cut.bodies
-            slots[name] = (_escaped(group, variant, name, texts),)
-    if refused:
-        kept = np.delete(np.arange(n), refused)
-        group, truncated = group.take(kept), truncated[kept]
-        slots = {name: take_pieces(pieces, kept) for name, pieces in slots.items()}
-    if len(group.positions):
-        _add(group, variant, template, slots, truncated)
-
-
-def _add(group: Group, variant: Variant, template: Compiled, slots: dict[str, Pieces], truncated: Bool) -> None:
-    """The group's requests: many rows in each where the vendor takes that, else one."""
-    n = len(group.positions)
-    if template.distinct is not None and n > 1:
-        n_lone = lone_rows(n, template.distinct.rows_max)
-        if n_lone < n:
-            listed = np.arange(n - n_lone)
-            rows = {name: take_pieces(pieces, listed) if n_lone else pieces for name, pieces in slots.items()}
-            add_distinct(group.take(listed), variant, template, rows, truncated[listed])
-            if not n_lone:
-                return
-            lone = np.arange(n - n_lone, n)
-            group, truncated = group.take(lone), truncated[lone]
-            slots = {name: take_pieces(pieces, lone) for name, pieces in slots.items()}
-            n = n_lone
+            own = cut.titles if base_name(name) == "title" else cut.bodies
+            slots[name] = (_escaped(group, variant, name, own),)
+    if bulk is not None:
+        add_distinct(group, variant, template, slots, truncated)
+        return
     if template.signed:
         slots["signature"] = (group.signature(template.signed, slots, n),)
     body = pieces_of(template.body, slots)
@@ -92,16 +83,19 @@ def _add(group: Group, variant: Variant, template: Compiled, slots: dict[str, Pi
     group.add(template, slots, body, truncated)
 
 
-def _sizes(group: Group, variant: Variant, template: Compiled, slots: Mapping[str, Pieces]) -> I64:
-    """(n,) bytes of each row's body, as the vendor counts them."""
+def _sizes(
+    group: Group, variant: Variant, template: Compiled, bulk: CompiledBulk | None, slots: Mapping[str, Pieces]
+) -> I64:
+    """(n,) bytes of each row's body, or of its message in a list, as the vendor counts them: a payload as JSON, before
+    whatever a form makes of it."""
     n = len(group.positions)
     counted = dict(slots)
     counted["signature"] = (b"",)
-    # A payload is counted as JSON, before whatever a form makes of it.
-    counted |= {name: slots[base_name(name)] for name in _text_names(template)}
+    counted |= {name: slots[base_name(name)] for name in (template if bulk is None else bulk).text_slots}
     if not group.burst.source.limits(variant).counts_token:
         counted |= {name: (b"",) for name in counted if base_name(name) == "token"}
-    return pieces_lengths(pieces_of(template.body, counted), n)
+    parts = template.body if bulk is None else bulk.lists[0].parts
+    return pieces_lengths(pieces_of(parts, counted), n)
 
 
 def _escaped(group: Group, variant: Variant, name: str, cut: Mapping[int, bytes]) -> TextColumn:
@@ -114,17 +108,10 @@ def _escaped(group: Group, variant: Variant, name: str, cut: Mapping[int, bytes]
     return escape_column(TextColumn.from_rows(rows), chain)
 
 
-def _text_names(template: Compiled) -> set[str]:
-    """The slots of title and body, in whatever form the row goes."""
-    return {*template.text_slots, *(template.distinct.text_slots if template.distinct is not None else ())}
-
-
-def _slots(group: Group, variant: Variant, template: Compiled) -> dict[str, Pieces]:
+def _slots(group: Group, variant: Variant, template: Compiled, bulk: CompiledBulk | None) -> dict[str, Pieces]:
     """Slot name -> its pieces, ready to stand inside a JSON string. Each variable column is gathered once."""
     burst = group.burst
-    names = [name for name, _ in template.body_slots if name != "signature"]
-    if template.distinct is not None:
-        names += [name for name in template.distinct.list_slots if name not in names]
+    names = [name for name, _ in template.body_slots] if bulk is None else [*bulk.list_slots]
     is_row = {name: base_name(name) in ROW_SLOTS for name in names}
     slots = group.row_pieces([name for name in names if is_row[name]])
     found: dict[str, Piece] = {}

@@ -42,8 +42,8 @@ class FrameReader:
         #: Bytes not yet looked at, and how far they are used up.
         self._data = b""
         self._at = 0
-        #: Start of a frame whose end has not arrived, header included; empty when there is none. A complete header is all
-        #: in the first piece.
+        #: Start of a frame whose end has not arrived, header included; empty when there is none. A complete header is
+        #: all in the first piece.
         self._partial: list[bytes | bytearray] = []
         #: Bytes in these pieces.
         self._held = 0

@@ -294,6 +294,26 @@ class Segments:
         self._place(shards, (hashes & _HIGH64) | (rows.astype(np.uint64) + _ONE64))
         np.add.at(self._live, shards, 1)
 
+    def insert_one(self, shard: int, key_hash: int, row: int) -> None:
+        """`insert` of one key: a phone that connects for the first time costs no array calls.
+
+        Raises Overloaded when the pool is used up; then nothing was inserted.
+        """
+        if not self._masks.item(shard):
+            self._bases[shard] = self._pool.take(_SIZE_MIN)
+            self._masks[shard], self._limits[shard] = _SIZE_MIN - 1, int(_SIZE_MIN * _LOAD_MAX)
+            self._rebuilds += 1
+        elif self._used.item(shard) >= self._limits.item(shard):
+            self._rebuild(np.array([shard]), np.array([1]))
+        entries = self._pool.entries
+        base, mask = self._bases.item(shard), self._masks.item(shard)
+        slot = (key_hash >> 32) & mask
+        while (present := entries.item(base + slot)) not in (0, _LOW):
+            slot = (slot + 1) & mask
+        entries[base + slot] = (key_hash >> 32 << 32) | (row + 1)
+        self._used[shard] += present == 0
+        self._live[shard] += 1
+
     def _place(self, shards: I64, entries: U64) -> None:
         """Writes entries, all distinct, into the first free slots from their homes on; `used` follows."""
         pool = self._pool.entries

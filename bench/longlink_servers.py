@@ -200,11 +200,11 @@ def cpu_s(pid: int) -> float:
 
 
 def memory_bytes(pid: int) -> int:
-    """Private memory and a fair share of what is shared (Pss), of the process and its children."""
+    """Anonymous and shared memory (Pss) of the process and its children; code that is read from files is not in it."""
     total = 0
     for member in family(pid):
         for line in Path(f"/proc/{member}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                 total += int(line.split()[1]) * 1024
     return total
 

@@ -461,6 +461,7 @@ class DeviceTable:
             raise
         self._next_row += not is_reused
         records = self._records
+        records.has_grown(self._next_row)
         records.id_low[row], records.id_high[row] = struct.unpack("<QQ", device_id)
         records.app[row] = app_index
         records.fd[row] = OFFLINE
@@ -515,6 +516,7 @@ class DeviceTable:
         n_fresh = len(ids) - len(rows)
         rows = np.concatenate([rows, np.arange(self._next_row, self._next_row + n_fresh, dtype=np.int32)])
         self._next_row += n_fresh
+        self._records.has_grown(self._next_row)
         # Untouched rows are all zero, and `remove` leaves them so.
         records = self._records
         records.words[rows, :2] = ids.view("<u8")

@@ -32,6 +32,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from gateway.columns import I32, I64, U8, U32, U64, Bool
+from gateway.core.reserved import Reserved
 from gateway.errors import Overloaded
 
 #: Contract (DESIGN.md section 4): devices fall into 4,096 shards.
@@ -139,13 +140,14 @@ class HashKey:
 class BlockPool:
     """Power-of-two blocks of one reserved array: a buddy allocator. Block starts are multiples of their size."""
 
-    __slots__ = ("_free", "capacity", "entries", "name", "taken")
+    __slots__ = ("_free", "_reserved", "capacity", "entries", "name", "taken")
 
     def __init__(self, capacity: int, name: str) -> None:
         """capacity: entries, a power of two. Reserved, not touched."""
         self.name = name
         self.capacity = capacity
-        self.entries: U64 = np.zeros(capacity, np.uint64)
+        self._reserved = Reserved(capacity)
+        self.entries: U64 = self._reserved.words
         self.taken = 0
         #: size -> starts of free blocks; a dict as ordered set, so that the last freed (warm) block goes first.
         self._free: dict[int, dict[int, None]] = {capacity: {0: None}}
@@ -162,6 +164,7 @@ class BlockPool:
             found //= 2
             self._free.setdefault(found, {})[start + found] = None
         self.taken += size
+        self._reserved.has_grown(self.taken * self.entries.itemsize)
         return start
 
     def give(self, start: int, size: int) -> None:

@@ -20,6 +20,7 @@ BENCHMARKS = {
     "core": "bench.core",
     "vendor": "bench.vendor",
     "http1": "bench.http1",
+    "longlink": "bench.longlink",
     "durable": "bench.durable",
     "render": "bench.render",
 }

@@ -193,11 +193,16 @@ class Worker:
         ]
 
     def _open_connection(
-        self, open_stream: Callable[[], Awaitable[trio.abc.Stream]], on_events: OnEvents
+        self,
+        open_stream: Callable[[], Awaitable[trio.abc.Stream]],
+        on_events: OnEvents,
+        *,
+        keeps_ok_bodies: bool = False,
     ) -> VendorConnection:
+        """keeps_ok_bodies: of a vendor that tells errors in the body of a 200."""
         return VendorConnection(
             open_stream=open_stream,
-            config=msgspec.structs.replace(client_config(self.config), is_ok_body_kept=False),
+            config=msgspec.structs.replace(client_config(self.config), is_ok_body_kept=keeps_ok_bodies),
             limits=connection_limits(self.config),
             on_events=on_events,
         )

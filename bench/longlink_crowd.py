@@ -206,6 +206,7 @@ def _vendor_p99_ms(gateway: Gateway, seconds: float) -> float:
         time.sleep(max(0.0, due - time.monotonic()))
         late_ms = (time.monotonic() - due) * 1000
         answer = client.submit([content], [("apns", f"{tick:064x}")])
+        assert answer.accepted == 1, f"a row was refused: {answer.refused}"
         sent.append((answer.task_id, late_ms))
     latencies = []
     for task, late_ms in sent:

@@ -127,6 +127,7 @@ class ControlPort:
             exchange = simulator.exchange
             counted = exchange.counts.statistics()
             counted["connections"] |= simulator.front.statistics()
+            counted["receipts"]["due"] = 0 if exchange.courier is None else exchange.courier.n_due
             counted["received"] = exchange.received.statistics()
             counted["without_message_id"] = getattr(exchange.vendor, "n_without_message_id", 0)
             shown[name] = counted

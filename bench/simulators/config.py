@@ -17,7 +17,11 @@ from bench.simulators.fault_kinds import Fault
 from bench.simulators.harmony import HarmonySection
 from bench.simulators.honor import HonorSection
 from bench.simulators.huawei import HuaweiSection
+from bench.simulators.meizu import MeizuSection
+from bench.simulators.oppo import OppoSection
 from bench.simulators.receipts import CourierSection
+from bench.simulators.vivo import VivoSection
+from bench.simulators.xiaomi import XiaomiSection
 
 
 class FcmHttp2Section(Http2Section, frozen=True, kw_only=True):
@@ -112,6 +116,10 @@ class SimulatorsConfig(Frozen, frozen=True, kw_only=True):
     huawei: HuaweiSection = HuaweiSection()
     harmony: HarmonySection = HarmonySection()
     honor: HonorSection = HonorSection()
+    xiaomi: XiaomiSection = XiaomiSection()
+    oppo: OppoSection = OppoSection()
+    vivo: VivoSection = VivoSection()
+    meizu: MeizuSection = MeizuSection()
 
 
 def read_config(path: Path | None) -> SimulatorsConfig:

@@ -186,6 +186,16 @@ def variant(check: Check) -> Check:
     return wrapped
 
 
+def both(*checks: Check) -> Check:
+    """All of these checks, each with its own faults."""
+
+    def check(value: Any, path: str) -> Iterator[Fault]:
+        for one in checks:
+            yield from one(value, path)
+
+    return check
+
+
 def coded(check: Check, code: str) -> Check:
     """The same check, whose faults carry the vendor's code."""
 

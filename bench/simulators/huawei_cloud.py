@@ -271,8 +271,12 @@ class ServiceJwt:
                 raise Refused("80200001", f"alg of the JWT is {header.get('alg')!r}, expected PS256")
             if header.get("kid") != self._account.private_key_id:
                 raise Refused("80200001", "kid of the JWT is not a key of this account")
-            options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False}
-            claims = jwt.decode(bearer, self._key, algorithms=["PS256"], options=options)
+            claims = jwt.decode(
+                bearer,
+                self._key,
+                algorithms=["PS256"],
+                options={"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False},
+            )
         except jwt.InvalidTokenError as error:
             raise Refused("80200001", f"the bearer token is no JWT of this account: {type(error).__name__}") from None
         return self._check_claims(claims, now_unix_s)

@@ -259,3 +259,24 @@ class Courier:
                 self._counted["reports_sent"] += callback.n_reports
                 return
         self._counted["reports_lost"] += callback.n_reports
+
+
+def gathered(dues: Iterable[Due]) -> dict[tuple[str, str], list[Due]]:
+    """Reports by (message id, event): what vendors tell in one entry with many targets."""
+    groups: dict[tuple[str, str], list[Due]] = defaultdict(list)
+    for due in dues:
+        groups[due.message_id, due.event].append(due)
+    return groups
+
+
+def layers(dues: Iterable[Due]) -> Iterable[list[list[Due]]]:
+    """Groups of `gathered`, so laid out that no message id comes twice in one: for bodies keyed by message id."""
+    found: list[dict[str, list[Due]]] = []
+    for (message_id, _), group in gathered(dues).items():
+        for layer in found:
+            if message_id not in layer:
+                layer[message_id] = group
+                break
+        else:
+            found.append({message_id: group})
+    return [list(layer.values()) for layer in found]

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from bench.simulators import apns, fcm
 from bench.simulators.apns_provider_token import Key, ProviderTokens
 from bench.simulators.clock import Clock
-from bench.simulators.config import ApnsSection, FcmSection, Http2Section, SimulatorsConfig
+from bench.simulators.config import ApnsSection, FcmSection, SimulatorsConfig
+from bench.simulators.config_base import Http2Section
 from bench.simulators.control import ControlPort
 from bench.simulators.counts import Counts
 from bench.simulators.credentials import ApnsKey, ServiceAccount, make_apns_key, make_service_account
@@ -36,15 +37,27 @@ from bench.simulators.h2_rules import Http2Rules
 from bench.simulators.harmony import Harmony
 from bench.simulators.honor import Honor
 from bench.simulators.huawei import Huawei
+from bench.simulators.meizu import Meizu
+from bench.simulators.oppo import Oppo
 from bench.simulators.push_api import Kit, PushApi, PushSection
 from bench.simulators.rate import DeviceWindow, TokenBucket
 from bench.simulators.receipts import Courier
 from bench.simulators.received import Received
 from bench.simulators.tls import TlsFiles, make_tls_files
+from bench.simulators.vivo import Vivo
+from bench.simulators.xiaomi import Xiaomi
 
 DEVICE_RATE_WINDOW_S = 60.0
 #: section of the configuration -> judge
-PUSH_APIS: Mapping[str, type[PushApi]] = {"huawei": Huawei, "harmony": Harmony, "honor": Honor}
+PUSH_APIS: Mapping[str, type[PushApi]] = {
+    "huawei": Huawei,
+    "harmony": Harmony,
+    "honor": Honor,
+    "xiaomi": Xiaomi,
+    "oppo": Oppo,
+    "vivo": Vivo,
+    "meizu": Meizu,
+}
 
 
 @dataclass(slots=True)
@@ -215,7 +228,7 @@ async def _start_push_api(simulators: Simulators, name: str, judge: type[PushApi
                 vendor.callbacks, section.receipts, config.courier, kit.chance, counts.receipts, vendor.is_receipt_taken
             )
             exchange.courier.start()
-        protocols = list(section.protocols)
+        protocols: list[str] = list(section.protocols)
         front = Front(exchange, _rules(config.http2), simulators.tls_files, protocols, config)
         fates = partial(judge.fresh_fates, section)
         simulators.by_name[own_name] = Simulator(exchange, front, {}, fates)

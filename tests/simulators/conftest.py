@@ -430,10 +430,10 @@ class Judge:
         self.clock = Clock(lambda: self.NOON_UNIX_S)
         self.seen: Counter[str] = Counter()
         strict = changes.get("unknown_fields", "refuse") == "refuse"
-        region = changes.get("region", "")
-        kit = Kit(self.clock, random.Random(1), self.seen, strict, directory, region)
         table = {key: value for key, value in changes.items() if key not in ("unknown_fields", "region")}
         section = getattr(msgspec.convert({vendor: table}, SimulatorsConfig), vendor)
+        region = changes.get("region", PUSH_APIS[vendor].regions_of(section)[0])
+        kit = Kit(self.clock, random.Random(1), self.seen, strict, directory, region)
         self.vendor: PushApi = PUSH_APIS[vendor](section, kit)
         self.known = self.vendor.credentials("127.0.0.1", 1)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 import uuid
 
 import pytest
+
+from bench.simulators.config import simulator_names
 
 WAIT_S = 20
 HONOR = "/api/v1/104400001/sendMessage"
@@ -149,6 +152,96 @@ def test_honor_speaks_http_1_only_and_records_the_message_id_of_a_single_row(sta
     assert "reference" not in row
 
 
+OPPO_ID = "CN_" + "0" * 31
+
+
+def _xiaomi(running, client, url):
+    form = {"registration_id": "dEmO+regid1=,dEmO+regid2=", "restricted_package_name": "com.example.app"}
+    form |= {"title": "t", "description": "b", "extra.channel_id": "private", "extra.callback": url}
+    key = f"key={running.ready['xiaomi']['app_secret']}"
+    answer = client.post("/v3/message/regid", data=form | {"extra.callback.param": "p"}, headers={"authorization": key})
+    return answer.json()["code"] == 0
+
+
+def _oppo(running, client, url):
+    known = running.ready["oppo"]
+    stamp = str(int(running.now() * 1000))
+    sign = hashlib.sha256(f"{known['app_key']}{stamp}{known['master_secret']}".encode()).hexdigest()
+    form = {"app_key": known["app_key"], "timestamp": stamp, "sign": sign}
+    token = {"auth_token": client.post("/server/v1/auth", data=form).json()["data"]["auth_token"]}
+    shown = {"title": "t", "content": "b", "call_back_url": url, "call_back_parameter": "p"}
+    base = "/server/v1/message/notification/"
+    saved = client.post(base + "save_message_content", data=token | shown).json()["data"]["message_id"]
+    targets = {"message_id": saved, "target_type": "2", "target_value": f"{OPPO_ID}1;{OPPO_ID}2"}
+    return client.post(base + "broadcast", data=token | targets).json()["code"] == 0
+
+
+def _vivo(running, client, url):
+    known = running.ready["vivo"]
+    stamp = int(running.now() * 1000)
+    text = f"{known['app_id']}{known['app_key']}{stamp}{known['app_secret']}"
+    body = {"appId": known["app_id"], "appKey": known["app_key"], "timestamp": stamp}
+    body["sign"] = hashlib.md5(text.encode()).hexdigest()
+    token = client.post("/message/auth", json=body).json()["authToken"]
+    sent = []
+    for number in (1, 2):
+        shown = {"notifyType": 1, "title": "t", "content": "b", "skipType": 1, "requestId": f"r{number}"}
+        extra = {"callback": url, "callback.param": "p"}
+        body = {"appId": known["app_id"], "regId": f"{number:023d}", "extra": extra} | shown
+        sent.append(client.post("/message/send", json=body, headers={"authToken": token}).json()["result"])
+    return sent == [0, 0]
+
+
+def _meizu(running, client, url):
+    known = running.ready["meizu"]
+    message = {"noticeBarInfo": {"title": "t", "content": "b"}, "extra": {"callback": url, "callback.param": "p"}}
+    form = {"appId": known["app_id"], "messageJson": json.dumps(message), "pushIds": f"{'R' * 40}1,{'R' * 40}2"}
+    joined = "".join(f"{key}={form[key]}" for key in sorted(form)) + known["app_secret"]
+    form["sign"] = hashlib.md5(joined.encode()).hexdigest()
+    return client.post("/garcia/api/server/push/varnished/pushByPushId", data=form).json()["code"] == "200"
+
+
+@pytest.mark.parametrize("is_http2", [True, False])
+@pytest.mark.parametrize("vendor", ["xiaomi", "oppo", "vivo", "meizu"])
+def test_a_client_of_the_vendor_is_served_and_hears_of_its_rows(start, callback_sink, vendor, is_http2):
+    running = start(apns={"enabled": False}, fcm={"enabled": False}, **{vendor: {"enabled": True}})
+    send = {"xiaomi": _xiaomi, "oppo": _oppo, "vivo": _vivo, "meizu": _meizu}[vendor]
+    with running.httpx(vendor, is_http2=is_http2) as client:
+        assert send(running, client, callback_sink.url)
+    rows = running.received(vendor)
+    assert [row["sha256"] for row in rows] == [hashlib.sha256(b"t\x00b").hexdigest()] * 2
+    assert len({row["target"] for row in rows}) == 2
+    assert {row["reference"] for row in rows} == {"p"}
+    told = running.wait_until(vendor, lambda found: found["receipts"].get("reports_sent") == 2)["receipts"]
+    assert told["due"] == 0
+    assert callback_sink.requests
+    assert running.statistics(vendor)["rows"] == {"accepted": 2}
+
+
+def test_further_regions_have_simulators_of_their_own(start):
+    section = {"enabled": True, "regions": ["cn", "ru", "in"]}
+    running = start(apns={"enabled": False}, fcm={"enabled": False}, xiaomi=section)
+    assert set(running.ready) >= {"xiaomi", "xiaomi_ru", "xiaomi_in"}
+    assert running.ready["xiaomi_ru"]["region"] == "ru"
+    body = {"simulator": "xiaomi_ru", "fate": "bad_regid", "tokens": ["dEmO+regid1="]}
+    assert running.control("PUT", "/tokens", body)[0] == 200
+    with running.httpx("xiaomi_ru") as client:
+        assert _xiaomi(running, client, "http://127.0.0.1:1")
+    assert len(running.received("xiaomi_ru")) == 1
+    assert running.received("xiaomi") == []
+
+
+def test_the_first_of_two_steps_can_fail_alone(start, callback_sink):
+    running = start(apns={"enabled": False}, fcm={"enabled": False}, oppo={"enabled": True})
+    mix = [{"share": 1.0, "status": 200, "reason": "-1"}]
+    running.fault("oppo", "errors", mix=mix, applies_to="save", for_requests=1)
+    with running.httpx("oppo") as client:
+        with pytest.raises(KeyError):
+            _oppo(running, client, callback_sink.url)
+        assert _oppo(running, client, callback_sink.url)
+    assert running.statistics("oppo")["outcomes"] == {"oauth": 2, "error_by_fault": 1, "save": 1, "accepted": 1}
+
+
 def _ready(*arguments):
     command = [sys.executable, "-m", "bench.simulators", "--json", "--exit-with-parent", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -160,7 +253,8 @@ def _ready(*arguments):
 
 
 def test_command_line_starts_any_or_all():
-    names = {"apns", "fcm", "huawei", "harmony", "honor"}
+    names = set(simulator_names())
+    assert names >= {"apns", "fcm", "huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu"}
     assert set(_ready("--only", "huawei,honor")) & names == {"huawei", "honor"}
     assert set(_ready()) & names == {"apns", "fcm"}
     assert set(_ready("--all")) >= names

@@ -43,3 +43,7 @@ class AccessTokens:
     def clear(self) -> None:
         """No token is valid."""
         self._issued.clear()
+
+    def left(self, token: str, now_unix_s: float) -> float:
+        """Seconds for which this token is still good."""
+        return max(0.0, self._issued.get(token, (0.0, ""))[0] - now_unix_s)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from bench.simulators.aliyun_sms import AliyunSmsSection
 from bench.simulators.config_base import Count, Frozen, Http2Section, PlainHttp2Section, Port, Positive, Seconds
 from bench.simulators.fates import Fate
 from bench.simulators.fault_kinds import Fault
@@ -20,7 +21,9 @@ from bench.simulators.huawei import HuaweiSection
 from bench.simulators.meizu import MeizuSection
 from bench.simulators.oppo import OppoSection
 from bench.simulators.receipts import CourierSection
+from bench.simulators.tencent_sms import TencentSmsSection
 from bench.simulators.vivo import VivoSection
+from bench.simulators.wechat import WechatSection
 from bench.simulators.xiaomi import XiaomiSection
 
 
@@ -120,6 +123,9 @@ class SimulatorsConfig(Frozen, frozen=True, kw_only=True):
     oppo: OppoSection = OppoSection()
     vivo: VivoSection = VivoSection()
     meizu: MeizuSection = MeizuSection()
+    wechat: WechatSection = WechatSection()
+    aliyun_sms: AliyunSmsSection = AliyunSmsSection()
+    tencent_sms: TencentSmsSection = TencentSmsSection()
 
 
 def read_config(path: Path | None) -> SimulatorsConfig:

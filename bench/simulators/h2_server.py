@@ -207,6 +207,8 @@ class Http2Connection(asyncio.Protocol):
             else:
                 headers.append((bytes(name), bytes(value)))
         method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+        if b":authority" in pseudo and not any(name == b"host" for name, _ in headers):
+            headers.append((b"host", pseudo[b":authority"]))  # some vendors have it signed
         self._streams[stream_id] = Stream(
             method.decode("latin-1"), path.decode("latin-1"), tuple(headers), self._loop.time()
         )

@@ -23,6 +23,7 @@ from bench.simulators.exchange import Answer, Request
 from bench.simulators.fields import Check, an_object, each, flag, octets, one_of, record, text, whole
 from bench.simulators.huawei_cloud import (
     AUDIENCE,
+    DEVICE_FATES,
     MARKETING,
     REPEATED,
     SERVICE_CATEGORIES,
@@ -143,16 +144,7 @@ class Harmony(HuaweiCloud):
         }
     )
     receipt_fates: ClassVar[Mapping[str, str]] = {
-        "uninstalled": "2",
-        "token_mismatch": "5",
-        "notifications_off": "6",
-        "inactive": "10",
-        "network": "14",
-        "replaced": "15",
-        "user_mismatch": "22",
-        "cached": "27",
-        "page_missing": "31",
-        "locked": "51",
+        **DEVICE_FATES,
         "device_control": "102",
         "profile_unknown": "144",
         "not_shown": "151",

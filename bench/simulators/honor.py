@@ -38,7 +38,7 @@ from bench.simulators.push_api import (
     json_of,
     new_id,
     path_of,
-    retry_after,
+    refused_answer,
 )
 from bench.simulators.receipts import Callback, Due
 
@@ -201,13 +201,10 @@ class Honor(PushApi):
     def refusal(self, refused: Refused, request: Request) -> Answer:
         """An OAuth error in words, or a code; the low codes are HTTP statuses too."""
         code = refused.code
-        headers = ((b"content-type", b"application/json; charset=UTF-8"), *retry_after(refused))
         if self.call_of(request) == "oauth":
-            body: Any = {"error": code, "error_description": refused.why}
-            return json_answer(refused.status or 401, body, headers=headers, reason=code, why=refused.why)
-        status = refused.status or (int(code) if len(code) == 3 else 200)
+            return refused_answer(refused, {"error": code, "error_description": refused.why}, 401)
         body = self._body(code, refused.text or TEXTS.get(code, refused.why), refused.data)
-        return json_answer(status, body, headers=headers, reason=code, why=refused.why)
+        return refused_answer(refused, body, int(code) if len(code) == 3 else 200)
 
     def _body(self, code: str, message: str, data: Any) -> dict[str, Any]:
         is_number = self._section.code_form == "number" and code.isdigit()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
@@ -38,6 +37,7 @@ from bench.simulators.fields import (
 )
 from bench.simulators.huawei_cloud import (
     AUDIENCE,
+    DEVICE_FATES,
     MARKETING,
     SERVICE_CATEGORIES,
     TAG_BYTES_MAX,
@@ -49,17 +49,7 @@ from bench.simulators.huawei_cloud import (
     Send,
     split_forged,
 )
-from bench.simulators.push_api import (
-    JSON_HEADERS,
-    Kit,
-    Refused,
-    form_of,
-    header_of,
-    json_answer,
-    json_of,
-    path_of,
-    retry_after,
-)
+from bench.simulators.push_api import JSON_HEADERS, Kit, Refused, form_of, header_of, json_of, path_of, refused_answer
 from bench.simulators.rate import DeviceWindow
 from bench.simulators.receipts import Callback, Due
 
@@ -186,16 +176,7 @@ class Huawei(HuaweiCloud):
     name = "huawei"
     known_fates = frozenset({"illegal_token"})
     receipt_fates: ClassVar[Mapping[str, str]] = {
-        "uninstalled": "2",
-        "token_mismatch": "5",
-        "notifications_off": "6",
-        "inactive": "10",
-        "network": "14",
-        "replaced": "15",
-        "user_mismatch": "22",
-        "cached": "27",
-        "page_missing": "31",
-        "locked": "51",
+        **DEVICE_FATES,
         "profile_unknown": "144",
         "held": "201",
     }
@@ -239,8 +220,7 @@ class Huawei(HuaweiCloud):
         sub_error, description = OAUTH_ERRORS.get(refused.code, (0, refused.code))
         number = int(refused.code) if refused.code.isdigit() else 1101
         body = {"error": number, "sub_error": sub_error, "error_description": description}
-        answer = json_answer(refused.status or 400, body, reason=refused.code, why=refused.why)
-        return replace(answer, headers=answer.headers + retry_after(refused))
+        return refused_answer(refused, body, 400)
 
     # ---- authorization
 

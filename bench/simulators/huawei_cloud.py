@@ -52,6 +52,18 @@ SERVICE_CATEGORIES = (
     *("IM", "VOIP", "MISS_CALL", "SUBSCRIPTION", "TRAVEL", "HEALTH", "WORK", "ACCOUNT", "EXPRESS", "FINANCE"),
     *("DEVICE_REMINDER", "MAIL", "PLAY_VOICE"),
 )
+DEVICE_FATES = {  # fate of a token -> result in its receipt
+    "uninstalled": "2",
+    "token_mismatch": "5",
+    "notifications_off": "6",
+    "inactive": "10",
+    "network": "14",
+    "replaced": "15",
+    "user_mismatch": "22",
+    "cached": "27",
+    "page_missing": "31",
+    "locked": "51",
+}
 CODE_FORM = re.compile(r"8[0-9]{7}")
 TEXTS = {
     "80000000": "Success",

@@ -35,7 +35,7 @@ from bench.simulators.push_api import (
     form_of,
     json_answer,
     path_of,
-    retry_after,
+    refused_answer,
 )
 from bench.simulators.rate import DeviceWindow
 from bench.simulators.receipts import Callback, Due, gathered
@@ -191,9 +191,7 @@ class Meizu(PushApi):
     def refusal(self, refused: Refused, request: Request) -> Answer:
         """`code` as a text, and an empty text as `value`."""
         message = TEXTS.get(refused.code, refused.why)
-        body = {"code": refused.code, "message": message, "value": "", "redirect": ""}
-        answer = json_answer(refused.status or 200, body)
-        return Answer(answer.status, answer.headers + retry_after(refused), answer.body, refused.code, refused.why)
+        return refused_answer(refused, {"code": refused.code, "message": message, "value": "", "redirect": ""})
 
     def answer_call(self, request: Request) -> Answer:
         """One of the calls above."""

@@ -43,11 +43,12 @@ from bench.simulators.push_api import (
     PushApi,
     PushSection,
     Refused,
+    as_number,
     form_of,
     header_of,
     json_answer,
     path_of,
-    retry_after,
+    refused_answer,
 )
 from bench.simulators.receipts import Callback, Due, gathered
 from bench.simulators.received import Message, target_of
@@ -232,9 +233,7 @@ class Oppo(PushApi):
         """`code` and `message`."""
         code = refused.code
         message = TEXTS.get(code, "error") + (f",{refused.why}" if code in ("40", "41") else "")
-        body: Any = {"code": int(code) if re.fullmatch(r"-?[0-9]+", code) else code, "message": message}
-        answer = json_answer(refused.status or 200, body)
-        return Answer(answer.status, answer.headers + retry_after(refused), answer.body, code, refused.why)
+        return refused_answer(refused, {"code": as_number(code), "message": message})
 
     def answer_call(self, request: Request) -> Answer:
         """One of the calls above."""

@@ -222,13 +222,23 @@ class PushApi:
             return fault
         return None
 
-    def rows_of(self, echoed: str, payload: str, tokens: Sequence[str], title: str, body: str) -> tuple[Message, ...]:
+    def rows_of(
+        self,
+        echoed: str,
+        payload: str,
+        tokens: Sequence[str],
+        title: str,
+        body: str,
+        *,
+        is_single: bool | None = None,
+    ) -> tuple[Message, ...]:
         """The rows of a request, to be recorded under what names them.
 
         echoed: what the sender had echoed in receipts. payload: custom data; a `message_id` in it names the row of a
         request with one target where `echoed` does not. Rows that nothing names are counted.
+        is_single: whether `echoed` was given for one target only; told by the number of tokens when left out.
         """
-        is_single = len(tokens) == 1
+        is_single = len(tokens) == 1 if is_single is None else is_single
         if is_single and message_id_in(echoed) is None:
             data = parsed(payload)
             inner = data.get("message_id") if isinstance(data, dict) else None
@@ -356,6 +366,17 @@ def bytes_without_tokens(request: Request) -> int:
 def json_answer(status: int, body: Any, **fields: Any) -> Answer:
     """An answer with a JSON body; fields are those of Answer."""
     return Answer(status, fields.pop("headers", JSON_HEADERS), msgspec.json.encode(body), **fields)
+
+
+def refused_answer(refused: Refused, body: Any, status: int = 200) -> Answer:
+    """The vendor's error body, with `status` unless the refusal has its own."""
+    headers = (*JSON_HEADERS, *retry_after(refused))
+    return json_answer(refused.status or status, body, headers=headers, reason=refused.code, why=refused.why)
+
+
+def as_number(code: str) -> int | str:
+    """A code as the number that it stands for; words, which only a fault can bring, stay words."""
+    return int(code) if re.fullmatch(r"-?[0-9]{1,9}", code) else code
 
 
 def retry_after(refused: Refused) -> tuple[Header, ...]:

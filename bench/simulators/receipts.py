@@ -18,7 +18,7 @@ import ssl
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
@@ -80,12 +80,15 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One POST of reports: body and headers as the vendor sends them, and how many reports it carries."""
+    """One POST of reports: body and headers as the vendor sends them, and how many reports it carries.
+
+    query: what the vendor puts behind the callback URL, where it signs there.
+    """
 
     body: bytes
     headers: tuple[tuple[str, str], ...]
     n_reports: int
-    method: Literal["POST", "GET"] = "POST"
+    query: tuple[tuple[str, str], ...] = ()
 
 
 Shape = Callable[[Sequence[Due]], Iterable[Callback]]
@@ -247,9 +250,8 @@ class Courier:
                 self._counted["retries"] += 1
                 await asyncio.sleep(self._limits.retry_wait_s)
             try:
-                response = await client.request(
-                    callback.method, url, content=callback.body, headers=dict(callback.headers)
-                )
+                target = httpx.URL(url).copy_merge_params(dict(callback.query)) if callback.query else url
+                response = await client.post(target, content=callback.body, headers=dict(callback.headers))
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 self._counted[f"answer {type(error).__name__}"] += 1
                 continue

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from bench.simulators import apns, fcm
+from bench.simulators.aliyun_sms import AliyunSms
 from bench.simulators.apns_provider_token import Key, ProviderTokens
 from bench.simulators.clock import Clock
 from bench.simulators.config import ApnsSection, FcmSection, SimulatorsConfig
@@ -43,8 +44,10 @@ from bench.simulators.push_api import Kit, PushApi, PushSection
 from bench.simulators.rate import DeviceWindow, TokenBucket
 from bench.simulators.receipts import Courier
 from bench.simulators.received import Received
+from bench.simulators.tencent_sms import TencentSms
 from bench.simulators.tls import TlsFiles, make_tls_files
 from bench.simulators.vivo import Vivo
+from bench.simulators.wechat import Wechat
 from bench.simulators.xiaomi import Xiaomi
 
 DEVICE_RATE_WINDOW_S = 60.0
@@ -57,6 +60,9 @@ PUSH_APIS: Mapping[str, type[PushApi]] = {
     "oppo": Oppo,
     "vivo": Vivo,
     "meizu": Meizu,
+    "wechat": Wechat,
+    "aliyun_sms": AliyunSms,
+    "tencent_sms": TencentSms,
 }
 
 

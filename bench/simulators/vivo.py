@@ -34,12 +34,14 @@ from bench.simulators.push_api import (
     PushApi,
     PushSection,
     Refused,
+    as_number,
     header_of,
     json_answer,
     json_of,
     new_id,
     path_of,
     query_of,
+    refused_answer,
     retry_after,
 )
 from bench.simulators.rate import DeviceWindow
@@ -217,10 +219,8 @@ class Vivo(PushApi):
         code = refused.code
         if refused.status >= 500 and not re.fullmatch(r"1[0-9]{4}", code):
             return Answer(refused.status, retry_after(refused), b"", code, refused.why)
-        body: Any = {"desc": refused.text or TEXTS.get(code, refused.why), **(refused.data or {})}
-        body["result"] = int(code) if code.isdigit() else code
-        answer = json_answer(refused.status or 200, body)
-        return Answer(answer.status, answer.headers + retry_after(refused), answer.body, code, refused.why)
+        desc = refused.text or TEXTS.get(code, refused.why)
+        return refused_answer(refused, {"result": as_number(code), "desc": desc, **(refused.data or {})})
 
     def answer_call(self, request: Request) -> Answer:
         """One of the calls above."""

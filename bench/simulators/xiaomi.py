@@ -32,11 +32,12 @@ from bench.simulators.push_api import (
     PushApi,
     PushSection,
     Refused,
+    as_number,
     form_of,
     header_of,
     json_answer,
     path_of,
-    retry_after,
+    refused_answer,
 )
 from bench.simulators.rate import TokenBucket
 from bench.simulators.receipts import Callback, Due, layers
@@ -206,10 +207,8 @@ class Xiaomi(PushApi):
         """`result` error, HTTP 200 unless a fault says otherwise."""
         code = refused.code
         words = refused.text or TEXTS.get(code, "error")
-        body: Any = {"result": "error", "reason": words, "trace_id": _trace_id(), "description": words, "info": ""}
-        body["code"] = int(code) if re.fullmatch(r"-?[0-9]+", code) else code
-        answer = json_answer(refused.status or 200, body, reason=code, why=refused.why)
-        return Answer(answer.status, answer.headers + retry_after(refused), answer.body, code, refused.why)
+        body = {"result": "error", "reason": words, "trace_id": _trace_id(), "description": words, "info": ""}
+        return refused_answer(refused, body | {"code": as_number(code)})
 
     def answer_call(self, request: Request) -> Answer:
         """One text for many, one for each, or the quota."""

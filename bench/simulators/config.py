@@ -13,6 +13,7 @@ import msgspec
 
 from bench.simulators.aliyun_sms import AliyunSmsSection
 from bench.simulators.config_base import Count, Frozen, Http2Section, PlainHttp2Section, Port, Positive, Seconds
+from bench.simulators.dingtalk import DingtalkSection
 from bench.simulators.fates import Fate
 from bench.simulators.fault_kinds import Fault
 from bench.simulators.harmony import HarmonySection
@@ -23,7 +24,9 @@ from bench.simulators.oppo import OppoSection
 from bench.simulators.receipts import CourierSection
 from bench.simulators.tencent_sms import TencentSmsSection
 from bench.simulators.vivo import VivoSection
+from bench.simulators.webhook import WebhookSection
 from bench.simulators.wechat import WechatSection
+from bench.simulators.wecom import WecomSection
 from bench.simulators.xiaomi import XiaomiSection
 
 
@@ -126,6 +129,9 @@ class SimulatorsConfig(Frozen, frozen=True, kw_only=True):
     wechat: WechatSection = WechatSection()
     aliyun_sms: AliyunSmsSection = AliyunSmsSection()
     tencent_sms: TencentSmsSection = TencentSmsSection()
+    wecom: WecomSection = WecomSection()
+    dingtalk: DingtalkSection = DingtalkSection()
+    webhook: WebhookSection = WebhookSection()
 
 
 def read_config(path: Path | None) -> SimulatorsConfig:

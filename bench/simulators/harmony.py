@@ -213,8 +213,7 @@ class Harmony(HuaweiCloud):
         scheme, _, bearer = header_of(request, b"authorization").partition(" ")
         if scheme != "Bearer" or not bearer:
             raise Refused("80200001", "authorization is missing or not Bearer")
-        seen = self.jwt.check(bearer, self.now)
-        self.kit.n_seen[seen] += bool(seen)
+        self.check_jwt(bearer)
         if project_id != self.cloud.project_id:
             raise Refused("80200001", "the project in the path is not the account's")
 

@@ -171,6 +171,11 @@ class HuaweiCloud(PushApi):
             return 200
         return {"8010": 400, "8020": 401, "8100": 500}.get(code[:4], 200)
 
+    def check_jwt(self, bearer: str) -> None:
+        """`bearer` is a good JWT; one that lives longer than documented is counted. Raises Refused."""
+        if not self.jwt.check(bearer, self.now):
+            self.kit.n_seen["jwt life over one hour"] += 1
+
     def check_count(self, tokens: Any, n_max: int, code: str = "80300010") -> list[str]:
         """The tokens of a request: a list of 1..n_max strings. Raises Refused."""
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
@@ -271,8 +276,8 @@ class ServiceJwt:
         assert isinstance(key, RSAPublicKey)
         self._key = key
 
-    def check(self, bearer: str, now_unix_s: float) -> str:
-        """ "life over one hour" for a JWT that is good but lives longer than documented, else "".
+    def check(self, bearer: str, now_unix_s: float) -> bool:
+        """The JWT is good; False when it lives longer than the documented hour.
 
         Raises:
             Refused: 80200001 (not this account's), 80200005 (expired), 80300036 (lives longer than a day).
@@ -293,7 +298,7 @@ class ServiceJwt:
             raise Refused("80200001", f"the bearer token is no JWT of this account: {type(error).__name__}") from None
         return self._check_claims(claims, now_unix_s)
 
-    def _check_claims(self, claims: Mapping[str, Any], now_unix_s: float) -> str:
+    def _check_claims(self, claims: Mapping[str, Any], now_unix_s: float) -> bool:
         if claims.get("iss") != self._account.client_email:
             raise Refused("80200001", "iss of the JWT is not the sub_account")
         if claims.get("aud") != AUDIENCE:
@@ -309,7 +314,7 @@ class ServiceJwt:
             raise Refused("80300036", f"the JWT lives {expires - issued} s, limit {JWT_S_MAX}")
         if expires <= now_unix_s:
             raise Refused("80200005", "the JWT has expired")
-        return "jwt life over one hour" if expires - issued > JWT_S else ""
+        return expires - issued <= JWT_S
 
 
 def callback_signature(key: bytes, text: str) -> str:

@@ -29,6 +29,7 @@ from bench.simulators.config_base import Http2Section
 from bench.simulators.control import ControlPort
 from bench.simulators.counts import Counts
 from bench.simulators.credentials import ApnsKey, ServiceAccount, make_apns_key, make_service_account
+from bench.simulators.dingtalk import Dingtalk
 from bench.simulators.exchange import Exchange, Vendor
 from bench.simulators.fates import Fates
 from bench.simulators.faults import FaultScript
@@ -47,7 +48,9 @@ from bench.simulators.received import Received
 from bench.simulators.tencent_sms import TencentSms
 from bench.simulators.tls import TlsFiles, make_tls_files
 from bench.simulators.vivo import Vivo
+from bench.simulators.webhook import Webhook
 from bench.simulators.wechat import Wechat
+from bench.simulators.wecom import Wecom
 from bench.simulators.xiaomi import Xiaomi
 
 DEVICE_RATE_WINDOW_S = 60.0
@@ -63,6 +66,9 @@ PUSH_APIS: Mapping[str, type[PushApi]] = {
     "wechat": Wechat,
     "aliyun_sms": AliyunSms,
     "tencent_sms": TencentSms,
+    "wecom": Wecom,
+    "dingtalk": Dingtalk,
+    "webhook": Webhook,
 }
 
 

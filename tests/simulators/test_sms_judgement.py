@@ -188,7 +188,7 @@ def test_aliyun_sends_a_batch_with_texts_of_their_own(judge):
         "PhoneNumberJson": json.dumps(["15300000001", "15300000002"]),
         "SignNameJson": '["Demo","Demo"]',
         "TemplateParamJson": '[{"customer":"a"},{"customer":"b"}]',
-        **{name: None for name in ("PhoneNumbers", "SignName", "TemplateParam")},
+        **dict.fromkeys(("PhoneNumbers", "SignName", "TemplateParam")),
     }
     answer = _v1(aliyun, "SendBatchSms", method="POST", **lists)
     assert _code(answer) == "OK"
@@ -315,7 +315,9 @@ def test_tencent_answers_number_by_number(judge):
     numbers = ["+8613800000000", "+8613800000001", "+8612", "+8613800000000"]
     answer = _tencent(tencent, PhoneNumberSet=[numbers[0], numbers[1], numbers[3]])
     assert _statuses(answer) == [
-        "Ok", "FailedOperation.PhoneNumberInBlacklist", "LimitExceeded.PhoneNumberThirtySecondLimit",
+        "Ok",
+        "FailedOperation.PhoneNumberInBlacklist",
+        "LimitExceeded.PhoneNumberThirtySecondLimit",
     ]
     assert len(answer.rows) == 1
     tencent.clock.advance(30)

@@ -14,15 +14,14 @@ import asyncio
 import contextlib
 import heapq
 import random
-import ssl
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import httpx
+from urllib.parse import urlencode
 
 from bench.simulators.config_base import Frozen, Positive, Seconds
+from bench.simulators.http1_client import Http1Client, PostFailed
 
 Share = float
 FORGED = "forged"  # stands in the reference of a receipt that no vendor would send
@@ -161,6 +160,7 @@ class Courier:
         self._chance = chance
         self._counted = counted
         self._is_taken = is_taken
+        self._client = Http1Client(limits.ca_file, limits.timeout_s)
         self._heap: list[tuple[float, int, Due]] = []
         self._n_offered = 0
         self._is_offered = asyncio.Event()
@@ -178,6 +178,7 @@ class Courier:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._client.close()
 
     def offer(self, dues: Sequence[Due]) -> None:
         """These reports are queued, except for those that find no room."""
@@ -201,16 +202,11 @@ class Courier:
         return len(self._heap)
 
     async def _run(self) -> None:
-        context: ssl.SSLContext | bool = False
-        if self._limits.ca_file:
-            context = ssl.create_default_context(cafile=self._limits.ca_file)
-        limits = httpx.Limits(max_connections=self._limits.in_flight_max)
-        async with httpx.AsyncClient(verify=context, limits=limits, timeout=self._limits.timeout_s) as client:
-            while True:
-                await self._wait_for_due()
-                for (url, _), dues in self._pop_due().items():
-                    for start in range(0, len(dues), self._section.rows_per_request):
-                        await self._post_all(client, url, dues[start : start + self._section.rows_per_request])
+        while True:
+            await self._wait_for_due()
+            for (url, _), dues in self._pop_due().items():
+                for start in range(0, len(dues), self._section.rows_per_request):
+                    await self._post_all(url, dues[start : start + self._section.rows_per_request])
 
     async def _wait_for_due(self) -> None:
         """At least one report is due; the ones that follow shortly after had time to join it."""
@@ -230,13 +226,13 @@ class Courier:
             found[due.url, due.is_forged].append(due)
         return found
 
-    async def _post_all(self, client: httpx.AsyncClient, url: str, dues: Sequence[Due]) -> None:
+    async def _post_all(self, url: str, dues: Sequence[Due]) -> None:
         for callback in self._shape(dues):
             is_doubled = self._section.doubled_share > 0 and self._chance.random() < self._section.doubled_share
             self._counted["doubled"] += callback.n_reports * is_doubled
             for _ in range(2 if is_doubled else 1):
                 await self._room.acquire()
-                task = asyncio.get_running_loop().create_task(self._post(client, url, callback))
+                task = asyncio.get_running_loop().create_task(self._post(url, callback))
                 self._posts.add(task)
                 task.add_done_callback(self._on_posted)
 
@@ -244,20 +240,21 @@ class Courier:
         self._posts.discard(task)
         self._room.release()
 
-    async def _post(self, client: httpx.AsyncClient, url: str, callback: Callback) -> None:
+    async def _post(self, url: str, callback: Callback) -> None:
+        if callback.query:
+            url += ("&" if "?" in url else "?") + urlencode(callback.query)
         for attempt in range(self._limits.attempts_max):
             if attempt:
                 self._counted["retries"] += 1
                 await asyncio.sleep(self._limits.retry_wait_s)
             try:
-                target = httpx.URL(url).copy_merge_params(dict(callback.query)) if callback.query else url
-                response = await client.post(target, content=callback.body, headers=dict(callback.headers))
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                self._counted[f"answer {type(error).__name__}"] += 1
+                status, answer = await self._client.post(url, callback.headers, callback.body)
+            except PostFailed as error:
+                self._counted[f"answer {error}"] += 1
                 continue
             self._counted["posts"] += 1
-            self._counted[f"answer {response.status_code}"] += 1
-            if self._is_taken(response.status_code, response.content):
+            self._counted[f"answer {status}"] += 1
+            if self._is_taken(status, answer):
                 self._counted["reports_sent"] += callback.n_reports
                 return
         self._counted["reports_lost"] += callback.n_reports

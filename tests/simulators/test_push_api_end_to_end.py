@@ -11,6 +11,7 @@ import uuid
 import pytest
 
 from bench.simulators.config import simulator_names
+from bench.simulators.tls import make_tls_files
 
 WAIT_S = 20
 HONOR = "/api/v1/104400001/sendMessage"
@@ -259,3 +260,33 @@ def test_command_line_starts_any_or_all():
     assert set(_ready()) & names == {"apns", "fcm"}
     assert set(_ready("--all")) >= names
     assert "huwei" in _ready("--only", "huwei")
+
+
+def test_receipts_survive_a_callback_that_is_not_there(start):
+    running = start(
+        **_huawei(receipts={"callback_url": "http://127.0.0.1:1/cb"}), courier={"attempts_max": 2, "retry_wait_s": 0.0}
+    )
+    with running.httpx("huawei") as client:
+        _hms(running, client, ["t1"])
+    told = running.wait_until("huawei", lambda found: found["receipts"].get("reports_lost"))["receipts"]
+    assert (told["reports_lost"], told["answer ConnectionRefusedError"]) == (1, 2)
+
+
+def test_receipts_go_over_tls_too_and_trust_only_the_ca_named(start, tmp_path):
+    """The far end is a simulator itself: it refuses the path, but over a connection that it was asked for."""
+    files = make_tls_files(tmp_path)
+    far = start(apns={"enabled": False}, fcm={"enabled": False}, webhook={"enabled": True})
+    url = far.ready["webhook"]["url"]
+    for ca_file, answer in ((str(files.ca), "answer 401"), ("", "answer 401")):
+        near = start(**_huawei(receipts={"callback_url": url}), courier={"ca_file": ca_file, "attempts_max": 1})
+        with near.httpx("huawei") as client:
+            _hms(near, client, ["t1"])
+        near.wait_until("huawei", lambda found, answer=answer: found["receipts"].get(answer))
+    other = tmp_path / "other"
+    near = start(
+        **_huawei(receipts={"callback_url": url}),
+        courier={"ca_file": str(make_tls_files(other).ca), "attempts_max": 1},
+    )
+    with near.httpx("huawei") as client:
+        _hms(near, client, ["t1"])
+    near.wait_until("huawei", lambda found: found["receipts"].get("answer SSLCertVerificationError"))

@@ -221,12 +221,13 @@ class Exchange:
     def _log(self, request: Request, answer: Answer) -> None:
         if not self.recent.maxlen:
             return
+        is_secret = self.vendor.call_of(request) == "oauth"
         entry = {
             "unix_ms": int(self.clock.now_unix_s() * 1000),
             "method": request.method,
             "path": request.path,
             "headers": request.headers,
-            "body": request.body[:LOGGED_BODY_BYTES_MAX],
+            "body": b"not shown: a credential" if is_secret else request.body[:LOGGED_BODY_BYTES_MAX],
             "body_bytes": request.body_bytes,
             "status": answer.status,
             "reason": answer.reason,

@@ -155,7 +155,9 @@ class Worker:
         )
         self.inbox = InboxActor(store=self.inbox_store, epoch=FIRST_EPOCH, home=self.home, clock=clock)
         self.renderer = Renderer(
-            templates_max=config.lanes.templates_max, downlink_payload_bytes_max=config.long_link.payload_bytes_max
+            templates_max=config.lanes.templates_max,
+            downlink_payload_bytes_max=config.long_link.payload_bytes_max,
+            address_secret=secret,
         )
         self.router = Router(
             home=self.home,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import random
 import ssl
 from collections.abc import Awaitable, Callable
@@ -118,7 +119,9 @@ def build_vendor(
         rate_per_s_max=settings.rate_per_s,
         ceiling=site.ceiling if is_http2 else None,
     )
-    bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
+    bucket, request_bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic()), None
+    if getattr(vendor, "rate_counts_requests", False):
+        bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
     observer = LaneCounts(site.metrics, log, channel)
     render = functools.partial(
         LaneRenderer, renderer=site.renderer, devices=site.devices, vendor=vendor, channel=channel
@@ -135,6 +138,7 @@ def build_vendor(
         "request_timeout_s": config.http2.request_timeout_s,
         "watch": VerdictWatch(breaker, guard),
         "device_gates": DeviceGates(),
+        "request_bucket": request_bucket,
     }
     has_probes = needs_probes(name, settings)
     for class_ in Class:

@@ -176,5 +176,7 @@ class Holders:
 
 def _take(outcomes: Outcomes, kept: Rows) -> Outcomes:
     """The same of some of its rows."""
-    columns: list[Any] = list(outcomes[1:-1])
-    return Outcomes(outcomes.address, *[column[kept] for column in columns], outcomes.bursts)
+    columns = {name: column[kept] for name, column in outcomes._asdict().items() if name not in ("address", "bursts")}
+    changed: Any = outcomes._replace
+    taken: Outcomes = changed(**columns)
+    return taken

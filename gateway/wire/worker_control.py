@@ -4,7 +4,7 @@
       start --------------------------------------------->          who it is; the first frame of every connection
       <--------------------------------------------- ready          its listeners are open
       peer_up, peer_died, peer_draining ------------------>         the other workers, in the order in which it happened
-      whole ---------------------------------------------->         why the gateway as a whole takes no work; empty: it does
+      whole ---------------------------------------------->         why the gateway takes no work; empty: it does
       refresh -> <- refreshed                                       gauges are set for a scrape
       <------------------------------------- ask_refresh            a scrape has come: everybody's gauges, please
       all_refreshed -------------------------------------->

@@ -15,7 +15,7 @@ class WorkerPlace(NamedTuple):
     run_folder: sockets of this start of the gateway, for this user alone; "" where a worker runs alone.
     """
 
-    index: int = 0
+    worker: int = 0
     workers: int = 1
     incarnation: int = 1
     run_folder: str = ""

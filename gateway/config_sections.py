@@ -35,7 +35,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Gateway(Section, frozen=True, kw_only=True):
     node: Annotated[int, Meta(ge=0, le=4095)] = 0
     data_dir: Path
-    workers: Annotated[int, Meta(ge=1, le=1)] = 1
+    workers: Annotated[int, Meta(ge=1, le=16)] = 1
     memory_bytes_max: Annotated[int, Meta(ge=256 * MIB)] = 3 * GIB
     step_ms_max: Milliseconds = 2.0
     gather_ms: Annotated[float, Meta(ge=0, le=1000)] = 1.0
@@ -43,6 +43,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     batch_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 8 * MIB
     open_rows_max: Count = 4_000_000
     drain_s: Seconds = 10.0
+    restart_spread_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     switch_interval_ms: Milliseconds = 0.1
     message_id_secret: Secret | None = None
 
@@ -185,6 +186,7 @@ class Breaker(Section, frozen=True, kw_only=True):
     window_s: Seconds = 10.0
     rows_min: Count = 20
     failure_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    all_failing_s: Seconds = 1.0
     connect_failures_max: Count = 5
     credential_refusals_max: Count = 3
     open_s: Seconds = 5.0

@@ -58,6 +58,8 @@ from gateway.wire.mqtt.session import (
 
 #: Rows in one call of `deliver` at most: about what a slice of the router has online. Larger calls leave the cache.
 _DELIVER_ROWS_MAX = 1600
+#: Between two looks at how many connections are to be closed by now.
+_CLOSE_LOOK_S = 0.01
 
 
 class LongLink:
@@ -92,6 +94,7 @@ class LongLink:
         """(256,) by the byte sent: ConnectCode, or ReasonCode from 0x80 on."""
         self._next_tick = clock() + settings.tick_s
         self._drain_until: float | None = None
+        self._spread_s = 0.0
         self._has_new_bans = False
         self._stopped = trio.Event()
         # Reads that did not fit into the step in which they were made: (fd, generation, data).
@@ -122,15 +125,30 @@ class LongLink:
                 else:
                     with trio.move_on_after(max(0.0, self._wake_at() - self._clock())):
                         await trio.lowlevel.wait_readable(self.edge.fileno())
-            while self.edge.close_some(CloseReason.SHUTDOWN, self.edge.pace.items()):
-                self._report(self._clock())
-                await trio.lowlevel.checkpoint()
+            await self._close_all()
         finally:
             self.dispose()
 
-    def stop(self, drain_s: float) -> None:
-        """No connection and no row is taken from now on; `run` returns when all PUBACKs are in or `drain_s` is over."""
+    async def _close_all(self) -> None:
+        """Every connection is closed, evenly over `_spread_s`: a whole worker's must not be back in one moment."""
+        began, n_all = self._clock(), self.table.n_open
+        while self.table.n_open:
+            now = self._clock()
+            due = n_all if now >= began + self._spread_s else int(n_all * (now - began) / self._spread_s)
+            closes_max = min(self.edge.pace.items(), due - n_all + self.table.n_open)
+            if closes_max > 0:
+                self.edge.close_some(CloseReason.SHUTDOWN, closes_max)
+                self._report(now)
+                await trio.lowlevel.checkpoint()
+            else:
+                self.step(now)
+                await trio.sleep(max(_CLOSE_LOOK_S, min(self.settings.tick_s, self._spread_s / n_all)))
+
+    def stop(self, drain_s: float, spread_s: float = 0.0) -> None:
+        """No connection and no row is taken from now on. `run` returns when PUBACKs are in or `drain_s` is over, and
+        then the connections have been closed, evenly over `spread_s`."""
         self.edge.stop_listening()
+        self._spread_s = spread_s
         self._drain_until = self._clock() + drain_s
         self.edge.wake()
 

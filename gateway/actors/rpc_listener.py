@@ -343,3 +343,7 @@ class RpcListener:
         self._is_shutting_down = True
         for connection in list(self._connections):
             connection.begin_shutdown()
+
+    def end_shutdown(self) -> None:
+        """New connections are served again; those that were told to end do."""
+        self._is_shutting_down = False

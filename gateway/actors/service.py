@@ -185,6 +185,9 @@ class Service:
                 connection.answer(messages.GatewayStatus(id=message.id, facts=self._status()))
             case messages.ClockAdvance() as message:
                 connection.answer(self._advance(message))
+            case messages.Restart():
+                text = "one worker runs without a supervisor: end the process and start it again"
+                raise BadRequest("kind", text, code="forbidden")
             case messages.SubscribeReceipts() as message:
                 cursor = self._streams.check_cursor(message.cursor)
                 self._start(self._streams.run, connection, message, cursor, self._app(connection).number)

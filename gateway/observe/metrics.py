@@ -83,8 +83,8 @@ class Metrics(MetricSet):
     credential_failures = counter(
         "failures", "Credentials that could not be made or fetched", app=open_label(), vendor=Channel
     )
-    credential_expires_s = gauge("seconds", "Time until the credential in force expires", vendor=Channel)
-    breaker_state = gauge("state", "Breaker: 0 closed, 1 half open, 2 open", app=open_label(), vendor=Channel)
+    credential_expires_s = gauge("seconds", "Time until the credential in force expires", "min", vendor=Channel)
+    breaker_state = gauge("state", "Breaker: 0 closed, 1 half open, 2 open", "max", app=open_label(), vendor=Channel)
     breaker_transitions = counter(
         "transitions",
         "Moves of a breaker into a state, and why it had opened",
@@ -94,7 +94,7 @@ class Metrics(MetricSet):
         cause=BREAKER_CAUSES,
     )
     unregister_guard_holding = gauge(
-        "state", "1 while removals of dead tokens are held back", app=open_label(), vendor=Channel
+        "state", "1 while removals of dead tokens are held back", "max", app=open_label(), vendor=Channel
     )
     removals_held = gauge("removals", "Removals of dead tokens that wait held back", app=open_label(), vendor=Channel)
     removals_held_back = counter(
@@ -150,13 +150,15 @@ class Metrics(MetricSet):
     step_s = histogram(
         "seconds", "Steps of the event loop longer than step_ms_max, by task", STEP_BOUNDS_S, task=open_label()
     )
-    longest_step_s = gauge("seconds", "Longest step of the event loop since the last scrape")
-    longest_lag_s = gauge("seconds", "Longest loop lag since the last scrape")
+    longest_step_s = gauge("seconds", "Longest step of the event loop since the last scrape", "max")
+    longest_lag_s = gauge("seconds", "Longest loop lag since the last scrape", "max")
     log_lines = counter("lines", "Lines logged", level=("debug", "info", "warning", "error"))
     log_lines_suppressed = counter("lines", "Lines left out by log_lines_per_s_max")
+    worker_restarts = counter("restarts", "Ends of workers that nobody had asked for", worker=open_label())
+    workers_ready = gauge("workers", "Workers that are ready; 0 where one runs without a supervisor")
     actor_restarts = counter("restarts", "Crashes of actors, each followed by a restart", actor=open_label())
     memory_bytes = gauge("bytes", "Resident memory of the process")
     memory_part_bytes = gauge("bytes", "Memory in use by part of the budget", part=open_label())
     open_files = gauge("files", "Open file descriptors")
     cpu_s = counter("seconds", "CPU time of the process")
-    started_unix_s = gauge("seconds", "Unix time of the start")
+    started_unix_s = gauge("seconds", "Unix time of the start", "min")

@@ -662,7 +662,8 @@ async def _storm(data: Any, make_world: Callable[..., Any]) -> None:
 async def test_row_that_is_queued_for_its_owner_twice_goes_there_once(
     make_cluster: Callable[..., Any], autojump_clock: Any
 ) -> None:
-    cluster = await make_cluster(limits=Limits(credit_rows=2))
+    cluster = await make_cluster()
+    cluster.world(1).apns.gate = trio.Event()
     page: LedgerPage = cluster.world(0).open(cluster.owned_by(1, 2))
     spread = cluster.workers[0].spread
     for _ in range(2):

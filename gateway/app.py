@@ -24,6 +24,7 @@ import trio
 
 import vendors
 from gateway.actors.device_owner import DeviceOwner
+from gateway.actors.device_passing import DevicePassing
 from gateway.actors.inbox import InboxActor
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
@@ -61,6 +62,7 @@ from gateway.core.admission import Admission
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.options import AppDefaults
+from gateway.core.ownership import Ownership
 from gateway.core.render import Renderer
 from gateway.core.segments import HashKey
 from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, State
@@ -231,6 +233,10 @@ class Worker:
         self.admission = Admission(self._link_apps, admission_limits(config))
         bans_file = config.long_link.bans_file
         self.bans_watch = None if bans_file is None else BansWatch(self, bans_file)
+        self.passing: DevicePassing | None = None
+        if self.siblings is not None:
+            place, peers = self.siblings.place, self.siblings.peers
+            self.passing = DevicePassing(place, peers, Ownership(place.workers), lambda: self.long_link)
         self._connect_link()
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
         self.presence = Presence(
@@ -267,7 +273,12 @@ class Worker:
     def _connect_link(self) -> None:
         # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
         self.long_link = LongLink(
-            self._link_settings, self._link_apps, self.owner, admission=self.admission, clock=trio.current_time
+            self._link_settings,
+            self._link_apps,
+            self.owner,
+            admission=self.admission,
+            clock=trio.current_time,
+            elsewhere=self.passing,
         )
         self.router.connect_link(self.long_link)
 
@@ -316,6 +327,8 @@ class Worker:
             await self._stopping.wait()
             await self._drain()
             nursery.cancel_scope.cancel()
+        if self.passing is not None:
+            self.passing.close()
 
     def stop(self, spread_s: float = 0.0) -> None:
         """`run` drains and returns; devices are closed evenly over spread_s. A second call changes nothing."""
@@ -354,6 +367,10 @@ class Worker:
     async def _listen(self, nursery: trio.Nursery) -> Ready:
         config = self.config
         await self._open_operator(nursery)
+        if self.siblings is not None and self.passing is not None:
+            self.passing.listen()
+            self.siblings.peers.watch(self.passing)
+            self._supervise(nursery, "device passing", self.passing.run)
         links = self.long_link.listen() if config.long_link.listeners else []
         if links:
             bound = tuple(

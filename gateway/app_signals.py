@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 import trio
 
+from gateway.errors import GatewayError
+
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -30,11 +32,24 @@ def serve_until_signal(
     signals: tuple[signal.Signals, ...] = END_SIGNALS,
     beside: Callable[[S], Awaitable[None]] | None = None,
 ) -> None:
-    """What `build` makes within the loop has served and drained. beside: runs with it; its end is the end of all."""
+    """What `build` makes within the loop has served and drained. beside: runs with it; its end is the end of all.
+
+    Raises what they raise; of several errors of the gateway's own at the same time, the first.
+    """
     early: list[int] = []
     for number in END_SIGNALS:
         signal.signal(number, lambda number, _: early.append(number) if number in signals else None)
-    trio.run(_serve, build, ready, signals, beside, early)
+    try:
+        trio.run(_serve, build, ready, signals, beside, early)
+    except ExceptionGroup as group:
+        # Nurseries wrap; a fault that has a name is told by its name.
+        _, rest = group.split(GatewayError)
+        if rest is not None:
+            raise
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        raise error from error.__cause__
 
 
 async def _serve(

@@ -18,6 +18,7 @@ Sessions: MQTT 3.1.1 and 5.0, clean sessions only (session present is always 0),
 from __future__ import annotations
 
 import collections
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import assert_never
@@ -26,6 +27,7 @@ import numpy as np
 import trio
 
 from gateway.actors.long_link_downlink import Downlink, Expiry
+from gateway.actors.long_link_moves import Elsewhere, Move, Moves
 from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
 from gateway.actors.long_link_sessions import Sessions
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
@@ -74,7 +76,9 @@ class LongLink:
         admission: Admission | None = None,
         clock: Callable[[], float] = time.monotonic,
         perf_counter: Callable[[], float] = time.perf_counter,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        """elsewhere: the other workers, where there are any."""
         self.settings = settings
         self._apps = apps
         self._owner = owner
@@ -88,6 +92,7 @@ class LongLink:
         self.write_pace = Pace(edge.step_s_max, most=_DELIVER_ROWS_MAX)
         self.downlink = Downlink(settings, self.table, self.edge)
         self._sessions = Sessions(settings, self.table, owner)
+        self._moves = None if elsewhere is None else Moves(elsewhere, self.table, self.edge)
         self.packets_in = np.zeros(16, np.uint64)
         """(16,) packets by PacketType."""
         self.connacks = np.zeros(256, np.uint64)
@@ -243,6 +248,23 @@ class LongLink:
     def _count(self, counter: Count, by: int = 1) -> None:
         self.table.count_at[counter] += by
 
+    # Connections of devices that are owned here, accepted by other workers; and the other way round.
+
+    def adopt(self, fd: int, address: str, data: bytes) -> None:
+        """The connection is dealt with in the next step as if it had been accepted here. fd: -1, it did not arrive."""
+        if self._drain_until is not None and fd >= 0:
+            os.close(fd)
+            fd = -1
+        if self.edge.moves.adopt(fd, address, self._clock()):
+            self._deferred.append((fd, self.table.generation_at[fd], data))
+            self.edge.wake()
+
+    def owner_is_back(self, worker: int) -> None:
+        """That worker takes connections again: those that waited for it are looked at in the next step."""
+        if self._moves is not None:
+            self._deferred += [(fd, generation, b"") for fd, generation in self._moves.take_waiting(worker)]
+            self.edge.wake()
+
     # Uplink.
 
     def _take_reads(self, fds: list[int], data: list[bytes], now: float, started: float) -> None:
@@ -292,7 +314,14 @@ class LongLink:
                 found = mqtt.next_packet(unparsed, at, limit, self._sessions.version(fd))
                 if found is None:
                     break
-                packet, at = found
+                packet, after = found
+                if self._moves is not None and not is_connected and isinstance(packet, mqtt.Connect):
+                    move = self._moves.consider(fd, packet, bytes(memoryview(unparsed)[at:]))
+                    if move is Move.GONE:
+                        return
+                    if move is Move.WAITS:
+                        break
+                at = after
                 self._carry_out(fd, packet, replies, now)
                 if table.generation_at[fd] != generation:
                     return

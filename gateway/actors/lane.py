@@ -49,6 +49,8 @@ _STALE_S = 1.0
 _STEP_SHARE = 1.6
 #: Fewest rows in a step: below this the fixed cost of a burst is most of its price.
 _STEP_ROWS_MIN = 64
+#: Rendered bursts that may wait until their rows are known to leave: one waits while the next is rendered.
+_AHEAD_MAX = 2
 #: Positions a tag has room for.
 _POSITIONS_MAX = 1 << 16
 #: Slices that may wait for a retry at once; one slice per burst with retries.
@@ -259,7 +261,7 @@ class LaneActor:
         authorization = self._credentials.get_nowait()
         if authorization is None:
             return False
-        if self._unsent:
+        if self._unsent and (len(self._unsent) >= _AHEAD_MAX or self._may_leave(self._unsent[0])):
             return self._send_next(authorization, now)
         slice_ = self.lane.take(now, rows_max)
         # Rows left the queue, if only because they had ended elsewhere: what is parked for it moves up.
@@ -314,7 +316,9 @@ class LaneActor:
         page, rows = slice_
         batch = page.batch
         rendered = self._renderer.render(page, rows, authorization, batch.born_unix_ms / 1000 + now - batch.born)
-        self._unsent.extend(_Unsent(page, burst, 0, authorization, now) for burst in rendered.bursts)
+        for burst in rendered.bursts:
+            self._home.announce(page, burst.rows)
+            self._unsent.append(_Unsent(page, burst, 0, authorization, now))
         if len(rendered.tokenless):
             reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
             self._router.vendor_failed(page, rendered.tokenless, reasons)
@@ -339,6 +343,8 @@ class LaneActor:
             self.lane.put_back(page, rows[is_live])
             self.lane.bucket.give_back(int((~is_live).sum()))
             return True
+        if not self._may_leave(unsent):
+            return False
         number = self._burst_number
         self._burst_number = (number + 1) & 0xFFFFFFFF
         tags = make_tags(self._number, number, min(len(rows), _POSITIONS_MAX))
@@ -353,6 +359,10 @@ class LaneActor:
         # A full connection rings when it has room: another turn of the loop would only find it full.
         wanted = len(self._unsent[0].rows) if self._unsent else self.lane.rows
         return wanted > 0 and self._pool.capacity(wanted) > 0
+
+    def _may_leave(self, unsent: _Unsent) -> bool:
+        """Whoever must know it before these rows leave knows it; else this lane is rung."""
+        return self._home.may_leave(unsent.page, unsent.rows, self._bell.ring)
 
     def _request_deadline(self) -> float:
         """On trio's clock, which the development clock does not move: a moved clock must not time requests out."""

@@ -90,6 +90,11 @@ class LinkSession:
     def is_open(self) -> bool:
         return self._phase is _Phase.OPEN
 
+    @property
+    def has_control(self) -> bool:
+        """Reports, answers or credit wait to be sent."""
+        return bool(self._control)
+
     # -- sending
 
     def send(self, message: Outcomes | Ask | Answer) -> None:

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from gateway.actors.bell import Bell
-from gateway.core.restarts import Restarts
+from gateway.core.restarts import CRASHES_MAX, Restarts
 from gateway.errors import GatewayError
 from gateway.wire.worker_control import (
     BadControlFrame,
@@ -42,7 +42,9 @@ START_S = 60.0
 STUCK_S = 30.0
 #: How often each worker is asked for a sign of life.
 WATCH_S = 5.0
+COMMAND = (sys.executable, "-m", "gateway.app_worker")
 _READ_BYTES = 65_536
+#: As gateway/cli/exit_codes.py has it.
 _USAGE = 2
 
 
@@ -86,16 +88,27 @@ class Plan(NamedTuple):
 
 
 class WorkerProcess:
-    def __init__(self, worker: int, plan: Callable[[int], Plan], company: Company) -> None:
-        """plan: makes the plan of this worker's next incarnation."""
+    def __init__(
+        self,
+        worker: int,
+        plan: Callable[[int], Plan],
+        company: Company,
+        *,
+        command: Sequence[str] = COMMAND,
+        crashes_max: int = CRASHES_MAX,
+        start_s: float = START_S,
+    ) -> None:
+        """plan: makes the plan of this worker's next incarnation. command: what is run, with the descriptor added."""
         self.worker = worker
         self.state = WorkerState.WAITING
         self.incarnation = 0
         self.pid: int | None = None
         self.restarts = 0
         self._plan = plan
+        self._command = command
         self._company = company
-        self._crashes = Restarts()
+        self._start_s = start_s
+        self._crashes = Restarts(crashes_max)
         self._unsent = bytearray()
         self._bell = Bell()
         self._process: trio.Process | None = None
@@ -161,12 +174,11 @@ class WorkerProcess:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         self._unsent = bytearray(encode(plan.start))
         self.state = WorkerState.STARTING
-        self._heard_at = trio.current_time() + START_S - STUCK_S
+        self._heard_at = trio.current_time() + self._start_s - STUCK_S
         async with stream:
             with theirs:
-                command = [sys.executable, "-m", "gateway.app_worker", str(theirs.fileno())]
                 process = await trio.lowlevel.open_process(
-                    command,
+                    [*self._command, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), *plan.files),

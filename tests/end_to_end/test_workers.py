@@ -239,11 +239,12 @@ async def test_rolling_restart_replaces_every_worker_and_devices_come_back(
         async def stay(number: int, device: bytes) -> None:
             """As a phone does: connects again whenever it has been closed."""
             while True:
+                phone = new_phone(device)
                 with contextlib.suppress(OSError, AssertionError, trio.BrokenResourceError):
                     async with trio.open_nursery() as reading:
-                        await new_phone(device).connect(gateway.link_port, reading)
+                        await phone.connect(gateway.link_port, reading)
                         comebacks[number] += 1
-                await trio.sleep(0.02)
+                await phone.close()
 
         for number, device in enumerate(devices):
             nursery.start_soon(stay, number, device)
@@ -276,7 +277,7 @@ async def test_worker_with_rows_in_memory_alone_is_not_restarted_unless_they_may
     async with open_clients(process.ready) as gateway:
         gateway.operator._timeout_s = 60.0
         (device,) = await gateway.register(1, "")
-        task = await gateway.client.submit(Variant(title="wait", ttl_s=600), [device])
+        task = await gateway.client.submit(Variant(title="wait", body="for it", ttl_s=600), [device])
         before = await workers_of(gateway)
         (home,) = [one["worker"] for one in before if one["rows_open"]]
         done = (await gateway.operator.restart()).workers
@@ -316,8 +317,10 @@ async def test_connections_of_an_app_are_counted_over_all_workers(
         for device in (device_of(0), device_of(0), device_of(1)):
             await new_phone(device).connect(gateway.link_port, nursery)
         for worker in (0, 1):
+            phone = new_phone(device_of(worker))
             with pytest.raises(AssertionError):
-                await new_phone(device_of(worker)).connect(gateway.link_port, nursery)
+                await phone.connect(gateway.link_port, nursery)
+            await phone.close()
         assert (await gateway.metrics())["pushgw_logins_refused_total", "shop,app_connections_max"] == 2
         nursery.cancel_scope.cancel()
 

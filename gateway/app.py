@@ -479,8 +479,9 @@ class Worker:
         return open_rows(self.home.pages())
 
     def _rows_to_lose(self) -> dict[str, int]:
-        """Rows that end, or end uncertain, with this process."""
-        return self._open_rows() | ({} if self.joint is None else self.joint.rows_at_risk())
+        """Rows that are in this process's memory alone, those that it holds for others included."""
+        held = {} if self.joint is None else self.joint.rows_held()
+        return {state: rows + held.get(state, 0) for state, rows in self._open_rows().items()}
 
     def _refresh_gauges(self) -> None:
         metrics = self.metrics

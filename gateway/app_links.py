@@ -28,8 +28,9 @@ from gateway.config import Config
 from gateway.content import Class
 from gateway.core.options import AppDefaults, compile_options
 from gateway.core.ownership import Ownership
+from gateway.core.report import open_rows
 from gateway.core.shadow import Life
-from gateway.ledger import LedgerPage, State
+from gateway.ledger import LedgerPage
 from gateway.net.unix import open_unix_listener
 from gateway.observe.links import LinkCounts
 
@@ -122,10 +123,9 @@ class Joint:
             while any(self._worker.home.shadows.has_news(life) for life in self.links.lives()):  # noqa: ASYNC110
                 await trio.sleep(0.005)
 
-    def rows_at_risk(self) -> dict[str, int]:
-        """Rows of other homes that would end uncertain or come twice if this worker ended now."""
-        rows = sum(int(page.counts[State.IN_FLIGHT]) for page in self._worker.home.shadows)
-        return {"in_flight_for_others": rows} if rows else {}
+    def rows_held(self) -> dict[str, int]:
+        """Open rows of other homes that this worker holds, by state."""
+        return open_rows(self._worker.home.shadows)
 
 
 def _resends(config: Config, defaults: list[AppDefaults], page: LedgerPage, rows: Rows) -> Bool:

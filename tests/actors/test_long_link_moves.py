@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
+import trio
 
 from gateway.actors.long_link import LongLink
 from gateway.actors.long_link_port import LongLinkSettings
@@ -109,9 +110,8 @@ def connect_packet(device_id: bytes, password: str | None = None, *, clean: int 
     fields = [b"MQTT", name, b"app", secret]
     protocol, client, user, proof = (len(field).to_bytes(2, "big") + field for field in fields)
     body = protocol + bytes([4, 0xC0 | clean, 0, 60]) + client + user + proof
-    return (
-        b"\x10" + (bytes([len(body)]) if len(body) < 128 else bytes([len(body) % 128 + 128, len(body) // 128])) + body
-    )
+    length = bytes([len(body)]) if len(body) < 128 else bytes([len(body) % 128 + 128, len(body) // 128])
+    return b"\x10" + length + body
 
 
 def test_device_of_another_worker_goes_there_with_all_that_was_read(site: Site) -> None:
@@ -201,8 +201,6 @@ def test_worker_that_drains_adopts_nothing(site: Site) -> None:
 
 
 async def test_connections_are_closed_evenly_over_the_spread(autojump_clock: Any) -> None:
-    import trio
-
     owner = Owner()
     edge = EdgeSettings(listeners=(ListenerSettings(port=0),))
     link = LongLink(LongLinkSettings(edge=edge), {"app": App()}, owner, clock=trio.current_time)

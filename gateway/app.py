@@ -40,6 +40,7 @@ from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
 from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
 from gateway.app_doors import Doors
+from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
 from gateway.app_siblings import Siblings
 from gateway.app_signals import serve_until_signal
@@ -62,10 +63,11 @@ from gateway.core.admission import Admission
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.options import AppDefaults
-from gateway.core.ownership import Ownership
+from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
+from gateway.core.report import open_rows
 from gateway.core.segments import HashKey
-from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, State
+from gateway.ledger import CHANNEL_NAMES, State
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -155,7 +157,7 @@ class Worker:
         keys = [app.key for app in config.apps]
         self.home = Home(
             secret=secret,
-            journal=config.gateway.node,
+            journal=journal_of(config.gateway.node, 0 if self.siblings is None else self.siblings.place.worker),
             observer=HomeCounts(metrics),
             ledger_bytes_max=config.ledger.ledger_memory_bytes_max,
             rows_open_max=config.gateway.open_rows_max,
@@ -173,6 +175,7 @@ class Worker:
         self.renderer = Renderer(
             templates_max=config.lanes.templates_max, downlink_payload_bytes_max=config.long_link.payload_bytes_max
         )
+        defaults = [AppDefaults(app.strategy, frozenset(app.marketing_categories)) for app in config.apps]
         self.router = Router(
             home=self.home,
             devices=self.devices,
@@ -180,11 +183,12 @@ class Worker:
             renderer=LinkRenderer(self.renderer),
             clock=clock,
             observer=RouterCounts(metrics),
-            defaults=[AppDefaults(app.strategy, frozenset(app.marketing_categories)) for app in config.apps],
+            defaults=defaults,
             slice_rows=ROUTE_SLICE_ROWS,
             parked_rows_max=config.lanes.parked_rows_max,
             strategy4_wait_s=config.retry.strategy4_wait_s,
         )
+        self.joint = None if self.siblings is None else Joint(self, self.siblings, defaults)
         self.journal = MemoryJournal()
         self.intake = Intake(
             home=self.home,
@@ -234,9 +238,9 @@ class Worker:
         bans_file = config.long_link.bans_file
         self.bans_watch = None if bans_file is None else BansWatch(self, bans_file)
         self.passing: DevicePassing | None = None
-        if self.siblings is not None:
+        if self.siblings is not None and self.joint is not None:
             place, peers = self.siblings.place, self.siblings.peers
-            self.passing = DevicePassing(place, peers, Ownership(place.workers), lambda: self.long_link)
+            self.passing = DevicePassing(place, peers, self.joint.ownership, lambda: self.long_link)
         self._connect_link()
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
         self.presence = Presence(
@@ -254,14 +258,15 @@ class Worker:
             clock=self.clock,
             observer=ServiceCounts(metrics, self.log.bind(actor="operator")),
             status=self.status,
-            check_room=self.router.check_room,
+            check_room=self._check_room,
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
             presence=self.presence,
         )
+        self.front = self.service if self.joint is None else self.joint.serve(self.service)
         self.desk = build_desk(self)
         self.rpc = RpcListener(
             limits=rpc_limits(config),
-            service=self.service,
+            service=self.front,
             observer=RpcCounts(metrics),
             look_up_secret=self._look_up_secret,
             connections_max=config.rpc.connections_max,
@@ -269,6 +274,12 @@ class Worker:
             unsent_bytes_max=config.rpc.unsent_bytes_max,
             frames_bytes_max=config.rpc.frames_bytes_max,
         )
+
+    def _check_room(self) -> None:
+        """Raises Overloaded when too many rows are parked, here or for other workers."""
+        self.router.check_room()
+        if self.joint is not None:
+            self.joint.spread.check_room()
 
     def _connect_link(self) -> None:
         # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
@@ -347,9 +358,9 @@ class Worker:
         self._doors.close()
         self.rpc.begin_shutdown()
         with trio.move_on_after(self.config.gateway.drain_s):
-            while any(self._open_rows().values()):  # noqa: ASYNC110 - once, at the end
+            while any(self._rows_to_lose().values()):  # noqa: ASYNC110 - once, at the end
                 await trio.sleep(_DRAIN_LOOK_S)
-        left = {state: rows for state, rows in self._open_rows().items() if rows}
+        left = {state: rows for state, rows in self._rows_to_lose().items() if rows}
         if left and not may_lose:
             self.log.warning("not restarted: rows would be lost", rows_open=left)
             self.rpc.end_shutdown()
@@ -371,6 +382,8 @@ class Worker:
             self.passing.listen()
             self.siblings.peers.watch(self.passing)
             self._supervise(nursery, "device passing", self.passing.run)
+        if self.joint is not None:
+            await self.joint.start(nursery, self._supervise)
         links = self.long_link.listen() if config.long_link.listeners else []
         if links:
             bound = tuple(
@@ -441,6 +454,8 @@ class Worker:
                 nursery.start_soon(built.pool.drain, max(0.1, deadline - trio.current_time()))
             if self.config.long_link.listeners:
                 nursery.start_soon(self._wait_long_link, deadline)
+        if self.joint is not None:
+            await self.joint.flush(deadline)
         left = self._open_rows()
         self.log.info("stopped", rows_open=left, connections=len(self.rpc))
 
@@ -461,11 +476,11 @@ class Worker:
         return own if self.siblings is None else own + self.siblings.control.not_ready
 
     def _open_rows(self) -> dict[str, int]:
-        counts = dict.fromkeys((state.name.lower() for state in sorted(OPEN_STATES)), 0)
-        for page in self.home.pages():
-            for state in OPEN_STATES:
-                counts[state.name.lower()] += int(page.counts[state])
-        return counts
+        return open_rows(self.home.pages())
+
+    def _rows_to_lose(self) -> dict[str, int]:
+        """Rows that end, or end uncertain, with this process."""
+        return self._open_rows() | ({} if self.joint is None else self.joint.rows_at_risk())
 
     def _refresh_gauges(self) -> None:
         metrics = self.metrics
@@ -477,6 +492,8 @@ class Worker:
         metrics.devices_online.set(devices.online)
         metrics.inbox_rows.set(len(self.inbox_store))
         metrics.rows_not_conserved.set(self.home.rows_not_conserved())
+        if self.joint is not None:
+            self.joint.record()
         record_link(metrics, self.long_link.statistics())
         record_admission(metrics, self.admission)
         self.online_gauges.record(self.presence.counts())

@@ -34,7 +34,7 @@ def build_desk(worker: Worker) -> DeviceDesk:
     return DeviceDesk(
         requests=SignedRequests(worker.app_secrets, signing_limits(worker.config)),
         newest_secret=lambda app_key: worker.app_secrets[app_key][0],
-        register=lambda app_key, message: worker.service.register(message, app_key),
+        register=lambda app_key, message: worker.front.register(message, app_key),
         new_id=lambda: secrets.token_bytes(16),
         now=worker.clock.monotonic,
         now_unix_s=lambda: worker.clock.unix_ms() / 1000,

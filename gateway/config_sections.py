@@ -33,7 +33,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Gateway(Section, frozen=True, kw_only=True):
-    node: Annotated[int, Meta(ge=0, le=4095)] = 0
+    node: Annotated[int, Meta(ge=0, le=63)] = 0
     data_dir: Path
     workers: Annotated[int, Meta(ge=1, le=16)] = 1
     memory_bytes_max: Annotated[int, Meta(ge=256 * MIB)] = 3 * GIB
@@ -212,6 +212,14 @@ class Lanes(Section, frozen=True, kw_only=True):
     templates_max: Count = 1024
 
 
+class Links(Section, frozen=True, kw_only=True):
+    """Between the workers of one machine; without effect where one runs alone."""
+
+    credit_rows: Count = 65_536
+    credit_bytes: Count = 8 * MIB
+    parked_rows_max: Count = 262_144
+
+
 class Http2(Section, frozen=True, kw_only=True):
     """Connections to vendors that speak HTTP/2."""
 
@@ -290,6 +298,7 @@ class Config(Section, frozen=True, kw_only=True):
     breaker: Breaker
     unregister_guard: UnregisterGuard
     lanes: Lanes
+    links: Links
     http2: Http2
     http1: Http1
     observe: Observe

@@ -214,6 +214,9 @@ class Shadows:
     def __len__(self) -> int:
         return len(self._pages)
 
+    def __iter__(self) -> Iterator[ShadowPage]:
+        return iter(list(self._pages.values()))
+
     def get(self, sequence: int) -> ShadowPage | None:
         return self._pages.get(sequence)
 
@@ -288,7 +291,7 @@ class Shadows:
             self._pages.pop(page.batch.address.sequence, None)
 
     def of(self, life: Life) -> Iterator[ShadowPage]:
-        return iter([page for page in self._pages.values() if (page.home, page.incarnation) == life])
+        return (page for page in self if (page.home, page.incarnation) == life)
 
     def _keep(self, page: ShadowPage, now: float) -> None:
         self._ended.append((now + KEEP_S, page))

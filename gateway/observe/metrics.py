@@ -18,6 +18,9 @@ from gateway.verdict import Verdict
 #: Who listens or connects.
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
 DIRECTIONS = ("in", "out")
+#: sent: to the owner; received: from a home; report_dropped: of rows that the worker did not hold, or of a life that
+#: had ended; routed_again, uncertain: of a worker that died; home_died: news for a home that had ended.
+LINK_ROWS = ("sent", "received", "reported", "report_dropped", "routed_again", "uncertain", "home_died")
 #: Rules of core/admission.py, and the limit that the owner of the devices knows.
 LOGIN_RULES = (
     "unknown_app",
@@ -109,6 +112,12 @@ class Metrics(MetricSet):
     connections = counter("connections", "Connections opened", listener=LISTENERS)
     closes = counter("connections", "Connections ended, by their one close reason", listener=LISTENERS, why=CloseReason)
     refusals = counter("refusals", "What was refused, by the name of the limit or rule", name=open_label())
+    # between workers
+    link_rows = counter("rows", "Rows between workers, by what became of them", what=LINK_ROWS)
+    link_slices = counter("slices", "Slices of rows sent to the workers that own their devices")
+    links_open = gauge("links", "Links to other workers that are open")
+    link_parked_rows = gauge("rows", "Rows that wait for room at another worker, or for its next life")
+    foreign_rows_open = gauge("rows", "Rows that other workers journaled and this one holds")
     # binary RPC
     rpc_frames = counter("frames", "Frames of the binary RPC", direction=DIRECTIONS, kind=open_label())
     rpc_bytes = counter("bytes", "Bytes of the binary RPC", direction=DIRECTIONS)

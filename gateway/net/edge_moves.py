@@ -86,6 +86,9 @@ class EdgeMoves:
         except OSError:
             return False
         with ours, theirs:
+            settings = self._edge.settings
+            if max(ours.fileno(), theirs.fileno()) >= settings.files_max - settings.files_reserve:
+                return False
             ours.setblocking(False)
             theirs.setblocking(False)
             if not pass_on(theirs.fileno()):

@@ -334,3 +334,68 @@ async def test_operator_is_told_what_no_worker_knows(
     async with open_clients(process.ready) as gateway:
         with pytest.raises(CallFailed, match="not_found"):
             await gateway.operator.task_state(bytes(16))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory, write_certificate: Callable[..., Path]) -> Path:
+    return write_certificate(tmp_path_factory.mktemp("tls") / "devices.pem")
+
+
+async def test_device_whose_tls_ends_at_the_wrong_worker_is_relayed_to_its_owner(
+    serve: Callable[..., Any], open_clients: Callable[..., Any], certificate: Path
+) -> None:
+    listener = {"address": "tls://127.0.0.1:0", "cert_file": str(certificate), "key_file": str(certificate)}
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link={"listeners": [listener]}))
+    async with open_clients(process.ready) as gateway:
+        clients = []
+        for number in range(12):
+            name = device_of(number % 2).hex()
+            options = ["-h", "localhost", "-p", str(gateway.link_port), "-i", name, "-u", "shop", "-q", "1", "-k", "5"]
+            options += ["-P", device_password(SECRET, name), "-t", f"d/{name}/down", "--cafile", str(certificate)]
+            clients.append(subprocess.Popen(["mosquitto_sub", *options], stderr=subprocess.PIPE))
+        try:
+
+            async def online() -> bool:
+                return [one.get("devices_online") for one in await workers_of(gateway)] == [6, 6]
+
+            await until(online)
+            page = await gateway.metrics()
+            relayed = page["pushgw_mqtt_events_total", "relayed"]
+            assert relayed > 0
+            assert page["pushgw_mqtt_events_total", "tls_handshakes"] == 12
+            assert page["pushgw_mqtt_events_total", "adopted"] == relayed
+            for client in clients:
+                client.terminate()
+
+            async def offline() -> bool:
+                return [one.get("devices_online") for one in await workers_of(gateway)] == [0, 0]
+
+            await until(offline)
+            page = await gateway.metrics()
+            # Accepted once, taken over by its owner where that is another worker, ended once at each.
+            closes = sum(
+                n for (name, labels), n in page.items() if name == "pushgw_closes_total" and "long_link" in labels
+            )
+            assert closes == page["pushgw_connections_total", "long_link"] + relayed
+        finally:
+            for client in clients:
+                client.kill()
+                client.communicate()
+
+
+async def test_worker_that_refuses_the_configuration_ends_the_gateway_with_code_2(
+    serve: Callable[..., Any], folder: Path
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    await trio.to_thread.run_sync(process.end)
+    # The bans are read by the workers alone.
+    (folder / "bans.toml").write_text("colour = 1\n")
+    text = (
+        (folder / "gateway.toml").read_text().replace("[long_link]", f'[long_link]\nbans_file = "{folder}/bans.toml"')
+    )
+    (folder / "gateway.toml").write_text(text)
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(folder / "gateway.toml")]
+    with trio.fail_after(30):
+        ended = await trio.run_process(command, capture_stderr=True, check=False)
+    assert ended.returncode == 2
+    assert b"colour" in ended.stderr

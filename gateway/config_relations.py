@@ -181,19 +181,12 @@ def files_needed(config: Config) -> int:
         + config.rpc.connections_max
         + config.operator.connections_max
         + config.http.connections_max
-        + _relays_max(config)
         + len(config.rpc.listeners)
         + len(config.long_link.listeners)
         + 3
         + vendor_connections_max(config, "2")
         + vendor_connections_max(config, "1.1") * config.http1.sockets_max
     )
-
-
-def _relays_max(config: Config) -> int:
-    """Socket pairs of devices whose TLS or WebSocket ends at a worker that does not own them: one more file each."""
-    is_needed = config.gateway.workers > 1 and any(listener.is_layered for listener in config.long_link.listeners)
-    return config.long_link.layered_connections_max if is_needed else 0
 
 
 class _At(NamedTuple):

@@ -22,6 +22,8 @@ from gateway.wire.rpc.messages import Variant
 
 SECRET = b"the secret of the shop"
 TWO = {"workers": 2, "restart_spread_s": 0.2}
+#: Devices wait for their owner so long; a worker starts in half a second, and in several where all cores are busy.
+PATIENT = {"handshake_timeout_s": 30.0}
 #: For a process to be started again, imports included, on a busy machine.
 BACK_S = 30.0
 
@@ -74,7 +76,7 @@ async def until_gone(pids: list[int]) -> None:
 async def test_devices_are_online_at_their_owner_whichever_worker_they_reach(
     serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any]
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
         devices = [device_of(number % 2) for number in range(24)]
         for device in devices:
@@ -93,7 +95,7 @@ async def test_devices_are_online_at_their_owner_whichever_worker_they_reach(
 async def test_mosquitto_clients_of_both_versions_are_handed_over(
     serve: Callable[..., Any], open_clients: Callable[..., Any]
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     async with open_clients(process.ready) as gateway:
         clients = []
         for number in range(12):
@@ -124,7 +126,7 @@ async def test_mosquitto_clients_of_both_versions_are_handed_over(
 async def test_crash_of_one_worker_leaves_the_other_alone_and_counts_survive_it(
     serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any]
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
         phones = [await new_phone(device_of(number % 2)).connect(gateway.link_port, nursery) for number in range(8)]
         logins = (await gateway.metrics())["pushgw_mqtt_events_total", "logins"]
@@ -155,7 +157,7 @@ async def until_all_ready_again(gateway: Any, before: dict[str, Any]) -> list[di
 async def test_gateway_is_ready_only_when_all_its_workers_are(
     serve: Callable[..., Any], open_clients: Callable[..., Any]
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     async with open_clients(process.ready) as gateway, httpx.AsyncClient(base_url=process.ready["http"]) as http:
         assert (await http.get("/readyz")).status_code == 200
         victim = (await workers_of(gateway))[1]
@@ -178,7 +180,7 @@ async def test_gateway_is_ready_only_when_all_its_workers_are(
 async def test_sigterm_ends_all_workers_with_exit_code_0(
     serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any], times: int
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
         await new_phone(device_of(0)).connect(gateway.link_port, nursery)
         pids = [one["pid"] for one in await workers_of(gateway)]
@@ -192,7 +194,7 @@ async def test_sigterm_ends_all_workers_with_exit_code_0(
 async def test_killed_supervisor_takes_its_workers_with_it(
     serve: Callable[..., Any], open_clients: Callable[..., Any]
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     async with open_clients(process.ready) as gateway:
         pids = [one["pid"] for one in await workers_of(gateway)]
         process.signal(signal.SIGKILL)
@@ -201,7 +203,7 @@ async def test_killed_supervisor_takes_its_workers_with_it(
 
 
 async def test_end_of_stdin_ends_all_where_that_was_asked_for(folder: Path, serve: Callable[..., Any]) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     await trio.to_thread.run_sync(process.end)
     command = ["gateway", "serve", "--config", str(folder / "gateway.toml"), "--ready-json", "--exit-with-parent"]
     with subprocess.Popen(
@@ -215,7 +217,7 @@ async def test_end_of_stdin_ends_all_where_that_was_asked_for(folder: Path, serv
 
 
 async def test_address_of_another_gateway_is_refused_with_code_2(serve: Callable[..., Any], folder: Path) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     theirs = process.ready["rpc"][0]
     (folder / "other").mkdir()
     text = (folder / "gateway.toml").read_text().replace("tcp://127.0.0.1:0", theirs, 1)
@@ -230,7 +232,7 @@ async def test_address_of_another_gateway_is_refused_with_code_2(serve: Callable
 async def test_rolling_restart_replaces_every_worker_and_devices_come_back(
     serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any]
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
         before = await workers_of(gateway)
         devices = [device_of(number % 2) for number in range(8)]
@@ -298,7 +300,7 @@ async def test_worker_with_rows_in_memory_alone_is_not_restarted_unless_they_may
 async def test_development_clock_moves_all_workers_and_those_that_start_later(
     serve: Callable[..., Any], open_clients: Callable[..., Any]
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     async with open_clients(process.ready) as gateway:
         began = (await gateway.operator.status()).facts["now_unix_ms"]
         victim = (await workers_of(gateway))[0]
@@ -314,7 +316,9 @@ async def test_development_clock_moves_all_workers_and_those_that_start_later(
 async def test_connections_of_an_app_are_counted_over_all_workers(
     serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any]
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, app={"connections_max": 3}))
+    process = await trio.to_thread.run_sync(
+        lambda: serve(None, gateway=TWO, long_link=PATIENT, app={"connections_max": 3})
+    )
     async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
         for device in (device_of(0), device_of(0), device_of(1)):
             await new_phone(device).connect(gateway.link_port, nursery)
@@ -330,7 +334,7 @@ async def test_connections_of_an_app_are_counted_over_all_workers(
 async def test_operator_is_told_what_no_worker_knows(
     serve: Callable[..., Any], open_clients: Callable[..., Any]
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     async with open_clients(process.ready) as gateway:
         with pytest.raises(CallFailed, match="not_found"):
             await gateway.operator.task_state(bytes(16))
@@ -345,7 +349,9 @@ async def test_device_whose_tls_ends_at_the_wrong_worker_is_relayed_to_its_owner
     serve: Callable[..., Any], open_clients: Callable[..., Any], certificate: Path
 ) -> None:
     listener = {"address": "tls://127.0.0.1:0", "cert_file": str(certificate), "key_file": str(certificate)}
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link={"listeners": [listener]}))
+    process = await trio.to_thread.run_sync(
+        lambda: serve(None, gateway=TWO, long_link=PATIENT | {"listeners": [listener]})
+    )
     async with open_clients(process.ready) as gateway:
         clients = []
         for number in range(12):
@@ -386,7 +392,7 @@ async def test_device_whose_tls_ends_at_the_wrong_worker_is_relayed_to_its_owner
 async def test_worker_that_refuses_the_configuration_ends_the_gateway_with_code_2(
     serve: Callable[..., Any], folder: Path
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
     await trio.to_thread.run_sync(process.end)
     # The bans are read by the workers alone.
     (folder / "bans.toml").write_text("colour = 1\n")

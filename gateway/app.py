@@ -40,6 +40,7 @@ from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
 from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
 from gateway.app_doors import Doors
+from gateway.app_leaving import leave
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
 from gateway.app_siblings import Siblings
@@ -89,8 +90,6 @@ ROUTE_SLICE_ROWS = 5120
 #: New objects between two looks of the garbage collector: half a millisecond each, and rarely anything to find, since
 #: rows are columns and content structs hold no cycles.
 _YOUNG_OBJECTS = 10_000
-#: How often a worker that drains for a restart counts its open rows.
-_DRAIN_LOOK_S = 0.05
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
 
@@ -136,7 +135,7 @@ class Worker:
         self.metrics.started_unix_s.set(self.clock.unix_ms() / 1000)
         self._stopping = trio.Event()
         self._spread_s = 0.0
-        self._doors = Doors(siblings)
+        self.doors = Doors(siblings)
         self._scrape = Scrape(self.metrics, [self._refresh_gauges])
         self._is_ready = False
         self._nursery: trio.Nursery | None = None
@@ -352,24 +351,17 @@ class Worker:
         await self._scrape.refresh()
 
     async def leave(self, spread_s: float, *, may_lose: bool) -> dict[str, int]:
-        """Stops, once no row is left that ends with this process; returns those that are left after `drain_s`, and goes
-        on. may_lose: stops in any case."""
-        self.log.info("draining for a restart", drain_s=self.config.gateway.drain_s)
-        self._doors.close()
-        self.rpc.begin_shutdown()
-        with trio.move_on_after(self.config.gateway.drain_s):
-            while any(self._rows_to_lose().values()):  # noqa: ASYNC110 - once, at the end
-                await trio.sleep(_DRAIN_LOOK_S)
-        left = {state: rows for state, rows in self._rows_to_lose().items() if rows}
-        if left and not may_lose:
-            self.log.warning("not restarted: rows would be lost", rows_open=left)
-            self.rpc.end_shutdown()
-            assert self._nursery is not None
-            self._doors = self._doors.reopened()
-            await self._open_doors(self._nursery)
-            return left
-        self.stop(spread_s)
-        return {}
+        """As `app_leaving.leave`: stops for a restart, or returns the rows because of which it goes on."""
+        return await leave(self, spread_s, may_lose=may_lose)
+
+    async def reopen(self) -> None:
+        """What `leave` closed is open again, at the same addresses."""
+        assert self._nursery is not None
+        if self.config.long_link.listeners:
+            self.long_link.listen()
+        self.doors = self.doors.reopened()
+        await self._open_doors(self._nursery)
+        self.rpc.end_shutdown()
 
     def _supervise(self, nursery: trio.Nursery, name: str, run: Callable[[], Awaitable[None]]) -> None:
         observer = SupervisorCounts(self.metrics, self.log)
@@ -419,7 +411,7 @@ class Worker:
     async def _open_doors(self, nursery: trio.Nursery) -> tuple[list[str], str]:
         """The addresses of RPC and HTTP."""
         converse = functools.partial(self.rpc.converse, name="rpc")
-        rpc = [await self._doors.open(nursery, listener, converse) for listener in self.config.rpc.listeners]
+        rpc = [await self.doors.open(nursery, listener, converse) for listener in self.config.rpc.listeners]
         shared = self.siblings
         page = (
             self._scrape.page
@@ -427,7 +419,7 @@ class Worker:
             else SharedScrape(self.metrics, shared.columns, shared.control.refresh_all).page
         )
         http = HealthServer(page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
-        address = await self._doors.open(nursery, Listener(address=self.config.http.address), http.converse)
+        address = await self.doors.open(nursery, Listener(address=self.config.http.address), http.converse)
         return rpc, address.replace("tcp:", "http:")
 
     def _announce(self, addresses: Ready) -> None:
@@ -444,7 +436,7 @@ class Worker:
         self.rpc.begin_shutdown()
         if self.siblings is not None:
             # Others are there to answer; alone, whoever connects now is told that we are shutting down.
-            self._doors.close()
+            self.doors.close()
         with trio.move_on_at(deadline):
             await self.intake.stop()
             await self._wait_idle()
@@ -478,7 +470,7 @@ class Worker:
     def _open_rows(self) -> dict[str, int]:
         return open_rows(self.home.pages())
 
-    def _rows_to_lose(self) -> dict[str, int]:
+    def rows_to_lose(self) -> dict[str, int]:
         """Rows that are in this process's memory alone, those that it holds for others included."""
         held = {} if self.joint is None else self.joint.rows_held()
         return {state: rows + held.get(state, 0) for state, rows in self._open_rows().items()}

@@ -65,6 +65,8 @@ from gateway.wire.worker_control import (
 _STOP_GRACE_S = 5.0
 #: As the worker waits (actors/control_port.py), less the way there.
 _REFRESH_S = 0.8
+#: A worker answers between two steps of its loop; on a machine with other work that may take a while.
+_HEARD_S = 5.0
 
 
 class Supervisor:
@@ -259,13 +261,19 @@ class Supervisor:
 
     # -- gauges of all for a scrape, and signs of life
 
-    def _begin_round(self, asker: WorkerProcess | None, number: int) -> None:
+    def _begin_round(self, asker: WorkerProcess | None, number: int) -> _Round:
         self._round += 1
         waiting = {worker.worker for worker in self.workers if worker.state is not WorkerState.WAITING}
-        self._rounds[self._round] = _Round(asker, number, waiting, trio.current_time())
+        begun = self._rounds[self._round] = _Round(asker, number, waiting, trio.current_time())
         for worker in self.workers:
             worker.send(Refresh(round=self._round))
         record_process(self.metrics, read_process())
+        return begun
+
+    async def _heard_by_all(self) -> None:
+        """Every worker has read what it was sent before, or does not read in time."""
+        with trio.move_on_after(_HEARD_S):
+            await self._begin_round(None, 0).is_over.wait()
 
     def _on_refreshed(self, number: int, worker: int) -> None:
         found = self._rounds.get(number)
@@ -274,6 +282,7 @@ class Supervisor:
         found.waiting.discard(worker)
         if not found.waiting or trio.current_time() > found.began + _REFRESH_S:
             del self._rounds[number]
+            found.is_over.set()
             if found.asker is not None:
                 found.asker.send(AllRefreshed(round=found.number))
 
@@ -304,9 +313,11 @@ class Supervisor:
         await self._wait_for(lambda: not self.not_ready())
         began, incarnation = trio.current_time(), worker.incarnation
         self._kept.pop(worker.worker, None)
+        self._tell_others(worker, PeerDraining(**_name(worker), is_over=False))
+        # They answer in order: what is its devices' waits with them from now on, and is not sent to one that ends.
+        await self._heard_by_all()
         worker.send(Restart(spread_s=self.config.gateway.restart_spread_s, may_lose=may_lose))
         worker.leaves()
-        self._tell_others(worker, PeerDraining(**_name(worker), is_over=False))
         self._change()
         await self._wait_for(
             lambda: (
@@ -334,13 +345,14 @@ class Supervisor:
 class _Round:
     """One round of `refresh`. waiting: workers that have not answered."""
 
-    __slots__ = ("asker", "began", "number", "waiting")
+    __slots__ = ("asker", "began", "is_over", "number", "waiting")
 
     def __init__(self, asker: WorkerProcess | None, number: int, waiting: set[int], began: float) -> None:
         self.asker = asker
         self.number = number
         self.waiting = waiting
         self.began = began
+        self.is_over = trio.Event()
 
 
 def _name(worker: WorkerProcess) -> dict[str, int]:

@@ -153,7 +153,7 @@ class Rates:
         self.buckets: list[TokenBucket] = []
         self.rings = [0] * n
         for index in range(n):
-            self.buckets.append(None)  # type: ignore[arg-type]
+            self.buckets.append(None)
             self.start(index)
 
     def start(self, index: int) -> None:

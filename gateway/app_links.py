@@ -9,6 +9,7 @@ another worker has to answer. Built only where there are several workers; a work
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import trio
 
+from gateway.actors.borrowed_credential import BorrowedCredential, CredentialMakers
+from gateway.actors.credentials import CredentialKeeper
 from gateway.actors.foreign_rows import ForeignRows
 from gateway.actors.front import Front
 from gateway.actors.merged_receipts import MergedReceipts
+from gateway.actors.rate_sharing import RateSharing, SharedRate
 from gateway.actors.service import Service
 from gateway.actors.spread import Spread
+from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.actors.worker_links import WorkerLinks, make_hello
 from gateway.app_siblings import Siblings
 from gateway.columns import Bool, Rows
@@ -36,6 +41,7 @@ from gateway.observe.links import LinkCounts
 
 if TYPE_CHECKING:
     from gateway.app import Worker
+    from gateway.app_vendors import VendorLane
 
 
 class Joint:
@@ -72,10 +78,56 @@ class Joint:
             credit_bytes=config.links.credit_bytes,
         )
         self.links = WorkerLinks(hello, spread=self.spread, foreign=self.foreign, observer=counts, dial=self._dial)
+        self.makers = CredentialMakers(self.links)
         worker.router.connect_spread(self.spread)
         worker.router.on_routed = self.foreign.on_routed
         self.spread.route_again = worker.router.route_again
         self.front: Front | None = None
+
+    def share_credential(
+        self, name: str, keeper: CredentialKeeper, breaker: VendorBreaker
+    ) -> CredentialKeeper | BorrowedCredential:
+        """The keeper itself where it is this worker's to make the value, else one that asks for it."""
+        maker = self.ownership.owner_of_name(f"credential/{name}")
+        if maker == self._siblings.place.worker:
+            self.makers.add(name, keeper)
+            return keeper
+        lease_s = self._worker.config.links.lease_s
+        borrowed = BorrowedCredential(
+            name, keeper, maker=maker, links=self.links, clock=self._worker.clock, lease_s=lease_s
+        )
+
+        def on_value() -> None:
+            breaker.credential_issued()
+            breaker.ring()
+
+        borrowed.on_value = on_value
+        return borrowed
+
+    def _share_rates(self, vendors: list[VendorLane]) -> RateSharing:
+        """What the workers' shares of each vendor's rate add up to moves to those who need it."""
+        place = self._siblings.place
+        rates = [
+            SharedRate(
+                f"{built.app.key}/{built.channel.name.lower()}",
+                built.bucket.statistics().rate_per_s * place.workers,
+                built.bucket.statistics().burst,
+                built.bucket,
+                functools.partial(_waiting_rows, built),
+                functools.partial(_ring, built),
+            )
+            for built in vendors
+            if built.bucket.statistics().rate_per_s != math.inf
+        ]
+        return RateSharing(
+            rates,
+            lender_of=lambda name: self.ownership.owner_of_name(f"rate/{name}"),
+            me=place.worker,
+            workers=place.workers,
+            links=self.links,
+            clock=self._worker.clock,
+            lease_s=self._worker.config.links.lease_s,
+        )
 
     def serve(self, service: Service) -> Front:
         """Requests go through this from now on."""
@@ -98,6 +150,7 @@ class Joint:
         supervise(nursery, "spread", self.spread.run)
         supervise(nursery, "foreign rows", self.foreign.run)
         supervise(nursery, "front", self.front.run)
+        supervise(nursery, "rates", self._share_rates(self._worker.vendor_lanes).run)
         listener = await open_unix_listener(str(self._path(self._siblings.place.worker)), mode=0o600)
         nursery.start_soon(trio.serve_listeners, self.links.serve, [listener])
         # Not supervised: where it fails, rows are under way that nobody can account for, and the worker must end.
@@ -126,6 +179,15 @@ class Joint:
     def rows_held(self) -> dict[str, int]:
         """Open rows of other homes that this worker holds, by state."""
         return open_rows(self._worker.home.shadows)
+
+
+def _waiting_rows(built: VendorLane) -> int:
+    return sum(lane.waiting_rows for lane in (*built.lanes, *built.probe_lanes))
+
+
+def _ring(built: VendorLane) -> None:
+    for lane in (*built.lanes, *built.probe_lanes):
+        lane.ring()
 
 
 def _resends(config: Config, defaults: list[AppDefaults], page: LedgerPage, rows: Rows) -> Bool:

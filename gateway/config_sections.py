@@ -218,6 +218,7 @@ class Links(Section, frozen=True, kw_only=True):
     credit_rows: Count = 65_536
     credit_bytes: Count = 8 * MIB
     parked_rows_max: Count = 262_144
+    lease_s: Seconds = 3.0
 
 
 class Http2(Section, frozen=True, kw_only=True):

@@ -21,7 +21,8 @@ costs nothing but that everybody is back at his fair share after `lease_s`. What
   from when its worker has said so: an answer may be lost.
 * A worker that begins a new life has the least share, a quarter of its fair one, for `lease_s`: others may still live
 on
-  what its earlier life did not want. A lender that begins raises nobody for `lease_s`: it knows of no older lease.
+  what its earlier life did not want. A lender that begins knows of no older lease: it raises nobody before every worker
+  has told it his share, or `lease_s` has passed.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class RateLender:
         """What this worker may send. wanted_per_s: what it had for sending of late."""
         self._wanted[worker] = wanted_per_s
         self._said[worker] = _Lent(share.rate_per_s, now + share.for_s)
-        if now < self._raises_from:
+        if now < self._raises_from and len(self._said) < len(self._workers):
             rate, until = min(share.rate_per_s, self.fair), now + self._lease_s
         else:
             spare, holds_until = self._spare(worker, now)

@@ -201,7 +201,7 @@ class Cluster:
         await self._up(self.workers[index])
 
     async def settle(self) -> None:
-        await trio.testing.wait_all_tasks_blocked(0.001)
+        await trio.testing.wait_all_tasks_blocked()
 
     # -- devices and rows
 

@@ -98,8 +98,8 @@ class Gateway:
         ids = np.frombuffer(b"".join(map(device_id, devices)), np.uint8)
         self._turn += 1
         client = self.clients[self._turn % len(self.clients)]
-        sent = {"sent": str(time.monotonic_ns())}
-        content = Variant(title=_TITLE, body=_BODY, data=sent, strategy=3, ttl_s=600)
+        sent = str(time.monotonic_ns())
+        content = Variant(title=_TITLE, body=_BODY, data={"sent": sent}, strategy=3, ttl_s=600)
         answer = client.submit_columns(Submit(id=UNSENT, contents=[content], n=n, device_ids=little_endian(ids, "u1")))
         assert answer.accepted == n, f"{answer.refused_count} of {n} rows were refused"
         return answer.task_id
@@ -193,9 +193,12 @@ def _config(folder: Path, n_devices: int, workers: int, vendors: Mapping[str, An
     table["devices"] |= {"devices_max": max(100_000, n_devices), "token_bytes_max": 16_000_000}
     connections_max = max(n_devices + 10, 10_000)
     table["long_link"] |= {"connections_max": connections_max, "files_max": connections_max + OTHER_FILES}
-    table["apps"] = [
-        {"key": APP_KEY, "secrets": [{"file": str(folder / "secret")}], "connections_max": connections_max}
-    ]
+    app = {
+        "key": APP_KEY,
+        "secrets": [{"file": str(folder / "secret")}],
+        "connections_max": connections_max * workers,
+    }
+    table["apps"] = [app | dict(vendors)]
     return table
 
 

@@ -33,9 +33,9 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Gateway(Section, frozen=True, kw_only=True):
-    node: Annotated[int, Meta(ge=0, le=4095)] = 0
+    node: Annotated[int, Meta(ge=0, le=63)] = 0
     data_dir: Path
-    workers: Annotated[int, Meta(ge=1, le=1)] = 1
+    workers: Annotated[int, Meta(ge=1, le=16)] = 1
     memory_bytes_max: Annotated[int, Meta(ge=256 * MIB)] = 3 * GIB
     step_ms_max: Milliseconds = 2.0
     gather_ms: Annotated[float, Meta(ge=0, le=1000)] = 1.0
@@ -43,6 +43,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     batch_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 8 * MIB
     open_rows_max: Count = 4_000_000
     drain_s: Seconds = 10.0
+    restart_spread_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     switch_interval_ms: Milliseconds = 0.1
     message_id_secret: Secret | None = None
 
@@ -211,6 +212,15 @@ class Lanes(Section, frozen=True, kw_only=True):
     templates_max: Count = 1024
 
 
+class Links(Section, frozen=True, kw_only=True):
+    """Between the workers of one machine; without effect where one runs alone."""
+
+    credit_rows: Count = 65_536
+    credit_bytes: Count = 8 * MIB
+    parked_rows_max: Count = 262_144
+    lease_s: Seconds = 3.0
+
+
 class Http2(Section, frozen=True, kw_only=True):
     """Connections to vendors that speak HTTP/2."""
 
@@ -289,6 +299,7 @@ class Config(Section, frozen=True, kw_only=True):
     breaker: Breaker
     unregister_guard: UnregisterGuard
     lanes: Lanes
+    links: Links
     http2: Http2
     http1: Http1
     observe: Observe

@@ -205,11 +205,13 @@ class LedgerPage:
     slots: (n,) int32, the device's row in its owner's table as found when routed, -1 unknown. A hint: check the id.
     token_hashes: (n,) uint32, the 4-byte hash of the token each row was sent to; 0 before and without one.
     n_routed: rows 0..n_routed have been routed once.
+    away: (n,) uint8, which other worker holds each row (core/holders.py); None while all of them are here.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
     """
 
     __slots__ = (
         "attempts",
+        "away",
         "batch",
         "bursts",
         "channel",
@@ -242,6 +244,7 @@ class LedgerPage:
         self.final_ms: U32 = np.zeros(n, np.uint32)
         self.token_hashes: U32 = np.zeros(n, np.uint32)
         self.n_routed = 0
+        self.away: U8 | None = None
         self.slots: I32 = np.full(n, -1, np.int32)
         self.counts: I64 = np.zeros(len(State), np.int64)
         self.counts[State.QUEUED] = n

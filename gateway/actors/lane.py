@@ -52,6 +52,8 @@ _STALE_S = 1.0
 _STEP_SHARE = 1.6
 #: Fewest rows in a step: below this the fixed cost of a burst is most of its price.
 _STEP_ROWS_MIN = 64
+#: Rendered bursts that may wait until their rows are known to leave: one waits while the next is rendered.
+_AHEAD_MAX = 2
 #: Positions a tag has room for, and slices that may wait for a retry at once: one per burst with retries.
 _POSITIONS_MAX = 1 << 16
 _WHEEL_ITEMS_MAX = 1 << 20
@@ -242,7 +244,7 @@ class LaneActor:
         authorization = self._credentials.get_nowait()
         if authorization is None:
             return False
-        if self._unsent:
+        if self._unsent and (len(self._unsent) >= _AHEAD_MAX or self._may_leave(self._unsent[0])):
             return self._send_next(authorization, now)
         slice_ = self.lane.take(now, rows_max)
         # Rows left the queue, if only because they had ended elsewhere: what is parked for it moves up.
@@ -303,7 +305,9 @@ class LaneActor:
         page, rows = slice_
         batch = page.batch
         rendered = self._renderer.render(page, rows, authorization, batch.born_unix_ms / 1000 + now - batch.born)
-        self._unsent.extend(Unsent(page, burst, 0, authorization, now) for burst in rendered.bursts)
+        for burst in rendered.bursts:
+            self._home.announce(page, burst.rows)
+            self._unsent.append(Unsent(page, burst, 0, authorization, now))
         if len(rendered.tokenless):
             reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
             self._router.vendor_failed(page, rendered.tokenless, reasons)
@@ -328,6 +332,8 @@ class LaneActor:
             self.lane.put_back(page, rows[is_live])
             self.lane.bucket.give_back(int((~is_live).sum()))
             return True
+        if not self._may_leave(unsent):
+            return False
         wanted = self._requests_granted(min(unsent.requests_left, _POSITIONS_MAX), now)
         if not wanted:
             return False
@@ -366,6 +372,10 @@ class LaneActor:
         if not granted:
             self._observer.throttled(max(0.0, (self._request_bucket.next_deadline() or now) - now))
         return granted
+
+    def _may_leave(self, unsent: Unsent) -> bool:
+        """Whoever must know it before these rows leave knows it; else this lane is rung."""
+        return self._home.may_leave(unsent.page, unsent.rows, self._bell.ring)
 
     def _issue(self, unsent: Unsent, taken: int, number: int, connection: int, now: float) -> None:
         """The next `taken` requests are in flight, with a record in the burst log."""
@@ -527,22 +537,9 @@ class LaneActor:
     def _act_on_answers(self, flight: InFlight, rows: Rows, answers: dict[int, Answer], now: float) -> None:
         """What answers mean beyond their own row: dead tokens, credentials, connections, gates."""
         page = flight.page
-        dead = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_DEAD]
-        if dead:
-            self._router.token_dead(page, rows[dead], [answers[place].dead_since_unix_ms for place in dead])
-        muted = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_MUTED]
-        if muted:
-            self._router.token_muted(page, rows[muted])
-        suspect = [
-            place
-            for place, answer in answers.items()
-            if answer.verdict is Verdict.THROTTLED and answer.scope is Scope.DEVICE
-        ]
-        if suspect:
-            self._router.tokens_suspect(page, rows[suspect])
-            waits = [answers[place].retry_after_s for place in suspect]
-            until = np.array([now + (self._policy.throttle_s if wait is None else wait) for wait in waits])
-            self._device_gates.close(page.slots[rows[suspect]], until, now)
+        suspect, until = lane_bursts.act_on_tokens(self._router, page, rows, answers, now, self._policy.throttle_s)
+        if len(suspect):
+            self._device_gates.close(page.slots[suspect], until, now)
         # One word about credential, connection or gate is enough, however many rows got the same answer.
         for answer in set(answers.values()):
             if answer.verdict is Verdict.CREDENTIAL:

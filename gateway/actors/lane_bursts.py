@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gateway.actors.lane_ports import RouterPort
 from gateway.actors.rendering import RenderedBurst
-from gateway.columns import U8, U16, Rows, TextColumn, piece_rows
+from gateway.columns import F64, U8, U16, Rows, TextColumn, piece_rows
 from gateway.core.settle import Verdicts
 from gateway.ledger import NO_VERDICT, Burst, Channel, LedgerPage
 from gateway.vendor import Bulk, BulkAnswer, BulkVendor
-from gateway.verdict import Answer, Verdict
+from gateway.verdict import Answer, Scope, Verdict
 from gateway.wire.h2.events import AnswerDetail
 
 _NO_DETAIL = AnswerDetail({}, b"")
@@ -174,3 +175,26 @@ def new_burst(
     return Burst(
         number, attempt, channel, connection, rows.astype(np.uint16), now, answered, verdicts, {}, first_request
     )
+
+
+def act_on_tokens(
+    router: RouterPort, page: LedgerPage, rows: Rows, answers: Mapping[int, Answer], now: float, throttle_s: float
+) -> tuple[Rows, F64]:
+    """The router has heard which tokens are dead, muted and suspect. Returns the rows whose devices the vendor wants
+    left alone, and until when. answers: by index into rows; throttle_s: where the vendor does not say how long."""
+    dead = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_DEAD]
+    if dead:
+        router.token_dead(page, rows[dead], [answers[place].dead_since_unix_ms for place in dead])
+    muted = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_MUTED]
+    if muted:
+        router.token_muted(page, rows[muted])
+    suspect = [
+        place
+        for place, answer in answers.items()
+        if answer.verdict is Verdict.THROTTLED and answer.scope is Scope.DEVICE
+    ]
+    if suspect:
+        router.tokens_suspect(page, rows[suspect])
+    waits = [answers[place].retry_after_s for place in suspect]
+    until = np.array([now + (throttle_s if wait is None else wait) for wait in waits], np.float64)
+    return rows[suspect] if suspect else rows[:0], until

@@ -11,6 +11,8 @@ from pathlib import Path
 TIMEOUT_S = 5.0
 #: Seconds one submit may take with its retries, and routing may take afterwards.
 SUBMIT_TIMEOUT_S = 30.0
+#: Seconds all workers may take to drain, close their devices and come back, one after the other.
+RESTART_TIMEOUT_S = 900.0
 CONFIG_VARIABLE = "PUSHGW_CONFIG"
 
 _EPILOG = """\
@@ -61,13 +63,13 @@ def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
 
 
-def _operator(parser: argparse.ArgumentParser) -> None:
+def _operator(parser: argparse.ArgumentParser, timeout_s: float = TIMEOUT_S) -> None:
     _config(parser)
     parser.add_argument(
         "--address", metavar="ADDRESS", help="instead of the operator socket of the configuration (unix://, tcp://)"
     )
     parser.add_argument(
-        "--timeout", type=_seconds, default=TIMEOUT_S, metavar="S", help="seconds to wait for an answer"
+        "--timeout", type=_seconds, default=timeout_s, metavar="S", help="seconds to wait for an answer"
     )
     _json(parser)
 
@@ -86,6 +88,9 @@ def _add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     simulate = _command(commands, "simulate", "simulate", "Run the simulators of the vendors until SIGTERM.")
     simulate.add_argument("--config", type=Path, metavar="FILE", help="configs/simulators.toml documents every key")
     simulate.add_argument("--dir", type=Path, metavar="DIR", help="for certificates and credentials")
+    chosen = simulate.add_mutually_exclusive_group()
+    chosen.add_argument("--only", metavar="NAMES", help="start these and no others: names joined by commas")
+    chosen.add_argument("--all", action="store_true", help="start all, whatever the file enables")
     simulate.add_argument("--exit-with-parent", action="store_true", help="end when stdin closes")
     _json(simulate)
 
@@ -132,6 +137,13 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         parser.add_argument("--app", metavar="KEY", help="ask as this app over the RPC, instead of as operator")
         _operator(parser)
     _operator(_command(commands, "status", "status", "What the gateway is doing."))
+    restart = _command(
+        commands, "restart", "restart", "Start the workers anew, one after the other; no accepted row is lost."
+    )
+    restart.add_argument(
+        "--may-lose", action="store_true", help="also workers that still have rows in memory alone after drain_s"
+    )
+    _operator(restart, RESTART_TIMEOUT_S)
     clock = _command(commands, "clock", "clock", "The development clock.")
     actions = clock.add_subparsers(dest="action", required=True, metavar="ACTION")
     advance = actions.add_parser("advance", help="Move the clock of the gateway forward; never in production.")

@@ -314,6 +314,7 @@ class World:
         change_rows_max: int = 1 << 20,
         has_probes: bool = False,
         probe_wait_s: float = 5.0,
+        journal: int = 0,
         breaker: BreakerSettings = UNTOUCHED,
         guard: GuardSettings | None = None,
         more_channels: Sequence[Channel] = (),
@@ -325,7 +326,7 @@ class World:
         self.log = Log(stream=self.log_lines)
         self.home = Home(
             secret=SECRET,
-            journal=0,
+            journal=journal,
             observer=HomeCounts(self.metrics),
             ledger_bytes_max=1 << 30,
             rows_open_max=1 << 20,

@@ -22,12 +22,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import msgspec
-
 from bench.simulators.access_tokens import AccessTokens
 from bench.simulators.config_base import Count, Positive, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, each, flag, parsed, record, text, whole
+from bench.simulators.fields import Check, an_object, each, flag, parsed, record, text, to_json, whole
 from bench.simulators.push_api import (
     DAY_S,
     SHANGHAI_S,
@@ -193,7 +191,7 @@ class Dingtalk(PushApi):
         if len(users) > self._section.users_max:
             raise Refused("40035", f"{len(users)} persons, limit {self._section.users_max}")
         message = value["msg"]
-        size = len(msgspec.json.encode(message))
+        size = len(to_json(message))
         if size > MESSAGE_BYTES_MAX:
             raise Refused("40035", f"msg is {size} bytes, limit {MESSAGE_BYTES_MAX}")
         title, body, named = self._texts_of(message)

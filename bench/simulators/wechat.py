@@ -25,7 +25,7 @@ import msgspec
 from bench.simulators.access_tokens import AccessTokens
 from bench.simulators.config_base import Count, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, one_of, parsed, record, text
+from bench.simulators.fields import Check, an_object, one_of, parsed, record, text, to_json
 from bench.simulators.push_api import (
     DAY_S,
     SHANGHAI_S,
@@ -331,7 +331,7 @@ class Wechat(PushApi):
             "Event": "subscribe_msg_sent_event",
         }
         if self._section.callback_form == "json":
-            return msgspec.json.encode(head | {"List": outcome}), "application/json"
+            return to_json(head | {"List": outcome}), "application/json"
         parts = _xml(head) + f"<SubscribeMsgSentEvent><List>{_xml(outcome)}</List></SubscribeMsgSentEvent>"
         return f"<xml>{parts}</xml>".encode(), "text/xml"
 

@@ -17,12 +17,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import msgspec
-
 from bench.simulators.access_tokens import AccessTokens
 from bench.simulators.config_base import Count, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, each, octets, one_of, parsed, record, text, whole
+from bench.simulators.fields import Check, an_object, each, octets, one_of, parsed, record, text, to_json, whole
 from bench.simulators.push_api import (
     Kit,
     PushApi,
@@ -239,7 +237,7 @@ class Wecom(PushApi):
             self.kit.n_seen["over the limit of a person, not shown"] += 1
             return False
         if value.get("enable_duplicate_check") == 1:
-            content = msgspec.json.encode(value, order="sorted").decode()
+            content = to_json(value).decode()
             if self._repeats.take(target_of(f"{user} {content}").hex(), self.now) > 0:
                 self.kit.n_seen["repeat, not shown"] += 1
                 return False

@@ -8,7 +8,7 @@ Rules for authors:
 
 Map: `config*` what can be set; `clock`, `rate`, `faults`, `fates`, `received`, `counts` machines without I/O;
 `exchange` the meaning of one request at any vendor; `apns*`, `fcm*` one vendor each; `push_api` the base of all other
-vendors with `fields`, `access_tokens`, `huawei_cloud`, `sms` for what some share; `receipts` what vendors report and
-who carries it; `h2_server`, `http1`, `http1_client`, `tls`, `server`, `control` sockets; `__main__` the command line.
-See docs/simulators.md.
+vendors, with `fields`, `access_tokens`, `kept_token`, `huawei_cloud` and `sms` for what some of them share; `receipts`
+what vendors report and who carries it; `h2_server`, `http1`, `http1_client`, `tls`, `server`, `control` sockets;
+`__main__` the command line. See docs/simulators.md.
 """

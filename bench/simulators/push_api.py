@@ -307,6 +307,11 @@ def query_of(request: Request) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(request.path).query, keep_blank_values=True))
 
 
+def message_id_of_url(url: str) -> str:
+    """The parameter `message_id` of a URL that a message opens: what names a row where nothing is echoed."""
+    return dict(parse_qsl(url.partition("?")[2].partition("#")[0])).get("message_id", "")
+
+
 def header_of(request: Request, name: bytes) -> str:
     """The value of a header, the last of several; empty when it is missing."""
     return dict(request.headers).get(name, b"").decode("latin-1")

@@ -17,7 +17,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
-from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
 import msgspec
@@ -35,6 +34,7 @@ from bench.simulators.push_api import (
     Refused,
     as_number,
     json_answer,
+    message_id_of_url,
     new_id,
     path_of,
     query_of,
@@ -290,7 +290,7 @@ class Wechat(PushApi):
         if limit:
             self._used[openid, template] += 1
         message_id = new_id(19)
-        named = parse_qs(urlsplit(value.get("page", "")).query).get("message_id", [""])[0]
+        named = message_id_of_url(value.get("page", ""))
         values = "\n".join(entry["value"] for entry in value["data"].values())
         due = Due(self._section.receipts.callback_url, openid, named, message_id, "", extra=(("template", template),))
         return json_answer(

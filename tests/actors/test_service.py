@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.actors.audiences import Audiences
 from gateway.actors.intake import Intake
 from gateway.actors.presence import Presence
 from gateway.actors.rpc_listener import RpcListener
@@ -34,7 +35,7 @@ from gateway.core.identity import device_password
 from gateway.errors import Overloaded, StaleEpoch
 from gateway.ledger import Channel, Reason, State
 from gateway.net.edge_table import ConnectionTable
-from gateway.observe.counting import IntakeCounts, RpcCounts, ServiceCounts
+from gateway.observe.counting import AudienceCounts, IntakeCounts, RpcCounts, ServiceCounts
 from gateway.store.memory import MemoryJournal
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.limits import RpcLimits
@@ -89,6 +90,22 @@ class Office:
             request_ids_max=100,
         )
         self.link = Sessions()
+        self.presence = Presence(
+            n_apps=2,
+            devices=world.devices,
+            link=lambda: self.link,
+            clock=world.clock,
+            now=trio.current_time,
+        )
+        self.audiences = Audiences(
+            intake=self.intake,
+            home=world.home,
+            clock=world.clock,
+            observer=AudienceCounts(world.metrics),
+            find=self.presence.online_ids,
+            chunk_rows=10,
+            running_max=2,
+        )
         self.service = Service(
             apps=[
                 AppView(0, "shop", frozenset({Channel.APNS}), {Channel.APNS: APNS.check_token}),
@@ -102,13 +119,8 @@ class Office:
             status=lambda: {"is_ready": True, "rows_open": world.home.rows_open},
             check_room=self.has_room,
             newest_secret=lambda key: SECRETS[key][0],
-            presence=Presence(
-                n_apps=2,
-                devices=world.devices,
-                link=lambda: self.link,
-                clock=world.clock,
-                now=trio.current_time,
-            ),
+            presence=self.presence,
+            audiences=self.audiences,
         )
         self.listener = RpcListener(
             limits=RpcLimits(**limits),
@@ -128,6 +140,7 @@ class Office:
         await self.world.start(self.nursery)
         self.nursery.start_soon(self.intake.run)
         self.nursery.start_soon(self.service.run)
+        self.nursery.start_soon(self.audiences.run)
         await trio.testing.wait_all_tasks_blocked()
 
     async def client(self, app_key: str = "shop") -> Any:

@@ -1,12 +1,13 @@
 """The operator's socket over several workers: one question, asked of all of them, one answer.
 
 Each worker has an operator's socket of its own in the run folder, the one that a worker alone has for everybody; the
-supervisor is a client of them. What belongs to the gateway as one (status, clock, restart) is put together here; what
-one worker knows (a task, a message, a device) is asked of all, and the one who knows it answers.
+supervisor is a client of them. What belongs to the gateway as one (status, clock, restart) is put together here;
+everything else any worker answers for all (actors/front.py), so that the first that can be reached is asked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Sequence
@@ -72,16 +73,16 @@ class OperatorService:
         self._supervisor = supervisor
         self._counts = ServiceCounts(supervisor.metrics, supervisor.log)
         self._nursery: trio.Nursery | None = None
-        self._clients: list[TrioClient] = []
+        self._clients: dict[int, TrioClient] = {}
 
     def open_in(self, nursery: trio.Nursery) -> None:
         """Answers are made in this nursery."""
         self._nursery = nursery
         folder = str(self._supervisor.run_folder.path)
-        self._clients = [
-            TrioClient(nursery, f"unix://{operator_socket(folder, worker.worker)}", role="operator", timeout_s=_ASK_S)
-            for worker in self._supervisor.workers
-        ]
+        self._clients = {
+            worker: TrioClient(nursery, f"unix://{operator_socket(folder, worker)}", role="operator", timeout_s=_ASK_S)
+            for worker in range(len(self._supervisor.workers))
+        }
 
     def open(self, connection: RpcConnection, hello: HelloAccepted) -> None:
         self._counts.audit("connected", {"connection": connection.session.name})
@@ -122,13 +123,8 @@ class OperatorService:
             case messages.Restart():
                 done = await self._supervisor.restart(may_lose=message.may_lose)
                 return messages.Restarted(id=message.id, workers=done)
-            case messages.Device():
-                # A device may be known where it once connected; it is its owner's where it is online.
-                return max(await self._ask_all(message), key=lambda found: bool(found.facts.get("is_online")))
-            case messages.OnlineCounts():
-                return max(await self._ask_all(message), key=lambda found: len(found.platforms))
             case _:
-                return (await self._ask_all(message))[0]
+                return await self._ask_one(message)
 
     async def _status(self, message: messages.Status) -> messages.GatewayStatus:
         answers = await self._ask_each(message)
@@ -145,33 +141,37 @@ class OperatorService:
         if not_ready:
             # One that is starting would be left behind.
             raise Overloaded(not_ready[0], len(not_ready), 0)
-        answers = await self._ask_all(message)
-        self._supervisor.clock_offset_s += message.seconds
-        return messages.ClockAdvanced(id=message.id, now_unix_ms=max(answer.now_unix_ms for answer in answers))
-
-    async def _ask_all(self, message: Any) -> list[Any]:
-        """The answers that are none of an error, at least one. Raises: CallFailed, GatewayUnreachable."""
-        failures: dict[int, CallFailed | GatewayUnreachable] = {}
-        answers = await self._ask_each(message, failures)
+        refusals: list[CallFailed] = []
+        answers = await self._ask_each(message, refusals)
         if not answers:
-            # Who cannot be reached says less than who knows that there is no such thing.
-            raise max(failures.values(), key=lambda error: isinstance(error, CallFailed))
-        return [answers[worker] for worker in sorted(answers)]
+            raise refusals[0] if refusals else Overloaded("workers that answer", 0, 1)
+        self._supervisor.clock_offset_s += message.seconds
+        return messages.ClockAdvanced(id=message.id, now_unix_ms=max(one.now_unix_ms for one in answers.values()))
 
-    async def _ask_each(
-        self, message: Any, failures: dict[int, CallFailed | GatewayUnreachable] | None = None
-    ) -> dict[int, Any]:
+    async def _ask_one(self, message: Any) -> Any:
+        """The answer of a worker that can be reached. Raises: CallFailed, GatewayUnreachable."""
+        *others, last = sorted(self._clients, key=lambda worker: not self._supervisor.is_ready(worker))
+        for worker in others:
+            try:
+                return await self._clients[worker].ask(message)
+            except GatewayUnreachable:
+                continue
+        return await self._clients[last].ask(message)
+
+    async def _ask_each(self, message: Any, refusals: list[CallFailed] | None = None) -> dict[int, Any]:
+        """The answers of those that can be reached, by worker. refusals: gets what they refuse with."""
         answers: dict[int, Any] = {}
 
         async def ask(worker: int, client: TrioClient) -> None:
-            try:
-                answers[worker] = await client.ask(message)
-            except (CallFailed, GatewayUnreachable) as error:
-                if failures is not None:
-                    failures[worker] = error
+            with contextlib.suppress(GatewayUnreachable):
+                try:
+                    answers[worker] = await client.ask(message)
+                except CallFailed as error:
+                    if refusals is not None:
+                        refusals.append(error)
 
         async with trio.open_nursery() as nursery:
-            for worker, client in enumerate(self._clients):
+            for worker, client in self._clients.items():
                 nursery.start_soon(ask, worker, client)
         return answers
 

@@ -234,6 +234,9 @@ class Supervisor:
         self.metrics.worker_restarts.add(1, str(worker.worker))
         self.log.error("worker ended", worker=worker.worker, how=describe_end(code), restart_in_s=restart_in_s)
 
+    def is_ready(self, worker: int) -> bool:
+        return self.workers[worker].state is WorkerState.READY
+
     def not_ready(self) -> list[str]:
         """Why no work should come to the gateway."""
         return [

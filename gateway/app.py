@@ -38,7 +38,14 @@ from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
-from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
+from gateway.app_devices import (
+    BansWatch,
+    OnlineGauges,
+    build_audiences,
+    build_desk,
+    record_admission,
+    within_files_limit,
+)
 from gateway.app_doors import Doors
 from gateway.app_leaving import leave
 from gateway.app_links import Joint
@@ -256,6 +263,7 @@ class Worker:
             clock=self.clock,
             now=trio.current_time,
         )
+        self.audiences = build_audiences(self)
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
             intake=self.intake,
@@ -267,6 +275,7 @@ class Worker:
             check_room=self._check_room,
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
             presence=self.presence,
+            audiences=self.audiences,
         )
         self.front = self.service if self.joint is None else self.joint.serve(self.service)
         self.desk = build_desk(self)
@@ -319,6 +328,7 @@ class Worker:
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "presence", self.presence.run)
+            self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
             for built in self.vendor_lanes:
@@ -358,7 +368,6 @@ class Worker:
         await self._scrape.refresh()
 
     async def leave(self, spread_s: float, *, may_lose: bool) -> dict[str, int]:
-        """As `app_leaving.leave`: stops for a restart, or returns the rows because of which it goes on."""
         return await leave(self, spread_s, may_lose=may_lose)
 
     async def reopen(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import trio
 
+from gateway.actors.audiences import Audiences
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
 from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
@@ -26,6 +27,7 @@ from gateway.actors.rpc_listener import Caller
 from gateway.batch import Submission, TaskSegment
 from gateway.clock import Clock, DevelopmentClock
 from gateway.columns import Bool, TextColumn
+from gateway.content import check_variant
 from gateway.core import report
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
@@ -101,6 +103,7 @@ class Service:
         check_room: Callable[[], None],
         newest_secret: Callable[[str], bytes],
         presence: Presence,
+        audiences: Audiences,
     ) -> None:
         self._apps = {app.key: app for app in apps}
         self._by_index = list(apps)
@@ -113,6 +116,7 @@ class Service:
         self._check_room = check_room
         self._newest_secret = newest_secret
         self._presence = presence
+        self._audiences = audiences
         self._nursery: trio.Nursery | None = None
         self._streams = ReceiptStreams(home)
 
@@ -174,6 +178,8 @@ class Service:
         match requested.message:
             case messages.Submit():
                 self._submit(connection, requested, requested.message)
+            case messages.SubmitAudience() as message:
+                self._start(self._submit_audience, connection, message, self._app(connection))
             case messages.TaskState() as message:
                 connection.answer(self._task_counts(connection, message))
             case messages.TaskRows() as message:
@@ -284,6 +290,18 @@ class Service:
 
         self._intake.submit(app.number, submission, reply, digest=digest)
 
+    async def _submit_audience(self, connection: Caller, message: messages.SubmitAudience, app: AppView) -> None:
+        with self._counted_outcome():
+            fault = check_variant(message.content)
+            if fault is not None:
+                raise BadRequest(f"content.{fault.field}", fault.text)
+            self._check_room()
+            started = await self._audiences.start(app.number, message.content, message.tag.encode(), message.rows_per_s)
+        self._observer.submit("accepted")
+        connection.answer(
+            messages.AudienceSubmitted(id=message.id, task_id=started.task_id or bytes(16), devices=started.devices)
+        )
+
     # -- tasks
 
     def _find_task(self, connection: Caller, task_id: bytes) -> list[tuple[LedgerPage, TaskSegment]]:
@@ -324,7 +342,7 @@ class Service:
                 if receipt and sums.receipts[receipt]
             },
             is_routed=sums.is_routed,
-            is_final=int(sums.states[IS_FINAL].sum()) == sums.rows,
+            is_final=int(sums.states[IS_FINAL].sum()) == sums.rows and not self._audiences.is_running(message.task_id),
             handed_over_unacked=sums.handed_over,
             waited_offline=sums.n_waited + sums.n_moved,
             submitted_unix_ms=sums.submitted_unix_ms,

@@ -179,7 +179,9 @@ class Worker:
         )
         self.inbox = InboxActor(store=self.inbox_store, epoch=FIRST_EPOCH, home=self.home, clock=clock)
         self.renderer = Renderer(
-            templates_max=config.lanes.templates_max, downlink_payload_bytes_max=config.long_link.payload_bytes_max
+            templates_max=config.lanes.templates_max,
+            downlink_payload_bytes_max=config.long_link.payload_bytes_max,
+            address_secret=secret,
         )
         defaults = [AppDefaults(app.strategy, frozenset(app.marketing_categories)) for app in config.apps]
         self.router = Router(
@@ -217,11 +219,16 @@ class Worker:
         ]
 
     def _open_connection(
-        self, open_stream: Callable[[], Awaitable[trio.abc.Stream]], on_events: OnEvents
+        self,
+        open_stream: Callable[[], Awaitable[trio.abc.Stream]],
+        on_events: OnEvents,
+        *,
+        keeps_ok_bodies: bool = False,
     ) -> VendorConnection:
+        """keeps_ok_bodies: of a vendor that tells errors in the body of a 200."""
         return VendorConnection(
             open_stream=open_stream,
-            config=msgspec.structs.replace(client_config(self.config), is_ok_body_kept=False),
+            config=msgspec.structs.replace(client_config(self.config), is_ok_body_kept=keeps_ok_bodies),
             limits=connection_limits(self.config),
             on_events=on_events,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import random
 import ssl
 from collections.abc import Awaitable, Callable
@@ -27,7 +28,7 @@ from gateway.actors.router import Router
 from gateway.actors.token_guard import TokenGuard
 from gateway.actors.vendor_breaker import VendorBreaker, VerdictWatch
 from gateway.actors.vendor_ceiling import Ceiling
-from gateway.actors.vendor_connection import OnEvents, VendorConnection
+from gateway.actors.vendor_connection import VendorConnection
 from gateway.actors.vendor_pool import VendorPool
 from gateway.app_http1 import bundle_opener
 from gateway.clock import Clock
@@ -54,7 +55,8 @@ from gateway.observe.vendor_health import BreakerCounts, GuardCounts
 from gateway.vendor import http_version
 
 OpenStream: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
-OpenConnection: TypeAlias = Callable[[OpenStream, OnEvents], VendorConnection]
+#: Of (open stream, on events), and `keeps_ok_bodies` where the body of a 200 is wanted.
+OpenConnection: TypeAlias = Callable[..., VendorConnection]
 
 
 class VendorLane(NamedTuple):
@@ -119,8 +121,9 @@ def build_vendor(
     keeper = own if site.joint is None else site.joint.share_credential(f"{app.key}/{name}", own, breaker)
     open_stream = _stream_opener(config, app, name, settings, vendor)
     is_http2 = http_version(settings) == "2"
+    bodies = {"keeps_ok_bodies": True} if getattr(vendor, "is_bulk", False) else {}
     pool = VendorPool(
-        open_connection=functools.partial(open_connection, open_stream)
+        open_connection=functools.partial(open_connection, open_stream, **bodies)
         if is_http2
         else bundle_opener(config, open_stream, SocketCounts(site.metrics, log)),
         connections_max=settings.connections_max,
@@ -132,7 +135,9 @@ def build_vendor(
         rate_per_s_max=settings.rate_per_s,
         ceiling=site.ceiling if is_http2 else None,
     )
-    bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
+    bucket, request_bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic()), None
+    if getattr(vendor, "rate_counts_requests", False):
+        bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
     observer = LaneCounts(site.metrics, log, channel)
     render = functools.partial(
         LaneRenderer, renderer=site.renderer, devices=site.devices, vendor=vendor, channel=channel
@@ -149,6 +154,7 @@ def build_vendor(
         "request_timeout_s": config.http2.request_timeout_s,
         "watch": VerdictWatch(breaker, guard),
         "device_gates": DeviceGates(),
+        "request_bucket": request_bucket,
     }
     has_probes = needs_probes(name, settings)
     for class_ in Class:

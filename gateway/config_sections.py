@@ -240,7 +240,7 @@ class Http2(Section, frozen=True, kw_only=True):
     header_table_bytes: Annotated[int, Meta(ge=0, le=64 * KIB)] = 0
     encoder_table_bytes_max: Annotated[int, Meta(ge=0, le=64 * KIB)] = 4 * KIB
     header_list_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 32 * KIB
-    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 64 * KIB
     ignored_headers: list[str] = msgspec.field(default_factory=lambda: ["apns-id", "apns-unique-id"])
     unsent_bytes_max: Count = 1 * MIB
 
@@ -255,14 +255,14 @@ class Http1(Section, frozen=True, kw_only=True):
     socket_idle_s: Seconds = 50.0
     header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 32 * KIB
     interim_max: Annotated[int, Meta(ge=1, le=100)] = 8
-    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 256 * KIB
     body_bytes_read_max: Annotated[int, Meta(ge=1 * KIB, le=64 * MIB)] = 1 * MIB
 
 
 class Observe(Section, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_lines_per_s_max: Count = 100
-    label_values_max: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    label_values_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
     lag_interval_ms: Milliseconds = 10.0
 
 

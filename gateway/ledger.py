@@ -310,7 +310,8 @@ class Burst(NamedTuple):
 
     rows: (k,) uint16 positions in the batch. issued: monotonic seconds. answered: (k,)
     uint32, milliseconds after it, 0 = not yet. verdicts: (k,) uint8, filled as the
-    answers come (255 = none yet). names: vendor's own words per position where it had any.
+    answers come (255 = none yet). names: vendor's own words per position where it had any. first_request: the number of
+    its first request where those carry many rows, as it stands in their callback parameters; else -1.
     """
 
     number: int
@@ -322,6 +323,7 @@ class Burst(NamedTuple):
     answered: U32
     verdicts: U8
     names: dict[int, str]
+    first_request: int = -1
 
 
 #: No verdict yet, in `Burst.verdicts`.

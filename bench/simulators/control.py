@@ -29,6 +29,7 @@ import msgspec
 from bench.simulators.exchange import Header, Request
 from bench.simulators.fates import Fate
 from bench.simulators.fault_kinds import Fault
+from bench.simulators.fields import to_json
 from bench.simulators.http1 import Reply, serve_http1
 from bench.simulators.received import BINARY_ROW, ROWS_PER_CHUNK
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 BODY_BYTES_MAX = 64 * 1024 * 1024  # PUT /tokens may name a few hundred thousand tokens
 JSON: tuple[Header, ...] = ((b"content-type", b"application/json"),)
+CREDENTIALS = (b"authorization", b"authtoken", b"auth_token")
 AUTHORIZATION_SHOWN = 20  # characters of a credential shown in GET /requests: enough to tell two apart
 
 
@@ -127,6 +129,7 @@ class ControlPort:
             exchange = simulator.exchange
             counted = exchange.counts.statistics()
             counted["connections"] |= simulator.front.statistics()
+            counted["receipts"]["due"] = 0 if exchange.courier is None else exchange.courier.n_due
             counted["received"] = exchange.received.statistics()
             counted["without_message_id"] = getattr(exchange.vendor, "n_without_message_id", 0)
             shown[name] = counted
@@ -209,7 +212,7 @@ class ControlPort:
 
 
 def _json(value: Any, status: int = 200) -> Reply:
-    return Reply(status, JSON, msgspec.json.encode(value) + b"\n")
+    return Reply(status, JSON, to_json(value) + b"\n")
 
 
 def _object(request: Request) -> dict[str, Any]:
@@ -236,11 +239,9 @@ def _shown(entry: dict[str, Any]) -> dict[str, Any]:
     headers = []
     for name, value in entry["headers"]:
         text = value.decode("latin-1")
-        if name == b"authorization" and len(text) > AUTHORIZATION_SHOWN:
+        if name in CREDENTIALS and len(text) > AUTHORIZATION_SHOWN:
             text = text[:AUTHORIZATION_SHOWN] + "..."
         headers.append([name.decode("latin-1"), text])
-    if entry["path"] == "/token":
-        shown = {"body": "not shown: an assertion"}
     return (
         entry | {"headers": headers} | shown if "body" in shown else _without_body(entry) | {"headers": headers} | shown
     )

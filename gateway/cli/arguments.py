@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pushgw",
-        description="A push gateway: binary RPC in, APNs, FCM and MQTT out, every message accounted for.",
+        description="A push gateway: binary RPC in, vendors and MQTT out, every message accounted for.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -88,6 +88,9 @@ def _add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     simulate = _command(commands, "simulate", "simulate", "Run the simulators of the vendors until SIGTERM.")
     simulate.add_argument("--config", type=Path, metavar="FILE", help="configs/simulators.toml documents every key")
     simulate.add_argument("--dir", type=Path, metavar="DIR", help="for certificates and credentials")
+    chosen = simulate.add_mutually_exclusive_group()
+    chosen.add_argument("--only", metavar="NAMES", help="start these and no others: names joined by commas")
+    chosen.add_argument("--all", action="store_true", help="start all, whatever the file enables")
     simulate.add_argument("--exit-with-parent", action="store_true", help="end when stdin closes")
     _json(simulate)
 
@@ -111,6 +114,15 @@ def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "--timeout", type=_seconds, default=SUBMIT_TIMEOUT_S, metavar="S", help="seconds per submit, and for routing"
     )
     _json(submit)
+    preview = _command(commands, "preview", "preview", "Show what each vendor would receive; nothing is sent.")
+    preview.add_argument("file", metavar="FILE", help="one notification per line, as for submit; - reads stdin")
+    _config(preview)
+    preview.add_argument("--app", metavar="KEY", help="with the vendors of this app (default: the only one)")
+    preview.add_argument("--vendor", action="append", default=[], metavar="NAME", help="only this vendor; may repeat")
+    preview.add_argument(
+        "--rows", type=_rows, default=1, metavar="N", help="as if so many devices got each line (default: 1)"
+    )
+    _json(preview)
     login = _command(commands, "device-login", "device_login", "Print a mosquitto_sub line for a device.")
     login.add_argument("app", metavar="APP", help="app key")
     login.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
@@ -185,6 +197,16 @@ _DEVICES_MAX = 25_000
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _DEVICES_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_DEVICES_MAX}")
+    return int(text)
+
+
+#: What the largest list of a vendor holds.
+_ROWS_MAX = 1000
+
+
+def _rows(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _ROWS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_ROWS_MAX}")
     return int(text)
 
 

@@ -98,7 +98,8 @@ class Holders:
 
     def _apply(self, page: LedgerPage, rows: Rows, outcomes: Outcomes, worker: int, now: float) -> None:
         page.channel[rows] = outcomes.channel
-        page.flags[rows] |= outcomes.flags
+        if outcomes.flags.any():
+            page.flags[rows] |= outcomes.flags
         page.attempts[rows] = outcomes.attempts
         page.routed_ms[rows] = outcomes.routed_ms
         page.issued_ms[rows] = outcomes.issued_ms
@@ -108,28 +109,35 @@ class Holders:
         was_open = page.n_open
         self._move(page, rows, outcomes, now)
         self._raise_receipts(page, rows, outcomes.receipt, now)
-        is_final = IS_FINAL[outcomes.state]
-        page.final_ms[rows[is_final]] = outcomes.final_ms[is_final]
         if page.n_open < was_open:
+            is_final = IS_FINAL[outcomes.state]
+            page.final_ms[rows[is_final]] = outcomes.final_ms[is_final]
             self._let_go(worker, page, was_open - page.n_open)
 
     def _move(self, page: LedgerPage, rows: Rows, outcomes: Outcomes, now: float) -> None:
         """States follow the report, over the steps that it left out."""
-        before = page.state[rows]
-        codes = before.astype(np.uint16) * np.uint16(len(State)) + outcomes.state
+        codes = page.state[rows].astype(np.uint16) * np.uint16(len(State)) + outcomes.state
+        if bool((codes == codes[0]).all()):
+            # The usual report: rows of one burst, all with the same news.
+            self._move_group(page, rows, int(codes[0]), outcomes.reason, now)
+            return
         for code in np.unique(codes).tolist():
             which = np.flatnonzero(codes == code)
-            start, to = State(code // len(State)), State(code % len(State))
-            group = rows[which]
-            if start is to:
-                page.reason[group] = outcomes.reason[which]
-                continue
-            *between, last = PATHS[start, to]
-            for step in between:
-                self._home.move(page, group, step, None, now)
-            self._home.move(page, group, last, outcomes.reason[which], now)
+            self._move_group(page, rows[which], code, outcomes.reason[which], now)
+
+    def _move_group(self, page: LedgerPage, rows: Rows, code: int, reasons: U8, now: float) -> None:
+        start, to = State(code // len(State)), State(code % len(State))
+        if start is to:
+            page.reason[rows] = reasons
+            return
+        *between, last = PATHS[start, to]
+        for step in between:
+            self._home.move(page, rows, step, None, now)
+        self._home.move(page, rows, last, reasons, now)
 
     def _raise_receipts(self, page: LedgerPage, rows: Rows, receipts: U8, now: float) -> None:
+        if not receipts.any():
+            return
         for code in np.unique(receipts[receipts > page.receipt[rows]]).tolist():
             self._home.raise_receipts(page, rows[receipts == code], Receipt(code), now)
 

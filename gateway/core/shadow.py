@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -310,20 +310,26 @@ def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
     # A row that waits, is kept or has ended got its answer: its next attempt is announced anew.
     page.is_announced[rows] &= _MAY_BE_OUT[page.state[rows]]
     page.is_told[rows] &= page.is_announced[rows]
+    is_whole = len(rows) == page.n
+
+    def taken(column: Any) -> Any:
+        # A whole slice with news is the usual case, and a copy costs a fraction of picking rows out.
+        return column.copy() if is_whole else column[rows]
+
     return rows, Outcomes(
         address=page.home_address,
-        rows=page.home_rows[rows],
-        state=page.state[rows],
-        reason=page.reason[rows],
-        channel=page.channel[rows],
-        receipt=page.receipt[rows],
-        flags=page.flags[rows],
-        attempts=page.attempts[rows],
-        routed_ms=page.routed_ms[rows],
-        issued_ms=page.issued_ms[rows],
-        final_ms=page.final_ms[rows],
-        token_hashes=page.token_hashes[rows],
-        is_announced=page.is_announced[rows],
+        rows=taken(page.home_rows),
+        state=taken(page.state),
+        reason=taken(page.reason),
+        channel=taken(page.channel),
+        receipt=taken(page.receipt),
+        flags=taken(page.flags),
+        attempts=taken(page.attempts),
+        routed_ms=taken(page.routed_ms),
+        issued_ms=taken(page.issued_ms),
+        final_ms=taken(page.final_ms),
+        token_hashes=taken(page.token_hashes),
+        is_announced=taken(page.is_announced),
         bursts=_take_answered_bursts(page),
     )
 

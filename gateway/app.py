@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-import vendors
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.device_passing import DevicePassing
 from gateway.actors.inbox import InboxActor
@@ -33,7 +32,7 @@ from gateway.actors.presence import Presence
 from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
-from gateway.actors.service import AppView, Service
+from gateway.actors.service import Service
 from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
@@ -50,6 +49,7 @@ from gateway.app_doors import Doors
 from gateway.app_leaving import leave
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
+from gateway.app_parts import app_view, make_log, online_counts
 from gateway.app_siblings import Siblings
 from gateway.app_signals import serve_until_signal
 from gateway.app_vendors import VendorLane, build_vendor
@@ -75,7 +75,7 @@ from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
 from gateway.core.report import open_rows
 from gateway.core.segments import HashKey
-from gateway.ledger import CHANNEL_NAMES, State
+from gateway.ledger import State
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -86,7 +86,7 @@ from gateway.observe.counting import (
     SupervisorCounts,
     record_link,
 )
-from gateway.observe.log import Level, Log
+from gateway.observe.log import Log
 from gateway.observe.loop_lag import StepWatch, watch_lag
 from gateway.observe.metrics import Metrics
 from gateway.observe.scrape import Scrape, SharedScrape
@@ -556,30 +556,6 @@ class Worker:
 
 
 # -- settings of parts
-
-
-def app_view(index: int, app: App) -> AppView:
-    checks = {
-        CHANNEL_NAMES[name]: vendors.REGISTRY[name].vendor(settings).check_token
-        for name, settings in app.vendors.items()
-    }
-    return AppView(index, app.key, frozenset(checks), checks)
-
-
-def online_counts(siblings: Siblings | None) -> dict[str, Any]:
-    """How the owner of devices learns of those that are online elsewhere; nothing for a worker alone."""
-    if siblings is None:
-        return {}
-    return {"online_elsewhere": siblings.online_elsewhere, "set_online": siblings.set_online}
-
-
-def make_log(config: Config, metrics: Metrics) -> Log:
-    return Log(
-        level=Level[config.observe.log_level.upper()],
-        lines_per_s_max=config.observe.log_lines_per_s_max,
-        on_line=lambda level: metrics.log_lines.add(1, level.name.lower()),
-        on_suppressed=lambda: metrics.log_lines_suppressed.add(1),
-    )
 
 
 def _settle_garbage() -> None:

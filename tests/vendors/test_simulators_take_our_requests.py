@@ -1,0 +1,129 @@
+"""Requests of the vendor files, as rendered, are taken row by row by the strict simulators, which share no code."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import jwt
+import msgspec
+import pytest
+
+from bench.simulators.clock import Clock
+from bench.simulators.config import SimulatorsConfig
+from bench.simulators.exchange import Answer, Request
+from bench.simulators.huawei_cloud import AUDIENCE
+from bench.simulators.oppo import auth_signature as oppo_signature
+from bench.simulators.push_api import Kit, PushApi
+from bench.simulators.server import PUSH_APIS
+from bench.simulators.vivo import auth_signature as vivo_signature
+from gateway.content import Click, Variant
+from vendors import harmony, honor, huawei, meizu, oppo, vivo, xiaomi
+
+NOW_UNIX_S = 1_763_700_000
+CALLBACK = "https://gw.example.com/cb"
+FILE = "absent"
+LANES = {"system_channel": "private", "marketing_channel": "public"}
+_VIVO = vivo.Settings(app_id=10004, app_key_id="sim-vivo-app-key", app_secret_file=FILE, callback_url=CALLBACK)
+VENDORS: dict[str, list[Any]] = {
+    "huawei": [huawei.Huawei(huawei.Settings(client_id="104000001", client_secret_file=FILE, badge_class="a.B"))],
+    "harmony": [harmony.Harmony(harmony.Settings(project_id="388421841221890000", account_key_file=FILE))],
+    "honor": [
+        honor.Honor(honor.Settings(app_id="104400001", client_id="c", client_secret_file=FILE, badge_class="a.B"))
+    ],
+    "xiaomi": [xiaomi.Xiaomi(xiaomi.Settings(package_name="com.example.app", app_secret_file=FILE, **LANES))],
+    "oppo": [oppo.Oppo(oppo.Settings(app_key_id="sim-oppo-app-key", master_secret_file=FILE, callback_url=CALLBACK))],
+    "vivo": [vivo.Vivo(_VIVO), vivo.Vivo(msgspec.structs.replace(_VIVO, receipts="throughput"))],
+    "meizu": [meizu.Meizu(meizu.Settings(app_id="110000", app_secret_file=FILE))],
+}
+TOKEN = {"oppo": "CN_{:032x}", "vivo": "{:023d}", "meizu": "R" * 40 + "{}", "xiaomi": "dEmO+regid{}="}
+CONTENTS = {
+    "plain": Variant("标题", "Text"),
+    "marketing": Variant("t", "b", class_="marketing"),
+    "full": Variant(
+        'a"&b=%', "长" * 150, data={"k": 1, "s": 'é"'}, ttl_s=3600, category="IM", collapse_id="c-1", badge=3, sound="d"
+    ),
+    "no ttl": Variant("t", "b", ttl_s=0),
+    "long": Variant("长" * 300, "\U0001f468\u200d\U0001f469" * 600, ttl_s=40 * 86_400, class_="marketing"),
+    **{f"click {kind}": Variant("t", "b", click=Click(kind, "https://x/a?b=c")) for kind in ("app", "url", "payload")},
+    "texts of their own": Variant("h {{x}}", "b{{x}}", data={"k": "{{x}}"}),
+}
+
+
+class Asked:
+    """A judge at the time of the renderer."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        kit = Kit(Clock(lambda: NOW_UNIX_S), random.Random(1), Counter(), True, directory, "cn")
+        self.name = name
+        self.judge: PushApi = PUSH_APIS[name](getattr(SimulatorsConfig(), name), kit)
+        self.known = self.judge.credentials("127.0.0.1", 1)
+
+    def ask(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        pairs = tuple((key.encode(), value.encode()) for key, value in headers.items())
+        return self.judge.judge(Request("POST", path, pairs, body, len(body)), None)
+
+    def _form(self, path: str, **fields: str) -> Any:
+        kind = {"content-type": "application/x-www-form-urlencoded"}
+        return json.loads(self.ask(path, kind, urlencode(fields).encode()).body)
+
+    def credential(self) -> bytes:
+        """What the keeper would have: got from the simulator itself where the vendor gives tokens."""
+        known, stamp = self.known, f"{NOW_UNIX_S}000"
+        match self.name:
+            case "huawei" | "honor":
+                keys = {key: known[key] for key in ("client_id", "client_secret")}
+                path = {"huawei": "/oauth2/v3/token", "honor": "/auth/token"}[self.name]
+                token = self._form(path, grant_type="client_credentials", **keys)["access_token"]
+                return b"Bearer " + str(token).encode()
+            case "harmony":
+                account = json.loads(Path(known["service_account_file"]).read_text())
+                claims = {"iss": account["sub_account"], "aud": AUDIENCE, "iat": NOW_UNIX_S, "exp": NOW_UNIX_S + 3600}
+                head = {"kid": account["key_id"]}
+                return b"Bearer " + jwt.encode(claims, account["private_key"], algorithm="PS256", headers=head).encode()
+            case "oppo":
+                sign = oppo_signature(known["app_key"], stamp, known["master_secret"])
+                said = self._form("/server/v1/auth", app_key=known["app_key"], timestamp=stamp, sign=sign)
+                return str(said["data"]["auth_token"]).encode()
+            case "vivo":
+                sign = vivo_signature("10004", known["app_key"], stamp, known["app_secret"])
+                body = {"appId": 10004, "appKey": known["app_key"], "timestamp": int(stamp), "sign": sign}
+                answer = self.ask("/message/auth", {"content-type": "application/json"}, json.dumps(body).encode())
+                return str(json.loads(answer.body)["authToken"]).encode()
+            case "xiaomi":
+                return f"key={known['app_secret']}".encode()
+            case _:
+                return str(known["app_secret"]).encode()
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize("name", VENDORS)
+@pytest.mark.parametrize("n", [1, 3])
+def test_every_row_is_taken(
+    render: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, name: str, content: str, n: int
+) -> None:
+    directory = tmp_path_factory.getbasetemp() / "judges"
+    directory.mkdir(exist_ok=True)
+    variables = {"x": ["a", "长" * 60, "c\n"][:n]} if content == "texts of their own" else {}
+    tokens = [TOKEN.get(name, "token{}").format(index) for index in range(n)]
+    for vendor in VENDORS[name]:
+        asked = Asked(name, directory)
+        made = render(vendor, CONTENTS[content], tokens, variables=variables, authorization=asked.credential())
+        assert made.refused == []
+        taken: list[str] = []
+        for request in made.requests:
+            body = request.body
+            if request.save is not None:
+                saved = asked.ask(request.save.path, request.save.headers, request.save.body)
+                named = vendor.read_saved(saved.status, dict(saved.headers), saved.body)
+                assert isinstance(named, str), saved.why
+                body = body.replace(b"\x00saved\x00", named.encode())
+            answer = asked.ask(request.path, request.headers, body)
+            assert answer.is_success, answer.why
+            taken += [row.token for row in answer.rows]
+        assert sorted(taken) == tokens

@@ -30,7 +30,6 @@ from gateway.actors.inbox import InboxActor
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
 from gateway.actors.long_link import LongLink
-from gateway.actors.presence import Presence
 from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
@@ -39,7 +38,15 @@ from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
-from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
+from gateway.app_devices import (
+    BansWatch,
+    OnlineGauges,
+    build_desk,
+    build_presence,
+    build_uplink,
+    record_admission,
+    within_files_limit,
+)
 from gateway.app_memory import keep_freed_memory
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
@@ -218,13 +225,7 @@ class Worker:
         self.bans_watch = None if bans_file is None else BansWatch(self, bans_file)
         self._connect_link()
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
-        self.presence = Presence(
-            n_apps=len(config.apps),
-            devices=self.devices,
-            link=lambda: self.long_link,
-            clock=self.clock,
-            now=trio.current_time,
-        )
+        self.presence = build_presence(self)
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
             intake=self.intake,
@@ -237,6 +238,7 @@ class Worker:
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
             presence=self.presence,
         )
+        self.uplink = build_uplink(self)
         self.desk = build_desk(self)
         self.rpc = RpcListener(
             limits=rpc_limits(config),
@@ -275,6 +277,7 @@ class Worker:
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "presence", self.presence.run)
+            self._supervise(nursery, "uplink", self.uplink.run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
             for built in self.vendor_lanes:

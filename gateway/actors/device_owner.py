@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from gateway.actors.inbox import InboxActor
-from gateway.actors.long_link_port import F64, Unacknowledged
+from gateway.actors.long_link_port import F64, Unacknowledged, UplinkAnswer
 from gateway.actors.router import Router
 from gateway.clock import Clock
-from gateway.columns import I32, I64, U32, Rows, TextColumn
+from gateway.columns import I32, I64, U16, U32, Bool, Rows, TextColumn
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.core.registration import Registrations
@@ -29,8 +29,6 @@ class OwnerObserver(Protocol):
     def late(self, rows: int) -> None: ...
 
     def stray(self, tags: int) -> None: ...
-
-    def uplink(self, event: str) -> None: ...
 
     def app_full(self, app_index: int) -> None: ...
 
@@ -59,7 +57,11 @@ class DeviceOwner:
         self._clock = clock
         self._observer = observer
         self._connections_max = connections_max
-        self.on_uplink: Callable[[int, bytes, str, bytes], None] | None = None
+        #: Devices that came online, and went; see `Presence`.
+        self.on_came: Callable[[int], None] = lambda row: None
+        self.on_went: Callable[[I32], None] = lambda rows: None
+        #: (device slot, app index, device id, event, payload); see `UplinkActor.take`.
+        self.on_uplink: Callable[[int, int, bytes, str, bytes], UplinkAnswer] | None = None
 
     def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
         """The device's row; it is registered bare if it was unknown.
@@ -84,7 +86,8 @@ class DeviceOwner:
             row = int(made.rows[0])
             if row < 0:
                 raise Overloaded("devices", len(self._devices), len(self._devices))
-        self._devices.set_online(row, fd, generation, now_unix_s)
+        if self._devices.set_online(row, fd, generation, now_unix_s) is None:
+            self.on_came(row)
         return row
 
     def subscribed(self, slots: I32, fds: I32, generations: U32, now: float) -> None:
@@ -94,7 +97,8 @@ class DeviceOwner:
 
     def disconnected(self, slots: I32, fds: I32, generations: U32, reasons: list[CloseReason]) -> None:
         """These devices are offline, unless they are connected elsewhere by now."""
-        self._devices.set_offline(slots, fds, generations, self._clock.unix_ms() // 1000)
+        gone = self._devices.set_offline(slots, fds, generations, self._clock.unix_ms() // 1000)
+        self.on_went(slots[gone])
 
     def acknowledged(self, tags: I64, sent_at: F64, now: float) -> None:
         """The rows are with their devices."""
@@ -142,8 +146,21 @@ class DeviceOwner:
             if page is not None:
                 self._router.unacknowledged(page, rows)
 
-    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> None:
-        """Receipts of devices (displayed, clicked) and other events; what is not known is counted by the edge."""
-        self._observer.uplink(event)
-        if self.on_uplink is not None:
-            self.on_uplink(slot, device_id, event, payload)
+    def resumed(self, tags: I64, fds: I32, generations: U32, packet_ids: U16) -> Bool:
+        """Rows whose devices came back to their sessions go again, those that the long link still holds."""
+        is_sent = np.zeros(len(tags), np.bool_)
+        for sequence in np.unique(tags >> 16).tolist():
+            which = np.flatnonzero(tags >> 16 == sequence)
+            page = self._home.page(sequence)
+            if page is None:
+                self._observer.stray(len(which))
+            else:
+                rows: Rows = (tags[which] & 0xFFFF).astype(np.intp)
+                is_sent[which] = self._router.redeliver(page, rows, fds[which], packet_ids[which])
+        return is_sent
+
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
+        """What a device reports. Raises: Overloaded."""
+        if self.on_uplink is None:
+            return UplinkAnswer.TAKEN
+        return self.on_uplink(slot, self._devices.app_of(slot), device_id, event, payload)

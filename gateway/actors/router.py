@@ -28,7 +28,7 @@ from gateway.actors.lane import LaneActor
 from gateway.actors.rendering import LinkPayload, LinkRenderer
 from gateway.actors.token_guard import TokenGuard
 from gateway.clock import Clock
-from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
+from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces, Rows
 from gateway.content import Class, Priority
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
 from gateway.core.home import Home, expiry_reasons, row_tags, seconds_left
@@ -77,6 +77,16 @@ class LongLinkPort(Protocol):
         generations: U32,
         device_ids: U8,
         tags: I64,
+        payload: Pieces,
+        now: float,
+        expiry_s: Callable[[Rows], U32] | None = None,
+    ) -> Bool: ...
+
+    def redeliver(
+        self,
+        fds: I32,
+        device_ids: U8,
+        packet_ids: U16,
         payload: Pieces,
         now: float,
         expiry_s: Callable[[Rows], U32] | None = None,
@@ -394,11 +404,8 @@ class Router:
         rows = group.rows
         tags = row_tags(page.batch.address.sequence, rows)
         ids = page.batch.device_ids.take(rows, axis=0)
-
-        def expiry_s(positions: Rows) -> U32:
-            return seconds_left(page.batch, rows[positions], now)
-
-        taken = self._long_link.deliver(fds, generations, ids, tags, group.payload, trio.current_time(), expiry_s)
+        left = _lifetimes(page, rows, now)
+        taken = self._long_link.deliver(fds, generations, ids, tags, group.payload, trio.current_time(), left)
         sent = rows[taken]
         if len(sent):
             page.channel[sent] = Channel.LONG_LINK
@@ -487,6 +494,31 @@ class Router:
             page, reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page)), options
         )
 
+    def redeliver(self, page: LedgerPage, rows: Rows, fds: I32, packet_ids: U16) -> Bool:
+        """Rows of one page whose devices came back to their sessions go again; (n,) true where they did.
+
+        They stay in flight. Those that cannot go pass to their next holder, as if their socket had been silent.
+        """
+        assert self._long_link is not None
+        is_sent = np.zeros(len(rows), np.bool_)
+        held = np.flatnonzero(page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK))
+        now = self._clock.monotonic()
+        batch = page.batch
+        payloads, _ = self._renderer.render(page, rows[held], batch.born_unix_ms / 1000 + now - batch.born)
+        for group in payloads:
+            which = held[group.positions]
+            chosen = rows[which]
+            is_sent[which] = self._long_link.redeliver(
+                fds[which],
+                batch.device_ids.take(chosen, axis=0),
+                packet_ids[which],
+                group.payload,
+                trio.current_time(),
+                _lifetimes(page, chosen, now),
+            )
+        self.unacknowledged(page, rows[~is_sent])
+        return is_sent
+
     # -- from the inbox
 
     def online_ids(self, page: LedgerPage, rows: Rows) -> list[bytes]:
@@ -535,3 +567,8 @@ class Router:
         lanes = [self._lanes.get(LaneKey(page.batch.app, channel, class_)) for class_ in Class]
         reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.holds_rows]
         return reasons[0] if reasons else Reason.TTL_PASSED
+
+
+def _lifetimes(page: LedgerPage, rows: Rows, now: float) -> Callable[[Rows], U32]:
+    """Positions among the rows -> seconds of life that are left: asked for rows of MQTT 5.0 only."""
+    return lambda positions: seconds_left(page.batch, rows[positions], now)

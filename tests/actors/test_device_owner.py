@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from gateway.actors.device_owner import DeviceOwner
-from gateway.actors.long_link_port import Unacknowledged
+from gateway.actors.long_link_port import Unacknowledged, UplinkAnswer
 from gateway.content import Variant
 from gateway.core.devices import DeviceLimits, DeviceTable
 from gateway.core.home import row_tags
@@ -249,14 +249,20 @@ async def test_owner_takes_a_device_offline_only_for_its_own_connection(make_wor
     assert world.devices.device(slot).fd < 0
 
 
-async def test_owner_counts_and_passes_on_what_devices_say(make_world: Callable[..., Any]) -> None:
+async def test_owner_passes_on_what_devices_say(make_world: Callable[..., Any]) -> None:
     world = make_world()
-    world.owner.uplink(1, b"d" * 16, "displayed", b"{}")
-    heard: list[tuple[int, bytes, str, bytes]] = []
-    world.owner.on_uplink = lambda *args: heard.append(args)
-    world.owner.uplink(1, b"d" * 16, "displayed", b"{}")
-    assert world.metrics.uplink_events.value("displayed") == 2
-    assert heard == [(1, b"d" * 16, "displayed", b"{}")]
+    (device,) = world.register(1)
+    slot = world.devices.find_one(device, 0)
+    assert world.owner.uplink(slot, device, "displayed", b"{}") is UplinkAnswer.TAKEN
+    heard: list[tuple[Any, ...]] = []
+
+    def hear(*args: Any) -> UplinkAnswer:
+        heard.append(args)
+        return UplinkAnswer.MALFORMED
+
+    world.owner.on_uplink = hear
+    assert world.owner.uplink(slot, device, "displayed", b"{}") is UplinkAnswer.MALFORMED
+    assert heard == [(slot, 0, device, "displayed", b"{}")]
 
 
 async def test_owner_refuses_a_device_beyond_its_apps_connections_and_not_one_that_comes_again(

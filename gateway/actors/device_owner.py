@@ -144,7 +144,7 @@ class DeviceOwner:
         for sequence, rows in split_by_sequence(tags):
             page = self._home.page(sequence)
             if page is not None:
-                self._router.unacknowledged(page, rows)
+                self._router.unacknowledged(page, rows, is_silent=why is not Unacknowledged.CONNECTION_CLOSED)
 
     def resumed(self, tags: I64, fds: I32, generations: U32, packet_ids: U16) -> Bool:
         """Rows whose devices came back to their sessions go again, those that the long link still holds."""

@@ -248,8 +248,8 @@ class Router:
 
     # -- carrying out
 
-    def _carry_out(self, page: LedgerPage, routed: Routed, options: Options) -> None:
-        """Every row of the decision has its next holder or its end."""
+    def _carry_out(self, page: LedgerPage, routed: Routed, options: Options, *, is_silent: bool = False) -> None:
+        """Every row of the decision has its next holder or its end. is_silent: as in `InboxActor.keep`."""
         now = self._clock.monotonic()
         for reason, rows in routed.dropped:
             self._end(page, rows, reason, now)
@@ -265,7 +265,7 @@ class Router:
             self._link_bell.ring()
         if len(routed.inbox):
             page.channel[routed.inbox] = Channel.LONG_LINK
-            self._inbox.keep(page, routed.inbox)
+            self._inbox.keep(page, routed.inbox, is_silent=is_silent)
 
     def _end(self, page: LedgerPage, rows: Rows, reason: Reason, now: float) -> None:
         self._home.move(page, rows, State.DROPPED, reason, now)
@@ -480,7 +480,7 @@ class Router:
 
     # -- from the long link
 
-    def unacknowledged(self, page: LedgerPage, rows: Rows) -> None:
+    def unacknowledged(self, page: LedgerPage, rows: Rows, *, is_silent: bool) -> None:
         """Sockets closed or stayed silent: these rows pass to their next holder, counted and marked."""
         held = rows[page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK)]
         if not len(held):
@@ -490,9 +490,8 @@ class Router:
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
         self._observer.handed_over(len(held))
         options = self._options(page)
-        self._carry_out(
-            page, reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page)), options
-        )
+        routed = reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page))
+        self._carry_out(page, routed, options, is_silent=is_silent)
 
     def redeliver(self, page: LedgerPage, rows: Rows, fds: I32, packet_ids: U16) -> Bool:
         """Rows of one page whose devices came back to their sessions go again; (n,) true where they did.
@@ -516,7 +515,7 @@ class Router:
                 trio.current_time(),
                 _lifetimes(page, chosen, now),
             )
-        self.unacknowledged(page, rows[~is_sent])
+        self.unacknowledged(page, rows[~is_sent], is_silent=False)
         return is_sent
 
     # -- from the inbox

@@ -365,3 +365,36 @@ async def test_owner_tells_presence_who_came_and_went_once(make_world: Callable[
     world.owner.disconnected(slots, np.array([5], np.int32), ones, [CloseReason.TAKEN_OVER])
     world.owner.disconnected(slots, np.array([6], np.int32), ones, [CloseReason.PEER_CLOSED])
     assert told == [("came", slot), ("went", []), ("went", [slot])]
+
+
+@pytest.mark.parametrize("why", [Unacknowledged.ACK_TIMEOUT, Unacknowledged.REFUSED, Unacknowledged.QOS_0])
+async def test_row_for_the_inbox_is_not_sent_again_over_the_connection_that_did_not_acknowledge_it(
+    why: Unacknowledged, make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """[MQTT-4.4.0-1]: a message is resent when its device comes back, and at no other time."""
+    world = make_world(strategy=3)
+    await world.start(nursery)
+    (device,) = world.register(1)
+    fd = world.go_online(device)
+    page = await world.send([device])
+    hand_over(world, device, 1, why)
+    await world.wait(30.0)
+    assert (world.states(page), len(world.sockets.sent[device])) == ({"held": 1}, 1)
+    world.go_offline(fd)
+    world.go_online(device)
+    await world.settle()
+    assert (world.states(page), len(world.sockets.sent[device])) == ({"in_flight": 1}, 2)
+
+
+async def test_row_whose_connection_closed_goes_at_once_to_the_one_that_replaced_it(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world(strategy=3)
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_online(device)
+    page = await world.send([device])
+    world.go_online(device)
+    hand_over(world, device, 1, Unacknowledged.CONNECTION_CLOSED)
+    await world.settle()
+    assert (world.states(page), len(world.sockets.sent[device])) == ({"in_flight": 1}, 2)

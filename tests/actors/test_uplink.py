@@ -146,6 +146,7 @@ async def test_displayed_report_of_an_uncertain_row_makes_it_accepted(make_world
     page = world.open([device])
     for state in (State.IN_FLIGHT, State.UNCERTAIN):
         world.home.move(page, np.array([0]), state, None, trio.current_time())
+    world.home.encode_rows(page.batch, 0, page.n)
     Desk(world).say(device, "displayed", {"message_id": ids_of(page)[0]})
     assert world.states(page) == {"vendor_accepted": 1}
 

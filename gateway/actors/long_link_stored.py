@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from gateway.columns import I32
+from gateway.core.reserved import Reserved
 from gateway.net.edge_slots import SlotIndex
 from gateway.net.edge_table import FLAG_QOS_1, FLAG_SUBSCRIBED
 
@@ -34,9 +35,10 @@ class StoredSessions:
         self.sessions_max = sessions_max
         self._slots = np.zeros(sessions_max, np.int32)
         self._slot_at = self._slots.data
-        self._ids = np.zeros((sessions_max, 16), np.uint8)
-        self._id_at = self._ids.data.cast("B") if sessions_max else memoryview(b"")
-        self._expires_at = np.full(sessions_max, _NEVER)
+        # In small pages: a few sessions must not cost megabytes.
+        self._reserved = Reserved(2 * sessions_max)
+        self._id_at = self._reserved.words.data.cast("B") if sessions_max else memoryview(b"")
+        self._expires_at = np.zeros(sessions_max, np.float64)
         self._flags = np.zeros(sessions_max, np.uint8)
         self._index = SlotIndex(max(1, sessions_max), self._slot_at)
         self._freed = np.empty(sessions_max, np.int32)

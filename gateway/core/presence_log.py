@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gateway.columns import U8, U16, U64, Rows
+from gateway.core.reserved import Reserved
 
 ROW_BYTES = 28
 
@@ -41,7 +42,9 @@ class PresenceLog:
 
     def __init__(self, rows_max: int) -> None:
         self._rows_max = rows_max
-        self._ids = np.zeros((rows_max, 16), np.uint8)
+        # In small pages: ten thousand phones that connect must not cost megabytes.
+        self._reserved = Reserved(2 * rows_max)
+        self._ids: U8 = self._reserved.words.view(np.uint8).reshape(rows_max, 16)
         self._apps: U16 = np.zeros(rows_max, np.uint16)
         self._changes: U8 = np.zeros(rows_max, np.uint8)
         self._states: U8 = np.zeros(rows_max, np.uint8)

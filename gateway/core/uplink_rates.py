@@ -12,6 +12,8 @@ import enum
 
 import numpy as np
 
+from gateway.core.reserved import Reserved
+
 _TICKS_PER_S = 100
 #: 497 days; the column starts anew with the process.
 _TICKS_MAX = 0xFFFFFFFF
@@ -30,7 +32,9 @@ class UplinkRates:
     def __init__(self, slots_max: int, *, events_per_minute: int, changes_per_hour: int, now: float) -> None:
         """A minute's events and an hour's changes may come at once."""
         self._epoch = now
-        self._due = [np.zeros(slots_max + 1, np.uint32).data for _ in RateKind]
+        # In small pages: most devices report nothing for hours.
+        self._reserved = [Reserved(slots_max // 2 + 1) for _ in RateKind]
+        self._due = [reserved.words.view(np.uint32).data for reserved in self._reserved]
         self._interval = [
             max(1, 60 * _TICKS_PER_S // events_per_minute),
             max(1, 3600 * _TICKS_PER_S // changes_per_hour),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -514,12 +512,3 @@ def test_server_reference_is_told_where_it_fits() -> None:
     assert answers.farewell(CloseReason.SHUTDOWN, 9, "b:1") == b"\xe0\x01\x8b"
     assert answers.farewell(CloseReason.SHUTDOWN, 64) == b"\xe0\x01\x8b"
     assert answers.farewell(CloseReason.PEER_RESET, 64, "b:1") is None
-
-
-def test_tests_that_the_document_names_exist() -> None:
-    root = Path(__file__).parents[3]
-    named = set(re.findall(r"`(test_\w+)`", (root / "docs/mqtt.md").read_text()))
-    sources = "".join(path.read_text() for path in sorted((root / "tests").rglob("test_*.py")))
-    missing = {name for name in named if f"def {name}(" not in sources} - {"test_packets_5"}
-    assert len(named) > 30
-    assert missing == set()

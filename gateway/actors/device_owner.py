@@ -13,7 +13,7 @@ import numpy as np
 
 from gateway.actors.inbox import InboxActor
 from gateway.actors.long_link_port import F64, Unacknowledged, UplinkAnswer
-from gateway.actors.router import Router
+from gateway.actors.router import Resent, Router
 from gateway.clock import Clock
 from gateway.columns import I32, I64, U16, U32, Bool, Rows
 from gateway.core.devices import DeviceTable
@@ -138,16 +138,15 @@ class DeviceOwner:
 
     def resumed(self, tags: I64, fds: I32, generations: U32, packet_ids: U16) -> Bool:
         """Rows whose devices came back to their sessions go again, those that the long link still holds."""
-        is_sent = np.zeros(len(tags), np.bool_)
-        for sequence in np.unique(tags >> 16).tolist():
-            which = np.flatnonzero(tags >> 16 == sequence)
+        sequences, parts = tags >> 16, []
+        for sequence in np.unique(sequences).tolist():
+            which = np.flatnonzero(sequences == sequence)
             page = self._home.page(sequence)
             if page is None:
                 self._observer.stray(len(which))
             else:
-                rows: Rows = (tags[which] & 0xFFFF).astype(np.intp)
-                is_sent[which] = self._router.redeliver(page, rows, fds[which], packet_ids[which])
-        return is_sent
+                parts.append(Resent(page, (tags[which] & 0xFFFF).astype(np.intp), which))
+        return self._router.redeliver(parts, fds, packet_ids)
 
     def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
         """What a device reports. Raises: Overloaded."""

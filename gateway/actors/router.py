@@ -28,7 +28,7 @@ from gateway.actors.lane import LaneActor
 from gateway.actors.rendering import LinkPayload, LinkRenderer
 from gateway.actors.token_guard import TokenGuard
 from gateway.clock import Clock
-from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces, Rows
+from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces, Rows, TextColumn, join
 from gateway.content import Class, Priority
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
 from gateway.core.home import Home, expiry_reasons, row_tags, seconds_left
@@ -117,6 +117,14 @@ class _ForLink(NamedTuple):
 
     def take(self, which: slice | Bool) -> _ForLink:
         return _ForLink(self.page, self.rows[which], self.fds[which], self.generations[which])
+
+
+class Resent(NamedTuple):
+    """Rows of one page that are to be sent again. positions: where each stands among all that are."""
+
+    page: LedgerPage
+    rows: Rows
+    positions: Rows
 
 
 class _Parked(NamedTuple):
@@ -493,29 +501,35 @@ class Router:
         routed = reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page))
         self._carry_out(page, routed, options, is_silent=is_silent)
 
-    def redeliver(self, page: LedgerPage, rows: Rows, fds: I32, packet_ids: U16) -> Bool:
-        """Rows of one page whose devices came back to their sessions go again; (n,) true where they did.
-
-        They stay in flight. Those that cannot go pass to their next holder, as if their socket had been silent.
+    def redeliver(self, parts: Sequence[Resent], fds: I32, packet_ids: U16) -> Bool:
+        """Rows whose devices came back to their sessions go again, in one call and in the order of the columns; (n,)
+        true where they did. They stay in flight. Those that cannot go pass to their next holder, as if their socket had
+        been silent. For a few rows at a time: each may belong to another batch.
         """
         assert self._long_link is not None
-        is_sent = np.zeros(len(rows), np.bool_)
-        held = np.flatnonzero(page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK))
+        n = len(fds)
+        payloads: list[bytes | None] = [None] * n
+        ids, left = np.zeros((n, 16), np.uint8), np.zeros(n, np.uint32)
         now = self._clock.monotonic()
-        batch = page.batch
-        payloads, _ = self._renderer.render(page, rows[held], batch.born_unix_ms / 1000 + now - batch.born)
-        for group in payloads:
-            which = held[group.positions]
-            chosen = rows[which]
-            is_sent[which] = self._long_link.redeliver(
-                fds[which],
-                batch.device_ids.take(chosen, axis=0),
-                packet_ids[which],
-                group.payload,
-                trio.current_time(),
-                _lifetimes(page, chosen, now),
+        for page, rows, positions in parts:
+            batch = page.batch
+            ids[positions], left[positions] = batch.device_ids[rows], seconds_left(batch, rows, now)
+            held = np.flatnonzero(page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK))
+            groups, _ = self._renderer.render(page, rows[held], batch.born_unix_ms / 1000 + now - batch.born)
+            for group in groups:
+                at = positions[held[group.positions]].tolist()
+                for position, payload in zip(at, join(group.payload, 0, len(at)), strict=True):
+                    payloads[position] = payload
+        chosen = np.array([position for position in range(n) if payloads[position] is not None], np.intp)
+        texts = TextColumn.from_rows([payload for payload in payloads if payload is not None])
+        is_sent = np.zeros(n, np.bool_)
+        if len(chosen):
+            lives = left[chosen]
+            is_sent[chosen] = self._long_link.redeliver(
+                fds[chosen], ids[chosen], packet_ids[chosen], (texts,), trio.current_time(), lambda rows: lives[rows]
             )
-        self.unacknowledged(page, rows[~is_sent], is_silent=False)
+        for page, rows, positions in parts:
+            self.unacknowledged(page, rows[~is_sent[positions]], is_silent=False)
         return is_sent
 
     # -- from the inbox

@@ -398,3 +398,21 @@ async def test_row_whose_connection_closed_goes_at_once_to_the_one_that_replaced
     hand_over(world, device, 1, Unacknowledged.CONNECTION_CLOSED)
     await world.settle()
     assert (world.states(page), len(world.sockets.sent[device])) == ({"in_flight": 1}, 2)
+
+
+async def test_row_that_could_not_be_sent_again_goes_to_a_device_that_is_there_all_the_same(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """Its newer connection was taken over by one newer still before the row could go."""
+    world = make_world(strategy=3)
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_offline(world.go_online(device))
+    fd = world.go_online(device)
+    page = await world.send([device])
+    tags = world.sockets.tags(device)
+    world.go_offline(fd)
+    world.go_online(device)
+    assert resume(world, fd, tags) == [False]
+    await world.settle()
+    assert (world.states(page), len(world.sockets.sent[device])) == ({"in_flight": 1}, 2)

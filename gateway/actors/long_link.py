@@ -361,7 +361,7 @@ class LongLink:
                 may_keep_session = bool(self.table.flags_at[fd] & FLAG_SESSION_EXPIRY)
                 check_disconnect(packet, may_keep_session=may_keep_session)
                 expiry_s = packet.properties.session_expiry_interval_s
-                if expiry_s is not None:
+                if expiry_s is not None and self.settings.sessions_max:
                     expiry_s = min(expiry_s, self.settings.session_expiry_s_max)
                     self.table.session_expiry_s_at[fd] = expiry_s
                 self._refuse(fd, replies, CloseReason.CLIENT_DISCONNECT, now)

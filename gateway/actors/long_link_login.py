@@ -99,7 +99,7 @@ class Logins:
         asked_s = (connect.properties.session_expiry_interval_s or 0) if is_5 else _NO_EXPIRY_S
         if not is_5 and connect.clean_session:
             asked_s = 0
-        expiry_s = min(asked_s, settings.session_expiry_s_max)
+        expiry_s = min(asked_s, settings.session_expiry_s_max) if settings.sessions_max else 0
         device_id = bytes.fromhex(connect.client_id)
         older = self._table.slots.find(slot)
         if older >= 0:

@@ -65,7 +65,7 @@ class Resumption:
     def on_closed(self, closed: Closed, now: float) -> None:
         """Sessions that outlive these connections are stored; rows of the others are lost, see `take_lost`."""
         is_kept: Bool = closed.session_expiry_s > 0
-        if self._is_ending or not self._settings.sessions_max:
+        if self._is_ending:
             is_kept[:] = False
         for index in range(len(closed.fds)):
             fd, slot = int(closed.fds[index]), int(closed.slots[index])

@@ -1489,11 +1489,13 @@ def test_most_sessions_are_bounded_and_those_that_would_expire_first_go(benches:
     bench.device(1).log_in_again(present=True, said=HOUR)
 
 
-def test_sessions_are_not_stored_where_none_may_be(benches: list[Bench]) -> None:
-    bench = start(benches, session_expiry_s_max=0)
+@pytest.mark.parametrize("limit", ["session_expiry_s_max", "sessions_max"])
+def test_sessions_are_not_stored_where_none_may_be(benches: list[Bench], limit: str) -> None:
+    bench = start(benches, **{limit: 0})
     device = bench.device(1).log_in_5(encode_properties(HOUR))
     assert device.connack.session_expiry_interval_s == 0
-    device.leave()
+    device.send(frame(0xE0, b"\0\x05\x11\0\0\0\x09"))
+    bench.until(lambda: bench.link.statistics().connections == 0)
     assert stored(bench) == (0, 0)
     bench.device(1).log_in_again(present=False, said=HOUR)
 

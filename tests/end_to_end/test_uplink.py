@@ -162,6 +162,8 @@ async def test_presence_is_followed_over_the_rpc(open_gateway: Callable[..., Any
 
         with trio.fail_after(20):
             async with gateway.client.subscribe_presence() as pages:
+                # Its answer comes after the stream has begun.
+                await gateway.client.online_counts()
                 phone = Phone(first, gateway.link_port)
                 await phone.online()
                 assert await phone.report("state", {"foreground": True}) == 0

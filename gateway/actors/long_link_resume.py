@@ -28,8 +28,8 @@ from gateway.net.edge import Closed
 from gateway.net.edge_table import FLAG_MQTT_5, ConnectionTable, Count
 from gateway.wire.mqtt.in_flight import Resumed
 
-#: Rows sent again in one step: each may belong to another batch, and be rendered by itself.
-_ROWS_PER_STEP = 32
+#: Rows sent again in one step: a millisecond if each belongs to another batch, and so is rendered by itself.
+_ROWS_PER_STEP = 16
 #: With these the session ends, too: the process does, or the device may not come back.
 _ENDS_SESSION = frozenset({CloseReason.SHUTDOWN, CloseReason.BANNED})
 

@@ -162,7 +162,8 @@ def storm(folder: Path, options: Options) -> Line:
     progress(f"longlink storm: {rounds} rounds, one of two workers with {n:,} devices is killed ...")
     back_s, with_ms, without_ms = [], [], []
     with Children(folder) as children, simulators(folder / "apns", apns={}) as ready:
-        vendors = {"apns": vendor_tables(ready)["apns"]}
+        # Tokens that no device of the gateway holds would each be a probe.
+        vendors = {"apns": vendor_tables(ready)["apns"] | {"probes": False}}
         with closing(Gateway(children, folder / "gateway", n, workers=2, vendors=vendors)) as gateway:
             fleet = Fleet(children, "fleet")
             fleet.begin(gateway, 0, n, sources=["127.0.0.2"], comes_back_within_s=5.0)

@@ -193,9 +193,12 @@ def _config(folder: Path, n_devices: int, workers: int, vendors: Mapping[str, An
     table["devices"] |= {"devices_max": max(100_000, n_devices), "token_bytes_max": 16_000_000}
     connections_max = max(n_devices + 10, 10_000)
     table["long_link"] |= {"connections_max": connections_max, "files_max": connections_max + OTHER_FILES}
-    table["apps"] = [
-        {"key": APP_KEY, "secrets": [{"file": str(folder / "secret")}], "connections_max": connections_max}
-    ]
+    app = {
+        "key": APP_KEY,
+        "secrets": [{"file": str(folder / "secret")}],
+        "connections_max": connections_max * workers,
+    }
+    table["apps"] = [app | dict(vendors)]
     return table
 
 

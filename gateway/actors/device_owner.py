@@ -13,7 +13,8 @@ import numpy as np
 
 from gateway.actors.inbox import InboxActor
 from gateway.actors.long_link_port import F64, Unacknowledged, UplinkAnswer
-from gateway.actors.router import Resent, Router
+from gateway.actors.resending import Resent
+from gateway.actors.router import Router
 from gateway.clock import Clock
 from gateway.columns import I32, I64, U16, U32, Bool, Rows
 from gateway.core.devices import DeviceTable
@@ -47,8 +48,14 @@ class DeviceOwner:
         clock: Clock,
         observer: OwnerObserver,
         connections_max: Sequence[int] = (),
+        online_elsewhere: Callable[[int], int] = lambda app_index: 0,
+        set_online: Callable[[int, int], None] = lambda app_index, devices: None,
     ) -> None:
-        """connections_max: by app index, devices online at most; an app beyond the list has no limit of its own."""
+        """connections_max: by app index, devices online at most; an app beyond the list has no limit of its own.
+
+        online_elsewhere: devices of an app that are online at other workers. set_online: told how many are here, for
+        them; the numbers of two workers may be a moment apart.
+        """
         self._devices = devices
         self._home = home
         self._router = router
@@ -56,6 +63,8 @@ class DeviceOwner:
         self._clock = clock
         self._observer = observer
         self._connections_max = connections_max
+        self._online_elsewhere = online_elsewhere
+        self._set_online = set_online
         #: Devices that came online, and went; see `Presence`.
         self.on_came: Callable[[int], None] = lambda row: None
         self.on_went: Callable[[I32], None] = lambda rows: None
@@ -70,7 +79,8 @@ class DeviceOwner:
         now_unix_s = self._clock.unix_ms() // 1000
         row = self._devices.find_one(device_id, app_index)
         if app_index < len(self._connections_max) and (row < 0 or not self._devices.is_online(row)):
-            online, limit = self._devices.online_count(app_index), self._connections_max[app_index]
+            online = self._devices.online_count(app_index) + self._online_elsewhere(app_index)
+            limit = self._connections_max[app_index]
             if online >= limit:
                 self._observer.app_full(app_index)
                 raise Overloaded("apps.connections_max", online, limit, retry_after_s=10.0)
@@ -78,6 +88,7 @@ class DeviceOwner:
             row = self._devices.add_bare(device_id, app_index, now_unix_s)
         if self._devices.set_online(row, fd, generation, now_unix_s) is None:
             self.on_came(row)
+        self._set_online(app_index, self._devices.online_count(app_index))
         return row
 
     def subscribed(self, slots: I32, fds: I32, generations: U32, now: float) -> None:
@@ -89,6 +100,8 @@ class DeviceOwner:
         """These devices are offline, unless they are connected elsewhere by now."""
         gone = self._devices.set_offline(slots, fds, generations, self._clock.unix_ms() // 1000)
         self.on_went(slots[gone])
+        for app_index in range(len(self._connections_max)):
+            self._set_online(app_index, self._devices.online_count(app_index))
 
     def acknowledged(self, tags: I64, sent_at: F64, now: float) -> None:
         """The rows are with their devices."""
@@ -146,7 +159,7 @@ class DeviceOwner:
                 self._observer.stray(len(which))
             else:
                 parts.append(Resent(page, (tags[which] & 0xFFFF).astype(np.intp), which))
-        return self._router.redeliver(parts, fds, packet_ids)
+        return self._router.resending.redeliver(parts, fds, packet_ids)
 
     def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
         """What a device reports. Raises: Overloaded."""

@@ -14,7 +14,7 @@ import struct
 import numpy as np
 import trio
 
-from gateway.actors.rpc_listener import RpcConnection
+from gateway.actors.rpc_listener import Caller
 from gateway.actors.rpc_streams import Streams
 from gateway.core.presence_log import Changes, PresenceLog
 from gateway.wire.rpc import messages
@@ -49,9 +49,7 @@ class PresenceStreams:
             raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
         return int(position)
 
-    async def run(
-        self, connection: RpcConnection, message: messages.SubscribePresence, position: int, app: int
-    ) -> None:
+    async def run(self, connection: Caller, message: messages.SubscribePresence, position: int, app: int) -> None:
         """Sends changes until the client cancels or is gone. Raises BadRequest when it fell behind the ring."""
         with self._streams.open(connection, message.id) as bell:
             while True:

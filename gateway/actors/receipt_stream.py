@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import trio
 
-from gateway.actors.rpc_listener import RpcConnection
+from gateway.actors.rpc_listener import Caller
 from gateway.actors.rpc_streams import Streams
 from gateway.core.home import Change, Home
 from gateway.wire.rpc import messages
@@ -54,9 +54,7 @@ class ReceiptStreams:
             raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
         return found
 
-    async def run(
-        self, connection: RpcConnection, message: messages.SubscribeReceipts, cursor: Cursor, app: int
-    ) -> None:
+    async def run(self, connection: Caller, message: messages.SubscribeReceipts, cursor: Cursor, app: int) -> None:
         """Sends changes until the client cancels or is gone. Raises BadRequest when it fell behind the ring."""
         with self._streams.open(connection, message.id) as bell:
             while True:
@@ -68,7 +66,7 @@ class ReceiptStreams:
                 if found is None:
                     raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
                 parts, cursor = take_rows(found[0], cursor, app, credit)
-                if parts and not connection.answer(_receipts(message.id, cursor, parts)):
+                if parts and not connection.answer(encode_receipts(message.id, cursor, parts)):
                     return
                 if found[0]:
                     await trio.lowlevel.checkpoint()
@@ -102,7 +100,7 @@ def take_rows(changes: Sequence[Change], cursor: Cursor, app: int, rows_max: int
     return parts, Cursor(position, offset)
 
 
-def _receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messages.Receipts:
+def encode_receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messages.Receipts:
     """One frame."""
 
     def column(values: list[Any], dtype: str) -> memoryview:

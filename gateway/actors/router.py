@@ -26,9 +26,10 @@ from gateway.actors.bell import Bell
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
 from gateway.actors.rendering import LinkPayload, LinkRenderer
+from gateway.actors.resending import RedeliverPort, Resending
 from gateway.actors.token_guard import TokenGuard
 from gateway.clock import Clock
-from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces, Rows, TextColumn, join
+from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
 from gateway.content import Class, Priority
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
 from gateway.core.home import Home, expiry_reasons, row_tags, seconds_left
@@ -43,6 +44,7 @@ from gateway.core.router import (
     reroute_offline,
     route,
 )
+from gateway.core.shadow import ShadowPage
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
 from gateway.ledger import Channel, Flag, LedgerPage, Reason, State
@@ -64,7 +66,7 @@ _DELIVER_BYTES_MAX = 1 << 20
 _FEW_ROWS = 64
 
 
-class LongLinkPort(Protocol):
+class LongLinkPort(RedeliverPort, Protocol):
     """The very call the edge takes: many rows at once, one write per device."""
 
     def deliver_rows_max(self) -> int:
@@ -82,15 +84,13 @@ class LongLinkPort(Protocol):
         expiry_s: Callable[[Rows], U32] | None = None,
     ) -> Bool: ...
 
-    def redeliver(
-        self,
-        fds: I32,
-        device_ids: U8,
-        packet_ids: U16,
-        payload: Pieces,
-        now: float,
-        expiry_s: Callable[[Rows], U32] | None = None,
-    ) -> Bool: ...
+
+class SpreadPort(Protocol):
+    """Takes rows whose devices other workers own; see `actors/spread.py`."""
+
+    def send_elsewhere(self, page: LedgerPage, rows: Rows) -> Rows: ...
+
+    def check_room(self) -> None: ...
 
 
 class RouterObserver(Protocol):
@@ -117,14 +117,6 @@ class _ForLink(NamedTuple):
 
     def take(self, which: slice | Bool) -> _ForLink:
         return _ForLink(self.page, self.rows[which], self.fds[which], self.generations[which])
-
-
-class Resent(NamedTuple):
-    """Rows of one page that are to be sent again. positions: where each stands among all that are."""
-
-    page: LedgerPage
-    rows: Rows
-    positions: Rows
 
 
 class _Parked(NamedTuple):
@@ -164,6 +156,7 @@ class Router:
         self._strategy4_wait_s = strategy4_wait_s
         self._parked_rows_max = parked_rows_max
         self._long_link: LongLinkPort | None = None
+        self.resending = Resending(renderer, clock, self._link, self._not_resent)
         self._lanes: dict[LaneKey, LaneActor] = {}
         self._has_lane: dict[int, Bool] = {}
         self._guards: Mapping[tuple[int, Channel], TokenGuard] = {}
@@ -178,10 +171,26 @@ class Router:
         self._sweep_bell = Bell()
         self._for_link: deque[_ForLink] = deque()
         self._link_bell = Bell()
+        self._spread: SpreadPort | None = None
+        #: Rows that came back from workers that died.
+        self._again: deque[tuple[LedgerPage, Rows]] = deque()
+        #: Called with each page that has been routed.
+        self.on_routed: Callable[[LedgerPage], None] = lambda _page: None
+
+    def connect_spread(self, spread: SpreadPort) -> None:
+        """Names who takes rows of devices that are not this worker's. A worker alone has none."""
+        self._spread = spread
 
     def connect_link(self, long_link: LongLinkPort) -> None:
         """Names the long link rows are given to; again when a crashed one was replaced."""
         self._long_link = long_link
+
+    def _link(self) -> RedeliverPort:
+        assert self._long_link is not None
+        return self._long_link
+
+    def _not_resent(self, page: LedgerPage, rows: Rows) -> None:
+        self.unacknowledged(page, rows, is_silent=False)
 
     def connect(self, lanes: Mapping[LaneKey, LaneActor], guards: Mapping[tuple[int, Channel], TokenGuard]) -> None:
         """Names the lanes rows are given to, and the guard of each (app index, vendor). Called once, before `run`."""
@@ -196,6 +205,13 @@ class Router:
         """Raises Overloaded when too many rows are parked before full lanes."""
         if self.parked_rows >= self._parked_rows_max:
             raise Overloaded("parked rows", self.parked_rows, self._parked_rows_max)
+
+    def route_again(self, page: LedgerPage, rows: Rows) -> None:
+        """Rows that are QUEUED and have nobody who holds them are routed anew."""
+        self._again.append((page, rows))
+        self.queued_rows += len(rows)
+        self._bell.ring()
+        self._sweep_bell.ring()
 
     def route(self, page: LedgerPage) -> None:
         """The page's rows will be routed, in order of arrival. Bounded by the home's open rows."""
@@ -220,6 +236,9 @@ class Router:
                     await self._route_page(page)
                     self._pages.popleft()
                     self._observer.routed(page, self._clock.monotonic() - page.batch.born)
+                    self.on_routed(page)
+                while self._again:
+                    await self._route_again(*self._again.popleft())
 
     def parked(self) -> dict[LaneKey, int]:
         """Rows parked before each lane."""
@@ -239,12 +258,26 @@ class Router:
             stop = min(first + size, page.n)
             self._home.encode_rows(page.batch, first, stop)
             rows = live_rows(page, first, stop)
+            if self._spread is not None and not isinstance(page, ShadowPage):
+                rows = self._spread.send_elsewhere(page, rows)
             if len(rows):
                 routed = route(page, rows, self._devices, options, self._lanes_of(page))
                 page.routed_ms[first:stop] = page.stamp(self._clock.monotonic())
                 self._carry_out(page, routed, options)
             page.n_routed = stop
             self.queued_rows -= stop - first
+            await trio.lowlevel.checkpoint()
+
+    async def _route_again(self, page: LedgerPage, rows: Rows) -> None:
+        options = self._options(page)
+        for first in range(0, len(rows), self._slice_rows):
+            part = rows[first : first + self._slice_rows]
+            self.queued_rows -= len(part)
+            part = part[page.state[part] == State.QUEUED]
+            if self._spread is not None:
+                part = self._spread.send_elsewhere(page, part)
+            if len(part):
+                self._carry_out(page, route(page, part, self._devices, options, self._lanes_of(page)), options)
             await trio.lowlevel.checkpoint()
 
     def _options(self, page: LedgerPage) -> Options:
@@ -500,37 +533,6 @@ class Router:
         options = self._options(page)
         routed = reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page))
         self._carry_out(page, routed, options, is_silent=is_silent)
-
-    def redeliver(self, parts: Sequence[Resent], fds: I32, packet_ids: U16) -> Bool:
-        """Rows whose devices came back to their sessions go again, in one call and in the order of the columns; (n,)
-        true where they did. They stay in flight. Those that cannot go pass to their next holder, as if their socket had
-        been silent. For a few rows at a time: each may belong to another batch.
-        """
-        assert self._long_link is not None
-        n = len(fds)
-        payloads: list[bytes | None] = [None] * n
-        ids, left = np.zeros((n, 16), np.uint8), np.zeros(n, np.uint32)
-        now = self._clock.monotonic()
-        for page, rows, positions in parts:
-            batch = page.batch
-            ids[positions], left[positions] = batch.device_ids[rows], seconds_left(batch, rows, now)
-            held = np.flatnonzero(page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK))
-            groups, _ = self._renderer.render(page, rows[held], batch.born_unix_ms / 1000 + now - batch.born)
-            for group in groups:
-                at = positions[held[group.positions]].tolist()
-                for position, payload in zip(at, join(group.payload, 0, len(at)), strict=True):
-                    payloads[position] = payload
-        chosen = np.array([position for position in range(n) if payloads[position] is not None], np.intp)
-        texts = TextColumn.from_rows([payload for payload in payloads if payload is not None])
-        is_sent = np.zeros(n, np.bool_)
-        if len(chosen):
-            lives = left[chosen]
-            is_sent[chosen] = self._long_link.redeliver(
-                fds[chosen], ids[chosen], packet_ids[chosen], (texts,), trio.current_time(), lambda rows: lives[rows]
-            )
-        for page, rows, positions in parts:
-            self.unacknowledged(page, rows[~is_sent[positions]], is_silent=False)
-        return is_sent
 
     # -- from the inbox
 

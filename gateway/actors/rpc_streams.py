@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import trio
 
 from gateway.actors.bell import Bell
-from gateway.actors.rpc_listener import RpcConnection
+from gateway.actors.rpc_listener import Caller
 
 
 class _Stream:
@@ -26,13 +26,13 @@ class Streams:
     """Bounded by `streams_max` of each connection's session."""
 
     def __init__(self) -> None:
-        self._streams: dict[tuple[RpcConnection, int], _Stream] = {}
+        self._streams: dict[tuple[Caller, int], _Stream] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
 
     @contextlib.contextmanager
-    def open(self, connection: RpcConnection, number: int) -> Iterator[Bell]:
+    def open(self, connection: Caller, number: int) -> Iterator[Bell]:
         """The stream is there while the body runs, which ends when the client cancels or is gone. The bell rings when
         there is credit again."""
         stream = _Stream()
@@ -44,16 +44,16 @@ class Streams:
             if self._streams.get((connection, number)) is stream:
                 del self._streams[connection, number]
 
-    def credited(self, connection: RpcConnection, number: int) -> None:
+    def credited(self, connection: Caller, number: int) -> None:
         found = self._streams.get((connection, number))
         if found is not None:
             found.bell.ring()
 
-    def cancelled(self, connection: RpcConnection, number: int) -> None:
+    def cancelled(self, connection: Caller, number: int) -> None:
         found = self._streams.pop((connection, number), None)
         if found is not None:
             found.scope.cancel()
 
-    def closed(self, connection: RpcConnection) -> None:
+    def closed(self, connection: Caller) -> None:
         for key in [key for key in self._streams if key[0] is connection]:
             self._streams.pop(key).scope.cancel()

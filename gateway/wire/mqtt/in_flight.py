@@ -105,23 +105,24 @@ class InFlight:
         wanted = len(fds)
         got = self._allocate(wanted)
         if len(got) == wanted:
-            self._put(got, fds, generations, tags, now)
+            self._put(got, fds, generations, tags, now, np.arange(wanted))
             clashing = self._clashing(got)
             if not len(clashing):
+                self._next_serial += wanted
                 return got
             self.release(got)
         else:
             self._give_back(got)
         return self._add_some(fds, generations, tags, now)
 
-    def _put(self, entries: I64, fds: I32, generations: U32, tags: I64, now: float) -> None:
+    def _put(self, entries: I64, fds: I32, generations: U32, tags: I64, now: float, rows: I64) -> None:
+        """rows: where each stands in the call of `add`, which is the order of sending."""
         self._status[entries] = _WAITING
         self._fds[entries] = fds
         self._generations[entries] = generations
         self._tags[entries] = tags
         self._sent_at[entries] = now
-        self._serials[entries] = np.arange(self._next_serial, self._next_serial + len(entries))
-        self._next_serial += len(entries)
+        self._serials[entries] = self._next_serial + rows
         self._n_sent[entries] = 1
 
     def _add_some(self, fds: I32, generations: U32, tags: I64, now: float) -> I64:
@@ -133,7 +134,7 @@ class InFlight:
             got = self._allocate(len(rows))
             rows = rows[: len(got)]
             entries[rows] = got
-            self._put(got, fds[rows], generations[rows], tags[rows], now)
+            self._put(got, fds[rows], generations[rows], tags[rows], now, rows)
             clashing = self._clashing(got)
             if not len(clashing):
                 break
@@ -143,6 +144,7 @@ class InFlight:
             entries[rows] = -1
         for unused in aside:
             self._give_back(unused)
+        self._next_serial += len(fds)
         return entries
 
     def _allocate(self, k: int) -> I64:

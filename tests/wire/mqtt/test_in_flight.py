@@ -33,6 +33,10 @@ class InFlightAgainstDict(RuleBasedStateMachine):
 
     @rule(fds=columns)
     def add(self, fds: list[int]) -> None:
+        # A device that is there has resumed its session or begun a new one: nothing of it is parked.
+        for slot in {100 + fd for fd in fds} & self.parked.keys():
+            expected = sorted(row[1] for row in self.parked.pop(slot))
+            assert sorted(self.table.release_parked(i32([slot])).tolist()) == expected
         self.now += 1.0
         tags = np.arange(self.next_tag, self.next_tag + len(fds))
         self.next_tag += len(fds)

@@ -19,6 +19,8 @@ SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 endif
 FUZZ_EXAMPLES ?= 5000
 FUZZ_TESTS ?= tests/wire tests/core tests/vendors
+# mutated MQTT packets; every fiftieth goes through sockets
+MQTT_PACKETS ?= 1000000
 # make bench NAME=core
 NAME ?= core
 
@@ -66,7 +68,9 @@ format: install  ## what check wants of the layout
 fuzz: install  ## property tests with FUZZ_EXAMPLES each and a printed SEED
 	@echo "fuzz: SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(FUZZ_TESTS)"
 	@PROFILE=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) -n $(JOBS) --dist worksteal -m hypothesis $(FUZZ_TESTS) $(ARGS)
-	@echo "fuzz: passed, SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES)"
+	@echo "fuzz: SEED=$(SEED) MQTT_PACKETS=$(MQTT_PACKETS) tests/actors/test_long_link_fuzz.py"
+	@FUZZ_SEED=$(SEED) MQTT_PACKETS=$(MQTT_PACKETS) $(BIN)/python -m pytest tests/actors/test_long_link_fuzz.py $(ARGS)
+	@echo "fuzz: passed, SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) MQTT_PACKETS=$(MQTT_PACKETS)"
 
 bench: install  ## one benchmark, NAME=core
 	@$(BIN)/python -m bench $(NAME) --json $(ARGS)

@@ -28,7 +28,6 @@ from gateway.actors.inbox import InboxActor
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
 from gateway.actors.long_link import LongLink
-from gateway.actors.presence import Presence
 from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
@@ -42,6 +41,8 @@ from gateway.app_devices import (
     OnlineGauges,
     build_audiences,
     build_desk,
+    build_presence,
+    build_uplink,
     record_admission,
     within_files_limit,
 )
@@ -256,13 +257,7 @@ class Worker:
             self.passing = DevicePassing(place, peers, self.joint.ownership, lambda: self.long_link)
         self._connect_link()
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
-        self.presence = Presence(
-            n_apps=len(config.apps),
-            devices=self.devices,
-            link=lambda: self.long_link,
-            clock=self.clock,
-            now=trio.current_time,
-        )
+        self.presence = build_presence(self)
         self.audiences = build_audiences(self)
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
@@ -277,6 +272,7 @@ class Worker:
             presence=self.presence,
             audiences=self.audiences,
         )
+        self.uplink = build_uplink(self)
         self.front = self.service if self.joint is None else self.joint.serve(self.service)
         self.desk = build_desk(self)
         self.rpc = RpcListener(
@@ -329,6 +325,7 @@ class Worker:
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
+            self._supervise(nursery, "uplink", self.uplink.run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
             for built in self.vendor_lanes:

@@ -13,15 +13,18 @@ import trio
 
 from gateway.actors.audiences import Audiences
 from gateway.actors.long_link_port import LongLinkSettings
+from gateway.actors.presence import Presence
+from gateway.actors.uplink import UplinkActor
 from gateway.api.devices import DeviceDesk
 from gateway.config_bans import read_bans
 from gateway.config_settings import signing_limits
 from gateway.core.admission import Admission
 from gateway.core.presence import OTHER, PlatformCounts
 from gateway.core.signed_requests import SignedRequests
+from gateway.core.uplink_rates import UplinkRates
 from gateway.errors import ConfigError
 from gateway.net.files import raise_files_limit
-from gateway.observe.counting import AudienceCounts
+from gateway.observe.counting import AudienceCounts, UplinkCounts
 from gateway.observe.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -54,6 +57,44 @@ def build_audiences(worker: Worker) -> Audiences:
         chunk_rows=worker.config.audiences.chunk_rows_max,
         running_max=worker.config.audiences.running_max,
     )
+
+
+def build_presence(worker: Worker) -> Presence:
+    """Who is online, told to those who ask and to those who follow."""
+    presence = Presence(
+        n_apps=len(worker.config.apps),
+        devices=worker.devices,
+        link=lambda: worker.long_link,
+        clock=worker.clock,
+        now=trio.current_time,
+        changes_max=worker.config.long_link.presence_changes_max,
+        incarnation=secrets.randbits(64),
+    )
+    worker.owner.on_came, worker.owner.on_went = presence.came, presence.went
+    return presence
+
+
+def build_uplink(worker: Worker) -> UplinkActor:
+    """What devices report."""
+    config, app_keys = worker.config, [app.key for app in worker.config.apps]
+    uplink = UplinkActor(
+        devices=worker.devices,
+        home=worker.home,
+        clock=worker.clock,
+        rates=UplinkRates(
+            config.devices.devices_max,
+            events_per_minute=config.long_link.uplink_events_per_minute_max,
+            changes_per_hour=config.long_link.uplink_changes_per_hour_max,
+            now=worker.clock.monotonic(),
+        ),
+        observer=UplinkCounts(worker.metrics, app_keys),
+        app_keys=app_keys,
+        changes_max=config.long_link.uplink_changes_max,
+        register=worker.service.register,
+        states=worker.presence,
+    )
+    worker.owner.on_uplink = uplink.take
+    return uplink
 
 
 def within_files_limit(worker: Worker, settings: LongLinkSettings) -> LongLinkSettings:

@@ -17,6 +17,7 @@ import msgspec
 import vendors
 from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
+from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
 from gateway.errors import ConfigError
 from gateway.vendor import HttpVersion, http_version
@@ -43,12 +44,20 @@ REQUEST_ID_BYTES = 600
 #: State, stage, id and target columns of one open row (gateway/ledger.py, LedgerPage.memory_bytes), without texts.
 OPEN_ROW_BYTES = 50
 #: Columns of one socket of the long link, with its share of the device index.
-CONNECTION_BYTES = 64
+CONNECTION_BYTES = 88
 #: What TLS or WebSocket add to one: 16 KiB measured when idle (TLS 1.3 and 1.2, OpenSSL 3), and a record of 16 KiB half
 #: read and one just written.
 LAYERS_BYTES = 50 << 10
 #: Columns of one unacknowledged downlink message.
-IN_FLIGHT_BYTES = 32
+IN_FLIGHT_BYTES = 38
+#: A stored session: 33 bytes of columns, two cells of its index.
+STORED_SESSION_BYTES = 49
+#: A packet identifier in a set.
+EXCHANGE_BYTES = 200
+#: What a device has used of its uplink rates.
+UPLINK_RATE_BYTES = 8
+#: A change that a device asked for: as a rule a token or a few tags.
+UPLINK_CHANGE_BYTES = 20 << 10
 #: A connection of RPC, operator or HTTP: a task, a machine and its streams.
 SESSION_BYTES = 32 << 10
 #: A rendered request of a burst: payload limit of the vendors (4 KiB), header block and frame heads.
@@ -98,9 +107,42 @@ def needs_probes(name: str, settings: object) -> bool:
     return bool(wanted) and probes_max(int(getattr(settings, "connections_max", 1))) > 0
 
 
+def _long_link_budget(config: Config) -> list[BudgetPart]:
+    link, devices = config.long_link, config.devices
+    return [
+        BudgetPart(
+            "long link",
+            link.connections_max * CONNECTION_BYTES + link.in_flight_max * IN_FLIGHT_BYTES,
+            "long_link.connections_max, long_link.in_flight_max",
+        ),
+        BudgetPart(
+            "stored sessions",
+            link.sessions_max * STORED_SESSION_BYTES + link.exchanges_parked_max * EXCHANGE_BYTES,
+            "long_link.sessions_max, long_link.exchanges_parked_max",
+        ),
+        BudgetPart(
+            "uplink and presence",
+            devices.devices_max * UPLINK_RATE_BYTES
+            + link.uplink_changes_max * UPLINK_CHANGE_BYTES
+            + link.presence_changes_max * PRESENCE_CHANGE_BYTES,
+            "devices.devices_max, long_link.uplink_changes_max, long_link.presence_changes_max",
+        ),
+        BudgetPart(
+            "long link, TLS and WebSocket",
+            link.layered_connections_max * LAYERS_BYTES if any(one.is_layered for one in link.listeners) else 0,
+            "long_link.layered_connections_max",
+        ),
+        BudgetPart(
+            "long link buffers",
+            link.packets_bytes_max + link.pending_total_bytes_max,
+            "long_link.packets_bytes_max, long_link.pending_total_bytes_max",
+        ),
+    ]
+
+
 def memory_budget(config: Config) -> list[BudgetPart]:
     """How `gateway.memory_bytes_max` is split; the sum may be smaller, never larger."""
-    rpc, link, ledger, devices, lanes = config.rpc, config.long_link, config.ledger, config.devices, config.lanes
+    rpc, ledger, devices, lanes = config.rpc, config.ledger, config.devices, config.lanes
     links, bundles = vendor_connections_max(config, "2"), vendor_connections_max(config, "1.1")
     http1 = config.http1
     answer_bytes = http1.header_bytes_max + http1.body_bytes_max
@@ -112,6 +154,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
     )
     sessions = rpc.connections_max + config.operator.connections_max + config.http.connections_max
     return [
+        *_long_link_budget(config),
         BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
         BudgetPart("device table", devices.devices_max * DEVICE_BYTES, "devices.devices_max"),
         BudgetPart("device tokens", devices.token_bytes_max, "devices.token_bytes_max"),
@@ -159,21 +202,6 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "failed addresses",
             config.long_link.failed_addresses_max * FAILED_ADDRESS_BYTES,
             "long_link.failed_addresses_max",
-        ),
-        BudgetPart(
-            "long link",
-            link.connections_max * CONNECTION_BYTES + link.in_flight_max * IN_FLIGHT_BYTES,
-            "long_link.connections_max, long_link.in_flight_max",
-        ),
-        BudgetPart(
-            "long link, TLS and WebSocket",
-            link.layered_connections_max * LAYERS_BYTES if any(one.is_layered for one in link.listeners) else 0,
-            "long_link.layered_connections_max",
-        ),
-        BudgetPart(
-            "long link buffers",
-            link.packets_bytes_max + link.pending_total_bytes_max,
-            "long_link.packets_bytes_max, long_link.pending_total_bytes_max",
         ),
     ]
 

@@ -119,7 +119,7 @@ class LongLink(Section, frozen=True, kw_only=True):
     certificate_check_s: Seconds = 10.0
     handshakes_per_address_max: Count = 1024
     keepalive_s_max: Annotated[int, Meta(ge=1, le=65_535)] = 1200
-    packet_bytes_max: Annotated[int, Meta(ge=256, le=256 * MIB)] = 64 * KIB
+    packet_bytes_max: Annotated[int, Meta(ge=256, le=256 * MIB - 1)] = 64 * KIB
     packet_timeout_s: Seconds = 20.0
     packets_bytes_max: Count = 32 * MIB
     stall_timeout_s: Seconds = 30.0
@@ -128,6 +128,16 @@ class LongLink(Section, frozen=True, kw_only=True):
     in_flight_per_device_max: Annotated[int, Meta(ge=1, le=65_535)] = 32
     in_flight_max: Count = 262_140
     ack_timeout_s: Seconds = 5.0
+    session_expiry_s_max: Annotated[int, Meta(ge=0, le=0xFFFF_FFFE)] = 86_400
+    sessions_max: Zero = 262_144
+    exchanges_parked_max: Zero = 16_384
+    deliveries_max: Annotated[int, Meta(ge=1, le=255)] = 4
+    server_reference: Annotated[str, Meta(max_length=255, pattern=r"^[\x21-\x7e]*( [\x21-\x7e]+)*$")] = ""
+    is_moved: bool = False
+    uplink_events_per_minute_max: Annotated[int, Meta(ge=1, le=6_000)] = 120
+    uplink_changes_per_hour_max: Annotated[int, Meta(ge=1, le=3_600)] = 60
+    uplink_changes_max: Count = 1_024
+    presence_changes_max: Count = 262_144
     payload_bytes_max: Annotated[int, Meta(ge=256, le=16 * MIB)] = 16 * KIB
     failed_logins_max: Count = 100
     failed_login_rest_s: Seconds = 1.0

@@ -98,6 +98,12 @@ def long_link_settings(config: Config) -> LongLinkSettings:
         packet_bytes_max=link.packet_bytes_max,
         ack_timeout_s=link.ack_timeout_s,
         keepalive_s_max=link.keepalive_s_max,
+        session_expiry_s_max=link.session_expiry_s_max,
+        sessions_max=link.sessions_max,
+        exchanges_parked_max=link.exchanges_parked_max,
+        deliveries_max=link.deliveries_max,
+        server_reference=link.server_reference,
+        is_moved=link.is_moved,
     )
 
 

@@ -32,7 +32,10 @@ STRATEGY_CHANNELS = frozenset(
     ["default", "long_link", "apns", "fcm", "huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu"],
 )
 URL_BYTES_MAX = 2048
+#: The strategy of whatever is no notification.
+LONG_LINK_ONLY = 3
 
+Action: TypeAlias = Literal["notification", "transmission", "revoke", "badge"]
 Scalar: TypeAlias = str | int | float | bool
 
 
@@ -60,7 +63,9 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     strategy: 1 online -> long link, else vendor; 2 vendor only; 3 long link only; 4 vendor first, then long link;
     0 (when absent) the app's own default. A mapping gives one per channel and `default`. raw: vendor name -> JSON
-    object merged over the vendor's message.
+    object merged over the vendor's message. action: what the device is to do: show it; hand `body` and `data` to the
+    app; take back what it shows under `collapse_id`; set its badge. All but the first go over the long link alone,
+    since a vendor would show them.
     """
 
     title: str
@@ -78,6 +83,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     priority: Literal["high", "normal"] = "high"
     plan_id: str = ""
     raw: dict[str, msgspec.Raw] | None = None
+    action: Action = "notification"
 
 
 class Fault(NamedTuple):
@@ -191,7 +197,24 @@ def check_variant(variant: Variant) -> Fault | None:
         fault = _check_data(variant.data)
     if fault is None and variant.click is not None:
         fault = _check_click(variant.click)
+    if fault is None and variant.action != "notification":
+        fault = _check_action(variant)
     return fault
+
+
+#: What an action cannot do without.
+_NEEDS = {"revoke": "collapse_id", "badge": "badge"}
+
+
+def _check_action(variant: Variant) -> Fault | None:
+    needed = _NEEDS.get(variant.action)
+    if needed is not None and getattr(variant, needed) in (None, ""):
+        return Fault(needed, f"action {variant.action} needs {needed}")
+    strategies = variant.strategy.values() if isinstance(variant.strategy, dict) else (variant.strategy,)
+    if any(strategy not in (0, LONG_LINK_ONLY) for strategy in strategies):
+        text = f"action {variant.action} goes over the long link only: strategy 3, or none"
+        return Fault("strategy", text)
+    return None
 
 
 def _check_click(click: Click) -> Fault | None:

@@ -133,6 +133,8 @@ class CloseReason(enum.Enum):
     WEBSOCKET_UPGRADE_REFUSED = "websocket_upgrade_refused"
     WEBSOCKET_ERROR = "websocket_error"
     BANNED = "banned"
+    #: It was told another server.
+    REDIRECTED = "redirected"
     #: Too many wrong passwords came from its address: nothing is read from there for a while.
     LOGIN_BACKOFF = "login_backoff"
     #: The worker that owns the device has ended a connection whose TLS or WebSocket ended here.

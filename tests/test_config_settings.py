@@ -31,6 +31,12 @@ MADE = {
 #: Sections whose keys all go through this module, and the keys that app.py hands on itself.
 ELSEWHERE = {
     *("rpc.connections_max", "rpc.hellos_max", "rpc.frames_bytes_max", "rpc.unsent_bytes_max"),
+    *(
+        "long_link.uplink_events_per_minute_max",
+        "long_link.uplink_changes_per_hour_max",
+        "long_link.uplink_changes_max",
+    ),
+    "long_link.presence_changes_max",
     *("long_link.bans_file", "long_link.bans_check_s", "long_link.payload_bytes_max", "http.address"),
     *("retry.strategy4_wait_s", "retry.on_uncertain_marketing"),
     *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s", "http2.probe_wait_s"),
@@ -38,7 +44,7 @@ ELSEWHERE = {
 }
 SECTIONS = ("rpc", "long_link", "devices", "retry", "credentials", "breaker", "unregister_guard")
 SECTIONS += ("http2", "http1", "http")
-OTHER_WORDS = {"resend": "uncertain", "uncertain": "resend", "recheck": "remove"}
+OTHER_WORDS = {"": "other", "resend": "uncertain", "uncertain": "resend", "recheck": "remove"}
 
 
 def default_config(tmp_path: Path) -> Config:

@@ -59,6 +59,9 @@ GOOD = [
     {"click": Click("url", "{{link}}")},
     {"click": Click("intent", "intent://x")},
     {"click": Click("payload", "{}")},
+    {"action": "transmission"},
+    {"action": "revoke", "collapse_id": "o-1", "strategy": 3},
+    {"action": "badge", "badge": 0, "strategy": {"default": 3}},
 ]
 
 BAD = [
@@ -95,6 +98,13 @@ BAD = [
     ({"data": {"k": -math.inf}}, "data", "data holds a number that JSON has no form for"),
     ({"click": Click("url", "javascript:1")}, "click", "click is not an http or https URL"),
     ({"click": Click("intent")}, "click", "click of type intent needs a value"),
+    ({"action": "revoke"}, "collapse_id", "action revoke needs collapse_id"),
+    ({"action": "badge"}, "badge", "action badge needs badge"),
+    *(
+        ({"action": "transmission", "strategy": strategy}, "strategy", text)
+        for strategy in (1, {"default": 3, "apns": 2})
+        for text in ("action transmission goes over the long link only: strategy 3, or none",)
+    ),
     ({"click": Click("payload", "x" * (URL_BYTES_MAX + 1))}, "click", "click is 2049 bytes, limit 2048"),
 ]
 

@@ -12,10 +12,11 @@ from typing import Protocol
 import numpy as np
 
 from gateway.actors.inbox import InboxActor
-from gateway.actors.long_link_port import F64, Unacknowledged
+from gateway.actors.long_link_port import F64, Unacknowledged, UplinkAnswer
+from gateway.actors.resending import Resent
 from gateway.actors.router import Router
 from gateway.clock import Clock
-from gateway.columns import I32, I64, U32, Rows
+from gateway.columns import I32, I64, U16, U32, Bool, Rows
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.errors import CloseReason, Overloaded
@@ -28,8 +29,6 @@ class OwnerObserver(Protocol):
     def late(self, rows: int) -> None: ...
 
     def stray(self, tags: int) -> None: ...
-
-    def uplink(self, event: str) -> None: ...
 
     def app_full(self, app_index: int) -> None: ...
 
@@ -66,7 +65,11 @@ class DeviceOwner:
         self._connections_max = connections_max
         self._online_elsewhere = online_elsewhere
         self._set_online = set_online
-        self.on_uplink: Callable[[int, bytes, str, bytes], None] | None = None
+        #: Devices that came online, and went; see `Presence`.
+        self.on_came: Callable[[int], None] = lambda row: None
+        self.on_went: Callable[[I32], None] = lambda rows: None
+        #: (device slot, app index, device id, event, payload); see `UplinkActor.take`.
+        self.on_uplink: Callable[[int, int, bytes, str, bytes], UplinkAnswer] | None = None
 
     def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
         """The device's row; it is registered bare if it was unknown.
@@ -83,7 +86,8 @@ class DeviceOwner:
                 raise Overloaded("apps.connections_max", online, limit, retry_after_s=10.0)
         if row < 0:
             row = self._devices.add_bare(device_id, app_index, now_unix_s)
-        self._devices.set_online(row, fd, generation, now_unix_s)
+        if self._devices.set_online(row, fd, generation, now_unix_s) is None:
+            self.on_came(row)
         self._set_online(app_index, self._devices.online_count(app_index))
         return row
 
@@ -94,7 +98,8 @@ class DeviceOwner:
 
     def disconnected(self, slots: I32, fds: I32, generations: U32, reasons: list[CloseReason]) -> None:
         """These devices are offline, unless they are connected elsewhere by now."""
-        self._devices.set_offline(slots, fds, generations, self._clock.unix_ms() // 1000)
+        gone = self._devices.set_offline(slots, fds, generations, self._clock.unix_ms() // 1000)
+        self.on_went(slots[gone])
         for app_index in range(len(self._connections_max)):
             self._set_online(app_index, self._devices.online_count(app_index))
 
@@ -142,10 +147,22 @@ class DeviceOwner:
         for sequence, rows in split_by_sequence(tags):
             page = self._home.page(sequence)
             if page is not None:
-                self._router.unacknowledged(page, rows)
+                self._router.unacknowledged(page, rows, is_silent=why is not Unacknowledged.CONNECTION_CLOSED)
 
-    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> None:
-        """Receipts of devices (displayed, clicked) and other events; what is not known is counted by the edge."""
-        self._observer.uplink(event)
-        if self.on_uplink is not None:
-            self.on_uplink(slot, device_id, event, payload)
+    def resumed(self, tags: I64, fds: I32, generations: U32, packet_ids: U16) -> Bool:
+        """Rows whose devices came back to their sessions go again, those that the long link still holds."""
+        sequences, parts = tags >> 16, []
+        for sequence in np.unique(sequences).tolist():
+            which = np.flatnonzero(sequences == sequence)
+            page = self._home.page(sequence)
+            if page is None:
+                self._observer.stray(len(which))
+            else:
+                parts.append(Resent(page, (tags[which] & 0xFFFF).astype(np.intp), which))
+        return self._router.resending.redeliver(parts, fds, packet_ids)
+
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
+        """What a device reports. Raises: Overloaded."""
+        if self.on_uplink is None:
+            return UplinkAnswer.TAKEN
+        return self.on_uplink(slot, self._devices.app_of(slot), device_id, event, payload)

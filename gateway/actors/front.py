@@ -72,7 +72,7 @@ class _Elsewhere:
         self.session = who
         self._on_answer = on_answer
 
-    def answer(self, message: messages.Answer | messages.Receipts) -> bool:
+    def answer(self, message: messages.Answer | messages.StreamPage) -> bool:
         self._on_answer(message)
         return True
 
@@ -197,6 +197,9 @@ class Front:
                 return functools.partial(self._device, session, message)
             case messages.OnlineCounts():
                 return functools.partial(self._counts, session, message)
+            case messages.SubscribePresence():
+                # One worker's devices alone would look like all of them.
+                raise BadRequest("kind", "presence is followed at a worker that is alone", code="forbidden")
             case messages.SubscribeReceipts():
                 app = self._app_numbers[session.app_key]
                 return functools.partial(self._receipts.run, connection, message, app)

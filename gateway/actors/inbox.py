@@ -4,7 +4,9 @@
     device subscribed --> drain --> inbox.peek --> long link --> inbox.forget
 
 Presence is racy: a device may come back between the decision to keep a row and the write. So presence is asked again
-after each write (store, then look again). Waits for: the inbox store. Is waited for by: nobody.
+after each write (store, then look again), but for rows that a connected device has had and not acknowledged: those wait
+for its next return, since the same connection would get them over and over. Waits for: the inbox store. Is waited for
+by: nobody.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class InboxActor:
         self._home = home
         self._clock = clock
         self._bell = Bell()
-        self._to_keep: deque[tuple[LedgerPage, Rows]] = deque()
+        self._to_keep: deque[tuple[LedgerPage, Rows, bool]] = deque()
         self._to_drain: deque[bytes] = deque()
         self._queued_drains: set[bytes] = set()
         self._to_forget: deque[I64] = deque()
@@ -54,12 +56,15 @@ class InboxActor:
     def connect(self, owner: InboxOwner) -> None:
         self._owner = owner
 
-    def keep(self, page: LedgerPage, rows: Rows) -> None:
-        """The rows are HELD from now on; they are in the store a moment later. Bounded by the home's open rows."""
+    def keep(self, page: LedgerPage, rows: Rows, *, is_silent: bool = False) -> None:
+        """The rows are HELD from now on; they are in the store a moment later. Bounded by the home's open rows.
+
+        is_silent: their devices are connected and did not acknowledge them.
+        """
         now = self._clock.monotonic()
         page.flags[rows] |= np.uint8(Flag.WAITED_OFFLINE)
         self._home.move(page, rows, State.HELD, Reason.DEVICE_OFFLINE, now)
-        self._to_keep.append((page, rows))
+        self._to_keep.append((page, rows, is_silent))
         self._bell.ring()
 
     def came_back(self, device_id: bytes) -> None:
@@ -106,7 +111,7 @@ class InboxActor:
                     await self._drain(device_id)
                     self._to_drain.popleft()
 
-    async def _put(self, page: LedgerPage, rows: Rows) -> None:
+    async def _put(self, page: LedgerPage, rows: Rows, is_silent: bool) -> None:
         assert self._owner is not None
         batch = page.batch
         rows = rows[page.state[rows] == State.HELD]
@@ -117,7 +122,7 @@ class InboxActor:
         self._home.move(page, rows[(kept == 0) & is_held], State.DROPPED, Reason.INBOX_FULL, self._clock.monotonic())
         # Rows that ended while they were written were not there to be forgotten yet.
         self.forget(tags[(kept == 1) & ~is_held])
-        for device_id in self._owner.online_ids(page, rows):
+        for device_id in () if is_silent else self._owner.online_ids(page, rows):
             self.came_back(device_id)
 
     async def _drain(self, device_id: bytes) -> None:

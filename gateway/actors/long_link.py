@@ -11,8 +11,8 @@ be followed by `acknowledged_late`, which is news, not custody.
 
 Callbacks run inside the step and may call `deliver`, but must not wait or close anything.
 
-Sessions: MQTT 3.1.1 and 5.0, clean sessions only (session present is always 0), identity and topics as in
-`docs/device-protocol.md`. The rules are in `wire/mqtt/session.py`; this file carries them out.
+Sessions: MQTT 3.1.1 and 5.0, identity and topics as in `docs/device-protocol.md`. The rules are in
+`wire/mqtt/session.py`; this file carries them out, and `long_link_resume.py` what outlives a connection.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ import numpy as np
 import trio
 
 from gateway.actors.long_link_downlink import Downlink, Expiry
+from gateway.actors.long_link_login import Logins
 from gateway.actors.long_link_moves import Elsewhere, Move, Moves
 from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
+from gateway.actors.long_link_resume import Resumption
 from gateway.actors.long_link_sessions import Sessions
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
-from gateway.core.admission import Admission, Rule, classify
-from gateway.errors import CloseReason, Overloaded, RemoteProtocolError
-from gateway.net.edge import Edge
+from gateway.core.admission import Admission, Rule
+from gateway.errors import CloseReason, RemoteProtocolError
+from gateway.net.edge import Closed, Edge
 from gateway.net.edge_table import (
     CLOSE_REASONS,
     FLAG_MQTT_5,
     FLAG_PARTIAL,
     FLAG_SESSION_EXPIRY,
-    NO_PACKET_BYTES_MAX,
     ConnectionTable,
     Count,
 )
 from gateway.pace import Pace
 from gateway.wire.mqtt import answers
 from gateway.wire.mqtt import packets as mqtt
-from gateway.wire.mqtt.packets import VERSION_5, ConnectCode, ConnectFault, FrameTooLarge, PacketType
+from gateway.wire.mqtt.packets import ConnectCode, ConnectFault, FrameTooLarge, PacketType
 from gateway.wire.mqtt.publish import split_pubacks
 from gateway.wire.mqtt.reason_codes import ReasonCode
 from gateway.wire.mqtt.session import (
@@ -54,8 +55,6 @@ from gateway.wire.mqtt.session import (
     SessionState,
     act_for,
     check_disconnect,
-    connect_refusal,
-    connect_refusal_5,
 )
 
 #: Rows in one call of `deliver` at most: about what a slice of the router has online. Larger calls leave the cache.
@@ -80,23 +79,33 @@ class LongLink:
     ) -> None:
         """elsewhere: the other workers, where there are any."""
         self.settings = settings
-        self._apps = apps
         self._owner = owner
         self._admission = admission or Admission(apps)
         self._clock = clock
         self._perf_counter = perf_counter
         edge = settings.edge
         self.table = ConnectionTable(edge.files_max, edge.connections_max, now=clock())
-        self.edge = Edge(edge, self.table, answers.FAREWELLS)
+        self.edge = Edge(edge, self.table, self._farewell)
         self.edge.refusal_of = self._refusal_of
         self.write_pace = Pace(edge.step_s_max, most=_DELIVER_ROWS_MAX)
         self.downlink = Downlink(settings, self.table, self.edge)
         self._sessions = Sessions(settings, self.table, owner)
+        self._resumption = Resumption(settings, self.table, self.downlink, self._sessions.exchanges, owner)
+        self._closed: list[Closed] = []
+        self._logins = Logins(
+            settings,
+            apps,
+            self.table,
+            self.edge,
+            self._admission,
+            owner,
+            self._sessions,
+            self._resumption,
+            self._take_closed,
+        )
         self._moves = None if elsewhere is None else Moves(elsewhere, self.table, self.edge)
         self.packets_in = np.zeros(16, np.uint64)
         """(16,) packets by PacketType."""
-        self.connacks = np.zeros(256, np.uint64)
-        """(256,) by the byte sent: ConnectCode, or ReasonCode from 0x80 on."""
         self._next_tick = clock() + settings.tick_s
         self._drain_until: float | None = None
         self._spread_s = 0.0
@@ -155,6 +164,7 @@ class LongLink:
         self.edge.stop_listening()
         self._spread_s = spread_s
         self._drain_until = self._clock() + drain_s
+        self._resumption.end_all()
         self.edge.wake()
 
     @property
@@ -171,6 +181,7 @@ class LongLink:
         if self._stopped.is_set():
             return
         self._stopped.set()
+        self._resumption.end_all()
         try:
             self.edge.close_some(CloseReason.SHUTDOWN, self.table.files_max)
             self._report(self._clock())
@@ -218,6 +229,7 @@ class LongLink:
         has_more = self._close_banned(closes_max) or has_more
         if not has_more:
             self._next_tick = now + self.settings.tick_s
+        self._resumption.tick(now)
         self._report(now)
         lapsed = self.downlink.lapse(now)
         if len(lapsed):
@@ -238,6 +250,9 @@ class LongLink:
             self.edge.close(fd, CloseReason.BANNED)
         self._has_new_bans = len(found) > closes_max
         return self._has_new_bans
+
+    def _farewell(self, reason: CloseReason, packet_bytes_max: int) -> bytes | None:
+        return answers.farewell(reason, packet_bytes_max, self.settings.server_reference)
 
     def _refusal_of(self, address: str, now: float) -> CloseReason | None:
         rule = self._admission.check_address(address, now)
@@ -340,9 +355,9 @@ class LongLink:
             if error.wire_code in _UNSUPPORTED_VERSION:
                 reason = CloseReason.UNSUPPORTED_VERSION
             if isinstance(error, ConnectFault):
-                self._connack(error.wire_code, answers.connack_5(ReasonCode(error.wire_code)), replies)
+                self._logins.connack(error.wire_code, answers.connack_5(ReasonCode(error.wire_code)), replies)
             elif error.wire_code == ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION:
-                self._connack(error.wire_code, mqtt.encode_connack(ConnectCode(error.wire_code)), replies)
+                self._logins.connack(error.wire_code, mqtt.encode_connack(ConnectCode(error.wire_code)), replies)
         elif self.table.flags_at[fd] & FLAG_MQTT_5:
             code = ReasonCode.PACKET_TOO_LARGE if is_large else ReasonCode.MALFORMED_PACKET
             if error.wire_code >= ReasonCode.UNSPECIFIED_ERROR:
@@ -366,7 +381,9 @@ class LongLink:
         match act:
             case Act.LOG_IN:
                 assert isinstance(packet, mqtt.Connect)
-                self._log_in(fd, packet, replies, now)
+                refusal = self._logins.log_in(fd, packet, replies, now)
+                if refusal is not None:
+                    self._refuse(fd, replies, refusal, now)
             case Act.TAKE_UPLINK:
                 assert isinstance(packet, mqtt.Publish)
                 self._sessions.take_uplink(fd, packet, replies)
@@ -390,71 +407,13 @@ class LongLink:
                 assert isinstance(packet, mqtt.Disconnect)
                 may_keep_session = bool(self.table.flags_at[fd] & FLAG_SESSION_EXPIRY)
                 check_disconnect(packet, may_keep_session=may_keep_session)
+                expiry_s = packet.properties.session_expiry_interval_s
+                if expiry_s is not None and self.settings.sessions_max:
+                    expiry_s = min(expiry_s, self.settings.session_expiry_s_max)
+                    self.table.session_expiry_s_at[fd] = expiry_s
                 self._refuse(fd, replies, CloseReason.CLIENT_DISCONNECT, now)
             case _:
                 assert_never(act)
-
-    def _connack(self, code: int, packet: bytes, replies: bytearray) -> None:
-        self.connacks[code] += 1
-        self._sessions.reply(replies, PacketType.CONNACK, packet)
-
-    def _log_in(self, fd: int, connect: mqtt.Connect, replies: bytearray, now: float) -> None:
-        """The connection becomes a session, an older one of the same device ends; or it is refused and closed."""
-        is_5 = connect.version == VERSION_5
-        refusal = connect_refusal_5(connect)
-        if refusal is not None:
-            self._connack(refusal, answers.connack_5(refusal), replies)
-            self._refuse(fd, replies, CloseReason.UNSUPPORTED_FEATURE, now)
-            return
-        code, slot, app_index = self._identify(fd, connect, now)
-        if code is not ConnectCode.ACCEPTED:
-            sent = answers.CONNECT_REASONS[code] if is_5 else code
-            self._connack(sent, answers.connack(connect.version, code), replies)
-            self._refuse(fd, replies, _REFUSAL_REASONS[code], now)
-            return
-        settings = self.settings
-        keepalive_s = min(connect.keepalive_s or settings.keepalive_s_max, settings.keepalive_s_max)
-        offer = answers.offer(
-            connect,
-            keepalive_s=keepalive_s,
-            receive_maximum=settings.qos_2_unreleased_max,
-            packet_bytes_max=settings.packet_bytes_max,
-        )
-        self._connack(code, answers.connack(connect.version, code, offer), replies)
-        older = self.table.slots.find(slot)
-        if older >= 0:
-            self.edge.close(older, CloseReason.TAKEN_OVER)
-        self.table.log_in(fd, slot, app_index, bytes.fromhex(connect.client_id), keepalive_s, now)
-        self.table.address_class[fd] = classify(self.edge.address_of(fd))
-        if is_5:
-            asked = connect.properties
-            self.table.log_in_5(
-                fd,
-                min(asked.receive_maximum or 65_535, settings.in_flight_per_device_max),
-                asked.maximum_packet_size_bytes or NO_PACKET_BYTES_MAX,
-                may_keep_session=bool(asked.session_expiry_interval_s),
-            )
-        self.edge.end_handshake(fd)
-        self._count(Count.LOGINS)
-
-    def _identify(self, fd: int, connect: mqtt.Connect, now: float) -> tuple[ConnectCode, int, int]:
-        """(return code, device slot, app index); the last two hold for ACCEPTED only."""
-        refusal = connect_refusal(connect)
-        if refusal is not None:
-            return refusal, -1, 0
-        assert connect.user_name is not None
-        assert connect.password is not None
-        address = self.edge.address_of(fd)
-        rule = self._admission.check_login(connect.user_name, connect.client_id, connect.password, address, now)
-        if rule is not None:
-            return _RULE_CODES[rule], -1, 0
-        app = self._apps[connect.user_name]
-        device_id = bytes.fromhex(connect.client_id)
-        try:
-            slot = self._owner.connect(app.index, device_id, fd, self.table.generation_at[fd], now)
-        except Overloaded:
-            return ConnectCode.SERVER_UNAVAILABLE, -1, 0
-        return (ConnectCode.ACCEPTED if slot >= 0 else ConnectCode.NOT_AUTHORIZED), slot, app.index
 
     # Acknowledgements and reports.
 
@@ -482,14 +441,16 @@ class LongLink:
 
     def _report(self, now: float) -> None:
         """Tells the owner what the step brought: ends first, so that it knows who is offline when rows come back."""
-        if self.edge.has_closed():
-            closed = self.edge.take_closed()
-            for fd in closed.fds.tolist():
-                self._sessions.exchanges.forget(fd)
-            lost = self.downlink.take_lost()
-            self._owner.disconnected(*closed)
-            if len(lost):
-                self._owner.unacknowledged(lost, Unacknowledged.CONNECTION_CLOSED)
+        self._take_closed(now)
+        self._resumption.claim(now)
+        closed, self._closed = self._closed, []
+        for ended in closed:
+            self._owner.disconnected(ended.slots, ended.fds, ended.generations, ended.reasons)
+        lost = self._resumption.take_lost()
+        if len(lost):
+            self._owner.unacknowledged(lost, Unacknowledged.CONNECTION_CLOSED)
+        if self._resumption.send(now):
+            self.edge.wake()
         sent_qos_0 = self.downlink.take_sent_qos_0()
         if len(sent_qos_0):
             self._owner.unacknowledged(sent_qos_0, Unacknowledged.QOS_0)
@@ -500,6 +461,13 @@ class LongLink:
             if live.any():
                 fds, generations = fds[live], generations[live]
                 self._owner.subscribed(self.table.slot[fds], fds, generations, now)
+
+    def _take_closed(self, now: float) -> None:
+        """Connections that ended since the last call leave behind what their sessions keep."""
+        if self.edge.has_closed():
+            closed = self.edge.take_closed()
+            self._resumption.on_closed(closed, now)
+            self._closed.append(closed)
 
     # Downlink.
 
@@ -528,20 +496,24 @@ class LongLink:
             self._count(Count.REFUSED_OFFLINE, len(fds))
             return np.zeros(len(fds), np.bool_)
         started = self._perf_counter()
+        self._resumption.claim(now)
         taken = self.downlink.deliver(fds, generations, device_ids, tags, payload, now, expiry_s)
         self.write_pace.on_step(int(np.count_nonzero(taken)), self._perf_counter() - started)
         return taken
 
-    # Seeing.
+    def redeliver(
+        self,
+        fds: I32,
+        device_ids: U8,
+        packet_ids: U16,
+        payload: Pieces,
+        now: float,
+        expiry_s: Expiry | None = None,
+    ) -> Bool:
+        """Sends rows again that `Owner.resumed` named, with DUP; (n,) true where it did. Columns as in `deliver`."""
+        return self.downlink.redeliver(fds, device_ids, packet_ids, payload, now, expiry_s)
 
-    def _connacks_by_name(self) -> dict[str, int]:
-        """Codes of 3.1.1, and those of 5.0 that came; of one name, both together."""
-        found = {code.name.lower(): int(self.connacks[code]) for code in ConnectCode}
-        for code in ReasonCode:
-            if code >= ReasonCode.UNSPECIFIED_ERROR and self.connacks[code]:
-                name = code.name.lower()
-                found[name] = found.get(name, 0) + int(self.connacks[code])
-        return found
+    # Seeing.
 
     def statistics(self) -> LongLinkStatistics:
         """Counts since start and sizes of everything that can grow."""
@@ -552,12 +524,16 @@ class LongLink:
             connections=self.table.n_open,
             connected=self.table.n_connected,
             in_flight=len(self.downlink.in_flight),
-            side_tables={**self.edge.statistics(), "qos_2_unreleased": len(self._sessions.exchanges)},
+            side_tables={
+                **self.edge.statistics(),
+                "qos_2_unreleased": len(self._sessions.exchanges),
+                **self._resumption.sizes(),
+            },
             counts={count.name.lower(): int(self.table.counts[count]) for count in Count},
             closed={reason.value: int(n) for reason, n in zip(CLOSE_REASONS, self.table.closed, strict=True)},
             packets_in={kind.name.lower(): int(self.packets_in[kind]) for kind in PacketType},
             packets_out={kind.name.lower(): int(packets_out[kind]) for kind in PacketType},
-            connacks=self._connacks_by_name(),
+            connacks=self._logins.connacks_by_name(),
         )
 
 
@@ -582,18 +558,3 @@ def _columns(rows: list[tuple[int, int, int]]) -> tuple[I32, U32, U16]:
 _UNSUPPORTED_VERSION = frozenset(
     {int(ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION), int(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION)}
 )
-_REFUSAL_REASONS = {
-    ConnectCode.IDENTIFIER_REJECTED: CloseReason.BAD_IDENTITY,
-    ConnectCode.SERVER_UNAVAILABLE: CloseReason.TOO_MANY_CONNECTIONS,
-    ConnectCode.BAD_USER_NAME_OR_PASSWORD: CloseReason.BAD_CREDENTIALS,
-    ConnectCode.NOT_AUTHORIZED: CloseReason.BANNED,
-}
-
-_RULE_CODES = {
-    Rule.UNKNOWN_APP: ConnectCode.BAD_USER_NAME_OR_PASSWORD,
-    Rule.WRONG_PASSWORD: ConnectCode.BAD_USER_NAME_OR_PASSWORD,
-    Rule.BANNED_ADDRESS: ConnectCode.NOT_AUTHORIZED,
-    Rule.BANNED_DEVICE: ConnectCode.NOT_AUTHORIZED,
-    # It will pass: a phone behind the same shared address comes back later.
-    Rule.LOGIN_BACKOFF: ConnectCode.SERVER_UNAVAILABLE,
-}

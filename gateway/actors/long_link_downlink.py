@@ -29,6 +29,8 @@ from gateway.columns import (
 )
 from gateway.net.edge import Edge
 from gateway.net.edge_table import (
+    FLAG_ALIAS,
+    FLAG_ALIAS_SET,
     FLAG_MQTT_5,
     FLAG_QOS_1,
     FLAG_SUBSCRIBED,
@@ -41,8 +43,14 @@ from gateway.wire.mqtt.publish import publish_lengths, publish_packets, publish_
 
 _ONE = np.uint16(1)
 #: What decides over the form of a PUBLISH. 3.1.1 with QoS 1 comes first: a call of such rows alone is one group.
-_KIND = np.uint8(FLAG_SUBSCRIBED | FLAG_QOS_1 | FLAG_MQTT_5)
-_KINDS = tuple(FLAG_SUBSCRIBED | more for more in (FLAG_QOS_1, FLAG_QOS_1 | FLAG_MQTT_5, 0, FLAG_MQTT_5))
+_KIND = np.uint8(FLAG_SUBSCRIBED | FLAG_QOS_1 | FLAG_MQTT_5 | FLAG_ALIAS | FLAG_ALIAS_SET)
+_ALIASED = FLAG_MQTT_5 | FLAG_ALIAS
+_ALIAS_BITS = FLAG_ALIAS | FLAG_ALIAS_SET
+_KINDS = tuple(
+    FLAG_SUBSCRIBED | qos | version
+    for qos in (FLAG_QOS_1, 0)
+    for version in (0, FLAG_MQTT_5, _ALIASED | FLAG_ALIAS_SET, _ALIASED)
+)
 #: d/<32 hex digits>/down
 _TOPIC_BYTES = 39
 
@@ -51,7 +59,7 @@ Expiry: TypeAlias = Callable[[Rows], U32]
 
 
 class _Group(NamedTuple):
-    """Rows of one kind. properties: of 5.0, () for 3.1.1."""
+    """Rows of one kind. properties: of 5.0, () for 3.1.1. is_aliased: the client knows the topic by its alias."""
 
     fds: I32
     generations: U32
@@ -59,6 +67,7 @@ class _Group(NamedTuple):
     tags: I64
     payload: Pieces
     properties: Pieces = ()
+    is_aliased: bool = False
 
     def take(self, rows: Rows) -> _Group:
         return _Group(
@@ -68,10 +77,11 @@ class _Group(NamedTuple):
             self.tags[rows],
             take_pieces(self.payload, rows),
             take_pieces(self.properties, rows),
+            self.is_aliased,
         )
 
     def topics(self) -> Pieces:
-        return (b"d/", hex_lower(self.device_ids), b"/down")
+        return () if self.is_aliased else (b"d/", hex_lower(self.device_ids), b"/down")
 
 
 class Downlink:
@@ -105,20 +115,30 @@ class Downlink:
         flags[~self._table.is_live(fds, generations)] = 0
         every = _Group(fds, generations, device_ids, tags, payload)
         taken = np.zeros(n, np.bool_)
+        n_left = n
         for kind in _KINDS:
             wanted = np.flatnonzero(flags == kind)
             if not len(wanted):
                 continue
+            n_left -= len(wanted)
             group = every if len(wanted) == n else every.take(wanted)
             if kind & FLAG_MQTT_5:
-                group = group._replace(properties=publish_properties(None if expiry_s is None else expiry_s(wanted)))
+                group = group._replace(
+                    properties=publish_properties(
+                        None if expiry_s is None else expiry_s(wanted), has_alias=bool(kind & FLAG_ALIAS)
+                    ),
+                    is_aliased=bool(kind & FLAG_ALIAS_SET),
+                )
                 short = self._short_enough(group, 2 if kind & FLAG_QOS_1 else 0)
                 if len(short) < len(wanted):
                     wanted, group = wanted[short], group.take(short)
             sent = self._send_qos_1(group, kind, now) if kind & FLAG_QOS_1 else self._send_qos_0(group, now)
-            if len(wanted) == n:
-                return sent
+            if kind & _ALIAS_BITS == FLAG_ALIAS:
+                # Each of these rows had the topic beside the alias; from the next call on the alias is enough.
+                self._table.flags[group.fds[sent]] |= np.uint8(FLAG_ALIAS_SET)
             taken[wanted] = sent
+            if not n_left:
+                return taken
         self._count(Count.REFUSED_OFFLINE, int(np.count_nonzero(flags & FLAG_SUBSCRIBED == 0)))
         return taken
 
@@ -129,7 +149,8 @@ class Downlink:
         if not n or int(limits.min()) == NO_PACKET_BYTES_MAX:
             return np.arange(n)
         middle = packet_id_bytes + (pieces_width(group.properties) or 0)
-        short = np.flatnonzero(publish_lengths(_TOPIC_BYTES, middle, pieces_lengths(group.payload, n)) <= limits)
+        topic_bytes = 0 if group.is_aliased else _TOPIC_BYTES
+        short = np.flatnonzero(publish_lengths(topic_bytes, middle, pieces_lengths(group.payload, n)) <= limits)
         self._count(Count.REFUSED_CLIENT_PACKET_BYTES_MAX, n - len(short))
         return short
 
@@ -175,6 +196,40 @@ class Downlink:
         self._sent_qos_0.append(group.tags[written])
         self._edge.wake()
         return written
+
+    def redeliver(
+        self,
+        fds: I32,
+        device_ids: U8,
+        packet_ids: U16,
+        payload: Pieces,
+        now: float,
+        expiry_s: Expiry | None = None,
+    ) -> Bool:
+        """Sends rows of resumed sessions again, with DUP and under the identifiers they had; (n,) true where it did.
+
+        They are in flight already. The topic goes in full: an alias does not outlive its connection [MQTT-3.3.2-7].
+        """
+        is_5 = self._table.flags[fds] & np.uint8(FLAG_MQTT_5) != 0
+        sent = np.zeros(len(fds), np.bool_)
+        no_tags = np.zeros(len(fds), np.int64)
+        for version_5 in (False, True):
+            rows = np.flatnonzero(is_5 == version_5)
+            if not len(rows):
+                continue
+            group = _Group(fds, packet_ids.astype(np.uint32), device_ids, no_tags, payload).take(rows)
+            if version_5:
+                properties = publish_properties(None if expiry_s is None else expiry_s(rows))
+                group = group._replace(properties=properties)
+                short = self._short_enough(group, 2)
+                rows, group = rows[short], group.take(short)
+            ids = packet_ids[rows]
+            packets = publish_packets(
+                group.topics(), ids, group.payload, len(rows), is_duplicate=True, properties=group.properties
+            )
+            sent[rows] = self._write(group.fds, packets, bool(np.count_nonzero(ranks_within(group.fds))), now)
+        self._count(Count.REDELIVERED, int(np.count_nonzero(sent)))
+        return sent
 
     def _write(self, fds: I32, packets: U8 | list[bytes], has_repeats: bool, now: float) -> Bool:
         """Writes rows, one write per connection; (n,) true where the row is on its way."""
@@ -224,12 +279,6 @@ class Downlink:
         """Tags of the rows whose PUBACK has not come in time; each once."""
         tags = self.in_flight.lapse(now - self._ack_timeout_s)
         self._count(Count.LAPSED, len(tags))
-        return tags
-
-    def take_lost(self) -> I64:
-        """Tags of the rows whose connection has ended; each once."""
-        tags = self.in_flight.release_ended(self._table.generation)
-        self._count(Count.LOST_WITH_CONNECTION, len(tags))
         return tags
 
     def take_sent_qos_0(self) -> I64:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.columns import I32, I64, U32
+from gateway.columns import I32, I64, U16, U32, Bool
 from gateway.errors import CloseReason
 from gateway.net.edge_settings import EdgeSettings
 
@@ -31,8 +31,26 @@ class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_flight_per_device_max: Annotated[
         int, _meta("rows of one device without PUBACK; a phone that wakes up is not flooded", 1, 65_535)
     ] = 32
-    in_flight_max: Annotated[int, _meta("rows without PUBACK over all devices; 25 bytes each")] = 262_140
-    packet_bytes_max: Annotated[int, _meta("one uplink packet; events are small", 64, 268_435_455)] = 65_536
+    in_flight_max: Annotated[int, _meta("rows without PUBACK over all devices; 38 bytes each")] = 262_140
+    session_expiry_s_max: Annotated[
+        int, _meta("a session outlives its connection for so long at most; a day finds the phone of a commuter", 0)
+    ] = 86_400
+    sessions_max: Annotated[
+        int, _meta("sessions of absent devices, 49 bytes each; the one that would expire first goes for a newer one", 0)
+    ] = 262_144
+    exchanges_parked_max: Annotated[
+        int, _meta("QoS 2 exchanges of all absent sessions; phones have one or none, some 200 bytes each", 0)
+    ] = 16_384
+    deliveries_max: Annotated[
+        int, _meta("sendings of one row over one resumed session; a phone that crashes at it loses it then", 1, 255)
+    ] = 4
+    server_reference: Annotated[str, msgspec.Meta(max_length=255)] = ""
+    """Where MQTT 5.0 devices are sent to that find no room, or lose this server by its end; empty: nowhere."""
+    is_moved: bool = False
+    """All devices are sent there."""
+    packet_bytes_max: Annotated[
+        int, _meta("one uplink packet; events are small. Clients read no larger Maximum Packet Size", 64, 268_435_455)
+    ] = 65_536
     connect_bytes_max: Annotated[int, _meta("a CONNECT: ids and a password, and a will that is thrown away", 64)] = (
         4_096
     )
@@ -46,15 +64,17 @@ class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def memory_bytes_max(self) -> int:
         """What the long link may take of the worker's memory budget when every limit is reached at once.
 
-        A row of the connection table has 43 bytes and its two cells of the slot index 8 to 16; an entry in flight has
-        25 and its place in the list of free ones 4; a handshake has entries in two dicts, about 300. A connection with
-        layers has some 16 KiB and at most two TLS records beside.
+        A row of the connection table has 64 bytes and its two cells of the slot index 8 to 16; an entry in flight has
+        34 and its place in the list of free ones 4; a stored session has 33 and 16 in its index; a handshake has
+        entries in two dicts, about 300. A connection with layers has some 16 KiB and at most two TLS records beside.
         """
         edge = self.edge
         return (
-            edge.files_max * 43
+            edge.files_max * 64
             + edge.connections_max * 16
-            + self.in_flight_max * 29
+            + self.in_flight_max * 38
+            + self.sessions_max * 49
+            + self.exchanges_parked_max * 200
             + edge.handshaking_max * 300
             + (edge.layered_connections_max * (50 << 10) if any(one.is_layered for one in edge.listeners) else 0)
             + edge.pending_total_bytes_max
@@ -82,6 +102,14 @@ class Unacknowledged(enum.Enum):
     """Written, but the device subscribed with QoS 0: nobody will ever say whether it came."""
 
 
+class UplinkAnswer(enum.Enum):
+    """What became of a message of a device."""
+
+    TAKEN = "taken"
+    MALFORMED = "malformed"
+    """Its payload has not the form of its event. Sending it again would not help: it is acknowledged in 3.1.1."""
+
+
 class Owner(Protocol):
     """Whoever owns devices and rows (the router). Columns of one call have one length; arrays belong to the callee."""
 
@@ -103,8 +131,14 @@ class Owner(Protocol):
     def unacknowledged(self, tags: I64, why: Unacknowledged) -> None:
         """These rows are the owner's again."""
 
-    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> None:
+    def resumed(self, tags: I64, fds: I32, generations: U32, packet_ids: U16) -> Bool:
+        """Rows in flight whose devices came back to their sessions: each is to be given to `LongLink.redeliver` before
+        this returns. (n,) true where it was sent again; where it was not, the row is the owner's."""
+        ...
+
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
         """A message of a device. Raises: Overloaded (it gets no PUBACK and sends it again)."""
+        ...
 
 
 class LongLinkStatistics(NamedTuple):

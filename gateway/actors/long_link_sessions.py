@@ -7,9 +7,17 @@ from __future__ import annotations
 import numpy as np
 
 from gateway.actors.long_link_exchanges import Exchanges
-from gateway.actors.long_link_port import LongLinkSettings, Owner
+from gateway.actors.long_link_port import LongLinkSettings, Owner, UplinkAnswer
+from gateway.core.uplink import event_of_number, number_of_event
 from gateway.errors import Overloaded, RemoteProtocolError
-from gateway.net.edge_table import FLAG_MQTT_5, FLAG_QOS_1, FLAG_SUBSCRIBED, ConnectionTable, Count
+from gateway.net.edge_table import (
+    FLAG_MQTT_5,
+    FLAG_QOS_1,
+    FLAG_SUBSCRIBED,
+    TOPIC_ALIAS_MAX,
+    ConnectionTable,
+    Count,
+)
 from gateway.wire.mqtt import answers
 from gateway.wire.mqtt import packets as mqtt
 from gateway.wire.mqtt.packet_types import VERSION_3_1_1, VERSION_5, PacketType
@@ -24,7 +32,7 @@ class Sessions:
         self._settings = settings
         self._table = table
         self._owner = owner
-        self.exchanges = Exchanges()
+        self.exchanges = Exchanges(settings.exchanges_parked_max)
         self.packets_out = np.zeros(16, np.uint64)
         """(16,) packets by PacketType, less PUBLISH, counted by the downlink, and the edge's farewells."""
         self.subscribed: list[tuple[int, int]] = []
@@ -71,7 +79,7 @@ class Sessions:
     def take_uplink(self, fd: int, publish: mqtt.Publish, replies: bytearray) -> None:
         """Hands the message to the owner, a QoS 2 one once (method B of section 4.3.3), and acknowledges it."""
         device_id = self._table.device_id_of(fd)
-        event = uplink_event(publish.topic, device_id.hex())
+        event = self._event(fd, publish, device_id)
         if event is None:
             self._count(Count.UPLINK_TOPIC_REFUSED)
             if publish.qos and self.version(fd) == VERSION_5:
@@ -85,18 +93,42 @@ class Sessions:
                 text = f"{n_open} QoS 2 messages without PUBREL, limit {self._settings.qos_2_unreleased_max}"
                 raise RemoteProtocolError(text, wire_code=ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
             try:
-                self._owner.uplink(self._table.slot_at[fd], device_id, event, publish.payload)
+                answer = self._owner.uplink(self._table.slot_at[fd], device_id, event, publish.payload)
             except Overloaded:
                 self._count(Count.UPLINK_OVERLOADED)
                 if self.version(fd) == VERSION_5:
                     self._refuse_uplink(publish, ReasonCode.QUOTA_EXCEEDED, replies)
                 return
             self._count(Count.UPLINK)
+            if answer is UplinkAnswer.MALFORMED and self.version(fd) == VERSION_5:
+                self._refuse_uplink(publish, ReasonCode.PAYLOAD_FORMAT_INVALID, replies)
+                return
         if publish.qos == 1:
             self.reply(replies, PacketType.PUBACK, mqtt.encode_puback(publish.packet_id))
         elif publish.qos == 2:
             self.exchanges.begin(fd, publish.packet_id)
             self.reply(replies, PacketType.PUBREC, mqtt.encode_pubrec(publish.packet_id))
+
+    def _event(self, fd: int, publish: mqtt.Publish, device_id: bytes) -> str | None:
+        """The event that the topic or its alias names; None where it is not one of this device. Raises:
+        RemoteProtocolError for an alias that is none.
+
+        An alias is kept as the number of its event, so that it costs two bytes of a column and no object.
+        """
+        alias = publish.properties.topic_alias
+        if alias is None:
+            return uplink_event(publish.topic, device_id.hex())
+        if alias > TOPIC_ALIAS_MAX:  # [MQTT-3.3.2-9]
+            text = f"topic alias is {alias}, maximum {TOPIC_ALIAS_MAX}"
+            raise RemoteProtocolError(text, wire_code=ReasonCode.TOPIC_ALIAS_INVALID)
+        if publish.topic:
+            event = uplink_event(publish.topic, device_id.hex())
+            self._table.aliases[fd, alias - 1] = number_of_event(event)
+            return event
+        number = int(self._table.aliases[fd, alias - 1])
+        if not number:  # section 3.3.2.3.4
+            raise RemoteProtocolError(f"topic alias {alias} was never set", wire_code=ReasonCode.PROTOCOL_ERROR)
+        return event_of_number(number)
 
     def complete_uplink(self, fd: int, packet_id: int, replies: bytearray) -> None:
         is_known = self.exchanges.end(fd, packet_id)

@@ -1,8 +1,9 @@
-"""Presence: who is online, since when and from where, for the RPC; and the history of how many.
+"""Presence: who is online, since when and from where, for the RPC; the history of how many; each change as it comes.
 
-Reads the device table and the connection table of the long link; writes neither. Requests are answered at once: a call
-names at most 1,000 devices, and counting all that are online takes a millisecond per ten thousand. Counting a tag looks
-at the tags of each device online, in slices. Waits for: the clock. Is waited for by: nobody.
+Reads the device table and the connection table of the long link; writes to them only what devices say of themselves.
+Requests are answered at once: a call names at most 1,000 devices, and counting all that are online takes a millisecond
+per ten thousand. Counting a tag looks at the tags of each device online, in slices. Waits for: the clock. Is waited for
+by: nobody.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 import trio
 
+from gateway.actors.presence_stream import PresenceStreams
+from gateway.actors.rpc_streams import Streams
 from gateway.clock import Clock
 from gateway.columns import I32, U8, U16, TextColumn
 from gateway.core.admission import AddressClass
 from gateway.core.devices import DeviceTable
 from gateway.core.presence import SLOT_S, OnlineHistory, PlatformCounts, count_platforms
+from gateway.core.presence_log import Change, PresenceLog
+from gateway.core.uplink import AppState, StateReport
 from gateway.net.edge_table import ConnectionTable
 from gateway.wire.mqtt.session import SessionState
 from gateway.wire.rpc.columns_in import id_column
@@ -37,16 +42,29 @@ class Link(Protocol):
 
 
 class Presence:
-    """link: the long link that is there now; another one after a crash. now: its monotonic time."""
+    """link: the long link that is there now; another one after a crash. now: its monotonic time.
+
+    changes_max: changes kept for those who follow; incarnation: names this life of them in cursors.
+    """
 
     def __init__(
-        self, *, n_apps: int, devices: DeviceTable, link: Callable[[], Link], clock: Clock, now: Callable[[], float]
+        self,
+        *,
+        n_apps: int,
+        devices: DeviceTable,
+        link: Callable[[], Link],
+        clock: Clock,
+        now: Callable[[], float],
+        changes_max: int = 1 << 16,
+        incarnation: int = 0,
     ) -> None:
         self._devices = devices
         self._link = link
         self._clock = clock
         self._now = now
         self.history = OnlineHistory(n_apps)
+        self._log = PresenceLog(changes_max)
+        self._incarnation = incarnation
 
     async def run(self) -> None:
         """Records a slot whenever one has ended. If cancelled: the history stays as it is."""
@@ -60,6 +78,52 @@ class Presence:
 
     def _now_unix_s(self) -> int:
         return self._clock.unix_ms() // 1000
+
+    # Changes
+
+    def streams(self, streams: Streams) -> PresenceStreams:
+        """What answers `subscribe_presence`."""
+        return PresenceStreams(self._log, self._incarnation, streams)
+
+    def came(self, row: int) -> None:
+        """The device is online, and was not."""
+        self._record(np.array([row], np.int32), Change.ONLINE)
+
+    def went(self, rows: I32) -> None:
+        """These devices are offline, and were not."""
+        self._record(rows, Change.OFFLINE)
+
+    def change_state(self, slot: int, report: StateReport) -> None:
+        """A connected device has said something of itself; one that is gone meanwhile has not."""
+        table = self._link().table
+        fd = table.slots.find(slot)
+        if fd < 0:
+            return
+        state = report.apply(table.app_state_at[fd])
+        if state != table.app_state_at[fd]:
+            table.app_state_at[fd] = state
+            self._record(np.array([slot], np.int32), Change.STATE)
+
+    def switch_notifications(self, slot: int, *, is_on: bool) -> None:
+        """What the user of a device wants of notifications, which stays when it is away."""
+        if self._devices.switch_notifications(slot, is_on=is_on):
+            self._record(np.array([slot], np.int32), Change.STATE)
+
+    def state_of(self, slot: int) -> int:
+        """Bits of `AppState`."""
+        table = self._link().table
+        fd = table.slots.find(slot)
+        off = AppState.NOTIFICATIONS_OFF if self._devices.are_notifications_off(slot) else 0
+        return int(off if fd < 0 else table.app_state_at[fd] | off)
+
+    def _record(self, rows: I32, change: Change) -> None:
+        if not len(rows):
+            return
+        states = np.fromiter(
+            (self.state_of(row) if change is Change.STATE else 0 for row in rows.tolist()), np.uint8, len(rows)
+        )
+        apps = self._devices.presence(rows).app
+        self._log.record(self._devices.ids(rows), apps, change, states, self._clock.unix_ms())
 
     # One device, or a thousand
 
@@ -102,6 +166,7 @@ class Presence:
             "since_unix_s": int.from_bytes(status.since_unix_s, "little"),
             "last_seen_unix_s": int.from_bytes(status.last_seen_unix_s, "little"),
             "address_class": AddressClass(status.address_class[0]).name.lower(),
+            "app_state": state_words(self.state_of(row)),
         }
 
     # How many
@@ -159,6 +224,15 @@ class Presence:
             n_tagged += sum(tag in self._devices.tags(row) for row in ours[first : first + _TAG_ROWS])
             await trio.lowlevel.checkpoint()
         return n_tagged
+
+
+def state_words(state: int) -> dict[str, bool]:
+    """What is known of a device's state, for people."""
+    known = {
+        "is_foreground": (AppState.FOREGROUND_KNOWN, AppState.FOREGROUND),
+        "is_screen_on": (AppState.SCREEN_KNOWN, AppState.SCREEN_ON),
+    }
+    return {name: bool(state & bit) for name, (said, bit) in known.items() if state & said}
 
 
 def _column(values: Any, dtype: str) -> memoryview:

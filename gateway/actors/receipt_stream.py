@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import trio
 
-from gateway.actors.bell import Bell
 from gateway.actors.rpc_listener import Caller
+from gateway.actors.rpc_streams import Streams
 from gateway.core.home import Change, Home
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
@@ -38,18 +38,10 @@ class Cursor(NamedTuple):
         return _CURSOR.pack(*self)
 
 
-class _Stream:
-    __slots__ = ("bell", "scope")
-
-    def __init__(self) -> None:
-        self.bell = Bell()
-        self.scope = trio.CancelScope()
-
-
 class ReceiptStreams:
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, streams: Streams) -> None:
         self._home = home
-        self._streams: dict[tuple[Caller, int], _Stream] = {}
+        self._streams = streams
 
     def check_cursor(self, cursor: bytes) -> Cursor:
         """Where a stream begins; an empty cursor means from now on. Raises BadRequest."""
@@ -62,33 +54,16 @@ class ReceiptStreams:
             raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
         return found
 
-    def credited(self, connection: Caller, stream: int) -> None:
-        found = self._streams.get((connection, stream))
-        if found is not None:
-            found.bell.ring()
-
-    def cancelled(self, connection: Caller, stream: int) -> None:
-        found = self._streams.pop((connection, stream), None)
-        if found is not None:
-            found.scope.cancel()
-
-    def closed(self, connection: Caller) -> None:
-        for key in [key for key in self._streams if key[0] is connection]:
-            self._streams.pop(key).scope.cancel()
-
     async def run(self, connection: Caller, message: messages.SubscribeReceipts, cursor: Cursor, app: int) -> None:
         """Sends changes until the client cancels or is gone. Raises BadRequest when it fell behind the ring."""
-        stream = _Stream()
-        self._streams[connection, message.id] = stream
-        with stream.scope:
+        with self._streams.open(connection, message.id) as bell:
             while True:
                 credit = min(connection.session.stream_credit(message.id), _FRAME_ROWS_MAX)
                 if not credit:
-                    await stream.bell.wait()
+                    await bell.wait()
                     continue
                 found = self._home.changes(cursor.position, _CHANGES_MAX)
                 if found is None:
-                    self._streams.pop((connection, message.id), None)
                     raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
                 parts, cursor = take_rows(found[0], cursor, app, credit)
                 if parts and not connection.answer(encode_receipts(message.id, cursor, parts)):

@@ -26,6 +26,7 @@ from gateway.actors.bell import Bell
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
 from gateway.actors.rendering import LinkPayload, LinkRenderer
+from gateway.actors.resending import RedeliverPort, Resending
 from gateway.actors.token_guard import TokenGuard
 from gateway.clock import Clock
 from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
@@ -65,7 +66,7 @@ _DELIVER_BYTES_MAX = 1 << 20
 _FEW_ROWS = 64
 
 
-class LongLinkPort(Protocol):
+class LongLinkPort(RedeliverPort, Protocol):
     """The very call the edge takes: many rows at once, one write per device."""
 
     def deliver_rows_max(self) -> int:
@@ -155,6 +156,7 @@ class Router:
         self._strategy4_wait_s = strategy4_wait_s
         self._parked_rows_max = parked_rows_max
         self._long_link: LongLinkPort | None = None
+        self.resending = Resending(renderer, clock, self._link, self._not_resent)
         self._lanes: dict[LaneKey, LaneActor] = {}
         self._has_lane: dict[int, Bool] = {}
         self._guards: Mapping[tuple[int, Channel], TokenGuard] = {}
@@ -182,6 +184,13 @@ class Router:
     def connect_link(self, long_link: LongLinkPort) -> None:
         """Names the long link rows are given to; again when a crashed one was replaced."""
         self._long_link = long_link
+
+    def _link(self) -> RedeliverPort:
+        assert self._long_link is not None
+        return self._long_link
+
+    def _not_resent(self, page: LedgerPage, rows: Rows) -> None:
+        self.unacknowledged(page, rows, is_silent=False)
 
     def connect(self, lanes: Mapping[LaneKey, LaneActor], guards: Mapping[tuple[int, Channel], TokenGuard]) -> None:
         """Names the lanes rows are given to, and the guard of each (app index, vendor). Called once, before `run`."""
@@ -280,8 +289,8 @@ class Router:
 
     # -- carrying out
 
-    def _carry_out(self, page: LedgerPage, routed: Routed, options: Options) -> None:
-        """Every row of the decision has its next holder or its end."""
+    def _carry_out(self, page: LedgerPage, routed: Routed, options: Options, *, is_silent: bool = False) -> None:
+        """Every row of the decision has its next holder or its end. is_silent: as in `InboxActor.keep`."""
         now = self._clock.monotonic()
         for reason, rows in routed.dropped:
             self._end(page, rows, reason, now)
@@ -297,7 +306,7 @@ class Router:
             self._link_bell.ring()
         if len(routed.inbox):
             page.channel[routed.inbox] = Channel.LONG_LINK
-            self._inbox.keep(page, routed.inbox)
+            self._inbox.keep(page, routed.inbox, is_silent=is_silent)
 
     def _end(self, page: LedgerPage, rows: Rows, reason: Reason, now: float) -> None:
         self._home.move(page, rows, State.DROPPED, reason, now)
@@ -436,11 +445,8 @@ class Router:
         rows = group.rows
         tags = row_tags(page.batch.address.sequence, rows)
         ids = page.batch.device_ids.take(rows, axis=0)
-
-        def expiry_s(positions: Rows) -> U32:
-            return seconds_left(page.batch, rows[positions], now)
-
-        taken = self._long_link.deliver(fds, generations, ids, tags, group.payload, trio.current_time(), expiry_s)
+        left = _lifetimes(page, rows, now)
+        taken = self._long_link.deliver(fds, generations, ids, tags, group.payload, trio.current_time(), left)
         sent = rows[taken]
         if len(sent):
             page.channel[sent] = Channel.LONG_LINK
@@ -515,7 +521,7 @@ class Router:
 
     # -- from the long link
 
-    def unacknowledged(self, page: LedgerPage, rows: Rows) -> None:
+    def unacknowledged(self, page: LedgerPage, rows: Rows, *, is_silent: bool) -> None:
         """Sockets closed or stayed silent: these rows pass to their next holder, counted and marked."""
         held = rows[page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK)]
         if not len(held):
@@ -525,9 +531,8 @@ class Router:
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
         self._observer.handed_over(len(held))
         options = self._options(page)
-        self._carry_out(
-            page, reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page)), options
-        )
+        routed = reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page))
+        self._carry_out(page, routed, options, is_silent=is_silent)
 
     # -- from the inbox
 
@@ -577,3 +582,8 @@ class Router:
         lanes = [self._lanes.get(LaneKey(page.batch.app, channel, class_)) for class_ in Class]
         reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.holds_rows]
         return reasons[0] if reasons else Reason.TTL_PASSED
+
+
+def _lifetimes(page: LedgerPage, rows: Rows, now: float) -> Callable[[Rows], U32]:
+    """Positions among the rows -> seconds of life that are left: asked for rows of MQTT 5.0 only."""
+    return lambda positions: seconds_left(page.batch, rows[positions], now)

@@ -23,7 +23,7 @@ from gateway.actors.bell import Bell
 from gateway.errors import CloseReason, Overloaded
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.limits import RpcLimits
-from gateway.wire.rpc.messages import Answer, Receipts
+from gateway.wire.rpc.messages import Answer, StreamPage
 from gateway.wire.rpc.server import (
     Closed,
     Event,
@@ -72,7 +72,7 @@ class Caller(Protocol):
 
     @property
     def session(self) -> Session: ...
-    def answer(self, message: Answer | Receipts) -> bool: ...
+    def answer(self, message: Answer | StreamPage) -> bool: ...
     def refuse(self, request_id: int, cause: BadRequest | Overloaded) -> None: ...
     def grant(self, rows: int, payload_bytes: int) -> None: ...
 
@@ -138,7 +138,7 @@ class RpcConnection:
         self._granted_rows = 0
         self._granted_bytes = 0
 
-    def answer(self, message: Answer | Receipts) -> bool:
+    def answer(self, message: Answer | StreamPage) -> bool:
         """The message is on its way; False when the peer is gone. A peer that does not read is closed."""
         if not self.session.send(message):
             return False

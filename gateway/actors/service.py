@@ -3,7 +3,8 @@
     submit, register_devices          an app's own
     task_state, task_rows, trace,     an app sees its own only; an operator sees all, and each of his calls is logged
     device, device_status, online_counts, status, clock_advance
-    subscribe_receipts                one task per stream; changes go out as columns while the client has credit
+    subscribe_receipts, subscribe_presence
+                                      one task per stream; changes go out as columns while the client has credit
 
 Requests that only read a little are answered at once; those that walk over pages run as tasks of this actor's nursery
 and yield in between. Waits for: the loop only. Is waited for by: nobody.
@@ -24,6 +25,7 @@ from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
 from gateway.actors.registering import cut, registrations
 from gateway.actors.rpc_listener import Caller
+from gateway.actors.rpc_streams import Streams
 from gateway.batch import Submission, TaskSegment
 from gateway.clock import Clock, DevelopmentClock
 from gateway.columns import Bool, TextColumn
@@ -118,7 +120,9 @@ class Service:
         self._presence = presence
         self._audiences = audiences
         self._nursery: trio.Nursery | None = None
-        self._streams = ReceiptStreams(home)
+        self._streams = Streams()
+        self._receipts = ReceiptStreams(home, self._streams)
+        self._presence_changes = presence.streams(self._streams)
 
     async def run(self) -> None:
         """Keeps the tasks of requests that take longer. If cancelled: they are not answered."""
@@ -203,8 +207,11 @@ class Service:
                 text = "one worker runs without a supervisor: end the process and start it again"
                 raise BadRequest("kind", text, code="forbidden")
             case messages.SubscribeReceipts() as message:
-                cursor = self._streams.check_cursor(message.cursor)
-                self._start(self._streams.run, connection, message, cursor, self._app(connection).number)
+                cursor = self._receipts.check_cursor(message.cursor)
+                self._start(self._receipts.run, connection, message, cursor, self._app(connection).number)
+            case messages.SubscribePresence() as message:
+                position = self._presence_changes.check_cursor(message.cursor)
+                self._start(self._presence_changes.run, connection, message, position, self._app(connection).number)
             case other:
                 raise BadRequest("kind", f"{type(other).__name__} is answered by the session")
 
@@ -481,6 +488,7 @@ class Service:
             "channel": Channel(device.channel).name.lower() if device.channel else "long_link",
             "token_hash": short_hash(device.token) if device.token else "",
             "is_muted": device.is_muted,
+            "are_notifications_off": self._devices.are_notifications_off(slot),
             **self._presence.facts(slot),
             "registered_unix_s": device.registered_unix_s,
             "proven_unix_s": device.proven_unix_s,

@@ -14,7 +14,7 @@ import random
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -52,14 +52,17 @@ from gateway.wire.rpc.messages import (
     Message,
     OnlineCounted,
     OnlineCounts,
+    PresenceChanges,
     Receipts,
     Request,
     Restart,
     Restarted,
     Status,
+    StreamPage,
     Submit,
     SubmitAudience,
     Submitted,
+    SubscribePresence,
     SubscribeReceipts,
     TaskCounts,
     TaskRowPage,
@@ -69,7 +72,8 @@ from gateway.wire.rpc.messages import (
 )
 
 _A = TypeVar("_A", bound=Message)
-#: Rows of receipts that may be on their way to us.
+_P = TypeVar("_P", bound="Receipts | PresenceChanges")
+#: Rows of a stream that may be on their way to us.
 STREAM_ROWS = 8192
 
 
@@ -89,7 +93,7 @@ class Slot:
     def __init__(self, bell: Bell) -> None:
         self.bell = bell
         self.answer: Answer | None = None
-        self.pages: deque[Receipts] = deque()
+        self.pages: deque[StreamPage] = deque()
 
 
 class Link:
@@ -143,11 +147,11 @@ class Link:
             raise LocalProtocolError("the connection is not lost")
         return Lost(str(lost), reason=lost.reason, error=lost.error, was_sent=was_sent)
 
-    def _on_answer(self, message: Answer | Receipts) -> None:
+    def _on_answer(self, message: Answer | StreamPage) -> None:
         slot = self.slots.get(message.id)
         if slot is None:
             return
-        if isinstance(message, Receipts):
+        if isinstance(message, StreamPage):
             slot.pages.append(message)
         else:
             slot.answer = message
@@ -308,9 +312,13 @@ class AsyncCalls(ABC):
             if link.session.welcome is not None:
                 return link.session.welcome
 
-    def subscribe_receipts(self, cursor: bytes = b"") -> ReceiptStream:
+    def subscribe_receipts(self, cursor: bytes = b"") -> PageStream[Receipts]:
         """Pages of changes: `async with client.subscribe_receipts() as pages: async for page in pages: ...`"""
-        return ReceiptStream(self, cursor)
+        return PageStream(self, SubscribeReceipts, Receipts, cursor)
+
+    def subscribe_presence(self, cursor: bytes = b"") -> PageStream[PresenceChanges]:
+        """Pages of devices that came, went, or said something new of themselves; used as `subscribe_receipts` is."""
+        return PageStream(self, SubscribePresence, PresenceChanges, cursor)
 
     def close(self) -> None:
         """The connection is closed; calls under way fail. A later call opens a new one."""
@@ -399,15 +407,19 @@ class AsyncCalls(ABC):
         return link
 
 
-class ReceiptStream:
-    """Pages of receipts, without end. On a new connection it goes on after the last page's cursor.
+class PageStream(Generic[_P]):
+    """Pages of a stream, without end. On a new connection it goes on after the last page's cursor.
 
     An async context manager and iterator; leaving it ends the stream. Raises CallFailed (cursor_expired, ...) and
     GatewayUnreachable where no connection could be had for the client's timeout.
     """
 
-    def __init__(self, calls: AsyncCalls, cursor: bytes) -> None:
+    def __init__(
+        self, calls: AsyncCalls, kind: type[SubscribeReceipts | SubscribePresence], page: type[_P], cursor: bytes
+    ) -> None:
         self._calls = calls
+        self._kind = kind
+        self._page = page
         self.cursor = cursor
         self._link: Link | None = None
         self._slot: Slot | None = None
@@ -415,7 +427,7 @@ class ReceiptStream:
         self._unpaid = 0
         self._retry: Retry | None = None
 
-    async def __aenter__(self) -> ReceiptStream:
+    async def __aenter__(self) -> PageStream[_P]:
         """The gateway knows of the stream before any call that is made afterwards."""
         await self._begin()
         return self
@@ -423,10 +435,10 @@ class ReceiptStream:
     async def __aexit__(self, *_: object) -> None:
         self._cancel()
 
-    def __aiter__(self) -> ReceiptStream:
+    def __aiter__(self) -> PageStream[_P]:
         return self
 
-    async def __anext__(self) -> Receipts:
+    async def __anext__(self) -> _P:
         calls = self._calls
         while True:
             link, slot = await self._begin()
@@ -437,7 +449,7 @@ class ReceiptStream:
                 self._slot = None
                 await calls._sleep(retry.after_loss(lost, calls._now()))
                 continue
-            if isinstance(page, Receipts):
+            if isinstance(page, self._page):
                 self._retry = None
                 self.cursor = page.cursor
                 self._unpaid = page.n
@@ -450,7 +462,7 @@ class ReceiptStream:
     def _retry_now(self) -> Retry:
         """The attempts since the last page: a stream that brings pages may lose its connection any number of times."""
         if self._retry is None:
-            request = SubscribeReceipts(id=UNSENT, cursor=self.cursor)
+            request = self._kind(id=UNSENT, cursor=self.cursor)
             deadline = self._calls._now() + self._calls._timeout_s
             self._retry = Retry(request, deadline=deadline, spread=random.random())
         return self._retry
@@ -461,7 +473,7 @@ class ReceiptStream:
         while self._slot is None or self._link is None:
             retry = self._retry_now()
             deadline = calls._now() + calls._timeout_s
-            request = SubscribeReceipts(id=UNSENT, cursor=self.cursor, credit_rows=STREAM_ROWS)
+            request = self._kind(id=UNSENT, cursor=self.cursor, credit_rows=STREAM_ROWS)
             try:
                 self._link, self._slot, self._number = await calls._start(request, deadline, retry)
             except Lost as lost:
@@ -469,7 +481,7 @@ class ReceiptStream:
             self._unpaid = 0
         return self._link, self._slot
 
-    async def _next_page(self, link: Link, slot: Slot) -> Receipts | Answer:
+    async def _next_page(self, link: Link, slot: Slot) -> StreamPage | Answer:
         if self._unpaid and link.lost is None:
             # The caller has come back for more: the last page is done with.
             link.session.grant(self._number, self._unpaid)

@@ -51,14 +51,17 @@ from gateway.wire.rpc.messages import (
     Message,
     OnlineCounted,
     OnlineCounts,
+    PresenceChanges,
     Receipts,
     Request,
     Restart,
     Restarted,
     Status,
+    StreamPage,
     Submit,
     SubmitAudience,
     Submitted,
+    SubscribePresence,
     SubscribeReceipts,
     TaskCounts,
     TaskRowPage,
@@ -68,8 +71,9 @@ from gateway.wire.rpc.messages import (
 )
 
 _A = TypeVar("_A", bound=Message)
+_P = TypeVar("_P", bound="Receipts | PresenceChanges")
 _READ_BYTES = 256 << 10
-#: Rows of receipts that may be on their way to us.
+#: Rows of a stream that may be on their way to us.
 _STREAM_ROWS = 8192
 
 
@@ -97,7 +101,7 @@ class BlockingClient:
         self._session: ClientSession | None = None
         #: Answers that came while somebody waited for another one.
         self._answers: dict[int, Answer] = {}
-        self._pages: dict[int, deque[Receipts]] = {}
+        self._pages: dict[int, deque[StreamPage]] = {}
         #: Calls given up at their deadline; their answers are dropped.
         self._given_up: set[int] = set()
         self._lost: Lost | None = None
@@ -226,21 +230,11 @@ class BlockingClient:
 
         Close the iterator (or leave the loop and call its `close`) to end the stream. Calls may be made between pages.
         """
-        losses: Retry | None = None
-        while True:
-            request = SubscribeReceipts(id=UNSENT, cursor=cursor, credit_rows=_STREAM_ROWS)
-            if losses is None:
-                losses = Retry(request, deadline=time.monotonic() + self._timeout_s, spread=random.random())
-            try:
-                for page in self._stream(request):
-                    losses = None
-                    cursor = page.cursor
-                    yield page
-                return
-            except Lost as lost:
-                if losses is None:
-                    losses = Retry(request, deadline=time.monotonic() + self._timeout_s, spread=random.random())
-                time.sleep(losses.after_loss(lost, time.monotonic()))
+        return self._follow(SubscribeReceipts, Receipts, cursor)
+
+    def subscribe_presence(self, cursor: bytes = b"") -> Iterator[PresenceChanges]:
+        """Pages of devices that came, went, or said something new of themselves; used as `subscribe_receipts` is."""
+        return self._follow(SubscribePresence, PresenceChanges, cursor)
 
     def close(self) -> None:
         """The connection is closed. A later call opens a new one."""
@@ -249,6 +243,27 @@ class BlockingClient:
         self._drop(Lost("closed by the caller", reason=CloseReason.CLIENT_DISCONNECT))
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _follow(
+        self, kind: type[SubscribeReceipts | SubscribePresence], page_kind: type[_P], cursor: bytes
+    ) -> Iterator[_P]:
+        losses: Retry | None = None
+        while True:
+            request = kind(id=UNSENT, cursor=cursor, credit_rows=_STREAM_ROWS)
+            if losses is None:
+                losses = Retry(request, deadline=time.monotonic() + self._timeout_s, spread=random.random())
+            try:
+                for page in self._stream(request):
+                    if not isinstance(page, page_kind):
+                        continue  # the session lets no other through
+                    losses = None
+                    cursor = page.cursor
+                    yield page
+                return
+            except Lost as lost:
+                if losses is None:
+                    losses = Retry(request, deadline=time.monotonic() + self._timeout_s, spread=random.random())
+                time.sleep(losses.after_loss(lost, time.monotonic()))
 
     def _call(self, request: Request, kind: type[_A]) -> _A:
         deadline = time.monotonic() + self._timeout_s
@@ -312,7 +327,7 @@ class BlockingClient:
             self._read(deadline)
         return self._answers.pop(number)
 
-    def _stream(self, request: SubscribeReceipts) -> Iterator[Receipts]:
+    def _stream(self, request: SubscribeReceipts | SubscribePresence) -> Iterator[StreamPage]:
         deadline = time.monotonic() + self._timeout_s
         retry = Retry(request, deadline=deadline, spread=random.random())
         number = self._start(request, deadline, retry)
@@ -410,7 +425,7 @@ class BlockingClient:
         for event in events:
             if isinstance(event, Answered):
                 number = event.message.id
-                if isinstance(event.message, Receipts):
+                if isinstance(event.message, StreamPage):
                     if number in self._pages:
                         self._pages[number].append(event.message)
                 elif number in self._given_up:

@@ -22,7 +22,7 @@ import msgspec
 
 from gateway.client.requests import UNSENT, Target, little_endian, texts
 from gateway.columns import TextColumn
-from gateway.content import Click, Scalar, Variant, check_variant, variable_names
+from gateway.content import Action, Click, Scalar, Variant, check_variant, variable_names
 from gateway.ledger import VENDOR_CHANNELS
 from gateway.message_id import from_text
 from gateway.wire.rpc.limits import CONTENTS_MAX, TOKEN_BYTES_MAX, VARIABLES_MAX
@@ -82,6 +82,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     click: Click | None = None
     vars: dict[str, str] | None = None
     plan_id: str = ""
+    action: Action = "notification"
 
 
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(_Line)}
@@ -116,6 +117,7 @@ def parse_line(text: bytes | str, line: int, *, default_to: Target | None = None
         click=parsed.click,
         class_="marketing" if parsed.category == MARKETING_CATEGORY else "system",
         plan_id=parsed.plan_id,
+        action=parsed.action,
     )
     content_fault = check_variant(variant)
     if content_fault is not None:

@@ -210,6 +210,7 @@ def _key(source: Source, variant: Variant, with_variables: bool) -> Hashable:
         variant.class_,
         variant.priority,
         variant.plan_id,
+        variant.action,
         None if variant.data is None else _ENCODER.encode(variant.data),
         None if raw is None or source.name not in raw else bytes(raw[source.name]),
     )

@@ -26,7 +26,15 @@ import numpy as np
 from gateway.columns import I32, I64, U8, U16, U32, U64, Bool, TextColumn
 from gateway.content import Fault
 from gateway.core.details import Details, DetailsStatistics, Profile
-from gateway.core.records import DEVICE, FLAG_DETAILS, FLAG_MUTED, NO_APP, OFFLINE, DeviceRecords
+from gateway.core.records import (
+    DEVICE,
+    FLAG_DETAILS,
+    FLAG_MUTED,
+    FLAG_NOTIFICATIONS_OFF,
+    NO_APP,
+    OFFLINE,
+    DeviceRecords,
+)
 from gateway.core.registration import (
     DetailsColumns,
     Outcome,
@@ -316,6 +324,20 @@ class DeviceTable:
     def platform(self, profile: int) -> str:
         """The platform that a profile number stands for."""
         return self._details.profiles.profile(profile).platform.decode("utf-8", "replace")
+
+    def app_of(self, row: int) -> int:
+        """The app index of a known device."""
+        return int(self._records.app.item(row))
+
+    def are_notifications_off(self, row: int) -> bool:
+        return bool(self._records.flags.item(row) & FLAG_NOTIFICATIONS_OFF)
+
+    def switch_notifications(self, row: int, *, is_on: bool) -> bool:
+        """What the user of a known device wants from now on; true where it was something else."""
+        if self.are_notifications_off(row) is not is_on:
+            return False
+        self._records.flags[row] ^= np.uint8(FLAG_NOTIFICATIONS_OFF)
+        return True
 
     def tags(self, row: int) -> tuple[bytes, ...]:
         """The tags of one row."""

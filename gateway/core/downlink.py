@@ -2,12 +2,17 @@
 
     {"message_id": uuid, "type": "notification", "title": str, "body": str, "data": {...}?, "click": {...}?,
      "image": url?, "badge": int?, "sound": str?, "collapse_id": str?, "category": str?}
+    {"message_id": uuid, "type": "transmission", "body": str, "data": {...}?, "collapse_id": str?, "category": str?}
+    {"message_id": uuid, "type": "revoke", "collapse_id": str}
+    {"message_id": uuid, "type": "badge", "badge": int}
 
-Optional keys are absent when empty; title and body are always there. It goes through the same templates as a vendor's
-body, and `raw.long_link` is merged over it.
+Optional keys are absent when empty; of a notification, title and body are always there. The object goes through the
+same templates as a vendor's body, and `raw.long_link` is merged over it.
 """
 
 from __future__ import annotations
+
+from typing import assert_never
 
 import msgspec
 
@@ -44,16 +49,39 @@ def downlink_template(variant: Variant, *, with_variables: bool) -> RequestTempl
     for key in _OWN_KEYS:
         if key in raw:
             return Refusal("raw", f"raw.{Downlink.name} key {key} is the gateway's own")
-    payload: Tree = {
-        "message_id": slot_json("message_id"),
-        "type": "notification",
-        "title": slot_json("title"),
-        "body": slot_json("body"),
-    }
+    payload: Tree = {"message_id": slot_json("message_id"), "type": variant.action}
+    match variant.action:
+        case "notification":
+            payload["title"], payload["body"] = slot_json("title"), slot_json("body")
+            _add_data(payload, variant, with_variables=with_variables)
+            _add_looks(payload, variant, with_variables=with_variables)
+        case "transmission":
+            payload["body"] = slot_json("body")
+            _add_data(payload, variant, with_variables=with_variables)
+        case "revoke":
+            payload["collapse_id"] = slot_json("collapse_id")
+        case "badge":
+            assert variant.badge is not None
+            payload["badge"] = variant.badge
+        case _:
+            assert_never(variant.action)
+    merge_patch(payload, raw)
+    return RequestTemplate((), (), parse_template(msgspec.json.encode(payload)))
+
+
+def _add_data(payload: Tree, variant: Variant, *, with_variables: bool) -> None:
     if variant.data:
         payload["data"] = {
             key: scalar_value(value, with_variables=with_variables) for key, value in variant.data.items()
         }
+    if variant.collapse_id:
+        payload["collapse_id"] = slot_json("collapse_id")
+    if variant.category:
+        payload["category"] = variant.category
+
+
+def _add_looks(payload: Tree, variant: Variant, *, with_variables: bool) -> None:
+    """What only something that is shown has."""
     if variant.click is not None:
         click: Tree = {"type": variant.click.type}
         if variant.click.value:
@@ -65,9 +93,3 @@ def downlink_template(variant: Variant, *, with_variables: bool) -> RequestTempl
         payload["badge"] = variant.badge
     if variant.sound:
         payload["sound"] = variant.sound
-    if variant.collapse_id:
-        payload["collapse_id"] = slot_json("collapse_id")
-    if variant.category:
-        payload["category"] = variant.category
-    merge_patch(payload, raw)
-    return RequestTemplate((), (), parse_template(msgspec.json.encode(payload)))

@@ -12,18 +12,20 @@ import numpy as np
 
 from gateway.batch import Batch
 from gateway.columns import U8, Bool, Rows
-from gateway.content import Class, Priority, Variant
+from gateway.content import LONG_LINK_ONLY, Class, Priority, Variant
 from gateway.core.strategy import strategy_table
 from gateway.ledger import VENDOR_CHANNELS, Channel
 
 
 class Options(NamedTuple):
-    """Per variant: strategies (v, channels) uint8; classes, priorities (v,) uint8; is_now_or_never (v,) bool."""
+    """Per variant: strategies (v, channels) uint8; classes, priorities (v,) uint8; is_now_or_never, is_for_vendors (v,)
+    bool."""
 
     strategies: U8
     classes: U8
     priorities: U8
     is_now_or_never: Bool
+    is_for_vendors: Bool
 
     def variant_index(self, batch: Batch, rows: Rows) -> Rows:
         """(k,) which variant each row has."""
@@ -51,11 +53,14 @@ def compile_options(batch: Batch, defaults: AppDefaults) -> Options:
         classes=np.fromiter((class_of(variant, defaults) for variant in variants), np.uint8, len(variants)),
         priorities=np.fromiter((priority_of(variant) for variant in variants), np.uint8, len(variants)),
         is_now_or_never=np.fromiter((variant.ttl_s == 0 for variant in variants), np.bool_, len(variants)),
+        is_for_vendors=np.fromiter((variant.action == "notification" for variant in variants), np.bool_, len(variants)),
     )
 
 
 def _strategy_of(variant: Variant, defaults: AppDefaults) -> int | dict[str, int]:
     """A mapping without `default` says nothing about the channels it does not name: the app's default holds there."""
+    if variant.action != "notification":
+        return LONG_LINK_ONLY
     if isinstance(variant.strategy, dict):
         return {"default": defaults.strategy, **variant.strategy}
     return variant.strategy or defaults.strategy

@@ -46,6 +46,8 @@ assert DEVICE.itemsize == RECORD_BYTES
 FLAG_MUTED = 1
 #: The device has an alias or tags in `Details`.
 FLAG_DETAILS = 2
+#: The user switched notifications off, as the device reports. Registrations leave it alone.
+FLAG_NOTIFICATIONS_OFF = 4
 
 #: App number of row 0; real apps are below.
 NO_APP = 0xFFFF

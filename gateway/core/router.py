@@ -110,13 +110,17 @@ def _route_tokens(
     targets = rows[is_token]
     assert batch.channels is not None
     index = options.variant_index(batch, targets)
+    # What no vendor may show has no way to a token.
+    is_for_vendors = options.is_for_vendors[index]
+    dropped = [] if is_for_vendors.all() else [(Reason.NO_CHANNEL, targets[~is_for_vendors])]
+    targets, index = targets[is_for_vendors], index[is_for_vendors]
     vendor = _by_lane(targets, batch.channels[targets], options.classes[index], options.priorities[index])
     rest = rows[~is_token]
     if not len(rest):
         empty = _sort(rest, np.zeros(0, np.uint8), None)
-        return empty._replace(vendor=vendor)
+        return empty._replace(vendor=vendor, dropped=dropped)
     routed = _route_devices(page, rest, devices, options, has_lane)
-    return routed._replace(vendor=vendor + routed.vendor)
+    return routed._replace(vendor=vendor + routed.vendor, dropped=dropped + routed.dropped)
 
 
 def _route_devices(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> Routed:
@@ -194,6 +198,8 @@ def _sort(rows: Rows, routes: U8, facts: _Facts | None) -> Routed:
 
 def _by_lane(rows: Rows, channels: U8, classes: U8, priorities: U8) -> list[VendorRows]:
     """Rows grouped by channel, class and priority; a handful of groups, each in order."""
+    if not len(rows):
+        return []
     codes = channels.astype(np.uint16) << 2 | classes << 1 | priorities
     present = np.flatnonzero(np.bincount(codes))
     if len(present) == 1:

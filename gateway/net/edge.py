@@ -31,12 +31,12 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import I32, U32
+from gateway.columns import I32, I64, U32
 from gateway.errors import CloseReason, ConfigError
 from gateway.net.edge_codec import Layers
 from gateway.net.edge_layers import LayerTable
@@ -64,23 +64,33 @@ class Reads(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """Connections that ended since the last `take_closed`, those that never logged in left out."""
+    """Connections that ended since the last `take_closed`, those that never logged in left out.
+
+    session_expiry_s, flags, in_flight: (n,) int64, as the table had them at the end.
+    """
 
     slots: I32
     fds: I32
     generations: U32
     reasons: list[CloseReason]
+    session_expiry_s: I64
+    flags: I64
+    in_flight: I64
 
 
 class Edge:
     """Sockets, side tables and closes of the long link. Owned by one actor; not thread-safe."""
 
     def __init__(
-        self, settings: EdgeSettings, table: ConnectionTable, farewells: Mapping[CloseReason, bytes] | None = None
+        self,
+        settings: EdgeSettings,
+        table: ConnectionTable,
+        farewell: Callable[[CloseReason, int], bytes | None] = lambda reason, packet_bytes_max: None,
     ) -> None:
-        """farewells: last words to a connection flagged MQTT 5.0, by the reason for which it is closed."""
+        """farewell: the last words to a connection flagged MQTT 5.0, by the reason for which it is closed and by the
+        longest packet that its client takes."""
         self.settings = settings
-        self._farewells = farewells or {}
+        self._farewell = farewell
         self._table = table
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -99,7 +109,7 @@ class Edge:
         self._pending: dict[int, bytearray] = {}
         self._pending_since: dict[int, float] = {}
         self._pending_total_bytes = 0
-        self._ended: list[tuple[int, int, int, CloseReason]] = []
+        self._ended: list[tuple[CloseReason, int, int, int, int, int, int]] = []
         self.moves = EdgeMoves(self, table, self._epoll)
         self.pace = Pace(settings.step_s_max)
         self.refusal_of: Callable[[str, float], CloseReason | None] = lambda address, now: None
@@ -511,10 +521,12 @@ class Edge:
     def close(self, fd: int, reason: CloseReason) -> None:
         """Ends an open connection, counted under its one reason; reported by the next `take_closed`."""
         table = self._table
-        if table.flags_at[fd] & FLAG_MQTT_5 and fd not in self._pending and reason in self._farewells:
+        if table.flags_at[fd] & FLAG_MQTT_5 and fd not in self._pending:
             # Pending output means a packet cut in two: nothing may follow it. What is held back now is dropped below.
-            table.count_at[Count.FAREWELLS] += 1
-            self.write(fd, self._farewells[reason], 0.0)
+            farewell = self._farewell(reason, table.packet_bytes_max_at[fd])
+            if farewell is not None:
+                table.count_at[Count.FAREWELLS] += 1
+                self.write(fd, farewell, 0.0)
         was_pending = fd in self._pending
         layers = self.forget(fd)
         if layers is not None and not was_pending and reason not in _NO_LAST_WORDS:
@@ -522,7 +534,8 @@ class Edge:
         self.moves.end(fd)
         table.closed_at[CLOSE_REASON_INDEX[reason]] += 1
         if table.state_at[fd] == SessionState.CONNECTED:
-            self._ended.append((table.slot_at[fd], fd, table.generation_at[fd], reason))
+            last = (table.session_expiry_s_at[fd], table.flags_at[fd], table.in_flight_at[fd])
+            self._ended.append((reason, table.slot_at[fd], fd, table.generation_at[fd], *last))
         table.free(fd)
         # The kernel drops a closed descriptor from the epoll set by itself.
         os.close(fd)
@@ -547,13 +560,9 @@ class Edge:
     def take_closed(self) -> Closed:
         """The logged-in connections that ended since the last call, in the order in which they did."""
         ended, self._ended = self._ended, []
-        columns = np.array([row[:3] for row in ended], np.int64).reshape(len(ended), 3)
-        return Closed(
-            columns[:, 0].astype(np.int32),
-            columns[:, 1].astype(np.int32),
-            columns[:, 2].astype(np.uint32),
-            [row[3] for row in ended],
-        )
+        slots, fds, generations, *last = np.array([row[1:] for row in ended], np.int64).reshape(len(ended), 6).T
+        reasons = [row[0] for row in ended]
+        return Closed(slots.astype(np.int32), fds.astype(np.int32), generations.astype(np.uint32), reasons, *last)
 
     def close_some(self, reason: CloseReason, closes_max: int) -> int:
         """Closes up to `closes_max` connections, whatever they are doing; returns how many."""

@@ -12,8 +12,11 @@
     address_class u8 core/admission.py, of the address it came from
     window     u16   MQTT 5.0 only: the client's Receive Maximum
     packet_max u32   MQTT 5.0 only: the client's Maximum Packet Size, bytes
+    session_expiry u32  seconds that the session outlives its connection, as granted
+    aliases    8 u16 MQTT 5.0 only: what the client's topic aliases stand for (long_link_aliases.py)
+    app_state  u8    what the device says of itself (core/uplink.py)
 
-43 bytes, and 8 in the slot index. The columns are reserved for `files_max` descriptors and touched only where there is
+64 bytes, and 8 in the slot index. The columns are reserved for `files_max` descriptors and touched only where there is
 a connection. Each column exists twice over one memory: as a numpy array for whole turns, and as a memoryview (suffix
 `_at`) because reading one element of a numpy array costs three times as much.
 """
@@ -37,6 +40,14 @@ FLAG_PENDING = 8
 FLAG_MQTT_5 = 16
 FLAG_SESSION_EXPIRY = 32
 """MQTT 5.0: its CONNECT asked for a session that outlives the connection, so its DISCONNECT may change that."""
+FLAG_ALIAS = 64
+"""MQTT 5.0: the client takes a topic alias."""
+FLAG_ALIAS_SET = 128
+"""It has been told what the alias stands for."""
+
+#: Topic Alias Maximum of uplink. A phone reports some eight kinds of events over and over.
+TOPIC_ALIAS_MAX = 8
+_NO_ALIASES = bytes(2 * TOPIC_ALIAS_MAX)
 
 #: Maximum Packet Size of a client that gave none.
 NO_PACKET_BYTES_MAX = 0xFFFFFFFF
@@ -84,6 +95,22 @@ class Count(enum.IntEnum):
     UPLINK = enum.auto()
     UPLINK_TOPIC_REFUSED = enum.auto()
     UPLINK_OVERLOADED = enum.auto()
+    SESSIONS_STORED = enum.auto()
+    """Sessions that stayed when their connection ended."""
+    SESSIONS_RESUMED = enum.auto()
+    SESSIONS_EXPIRED = enum.auto()
+    SESSIONS_DISCARDED = enum.auto()
+    """Stored sessions that their device ended itself, with a clean start."""
+    EVICTED_SESSIONS_MAX = enum.auto()
+    """Stored sessions that ended before their time, because there are as many as may be."""
+    REFUSED_EXCHANGES_MAX = enum.auto()
+    """Sessions not stored: their open QoS 2 exchanges found no room."""
+    REDELIVERED = enum.auto()
+    """Rows sent again with DUP after a session was resumed; not counted as delivered again."""
+    REFUSED_REDELIVERY = enum.auto()
+    """Rows of a resumed session that were handed over instead: sent too often, or the client takes less now."""
+    REDIRECTED = enum.auto()
+    """Clients of MQTT 5.0 that were told another server."""
     FAREWELLS = enum.auto()
     """DISCONNECT packets with which the edge itself ended a connection of MQTT 5.0."""
     DELIVERED = enum.auto()
@@ -137,6 +164,9 @@ class ConnectionTable:
         self.address_class = np.zeros(files_max, np.uint8)
         self.window = np.zeros(files_max, np.uint16)
         self.packet_bytes_max = np.zeros(files_max, np.uint32)
+        self.session_expiry_s = np.zeros(files_max, np.uint32)
+        self.aliases = np.zeros((files_max, TOPIC_ALIAS_MAX), np.uint16)
+        self.app_state = np.zeros(files_max, np.uint8)
         self.generation_at = self.generation.data
         self.state_at = self.state.data
         self.flags_at = self.flags.data
@@ -147,6 +177,9 @@ class ConnectionTable:
         self.in_flight_at = self.in_flight.data
         self._window_at = self.window.data
         self.packet_bytes_max_at = self.packet_bytes_max.data
+        self.session_expiry_s_at = self.session_expiry_s.data
+        self._aliases_at = self.aliases.data.cast("B")
+        self.app_state_at = self.app_state.data
         self._device_id_at = self.device_id.data.cast("B")
         self.slots = SlotIndex(connections_max, self.slot_at)
         self.high_water = 0
@@ -173,9 +206,21 @@ class ConnectionTable:
         self.high_water = max(self.high_water, fd + 1)
         self.n_open += 1
 
-    def log_in(self, fd: int, slot: int, app_index: int, device_id: bytes, keepalive_s: int, now: float) -> None:
+    def log_in(
+        self,
+        fd: int,
+        slot: int,
+        app_index: int,
+        device_id: bytes,
+        keepalive_s: int,
+        now: float,
+        *,
+        session_expiry_s: int = 0,
+    ) -> None:
         """The connection belongs to a device from now on. The slot must not be in the index."""
         self.state_at[fd] = SessionState.CONNECTED
+        self.session_expiry_s_at[fd] = session_expiry_s
+        self.app_state_at[fd] = 0
         self.slot_at[fd] = slot
         self._app_at[fd] = app_index
         self._device_id_at[fd * 16 : fd * 16 + 16] = device_id
@@ -184,11 +229,21 @@ class ConnectionTable:
         self.slots.insert(slot, fd)
         self.n_connected += 1
 
-    def log_in_5(self, fd: int, window: int, packet_bytes_max: int, *, may_keep_session: bool) -> None:
-        """The connection of the last `log_in` speaks MQTT 5.0, with these limits of the client."""
-        self.flags_at[fd] |= FLAG_MQTT_5 | (FLAG_SESSION_EXPIRY if may_keep_session else 0)
+    def log_in_5(
+        self, fd: int, window: int, packet_bytes_max: int, *, may_keep_session: bool, takes_alias: bool
+    ) -> None:
+        """The connection of the last `log_in` speaks MQTT 5.0, with these limits of the client. No alias is known."""
+        self.flags_at[fd] |= (
+            FLAG_MQTT_5 | (FLAG_SESSION_EXPIRY if may_keep_session else 0) | (FLAG_ALIAS if takes_alias else 0)
+        )
+        first = fd * len(_NO_ALIASES)
+        self._aliases_at[first : first + len(_NO_ALIASES)] = _NO_ALIASES
         self._window_at[fd] = window
         self.packet_bytes_max_at[fd] = packet_bytes_max
+
+    def app_of(self, fd: int) -> int:
+        """The app index of a connected descriptor."""
+        return self._app_at[fd]
 
     def device_id_of(self, fd: int) -> bytes:
         return bytes(self._device_id_at[fd * 16 : fd * 16 + 16])

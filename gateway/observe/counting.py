@@ -148,8 +148,20 @@ class OwnerCounts:
     def app_full(self, app_index: int) -> None:
         self._metrics.logins_refused.add(1, self._app_keys[app_index], "app_connections_max")
 
-    def uplink(self, event: str) -> None:
+
+class UplinkCounts:
+    def __init__(self, metrics: Metrics, app_keys: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._app_keys = app_keys
+
+    def taken(self, event: str) -> None:
         self._metrics.uplink_events.add(1, event)
+
+    def refused(self, why: str) -> None:
+        self._metrics.refusals.add(1, f"uplink.{why}")
+
+    def custom(self, app_index: int, number: int) -> None:
+        self._metrics.custom_events.add(1, self._app_keys[app_index], str(number))
 
 
 class LinkFigures(Protocol):

@@ -135,7 +135,10 @@ class Metrics(MetricSet):
     )
     devices_registered = gauge("devices", "Devices in the device table")
     late_acknowledgements = counter("rows", "Acknowledgements of rows that had left the long link")
-    uplink_events = counter("events", "Events from devices", event=open_label())
+    uplink_events = counter("events", "Events that devices reported and that were acted upon", event=open_label())
+    custom_events = counter(
+        "events", "Events 90000 to 90999 of devices, by app and number", app=open_label(), event=open_label()
+    )
     inbox_rows = gauge("rows", "Rows that wait for a device to come back")
     # HTTP
     http_requests = counter("requests", "Requests to the HTTP listener", path=open_label(), status=open_label())

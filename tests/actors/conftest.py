@@ -119,6 +119,8 @@ class SocketsTwin:
         self.live: dict[int, tuple[bytes, int]] = {}
         #: Per device, (tag, payload) in the order in which its socket took them.
         self.sent: dict[bytes, list[tuple[int, dict[str, Any]]]] = {}
+        #: The same of rows sent again over a resumed session: (packet id, payload).
+        self.again: dict[bytes, list[tuple[int, dict[str, Any]]]] = {}
         self.calls = 0
         self.seconds_left: list[int] = []
         """What rows of MQTT 5.0 would carry as their message expiry interval."""
@@ -146,6 +148,22 @@ class SocketsTwin:
             self.sent.setdefault(device_id, []).append((int(tags[index]), json.loads(bodies[index])))
             taken[index] = True
         return taken
+
+    def redeliver(
+        self, fds: Any, device_ids: Any, packet_ids: Any, payload: Any, now: float, expiry_s: Any = None
+    ) -> Any:
+        """What a device that is live is sent again, with its packet ids."""
+        if expiry_s is not None:
+            self.seconds_left += expiry_s(np.arange(len(fds))).tolist()
+        bodies = join(payload, 0, len(fds))
+        sent = np.zeros(len(fds), np.bool_)
+        for index in range(len(fds)):
+            device_id = device_ids[index].tobytes()
+            if self.live.get(int(fds[index]), (b"", 0))[0] == device_id:
+                row = (int(packet_ids[index]), json.loads(bodies[index]))
+                self.again.setdefault(device_id, []).append(row)
+                sent[index] = True
+        return sent
 
     def titles(self, device_id: bytes) -> list[str]:
         return [payload["title"] for _, payload in self.sent.get(device_id, [])]

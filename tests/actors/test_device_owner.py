@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from gateway.actors.device_owner import DeviceOwner
-from gateway.actors.long_link_port import Unacknowledged
+from gateway.actors.long_link_port import Unacknowledged, UplinkAnswer
 from gateway.content import Variant
 from gateway.core.devices import DeviceLimits, DeviceTable
 from gateway.core.home import row_tags
@@ -249,14 +249,20 @@ async def test_owner_takes_a_device_offline_only_for_its_own_connection(make_wor
     assert world.devices.device(slot).fd < 0
 
 
-async def test_owner_counts_and_passes_on_what_devices_say(make_world: Callable[..., Any]) -> None:
+async def test_owner_passes_on_what_devices_say(make_world: Callable[..., Any]) -> None:
     world = make_world()
-    world.owner.uplink(1, b"d" * 16, "displayed", b"{}")
-    heard: list[tuple[int, bytes, str, bytes]] = []
-    world.owner.on_uplink = lambda *args: heard.append(args)
-    world.owner.uplink(1, b"d" * 16, "displayed", b"{}")
-    assert world.metrics.uplink_events.value("displayed") == 2
-    assert heard == [(1, b"d" * 16, "displayed", b"{}")]
+    (device,) = world.register(1)
+    slot = world.devices.find_one(device, 0)
+    assert world.owner.uplink(slot, device, "displayed", b"{}") is UplinkAnswer.TAKEN
+    heard: list[tuple[Any, ...]] = []
+
+    def hear(*args: Any) -> UplinkAnswer:
+        heard.append(args)
+        return UplinkAnswer.MALFORMED
+
+    world.owner.on_uplink = hear
+    assert world.owner.uplink(slot, device, "displayed", b"{}") is UplinkAnswer.MALFORMED
+    assert heard == [(slot, 0, device, "displayed", b"{}")]
 
 
 async def test_owner_refuses_a_device_beyond_its_apps_connections_and_not_one_that_comes_again(
@@ -284,3 +290,129 @@ async def test_owner_refuses_a_device_beyond_its_apps_connections_and_not_one_th
         np.array([rows[1]], np.int32), np.array([6], np.int32), np.array([1], np.uint32), [CloseReason.PEER_CLOSED]
     )
     assert owner.connect(0, third, 10, 1, 0.0) >= 0
+
+
+# Sessions that are resumed.
+
+
+def resume(world: Any, fd: int, tags: Any) -> list[bool]:
+    n = len(tags)
+    found = world.owner.resumed(
+        tags, np.full(n, fd, np.int32), np.ones(n, np.uint32), np.arange(50, 50 + n).astype(np.uint16)
+    )
+    return found.tolist()
+
+
+async def test_owner_sends_rows_of_a_resumed_session_again_and_they_stay_where_they_are(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1)
+    fd = world.go_online(device)
+    first = await world.send([device], Variant("one", "b", ttl_s=100))
+    second = await world.send([device, device], [Variant("two", "b"), Variant("three", "b")])
+    tags = world.sockets.tags(device)
+    world.go_offline(fd)
+    world.sockets.seconds_left.clear()
+    await world.wait(2.0)
+    fd = world.go_online(device)
+    # In the order in which they were sent, whatever batches and contents they are of.
+    assert resume(world, fd, tags[[1, 0, 2]]) == [True] * 3
+    assert [(packet_id, payload["title"]) for packet_id, payload in world.sockets.again[device]] == [
+        (50, "two"),
+        (51, "one"),
+        (52, "three"),
+    ]
+    assert world.sockets.seconds_left[1] == 98
+    assert (world.states(first), world.states(second)) == ({"in_flight": 1}, {"in_flight": 2})
+    world.owner.acknowledged(tags, np.zeros(3), trio.current_time())
+    assert (world.states(first), world.states(second)) == ({"device_acked": 1}, {"device_acked": 2})
+    assert world.metrics.rows_handed_over_unacked.value() == 0
+
+
+async def test_owner_hands_over_what_cannot_be_sent_again(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1)
+    fd = world.go_online(device)
+    page = await world.send([device] * 2)
+    tags = world.sockets.tags(device)
+    world.go_offline(fd)
+    # Gone again before its rows could be.
+    assert resume(world, fd, tags) == [False, False]
+    await world.settle()
+    assert len(world.apns.requests()) == 2
+    assert world.metrics.rows_handed_over_unacked.value() == 2
+    # They are the vendor's now: a session that is resumed later gets none of them.
+    fd = world.go_online(device)
+    assert resume(world, fd, tags) == [False, False]
+    assert resume(world, fd, row_tags(77, np.arange(1))) == [False]
+    assert world.sockets.again == {}
+    assert world.states(page) == {"in_flight": 2}
+
+
+async def test_owner_tells_presence_who_came_and_went_once(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    told: list[Any] = []
+    world.owner.on_came = lambda row: told.append(("came", row))
+    world.owner.on_went = lambda rows: told.append(("went", rows.tolist()))
+    slot = world.owner.connect(0, b"d" * 16, 5, 1, 0.0)
+    world.owner.connect(0, b"d" * 16, 6, 1, 0.0)
+    slots, ones = np.array([slot], np.int32), np.ones(1, np.uint32)
+    world.owner.disconnected(slots, np.array([5], np.int32), ones, [CloseReason.TAKEN_OVER])
+    world.owner.disconnected(slots, np.array([6], np.int32), ones, [CloseReason.PEER_CLOSED])
+    assert told == [("came", slot), ("went", []), ("went", [slot])]
+
+
+@pytest.mark.parametrize("why", [Unacknowledged.ACK_TIMEOUT, Unacknowledged.REFUSED, Unacknowledged.QOS_0])
+async def test_row_for_the_inbox_is_not_sent_again_over_the_connection_that_did_not_acknowledge_it(
+    why: Unacknowledged, make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """[MQTT-4.4.0-1]: a message is resent when its device comes back, and at no other time."""
+    world = make_world(strategy=3)
+    await world.start(nursery)
+    (device,) = world.register(1)
+    fd = world.go_online(device)
+    page = await world.send([device])
+    hand_over(world, device, 1, why)
+    await world.wait(30.0)
+    assert (world.states(page), len(world.sockets.sent[device])) == ({"held": 1}, 1)
+    world.go_offline(fd)
+    world.go_online(device)
+    await world.settle()
+    assert (world.states(page), len(world.sockets.sent[device])) == ({"in_flight": 1}, 2)
+
+
+async def test_row_whose_connection_closed_goes_at_once_to_the_one_that_replaced_it(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world(strategy=3)
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_online(device)
+    page = await world.send([device])
+    world.go_online(device)
+    hand_over(world, device, 1, Unacknowledged.CONNECTION_CLOSED)
+    await world.settle()
+    assert (world.states(page), len(world.sockets.sent[device])) == ({"in_flight": 1}, 2)
+
+
+async def test_row_that_could_not_be_sent_again_goes_to_a_device_that_is_there_all_the_same(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """Its newer connection was taken over by one newer still before the row could go."""
+    world = make_world(strategy=3)
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_offline(world.go_online(device))
+    fd = world.go_online(device)
+    page = await world.send([device])
+    tags = world.sockets.tags(device)
+    world.go_offline(fd)
+    world.go_online(device)
+    assert resume(world, fd, tags) == [False]
+    await world.settle()
+    assert (world.states(page), len(world.sockets.sent[device])) == ({"in_flight": 1}, 2)

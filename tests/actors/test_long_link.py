@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from gateway.actors.long_link import LongLink
 from gateway.actors.long_link_downlink import ranks_within
-from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged
-from gateway.columns import Pieces, TextColumn
+from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged, UplinkAnswer
+from gateway.columns import Pieces, TextColumn, join
 from gateway.core.admission import Admission, AdmissionLimits, AppBans, Bans, Rule, parse_networks
 from gateway.core.identity import device_password
 from gateway.errors import CloseReason, Overloaded
@@ -55,6 +55,10 @@ class Recorder:
         self.online: dict[bytes, tuple[int, int]] = {}
         self.events: list[tuple[Any, ...]] = []
         self.is_overloaded = False
+        self.uplink_answer = UplinkAnswer.TAKEN
+        self.link: LongLink
+        #: What was delivered, by tag; a tag that is not here is refused when it is resumed.
+        self.payloads: dict[int, bytes] = {}
 
     def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
         if device_id == CROWDED:
@@ -86,10 +90,22 @@ class Recorder:
     def unacknowledged(self, tags: Any, why: Unacknowledged) -> None:
         self.events += [("unacknowledged", tag, why) for tag in tags.tolist()]
 
-    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> None:
+    def resumed(self, tags: Any, fds: Any, generations: Any, packet_ids: Any) -> Any:
+        self.events += [("resumed", tag) for tag in tags.tolist()]
+        known = np.array([tag in self.payloads for tag in tags.tolist()], np.bool_)
+        ids = self.link.table.device_id[fds[known]]
+        payload = TextColumn.from_rows([self.payloads[tag] for tag in tags[known].tolist()])
+        left = np.arange(100, 100 + len(tags), dtype=np.uint32)
+        known[known] = self.link.redeliver(
+            fds[known], ids, packet_ids[known], (payload,), self.link._clock(), lambda rows: left[rows]
+        )
+        return known
+
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
         if self.is_overloaded:
             raise Overloaded("uplink_max", 1, 1)
         self.events.append(("uplink", slot, device_id, event, payload))
+        return self.uplink_answer
 
     def take(self) -> list[tuple[Any, ...]]:
         events, self.events = self.events, []
@@ -117,10 +133,11 @@ def connect_packet(
     keepalive_s: int = 60,
     level: int = 4,
     properties: bytes = b"",
+    is_clean: bool = True,
 ) -> bytes:
     name = device_id.hex()
     password = device_password(SECRET, name) if password is None else password
-    body = field(b"MQTT") + bytes([level, 0xC2]) + keepalive_s.to_bytes(2, "big") + properties
+    body = field(b"MQTT") + bytes([level, 0xC2 if is_clean else 0xC0]) + keepalive_s.to_bytes(2, "big") + properties
     return frame(0x10, body + field(name.encode()) + field(user) + field(password.encode()))
 
 
@@ -231,6 +248,28 @@ class Device:
             self.bench.owner.events = [event for event in self.bench.owner.events if event[0] != "subscribed"]
         return self
 
+    def log_in_again(
+        self, *, present: bool, said: Properties | None = None, is_clean: bool = False, keepalive_s: int = 60
+    ) -> Device:
+        """CONNECT for the device's session, 5.0 where properties are said; whether there was one is checked."""
+        version = {} if said is None else {"level": 5, "properties": encode_properties(said)}
+        self.send(connect_packet(self.id, is_clean=is_clean, keepalive_s=keepalive_s, **version))
+        head = self.receive(2)
+        body = self.receive(head[1])
+        assert (head[0], body[:2]) == (0x20, bytes((present, 0)))
+        return self
+
+    def subscribe_5(self) -> Device:
+        self.send(subscribe_packet_5(self.id))
+        assert self.receive(6) == b"\x90\x04\x00\x01\x00\x01"
+        return self
+
+    def leave(self) -> None:
+        """The connection ends without a word, and the long link has seen it."""
+        self.socket.close()
+        fd, generation = self.address
+        self.bench.until(lambda: self.bench.link.table.generation_at[fd] != generation)
+
     def receive_disconnect(self) -> tuple[int, str | None]:
         """(reason code, reason string) of a DISCONNECT, after which the connection ends."""
         first, length = self.receive(2)
@@ -260,6 +299,7 @@ class Bench:
             clock=lambda: self.now,
             perf_counter=perf_counter,
         )
+        self.owner.link = self.link
         self.address = self.link.listen()[0]
         self.devices: list[Device] = []
 
@@ -292,6 +332,7 @@ class Bench:
     ) -> list[bool]:
         addresses = np.array([device.address for device in devices], np.int64).reshape(-1, 2)
         ids = np.frombuffer(b"".join(device.id for device in devices), np.uint8).reshape(-1, 16)
+        self.owner.payloads.update(zip(tags, join(payload, 0, len(tags)), strict=True))
         taken = self.link.deliver(
             addresses[:, 0].astype(np.int32),
             addresses[:, 1].astype(np.uint32) + np.uint32(stale),
@@ -802,9 +843,9 @@ def test_connack_of_5_declares_what_is_not_offered_and_what_is_in_force(benches:
     bench = start(benches, packet_bytes_max=5_000, qos_2_unreleased_max=7, keepalive_s_max=100)
     device = bench.device(1).log_in_5(encode_properties(Properties(session_expiry_interval_s=60)), keepalive_s=0)
     assert device.connack == Properties(
-        session_expiry_interval_s=0,
         server_keep_alive_s=100,
         receive_maximum=7,
+        topic_alias_maximum=8,
         retain_available=0,
         maximum_packet_size_bytes=5_000,
         wildcard_subscription_available=0,
@@ -812,6 +853,8 @@ def test_connack_of_5_declares_what_is_not_offered_and_what_is_in_force(benches:
         shared_subscription_available=0,
     )
     assert bench.device(2).log_in_5().connack.server_keep_alive_s is None
+    third = bench.device(3).log_in_5(encode_properties(Properties(session_expiry_interval_s=0xFFFFFFFF)))
+    assert third.connack.session_expiry_interval_s == 86_400
 
 
 CONNACKS_5 = {
@@ -921,7 +964,8 @@ FAULTS_5 = {
     "AUTH": (b"\xf0\x00", 0x82),
     "shared subscription": (SHARED, 0x9E),
     "wildcard subscription": (frame(0x82, b"\0\1\0" + field(b"#") + b"\1"), 0xA2),
-    "topic alias": (frame(0x30, field(b"t") + b"\x03\x23\0\1"), 0x94),
+    "topic alias 9": (frame(0x30, field(b"d/" + b"01" * 16 + b"/up/x") + b"\x03\x23\0\x09"), 0x94),
+    "topic alias that was never set": (frame(0x30, field(b"") + b"\x03\x23\0\1"), 0x82),
     "retained message": (frame(0x31, field(b"t") + b"\0"), 0x9A),
     "QoS 0 to a foreign topic": (uplink_packet_5(bytes([9]) * 16, "x", b""), 0x90),
     "session after all": (frame(0xE0, b"\0\x05\x11\0\0\0\x09"), 0x82),
@@ -1263,3 +1307,397 @@ def test_open_connections_of_devices_banned_later_are_closed_within_a_tick_and_r
     assert [event[0] for event in bench.owner.take()] == ["disconnected"]
     good.send(b"\xc0\x00")
     assert good.receive(2) == b"\xd0\x00"
+
+
+# Sessions that outlive their connection.
+
+HOUR = Properties(session_expiry_interval_s=3_600)
+
+
+def stored(bench: Bench) -> tuple[int, int]:
+    """(sessions of absent devices, rows that wait for them)"""
+    sizes = bench.link.statistics().side_tables
+    return sizes["stored_sessions"], sizes["parked_rows"]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_resumed_session_gets_its_rows_again_with_dup_under_their_packet_ids_and_in_order(
+    benches: list[Bench], version: int
+) -> None:
+    bench = start(benches)
+    said = HOUR if version == 5 else None
+    device = bench.device(1).log_in_again(present=False, said=said)
+    device.send(subscribe_packet_5(device.id) if version == 5 else subscribe_packet(device.id))
+    device.receive(6 if version == 5 else 5)
+    bench.owner.take()
+    assert bench.deliver([device] * 3, [7, 5, 6], (TextColumn.from_rows([b"a", b"bb", b"ccc"]),)) == [True] * 3
+    first = [device.receive_push() for _ in range(3)]
+    device.send(puback(first[1].packet_id))
+    assert bench.events_after(1)[0][:2] == ("acknowledged", 5)
+    device.leave()
+    assert [event[0] for event in bench.owner.take()] == ["disconnected"]
+    assert stored(bench) == (1, 2)
+
+    again = bench.device(1).log_in_again(present=True, said=said)
+    pushes = [again.receive_push() for _ in range(2)]
+    assert [push.first for push in pushes] == [0x3A, 0x3A]
+    assert [push.packet_id for push in pushes] == [first[0].packet_id, first[2].packet_id]
+    left = (b"\x05\x02\0\0\0\x64", b"\x05\x02\0\0\0\x65") if version == 5 else (b"", b"")
+    assert [push.payload for push in pushes] == [left[0] + b"a", left[1] + b"ccc"]
+    assert {push.topic for push in pushes} == {first[0].topic}
+    # Its subscription is there, too.
+    assert [event[0] for event in bench.owner.take()] == ["resumed", "resumed", "subscribed"]
+    for push in pushes:
+        again.send(puback(push.packet_id))
+    assert [event[:2] for event in bench.events_after(2)] == [("acknowledged", 7), ("acknowledged", 6)]
+    assert stored(bench) == (0, 0)
+    assert bench.link.statistics().in_flight == 0
+    assert (bench.count("redelivered"), bench.count("delivered")) == (2, 3)
+    assert bench.deliver([again], [8], (b"x",)) == [True]
+
+
+def test_row_of_an_absent_session_is_handed_over_after_the_same_time_as_any_other(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_again(present=False, said=HOUR).subscribe_5()
+    assert bench.deliver([device], [7], (b"x",)) == [True]
+    packet_id = device.receive_push().packet_id
+    device.leave()
+    bench.owner.take()
+    bench.pass_time(4.9)
+    assert bench.owner.take() == []
+    bench.pass_time(0.2)
+    assert bench.owner.take() == [("unacknowledged", 7, Unacknowledged.CONNECTION_CLOSED)]
+    assert stored(bench) == (1, 0)
+    # The session is still there, the row is not: it has left it.
+    again = bench.device(1).log_in_again(present=True, said=HOUR)
+    again.send(puback(packet_id))
+    bench.until(lambda: bench.count("pubacks_unknown") == 1)
+    assert [event[0] for event in bench.owner.take()] == ["subscribed"]
+
+
+def test_row_that_had_lapsed_before_its_connection_ended_is_not_in_the_session(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_again(present=False, said=HOUR).subscribe_5()
+    assert bench.deliver([device], [7], (b"x",)) == [True]
+    device.receive_push()
+    bench.pass_time(5.1)
+    assert bench.owner.take()[-1] == ("unacknowledged", 7, Unacknowledged.ACK_TIMEOUT)
+    device.leave()
+    assert (stored(bench), bench.link.statistics().in_flight) == ((1, 0), 0)
+    bench.device(1).log_in_again(present=True, said=HOUR)
+    assert not any(event[0] == "resumed" for event in bench.owner.take())
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_clean_start_ends_a_stored_session_and_its_rows_go_on(benches: list[Bench], version: int) -> None:
+    bench = start(benches)
+    said = HOUR if version == 5 else None
+    device = bench.device(1).log_in_again(present=False, said=HOUR).subscribe_5()
+    assert bench.deliver([device], [7], (b"x",)) == [True]
+    device.leave()
+    bench.owner.take()
+    bench.device(1).log_in_again(present=False, said=said, is_clean=True)
+    assert bench.events_after(1) == [("unacknowledged", 7, Unacknowledged.CONNECTION_CLOSED)]
+    assert stored(bench) == (0, 0)
+    assert bench.count("sessions_discarded") == 1
+
+
+def test_session_of_a_clean_start_is_stored_when_it_has_an_expiry_in_5_and_never_in_3_1_1(
+    benches: list[Bench],
+) -> None:
+    bench = start(benches)
+    five = bench.device(1).log_in_again(present=False, said=HOUR, is_clean=True)
+    four = bench.device(2).log_in_again(present=False, is_clean=True)
+    none = bench.device(3).log_in_again(present=False, said=Properties())
+    for device in (five, four, none):
+        device.leave()
+    assert stored(bench) == (1, 0)
+    bench.device(1).log_in_again(present=True, said=HOUR)
+    bench.device(2).log_in_again(present=False)
+    bench.device(3).log_in_again(present=False, said=HOUR)
+
+
+def test_takeover_keeps_the_session_and_sends_its_rows_to_the_newer_connection(benches: list[Bench]) -> None:
+    bench = start(benches)
+    older = bench.device(1).log_in_again(present=False, said=HOUR).subscribe_5()
+    assert bench.deliver([older], [7], (b"x",)) == [True]
+    packet_id = older.receive_push().packet_id
+    bench.owner.take()
+    newer = bench.device(1).log_in_again(present=True, said=HOUR)
+    push = newer.receive_push()
+    assert (push.first, push.packet_id) == (0x3A, packet_id)
+    assert older.receive_disconnect() == (ReasonCode.SESSION_TAKEN_OVER, None)
+    newer.send(puback(packet_id))
+    kinds = [event[0] for event in bench.events_after(4)]
+    assert kinds == ["disconnected", "resumed", "subscribed", "acknowledged"]
+    assert stored(bench) == (0, 0)
+
+
+def test_takeover_of_a_session_without_expiry_finds_none_and_its_rows_go_on(benches: list[Bench]) -> None:
+    bench = start(benches)
+    older = bench.device(1).log_in_5()
+    assert bench.deliver([older], [7], (b"x",)) == [True]
+    bench.device(1).log_in_again(present=False, said=HOUR)
+    assert bench.events_after(2)[1] == ("unacknowledged", 7, Unacknowledged.CONNECTION_CLOSED)
+
+
+def test_session_expires_with_what_it_held(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_again(present=False, said=Properties(session_expiry_interval_s=2)).subscribe_5()
+    assert bench.deliver([device], [7], (b"x",)) == [True]
+    device.leave()
+    bench.owner.take()
+    bench.pass_time(2.0)
+    assert bench.owner.take() == [("unacknowledged", 7, Unacknowledged.CONNECTION_CLOSED)]
+    assert bench.count("sessions_expired") == 1
+    bench.device(1).log_in_again(present=False, said=HOUR)
+
+
+def test_session_that_is_over_is_not_found_between_two_ticks(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bench.device(1).log_in_again(present=False, said=Properties(session_expiry_interval_s=2)).leave()
+    bench.now += 2.0
+    bench.device(1).log_in_again(present=False, said=HOUR)
+    assert stored(bench) == (0, 0)
+
+
+def test_disconnect_of_5_may_end_a_session_or_make_it_longer(benches: list[Bench]) -> None:
+    bench = start(benches, session_expiry_s_max=100)
+    one, two, three = (bench.device(n).log_in_again(present=False, said=HOUR) for n in (1, 2, 3))
+    one.send(frame(0xE0, b"\0\x05\x11\0\0\0\0"))
+    two.send(frame(0xE0, b"\0\x05\x11\0\0\xff\xff"))
+    three.send(b"\xe0\x00")
+    bench.until(lambda: bench.link.statistics().connections == 0)
+    bench.step()
+    assert stored(bench) == (2, 0)
+    bench.device(1).log_in_again(present=False, said=HOUR)
+    bench.pass_time(101)
+    bench.device(2).log_in_again(present=False, said=HOUR)
+
+
+def test_most_sessions_are_bounded_and_those_that_would_expire_first_go(benches: list[Bench]) -> None:
+    bench = start(benches, sessions_max=2)
+    for number, expiry_s in ((1, 50), (2, 40), (3, 60)):
+        said = Properties(session_expiry_interval_s=expiry_s)
+        device = bench.device(number).log_in_again(present=False, said=said).subscribe_5()
+        assert bench.deliver([device], [number], (b"x",)) == [True]
+        device.leave()
+    assert ("unacknowledged", 2, Unacknowledged.CONNECTION_CLOSED) in bench.owner.take()
+    assert stored(bench) == (2, 2)
+    assert bench.link.statistics().counts["evicted_sessions_max"] == 1
+    bench.device(2).log_in_again(present=False, said=HOUR)
+    bench.device(1).log_in_again(present=True, said=HOUR)
+
+
+@pytest.mark.parametrize("limit", ["session_expiry_s_max", "sessions_max"])
+def test_sessions_are_not_stored_where_none_may_be(benches: list[Bench], limit: str) -> None:
+    bench = start(benches, **{limit: 0})
+    device = bench.device(1).log_in_5(encode_properties(HOUR))
+    assert device.connack.session_expiry_interval_s == 0
+    device.send(frame(0xE0, b"\0\x05\x11\0\0\0\x09"))
+    bench.until(lambda: bench.link.statistics().connections == 0)
+    assert stored(bench) == (0, 0)
+    bench.device(1).log_in_again(present=False, said=HOUR)
+
+
+def test_rows_beyond_the_window_or_packet_size_of_the_newer_connection_go_on(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_again(present=False, said=HOUR).subscribe_5()
+    rows = [b"x" * 10, b"y" * 100, b"z" * 10]
+    assert bench.deliver([device] * 3, [1, 2, 3], (TextColumn.from_rows(rows),)) == [True] * 3
+    device.leave()
+    bench.owner.take()
+    small = HOUR._replace(receive_maximum=2, maximum_packet_size_bytes=100)
+    again = bench.device(1).log_in_again(present=True, said=small)
+    assert again.receive_push().payload.endswith(rows[0])
+    kinds = [event[:2] for event in bench.events_after(4)]
+    assert ("unacknowledged", 3) in kinds  # the third of a window of two
+    assert bench.count("refused_redelivery") == 2
+    assert bench.link.table.in_flight_at[again.address[0]] == 1
+
+
+def test_row_is_sent_again_only_so_often(benches: list[Bench]) -> None:
+    bench = start(benches, deliveries_max=2)
+    device = bench.device(1).log_in_again(present=False, said=HOUR).subscribe_5()
+    assert bench.deliver([device], [7], (b"x",)) == [True]
+    device.leave()
+    second = bench.device(1).log_in_again(present=True, said=HOUR)
+    assert second.receive_push().first == 0x3A
+    second.leave()
+    bench.owner.take()
+    bench.device(1).log_in_again(present=True, said=HOUR)
+    assert bench.events_after(2)[0] == ("unacknowledged", 7, Unacknowledged.CONNECTION_CLOSED)
+    assert stored(bench) == (0, 0)
+
+
+def test_row_that_the_owner_no_longer_knows_frees_its_packet_id(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_again(present=False, said=HOUR).subscribe_5()
+    assert bench.deliver([device], [7], (b"x",)) == [True]
+    device.leave()
+    bench.owner.payloads.clear()
+    again = bench.device(1).log_in_again(present=True, said=HOUR)
+    bench.until(lambda: ("resumed", 7) in bench.owner.events)
+    assert bench.link.statistics().in_flight == 0
+    assert bench.link.table.in_flight_at[again.address[0]] == 0
+
+
+def test_many_rows_are_sent_again_over_several_steps(benches: list[Bench]) -> None:
+    bench = start(benches, in_flight_per_device_max=100)
+    device = bench.device(1).log_in_again(present=False, said=HOUR).subscribe_5()
+    assert all(bench.deliver([device] * 100, list(range(100)), (b"x",)))
+    ids = [device.receive_push().packet_id for _ in range(100)]
+    device.leave()
+    again = bench.device(1).log_in_again(present=True, said=HOUR)
+    assert [again.receive_push().packet_id for _ in range(100)] == ids
+
+
+def test_exchange_of_qos_2_goes_on_in_a_resumed_session(benches: list[Bench]) -> None:
+    """[MQTT-4.3.3-9, -10]: the same packet identifier is the same message, until PUBREL."""
+    bench = start(benches)
+    device = bench.device(1).log_in_again(present=False, said=HOUR)
+    device.send(uplink_packet_5(device.id, "x", b"once", 2, 9))
+    assert device.receive(4) == b"\x50\x02\0\x09"
+    device.leave()
+    again = bench.device(1).log_in_again(present=True, said=HOUR)
+    packet = bytearray(uplink_packet_5(again.id, "x", b"once", 2, 9))
+    packet[0] |= 8
+    again.send(bytes(packet) + frame(0x62, b"\0\x09"))
+    assert again.receive(8) == b"\x50\x02\0\x09" + b"\x70\x02\0\x09"
+    assert [event[0] for event in bench.owner.take()].count("uplink") == 1
+
+
+def test_session_whose_exchanges_find_no_room_is_not_stored(benches: list[Bench]) -> None:
+    bench = start(benches, exchanges_parked_max=1)
+    device = bench.device(1).log_in_again(present=False, said=HOUR)
+    device.send(uplink_packet_5(device.id, "x", b"", 2, 1) + uplink_packet_5(device.id, "x", b"", 2, 2))
+    device.receive(8)
+    device.leave()
+    assert stored(bench) == (0, 0)
+    assert bench.link.statistics().counts["refused_exchanges_max"] == 1
+
+
+def test_end_of_the_long_link_gives_back_what_absent_sessions_hold(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_again(present=False, said=HOUR).subscribe_5()
+    other = bench.device(2).log_in_again(present=False, said=HOUR).subscribe_5()
+    assert bench.deliver([device, other], [7, 8], (b"x",)) == [True, True]
+    device.leave()
+    bench.owner.take()
+    bench.link.dispose()
+    lost = {event[1] for event in bench.owner.take() if event[0] == "unacknowledged"}
+    assert lost == {7, 8}
+    assert stored(bench) == (0, 0)
+
+
+def test_banned_device_leaves_no_session(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_again(present=False, said=HOUR)
+    bench.admission.replace_bans(Bans((), {"app": AppBans(frozenset({device.id}))}))
+    bench.link.bans_changed()
+    bench.link.tick(bench.now)
+    assert device.receive_disconnect() == (ReasonCode.ADMINISTRATIVE_ACTION, None)
+    assert stored(bench) == (0, 0)
+
+
+# Topic aliases and redirects.
+
+
+def test_client_that_takes_an_alias_gets_the_topic_once(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_5(encode_properties(Properties(topic_alias_maximum=1)))
+    assert bench.deliver([device] * 2, [1, 2], (b"x",)) == [True, True]
+    assert bench.deliver([device], [3], (b"x",), expiry_s=lambda rows: np.full(len(rows), 9, np.uint32)) == [True]
+    topic = f"d/{device.id.hex()}/down".encode()
+    pushes = [device.receive_push() for _ in range(3)]
+    assert [push.topic for push in pushes] == [topic, topic, b""]
+    alias = b"\x23\0\1"
+    assert [push.payload for push in pushes] == [b"\3" + alias + b"x"] * 2 + [b"\x08" + alias + b"\2\0\0\0\x09x"]
+    # Another connection knows nothing of it [MQTT-3.3.2-7].
+    device.leave()
+    again = bench.device(1).log_in_5(encode_properties(Properties(topic_alias_maximum=1)))
+    assert bench.deliver([again], [4], (b"x",)) == [True]
+    assert again.receive_push().topic == topic
+
+
+def test_packet_size_is_measured_as_it_is_sent_with_an_alias(benches: list[Bench]) -> None:
+    bench = start(benches)
+    said = Properties(topic_alias_maximum=1, maximum_packet_size_bytes=64)
+    device = bench.device(1).log_in_5(encode_properties(said))
+    assert bench.deliver([device], [1], (b"x" * 30,)) == [False]
+    assert bench.deliver([device], [2], (b"x" * 10,)) == [True]
+    assert bench.deliver([device], [3], (b"x" * 30,)) == [True]
+    assert bench.deliver([device], [4], (b"x" * 60,)) == [False]
+
+
+def alias_packet(topic: bytes, alias: int, payload: bytes, packet_id: int = 1) -> bytes:
+    body = field(topic) + packet_id.to_bytes(2, "big") + b"\x03\x23" + alias.to_bytes(2, "big")
+    return frame(0x32, body + payload)
+
+
+def test_alias_of_a_client_stands_for_its_topic_until_it_is_set_again(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in_5(qos=None)
+    up = f"d/{device.id.hex()}/up/".encode()
+    device.send(alias_packet(up + b"displayed", 8, b"1") + alias_packet(b"", 8, b"2"))
+    device.send(alias_packet(up + b"90123", 1, b"3") + alias_packet(b"", 1, b"4") + alias_packet(b"", 8, b"5"))
+    device.send(alias_packet(up + b"clicked", 8, b"6") + alias_packet(b"", 8, b"7"))
+    assert device.receive(4 * 7) == puback(1) * 7
+    heard = [(event[3], event[4]) for event in bench.owner.take() if event[0] == "uplink"]
+    assert heard == [
+        ("displayed", b"1"),
+        ("displayed", b"2"),
+        ("90123", b"3"),
+        ("90123", b"4"),
+        ("displayed", b"5"),
+        ("clicked", b"6"),
+        ("clicked", b"7"),
+    ]
+    device.send(alias_packet(f"d/{'9' * 32}/up/x".encode(), 2, b"") + alias_packet(b"", 2, b""))
+    assert device.receive(10) == b"\x40\x03\0\1\x90" * 2
+    device.send(alias_packet(up + b"unheard-of", 3, b"") + alias_packet(b"", 3, b""))
+    assert device.receive(8) == puback(1) * 2
+    assert [event[3] for event in bench.owner.take()] == ["unheard-of", "unknown"]
+    # Aliases end with their connection.
+    device.leave()
+    again = bench.device(1).log_in_5(qos=None)
+    again.send(alias_packet(b"", 8, b""))
+    assert again.receive_disconnect()[0] == ReasonCode.PROTOCOL_ERROR
+
+
+def test_event_without_its_form_is_refused_in_5_and_acknowledged_in_3_1_1(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bench.owner.uplink_answer = UplinkAnswer.MALFORMED
+    five, four = bench.device(1).log_in_5(), bench.device(2).log_in()
+    five.send(uplink_packet_5(five.id, "tags", b"", 1, 5) + uplink_packet_5(five.id, "tags", b"", 2, 6))
+    assert five.receive(10) == b"\x40\x03\0\x05\x99" + b"\x50\x03\0\x06\x99"
+    four.send(uplink_packet(four.id, "tags", b"", 1, 5) + uplink_packet(four.id, "tags", b"", 2, 6))
+    assert four.receive(8) == b"\x40\x02\0\x05" + b"\x50\x02\0\x06"
+
+
+def test_device_that_finds_no_room_is_told_where_there_may_be_some(benches: list[Bench]) -> None:
+    bench = start(benches, server_reference="b.example:8883")
+    crowded = bench.device(0xCC)
+    crowded.send(connect_packet(crowded.id, level=5, properties=b"\0"))
+    assert crowded.receive(22) == b"\x20\x14\x00\x9c\x11\x1c\x00\x0eb.example:8883"
+    assert crowded.is_closed()
+    plain = bench.device(0xCC)
+    plain.send(connect_packet(plain.id))
+    assert plain.receive(4) == b"\x20\x02\x00\x03"
+    assert plain.is_closed()
+    assert bench.closed() == {"redirected": 1, "too_many_connections": 1}
+    last = bench.device(1).log_in_5()
+    bench.link.edge.close_some(CloseReason.SHUTDOWN, 100)
+    assert last.receive(21)[:3] == b"\xe0\x13\x9c"
+
+
+def test_all_devices_are_sent_on_where_the_server_has_moved(benches: list[Bench]) -> None:
+    bench = start(benches, server_reference="b.example", is_moved=True)
+    device, wrong, plain = (bench.device(n) for n in (1, 2, 3))
+    device.send(connect_packet(device.id, level=5, properties=b"\0"))
+    assert device.receive(17)[:4] == b"\x20\x0f\x00\x9d"
+    wrong.send(connect_packet(wrong.id, level=5, properties=b"\0", password="x" * 43))
+    assert wrong.receive(5)[3] == ReasonCode.BAD_USER_NAME_OR_PASSWORD
+    plain.send(connect_packet(plain.id))
+    assert plain.receive(4) == b"\x20\x02\x00\x03"
+    assert bench.owner.online == {}

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.actors.receipt_stream import Cursor, ReceiptStreams, take_rows
+from gateway.actors.rpc_streams import Streams
 from gateway.content import Variant
 from gateway.core.home import Change, row_tags
 from gateway.ledger import Channel, Reason, Receipt, State
@@ -52,10 +53,18 @@ class ConnectionTwin:
         return out
 
 
+class Shared(ReceiptStreams):
+    """With the streams of a service, which the test plays."""
+
+    def __init__(self, home: Any) -> None:
+        self.all = Streams()
+        super().__init__(home, self.all)
+
+
 class Reader:
     """One subscription of app 0."""
 
-    def __init__(self, nursery: trio.Nursery, streams: ReceiptStreams, *, cursor: bytes = b"", app: int = 0) -> None:
+    def __init__(self, nursery: trio.Nursery, streams: Shared, *, cursor: bytes = b"", app: int = 0) -> None:
         self.streams = streams
         self.connection = ConnectionTwin()
         self.error: BadRequest | None = None
@@ -73,7 +82,7 @@ class Reader:
 
     def grant(self, rows: int) -> None:
         self.connection.credit += rows
-        self.streams.credited(self.connection, 7)
+        self.streams.all.credited(self.connection, 7)
 
 
 def end(world: Any, page: Any, rows: list[int], state: State = State.CANCELLED, reason: Reason = Reason.NONE) -> None:
@@ -96,7 +105,7 @@ async def test_stream_sends_changes_from_now_on(
     world = make_world()
     page = opened(world, 6)
     end(world, page, [0])
-    reader = Reader(nursery, ReceiptStreams(world.home))
+    reader = Reader(nursery, Shared(world.home))
     reader.grant(100)
     await trio.sleep(1)
     assert reader.connection.pages == []
@@ -116,7 +125,7 @@ async def test_stream_tells_receipts_that_rise_after_the_end(
     world = make_world()
     await world.start(nursery)
     (device,) = world.register(1)
-    reader = Reader(nursery, ReceiptStreams(world.home))
+    reader = Reader(nursery, Shared(world.home))
     reader.grant(100)
     page = await world.send([device], Variant("t", "b", strategy=2))
     world.apns.last.answer()
@@ -136,7 +145,7 @@ async def test_stream_waits_for_room_and_never_sends_more_than_there_is(
 ) -> None:
     world = make_world()
     page = opened(world, 20)
-    reader = Reader(nursery, ReceiptStreams(world.home))
+    reader = Reader(nursery, Shared(world.home))
     end(world, page, list(range(15)))
     end(world, page, list(range(15, 20)))
     await trio.sleep(1)
@@ -157,14 +166,14 @@ async def test_stream_that_goes_on_from_a_cursor_misses_and_repeats_nothing(
     """The client is gone after so many rows, in the middle of a change or between two."""
     world = make_world()
     page = opened(world, 12)
-    streams = ReceiptStreams(world.home)
+    streams = Shared(world.home)
     start = streams.check_cursor(b"").encode()
     for rows in ([0, 1, 2], [3], [4, 5, 6, 7], [8, 9, 10, 11]):
         end(world, page, rows)
     first = Reader(nursery, streams, cursor=start)
     first.grant(cut)
     await trio.sleep(1)
-    streams.closed(first.connection)
+    streams.all.closed(first.connection)
     await trio.sleep(1)
     assert first.has_ended
     second = Reader(nursery, streams, cursor=first.connection.pages[-1].cursor)
@@ -179,7 +188,7 @@ async def test_stream_shows_an_app_its_own_rows_only(
 ) -> None:
     world = make_world()
     page = opened(world, 3)
-    streams = ReceiptStreams(world.home)
+    streams = Shared(world.home)
     own, foreign = Reader(nursery, streams), Reader(nursery, streams, app=1)
     own.grant(100)
     foreign.grant(100)
@@ -193,12 +202,12 @@ async def test_stream_ends_when_its_client_cancels_or_is_gone(
 ) -> None:
     world = make_world()
     page = opened(world, 3)
-    streams = ReceiptStreams(world.home)
+    streams = Shared(world.home)
     cancelled, closed, deaf, other = (Reader(nursery, streams) for _ in range(4))
     await trio.sleep(1)
-    streams.cancelled(cancelled.connection, 7)
-    streams.cancelled(cancelled.connection, 7)
-    streams.closed(closed.connection)
+    streams.all.cancelled(cancelled.connection, 7)
+    streams.all.cancelled(cancelled.connection, 7)
+    streams.all.closed(closed.connection)
     deaf.connection.is_gone = True
     deaf.grant(10)
     other.grant(10)
@@ -213,7 +222,7 @@ async def test_stream_that_falls_behind_the_ring_ends_with_its_reason(
 ) -> None:
     world = make_world(change_rows_max=10)
     page = opened(world, 40)
-    streams = ReceiptStreams(world.home)
+    streams = Shared(world.home)
     reader = Reader(nursery, streams)
     await trio.sleep(1)
     old = streams.check_cursor(b"").encode()
@@ -230,7 +239,7 @@ async def test_stream_that_falls_behind_the_ring_ends_with_its_reason(
 
 @pytest.mark.parametrize("cursor", [b"x", b"y" * 100, Cursor(10**9, 0).encode()])
 async def test_stream_refuses_a_cursor_that_is_not_one(cursor: bytes, make_world: Callable[..., Any]) -> None:
-    streams = ReceiptStreams(make_world().home)
+    streams = Shared(make_world().home)
     with pytest.raises(BadRequest):
         streams.check_cursor(cursor)
 

@@ -535,3 +535,40 @@ def test_router_lanes_are_named_by_app_vendor_and_class(make_world: Callable[...
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("strategy", [1, 2, 4])
+async def test_router_sends_what_is_no_notification_over_the_long_link_alone(
+    strategy: int, make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """Whatever the app's default says: a vendor would show it."""
+    world = make_world(strategy=strategy)
+    await world.start(nursery)
+    online, away = world.register(2)
+    world.go_online(online)
+    page = await world.send(
+        [online, away, (Channel.APNS, world.token(away))], Variant("t", "b", action="badge", badge=2)
+    )
+    assert [State(code).name for code in page.state.tolist()] == ["IN_FLIGHT", "HELD", "DROPPED"]
+    assert page.reason[2] == Reason.NO_CHANNEL
+    world.owner.unacknowledged(world.sockets.tags(online), Unacknowledged.ACK_TIMEOUT)
+    await world.settle()
+    assert world.apns.requests() == []
+    assert page.state[0] == State.HELD
+    world.go_online(away)
+    await world.settle()
+    ((_, payload),) = world.sockets.sent[away]
+    assert payload.keys() == {"message_id", "type", "badge"}
+
+
+async def test_router_sends_a_transmission_whose_body_is_cut_to_fit(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1)
+    world.go_online(device)
+    await world.send([device], Variant("", "b" * 60_000, action="transmission", data={"k": 1}))
+    ((_, payload),) = world.sockets.sent[device]
+    assert payload["type"] == "transmission"
+    assert 15_000 < len(payload["body"]) < 16_384

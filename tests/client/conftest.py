@@ -145,6 +145,7 @@ class _Service:
         self.session = session
         self.held: list[tuple[int, int]] = []
         self.streams: dict[int, int] = {}
+        self.of_presence: set[int] = set()
         self.sent = 0
 
     def on_event(self, event: Event) -> bool:
@@ -165,6 +166,10 @@ class _Service:
                     self.session.send(m.Error(id=message.id, code="cursor_expired", text="too old"))
                     return True
                 self.streams[message.id] = int(message.cursor or b"0")
+                return self.feed(message.id)
+            case m.SubscribePresence():
+                self.streams[message.id] = int(message.cursor or b"0")
+                self.of_presence.add(message.id)
                 return self.feed(message.id)
             case m.RegisterDevices():
                 self.session.send(devices_registered(message, check_registration(message)))
@@ -233,6 +238,19 @@ class _Service:
             self.sent += 1
             self.streams[stream] += 1
             number = self.streams[stream]
+            if stream in self.of_presence:
+                self.session.send(
+                    m.PresenceChanges(
+                        id=stream,
+                        cursor=str(number).encode(),
+                        n=1,
+                        device_ids=memoryview(number.to_bytes(16, "big")),
+                        change=memoryview(b"\1"),
+                        state=memoryview(b"\0"),
+                        at_unix_ms=memoryview(number.to_bytes(8, "little")),
+                    )
+                )
+                continue
             self.session.send(
                 m.Receipts(
                     id=stream,

@@ -316,6 +316,33 @@ def test_client_stream_brings_pages_and_ends_when_left(run_async: Any, make_serv
     assert any(type(event).__name__ == "StreamCancelled" for event in server.events)
 
 
+def test_client_follows_presence_over_lost_connections(run_async: Any, make_server: Any) -> None:
+    server, address = make_server()
+    server.pages_per_connection = 2
+
+    async def script(client: AsyncCalls) -> Any:
+        found = []
+        async with client.subscribe_presence() as pages:
+            async for page in pages:
+                found.append((int.from_bytes(page.device_ids, "big"), page.change[0]))
+                if len(found) == 5:
+                    return found
+
+    assert run_async(script, address) == [(number, 1) for number in range(1, 6)]
+    assert server.connections == 3
+
+
+def test_blocking_client_follows_presence_over_lost_connections(make_server: Any) -> None:
+    server, address = make_server()
+    server.pages_per_connection = 2
+    with BlockingClient(address, "shop", b"shop secret", timeout_s=10) as client:
+        pages = client.subscribe_presence()
+        found = [int.from_bytes(next(pages).device_ids, "big") for _ in range(5)]
+        pages.close()  # type: ignore[attr-defined]
+    assert found == [1, 2, 3, 4, 5]
+    assert server.connections == 3
+
+
 def test_client_stream_goes_on_after_its_cursor_on_a_new_connection(run_async: Any, make_server: Any) -> None:
     server, address = make_server()
     server.pages_per_connection = 2

@@ -70,3 +70,18 @@ def test_raw_is_merged_but_may_not_touch_what_both_ends_rely_on() -> None:
 def test_the_limit_is_that_of_the_config(payload_bytes_max: int | None, expected: int) -> None:
     downlink = Downlink() if payload_bytes_max is None else Downlink(payload_bytes_max)
     assert downlink.limits(Variant("t", "b")).payload_bytes_max == expected
+
+
+def test_each_action_has_the_keys_it_needs_and_no_other() -> None:
+    full = {"data": {"a": 1}, "collapse_id": "o-1", "category": "ORDER", "badge": 3, "sound": "x", "image": "https://x"}
+    head = {"message_id": "<message_id>"}
+    assert payload_of(Variant("t", "b", action="transmission", **full)) == head | {
+        "type": "transmission",
+        "body": "<body>",
+        "data": {"a": 1},
+        "collapse_id": "<collapse_id>",
+        "category": "ORDER",
+    }
+    revoke = Variant("t", "b", action="revoke", **full)
+    assert payload_of(revoke) == head | {"type": "revoke", "collapse_id": "<collapse_id>"}
+    assert payload_of(Variant("t", "b", action="badge", **full)) == head | {"type": "badge", "badge": 3}

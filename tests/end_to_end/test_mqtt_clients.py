@@ -18,7 +18,8 @@ from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.actors.long_link import LongLink
-from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged
+from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged, UplinkAnswer
+from gateway.columns import TextColumn
 from gateway.core.identity import device_password
 from gateway.errors import CloseReason
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
@@ -72,8 +73,17 @@ class Owner:
     def unacknowledged(self, tags: Any, why: Unacknowledged) -> None:
         self.tell.send_nowait(("unacknowledged", tags.tolist(), why))
 
-    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> None:
+    def resumed(self, tags: Any, fds: Any, generations: Any, packet_ids: Any) -> Any:
+        assert self.link is not None
+        self.tell.send_nowait(("resumed", tags.tolist()))
+        ids = np.frombuffer(DEVICE * len(tags), np.uint8).reshape(-1, 16)
+        payload = TextColumn.from_rows([self.waiting[tag] for tag in tags.tolist()])
+        self.waiting = []
+        return self.link.redeliver(fds, ids, packet_ids, (payload,), time.monotonic())
+
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
         self.tell.send_nowait(("uplink", slot, device_id, event, payload))
+        return UplinkAnswer.TAKEN
 
 
 @asynccontextmanager
@@ -177,8 +187,8 @@ async def test_paho_of_5_learns_what_is_offered_what_is_left_of_a_message_and_wh
         device.client.on_message = lambda client, userdata, message: messages.append(message)
         assert await device.told.receive() == ("connected", 0, False)
         assert device.offered[0] == {
-            "SessionExpiryInterval": 0,
             "ReceiveMaximum": 64,
+            "TopicAliasMaximum": 8,
             "RetainAvailable": 0,
             "MaximumPacketSize": 65_536,
             "WildcardSubscriptionAvailable": 0,
@@ -278,3 +288,72 @@ async def test_mosquitto_pub_sends_uplink(version: str, qos: str) -> None:
         )
         assert result.returncode == 0, result.stderr
         assert await owner.told.receive() == ("uplink", 4, DEVICE, "90001", b"text")
+
+
+@pytest.mark.needs_tools("mosquitto_sub")
+@MOSQUITTO_VERSIONS
+async def test_mosquitto_sub_resumes_its_session_and_gets_what_it_had_not_acknowledged(version: str) -> None:
+    session = ("-c", "-x", "300") if version == "mqttv5" else ("-c",)
+    common = ("-P", PASSWORD, "-t", DOWN, "-q", "1", "-V", version, *session)
+    payload = b"once more"
+    async with long_link() as (owner, link, port):
+        # The session begins with mosquitto_sub, which leaves it behind.
+        result = await run_mosquitto("mosquitto_sub", port, *common, "-E")
+        assert result.returncode == 0, result.stderr
+        assert [(await owner.told.receive())[0] for _ in range(2)] == ["subscribed", "disconnected"]
+        # The same client, cut off before it can acknowledge: CONNECT by hand, and no PUBACK.
+        owner.waiting = [payload]
+        level, said = (5, b"\x05\x11\0\0\1\x2c") if version == "mqttv5" else (4, b"")
+        body = b"\0\4MQTT" + bytes([level, 0xC0]) + b"\0\x3c" + said + b"\0\x20" + NAME.encode() + b"\0\3app"
+        body += len(PASSWORD).to_bytes(2, "big") + PASSWORD.encode()
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(b"\x10" + bytes([len(body)]) + body)
+            got = b""
+            while payload not in got:
+                got += await stream.receive_some(4_096)
+            assert got[2] == 1  # session present
+        assert [(await owner.told.receive())[0] for _ in range(2)] == ["subscribed", "disconnected"]
+        result = await run_mosquitto("mosquitto_sub", port, *common, "-C", "1", "-W", "10", "-d")
+        assert result.returncode == 0, result.stderr
+        assert payload in result.stdout
+        assert b"received PUBLISH (d1, q1" in result.stdout, result.stdout
+        told = [await owner.told.receive() for _ in range(4)]
+        assert told[0] == ("resumed", [0])
+        assert ("acknowledged", 0) in told
+        assert link.statistics().counts["redelivered"] == 1
+
+
+@pytest.mark.needs_tools("mosquitto_pub")
+async def test_mosquitto_pub_repeats_its_topic_as_an_alias() -> None:
+    async with long_link() as (owner, _, port):
+        command = ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(port), "-i", NAME, "-u", "app", "-P", PASSWORD]
+        command += ["-t", f"d/{NAME}/up/90001", "-l", "-q", "1", "-V", "mqttv5"]
+        command += ["-D", "publish", "topic-alias", "3", "-D", "publish", "user-property", "shop", "12"]
+        result = await trio.run_process(
+            command,
+            stdin=b"one\ntwo\n",
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert [await owner.told.receive() for _ in range(2)] == [
+            ("uplink", 4, DEVICE, "90001", text) for text in (b"one", b"two")
+        ]
+
+
+async def test_paho_of_5_is_sent_on_by_a_server_that_has_moved() -> None:
+    owner = Owner()
+    settings = LongLinkSettings(
+        edge=EdgeSettings(listeners=(ListenerSettings(port=0),)), server_reference="b.example:1883", is_moved=True
+    )
+    link = LongLink(settings, {"app": App()}, owner, clock=time.monotonic)
+    port = link.listen()[0][1]
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            device = PahoDevice(port, paho.MQTTv5)
+            assert await device.told.receive() == ("connected", 0x9D, False)
+            assert device.offered[0] == {"ServerReference": "b.example:1883"}
+            await device.close()
+            nursery.cancel_scope.cancel()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 import trio
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties as PahoProperties
 
 from gateway.core.identity import device_password
 from gateway.wire.rpc.messages import Variant
@@ -41,14 +45,18 @@ def port_of(gateway: Any, index: int) -> int:
 class PahoDevice:
     """A paho client on its own thread; it acknowledges what it gets and says so."""
 
-    def __init__(self, name: str, port: int, scheme: str, certificate: Path) -> None:
+    def __init__(
+        self, name: str, port: int, scheme: str, certificate: Path, protocol: Any = paho.MQTTv311, **asked: Any
+    ) -> None:
+        """asked: of paho's client. With manual_ack the device acknowledges second sendings only."""
         self.tell, self.told = trio.open_memory_channel[tuple[Any, ...]](100)
         token = trio.lowlevel.current_trio_token()
         client = paho.Client(
             paho.CallbackAPIVersion.VERSION2,
             client_id=name,
-            protocol=paho.MQTTv311,
+            protocol=protocol,
             transport="websockets" if scheme.startswith("ws") else "tcp",
+            **asked,
         )
         client.username_pw_set("shop", device_password(SECRET, name))
         if scheme in ("tls", "wss"):
@@ -57,10 +65,23 @@ class PahoDevice:
         def say(*event: Any) -> None:
             token.run_sync_soon(self.tell.send_nowait, event)
 
-        client.on_connect = lambda client, userdata, flags, code, properties: say("connected", code.value)
+        client.on_connect = lambda client, userdata, flags, code, properties: say(
+            "connected", code.value, *((flags.session_present,) if "manual_ack" in asked else ())
+        )
         client.on_subscribe = lambda client, userdata, mid, codes, properties: say("subscribed", codes[0].value)
-        client.on_message = lambda client, userdata, message: say("message", json.loads(message.payload))
-        client.connect_async("127.0.0.1", port, keepalive=30)
+
+        def on_message(client: Any, userdata: Any, message: Any) -> None:
+            say("message", json.loads(message.payload), *((message.dup, message.mid) if "manual_ack" in asked else ()))
+            if "manual_ack" in asked and message.dup:
+                client.ack(message.mid, message.qos)
+
+        client.on_message = on_message
+        session: dict[str, Any] = {}
+        if protocol == paho.MQTTv5:
+            session = {"clean_start": "manual_ack" not in asked, "properties": PahoProperties(PacketTypes.CONNECT)}
+            session["properties"].SessionExpiryInterval = 300
+            session["properties"].TopicAliasMaximum = 4
+        client.connect_async("127.0.0.1", port, keepalive=30, **session)
         client.loop_start()
         self.client = client
 
@@ -92,6 +113,34 @@ async def test_paho_is_pushed_to_over_every_transport(
         events = {label: n for (name, label), n in metrics.items() if name == "pushgw_mqtt_events_total"}
         assert events.get("tls_handshakes", 0) == (scheme in ("tls", "wss"))
         assert events.get("websocket_upgrades", 0) == (scheme in ("ws", "wss"))
+
+
+@pytest.mark.parametrize("protocol", [paho.MQTTv311, paho.MQTTv5], ids=["3.1.1", "5.0"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_paho_resumes_its_session_over_every_transport_and_gets_with_dup_what_it_had_not_acknowledged(
+    open_gateway: Callable[..., Any], listeners: list[dict[str, Any]], certificate: Path, scheme: str, protocol: Any
+) -> None:
+    async with open_gateway(long_link={"listeners": listeners, "ack_timeout_s": 15.0}) as gateway:
+        (device,) = await gateway.register(1, "")
+        asked = {"manual_ack": True} | ({} if protocol == paho.MQTTv5 else {"clean_session": False})
+        phone = PahoDevice(
+            device.hex(), port_of(gateway, SCHEMES.index(scheme)), scheme, certificate, protocol, **asked
+        )
+        with trio.fail_after(20):
+            assert await phone.told.receive() == ("connected", 0, False)
+            phone.client.subscribe(f"d/{device.hex()}/down", 1)
+            assert await phone.told.receive() == ("subscribed", 1)
+            answer = await gateway.client.submit(Variant("Parcel", "at your door"), [device])
+            _, first, is_duplicate, packet_id = await phone.told.receive()
+            assert not is_duplicate
+            # The network is gone; paho comes back by itself a second later.
+            with socket.socket(fileno=os.dup(phone.client.socket().fileno())) as below:
+                below.shutdown(socket.SHUT_RDWR)
+            assert await phone.told.receive() == ("connected", 0, True)
+            assert await phone.told.receive() == ("message", first, True, packet_id)
+            counts = await gateway.until_final(answer.task_id)
+            assert (counts.states, counts.handed_over_unacked) == ({"device_acked": 1}, 0)
+        await phone.close()
 
 
 @pytest.mark.needs_tools("mosquitto_sub")

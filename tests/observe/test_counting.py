@@ -30,6 +30,7 @@ from gateway.observe.counting import (
     ServiceCounts,
     SocketCounts,
     SupervisorCounts,
+    UplinkCounts,
 )
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
@@ -251,7 +252,10 @@ def test_router_intake_and_owner_count_rows() -> None:
     owner.acknowledged(page, np.arange(0), 2.0)
     owner.late(6)
     owner.stray(7)
-    owner.uplink("displayed")
+    uplink = UplinkCounts(metrics, ["shop", "news"])
+    uplink.taken("displayed")
+    uplink.custom(1, 90_007)
+    uplink.refused("rate")
     assert metrics.route_s.count() == metrics.gather_s.count() == 1
     assert (metrics.rows_to_edge.value(), metrics.rows_handed_over_unacked.value()) == (3, 2)
     assert metrics.tokens_dead.value(Channel.FCM) == 4
@@ -262,6 +266,8 @@ def test_router_intake_and_owner_count_rows() -> None:
     assert metrics.late_acknowledgements.value() == 6
     assert metrics.refusals.value("acknowledgement_of_unknown_row") == 7
     assert metrics.uplink_events.value("displayed") == 1
+    assert metrics.custom_events.value("news", "90007") == 1
+    assert metrics.refusals.value("uplink.rate") == 1
 
 
 def test_supervisor_counts_crashes_and_says_where() -> None:

@@ -27,17 +27,26 @@ CONNECT_REASONS: Final = {
 }
 
 
-def offer(connect: Connect, *, keepalive_s: int, receive_maximum: int, packet_bytes_max: int) -> Properties:
-    """What an accepting CONNACK declares (section 3.2.2.3).
+def offer(
+    connect: Connect,
+    *,
+    keepalive_s: int,
+    receive_maximum: int,
+    packet_bytes_max: int,
+    session_expiry_s: int = 0,
+    topic_alias_max: int = 0,
+) -> Properties:
+    """What an accepting CONNACK declares (section 3.2.2.3). session_expiry_s: as granted.
 
-    Absent and therefore: Maximum QoS 2 (for uplink), Topic Alias Maximum 0, no Assigned Client Identifier.
+    Absent and therefore: Maximum QoS 2 (for uplink), no Assigned Client Identifier.
     """
-    asks_for_session = bool(connect.properties.session_expiry_interval_s)
+    asked_s = connect.properties.session_expiry_interval_s or 0
     return Properties(
         # Absent would mean that we keep what the client asked for.
-        session_expiry_interval_s=0 if asks_for_session else None,
+        session_expiry_interval_s=session_expiry_s if session_expiry_s != asked_s else None,
         server_keep_alive_s=keepalive_s if keepalive_s != connect.keepalive_s else None,
         receive_maximum=receive_maximum,
+        topic_alias_maximum=topic_alias_max or None,
         retain_available=0,
         maximum_packet_size_bytes=packet_bytes_max,
         wildcard_subscription_available=0,
@@ -46,16 +55,30 @@ def offer(connect: Connect, *, keepalive_s: int, receive_maximum: int, packet_by
     )
 
 
-def connack_5(code: ReasonCode, properties: Properties = NO_PROPERTIES) -> bytes:
-    """Session present is always 0: no session outlives its connection."""
-    body = bytes((0, code)) + encode_properties(properties)
+def connack_5(code: ReasonCode, properties: Properties = NO_PROPERTIES, *, is_session_present: bool = False) -> bytes:
+    """A refusal never says session present [MQTT-3.2.2-6]."""
+    present = is_session_present and code is ReasonCode.SUCCESS
+    body = bytes((present, code)) + encode_properties(properties)
     return b"\x20" + encode_variable(len(body)) + body
 
 
-def connack(version: int, code: ConnectCode, properties: Properties = NO_PROPERTIES) -> bytes:
+def connack(
+    version: int,
+    code: ConnectCode,
+    properties: Properties = NO_PROPERTIES,
+    *,
+    is_session_present: bool = False,
+) -> bytes:
     if version == VERSION_5:
-        return connack_5(CONNECT_REASONS[code], properties)
-    return mqtt.encode_connack(code)
+        return connack_5(CONNECT_REASONS[code], properties, is_session_present=is_session_present)
+    return mqtt.encode_connack(code, is_session_present=is_session_present)
+
+
+def redirect(code: ReasonCode, server_reference: str, packet_bytes_max: int) -> bytes:
+    """5.0 only. CONNACK with USE_ANOTHER_SERVER or SERVER_MOVED and where to, which is left out where it does not fit
+    [MQTT-3.1.2-24] (section 4.11: a client may then look elsewhere for it)."""
+    packet = connack_5(code, Properties(server_reference=server_reference))
+    return packet if len(packet) <= packet_bytes_max else connack_5(code)
 
 
 def suback(version: int, packet_id: int, codes: bytes) -> bytes:
@@ -113,4 +136,17 @@ FAREWELLS: Final = {
     CloseReason.TAKEN_OVER: disconnect(ReasonCode.SESSION_TAKEN_OVER),
     CloseReason.SHUTDOWN: disconnect(ReasonCode.SERVER_SHUTTING_DOWN),
     CloseReason.HALF_FRAME_TIMEOUT: disconnect(ReasonCode.MALFORMED_PACKET, "packet was not complete in time"),
+    CloseReason.BANNED: disconnect(ReasonCode.ADMINISTRATIVE_ACTION),
 }
+
+
+def farewell(reason: CloseReason, packet_bytes_max: int, server_reference: str = "") -> bytes | None:
+    """The last word to a 5.0 client, or None. Whoever must leave is told where to go, if that is known and fits."""
+    if reason is CloseReason.SHUTDOWN and server_reference:
+        body = bytes((ReasonCode.USE_ANOTHER_SERVER,)) + encode_properties(
+            Properties(server_reference=server_reference)
+        )
+        packet = b"\xe0" + encode_variable(len(body)) + body
+        if len(packet) <= packet_bytes_max:
+            return packet
+    return FAREWELLS.get(reason)

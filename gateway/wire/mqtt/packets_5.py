@@ -1,7 +1,7 @@
 """MQTT 5.0: the bodies of a client's packets into values. Sans-IO, stateless.
 
 What this edge does not offer is refused here where the standard makes it an error of the packet alone: retained
-messages, topic aliases, subscription identifiers, wildcard and shared subscriptions are all declared as not available
+messages, subscription identifiers, wildcard and shared subscriptions are all declared as not available
 in CONNACK (`answers.py`), so a client that uses one breaks the protocol, with a reason code of its own.
 
 Source: OASIS MQTT Version 5.0 (7 March 2019); the numbers in square brackets are its normative statements.
@@ -97,10 +97,9 @@ def _parse_publish(flags: int, body: bytes) -> Publish:
     _check_message(properties)
     if properties.subscription_identifier is not None:
         refuse("PUBLISH of a client has a subscription identifier", ReasonCode.PROTOCOL_ERROR)  # [MQTT-3.3.4-6]
-    if properties.topic_alias is not None:
-        # [MQTT-3.3.2-9]: our Topic Alias Maximum is absent, which is 0.
-        refuse(f"topic alias is {properties.topic_alias}, maximum 0", ReasonCode.TOPIC_ALIAS_INVALID)
-    if not topic:
+    if properties.topic_alias == 0:
+        refuse("topic alias is 0", ReasonCode.TOPIC_ALIAS_INVALID)  # [MQTT-3.3.2-8]; our maximum: `Sessions`
+    if not topic and properties.topic_alias is None:
         refuse("topic name is empty and there is no topic alias", ReasonCode.PROTOCOL_ERROR)  # section 3.3.2.1
     if flags & 1:
         refuse("PUBLISH is to be retained", ReasonCode.RETAIN_NOT_SUPPORTED)  # [MQTT-3.2.2-14]

@@ -80,14 +80,22 @@ def publish_packets(
     return join((_heads(first, topic_lengths, rest_lengths), *topics, *middle, *payload), 0, n)
 
 
-def publish_properties(expiry_s: U32 | None) -> Pieces:
-    """The property section of n PUBLISH packets of 5.0 (section 3.3.2.3): what is left of each message's life, or none.
+#: The one downlink topic of a device has this alias, where the client takes any.
+DOWNLINK_ALIAS = 1
+_ALIAS = b"\x23" + DOWNLINK_ALIAS.to_bytes(2, "big")
 
-    expiry_s: (n,) seconds, or None for rows that never expire.
+
+def publish_properties(expiry_s: U32 | None, *, has_alias: bool = False) -> Pieces:
+    """The property section of n PUBLISH packets of 5.0 (section 3.3.2.3): what is left of each message's life, or none,
+    and the topic alias.
+
+    expiry_s: (n,) seconds, or None for rows that never expire. has_alias: the topic sets the alias, or is left out.
     """
+    alias = _ALIAS if has_alias else b""
     if expiry_s is None:
-        return (b"\x00",)
-    return (b"\x05\x02", expiry_s.astype(">u4").view(np.uint8).reshape(len(expiry_s), 4))
+        return (bytes((len(alias),)) + alias,)
+    head = bytes((5 + len(alias),)) + alias + b"\x02"
+    return (head, expiry_s.astype(">u4").view(np.uint8).reshape(len(expiry_s), 4))
 
 
 def publish_lengths(topic_bytes: int, middle_bytes: int, payload_lengths: I64) -> I64:

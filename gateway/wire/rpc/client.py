@@ -21,6 +21,7 @@ from gateway.wire.rpc.framing import FrameReader, FrameTooLarge, frame
 from gateway.wire.rpc.limits import FRAME_BYTES_MAX_BEFORE_HELLO
 from gateway.wire.rpc.messages import (
     ANSWER_OF,
+    PAGE_OF,
     Answer,
     Cancel,
     Challenge,
@@ -28,10 +29,9 @@ from gateway.wire.rpc.messages import (
     Error,
     Hello,
     Message,
-    Receipts,
     Request,
+    StreamPage,
     Submit,
-    SubscribeReceipts,
     Welcome,
 )
 
@@ -113,9 +113,9 @@ class Ready(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The answer to a request, or (message is Receipts) one page of a stream."""
+    """The answer to a request, or (message is a StreamPage) one page of a stream."""
 
-    message: Answer | Receipts
+    message: Answer | StreamPage
 
 
 class CreditCame(NamedTuple):
@@ -359,9 +359,10 @@ class ClientSession:
             self._input(Input.VIOLATION, events, text=f"an answer to request {number}, which is not in flight")
             return
         kind, rows, size = held
-        if isinstance(message, Receipts):
-            if kind is not SubscribeReceipts:
-                self._input(Input.VIOLATION, events, text=f"receipts for request {number}, which is no stream")
+        if isinstance(message, StreamPage):
+            if PAGE_OF.get(kind) is not type(message):
+                text = f"{type(message).__name__} for request {number}, which is no such stream"
+                self._input(Input.VIOLATION, events, text=text)
             elif number not in self._cancelled:
                 events.append(Answered(message))
             return

@@ -246,6 +246,14 @@ class SubscribeReceipts(Message, kw_only=True):
     credit_rows: AnyNumber = 0
 
 
+class SubscribePresence(Message, kw_only=True):
+    """Starts a stream of `presence_changes` after the cursor (empty: from now on). credit_rows: as for receipts."""
+
+    id: RequestNumber
+    cursor: Annotated[bytes, Meta(max_length=256)] = b""
+    credit_rows: AnyNumber = 0
+
+
 class Cancel(Message, kw_only=True):
     """client: the stream `id` ends; the server answers stream_ended."""
 
@@ -259,7 +267,7 @@ class Ping(Message, kw_only=True):
 
 
 class Credit(Message, kw_only=True):
-    """Further room. server (id 0): rows and bytes of submits. client (id of its stream): rows of receipts."""
+    """Further room. server (id 0): rows and bytes of submits. client (id of its stream): rows of its pages."""
 
     rows: AnyNumber
     bytes: AnyNumber = 0
@@ -461,6 +469,18 @@ class Receipts(Message, kw_only=True):
     at_unix_ms: memoryview
 
 
+class PresenceChanges(Message, kw_only=True):
+    """n changes, oldest first. cursor: as of receipts. change, state: docs/rpc.md. at_unix_ms: u64."""
+
+    id: RequestNumber
+    cursor: bytes
+    n: int
+    device_ids: memoryview
+    change: memoryview
+    state: memoryview
+    at_unix_ms: memoryview
+
+
 class StreamEnded(Message, kw_only=True):
     """The answer to cancel; nothing with this id follows."""
 
@@ -486,6 +506,7 @@ Request: TypeAlias = (
     | ClockAdvance
     | Restart
     | SubscribeReceipts
+    | SubscribePresence
     | Cancel
     | Ping
 )
@@ -507,7 +528,10 @@ Answer: TypeAlias = (
     | StreamEnded
     | Pong
 )
-FromServer: TypeAlias = Challenge | Welcome | Credit | Receipts | Answer
+#: What begins a stream, and its pages.
+StreamRequest: TypeAlias = SubscribeReceipts | SubscribePresence
+StreamPage: TypeAlias = Receipts | PresenceChanges
+FromServer: TypeAlias = Challenge | Welcome | Credit | StreamPage | Answer
 
 #: Which answer each request gets, when it is not an error.
 ANSWER_OF: dict[type[Message], type[Message]] = {
@@ -524,9 +548,14 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     ClockAdvance: ClockAdvanced,
     Restart: Restarted,
     SubscribeReceipts: StreamEnded,
+    SubscribePresence: StreamEnded,
     Cancel: StreamEnded,
     Ping: Pong,
 }
+#: Which pages each stream has.
+PAGE_OF: dict[type[Message], type[Message]] = {SubscribeReceipts: Receipts, SubscribePresence: PresenceChanges}
 #: Who may ask what; everything else is for both.
 OPERATOR_ONLY: frozenset[type[Message]] = frozenset({Status, ClockAdvance, Restart})
-APP_ONLY: frozenset[type[Message]] = frozenset({Submit, SubmitAudience, RegisterDevices, SubscribeReceipts})
+APP_ONLY: frozenset[type[Message]] = frozenset(
+    {Submit, SubmitAudience, RegisterDevices, SubscribeReceipts, SubscribePresence}
+)

@@ -40,11 +40,11 @@ from gateway.wire.rpc.messages import (
     Message,
     Ping,
     Pong,
-    Receipts,
     Request,
     StreamEnded,
+    StreamPage,
+    StreamRequest,
     Submit,
-    SubscribeReceipts,
     Welcome,
 )
 from gateway.wire.rpc.refusal import refusal
@@ -193,7 +193,7 @@ class ServerSession:
         return self._reader.buffered_bytes
 
     def stream_credit(self, stream_id: int) -> int:
-        """Rows of receipts that may be sent on the stream now; 0 for a stream that is gone."""
+        """Rows of pages that may be sent on the stream now; 0 for a stream that is gone."""
         return self._streams.get(stream_id, 0) if self._streams else 0
 
     def data_to_send(self) -> bytes:
@@ -274,7 +274,7 @@ class ServerSession:
         self._credit_bytes += payload_bytes
         self._write(Credit(rows=rows, bytes=payload_bytes))
 
-    def send(self, message: Answer | Receipts) -> bool:
+    def send(self, message: Answer | StreamPage) -> bool:
         """The answer is on its way; False when the connection has ended meanwhile and nobody will read it.
 
         Raises LocalProtocolError for an answer to no request, rows beyond the stream's credit, or too large a frame.
@@ -287,7 +287,7 @@ class ServerSession:
         payload = codec.encode(message)
         if len(payload) > self._limits.frame_bytes_max:
             raise LocalProtocolError(f"an answer of {len(payload)} bytes, limit {self._limits.frame_bytes_max}")
-        if isinstance(message, Receipts):
+        if isinstance(message, StreamPage):
             self._take_stream_credit(message)
         else:
             rows, payload_bytes = in_flight.pop(message.id)
@@ -437,7 +437,7 @@ class ServerSession:
         if self._in_flight is None:
             self._in_flight = {}
         self._in_flight[message.id] = cost
-        if isinstance(message, SubscribeReceipts):
+        if isinstance(message, StreamRequest):
             if self._streams is None:
                 self._streams = {}
             self._streams[message.id] = message.credit_rows
@@ -460,7 +460,7 @@ class ServerSession:
                 return self._overloaded(message.id, "credit_rows", message.n, self._credit_rows)
             if request.payload_bytes > self._credit_bytes:
                 return self._overloaded(message.id, "credit_bytes", request.payload_bytes, self._credit_bytes)
-        if isinstance(message, SubscribeReceipts) and self._streams and len(self._streams) >= limits.streams_max:
+        if isinstance(message, StreamRequest) and self._streams and len(self._streams) >= limits.streams_max:
             return self._overloaded(message.id, "streams_max", len(self._streams) + 1, limits.streams_max)
         if self.open_requests >= limits.requests_in_flight_max:
             return self._overloaded(
@@ -520,11 +520,11 @@ class ServerSession:
             self._streams[credit.id] = min(self._streams[credit.id] + credit.rows, U32_MAX)
             events.append(StreamCredited(credit.id, credit.rows))
 
-    def _take_stream_credit(self, receipts: Receipts) -> None:
-        left = self.stream_credit(receipts.id)
-        if self._streams is None or receipts.n > left:
-            raise LocalProtocolError(f"{receipts.n} rows on stream {receipts.id}, credit {left}")
-        self._streams[receipts.id] = left - receipts.n
+    def _take_stream_credit(self, page: StreamPage) -> None:
+        left = self.stream_credit(page.id)
+        if self._streams is None or page.n > left:
+            raise LocalProtocolError(f"{page.n} rows on stream {page.id}, credit {left}")
+        self._streams[page.id] = left - page.n
 
     def _finish(
         self, step: Step, events: list[Event], text: str, code: Code | None, reason: CloseReason | None

@@ -17,7 +17,9 @@ def i32(values: list[int]) -> np.ndarray:
 
 
 class InFlightAgainstDict(RuleBasedStateMachine):
-    """Model: (fd, generation, packet id) -> [tag, sent_at, is_lapsed]."""
+    """Model: (fd, generation, packet id) -> [tag, sent_at, is_lapsed], and those of absent sessions: slot -> rows, each
+    [packet id, tag, sent_at, times sent]. Slot = 100 + fd: a device always has the same descriptor here.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,9 +28,15 @@ class InFlightAgainstDict(RuleBasedStateMachine):
         self.generations = np.ones(FDS, np.uint32)
         self.now = 0.0
         self.next_tag = 0
+        self.parked: dict[int, list[tuple[int, int, float, int]]] = {}
+        self.n_sent: dict[int, int] = {}
 
     @rule(fds=columns)
     def add(self, fds: list[int]) -> None:
+        # A device that is there has resumed its session or begun a new one: nothing of it is parked.
+        for slot in {100 + fd for fd in fds} & self.parked.keys():
+            expected = sorted(row[1] for row in self.parked.pop(slot))
+            assert sorted(self.table.release_parked(i32([slot])).tolist()) == expected
         self.now += 1.0
         tags = np.arange(self.next_tag, self.next_tag + len(fds))
         self.next_tag += len(fds)
@@ -43,6 +51,7 @@ class InFlightAgainstDict(RuleBasedStateMachine):
             assert 1 <= packet_id <= PAGE
             assert key not in self.model
             self.model[key] = (int(tags[row]), self.now, False)
+            self.n_sent[int(tags[row])] = 1
         if before + len(fds) <= PAGE:
             # One page cannot clash with itself, and has room.
             assert good.all() or self.table.high_water > PAGE
@@ -90,9 +99,76 @@ class InFlightAgainstDict(RuleBasedStateMachine):
             del self.model[key]
         assert sorted(self.table.release_ended(self.generations).tolist()) == sorted(expected)
 
+    @rule(fds=st.sets(st.integers(0, FDS - 1), min_size=1), stays=st.sets(st.integers(0, FDS - 1)))
+    def end_several(self, fds: set[int], stays: set[int]) -> None:
+        """Connections end in one step; the sessions of some outlive them."""
+        for fd in fds:
+            self.generations[fd] += 1
+        stays = fds & stays
+        expected_lost = []
+        for key, (tag, sent_at, is_late) in list(self.model.items()):
+            if key[0] not in fds:
+                continue
+            del self.model[key]
+            if is_late:
+                continue
+            if key[0] in stays:
+                self.parked.setdefault(100 + key[0], []).append((key[2], tag, sent_at, self.n_sent[tag]))
+            else:
+                expected_lost.append(tag)
+        if stays:
+            kept = sorted(stays, reverse=True)
+            self.table.park(self.generations, i32(kept), i32([100 + fd for fd in kept]))
+        assert sorted(self.table.release_ended(self.generations).tolist()) == sorted(expected_lost)
+
+    @rule(fds=st.sets(st.integers(0, FDS - 1), min_size=1))
+    def resume(self, fds: set[int]) -> None:
+        """Devices that have nothing in flight on their connection come back to their sessions."""
+        free = [fd for fd in sorted(fds, reverse=True) if not any(key[0] == fd for key in self.model)]
+        if not free:
+            return
+        self.now += 1.0
+        slots = [100 + fd for fd in free]
+        found = self.table.resume(i32(slots), i32(free), self.generations[free], self.now)
+        expected = []
+        for fd in free:
+            # In the order in which they were first sent: tags grow.
+            for packet_id, tag, _, n_sent in sorted(self.parked.pop(100 + fd, []), key=lambda row: row[1]):
+                expected.append((fd, int(self.generations[fd]), packet_id, tag, n_sent + 1))
+                self.model[fd, int(self.generations[fd]), packet_id] = (tag, self.now, False)
+                self.n_sent[tag] = n_sent + 1
+        got = list(
+            zip(
+                found.fds.tolist(),
+                found.generations.tolist(),
+                self.table.packet_ids(found.entries).tolist(),
+                found.tags.tolist(),
+                found.n_sent.tolist(),
+                strict=True,
+            )
+        )
+        assert got == expected
+        assert self.table.still_of(found).all()
+
+    @rule(age=st.integers(0, 4))
+    def lapse_parked(self, age: int) -> None:
+        before = self.now - age
+        expected = [row[1] for rows in self.parked.values() for row in rows if row[2] < before]
+        self.parked = {slot: [row for row in rows if row[2] >= before] for slot, rows in self.parked.items()}
+        assert sorted(self.table.lapse_parked(before).tolist()) == sorted(expected)
+
+    @rule(slots=st.none() | st.sets(st.integers(100, 100 + FDS), min_size=1))
+    def release_parked(self, slots: set[int] | None) -> None:
+        gone = list(self.parked) if slots is None else [slot for slot in self.parked if slot in slots]
+        expected = [row[1] for slot in gone for row in self.parked.pop(slot)]
+        found = self.table.release_parked(None if slots is None else i32(sorted(slots)))
+        assert sorted(found.tolist()) == sorted(expected)
+
     @invariant()
     def sizes_agree(self) -> None:
-        assert len(self.table) == len(self.model)
+        n_parked = sum(map(len, self.parked.values()))
+        assert self.table.n_parked == n_parked
+        assert len(self.table) == len(self.model) + n_parked
         assert self.table.n_waiting() == sum(not is_late for _, _, is_late in self.model.values())
         assert self.table.high_water <= ENTRIES
 

@@ -50,7 +50,7 @@ from gateway.app_doors import Doors
 from gateway.app_leaving import leave
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
-from gateway.app_siblings import Siblings
+from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
@@ -564,13 +564,6 @@ def app_view(index: int, app: App) -> AppView:
         for name, settings in app.vendors.items()
     }
     return AppView(index, app.key, frozenset(checks), checks)
-
-
-def online_counts(siblings: Siblings | None) -> dict[str, Any]:
-    """How the owner of devices learns of those that are online elsewhere; nothing for a worker alone."""
-    if siblings is None:
-        return {}
-    return {"online_elsewhere": siblings.online_elsewhere, "set_online": siblings.set_online}
 
 
 def make_log(config: Config, metrics: Metrics) -> Log:

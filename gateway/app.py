@@ -50,8 +50,8 @@ from gateway.app_doors import Doors
 from gateway.app_leaving import leave
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
-from gateway.app_parts import app_view, make_log, online_counts
-from gateway.app_siblings import Siblings
+from gateway.app_parts import app_view, make_log
+from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import vendors
 from gateway.actors.service import AppView
-from gateway.app_siblings import Siblings
 from gateway.config import App, Config
 from gateway.ledger import CHANNEL_NAMES
 from gateway.observe.log import Level, Log
@@ -19,13 +16,6 @@ def app_view(index: int, app: App) -> AppView:
         for name, settings in app.vendors.items()
     }
     return AppView(index, app.key, frozenset(checks), checks)
-
-
-def online_counts(siblings: Siblings | None) -> dict[str, Any]:
-    """How the owner of devices learns of those that are online elsewhere; nothing for a worker alone."""
-    if siblings is None:
-        return {}
-    return {"online_elsewhere": siblings.online_elsewhere, "set_online": siblings.set_online}
 
 
 def make_log(config: Config, metrics: Metrics) -> Log:

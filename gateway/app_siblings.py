@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.actors.control_port import ControlPort
 from gateway.actors.peers import Peers, WorkerPlace
@@ -40,3 +40,10 @@ class Siblings(NamedTuple):
 
 def operator_socket(run_folder: str, worker: int) -> Path:
     return Path(run_folder) / f"operator-{worker}.sock"
+
+
+def online_counts(siblings: Siblings | None) -> dict[str, Any]:
+    """How the owner of devices learns of those that are online elsewhere; nothing for a worker alone."""
+    if siblings is None:
+        return {}
+    return {"online_elsewhere": siblings.online_elsewhere, "set_online": siblings.set_online}

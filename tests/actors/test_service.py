@@ -418,7 +418,7 @@ async def test_service_pages_through_the_rows_of_a_task(office: Any, autojump_cl
         pages.append(page)
         first = page.next_first
     rows = [number for page in pages for number in np.frombuffer(page.row, "<u4").tolist()]
-    assert rows == list(range(8))
+    assert rows == list(range(25))
     assert [page.n for page in pages] == [4] * 6 + [1]
     ids_told = b"".join(bytes(page.device_ids) for page in pages)
     assert ids_told == b"".join(ids)

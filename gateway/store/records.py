@@ -18,10 +18,8 @@ from gateway.batch import Batch, TaskSegment
 from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.message_id import ROWS_MAX, BatchAddress
-from gateway.store.ports import JournalRecord
+from gateway.store.ports import BATCH_RECORD, JournalRecord
 
-#: JournalRecord.kind of a batch.
-BATCH_RECORD = 1
 _LENGTH = struct.Struct("<I")
 
 

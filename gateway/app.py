@@ -40,6 +40,7 @@ from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
 from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
+from gateway.app_journal import DataDir, DiskJournal, app_defaults
 from gateway.app_memory import keep_freed_memory
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
@@ -59,8 +60,8 @@ from gateway.config_types import Address
 from gateway.core.admission import Admission
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
-from gateway.core.options import AppDefaults
 from gateway.core.render import Renderer
+from gateway.core.request_ids import RequestIds
 from gateway.core.segments import HashKey
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, State
@@ -87,6 +88,8 @@ ROUTE_SLICE_ROWS = 5120
 #: rows are columns and content structs hold no cycles.
 _YOUNG_OBJECTS = 10_000
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: What is known of rows is written down at the end of a shutdown, whatever of its budget is left.
+_FINISH_S = 2.0
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
 
@@ -146,6 +149,9 @@ class Worker:
             change_rows_max=config.ledger.receipt_log_rows_max,
             now=now,
         )
+        self.disk: DiskJournal | None = None
+        if any(app.durability == "disk" for app in config.apps):
+            self.disk = DiskJournal(self, config.gateway.node, secret, FIRST_EPOCH)
         self.devices = DeviceTable(
             device_limits(config),
             HashKey(secrets.token_bytes(32)),
@@ -164,15 +170,18 @@ class Worker:
             renderer=LinkRenderer(self.renderer),
             clock=clock,
             observer=RouterCounts(metrics),
-            defaults=[AppDefaults(app.strategy, frozenset(app.marketing_categories)) for app in config.apps],
+            defaults=[app_defaults(app) for app in config.apps],
             slice_rows=ROUTE_SLICE_ROWS,
             parked_rows_max=config.lanes.parked_rows_max,
             strategy4_wait_s=config.retry.strategy4_wait_s,
+            trail=None if self.disk is None else self.disk.trail,
         )
-        self.journal = MemoryJournal()
+        self.request_ids = RequestIds(
+            ids_max=config.ledger.idempotency_ids_max, age_ms=int(config.ledger.idempotency_s * 1000)
+        )
         self.intake = Intake(
             home=self.home,
-            journal=self.journal,
+            journal=MemoryJournal(),
             epoch=FIRST_EPOCH,
             secret=secret,
             clock=clock,
@@ -181,7 +190,10 @@ class Worker:
             gather_s=config.gateway.gather_ms / 1000,
             gather_rows_max=config.gateway.gather_rows_max,
             batch_bytes_max=config.gateway.batch_bytes_max,
-            request_ids_max=config.ledger.request_ids_max,
+            request_ids=self.request_ids,
+            app_keys=keys,
+            disk=None if self.disk is None else self.disk.actor,
+            disk_apps=() if self.disk is None else self.disk.apps,
         )
 
     def _build_vendors(self, index: int, app: App) -> list[VendorLane]:
@@ -288,6 +300,11 @@ class Worker:
             nursery.start_soon(
                 functools.partial(watch_lag, self.metrics, interval_s=self.config.observe.lag_interval_ms / 1000)
             )
+            if self.disk is not None:
+                for page in await self.disk.recover(self.request_ids):
+                    self.router.route(page)
+                self.disk.actor.holders += [actor.return_stalled for actor in self._lane_actors()]
+                self._supervise(nursery, "journal", self.disk.actor.run)
             addresses = await self._listen(nursery)
             self._is_ready = True
             _settle_garbage()
@@ -302,6 +319,11 @@ class Worker:
     def stop(self) -> None:
         """`run` drains and returns. A second call changes nothing."""
         self._stopping.set()
+
+    def close(self) -> None:
+        """Files are closed, once nothing runs any more."""
+        if self.disk is not None:
+            self.disk.close()
 
     def _supervise(self, nursery: trio.Nursery, name: str, run: Callable[[], Awaitable[None]]) -> None:
         observer = SupervisorCounts(self.metrics, self.log)
@@ -385,14 +407,27 @@ class Worker:
                 nursery.start_soon(built.pool.drain, max(0.1, deadline - trio.current_time()))
             if self.config.long_link.listeners:
                 nursery.start_soon(self._wait_long_link, deadline)
-        left = self._open_rows()
-        self.log.info("stopped", rows_open=left, connections=len(self.rpc))
+        if self.disk is not None:
+            with trio.move_on_at(max(deadline, trio.current_time() + _FINISH_S)):
+                await self.disk.actor.finish()
+        in_journal = sum(page.n_open for page in self.home.pages() if page.trail is not None)
+        self.log.info(
+            "stopped",
+            rows_open=self._open_rows(),
+            # These go on at the next start; rows of apps in memory are lost.
+            rows_in_journal=in_journal,
+            rows_lost=self.home.rows_open - in_journal,
+            connections=len(self.rpc),
+        )
 
     async def _wait_idle(self) -> None:
         """Returns when no row is being routed, queued in a lane or in flight at a vendor."""
-        lanes = [actor for built in self.vendor_lanes for actor in (*built.lanes, *built.probe_lanes)]
+        lanes = self._lane_actors()
         while not self.router.is_idle or not all(actor.is_idle for actor in lanes):  # noqa: ASYNC110 - once, at the end
             await trio.sleep(0.01)
+
+    def _lane_actors(self) -> list[LaneActor]:
+        return [actor for built in self.vendor_lanes for actor in (*built.lanes, *built.probe_lanes)]
 
     async def _wait_long_link(self, deadline: float) -> None:
         with trio.move_on_at(deadline + 1.0):
@@ -423,6 +458,11 @@ class Worker:
         record_link(metrics, self.long_link.statistics())
         record_admission(metrics, self.admission)
         self.online_gauges.record(self.presence.counts())
+        metrics.idempotency_ids.set(len(self.request_ids))
+        oldest_ms = self.request_ids.oldest_unix_ms()
+        metrics.idempotency_oldest_s.set((self.clock.unix_ms() - oldest_ms) / 1000 if oldest_ms else 0.0)
+        if self.disk is not None:
+            self.disk.refresh_gauges()
         parked = self.router.parked()
         lanes = [(built.channel, actor.lane) for built in self.vendor_lanes for actor in built.lanes]
         for channel, class_ in {(channel, lane.key.class_) for channel, lane in lanes}:
@@ -451,6 +491,7 @@ class Worker:
             "devices_online": devices.online,
             "inbox_rows": len(self.inbox_store),
             "parked_rows": self.router.parked_rows,
+            "journal": {} if self.disk is None else self.disk.status(),
             "connections": len(self.rpc),
             "longest_step_ms": round(longest * 1000, 3),
             "lanes": [self._lane_status(built, actor) for built in self.vendor_lanes for actor in built.lanes],
@@ -512,22 +553,32 @@ def _settle_garbage() -> None:
 
 def serve(config: Config, *, ready: Callable[[dict[str, Any]], None] | None = None) -> int:
     """Runs the gateway until SIGTERM or SIGINT; returns the exit code. Raises ConfigError before anything starts."""
-    config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir = DataDir(config.gateway.data_dir)
     make_missing_secrets(config)
-    # Threads (log pages, later the store) must not hold the loop up: DESIGN.md section 2, last rows of the table.
+    # The journal's thread must not wait for long, nor hold the loop up: docs/decisions.md has the measurement.
     sys.setswitchinterval(config.gateway.switch_interval_ms / 1000)
     early: list[int] = []
     for number in _END_SIGNALS:
         # In force before the loop listens and after it has ended: one signal must not be lost and a second one must not
         # turn a clean end into "killed".
         signal.signal(number, lambda number, _: early.append(number))
-    trio.run(_serve, config, ready, early)
+    try:
+        trio.run(_serve, config, ready, early)
+    finally:
+        data_dir.close()
     return 0
 
 
 async def _serve(config: Config, ready: Callable[[dict[str, Any]], None] | None, early: list[int]) -> None:
     """The worker has run to its end; `early` holds the signals that came before this was called."""
     worker = Worker(config)
+    try:
+        await _run_until_told(worker, ready, early)
+    finally:
+        worker.close()
+
+
+async def _run_until_told(worker: Worker, ready: Callable[[dict[str, Any]], None] | None, early: list[int]) -> None:
     with trio.open_signal_receiver(*_END_SIGNALS) as signals:
         if early:
             worker.stop()

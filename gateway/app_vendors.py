@@ -29,6 +29,7 @@ from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.actors.vendor_pool import VendorPool
 from gateway.app_http1 import bundle_opener
+from gateway.app_journal import DiskJournal
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.config_relations import needs_probes
@@ -81,6 +82,7 @@ class Site(Protocol):
     renderer: Renderer
     router: Router
     ceiling: Ceiling
+    disk: DiskJournal | None
 
 
 def build_vendor(
@@ -135,6 +137,7 @@ def build_vendor(
         "request_timeout_s": config.http2.request_timeout_s,
         "watch": VerdictWatch(breaker, guard),
         "device_gates": DeviceGates(),
+        "marks": None if site.disk is None else site.disk.marks(index, channel),
     }
     has_probes = needs_probes(name, settings)
     for class_ in Class:

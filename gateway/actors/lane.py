@@ -21,7 +21,7 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
-from gateway.actors.lane_ports import Credentials, LaneObserver, Probes, Renderer, RouterPort
+from gateway.actors.lane_ports import Credentials, LaneObserver, Marks, Probes, Renderer, RouterPort
 from gateway.actors.rendering import RenderedBurst
 from gateway.actors.vendor_breaker import VerdictWatch
 from gateway.actors.vendor_pool import PoolPort
@@ -36,6 +36,7 @@ from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Settlement, Verdicts, settle
 from gateway.core.wheel import TimingWheel
 from gateway.ledger import NO_VERDICT, Burst, Flag, LedgerPage, Reason, State
+from gateway.marks import NO_TICKET
 from gateway.pace import Pace
 from gateway.vendor import Vendor
 from gateway.verdict import Answer, Scope, Verdict
@@ -51,6 +52,8 @@ _STEP_SHARE = 1.6
 _STEP_ROWS_MIN = 64
 #: Positions a tag has room for.
 _POSITIONS_MAX = 1 << 16
+#: Bursts that are rendered ahead of their marks: each is a page in the record of those.
+_AHEAD_BURSTS = 64
 #: Slices that may wait for a retry at once; one slice per burst with retries.
 _WHEEL_ITEMS_MAX = 1 << 20
 
@@ -69,13 +72,15 @@ class _InFlight:
 
 
 class _Unsent(NamedTuple):
-    """Rendered rows from `start` on that wait for room; they go out next, unless something about them changed."""
+    """Rendered rows from `start` on that wait for room, and for the mark that says that they are about to be issued;
+    they go out next, unless something about them changed."""
 
     page: LedgerPage
     rendered: RenderedBurst
     start: int
     authorization: bytes
     rendered_at: float
+    ticket: int = NO_TICKET
 
     @property
     def rows(self) -> Rows:
@@ -85,7 +90,8 @@ class _Unsent(NamedTuple):
 class LaneActor:
     """burst_rows_max: rows rendered in one step at most, fewer where step_s_max would not hold.
 
-    request_timeout_s: an attempt without answer ends uncertain.
+    request_timeout_s: an attempt without answer ends uncertain. marks: of the journal on disk that holds the app's
+    batches; None where they are in memory.
     """
 
     def __init__(
@@ -107,6 +113,7 @@ class LaneActor:
         watch: VerdictWatch,
         device_gates: DeviceGates,
         random_source: random.Random | None = None,
+        marks: Marks | None = None,
     ) -> None:
         self.lane = lane
         self._vendor = vendor
@@ -140,6 +147,10 @@ class LaneActor:
             tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
         )
         self._unsent: deque[_Unsent] = deque()
+        self._marks = marks
+        self._burst_rows_max = burst_rows_max
+        #: The first of the rendered that could have left when stalls were last looked for.
+        self._waited: _Unsent | None = None
         self._bursts: dict[int, _InFlight] = {}
         self._burst_number = 0
         #: A THROTTLED or QUOTA verdict for this class: nothing leaves before this time. Those for the app: the pool.
@@ -259,8 +270,11 @@ class LaneActor:
         authorization = self._credentials.get_nowait()
         if authorization is None:
             return False
-        if self._unsent:
+        if self._unsent and self._may_leave(self._unsent[0]):
             return self._send_next(authorization, now)
+        rows_max = min(rows_max, self._markable_rows())
+        if not rows_max:
+            return False
         slice_ = self.lane.take(now, rows_max)
         # Rows left the queue, if only because they had ended elsewhere: what is parked for it moves up.
         self._router.lane_has_room(self._main)
@@ -281,6 +295,35 @@ class LaneActor:
         self._paced_page = slice_.page
         self._paces[bool(slice_.page.batch.variables)].on_step(len(slice_.rows), time.perf_counter() - started)
         return True
+
+    def _may_leave(self, unsent: _Unsent) -> bool:
+        return self._marks is None or self._marks.is_durable(unsent.ticket)
+
+    def _markable_rows(self) -> int:
+        """Rows that may be rendered now. Without a journal on disk: what fits a step, once nothing waits; with one they
+        are rendered ahead of their marks, so that the next burst is marked when the connection has taken this one."""
+        if self._marks is None:
+            return 0 if self._unsent else _POSITIONS_MAX
+        if len(self._unsent) >= _AHEAD_BURSTS:
+            return 0
+        ahead = sum(len(unsent.rows) for unsent in self._unsent)
+        return min(self._burst_rows_max - ahead, self._marks.room(self.ring)) if ahead < self._burst_rows_max else 0
+
+    def return_stalled(self) -> None:
+        """Rendered rows that have been free to leave and did not are queued again, and marked no more: nobody is to
+        take them for issued while a vendor is away."""
+        first = self._unsent[0] if self._unsent else None
+        if self._marks is None or first is None or not self._may_leave(first) or first is not self._waited:
+            self._waited = first if first is not None and self._may_leave(first) else None
+            return
+        self._waited = None
+        while self._unsent:
+            page, rows = self._unsent[-1].page, self._unsent.pop().rows
+            is_live = page.are(rows, State.QUEUED, self.lane.key.channel)
+            self.lane.put_back(page, rows[is_live])
+            self.lane.bucket.give_back(int((~is_live).sum()))
+            self._marks.unmark(page, rows[is_live])
+        self._bell.ring()
 
     def _hold_throttled(self, slice_: LaneSlice, now: float) -> LaneSlice:
         """The rows that may leave; those for devices that the vendor wants left alone wait until it is over."""
@@ -314,7 +357,9 @@ class LaneActor:
         page, rows = slice_
         batch = page.batch
         rendered = self._renderer.render(page, rows, authorization, batch.born_unix_ms / 1000 + now - batch.born)
-        self._unsent.extend(_Unsent(page, burst, 0, authorization, now) for burst in rendered.bursts)
+        for burst in rendered.bursts:
+            ticket = NO_TICKET if self._marks is None else self._marks.mark(page, burst.rows, self.ring)
+            self._unsent.append(_Unsent(page, burst, 0, authorization, now, ticket))
         if len(rendered.tokenless):
             reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
             self._router.vendor_failed(page, rendered.tokenless, reasons)

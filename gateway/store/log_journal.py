@@ -4,9 +4,11 @@
     folder/0000000007.log          a segment (store/log_segment.py); the newest is written to
     folder/0000000008.log.spare    the next one, prepared; the one a dead process left is deleted at the next start
 
-Room is kept for what must be written about batches that were accepted: batches are taken only while a spare segment is
-there, so on a full disk a whole segment is left for the rest. A segment whose records are all released is deleted, but for the newest, which knows the next position and the epoch.
+A segment whose records are all released is deleted, but for the newest, which knows the next position and the epoch.
 One record that lives long keeps its segment on the disk, and only that.
+
+Room is kept for what must be written about batches that were accepted: batches are taken only while a spare segment is
+there, so on a full disk a whole segment is left for the rest.
 """
 
 from __future__ import annotations
@@ -220,7 +222,9 @@ class LogJournal(ThreadedJournal):
         kept = sum(segment.size for segment in self._segments.values() if segment.live)
         limit = self._bytes_max + (0 if has_batch else _RESERVED_SEGMENTS * self._segment_bytes)
         if kept + size > limit:
-            raise StoreFull(str(self._folder), f"journal would be {kept + size} bytes with a new segment, limit {limit}")
+            raise StoreFull(
+                str(self._folder), f"journal would be {kept + size} bytes with a new segment, limit {limit}"
+            )
         after: Segment | None = None
         try:
             if spare is None or not spare.has_room(group_bytes, records):

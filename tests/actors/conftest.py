@@ -541,7 +541,7 @@ class World:
         found = variants or Variant("title", "body")
         now = self.clock.monotonic()
         batch = build_batch(
-            self.home.next_address(self.clock.unix_ms()),
+            self.home.next_address(self.clock.unix_ms(), self.clock.monotonic()),
             0,
             now,
             [Part(self.submission(targets, found, **columns), None, 0)],

@@ -31,6 +31,7 @@ from gateway.content import Variant
 from gateway.core.admission import AddressClass
 from gateway.core.home import row_tags
 from gateway.core.identity import device_password
+from gateway.core.request_ids import RequestIds
 from gateway.errors import Overloaded, StaleEpoch
 from gateway.ledger import Channel, Reason, State
 from gateway.net.edge_table import ConnectionTable
@@ -86,7 +87,8 @@ class Office:
             gather_s=0.001,
             gather_rows_max=100_000,
             batch_bytes_max=1 << 20,
-            request_ids_max=100,
+            request_ids=RequestIds(ids_max=100, age_ms=3_600_000),
+            app_keys=["shop", "news"],
         )
         self.link = Sessions()
         self.service = Service(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import trio
 
-from gateway.actors.journal import SEQUENCE_GAP, IssueMarks, JournalActor
+from gateway.actors.journal import IssueMarks, JournalActor
 from gateway.batch import Batch, OwnershipEpoch
 from gateway.clock import Clock
 from gateway.columns import Bool
@@ -41,6 +42,7 @@ from gateway.message_id import TASK_DOMAIN, RowAddress, decode
 from gateway.observe.journal import JournalCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.store.log_file import LogFile
 from gateway.store.log_journal import LogJournal
 from gateway.store.marks import Count, Marks, decode_count, decode_marks
 from gateway.store.ports import BATCH_RECORD, COUNT_RECORD, MARKS_RECORD, JournalRecord
@@ -87,12 +89,21 @@ class _Read(NamedTuple):
 
 
 class DiskJournal:
-    """number: of the journal, which is in every message id and names its folder.
+    """number: of the journal, which is in every message id and names its folder. file_type: how files are opened;
+    tests put faults there.
 
     Raises ConfigError when another process has it open, StoreError when it cannot be opened.
     """
 
-    def __init__(self, site: Site, number: int, secret: bytes, epoch: OwnershipEpoch) -> None:
+    def __init__(
+        self,
+        site: Site,
+        number: int,
+        secret: bytes,
+        epoch: OwnershipEpoch,
+        *,
+        file_type: type[LogFile] = LogFile,
+    ) -> None:
         config = site.config
         self._site = site
         self._log = site.log.bind(actor="journal")
@@ -100,11 +111,14 @@ class DiskJournal:
         folder = config.gateway.data_dir / "journal" / f"{number:04d}"
         try:
             self.journal = LogJournal(
-                folder, segment_bytes=config.journal.segment_bytes, bytes_max=config.journal.bytes_max
+                folder,
+                segment_bytes=config.journal.segment_bytes,
+                bytes_max=config.journal.bytes_max,
+                file_type=file_type,
             )
         except StoreInUse as error:
             raise ConfigError("gateway.data_dir", str(folder), "a folder that no other gateway is using") from error
-        self._request_log = RequestLog(folder / "ids", ids_max=config.ledger.idempotency_ids_max)
+        self._request_log = RequestLog(folder / "ids", ids_max=config.ledger.idempotency_ids_max, file_type=file_type)
         self.trail = Trail(issued_rows_max=config.journal.issued_rows_max)
         self.apps = frozenset(index for index, app in enumerate(config.apps) if app.durability == "disk")
         self.actor = JournalActor(
@@ -240,11 +254,11 @@ class DiskJournal:
     def _continue_counting(self, read: _Read, unix_ms: int, now: float) -> None:
         """Batches go on with numbers and labels that none before had, and with the next incarnation."""
         counted = [count for _, count in read.counts]
-        newest = [count.sequence + SEQUENCE_GAP for count in counted] + [number + 1 for number in read.batches]
+        newest = [count.sequence for count in counted] + [number + 1 for number in read.batches]
         sequence = max(newest, default=0)
         if counted and read.batches and max(read.batches) - min(read.batches) > 1 << 21:
             # They have begun again from zero: the last count says where.
-            sequence = counted[-1].sequence + SEQUENCE_GAP
+            sequence = counted[-1].sequence
         self._site.home.continue_from(sequence, unix_ms, now)
         self.actor.incarnation = 1 + max((count.incarnation for count in counted), default=0)
         self.actor.spent += [position for position, _ in read.counts]
@@ -290,10 +304,8 @@ class DiskJournal:
             torn_bytes_cut=statistics.cut_bytes,
             seconds=round(seconds, 3),
         )
-        for text in sorted(set(read.strangers.values())):
-            self._log.error(
-                "batches of an unknown app stay in the journal", text=text, batches=read.strangers.count(text)
-            )
+        for text, batches in Counter(read.strangers.values()).items():
+            self._log.error("batches of an unknown app stay in the journal", text=text, batches=batches)
         if read.damaged:
             self._on_damage(read.damaged)
 

@@ -41,11 +41,6 @@ from gateway.store.ports import Journal, JournalRecord
 _PAGES_MAX = 128
 #: Batches let go in one call.
 _FINAL_MAX = 1024
-#: How often the journal notes how far it has counted, if it has. Labels of the last minute may come again only with
-#: other sequences: a restart leaves a gap in those.
-_COUNT_S = 60.0
-#: Sequences that a restart passes over: more batches than a minute has.
-SEQUENCE_GAP = 1 << 17
 #: How often holders are asked for rows that they have marked and cannot issue.
 _STALLS_S = 0.25
 
@@ -99,8 +94,10 @@ class JournalActor:
         self._request_age_ms = request_age_ms
         self.incarnation = 0
         self.damage = ""
+        #: Why intake is refused, until when; and until when no marks are tried, which have room of their own.
         self._fault: StoreError | None = None
         self._retry_at = 0.0
+        self._marks_retry_at = 0.0
         self._count: Count | None = None
         self._count_position: int | None = None
         #: Positions of records that nobody needs, beside those of the trail.
@@ -159,23 +156,27 @@ class JournalActor:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write)
             nursery.start_soon(self._let_go)
-            nursery.start_soon(self._note_counts)
             nursery.start_soon(self._watch_stalls)
             self._on_work()
             self._final.ring()
+            try:
+                # The next incarnation.
+                await self._note_count()
+            except StoreError as error:
+                self._failed(error)
 
     async def finish(self) -> None:
         """Everything that is known is written. If cancelled: some of it is not."""
-        while (self.trail.has_dirty or self.trail.has_final) and not self.fault:  # noqa: ASYNC110 - once, at the end
+        while (self.trail.has_dirty or self.trail.has_final or self.spent) and not self.fault:  # noqa: ASYNC110 - once
             await trio.sleep(0.01)
-        await self._note_count()
 
     async def _write(self) -> None:
         while True:
             await self._bell.wait()
             while self.trail.has_dirty:
                 if not self.trail.is_urgent:
-                    with trio.move_on_after(self._retry_s if self._fault else self._outcome_wait_s):
+                    wait_s = max(self._outcome_wait_s, self._marks_retry_at - trio.current_time())
+                    with trio.move_on_after(wait_s):
                         await self._urgent.wait()
                 await self._write_marks()
 
@@ -186,18 +187,18 @@ class JournalActor:
             return
         is_done = False
         try:
-            if self._fault is None or trio.current_time() >= self._retry_at:
+            if trio.current_time() >= self._marks_retry_at:
                 label = self._home.label(self._clock.unix_ms(), self._clock.monotonic())
                 record = encode_marks(label, taken.marks)
                 started = trio.current_time()
                 # Not to be cut: what was taken must become written or unwritten.
                 with trio.CancelScope(shield=True):
                     (position,) = await self._journal.append(self._epoch, [record])
-                self._works()
                 self._observer.written("marks", trio.current_time() - started)
                 _ring(self.trail.written(taken, position))
                 is_done = True
         except StoreError as error:
+            self._marks_retry_at = trio.current_time() + self._retry_s
             self._failed(error)
         finally:
             if not is_done:
@@ -225,6 +226,8 @@ class JournalActor:
                 if len(entries):
                     before_ms = self._clock.unix_ms() - self._request_age_ms
                     await trio.to_thread.run_sync(self._request_log.append, entries, before_ms)
+                # Numbers and labels of batches that are gone must not be given again.
+                await self._note_count()
                 positions = [page.trail.position for page in pages if page.trail is not None]
                 await self._journal.release(self._epoch, [*positions, *free, *spent])
             is_done = True
@@ -238,22 +241,13 @@ class JournalActor:
                 self.trail.put_back_free(free)
                 self.spent += spent
 
-    async def _note_counts(self) -> None:
-        while True:
-            await self._note_count()
-            await trio.sleep(_COUNT_S)
-
     async def _note_count(self) -> None:
-        """How far sequences and labels have come is durable, where they have moved."""
+        """How far sequences and labels have come is durable, where they have moved. Raises StoreError."""
         home = self._home
         count = Count(self.incarnation, home.label(self._clock.unix_ms(), self._clock.monotonic()), home.next_sequence)
         if self._count is not None and self._count.sequence == count.sequence:
             return
-        try:
-            (position,) = await self._journal.append(self._epoch, [encode_count(count)])
-        except StoreError as error:
-            self._failed(error)
-            return
+        (position,) = await self._journal.append(self._epoch, [encode_count(count)])
         if self._count_position is not None:
             self.spent.append(self._count_position)
             self._final.ring()

@@ -148,9 +148,10 @@ class Trail:
 
     def _soil(self, page: LedgerPage, trail: PageTrail, rows: Rows) -> None:
         trail.dirty[rows] = True
-        if not self._dirty:
-            self.on_work()
+        is_first = not self._dirty
         self._dirty[page.batch.address.sequence] = page
+        if is_first:
+            self.on_work()
 
     # -- what is written of them
 

@@ -20,7 +20,11 @@ FUZZ_TESTS ?= tests/wire tests/core tests/vendors
 # make bench NAME=core
 NAME ?= core
 
-.PHONY: help install demo test check format fuzz bench lock clean
+# make torture
+ROUNDS ?= 50
+QUEUED ?= 1000000
+
+.PHONY: help install demo test check format fuzz torture bench lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1@\2/' | column -t -s @
@@ -65,6 +69,11 @@ fuzz: install  ## property tests with FUZZ_EXAMPLES each and a printed SEED
 	@echo "fuzz: SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(FUZZ_TESTS)"
 	@PROFILE=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) -m hypothesis $(FUZZ_TESTS) $(ARGS)
 	@echo "fuzz: passed, SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES)"
+
+torture: install  ## kill -9 of the gateway under load, ROUNDS times, and of an idle one with QUEUED rows; what was found as JSON
+	@report=$$(mktemp); trap 'rm -f "$$report"' EXIT; \
+	TORTURE_ROUNDS=$(ROUNDS) TORTURE_QUEUED=$(QUEUED) TORTURE_REPORT="$$report" \
+	    $(BIN)/python -m pytest -q tests/end_to_end/test_torture.py tests/test_app_journal.py $(ARGS); cat "$$report"
 
 bench: install  ## one benchmark, NAME=core
 	@$(BIN)/python -m bench $(NAME) --json $(ARGS)

@@ -86,6 +86,9 @@ async def keep_connected(phone: Any, port: int) -> None:
             try:
                 await phone.connect(port, nursery)
             except (OSError, AssertionError, trio.TooSlowError, trio.BrokenResourceError):
+                # A gateway that was killed in the middle of the handshake.
+                if phone.stream is not None:
+                    await phone.close()
                 await trio.sleep(0.05)
                 continue
             while phone.stream.socket.fileno() >= 0:

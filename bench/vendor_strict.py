@@ -10,7 +10,7 @@ bench/vendor_strict_client.py). A line gives the median of its rounds, and the s
     new_tokens_5_percent_dead       no token is proven, one in twenty is dead: rows per second with probing over those
                                     without, rounds alternating
     neighbour_of_*                  p99 from the intended submit to the verdict at one app's vendor while the vendor of
-                                    another app has a fault, over that of the window without; windows alternate
+                                    another app has a fault, over that of the window without it; windows alternate
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class StrictBench:
 
     def neighbours(self, faults: dict[str, dict[str, Any] | None]) -> dict[str, Line]:
         seconds = self._seconds(WINDOW_S)
-        progress(f"vendor neighbours: {self._rounds} rounds of {len(faults) + 1} windows of {seconds:g} s ...")
+        progress(f"vendor neighbours: {self._rounds} rounds of {2 * len(faults)} windows of {seconds:g} s ...")
         limits = {"device_messages_per_minute": 0, "device_messages_per_hour": 0}
         with self._simulators("near", apns={}) as near, self._simulators("far", fcm=limits) as far:
             gone = far | {"fcm": far["fcm"] | {"port": closed_port()}}
@@ -185,10 +185,9 @@ class StrictBench:
                 faults=far_faults,
             )
         assert report["not_conserved"] == 0
-        base = report["windows"]["none"]
         lines = {}
         for name in faults:
-            windows = report["windows"][name]
+            windows, base = report["windows"][name]["with"], report["windows"][name]["without"]
             ratios = [with_["p99_ms"] / without["p99_ms"] for with_, without in zip(windows, base, strict=True)]
             lines[name] = {
                 "rate_per_s": RATE_PER_S,

@@ -197,6 +197,7 @@ class Breaker(Section, frozen=True, kw_only=True):
     window_s: Seconds = 10.0
     rows_min: Count = 20
     failure_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    all_failing_s: Seconds = 1.0
     connect_failures_max: Count = 5
     credential_refusals_max: Count = 3
     open_s: Seconds = 5.0

@@ -188,6 +188,7 @@ def breaker_settings(config: Config) -> BreakerSettings:
         window_s=breaker.window_s,
         rows_min=breaker.rows_min,
         failure_share=breaker.failure_share,
+        all_failing_s=breaker.all_failing_s,
         connect_failures_max=breaker.connect_failures_max,
         credential_refusals_max=breaker.credential_refusals_max,
         open_s=breaker.open_s,

@@ -50,7 +50,9 @@ settings.load_profile(PROFILE)
 
 os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{_EXTRA_PATH}"
 
-_skipped_for_tools: list[tuple[str, str]] = []
+#: First words of the reason of a test that is skipped for want of its tools. Reasons travel with reports, so they reach
+#: the process that prints the summary also where tests run in several (`make test`).
+_WANT = "needs the tools "
 
 
 def missing_tools(wanted: tuple[str, ...]) -> list[str]:
@@ -67,18 +69,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = missing_tools(marker.args) if marker is not None else []
     if not missing:
         return
-    text = f"needs {', '.join(missing)}"
+    text = f"{_WANT}{', '.join(missing)}"
     if os.environ.get("PUSHGW_REQUIRE_TOOLS") == "1":
         pytest.fail(f"{text}, and PUSHGW_REQUIRE_TOOLS=1 is set", pytrace=False)
-    _skipped_for_tools.append((item.nodeid, text))
     pytest.skip(text)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _skipped_for_tools:
+    reasons = {
+        report.nodeid: report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    }
+    wanting = {nodeid: reason for nodeid, reason in reasons.items() if reason.startswith(_WANT)}
+    if wanting:
         terminalreporter.section("skipped for want of tools")
-        for nodeid, text in _skipped_for_tools:
-            terminalreporter.line(f"{nodeid}: {text}")
+        for nodeid, reason in wanting.items():
+            terminalreporter.line(f"{nodeid}: {reason}")
 
 
 def _write_certificate(path: Path, name: str = "localhost", *, until_days: int = 1) -> Path:

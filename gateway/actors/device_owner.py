@@ -15,10 +15,9 @@ from gateway.actors.inbox import InboxActor
 from gateway.actors.long_link_port import F64, Unacknowledged
 from gateway.actors.router import Router
 from gateway.clock import Clock
-from gateway.columns import I32, I64, U32, Rows, TextColumn
+from gateway.columns import I32, I64, U32, Rows
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home, row_tags, split_by_sequence
-from gateway.core.registration import Registrations
 from gateway.errors import CloseReason, Overloaded
 from gateway.ledger import Channel, LedgerPage, Reason, Receipt, State
 
@@ -74,16 +73,7 @@ class DeviceOwner:
                 self._observer.app_full(app_index)
                 raise Overloaded("apps.connections_max", online, limit, retry_after_s=10.0)
         if row < 0:
-            bare = Registrations(
-                np.frombuffer(device_id, np.uint8).reshape(1, 16),
-                np.zeros(1, np.uint8),
-                TextColumn(b"", np.zeros(2, np.uint32)),
-                np.zeros(1, np.uint32),
-            )
-            made = self._devices.register(app_index, bare, now_unix_s)
-            row = int(made.rows[0])
-            if row < 0:
-                raise Overloaded("devices", len(self._devices), len(self._devices))
+            row = self._devices.add_bare(device_id, app_index, now_unix_s)
         self._devices.set_online(row, fd, generation, now_unix_s)
         return row
 

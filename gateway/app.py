@@ -88,8 +88,6 @@ ROUTE_SLICE_ROWS = 5120
 #: rows are columns and content structs hold no cycles.
 _YOUNG_OBJECTS = 10_000
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-#: What is known of rows is written down at the end of a shutdown, whatever of its budget is left.
-_FINISH_S = 2.0
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
 
@@ -301,9 +299,7 @@ class Worker:
                 functools.partial(watch_lag, self.metrics, interval_s=self.config.observe.lag_interval_ms / 1000)
             )
             if self.disk is not None:
-                for page in await self.disk.recover(self.request_ids):
-                    self.router.route(page)
-                self.disk.actor.holders += [actor.return_stalled for actor in self._lane_actors()]
+                await self.disk.start(self.request_ids, self.router.route, self._lane_actors())
                 self._supervise(nursery, "journal", self.disk.actor.run)
             addresses = await self._listen(nursery)
             self._is_ready = True
@@ -407,18 +403,10 @@ class Worker:
                 nursery.start_soon(built.pool.drain, max(0.1, deadline - trio.current_time()))
             if self.config.long_link.listeners:
                 nursery.start_soon(self._wait_long_link, deadline)
-        if self.disk is not None:
-            with trio.move_on_at(max(deadline, trio.current_time() + _FINISH_S)):
-                await self.disk.actor.finish()
-        in_journal = sum(page.n_open for page in self.home.pages() if page.trail is not None)
-        self.log.info(
-            "stopped",
-            rows_open=self._open_rows(),
-            # These go on at the next start; rows of apps in memory are lost.
-            rows_in_journal=in_journal,
-            rows_lost=self.home.rows_open - in_journal,
-            connections=len(self.rpc),
-        )
+        left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
+        # Those in the journal go on at the next start.
+        lost = self.home.rows_open - left["rows_in_journal"]
+        self.log.info("stopped", rows_open=self._open_rows(), rows_lost=lost, connections=len(self.rpc), **left)
 
     async def _wait_idle(self) -> None:
         """Returns when no row is being routed, queued in a lane or in flight at a vendor."""

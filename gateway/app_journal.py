@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -49,6 +49,9 @@ from gateway.store.ports import BATCH_RECORD, COUNT_RECORD, MARKS_RECORD, Journa
 from gateway.store.records import UnknownApp, decode_batch
 from gateway.store.request_log import RequestLog
 
+#: Outcomes are written down at the end of a shutdown, whatever of its budget is left.
+_FINISH_S = 2.0
+
 
 class DataDir:
     """The data folder, in use by this process and by no other; it is let go by `close`, and with the process."""
@@ -75,6 +78,12 @@ class Site(Protocol):
     metrics: Metrics
     log: Log
     home: Home
+
+
+class Stalling(Protocol):
+    """A lane."""
+
+    def return_stalled(self) -> None: ...
 
 
 class _Read(NamedTuple):
@@ -156,6 +165,21 @@ class DiskJournal:
             "records": statistics.records,
             "issued_rows": self.trail.issued_rows(),
         }
+
+    async def start(
+        self, request_ids: RequestIds, route: Callable[[LedgerPage], None], lanes: Iterable[Stalling]
+    ) -> None:
+        """What an earlier process left is on its way; the actor may run now."""
+        for page in await self.recover(request_ids):
+            route(page)
+        self.actor.holders += [lane.return_stalled for lane in lanes]
+
+    async def finish(self, deadline: float) -> dict[str, int]:
+        """What is known of rows is written down, at the end of a shutdown; how many are left for the next start."""
+        with trio.move_on_at(max(deadline, trio.current_time() + _FINISH_S)):
+            await self.actor.finish()
+        pages = self._site.home.pages()
+        return {"rows_in_journal": sum(page.n_open for page in pages if page.trail is not None)}
 
     def close(self) -> None:
         self._request_log.close()

@@ -15,14 +15,13 @@ import random
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.lane_marks import AheadOfMarks, Unsent
 from gateway.actors.lane_ports import Credentials, LaneObserver, Marks, Probes, Renderer, RouterPort
-from gateway.actors.rendering import RenderedBurst
 from gateway.actors.vendor_breaker import VerdictWatch
 from gateway.actors.vendor_pool import PoolPort
 from gateway.actors.vendor_tags import make_tags, split_by_burst
@@ -36,7 +35,6 @@ from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Settlement, Verdicts, settle
 from gateway.core.wheel import TimingWheel
 from gateway.ledger import NO_VERDICT, Burst, Flag, LedgerPage, Reason, State
-from gateway.marks import NO_TICKET
 from gateway.pace import Pace
 from gateway.vendor import Vendor
 from gateway.verdict import Answer, Scope, Verdict
@@ -52,8 +50,6 @@ _STEP_SHARE = 1.6
 _STEP_ROWS_MIN = 64
 #: Positions a tag has room for.
 _POSITIONS_MAX = 1 << 16
-#: Bursts that are rendered ahead of their marks: each is a page in the record of those.
-_AHEAD_BURSTS = 64
 #: Slices that may wait for a retry at once; one slice per burst with retries.
 _WHEEL_ITEMS_MAX = 1 << 20
 
@@ -69,22 +65,6 @@ class _InFlight:
         self.rows = rows
         self.burst = burst
         self.n_open = len(rows)
-
-
-class _Unsent(NamedTuple):
-    """Rendered rows from `start` on that wait for room, and for the mark that says that they are about to be issued;
-    they go out next, unless something about them changed."""
-
-    page: LedgerPage
-    rendered: RenderedBurst
-    start: int
-    authorization: bytes
-    rendered_at: float
-    ticket: int = NO_TICKET
-
-    @property
-    def rows(self) -> Rows:
-        return self.rendered.rows[self.start :]
 
 
 class LaneActor:
@@ -146,11 +126,8 @@ class LaneActor:
         self._wheel: TimingWheel[LaneSlice] = TimingWheel(
             tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
         )
-        self._unsent: deque[_Unsent] = deque()
-        self._marks = marks
-        self._burst_rows_max = burst_rows_max
-        #: The first of the rendered that could have left when stalls were last looked for.
-        self._waited: _Unsent | None = None
+        self._unsent: deque[Unsent] = deque()
+        self._ahead = AheadOfMarks(self._unsent, marks, rows_max=burst_rows_max, ring=self.ring)
         self._bursts: dict[int, _InFlight] = {}
         self._burst_number = 0
         #: A THROTTLED or QUOTA verdict for this class: nothing leaves before this time. Those for the app: the pool.
@@ -270,9 +247,9 @@ class LaneActor:
         authorization = self._credentials.get_nowait()
         if authorization is None:
             return False
-        if self._unsent and self._may_leave(self._unsent[0]):
+        if self._ahead.may_send():
             return self._send_next(authorization, now)
-        rows_max = min(rows_max, self._markable_rows())
+        rows_max = min(rows_max, self._ahead.room())
         if not rows_max:
             return False
         slice_ = self.lane.take(now, rows_max)
@@ -296,34 +273,17 @@ class LaneActor:
         self._paces[bool(slice_.page.batch.variables)].on_step(len(slice_.rows), time.perf_counter() - started)
         return True
 
-    def _may_leave(self, unsent: _Unsent) -> bool:
-        return self._marks is None or self._marks.is_durable(unsent.ticket)
-
-    def _markable_rows(self) -> int:
-        """Rows that may be rendered now. Without a journal on disk: what fits a step, once nothing waits; with one they
-        are rendered ahead of their marks, so that the next burst is marked when the connection has taken this one."""
-        if self._marks is None:
-            return 0 if self._unsent else _POSITIONS_MAX
-        if len(self._unsent) >= _AHEAD_BURSTS:
-            return 0
-        ahead = sum(len(unsent.rows) for unsent in self._unsent)
-        return min(self._burst_rows_max - ahead, self._marks.room(self.ring)) if ahead < self._burst_rows_max else 0
-
     def return_stalled(self) -> None:
-        """Rendered rows that have been free to leave and did not are queued again, and marked no more: nobody is to
-        take them for issued while a vendor is away."""
-        first = self._unsent[0] if self._unsent else None
-        if self._marks is None or first is None or not self._may_leave(first) or first is not self._waited:
-            self._waited = first if first is not None and self._may_leave(first) else None
-            return
-        self._waited = None
-        while self._unsent:
-            page, rows = self._unsent[-1].page, self._unsent.pop().rows
+        """Rendered rows that may leave and do not are queued again; called now and then."""
+        stalled = self._ahead.take_stalled()
+        for unsent in stalled:
+            page, rows = unsent.page, unsent.rows
             is_live = page.are(rows, State.QUEUED, self.lane.key.channel)
             self.lane.put_back(page, rows[is_live])
             self.lane.bucket.give_back(int((~is_live).sum()))
-            self._marks.unmark(page, rows[is_live])
-        self._bell.ring()
+            self._ahead.unmark(page, rows[is_live])
+        if stalled:
+            self._bell.ring()
 
     def _hold_throttled(self, slice_: LaneSlice, now: float) -> LaneSlice:
         """The rows that may leave; those for devices that the vendor wants left alone wait until it is over."""
@@ -358,8 +318,7 @@ class LaneActor:
         batch = page.batch
         rendered = self._renderer.render(page, rows, authorization, batch.born_unix_ms / 1000 + now - batch.born)
         for burst in rendered.bursts:
-            ticket = NO_TICKET if self._marks is None else self._marks.mark(page, burst.rows, self.ring)
-            self._unsent.append(_Unsent(page, burst, 0, authorization, now, ticket))
+            self._ahead.add(page, burst, authorization, now)
         if len(rendered.tokenless):
             reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
             self._router.vendor_failed(page, rendered.tokenless, reasons)
@@ -403,7 +362,7 @@ class LaneActor:
         """On trio's clock, which the development clock does not move: a moved clock must not time requests out."""
         return trio.current_time() + self._request_timeout_s
 
-    def _issue(self, unsent: _Unsent, taken: int, number: int, connection: int, now: float) -> None:
+    def _issue(self, unsent: Unsent, taken: int, number: int, connection: int, now: float) -> None:
         """The next `taken` rows are in flight, with a record in the burst log."""
         page, rendered, start = unsent.page, unsent.rendered, unsent.start
         rows, truncated = rendered.rows[start : start + taken], rendered.truncated[start : start + taken]

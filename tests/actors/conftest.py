@@ -25,6 +25,7 @@ import trio.testing
 
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
+from gateway.actors.journal import IssueMarks
 from gateway.actors.lane import LaneActor
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer, LinkRenderer
@@ -48,9 +49,11 @@ from gateway.core.registration import Registrations
 from gateway.core.render import Renderer
 from gateway.core.retry import RetryPolicy
 from gateway.core.segments import HashKey
+from gateway.core.trail import Trail
 from gateway.core.unregister_guard import GuardSettings
 from gateway.errors import CloseReason
 from gateway.ledger import NO_VERDICT, Channel, LedgerPage, Reason, State
+from gateway.marks import RowMarks
 from gateway.observe.counting import HomeCounts, LaneCounts, OwnerCounts, PoolCounts, RouterCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
@@ -311,7 +314,11 @@ class World:
         probe_wait_s: float = 5.0,
         breaker: BreakerSettings = UNTOUCHED,
         guard: GuardSettings | None = None,
+        trail: Trail | None = None,
     ) -> None:
+        """trail: batches are on a disk whose records are made by `write_marks`."""
+        self.trail = trail
+        self._positions = 0
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
         self.log_lines = io.StringIO()
@@ -342,7 +349,9 @@ class World:
             slice_rows=slice_rows,
             parked_rows_max=parked_rows_max,
             strategy4_wait_s=strategy4_wait_s,
+            trail=trail,
         )
+        self.home.trail = trail
         self._add_devices_end()
         self.vendors: dict[Channel, VendorTwin] = {}
         self.pools: dict[Channel, VendorPool] = {}
@@ -430,6 +439,7 @@ class World:
             "request_timeout_s": 30.0,
             "watch": VerdictWatch(breaker, guard),
             "device_gates": DeviceGates(),
+            "marks": None if self.trail is None else IssueMarks(self.trail, 0, channel),
         }
         wait_s = self._probe_wait_s
         for class_ in Class:
@@ -548,7 +558,22 @@ class World:
             [None],
             SECRET,
         )
-        return self.home.open(batch, now)
+        page = self.home.open(batch, now)
+        if self.trail is not None:
+            self.trail.follow(page, 1)
+        return page
+
+    async def write_marks(self) -> list[RowMarks]:
+        """What is marked is durable, and whatever waited for it has happened; the record."""
+        assert self.trail is not None
+        taken = self.trail.take(1000)
+        if taken is None:
+            return []
+        self._positions += 1
+        for ring in self.trail.written(taken, self._positions):
+            ring()
+        await self.settle()
+        return taken.marks
 
     async def send(
         self, targets: Sequence[Any], variants: Variant | Sequence[Variant] | None = None, **columns: Any

@@ -208,10 +208,12 @@ class DiskJournal:
         sums = Recovered()
         pages: list[tuple[tuple[int, int], int, LedgerPage]] = []
         resends = self._resend_tables()
+        by_sequence: dict[int, LedgerPage] = {}
         for sequence, (position, batch) in read.batches.items():
             batch.born = now - max(0, unix_ms - batch.born_unix_ms) / 1000
             page = home.open(batch, now, self._long_tasks(batch, read))
             self.trail.follow(page, position, is_recovered=True)
+            by_sequence[sequence] = page
             options = compile_options(batch, self._defaults[batch.app])
             sums = sums.plus(recover(home, page, marks_of.get(sequence, ()), options, resends[batch.app], now))
             if batch.requests:
@@ -224,8 +226,10 @@ class DiskJournal:
             if not read.strangers.keys().isdisjoint(mark.sequence for mark in record.marks):
                 # Kept with their batches, for the start that knows their app again.
                 continue
-            about = [home.page(mark.sequence) for mark in record.marks if mark.sequence in read.batches]
-            self.trail.adopt(position, [page for page in about if page is not None and page.trail is not None])
+            # Not from the home, which may have let final pages go meanwhile.
+            self.trail.adopt(
+                position, [by_sequence[mark.sequence] for mark in record.marks if mark.sequence in by_sequence]
+            )
         self._report(read, sums, time.perf_counter() - started)
         pages.sort(key=lambda one: one[:2])
         return [page for _, _, page in pages]

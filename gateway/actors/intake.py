@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
@@ -169,7 +168,7 @@ class Intake:
         if submission.n == 0:
             if key:
                 now_ms = self._clock.unix_ms()
-                self._remember([entry(key, digest_bits(digest), None, unix_ms=now_ms)])
+                self._request_ids.remember(entry(key, digest_bits(digest), None, unix_ms=now_ms), now_ms)
             reply(Accepted(b"", 0, 0, submission.faults))
             return
         side = self._side_of[app]
@@ -190,9 +189,6 @@ class Intake:
         if gather.is_full:
             side.full.set()
         side.bell.ring()
-
-    def _remember(self, entries: list[tuple[int, int, int]]) -> None:
-        self._request_ids.add(np.array(entries, np.uint64).reshape(-1, 3), self._clock.unix_ms())
 
     def _is_repeat(self, key: int, digest: bytes, submission: Submission, reply: Reply) -> bool:
         """True when the call was seen before: it gets the first answer, now or when there is one."""
@@ -337,11 +333,10 @@ class Intake:
         self._rows -= batch.n
         side.rows -= batch.n
         self._observer.accepted(batch.app, batch.n, 1)
-        if batch.requests:
+        for mark in batch.requests:
             # Before the last part of a cut submission is opened, which is in the same append.
-            self._remember(
-                [entry(mark.key, mark.digest, RowAddress(batch.address, mark.row)) for mark in batch.requests]
-            )
+            address = RowAddress(batch.address, mark.row)
+            self._request_ids.remember(entry(mark.key, mark.digest, address), batch.born_unix_ms)
         try:
             for part in parts:
                 call = part.call

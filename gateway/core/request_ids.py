@@ -28,6 +28,8 @@ ENTRY_BYTES = 24
 _DIGEST_BITS = 30
 #: Entries forgotten in one call beside those that make room: a day that ends must not be one long step.
 _EXPIRED_MAX = 4096
+#: Entries that wait to be put into the index together: one alone costs as much as some hundred, 60 us.
+_RECENT_MAX = 1024
 #: Row of an id whose submit had no row that could be accepted: there is no task.
 _NO_TASK = 0xFFFF
 
@@ -74,21 +76,30 @@ class RequestIds:
         self._ring: Entries = np.zeros((ids_max, 3), np.uint64)
         self._oldest = 0
         self._next = 0
+        #: The newest, by key, which are not in the ring yet.
+        self._recent: dict[int, tuple[int, int, int]] = {}
+        self._recent_max = min(_RECENT_MAX, max(1, ids_max // _RECENT_MAX))
 
     def __len__(self) -> int:
-        return self._next - self._oldest
+        return self._next - self._oldest + len(self._recent)
 
     def oldest_unix_ms(self) -> int:
         """When the oldest entry was made; 0 without any."""
-        return int(self._ring[self._oldest % self._ids_max, 1]) >> 16 if len(self) else 0
+        if self._next > self._oldest:
+            return int(self._ring[self._oldest % self._ids_max, 1]) >> 16
+        return next(iter(self._recent.values()))[1] >> 16 if self._recent else 0
 
     def find(self, key: int, now_unix_ms: int) -> Known | None:
         """What the id was answered with; None for one that is not known any more."""
-        ring = self._ring
-        row = self._segments.find_one(key >> 52, key, lambda row: int(ring[row, 0]) == key)
-        if row < 0:
-            return None
-        place, rest = int(ring[row, 1]), int(ring[row, 2])
+        recent = self._recent.get(key)
+        if recent is None:
+            ring = self._ring
+            row = self._segments.find_one(key >> 52, key, lambda row: int(ring[row, 0]) == key)
+            if row < 0:
+                return None
+            place, rest = int(ring[row, 1]), int(ring[row, 2])
+        else:
+            _, place, rest = recent
         if place >> 16 < now_unix_ms - self._age_ms:
             return None
         digest = rest >> 34
@@ -97,11 +108,19 @@ class RequestIds:
         batch = BatchAddress(place >> 16, rest >> 22 & 0xFFF, rest & 0x3FFFFF)
         return Known(RowAddress(batch, place & 0xFFFF), digest)
 
+    def remember(self, entry: tuple[int, int, int], now_unix_ms: int) -> None:
+        """The same for one whose key is not known."""
+        self._recent[entry[0]] = entry
+        if len(self._recent) >= self._recent_max:
+            entries = np.array(list(self._recent.values()), np.uint64)
+            self._recent = {}
+            self.add(entries, now_unix_ms)
+
     def add(self, entries: Entries, now_unix_ms: int) -> None:
         """The entries are the newest; one whose key is known already is passed over. Oldest ones make room."""
         entries = self._unknown(entries[-self._ids_max :])
         k = len(entries)
-        self._forget(max(0, len(self) + k - self._ids_max))
+        self._forget(max(0, self._next - self._oldest + k - self._ids_max))
         self._expire(now_unix_ms)
         rows = (np.arange(self._next, self._next + k) % self._ids_max).astype(np.int32)
         self._ring[rows] = entries
@@ -121,7 +140,7 @@ class RequestIds:
         return entries[self._segments.find(*_hashed(keys), verify) < 0]
 
     def _expire(self, now_unix_ms: int) -> None:
-        n = min(len(self), _EXPIRED_MAX)
+        n = min(self._next - self._oldest, _EXPIRED_MAX)
         if not n or self.oldest_unix_ms() >= now_unix_ms - self._age_ms:
             return
         at = np.arange(self._oldest, self._oldest + n) % self._ids_max

@@ -50,6 +50,15 @@ def test_ids_agree_with_a_dict_that_forgets(steps: list[tuple[list[int], int]]) 
         assert len(ids) <= IDS_MAX
 
 
+def test_ids_that_came_one_by_one_are_known_and_forgotten_like_others() -> None:
+    ids = RequestIds(ids_max=5000, age_ms=10_000)
+    for number in range(12_000):
+        ids.remember(entry(key_of(number), 3, RowAddress(BatchAddress(number, 0, 1), 2)), number)
+    kept = [number for number in range(12_000) if ids.find(key_of(number), 12_000) is not None]
+    assert kept == list(range(kept[0], 12_000))
+    assert 5000 <= len(kept) == len(ids) <= 5004
+
+
 def test_an_entry_takes_24_bytes_and_keeps_the_whole_address() -> None:
     ids = RequestIds(ids_max=4, age_ms=AGE_MS)
     address = RowAddress(BatchAddress((1 << 48) - 1, 0xFFF, 0x3FFFFF), 0xFFFE)

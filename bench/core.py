@@ -54,6 +54,8 @@ LINES = (
 ONLINE_SHARE = 0.3
 #: Rows under way at once: enough to keep every lane busy, few enough that a latency would still mean something.
 OPEN_ROWS = 60_000
+#: Submits without an answer: below `rpc.requests_in_flight_max`, as every client has to stay.
+OPEN_REQUESTS = 1000
 WARM_UP_SHARE = 0.1
 #: How often the driver looks whether there is room for more. A client is told by a credit frame; an event would be set
 #: from inside of what is measured.
@@ -198,11 +200,15 @@ class CoreBench:
     async def _push(self, feed: FeedStream, worker: BenchWorker, frames: list[tuple[int, bytes]]) -> None:
         """Hands the frames to the RPC session as fast as rows become final; returns when all are."""
         home, intake = worker.home, worker.intake
+        answered = feed.answers
         for number, (rows, frame) in enumerate(frames):
             if number % PUTS_PER_STEP == 0:
                 # A client's writes come bit by bit too; this task must not be the longest step.
                 await trio.lowlevel.checkpoint()
-            while feed.pending_rows + intake.rows + home.rows_open >= OPEN_ROWS:  # noqa: ASYNC110 - see POLL_S
+            while (  # noqa: ASYNC110 - see POLL_S
+                feed.pending_rows + intake.rows + home.rows_open >= OPEN_ROWS
+                or number - (feed.answers - answered) >= OPEN_REQUESTS
+            ):
                 await trio.sleep(POLL_S)
             feed.put(frame, rows)
         while feed.pending_rows or intake.rows or home.rows_open:  # noqa: ASYNC110 - see POLL_S

@@ -149,8 +149,9 @@ async def _answer_times(bench: CoreBench, count: int, per_s: float) -> Any:
                     await trio.sleep(max(0.0, at - time.perf_counter()))
                 intended.append(at)
                 feed.put(frame, rows)
-            while len(feed.answered_at) < len(frames):  # noqa: ASYNC110 - once, at the end
-                await trio.sleep(0.01)
+            with trio.fail_after(60):
+                while len(feed.answered_at) < len(frames):  # noqa: ASYNC110 - once, at the end
+                    await trio.sleep(0.01)
             gc.unfreeze()
             nursery.cancel_scope.cancel()
     finally:

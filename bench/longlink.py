@@ -12,6 +12,7 @@ with the same packets: MQTT 3.1.1, CONNECT and SUBSCRIBE, QoS 1 down, PUBACK at 
               the line, and what mosquitto spends on its publisher (the same messages to topics that nobody reads)
 
 Rounds of the two servers alternate; a line has the median of the rounds' ratios, the smallest and the largest.
+Several workers, a crowd of devices and reconnect storms: bench/longlink_crowd.py, in the same run.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
+from bench import longlink_crowd
 from bench.harness import Line, Options, calibrate, line, progress
+from bench.longlink_fleet import Fleet, ratios
 from bench.longlink_servers import Gateway, Mosquitto, Server, cpu_s, find_mosquitto, kernel_bytes, memory_bytes
-from gateway.cli.demo.processes import Child, Children
+from gateway.cli.demo.processes import Children
 
 IDLE_DEVICES = 15_000
 DEVICES = 5_000
@@ -37,15 +39,14 @@ ROUNDS = 9
 #: Messages to each device in one round, one after the other: a round then takes half a second and more.
 PUSHES = 10
 WORKLOADS = ("idle", "connect", "push")
-_TIMEOUT_S = 120.0
 
 
 def run(options: Options) -> Iterator[Line]:
-    wanted = [name for name in WORKLOADS if not options.only or name in options.only]
-    if find_mosquitto() is None:
-        progress("longlink: skipped, mosquitto is missing")
+    wanted = [name for name in MEASURE if not options.only or name in options.only]
+    if find_mosquitto() is None and any(name in WORKLOADS for name in wanted):
+        progress("longlink: lines beside mosquitto are skipped, it is missing")
         yield line("longlink", "all beside mosquitto", skipped="missing: mosquitto")
-        return
+        wanted = [name for name in wanted if name not in WORKLOADS]
     for name in wanted:
         folder = Path(tempfile.mkdtemp(prefix="pushgw-bench-longlink-"))
         before = calibrate()
@@ -55,31 +56,6 @@ def run(options: Options) -> Iterator[Line]:
             shutil.rmtree(folder)
         yield line("longlink", name, **figures, calibration_before=before, calibration_after=calibrate())
         gc.collect()
-
-
-class Fleet:
-    """A generator and its devices."""
-
-    def __init__(self, children: Children, name: str) -> None:
-        self._child: Child = children.start(name, ["bench.longlink_generator"])
-
-    def call(self, cmd: str, **arguments: Any) -> dict[str, Any]:
-        self._child.write_json({"cmd": cmd, **arguments})
-        return self._child.read_json(cmd, _TIMEOUT_S + 10.0)
-
-    def connect(self, server: Server, n: int) -> float:
-        """All are connected and subscribed; the seconds it took."""
-        host, port = server.address
-        asked = self.call(
-            "connect", host=host, port=port, first=0, n=n, user=server.user, secret=server.secret, sources=[]
-        )
-        done = self.call("wait", what="ready", n=n, timeout_s=_TIMEOUT_S)
-        assert done["ready"] == n, f"{done['ready']} of {n} devices are connected to {server.name}: {done}"
-        assert done["failed"] == 0, f"{done['failed']} connects failed at {server.name}"
-        return float(done["ready_ns"] - asked["started_ns"]) / 1e9
-
-    def quit(self) -> None:
-        self._child.write_json({"cmd": "quit"})
 
 
 class Site:
@@ -149,7 +125,7 @@ def connect(folder: Path, options: Options) -> Line:
         "mosquitto_connects_per_s": round(statistics.median(rates["mosquitto"])),
         "cpu_us_per_connect": round(statistics.median(cpu["gateway"]), 1),
         "mosquitto_cpu_us_per_connect": round(statistics.median(cpu["mosquitto"]), 1),
-        **_ratios("ratio_to_mosquitto", rates["gateway"], rates["mosquitto"]),
+        **ratios("ratio_to_mosquitto", rates["gateway"], rates["mosquitto"]),
         "ratio_to_mosquitto_required": 1.0,
     }
     progress(f"  {figures['connects_per_s']:,} per s, {figures['ratio_to_mosquitto']} of mosquitto's")
@@ -166,11 +142,11 @@ def push(folder: Path, options: Options) -> Line:
         for server in both.servers:
             fleets[server.name].connect(server, n)
             # Warm-up: what is made at the first message is there.
-            _push(server, fleets[server.name], n, 2)
+            fleets[server.name].push(server, n, 2)
         for number in range(rounds):
             for server in both.servers if number % 2 == 0 else both.servers[::-1]:
                 before = cpu_s(server.pid())
-                took_s = _push(server, fleets[server.name], n, pushes)
+                took_s = fleets[server.name].push(server, n, pushes)
                 rates[server.name].append(n * pushes / took_s)
                 cpu[server.name].append((cpu_s(server.pid()) - before) / (n * pushes) * 1e6)
         before = cpu_s(both.mosquitto.pid())
@@ -190,9 +166,9 @@ def push(folder: Path, options: Options) -> Line:
         "mosquitto_publisher_cpu_us_per_message": round(publisher_us, 2),
         "bytes_per_message": round(last["gateway"]["bytes"] / last["gateway"]["received"]),
         "mosquitto_bytes_per_message": round(last["mosquitto"]["bytes"] / last["mosquitto"]["received"]),
-        **_ratios("ratio_to_mosquitto", rates["gateway"], rates["mosquitto"]),
+        **ratios("ratio_to_mosquitto", rates["gateway"], rates["mosquitto"]),
         "ratio_to_mosquitto_required": 1.5,
-        **_ratios("cpu_ratio_to_mosquitto", cpu["gateway"], cpu["mosquitto"]),
+        **ratios("cpu_ratio_to_mosquitto", cpu["gateway"], cpu["mosquitto"]),
         "cpu_ratio_to_mosquitto_required": 0.65,
         "enters_gateway": Gateway.how,
         "enters_mosquitto": Mosquitto.how,
@@ -204,28 +180,4 @@ def push(folder: Path, options: Options) -> Line:
     return figures
 
 
-def _push(server: Server, fleet: Fleet, n: int, pushes: int) -> float:
-    """Seconds for so many messages to each device, one after the other."""
-    received = fleet.call("wait", what="received", n=0, timeout_s=0.0)["received"]
-    took_ns = 0
-    for number in range(1, pushes + 1):
-        started_ns = time.monotonic_ns()
-        server.push(0, n)
-        wanted = received + number * n
-        seen = fleet.call("wait", what="received", n=wanted, timeout_s=30.0)
-        assert seen["received"] == wanted, f"{seen['received']} of {wanted} messages came through {server.name}"
-        assert seen["dup"] == seen["lost"] == 0, f"{server.name}: {seen}"
-        took_ns += seen["last_ns"] - started_ns
-    return took_ns / 1e9
-
-
-def _ratios(name: str, ours: list[float], theirs: list[float]) -> Line:
-    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-    return {
-        name: round(statistics.median(ratios), 3),
-        f"{name}_min": round(min(ratios), 3),
-        f"{name}_max": round(max(ratios), 3),
-    }
-
-
-MEASURE = {"idle": idle, "connect": connect, "push": push}
+MEASURE = {"idle": idle, "connect": connect, "push": push, **longlink_crowd.MEASURE}

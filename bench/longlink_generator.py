@@ -160,7 +160,7 @@ class Generator:
         for count in self._received:
             per_device[count] = per_device.get(count, 0) + 1
         latencies = sorted(self._latencies_ns or ())
-        shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+        shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
         found = {
             name: latencies[int(share * (len(latencies) - 1))] / 1e6 for name, share in shares.items() if latencies
         }

@@ -9,7 +9,8 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,33 +58,55 @@ class Gateway:
     how = "one RPC submit with one content for all devices of a round, durability in memory"
     user = APP_KEY
 
-    def __init__(self, children: Children, folder: Path, n_devices: int) -> None:
+    def __init__(
+        self,
+        children: Children,
+        folder: Path,
+        n_devices: int,
+        *,
+        workers: int = 1,
+        n_clients: int = 1,
+        vendors: Mapping[str, Any] | None = None,
+    ) -> None:
+        """n_devices: of the busiest worker. n_clients: RPC connections that pushes take turns on; the system spreads
+        them over the workers. vendors: tables of the app's vendors."""
         folder.mkdir(parents=True)
         self.secret = secrets.token_hex(32)
         (folder / "secret").write_text(self.secret)
         config = folder / "gateway.toml"
-        config.write_text(to_toml(_config(folder, n_devices)))
+        config.write_text(to_toml(_config(folder, n_devices, workers, vendors or {})))
         arguments = ["gateway", "serve", "--config", str(config), "--ready-json", "--exit-with-parent"]
         self._child: Child = children.start("gateway", arguments)
         self.ready = self._child.read_json("readiness", READY_S)
         host, _, port = self.ready["long_link"][0].removeprefix("tcp://").rpartition(":")
         self.address = (host, int(port))
-        self._client = BlockingClient(self.ready["rpc"][0], APP_KEY, self.secret.encode())
+        self.clients = [self.client() for _ in range(n_clients)]
+        self._turn = 0
+
+    def client(self) -> BlockingClient:
+        return BlockingClient(self.ready["rpc"][0], APP_KEY, self.secret.encode(), timeout_s=60.0)
 
     def pid(self) -> int:
         return self._child.pid
 
     def push(self, first: int, n: int) -> None:
-        ids = np.frombuffer(b"".join(map(device_id, range(first, first + n))), np.uint8)
-        sent = {"sent": str(time.monotonic_ns())}
-        content = Variant(title=_TITLE, body=_BODY, data=sent, strategy=3, ttl_s=600)
-        answer = self._client.submit_columns(
-            Submit(id=UNSENT, contents=[content], n=n, device_ids=little_endian(ids, "u1"))
-        )
+        self.push_to(range(first, first + n))
+
+    def push_to(self, devices: Sequence[int]) -> bytes:
+        """One submit; its task id."""
+        n = len(devices)
+        ids = np.frombuffer(b"".join(map(device_id, devices)), np.uint8)
+        self._turn += 1
+        client = self.clients[self._turn % len(self.clients)]
+        sent = str(time.monotonic_ns())
+        content = Variant(title=_TITLE, body=_BODY, data={"sent": sent}, strategy=3, ttl_s=600)
+        answer = client.submit_columns(Submit(id=UNSENT, contents=[content], n=n, device_ids=little_endian(ids, "u1")))
         assert answer.accepted == n, f"{answer.refused_count} of {n} rows were refused"
+        return answer.task_id
 
     def close(self) -> None:
-        self._client.close()
+        for client in self.clients:
+            client.close()
 
 
 class Mosquitto:
@@ -161,20 +184,21 @@ class Mosquitto:
         self._process.wait(10)
 
 
-def _config(folder: Path, n_devices: int) -> dict[str, Any]:
-    import tomllib
-
+def _config(folder: Path, n_devices: int, workers: int, vendors: Mapping[str, Any]) -> dict[str, Any]:
     base = Path(__file__).resolve().parent.parent / "configs" / "bench.toml"
     table = tomllib.loads(base.read_text())
-    table["gateway"] |= {"data_dir": str(folder / "data")}
+    table["gateway"] |= {"data_dir": str(folder / "data"), "workers": workers}
     table["operator"] = {"socket": str(folder / "operator.sock")}
     # So many tables as a gateway of this size has, so that memory says something.
     table["devices"] |= {"devices_max": max(100_000, n_devices), "token_bytes_max": 16_000_000}
     connections_max = max(n_devices + 10, 10_000)
     table["long_link"] |= {"connections_max": connections_max, "files_max": connections_max + OTHER_FILES}
-    table["apps"] = [
-        {"key": APP_KEY, "secrets": [{"file": str(folder / "secret")}], "connections_max": connections_max}
-    ]
+    app = {
+        "key": APP_KEY,
+        "secrets": [{"file": str(folder / "secret")}],
+        "connections_max": connections_max * workers,
+    }
+    table["apps"] = [app | dict(vendors)]
     return table
 
 
@@ -190,10 +214,10 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def cpu_s(pid: int) -> float:
-    """Time on a CPU of all threads of the process and its children, to the nanosecond."""
+def cpu_s(pid: int, *, alone: bool = False) -> float:
+    """Time on a CPU of all threads of the process and, unless alone, its children, to the nanosecond."""
     total = 0
-    for member in family(pid):
+    for member in [pid] if alone else family(pid):
         for task in Path(f"/proc/{member}/task").glob("*/schedstat"):
             total += int(task.read_text().split()[0])
     return total / 1e9

@@ -9,10 +9,11 @@ skipped with that reason and listed at the end; with PUSHGW_REQUIRE_TOOLS=1 it f
 from __future__ import annotations
 
 import datetime
+import fcntl
 import ipaddress
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("PUSHGW_REQUIRE_TOOLS") == "1":
         pytest.fail(f"{text}, and PUSHGW_REQUIRE_TOOLS=1 is set", pytrace=False)
     pytest.skip(text)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests marked `alone` have the machine for themselves among the processes of this run.
+
+    Two files are locked: whoever wants to be alone closes the gate first, so that others cannot go before him for ever.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    folder = item.config.rootpath / ".pytest_cache"
+    folder.mkdir(exist_ok=True)
+    is_alone = item.get_closest_marker("alone") is not None
+    lock = fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH
+    with (folder / "alone.gate").open("w") as gate, (folder / "alone.room").open("w") as room:
+        fcntl.flock(gate, lock)
+        fcntl.flock(room, lock)
+        if not is_alone:
+            fcntl.flock(gate, fcntl.LOCK_UN)
+        return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -34,6 +34,8 @@ from vendors.auth.credential import Issued, SecretPlace
 from vendors.connecting import ConnectingSettings
 from vendors.http_answer import by_status_class, decode_object
 
+pytestmark = pytest.mark.alone
+
 NAME = "xiaomi"  # a channel that has no vendor file yet
 CREDENTIAL = b"key=test"
 HEADERS = ((b"authorization", (Slot("authorization"),)), (b"content-type", (b"application/json",)))

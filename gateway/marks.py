@@ -40,10 +40,21 @@ class PageTrail:
     marked: (n,) uint8, the channel under which a row is marked as issued, 0: not. is_sure: (n,) bool, the mark is
     durable, or need not be. dirty: (n,) bool, not written as it is. ended: rows whose mark was taken back in memory, by
     window. position: of the batch's record. records: positions of the records that hold marks of it. ticket: of its
-    newest mark. is_gone: its batch was let go. is_recovered: an earlier process accepted it.
+    newest mark. is_finished: no row is open. is_gone: its batch was let go. is_recovered: an earlier process took it.
     """
 
-    __slots__ = ("dirty", "ended", "is_gone", "is_recovered", "is_sure", "marked", "position", "records", "ticket")
+    __slots__ = (
+        "dirty",
+        "ended",
+        "is_finished",
+        "is_gone",
+        "is_recovered",
+        "is_sure",
+        "marked",
+        "position",
+        "records",
+        "ticket",
+    )
 
     def __init__(self, n: int, position: int, *, is_recovered: bool) -> None:
         self.marked: U8 = np.zeros(n, np.uint8)
@@ -53,5 +64,6 @@ class PageTrail:
         self.position = position
         self.records: list[int] = []
         self.ticket = NO_TICKET
+        self.is_finished = False
         self.is_gone = False
         self.is_recovered = is_recovered

@@ -311,6 +311,29 @@ async def test_rows_that_were_uncertain_once_are_not_so_at_every_further_crash(l
         assert np.count_nonzero(life.pages[0].flags & Flag.RESENT_UNCERTAIN) == 10
 
 
+async def test_a_batch_that_was_final_at_the_crash_goes_at_the_next_start(lives: Lives) -> None:
+    async with lives.live() as life:
+        told = life.submit(devices(10), request_id="r")
+        await until(lambda: told)
+        (page,) = life.pages
+        await life.issue(page, np.arange(10))
+        life.end(page, np.arange(9))
+        await until(lambda: not life.disk.trail.has_dirty)
+        await trio.sleep(0.02)
+        # The last outcome is written, and the process ends before the batch is let go.
+        life.disk.trail.finished = lambda page: None  # type: ignore[method-assign]
+        life.end(page, np.arange(9, 10))
+        await until(lambda: not life.disk.trail.has_dirty)
+        await trio.sleep(0.02)
+    async with lives.live() as life:
+        assert life.pages == []
+        assert life.logged("recovered")[0]["rows_final"] == 10
+        await until(lambda: life.disk.journal.statistics().records == 1)
+    async with lives.live() as life:
+        assert life.logged("recovered")[0]["batches"] == 0
+        assert len(life.request_ids) == 1
+
+
 async def test_urgent_batches_come_first(lives: Lives) -> None:
     contents = [{"priority": "normal"}, {}, {"class_": "marketing"}, {"priority": "normal", "class_": "marketing"}, {}]
     async with lives.live() as life:

@@ -167,7 +167,7 @@ class JournalActor:
 
     async def finish(self) -> None:
         """Everything that is known is written. If cancelled: some of it is not."""
-        while (self.trail.has_dirty or self.trail.has_final or self.spent) and not self.fault:  # noqa: ASYNC110 - once
+        while self.trail.has_dirty or self.trail.has_final or self.spent:  # noqa: ASYNC110 - once, at the end
             await trio.sleep(0.01)
 
     async def _write(self) -> None:

@@ -134,7 +134,12 @@ class Trail:
             self._soil(page, page.trail, rows)
 
     def finished(self, page: LedgerPage) -> None:
-        """No row of the page is open any more: nothing more need be written of it."""
+        """No row of the page is open any more: nothing more need be written of it. Again changes nothing."""
+        trail = page.trail
+        assert trail is not None
+        if trail.is_finished:
+            return
+        trail.is_finished = True
         self._dirty.pop(page.batch.address.sequence, None)
         self._final.append(page)
         self.on_work()

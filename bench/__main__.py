@@ -22,6 +22,7 @@ BENCHMARKS = {
     "http1": "bench.http1",
     "longlink": "bench.longlink",
     "durable": "bench.durable",
+    "render": "bench.render",
 }
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import functools
 import gc
 import secrets
-import signal
-import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ import trio
 
 import vendors
 from gateway.actors.device_owner import DeviceOwner
+from gateway.actors.device_passing import DevicePassing
 from gateway.actors.inbox import InboxActor
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
@@ -39,9 +38,15 @@ from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
-from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
+from gateway.app_devices import BansWatch, OnlineGauges, build_desk, within_files_limit
+from gateway.app_doors import Doors
 from gateway.app_journal import DataDir, DiskJournal, app_defaults
+from gateway.app_leaving import leave
+from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
+from gateway.app_seeing import lane_status, refresh_gauges
+from gateway.app_siblings import Siblings
+from gateway.app_signals import serve_until_signal
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -60,12 +65,12 @@ from gateway.config_types import Address
 from gateway.core.admission import Admission
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
+from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
+from gateway.core.report import open_rows
 from gateway.core.request_ids import RequestIds
 from gateway.core.segments import HashKey
-from gateway.errors import ConfigError
-from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, State
-from gateway.net import tls
+from gateway.ledger import CHANNEL_NAMES
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -74,12 +79,11 @@ from gateway.observe.counting import (
     RpcCounts,
     ServiceCounts,
     SupervisorCounts,
-    record_link,
 )
 from gateway.observe.log import Level, Log
 from gateway.observe.loop_lag import StepWatch, watch_lag
 from gateway.observe.metrics import Metrics
-from gateway.observe.scrape import Scrape
+from gateway.observe.scrape import Scrape, SharedScrape
 from gateway.store.memory import MemoryInbox, MemoryJournal
 
 #: Rows routed in one step: about a millisecond at the rates of docs/performance.md.
@@ -87,7 +91,6 @@ ROUTE_SLICE_ROWS = 5120
 #: New objects between two looks of the garbage collector: half a millisecond each, and rarely anything to find, since
 #: rows are columns and content structs hold no cycles.
 _YOUNG_OBJECTS = 10_000
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
 
@@ -112,17 +115,31 @@ class LinkApp:
 class Worker:
     """One worker's actors. Built, then `run` once."""
 
-    def __init__(self, config: Config, *, log: Log | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        log: Log | None = None,
+        metrics: Metrics | None = None,
+        siblings: Siblings | None = None,
+    ) -> None:
+        """siblings: what a worker among several has beside; config is then its share (config_shares.py)."""
         self.config = config
+        self.siblings = siblings
         self.metrics = metrics or Metrics(label_values_max=config.observe.label_values_max)
         self.log = log or make_log(config, self.metrics)
-        self.clock: Clock = DevelopmentClock() if config.dev.clock else SystemClock()
+        offset_s = 0.0 if siblings is None else siblings.clock_offset_s
+        self.clock: Clock = DevelopmentClock(offset_s) if config.dev.clock else SystemClock()
         self.app_secrets = {app.key: tuple(secret.read() for secret in app.secrets) for app in config.apps}
         self.admin_keys = () if config.operator.admin_key is None else (config.operator.admin_key.read(),)
         self.step_watch = StepWatch(self.metrics, step_s_max=config.gateway.step_ms_max / 1000)
         self.metrics.started_unix_s.set(self.clock.unix_ms() / 1000)
         self._stopping = trio.Event()
+        self._spread_s = 0.0
+        self.doors = Doors(siblings)
+        self._scrape = Scrape(self.metrics, [self._refresh_gauges])
         self._is_ready = False
+        self._nursery: trio.Nursery | None = None
         self.ceiling = Ceiling(config.http2.connections_max)
         self._build_core()
         self.vendor_lanes = [lane for index, app in enumerate(config.apps) for lane in self._build_vendors(index, app)]
@@ -140,7 +157,7 @@ class Worker:
         keys = [app.key for app in config.apps]
         self.home = Home(
             secret=secret,
-            journal=config.gateway.node,
+            journal=journal_of(config.gateway.node, 0 if self.siblings is None else self.siblings.place.worker),
             observer=HomeCounts(metrics),
             ledger_bytes_max=config.ledger.ledger_memory_bytes_max,
             rows_open_max=config.gateway.open_rows_max,
@@ -149,7 +166,7 @@ class Worker:
         )
         self.disk: DiskJournal | None = None
         if any(app.durability == "disk" for app in config.apps):
-            self.disk = DiskJournal(self, config.gateway.node, secret, FIRST_EPOCH)
+            self.disk = DiskJournal(self, self.home.journal, secret, FIRST_EPOCH)
         self.devices = DeviceTable(
             device_limits(config),
             HashKey(secrets.token_bytes(32)),
@@ -159,8 +176,11 @@ class Worker:
         )
         self.inbox = InboxActor(store=self.inbox_store, epoch=FIRST_EPOCH, home=self.home, clock=clock)
         self.renderer = Renderer(
-            templates_max=config.lanes.templates_max, downlink_payload_bytes_max=config.long_link.payload_bytes_max
+            templates_max=config.lanes.templates_max,
+            downlink_payload_bytes_max=config.long_link.payload_bytes_max,
+            address_secret=secret,
         )
+        defaults = [app_defaults(app) for app in config.apps]
         self.router = Router(
             home=self.home,
             devices=self.devices,
@@ -168,7 +188,7 @@ class Worker:
             renderer=LinkRenderer(self.renderer),
             clock=clock,
             observer=RouterCounts(metrics),
-            defaults=[app_defaults(app) for app in config.apps],
+            defaults=defaults,
             slice_rows=ROUTE_SLICE_ROWS,
             parked_rows_max=config.lanes.parked_rows_max,
             strategy4_wait_s=config.retry.strategy4_wait_s,
@@ -177,6 +197,7 @@ class Worker:
         self.request_ids = RequestIds(
             ids_max=config.ledger.idempotency_ids_max, age_ms=int(config.ledger.idempotency_s * 1000)
         )
+        self.joint = None if self.siblings is None else Joint(self, self.siblings, defaults)
         self.intake = Intake(
             home=self.home,
             journal=MemoryJournal(),
@@ -220,12 +241,17 @@ class Worker:
             clock=self.clock,
             observer=OwnerCounts(metrics, [app.key for app in config.apps]),
             connections_max=[app.connections_max for app in config.apps],
+            **online_counts(self.siblings),
         )
         self._link_settings = within_files_limit(self, long_link_settings(config))
         self._link_apps = {app.key: LinkApp(index, self.app_secrets[app.key]) for index, app in enumerate(config.apps)}
         self.admission = Admission(self._link_apps, admission_limits(config))
         bans_file = config.long_link.bans_file
         self.bans_watch = None if bans_file is None else BansWatch(self, bans_file)
+        self.passing: DevicePassing | None = None
+        if self.siblings is not None and self.joint is not None:
+            place, peers = self.siblings.place, self.siblings.peers
+            self.passing = DevicePassing(place, peers, self.joint.ownership, lambda: self.long_link)
         self._connect_link()
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
         self.presence = Presence(
@@ -243,14 +269,15 @@ class Worker:
             clock=self.clock,
             observer=ServiceCounts(metrics, self.log.bind(actor="operator")),
             status=self.status,
-            check_room=self.router.check_room,
+            check_room=self._check_room,
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
             presence=self.presence,
         )
+        self.front = self.service if self.joint is None else self.joint.serve(self.service)
         self.desk = build_desk(self)
         self.rpc = RpcListener(
             limits=rpc_limits(config),
-            service=self.service,
+            service=self.front,
             observer=RpcCounts(metrics),
             look_up_secret=self._look_up_secret,
             connections_max=config.rpc.connections_max,
@@ -259,10 +286,21 @@ class Worker:
             frames_bytes_max=config.rpc.frames_bytes_max,
         )
 
+    def _check_room(self) -> None:
+        """Raises Overloaded when too many rows are parked, here or for other workers."""
+        self.router.check_room()
+        if self.joint is not None:
+            self.joint.spread.check_room()
+
     def _connect_link(self) -> None:
         # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
         self.long_link = LongLink(
-            self._link_settings, self._link_apps, self.owner, admission=self.admission, clock=trio.current_time
+            self._link_settings,
+            self._link_apps,
+            self.owner,
+            admission=self.admission,
+            clock=trio.current_time,
+            elsewhere=self.passing,
         )
         self.router.connect_link(self.long_link)
 
@@ -280,8 +318,15 @@ class Worker:
 
     async def run(self, ready: Callable[[Ready], None] | None = None) -> None:
         """Serves until `stop`, then drains. If cancelled: closes at once and drains nothing."""
+        try:
+            await self._run(ready)
+        finally:
+            self.close()
+
+    async def _run(self, ready: Callable[[Ready], None] | None) -> None:
         trio.lowlevel.add_instrument(self.step_watch)
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "presence", self.presence.run)
@@ -308,12 +353,18 @@ class Worker:
             self._announce(addresses)
             if ready is not None:
                 ready(addresses)
+            if self.siblings is not None:
+                self.siblings.control.ready()
             await self._stopping.wait()
             await self._drain()
             nursery.cancel_scope.cancel()
+        if self.passing is not None:
+            self.passing.close()
 
-    def stop(self) -> None:
-        """`run` drains and returns. A second call changes nothing."""
+    def stop(self, spread_s: float = 0.0) -> None:
+        """`run` drains and returns; devices are closed evenly over spread_s. A second call changes nothing."""
+        if not self._stopping.is_set():
+            self._spread_s = spread_s
         self._stopping.set()
 
     def close(self) -> None:
@@ -321,17 +372,36 @@ class Worker:
         if self.disk is not None:
             self.disk.close()
 
+    async def refresh(self) -> None:
+        """Gauges say how it is now."""
+        await self._scrape.refresh()
+
+    async def leave(self, spread_s: float, *, may_lose: bool) -> dict[str, int]:
+        """As `app_leaving.leave`: stops for a restart, or returns the rows because of which it goes on."""
+        return await leave(self, spread_s, may_lose=may_lose)
+
+    async def reopen(self) -> None:
+        """What `leave` closed is open again, at the same addresses."""
+        assert self._nursery is not None
+        if self.config.long_link.listeners:
+            self.long_link.listen()
+        self.doors = self.doors.reopened()
+        await self._open_doors(self._nursery)
+        self.rpc.end_shutdown()
+
     def _supervise(self, nursery: trio.Nursery, name: str, run: Callable[[], Awaitable[None]]) -> None:
         observer = SupervisorCounts(self.metrics, self.log)
         nursery.start_soon(functools.partial(supervise, name, run, clock=self.clock, observer=observer), name=name)
 
     async def _listen(self, nursery: trio.Nursery) -> Ready:
         config = self.config
-        rpc = [await self._serve_rpc(nursery, listener, "rpc") for listener in config.rpc.listeners]
-        operator_listener = Listener(address=Address("unix", path=str(config.operator_socket)))
-        operator = await self._serve_rpc(nursery, operator_listener, "operator", is_operator=True)
-        if config.operator.address is not None:
-            await self._serve_rpc(nursery, Listener(address=config.operator.address), "operator")
+        await self._open_operator(nursery)
+        if self.siblings is not None and self.passing is not None:
+            self.passing.listen()
+            self.siblings.peers.watch(self.passing)
+            self._supervise(nursery, "device passing", self.passing.run)
+        if self.joint is not None:
+            await self.joint.start(nursery, self._supervise)
         links = self.long_link.listen() if config.long_link.listeners else []
         if links:
             bound = tuple(
@@ -343,44 +413,40 @@ class Worker:
             self._supervise(nursery, "long link", self._run_long_link)
             if self.bans_watch is not None:
                 self._supervise(nursery, "bans", self.bans_watch.run)
+        rpc, http = await self._open_doors(nursery)
         return Ready(
             rpc=rpc,
-            operator=operator,
-            http=await self._serve_http(nursery),
+            operator=f"unix://{config.operator_socket}",
+            http=http,
             long_link=[
                 str(Address(listener.address.scheme, host, port))
                 for listener, (host, port) in zip(config.long_link.listeners, links, strict=True)
             ],
         )
 
-    async def _serve_rpc(
-        self, nursery: trio.Nursery, listener: Listener, name: str, *, is_operator: bool = False
-    ) -> str:
-        address = listener.address
-        if address.scheme == "unix":
-            from gateway.net.unix import open_unix_listener
+    async def _open_operator(self, nursery: trio.Nursery) -> None:
+        """Where operators ask: themselves, or the supervisor for them (app_operator.py)."""
+        doors, config = Doors(None), self.config
+        converse = functools.partial(self.rpc.converse, name="operator", has_trusted_peer=True)
+        path = config.operator_socket if self.siblings is None else self.siblings.operator_socket
+        await doors.open(nursery, Listener(address=Address("unix", path=str(path))), converse)
+        if config.operator.address is not None and self.siblings is None:
+            converse = functools.partial(self.rpc.converse, name="operator")
+            await doors.open(nursery, Listener(address=config.operator.address), converse)
 
-            opened: list[Any] = [await open_unix_listener(address.path, mode=0o600)]
-            shown = str(address)
-        else:
-            opened = list(await trio.open_tcp_listeners(address.port, host=address.host))
-            host, port = opened[0].socket.getsockname()[:2]
-            shown = str(Address(address.scheme, host, port))
-            if address.scheme == "tls":
-                context = server_context(listener)
-                opened = [trio.SSLListener(each, context) for each in opened]
-        converse = functools.partial(self.rpc.converse, name=name, has_trusted_peer=is_operator)
-        nursery.start_soon(trio.serve_listeners, converse, opened)
-        return shown
-
-    async def _serve_http(self, nursery: trio.Nursery) -> str:
-        http = self.config.http
-        scrape = Scrape(self.metrics, [self._refresh_gauges])
-        server = HealthServer(scrape.page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
-        listeners = await trio.open_tcp_listeners(http.address.port, host=http.address.host)
-        nursery.start_soon(server.serve, listeners)
-        host, port = listeners[0].socket.getsockname()[:2]
-        return f"http://{host}:{port}"
+    async def _open_doors(self, nursery: trio.Nursery) -> tuple[list[str], str]:
+        """The addresses of RPC and HTTP."""
+        converse = functools.partial(self.rpc.converse, name="rpc")
+        rpc = [await self.doors.open(nursery, listener, converse) for listener in self.config.rpc.listeners]
+        shared = self.siblings
+        page = (
+            self._scrape.page
+            if shared is None
+            else SharedScrape(self.metrics, shared.columns, shared.control.refresh_all).page
+        )
+        http = HealthServer(page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
+        address = await self.doors.open(nursery, Listener(address=self.config.http.address), http.converse)
+        return rpc, address.replace("tcp:", "http:")
 
     def _announce(self, addresses: Ready) -> None:
         self.log.info("ready", **addresses._asdict())
@@ -394,19 +460,24 @@ class Worker:
         self.log.info("stopping", drain_s=budget_s)
         deadline = trio.current_time() + budget_s
         self.rpc.begin_shutdown()
+        if self.siblings is not None:
+            # Others are there to answer; alone, whoever connects now is told that we are shutting down.
+            self.doors.close()
         with trio.move_on_at(deadline):
             await self.intake.stop()
             await self._wait_idle()
-        self.long_link.stop(max(0.0, deadline - trio.current_time()))
+        self.long_link.stop(max(0.0, deadline - trio.current_time()), self._spread_s)
         async with trio.open_nursery() as nursery:
             for built in self.vendor_lanes:
                 nursery.start_soon(built.pool.drain, max(0.1, deadline - trio.current_time()))
             if self.config.long_link.listeners:
                 nursery.start_soon(self._wait_long_link, deadline)
+        if self.joint is not None:
+            await self.joint.flush(deadline)
         left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
         # Those in the journal go on at the next start.
         lost = self.home.rows_open - left["rows_in_journal"]
-        self.log.info("stopped", rows_open=self._open_rows(), rows_lost=lost, connections=len(self.rpc), **left)
+        self.log.info("stopped", rows_open=self.rows_open(), rows_lost=lost, connections=len(self.rpc), **left)
 
     async def _wait_idle(self) -> None:
         """Returns when no row is being routed, queued in a lane or in flight at a vendor."""
@@ -418,51 +489,25 @@ class Worker:
         return [actor for built in self.vendor_lanes for actor in (*built.lanes, *built.probe_lanes)]
 
     async def _wait_long_link(self, deadline: float) -> None:
-        with trio.move_on_at(deadline + 1.0):
+        with trio.move_on_at(deadline + self._spread_s + 1.0):
             await self.long_link.wait_stopped()
 
     # -- seeing
 
     def _not_ready(self) -> list[str]:
-        return [] if self._is_ready else ["starting or stopping"]
+        own = [] if self._is_ready else ["starting or stopping"]
+        return own if self.siblings is None else own + self.siblings.control.not_ready
 
-    def _open_rows(self) -> dict[str, int]:
-        counts = dict.fromkeys((state.name.lower() for state in sorted(OPEN_STATES)), 0)
-        for page in self.home.pages():
-            for state in OPEN_STATES:
-                counts[state.name.lower()] += int(page.counts[state])
-        return counts
+    def rows_open(self) -> dict[str, int]:
+        return open_rows(self.home.pages())
+
+    def rows_to_lose(self) -> dict[str, int]:
+        """Rows that are in this process's memory alone, those that it holds for others included."""
+        held = {} if self.joint is None else self.joint.rows_held()
+        return {state: rows + held.get(state, 0) for state, rows in self.rows_open().items()}
 
     def _refresh_gauges(self) -> None:
-        metrics = self.metrics
-        for name, rows in self._open_rows().items():
-            metrics.rows_open.set(rows, State[name.upper()])
-        home, devices = self.home.statistics(), self.devices.statistics()
-        metrics.memory_part_bytes.set(home.ledger_bytes, "ledger")
-        metrics.devices_registered.set(devices.devices)
-        metrics.devices_online.set(devices.online)
-        metrics.inbox_rows.set(len(self.inbox_store))
-        metrics.rows_not_conserved.set(self.home.rows_not_conserved())
-        record_link(metrics, self.long_link.statistics())
-        record_admission(metrics, self.admission)
-        self.online_gauges.record(self.presence.counts())
-        metrics.idempotency_ids.set(len(self.request_ids))
-        oldest_ms = self.request_ids.oldest_unix_ms()
-        metrics.idempotency_oldest_s.set((self.clock.unix_ms() - oldest_ms) / 1000 if oldest_ms else 0.0)
-        if self.disk is not None:
-            self.disk.refresh_gauges()
-        parked = self.router.parked()
-        lanes = [(built.channel, actor.lane) for built in self.vendor_lanes for actor in built.lanes]
-        for channel, class_ in {(channel, lane.key.class_) for channel, lane in lanes}:
-            ours = [lane for at, lane in lanes if (at, lane.key.class_) == (channel, class_)]
-            metrics.lane_rows.set(sum(lane.rows for lane in ours), channel, class_)
-            metrics.lane_parked_rows.set(sum(parked.get(lane.key, 0) for lane in ours), channel, class_)
-        for channel in {built.channel for built in self.vendor_lanes}:
-            ends = [built.keeper.expires_in_s() for built in self.vendor_lanes if built.channel == channel]
-            metrics.credential_expires_s.set(min(ends), channel)
-            pools = [built for built in self.vendor_lanes if built.channel == channel]
-            metrics.probe_rows.set(sum(each.waiting_rows for built in pools for each in built.probe_lanes), channel)
-            metrics.probe_connections.set(sum(built.pool.statistics().probe_connections for built in pools), channel)
+        refresh_gauges(self)
 
     def status(self) -> dict[str, Any]:
         """What `pushgw status` shows."""
@@ -472,7 +517,7 @@ class Worker:
             "node": self.config.gateway.node,
             "is_ready": self._is_ready,
             "now_unix_ms": self.clock.unix_ms(),
-            "rows_open": self._open_rows(),
+            "rows_open": self.rows_open(),
             "pages": home.pages,
             "ledger_bytes": home.ledger_bytes,
             "devices": devices.devices,
@@ -482,22 +527,7 @@ class Worker:
             "journal": {} if self.disk is None else self.disk.status(),
             "connections": len(self.rpc),
             "longest_step_ms": round(longest * 1000, 3),
-            "lanes": [self._lane_status(built, actor) for built in self.vendor_lanes for actor in built.lanes],
-        }
-
-    def _lane_status(self, built: VendorLane, actor: LaneActor) -> dict[str, Any]:
-        pool = built.pool.statistics()
-        return {
-            "app": built.app.key,
-            "vendor": built.channel.name.lower(),
-            "class": actor.lane.key.class_.name.lower(),
-            "rows": actor.lane.rows,
-            "probe_rows": 0 if actor.probes is None else actor.probes.waiting_rows,
-            "connections": pool.connections,
-            "probe_connections": pool.probe_connections,
-            "open_requests": pool.open_requests,
-            "has_credential": built.keeper.get_nowait() is not None,
-            "last_close": "" if pool.last_close is None else pool.last_close.value,
+            "lanes": [lane_status(built, actor) for built in self.vendor_lanes for actor in built.lanes],
         }
 
 
@@ -512,14 +542,11 @@ def app_view(index: int, app: App) -> AppView:
     return AppView(index, app.key, frozenset(checks), checks)
 
 
-def server_context(listener: Listener) -> ssl.SSLContext:
-    """TLS for a listener. Raises ConfigError for files that cannot be used."""
-    try:
-        return tls.server_context(
-            str(listener.cert_file), None if listener.key_file is None else str(listener.key_file)
-        )
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("rpc.listeners[].cert_file", str(listener.cert_file), f"a certificate ({error})") from error
+def online_counts(siblings: Siblings | None) -> dict[str, Any]:
+    """How the owner of devices learns of those that are online elsewhere; nothing for a worker alone."""
+    if siblings is None:
+        return {}
+    return {"online_elsewhere": siblings.online_elsewhere, "set_online": siblings.set_online}
 
 
 def make_log(config: Config, metrics: Metrics) -> Log:
@@ -545,40 +572,11 @@ def serve(config: Config, *, ready: Callable[[dict[str, Any]], None] | None = No
     make_missing_secrets(config)
     # The journal's thread must not wait for long, nor hold the loop up: docs/decisions.md has the measurement.
     sys.setswitchinterval(config.gateway.switch_interval_ms / 1000)
-    early: list[int] = []
-    for number in _END_SIGNALS:
-        # In force before the loop listens and after it has ended: one signal must not be lost and a second one must not
-        # turn a clean end into "killed".
-        signal.signal(number, lambda number, _: early.append(number))
     try:
-        trio.run(_serve, config, ready, early)
+        serve_until_signal(lambda: Worker(config), None if ready is None else lambda found: ready(found._asdict()))
     finally:
         data_dir.close()
     return 0
-
-
-async def _serve(config: Config, ready: Callable[[dict[str, Any]], None] | None, early: list[int]) -> None:
-    """The worker has run to its end; `early` holds the signals that came before this was called."""
-    worker = Worker(config)
-    try:
-        await _run_until_told(worker, ready, early)
-    finally:
-        worker.close()
-
-
-async def _run_until_told(worker: Worker, ready: Callable[[dict[str, Any]], None] | None, early: list[int]) -> None:
-    with trio.open_signal_receiver(*_END_SIGNALS) as signals:
-        if early:
-            worker.stop()
-        async with trio.open_nursery() as nursery:
-
-            async def run() -> None:
-                await worker.run(None if ready is None else lambda addresses: ready(addresses._asdict()))
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(run)
-            async for _ in signals:
-                worker.stop()
 
 
 def load(path: str, **overrides: Any) -> Config:

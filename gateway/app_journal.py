@@ -143,6 +143,7 @@ class DiskJournal:
             request_age_ms=int(config.ledger.idempotency_s * 1000),
         )
         site.home.trail = self.trail
+        self._is_closed = False
 
     def marks(self, app_index: int, channel: Channel) -> IssueMarks | None:
         """What the lanes of that app and channel tell the journal; None for an app in memory."""
@@ -182,8 +183,11 @@ class DiskJournal:
         return {"rows_in_journal": sum(page.n_open for page in pages if page.trail is not None)}
 
     def close(self) -> None:
-        self._request_log.close()
-        self.journal.close()
+        """Files are closed, once nothing runs any more. Again changes nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._request_log.close()
+            self.journal.close()
 
     # -- recovery
 

@@ -69,6 +69,7 @@ def long_link_settings(config: Config) -> LongLinkSettings:
             cert_file=str(listener.cert_file or ""),
             key_file=str(listener.key_file or ""),
             is_websocket=listener.address.scheme in ("ws", "wss"),
+            reuse_port=config.gateway.workers > 1,
         )
         for listener in link.listeners
     )

@@ -207,11 +207,13 @@ class LedgerPage:
     token_hashes: (n,) uint32, the 4-byte hash of the token each row was sent to; 0 before and without one.
     n_routed: rows 0..n_routed have been routed once.
     trail: what the journal on disk has been told of the rows; None where none holds the batch (core/trail.py).
+    away: (n,) uint8, which other worker holds each row (core/holders.py); None while all of them are here.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
     """
 
     __slots__ = (
         "attempts",
+        "away",
         "batch",
         "bursts",
         "channel",
@@ -245,6 +247,7 @@ class LedgerPage:
         self.final_ms: U32 = np.zeros(n, np.uint32)
         self.token_hashes: U32 = np.zeros(n, np.uint32)
         self.n_routed = 0
+        self.away: U8 | None = None
         self.slots: I32 = np.full(n, -1, np.int32)
         self.counts: I64 = np.zeros(len(State), np.int64)
         self.counts[State.QUEUED] = n
@@ -311,7 +314,8 @@ class Burst(NamedTuple):
 
     rows: (k,) uint16 positions in the batch. issued: monotonic seconds. answered: (k,)
     uint32, milliseconds after it, 0 = not yet. verdicts: (k,) uint8, filled as the
-    answers come (255 = none yet). names: vendor's own words per position where it had any.
+    answers come (255 = none yet). names: vendor's own words per position where it had any. first_request: the number of
+    its first request where those carry many rows, as it stands in their callback parameters; else -1.
     """
 
     number: int
@@ -323,6 +327,7 @@ class Burst(NamedTuple):
     answered: U32
     verdicts: U8
     names: dict[int, str]
+    first_request: int = -1
 
 
 #: No verdict yet, in `Burst.verdicts`.

@@ -96,7 +96,7 @@ def test_config_without_its_required_key_names_it(tmp_path: Path) -> None:
         ("step_ms_mx = 1", "gateway.step_ms_mx", "a known key (did you mean step_ms_max?)"),
         ("step_ms_max = 0", "gateway.step_ms_max", "`float` > 0.0"),
         ('step_ms_max = "2"', "gateway.step_ms_max", "`float`"),
-        ("workers = 2", "gateway.workers", "`int` <= 1"),
+        ("workers = 17", "gateway.workers", "`int` <= 16"),
         ("node = true", "gateway.node", "`int`"),
     ],
 )

@@ -9,32 +9,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
+from gateway.actors.lane_bursts import Unsent
 from gateway.actors.lane_ports import Marks
 from gateway.actors.rendering import RenderedBurst
-from gateway.columns import Rows
-from gateway.ledger import LedgerPage
+from gateway.core.lane import Lane
+from gateway.ledger import LedgerPage, State
 from gateway.marks import NO_TICKET
 
 _AHEAD_BURSTS = 64
+#: Without a journal on disk: one waits until its rows are known to leave while the next is rendered.
+_AHEAD_BURSTS_IN_MEMORY = 2
 #: More rows than a batch has.
 _NO_LIMIT = 1 << 17
-
-
-class Unsent(NamedTuple):
-    """Rendered rows from `start` on; they go out next, unless something about them changed. ticket: of their mark."""
-
-    page: LedgerPage
-    rendered: RenderedBurst
-    start: int
-    authorization: bytes
-    rendered_at: float
-    ticket: int = NO_TICKET
-
-    @property
-    def rows(self) -> Rows:
-        return self.rendered.rows[self.start :]
 
 
 class AheadOfMarks:
@@ -53,31 +40,34 @@ class AheadOfMarks:
         ticket = NO_TICKET if self._marks is None else self._marks.mark(page, burst.rows, self._ring)
         self._unsent.append(Unsent(page, burst, 0, authorization, now, ticket))
 
-    def may_send(self) -> bool:
-        """There are rendered rows, and the mark of the first is durable."""
-        return bool(self._unsent) and (self._marks is None or self._marks.is_durable(self._unsent[0].ticket))
+    def is_marked(self, unsent: Unsent) -> bool:
+        """The mark of these rows is durable, or they need none."""
+        return self._marks is None or self._marks.is_durable(unsent.ticket)
 
     def room(self) -> int:
         """Rows that may be rendered now."""
         if self._marks is None:
-            return 0 if self._unsent else _NO_LIMIT
+            return 0 if len(self._unsent) >= _AHEAD_BURSTS_IN_MEMORY else _NO_LIMIT
         if len(self._unsent) >= _AHEAD_BURSTS:
             return 0
         ahead = self._rows_max - sum(len(unsent.rows) for unsent in self._unsent)
         return min(ahead, self._marks.room(self._ring)) if ahead > 0 else 0
 
-    def take_stalled(self) -> list[Unsent]:
-        """Rendered rows that were free to leave at the last call and did not: they are to be queued again, and are
-        marked no more, so that nobody takes them for issued while a vendor is away. Newest first."""
-        first = self._unsent[0] if self._marks is not None and self.may_send() else None
-        if first is None or first is not self._waited:
+    def return_stalled(self, lane: Lane) -> bool:
+        """Rendered rows that were free to leave at the last call and did not are queued again, and marked no more, so
+        that nobody takes them for issued while a vendor is away. False where there were none."""
+        first = self._unsent[0] if self._unsent and self._marks is not None else None
+        if first is not None and not self.is_marked(first):
+            first = None
+        if self._marks is None or first is None or first is not self._waited:
             self._waited = first
-            return []
+            return False
         self._waited = None
-        stalled = list(reversed(self._unsent))
-        self._unsent.clear()
-        return stalled
-
-    def unmark(self, page: LedgerPage, rows: Rows) -> None:
-        if self._marks is not None:
-            self._marks.unmark(page, rows)
+        while self._unsent:
+            unsent = self._unsent.pop()
+            page, rows = unsent.page, unsent.rows
+            is_live = page.are(rows, State.QUEUED, lane.key.channel)
+            lane.put_back(page, rows[is_live])
+            lane.bucket.give_back(int((~is_live).sum()))
+            self._marks.unmark(page, rows[is_live])
+        return True

@@ -61,7 +61,7 @@ from gateway.observe.vendor_health import BreakerCounts, GuardCounts
 from gateway.store.memory import MemoryInbox
 from gateway.wire.h2.events import AnswerDetail, Answers, SettingsChanged, Terminated
 from gateway.wire.rpc.client import Answered, ClientSession, Closed
-from vendors import apns, fcm
+from vendors import apns, fcm, huawei, vivo
 
 SECRET = b"message id secret"
 #: Steps of all tasks that one wait of a test may take. A wait takes dozens; actors that wake each other in a circle
@@ -231,7 +231,7 @@ class ConnectionTwin:
         tags, self.open = self.open[:n], self.open[n:]
         assert len(tags) == n
         detail = AnswerDetail(headers or {}, body)
-        details = {} if status == 200 else dict.fromkeys(range(n), detail)
+        details = {} if status == 200 and not body else dict.fromkeys(range(n), detail)
         self._on_events(self, [Answers(np.array(tags, np.int64), np.full(n, status, np.uint16), details)])
         if self.drained is not None and not self.open:
             self.close(self.drained[1])
@@ -281,6 +281,11 @@ class VendorTwin:
 
 
 def make_vendor(channel: Channel) -> Any:
+    if channel is Channel.HUAWEI:
+        settings = huawei.Settings(client_id="1", client_secret_file="secret", rows_per_request_max=10)
+        return huawei.Huawei(settings)
+    if channel is Channel.VIVO:
+        return vivo.Vivo(vivo.Settings(app_id=1, app_key_id="k", app_secret_file="secret", rows_per_request_max=10))
     if channel is Channel.APNS:
         return apns.Apns(apns.Settings("TEAM123456", "KEY1234567", "com.example.app", key_file="key.p8"))
     return fcm.Fcm(fcm.Settings("sim-project", service_account_file="account.json"))
@@ -312,20 +317,20 @@ class World:
         change_rows_max: int = 1 << 20,
         has_probes: bool = False,
         probe_wait_s: float = 5.0,
+        journal: int = 0,
         breaker: BreakerSettings = UNTOUCHED,
         guard: GuardSettings | None = None,
         trail: Trail | None = None,
+        more_channels: Sequence[Channel] = (),
+        request_bucket: TokenBucket | None = None,
     ) -> None:
-        """trail: batches are on a disk whose records are made by `write_marks`."""
         self.trail = trail
-        self._positions = 0
         self.clock = clock or SystemClock()
-        self.metrics = Metrics()
-        self.log_lines = io.StringIO()
+        self.metrics, self.log_lines = Metrics(), io.StringIO()
         self.log = Log(stream=self.log_lines)
         self.home = Home(
             secret=SECRET,
-            journal=0,
+            journal=journal,
             observer=HomeCounts(self.metrics),
             ledger_bytes_max=1 << 30,
             rows_open_max=1 << 20,
@@ -334,10 +339,11 @@ class World:
         )
         limits = DeviceLimits(devices_max=5000, token_bytes_max=1 << 22, aliases_max=10, tag_bindings_max=10)
         self.devices = DeviceTable(limits, HashKey(b"k" * 32))
-        default = MemoryInbox(rows_per_device_max=100, rows_max=10_000)
-        self.inbox_store = default if inbox_store is None else inbox_store
+        fresh = MemoryInbox(rows_per_device_max=100, rows_max=10_000)
+        self.inbox_store = fresh if inbox_store is None else inbox_store
         self.inbox = InboxActor(store=self.inbox_store, epoch=EPOCH, home=self.home, clock=self.clock)
-        self.renderer = Renderer()
+        self.renderer = Renderer(address_secret=SECRET)
+        self._request_bucket = request_bucket
         self.router = Router(
             home=self.home,
             devices=self.devices,
@@ -351,7 +357,6 @@ class World:
             strategy4_wait_s=strategy4_wait_s,
             trail=trail,
         )
-        self.home.trail = trail
         self._add_devices_end()
         self.vendors: dict[Channel, VendorTwin] = {}
         self.pools: dict[Channel, VendorPool] = {}
@@ -361,7 +366,7 @@ class World:
         self.lanes: dict[LaneKey, LaneActor] = {}
         self.probe_lanes: dict[LaneKey, ProbeLane] = {}
         self._probe_wait_s = probe_wait_s if has_probes else None
-        for channel in (Channel.APNS, Channel.FCM):
+        for channel in (Channel.APNS, Channel.FCM, *more_channels):
             self._add_vendor(
                 channel,
                 connections_max=connections_max,
@@ -376,7 +381,9 @@ class World:
         self._fds = 100
 
     def _add_devices_end(self) -> None:
-        """What rows go to and come from on the devices' side."""
+        """What rows go to and come from on the devices' side, and what a disk is told of them (`write_marks`)."""
+        self.home.trail = self.trail
+        self._positions = 0
         self.sockets = SocketsTwin()
         self.router.connect_link(self.sockets)
         self.inbox.connect(self.router)
@@ -440,6 +447,7 @@ class World:
             "watch": VerdictWatch(breaker, guard),
             "device_gates": DeviceGates(),
             "marks": None if self.trail is None else IssueMarks(self.trail, 0, channel),
+            "request_bucket": self._request_bucket,
         }
         wait_s = self._probe_wait_s
         for class_ in Class:

@@ -129,3 +129,15 @@ def test_durable_measures_both_adapters_in_every_size_and_load() -> None:
         assert 0 < line["commit_ms_p50"] <= line["commit_ms_p99"] <= line["commit_ms_max"]  # type: ignore[operator]
         assert line["answer_ms_max"] >= line["commit_ms_p50"]  # type: ignore[operator]
         assert ("busy_rounds_per_s" in line) == ("busy" in str(line["workload"]))
+
+
+@pytest.mark.slow
+def test_render_compares_what_each_vendor_would_read() -> None:
+    wanted = [f"{name}@{workload}" for name in ("huawei", "xiaomi", "oppo") for workload in ("shared", "distinct")]
+    only = [word for name in [*wanted, "meizu@shared"] for word in ("--only", name)]
+    lines = lines_of(bench("render", "--smoke", "--json", *only))
+    assert {line["workload"] for line in lines} == {*wanted, "meizu@shared"}
+    for line in lines:
+        assert line["rows_per_s"] > 0  # type: ignore[operator]
+        assert line["checked_rows"] > 0  # type: ignore[operator]
+        assert line["checked_share"] >= 0.01  # type: ignore[operator]

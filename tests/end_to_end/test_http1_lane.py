@@ -36,7 +36,7 @@ from vendors.http_answer import by_status_class, decode_object
 
 pytestmark = pytest.mark.alone
 
-NAME = "xiaomi"  # a channel that has no vendor file yet
+NAME = "xiaomi"  # its file is replaced for these tests
 CREDENTIAL = b"key=test"
 HEADERS = ((b"authorization", (Slot("authorization"),)), (b"content-type", (b"application/json",)))
 

@@ -218,6 +218,14 @@ class ClockAdvance(Message, kw_only=True):
     seconds: Annotated[float, Meta(ge=0, le=1e9)]
 
 
+class Restart(Message, kw_only=True):
+    """operator, several workers only: one after the other is started anew. may_lose: though rows that are in memory
+    alone would be lost. Answer: restarted, when the last one is ready again."""
+
+    id: RequestNumber
+    may_lose: bool = False
+
+
 class SubscribeReceipts(Message, kw_only=True):
     """Starts a stream of `receipts` after the cursor (empty: from now on). credit_rows: rows that may come at once."""
 
@@ -402,6 +410,22 @@ class ClockAdvanced(Message, kw_only=True):
     now_unix_ms: int
 
 
+class WorkerRestart(msgspec.Struct, forbid_unknown_fields=True):
+    """outcome: restarted; or kept, with the rows that would have been lost by state: that worker goes on as it was."""
+
+    worker: int
+    outcome: Literal["restarted", "kept"]
+    rows_open: dict[str, int]
+    took_ms: int
+
+
+class Restarted(Message, kw_only=True):
+    """In the order in which it was done."""
+
+    id: RequestNumber
+    workers: list[WorkerRestart]
+
+
 class Receipts(Message, kw_only=True):
     """n changes, oldest first. cursor: give it to subscribe_receipts to go on after these. at_unix_ms: u64."""
 
@@ -439,6 +463,7 @@ Request: TypeAlias = (
     | OnlineCounts
     | Status
     | ClockAdvance
+    | Restart
     | SubscribeReceipts
     | Cancel
     | Ping
@@ -456,6 +481,7 @@ Answer: TypeAlias = (
     | OnlineCounted
     | GatewayStatus
     | ClockAdvanced
+    | Restarted
     | StreamEnded
     | Pong
 )
@@ -473,10 +499,11 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     OnlineCounts: OnlineCounted,
     Status: GatewayStatus,
     ClockAdvance: ClockAdvanced,
+    Restart: Restarted,
     SubscribeReceipts: StreamEnded,
     Cancel: StreamEnded,
     Ping: Pong,
 }
 #: Who may ask what; everything else is for both.
-OPERATOR_ONLY: frozenset[type[Message]] = frozenset({Status, ClockAdvance})
+OPERATOR_ONLY: frozenset[type[Message]] = frozenset({Status, ClockAdvance, Restart})
 APP_ONLY: frozenset[type[Message]] = frozenset({Submit, RegisterDevices, SubscribeReceipts})

@@ -30,6 +30,7 @@ from gateway.actors.worker_process import (
     describe_end,
 )
 from gateway.app import Ready, make_log
+from gateway.app_journal import DataDir
 from gateway.app_operator import OperatorService, open_operator
 from gateway.app_run_folder import RunFolder
 from gateway.app_signals import serve_until_signal
@@ -366,7 +367,7 @@ def supervise(
     config: Config, config_file: Path, config_text: bytes, *, ready: Callable[[dict[str, Any]], None] | None = None
 ) -> int:
     """Runs the gateway until SIGTERM or SIGINT; returns the exit code. Raises: ConfigError, WorkerLost."""
-    config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir = DataDir(config.gateway.data_dir)
     make_missing_secrets(config)
     # Made once, here, and not by several workers at the same time.
     message_id_secret(config)
@@ -374,4 +375,6 @@ def supervise(
         serve_until_signal(lambda: Supervisor(config, config_file, config_text), ready)
     except WorkerRefused:
         return ExitCode.USAGE
+    finally:
+        data_dir.close()
     return ExitCode.GOOD

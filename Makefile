@@ -24,7 +24,11 @@ MQTT_PACKETS ?= 1000000
 # make bench NAME=core
 NAME ?= core
 
-.PHONY: help install demo test check format fuzz bench lock clean
+# make torture
+ROUNDS ?= 50
+QUEUED ?= 1000000
+
+.PHONY: help install demo test check format fuzz torture bench lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1@\2/' | column -t -s @
@@ -71,6 +75,11 @@ fuzz: install  ## property tests with FUZZ_EXAMPLES each and a printed SEED
 	@echo "fuzz: SEED=$(SEED) MQTT_PACKETS=$(MQTT_PACKETS) tests/actors/test_long_link_fuzz.py"
 	@FUZZ_SEED=$(SEED) MQTT_PACKETS=$(MQTT_PACKETS) $(BIN)/python -m pytest tests/actors/test_long_link_fuzz.py $(ARGS)
 	@echo "fuzz: passed, SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) MQTT_PACKETS=$(MQTT_PACKETS)"
+
+torture: install  ## kill -9 of the gateway under load, ROUNDS times, and of an idle one with QUEUED rows; what was found as JSON
+	@report=$$(mktemp); trap 'rm -f "$$report"' EXIT; \
+	TORTURE_ROUNDS=$(ROUNDS) TORTURE_QUEUED=$(QUEUED) TORTURE_REPORT="$$report" \
+	    $(BIN)/python -m pytest -q tests/end_to_end/test_torture.py tests/test_app_journal.py $(ARGS); cat "$$report"
 
 bench: install  ## one benchmark, NAME=core
 	@$(BIN)/python -m bench $(NAME) --json $(ARGS)

@@ -54,6 +54,8 @@ LINES = (
 ONLINE_SHARE = 0.3
 #: Rows under way at once: enough to keep every lane busy, few enough that a latency would still mean something.
 OPEN_ROWS = 60_000
+#: Submits without an answer: below `rpc.requests_in_flight_max`, as every client has to stay.
+OPEN_REQUESTS = 1000
 WARM_UP_SHARE = 0.1
 #: How often the driver looks whether there is room for more. A client is told by a credit frame; an event would be set
 #: from inside of what is measured.
@@ -121,7 +123,10 @@ class BenchWorker(Worker):
 
 
 class CoreBench:
-    def __init__(self, folder: Path, n_devices: int, seed: int) -> None:
+    """durability: of its app; "disk" is measured by `bench durable`."""
+
+    def __init__(self, folder: Path, n_devices: int, seed: int, *, durability: str = "memory") -> None:
+        self.seed = seed
         self.secret = secrets.token_hex(32).encode()
         self._folder = folder
         self._n = n_devices
@@ -137,7 +142,7 @@ class CoreBench:
             [(apns if index % 2 == 0 else fcm)[index].tobytes() for index in range(n_devices)]
         )
         self.online = rng.permutation(n_devices)[: int(n_devices * ONLINE_SHARE)]
-        self.config = _config(folder, self.secret, len(self.online), n_devices)
+        self.config = _config(folder, self.secret, len(self.online), n_devices, durability)
 
     def run(self, warm_up: list[Job], measured: list[Job]) -> Line:
         return trio.run(self._run, warm_up, measured)
@@ -149,12 +154,8 @@ class CoreBench:
 
     async def _run(self, warm_up: list[Job], measured: list[Job]) -> Line:
         self._worker = worker = BenchWorker(self.config)
-        self._register(worker)
+        self.prepare(worker)
         self._edge = CountingEdge(worker.long_link, self.online, self.ids, worker.devices)
-        for built in worker.vendor_lanes:
-            # The OAuth answer is outside of the question; its keeper holds a token for the whole run.
-            if built.channel is Channel.FCM:
-                built.keeper._put(Issued(b"Bearer bench", math.inf, math.inf))
         feed = FeedStream(APP_KEY, self.secret)
         async with trio.open_nursery() as nursery:
             ready = trio.Event()
@@ -184,6 +185,7 @@ class CoreBench:
             assert feed.answers - answered == len(measured), "a submit was not answered"
             states = sum(page.counts for page in list(worker.home.pages())[-len(measured) - 1 :])
             nursery.cancel_scope.cancel()
+        worker.close()
         cpu_s = spent.ru_utime + spent.ru_stime - usage.ru_utime - usage.ru_stime
         return {
             "rows_per_s": round(rows / elapsed),
@@ -198,15 +200,26 @@ class CoreBench:
     async def _push(self, feed: FeedStream, worker: BenchWorker, frames: list[tuple[int, bytes]]) -> None:
         """Hands the frames to the RPC session as fast as rows become final; returns when all are."""
         home, intake = worker.home, worker.intake
+        answered = feed.answers
         for number, (rows, frame) in enumerate(frames):
             if number % PUTS_PER_STEP == 0:
                 # A client's writes come bit by bit too; this task must not be the longest step.
                 await trio.lowlevel.checkpoint()
-            while feed.pending_rows + intake.rows + home.rows_open >= OPEN_ROWS:  # noqa: ASYNC110 - see POLL_S
+            while (  # noqa: ASYNC110 - see POLL_S
+                feed.pending_rows + intake.rows + home.rows_open >= OPEN_ROWS
+                or number - (feed.answers - answered) >= OPEN_REQUESTS
+            ):
                 await trio.sleep(POLL_S)
             feed.put(frame, rows)
         while feed.pending_rows or intake.rows or home.rows_open:  # noqa: ASYNC110 - see POLL_S
             await trio.sleep(POLL_S)
+
+    def prepare(self, worker: BenchWorker) -> None:
+        """The worker has the devices, and an FCM credential for the whole run: OAuth is outside of the question."""
+        self._register(worker)
+        for built in worker.vendor_lanes:
+            if built.channel is Channel.FCM:
+                built.keeper._put(Issued(b"Bearer bench", math.inf, math.inf))
 
     def _register(self, worker: BenchWorker) -> None:
         now_unix_s = int(time.time())
@@ -226,7 +239,7 @@ class CoreBench:
             assert not done.faults, "devices were refused"
 
 
-def _config(folder: Path, secret: bytes, online: int, n_devices: int) -> Config:
+def _config(folder: Path, secret: bytes, online: int, n_devices: int, durability: str) -> Config:
     """configs/bench.toml with keys made for this run; rates so high that the bucket lets everything pass."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -268,6 +281,7 @@ def _config(folder: Path, secret: bytes, online: int, n_devices: int) -> Config:
                 {
                     "key": APP_KEY,
                     "secrets": [{"file": str(folder / "secret")}],
+                    "durability": durability,
                     "apns": {
                         "team_id": "BENCHTEAM1",
                         "key_id": "BENCHKEY01",

@@ -43,14 +43,15 @@ from gateway.app_devices import (
     build_desk,
     build_presence,
     build_uplink,
-    record_admission,
     within_files_limit,
 )
 from gateway.app_doors import Doors
+from gateway.app_journal import DataDir, DiskJournal, app_defaults
 from gateway.app_leaving import leave
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
 from gateway.app_parts import app_view, make_log
+from gateway.app_seeing import lane_status, refresh_gauges
 from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
 from gateway.app_vendors import VendorLane, build_vendor
@@ -71,12 +72,11 @@ from gateway.config_types import Address
 from gateway.core.admission import Admission
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
-from gateway.core.options import AppDefaults
 from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
 from gateway.core.report import open_rows
+from gateway.core.request_ids import RequestIds
 from gateway.core.segments import HashKey
-from gateway.ledger import State
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -85,7 +85,6 @@ from gateway.observe.counting import (
     RpcCounts,
     ServiceCounts,
     SupervisorCounts,
-    record_link,
 )
 from gateway.observe.log import Log
 from gateway.observe.loop_lag import StepWatch, watch_lag
@@ -171,6 +170,9 @@ class Worker:
             change_rows_max=config.ledger.receipt_log_rows_max,
             now=now,
         )
+        self.disk: DiskJournal | None = None
+        if any(app.durability == "disk" for app in config.apps):
+            self.disk = DiskJournal(self, self.home.journal, secret, FIRST_EPOCH)
         self.devices = DeviceTable(
             device_limits(config),
             HashKey(secrets.token_bytes(32)),
@@ -184,7 +186,7 @@ class Worker:
             downlink_payload_bytes_max=config.long_link.payload_bytes_max,
             address_secret=secret,
         )
-        defaults = [AppDefaults(app.strategy, frozenset(app.marketing_categories)) for app in config.apps]
+        defaults = [app_defaults(app) for app in config.apps]
         self.router = Router(
             home=self.home,
             devices=self.devices,
@@ -196,12 +198,15 @@ class Worker:
             slice_rows=ROUTE_SLICE_ROWS,
             parked_rows_max=config.lanes.parked_rows_max,
             strategy4_wait_s=config.retry.strategy4_wait_s,
+            trail=None if self.disk is None else self.disk.trail,
+        )
+        self.request_ids = RequestIds(
+            ids_max=config.ledger.idempotency_ids_max, age_ms=int(config.ledger.idempotency_s * 1000)
         )
         self.joint = None if self.siblings is None else Joint(self, self.siblings, defaults)
-        self.journal = MemoryJournal()
         self.intake = Intake(
             home=self.home,
-            journal=self.journal,
+            journal=MemoryJournal(),
             epoch=FIRST_EPOCH,
             secret=secret,
             clock=clock,
@@ -210,7 +215,10 @@ class Worker:
             gather_s=config.gateway.gather_ms / 1000,
             gather_rows_max=config.gateway.gather_rows_max,
             batch_bytes_max=config.gateway.batch_bytes_max,
-            request_ids_max=config.ledger.request_ids_max,
+            request_ids=self.request_ids,
+            app_keys=keys,
+            disk=None if self.disk is None else self.disk.actor,
+            disk_apps=() if self.disk is None else self.disk.apps,
         )
 
     def _build_vendors(self, index: int, app: App) -> list[VendorLane]:
@@ -318,6 +326,12 @@ class Worker:
 
     async def run(self, ready: Callable[[Ready], None] | None = None) -> None:
         """Serves until `stop`, then drains. If cancelled: closes at once and drains nothing."""
+        try:
+            await self._run(ready)
+        finally:
+            self.close()
+
+    async def _run(self, ready: Callable[[Ready], None] | None) -> None:
         trio.lowlevel.add_instrument(self.step_watch)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -339,6 +353,9 @@ class Worker:
             nursery.start_soon(
                 functools.partial(watch_lag, self.metrics, interval_s=self.config.observe.lag_interval_ms / 1000)
             )
+            if self.disk is not None:
+                await self.disk.start(self.request_ids, self.router.route, self._lane_actors())
+                self._supervise(nursery, "journal", self.disk.actor.run)
             addresses = await self._listen(nursery)
             self._is_ready = True
             _settle_garbage()
@@ -359,6 +376,11 @@ class Worker:
         if not self._stopping.is_set():
             self._spread_s = spread_s
         self._stopping.set()
+
+    def close(self) -> None:
+        """Files are closed, once nothing runs any more."""
+        if self.disk is not None:
+            self.disk.close()
 
     async def refresh(self) -> None:
         """Gauges say how it is now."""
@@ -461,14 +483,19 @@ class Worker:
                 nursery.start_soon(self._wait_long_link, deadline)
         if self.joint is not None:
             await self.joint.flush(deadline)
-        left = self._open_rows()
-        self.log.info("stopped", rows_open=left, connections=len(self.rpc))
+        left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
+        # Those in the journal go on at the next start.
+        lost = self.home.rows_open - left["rows_in_journal"]
+        self.log.info("stopped", rows_open=self.rows_open(), rows_lost=lost, connections=len(self.rpc), **left)
 
     async def _wait_idle(self) -> None:
         """Returns when no row is being routed, queued in a lane or in flight at a vendor."""
-        lanes = [actor for built in self.vendor_lanes for actor in (*built.lanes, *built.probe_lanes)]
+        lanes = self._lane_actors()
         while not self.router.is_idle or not all(actor.is_idle for actor in lanes):  # noqa: ASYNC110 - once, at the end
             await trio.sleep(0.01)
+
+    def _lane_actors(self) -> list[LaneActor]:
+        return [actor for built in self.vendor_lanes for actor in (*built.lanes, *built.probe_lanes)]
 
     async def _wait_long_link(self, deadline: float) -> None:
         with trio.move_on_at(deadline + self._spread_s + 1.0):
@@ -480,41 +507,16 @@ class Worker:
         own = [] if self._is_ready else ["starting or stopping"]
         return own if self.siblings is None else own + self.siblings.control.not_ready
 
-    def _open_rows(self) -> dict[str, int]:
+    def rows_open(self) -> dict[str, int]:
         return open_rows(self.home.pages())
 
     def rows_to_lose(self) -> dict[str, int]:
         """Rows that are in this process's memory alone, those that it holds for others included."""
         held = {} if self.joint is None else self.joint.rows_held()
-        return {state: rows + held.get(state, 0) for state, rows in self._open_rows().items()}
+        return {state: rows + held.get(state, 0) for state, rows in self.rows_open().items()}
 
     def _refresh_gauges(self) -> None:
-        metrics = self.metrics
-        for name, rows in self._open_rows().items():
-            metrics.rows_open.set(rows, State[name.upper()])
-        home, devices = self.home.statistics(), self.devices.statistics()
-        metrics.memory_part_bytes.set(home.ledger_bytes, "ledger")
-        metrics.devices_registered.set(devices.devices)
-        metrics.devices_online.set(devices.online)
-        metrics.inbox_rows.set(len(self.inbox_store))
-        metrics.rows_not_conserved.set(self.home.rows_not_conserved())
-        if self.joint is not None:
-            self.joint.record()
-        record_link(metrics, self.long_link.statistics())
-        record_admission(metrics, self.admission)
-        self.online_gauges.record(self.presence.counts())
-        parked = self.router.parked()
-        lanes = [(built.channel, actor.lane) for built in self.vendor_lanes for actor in built.lanes]
-        for channel, class_ in {(channel, lane.key.class_) for channel, lane in lanes}:
-            ours = [lane for at, lane in lanes if (at, lane.key.class_) == (channel, class_)]
-            metrics.lane_rows.set(sum(lane.rows for lane in ours), channel, class_)
-            metrics.lane_parked_rows.set(sum(parked.get(lane.key, 0) for lane in ours), channel, class_)
-        for channel in {built.channel for built in self.vendor_lanes}:
-            ends = [built.keeper.expires_in_s() for built in self.vendor_lanes if built.channel == channel]
-            metrics.credential_expires_s.set(min(ends), channel)
-            pools = [built for built in self.vendor_lanes if built.channel == channel]
-            metrics.probe_rows.set(sum(each.waiting_rows for built in pools for each in built.probe_lanes), channel)
-            metrics.probe_connections.set(sum(built.pool.statistics().probe_connections for built in pools), channel)
+        refresh_gauges(self)
 
     def status(self) -> dict[str, Any]:
         """What `pushgw status` shows."""
@@ -524,31 +526,17 @@ class Worker:
             "node": self.config.gateway.node,
             "is_ready": self._is_ready,
             "now_unix_ms": self.clock.unix_ms(),
-            "rows_open": self._open_rows(),
+            "rows_open": self.rows_open(),
             "pages": home.pages,
             "ledger_bytes": home.ledger_bytes,
             "devices": devices.devices,
             "devices_online": devices.online,
             "inbox_rows": len(self.inbox_store),
             "parked_rows": self.router.parked_rows,
+            "journal": {} if self.disk is None else self.disk.status(),
             "connections": len(self.rpc),
             "longest_step_ms": round(longest * 1000, 3),
-            "lanes": [self._lane_status(built, actor) for built in self.vendor_lanes for actor in built.lanes],
-        }
-
-    def _lane_status(self, built: VendorLane, actor: LaneActor) -> dict[str, Any]:
-        pool = built.pool.statistics()
-        return {
-            "app": built.app.key,
-            "vendor": built.channel.name.lower(),
-            "class": actor.lane.key.class_.name.lower(),
-            "rows": actor.lane.rows,
-            "probe_rows": 0 if actor.probes is None else actor.probes.waiting_rows,
-            "connections": pool.connections,
-            "probe_connections": pool.probe_connections,
-            "open_requests": pool.open_requests,
-            "has_credential": built.keeper.get_nowait() is not None,
-            "last_close": "" if pool.last_close is None else pool.last_close.value,
+            "lanes": [lane_status(built, actor) for built in self.vendor_lanes for actor in built.lanes],
         }
 
 
@@ -565,11 +553,14 @@ def _settle_garbage() -> None:
 
 def serve(config: Config, *, ready: Callable[[dict[str, Any]], None] | None = None) -> int:
     """Runs the gateway until SIGTERM or SIGINT; returns the exit code. Raises ConfigError before anything starts."""
-    config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir = DataDir(config.gateway.data_dir)
     make_missing_secrets(config)
-    # Threads (log pages, later the store) must not hold the loop up: DESIGN.md section 2, last rows of the table.
+    # The journal's thread must not wait for long, nor hold the loop up: docs/decisions.md has the measurement.
     sys.setswitchinterval(config.gateway.switch_interval_ms / 1000)
-    serve_until_signal(lambda: Worker(config), None if ready is None else lambda found: ready(found._asdict()))
+    try:
+        serve_until_signal(lambda: Worker(config), None if ready is None else lambda found: ready(found._asdict()))
+    finally:
+        data_dir.close()
     return 0
 
 

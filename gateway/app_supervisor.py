@@ -30,6 +30,7 @@ from gateway.actors.worker_process import (
     describe_end,
 )
 from gateway.app import Ready
+from gateway.app_journal import DataDir
 from gateway.app_operator import OperatorService, open_operator
 from gateway.app_parts import make_log
 from gateway.app_run_folder import RunFolder
@@ -367,7 +368,7 @@ def supervise(
     config: Config, config_file: Path, config_text: bytes, *, ready: Callable[[dict[str, Any]], None] | None = None
 ) -> int:
     """Runs the gateway until SIGTERM or SIGINT; returns the exit code. Raises: ConfigError, WorkerLost."""
-    config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir = DataDir(config.gateway.data_dir)
     make_missing_secrets(config)
     # Made once, here, and not by several workers at the same time.
     message_id_secret(config)
@@ -375,4 +376,6 @@ def supervise(
         serve_until_signal(lambda: Supervisor(config, config_file, config_text), ready)
     except WorkerRefused:
         return ExitCode.USAGE
+    finally:
+        data_dir.close()
     return ExitCode.GOOD

@@ -31,6 +31,7 @@ from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import VendorConnection
 from gateway.actors.vendor_pool import VendorPool
 from gateway.app_http1 import bundle_opener
+from gateway.app_journal import DiskJournal
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.config_relations import needs_probes
@@ -93,6 +94,7 @@ class Site(Protocol):
     renderer: Renderer
     router: Router
     ceiling: Ceiling
+    disk: DiskJournal | None
 
     @property
     def joint(self) -> Lenders | None: ...
@@ -154,6 +156,7 @@ def build_vendor(
         "request_timeout_s": config.http2.request_timeout_s,
         "watch": VerdictWatch(breaker, guard),
         "device_gates": DeviceGates(),
+        "marks": None if site.disk is None else site.disk.marks(index, channel),
         "request_bucket": request_bucket,
     }
     has_probes = needs_probes(name, settings)

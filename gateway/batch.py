@@ -88,8 +88,18 @@ class TaskSegment(NamedTuple):
     n: int
 
 
+class RequestMark(NamedTuple):
+    """A submit's request id, as core/request_ids.py keeps it, and where its task begins in the batch."""
+
+    row: int
+    key: int
+    digest: int
+
+
 class Batch:
     """n rows of one app. Columns as in Submission; message_ids: (n, 16) uint8.
+
+    requests: the request ids of submits whose first row is in this batch.
 
     source_rows: position of each row in its submit as sent; None: its position in its segment.
 
@@ -106,6 +116,7 @@ class Batch:
         "duplicates",
         "message_ids",
         "n",
+        "requests",
         "segments",
         "source_rows",
         "tokens",
@@ -131,6 +142,7 @@ class Batch:
         source_rows: U32 | None = None,
         variables: Mapping[str, TextColumn] | None = None,
         segments: Sequence[TaskSegment] = (),
+        requests: Sequence[RequestMark] = (),
     ) -> None:
         if not 0 < n <= ROWS_MAX:
             raise ValueError(f"a batch of {n} rows, limit {ROWS_MAX}")
@@ -149,6 +161,7 @@ class Batch:
         self.source_rows = source_rows
         self.variables: Mapping[str, TextColumn] = variables or {}
         self.segments = segments
+        self.requests = requests
 
     def variant_of(self, row: int) -> Variant:
         return self.variants[0 if self.variant_index is None else int(self.variant_index[row])]

@@ -36,7 +36,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     node: Annotated[int, Meta(ge=0, le=63)] = 0
     data_dir: Path
     workers: Annotated[int, Meta(ge=1, le=16)] = 1
-    memory_bytes_max: Annotated[int, Meta(ge=256 * MIB)] = 3 * GIB
+    memory_bytes_max: Annotated[int, Meta(ge=256 * MIB)] = 4 * GIB
     step_ms_max: Milliseconds = 2.0
     gather_ms: Annotated[float, Meta(ge=0, le=1000)] = 1.0
     gather_rows_max: Count = 524_288
@@ -44,7 +44,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     open_rows_max: Count = 4_000_000
     drain_s: Seconds = 10.0
     restart_spread_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
-    switch_interval_ms: Milliseconds = 0.1
+    switch_interval_ms: Milliseconds = 0.05
     message_id_secret: Secret | None = None
 
 
@@ -151,7 +151,19 @@ class LongLink(Section, frozen=True, kw_only=True):
 class Ledger(Section, frozen=True, kw_only=True):
     ledger_memory_bytes_max: Count = 768 * MIB
     receipt_log_rows_max: Count = 1_000_000
-    request_ids_max: Count = 200_000
+    idempotency_ids_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000_000
+    idempotency_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 86_400.0
+
+
+class Journal(Section, frozen=True, kw_only=True):
+    """The journal on disk, of apps with durability = "disk"."""
+
+    segment_bytes: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 16 * MIB
+    bytes_max: Annotated[int, Meta(ge=MIB)] = 4 * GIB
+    issued_rows_max: Annotated[int, Meta(ge=64, le=1 << 24)] = 32_768
+    outcome_wait_ms: Milliseconds = 20.0
+    retry_s: Seconds = 1.0
+    skip_damaged: bool = False
 
 
 class Inbox(Section, frozen=True, kw_only=True):
@@ -309,6 +321,7 @@ class Config(Section, frozen=True, kw_only=True):
     http: Http
     long_link: LongLink
     ledger: Ledger
+    journal: Journal
     inbox: Inbox
     audiences: Audiences
     devices: Devices

@@ -34,6 +34,17 @@ class Overloaded(GatewayError):
         super().__init__(f"{limit} is {value}, limit {limit_value}; retry after {retry_after_s:g} s")
 
 
+class StoreUnavailable(Overloaded):
+    """The disk is at fault: what must be durable before it is answered cannot be taken now.
+
+    what: in words, with the place.
+    """
+
+    def __init__(self, what: str, *, retry_after_s: float) -> None:
+        super().__init__("journal", 0, 0, retry_after_s=retry_after_s)
+        self.args = (f"nothing can be made durable: {what}; retry after {retry_after_s:g} s",)
+
+
 class ProtocolError(GatewayError):
     """A rule of a wire protocol was broken. Abstract: raise one of the two below.
 

@@ -21,6 +21,7 @@ import numpy as np
 from gateway.batch import Batch
 from gateway.columns import I32, I64, U8, U32, Bool, Rows
 from gateway.errors import LocalProtocolError
+from gateway.marks import PageTrail
 
 
 class Channel(enum.IntEnum):
@@ -205,6 +206,7 @@ class LedgerPage:
     slots: (n,) int32, the device's row in its owner's table as found when routed, -1 unknown. A hint: check the id.
     token_hashes: (n,) uint32, the 4-byte hash of the token each row was sent to; 0 before and without one.
     n_routed: rows 0..n_routed have been routed once.
+    trail: what the journal on disk has been told of the rows; None where none holds the batch (core/trail.py).
     away: (n,) uint8, which other worker holds each row (core/holders.py); None while all of them are here.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
     """
@@ -227,6 +229,7 @@ class LedgerPage:
         "slots",
         "state",
         "token_hashes",
+        "trail",
     )
 
     def __init__(self, batch: Batch) -> None:
@@ -249,6 +252,7 @@ class LedgerPage:
         self.counts: I64 = np.zeros(len(State), np.int64)
         self.counts[State.QUEUED] = n
         self.bursts: list[Burst] = []
+        self.trail: PageTrail | None = None
 
     def move(self, rows: Rows, to: State, reason: Reason | U8 | None = Reason.NONE) -> I64:
         """Rows (distinct positions) are in state `to` afterwards; the reason is stored beside it, None keeps it.

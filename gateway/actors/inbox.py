@@ -33,6 +33,10 @@ class InboxOwner(Protocol):
         """Ids of the rows' devices that can be delivered to now."""
         ...
 
+    async def mark_held(self, page: LedgerPage, rows: Rows) -> None:
+        """A journal on disk knows that these rows are about to be delivered."""
+        ...
+
     def deliver_held(self, page: LedgerPage, rows: Rows) -> Rows:
         """Hands held rows to the long link; returns those it did not take, still HELD."""
         ...
@@ -141,6 +145,9 @@ class InboxActor:
                     gone.append(row_tags(sequence, rows))
                     continue
                 held = rows[page.state[rows] == State.HELD]
+                if not is_full:
+                    await self._owner.mark_held(page, held)
+                    held = rows[page.state[rows] == State.HELD]
                 left = held if is_full else self._owner.deliver_held(page, held)
                 gone.append(row_tags(sequence, np.setdiff1d(rows, left)))
                 is_full = is_full or len(left) > 0

@@ -2,27 +2,33 @@
 
     submit() --> Gather (one per app) --gather_ms--> Batch --> journal.append --> Home.open --> reply --> router
 
-A submission is answered after its batch is durable. Back-pressure: `submit` raises Overloaded when the home has no
-room, when the router has parked too much, or when too many rows wait to be gathered; nothing is queued beyond that.
-Waits for: the journal. Is waited for by: nobody (replies are calls).
+A submission is answered after its batch is durable: on disk for apps that say so, in memory for the others. The two go
+side by side, so that an app in memory never waits for a disk. Back-pressure: `submit` raises Overloaded when the home
+has no room, when the router has parked too much, when too many rows wait to be gathered, or when the disk refuses;
+nothing is queued beyond that. A submission that was cut into several batches becomes durable in one append, whole or
+not at all: a caller who was not answered and asks again must not meet half of his rows.
+
+Waits for: the journals. Is waited for by: nobody (replies are calls).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
 
 from gateway.actors.bell import Bell
-from gateway.batch import Batch, OwnershipEpoch, RowFault, Submission
+from gateway.batch import Batch, OwnershipEpoch, RequestMark, RowFault, Submission
 from gateway.clock import Clock
 from gateway.core.gather import Gather, Part, build_batch
 from gateway.core.home import Home
-from gateway.errors import GatewayError, Overloaded
+from gateway.core.request_ids import RequestIds, digest_bits, entry, request_key
+from gateway.errors import GatewayError, Overloaded, StoreUnavailable
 from gateway.ledger import LedgerPage
-from gateway.store.ports import Journal
+from gateway.message_id import TASK_DOMAIN, RowAddress, encode
+from gateway.store.ports import Journal, JournalRecord
 from gateway.store.records import encode_batch
 
 #: Finished batches whose records are released together; before that the next batch takes them along.
@@ -58,19 +64,31 @@ class IntakeObserver(Protocol):
     def gathered(self, wait_s: float) -> None: ...
 
 
+class Durable(Protocol):
+    """The journal on disk, as `actors/journal.py` offers it."""
+
+    def check(self) -> None: ...
+
+    async def append(self, records: Sequence[JournalRecord]) -> Sequence[int]: ...
+
+    def follow(self, page: LedgerPage, position: int) -> None: ...
+
+
 class _Call:
-    """One submit under way; `parts_left` of its parts are not durable yet."""
+    """One submit under way; `parts_left` of its parts are not durable yet. key: of its request id, 0 without one."""
 
     __slots__ = (
-        *("duplicates", "faults", "is_long", "key", "parts", "parts_left", "replies", "rows", "since", "task_id"),
+        *("digest", "duplicates", "faults", "is_long", "key", "parts", "parts_left", "replies", "rows", "since"),
+        "task_id",
     )
 
-    def __init__(self, submission: Submission, reply: Reply, key: tuple[int, str] | None, since: float) -> None:
+    def __init__(self, submission: Submission, reply: Reply, key: int, digest: bytes, since: float) -> None:
         self.replies = [reply]
         self.key = key
+        self.digest = digest
         self.rows = submission.n
         self.faults = submission.faults
-        self.duplicates = 0 if submission.duplicates is None else int(submission.duplicates.sum())
+        self.duplicates = _duplicates(submission)
         self.task_id: bytes | None = None
         self.is_long = False
         self.parts = 0
@@ -78,16 +96,23 @@ class _Call:
         self.since = since
 
 
-class _Answered(NamedTuple):
-    digest: bytes
-    call: _Call
-    answer: Accepted | None
+class _Side:
+    """What waits for one journal. durable: batches that have it behind them and are not opened yet."""
+
+    def __init__(self, disk: Durable | None) -> None:
+        self.disk = disk
+        self.gathers: dict[int, Gather[_Call]] = {}
+        self.rows = 0
+        self.bell = Bell()
+        self.full = trio.Event()
+        self.durable: deque[tuple[Batch, list[Part[_Call]], int]] = deque()
 
 
 class Intake:
     """gather_s: how long arrivals are gathered. gather_rows_max: rows that may wait to become durable.
 
-    request_ids_max: idempotency keys kept; the oldest are forgotten first.
+    journal: of apps in memory; disk: of the apps with those indexes. app_keys: by index. request_ids: what was
+    answered before.
     """
 
     def __init__(
@@ -103,7 +128,10 @@ class Intake:
         gather_s: float,
         gather_rows_max: int,
         batch_bytes_max: int,
-        request_ids_max: int,
+        request_ids: RequestIds,
+        app_keys: Sequence[str],
+        disk: Durable | None = None,
+        disk_apps: Collection[int] = (),
     ) -> None:
         self._home = home
         self._journal = journal
@@ -115,17 +143,17 @@ class Intake:
         self._gather_s = gather_s
         self._gather_rows_max = gather_rows_max
         self._batch_bytes_max = batch_bytes_max
-        self._request_ids_max = request_ids_max
-        self._gathers: dict[int, Gather[_Call]] = {}
+        self._request_ids = request_ids
+        self._app_keys = app_keys
+        self._sides = [_Side(None)] + ([] if disk is None else [_Side(disk)])
+        self._side_of = [self._sides[app in disk_apps] for app in range(len(app_keys))]
         self._rows = 0
-        self._requests: OrderedDict[tuple[int, str], _Answered] = OrderedDict()
-        self._bell = Bell()
-        self._full = trio.Event()
+        #: Submits with a request id that are not answered yet.
+        self._pending: dict[int, _Call] = {}
         self._is_stopped = False
-        #: Journal position of each batch that is not final, by sequence, and those that may go.
+        #: Journal position of each batch in memory that is not final, by sequence, and those that may go.
         self._positions: dict[int, int] = {}
         self._to_release: list[int] = []
-        self._durable: deque[tuple[Batch, list[Part[_Call]]]] = deque()
         home.on_final = self._on_final
 
     def submit(
@@ -148,50 +176,52 @@ class Intake:
         """
         if self._is_stopped:
             raise ShuttingDown("the gateway is shutting down")
-        key = None
-        if submission.request_id:
-            key = (app, submission.request_id)
-            if self._is_repeat(key, digest, reply):
-                return
-        if submission.n == 0:
-            nothing = Accepted(b"", 0, 0, submission.faults)
-            if key is not None:
-                self._remember(key, _Answered(digest, _Call(submission, reply, key, 0.0), nothing))
-            reply(nothing)
+        key = request_key(self._secret, self._app_keys[app], submission.request_id) if submission.request_id else 0
+        if key and self._is_repeat(key, digest, submission, reply):
             return
+        if submission.n == 0:
+            if key:
+                now_ms = self._clock.unix_ms()
+                self._request_ids.remember(entry(key, digest_bits(digest), None, unix_ms=now_ms), now_ms)
+            reply(Accepted(b"", 0, 0, submission.faults))
+            return
+        side = self._side_of[app]
+        if side.disk is not None:
+            side.disk.check()
         if self._rows + submission.n > self._gather_rows_max:
             raise Overloaded("rows waiting to become durable", self._rows, self._gather_rows_max, retry_after_s=0.05)
         self._home.check_room(self._rows + submission.n)
-        call = _Call(submission, reply, key, self._clock.monotonic())
-        gather = self._gathers.get(app)
+        call = _Call(submission, reply, key, digest, self._clock.monotonic())
+        gather = side.gathers.get(app)
         if gather is None:
-            gather = self._gathers[app] = Gather(bytes_max=self._batch_bytes_max)
+            gather = side.gathers[app] = Gather(bytes_max=self._batch_bytes_max)
         call.parts = call.parts_left = gather.add(submission, call)
         call.is_long = is_part or call.parts > 1
         call.task_id = task_id or None
         self._rows += submission.n
-        if key is not None:
-            self._remember(key, _Answered(digest, call, None))
+        side.rows += submission.n
+        if key:
+            self._pending[key] = call
         if gather.is_full:
-            self._full.set()
-        self._bell.ring()
+            side.full.set()
+        side.bell.ring()
 
-    def _remember(self, key: tuple[int, str], answered: _Answered) -> None:
-        self._requests[key] = answered
-        while len(self._requests) > self._request_ids_max:
-            self._requests.popitem(last=False)
-
-    def _is_repeat(self, key: tuple[int, str], digest: bytes, reply: Reply) -> bool:
+    def _is_repeat(self, key: int, digest: bytes, submission: Submission, reply: Reply) -> bool:
         """True when the call was seen before: it gets the first answer, now or when there is one."""
-        earlier = self._requests.get(key)
-        if earlier is None:
+        pending = self._pending.get(key)
+        if pending is not None:
+            if pending.digest != digest:
+                raise RequestIdReused(submission.request_id)
+            pending.replies.append(reply)
+            return True
+        known = self._request_ids.find(key, self._clock.unix_ms())
+        if known is None:
             return False
-        if earlier.digest != digest:
-            raise RequestIdReused(key[1])
-        if earlier.answer is None:
-            earlier.call.replies.append(reply)
-        else:
-            reply(earlier.answer)
+        if known.digest != digest_bits(digest):
+            raise RequestIdReused(submission.request_id)
+        # The same body was judged the same way; only the task's id had to be remembered.
+        task_id = b"" if known.address is None else encode(self._secret, known.address, TASK_DOMAIN)
+        reply(Accepted(task_id, submission.n, _duplicates(submission), submission.faults))
         return True
 
     @property
@@ -201,18 +231,28 @@ class Intake:
 
     async def run(self) -> None:
         """Makes batches until cancelled. If cancelled: what was gathered but not durable is not answered."""
+        memory, *disk = self._sides
+        if not disk:
+            await self._run_side(memory)
+            return
+        async with trio.open_nursery() as nursery:
+            for side in self._sides:
+                nursery.start_soon(self._run_side, side)
+
+    async def _run_side(self, side: _Side) -> None:
         # What a crashed run had gathered is still there.
-        self._bell.ring()
-        await self._open_durable()
+        side.bell.ring()
+        await self._open_durable(side)
         while True:
-            await self._bell.wait()
+            await side.bell.wait()
             # The rest of this turn of the loop, or gather_ms, whichever is longer; a whole batch does not wait.
-            if self._rows:
+            if side.rows:
                 with trio.move_on_after(self._gather_s):
-                    await self._full.wait()
-                self._full = trio.Event()
-                await self._flush()
-            await self._release()
+                    await side.full.wait()
+                side.full = trio.Event()
+                await self._flush(side)
+            if side.disk is None:
+                await self._release()
 
     def _on_final(self, sequence: int) -> None:
         """The last row of a batch has ended: its record need not be kept."""
@@ -220,7 +260,7 @@ class Intake:
         if position is not None:
             self._to_release.append(position)
             if len(self._to_release) >= _RELEASE_BATCHES:
-                self._bell.ring()
+                self._sides[0].bell.ring()
 
     async def _release(self) -> None:
         if self._to_release:
@@ -230,59 +270,89 @@ class Intake:
     async def stop(self) -> None:
         """No submission is taken any more; returns when all that were taken are durable and answered."""
         self._is_stopped = True
-        self._full.set()
-        self._bell.ring()
+        for side in self._sides:
+            side.full.set()
+            side.bell.ring()
         while self._rows:
             await self._clock.sleep_until(self._clock.monotonic() + 0.005)
 
-    async def _flush(self) -> None:
+    async def _flush(self, side: _Side) -> None:
         """Everything pending is durable, answered and on its way. One journal call per turn (group commit)."""
-        while self._rows:
-            made: list[tuple[Batch, list[Part[_Call]]]] = []
-            for app, gather in self._gathers.items():
-                parts = gather.take()
-                if parts:
-                    made.append((self._build(app, parts), parts))
-                    await trio.lowlevel.checkpoint()
+        while side.rows:
+            made = await self._make(side)
             if not made:
                 return
             try:
-                records = [encode_batch(batch) for batch, _ in made]
-                positions = await self._journal.append(self._epoch, records)
+                records = [encode_batch(batch, self._app_keys[batch.app]) for batch, _ in made]
+                if side.disk is None:
+                    positions = await self._journal.append(self._epoch, records)
+                else:
+                    positions = await side.disk.append(records)
             except GatewayError as error:
                 for _, parts in made:
-                    self._refuse(parts, error)
+                    self._refuse(side, parts, error)
+                if isinstance(error, StoreUnavailable):
+                    # The disk is at fault and has been named; the next submit hears of it at once.
+                    continue
                 raise
             except BaseException:
                 # Nobody knows what the store did; the next run asks it again.
-                for batch, parts in made:
-                    self._gathers[batch.app].put_back(parts)
+                for batch, parts in reversed(made):
+                    side.gathers[batch.app].put_back(parts)
                 raise
-            for (batch, parts), position in zip(made, positions, strict=True):
-                self._positions[batch.address.sequence] = position
-                self._durable.append((batch, parts))
-            await self._open_durable()
+            side.durable.extend(
+                (batch, parts, position) for (batch, parts), position in zip(made, positions, strict=True)
+            )
+            await self._open_durable(side)
 
-    async def _open_durable(self) -> None:
+    async def _make(self, side: _Side) -> list[tuple[Batch, list[Part[_Call]]]]:
+        """A batch of each app that has any, and all batches of a submission that is in several."""
+        made: list[tuple[Batch, list[Part[_Call]]]] = []
+        for app, gather in side.gathers.items():
+            parts = gather.take()
+            while parts:
+                made.append((self._build(app, parts), parts))
+                await trio.lowlevel.checkpoint()
+                last = parts[-1]
+                parts = gather.take() if last.piece < last.call.parts - 1 else []
+        return made
+
+    async def _open_durable(self, side: _Side) -> None:
         """Batches that are durable are answered and on their way, whatever became of the run that made them so."""
-        while self._durable:
-            self._open(*self._durable.popleft())
+        while side.durable:
+            self._open(side, *side.durable.popleft())
             await trio.lowlevel.checkpoint()
 
     def _build(self, app: int, parts: list[Part[_Call]]) -> Batch:
         now = self._clock.monotonic()
-        address = self._home.next_address(self._clock.unix_ms())
+        address = self._home.next_address(self._clock.unix_ms(), now)
         batch = build_batch(address, app, now, parts, [part.call.task_id for part in parts], self._secret)
         for part, segment in zip(parts, batch.segments, strict=True):
             part.call.task_id = segment.task_id
+        batch.requests = [
+            RequestMark(segment.first, part.call.key, digest_bits(part.call.digest))
+            for part, segment in zip(parts, batch.segments, strict=True)
+            if part.call.key and part.piece == 0
+        ]
         self._observer.gathered(now - parts[0].call.since)
         return batch
 
-    def _open(self, batch: Batch, parts: list[Part[_Call]]) -> None:
+    def _open(self, side: _Side, batch: Batch, parts: list[Part[_Call]], position: int) -> None:
         long_tasks = [part.call.task_id for part in parts if part.call.is_long and part.call.task_id]
         page = self._home.open(batch, self._clock.monotonic(), long_tasks)
+        if side.disk is not None:
+            side.disk.follow(page, position)
+        elif page.n_open:
+            self._positions[batch.address.sequence] = position
+        else:
+            self._to_release.append(position)
         self._rows -= batch.n
+        side.rows -= batch.n
         self._observer.accepted(batch.app, batch.n, 1)
+        for mark in batch.requests:
+            # Before the last part of a cut submission is opened, which is in the same append.
+            address = RowAddress(batch.address, mark.row)
+            self._request_ids.remember(entry(mark.key, mark.digest, address), batch.born_unix_ms)
         try:
             for part in parts:
                 call = part.call
@@ -294,18 +364,21 @@ class Intake:
             self._route(page)
 
     def _answer(self, call: _Call) -> None:
+        self._pending.pop(call.key, None)
         answer = Accepted(call.task_id or b"", call.rows, call.duplicates, call.faults)
-        if call.key is not None and call.key in self._requests:
-            self._requests[call.key] = self._requests[call.key]._replace(answer=answer)
         for reply in call.replies:
             reply(answer)
 
-    def _refuse(self, parts: list[Part[_Call]], error: GatewayError) -> None:
+    def _refuse(self, side: _Side, parts: list[Part[_Call]], error: GatewayError) -> None:
         for part in parts:
             self._rows -= part.submission.n
+            side.rows -= part.submission.n
             call = part.call
-            if call.key is not None:
-                self._requests.pop(call.key, None)
+            self._pending.pop(call.key, None)
             for reply in call.replies:
                 reply(error)
             call.replies.clear()
+
+
+def _duplicates(submission: Submission) -> int:
+    return 0 if submission.duplicates is None else int(submission.duplicates.sum())

@@ -23,7 +23,9 @@ import trio
 from gateway.actors import lane_bursts
 from gateway.actors.bell import Bell
 from gateway.actors.lane_bursts import InFlight, Saving, Unsent
-from gateway.actors.lane_ports import Credentials, LaneObserver, Probes, Renderer, RouterPort
+from gateway.actors.lane_marks import AheadOfMarks
+from gateway.actors.lane_paces import LanePaces
+from gateway.actors.lane_ports import Credentials, LaneObserver, Marks, Probes, Renderer, RouterPort
 from gateway.actors.vendor_breaker import VerdictWatch
 from gateway.actors.vendor_pool import PoolPort
 from gateway.actors.vendor_tags import make_tags, split_by_burst
@@ -39,7 +41,6 @@ from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Settlement, settle
 from gateway.core.wheel import TimingWheel
 from gateway.ledger import Flag, LedgerPage, Reason, State
-from gateway.pace import Pace
 from gateway.vendor import Bulk, BulkVendor, Vendor
 from gateway.verdict import Answer, Scope, Verdict
 from gateway.wire.h2.events import AnswerDetail, Answers, Event, Refused, Reset, Terminated, TimedOut
@@ -48,12 +49,6 @@ from gateway.wire.h2.events import AnswerDetail, Answers, Event, Refused, Reset,
 _WHEEL_TICK_S = 0.05
 #: Rendered rows are rendered anew after this long: what counts down in them (TTL) is in seconds.
 _STALE_S = 1.0
-#: Pace keeps to half of what it is given, for the sake of system calls; rendering makes none.
-_STEP_SHARE = 1.6
-#: Fewest rows in a step: below this the fixed cost of a burst is most of its price.
-_STEP_ROWS_MIN = 64
-#: Rendered bursts that may wait until their rows are known to leave: one waits while the next is rendered.
-_AHEAD_MAX = 2
 #: Positions a tag has room for, and slices that may wait for a retry at once: one per burst with retries.
 _POSITIONS_MAX = 1 << 16
 _WHEEL_ITEMS_MAX = 1 << 20
@@ -63,7 +58,7 @@ class LaneActor:
     """burst_rows_max: rows rendered in one step at most, fewer where step_s_max would not hold.
 
     request_timeout_s: an attempt without answer ends uncertain. request_bucket: of a vendor that counts requests, not
-    rows.
+    rows. marks: of the journal on disk that holds the app's batches; None where they are in memory.
     """
 
     def __init__(
@@ -86,6 +81,7 @@ class LaneActor:
         device_gates: DeviceGates,
         request_bucket: TokenBucket | None = None,
         random_source: random.Random | None = None,
+        marks: Marks | None = None,
     ) -> None:
         self.lane = lane
         self._vendor = vendor
@@ -101,13 +97,7 @@ class LaneActor:
         self._observer = observer
         self._watch = watch
         self._device_gates = device_gates
-        fewest = min(_STEP_ROWS_MIN, burst_rows_max)
-        #: Apart for batches whose texts differ per row: those cost many times more, and most where texts are cut.
-        self._paces = (
-            Pace(_STEP_SHARE * step_s_max, fewest=fewest, most=burst_rows_max),
-            Pace(_STEP_SHARE * step_s_max, fewest=fewest, most=burst_rows_max),
-        )
-        self._paced_page: LedgerPage | None = None
+        self._paces = LanePaces(step_s_max, rows_max=burst_rows_max)
         self._request_timeout_s = request_timeout_s
         self._random = np.random.default_rng((random_source or random.Random()).getrandbits(64))
         self._number = pool.add_lane(self)
@@ -121,6 +111,7 @@ class LaneActor:
             tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
         )
         self._unsent: deque[Unsent] = deque()
+        self._ahead = AheadOfMarks(self._unsent, marks, rows_max=burst_rows_max, ring=self.ring)
         self._bursts: dict[int, InFlight] = {}
         #: First steps under way, by the burst number of their tag.
         self._saves: dict[int, Saving] = {}
@@ -237,15 +228,18 @@ class LaneActor:
         now = self._clock.monotonic()
         if not self.has_rows or now < max(self._not_before, self._pool.not_before):
             return False
-        pace = self._pace()
-        rows_max = pace.items() if pace is not None else _STEP_ROWS_MIN
+        rows_max = self._paces.rows_max(self.lane.next_page)
         if not self._pool.capacity(self._requests_wanted(rows_max)):
             return False
         authorization = self._credentials.get_nowait()
         if authorization is None:
             return False
-        if self._unsent and (len(self._unsent) >= _AHEAD_MAX or self._may_leave(self._unsent[0])):
+        room = self._ahead.room()
+        if self._unsent and (not room or self._may_leave(self._unsent[0])):
             return self._send_next(authorization, now)
+        rows_max = min(rows_max, room)
+        if not rows_max:
+            return False
         slice_ = self.lane.take(now, rows_max)
         # Rows left the queue, if only because they had ended elsewhere: what is parked for it moves up.
         self._router.lane_has_room(self._main)
@@ -263,9 +257,13 @@ class LaneActor:
             # Whatever is wrong with them, no row may leave its lane without an end.
             self.lane.put_back(*slice_)
             raise
-        self._paced_page = slice_.page
-        self._paces[bool(slice_.page.batch.variables)].on_step(len(slice_.rows), time.perf_counter() - started)
+        self._paces.on_step(slice_.page, len(slice_.rows), time.perf_counter() - started)
         return True
+
+    def return_stalled(self) -> None:
+        """Rendered rows that may leave and do not are queued again; called now and then."""
+        if self._ahead.return_stalled(self.lane):
+            self._bell.ring()
 
     def _requests_wanted(self, rows_max: int) -> int:
         """Requests that the next burst needs; one where a request may carry all rows that are yet to be rendered."""
@@ -293,13 +291,6 @@ class LaneActor:
             self._wheel.add(float(tick) * _WHEEL_TICK_S, LaneSlice(page, rows[ticks == tick]))
         self._timer_bell.ring()
 
-    def _pace(self) -> Pace | None:
-        """The measured cost of the rows that come next; None for a batch with texts per row of which none was rendered
-        yet: it may be of over-long texts, each of which costs as much as a hundred others."""
-        page = self.lane.next_page
-        has_texts = page is not None and bool(page.batch.variables)
-        return None if has_texts and page is not self._paced_page else self._paces[has_texts]
-
     def _render(self, slice_: LaneSlice, authorization: bytes, now: float) -> None:
         """The slice's rows are rendered and wait for room, or have ended."""
         page, rows = slice_
@@ -307,7 +298,7 @@ class LaneActor:
         rendered = self._renderer.render(page, rows, authorization, batch.born_unix_ms / 1000 + now - batch.born)
         for burst in rendered.bursts:
             self._home.announce(page, burst.rows)
-            self._unsent.append(Unsent(page, burst, 0, authorization, now))
+            self._ahead.add(page, burst, authorization, now)
         if len(rendered.tokenless):
             reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
             self._router.vendor_failed(page, rendered.tokenless, reasons)
@@ -375,7 +366,7 @@ class LaneActor:
 
     def _may_leave(self, unsent: Unsent) -> bool:
         """Whoever must know it before these rows leave knows it; else this lane is rung."""
-        return self._home.may_leave(unsent.page, unsent.rows, self._bell.ring)
+        return self._ahead.is_marked(unsent) and self._home.may_leave(unsent.page, unsent.rows, self._bell.ring)
 
     def _issue(self, unsent: Unsent, taken: int, number: int, connection: int, now: float) -> None:
         """The next `taken` requests are in flight, with a record in the burst log."""

@@ -17,6 +17,7 @@ from gateway.actors.rendering import RenderedBurst
 from gateway.columns import F64, U8, U16, Rows, TextColumn, piece_rows
 from gateway.core.settle import Verdicts
 from gateway.ledger import NO_VERDICT, Burst, Channel, LedgerPage
+from gateway.marks import NO_TICKET
 from gateway.vendor import Bulk, BulkAnswer, BulkVendor
 from gateway.verdict import Answer, Scope, Verdict
 from gateway.wire.h2.events import AnswerDetail
@@ -27,13 +28,14 @@ _CUT_OFF = Answer(Verdict.UNCERTAIN, "answer_cut_off")
 
 class Unsent(NamedTuple):
     """Rendered rows, from request `start` on, that wait for room; they go out next, unless something about them
-    changed."""
+    changed. ticket: of the mark that says that they are about to leave."""
 
     page: LedgerPage
     rendered: RenderedBurst
     start: int
     authorization: bytes
     rendered_at: float
+    ticket: int = NO_TICKET
 
     @property
     def rows(self) -> Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.actors.rendering import LaneBurst
@@ -47,6 +47,22 @@ class RouterPort(Protocol):
     def tokens_suspect(self, page: LedgerPage, rows: Rows) -> None: ...
 
     def lane_has_room(self, lane: LaneActor) -> None: ...
+
+
+class Marks(Protocol):
+    """What a journal on disk is told before rows leave; see `actors/journal.py`."""
+
+    def room(self, ring: Callable[[], None], /) -> int:
+        """Rows that may be marked now; where none may, `ring` is called when that changes."""
+        ...
+
+    def mark(self, page: LedgerPage, rows: Rows, ring: Callable[[], None]) -> int:
+        """The rows are about to be issued; `ring` is called when the ticket returned is durable."""
+        ...
+
+    def is_durable(self, ticket: int, /) -> bool: ...
+
+    def unmark(self, page: LedgerPage, rows: Rows, /) -> None: ...
 
 
 class Probes(Protocol):

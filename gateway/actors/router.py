@@ -25,6 +25,7 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
+from gateway.actors.link_feed import ForLink, LinkFeed
 from gateway.actors.rendering import LinkPayload, LinkRenderer
 from gateway.actors.resending import RedeliverPort, Resending
 from gateway.actors.token_guard import TokenGuard
@@ -45,6 +46,7 @@ from gateway.core.router import (
     route,
 )
 from gateway.core.shadow import ShadowPage
+from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
 from gateway.ledger import Channel, Flag, LedgerPage, Reason, State
@@ -107,18 +109,6 @@ class RouterObserver(Protocol):
     def truncated(self, rows: int) -> None: ...
 
 
-class _ForLink(NamedTuple):
-    """Rows on their way to the edge, with where their devices were connected when they were routed."""
-
-    page: LedgerPage
-    rows: Rows
-    fds: I32
-    generations: U32
-
-    def take(self, which: slice | Bool) -> _ForLink:
-        return _ForLink(self.page, self.rows[which], self.fds[which], self.generations[which])
-
-
 class _Parked(NamedTuple):
     page: LedgerPage
     rows: Rows
@@ -144,6 +134,7 @@ class Router:
         slice_rows: int,
         parked_rows_max: int,
         strategy4_wait_s: float,
+        trail: Trail | None = None,
     ) -> None:
         self._home = home
         self._devices = devices
@@ -169,8 +160,8 @@ class Router:
             tick_s=_SWEEP_S, slots=1024, now=clock.monotonic(), items_max=_WAITS_MAX
         )
         self._sweep_bell = Bell()
-        self._for_link: deque[_ForLink] = deque()
-        self._link_bell = Bell()
+        self._trail = trail
+        self._link_feed = LinkFeed(rows_max=self._link_rows_max, feed=self._feed, trail=trail)
         self._spread: SpreadPort | None = None
         #: Rows that came back from workers that died.
         self._again: deque[tuple[LedgerPage, Rows]] = deque()
@@ -225,10 +216,9 @@ class Router:
         """Routes until cancelled. If cancelled: the page under way goes on with its next slice in the next run."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
-            nursery.start_soon(self._feed_link)
+            nursery.start_soon(self._link_feed.run)
             # What a crashed run had queued is still there.
             self._bell.ring()
-            self._link_bell.ring()
             while True:
                 await self._bell.wait()
                 while self._pages:
@@ -247,7 +237,7 @@ class Router:
     @property
     def is_idle(self) -> bool:
         """No row waits to be routed or to be given to the edge."""
-        return not self.queued_rows and not self._for_link
+        return not self.queued_rows and self._link_feed.is_idle
 
     async def _route_page(self, page: LedgerPage) -> None:
         options = self._options(page)
@@ -293,6 +283,11 @@ class Router:
         """Every row of the decision has its next holder or its end. is_silent: as in `InboxActor.keep`."""
         now = self._clock.monotonic()
         for reason, rows in routed.dropped:
+            if reason is Reason.UNKNOWN_DEVICE and page.trail is not None and page.trail.is_recovered:
+                # Known when it was accepted: devices registered before a restart are not there until they come again.
+                page.channel[rows] = Channel.LONG_LINK
+                self._inbox.keep(page, rows)
+                continue
             self._end(page, rows, reason, now)
         if len(routed.failed):
             self._home.move(page, routed.failed, State.FAILED, None, now)
@@ -302,8 +297,7 @@ class Router:
             self._to_lane(page, group, options, now)
         if len(routed.long_link):
             page.channel[routed.long_link] = Channel.LONG_LINK
-            self._for_link.append(_ForLink(page, routed.long_link, routed.fds, routed.generations))
-            self._link_bell.ring()
+            self._link_feed.add(ForLink(page, routed.long_link, routed.fds, routed.generations))
         if len(routed.inbox):
             page.channel[routed.inbox] = Channel.LONG_LINK
             self._inbox.keep(page, routed.inbox, is_silent=is_silent)
@@ -364,21 +358,6 @@ class Router:
                 return
             parked.popleft()
 
-    async def _feed_link(self) -> None:
-        """Gives rows to the edge in calls that stay within a step. If cancelled: the rest waits for the next run."""
-        while True:
-            await self._link_bell.wait()
-            while self._for_link:
-                assert self._long_link is not None
-                size = self._link_rows_max(self._for_link[0].page)
-                work = self._merge_for_link(size)
-                self._feed(work.take(slice(0, size)))
-                if len(work.rows) > size:
-                    self._for_link[0] = work.take(slice(size, None))
-                else:
-                    self._for_link.popleft()
-                await trio.lowlevel.checkpoint()
-
     def _link_rows_max(self, page: LedgerPage) -> int:
         """Rows of the page that one call of the edge may have: by its pace, and by their texts, which a pace learnt on
         others says nothing of."""
@@ -391,22 +370,14 @@ class Router:
         text_bytes += sum(len(column.blob) for column in batch.variables.values()) // batch.n
         return min(rows_max, max(_FEW_ROWS, _DELIVER_BYTES_MAX // (text_bytes + 1)))
 
-    def _merge_for_link(self, size: int) -> _ForLink:
-        """The first work, with what follows it of the same page until `size` rows are together: full calls of the
-        edge cost less per row than several small ones."""
-        queue = self._for_link
-        while len(queue) > 1 and queue[1].page is queue[0].page and len(queue[0].rows) < size:
-            first, second = queue.popleft(), queue.popleft()
-            columns = [np.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)]
-            queue.appendleft(_ForLink(first.page, *columns))
-        return queue[0]
-
-    def _feed(self, work: _ForLink) -> None:
+    def _feed(self, work: ForLink) -> None:
         page = work.page
         if not page.are_all(work.rows, State.QUEUED, Channel.LONG_LINK):
             work = work.take(page.are(work.rows, State.QUEUED, Channel.LONG_LINK))
         left = self._to_long_link(work, self._clock.monotonic())
         if len(left):
+            if self._trail is not None:
+                self._trail.unmark(page, left)
             options = self._options(page)
             self._carry_out(page, self._after_refused_link(page, left, options), options)
 
@@ -425,7 +396,7 @@ class Router:
             failed=np.concatenate([first.failed, second.failed]),
         )
 
-    def _to_long_link(self, work: _ForLink, now: float) -> Rows:
+    def _to_long_link(self, work: ForLink, now: float) -> Rows:
         """Gives rows to their sockets; returns those that no socket took, still where they were."""
         page, rows, fds, generations = work
         if not len(rows):
@@ -542,15 +513,30 @@ class Router:
         ids = page.batch.device_ids[rows[online]]
         return [row.tobytes() for row in ids]
 
+    async def mark_held(self, page: LedgerPage, rows: Rows) -> None:
+        """Held rows are about to be delivered: a journal on disk that holds their batch has been told. If cancelled:
+        they may be marked."""
+        if self._trail is None or page.trail is None or not len(rows):
+            return
+        bell = Bell()
+        while self._trail.room(page.batch.app, Channel.LONG_LINK, bell.ring) < len(rows):
+            await bell.wait()
+        ticket = self._trail.mark(page, rows, Channel.LONG_LINK, bell.ring)
+        while not self._trail.is_durable(ticket):
+            await bell.wait()
+
     def deliver_held(self, page: LedgerPage, rows: Rows) -> Rows:
         """Rows of one device whose time has come back: to its socket. Returns those that stay HELD."""
         if not len(rows):
             return rows
         _, found = self._devices.locate(page.batch.device_ids.take(rows, axis=0), page.batch.app)
         online = rows[found.is_online]
-        work = _ForLink(page, online, found.fd[found.is_online], found.generation[found.is_online])
+        work = ForLink(page, online, found.fd[found.is_online], found.generation[found.is_online])
         left = self._to_long_link(work, self._clock.monotonic())
-        return np.sort(np.concatenate([left, rows[~found.is_online]]))
+        held = np.sort(np.concatenate([left, rows[~found.is_online]]))
+        if self._trail is not None:
+            self._trail.unmark(page, held)
+        return held
 
     # -- by time
 

@@ -287,6 +287,11 @@ class Service:
             self._observer.refused_rows([fault.field for fault in submission.faults])
 
         def reply(answer: Accepted | GatewayError) -> None:
+            if isinstance(answer, Overloaded):
+                self._observer.submit("overloaded")
+                self._observer.error("overloaded")
+                connection.refuse(submit.id, answer)
+                return
             if isinstance(answer, GatewayError):
                 self._observer.submit("refused")
                 self._fail(connection, submit.id, "internal", str(answer))

@@ -32,7 +32,10 @@ _NOT_NOW = frozenset({"overloaded", "shutting_down", "internal"})
 def code_of(error: Exception) -> ExitCode:
     """What a fault that ended a command is called outside."""
     from gateway.client.errors import CallFailed, GatewayUnreachable
+    from gateway.errors import StoreError
 
+    if isinstance(error, StoreError):
+        return ExitCode.USAGE
     if isinstance(error, GatewayUnreachable):
         return ExitCode.UNREACHABLE
     if isinstance(error, CallFailed):

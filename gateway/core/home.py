@@ -25,9 +25,11 @@ from gateway.batch import Batch, TaskSegment
 from gateway.columns import I64, U8, U16, U32, Rows
 from gateway.content import Variant
 from gateway.core.shadow import Life, ShadowPage, Shadows
+from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
 from gateway.ledger import FINAL_STATES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
+from gateway.marks import RowMarks
 from gateway.message_id import BatchAddress
 
 #: Rows that may be expired by the clock; IN_FLIGHT rows wait for their answer.
@@ -95,9 +97,11 @@ class Home:
         now: float,
     ) -> None:
         self._secret = secret
-        self._journal = journal
+        self.journal = self._journal = journal
         #: Called once for each batch when its last row has become final: its journal record may go.
         self.on_final: Callable[[int], None] = lambda _sequence: None
+        #: Told of each move of rows that a journal on disk holds.
+        self.trail: Trail | None = None
         self._observer = observer
         self._ledger_bytes_max = ledger_bytes_max
         self._rows_open_max = rows_open_max
@@ -111,6 +115,8 @@ class Home:
         self.rows_open = 0
         self._next_sequence = 0
         self._newest_unix_ms = 0
+        #: The monotonic time of that label.
+        self._labelled_at = now
         #: Tasks that have rows in more than one batch: task id -> sequences.
         self._long_tasks: dict[bytes, list[int]] = {}
         #: Addresses, not pages: an evicted page must not live on in here.
@@ -125,15 +131,35 @@ class Home:
 
     # -- making batches
 
-    def next_address(self, unix_ms: int) -> BatchAddress:
-        """The address of the next batch. Its time never goes back, whatever the wall clock does."""
-        self._newest_unix_ms = max(self._newest_unix_ms, unix_ms)
+    def label(self, unix_ms: int, now: float) -> int:
+        """The time that batches are labelled with. It never goes back, and while the wall clock stands before it, it
+        goes on with the monotonic one: ages that are counted from labels after a restart must not be too short."""
+        elapsed_ms = int((now - self._labelled_at) * 1000)
+        if unix_ms > self._newest_unix_ms + elapsed_ms or not self._newest_unix_ms:
+            self._newest_unix_ms, self._labelled_at = max(unix_ms, self._newest_unix_ms), now
+        elif elapsed_ms > 0:
+            self._newest_unix_ms += elapsed_ms
+            self._labelled_at += elapsed_ms / 1000
+        return self._newest_unix_ms
+
+    def continue_from(self, sequence: int, unix_ms: int, now: float) -> None:
+        """Batches are numbered from there on, and labelled no earlier."""
+        self._next_sequence = sequence % message_id.SEQUENCES_MAX
+        self._newest_unix_ms, self._labelled_at = max(self._newest_unix_ms, unix_ms), now
+
+    @property
+    def next_sequence(self) -> int:
+        return self._next_sequence
+
+    def next_address(self, unix_ms: int, now: float) -> BatchAddress:
+        """The address of the next batch."""
+        label = self.label(unix_ms, now)
         sequence = self._next_sequence
         while sequence in self._pages:
             # Sequences start again after four million batches; one that is still open keeps its number.
             sequence = (sequence + 1) % message_id.SEQUENCES_MAX
         self._next_sequence = (sequence + 1) % message_id.SEQUENCES_MAX
-        return BatchAddress(self._newest_unix_ms, self._journal, sequence)
+        return BatchAddress(label, self._journal, sequence)
 
     def check_room(self, rows: int) -> None:
         """Raises Overloaded when `rows` more would exceed a limit."""
@@ -228,6 +254,8 @@ class Home:
             page.moved(rows, to, came, now)
             return
         channels: Channel | U8 = page.channel[rows] if channel is None else channel
+        if page.trail is not None and self.trail is not None:
+            self.trail.moved(page, rows, to)
         self._observer.moved(page, rows, to, reason, channels)
         if receipt is not None:
             page.receipt[rows] = np.maximum(page.receipt[rows], np.uint8(receipt))
@@ -236,10 +264,23 @@ class Home:
             ended = len(rows) - came.item(State.UNCERTAIN)
             self.rows_open -= ended
             if ended and not page.n_open:
+                if page.trail is not None and self.trail is not None:
+                    self.trail.finished(page)
                 self.on_final(page.batch.address.sequence)
             page.final_ms[rows] = page.stamp(now)
             self._observer.finished(page, rows, to, channels, now)
             self._record(page, rows, to, page.reason[rows] if reason is None else reason, channels, now)
+
+    def restore(self, page: LedgerPage, rows: Rows, marks: RowMarks, states: U8) -> None:
+        """The rows are as an earlier process left them; nobody is told, since they were counted then.
+
+        marks: k rows, of which reasons, channels and flags are taken. states: (k,), what they are now.
+        """
+        page.state[rows] = states
+        page.reason[rows], page.channel[rows], page.flags[rows] = marks.reasons, marks.channels, marks.flags
+        open_before = page.n_open
+        page.counts[:] = np.bincount(page.state, minlength=len(State))
+        self.rows_open -= open_before - page.n_open
 
     def raise_receipts(self, page: LedgerPage, rows: Rows, receipt: Receipt, now: float) -> Rows:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""

@@ -35,6 +35,10 @@ SECRET_PLACES = ("device", "rpc", "http")
 #: In the order of core/breaker.py's enums.
 BREAKER_STATES = ("closed", "half_open", "open")
 BREAKER_CAUSES = ("none", "failures", "connect", "credential")
+#: Why the journal on disk refuses.
+JOURNAL_ERRORS = ("full", "read_only", "corrupt", "other")
+#: What becomes of rows that a replay finds, as core/recovery.py names it.
+RECOVERED_FATES = ("final", "unsent", "resent", "uncertain", "expired")
 #: What becomes of a removal that the unregister guard holds back.
 HELD_OUTCOMES = ("held", "dropped", "rechecked", "removed")
 #: Ten microseconds to ten seconds: a step should stay under 2 ms, a stall is seconds.
@@ -68,6 +72,18 @@ class Metrics(MetricSet):
     queue_s = histogram("seconds", "From routing to the first byte of the request, per row", channel=Channel)
     request_s = histogram("seconds", "From the first byte of a request to its verdict, per row", channel=Channel)
     delivery_s = histogram("seconds", "From the submit to acknowledgement or verdict, per row", channel=Channel)
+    # the journal on disk
+    journal_bytes = gauge("bytes", "Segments of the journal on disk")
+    journal_records = gauge("records", "Records of the journal on disk that are not released")
+    journal_write_s = histogram("seconds", "Until a record of that kind was durable", what=("batches", "marks"))
+    journal_errors = counter("errors", "Times the journal on disk refused, by what was wrong", kind=JOURNAL_ERRORS)
+    journal_failed = gauge("state", "1 while intake of apps on disk is stopped by its journal")
+    rows_issued_open = gauge("rows", "Rows marked as issued whose outcome is not durable: uncertain after a crash")
+    rows_issued_unmarked = counter("rows", "Rows that left although their mark could not be made durable")
+    rows_recovered = counter("rows", "Rows found in the journal at start, by what became of them", fate=RECOVERED_FATES)
+    recovery_s = gauge("seconds", "What replaying the journal took at start")
+    idempotency_ids = gauge("ids", "Request ids that are remembered")
+    idempotency_oldest_s = gauge("seconds", "Age of the oldest request id that is remembered")
     # vendors
     verdicts = counter("rows", "Verdicts of attempts, by vendor", vendor=Channel, verdict=Verdict)
     verdict_names = counter("rows", "Verdicts by the vendor's own name", vendor=Channel, name=open_label())

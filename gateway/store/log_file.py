@@ -35,6 +35,8 @@ class LogFile:
     def __init__(self, path: Path, *, is_new: bool = False) -> None:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if is_new else 0), 0o600)
+        found = os.fstat(self._fd)
+        self._place = (found.st_dev, found.st_ino)
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size
@@ -67,6 +69,14 @@ class LogFile:
         """Bytes from start to end are zero and have their place on the disk; durable after the next sync."""
         for at in range(start, end, len(_ZEROS)):
             self.write(_ZEROS[: min(len(_ZEROS), end - at)], at)
+
+    def is_in_place(self) -> bool:
+        """The file still stands under its name: a deleted one takes writes, too, and nobody will ever read them."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._place
 
     def sync(self) -> None:
         os.fdatasync(self._fd)

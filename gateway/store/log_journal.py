@@ -2,10 +2,13 @@
 
     folder/lock                    held by the one process that has the journal open
     folder/0000000007.log          a segment (store/log_segment.py); the newest is written to
-    folder/0000000008.log.new      a segment being prepared when the process died; deleted at the next start
+    folder/0000000008.log.spare    the next one, prepared; the one a dead process left is deleted at the next start
 
 A segment whose records are all released is deleted, but for the newest, which knows the next position and the epoch.
 One record that lives long keeps its segment on the disk, and only that.
+
+Room is kept for what must be written about batches that were accepted: batches are taken only while a spare segment is
+there, so on a full disk a whole segment is left for the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from gateway.store.log_segment import (
     record_bytes,
     segment_name,
 )
-from gateway.store.ports import JournalRecord
+from gateway.store.ports import BATCH_RECORD, JournalRecord
 from gateway.store.threaded import ReadAhead, Sealed, ThreadedJournal
 
 #: 16 MiB are zeroed in about 12 ms, which is what the commit pays that begins a segment; smaller ones would make a file
@@ -37,6 +40,8 @@ SEGMENT_BYTES = 16 << 20
 GROUP_LIMIT_BYTES = 1 << 31
 #: 4 GiB hold 10 million rows of 163-byte tokens, texts and ids that nobody could deliver yet.
 BYTES_MAX = 4 << 30
+#: Segments beyond `bytes_max` for what is about accepted batches: 3 million rows' marks each.
+_RESERVED_SEGMENTS = 4
 
 
 class LogStatistics(NamedTuple):
@@ -69,6 +74,7 @@ class LogJournal(ThreadedJournal):
         self._bytes_max = bytes_max
         self._file_type = file_type
         self._segments: dict[int, Segment] = {}
+        self._spare: Segment | None = None
         self._broken: StoreError | None = None
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,7 +96,7 @@ class LogJournal(ThreadedJournal):
         except OSError as error:
             raise StoreInUse(str(self._folder), "another process has this journal open") from error
         try:
-            for left in self._folder.glob("*.log.new"):
+            for left in (*self._folder.glob("*.log.new"), *self._folder.glob("*.log.spare")):
                 left.unlink()
             paths = sorted(self._folder.glob("*.log"))
             for path in paths:
@@ -102,11 +108,14 @@ class LogJournal(ThreadedJournal):
                     raise
                 self._segments[segment.number] = segment
             if not paths:
-                self._begin_segment(1, self._segment_bytes, 0, flags_bytes(self._segment_bytes, 0))
+                self._promote(self._prepare(1, self._segment_bytes, 0, 0))
         except OSError as error:
             raise store_error(self._folder, error) from error
         for segment in list(self._segments.values()):
             self._delete_if_done(segment)
+        with suppress(StoreError):
+            # A full disk is told to the first who appends a batch.
+            self._keep_spare()
 
     def statistics(self) -> LogStatistics:
         segments = list(self._segments.values())
@@ -121,6 +130,9 @@ class LogJournal(ThreadedJournal):
         for segment in self._segments.values():
             segment.file.close()
         self._segments.clear()
+        if self._spare is not None:
+            self._discard(self._spare)
+            self._spare = None
         os.close(self._lock)
         self._broken = StoreError(str(self._folder), "the journal is closed")
 
@@ -133,9 +145,12 @@ class LogJournal(ThreadedJournal):
             raise self._broken
         if size > GROUP_LIMIT_BYTES:
             raise StoreFull(str(self._folder), f"records of one append are {size} bytes, limit {GROUP_LIMIT_BYTES}")
+        has_batch = any(record.kind == BATCH_RECORD for record in group)
+        if has_batch:
+            self._keep_spare()
         segment = self._newest
         if not segment.has_room(size, len(group)):
-            segment = self._next_segment(size, len(group))
+            segment = self._next_segment(size, len(group), has_batch=has_batch)
         start = segment.end
         try:
             segment.file.write_durable(segment.pack(group), start)
@@ -143,6 +158,9 @@ class LogJournal(ThreadedJournal):
             fault = store_error(segment.file.path, error)
             self._take_back(segment, start, start + size, fault)
             raise fault from error
+        if not segment.file.is_in_place():
+            self._broken = StoreError(str(segment.file.path), "the file was removed while it was in use")
+            raise self._broken
         return segment.added(group)
 
     def _take_back(self, segment: Segment, start: int, end: int, fault: StoreError) -> None:
@@ -197,40 +215,84 @@ class LogJournal(ThreadedJournal):
     def _newest(self) -> Segment:
         return self._segments[max(self._segments)]
 
-    def _next_segment(self, group_bytes: int, records: int) -> Segment:
+    def _next_segment(self, group_bytes: int, records: int, *, has_batch: bool) -> Segment:
         """A new segment with room for the group. Raises StoreFull at bytes_max, and what the disk says."""
-        full = self._newest
-        flags = flags_bytes(self._segment_bytes, records)
-        size = max(self._segment_bytes, SEGMENT_HEADER_BYTES + flags + group_bytes)
+        full, spare = self._newest, self._spare
+        size = max(self._segment_bytes, SEGMENT_HEADER_BYTES + flags_bytes(self._segment_bytes, records) + group_bytes)
         kept = sum(segment.size for segment in self._segments.values() if segment.live)
-        if kept + size > self._bytes_max:
+        limit = self._bytes_max + (0 if has_batch else _RESERVED_SEGMENTS * self._segment_bytes)
+        if kept + size > limit:
             raise StoreFull(
-                str(self._folder), f"journal would be {kept + size} bytes with a new segment, limit {self._bytes_max}"
+                str(self._folder), f"journal would be {kept + size} bytes with a new segment, limit {limit}"
             )
+        after: Segment | None = None
         try:
-            segment = self._begin_segment(full.number + 1, size, full.epoch, flags)
+            if spare is None or not spare.has_room(group_bytes, records):
+                number = full.number + (1 if spare is None else 2)
+                segment = self._prepare(number, size, full.epoch, records)
+            else:
+                segment = spare
+            try:
+                # The one after it must be there first: it is what is left to those that are no batches.
+                after = self._prepare(segment.number + 1, self._segment_bytes, full.epoch, 0)
+            except OSError:
+                if has_batch:
+                    if segment is not spare:
+                        self._discard(segment)
+                    raise
+            if segment.epoch != full.epoch:
+                segment.announce(full.epoch)
+            self._promote(segment)
         except OSError as error:
+            if after is not None:
+                self._discard(after)
             raise store_error(self._folder, error) from error
+        if spare is not None and segment is not spare:
+            self._discard(spare)
+        self._spare = after
         self._delete_if_done(full)
         return segment
 
-    def _begin_segment(self, number: int, size: int, epoch: int, flags: int) -> Segment:
-        """The segment appears under its name when it is whole. Raises OSError; then nothing of it is left."""
-        path = self._folder / segment_name(number)
-        unfinished = path.with_name(path.name + ".new")
-        file = self._file_type(unfinished, is_new=True)
+    def _keep_spare(self) -> None:
+        """A spare segment is there. Raises StoreError when none can be made."""
+        if self._spare is not None:
+            return
         try:
-            segment = Segment.create(file, number, size, epoch, flags)
-            unfinished.rename(path)
-            self._sync_folder()
+            self._spare = self._prepare(self._newest.number + 1, self._segment_bytes, self._newest.epoch, 0)
+        except OSError as error:
+            raise store_error(self._folder, error) from error
+
+    def _prepare(self, number: int, size: int, epoch: int, records: int) -> Segment:
+        """A whole segment that is not in use yet. Raises OSError; then nothing of it is left."""
+        path = self._folder / (segment_name(number) + ".spare")
+        file = self._file_type(path, is_new=True)
+        try:
+            return Segment.create(file, number, size, epoch, flags_bytes(self._segment_bytes, records))
         except BaseException:
             file.close()
             with suppress(OSError):
-                unfinished.unlink()
+                path.unlink()
             raise
-        file.path = path
-        self._segments[number] = segment
-        return segment
+
+    def _promote(self, segment: Segment) -> None:
+        """The segment appears under its name and is the newest. Raises OSError; then it is what it was."""
+        spare_path, path = segment.file.path, self._folder / segment_name(segment.number)
+        spare_path.rename(path)
+        segment.file.path = path
+        try:
+            self._sync_folder()
+        except OSError:
+            with suppress(OSError):
+                path.rename(spare_path)
+                segment.file.path = spare_path
+            raise
+        self._segments[segment.number] = segment
+
+    def _discard(self, segment: Segment) -> None:
+        """A segment that was not in use is gone."""
+        with suppress(OSError):
+            segment.file.path.unlink()
+        segment.file.close()
 
     def _delete_if_done(self, segment: Segment) -> None:
         if segment.live or segment is self._newest:

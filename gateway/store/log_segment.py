@@ -120,13 +120,23 @@ class Segment:
     @classmethod
     def create(cls, file: LogFile, number: int, size: int, epoch: int, flags: int) -> Segment:
         """An empty segment, durable. Zeros are written, not only allocated: commits into them take half the time."""
-        salt = secrets.randbits(32)
-        header = _SEGMENT.pack(_MAGIC, _VERSION, number, epoch, size, salt, flags)
-        header += _CRC.pack(zlib.crc32(header))
-        file.write(header + bytes(SEGMENT_HEADER_BYTES - len(header)), 0)
+        segment = cls(file, number, size, epoch, secrets.randbits(32), bytes(flags))
+        file.write(segment._packed_header(), 0)
         file.zero(SEGMENT_HEADER_BYTES, size)
         file.sync()
-        return cls(file, number, size, epoch, salt, bytes(flags))
+        return segment
+
+    def _packed_header(self) -> bytes:
+        header = _SEGMENT.pack(
+            _MAGIC, _VERSION, self.number, self.epoch, self.size, self._salt, self._start - SEGMENT_HEADER_BYTES
+        )
+        header += _CRC.pack(zlib.crc32(header))
+        return header + bytes(SEGMENT_HEADER_BYTES - len(header))
+
+    def announce(self, epoch: int) -> None:
+        """The segment, which is not in use yet, was made in an older epoch; now it says this one, durably."""
+        self.epoch = epoch
+        self.file.write_durable((self._packed_header(),), 0)
 
     @classmethod
     def load(cls, file: LogFile, *, is_last: bool) -> Segment:
@@ -269,15 +279,14 @@ class Segment:
         self.file.sync()
 
     def release(self, offsets: Sequence[int]) -> None:
-        """The records are marked, in one write; durable with a later sync, since a lost mark only means that a record
-        is read again. Offsets where no held record begins are ignored."""
+        """The records are durably marked, in one write. Offsets where no held record begins are ignored."""
         gone = [offset for offset in offsets if offset in self.live]
         indexes = [self.live[offset].flag for offset in gone if self.live[offset] != _HOLE]
         if indexes:
             flags, first, last = bytearray(self._flags), min(indexes), max(indexes)
             for index in indexes:
                 flags[index] = _RELEASED
-            self.file.write(bytes(flags[first : last + 1]), SEGMENT_HEADER_BYTES + first)
+            self.file.write_durable((bytes(flags[first : last + 1]),), SEGMENT_HEADER_BYTES + first)
             self._flags = flags
         for offset in gone:
             del self.live[offset]

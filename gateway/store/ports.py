@@ -20,8 +20,18 @@ from gateway.columns import I64, U8, U16
 Buffers: TypeAlias = Sequence[bytes | memoryview]
 
 
+#: JournalRecord.kind of a batch (store/records.py).
+BATCH_RECORD = 1
+#: What became of rows of batches (store/marks.py), and how far a journal has counted (store/marks.py).
+MARKS_RECORD = 2
+COUNT_RECORD = 3
+
+
 class JournalRecord(NamedTuple):
-    """kind: see store/records.py. buffers: the payload in parts, written one after another, never copied together."""
+    """kind: one of the above. buffers: the payload in parts, written one after another, never copied together.
+
+    Everything but batches is about what was accepted before: an adapter keeps room for it when batches find none.
+    """
 
     kind: int
     buffers: Buffers
@@ -46,7 +56,11 @@ class Journal(Protocol):
         ...
 
     async def release(self, epoch: OwnershipEpoch, positions: Sequence[int]) -> None:
-        """The records at these positions need not be kept. Unknown positions are ignored (a repeated release)."""
+        """The records at these positions are durably gone. Unknown positions are ignored (a repeated release).
+
+        Durably, because marks may only go after the batch that they are about: else a batch would come back without
+        them, and rows that are final would be sent again.
+        """
         ...
 
 

@@ -8,20 +8,19 @@ The header names the columns in their order with their byte lengths. All arrays 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from gateway.batch import Batch, TaskSegment
+from gateway.batch import Batch, RequestMark, TaskSegment
 from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.message_id import ROWS_MAX, BatchAddress
-from gateway.store.ports import JournalRecord
+from gateway.store.ports import BATCH_RECORD, JournalRecord
 
-#: JournalRecord.kind of a batch.
-BATCH_RECORD = 1
 _LENGTH = struct.Struct("<I")
 
 
@@ -35,6 +34,9 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     raws: dict[int, dict[str, bytes]]
     segments: list[tuple[bytes, int, int]]
     columns: list[tuple[str, Annotated[int, msgspec.Meta(ge=0)]]]
+    #: The app's key: its index is another one when the configuration has changed.
+    app_key: str = ""
+    requests: list[tuple[int, int, int]] = []
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -45,7 +47,7 @@ def _view(array: np.ndarray[Any, Any]) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def encode_batch(batch: Batch) -> JournalRecord:
+def encode_batch(batch: Batch, app_key: str = "") -> JournalRecord:
     """The record of a batch; the buffers are views of the batch's columns, so the batch must not change afterwards."""
     columns: list[tuple[str, bytes | memoryview]] = [("device_ids", _view(batch.device_ids))]
     if batch.channels is not None:
@@ -74,16 +76,30 @@ def encode_batch(batch: Batch) -> JournalRecord:
             },
             segments=[(segment.task_id, segment.first, segment.n) for segment in batch.segments],
             columns=[(name, len(buffer)) for name, buffer in columns],
+            app_key=app_key,
+            requests=[(request.row, request.key, request.digest) for request in batch.requests],
         )
     )
     return JournalRecord(BATCH_RECORD, (_LENGTH.pack(len(header)), header, *(buffer for _, buffer in columns)))
 
 
-def decode_batch(payload: bytes, *, born: float) -> Batch:
+class UnknownApp(ValueError):
+    """The record is of an app that is not there any more. sequence: of the batch."""
+
+    def __init__(self, app_key: str, sequence: int) -> None:
+        self.sequence = sequence
+        super().__init__(f"batch of app {app_key!r}, which is not configured")
+
+
+def decode_batch(
+    payload: bytes | memoryview, *, born: Callable[[int], float] | float, apps: Mapping[str, int] | None = None
+) -> Batch:
     """The batch of a record's payload, without message ids (the router makes them from the address).
 
-    born: what the batch's birth is on this process's monotonic clock. Raises ValueError for a payload that
-    `encode_batch` did not make.
+    born: what the batch's birth is on this process's monotonic clock, or how it follows from its Unix ms. apps: index
+    of each app by its key; without it the index of the record holds.
+
+    Raises UnknownApp for one that is not in `apps`, and ValueError for a payload that `encode_batch` did not make.
     """
     if len(payload) < _LENGTH.size:
         raise ValueError(f"record is {len(payload)} bytes, expected a header length")
@@ -97,6 +113,11 @@ def decode_batch(payload: bytes, *, born: float) -> Batch:
             variants[position] = replace(variants[position], raw=with_raw)
     except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as error:
         raise ValueError(f"record header: {error}") from error
+    app = header.app
+    if apps is not None:
+        if header.app_key not in apps:
+            raise UnknownApp(header.app_key, header.address[2])
+        app = apps[header.app_key]
     columns = _Columns(header.n)
     for name, length in header.columns:
         columns.found[name] = payload[at : at + length]
@@ -109,8 +130,8 @@ def decode_batch(payload: bytes, *, born: float) -> Batch:
         raise ValueError("record has no column device_ids")
     return Batch(
         BatchAddress(*header.address),
-        header.app,
-        born,
+        app,
+        born if isinstance(born, float) else born(header.address[0]),
         header.n,
         device_ids=device_ids.reshape(header.n, 16),
         message_ids=np.zeros((header.n, 16), np.uint8),
@@ -122,6 +143,7 @@ def decode_batch(payload: bytes, *, born: float) -> Batch:
         source_rows=columns.array("source_rows", "<u4"),
         variables={name: columns.text("var", f":{name}") for name in names},
         segments=[TaskSegment(*segment) for segment in header.segments],
+        requests=[RequestMark(*request) for request in header.requests],
     )
 
 
@@ -130,7 +152,7 @@ class _Columns:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.found: dict[str, bytes] = {}
+        self.found: dict[str, bytes | memoryview] = {}
 
     def array(self, name: str, dtype: str, per_row: int = 1) -> np.ndarray[Any, Any] | None:
         """(n * per_row,), or None where the record has no such column."""
@@ -142,10 +164,10 @@ class _Columns:
         offsets = _array(name, self.found.get(name, b""), "<u4", self.n + 1)
         if offsets[0] != 0 or offsets[-1] != len(blob) or bool(np.any(offsets[1:] < offsets[:-1])):
             raise ValueError(f"record column {name} does not fit its blob of {len(blob)} bytes")
-        return TextColumn(blob, offsets)
+        return TextColumn(bytes(blob), offsets)
 
 
-def _array(name: str, data: bytes, dtype: str, length: int) -> np.ndarray[Any, Any]:
+def _array(name: str, data: bytes | memoryview, dtype: str, length: int) -> np.ndarray[Any, Any]:
     if len(data) != length * np.dtype(dtype).itemsize:
         raise ValueError(f"record column {name} is {len(data)} bytes, expected {length} of {dtype}")
     return np.frombuffer(data, dtype)

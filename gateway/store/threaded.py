@@ -23,9 +23,9 @@ from typing import NamedTuple
 import trio
 
 from gateway.batch import OwnershipEpoch
-from gateway.errors import StoreError
+from gateway.errors import StoreError, StoreFull
 from gateway.store.epochs import NewestEpoch
-from gateway.store.ports import Buffers, JournalRecord
+from gateway.store.ports import BATCH_RECORD, Buffers, JournalRecord
 
 #: Records of one commit, in bytes; a single larger one still goes. 16 MiB are some 20 ms of a disk with 800 MB/s, the
 #: longest a call that just missed the turn waits.
@@ -68,11 +68,12 @@ class _Call:
 
 
 class _Append(_Call):
-    __slots__ = ("positions", "records", "size")
+    __slots__ = ("has_batch", "positions", "records", "size")
 
     def __init__(self, records: list[Sealed]) -> None:
         super().__init__()
         self.records = records
+        self.has_batch = any(record.kind == BATCH_RECORD for record in records)
         self.size = sum(record.size for record in records)
         self.positions: Sequence[int] = ()
 
@@ -221,17 +222,27 @@ class ThreadedJournal(ABC):
     def _perform(self, calls: list[_Call]) -> None:
         """In the thread. Loops are over calls and records, which are batches; never over rows."""
         appends = [call for call in calls if isinstance(call, _Append)]
-        if appends:
-            try:
-                positions = self.commit([record for call in appends for record in call.records])
-                first = 0
-                for call in appends:
-                    call.positions = positions[first : first + len(call.records)]
-                    first += len(call.records)
-            except StoreError as error:
-                for call in appends:
-                    call.error = error
+        if appends and not self._perform_appends(appends):
+            # Batches found no room; what is about earlier ones has room of its own.
+            self._perform_appends([call for call in appends if not call.has_batch])
         self._perform_rest([call for call in calls if not isinstance(call, _Append)])
+
+    def _perform_appends(self, appends: list[_Append]) -> bool:
+        """One commit; False when the store is full and some of the calls may fit without the others."""
+        if not appends:
+            return True
+        try:
+            positions = self.commit([record for call in appends for record in call.records])
+        except StoreError as error:
+            for call in appends:
+                call.error = error
+            return not isinstance(error, StoreFull) or len({call.has_batch for call in appends}) < 2
+        first = 0
+        for call in appends:
+            call.error = None
+            call.positions = positions[first : first + len(call.records)]
+            first += len(call.records)
+        return True
 
     def _perform_rest(self, calls: list[_Call]) -> None:
         for call in calls:

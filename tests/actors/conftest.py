@@ -25,6 +25,7 @@ import trio.testing
 
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
+from gateway.actors.journal import IssueMarks
 from gateway.actors.lane import LaneActor
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer, LinkRenderer
@@ -48,9 +49,11 @@ from gateway.core.registration import Registrations
 from gateway.core.render import Renderer
 from gateway.core.retry import RetryPolicy
 from gateway.core.segments import HashKey
+from gateway.core.trail import Trail
 from gateway.core.unregister_guard import GuardSettings
 from gateway.errors import CloseReason
 from gateway.ledger import NO_VERDICT, Channel, LedgerPage, Reason, State
+from gateway.marks import RowMarks
 from gateway.observe.counting import HomeCounts, LaneCounts, OwnerCounts, PoolCounts, RouterCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
@@ -335,12 +338,13 @@ class World:
         journal: int = 0,
         breaker: BreakerSettings = UNTOUCHED,
         guard: GuardSettings | None = None,
+        trail: Trail | None = None,
         more_channels: Sequence[Channel] = (),
         request_bucket: TokenBucket | None = None,
     ) -> None:
+        self.trail = trail
         self.clock = clock or SystemClock()
-        self.metrics = Metrics()
-        self.log_lines = io.StringIO()
+        self.metrics, self.log_lines = Metrics(), io.StringIO()
         self.log = Log(stream=self.log_lines)
         self.home = Home(
             secret=SECRET,
@@ -353,8 +357,8 @@ class World:
         )
         limits = DeviceLimits(devices_max=5000, token_bytes_max=1 << 22, aliases_max=10, tag_bindings_max=10)
         self.devices = DeviceTable(limits, HashKey(b"k" * 32))
-        default = MemoryInbox(rows_per_device_max=100, rows_max=10_000)
-        self.inbox_store = default if inbox_store is None else inbox_store
+        fresh = MemoryInbox(rows_per_device_max=100, rows_max=10_000)
+        self.inbox_store = fresh if inbox_store is None else inbox_store
         self.inbox = InboxActor(store=self.inbox_store, epoch=EPOCH, home=self.home, clock=self.clock)
         self.renderer = Renderer(address_secret=SECRET)
         self._request_bucket = request_bucket
@@ -369,6 +373,7 @@ class World:
             slice_rows=slice_rows,
             parked_rows_max=parked_rows_max,
             strategy4_wait_s=strategy4_wait_s,
+            trail=trail,
         )
         self._add_devices_end()
         self.vendors: dict[Channel, VendorTwin] = {}
@@ -394,7 +399,9 @@ class World:
         self._fds = 100
 
     def _add_devices_end(self) -> None:
-        """What rows go to and come from on the devices' side."""
+        """What rows go to and come from on the devices' side, and what a disk is told of them (`write_marks`)."""
+        self.home.trail = self.trail
+        self._positions = 0
         self.sockets = SocketsTwin()
         self.router.connect_link(self.sockets)
         self.inbox.connect(self.router)
@@ -457,6 +464,7 @@ class World:
             "request_timeout_s": 30.0,
             "watch": VerdictWatch(breaker, guard),
             "device_gates": DeviceGates(),
+            "marks": None if self.trail is None else IssueMarks(self.trail, 0, channel),
             "request_bucket": self._request_bucket,
         }
         wait_s = self._probe_wait_s
@@ -569,14 +577,29 @@ class World:
         found = variants or Variant("title", "body")
         now = self.clock.monotonic()
         batch = build_batch(
-            self.home.next_address(self.clock.unix_ms()),
+            self.home.next_address(self.clock.unix_ms(), self.clock.monotonic()),
             0,
             now,
             [Part(self.submission(targets, found, **columns), None, 0)],
             [None],
             SECRET,
         )
-        return self.home.open(batch, now)
+        page = self.home.open(batch, now)
+        if self.trail is not None:
+            self.trail.follow(page, 1)
+        return page
+
+    async def write_marks(self) -> list[RowMarks]:
+        """What is marked is durable, and whatever waited for it has happened; the record."""
+        assert self.trail is not None
+        taken = self.trail.take(1000)
+        if taken is None:
+            return []
+        self._positions += 1
+        for ring in self.trail.written(taken, self._positions):
+            ring()
+        await self.settle()
+        return taken.marks
 
     async def send(
         self, targets: Sequence[Any], variants: Variant | Sequence[Variant] | None = None, **columns: Any

@@ -13,6 +13,7 @@ import trio.testing
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
 from gateway.batch import OwnershipEpoch, RowFault
 from gateway.content import Variant
+from gateway.core.request_ids import RequestIds
 from gateway.errors import GatewayError, Overloaded, StaleEpoch
 from gateway.message_id import TASK_DOMAIN, decode
 from gateway.observe.counting import IntakeCounts
@@ -54,9 +55,9 @@ class Door:
             "gather_s": 0.001,
             "gather_rows_max": 100_000,
             "batch_bytes_max": 1 << 20,
-            "request_ids_max": 100,
             "route": self.pages.append,
         }
+        request_ids = RequestIds(ids_max=limits.pop("request_ids_max", 100), age_ms=3_600_000)
         self.intake = Intake(
             home=world.home,
             journal=self.journal,
@@ -64,6 +65,8 @@ class Door:
             secret=SECRET,
             clock=world.clock,
             observer=IntakeCounts(world.metrics, ["shop", "news"]),
+            request_ids=request_ids,
+            app_keys=["shop", "news"],
             **(values | limits),
         )
 

@@ -32,6 +32,7 @@ from gateway.content import Variant
 from gateway.core.admission import AddressClass
 from gateway.core.home import row_tags
 from gateway.core.identity import device_password
+from gateway.core.request_ids import RequestIds
 from gateway.errors import Overloaded, StaleEpoch
 from gateway.ledger import Channel, Reason, State
 from gateway.net.edge_table import ConnectionTable
@@ -87,7 +88,8 @@ class Office:
             gather_s=0.001,
             gather_rows_max=100_000,
             batch_bytes_max=1 << 20,
-            request_ids_max=100,
+            request_ids=RequestIds(ids_max=100, age_ms=3_600_000),
+            app_keys=["shop", "news"],
         )
         self.link = Sessions()
         self.presence = Presence(
@@ -677,8 +679,8 @@ async def test_service_sends_to_all_who_are_online_and_have_the_tag_as_one_task(
     counts = await shop.call(messages.TaskState(id=1, task_id=answer.task_id))
     assert counts.accepted == sum(counts.states.values()) == 8
     page = await shop.call(messages.TaskRows(id=1, task_id=answer.task_id))
-    assert {bytes(page.device_ids)[16 * k : 16 * k + 16] for k in range(8)} == set(ids[:8])
-    assert page.row.cast("I").tolist() == list(range(8))
+    assert {bytes(page.device_ids)[16 * k : 16 * k + 16] for k in range(25)} == set(ids[:8])
+    assert page.row.cast("I").tolist() == list(range(25))
     nobody = await shop.call(messages.SubmitAudience(id=1, content=content, tag="others"))
     assert (nobody.devices, nobody.task_id) == (0, bytes(16))
     refused = await shop.call(messages.SubmitAudience(id=1, content=Variant("t", "b", ttl_s=-1)))

@@ -53,7 +53,7 @@ def home_of(**limits: int) -> Home:
 def batch_of(
     home: Home, n: int, *, born: float = 0.0, ttls: tuple[int, ...] = (7200,), segments: tuple = (), **columns: object
 ) -> Batch:
-    address = home.next_address(UNIX_MS + int(born * 1000))
+    address = home.next_address(UNIX_MS + int(born * 1000), born)
     ids = np.random.default_rng(n).integers(0, 256, (n, 16), np.uint8)
     variants = [Variant("t", "b", ttl_s=ttl) for ttl in ttls]
     zeros = np.zeros((n, 16), np.uint8)
@@ -80,7 +80,7 @@ def lifetime(ttl_s: int) -> float:
 @given(st.lists(st.integers(0, 100), max_size=20))
 def test_the_time_of_addresses_never_goes_back(times: list[int]) -> None:
     home = home_of()
-    addresses = [home.next_address(at) for at in times]
+    addresses = [home.next_address(at, 0.0) for at in times]
     assert [address.unix_ms for address in addresses] == list(itertools.accumulate(times, max))
     assert [address.sequence for address in addresses] == list(range(len(times)))
     assert {address.journal for address in addresses} <= {JOURNAL}
@@ -454,4 +454,4 @@ def test_marks_add_up_and_channels_replace() -> None:
 
 def test_an_address_is_that_of_its_batch() -> None:
     home = home_of()
-    assert home.next_address(5) == BatchAddress(5, JOURNAL, 0)
+    assert home.next_address(5, 0.0) == BatchAddress(5, JOURNAL, 0)

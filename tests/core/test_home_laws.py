@@ -43,7 +43,7 @@ class Observer:
 def batch_of(home: Home, n: int, *, born: float, ttls: list[int], **columns: object) -> Batch:
     ids = np.zeros((n, 16), np.uint8)
     variants = [Variant("t", "b", ttl_s=ttl) for ttl in ttls]
-    address = home.next_address(UNIX_MS + int(born * 1000))
+    address = home.next_address(UNIX_MS + int(born * 1000), born)
     return Batch(address, 0, born, n, device_ids=ids, message_ids=ids, variants=variants, **columns)  # type: ignore[arg-type]
 
 

@@ -387,6 +387,7 @@ def open_gateway(folder: Path) -> Callable[..., contextlib.AbstractAsyncContextM
                     gateway.worker = worker
                     yield gateway
                 nursery.cancel_scope.cancel()
+            worker.close()
 
     return run
 

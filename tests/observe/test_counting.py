@@ -55,7 +55,7 @@ def open_page(home: Home, n: int, *, duplicates: Any = None) -> LedgerPage:
     submission = Submission(
         "", [Variant("t", "b")], n, None, np.zeros((n, 16), np.uint8), None, None, None, {}, duplicates, []
     )
-    address: BatchAddress = home.next_address(1_800_000_000_000)
+    address: BatchAddress = home.next_address(1_800_000_000_000, 0.0)
     return home.open(build_batch(address, 0, 0.0, [Part(submission, None, 0)], [None], SECRET), 0.0)
 
 

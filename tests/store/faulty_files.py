@@ -31,6 +31,8 @@ class Disk:
         self.fails_after: int | None = None
         self.errno: int | None = None
         self.refuses_sync = False
+        #: No new file finds room, while those that are there can be written to.
+        self.refuses_new = False
         self._unsynced: dict[Path, dict[int, bytes]] = {}
         disk = self
 
@@ -38,6 +40,8 @@ class Disk:
             def __init__(self, path: Path, *, is_new: bool = False) -> None:
                 if is_new:
                     disk.refuse()
+                    if disk.refuses_new:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 super().__init__(path, is_new=is_new)
 
             def write(self, data: bytes, offset: int) -> None:

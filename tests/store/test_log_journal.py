@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from gateway.batch import OwnershipEpoch
 from gateway.errors import StaleEpoch, StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreReadOnly
 from gateway.store.log_journal import LogJournal
 from gateway.store.log_segment import RECORD_HEADER_BYTES
-from gateway.store.ports import JournalRecord
+from gateway.store.ports import MARKS_RECORD, JournalRecord
 
 #: Small, so that a test with a few records has several.
 SEGMENT_BYTES = 4096
@@ -193,8 +194,9 @@ async def test_every_append_is_synced_and_those_that_wait_share_one_sync(folder:
     assert len(await replayed(journal)) == 55
 
 
-async def test_a_commit_calls_the_system_once(folder: Folder) -> None:
-    """With the beginning of the thread's turn these are two entries into the interpreter; three are allowed."""
+async def test_a_commit_writes_once(folder: Folder) -> None:
+    """With the beginning of the thread's turn, and the look whether the file is still there, these are three entries
+    into the interpreter; so many are allowed."""
     disk = Disk()
     journal = folder.open(segment_bytes=1 << 20, file_type=disk.file_type)
     disk.calls.clear()
@@ -203,7 +205,7 @@ async def test_a_commit_calls_the_system_once(folder: Folder) -> None:
     positions = [at for at, _ in await replayed(journal)]
     disk.calls.clear()
     await journal.release(EPOCH, positions)
-    assert disk.calls == ["write"]
+    assert disk.calls == ["write_durable"]
 
 
 # torn tails and damage
@@ -340,7 +342,7 @@ async def test_a_segment_that_was_being_prepared_is_not_one(folder: Folder) -> N
     folder.close(journal)
     (path / "0000000002.log.new").write_bytes(b"half")
     assert names(await replayed(folder.open(path))) == [1]
-    assert len(list(path.iterdir())) == 2
+    assert sorted(one.suffix for one in path.iterdir()) == ["", ".log", ".spare"]
 
 
 # power loss
@@ -457,3 +459,58 @@ async def test_the_journals_own_limit_is_kept_and_release_makes_room(folder: Fol
     await journal.append(EPOCH, [big(7)])
     epoch = OwnershipEpoch(EPOCH.number + 3)
     await journal.release(epoch, positions)
+
+
+async def test_a_full_disk_has_room_left_for_what_is_about_earlier_batches(folder: Folder) -> None:
+    path, disk = folder.fresh(), Disk()
+    journal = folder.open(path, file_type=disk.file_type)
+    positions = list(await journal.append(EPOCH, [big(1)]))
+    disk.refuses_new = True
+    with pytest.raises(StoreFull):  # noqa: PT012 - the disk is full somewhere in the loop
+        while True:
+            positions += await journal.append(EPOCH, [big(2)])
+    mark = JournalRecord(MARKS_RECORD, (bytes(500),))
+    for _ in range(5):
+        await journal.append(EPOCH, [mark])
+
+    async def refused() -> None:
+        with pytest.raises(StoreFull):
+            await journal.append(EPOCH, [big(3)])
+
+    # Side by side in one commit the mark is taken and the batch is not.
+    await together(refused, lambda: journal.append(EPOCH, [mark]))
+    folder.close(journal)
+    found = await replayed(folder.open(path))
+    assert [kind for _, (kind, _) in found].count(MARKS_RECORD) == 6
+    assert {at for at, (kind, _) in found if kind == 1} == set(positions)
+
+
+async def test_a_full_disk_takes_batches_again_when_it_has_room(folder: Folder) -> None:
+    path, disk = folder.fresh(), Disk()
+    journal = folder.open(path, file_type=disk.file_type)
+    disk.refuses_new = True
+    with pytest.raises(StoreFull):  # noqa: PT012 - the disk is full somewhere in the loop
+        while True:
+            await journal.append(EPOCH, [big(2)])
+    # Marks use up the segment that was kept for them.
+    for _ in range(5):
+        await journal.append(EPOCH, [JournalRecord(MARKS_RECORD, (bytes(500),))])
+    with pytest.raises(StoreFull):
+        await journal.append(EPOCH, [JournalRecord(1, (b"small",))])
+    disk.refuses_new = False
+    await journal.append(EPOCH, [big(3)])
+    assert names(await replayed(journal))[-1] == 3
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+async def test_nothing_is_promised_in_a_folder_that_was_taken_away(folder: Folder, how: str) -> None:
+    path = folder.fresh()
+    journal = folder.open(path)
+    await journal.append(EPOCH, [big(1)])
+    if how == "deleted":
+        shutil.rmtree(path)
+    else:
+        path.rename(path.with_name("elsewhere"))
+    for _ in range(2):
+        with pytest.raises(StoreError, match="removed while it was in use"):
+            await journal.append(EPOCH, [big(2)])

@@ -20,6 +20,7 @@ from gateway.client.requests import DeviceState, device_status_request, register
 from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.core.identity import device_password
+from gateway.core.request_ids import RequestIds
 from gateway.errors import Overloaded
 from gateway.ledger import Channel
 from gateway.net.edge_table import ConnectionTable
@@ -100,7 +101,8 @@ class Offices:
             gather_s=0.001,
             gather_rows_max=100_000,
             batch_bytes_max=1 << 20,
-            request_ids_max=100,
+            request_ids=RequestIds(ids_max=100, age_ms=3_600_000),
+            app_keys=["shop"],
         )
         table = ConnectionTable(64, 40, now=trio.current_time())
 

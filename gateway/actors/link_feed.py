@@ -1,0 +1,129 @@
+"""LinkFeed: rows on their way from the router to the edge, marked as issued before their bytes leave.
+
+    router --add--> waiting --mark (where a journal on disk holds the batch)--> marked --durable--> one call of the edge
+
+Marks run ahead of the edge by up to AHEAD_ROWS, so that it does not wait for the disk; rows of batches in memory pass
+at once. Waits for: its bell. Is waited for by: nobody.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import trio
+
+from gateway.actors.bell import Bell
+from gateway.columns import I32, U32, Bool, Rows
+from gateway.core.trail import Trail
+from gateway.ledger import Channel, LedgerPage, State
+from gateway.marks import NO_TICKET
+
+#: Rows marked and not given to the edge: some milliseconds of the edge, longer than a commit takes.
+AHEAD_ROWS = 8192
+#: Calls prepared at once: each is a page in the record of the marks.
+_AHEAD_CALLS = 64
+
+
+class ForLink(NamedTuple):
+    """Rows on their way to the edge, with where their devices were connected when they were routed."""
+
+    page: LedgerPage
+    rows: Rows
+    fds: I32
+    generations: U32
+
+    def take(self, which: slice | Bool) -> ForLink:
+        return ForLink(self.page, self.rows[which], self.fds[which], self.generations[which])
+
+
+class LinkFeed:
+    """rows_max: rows of a page that one call of the edge may have. feed: that call. trail: None without a journal on
+    disk."""
+
+    def __init__(
+        self,
+        *,
+        rows_max: Callable[[LedgerPage], int],
+        feed: Callable[[ForLink], None],
+        trail: Trail | None,
+    ) -> None:
+        self._rows_max = rows_max
+        self._feed = feed
+        self._trail = trail
+        self._bell = Bell()
+        self._waiting: deque[ForLink] = deque()
+        self._marked: deque[tuple[int, ForLink]] = deque()
+        self._marked_rows = 0
+
+    def add(self, work: ForLink) -> None:
+        self._waiting.append(work)
+        self._bell.ring()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._waiting and not self._marked
+
+    async def run(self) -> None:
+        """Feeds the edge until cancelled. If cancelled: the rest waits for the next run."""
+        self._bell.ring()
+        while True:
+            await self._bell.wait()
+            while self._step():
+                await trio.lowlevel.checkpoint()
+
+    def _step(self) -> bool:
+        """Marks what may be marked, and gives the edge one call. False when there is nothing to do now."""
+        while self._waiting and self._marked_rows < AHEAD_ROWS and len(self._marked) < _AHEAD_CALLS:
+            if not self._prepare():
+                break
+            if self._trail is None:
+                break
+        if not self._marked:
+            return False
+        ticket, work = self._marked[0]
+        if self._trail is not None and not self._trail.is_durable(ticket):
+            return False
+        # It leaves the queue when the edge has had it: what a crash interrupts is done again by the next run.
+        self._feed(work)
+        self._marked.popleft()
+        self._marked_rows -= len(work.rows)
+        return True
+
+    def _prepare(self) -> bool:
+        """The first work, or as much of it as one call may have, is marked. False where its window has no room."""
+        size = self._rows_max(self._waiting[0].page)
+        work = self._merge(size)
+        page = work.page
+        ticket = NO_TICKET
+        if self._trail is not None and page.trail is not None:
+            room = self._trail.room(page.batch.app, Channel.LONG_LINK, self._bell.ring)
+            if not room:
+                # Rows of another app may have room in theirs.
+                self._waiting.rotate(-1)
+                return False
+            size = min(size, room)
+        part = work.take(slice(0, size))
+        if self._trail is not None and page.trail is not None:
+            live = part.rows[page.are(part.rows, State.QUEUED, Channel.LONG_LINK)]
+            if len(live):
+                ticket = self._trail.mark(page, live, Channel.LONG_LINK, self._bell.ring)
+        self._marked.append((ticket, part))
+        self._marked_rows += len(part.rows)
+        if len(work.rows) > size:
+            self._waiting[0] = work.take(slice(size, None))
+        else:
+            self._waiting.popleft()
+        return True
+
+    def _merge(self, size: int) -> ForLink:
+        """The first work, with what follows it of the same page until `size` rows are together: full calls of the
+        edge cost less per row than several small ones."""
+        queue = self._waiting
+        while len(queue) > 1 and queue[1].page is queue[0].page and len(queue[0].rows) < size:
+            first, second = queue.popleft(), queue.popleft()
+            columns = [np.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)]
+            queue.appendleft(ForLink(first.page, *columns))
+        return queue[0]

@@ -1,0 +1,360 @@
+"""The journal on disk of one worker: opened, replayed, wired. Built only where an app has `durability = "disk"`.
+
+    data_dir/lock                  held by the gateway that uses the folder
+    data_dir/journal/0007/         the journal with number 7: its log
+    data_dir/journal/0007/ids/     request ids of batches that are gone from it
+
+Order at start: registry (in memory today), journal replayed, rows on their way, then the doors open. Rows whose device
+is not in the registry wait in the inbox after a restart instead of being dropped (`Router`): until the registry is
+durable, "unknown" may mean "known before".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import trio
+
+from gateway.actors.journal import IssueMarks, JournalActor
+from gateway.batch import Batch, OwnershipEpoch
+from gateway.clock import Clock
+from gateway.columns import Bool
+from gateway.config import Config
+from gateway.config_sections import App
+from gateway.config_settings import retry_policy
+from gateway.content import Class
+from gateway.core.home import Home
+from gateway.core.options import AppDefaults, compile_options
+from gateway.core.recovery import Recovered, recover, resend_table, urgency
+from gateway.core.request_ids import RequestIds, entry
+from gateway.core.trail import Trail
+from gateway.errors import ConfigError, StoreCorrupt, StoreInUse
+from gateway.ledger import Channel, LedgerPage
+from gateway.marks import RowMarks
+from gateway.message_id import TASK_DOMAIN, RowAddress, decode
+from gateway.observe.journal import JournalCounts
+from gateway.observe.log import Log
+from gateway.observe.metrics import Metrics
+from gateway.store.log_file import LogFile
+from gateway.store.log_journal import LogJournal
+from gateway.store.marks import Count, Marks, decode_count, decode_marks
+from gateway.store.ports import BATCH_RECORD, COUNT_RECORD, MARKS_RECORD, JournalRecord
+from gateway.store.records import UnknownApp, decode_batch
+from gateway.store.request_log import RequestLog
+
+#: Outcomes are written down at the end of a shutdown, whatever of its budget is left.
+_FINISH_S = 2.0
+
+
+class DataDir:
+    """The data folder, in use by this process and by no other; it is let go by `close`, and with the process."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigError when another gateway uses it."""
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise ConfigError("gateway.data_dir", str(path), "a folder that no other gateway is using") from error
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+
+class Site(Protocol):
+    """What a worker has that its journal is built on."""
+
+    config: Config
+    clock: Clock
+    metrics: Metrics
+    log: Log
+    home: Home
+
+
+class Stalling(Protocol):
+    """A lane."""
+
+    def return_stalled(self) -> None: ...
+
+
+class _Read(NamedTuple):
+    """What a replay found. batches: by sequence, with their positions. marks: with theirs, in order. strangers: by
+    sequence, why a batch cannot be taken up."""
+
+    batches: dict[int, tuple[int, Batch]]
+    marks: list[tuple[int, Marks]]
+    counts: list[tuple[int, Count]]
+    damaged: list[StoreCorrupt]
+    strangers: dict[int, str]
+
+
+class DiskJournal:
+    """number: of the journal, which is in every message id and names its folder. file_type: how files are opened;
+    tests put faults there.
+
+    Raises ConfigError when another process has it open, StoreError when it cannot be opened.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        number: int,
+        secret: bytes,
+        epoch: OwnershipEpoch,
+        *,
+        file_type: type[LogFile] = LogFile,
+    ) -> None:
+        config = site.config
+        self._site = site
+        self._log = site.log.bind(actor="journal")
+        self._secret = secret
+        folder = config.gateway.data_dir / "journal" / f"{number:04d}"
+        try:
+            self.journal = LogJournal(
+                folder,
+                segment_bytes=config.journal.segment_bytes,
+                bytes_max=config.journal.bytes_max,
+                file_type=file_type,
+            )
+        except StoreInUse as error:
+            raise ConfigError("gateway.data_dir", str(folder), "a folder that no other gateway is using") from error
+        self._request_log = RequestLog(folder / "ids", ids_max=config.ledger.idempotency_ids_max, file_type=file_type)
+        self.trail = Trail(issued_rows_max=config.journal.issued_rows_max)
+        self.apps = frozenset(index for index, app in enumerate(config.apps) if app.durability == "disk")
+        self.actor = JournalActor(
+            journal=self.journal,
+            trail=self.trail,
+            home=site.home,
+            request_log=self._request_log,
+            epoch=epoch,
+            clock=site.clock,
+            observer=JournalCounts(site.metrics, self._log),
+            outcome_wait_s=config.journal.outcome_wait_ms / 1000,
+            retry_s=config.journal.retry_s,
+            request_age_ms=int(config.ledger.idempotency_s * 1000),
+        )
+        site.home.trail = self.trail
+        self._is_closed = False
+
+    def marks(self, app_index: int, channel: Channel) -> IssueMarks | None:
+        """What the lanes of that app and channel tell the journal; None for an app in memory."""
+        return IssueMarks(self.trail, app_index, channel) if app_index in self.apps else None
+
+    def refresh_gauges(self) -> None:
+        metrics, statistics = self._site.metrics, self.journal.statistics()
+        metrics.journal_bytes.set(statistics.bytes)
+        metrics.journal_records.set(statistics.records)
+        metrics.rows_issued_open.set(self.trail.issued_rows())
+        metrics.journal_failed.set(1 if self.actor.fault else 0)
+
+    def status(self) -> dict[str, Any]:
+        """What `pushgw status` shows of it."""
+        statistics = self.journal.statistics()
+        return {
+            "fault": self.actor.fault,
+            "incarnation": self.actor.incarnation,
+            "bytes": statistics.bytes,
+            "records": statistics.records,
+            "issued_rows": self.trail.issued_rows(),
+        }
+
+    async def start(
+        self, request_ids: RequestIds, route: Callable[[LedgerPage], None], lanes: Iterable[Stalling]
+    ) -> None:
+        """What an earlier process left is on its way; the actor may run now."""
+        for page in await self.recover(request_ids):
+            route(page)
+        self.actor.holders += [lane.return_stalled for lane in lanes]
+
+    async def finish(self, deadline: float) -> dict[str, int]:
+        """What is known of rows is written down, at the end of a shutdown; how many are left for the next start."""
+        with trio.move_on_at(max(deadline, trio.current_time() + _FINISH_S)):
+            await self.actor.finish()
+        pages = self._site.home.pages()
+        return {"rows_in_journal": sum(page.n_open for page in pages if page.trail is not None)}
+
+    def close(self) -> None:
+        """Files are closed, once nothing runs any more. Again changes nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._request_log.close()
+            self.journal.close()
+
+    # -- recovery
+
+    async def recover(self, request_ids: RequestIds) -> list[LedgerPage]:
+        """What an earlier process accepted and did not end is back in the home; the pages that have open rows, urgent
+        ones first. To be called before anything else is taken. Raises StoreError for a disk that cannot be read."""
+        started = time.perf_counter()
+        site, home = self._site, self._site.home
+        for entries in self._request_log.load():
+            request_ids.add(entries, site.clock.unix_ms())
+            await trio.lowlevel.checkpoint()
+        read = await self._read()
+        now, unix_ms = site.clock.monotonic(), self._newest_unix_ms(read)
+        self._continue_counting(read, unix_ms, now)
+        marks_of: dict[int, list[RowMarks]] = {}
+        for position, record in read.marks:
+            for mark in record.marks:
+                found = read.batches.get(mark.sequence)
+                # A sequence may have been given again; marks stand behind their own batch.
+                if found is not None and found[0] < position:
+                    marks_of.setdefault(mark.sequence, []).append(mark)
+        sums = Recovered()
+        pages: list[tuple[tuple[int, int], int, LedgerPage]] = []
+        resends = self._resend_tables()
+        by_sequence: dict[int, LedgerPage] = {}
+        for sequence, (position, batch) in read.batches.items():
+            batch.born = now - max(0, unix_ms - batch.born_unix_ms) / 1000
+            page = home.open(batch, now, self._long_tasks(batch, read))
+            self.trail.follow(page, position, is_recovered=True)
+            by_sequence[sequence] = page
+            options = compile_options(batch, self._defaults[batch.app])
+            sums = sums.plus(recover(home, page, marks_of.get(sequence, ()), options, resends[batch.app], now))
+            if batch.requests:
+                rows = [entry(one.key, one.digest, RowAddress(batch.address, one.row)) for one in batch.requests]
+                request_ids.add(np.array(rows, np.uint64), unix_ms)
+            if page.n_open:
+                pages.append((urgency(options), position, page))
+            await trio.lowlevel.checkpoint()
+        for position, record in read.marks:
+            if not read.strangers.keys().isdisjoint(mark.sequence for mark in record.marks):
+                # Kept with their batches, for the start that knows their app again.
+                continue
+            # Not from the home, which may have let final pages go meanwhile.
+            self.trail.adopt(
+                position, [by_sequence[mark.sequence] for mark in record.marks if mark.sequence in by_sequence]
+            )
+        self._report(read, sums, time.perf_counter() - started)
+        pages.sort(key=lambda one: one[:2])
+        return [page for _, _, page in pages]
+
+    async def _read(self) -> _Read:
+        """Everything that the journal holds, damaged records apart."""
+        read = _Read({}, [], [], [], {})
+        apps = {app.key: index for index, app in enumerate(self._site.config.apps)}
+        position: int | None = 0
+        while position is not None:
+            try:
+                async for at, record in self.journal.replay(position):
+                    self._sort(read, at, record, apps)
+                position = None
+            except StoreCorrupt as error:
+                if error.position < 0:
+                    raise
+                read.damaged.append(error)
+                position = error.position + 1
+        return read
+
+    def _sort(self, read: _Read, position: int, record: JournalRecord, apps: Mapping[str, int]) -> None:
+        (payload,) = record.buffers
+        try:
+            if record.kind == BATCH_RECORD:
+                batch = decode_batch(payload, born=0.0, apps=apps)
+                read.batches[batch.address.sequence] = (position, batch)
+            elif record.kind == MARKS_RECORD:
+                read.marks.append((position, decode_marks(payload)))
+            elif record.kind == COUNT_RECORD:
+                read.counts.append((position, decode_count(payload)))
+            else:
+                raise ValueError(f"record of kind {record.kind}, which this version does not know")
+        except UnknownApp as error:
+            read.strangers[error.sequence] = str(error)
+        except ValueError as error:
+            place = str(self._site.config.gateway.data_dir)
+            read.damaged.append(StoreCorrupt(place, str(error), position=position))
+
+    def _newest_unix_ms(self, read: _Read) -> int:
+        """The latest time that anybody knows of: a wall clock that was set back makes no row younger."""
+        return max(
+            self._site.clock.unix_ms(),
+            *(batch.born_unix_ms for _, batch in read.batches.values()),
+            *(record.unix_ms for _, record in read.marks),
+            *(count.unix_ms for _, count in read.counts),
+            0,
+        )
+
+    def _continue_counting(self, read: _Read, unix_ms: int, now: float) -> None:
+        """Batches go on with numbers and labels that none before had, and with the next incarnation."""
+        counted = [count for _, count in read.counts]
+        newest = [count.sequence for count in counted] + [number + 1 for number in read.batches]
+        sequence = max(newest, default=0)
+        if counted and read.batches and max(read.batches) - min(read.batches) > 1 << 21:
+            # They have begun again from zero: the last count says where.
+            sequence = counted[-1].sequence
+        self._site.home.continue_from(sequence, unix_ms, now)
+        self.actor.incarnation = 1 + max((count.incarnation for count in counted), default=0)
+        self.actor.spent += [position for position, _ in read.counts]
+
+    def _long_tasks(self, batch: Batch, read: _Read) -> list[bytes]:
+        """Tasks of this batch that have rows in others: only its first and its last segment can be such."""
+        found: list[bytes] = []
+        for segment in (batch.segments[0], batch.segments[-1]):
+            address = decode(self._secret, segment.task_id, TASK_DOMAIN)
+            if address is None:
+                continue
+            is_continued = address.batch != batch.address
+            following = read.batches.get(batch.address.sequence + 1)
+            goes_on = following is not None and following[1].segments[0].task_id == segment.task_id
+            if (is_continued or goes_on) and segment.task_id not in found:
+                found.append(segment.task_id)
+        return found
+
+    @property
+    def _defaults(self) -> list[AppDefaults]:
+        return [app_defaults(app) for app in self._site.config.apps]
+
+    def _resend_tables(self) -> list[Bool]:
+        config = self._site.config
+        rules = {class_: retry_policy(config, class_).resends_uncertain for class_ in Class}
+        table = resend_table(system=rules[Class.SYSTEM], marketing=rules[Class.MARKETING])
+        return [table for _ in config.apps]
+
+    def _report(self, read: _Read, sums: Recovered, seconds: float) -> None:
+        metrics, statistics = self._site.metrics, self.journal.statistics()
+        for name, rows in sums._asdict().items():
+            metrics.rows_recovered.add(rows, name)
+        metrics.recovery_s.set(seconds)
+        self._log.info(
+            "recovered",
+            batches=len(read.batches),
+            rows=sum(batch.n for _, batch in read.batches.values()),
+            rows_unsent=sums.unsent,
+            rows_uncertain=sums.resent + sums.uncertain,
+            rows_uncertain_resent=sums.resent,
+            rows_expired=sums.expired,
+            rows_final=sums.final,
+            torn_bytes_cut=statistics.cut_bytes,
+            seconds=round(seconds, 3),
+        )
+        for text, batches in Counter(read.strangers.values()).items():
+            self._log.error("batches of an unknown app stay in the journal", text=text, batches=batches)
+        if read.damaged:
+            self._on_damage(read.damaged)
+
+    def _on_damage(self, damaged: list[StoreCorrupt]) -> None:
+        self._site.metrics.journal_errors.add(len(damaged), "corrupt")
+        for error in damaged:
+            self._log.error("damaged record", position=error.position, text=str(error))
+        if self._site.config.journal.skip_damaged:
+            self.actor.spent += [error.position for error in damaged]
+            self._log.warning("damaged records are given up, as journal.skip_damaged says", records=len(damaged))
+            return
+        self.actor.damage = (
+            f"{len(damaged)} damaged records in the journal, the first: {damaged[0]}; journal.skip_damaged = true at a "
+            "start gives them up"
+        )
+        self._log.error("intake is stopped for apps on disk", text=self.actor.damage)
+
+
+def app_defaults(app: App) -> AppDefaults:
+    return AppDefaults(app.strategy, frozenset(app.marketing_categories))

@@ -1,0 +1,133 @@
+"""Recovery: what becomes of the rows of a batch that an ended process left in its journal. A decision over columns.
+
+    never issued, or taken back     -> sent
+    issued, outcome unknown         -> the rule on_uncertain of (channel, class): sent again, or UNCERTAIN at once
+    final                           -> stays as it was
+    any open row whose TTL is over  -> EXPIRED, with the others of its batch, before anything is sent
+
+TTLs count from the batch's label, which is the submit time, and end at the latest time that anything in the journal
+knows of: a wall clock that was set back lengthens none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from gateway.columns import Bool, Rows
+from gateway.content import Class
+from gateway.core.home import Home, row_deadlines
+from gateway.core.options import Options
+from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, State
+from gateway.marks import RowMarks
+
+#: In `_newest`: no mark.
+_UNMARKED = np.uint8(255)
+_QUEUED = np.uint8(State.QUEUED)
+_IN_FLIGHT = np.uint8(State.IN_FLIGHT)
+
+
+class Recovered(NamedTuple):
+    """Rows of one batch, or of many, by what became of them. unsent and resent are on their way again."""
+
+    final: int = 0
+    unsent: int = 0
+    resent: int = 0
+    uncertain: int = 0
+    expired: int = 0
+
+    def plus(self, other: Recovered) -> Recovered:
+        return Recovered(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+def newest_marks(n: int, marks: Iterable[RowMarks]) -> RowMarks:
+    """What is known of each row of a batch at last: k rows, each once. A final state is not replaced."""
+    states = np.full(n, _UNMARKED)
+    columns = np.zeros((3, n), np.uint8)
+    for mark in marks:
+        inside = mark.rows < n
+        rows = mark.rows[inside].astype(np.intp)
+        known = states[rows]
+        is_news = (known == _UNMARKED) | ~IS_FINAL[np.minimum(known, State.CANCELLED)] | IS_FINAL[mark.states[inside]]
+        rows = rows[is_news]
+        states[rows] = mark.states[inside][is_news]
+        for column, found in zip(columns, mark[3:], strict=True):
+            column[rows] = found[inside][is_news]
+    rows = np.flatnonzero(states != _UNMARKED)
+    return RowMarks(0, rows.astype(np.uint16), states[rows], *(column[rows] for column in columns))
+
+
+def recover(
+    home: Home, page: LedgerPage, marks: Iterable[RowMarks], options: Options, resends: Bool, now: float
+) -> Recovered:
+    """Every row of the page is in the state that it goes on from. The page must be open and followed already.
+
+    resends: (channels, classes) bool, whether rows of that kind go again when nobody knows what became of them.
+    """
+    newest = newest_marks(page.n, marks)
+    # Duplicates were dropped again when the page was opened.
+    newest = _chosen(newest, page.state[newest.rows] == _QUEUED)
+    rows: Rows = newest.rows.astype(np.intp)
+    is_issued = newest.states == _IN_FLIGHT
+    classes = options.classes[options.variant_index(page.batch, rows)]
+    goes_again = is_issued & resends[newest.channels, classes]
+    states, reasons, flags = newest.states.copy(), newest.reasons.copy(), newest.flags.copy()
+    reasons[~IS_FINAL[states]] = Reason.NONE
+    reasons[goes_again] = Reason.NO_ANSWER
+    flags[goes_again] |= np.uint8(Flag.RESENT_UNCERTAIN)
+    states[goes_again] = _QUEUED
+    home.restore(page, rows, newest._replace(reasons=reasons, flags=flags), states)
+    again, lost = rows[goes_again], rows[is_issued & ~goes_again]
+    page.attempts[rows[is_issued]] = 1
+    home.move(page, lost, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
+    if home.trail is not None:
+        # Written down as not issued: they are uncertain once, not at each further crash.
+        home.trail.renew(page, again)
+    expired = _expire(home, page, now)
+    if home.trail is not None and not page.n_open:
+        # Also where it ended before, and only its release was missing.
+        home.trail.finished(page)
+    resent = int(np.count_nonzero(page.state[again] == _QUEUED))
+    return Recovered(
+        final=int(np.count_nonzero(IS_FINAL[states])),
+        unsent=page.n_open - resent,
+        resent=resent,
+        uncertain=len(lost),
+        expired=expired,
+    )
+
+
+def _chosen(marks: RowMarks, which: Bool) -> RowMarks:
+    return marks._replace(
+        rows=marks.rows[which],
+        states=marks.states[which],
+        reasons=marks.reasons[which],
+        channels=marks.channels[which],
+        flags=marks.flags[which],
+    )
+
+
+def _expire(home: Home, page: LedgerPage, now: float) -> int:
+    """Rows whose time is over are not sent any more; how many."""
+    rows = np.flatnonzero(~IS_FINAL[page.state])
+    over = rows[row_deadlines(page.batch, rows) <= now]
+    home.move(page, over, State.EXPIRED, Reason.TTL_PASSED, now)
+    return len(over)
+
+
+def urgency(options: Options) -> tuple[int, int]:
+    """Batches go in this order: high priority first, and of those what is no marketing."""
+    codes = options.priorities.astype(np.int64) << 1 | options.classes
+    first = int(codes.min())
+    return first >> 1, first & 1
+
+
+def resend_table(*, system: bool, marketing: bool) -> Bool:
+    """(channels, classes) bool, by the rules `on_uncertain`. The long link always sends again: a device drops the
+    second copy by its message id."""
+    table: Bool = np.zeros((len(Channel), len(Class)), np.bool_)
+    table[:, Class.SYSTEM], table[:, Class.MARKETING] = system, marketing
+    table[Channel.LONG_LINK] = True
+    return table

@@ -1,0 +1,69 @@
+"""Marks: what a journal has to know of rows beside their batch, so that a restart goes on where the process ended.
+
+A mark is a snapshot of a few rows of one batch; a later one of the same row replaces it, except that a final state
+stays. What stands in no mark was never with anybody outside.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gateway.columns import U8, Bool
+
+#: (app index, channel)
+Window = tuple[int, int]
+#: A ticket that is durable from the beginning: of rows that no journal holds.
+NO_TICKET = 0
+U16Rows = np.ndarray[tuple[int], np.dtype[np.uint16]]
+
+
+class RowMarks(NamedTuple):
+    """k rows of the batch with that sequence. rows: (k,) uint16.
+
+    states: (k,) uint8 `State`; IN_FLIGHT: issued, nobody knows whether it arrived; QUEUED: with nobody again; else the
+    final state. reasons, channels, flags: (k,) uint8 as in the ledger page.
+    """
+
+    sequence: int
+    rows: U16Rows
+    states: U8
+    reasons: U8
+    channels: U8
+    flags: U8
+
+
+class PageTrail:
+    """What the trail knows of one page; n rows.
+
+    marked: (n,) uint8, the channel under which a row is marked as issued, 0: not. is_sure: (n,) bool, the mark is
+    durable, or need not be. dirty: (n,) bool, not written as it is. ended: rows whose mark was taken back in memory, by
+    window. position: of the batch's record. records: positions of the records that hold marks of it. ticket: of its
+    newest mark. is_finished: no row is open. is_gone: its batch was let go. is_recovered: an earlier process took it.
+    """
+
+    __slots__ = (
+        "dirty",
+        "ended",
+        "is_finished",
+        "is_gone",
+        "is_recovered",
+        "is_sure",
+        "marked",
+        "position",
+        "records",
+        "ticket",
+    )
+
+    def __init__(self, n: int, position: int, *, is_recovered: bool) -> None:
+        self.marked: U8 = np.zeros(n, np.uint8)
+        self.is_sure: Bool = np.zeros(n, np.bool_)
+        self.dirty: Bool = np.zeros(n, np.bool_)
+        self.ended: dict[Window, int] = {}
+        self.position = position
+        self.records: list[int] = []
+        self.ticket = NO_TICKET
+        self.is_finished = False
+        self.is_gone = False
+        self.is_recovered = is_recovered

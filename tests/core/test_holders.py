@@ -49,7 +49,7 @@ def make_home(observer: Any = None) -> Home:
 
 def open_page(home: Home, n: int, *, ttl_s: int = 3600) -> LedgerPage:
     batch = Batch(
-        home.next_address(1_700_000_000_000),
+        home.next_address(1_700_000_000_000, 0.0),
         0,
         0.0,
         n,

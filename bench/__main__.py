@@ -16,7 +16,13 @@ from contextlib import nullcontext
 from bench.harness import Line, Options, progress
 
 #: Name -> module with `run(options)`. The question each answers stands in its docstring.
-BENCHMARKS = {"core": "bench.core", "vendor": "bench.vendor", "http1": "bench.http1", "durable": "bench.durable"}
+BENCHMARKS = {
+    "core": "bench.core",
+    "vendor": "bench.vendor",
+    "http1": "bench.http1",
+    "durable": "bench.durable",
+    "registry": "bench.registry",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

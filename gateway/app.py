@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import secrets
 import signal
 import ssl
 import sys
@@ -41,6 +40,7 @@ from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
 from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
 from gateway.app_memory import keep_freed_memory
+from gateway.app_stores import Stores
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -61,7 +61,6 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.options import AppDefaults
 from gateway.core.render import Renderer
-from gateway.core.segments import HashKey
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, State
 from gateway.net import tls
@@ -146,10 +145,9 @@ class Worker:
             change_rows_max=config.ledger.receipt_log_rows_max,
             now=now,
         )
-        self.devices = DeviceTable(
-            device_limits(config),
-            HashKey(secrets.token_bytes(32)),
-        )
+        self.stores = Stores(config, FIRST_EPOCH, metrics, self.log)
+        self.devices = DeviceTable(device_limits(config), self.stores.hash_key())
+        self.stores.follow(self.devices)
         self.inbox_store = MemoryInbox(
             rows_per_device_max=config.inbox.rows_per_device_max, rows_max=config.inbox.rows_max
         )
@@ -236,6 +234,7 @@ class Worker:
             check_room=self.router.check_room,
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
             presence=self.presence,
+            wait_registered=self.stores.wait_written,
         )
         self.desk = build_desk(self)
         self.rpc = RpcListener(
@@ -271,7 +270,16 @@ class Worker:
     async def run(self, ready: Callable[[Ready], None] | None = None) -> None:
         """Serves until `stop`, then drains. If cancelled: closes at once and drains nothing."""
         trio.lowlevel.add_instrument(self.step_watch)
+        try:
+            await self._run(ready)
+        finally:
+            self.stores.close()
+
+    async def _run(self, ready: Callable[[Ready], None] | None) -> None:
+        await self.stores.load()
         async with trio.open_nursery() as nursery:
+            if self.stores.registry is not None:
+                self._supervise(nursery, "registry", self.stores.registry.run)
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "presence", self.presence.run)
@@ -297,6 +305,7 @@ class Worker:
                 ready(addresses)
             await self._stopping.wait()
             await self._drain()
+            await self.stores.flush()
             nursery.cancel_scope.cancel()
 
     def stop(self) -> None:
@@ -420,6 +429,7 @@ class Worker:
         metrics.devices_online.set(devices.online)
         metrics.inbox_rows.set(len(self.inbox_store))
         metrics.rows_not_conserved.set(self.home.rows_not_conserved())
+        self.stores.refresh_gauges()
         record_link(metrics, self.long_link.statistics())
         record_admission(metrics, self.admission)
         self.online_gauges.record(self.presence.counts())

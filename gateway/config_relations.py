@@ -24,8 +24,8 @@ from gateway.vendor import HttpVersion, http_version
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
 #: as much again for our own code and for the slack of the allocator.
 PROCESS_BYTES = 112 * MIB
-#: A record of 64 bytes and its entries in the id and the token index (gateway/core/devices.py, DeviceLimits).
-DEVICE_BYTES = 64 + 20
+#: A record of 64 bytes, its entries in the id and the token index (gateway/core/devices.py, DeviceLimits), its mark.
+DEVICE_BYTES = 64 + 20 + 1
 #: The same place: a device with an alias, a (device, tag) pair, a distinct (platform, version, time zone).
 ALIAS_BYTES = 300
 TAG_BINDING_BYTES = 10

@@ -148,6 +148,14 @@ class Inbox(Section, frozen=True, kw_only=True):
     rows_max: Count = 1_000_000
 
 
+class Store(Section, frozen=True, kw_only=True):
+    """What is kept on the disk beside the journal."""
+
+    data_dir: Path | None = None
+    shard_groups: Literal[1, 2, 4, 8, 16, 32, 64, 128, 256] = 16
+    seen_write_s: Seconds = 300.0
+
+
 class Devices(Section, frozen=True, kw_only=True):
     devices_max: Count = 1_000_000
     token_bytes_max: Count = 192_000_000
@@ -282,6 +290,7 @@ class Config(Section, frozen=True, kw_only=True):
     long_link: LongLink
     ledger: Ledger
     inbox: Inbox
+    store: Store
     devices: Devices
     retry: Retry
     credentials: Credentials

@@ -168,6 +168,9 @@ class Reason(enum.IntEnum):
     CONTENT_TOO_LONG = 5
     TOKEN_MUTED = 6
     INBOX_FULL = 7
+    #: The app's blacklist.
+    DEVICE_BLOCKED = 8
+    NOTIFICATIONS_CLOSED = 9
     # final words of a vendor
     REJECTED_BY_VENDOR = 16
     TOKEN_DEAD = 17

@@ -444,7 +444,14 @@ def test_every_number_of_the_configuration_says_its_unit_in_its_name() -> None:
     """STYLE.md: units come last, counts end in what they count."""
     endings = re.compile(r"(_s|_ms|_bytes|_per_s)(_max|_min)?$|_(max|reserve)$|\.rows_min$")
     numbers = [path for path, field in every_key() if isinstance(field.default, int | float)]
-    unitless = {"gateway.node", "gateway.workers", "retry.factor", "retry.jitter", "apps[].strategy"}
+    unitless = {
+        "gateway.node",
+        "gateway.workers",
+        "store.shard_groups",
+        "retry.factor",
+        "retry.jitter",
+        "apps[].strategy",
+    }
     unitless |= {"breaker.failure_share", "unregister_guard.dead_share_normal"}
     for path in numbers:
         kind = dict(every_key())[path].type

@@ -11,7 +11,7 @@ and yield in between. Waits for: the loop only. Is waited for by: nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -101,6 +101,7 @@ class Service:
         check_room: Callable[[], None],
         newest_secret: Callable[[str], bytes],
         presence: Presence,
+        wait_registered: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         self._apps = {app.key: app for app in apps}
         self._by_index = list(apps)
@@ -113,6 +114,7 @@ class Service:
         self._check_room = check_room
         self._newest_secret = newest_secret
         self._presence = presence
+        self._wait_registered = wait_registered
         self._nursery: trio.Nursery | None = None
         self._streams = ReceiptStreams(home)
 
@@ -387,9 +389,10 @@ class Service:
         connection.answer(await self.register(message, app.key))
 
     async def register(self, message: messages.RegisterDevices, app_key: str) -> messages.DevicesRegistered:
-        """The devices are written, and with `want_passwords` each has its password in the answer.
+        """The devices are written, durably where the registry is; with `want_passwords` each has its password in the
+        answer.
 
-        Raises: BadRequest. If cancelled: some are written.
+        Raises: BadRequest, StoreError. If cancelled: some are written.
         """
         app = self._apps[app_key]
         registration = check_registration(message, app.check_tokens)
@@ -406,6 +409,7 @@ class Service:
                 source = row if registration.source_rows is None else int(registration.source_rows[row])
                 faults.append(messages.RefusedRow(source, fault.field, fault.text))
             await trio.lowlevel.checkpoint()
+        await self._wait_registered()
         return messages.DevicesRegistered(
             id=message.id,
             registered=registered,

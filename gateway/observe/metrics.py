@@ -17,6 +17,7 @@ from gateway.verdict import Verdict
 
 #: Who listens or connects.
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
+STORES = ("registry", "inbox", "ledger")
 DIRECTIONS = ("in", "out")
 #: Rules of core/admission.py, and the limit that the owner of the devices knows.
 LOGIN_RULES = (
@@ -126,6 +127,13 @@ class Metrics(MetricSet):
     late_acknowledgements = counter("rows", "Acknowledgements of rows that had left the long link")
     uplink_events = counter("events", "Events from devices", event=open_label())
     inbox_rows = gauge("rows", "Rows that wait for a device to come back")
+    # stores
+    registry_writes = counter("devices", "Devices written to the registry on disk")
+    store_failures = counter(
+        "failures", "Calls that a store refused, by store and kind", store=STORES, error=open_label()
+    )
+    store_bytes = gauge("bytes", "Bytes on disk, by store", store=STORES)
+    registry_load_s = gauge("seconds", "How long the registry was loaded at start")
     # HTTP
     http_requests = counter("requests", "Requests to the HTTP listener", path=open_label(), status=open_label())
     device_requests = counter(

@@ -12,9 +12,10 @@ import numpy as np
 import trio
 
 from gateway.batch import OwnershipEpoch
-from gateway.columns import I64, U8
+from gateway.columns import I64, U8, U16
+from gateway.device_columns import DeviceColumns, concatenate
 from gateway.store.epochs import NewestEpoch
-from gateway.store.ports import DeviceRecords, InboxRows, JournalRecord
+from gateway.store.ports import InboxRows, JournalRecord
 
 
 class MemoryJournal:
@@ -111,33 +112,33 @@ class MemoryInbox:
 
 
 class MemoryRegistry:
-    """Device records in a dict."""
+    """Devices in a dict by (app, id), each as columns of one row."""
 
     def __init__(self) -> None:
         self._epochs = NewestEpoch()
-        self._records: dict[bytes, tuple[int, bytes]] = {}
+        self._devices: dict[tuple[int, bytes], DeviceColumns] = {}
 
-    async def write(self, epoch: OwnershipEpoch, devices: DeviceRecords) -> None:
+    async def write(self, epoch: OwnershipEpoch, devices: DeviceColumns) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        ids = np.ascontiguousarray(devices.device_ids).tobytes()
-        for index, (shard, payload) in enumerate(zip(devices.shards.tolist(), devices.payloads, strict=True)):
-            self._records[ids[16 * index : 16 * index + 16]] = (shard, payload)
+        for index in range(devices.n):
+            key = (int(devices.apps[index]), devices.device_ids[index].tobytes())
+            self._devices[key] = devices.take(np.array([index]))
 
-    async def erase(self, epoch: OwnershipEpoch, device_ids: U8) -> int:
+    async def erase(self, epoch: OwnershipEpoch, app: int, device_ids: U8, shards: U16) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        ids = np.ascontiguousarray(device_ids).tobytes()
-        keys = [ids[at : at + 16] for at in range(0, len(ids), 16)]
-        return sum(self._records.pop(key, None) is not None for key in keys)
+        for device_id in device_ids:
+            self._devices.pop((app, device_id.tobytes()), None)
 
-    async def load(self, shards: range) -> AsyncIterator[DeviceRecords]:
-        found = [(key, shard, payload) for key, (shard, payload) in self._records.items() if shard in shards]
+    async def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
+        found = [device for device in self._devices.values() if int(device.shards[0]) in shards]
         for at in range(0, len(found), 4096):
             await trio.lowlevel.checkpoint()
-            chunk = found[at : at + 4096]
-            ids = np.frombuffer(b"".join(key for key, _, _ in chunk), np.uint8).reshape(-1, 16)
-            yield DeviceRecords(ids, np.array([shard for _, shard, _ in chunk], np.uint16), [p for _, _, p in chunk])
+            yield concatenate(found[at : at + 4096])
+
+    async def tidy(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 class MemoryLedgerArchive:

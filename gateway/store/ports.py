@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from gateway.batch import OwnershipEpoch
 from gateway.columns import I64, U8, U16
+from gateway.device_columns import DeviceColumns
 
 Buffers: TypeAlias = Sequence[bytes | memoryview]
 
@@ -82,22 +83,24 @@ class Inbox(Protocol):
         ...
 
 
-class DeviceRecords(NamedTuple):
-    """Whole-state writes of k devices; payloads: one encoded record per device."""
-
-    device_ids: U8
-    shards: U16
-    payloads: Sequence[bytes]
-
-
 class Registry(Protocol):
-    """Devices by shard: whole-state writes, erase, and a stream of all of them at start."""
+    """Devices by shard, in columns: whole-state writes, erase, and a stream of all of them at start."""
 
-    async def write(self, epoch: OwnershipEpoch, devices: DeviceRecords) -> None: ...
+    async def write(self, epoch: OwnershipEpoch, devices: DeviceColumns) -> None:
+        """The devices are as the columns say, durably. One that stands there twice is what came last."""
+        ...
 
-    async def erase(self, epoch: OwnershipEpoch, device_ids: U8) -> int: ...
+    async def erase(self, epoch: OwnershipEpoch, app: int, device_ids: U8, shards: U16) -> None:
+        """The devices, ids (k, 16) of one app, are not known; nothing of them is kept. Unknown ones are ignored."""
+        ...
 
-    def load(self, shards: range) -> AsyncIterator[DeviceRecords]: ...
+    def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
+        """The devices of these shards, each once, thousands at a time. Those of apps that are not configured stay."""
+        ...
+
+    async def tidy(self) -> None:
+        """Does a little of what may wait, so that a load stays short. To be called after writes were answered."""
+        ...
 
 
 class LedgerArchive(Protocol):

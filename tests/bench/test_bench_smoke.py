@@ -123,3 +123,10 @@ def test_durable_measures_both_adapters_in_every_size_and_load() -> None:
         assert 0 < line["commit_ms_p50"] <= line["commit_ms_p99"] <= line["commit_ms_max"]  # type: ignore[operator]
         assert line["answer_ms_max"] >= line["commit_ms_p50"]  # type: ignore[operator]
         assert ("busy_rounds_per_s" in line) == ("busy" in str(line["workload"]))
+
+
+@pytest.mark.slow
+def test_registry_writes_and_loads_what_it_wrote() -> None:
+    lines = lines_of(bench("registry", "--smoke", "--json"))
+    assert [line["workload"] for line in lines] == ["write", "load", "details"]
+    assert all(line["rows_per_s"] > 0 for line in lines)  # type: ignore[operator]

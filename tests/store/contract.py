@@ -24,7 +24,7 @@ from hypothesis import given
 
 from gateway.batch import OwnershipEpoch
 from gateway.errors import StaleEpoch
-from gateway.store.ports import DeviceRecords, Inbox, InboxRows, Journal, JournalRecord, LedgerArchive, Registry
+from gateway.store.ports import Inbox, InboxRows, Journal, JournalRecord, LedgerArchive
 
 EPOCH = OwnershipEpoch(5)
 OLDER, NEWER = OwnershipEpoch(4), OwnershipEpoch(6)
@@ -79,7 +79,7 @@ def tags_of(*tags: int) -> np.ndarray:
     return np.array(tags, np.int64)
 
 
-class _Epochs(ABC):
+class EpochsContract(ABC):
     """Every write of a port, each refused under an older epoch than the store has seen."""
 
     @abstractmethod
@@ -144,7 +144,7 @@ async def replayed(journal: Journal, position: int = 0) -> list[tuple[int, tuple
     return [(at, plain_record(record)) async for at, record in journal.replay(position)]
 
 
-class JournalContract(_Epochs):
+class JournalContract(EpochsContract):
     @abstractmethod
     def open(self) -> Journal: ...
 
@@ -288,7 +288,7 @@ inbox_steps = st.lists(
 )
 
 
-class InboxContract(_Epochs):
+class InboxContract(EpochsContract):
     @abstractmethod
     def open(self, *, rows_per_device_max: int = 100, rows_max: int = 1000) -> Inbox: ...
 
@@ -398,130 +398,10 @@ class InboxContract(_Epochs):
         assert await peeked(inbox) == [[2, 3], [4], []]
 
 
-# Registry
-
-
-def devices_of(devices: dict[int, tuple[int, bytes]]) -> DeviceRecords:
-    """number -> (shard, payload)."""
-    ids = ids_of([bytes([number]) * 16 for number in devices])
-    shards = np.array([shard for shard, _ in devices.values()], np.uint16)
-    return DeviceRecords(ids, shards, [payload for _, payload in devices.values()])
-
-
-async def loaded(registry: Registry, shards: range = range(4096)) -> dict[int, tuple[int, bytes]]:
-    found: dict[int, tuple[int, bytes]] = {}
-    async for records in registry.load(shards):
-        assert len(records.device_ids) == len(records.shards) == len(records.payloads)
-        for device_id, shard, payload in zip(
-            records.device_ids, records.shards.tolist(), records.payloads, strict=True
-        ):
-            number = int(device_id[0])
-            assert device_id.tobytes() == bytes([number]) * 16
-            assert number not in found
-            found[number] = (shard, bytes(payload))
-    return found
-
-
-#: A device's shard is a fixed function of its id.
-device_writes = st.dictionaries(st.integers(0, 9), st.binary(max_size=6), max_size=5)
-
-
-def with_shards(devices: dict[int, bytes]) -> dict[int, tuple[int, bytes]]:
-    return {number: (number * 400, payload) for number, payload in devices.items()}
-
-
-class RegistryContract(_Epochs):
-    @abstractmethod
-    def open(self) -> Registry: ...
-
-    def writes(self, store: Registry, epoch: OwnershipEpoch) -> list[Callable[[], Awaitable[Any]]]:
-        return [
-            lambda: store.write(epoch, devices_of({1: (3, b"a")})),
-            lambda: store.erase(epoch, ids_of([bytes([1]) * 16])),
-        ]
-
-    async def content(self, store: Registry) -> Any:
-        return await loaded(store)
-
-    @given(st.lists(device_writes | st.lists(st.integers(0, 9), max_size=5), max_size=8))
-    async def test_registry_agrees_with_a_dict(self, steps: list) -> None:
-        registry = self.open()
-        model: dict[int, tuple[int, bytes]] = {}
-        for step in steps:
-            if isinstance(step, dict):
-                await registry.write(EPOCH, devices_of(with_shards(step)))
-                model |= with_shards(step)
-            else:
-                gone = await registry.erase(EPOCH, ids_of([bytes([number]) * 16 for number in step]))
-                assert gone == len({number for number in step if number in model})
-                model = {number: device for number, device in model.items() if number not in step}
-            assert await loaded(registry) == model
-
-    @pytest.mark.parametrize("shards", [range(0), range(400), range(400, 401), range(800, 2001), range(4096)])
-    async def test_only_the_shards_asked_for_are_loaded(self, shards: range) -> None:
-        registry = self.open()
-        devices = with_shards(dict.fromkeys(range(10), b"x"))
-        await registry.write(EPOCH, devices_of(devices))
-        expected = {number: device for number, device in devices.items() if device[0] in shards}
-        assert await loaded(registry, shards) == expected
-
-    async def test_a_device_written_twice_in_a_call_is_what_came_last(self) -> None:
-        registry = self.open()
-        records = DeviceRecords(ids_of([DEVICES[1]] * 2), np.array([5, 5], np.uint16), [b"first", b"second"])
-        await registry.write(EPOCH, records)
-        assert await loaded(registry) == {1: (5, b"second")}
-
-    @pytest.mark.parametrize("cut", CUTS)
-    async def test_a_cut_write_can_be_repeated(self, cut: int) -> None:
-        registry = self.open()
-        old, new = with_shards({1: b"old", 2: b"old"}), with_shards({1: b"new", 3: b"new"})
-        await registry.write(EPOCH, devices_of(old))
-        done, _ = await Cut(cut).run(lambda: registry.write(EPOCH, devices_of(new)))
-        found = await loaded(registry)
-        assert found[2] == old[2]
-        assert found[1] in (old[1], new[1])
-        assert not done or found == old | new
-        await registry.write(EPOCH, devices_of(new))
-        assert await loaded(registry) == old | new
-
-    @pytest.mark.parametrize("cut", CUTS)
-    async def test_a_cut_erase_can_be_repeated(self, cut: int) -> None:
-        registry = self.open()
-        devices = with_shards({1: b"a", 2: b"b", 3: b"c"})
-        await registry.write(EPOCH, devices_of(devices))
-        await Cut(cut).run(lambda: registry.erase(EPOCH, ids_of([DEVICES[1], DEVICES[2]])))
-        await registry.erase(EPOCH, ids_of([DEVICES[1], DEVICES[2]]))
-        assert await loaded(registry) == {3: devices[3]}
-
-    async def test_a_load_stands_writes_beside_it(self) -> None:
-        registry = self.open()
-        devices = with_shards(dict.fromkeys(range(10), b"x"))
-        await registry.write(EPOCH, devices_of(devices))
-        found, _ = await together(
-            lambda: loaded(registry), lambda: registry.write(EPOCH, devices_of(with_shards({50: b"y"})))
-        )
-        assert {number: device for number, device in found.items() if number != 50} == devices
-
-    async def test_thousands_of_devices_come_back_in_chunks(self) -> None:
-        registry = self.open()
-        n = 10_000
-        ids = np.arange(2 * n, dtype=np.uint64).view(np.uint8).reshape(n, 16)
-        payloads = [b"%d" % number for number in range(n)]
-        await registry.write(EPOCH, DeviceRecords(ids, np.arange(n).astype(np.uint16) % 4096, payloads))
-        chunks = [records async for records in registry.load(range(4096))]
-        assert len(chunks) > 1
-        seen = {
-            device_id.tobytes(): bytes(payload)
-            for records in chunks
-            for device_id, payload in zip(records.device_ids, records.payloads, strict=True)
-        }
-        assert seen == {ids[number].tobytes(): payloads[number] for number in range(n)}
-
-
 # Ledger archive
 
 
-class LedgerArchiveContract(_Epochs):
+class LedgerArchiveContract(EpochsContract):
     @abstractmethod
     def open(self) -> LedgerArchive: ...
 

@@ -8,11 +8,11 @@ from contract import (
     InboxContract,
     JournalContract,
     LedgerArchiveContract,
-    RegistryContract,
     record_of,
     rows_for,
     tags_of,
 )
+from contract_registry import RegistryContract
 
 from gateway.store.memory import MemoryInbox, MemoryJournal, MemoryLedgerArchive, MemoryRegistry
 from gateway.store.ports import JournalRecord

@@ -1,0 +1,106 @@
+"""The stores of one worker: on the disk where [store] data_dir says where, else in memory, ending with the process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+
+import trio
+
+from gateway.actors.registry import RegistryActor
+from gateway.batch import OwnershipEpoch
+from gateway.config import Config
+from gateway.core.devices import DeviceTable
+from gateway.core.segments import HashKey
+from gateway.errors import StoreError
+from gateway.observe.log import Log
+from gateway.observe.metrics import Metrics
+from gateway.observe.store_counts import StoreCounts
+from gateway.store.log_file import store_error
+from gateway.store.sqlite_registry import SqliteRegistry
+
+#: Bytes of the key of token hashes.
+_HASH_KEY_BYTES = 32
+
+
+class Stores:
+    """Opening blocks. Raises StoreError: a place that cannot be used, or is used by another process."""
+
+    def __init__(self, config: Config, epoch: OwnershipEpoch, metrics: Metrics, log: Log) -> None:
+        self._config = config
+        self._epoch = epoch
+        self._metrics = metrics
+        self._log = log
+        self.folder = config.store.data_dir
+        self._registry: SqliteRegistry | None = None
+        self.registry: RegistryActor | None = None
+        if self.folder is not None:
+            apps = [app.key for app in config.apps]
+            groups = config.store.shard_groups
+            self._registry = SqliteRegistry(self.folder / "registry", apps, shard_groups=groups)
+
+    def hash_key(self) -> HashKey:
+        """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it."""
+        if self.folder is None:
+            return HashKey(secrets.token_bytes(_HASH_KEY_BYTES))
+        path = self.folder / "hash.key"
+        try:
+            if not path.exists():
+                _write_secret(path, secrets.token_bytes(_HASH_KEY_BYTES))
+            return HashKey(path.read_bytes())
+        except OSError as error:
+            raise store_error(path, error) from error
+
+    def follow(self, devices: DeviceTable) -> None:
+        """Changes of the table are carried to the registry once it is loaded."""
+        if self._registry is not None:
+            self.registry = RegistryActor(
+                store=self._registry,
+                epoch=self._epoch,
+                devices=devices,
+                observer=StoreCounts(self._metrics, self._log),
+                seen_write_s=self._config.store.seen_write_s,
+            )
+
+    async def load(self) -> None:
+        """The device table knows what the registry knows. Raises StoreError, Overloaded."""
+        if self.registry is not None:
+            started = time.perf_counter()
+            await self.registry.load()
+            self._metrics.registry_load_s.set(time.perf_counter() - started)
+
+    async def wait_written(self) -> None:
+        """What was registered so far is durable, where it is to be. Raises StoreError."""
+        if self.registry is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self.registry.wait_written()
+
+    async def flush(self) -> None:
+        """Everything is on the disk, at the end of a shutdown. What fails is logged."""
+        if self.registry is not None:
+            try:
+                await self.registry.flush()
+            except StoreError as error:
+                self._log.error("registry not written", error=str(error))
+
+    def close(self) -> None:
+        """Blocks; no call may be under way."""
+        if self._registry is not None:
+            self._registry.close()
+
+    def refresh_gauges(self) -> None:
+        if self._registry is not None:
+            self._metrics.store_bytes.set(self._registry.statistics().bytes, "registry")
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    """The file is there, whole, readable by its owner alone."""
+    part = path.with_name(path.name + ".new")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.rename(path)

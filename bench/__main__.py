@@ -22,6 +22,7 @@ BENCHMARKS = {
     "http1": "bench.http1",
     "durable": "bench.durable",
     "registry": "bench.registry",
+    "inbox": "bench.inbox",
 }
 
 

@@ -104,7 +104,7 @@ async def _write(folder: Path, table: DeviceTable) -> Line:
         await registry.tidy()
         if registry.statistics().folds == folds and not any(group.needs_fold for group in registry._groups):
             break
-    figures["bytes_per_device"] = round(registry.statistics().bytes / len(rows), 1)
+    figures["bytes_per_device"] = round(registry.file_bytes() / len(rows), 1)
     registry.close()
     return figures
 

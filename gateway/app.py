@@ -78,7 +78,7 @@ from gateway.observe.log import Level, Log
 from gateway.observe.loop_lag import StepWatch, watch_lag
 from gateway.observe.metrics import Metrics
 from gateway.observe.scrape import Scrape
-from gateway.store.memory import MemoryInbox, MemoryJournal
+from gateway.store.memory import MemoryJournal
 
 #: Rows routed in one step: about a millisecond at the rates of docs/performance.md.
 ROUTE_SLICE_ROWS = 5120
@@ -148,10 +148,10 @@ class Worker:
         self.stores = Stores(config, FIRST_EPOCH, metrics, self.log)
         self.devices = DeviceTable(device_limits(config), self.stores.hash_key())
         self.stores.follow(self.devices)
-        self.inbox_store = MemoryInbox(
-            rows_per_device_max=config.inbox.rows_per_device_max, rows_max=config.inbox.rows_max
+        self.inbox_store = self.stores.inbox
+        self.inbox = InboxActor(
+            store=self.inbox_store, epoch=FIRST_EPOCH, home=self.home, clock=clock, on_error=self.stores.on_inbox_error
         )
-        self.inbox = InboxActor(store=self.inbox_store, epoch=FIRST_EPOCH, home=self.home, clock=clock)
         self.renderer = Renderer(
             templates_max=config.lanes.templates_max, downlink_payload_bytes_max=config.long_link.payload_bytes_max
         )

@@ -19,6 +19,8 @@ from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.observe.store_counts import StoreCounts
 from gateway.store.log_file import store_error
+from gateway.store.memory import MemoryInbox
+from gateway.store.sqlite_inbox import SqliteInbox
 from gateway.store.sqlite_registry import SqliteRegistry
 
 #: Bytes of the key of token hashes.
@@ -36,10 +38,24 @@ class Stores:
         self.folder = config.store.data_dir
         self._registry: SqliteRegistry | None = None
         self.registry: RegistryActor | None = None
-        if self.folder is not None:
-            apps = [app.key for app in config.apps]
-            groups = config.store.shard_groups
-            self._registry = SqliteRegistry(self.folder / "registry", apps, shard_groups=groups)
+        limits = config.inbox
+        inbox_limits = {
+            "rows_per_device_max": limits.rows_per_device_max,
+            "rows_max": limits.rows_max,
+            "bytes_per_device_max": limits.bytes_per_device_max,
+            "bytes_max": limits.bytes_max,
+        }
+        self.inbox: MemoryInbox | SqliteInbox
+        if self.folder is None:
+            self.inbox = MemoryInbox(**inbox_limits)
+            return
+        apps = [app.key for app in config.apps]
+        self._registry = SqliteRegistry(self.folder / "registry", apps, shard_groups=config.store.shard_groups)
+        try:
+            self.inbox = SqliteInbox(self.folder / "inbox.db", **inbox_limits)
+        except BaseException:
+            self._registry.close()
+            raise
 
     def hash_key(self) -> HashKey:
         """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it."""
@@ -86,14 +102,23 @@ class Stores:
             except StoreError as error:
                 self._log.error("registry not written", error=str(error))
 
+    def on_inbox_error(self, error: BaseException) -> None:
+        """The inbox tries again; what waits is in ledger pages meanwhile."""
+        self._metrics.store_failures.add(1, "inbox", type(error).__name__)
+        self._log.error("inbox not written, trying again", error=str(error))
+
     def close(self) -> None:
         """Blocks; no call may be under way."""
+        if isinstance(self.inbox, SqliteInbox):
+            self.inbox.close()
         if self._registry is not None:
             self._registry.close()
 
     def refresh_gauges(self) -> None:
         if self._registry is not None:
-            self._metrics.store_bytes.set(self._registry.statistics().bytes, "registry")
+            self._metrics.store_bytes.set(self._registry.file_bytes(), "registry")
+        if isinstance(self.inbox, SqliteInbox):
+            self._metrics.store_bytes.set(self.inbox.file_bytes(), "inbox")
 
 
 def _write_secret(path: Path, data: bytes) -> None:

@@ -32,6 +32,9 @@ TAG_BINDING_BYTES = 10
 PROFILE_BYTES = 300
 #: One row in the inbox: its tag in the device's list and the way back (gateway/store/memory.py); its text is elsewhere.
 INBOX_ROW_BYTES = 200
+#: What an inbox on the disk keeps in memory: two counters of 4 bytes in each of 2^20 buckets, and SQLite's page cache
+#: (gateway/store/inbox_filing.py).
+INBOX_COUNTERS_BYTES = (8 << 20) + (64 << 20)
 #: A row in a lane, parked or in the retry wheel: its position in the batch and the slice's share.
 LANE_ROW_BYTES = 16
 #: One entry of the receipts log: message id, device id, three codes, Unix ms.
@@ -121,7 +124,11 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart("ledger", ledger.ledger_memory_bytes_max, "ledger.ledger_memory_bytes_max"),
         BudgetPart("receipts log", ledger.receipt_log_rows_max * RECEIPT_BYTES, "ledger.receipt_log_rows_max"),
         BudgetPart("request ids", ledger.request_ids_max * REQUEST_ID_BYTES, "ledger.request_ids_max"),
-        BudgetPart("inbox", config.inbox.rows_max * INBOX_ROW_BYTES, "inbox.rows_max"),
+        BudgetPart(
+            "inbox",
+            INBOX_COUNTERS_BYTES if config.store.data_dir is not None else config.inbox.rows_max * INBOX_ROW_BYTES,
+            "inbox.rows_max, store.data_dir",
+        ),
         BudgetPart(
             "lanes",
             config.gateway.open_rows_max * LANE_ROW_BYTES
@@ -224,6 +231,7 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     # an address that rests must not be forgotten meanwhile
     ("long_link.failed_login_rest_s_max", "long_link.failed_login_forget_s"),
     ("inbox.rows_per_device_max", "inbox.rows_max"),
+    ("inbox.bytes_per_device_max", "inbox.bytes_max"),
     ("retry.first_s", "retry.cap_s"),
     ("retry.throttled_s", "retry.cap_s"),
     ("retry.wait_s_min", "retry.cap_s"),

@@ -146,6 +146,8 @@ class Ledger(Section, frozen=True, kw_only=True):
 class Inbox(Section, frozen=True, kw_only=True):
     rows_per_device_max: Count = 100
     rows_max: Count = 1_000_000
+    bytes_per_device_max: Count = 256 * KIB
+    bytes_max: Count = 4 * GIB
 
 
 class Store(Section, frozen=True, kw_only=True):

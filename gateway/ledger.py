@@ -171,6 +171,8 @@ class Reason(enum.IntEnum):
     #: The app's blacklist.
     DEVICE_BLOCKED = 8
     NOTIFICATIONS_CLOSED = 9
+    #: A newer message of its collapse id came while it waited for the device.
+    COLLAPSED = 10
     # final words of a vendor
     REJECTED_BY_VENDOR = 16
     TOKEN_DEAD = 17

@@ -29,6 +29,11 @@ _ERRORS: dict[int, type[StoreError]] = {
 }
 #: Pages copied in one go by `copy_to`: 4 MiB, some 10 ms.
 _COPY_PAGES = 1024
+#: SQLite's own default.
+CACHE_BYTES = 2 << 20
+#: Pages of the write-ahead log before it is written back: 32 MiB, so that a page of an index that is touched by every
+#: commit is written back once for many of them.
+_LOG_PAGES = 8192
 #: Every database has it: the newest ownership epoch of its writers.
 _WRITER = "CREATE TABLE writer (epoch INTEGER NOT NULL); INSERT INTO writer VALUES (0);"
 
@@ -50,6 +55,7 @@ class Database:
     """Opening blocks, and migrates. Every other method blocks too and belongs into a turn (`turns.py`).
 
     schema: scripts; number k brings version k to k + 1. bytes_max: of the database without its write-ahead log.
+    cache_bytes: of pages in memory.
 
     Raises StoreInUse, StoreCorrupt (a newer schema, not a database), StoreFull, StoreReadOnly, StoreError.
     """
@@ -57,7 +63,7 @@ class Database:
     #: Tests that open hundreds of databases turn it off.
     synchronous = "FULL"
 
-    def __init__(self, path: Path, schema: Sequence[str], *, bytes_max: int) -> None:
+    def __init__(self, path: Path, schema: Sequence[str], *, bytes_max: int, cache_bytes: int = CACHE_BYTES) -> None:
         self.path = path
         self.place = str(path)
         with named_errors(self.place):
@@ -67,17 +73,19 @@ class Database:
             )
         try:
             with named_errors(self.place):
-                self._open(schema, bytes_max)
+                self._open(schema, bytes_max, cache_bytes)
         except BaseException:
             self.close()
             raise
         path.chmod(0o600)
 
-    def _open(self, schema: Sequence[str], bytes_max: int) -> None:
+    def _open(self, schema: Sequence[str], bytes_max: int, cache_bytes: int) -> None:
         run = self._connection.execute
         run("PRAGMA locking_mode = EXCLUSIVE")
         run("PRAGMA journal_mode = WAL")
         run(f"PRAGMA synchronous = {self.synchronous}")
+        run(f"PRAGMA cache_size = -{cache_bytes // 1024}")
+        run(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         # What is deleted is overwritten: an erased device must not be found in the file.
         run("PRAGMA secure_delete = ON")
         (page_bytes,) = run("PRAGMA page_size").fetchone()
@@ -136,11 +144,13 @@ class Database:
         with named_errors(self.place):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def size_bytes(self) -> int:
-        with named_errors(self.place):
-            (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
-            (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
-        return int(pages) * int(page_bytes)
+    def file_bytes(self) -> int:
+        """On disk, with the write-ahead log. Asks the file system alone, so it may be called beside a turn."""
+        size = 0
+        for name in (self.path.name, self.path.name + "-wal"):
+            with suppress(OSError):
+                size += self.path.with_name(name).stat().st_size
+        return size
 
     def copy_to(self, path: Path) -> None:
         """A consistent copy of what is committed stands in a new file, which is one database without a log beside it.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import trio
@@ -15,7 +16,7 @@ from gateway.batch import OwnershipEpoch
 from gateway.columns import I64, U8, U16
 from gateway.device_columns import DeviceColumns, concatenate
 from gateway.store.epochs import NewestEpoch
-from gateway.store.ports import InboxRows, JournalRecord
+from gateway.store.ports import InboxCount, InboxFound, InboxPut, InboxQuery, InboxRows, JournalRecord, Kept
 
 
 class MemoryJournal:
@@ -51,41 +52,99 @@ class MemoryJournal:
         return len(self._records)
 
 
+class _InboxRow(NamedTuple):
+    device_id: bytes
+    app: int
+    born_unix_ms: int
+    deadline_unix_ms: int
+    size: int
+    collapse: int
+
+
 class MemoryInbox:
     """Tags per device in compact arrays, bounded per device and in all.
 
-    rows_per_device_max, rows_max: see [inbox] in configs/reference.toml.
+    Limits: see [inbox] in configs/reference.toml.
     """
 
-    def __init__(self, *, rows_per_device_max: int, rows_max: int) -> None:
+    def __init__(
+        self,
+        *,
+        rows_per_device_max: int,
+        rows_max: int,
+        bytes_per_device_max: int = 1 << 62,
+        bytes_max: int = 1 << 62,
+    ) -> None:
         self._epochs = NewestEpoch()
         self._rows_per_device_max = rows_per_device_max
         self._rows_max = rows_max
+        self._bytes_per_device_max = bytes_per_device_max
+        self._bytes_max = bytes_max
         self._devices: dict[bytes, array[int]] = {}
-        self._owner_of: dict[int, bytes] = {}
+        self._rows: dict[int, _InboxRow] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._owner_of)
+        return len(self._rows)
 
-    async def put(self, epoch: OwnershipEpoch, rows: InboxRows) -> U8:
+    async def put(self, epoch: OwnershipEpoch, rows: InboxRows) -> InboxPut:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        kept = np.zeros(len(rows.tags), np.uint8)
+        kept = np.full(len(rows.tags), Kept.YES, np.uint8)
+        replaced: list[int] = []
         ids = np.ascontiguousarray(rows.device_ids).tobytes()
-        for index, tag in enumerate(rows.tags.tolist()):
-            if tag in self._owner_of:
-                kept[index] = 1
+        columns = (rows.column("apps"), rows.born(), rows.deadlines_unix_ms, rows.column("sizes"))
+        fields = zip(*(column.tolist() for column in (*columns, rows.column("collapse"))), strict=True)
+        added: dict[int, int] = {}
+        for index, (tag, values) in enumerate(zip(rows.tags.tolist(), fields, strict=True)):
+            if tag in self._rows:
                 continue
-            device_id = ids[16 * index : 16 * index + 16]
-            tags = self._devices.get(device_id)
-            if len(self._owner_of) >= self._rows_max or (tags is not None and len(tags) >= self._rows_per_device_max):
+            row = _InboxRow(ids[16 * index : 16 * index + 16], *values)
+            older = self._older(row)
+            if older is None:
+                kept[index] = Kept.SUPERSEDED
                 continue
-            if tags is None:
-                tags = self._devices[device_id] = array("q")
-            tags.append(tag)
-            self._owner_of[tag] = device_id
-            kept[index] = 1
-        return kept
+            for other in older:
+                self._remove(other)
+                if other in added:
+                    kept[added.pop(other)] = Kept.SUPERSEDED
+                else:
+                    replaced.append(other)
+            if self._has_room(row):
+                self._rows[tag] = row
+                self._devices.setdefault(row.device_id, array("q")).append(tag)
+                self._bytes += row.size
+                added[tag] = index
+            else:
+                kept[index] = Kept.NO_ROOM
+        return InboxPut(kept, np.array(replaced, np.int64))
+
+    def _older(self, row: _InboxRow) -> list[int] | None:
+        """Tags that the row replaces; None where a newer one of its collapse id is there."""
+        tags = self._devices.get(row.device_id, ()) if row.collapse else ()
+        same = [tag for tag in tags if self._rows[tag].collapse == row.collapse]
+        return None if any(self._rows[tag].born_unix_ms > row.born_unix_ms for tag in same) else same
+
+    def _has_room(self, row: _InboxRow) -> bool:
+        tags = self._devices.get(row.device_id, ())
+        size = sum(self._rows[tag].size for tag in tags) if row.size else 0
+        return (
+            len(self._rows) < self._rows_max
+            and self._bytes + row.size <= self._bytes_max
+            and len(tags) < self._rows_per_device_max
+            and size + row.size <= self._bytes_per_device_max
+        )
+
+    def _remove(self, tag: int) -> bool:
+        row = self._rows.pop(tag, None)
+        if row is None:
+            return False
+        self._bytes -= row.size
+        kept = self._devices[row.device_id]
+        kept.remove(tag)
+        if not kept:
+            del self._devices[row.device_id]
+        return True
 
     async def peek(self, device_id: bytes, rows_max: int) -> I64:
         await trio.lowlevel.checkpoint()
@@ -95,20 +154,34 @@ class MemoryInbox:
     async def forget(self, epoch: OwnershipEpoch, tags: I64) -> int:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        gone = 0
-        for tag in tags.tolist():
-            device_id = self._owner_of.pop(tag, None)
-            if device_id is None:
-                continue
-            gone += 1
-            kept = self._devices[device_id]
-            kept.remove(tag)
-            if not kept:
-                del self._devices[device_id]
-        return gone
+        return sum(self._remove(tag) for tag in tags.tolist())
 
     def holds(self, device_id: bytes) -> bool:
         return device_id in self._devices
+
+    async def count(self, query: InboxQuery) -> InboxCount:
+        await trio.lowlevel.checkpoint()
+        found = [row for tag, row in self._rows.items() if _is_asked_for(tag, row, query)]
+        return InboxCount(len(found), sum(row.size for row in found), len({row.device_id for row in found}))
+
+    async def find(self, query: InboxQuery, rows_max: int) -> InboxFound:
+        await trio.lowlevel.checkpoint()
+        tags = sorted(tag for tag, row in self._rows.items() if _is_asked_for(tag, row, query))[:rows_max]
+        rows = [self._rows[tag] for tag in tags]
+        ids = np.frombuffer(b"".join(row.device_id for row in rows), np.uint8).reshape(-1, 16)
+        columns = np.array([row[1:5] for row in rows], np.int64).reshape(-1, 4)
+        return InboxFound(np.array(tags, np.int64), ids, columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3])
+
+
+def _is_asked_for(tag: int, row: _InboxRow, query: InboxQuery) -> bool:
+    return (
+        tag >= query.first_tag
+        and query.app in (None, row.app)
+        and query.device_id in (None, row.device_id)
+        and (query.tags is None or any(first <= tag <= last for first, last in query.tags))
+        and (query.born_before_unix_ms is None or row.born_unix_ms < query.born_before_unix_ms)
+        and (query.over_at_unix_ms is None or row.deadline_unix_ms <= query.over_at_unix_ms)
+    )
 
 
 class MemoryRegistry:

@@ -52,11 +52,11 @@ SCHEMA = (
 
 
 class RegistryStatistics(NamedTuple):
-    """log_bytes: not folded yet. folds: groups folded since start. bytes: of all databases."""
+    """log_bytes: not folded yet. folds: groups folded since start. data_bytes: snapshots and logs, without slack."""
 
     log_bytes: int
     folds: int
-    bytes: int
+    data_bytes: int
 
 
 class _Log(NamedTuple):
@@ -260,10 +260,15 @@ class SqliteRegistry:
         return self._turns
 
     def statistics(self) -> RegistryStatistics:
-        sizes = [group.log_bytes + group.snapshot_bytes for group in self._groups]
+        groups = self._groups
         return RegistryStatistics(
-            sum(group.log_bytes for group in self._groups), sum(group.folds for group in self._groups), sum(sizes)
+            log_bytes=sum(group.log_bytes for group in groups),
+            folds=sum(group.folds for group in groups),
+            data_bytes=sum(group.log_bytes + group.snapshot_bytes for group in groups),
         )
+
+    def file_bytes(self) -> int:
+        return sum(group.database.file_bytes() for group in self._groups)
 
     def close(self) -> None:
         """Blocks; no call may be under way."""

@@ -130,3 +130,10 @@ def test_registry_writes_and_loads_what_it_wrote() -> None:
     lines = lines_of(bench("registry", "--smoke", "--json"))
     assert [line["workload"] for line in lines] == ["write", "load", "details"]
     assert all(line["rows_per_s"] > 0 for line in lines)  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_inbox_measures_each_of_its_calls() -> None:
+    lines = lines_of(bench("inbox", "--smoke", "--json"))
+    assert [line["workload"] for line in lines] == ["put", "open", "peek", "absent", "forget"]
+    assert 0 < lines[0]["disk_bytes_per_row"] < 400  # type: ignore[operator]

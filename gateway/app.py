@@ -146,6 +146,7 @@ class Worker:
             now=now,
         )
         self.stores = Stores(config, FIRST_EPOCH, metrics, self.log)
+        self.pages = self.stores.keep_pages(self.home, secret, clock)
         self.devices = DeviceTable(device_limits(config), self.stores.hash_key())
         self.stores.follow(self.devices)
         self.inbox_store = self.stores.inbox
@@ -235,6 +236,7 @@ class Worker:
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
             presence=self.presence,
             wait_registered=self.stores.wait_written,
+            pages=self.pages,
         )
         self.desk = build_desk(self)
         self.rpc = RpcListener(
@@ -280,8 +282,12 @@ class Worker:
         async with trio.open_nursery() as nursery:
             if self.stores.registry is not None:
                 self._supervise(nursery, "registry", self.stores.registry.run)
+            if self.stores.ledger is not None:
+                self.owner.ask_archive = self.stores.ledger.late
+                self._supervise(nursery, "ledger", self.stores.ledger.run)
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
+            self._supervise(nursery, "inbox sweep", self.inbox.sweep)
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
@@ -428,6 +434,7 @@ class Worker:
         metrics.devices_registered.set(devices.devices)
         metrics.devices_online.set(devices.online)
         metrics.inbox_rows.set(len(self.inbox_store))
+        metrics.inbox_swept.set(self.inbox.swept)
         metrics.rows_not_conserved.set(self.home.rows_not_conserved())
         self.stores.refresh_gauges()
         record_link(metrics, self.long_link.statistics())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
@@ -9,18 +10,22 @@ from pathlib import Path
 
 import trio
 
+from gateway.actors.ledger import LedgerActor, MemoryPages, PageSource
 from gateway.actors.registry import RegistryActor
 from gateway.batch import OwnershipEpoch
+from gateway.clock import Clock
 from gateway.config import Config
 from gateway.core.devices import DeviceTable
+from gateway.core.home import Home
 from gateway.core.segments import HashKey
 from gateway.errors import StoreError
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
-from gateway.observe.store_counts import StoreCounts
+from gateway.observe.store_counts import LedgerCounts, StoreCounts
 from gateway.store.log_file import store_error
 from gateway.store.memory import MemoryInbox
 from gateway.store.sqlite_inbox import SqliteInbox
+from gateway.store.sqlite_ledger import SqliteLedgerArchive
 from gateway.store.sqlite_registry import SqliteRegistry
 
 #: Bytes of the key of token hashes.
@@ -45,16 +50,20 @@ class Stores:
             "bytes_per_device_max": limits.bytes_per_device_max,
             "bytes_max": limits.bytes_max,
         }
-        self.inbox: MemoryInbox | SqliteInbox
+        self._archive: SqliteLedgerArchive | None = None
+        self._home: Home | None = None
+        self.ledger: LedgerActor | None = None
+        self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
-            self.inbox = MemoryInbox(**inbox_limits)
             return
         apps = [app.key for app in config.apps]
         self._registry = SqliteRegistry(self.folder / "registry", apps, shard_groups=config.store.shard_groups)
         try:
+            self._check_apps(apps)
             self.inbox = SqliteInbox(self.folder / "inbox.db", **inbox_limits)
+            self._archive = SqliteLedgerArchive(self.folder / "ledger.db")
         except BaseException:
-            self._registry.close()
+            self.close()
             raise
 
     def hash_key(self) -> HashKey:
@@ -80,8 +89,46 @@ class Stores:
                 seen_write_s=self._config.store.seen_write_s,
             )
 
+    def keep_pages(self, home: Home, secret: bytes, clock: Clock) -> PageSource:
+        """Pages of the home that are done go to the archive, where there is one; where questions find pages."""
+        self._home = home
+        if self._archive is None:
+            return MemoryPages(home)
+        ledger = self._config.ledger
+        self.ledger = LedgerActor(
+            store=self._archive,
+            epoch=self._epoch,
+            home=home,
+            secret=secret,
+            clock=clock,
+            observer=LedgerCounts(self._metrics, self._log),
+            retention_s=ledger.retention_s,
+            retention_bytes_max=ledger.retention_bytes_max,
+            retention_check_s=ledger.retention_check_s,
+        )
+        return self.ledger
+
+    def _check_apps(self, apps: list[str]) -> None:
+        """Rows and pages know apps by their place in the configuration. Raises StoreError where that has changed."""
+        assert self.folder is not None
+        path = self.folder / "apps.json"
+        known = json.loads(path.read_text()) if path.exists() else []
+        common = min(len(known), len(apps))
+        if known[:common] != apps[:common]:
+            was, now = ", ".join(known), ", ".join(apps)
+            what = f"apps were {was}; the configuration has {now}: keep their order, and add new ones at the end"
+            raise StoreError(str(path), what)
+        if len(apps) > len(known):
+            _write_secret(path, json.dumps(apps).encode())
+
     async def load(self) -> None:
-        """The device table knows what the registry knows. Raises StoreError, Overloaded."""
+        """The device table knows what the registry knows, new batches come behind archived ones. Raises StoreError,
+        Overloaded."""
+        if self.ledger is not None:
+            await self.ledger.load()
+        if isinstance(self.inbox, SqliteInbox) and self._home is not None:
+            born_unix_ms, tag = self.inbox.newest_at_start
+            self._home.begin_after(tag >> 16, born_unix_ms)
         if self.registry is not None:
             started = time.perf_counter()
             await self.registry.load()
@@ -101,6 +148,11 @@ class Stores:
                 await self.registry.flush()
             except StoreError as error:
                 self._log.error("registry not written", error=str(error))
+        if self.ledger is not None:
+            try:
+                await self.ledger.flush()
+            except StoreError as error:
+                self._log.error("ledger pages not written", error=str(error), pages=self.ledger.unsaved_pages)
 
     def on_inbox_error(self, error: BaseException) -> None:
         """The inbox tries again; what waits is in ledger pages meanwhile."""
@@ -111,6 +163,8 @@ class Stores:
         """Blocks; no call may be under way."""
         if isinstance(self.inbox, SqliteInbox):
             self.inbox.close()
+        if self._archive is not None:
+            self._archive.close()
         if self._registry is not None:
             self._registry.close()
 
@@ -119,6 +173,9 @@ class Stores:
             self._metrics.store_bytes.set(self._registry.file_bytes(), "registry")
         if isinstance(self.inbox, SqliteInbox):
             self._metrics.store_bytes.set(self.inbox.file_bytes(), "inbox")
+        if self._archive is not None and self.ledger is not None:
+            self._metrics.store_bytes.set(self._archive.file_bytes(), "ledger")
+            self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
 
 
 def _write_secret(path: Path, data: bytes) -> None:

@@ -97,6 +97,11 @@ def needs_probes(name: str, settings: object) -> bool:
     return bool(wanted) and probes_max(int(getattr(settings, "connections_max", 1))) > 0
 
 
+def _inbox_bytes(config: Config) -> int:
+    in_memory = config.store.data_dir is None
+    return config.inbox.rows_max * INBOX_ROW_BYTES if in_memory else INBOX_COUNTERS_BYTES
+
+
 def memory_budget(config: Config) -> list[BudgetPart]:
     """How `gateway.memory_bytes_max` is split; the sum may be smaller, never larger."""
     rpc, link, ledger, devices, lanes = config.rpc, config.long_link, config.ledger, config.devices, config.lanes
@@ -124,11 +129,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart("ledger", ledger.ledger_memory_bytes_max, "ledger.ledger_memory_bytes_max"),
         BudgetPart("receipts log", ledger.receipt_log_rows_max * RECEIPT_BYTES, "ledger.receipt_log_rows_max"),
         BudgetPart("request ids", ledger.request_ids_max * REQUEST_ID_BYTES, "ledger.request_ids_max"),
-        BudgetPart(
-            "inbox",
-            INBOX_COUNTERS_BYTES if config.store.data_dir is not None else config.inbox.rows_max * INBOX_ROW_BYTES,
-            "inbox.rows_max, store.data_dir",
-        ),
+        BudgetPart("inbox", _inbox_bytes(config), "inbox.rows_max"),
         BudgetPart(
             "lanes",
             config.gateway.open_rows_max * LANE_ROW_BYTES

@@ -217,6 +217,7 @@ class LedgerPage:
         "attempts",
         "batch",
         "bursts",
+        "changes",
         "channel",
         "counts",
         "final_ms",
@@ -251,6 +252,8 @@ class LedgerPage:
         self.counts: I64 = np.zeros(len(State), np.int64)
         self.counts[State.QUEUED] = n
         self.bursts: list[Burst] = []
+        #: How often final states or receipts changed: whether a copy of the page is still what it is.
+        self.changes = 0
 
     def move(self, rows: Rows, to: State, reason: Reason | U8 | None = Reason.NONE) -> I64:
         """Rows (distinct positions) are in state `to` afterwards; the reason is stored beside it, None keeps it.

@@ -17,7 +17,8 @@ from gateway.app import Ready, Worker, load
 from gateway.cli.toml_text import to_toml
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client
-from gateway.errors import StoreInUse
+from gateway.content import Variant
+from gateway.errors import StoreError, StoreInUse
 from gateway.observe.log import Log
 
 SECRET = b"the secret of the shop"
@@ -89,6 +90,32 @@ async def test_a_registered_device_is_known_after_a_restart(folder: Path, is_kil
         assert after.facts == before.facts
         assert (after.facts["alias"], after.facts["tags"]) == ("ann", ["vip", "east"])
         assert (await client.device(alias="ann")).device_id == device_id
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_a_message_is_traced_after_a_restart(folder: Path, is_killed: bool) -> None:
+    device_id = bytes([7]) * 16
+    async with serving(make_worker(folder), is_killed=is_killed) as client:
+        await client.register_devices([DeviceState(device_id=device_id)])
+        done = await client.submit(Variant(title="t", body="b", strategy=2), [device_id])
+        before = await client.trace(task_id=done.task_id, device_id=device_id)
+        assert before.hops[-1].reason == "no_channel"
+        # Nothing waits for the archive but the test: a moment is enough.
+        await trio.sleep(0.3)
+    async with serving(make_worker(folder)) as client:
+        after = await client.trace(task_id=done.task_id, device_id=device_id)
+        assert (after.message_id, after.hops) == (before.message_id, before.hops)
+        assert (await client.trace(message_id=before.message_id)).hops == before.hops
+        assert (await client.task_state(done.task_id)).states == {"dropped": 1}
+        again = await client.submit(Variant(title="t", body="b", strategy=2), [device_id])
+        assert again.task_id != done.task_id
+
+
+async def test_apps_that_changed_their_order_are_refused(folder: Path) -> None:
+    make_worker(folder).stores.close()
+    (folder / "store" / "apps.json").write_text('["bank", "shop"]')
+    with pytest.raises(StoreError, match="apps were bank, shop; the configuration has shop: keep their order"):
+        make_worker(folder)
 
 
 async def test_a_second_gateway_on_the_same_store_is_refused(folder: Path) -> None:

@@ -24,12 +24,16 @@ from gateway.core.home import Home, row_deadlines, row_tags, split_by_sequence
 from gateway.core.inbox_rows import stored_columns
 from gateway.errors import StoreError
 from gateway.ledger import Flag, LedgerPage, Reason, State
-from gateway.store.ports import Inbox, InboxRows, Kept
+from gateway.store.ports import Inbox, InboxQuery, InboxRows, Kept
 
 #: Rows taken for one device at a time: one window of the long link.
 TAKE_ROWS_MAX = 32
 #: Devices drained at once. A turn of the store takes a millisecond or two: 64 of them are 30,000 devices a second.
 DRAINS_MAX = 64
+#: How often rows whose time is over are looked for, and how many at once. A look goes through all rows in a thread,
+#: some 2 s for 10 million; what it finds are rows that a crash left behind.
+SWEEP_S = 600.0
+_SWEEP_ROWS = 10_000
 #: How long an inbox whose disk failed is left alone; operators need seconds to make room.
 _RETRY_S = 1.0
 
@@ -72,6 +76,8 @@ class InboxActor:
         #: Devices that are online and whose window had no room for what waits for them.
         self._full: set[bytes] = set()
         self._owner: InboxOwner | None = None
+        #: Rows that a sweep has removed.
+        self.swept = 0
 
     def connect(self, owner: InboxOwner) -> None:
         self._owner = owner
@@ -121,6 +127,29 @@ class InboxActor:
                     self._on_error(error)
                 await trio.sleep(_RETRY_S)
                 self._bell.ring()
+
+    async def sweep(self) -> None:
+        """Until cancelled: rows whose time is over, and whose page nobody has any more, leave the store. Those that
+        have a page are ended by the home, which tells `forget`."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            first_tag = 0
+            try:
+                while True:
+                    query = InboxQuery(over_at_unix_ms=self._clock.unix_ms(), first_tag=first_tag)
+                    tags = (await self._store.find(query, _SWEEP_ROWS)).tags
+                    if not len(tags):
+                        break
+                    gone = [
+                        row_tags(sequence, rows)
+                        for sequence, rows in split_by_sequence(tags)
+                        if self._home.page(sequence) is None
+                    ]
+                    if gone:
+                        self.swept += await self._store.forget(self._epoch, np.concatenate(gone))
+                    first_tag = int(tags[-1]) + 1
+            except StoreError as error:
+                self._on_error(error)
 
     async def _work(self) -> None:
         """Nothing is queued. If it fails: what was not done is."""

@@ -127,12 +127,16 @@ class Metrics(MetricSet):
     late_acknowledgements = counter("rows", "Acknowledgements of rows that had left the long link")
     uplink_events = counter("events", "Events from devices", event=open_label())
     inbox_rows = gauge("rows", "Rows that wait for a device to come back")
+    inbox_swept = gauge("rows", "Stored rows that a sweep removed because their time was over and nobody had them")
     # stores
     registry_writes = counter("devices", "Devices written to the registry on disk")
     store_failures = counter(
         "failures", "Calls that a store refused, by store and kind", store=STORES, error=open_label()
     )
     store_bytes = gauge("bytes", "Bytes on disk, by store", store=STORES)
+    pages_unsaved = gauge("pages", "Ledger pages whose rows have ended and that are not in the archive as they are")
+    pages_archived = counter("pages", "Ledger pages written to the archive")
+    pages_deleted = counter("pages", "Archived pages deleted by retention_s and retention_bytes_max")
     registry_load_s = gauge("seconds", "How long the registry was loaded at start")
     # HTTP
     http_requests = counter("requests", "Requests to the HTTP listener", path=open_label(), status=open_label())

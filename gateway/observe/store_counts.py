@@ -23,3 +23,21 @@ class StoreCounts:
 
     def loaded(self, devices: int, lost_tokens: int) -> None:
         self._log.info("registry loaded", devices=devices, tokens_lost_to_newer_devices=lost_tokens)
+
+
+class LedgerCounts:
+    """Of the ledger archive."""
+
+    def __init__(self, metrics: Metrics, log: Log) -> None:
+        self._metrics = metrics
+        self._log = log
+
+    def archived(self, pages: int) -> None:
+        self._metrics.pages_archived.add(pages)
+
+    def failed(self, error: StoreError) -> None:
+        self._metrics.store_failures.add(1, "ledger", type(error).__name__)
+        self._log.error("ledger pages not written or read, trying again", error=str(error))
+
+    def retained(self, pages: int) -> None:
+        self._metrics.pages_deleted.add(pages)

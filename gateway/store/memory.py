@@ -16,7 +16,18 @@ from gateway.batch import OwnershipEpoch
 from gateway.columns import I64, U8, U16
 from gateway.device_columns import DeviceColumns, concatenate
 from gateway.store.epochs import NewestEpoch
-from gateway.store.ports import InboxCount, InboxFound, InboxPut, InboxQuery, InboxRows, JournalRecord, Kept
+from gateway.store.pages import short_hashes
+from gateway.store.ports import (
+    ArchivedPage,
+    InboxCount,
+    InboxFound,
+    InboxPut,
+    InboxQuery,
+    InboxRows,
+    JournalRecord,
+    Kept,
+    PageKey,
+)
 
 
 class MemoryJournal:
@@ -215,21 +226,63 @@ class MemoryRegistry:
 
 
 class MemoryLedgerArchive:
+    """Pages in a dict by (unix_ms, sequence)."""
+
     def __init__(self) -> None:
         self._epochs = NewestEpoch()
-        self._pages: dict[int, bytes] = {}
+        self._pages: dict[PageKey, ArchivedPage] = {}
 
-    async def write(self, epoch: OwnershipEpoch, sequence: int, page: bytes) -> None:
+    async def write(self, epoch: OwnershipEpoch, pages: Sequence[ArchivedPage]) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        self._pages[sequence] = page
+        self._pages.update((page.key, page) for page in pages)
 
-    async def read(self, sequence: int) -> bytes | None:
+    async def read(self, key: PageKey) -> bytes | None:
         await trio.lowlevel.checkpoint()
-        return self._pages.get(sequence)
+        page = self._pages.get(key)
+        return None if page is None else b"".join(page.parts)
 
-    async def forget(self, epoch: OwnershipEpoch, sequences: Sequence[int]) -> None:
+    async def newest(self, sequence: int | None) -> PageKey | None:
+        await trio.lowlevel.checkpoint()
+        return max((key for key in self._pages if sequence in (None, key.sequence)), default=None)
+
+    async def parts(self, task_id: bytes) -> list[PageKey]:
+        await trio.lowlevel.checkpoint()
+        return sorted(key for key, page in self._pages.items() if task_id in page.long_tasks)
+
+    async def with_device(self, keys: Sequence[PageKey] | int, device_hash: int, rows_max: int) -> list[PageKey]:
+        await trio.lowlevel.checkpoint()
+        if isinstance(keys, int):
+            app, chosen, rows = keys, [], 0
+            for key in sorted((key for key, page in self._pages.items() if page.app == app), reverse=True):
+                chosen.append(key)
+                rows += self._pages[key].rows
+                if rows >= rows_max:
+                    break
+            keys = chosen
+        wanted = device_hash & 0xFFFFFFFF
+        return [key for key in keys if key in self._pages and wanted in short_hashes(self._pages[key].device_ids)]
+
+    async def forget(self, epoch: OwnershipEpoch, keys: Sequence[PageKey]) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        for sequence in sequences:
-            self._pages.pop(sequence, None)
+        for key in keys:
+            self._pages.pop(key, None)
+
+    async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:
+        await trio.lowlevel.checkpoint()
+        self._epochs.check(epoch)
+        total = sum(_page_bytes(page) for page in self._pages.values())
+        gone = []
+        for key in sorted(self._pages):
+            if key.unix_ms >= oldest_unix_ms and total <= bytes_max:
+                break
+            gone.append(key)
+            total -= _page_bytes(self._pages[key])
+        for key in gone:
+            del self._pages[key]
+        return len(gone)
+
+
+def _page_bytes(page: ArchivedPage) -> int:
+    return sum(map(len, page.parts)) + 4 * page.rows

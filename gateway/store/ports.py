@@ -178,11 +178,52 @@ class Registry(Protocol):
         ...
 
 
+class PageKey(NamedTuple):
+    """A page by its batch: sequences are used again, with another time."""
+
+    unix_ms: int
+    sequence: int
+
+
+class ArchivedPage(NamedTuple):
+    """One page. parts: its bytes as `store/pages.py` makes them. device_ids: (n, 16) uint8, the targets of its rows.
+    long_tasks: ids of its tasks that have rows in other batches, too."""
+
+    key: PageKey
+    app: int
+    rows: int
+    device_ids: U8
+    long_tasks: Sequence[bytes]
+    parts: Sequence[bytes | memoryview]
+
+
 class LedgerArchive(Protocol):
-    """Ledger pages that left memory, by batch sequence."""
+    """Ledger pages that may leave memory."""
 
-    async def write(self, epoch: OwnershipEpoch, sequence: int, page: bytes) -> None: ...
+    async def write(self, epoch: OwnershipEpoch, pages: Sequence[ArchivedPage]) -> None:
+        """The pages are durable, in place of older ones of the same keys."""
+        ...
 
-    async def read(self, sequence: int) -> bytes | None: ...
+    async def read(self, key: PageKey) -> bytes | None:
+        """The joined parts of a page; None where there is none."""
+        ...
 
-    async def forget(self, epoch: OwnershipEpoch, sequences: Sequence[int]) -> None: ...
+    async def newest(self, sequence: int | None) -> PageKey | None:
+        """The newest page of a sequence, or of all."""
+        ...
+
+    async def parts(self, task_id: bytes) -> list[PageKey]:
+        """The pages of a task that has rows in several batches, oldest first."""
+        ...
+
+    async def with_device(self, keys: Sequence[PageKey] | int, device_hash: int, rows_max: int) -> list[PageKey]:
+        """Those of the pages, or of an app's newest pages of so many rows, that may have rows of the device."""
+        ...
+
+    async def forget(self, epoch: OwnershipEpoch, keys: Sequence[PageKey]) -> None:
+        """The pages are gone."""
+        ...
+
+    async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:
+        """Pages older than that are gone, and the oldest of the others while all are larger; returns how many."""
+        ...

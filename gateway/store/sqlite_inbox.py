@@ -68,6 +68,8 @@ class SqliteInbox:
         self._bytes_max = bytes_max
         self.database = Database(path, SCHEMA, bytes_max=FILE_BYTES_MAX, cache_bytes=CACHE_BYTES)
         self._filing = Filing()
+        #: (born, tag) of the row submitted last, as found when the inbox was opened; (0, -1) where there was none.
+        self.newest_at_start = (0, -1)
         with named_errors(self.database.place):
             self._next_arrival = self._count_rows()
         self._epochs = EpochGuard([self.database])
@@ -76,11 +78,13 @@ class SqliteInbox:
     def _count_rows(self) -> int:
         """Files every row; the next arrival."""
         run = self.database.read.execute
-        rows = run("SELECT hash, bytes FROM rows")
+        rows = run("SELECT hash, bytes, born, tag FROM rows")
         while found := rows.fetchmany(65_536):
             columns = np.array(found, np.int64)
             self._filing.add(columns[:, 0], columns[:, 1])
             self._filing.commit()
+            at = int(np.lexsort((columns[:, 3], columns[:, 2]))[-1])
+            self.newest_at_start = max(self.newest_at_start, (int(columns[at, 2]), int(columns[at, 3])))
         (newest,) = run("SELECT coalesce(max(arrival), 0) FROM rows").fetchone()
         return int(newest) + 1
 

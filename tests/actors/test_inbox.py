@@ -10,10 +10,12 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
 from gateway.errors import StoreFull
 from gateway.ledger import Channel, Flag, Reason, State
 from gateway.store.memory import MemoryInbox
+from gateway.store.ports import InboxRows
 
 
 class InboxTwin(MemoryInbox):
@@ -425,3 +427,21 @@ async def test_a_full_disk_keeps_rows_in_their_pages_and_is_tried_again(
     world.go_online(device)
     await world.settle()
     assert world.sockets.titles(device) == titles(3)
+
+
+async def test_a_sweep_removes_what_is_over_and_has_no_page_and_nothing_else(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    nursery.start_soon(world.inbox.sweep)
+    (device,) = world.register(1, Channel.NONE)
+    page = await world.send([device], numbered(1, ttl_s=86_400))
+    now = world.clock.unix_ms()
+    ids = np.frombuffer(device * 2, np.uint8).reshape(2, 16)
+    left_behind = InboxRows(ids, np.array([77 << 16, 78 << 16]), np.array([now - 1, now + 10_000_000]))
+    await world.inbox_store.put(OwnershipEpoch(1), left_behind)
+    assert len(world.inbox_store) == 3
+    await trio.sleep(700)
+    assert (len(world.inbox_store), world.inbox.swept) == (2, 1)
+    assert world.states(page) == {"held": 1}

@@ -11,7 +11,6 @@ checkpoint. A cut call may have happened or not; what it must never leave is a h
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,7 +23,7 @@ from hypothesis import given
 
 from gateway.batch import OwnershipEpoch
 from gateway.errors import StaleEpoch
-from gateway.store.ports import Journal, JournalRecord, LedgerArchive
+from gateway.store.ports import Journal, JournalRecord
 
 EPOCH = OwnershipEpoch(5)
 OLDER, NEWER = OwnershipEpoch(4), OwnershipEpoch(6)
@@ -259,60 +258,3 @@ class JournalContract(EpochsContract):
         await journal.append(EPOCH, [record])
         ((_, found),) = await replayed(journal)
         assert found == (7, b"headmiddle" + array.tobytes())
-
-
-# Ledger archive
-
-
-class LedgerArchiveContract(EpochsContract):
-    @abstractmethod
-    def open(self) -> LedgerArchive: ...
-
-    def writes(self, store: LedgerArchive, epoch: OwnershipEpoch) -> list[Callable[[], Awaitable[Any]]]:
-        return [lambda: store.write(epoch, 3, b"page"), lambda: store.forget(epoch, [3])]
-
-    async def content(self, store: LedgerArchive) -> Any:
-        return [await store.read(sequence) for sequence in range(6)]
-
-    @given(
-        st.lists(
-            st.tuples(st.integers(0, 5), st.binary(max_size=5)) | st.lists(st.integers(0, 5), max_size=4), max_size=12
-        )
-    )
-    async def test_archive_agrees_with_a_dict(self, steps: list) -> None:
-        archive = self.open()
-        model: dict[int, bytes] = {}
-        for step in steps:
-            if isinstance(step, tuple):
-                await archive.write(EPOCH, *step)
-                model[step[0]] = step[1]
-            else:
-                await archive.forget(EPOCH, step)
-                model = {sequence: page for sequence, page in model.items() if sequence not in step}
-            assert await self.content(archive) == [model.get(sequence) for sequence in range(6)]
-
-    @pytest.mark.parametrize(("cut", "is_there"), list(itertools.product(CUTS, [False, True])))
-    async def test_a_cut_write_leaves_the_old_page_or_the_new(self, cut: int, is_there: bool) -> None:
-        archive = self.open()
-        if is_there:
-            await archive.write(EPOCH, 1, b"old")
-        done, _ = await Cut(cut).run(lambda: archive.write(EPOCH, 1, b"new" * 1000))
-        found = await archive.read(1)
-        assert found in (b"old" if is_there else None, b"new" * 1000)
-        assert not done or found == b"new" * 1000
-        await archive.write(EPOCH, 1, b"new")
-        assert await archive.read(1) == b"new"
-
-    @pytest.mark.parametrize("cut", CUTS)
-    async def test_a_cut_forget_can_be_repeated(self, cut: int) -> None:
-        archive = self.open()
-        for sequence in range(4):
-            await archive.write(EPOCH, sequence, b"page")
-        await Cut(cut).run(lambda: archive.forget(EPOCH, [1, 2]))
-        await archive.forget(EPOCH, [1, 2, 2, 99])
-        assert (await self.content(archive))[:4] == [b"page", None, None, b"page"]
-
-    async def test_calls_side_by_side_lose_nothing(self) -> None:
-        archive = self.open()
-        await together(*(lambda s=s: archive.write(EPOCH, s, b"%d" % s) for s in range(6)))
-        assert await self.content(archive) == [b"%d" % sequence for sequence in range(6)]

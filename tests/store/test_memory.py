@@ -6,11 +6,11 @@ import numpy as np
 from contract import (
     EPOCH,
     JournalContract,
-    LedgerArchiveContract,
     record_of,
     tags_of,
 )
 from contract_inbox import InboxContract, rows_for
+from contract_ledger import LedgerArchiveContract
 from contract_registry import RegistryContract
 
 from gateway.store.memory import MemoryInbox, MemoryJournal, MemoryLedgerArchive, MemoryRegistry

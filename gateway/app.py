@@ -237,6 +237,7 @@ class Worker:
             presence=self.presence,
             wait_registered=self.stores.wait_written,
             pages=self.pages,
+            desk=self.stores.desk(self.devices, self.home, self.clock),
         )
         self.desk = build_desk(self)
         self.rpc = RpcListener(
@@ -497,7 +498,7 @@ def app_view(index: int, app: App) -> AppView:
         CHANNEL_NAMES[name]: vendors.REGISTRY[name].vendor(settings).check_token
         for name, settings in app.vendors.items()
     }
-    return AppView(index, app.key, frozenset(checks), checks)
+    return AppView(index, app.key, frozenset(checks), checks, app.ttl_s_max)
 
 
 def server_context(listener: Listener) -> ssl.SSLContext:

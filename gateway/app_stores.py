@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -12,6 +13,7 @@ import trio
 
 from gateway.actors.ledger import LedgerActor, MemoryPages, PageSource
 from gateway.actors.registry import RegistryActor
+from gateway.actors.store_desk import StoreDesk
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
@@ -19,9 +21,11 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.segments import HashKey
 from gateway.errors import StoreError
+from gateway.observe.counting import ServiceCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.observe.store_counts import LedgerCounts, StoreCounts
+from gateway.store import backup
 from gateway.store.log_file import store_error
 from gateway.store.memory import MemoryInbox
 from gateway.store.sqlite_inbox import SqliteInbox
@@ -108,6 +112,40 @@ class Stores:
         )
         return self.ledger
 
+    def desk(self, devices: DeviceTable, home: Home, clock: Clock) -> StoreDesk:
+        """Who answers what is asked of the stores."""
+        return StoreDesk(
+            devices=devices,
+            registry=self.registry,
+            inbox=self.inbox,
+            epoch=self._epoch,
+            home=home,
+            clock=clock,
+            audit=ServiceCounts(self._metrics, self._log.bind(actor="stores")),
+            back_up=None if self.folder is None else self.back_up,
+        )
+
+    async def back_up(self, folder: Path) -> dict[str, int]:
+        """A copy of every store stands in the folder, which was not there or empty; name and bytes of each file.
+
+        Each database is held up while it is copied, the registry's sixteen one after another. Raises StoreError.
+        """
+        assert self.folder is not None
+        assert self._registry is not None
+        assert self._archive is not None
+        assert isinstance(self.inbox, SqliteInbox)
+        await self.flush()
+        await trio.to_thread.run_sync(backup.prepare, folder)
+        await trio.to_thread.run_sync(lambda: (folder / "registry").mkdir(mode=0o700))
+        copies = [(self._registry.turns, database) for database in self._registry.databases]
+        copies += [(self.inbox.turns, self.inbox.database), (self._archive.turns, self._archive.database)]
+        for turns, database in copies:
+            target = folder / database.path.relative_to(self.folder)
+            await turns.run(functools.partial(database.copy_to, target))
+        others = {"hash.key": self.folder / "hash.key", "apps.json": self.folder / "apps.json"}
+        others |= files_elsewhere(self._config)
+        return await trio.to_thread.run_sync(lambda: backup.finish(folder, others=others))
+
     def _check_apps(self, apps: list[str]) -> None:
         """Rows and pages know apps by their place in the configuration. Raises StoreError where that has changed."""
         assert self.folder is not None
@@ -176,6 +214,12 @@ class Stores:
         if self._archive is not None and self.ledger is not None:
             self._metrics.store_bytes.set(self._archive.file_bytes(), "ledger")
             self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+
+
+def files_elsewhere(config: Config) -> dict[str, Path]:
+    """What belongs to a backup and does not stand in the store folder: message ids and tasks are checked with it."""
+    secret = config.gateway.message_id_secret
+    return {"message_id.secret": config.gateway.data_dir / "message_id.secret"} if secret is None else {}
 
 
 def _write_secret(path: Path, data: bytes) -> None:

@@ -280,6 +280,7 @@ class App(Section, frozen=True, kw_only=True):
     durability: Literal["memory", "disk"] = "memory"
     strategy: Strategy = 1
     connections_max: Count = 1_000_000
+    ttl_s_max: Literal[259_200, 604_800, 3_456_000] = 3_456_000
     marketing_categories: list[str] = msgspec.field(default_factory=list)
     vendors: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
 

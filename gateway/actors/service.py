@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import trio
 
+from gateway.actors import store_desk
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
 from gateway.actors.ledger import MemoryPages, PageSource
 from gateway.actors.presence import Presence
@@ -29,6 +30,7 @@ from gateway.actors.task_reports import TaskReports
 from gateway.batch import Submission
 from gateway.clock import Clock, DevelopmentClock
 from gateway.columns import Bool, TextColumn
+from gateway.content import TTL_S_MAX, Fault
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.identity import device_password
@@ -62,6 +64,16 @@ class AppView(NamedTuple):
     key: str
     channels: frozenset[Channel]
     check_token: Mapping[Channel, Callable[[str], str]]
+    ttl_s_max: int = TTL_S_MAX
+
+    def content_faults(self, requested: Requested, submit: messages.Submit) -> Mapping[int, Fault]:
+        """Faults of contents: those that could not be read, and those that want to live longer than the app's may."""
+        faults = dict(requested.content_faults)
+        for position, variant in enumerate(submit.contents):
+            if variant.ttl_s > self.ttl_s_max:
+                text = f"ttl_s is {variant.ttl_s}, limit {self.ttl_s_max} (apps.ttl_s_max)"
+                faults.setdefault(position, Fault("ttl_s", text))
+        return faults
 
     def check_tokens(self, channel: Channel, tokens: TextColumn) -> Bool | str:
         """(n,) true where a token has the form of the channel's; a text where the app has no such channel."""
@@ -101,6 +113,7 @@ class Service:
         presence: Presence,
         wait_registered: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         pages: PageSource | None = None,
+        desk: store_desk.StoreDesk | None = None,
     ) -> None:
         self._apps = {app.key: app for app in apps}
         self._by_index = list(apps)
@@ -114,6 +127,7 @@ class Service:
         self._newest_secret = newest_secret
         self._presence = presence
         self._wait_registered = wait_registered
+        self._desk = desk
         self._reports = TaskReports(pages or MemoryPages(home), clock)
         self._nursery: trio.Nursery | None = None
         self._streams = ReceiptStreams(home)
@@ -172,6 +186,14 @@ class Service:
                 self._start(self._report, connection, message)
             case messages.RegisterDevices() as message:
                 self._start(self._register, connection, message, self._app(connection))
+            case (
+                messages.EraseDevices()
+                | messages.BlockDevices()
+                | messages.StoredRows()
+                | messages.PurgeStored()
+                | messages.Backup()
+            ) as message:
+                self._start(self._at_desk, connection, message)
             case messages.Device() as message:
                 self._start(self._device, connection, message)
             case messages.DeviceStatus() as message:
@@ -220,7 +242,7 @@ class Service:
             return
         with self._counted_outcome():
             self._check_room()
-            submission = check_submit(submit, app.check_tokens, content_faults=requested.content_faults)
+            submission = check_submit(submit, app.check_tokens, content_faults=app.content_faults(requested, submit))
             digest = submit_digest(submit) if submit.request_id else b""
             self._take_in(connection, requested, submit, submission, app, digest)
 
@@ -231,7 +253,7 @@ class Service:
         with self._counted_outcome():
             self._check_room()
             submission = await _in_steps(
-                check_submit_in_steps(submit, app.check_tokens, content_faults=requested.content_faults)
+                check_submit_in_steps(submit, app.check_tokens, content_faults=app.content_faults(requested, submit))
             )
             digest = await _in_steps(submit_digest_in_steps(submit)) if submit.request_id else b""
             self._take_in(connection, requested, submit, submission, app, digest)
@@ -270,6 +292,15 @@ class Service:
             connection.grant(submit.n, requested.payload_bytes)
 
         self._intake.submit(app.number, submission, reply, digest=digest)
+
+    # -- stores
+
+    async def _at_desk(self, connection: RpcConnection, message: store_desk.Request) -> None:
+        if self._desk is None:
+            raise BadRequest("kind", "this gateway has no stores", code="not_found")
+        key = connection.session.app_key or getattr(message, "app_key", "")
+        app = self._named_app(connection, key).number if key else None
+        connection.answer(await self._desk.answer(message, app, key))
 
     # -- tasks
 

@@ -159,6 +159,8 @@ class Database:
         """
         if path.exists():
             raise StoreError(str(path), "is there already")
+        # What an earlier call of the same turn wrote is durable before it is copied.
+        self.commit()
         with named_errors(str(path)):
             copy = sqlite3.connect(path)
             try:

@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROFILE ?= dev
+# processes that tests run in: one more than cores, because many tests wait for sockets and timers. JOBS=0: in this one
+JOBS ?= $(shell echo $$(( $$(nproc) + 1 )))
 # make fuzz: the seed is printed, so that a failure can be repeated with SEED=n
 ifndef SEED
 SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
@@ -50,7 +52,7 @@ demo: install  ## simulators, gateway and devices; every message accounted for
 	@$(BIN)/pushgw demo $(ARGS)
 
 test: install  ## all tests; PROFILE=ci looks longer
-	@PROFILE=$(PROFILE) $(BIN)/python -m pytest $(ARGS)
+	@PROFILE=$(PROFILE) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: install  ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -63,7 +65,7 @@ format: install  ## what check wants of the layout
 
 fuzz: install  ## property tests with FUZZ_EXAMPLES each and a printed SEED
 	@echo "fuzz: SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(FUZZ_TESTS)"
-	@PROFILE=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) -m hypothesis $(FUZZ_TESTS) $(ARGS)
+	@PROFILE=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) -n $(JOBS) --dist worksteal -m hypothesis $(FUZZ_TESTS) $(ARGS)
 	@echo "fuzz: passed, SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES)"
 
 bench: install  ## one benchmark, NAME=core

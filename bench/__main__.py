@@ -23,6 +23,8 @@ BENCHMARKS = {
     "durable": "bench.durable",
     "registry": "bench.registry",
     "inbox": "bench.inbox",
+    "longlink": "bench.longlink",
+    "render": "bench.render",
 }
 
 

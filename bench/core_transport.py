@@ -16,6 +16,7 @@ from gateway.columns import U8, U16
 from gateway.core.devices import DeviceTable
 from gateway.ledger import Channel
 from gateway.net.edge_table import FLAG_QOS_1, FLAG_SUBSCRIBED
+from gateway.wire.h2.connection import ClientConnection
 from gateway.wire.h2.frames import ACK, END_HEADERS, END_STREAM, FrameType
 from gateway.wire.mqtt.session import SessionState
 from gateway.wire.rpc import codec, proof
@@ -33,6 +34,28 @@ _STATUS_200 = 0x88
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">L", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">L", stream) + payload
+
+
+def greeting() -> bytes:
+    """What a vendor says first: its settings, ours acknowledged, a window that never stops a burst."""
+    settings = _frame(FrameType.SETTINGS, 0, 0, _SETTINGS) + _frame(FrameType.SETTINGS, ACK, 0, b"")
+    return settings + _frame(FrameType.WINDOW_UPDATE, 0, 0, struct.pack(">L", _WINDOW))
+
+
+def good_answers(machine: ClientConnection, answered: int, sent: int) -> bytes:
+    """`:status 200` to requests answered..sent of the connection, and credit where it wants some."""
+    n = sent - answered
+    assert n <= STREAMS_MAX, f"{n} streams open, limit {STREAMS_MAX}"
+    data = bytearray(_frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 0, bytes([_STATUS_200])) * n)
+    ids = np.arange(answered * 2 + 1, sent * 2 + 1, 2).astype(">u4")
+    np.frombuffer(data, np.uint8).reshape(n, 10)[:, 5:9] = ids.view(np.uint8).reshape(n, 4)
+    if not answered:
+        # The client allows no header table: the first block says that it is empty (RFC 7541 section 4.2).
+        data = _frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 1, bytes([0x20, _STATUS_200])) + data[10:]
+    window = machine.send_window()
+    if window < _WINDOW // 2:
+        return _frame(FrameType.WINDOW_UPDATE, 0, 0, struct.pack(">L", _WINDOW - window)) + data
+    return bytes(data)
 
 
 class CountingStream(trio.abc.Stream):
@@ -86,8 +109,7 @@ class CountingStream(trio.abc.Stream):
         if not self._has_greeted:
             self._has_greeted = True
             await trio.lowlevel.checkpoint()
-            greeting = _frame(FrameType.SETTINGS, 0, 0, _SETTINGS) + _frame(FrameType.SETTINGS, ACK, 0, b"")
-            return greeting + _frame(FrameType.WINDOW_UPDATE, 0, 0, struct.pack(">L", _WINDOW))
+            return greeting()
         while self._sent == self._answered:
             self._bell = trio.Event()
             await self._bell.wait()
@@ -95,19 +117,9 @@ class CountingStream(trio.abc.Stream):
         return self._answers()
 
     def _answers(self) -> bytes:
-        n = self._sent - self._answered
-        assert n <= STREAMS_MAX, f"{n} streams open, limit {STREAMS_MAX}"
-        data = bytearray(_frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 0, bytes([_STATUS_200])) * n)
-        ids = np.arange(self._answered * 2 + 1, self._sent * 2 + 1, 2).astype(">u4")
-        np.frombuffer(data, np.uint8).reshape(n, 10)[:, 5:9] = ids.view(np.uint8).reshape(n, 4)
-        if not self._answered:
-            # The client allows no header table: the first block says that it is empty (RFC 7541 section 4.2).
-            data = _frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 1, bytes([0x20, _STATUS_200])) + data[10:]
+        data = good_answers(self._connection.machine, self._answered, self._sent)
         self._answered = self._sent
-        window = self._connection.machine.send_window()
-        if window < _WINDOW // 2:
-            return _frame(FrameType.WINDOW_UPDATE, 0, 0, struct.pack(">L", _WINDOW - window)) + data
-        return bytes(data)
+        return data
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -10,7 +10,7 @@ bench/vendor_strict_client.py). A line gives the median of its rounds, and the s
     new_tokens_5_percent_dead       no token is proven, one in twenty is dead: rows per second with probing over those
                                     without, rounds alternating
     neighbour_of_*                  p99 from the intended submit to the verdict at one app's vendor while the vendor of
-                                    another app has a fault, over that of the window without; windows alternate
+                                    another app has a fault, over that of the window without it; windows alternate
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class StrictBench:
     def queued(self, content: str) -> Line:
         rows = 30_000 if self._options.smoke else QUEUED_ROWS
         progress(f"vendor queued_{content}: {rows:,} rows wait in the lane ...")
-        with self._simulators("queued", apns={}) as ready:
+        with simulators(self._folder / "queued", apns={}) as ready:
             app = self._app(ready)
             # One submit more, which warms up.
             figures = self._client(job="queued", apps=[app], rows=rows + app.tokens, content=content)
@@ -109,7 +109,7 @@ class StrictBench:
     def latency(self) -> Line:
         rows = 1_000 if self._options.smoke else DRAIN_ROWS
         progress(f"vendor latency_added: {self._rounds} rounds of {self._seconds(LATENCY_S):g} s, open loop ...")
-        with self._simulators("latency", apns={}) as ready:
+        with simulators(self._folder / "latency", apns={}) as ready:
             app = self._app(ready, settings={"connections_max": 1})
             seconds = self._seconds(LATENCY_S)
             report, calibration = self._calibrated(job="latency", apps=[app], rows=rows, seconds=seconds)
@@ -135,7 +135,7 @@ class StrictBench:
         states: Line = {}
         before = calibrate()
         fates = [{"fate": "BadDeviceToken", "share": DEAD_SHARE}]
-        with self._simulators("probing", apns={"fates": fates}) as ready:
+        with simulators(self._folder / "probing", apns={"fates": fates}) as ready:
             for number in range(self._rounds):
                 # Whoever is first has the cold caches; so they take turns.
                 for probes in (True, False) if number % 2 == 0 else (False, True):
@@ -161,9 +161,9 @@ class StrictBench:
 
     def neighbours(self, faults: dict[str, dict[str, Any] | None]) -> dict[str, Line]:
         seconds = self._seconds(WINDOW_S)
-        progress(f"vendor neighbours: {self._rounds} rounds of {len(faults) + 1} windows of {seconds:g} s ...")
+        progress(f"vendor neighbours: {self._rounds} rounds of {2 * len(faults)} windows of {seconds:g} s ...")
         limits = {"device_messages_per_minute": 0, "device_messages_per_hour": 0}
-        with self._simulators("near", apns={}) as near, self._simulators("far", fcm=limits) as far:
+        with simulators(self._folder / "near", apns={}) as near, simulators(self._folder / "far", fcm=limits) as far:
             gone = far | {"fcm": far["fcm"] | {"port": closed_port()}}
             far_faults = {name: fault and {"simulator": "fcm", **fault} for name, fault in faults.items()}
             report, calibration = self._calibrated(
@@ -185,10 +185,9 @@ class StrictBench:
                 faults=far_faults,
             )
         assert report["not_conserved"] == 0
-        base = report["windows"]["none"]
         lines = {}
         for name in faults:
-            windows = report["windows"][name]
+            windows, base = report["windows"][name]["with"], report["windows"][name]["without"]
             ratios = [with_["p99_ms"] / without["p99_ms"] for with_, without in zip(windows, base, strict=True)]
             lines[name] = {
                 "rate_per_s": RATE_PER_S,
@@ -230,23 +229,23 @@ class StrictBench:
         report: Line = json.loads(done.stdout)
         return report
 
-    @contextlib.contextmanager
-    def _simulators(self, name: str, **tables: Line) -> Iterator[Line]:
-        """A process with the simulators of these tables; yields its ready line."""
-        folder = self._folder / name
-        folder.mkdir(exist_ok=True)
-        config = folder / "simulators.toml"
-        config.write_text(to_toml({"received": {"requests_kept": 0}, **tables}))
-        command = [sys.executable, "-m", "bench.simulators", "--config", str(config), "--dir", str(folder)]
-        process = subprocess.Popen(
-            [*command, "--json", "--exit-with-parent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert process.stdout is not None
-            yield json.loads(process.stdout.readline())
-        finally:
-            process.terminate()
-            process.communicate(timeout=10)
+
+@contextlib.contextmanager
+def simulators(folder: Path, **tables: Line) -> Iterator[Line]:
+    """A process with the simulators of these tables; yields its ready line."""
+    folder.mkdir(exist_ok=True)
+    config = folder / "simulators.toml"
+    config.write_text(to_toml({"received": {"requests_kept": 0}, **tables}))
+    command = [sys.executable, "-m", "bench.simulators", "--config", str(config), "--dir", str(folder)]
+    process = subprocess.Popen(
+        [*command, "--json", "--exit-with-parent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
 
 
 def _spread(name: str, rounds: list[Line]) -> Line:

@@ -43,6 +43,7 @@ from gateway.client.requests import UNSENT, little_endian, texts
 from gateway.columns import U8, TextColumn
 from gateway.config import load_config
 from gateway.content import Variant
+from gateway.core.breaker import BreakerState
 from gateway.ledger import CHANNEL_NAMES, State
 from gateway.wire.rpc.messages import Submit
 
@@ -50,6 +51,8 @@ SUBMIT_ROWS = 10_000
 TICK_S = 0.004
 #: Rows of the vendor with the fault end after so long, so that one window leaves little to the next.
 FAR_TTL_S = 3
+#: Submitted until its breaker is closed again.
+TRIAL_ROWS = 10
 _POLL_S = 0.005
 _RUN_TIMEOUT_S = 300.0
 
@@ -223,29 +226,44 @@ async def latency(site: Site) -> Line:
 
 
 async def neighbours(site: Site) -> Line:
-    """Rounds of windows, one without and one with each fault; figures are of the first app."""
+    """Rounds of two windows per fault, without and with it, in turn first; figures are of the first app.
+
+    Each window with a fault has one without beside it: the machine is another one half a minute later.
+    """
     site.worker.gate.set()
     watch = Stopwatch(site.worker, site.worker.vendor_lanes[0], [])
     rate, far, gone = site.job.rate_per_s, 1, 2
-    windows: dict[str, list[Line]] = {name: [] for name in ("none", *site.job.faults)}
+    windows: dict[str, dict[str, list[Line]]] = {name: {"with": [], "without": []} for name in site.job.faults}
     with watch:
         # Warm-up: connections, credentials, templates.
         await _open_loop(site, {0: rate, far: rate}, watch, seconds=min(1.0, site.job.seconds))
         await site.until_final()
-        for _ in range(site.job.rounds):
+        for number in range(site.job.rounds):
             for name, kept in windows.items():
-                fault = site.job.faults.get(name)
-                if fault is not None:
-                    await trio.to_thread.run_sync(_control, site.job.apps[far].ready, "PUT", fault)
-                is_gone = name != "none" and fault is None
-                watch.reset()
-                await _open_loop(site, {0: rate, gone if is_gone else far: rate}, watch)
-                if fault is not None:
-                    await trio.to_thread.run_sync(_control, site.job.apps[far].ready, "DELETE", None)
-                await site.until_final()
-                kept.append(percentiles(watch.whole_s))
+                for is_faulty in (False, True) if number % 2 == 0 else (True, False):
+                    fault = site.job.faults[name] if is_faulty else None
+                    other = gone if is_faulty and fault is None else far
+                    if fault is not None:
+                        await trio.to_thread.run_sync(_control, site.job.apps[far].ready, "PUT", fault)
+                    watch.reset()
+                    await _open_loop(site, {0: rate, other: rate}, watch)
+                    if fault is not None:
+                        await trio.to_thread.run_sync(_control, site.job.apps[far].ready, "DELETE", None)
+                    await site.until_final()
+                    if fault is not None:
+                        await _make_well(site, far)
+                    kept["with" if is_faulty else "without"].append(percentiles(watch.whole_s))
     metrics = site.worker.metrics
     return {"windows": windows, "states": site.counts(), "not_conserved": metrics.rows_not_conserved.value()}
+
+
+async def _make_well(site: Site, app: int) -> None:
+    """The app's vendor is sent to again: a breaker left open would spare the next windows the work of its rows."""
+    breaker = site.worker.vendor_lanes[app].pool.breaker
+    while breaker.state is not BreakerState.CLOSED:
+        for rows, frame, _ in site.submits(app, TRIAL_ROWS, TRIAL_ROWS, ttl_s=FAR_TTL_S):
+            site.put(app, rows, frame)
+        await site.until_final()
 
 
 async def _open_loop(site: Site, rates: dict[int, float], watch: Stopwatch, *, seconds: float | None = None) -> None:
@@ -299,6 +317,8 @@ def _config(job: Job, folder: Path) -> Any:
             "devices": {"devices_max": max(devices, 1000), "token_bytes_max": devices * 256 + (1 << 20)},
             "rpc": {"listeners": [], "credit_rows": 8_000_000, "credit_bytes": 1 << 31, "frames_bytes_max": 1 << 31},
             "http": {"address": "tcp://127.0.0.1:0"},
+            # An opening is not doubled here: each window with a fault is to be the first of its day.
+            "breaker": {"open_s_max": 5.0},
             "http2": {"request_timeout_s": 4.0 if job.job == "neighbours" else 30.0},
             "long_link": {"listeners": []},
             "apps": apps,

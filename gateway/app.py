@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import signal
-import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ import trio
 
 import vendors
 from gateway.actors.device_owner import DeviceOwner
-from gateway.actors.inbox import InboxActor
+from gateway.actors.device_passing import DevicePassing
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
 from gateway.actors.long_link import LongLink
@@ -39,7 +37,12 @@ from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
 from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
+from gateway.app_doors import Doors
+from gateway.app_leaving import leave
+from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
+from gateway.app_siblings import Siblings
+from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
@@ -60,10 +63,10 @@ from gateway.core.admission import Admission
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.options import AppDefaults
+from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
-from gateway.errors import ConfigError
-from gateway.ledger import CHANNEL_NAMES, OPEN_STATES, State
-from gateway.net import tls
+from gateway.core.report import open_rows
+from gateway.ledger import CHANNEL_NAMES, State
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -77,7 +80,7 @@ from gateway.observe.counting import (
 from gateway.observe.log import Level, Log
 from gateway.observe.loop_lag import StepWatch, watch_lag
 from gateway.observe.metrics import Metrics
-from gateway.observe.scrape import Scrape
+from gateway.observe.scrape import Scrape, SharedScrape
 from gateway.store.memory import MemoryJournal
 
 #: Rows routed in one step: about a millisecond at the rates of docs/performance.md.
@@ -85,7 +88,6 @@ ROUTE_SLICE_ROWS = 5120
 #: New objects between two looks of the garbage collector: half a millisecond each, and rarely anything to find, since
 #: rows are columns and content structs hold no cycles.
 _YOUNG_OBJECTS = 10_000
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: A worker that runs alone owns everything from the first epoch on.
 FIRST_EPOCH = OwnershipEpoch(1)
 
@@ -110,17 +112,31 @@ class LinkApp:
 class Worker:
     """One worker's actors. Built, then `run` once."""
 
-    def __init__(self, config: Config, *, log: Log | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        log: Log | None = None,
+        metrics: Metrics | None = None,
+        siblings: Siblings | None = None,
+    ) -> None:
+        """siblings: what a worker among several has beside; config is then its share (config_shares.py)."""
         self.config = config
+        self.siblings = siblings
         self.metrics = metrics or Metrics(label_values_max=config.observe.label_values_max)
         self.log = log or make_log(config, self.metrics)
-        self.clock: Clock = DevelopmentClock() if config.dev.clock else SystemClock()
+        offset_s = 0.0 if siblings is None else siblings.clock_offset_s
+        self.clock: Clock = DevelopmentClock(offset_s) if config.dev.clock else SystemClock()
         self.app_secrets = {app.key: tuple(secret.read() for secret in app.secrets) for app in config.apps}
         self.admin_keys = () if config.operator.admin_key is None else (config.operator.admin_key.read(),)
         self.step_watch = StepWatch(self.metrics, step_s_max=config.gateway.step_ms_max / 1000)
         self.metrics.started_unix_s.set(self.clock.unix_ms() / 1000)
         self._stopping = trio.Event()
+        self._spread_s = 0.0
+        self.doors = Doors(siblings)
+        self._scrape = Scrape(self.metrics, [self._refresh_gauges])
         self._is_ready = False
+        self._nursery: trio.Nursery | None = None
         self.ceiling = Ceiling(config.http2.connections_max)
         self._build_core()
         self.vendor_lanes = [lane for index, app in enumerate(config.apps) for lane in self._build_vendors(index, app)]
@@ -138,7 +154,7 @@ class Worker:
         keys = [app.key for app in config.apps]
         self.home = Home(
             secret=secret,
-            journal=config.gateway.node,
+            journal=journal_of(config.gateway.node, 0 if self.siblings is None else self.siblings.place.worker),
             observer=HomeCounts(metrics),
             ledger_bytes_max=config.ledger.ledger_memory_bytes_max,
             rows_open_max=config.gateway.open_rows_max,
@@ -150,12 +166,13 @@ class Worker:
         self.devices = DeviceTable(device_limits(config), self.stores.hash_key())
         self.stores.follow(self.devices)
         self.inbox_store = self.stores.inbox
-        self.inbox = InboxActor(
-            store=self.inbox_store, epoch=FIRST_EPOCH, home=self.home, clock=clock, on_error=self.stores.on_inbox_error
-        )
+        self.inbox = self.stores.inbox_actor(self.home, clock)
         self.renderer = Renderer(
-            templates_max=config.lanes.templates_max, downlink_payload_bytes_max=config.long_link.payload_bytes_max
+            templates_max=config.lanes.templates_max,
+            downlink_payload_bytes_max=config.long_link.payload_bytes_max,
+            address_secret=secret,
         )
+        defaults = [AppDefaults(app.strategy, frozenset(app.marketing_categories)) for app in config.apps]
         self.router = Router(
             home=self.home,
             devices=self.devices,
@@ -163,11 +180,12 @@ class Worker:
             renderer=LinkRenderer(self.renderer),
             clock=clock,
             observer=RouterCounts(metrics),
-            defaults=[AppDefaults(app.strategy, frozenset(app.marketing_categories)) for app in config.apps],
+            defaults=defaults,
             slice_rows=ROUTE_SLICE_ROWS,
             parked_rows_max=config.lanes.parked_rows_max,
             strategy4_wait_s=config.retry.strategy4_wait_s,
         )
+        self.joint = None if self.siblings is None else Joint(self, self.siblings, defaults)
         self.journal = MemoryJournal()
         self.intake = Intake(
             home=self.home,
@@ -209,12 +227,17 @@ class Worker:
             clock=self.clock,
             observer=OwnerCounts(metrics, [app.key for app in config.apps]),
             connections_max=[app.connections_max for app in config.apps],
+            **online_counts(self.siblings),
         )
         self._link_settings = within_files_limit(self, long_link_settings(config))
         self._link_apps = {app.key: LinkApp(index, self.app_secrets[app.key]) for index, app in enumerate(config.apps)}
         self.admission = Admission(self._link_apps, admission_limits(config))
         bans_file = config.long_link.bans_file
         self.bans_watch = None if bans_file is None else BansWatch(self, bans_file)
+        self.passing: DevicePassing | None = None
+        if self.siblings is not None and self.joint is not None:
+            place, peers = self.siblings.place, self.siblings.peers
+            self.passing = DevicePassing(place, peers, self.joint.ownership, lambda: self.long_link)
         self._connect_link()
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
         self.presence = Presence(
@@ -232,17 +255,19 @@ class Worker:
             clock=self.clock,
             observer=ServiceCounts(metrics, self.log.bind(actor="operator")),
             status=self.status,
-            check_room=self.router.check_room,
+            check_room=self._check_room,
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
             presence=self.presence,
             wait_registered=self.stores.wait_written,
             pages=self.pages,
-            desk=self.stores.desk(self.devices, self.home, self.clock),
+            # Devices and rows of other workers would be missing.
+            desk=self.stores.desk(self.devices, self.home, self.clock) if config.gateway.workers == 1 else None,
         )
+        self.front = self.service if self.joint is None else self.joint.serve(self.service)
         self.desk = build_desk(self)
         self.rpc = RpcListener(
             limits=rpc_limits(config),
-            service=self.service,
+            service=self.front,
             observer=RpcCounts(metrics),
             look_up_secret=self._look_up_secret,
             connections_max=config.rpc.connections_max,
@@ -251,10 +276,21 @@ class Worker:
             frames_bytes_max=config.rpc.frames_bytes_max,
         )
 
+    def _check_room(self) -> None:
+        """Raises Overloaded when too many rows are parked, here or for other workers."""
+        self.router.check_room()
+        if self.joint is not None:
+            self.joint.spread.check_room()
+
     def _connect_link(self) -> None:
         # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
         self.long_link = LongLink(
-            self._link_settings, self._link_apps, self.owner, admission=self.admission, clock=trio.current_time
+            self._link_settings,
+            self._link_apps,
+            self.owner,
+            admission=self.admission,
+            clock=trio.current_time,
+            elsewhere=self.passing,
         )
         self.router.connect_link(self.long_link)
 
@@ -273,19 +309,9 @@ class Worker:
     async def run(self, ready: Callable[[Ready], None] | None = None) -> None:
         """Serves until `stop`, then drains. If cancelled: closes at once and drains nothing."""
         trio.lowlevel.add_instrument(self.step_watch)
-        try:
-            await self._run(ready)
-        finally:
-            self.stores.close()
-
-    async def _run(self, ready: Callable[[Ready], None] | None) -> None:
-        await self.stores.load()
-        async with trio.open_nursery() as nursery:
-            if self.stores.registry is not None:
-                self._supervise(nursery, "registry", self.stores.registry.run)
-            if self.stores.ledger is not None:
-                self.owner.ask_archive = self.stores.ledger.late
-                self._supervise(nursery, "ledger", self.stores.ledger.run)
+        async with self.stores.opened(), trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self.stores.start(functools.partial(self._supervise, nursery), self.owner)
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "inbox sweep", self.inbox.sweep)
@@ -310,14 +336,37 @@ class Worker:
             self._announce(addresses)
             if ready is not None:
                 ready(addresses)
+            if self.siblings is not None:
+                self.siblings.control.ready()
             await self._stopping.wait()
             await self._drain()
             await self.stores.flush()
             nursery.cancel_scope.cancel()
+        if self.passing is not None:
+            self.passing.close()
 
-    def stop(self) -> None:
-        """`run` drains and returns. A second call changes nothing."""
+    def stop(self, spread_s: float = 0.0) -> None:
+        """`run` drains and returns; devices are closed evenly over spread_s. A second call changes nothing."""
+        if not self._stopping.is_set():
+            self._spread_s = spread_s
         self._stopping.set()
+
+    async def refresh(self) -> None:
+        """Gauges say how it is now."""
+        await self._scrape.refresh()
+
+    async def leave(self, spread_s: float, *, may_lose: bool) -> dict[str, int]:
+        """As `app_leaving.leave`: stops for a restart, or returns the rows because of which it goes on."""
+        return await leave(self, spread_s, may_lose=may_lose)
+
+    async def reopen(self) -> None:
+        """What `leave` closed is open again, at the same addresses."""
+        assert self._nursery is not None
+        if self.config.long_link.listeners:
+            self.long_link.listen()
+        self.doors = self.doors.reopened()
+        await self._open_doors(self._nursery)
+        self.rpc.end_shutdown()
 
     def _supervise(self, nursery: trio.Nursery, name: str, run: Callable[[], Awaitable[None]]) -> None:
         observer = SupervisorCounts(self.metrics, self.log)
@@ -325,11 +374,13 @@ class Worker:
 
     async def _listen(self, nursery: trio.Nursery) -> Ready:
         config = self.config
-        rpc = [await self._serve_rpc(nursery, listener, "rpc") for listener in config.rpc.listeners]
-        operator_listener = Listener(address=Address("unix", path=str(config.operator_socket)))
-        operator = await self._serve_rpc(nursery, operator_listener, "operator", is_operator=True)
-        if config.operator.address is not None:
-            await self._serve_rpc(nursery, Listener(address=config.operator.address), "operator")
+        await self._open_operator(nursery)
+        if self.siblings is not None and self.passing is not None:
+            self.passing.listen()
+            self.siblings.peers.watch(self.passing)
+            self._supervise(nursery, "device passing", self.passing.run)
+        if self.joint is not None:
+            await self.joint.start(nursery, self._supervise)
         links = self.long_link.listen() if config.long_link.listeners else []
         if links:
             bound = tuple(
@@ -341,44 +392,40 @@ class Worker:
             self._supervise(nursery, "long link", self._run_long_link)
             if self.bans_watch is not None:
                 self._supervise(nursery, "bans", self.bans_watch.run)
+        rpc, http = await self._open_doors(nursery)
         return Ready(
             rpc=rpc,
-            operator=operator,
-            http=await self._serve_http(nursery),
+            operator=f"unix://{config.operator_socket}",
+            http=http,
             long_link=[
                 str(Address(listener.address.scheme, host, port))
                 for listener, (host, port) in zip(config.long_link.listeners, links, strict=True)
             ],
         )
 
-    async def _serve_rpc(
-        self, nursery: trio.Nursery, listener: Listener, name: str, *, is_operator: bool = False
-    ) -> str:
-        address = listener.address
-        if address.scheme == "unix":
-            from gateway.net.unix import open_unix_listener
+    async def _open_operator(self, nursery: trio.Nursery) -> None:
+        """Where operators ask: themselves, or the supervisor for them (app_operator.py)."""
+        doors, config = Doors(None), self.config
+        converse = functools.partial(self.rpc.converse, name="operator", has_trusted_peer=True)
+        path = config.operator_socket if self.siblings is None else self.siblings.operator_socket
+        await doors.open(nursery, Listener(address=Address("unix", path=str(path))), converse)
+        if config.operator.address is not None and self.siblings is None:
+            converse = functools.partial(self.rpc.converse, name="operator")
+            await doors.open(nursery, Listener(address=config.operator.address), converse)
 
-            opened: list[Any] = [await open_unix_listener(address.path, mode=0o600)]
-            shown = str(address)
-        else:
-            opened = list(await trio.open_tcp_listeners(address.port, host=address.host))
-            host, port = opened[0].socket.getsockname()[:2]
-            shown = str(Address(address.scheme, host, port))
-            if address.scheme == "tls":
-                context = server_context(listener)
-                opened = [trio.SSLListener(each, context) for each in opened]
-        converse = functools.partial(self.rpc.converse, name=name, has_trusted_peer=is_operator)
-        nursery.start_soon(trio.serve_listeners, converse, opened)
-        return shown
-
-    async def _serve_http(self, nursery: trio.Nursery) -> str:
-        http = self.config.http
-        scrape = Scrape(self.metrics, [self._refresh_gauges])
-        server = HealthServer(scrape.page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
-        listeners = await trio.open_tcp_listeners(http.address.port, host=http.address.host)
-        nursery.start_soon(server.serve, listeners)
-        host, port = listeners[0].socket.getsockname()[:2]
-        return f"http://{host}:{port}"
+    async def _open_doors(self, nursery: trio.Nursery) -> tuple[list[str], str]:
+        """The addresses of RPC and HTTP."""
+        converse = functools.partial(self.rpc.converse, name="rpc")
+        rpc = [await self.doors.open(nursery, listener, converse) for listener in self.config.rpc.listeners]
+        shared = self.siblings
+        page = (
+            self._scrape.page
+            if shared is None
+            else SharedScrape(self.metrics, shared.columns, shared.control.refresh_all).page
+        )
+        http = HealthServer(page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
+        address = await self.doors.open(nursery, Listener(address=self.config.http.address), http.converse)
+        return rpc, address.replace("tcp:", "http:")
 
     def _announce(self, addresses: Ready) -> None:
         self.log.info("ready", **addresses._asdict())
@@ -392,15 +439,20 @@ class Worker:
         self.log.info("stopping", drain_s=budget_s)
         deadline = trio.current_time() + budget_s
         self.rpc.begin_shutdown()
+        if self.siblings is not None:
+            # Others are there to answer; alone, whoever connects now is told that we are shutting down.
+            self.doors.close()
         with trio.move_on_at(deadline):
             await self.intake.stop()
             await self._wait_idle()
-        self.long_link.stop(max(0.0, deadline - trio.current_time()))
+        self.long_link.stop(max(0.0, deadline - trio.current_time()), self._spread_s)
         async with trio.open_nursery() as nursery:
             for built in self.vendor_lanes:
                 nursery.start_soon(built.pool.drain, max(0.1, deadline - trio.current_time()))
             if self.config.long_link.listeners:
                 nursery.start_soon(self._wait_long_link, deadline)
+        if self.joint is not None:
+            await self.joint.flush(deadline)
         left = self._open_rows()
         self.log.info("stopped", rows_open=left, connections=len(self.rpc))
 
@@ -411,20 +463,22 @@ class Worker:
             await trio.sleep(0.01)
 
     async def _wait_long_link(self, deadline: float) -> None:
-        with trio.move_on_at(deadline + 1.0):
+        with trio.move_on_at(deadline + self._spread_s + 1.0):
             await self.long_link.wait_stopped()
 
     # -- seeing
 
     def _not_ready(self) -> list[str]:
-        return [] if self._is_ready else ["starting or stopping"]
+        own = [] if self._is_ready else ["starting or stopping"]
+        return own if self.siblings is None else own + self.siblings.control.not_ready
 
     def _open_rows(self) -> dict[str, int]:
-        counts = dict.fromkeys((state.name.lower() for state in sorted(OPEN_STATES)), 0)
-        for page in self.home.pages():
-            for state in OPEN_STATES:
-                counts[state.name.lower()] += int(page.counts[state])
-        return counts
+        return open_rows(self.home.pages())
+
+    def rows_to_lose(self) -> dict[str, int]:
+        """Rows that are in this process's memory alone, those that it holds for others included."""
+        held = {} if self.joint is None else self.joint.rows_held()
+        return {state: rows + held.get(state, 0) for state, rows in self._open_rows().items()}
 
     def _refresh_gauges(self) -> None:
         metrics = self.metrics
@@ -438,6 +492,8 @@ class Worker:
         metrics.inbox_swept.set(self.inbox.swept)
         metrics.rows_not_conserved.set(self.home.rows_not_conserved())
         self.stores.refresh_gauges()
+        if self.joint is not None:
+            self.joint.record()
         record_link(metrics, self.long_link.statistics())
         record_admission(metrics, self.admission)
         self.online_gauges.record(self.presence.counts())
@@ -501,14 +557,11 @@ def app_view(index: int, app: App) -> AppView:
     return AppView(index, app.key, frozenset(checks), checks, app.ttl_s_max)
 
 
-def server_context(listener: Listener) -> ssl.SSLContext:
-    """TLS for a listener. Raises ConfigError for files that cannot be used."""
-    try:
-        return tls.server_context(
-            str(listener.cert_file), None if listener.key_file is None else str(listener.key_file)
-        )
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("rpc.listeners[].cert_file", str(listener.cert_file), f"a certificate ({error})") from error
+def online_counts(siblings: Siblings | None) -> dict[str, Any]:
+    """How the owner of devices learns of those that are online elsewhere; nothing for a worker alone."""
+    if siblings is None:
+        return {}
+    return {"online_elsewhere": siblings.online_elsewhere, "set_online": siblings.set_online}
 
 
 def make_log(config: Config, metrics: Metrics) -> Log:
@@ -534,30 +587,8 @@ def serve(config: Config, *, ready: Callable[[dict[str, Any]], None] | None = No
     make_missing_secrets(config)
     # Threads (log pages, later the store) must not hold the loop up: DESIGN.md section 2, last rows of the table.
     sys.setswitchinterval(config.gateway.switch_interval_ms / 1000)
-    early: list[int] = []
-    for number in _END_SIGNALS:
-        # In force before the loop listens and after it has ended: one signal must not be lost and a second one must not
-        # turn a clean end into "killed".
-        signal.signal(number, lambda number, _: early.append(number))
-    trio.run(_serve, config, ready, early)
+    serve_until_signal(lambda: Worker(config), None if ready is None else lambda found: ready(found._asdict()))
     return 0
-
-
-async def _serve(config: Config, ready: Callable[[dict[str, Any]], None] | None, early: list[int]) -> None:
-    """The worker has run to its end; `early` holds the signals that came before this was called."""
-    worker = Worker(config)
-    with trio.open_signal_receiver(*_END_SIGNALS) as signals:
-        if early:
-            worker.stop()
-        async with trio.open_nursery() as nursery:
-
-            async def run() -> None:
-                await worker.run(None if ready is None else lambda addresses: ready(addresses._asdict()))
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(run)
-            async for _ in signals:
-                worker.stop()
 
 
 def load(path: str, **overrides: Any) -> Config:

@@ -34,7 +34,7 @@ def build_desk(worker: Worker) -> DeviceDesk:
     return DeviceDesk(
         requests=SignedRequests(worker.app_secrets, signing_limits(worker.config)),
         newest_secret=lambda app_key: worker.app_secrets[app_key][0],
-        register=lambda app_key, message: worker.service.register(message, app_key),
+        register=lambda app_key, message: worker.front.register(message, app_key),
         new_id=lambda: secrets.token_bytes(16),
         now=worker.clock.monotonic,
         now_unix_s=lambda: worker.clock.unix_ms() / 1000,
@@ -95,12 +95,12 @@ class BansWatch:
 def record_admission(metrics: Metrics, admission: Admission) -> None:
     """The admission's counts as metrics; just before a scrape."""
     for (app_key, rule), n in admission.refused.items():
-        metrics.logins_refused.cell(app_key, rule.value).set(n)
+        metrics.logins_refused.follow(n, app_key, rule.value)
     for app_key, uses in admission.secret_uses.items():
         for index, n in enumerate(uses.tolist()):
-            metrics.secret_uses.cell(app_key, str(index), "device").set(n)
+            metrics.secret_uses.follow(n, app_key, str(index), "device")
     metrics.failed_addresses.set(admission.n_addresses)
-    metrics.failed_addresses_forgotten.cell().set(admission.forgotten)
+    metrics.failed_addresses_forgotten.follow(admission.forgotten)
 
 
 class OnlineGauges:

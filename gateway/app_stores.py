@@ -7,10 +7,14 @@ import json
 import os
 import secrets
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
+from gateway.actors.device_owner import DeviceOwner
+from gateway.actors.inbox import InboxActor
 from gateway.actors.ledger import LedgerActor, MemoryPages, PageSource
 from gateway.actors.registry import RegistryActor
 from gateway.actors.store_desk import StoreDesk
@@ -159,7 +163,7 @@ class Stores:
         if len(apps) > len(known):
             _write_secret(path, json.dumps(apps).encode())
 
-    async def load(self) -> None:
+    async def _load(self) -> None:
         """The device table knows what the registry knows, new batches come behind archived ones. Raises StoreError,
         Overloaded."""
         if self.ledger is not None:
@@ -171,6 +175,29 @@ class Stores:
             started = time.perf_counter()
             await self.registry.load()
             self._metrics.registry_load_s.set(time.perf_counter() - started)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Inside, the device table and the home know what the stores know; afterwards the stores are closed.
+
+        Raises StoreError, Overloaded.
+        """
+        try:
+            await self._load()
+            yield
+        finally:
+            self.close()
+
+    def start(self, supervise: Callable[[str, Callable[[], Awaitable[None]]], None], owner: DeviceOwner) -> None:
+        """The actors behind the stores run."""
+        if self.registry is not None:
+            supervise("registry", self.registry.run)
+        if self.ledger is not None:
+            owner.ask_archive = self.ledger.late
+            supervise("ledger", self.ledger.run)
+
+    def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:
+        return InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
 
     async def wait_written(self) -> None:
         """What was registered so far is durable, where it is to be. Raises StoreError."""

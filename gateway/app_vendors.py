@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import random
 import ssl
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import trio
 
 import vendors
+from gateway.actors.borrowed_credential import BorrowedCredential
 from gateway.actors.credential_words import CredentialWords
 from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
 from gateway.actors.lane import LaneActor
@@ -62,11 +64,20 @@ class VendorLane(NamedTuple):
     app_index: int
     app: App
     channel: Channel
-    keeper: CredentialKeeper
+    keeper: CredentialKeeper | BorrowedCredential
     guard: TokenGuard
     pool: VendorPool
+    bucket: TokenBucket
     lanes: list[LaneActor]
     probe_lanes: list[ProbeLane]
+
+
+class Lenders(Protocol):
+    """Where a credential comes from that all workers share; see `app_links.py`."""
+
+    def share_credential(
+        self, name: str, keeper: CredentialKeeper, breaker: VendorBreaker
+    ) -> CredentialKeeper | BorrowedCredential: ...
 
 
 class Site(Protocol):
@@ -81,6 +92,9 @@ class Site(Protocol):
     renderer: Renderer
     router: Router
     ceiling: Ceiling
+
+    @property
+    def joint(self) -> Lenders | None: ...
 
 
 def build_vendor(
@@ -102,7 +116,8 @@ def build_vendor(
         clock=clock,
         observer=GuardCounts(site.metrics, log, app.key, channel),
     )
-    keeper = _keeper(site, app, name, settings, CredentialWords(site.metrics, log, app.key, channel, breaker))
+    own = _keeper(site, app, name, settings, CredentialWords(site.metrics, log, app.key, channel, breaker))
+    keeper = own if site.joint is None else site.joint.share_credential(f"{app.key}/{name}", own, breaker)
     open_stream = _stream_opener(config, app, name, settings, vendor)
     is_http2 = http_version(settings) == "2"
     pool = VendorPool(
@@ -118,7 +133,9 @@ def build_vendor(
         rate_per_s_max=settings.rate_per_s,
         ceiling=site.ceiling if is_http2 else None,
     )
-    bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic())
+    bucket, request_bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic()), None
+    if getattr(vendor, "rate_counts_requests", False):
+        bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
     observer = LaneCounts(site.metrics, log, channel)
     render = functools.partial(
         LaneRenderer, renderer=site.renderer, devices=site.devices, vendor=vendor, channel=channel
@@ -135,6 +152,7 @@ def build_vendor(
         "request_timeout_s": config.http2.request_timeout_s,
         "watch": VerdictWatch(breaker, guard),
         "device_gates": DeviceGates(),
+        "request_bucket": request_bucket,
     }
     has_probes = needs_probes(name, settings)
     for class_ in Class:
@@ -146,7 +164,7 @@ def build_vendor(
             way = ProbeWay(pool, wait_s=config.http2.probe_wait_s, clock=clock, observer=observer)
             probes = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), policy=policy, **shared)
             probe_lanes.append(probes)
-    return VendorLane(index, app, channel, keeper, guard, pool, lanes, probe_lanes)
+    return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes)
 
 
 def _keeper(

@@ -66,9 +66,10 @@ class SystemClock:
 class DevelopmentClock:
     """The machine's clocks plus an offset that only grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, offset_s: float = 0.0) -> None:
+        """offset_s: by how much the clocks of the other workers have been moved before this one was started."""
         self._system = SystemClock()
-        self._offset_s = 0.0
+        self._offset_s = offset_s
         self._scopes: set[trio.CancelScope] = set()
         #: The reading just before and just after each move.
         self._moves: list[tuple[float, float]] = []

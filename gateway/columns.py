@@ -111,14 +111,29 @@ class TextColumn:
     def take(self, rows: Rows) -> TextColumn:
         """The column of the rows at the given positions, in their order; positions may repeat."""
         n = len(rows)
-        if n and len(self) and n == int(rows[-1]) - int(rows[0]) + 1 and bool(np.all(np.diff(rows) == 1)):
-            first, last = int(rows[0]), int(rows[-1]) + 1
-            start, end = int(self.offsets[first]), int(self.offsets[last])
-            return TextColumn(self.blob[start:end], self.offsets[first : last + 1] - np.uint32(start))
+        if n and 0 <= int(rows[-1]) - int(rows[0]) + 1 - n <= n // _ROWS_PER_RUN_MIN:
+            breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+            if len(breaks) <= n // _ROWS_PER_RUN_MIN:
+                firsts = np.concatenate([rows[:1], rows[breaks]]).astype(np.int64)
+                lasts = np.concatenate([rows[breaks - 1], rows[-1:]]).astype(np.int64)
+                # Else positions of a narrow type wrapped round within a run.
+                if int((lasts - firsts).sum()) == n - len(firsts):
+                    return self._take_runs(rows, firsts, lasts)
         starts, ends = self.offsets[rows], self.offsets[1:][rows]
         blob = self.blob
         taken = [blob[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
         return TextColumn.from_rows(taken, ends - starts)
+
+    def _take_runs(self, rows: Rows, firsts: I64, lasts: I64) -> TextColumn:
+        """`take` where positions have few gaps, as when few of many rows are refused: a copy per run of neighbours."""
+        blob = self.blob
+        starts, ends = self.offsets[firsts].tolist(), self.offsets[lasts + 1].tolist()
+        if len(starts) == 1:
+            first, stop = int(firsts[0]), int(lasts[0]) + 1
+            return TextColumn(blob[starts[0] : ends[0]], self.offsets[first : stop + 1] - self.offsets[first])
+        offsets = np.zeros(len(rows) + 1, np.uint32)
+        np.cumsum(self.offsets[1:][rows] - self.offsets[rows], out=offsets[1:])
+        return TextColumn(b"".join([blob[a:b] for a, b in zip(starts, ends, strict=True)]), offsets)
 
     def part(self, start: int, stop: int) -> TextColumn:
         """The column of rows start..stop; no text is copied."""
@@ -162,6 +177,8 @@ class TextColumn:
 
 #: RFC 8259 section 7: control characters, those below, are escaped.
 _CONTROLS_END = 0x20
+#: Runs of neighbours are copied as one where so many rows share one on average; below, rows are sliced one by one.
+_ROWS_PER_RUN_MIN = 16
 
 #: One part of a byte string per row: the same bytes for all, a fixed-width column, or a ragged one.
 Piece: TypeAlias = bytes | U8 | TextColumn

@@ -39,6 +39,7 @@ __all__ = [
     "make_missing_secrets",
     "memory_budget",
     "message_id_secret",
+    "read_text",
     "vendor_settings",
 ]
 
@@ -61,8 +62,9 @@ def load_config(
     overrides: Mapping[str, Any] | None = None,
     vendors: Mapping[str, type[msgspec.Struct]] | None = None,
     with_files: bool = True,
+    text: bytes | None = None,
 ) -> Config:
-    """The checked configuration in a file.
+    """The checked configuration in a file. text: what was read from it before, instead of what it holds now.
 
     overrides: tables laid over those of the file before anything is checked; arrays replace arrays.
     vendors: the vendors' Settings, by default those of the registry. with_files: also check that each file and
@@ -71,7 +73,7 @@ def load_config(
     Raises ConfigFaults (a ConfigError) with every fault.
     """
     file = str(path)
-    table = _merge(_read_toml(Path(path)), overrides or {})
+    table = _merge(_read_toml(Path(path), text), overrides or {})
     reader = Reader(file, Path(path).resolve().parent, vendor_settings() if vendors is None else vendors)
     table.setdefault("apps", [])
     config = reader.struct(Config, table, "")
@@ -83,13 +85,18 @@ def load_config(
     return config
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_text(path: str | Path) -> bytes:
+    """What the file holds. Raises ConfigFaults."""
     try:
-        with path.open("rb") as stream:
-            return tomllib.load(stream)
+        return Path(path).read_bytes()
     except OSError as error:
         fault = ConfigError("(file)", error.strerror, "a readable TOML file", file=str(path))
         raise ConfigFaults([fault]) from error
+
+
+def _read_toml(path: Path, text: bytes | None) -> dict[str, Any]:
+    try:
+        return tomllib.loads((read_text(path) if text is None else text).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigFaults([ConfigError("(syntax)", str(error), "TOML 1.0", file=str(path))]) from error
 
@@ -154,7 +161,7 @@ def describe(config: Config) -> str:
     lines = ["ok", ""]
     if config.dev.clock:
         lines += ["WARNING: the development clock is on; never in production", ""]
-    lines.append(f"node {config.gateway.node}, {config.gateway.workers} worker, data in {config.gateway.data_dir}")
+    lines.append(f"node {config.gateway.node}, {config.gateway.workers} worker(s), data in {config.gateway.data_dir}")
     lines += [f"  rpc        {listener.address}" for listener in config.rpc.listeners]
     lines += [f"  long link  {listener.address}" for listener in config.long_link.listeners]
     lines += [f"  operator   unix://{config.operator_socket}"]

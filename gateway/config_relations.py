@@ -60,6 +60,8 @@ STREAM_BYTES = 64
 HELD_REMOVAL_BYTES = 16
 #: One socket of an HTTP/1.1 connection: a TLS object with its buffers, two tasks, a machine.
 SOCKET_BYTES = 96 << 10
+#: One request of many rows on its way over HTTP/1.1: a thousand tokens of 130 bytes, and the payload.
+LIST_BYTES = 160 << 10
 #: A request template with its parsed parts.
 TEMPLATE_BYTES = 4 << 10
 #: Metrics, logs, credentials, what is too small to have its own line.
@@ -108,7 +110,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
     links, bundles = vendor_connections_max(config, "2"), vendor_connections_max(config, "1.1")
     http1 = config.http1
     answer_bytes = http1.header_bytes_max + http1.body_bytes_max
-    bundle_bytes = http1.sockets_max * (SOCKET_BYTES + answer_bytes + REQUEST_BYTES) + http1.queue_max * REQUEST_BYTES
+    bundle_bytes = http1.sockets_max * (SOCKET_BYTES + answer_bytes + LIST_BYTES) + http1.queue_max * LIST_BYTES
     n_vendors = sum(len(app.vendors) for app in config.apps)
     # One lane per class, and as many for probes.
     n_lanes = sum(
@@ -217,6 +219,7 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("lanes.burst_rows_max", "lanes.lane_rows_max"),
     ("lanes.lane_rows_max", "gateway.open_rows_max"),
     ("lanes.parked_rows_max", "gateway.open_rows_max"),
+    ("links.parked_rows_max", "gateway.open_rows_max"),
     ("gateway.gather_rows_max", "gateway.open_rows_max"),
     ("rpc.submit_rows_max", "rpc.credit_rows"),
     ("rpc.submit_rows_max", "gateway.gather_rows_max"),
@@ -331,6 +334,9 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
             yield f"{path}.secrets", app.secrets, "at least one secret"
         if app.durability == "disk":
             yield f"{path}.durability", "disk", "'memory': the journal on disk is not part of this version"
+    if config.store.data_dir is not None and config.gateway.workers > 1:
+        expected = "no value: stores on the disk are for gateway.workers = 1 in this version"
+        yield "store.data_dir", str(config.store.data_dir), expected
     if config.dev.make_secrets and not config.dev.clock:
         yield "dev.make_secrets", True, "dev.clock = true beside it: both are for development only"
 

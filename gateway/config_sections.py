@@ -33,9 +33,9 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Gateway(Section, frozen=True, kw_only=True):
-    node: Annotated[int, Meta(ge=0, le=4095)] = 0
+    node: Annotated[int, Meta(ge=0, le=63)] = 0
     data_dir: Path
-    workers: Annotated[int, Meta(ge=1, le=1)] = 1
+    workers: Annotated[int, Meta(ge=1, le=16)] = 1
     memory_bytes_max: Annotated[int, Meta(ge=256 * MIB)] = 3 * GIB
     step_ms_max: Milliseconds = 2.0
     gather_ms: Annotated[float, Meta(ge=0, le=1000)] = 1.0
@@ -43,6 +43,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     batch_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 8 * MIB
     open_rows_max: Count = 4_000_000
     drain_s: Seconds = 10.0
+    restart_spread_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     switch_interval_ms: Milliseconds = 0.1
     message_id_secret: Secret | None = None
 
@@ -198,6 +199,7 @@ class Breaker(Section, frozen=True, kw_only=True):
     window_s: Seconds = 10.0
     rows_min: Count = 20
     failure_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    all_failing_s: Seconds = 1.0
     connect_failures_max: Count = 5
     credential_refusals_max: Count = 3
     open_s: Seconds = 5.0
@@ -223,6 +225,15 @@ class Lanes(Section, frozen=True, kw_only=True):
     templates_max: Count = 1024
 
 
+class Links(Section, frozen=True, kw_only=True):
+    """Between the workers of one machine; without effect where one runs alone."""
+
+    credit_rows: Count = 65_536
+    credit_bytes: Count = 8 * MIB
+    parked_rows_max: Count = 262_144
+    lease_s: Seconds = 3.0
+
+
 class Http2(Section, frozen=True, kw_only=True):
     """Connections to vendors that speak HTTP/2."""
 
@@ -242,7 +253,7 @@ class Http2(Section, frozen=True, kw_only=True):
     header_table_bytes: Annotated[int, Meta(ge=0, le=64 * KIB)] = 0
     encoder_table_bytes_max: Annotated[int, Meta(ge=0, le=64 * KIB)] = 4 * KIB
     header_list_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 32 * KIB
-    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 64 * KIB
     ignored_headers: list[str] = msgspec.field(default_factory=lambda: ["apns-id", "apns-unique-id"])
     unsent_bytes_max: Count = 1 * MIB
 
@@ -257,14 +268,14 @@ class Http1(Section, frozen=True, kw_only=True):
     socket_idle_s: Seconds = 50.0
     header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 32 * KIB
     interim_max: Annotated[int, Meta(ge=1, le=100)] = 8
-    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 256 * KIB
     body_bytes_read_max: Annotated[int, Meta(ge=1 * KIB, le=64 * MIB)] = 1 * MIB
 
 
 class Observe(Section, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_lines_per_s_max: Count = 100
-    label_values_max: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    label_values_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
     lag_interval_ms: Milliseconds = 10.0
 
 
@@ -303,6 +314,7 @@ class Config(Section, frozen=True, kw_only=True):
     breaker: Breaker
     unregister_guard: UnregisterGuard
     lanes: Lanes
+    links: Links
     http2: Http2
     http1: Http1
     observe: Observe

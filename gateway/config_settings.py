@@ -69,6 +69,7 @@ def long_link_settings(config: Config) -> LongLinkSettings:
             cert_file=str(listener.cert_file or ""),
             key_file=str(listener.key_file or ""),
             is_websocket=listener.address.scheme in ("ws", "wss"),
+            reuse_port=config.gateway.workers > 1,
         )
         for listener in link.listeners
     )
@@ -188,6 +189,7 @@ def breaker_settings(config: Config) -> BreakerSettings:
         window_s=breaker.window_s,
         rows_min=breaker.rows_min,
         failure_share=breaker.failure_share,
+        all_failing_s=breaker.all_failing_s,
         connect_failures_max=breaker.connect_failures_max,
         credential_refusals_max=breaker.credential_refusals_max,
         open_s=breaker.open_s,

@@ -135,6 +135,8 @@ class CloseReason(enum.Enum):
     BANNED = "banned"
     #: Too many wrong passwords came from its address: nothing is read from there for a while.
     LOGIN_BACKOFF = "login_backoff"
+    #: The worker that owns the device has ended a connection whose TLS or WebSocket ended here.
+    RELAY_ENDED = "relay_ended"
     # connections to vendors
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"

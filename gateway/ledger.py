@@ -210,11 +210,13 @@ class LedgerPage:
     slots: (n,) int32, the device's row in its owner's table as found when routed, -1 unknown. A hint: check the id.
     token_hashes: (n,) uint32, the 4-byte hash of the token each row was sent to; 0 before and without one.
     n_routed: rows 0..n_routed have been routed once.
+    away: (n,) uint8, which other worker holds each row (core/holders.py); None while all of them are here.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
     """
 
     __slots__ = (
         "attempts",
+        "away",
         "batch",
         "bursts",
         "changes",
@@ -248,6 +250,7 @@ class LedgerPage:
         self.final_ms: U32 = np.zeros(n, np.uint32)
         self.token_hashes: U32 = np.zeros(n, np.uint32)
         self.n_routed = 0
+        self.away: U8 | None = None
         self.slots: I32 = np.full(n, -1, np.int32)
         self.counts: I64 = np.zeros(len(State), np.int64)
         self.counts[State.QUEUED] = n
@@ -315,7 +318,8 @@ class Burst(NamedTuple):
 
     rows: (k,) uint16 positions in the batch. issued: monotonic seconds. answered: (k,)
     uint32, milliseconds after it, 0 = not yet. verdicts: (k,) uint8, filled as the
-    answers come (255 = none yet). names: vendor's own words per position where it had any.
+    answers come (255 = none yet). names: vendor's own words per position where it had any. first_request: the number of
+    its first request where those carry many rows, as it stands in their callback parameters; else -1.
     """
 
     number: int
@@ -327,6 +331,7 @@ class Burst(NamedTuple):
     answered: U32
     verdicts: U8
     names: dict[int, str]
+    first_request: int = -1
 
 
 #: No verdict yet, in `Burst.verdicts`.

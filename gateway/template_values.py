@@ -13,7 +13,8 @@ import msgspec
 
 from gateway.columns import json_escape
 from gateway.content import Scalar, template_parts
-from gateway.vendor import slot_text
+from gateway.escapes import escape
+from gateway.vendor import TemplateParts, parse_template, slot_text
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -46,6 +47,52 @@ def scalar_text(value: Scalar, *, with_variables: bool) -> str | msgspec.Raw:
     if isinstance(value, str):
         return text_value(value, with_variables=with_variables)
     return _ENCODER.encode(value).decode()
+
+
+def layered(template: bytes, step: str) -> bytes:
+    """The template bytes as they stand inside one more layer (gateway/escapes.py): constants are escaped now, slots
+    learn of the step. A slot without steps stands in JSON already."""
+    out = bytearray()
+    for index, part in enumerate(template.split(b"\x00")):
+        if index % 2:
+            name = part.decode()
+            out += slot_text(f"{name}{step}" if "|" in name else f"{name}|j{step}")
+        else:
+            out += escape(part, step)
+    return bytes(out)
+
+
+def json_text(tree: Json) -> msgspec.Raw:
+    """A tree, slots and all, as the text of a JSON string: for vendors whose custom data is JSON in a string."""
+    return msgspec.Raw(b'"' + layered(msgspec.json.encode(tree), "j") + b'"')
+
+
+def form_text(text: str, *, with_variables: bool = False) -> bytes:
+    """A text as template bytes of no layer yet, for `form_parts`; with variables, each `{{name}}` is a slot."""
+    if not with_variables or "{{" not in text:
+        return text.replace("\x00", "").encode()
+    parts = template_parts(text)
+    return b"".join(
+        slot_text(f"var:{part}|") if index % 2 else part.replace("\x00", "").encode()
+        for index, part in enumerate(parts)
+    )
+
+
+def form_parts(fields: Mapping[str, bytes]) -> TemplateParts:
+    """A form's body from template bytes per field, in their order. A slot without `|` stands in JSON."""
+    pairs = [name.encode() + b"=" + layered(value, "f") for name, value in fields.items()]
+    return parse_template(b"&".join(pairs))
+
+
+def with_slots(value: Json, *, with_variables: bool) -> Json:
+    """A JSON value with the variables in its strings as slots: for parameters of vendors' templates."""
+    if isinstance(value, str):
+        return text_value(value, with_variables=with_variables)
+    if isinstance(value, dict):
+        return {key: with_slots(item, with_variables=with_variables) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_slots(item, with_variables=with_variables) for item in value]
+    return value
 
 
 def merge_patch(target: Tree, patch: Mapping[str, Json]) -> Tree:

@@ -8,6 +8,10 @@ into bytes; the answers come back to `classify`.
     variant --template()--> RequestTemplate --core.render--> Requests --wire.h2--> bytes
                                                                  answer --classify()--> Answer (verdict.py)
 
+A request may carry many rows (`BulkVendor`): one content for a list of tokens (`RequestTemplate.shared`), or a list of
+different messages (`RequestTemplate.distinct`). The vendor says how one row stands in the list and how many fit; the
+renderer joins the lists from columns; `judge` tells which rows of a request got another answer than the rest.
+
 Slots stand in a template as NUL name NUL. NUL cannot occur by accident: JSON encoders escape it, and header values
 that came from a caller are refused when they hold one.
 """
@@ -19,7 +23,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from gateway.columns import Pieces
+from gateway.columns import I64, U8, Pieces, TextColumn
 from gateway.content import Variant
 from gateway.verdict import Answer
 
@@ -44,12 +48,32 @@ class Slot(NamedTuple):
     expires_unix_s    10 digits: submit time + TTL
     expires_or_zero   the same, but 0 when the TTL is 0 (APNs: one attempt, not stored)
     ttl_left_s        decimal seconds left of the TTL, at least 0; ttl_left_s:MAX at most MAX
+    ttl:UNIT:MIN:MAX  what is left of the TTL in UNIT (s, ms, or h rounded up), within MIN and MAX
     collapse_id       as the caller wrote it; escaped where it stands in JSON
+    collapse_number   1 to 2^31 - 1: the collapse id itself where it is such a number, else a hash of it
+    collapse_key8     8 characters of A-Za-z0-9_-: the collapse id itself where it is at most that, else a hash of it
+    notify_number, notify_key8  the same; without a collapse id of the content, so that each content has its own
+    now_unix_ms       13 digits, when the request was rendered
     authorization     the credential in force, the same for a whole burst
     var:NAME          the row's value of variable NAME, JSON-escaped
+
+    and in requests of many rows:
+
+    address           callback parameter of a request: of many rows gateway/burst_address.py, of one row its message id
+    signature         what `BulkVendor.sign` makes of `signed`
+    saved             what the answer to `BulkTemplate.save` named
+    a RowList's name  the rows themselves
+
+    In a body a value is escaped for a JSON string. `NAME|STEPS` says otherwise: the steps of gateway/escapes.py,
+    innermost first; `title|f` is a plain form value, `title|jf` one inside JSON inside a form.
     """
 
     name: str
+
+    @property
+    def base(self) -> str:
+        """The name without its steps."""
+        return self.name.partition("|")[0]
 
 
 TemplatePart: TypeAlias = bytes | Slot
@@ -83,12 +107,47 @@ def parse_template(text: bytes) -> TemplateParts:
     return tuple(out)
 
 
-class RequestTemplate(NamedTuple):
-    """One HTTP request of a vendor with slots. Header names are lower-case; pseudo headers are not among them."""
+class RowList(NamedTuple):
+    """How rows stand in a request of many: each as `parts`, joined by `separator`, in the place of the slot `name`.
+
+    steps: of gateway/escapes.py, for the whole list once it is joined.
+    """
+
+    name: str
+    parts: TemplateParts
+    separator: bytes
+    steps: str = ""
+
+
+class BulkTemplate(NamedTuple):
+    """A request that carries many rows. Slots outside of the lists are the same for all of its rows.
+
+    rows_max: rows of one request. signed: what the slot `signature` is made of. save: a request that has to be answered
+    first; its answer names what the slot `saved` stands for (two-step flows). It sends nothing to anybody by itself.
+    """
 
     path: TemplateParts
     headers: tuple[tuple[bytes, TemplateParts], ...]
     body: TemplateParts
+    lists: tuple[RowList, ...]
+    rows_max: int
+    signed: TemplateParts = ()
+    save: RequestTemplate | None = None
+
+
+class RequestTemplate(NamedTuple):
+    """One HTTP request of a vendor with slots. Header names are lower-case; pseudo headers are not among them.
+
+    It carries one row; shared and distinct carry more, where the vendor has that: one content for all of them, or a
+    content for each.
+    """
+
+    path: TemplateParts
+    headers: tuple[tuple[bytes, TemplateParts], ...]
+    body: TemplateParts
+    signed: TemplateParts = ()
+    shared: BulkTemplate | None = None
+    distinct: BulkTemplate | None = None
 
 
 class Refusal(NamedTuple):
@@ -98,10 +157,26 @@ class Refusal(NamedTuple):
     text: str
 
 
+class Bulk(NamedTuple):
+    """What requests of many rows have beside their bytes.
+
+    offsets: (n + 1,) int64; request i carries the rows offsets[i]..offsets[i + 1] of its burst. tokens: of all rows of
+    the burst, to know them again in an answer. is_distinct: each row has its own content. first_number: of the first
+    request, in its address. save: one request that goes first; `saved` stands as a slot in the others until then.
+    """
+
+    offsets: I64
+    tokens: U8 | TextColumn
+    is_distinct: bool
+    first_number: int
+    save: Requests | None = None
+
+
 class Requests(NamedTuple):
     """n requests of one shape, as columns: what a burst hands to a connection.
 
-    A header whose pieces are one constant is the same for all rows. method is POST, scheme https.
+    A header whose pieces are one constant is the same for all rows. method is POST, scheme https. bulk: None where each
+    request carries one row.
     """
 
     n: int
@@ -109,22 +184,26 @@ class Requests(NamedTuple):
     path: Pieces
     headers: tuple[tuple[bytes, Pieces], ...]
     body: Pieces
+    bulk: Bulk | None = None
 
 
 class FieldLimit(NamedTuple):
-    """How long one text field may be. unit: `code_points` or `utf8_bytes`."""
+    """How long one text field may be. unit: `code_points`, `half_width` or `utf8_bytes`."""
 
     unit: str
     max: int
 
 
 class Limits(NamedTuple):
-    """A vendor's limits on texts. `payload_bytes_max` bounds the rendered body (what else counts: vendor file)."""
+    """A vendor's limits on texts. `payload_bytes_max` bounds the rendered body (what else counts: vendor file).
+
+    counts_token: whether the token is part of that.
+    """
 
     payload_bytes_max: int
     title: FieldLimit | None = None
     body: FieldLimit | None = None
-    rows_per_request_max: int = 1
+    counts_token: bool = True
 
 
 class Vendor(Protocol):
@@ -162,4 +241,33 @@ class Vendor(Protocol):
         Over HTTP/1.1 it also judges a 200 that came with a body: many vendors tell errors there. Such a body may be cut
         off; what it then does not say must not count as accepted.
         """
+        ...
+
+
+class BulkAnswer(NamedTuple):
+    """What an answer to a request of many rows means. rest: for the rows not named. by_token, by_position: rows that
+    got another answer, known by their token, or by their place in the request (where the vendor answers in order)."""
+
+    rest: Answer
+    by_token: Mapping[bytes, Answer] = {}
+    by_position: Mapping[int, Answer] = {}
+
+
+class BulkVendor(Vendor, Protocol):
+    """A vendor some of whose requests carry many rows, are signed, or take two steps."""
+
+    #: Told apart from others by this attribute: asking a protocol costs 30 us.
+    is_bulk: ClassVar[bool]
+
+    def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
+        """What the answer to a request of many rows means. Total: arbitrary bytes never raise, and what a cut-off body
+        does not say does not count as accepted."""
+        ...
+
+    def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:
+        """The name that the first step gave (letters, digits, `-`, `_`), or why there is none. Total."""
+        ...
+
+    def sign(self, text: bytes) -> bytes:
+        """The signature of one request, in characters that stand everywhere as they are."""
         ...

@@ -9,10 +9,11 @@ skipped with that reason and listed at the end; with PUSHGW_REQUIRE_TOOLS=1 it f
 from __future__ import annotations
 
 import datetime
+import fcntl
 import ipaddress
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,9 @@ settings.load_profile(PROFILE)
 
 os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{_EXTRA_PATH}"
 
-_skipped_for_tools: list[tuple[str, str]] = []
+#: First words of the reason of a test that is skipped for want of its tools. Reasons travel with reports, so they reach
+#: the process that prints the summary also where tests run in several (`make test`).
+_WANT = "needs the tools "
 
 
 def missing_tools(wanted: tuple[str, ...]) -> list[str]:
@@ -67,18 +70,43 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = missing_tools(marker.args) if marker is not None else []
     if not missing:
         return
-    text = f"needs {', '.join(missing)}"
+    text = f"{_WANT}{', '.join(missing)}"
     if os.environ.get("PUSHGW_REQUIRE_TOOLS") == "1":
         pytest.fail(f"{text}, and PUSHGW_REQUIRE_TOOLS=1 is set", pytrace=False)
-    _skipped_for_tools.append((item.nodeid, text))
     pytest.skip(text)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests marked `alone` have the machine for themselves among the processes of this run.
+
+    Two files are locked: whoever wants to be alone closes the gate first, so that others cannot go before him for ever.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    folder = item.config.rootpath / ".pytest_cache"
+    folder.mkdir(exist_ok=True)
+    is_alone = item.get_closest_marker("alone") is not None
+    lock = fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH
+    with (folder / "alone.gate").open("w") as gate, (folder / "alone.room").open("w") as room:
+        fcntl.flock(gate, lock)
+        fcntl.flock(room, lock)
+        if not is_alone:
+            fcntl.flock(gate, fcntl.LOCK_UN)
+        return (yield)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _skipped_for_tools:
+    reasons = {
+        report.nodeid: report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    }
+    wanting = {nodeid: reason for nodeid, reason in reasons.items() if reason.startswith(_WANT)}
+    if wanting:
         terminalreporter.section("skipped for want of tools")
-        for nodeid, text in _skipped_for_tools:
-            terminalreporter.line(f"{nodeid}: {text}")
+        for nodeid, reason in wanting.items():
+            terminalreporter.line(f"{nodeid}: {reason}")
 
 
 def _write_certificate(path: Path, name: str = "localhost", *, until_days: int = 1) -> Path:

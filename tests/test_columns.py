@@ -91,6 +91,34 @@ def test_take_does_not_mistake_uint16_positions_that_wrap_for_a_run(positions: l
     assert TextColumn.from_rows(rows).take(np.array(positions, np.uint16)).rows() == [rows[p] for p in positions]
 
 
+@given(st.data(), st.integers(1, 300), st.sampled_from([np.uint16, np.uint32, np.int64]))
+def test_take_of_all_but_few_rows_agrees_with_picking_them_one_by_one(
+    data: st.DataObject, n: int, dtype: type[np.integer]
+) -> None:
+    rows = [b"%d" % row * (row % 4) for row in range(n)]
+    gone = set(data.draw(st.lists(st.integers(0, n - 1), max_size=1 + n // 8)))
+    positions = [row for row in range(n) if row not in gone]
+    taken = TextColumn.from_rows(rows).take(np.array(positions, dtype))
+    assert taken.rows() == [rows[position] for position in positions]
+    assert taken.offsets.dtype == np.uint32
+    assert int(taken.offsets[-1]) == len(taken.blob)
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        [*range(65_500, 65_536), *range(200), *range(65_000, 65_264)],
+        [*range(100), *range(50, 150)],
+        [*range(100, 200), *range(300, 400), *range(200, 300)],
+    ],
+    ids=["wraps", "repeats", "falls"],
+)
+def test_take_of_runs_in_any_order_agrees_with_picking_rows_one_by_one(positions: list[int]) -> None:
+    rows = [b"%d" % row for row in range(1 << 16)]
+    taken = TextColumn.from_rows(rows).take(np.array(positions, np.uint16))
+    assert taken.rows() == [rows[position] for position in positions]
+
+
 def test_take_of_nothing_is_an_empty_column() -> None:
     for rows in ([], [b"a", b"b"]):
         taken = TextColumn.from_rows(rows).take(np.zeros(0, np.int64))

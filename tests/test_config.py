@@ -96,7 +96,7 @@ def test_config_without_its_required_key_names_it(tmp_path: Path) -> None:
         ("step_ms_mx = 1", "gateway.step_ms_mx", "a known key (did you mean step_ms_max?)"),
         ("step_ms_max = 0", "gateway.step_ms_max", "`float` > 0.0"),
         ('step_ms_max = "2"', "gateway.step_ms_max", "`float`"),
-        ("workers = 2", "gateway.workers", "`int` <= 1"),
+        ("workers = 17", "gateway.workers", "`int` <= 16"),
         ("node = true", "gateway.node", "`int`"),
     ],
 )
@@ -500,3 +500,11 @@ def test_vendor_settings_come_from_the_registry() -> None:
     for name, kind in settings.items():
         fields = {field.name for field in msgspec.structs.fields(kind)}
         assert {"rate_per_s", "burst", "connections_max", "ca_file", "host", "port"} <= fields, name
+
+
+def test_stores_on_the_disk_are_refused_for_several_workers(tmp_path: Path) -> None:
+    text = SMALL + 'workers = 2\n[store]\ndata_dir = "store"\n'
+    found = faults(tmp_path, text)
+    assert set(found) == {"store.data_dir"}
+    assert "gateway.workers = 1" in found["store.data_dir"].expected
+    assert load(tmp_path, SMALL + '[store]\ndata_dir = "store"\n').store.data_dir == tmp_path / "store"

@@ -230,7 +230,7 @@ def test_image_is_built_from_files_that_exist_and_are_let_in() -> None:
                 assert name.split("/")[0] in allowed, name
 
 
-def run_pytest(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """pytest over one test that needs a tool nobody has, with our conftest and our markers."""
     shutil.copy(ROOT / "tests" / "conftest.py", folder / "conftest.py")
     shutil.copy(ROOT / "pyproject.toml", folder / "pyproject.toml")
@@ -242,25 +242,26 @@ def run_pytest(folder: Path, **environment: str) -> subprocess.CompletedProcess[
         '@pytest.mark.needs_tools("sh")\n'
         "def test_with_shell() -> None: pass\n"
     )
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, "tests"]
     plain = {key: value for key, value in os.environ.items() if key not in ("PUSHGW_REQUIRE_TOOLS", "PROFILE")}
     return subprocess.run(
         command, cwd=folder, env={**plain, **environment}, capture_output=True, text=True, timeout=60, check=False
     )
 
 
-def test_test_without_its_tool_is_skipped_and_listed_at_the_end(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path)
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["one process", "several"])
+def test_test_without_its_tool_is_skipped_and_listed_at_the_end(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run_pytest(tmp_path, *arguments)
     assert done.returncode == 0, done.stdout
     assert "1 passed, 1 skipped" in done.stdout
     summary = done.stdout.partition("skipped for want of tools")[2]
-    assert "tests/test_tool.py::test_with_tool: needs no-such-tool" in summary
+    assert "tests/test_tool.py::test_with_tool: needs the tools no-such-tool" in summary
 
 
 def test_test_without_its_tool_fails_where_tools_are_required(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, PUSHGW_REQUIRE_TOOLS="1", PROFILE="ci")
     assert done.returncode == 1
-    assert "needs no-such-tool, and PUSHGW_REQUIRE_TOOLS=1 is set" in done.stdout
+    assert "needs the tools no-such-tool, and PUSHGW_REQUIRE_TOOLS=1 is set" in done.stdout
     assert "profile ci" in done.stdout
 
 

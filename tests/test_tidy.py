@@ -95,8 +95,8 @@ EDGES: dict[str, tuple[str, ...]] = {
     "words": (),
     "core": ("words",),
     "wire/h2": ("words", "wire/hpack"),
-    # A lane hears of requests in the same events, whichever HTTP they went over.
-    "wire/http1": ("words", "wire/h2"),
+    "wire/worker_link": ("words", "wire/rpc"),
+    "wire/http1": ("words", "wire/h2"),  # lanes hear of both in the same events
     "wire/*": ("words",),
     "vendors": ("words",),
     "observe": ("words",),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.vendor import Vendor
-from vendors import apns, fcm
+from vendors import apns, fcm, harmony, honor, huawei, meizu, oppo, vivo, xiaomi
 from vendors.auth.credential import Credential, SecretPlace
 
 
@@ -34,4 +34,11 @@ class VendorEntry(NamedTuple):
 REGISTRY: dict[str, VendorEntry] = {
     "apns": VendorEntry(apns.Settings, apns.Apns, apns.secret_place, apns.credential),
     "fcm": VendorEntry(fcm.Settings, fcm.Fcm, fcm.secret_place, fcm.credential),
+    "huawei": VendorEntry(huawei.Settings, huawei.Huawei, huawei.secret_place, huawei.credential),
+    "harmony": VendorEntry(harmony.Settings, harmony.Harmony, harmony.secret_place, harmony.credential),
+    "honor": VendorEntry(honor.Settings, honor.Honor, honor.secret_place, honor.credential),
+    "xiaomi": VendorEntry(xiaomi.Settings, xiaomi.Xiaomi, xiaomi.secret_place, xiaomi.credential),
+    "oppo": VendorEntry(oppo.Settings, oppo.Oppo, oppo.secret_place, oppo.credential),
+    "vivo": VendorEntry(vivo.Settings, vivo.Vivo, vivo.secret_place, vivo.credential),
+    "meizu": VendorEntry(meizu.Settings, meizu.Meizu, meizu.secret_place, meizu.credential),
 }

@@ -17,7 +17,7 @@ from gateway.verdict import Answer, Scope, Verdict
 
 #: A vendor that asks for more than a day is not believed: no TTL-bound row should wait on a typing error.
 RETRY_AFTER_S_MAX = 86_400.0
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _DECODER = msgspec.json.Decoder()
 
 
@@ -59,6 +59,15 @@ def decode_object(body: bytes) -> dict[str, object]:
 def text_of(value: object) -> str:
     """A JSON string, or "" for a value of another type."""
     return value if isinstance(value, str) else ""
+
+
+def code_of(value: object) -> str:
+    """A business code as text, whether it came as a number or as a string; "" for anything else."""
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) >= 10**12):
+        return ""
+    text = str(value) if isinstance(value, int) else text_of(value).strip()
+    digits = text.removeprefix("-")
+    return text if digits.isascii() and digits.isdigit() and len(digits) <= 12 else ""
 
 
 def counted_name(name: str, status: int) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from bench.simulators.config import SimulatorsConfig, read_config
+from bench.simulators.config import SimulatorsConfig, only, read_config, simulator_names
 from bench.simulators.server import serve_simulators
 
 
@@ -31,11 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--config", type=Path, help="TOML file; configs/simulators.toml documents every key")
     parser.add_argument("--dir", type=Path, help="for certificates and credentials; default: a temporary directory")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--only", metavar="NAMES", help="start these and no others: names joined by commas")
+    chosen.add_argument("--all", action="store_true", help="start all, whatever the file enables")
     parser.add_argument("--json", action="store_true", help="the ready line as JSON instead of text for people")
     parser.add_argument("--exit-with-parent", action="store_true", help="end when stdin closes")
     options = parser.parse_args(arguments)
     try:
         config = read_config(options.config)
+        if options.only is not None or options.all:
+            config = only(config, simulator_names() if options.all else options.only.split(","))
         if options.dir is not None:
             return uvloop.run(_serve(config, options.dir.absolute(), options.json, options.exit_with_parent))
         with tempfile.TemporaryDirectory(prefix="simulators-") as directory:
@@ -80,10 +85,10 @@ def _text(ready: dict[str, Any]) -> str:
         f"CA file       {ready['ca_file']}",
         f"control port  http://{ready['control']['host']}:{ready['control']['port']}",
     ]
-    for name in ("apns", "fcm"):
-        if name in ready:
-            shown = ", ".join(f"{key} {value}" for key, value in ready[name].items() if key not in ("host", "port"))
-            lines.append(f"{name:<13} https://{ready[name]['host']}:{ready[name]['port']}  {shown}")
+    for name, where in ready.items():
+        if name != "control" and isinstance(where, dict):
+            shown = ", ".join(f"{key} {value}" for key, value in where.items() if key not in ("host", "port"))
+            lines.append(f"{name:<13} https://{where['host']}:{where['port']}  {shown}")
     return "\n".join(lines) + "\n"
 
 

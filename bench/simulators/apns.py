@@ -21,7 +21,7 @@ import msgspec
 from bench.simulators.apns_payload import fault_of_background, fault_of_payload, texts_of
 from bench.simulators.apns_provider_token import ProviderTokens, TokenBond, TokenRefusal
 from bench.simulators.clock import Clock
-from bench.simulators.exchange import Answer, Header, Request
+from bench.simulators.exchange import BODY_BYTES_MAX, Answer, Header, Request
 from bench.simulators.fates import Fates
 from bench.simulators.rate import DeviceWindow
 from bench.simulators.received import Message
@@ -116,6 +116,7 @@ class Apns:
         is_sandbox: add apns-unique-id, as only the development environment does.
     """
 
+    body_bytes_max = BODY_BYTES_MAX
     name = "apns"
 
     def __init__(
@@ -158,7 +159,7 @@ class Apns:
             echoed = apns_id if UUID_FORM.fullmatch(apns_id) else _new_id()
             return self._refuse(refusal.reason, refusal.why, echoed, refusal.timestamp_ms)
         own = ((b"apns-unique-id", _new_id()),) if self._is_sandbox else ()
-        return Answer(200, ((b"apns-id", message_id), *own), message=message)
+        return Answer(200, ((b"apns-id", message_id), *own), rows=(message,))
 
     def error(self, status: int, reason: str, request: Request, retry_after_s: int | None) -> Answer:
         """An error scripted by a fault."""

@@ -5,39 +5,29 @@ configs/simulators.toml shows every key. Defaults here and in that file are the 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from bench.simulators.aliyun_sms import AliyunSmsSection
+from bench.simulators.config_base import Count, Frozen, Http2Section, PlainHttp2Section, Port, Positive, Seconds
+from bench.simulators.dingtalk import DingtalkSection
 from bench.simulators.fates import Fate
 from bench.simulators.fault_kinds import Fault
-
-Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
-
-
-class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all sections."""
-
-
-class Http2Section(Frozen, frozen=True, kw_only=True):
-    """HTTP/2 behaviour of the front; see h2_server.Http2Rules."""
-
-    header_table_size: Count = 4_096
-    streams_max: Positive = 1_000
-    streams_before_auth: Positive = 1
-    initial_window_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 65_535
-    frame_bytes_max: Annotated[int, msgspec.Meta(ge=16_384, le=2**24 - 1)] = 16_384
-    header_list_bytes_max: Positive = 8_000
-    strict_streams: bool = True
-    excess_streams: Literal["refuse", "goaway"] = "refuse"
-    success_form: Literal["headers", "data", "mixed"] = "headers"
-    idle_stream_s: Seconds = 30.0
-    idle_close_s: Seconds = 0.0
-    errors_until_disconnect: Count = 0
+from bench.simulators.harmony import HarmonySection
+from bench.simulators.honor import HonorSection
+from bench.simulators.huawei import HuaweiSection
+from bench.simulators.meizu import MeizuSection
+from bench.simulators.oppo import OppoSection
+from bench.simulators.receipts import CourierSection
+from bench.simulators.tencent_sms import TencentSmsSection
+from bench.simulators.vivo import VivoSection
+from bench.simulators.webhook import WebhookSection
+from bench.simulators.wechat import WechatSection
+from bench.simulators.wecom import WecomSection
+from bench.simulators.xiaomi import XiaomiSection
 
 
 class FcmHttp2Section(Http2Section, frozen=True, kw_only=True):
@@ -57,7 +47,7 @@ class ApnsKeySection(Frozen, frozen=True, kw_only=True):
     key_id: str
     team_id: str
     public_key_file: str
-    topics: list[str] = []
+    topics: tuple[str, ...] = ()
     environment: Literal["", "production", "sandbox"] = ""
 
 
@@ -77,10 +67,10 @@ class ApnsSection(Frozen, frozen=True, kw_only=True):
     burst: Seconds = 0.0
     retry_after: bool = False
     device_messages_per_minute: Count = 0
-    keys: list[ApnsKeySection] = []
+    keys: tuple[ApnsKeySection, ...] = ()
     http2: Http2Section = Http2Section()
-    fates: list[Fate] = []
-    faults: list[Fault] = []
+    fates: tuple[Fate, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
 
 class FcmSection(Frozen, frozen=True, kw_only=True):
@@ -90,7 +80,7 @@ class FcmSection(Frozen, frozen=True, kw_only=True):
     port: Port = 0
     project_id: str = "sim-project"
     project_number: str = "123456789012"
-    forbidden_projects: list[str] = []
+    forbidden_projects: tuple[str, ...] = ()
     access_token_life_s: Seconds = 3_600.0
     token_length_min: Positive = 20
     token_length_max: Positive = 4_096
@@ -101,8 +91,8 @@ class FcmSection(Frozen, frozen=True, kw_only=True):
     device_messages_per_minute: Count = 240
     device_messages_per_hour: Count = 5_000
     http2: FcmHttp2Section = FcmHttp2Section()
-    fates: list[Fate] = []
-    faults: list[Fault] = []
+    fates: tuple[Fate, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
 
 class ReceivedSection(Frozen, frozen=True, kw_only=True):
@@ -123,9 +113,25 @@ class SimulatorsConfig(Frozen, frozen=True, kw_only=True):
     connections_max: Positive = 1_000
     handshake_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     drain_s: Seconds = 1.0
+    unknown_fields: Literal["refuse", "count"] = "refuse"
     received: ReceivedSection = ReceivedSection()
+    courier: CourierSection = CourierSection()
+    http2: PlainHttp2Section = PlainHttp2Section()
     apns: ApnsSection = ApnsSection()
     fcm: FcmSection = FcmSection()
+    huawei: HuaweiSection = HuaweiSection()
+    harmony: HarmonySection = HarmonySection()
+    honor: HonorSection = HonorSection()
+    xiaomi: XiaomiSection = XiaomiSection()
+    oppo: OppoSection = OppoSection()
+    vivo: VivoSection = VivoSection()
+    meizu: MeizuSection = MeizuSection()
+    wechat: WechatSection = WechatSection()
+    aliyun_sms: AliyunSmsSection = AliyunSmsSection()
+    tencent_sms: TencentSmsSection = TencentSmsSection()
+    wecom: WecomSection = WecomSection()
+    dingtalk: DingtalkSection = DingtalkSection()
+    webhook: WebhookSection = WebhookSection()
 
 
 def read_config(path: Path | None) -> SimulatorsConfig:
@@ -141,3 +147,28 @@ def read_config(path: Path | None) -> SimulatorsConfig:
         return msgspec.toml.decode(path.read_bytes(), type=SimulatorsConfig)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def simulator_names() -> tuple[str, ...]:
+    """Names of all sections that are simulators."""
+    return tuple(
+        name for name in SimulatorsConfig.__struct_fields__ if hasattr(getattr(SimulatorsConfig(), name), "enabled")
+    )
+
+
+def only(config: SimulatorsConfig, names: Collection[str]) -> SimulatorsConfig:
+    """`config` with these simulators enabled and no others.
+
+    Raises:
+        ValueError: a name is not that of a simulator.
+    """
+    known = simulator_names()
+    for name in names:
+        if name not in known:
+            raise ValueError(f"simulator is {name!r}, expected one of {', '.join(known)}")
+    changed = {
+        name: msgspec.structs.replace(getattr(config, name), enabled=name in names)
+        for name in known
+        if getattr(config, name).enabled != (name in names)
+    }
+    return msgspec.structs.replace(config, **changed)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BODY_BYTES_MAX = 64 * 1024 * 1024  # PUT /tokens may name a few hundred thousand tokens
 JSON: tuple[Header, ...] = ((b"content-type", b"application/json"),)
+CREDENTIALS = (b"authorization", b"authtoken", b"auth_token")
 AUTHORIZATION_SHOWN = 20  # characters of a credential shown in GET /requests: enough to tell two apart
 
 
@@ -127,6 +128,7 @@ class ControlPort:
             exchange = simulator.exchange
             counted = exchange.counts.statistics()
             counted["connections"] |= simulator.front.statistics()
+            counted["receipts"]["due"] = 0 if exchange.courier is None else exchange.courier.n_due
             counted["received"] = exchange.received.statistics()
             counted["without_message_id"] = getattr(exchange.vendor, "n_without_message_id", 0)
             shown[name] = counted
@@ -236,11 +238,9 @@ def _shown(entry: dict[str, Any]) -> dict[str, Any]:
     headers = []
     for name, value in entry["headers"]:
         text = value.decode("latin-1")
-        if name == b"authorization" and len(text) > AUTHORIZATION_SHOWN:
+        if name in CREDENTIALS and len(text) > AUTHORIZATION_SHOWN:
             text = text[:AUTHORIZATION_SHOWN] + "..."
         headers.append([name.decode("latin-1"), text])
-    if entry["path"] == "/token":
-        shown = {"body": "not shown: an assertion"}
     return (
         entry | {"headers": headers} | shown if "body" in shown else _without_body(entry) | {"headers": headers} | shown
     )

@@ -1,4 +1,4 @@
-"""Generated credentials that the client under test is given: an APNs .p8 key and an FCM service account file.
+"""Generated credentials that the client under test is given: an APNs .p8 key, FCM's and Huawei's service account files.
 
 Files of an earlier start in the same directory are used again, so that a gateway's configuration stays valid.
 """
@@ -29,7 +29,10 @@ class ApnsKey:
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """FCM service account: path of its JSON file, and what the OAuth endpoint must know of it."""
+    """Service account (FCM, Huawei): path of its JSON file, and what the judge must know of it.
+
+    client_email is the issuer of assertions; Huawei calls it sub_account.
+    """
 
     path: Path
     client_email: str
@@ -67,6 +70,25 @@ def make_service_account(directory: Path, project_id: str, token_uri: str) -> Se
     return ServiceAccount(
         path, account["client_email"], account["private_key_id"], _public_pem(account["private_key"].encode())
     )
+
+
+def make_huawei_account(directory: Path, project_id: str, audience: str) -> ServiceAccount:
+    """The file huawei_service_account.json exists in `directory`, as AppGallery Connect gives it out."""
+    path = directory / "huawei_service_account.json"
+    account = json.loads(path.read_text()) if path.is_file() else {}
+    if account.get("project_id") != project_id:
+        account = {
+            "project_id": project_id,
+            "key_id": secrets.token_hex(16),
+            "private_key": _private_pem(rsa.generate_private_key(65_537, RSA_BITS)).decode(),
+            "sub_account": str(secrets.randbelow(10**9)),
+            "auth_uri": "https://oauth-login.cloud.huawei.com/oauth2/v3/authorize",
+            "token_uri": audience,
+            "auth_provider_cert_uri": "https://oauth-login.cloud.huawei.com/oauth2/v3/certs",
+            "client_cert_uri": "https://oauth-login.cloud.huawei.com/oauth2/v3/x509?client_id=",
+        }
+        _write_secret(path, json.dumps(account, indent=2).encode())
+    return ServiceAccount(path, account["sub_account"], account["key_id"], _public_pem(account["private_key"].encode()))
 
 
 def _write_secret(path: Path, data: bytes) -> None:

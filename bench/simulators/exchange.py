@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -20,9 +20,11 @@ from bench.simulators.fates import Fates
 from bench.simulators.fault_kinds import ErrorShare, Goaway, RefusedStream, ResetSocket, Throttle, TlsAbort
 from bench.simulators.faults import NO_FAULT, FaultScript, Plan
 from bench.simulators.rate import TokenBucket
+from bench.simulators.receipts import Courier, Due
 from bench.simulators.received import Message, Received
 
 Header = tuple[bytes, bytes]
+BODY_BYTES_MAX = 65_536  # kept of one request body where a request has one target; the rest is counted, thrown away
 LOGGED_BODY_BYTES_MAX = 4_096  # of each request kept for GET /requests
 FLOOD_FIELD_BYTES = 1_024  # of one field of a header flood, name and value
 
@@ -45,7 +47,9 @@ class Request:
 class Answer:
     """The vendor's answer. `reason` is empty for success; `why` is for the reader of GET /refused, never for the wire.
 
-    message: what is recorded when the request was accepted; None for calls that carry no notification.
+    rows: what is recorded when the request was accepted; empty for calls that carry no notification.
+    receipts: what the vendor will report of those rows, and of others that it took without an error.
+    row_reasons: rows of an accepted request that were refused, by the vendor's word.
     is_bond_broken: the connection shall end after this answer.
     """
 
@@ -54,13 +58,15 @@ class Answer:
     body: bytes = b""
     reason: str = ""
     why: str = ""
-    message: Message | None = None
+    rows: tuple[Message, ...] = ()
+    receipts: tuple[Due, ...] = ()
+    row_reasons: Mapping[str, int] | None = None
     is_bond_broken: bool = False
 
     @property
     def is_success(self) -> bool:
-        """Whether the vendor took the request."""
-        return self.status < 300
+        """Whether the vendor took the request; many answer an error with status 200 and a code in the body."""
+        return self.status < 300 and not self.reason
 
 
 class Vendor(Protocol):
@@ -68,12 +74,13 @@ class Vendor(Protocol):
 
     name: str
     fates: Fates
+    body_bytes_max: int  # of a request; a longer one is cut (HTTP/2) or answered 413 (HTTP/1.1)
 
     def new_bond(self, certificate_topics: frozenset[str]) -> Any:
         """Memory for a connection that begins now. certificate_topics: of the client's certificate, if it has one."""
 
     def call_of(self, request: Request) -> str:
-        """ "send" or "oauth"."""
+        """ "send", "save" (the first step of two) or "oauth"."""
 
     def judge(self, request: Request, bond: Any) -> Answer:
         """The answer to `request` by the vendor's document; never raises for bad input."""
@@ -116,6 +123,7 @@ class Exchange:
     refused: deque[dict[str, Any]]
     monotonic: Callable[[], float] = time.monotonic
     is_shutting_down: bool = False
+    courier: Courier | None = None
 
     def plan(self, request: Request) -> Plan:
         """What the faults in force do to this request. Call once, when the request has arrived."""
@@ -134,10 +142,8 @@ class Exchange:
         answer = self._answer(request, bond, plan)
         self._log(request, answer)
         self._count(request, answer, plan)
-        if answer.is_success and answer.message is not None and not plan.is_dropped:
-            arrived_unix_ms = int(self.clock.now_unix_s() * 1000)
-            for _ in range(2 if plan.is_doubled else 1):
-                self.received.add(answer.message, arrived_unix_ms)
+        if answer.is_success and (answer.rows or answer.receipts):
+            self._take_in(answer, plan)
         return replace(answer, headers=answer.headers + flood(plan.flood_bytes)) if plan.flood_bytes else answer
 
     def idle(self, request: Request) -> Answer:
@@ -155,6 +161,27 @@ class Exchange:
         self.recent.clear()
         self.refused.clear()
         self.vendor.reset()
+        if self.courier is not None:
+            self.courier.reset()
+
+    def _take_in(self, answer: Answer, plan: Plan) -> None:
+        """The rows of an accepted request are recorded as the plan wants it, and their receipts are on their way."""
+        arrived_unix_ms = int(self.clock.now_unix_s() * 1000)
+        n_dropped = n_doubled = 0
+        lost_tokens = set()
+        for row in answer.rows:
+            if plan.is_dropped and self.script.is_row_hit(plan.dropped_row_share):
+                n_dropped += 1
+                lost_tokens.add(row.token)
+                continue
+            is_doubled = plan.is_doubled and self.script.is_row_hit(plan.doubled_row_share)
+            n_doubled += is_doubled
+            for _ in range(2 if is_doubled else 1):
+                self.received.add(row, arrived_unix_ms)
+        counts = {"accepted": len(answer.rows) - n_dropped - n_doubled, "dropped": n_dropped, "doubled": n_doubled}
+        self.counts.rows.update({name: count for name, count in counts.items() if count})
+        if self.courier is not None:
+            self.courier.offer([due for due in answer.receipts if due.token not in lost_tokens])
 
     def _answer(self, request: Request, bond: Any, plan: Plan) -> Answer:
         if self.is_shutting_down:
@@ -167,7 +194,7 @@ class Exchange:
             case _:
                 pass
         answer = self.vendor.judge(request, bond)
-        if answer.is_success and answer.message is not None:
+        if answer.is_success and answer.rows:
             wait_s = self.bucket.take(self.clock.now_unix_s())
             if wait_s > 0:
                 return self.vendor.throttled(request, max(1, round(wait_s)) if self.has_retry_after else None)
@@ -178,23 +205,29 @@ class Exchange:
             outcome = "error_by_fault"
         elif not answer.is_success:
             outcome = "refused"
-        elif answer.message is None:
-            outcome = "other_calls" if self.vendor.call_of(request) == "send" else "oauth"
+        elif not answer.rows:
+            call = self.vendor.call_of(request)
+            outcome = (
+                "other_calls" if call == "send" and not answer.receipts else "accepted" if call == "send" else call
+            )
         else:
             outcome = "dropped" if plan.is_dropped else "doubled" if plan.is_doubled else "accepted"
         self.counts.outcomes[outcome] += 1
         if answer.reason:
             self.counts.reasons[f"{answer.status} {answer.reason}"] += 1
+        for reason, count in (answer.row_reasons or {}).items():
+            self.counts.rows[f"refused {reason}"] += count
 
     def _log(self, request: Request, answer: Answer) -> None:
         if not self.recent.maxlen:
             return
+        is_secret = self.vendor.call_of(request) == "oauth"
         entry = {
             "unix_ms": int(self.clock.now_unix_s() * 1000),
             "method": request.method,
             "path": request.path,
             "headers": request.headers,
-            "body": request.body[:LOGGED_BODY_BYTES_MAX],
+            "body": b"not shown: a credential" if is_secret else request.body[:LOGGED_BODY_BYTES_MAX],
             "body_bytes": request.body_bytes,
             "status": answer.status,
             "reason": answer.reason,

@@ -8,7 +8,8 @@ Every fault has these fields beside its own:
                   `certificate` handshakes, for `stream_limit` all requests that come while it holds.
     share         0..1, chance that one request (connection, handshake) is hit; not for the kinds that hold a whole
                   simulator in a state: `stream_limit`, `stop_reading`, `half_open`
-    applies_to    "send" (default), "oauth" (the token endpoint) or "any": which requests are hit
+    applies_to    "send" (default), "save" (the first of two steps), "oauth" (the token endpoint) or "any": which
+                  requests are hit
 
 A fault without for_s and for_requests stays until it is deleted.
 """
@@ -31,7 +32,7 @@ class FaultBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     for_s: float | None = None
     for_requests: int | None = None
     share: float = 1.0
-    applies_to: Literal["send", "oauth", "any"] = "send"
+    applies_to: Literal["send", "save", "oauth", "any"] = "send"
 
 
 class Latency(FaultBase, frozen=True, kw_only=True, tag="latency"):
@@ -48,7 +49,10 @@ class Latency(FaultBase, frozen=True, kw_only=True, tag="latency"):
 
 
 class ErrorShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One line of an error mix: this share of requests gets status and reason in the vendor's own body."""
+    """One line of an error mix: this share of requests gets status and reason in the vendor's own body.
+
+    status 200 is for vendors that tell an error by the code in the body of a 200.
+    """
 
     share: float
     status: int
@@ -154,11 +158,21 @@ class Certificate(FaultBase, frozen=True, kw_only=True, tag="certificate"):
 
 
 class Drop(FaultBase, frozen=True, kw_only=True, tag="drop"):
-    """Success is answered but the row is lost: it is not recorded as received."""
+    """Success is answered but the row is lost: it is not recorded as received.
+
+    row_share: of the rows of a request with many, so many are lost.
+    """
+
+    row_share: float = 1.0
 
 
 class Double(FaultBase, frozen=True, kw_only=True, tag="double"):
-    """Success is answered and the row is delivered twice: it is recorded two times."""
+    """Success is answered and the row is delivered twice: it is recorded two times.
+
+    row_share: of the rows of a request with many, so many are doubled.
+    """
+
+    row_share: float = 1.0
 
 
 Fault = (
@@ -217,8 +231,10 @@ def check_fault(fault: Fault) -> None:
                 raise ValueError("mix has no line or a share outside 0..1")
             if sum(line.share for line in fault.mix) > 1 + 1e-9:
                 raise ValueError(f"shares of mix add up to {sum(line.share for line in fault.mix)}, limit 1")
-            if any(not 400 <= line.status <= 599 for line in fault.mix):
-                raise ValueError("mix has a status outside 400..599")
+            if any(line.status != 200 and not 400 <= line.status <= 599 for line in fault.mix):
+                raise ValueError("mix has a status that is neither 200 nor 400..599")
+        case Drop() | Double() if not 0 <= fault.row_share <= 1:
+            raise ValueError(f"row_share is {fault.row_share}, expected 0..1")
         case StreamLimit():
             _at_least("limit", fault.limit, 0)
         case HeaderFlood() if not 1 <= fault.bytes <= HEADER_FLOOD_BYTES_MAX:

@@ -64,6 +64,7 @@ class Armed:
 class Plan:
     """What happens to one request. `instead` replaces or follows the judgement; see Instead and fault_kinds.
 
+    dropped_row_share, doubled_row_share: of the rows of a request that is dropped or doubled, so many are hit.
     flood_bytes: so much of header fields goes with the answer beside its own.
     """
 
@@ -71,6 +72,8 @@ class Plan:
     instead: Instead | None = None
     is_dropped: bool = False
     is_doubled: bool = False
+    dropped_row_share: float = 1.0
+    doubled_row_share: float = 1.0
     flood_bytes: int = 0
 
 
@@ -127,7 +130,7 @@ class FaultScript:
         """The plan for the request that has just arrived; hits are counted and used up.
 
         Args:
-            call: "send" or "oauth"; a fault hits the calls named by its `applies_to`.
+            call: "send", "save" or "oauth"; a fault hits the calls named by its `applies_to`.
         """
         if not self._armed:
             return NO_FAULT
@@ -144,6 +147,10 @@ class FaultScript:
                 self._apply(fault, plan)
                 self._use_up(armed)
         return plan
+
+    def is_row_hit(self, row_share: float) -> bool:
+        """Whether one row of a request is hit by a fault that takes this share of its rows."""
+        return row_share >= 1 or self._chance.random() < row_share
 
     def on_connection(self, now: float) -> Windows | None:
         """The windows fault for a connection that begins now, if one hits it."""
@@ -225,10 +232,10 @@ class FaultScript:
                 plan.latency_s += self._draw_latency_s(fault)
             case Errors():
                 plan.instead = self._draw_error(fault)
-            case Drop():
-                plan.is_dropped = True
-            case Double():
-                plan.is_doubled = True
+            case Drop(row_share=row_share):
+                plan.is_dropped, plan.dropped_row_share = True, row_share
+            case Double(row_share=row_share):
+                plan.is_doubled, plan.doubled_row_share = True, row_share
             case HeaderFlood():
                 plan.flood_bytes += fault.bytes
             case Throttle() | RefusedStream() | ResetStream() | NoAnswer() | Goaway():

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from bench.simulators.clock import Clock
-from bench.simulators.exchange import Answer, Request
+from bench.simulators.exchange import BODY_BYTES_MAX, Answer, Request
 from bench.simulators.fates import Fates
 from bench.simulators.fcm_errors import (
     FCM_CODES,
@@ -62,6 +62,7 @@ class Fcm:
             token, or a field violation of message.token.
     """
 
+    body_bytes_max = BODY_BYTES_MAX
     name = "fcm"
 
     def __init__(
@@ -186,7 +187,7 @@ class Fcm:
             return Answer(200, JSON_HEADERS, msgspec.json.encode({"name": name}))
         name = f"projects/{self.project_id}/messages/0:{int(now * 1e6)}%{secrets.token_hex(8)}"
         received = self._received(message, message[targets[0]])
-        return Answer(200, JSON_HEADERS, msgspec.json.encode({"name": name}), message=received)
+        return Answer(200, JSON_HEADERS, msgspec.json.encode({"name": name}), rows=(received,))
 
     def _judge_target(self, kind: str, target: str, now: float) -> Answer | None:
         if kind == "topic":

@@ -15,6 +15,7 @@ import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from bench.simulators.access_tokens import AccessTokens
 from bench.simulators.exchange import Answer, Request
 from bench.simulators.fcm_errors import JSON_HEADERS
 
@@ -24,7 +25,6 @@ SCOPES = frozenset(
 )
 ASSERTION_S_MAX = 3_600.0
 SKEW_S_MAX = 60.0  # Google gives no figure; more than a minute of drift is a broken clock
-ACCESS_TOKENS_MAX = 10_000  # remembered; the oldest goes first
 
 
 @dataclass(slots=True)
@@ -36,7 +36,10 @@ class OAuth:
     public_key: RSAPublicKey
     token_uri: str
     life_s: float
-    _expiry_unix_s: dict[str, float] = field(default_factory=dict)
+    issued: AccessTokens = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.issued = AccessTokens(self.life_s)
 
     def judge(self, request: Request, now_unix_s: float) -> Answer:
         """The answer of POST /token."""
@@ -60,17 +63,15 @@ class OAuth:
 
     def is_valid(self, access_token: str, now_unix_s: float) -> bool:
         """Whether this token was issued here and has not expired."""
-        return self._expiry_unix_s.get(access_token, 0.0) > now_unix_s
+        return self.issued.is_valid(access_token, now_unix_s)
 
     def reset(self) -> None:
         """No access token is valid."""
-        self._expiry_unix_s.clear()
+        self.issued.clear()
 
     def _issue(self, now_unix_s: float) -> Answer:
-        if len(self._expiry_unix_s) >= ACCESS_TOKENS_MAX:
-            self._expiry_unix_s.pop(next(iter(self._expiry_unix_s)))
         token = f"ya29.c.{secrets.token_urlsafe(96)}"
-        self._expiry_unix_s[token] = now_unix_s + self.life_s
+        self.issued.add(token, now_unix_s)
         body = {"access_token": token, "expires_in": max(0, int(self.life_s) - 1), "token_type": "Bearer"}
         return Answer(200, JSON_HEADERS, msgspec.json.encode(body))
 

@@ -11,7 +11,7 @@ from bench.simulators.exchange import Answer, Exchange, Request
 from bench.simulators.fault_kinds import Goaway, Malformed, NoAnswer, RefusedStream, ResetSocket, ResetStream, TlsAbort
 from bench.simulators.faults import Mode
 from bench.simulators.h2_rules import Http2Rules
-from bench.simulators.h2_server import BODY_BYTES_MAX, Http2Connection
+from bench.simulators.h2_server import Http2Connection
 from bench.simulators.http1 import Hangup, Reply, serve_http1
 from bench.simulators.sockets import Severed, end_without_notify, reset
 from bench.simulators.tls import TlsFiles, server_context, topics_of
@@ -110,6 +110,7 @@ class Front:
         counts["opened"] += 1
         match tls.selected_alpn_protocol():
             case "h2":
+                counts["opened_h2"] += 1
                 topics = topics_of(tls.getpeercert())
                 counts["client_certificates"] += bool(topics)
                 connection = Http2Connection(
@@ -125,6 +126,7 @@ class Front:
                 self._is_empty.clear()
                 return connection
             case "http/1.1":
+                counts["opened_http1"] += 1
                 reader = asyncio.StreamReader()
                 return asyncio.StreamReaderProtocol(reader, self._serve_http1)
             case _:
@@ -153,7 +155,8 @@ class Front:
         assert task is not None
         self._http1.add(task)
         try:
-            await serve_http1(reader, writer, lambda request: self._answer_http1(request, writer), BODY_BYTES_MAX)
+            body_bytes_max = self._exchange.vendor.body_bytes_max
+            await serve_http1(reader, writer, lambda request: self._answer_http1(request, writer), body_bytes_max)
         except asyncio.CancelledError:
             writer.transport.abort()
         finally:

@@ -34,7 +34,6 @@ from bench.simulators.h2_malformed import malformed
 from bench.simulators.h2_rules import Http2Rules, Stream
 from bench.simulators.sockets import Severed, end_without_notify, reset, sever
 
-BODY_BYTES_MAX = 65_536  # kept of one request body; the rest is counted and thrown away
 DRAIN_S = 5.0  # after a GOAWAY with open streams: how long their answers may take before the socket is closed
 
 
@@ -208,6 +207,8 @@ class Http2Connection(asyncio.Protocol):
             else:
                 headers.append((bytes(name), bytes(value)))
         method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+        if b":authority" in pseudo and not any(name == b"host" for name, _ in headers):
+            headers.append((b"host", pseudo[b":authority"]))  # some vendors have it signed
         self._streams[stream_id] = Stream(
             method.decode("latin-1"), path.decode("latin-1"), tuple(headers), self._loop.time()
         )
@@ -225,7 +226,7 @@ class Http2Connection(asyncio.Protocol):
         stream = self._streams.get(event.stream_id)
         if stream is not None:
             stream.body_bytes += len(event.data)
-            stream.body += event.data[: BODY_BYTES_MAX - len(stream.body)]
+            stream.body += event.data[: self._exchange.vendor.body_bytes_max - len(stream.body)]
         if event.flow_controlled_length and not self._is_frozen:
             self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
 

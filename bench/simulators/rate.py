@@ -12,14 +12,17 @@ class TokenBucket:
         self._level = self.burst
         self._last = now
 
-    def take(self, now: float) -> float:
-        """Take one message; returns 0.0 when allowed, else the seconds until one will be."""
+    def take(self, now: float, n: int = 1) -> float:
+        """Take n messages; returns 0.0 when allowed, else the seconds until one will be.
+
+        A request of many rows passes when one row would and leaves the bucket in debt: no vendor cuts a request.
+        """
         if self.rate_per_s <= 0:
             return 0.0
         self._level = min(self.burst, self._level + max(0.0, now - self._last) * self.rate_per_s)
         self._last = max(self._last, now)
         if self._level >= 1.0:
-            self._level -= 1.0
+            self._level -= n
             return 0.0
         return (1.0 - self._level) / self.rate_per_s
 

@@ -1,11 +1,14 @@
 """What a simulator has received: one row per message id, made to hold millions.
 
-A row is an entry of a dict from the 16 message id bytes to a position in columns that only grow:
+A row is an entry of a dict from the 16 message id bytes to a position in columns that only grow. A row of a request
+with many targets has no message id of its own: what names it there is the reference (callback parameter, bi_tag ...)
+that the sender had echoed, together with the token; see `row_of`.
 
     digests  32 bytes a row   sha256(title UTF-8 + one zero byte + body UTF-8); an absent text is empty
     targets  16 bytes a row   first half of sha256(token): proves the addressee, keeps no token
     copies   uint32           how often the row arrived
     arrivals uint64           Unix ms of the first copy, by the simulators' clock
+    references uint32         position in a list of the texts that name requests; 0 is the empty one
 
 That is about 220 bytes of process memory a row, most of it the dict. Texts are kept only when asked for, up to a limit.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import uuid
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,12 +43,39 @@ def target_of(token: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One accepted notification: 16 message id bytes, the device token as sent, the two texts (absent = empty)."""
+    """One accepted notification: 16 message id bytes, the device token as sent, the two texts (absent = empty).
+
+    reference: what the sender wanted echoed in receipts, where it is no message id.
+    """
 
     message_id: bytes
     token: str
     title: str
     body: str
+    reference: str = ""
+
+
+def row_of(reference: str, token: str, title: str, body: str, *, is_single: bool) -> Message:
+    """The row that `reference` names for `token`.
+
+    In a request with one target a reference in the form of a UUID (with or without hyphens) is the message id. Any
+    other names many rows, of which sha256(reference + zero byte + token) picks one; an empty one names nothing and the
+    row gets a fresh id.
+    """
+    named = message_id_in(reference) if is_single else None
+    if named is not None:
+        return Message(named, token, title, body)
+    if not reference:
+        return Message(uuid.uuid4().bytes, token, title, body)
+    return Message(target_of(f"{reference}\0{token}"), token, title, body, reference)
+
+
+def message_id_in(text: str) -> bytes | None:
+    """The 16 bytes of a UUID of 32 or 36 characters; None for any other text."""
+    try:
+        return uuid.UUID(text).bytes if len(text) in (32, 36) else None
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +87,8 @@ class Snapshot:
     targets: bytearray
     copies: array[int]
     arrivals: array[int]
+    references: array[int]
+    reference_texts: list[str]
     texts: dict[bytes, tuple[str, str]]
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -68,6 +101,8 @@ class Snapshot:
                 "target": self.targets[index * TARGET_BYTES : (index + 1) * TARGET_BYTES].hex(),
                 "arrived_unix_ms": self.arrivals[index],
             }
+            if self.references[index]:
+                row["reference"] = self.reference_texts[self.references[index]]
             texts = self.texts.get(message_id)
             if texts is not None:
                 row["title"], row["body"] = texts
@@ -108,6 +143,9 @@ class Received:
         self._targets = bytearray()
         self._copies: array[int] = array("I")
         self._arrivals: array[int] = array("Q")
+        self._references: array[int] = array("I")
+        self._reference_texts = [""]
+        self._reference_index = {"": 0}
         self._texts: dict[bytes, tuple[str, str]] = {}
         self._texts_bytes = 0
         self.second_copies = 0
@@ -139,8 +177,16 @@ class Received:
         self._targets += target
         self._copies.append(1)
         self._arrivals.append(arrived_unix_ms)
+        self._references.append(self._position_of(message.reference))
         if self.keep_texts:
             self._keep_texts(message)
+
+    def _position_of(self, reference: str) -> int:
+        position = self._reference_index.get(reference)
+        if position is None:
+            position = self._reference_index[reference] = len(self._reference_texts)
+            self._reference_texts.append(reference)
+        return position
 
     def _keep_texts(self, message: Message) -> None:
         size = len(message.title.encode("utf-8", "surrogatepass")) + len(message.body.encode("utf-8", "surrogatepass"))
@@ -156,7 +202,16 @@ class Received:
         The byte columns are extended only at their end and are indexed only below the number of ids taken here, so
         rows that arrive while a snapshot is being sent change nothing in it but `copies`.
         """
-        return Snapshot(list(self._ids), self._digests, self._targets, self._copies, self._arrivals, self._texts)
+        return Snapshot(
+            list(self._ids),
+            self._digests,
+            self._targets,
+            self._copies,
+            self._arrivals,
+            self._references,
+            self._reference_texts,
+            self._texts,
+        )
 
     def statistics(self) -> dict[str, int | bool]:
         """Rows, copies in all, second copies, and what did not fit."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,23 +21,55 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from bench.simulators import apns, fcm
+from bench.simulators.aliyun_sms import AliyunSms
 from bench.simulators.apns_provider_token import Key, ProviderTokens
 from bench.simulators.clock import Clock
-from bench.simulators.config import ApnsSection, FcmSection, Http2Section, SimulatorsConfig
+from bench.simulators.config import ApnsSection, FcmSection, SimulatorsConfig
+from bench.simulators.config_base import Http2Section
 from bench.simulators.control import ControlPort
 from bench.simulators.counts import Counts
 from bench.simulators.credentials import ApnsKey, ServiceAccount, make_apns_key, make_service_account
+from bench.simulators.dingtalk import Dingtalk
 from bench.simulators.exchange import Exchange, Vendor
 from bench.simulators.fates import Fates
 from bench.simulators.faults import FaultScript
 from bench.simulators.fcm_oauth import OAuth
 from bench.simulators.front import Front
 from bench.simulators.h2_rules import Http2Rules
+from bench.simulators.harmony import Harmony
+from bench.simulators.honor import Honor
+from bench.simulators.huawei import Huawei
+from bench.simulators.meizu import Meizu
+from bench.simulators.oppo import Oppo
+from bench.simulators.push_api import Kit, PushApi, PushSection
 from bench.simulators.rate import DeviceWindow, TokenBucket
+from bench.simulators.receipts import Courier
 from bench.simulators.received import Received
+from bench.simulators.tencent_sms import TencentSms
 from bench.simulators.tls import TlsFiles, make_tls_files
+from bench.simulators.vivo import Vivo
+from bench.simulators.webhook import Webhook
+from bench.simulators.wechat import Wechat
+from bench.simulators.wecom import Wecom
+from bench.simulators.xiaomi import Xiaomi
 
 DEVICE_RATE_WINDOW_S = 60.0
+#: section of the configuration -> judge
+PUSH_APIS: Mapping[str, type[PushApi]] = {
+    "huawei": Huawei,
+    "harmony": Harmony,
+    "honor": Honor,
+    "xiaomi": Xiaomi,
+    "oppo": Oppo,
+    "vivo": Vivo,
+    "meizu": Meizu,
+    "wechat": Wechat,
+    "aliyun_sms": AliyunSms,
+    "tencent_sms": TencentSms,
+    "wecom": Wecom,
+    "dingtalk": Dingtalk,
+    "webhook": Webhook,
+}
 
 
 @dataclass(slots=True)
@@ -88,6 +120,8 @@ class Simulators:
         for simulator in self.by_name.values():
             simulator.exchange.is_shutting_down = True
         await asyncio.gather(*(one.front.stop(self.config.drain_s) for one in self.by_name.values()))
+        couriers = [one.exchange.courier for one in self.by_name.values()]
+        await asyncio.gather(*(courier.stop() for courier in couriers if courier is not None))
         if self.control is not None:
             await self.control.stop()
 
@@ -105,6 +139,9 @@ async def serve_simulators(config: SimulatorsConfig, directory: Path, clock: Clo
             await _start_apns(simulators, directory)
         if config.fcm.enabled:
             await _start_fcm(simulators, directory)
+        for name, judge in PUSH_APIS.items():
+            if getattr(config, name).enabled:
+                await _start_push_api(simulators, name, judge, directory)
         simulators.control = ControlPort(simulators)
         await simulators.control.start(config.host, config.control_port)
     except BaseException:
@@ -126,7 +163,7 @@ async def _start_apns(simulators: Simulators, directory: Path) -> None:
         is_push_type_required=section.push_type_required,
         is_sandbox=section.environment == "sandbox",
     )
-    exchange = _exchange(vendor, simulators, section)
+    exchange = _exchange(vendor, simulators, section, Counts())
     clients = section.client_certificates
     front = Front(exchange, _rules(section.http2), simulators.tls_files, ["h2"], config, clients=clients)
     await front.start(config.host, section.port)
@@ -162,7 +199,7 @@ async def _start_fcm(simulators: Simulators, directory: Path) -> None:
         token_length_max=section.token_length_max,
         bad_token_form=section.bad_token_form,
     )
-    exchange = _exchange(vendor, simulators, section)
+    exchange = _exchange(vendor, simulators, section, Counts())
     front = Front(exchange, _rules(section.http2), simulators.tls_files, ["h2", "http/1.1"], config)
     await front.start(config.host, section.port)
     # The audience of assertions is this very endpoint, and its port is known only now.
@@ -178,6 +215,38 @@ async def _start_fcm(simulators: Simulators, directory: Path) -> None:
     }
     fates = partial(Fates, section.fates, fcm.FATES)
     simulators.by_name["fcm"] = Simulator(exchange, front, credentials, fates)
+
+
+async def _start_push_api(simulators: Simulators, name: str, judge: type[PushApi], directory: Path) -> None:
+    """One simulator per region; all but the first are named vendor_region."""
+    config = simulators.config
+    section: PushSection = getattr(config, name)
+    for region in judge.regions_of(section):
+        is_first = region == judge.regions_of(section)[0]
+        own_name = name if is_first else f"{name}_{region}"
+        counts = Counts()
+        kit = Kit(
+            clock=simulators.clock,
+            chance=random.Random(f"{config.seed} {own_name} receipts"),
+            n_seen=counts.variants,
+            is_strict=config.unknown_fields == "refuse",
+            directory=directory,
+            region=region,
+        )
+        vendor = judge(section, kit)
+        exchange = _exchange(vendor, simulators, section, counts)
+        if any(vendor.events) or vendor.receipt_fates:
+            exchange.courier = Courier(
+                vendor.callbacks, section.receipts, config.courier, kit.chance, counts.receipts, vendor.is_receipt_taken
+            )
+            exchange.courier.start()
+        protocols: list[str] = list(section.protocols)
+        front = Front(exchange, _rules(config.http2), simulators.tls_files, protocols, config)
+        fates = partial(judge.fresh_fates, section)
+        simulators.by_name[own_name] = Simulator(exchange, front, {}, fates)
+        await front.start(config.host, section.port if is_first else judge.region_port(section, region))
+        where = {"host": config.host, "port": front.port}
+        simulators.by_name[own_name].credentials = where | vendor.credentials(config.host, front.port)
 
 
 def _let_in(oauth: OAuth, account: ServiceAccount, token_uri: str) -> None:
@@ -199,7 +268,7 @@ def _apns_keys(section: ApnsSection, generated: ApnsKey) -> dict[str, Key]:
     return keys
 
 
-def _key(key_id: str, team_id: str, public_pem: bytes, topics: list[str], environment: str) -> Key:
+def _key(key_id: str, team_id: str, public_pem: bytes, topics: Iterable[str], environment: str) -> Key:
     public_key = load_pem_public_key(public_pem)
     if not isinstance(public_key, EllipticCurvePublicKey):
         raise ValueError(f"public key of {key_id} is not an elliptic curve key")
@@ -223,9 +292,12 @@ def _rules(section: Http2Section) -> Http2Rules:
     )
 
 
-def _exchange(vendor: Vendor, simulators: Simulators, section: ApnsSection | FcmSection) -> Exchange:
+def _exchange(
+    vendor: Vendor, simulators: Simulators, section: ApnsSection | FcmSection | PushSection, counts: Counts
+) -> Exchange:
+    """What a simulator knows. A PushApi paces itself, since its requests cost what they carry."""
     config = simulators.config
-    counts = Counts()
+    rate_per_s = 0.0 if isinstance(section, PushSection) else section.rate_per_s
     exchange = Exchange(
         vendor=vendor,
         script=FaultScript(random.Random(f"{config.seed} {vendor.name}"), counts.faults),
@@ -236,8 +308,8 @@ def _exchange(vendor: Vendor, simulators: Simulators, section: ApnsSection | Fcm
         ),
         counts=counts,
         clock=simulators.clock,
-        bucket=TokenBucket(section.rate_per_s, section.burst or section.rate_per_s, simulators.clock.now_unix_s()),
-        has_retry_after=section.retry_after,
+        bucket=TokenBucket(rate_per_s, section.burst or rate_per_s, simulators.clock.now_unix_s()),
+        has_retry_after=not isinstance(section, PushSection) and section.retry_after,
         recent=deque(maxlen=config.received.requests_kept),
         refused=deque(maxlen=config.received.requests_kept),
     )

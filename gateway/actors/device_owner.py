@@ -15,10 +15,9 @@ from gateway.actors.inbox import InboxActor
 from gateway.actors.long_link_port import F64, Unacknowledged
 from gateway.actors.router import Router
 from gateway.clock import Clock
-from gateway.columns import I32, I64, U32, Rows, TextColumn
+from gateway.columns import I32, I64, U32, Rows
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home, row_tags, split_by_sequence
-from gateway.core.registration import Registrations
 from gateway.errors import CloseReason, Overloaded
 from gateway.ledger import Channel, LedgerPage, Reason, Receipt, State
 
@@ -50,8 +49,14 @@ class DeviceOwner:
         clock: Clock,
         observer: OwnerObserver,
         connections_max: Sequence[int] = (),
+        online_elsewhere: Callable[[int], int] = lambda app_index: 0,
+        set_online: Callable[[int, int], None] = lambda app_index, devices: None,
     ) -> None:
-        """connections_max: by app index, devices online at most; an app beyond the list has no limit of its own."""
+        """connections_max: by app index, devices online at most; an app beyond the list has no limit of its own.
+
+        online_elsewhere: devices of an app that are online at other workers. set_online: told how many are here, for
+        them; the numbers of two workers may be a moment apart.
+        """
         self._devices = devices
         self._home = home
         self._router = router
@@ -61,6 +66,8 @@ class DeviceOwner:
         self._connections_max = connections_max
         #: Asks for a page that left memory and says whether it will come, with whom to tell then.
         self.ask_archive: Callable[[int, Rows, Callable[[LedgerPage, Rows], None]], bool] | None = None
+        self._online_elsewhere = online_elsewhere
+        self._set_online = set_online
         self.on_uplink: Callable[[int, bytes, str, bytes], None] | None = None
 
     def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
@@ -71,22 +78,15 @@ class DeviceOwner:
         now_unix_s = self._clock.unix_ms() // 1000
         row = self._devices.find_one(device_id, app_index)
         if app_index < len(self._connections_max) and (row < 0 or not self._devices.is_online(row)):
-            online, limit = self._devices.online_count(app_index), self._connections_max[app_index]
+            online = self._devices.online_count(app_index) + self._online_elsewhere(app_index)
+            limit = self._connections_max[app_index]
             if online >= limit:
                 self._observer.app_full(app_index)
                 raise Overloaded("apps.connections_max", online, limit, retry_after_s=10.0)
         if row < 0:
-            bare = Registrations(
-                np.frombuffer(device_id, np.uint8).reshape(1, 16),
-                np.zeros(1, np.uint8),
-                TextColumn(b"", np.zeros(2, np.uint32)),
-                np.zeros(1, np.uint32),
-            )
-            made = self._devices.register(app_index, bare, now_unix_s)
-            row = int(made.rows[0])
-            if row < 0:
-                raise Overloaded("devices", len(self._devices), len(self._devices))
+            row = self._devices.add_bare(device_id, app_index, now_unix_s)
         self._devices.set_online(row, fd, generation, now_unix_s)
+        self._set_online(app_index, self._devices.online_count(app_index))
         return row
 
     def subscribed(self, slots: I32, fds: I32, generations: U32, now: float) -> None:
@@ -97,6 +97,8 @@ class DeviceOwner:
     def disconnected(self, slots: I32, fds: I32, generations: U32, reasons: list[CloseReason]) -> None:
         """These devices are offline, unless they are connected elsewhere by now."""
         self._devices.set_offline(slots, fds, generations, self._clock.unix_ms() // 1000)
+        for app_index in range(len(self._connections_max)):
+            self._set_online(app_index, self._devices.online_count(app_index))
 
     def acknowledged(self, tags: I64, sent_at: F64, now: float) -> None:
         """The rows are with their devices."""

@@ -15,29 +15,32 @@ import random
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import cast
 
 import numpy as np
 import trio
 
+from gateway.actors import lane_bursts
 from gateway.actors.bell import Bell
+from gateway.actors.lane_bursts import InFlight, Saving, Unsent
 from gateway.actors.lane_ports import Credentials, LaneObserver, Probes, Renderer, RouterPort
-from gateway.actors.rendering import RenderedBurst
 from gateway.actors.vendor_breaker import VerdictWatch
 from gateway.actors.vendor_pool import PoolPort
 from gateway.actors.vendor_tags import make_tags, split_by_burst
 from gateway.clock import Clock
 from gateway.columns import F64, I64, U8, U16, Rows
 from gateway.content import Priority
+from gateway.core.bucket import TokenBucket
 from gateway.core.device_gates import DeviceGates
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneSlice
+from gateway.core.render_bulk import fill_saved
 from gateway.core.retry import RetryPolicy
-from gateway.core.settle import Settlement, Verdicts, settle
+from gateway.core.settle import Settlement, settle
 from gateway.core.wheel import TimingWheel
-from gateway.ledger import NO_VERDICT, Burst, Flag, LedgerPage, Reason, State
+from gateway.ledger import Flag, LedgerPage, Reason, State
 from gateway.pace import Pace
-from gateway.vendor import Vendor
+from gateway.vendor import Bulk, BulkVendor, Vendor
 from gateway.verdict import Answer, Scope, Verdict
 from gateway.wire.h2.events import AnswerDetail, Answers, Event, Refused, Reset, Terminated, TimedOut
 
@@ -49,43 +52,18 @@ _STALE_S = 1.0
 _STEP_SHARE = 1.6
 #: Fewest rows in a step: below this the fixed cost of a burst is most of its price.
 _STEP_ROWS_MIN = 64
-#: Positions a tag has room for.
+#: Rendered bursts that may wait until their rows are known to leave: one waits while the next is rendered.
+_AHEAD_MAX = 2
+#: Positions a tag has room for, and slices that may wait for a retry at once: one per burst with retries.
 _POSITIONS_MAX = 1 << 16
-#: Slices that may wait for a retry at once; one slice per burst with retries.
 _WHEEL_ITEMS_MAX = 1 << 20
-
-
-class _InFlight:
-    """A burst under way. n_open: rows without an outcome yet. authorization: what it was sent with."""
-
-    __slots__ = ("authorization", "burst", "n_open", "page", "rows")
-
-    def __init__(self, page: LedgerPage, rows: Rows, burst: Burst, authorization: bytes) -> None:
-        self.authorization = authorization
-        self.page = page
-        self.rows = rows
-        self.burst = burst
-        self.n_open = len(rows)
-
-
-class _Unsent(NamedTuple):
-    """Rendered rows from `start` on that wait for room; they go out next, unless something about them changed."""
-
-    page: LedgerPage
-    rendered: RenderedBurst
-    start: int
-    authorization: bytes
-    rendered_at: float
-
-    @property
-    def rows(self) -> Rows:
-        return self.rendered.rows[self.start :]
 
 
 class LaneActor:
     """burst_rows_max: rows rendered in one step at most, fewer where step_s_max would not hold.
 
-    request_timeout_s: an attempt without answer ends uncertain.
+    request_timeout_s: an attempt without answer ends uncertain. request_bucket: of a vendor that counts requests, not
+    rows.
     """
 
     def __init__(
@@ -106,10 +84,13 @@ class LaneActor:
         request_timeout_s: float,
         watch: VerdictWatch,
         device_gates: DeviceGates,
+        request_bucket: TokenBucket | None = None,
         random_source: random.Random | None = None,
     ) -> None:
         self.lane = lane
         self._vendor = vendor
+        self._bulk = cast(BulkVendor, vendor) if getattr(vendor, "is_bulk", False) else None
+        self._request_bucket = request_bucket
         self._pool = pool
         self._renderer = renderer
         self._credentials = credentials
@@ -139,8 +120,10 @@ class LaneActor:
         self._wheel: TimingWheel[LaneSlice] = TimingWheel(
             tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
         )
-        self._unsent: deque[_Unsent] = deque()
-        self._bursts: dict[int, _InFlight] = {}
+        self._unsent: deque[Unsent] = deque()
+        self._bursts: dict[int, InFlight] = {}
+        #: First steps under way, by the burst number of their tag.
+        self._saves: dict[int, Saving] = {}
         self._burst_number = 0
         #: A THROTTLED or QUOTA verdict for this class: nothing leaves before this time. Those for the app: the pool.
         self._not_before = -math.inf
@@ -180,7 +163,8 @@ class LaneActor:
 
     @property
     def waiting_rows(self) -> int:
-        return self.lane.rows + sum(len(unsent.rows) for unsent in self._unsent)
+        saving = sum(len(saving.unsent.rows) for saving in self._saves.values())
+        return self.lane.rows + saving + sum(len(unsent.rows) for unsent in self._unsent)
 
     @property
     def holds_rows(self) -> bool:
@@ -190,7 +174,7 @@ class LaneActor:
     @property
     def is_idle(self) -> bool:
         """Nothing queued and nothing in flight; rows that wait for a retry do not count."""
-        return not self.has_rows and not self._bursts
+        return not self.has_rows and not self._bursts and not self._saves
 
     # -- the actor
 
@@ -230,6 +214,8 @@ class LaneActor:
         if gate > now:
             return gate
         bucket = self.lane.next_deadline()
+        if self._request_bucket is not None and self._unsent:
+            bucket = self._request_bucket.next_deadline() or math.inf
         return bucket if bucket > now else math.inf
 
     def _requeue_due(self, now: float) -> None:
@@ -253,13 +239,12 @@ class LaneActor:
             return False
         pace = self._pace()
         rows_max = pace.items() if pace is not None else _STEP_ROWS_MIN
-        wanted = len(self._unsent[0].rows) if self._unsent else min(self.lane.rows, rows_max)
-        if not self._pool.capacity(wanted):
+        if not self._pool.capacity(self._requests_wanted(rows_max)):
             return False
         authorization = self._credentials.get_nowait()
         if authorization is None:
             return False
-        if self._unsent:
+        if self._unsent and (len(self._unsent) >= _AHEAD_MAX or self._may_leave(self._unsent[0])):
             return self._send_next(authorization, now)
         slice_ = self.lane.take(now, rows_max)
         # Rows left the queue, if only because they had ended elsewhere: what is parked for it moves up.
@@ -281,6 +266,12 @@ class LaneActor:
         self._paced_page = slice_.page
         self._paces[bool(slice_.page.batch.variables)].on_step(len(slice_.rows), time.perf_counter() - started)
         return True
+
+    def _requests_wanted(self, rows_max: int) -> int:
+        """Requests that the next burst needs; one where a request may carry all rows that are yet to be rendered."""
+        if self._unsent:
+            return self._unsent[0].requests_left
+        return min(self.lane.rows, rows_max) if self._bulk is None else min(self.lane.rows, 1)
 
     def _hold_throttled(self, slice_: LaneSlice, now: float) -> LaneSlice:
         """The rows that may leave; those for devices that the vendor wants left alone wait until it is over."""
@@ -314,7 +305,9 @@ class LaneActor:
         page, rows = slice_
         batch = page.batch
         rendered = self._renderer.render(page, rows, authorization, batch.born_unix_ms / 1000 + now - batch.born)
-        self._unsent.extend(_Unsent(page, burst, 0, authorization, now) for burst in rendered.bursts)
+        for burst in rendered.bursts:
+            self._home.announce(page, burst.rows)
+            self._unsent.append(Unsent(page, burst, 0, authorization, now))
         if len(rendered.tokenless):
             reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
             self._router.vendor_failed(page, rendered.tokenless, reasons)
@@ -339,50 +332,78 @@ class LaneActor:
             self.lane.put_back(page, rows[is_live])
             self.lane.bucket.give_back(int((~is_live).sum()))
             return True
+        if not self._may_leave(unsent):
+            return False
+        wanted = self._requests_granted(min(unsent.requests_left, _POSITIONS_MAX), now)
+        if not wanted:
+            return False
         number = self._burst_number
         self._burst_number = (number + 1) & 0xFFFFFFFF
-        tags = make_tags(self._number, number, min(len(rows), _POSITIONS_MAX))
-        taken, connection = self._pool.send(rendered.requests, start, tags, self._request_deadline())
+        # On trio's clock: the development clock must not time requests out.
+        deadline = trio.current_time() + self._request_timeout_s
+        bulk = rendered.requests.bulk
+        if bulk is not None and bulk.save is not None:
+            tags = make_tags(self._number, number, 1)
+            taken, connection = self._pool.send(bulk.save, 0, tags, deadline)
+            if taken:
+                self._saves[number] = Saving(self._unsent.popleft(), connection)
+        else:
+            tags = make_tags(self._number, number, wanted)
+            taken, connection = self._pool.send(rendered.requests, start, tags, deadline)
+            if taken:
+                self._issue(unsent, taken, number, connection, now)
+                if taken < unsent.requests_left:
+                    self._unsent[0] = unsent._replace(start=start + taken)
+                else:
+                    self._unsent.popleft()
+        if self._request_bucket is not None:
+            self._request_bucket.give_back(wanted - taken)
         if not taken:
             return False
-        self._issue(unsent, taken, number, connection, now)
-        if taken < len(rows):
-            self._unsent[0] = unsent._replace(start=start + taken)
-        else:
-            self._unsent.popleft()
         # A full connection rings when it has room: another turn of the loop would only find it full.
-        wanted = len(self._unsent[0].rows) if self._unsent else self.lane.rows
-        return wanted > 0 and self._pool.capacity(wanted) > 0
+        next_wanted = self._requests_wanted(_POSITIONS_MAX)
+        return next_wanted > 0 and self._pool.capacity(next_wanted) > 0
 
-    def _request_deadline(self) -> float:
-        """On trio's clock, which the development clock does not move: a moved clock must not time requests out."""
-        return trio.current_time() + self._request_timeout_s
+    def _requests_granted(self, wanted: int, now: float) -> int:
+        """How many requests may leave now, where the vendor counts those."""
+        if self._request_bucket is None:
+            return wanted
+        granted = self._request_bucket.take(now, wanted)
+        if not granted:
+            self._observer.throttled(max(0.0, (self._request_bucket.next_deadline() or now) - now))
+        return granted
 
-    def _issue(self, unsent: _Unsent, taken: int, number: int, connection: int, now: float) -> None:
-        """The next `taken` rows are in flight, with a record in the burst log."""
-        page, rendered, start = unsent.page, unsent.rendered, unsent.start
-        rows, truncated = rendered.rows[start : start + taken], rendered.truncated[start : start + taken]
+    def _may_leave(self, unsent: Unsent) -> bool:
+        """Whoever must know it before these rows leave knows it; else this lane is rung."""
+        return self._home.may_leave(unsent.page, unsent.rows, self._bell.ring)
+
+    def _issue(self, unsent: Unsent, taken: int, number: int, connection: int, now: float) -> None:
+        """The next `taken` requests are in flight, with a record in the burst log."""
+        rendered, bulk = unsent.rendered, unsent.rendered.requests.bulk
+        first, stop = rendered.rows_before(unsent.start), rendered.rows_before(unsent.start + taken)
+        rows, truncated = rendered.rows[first:stop], rendered.truncated[first:stop]
+        if np.count_nonzero(truncated):
+            unsent.page.flags[rows[truncated]] |= np.uint8(Flag.TRUNCATED)
+            self._observer.truncated(int(truncated.sum()))
+        part = None if bulk is None else lane_bursts.bulk_part(bulk, unsent.start, unsent.start + taken)
+        self._record(unsent, rows, number, connection, now, part)
+
+    def _record(
+        self, unsent: Unsent, rows: Rows, number: int, connection: int, now: float, bulk: Bulk | None = None
+    ) -> InFlight:
+        page = unsent.page
         attempts = page.attempts[rows]
         page.attempts[rows] = np.minimum(attempts, np.uint8(254)) + np.uint8(1)
         self._home.move(page, rows, State.IN_FLIGHT, None, now, channel=self.lane.key.channel)
         page.issued_ms[rows] = page.stamp(now)
-        if np.count_nonzero(truncated):
-            page.flags[rows[truncated]] |= np.uint8(Flag.TRUNCATED)
-            self._observer.truncated(int(truncated.sum()))
-        burst = Burst(
-            number,
-            int(attempts[0]) + 1,
-            self.lane.key.channel,
-            connection,
-            rows.astype(np.uint16),
-            now,
-            np.zeros(len(rows), np.uint32),
-            np.full(len(rows), NO_VERDICT, np.uint8),
-            {},
+        first_request = -1 if bulk is None else bulk.first_number
+        burst = lane_bursts.new_burst(
+            number, int(attempts[0]) + 1, self.lane.key.channel, connection, rows, now, first_request
         )
         page.bursts.append(burst)
-        self._bursts[number] = _InFlight(page, rows, burst, unsent.authorization)
+        flight = self._bursts[number] = InFlight(page, rows, burst, unsent.authorization, bulk)
         self._observer.issued(len(rows), now - page.batch.born)
+        return flight
 
     # -- answers
 
@@ -404,9 +425,16 @@ class LaneActor:
         self._bell.ring()
 
     def _on_statuses(self, tags: I64, status: U16, details: Mapping[int, AnswerDetail]) -> None:
+        if self._bulk is not None:
+            for number, indexes, places in split_by_burst(tags):
+                told = [details.get(index) for index in indexes.tolist()]
+                if number in self._saves:
+                    self._on_saved(number, lane_bursts.read_saved(self._bulk, int(status[indexes[0]]), told[0]))
+                else:
+                    self._on_requests(self._bulk, number, places, status[indexes], told)
+            return
         n = len(tags)
-        verdicts = np.zeros(n, np.uint8)
-        answers: dict[int, Answer] = {}
+        verdicts, answers = np.zeros(n, np.uint8), dict[int, Answer]()
         odd = np.flatnonzero(status != 200).tolist()
         # A 200 that brought something along is the vendor's to judge: over HTTP/1.1 many tell errors in the body.
         for index in sorted(details.keys() | odd) if details else odd:
@@ -419,87 +447,99 @@ class LaneActor:
         self._watch.judge(verdicts, answers)
         self._settle_tags(tags, verdicts, answers)
 
+    def _on_requests(
+        self, vendor: BulkVendor, number: int, places: Rows, status: U16, details: list[AnswerDetail | None]
+    ) -> None:
+        """Answers to requests of one burst that may carry many rows each."""
+        flight = self._bursts[number]
+        judged = lane_bursts.judge_requests(vendor, flight, places, status, details)
+        for answer, rows in lane_bursts.counted(judged.answers).items():
+            self._observer.named(answer.verdict, answer.name, rows, is_unknown=answer.is_unknown)
+        self._watch.judge_requests(judged.requests, judged.verdicts)
+        self._settle_burst(number, judged.places, judged.verdicts, judged.answers)
+
+    def _on_saved(self, number: int, saved: str | Answer) -> None:
+        """The first step has ended. Its rows go on with the second, or end as if they had been sent: one attempt, one
+        verdict. Nothing has left for any device until then, so whatever became of it, it may be done again."""
+        unsent, connection = self._saves.pop(number)
+        now = self._clock.monotonic()
+        if isinstance(saved, str):
+            self._watch.judge_requests([Answer(Verdict.ACCEPTED)], np.zeros(0, np.uint8))
+            rendered = unsent.rendered._replace(requests=fill_saved(unsent.rendered.requests, saved))
+            self._unsent.appendleft(unsent._replace(rendered=rendered, rendered_at=now))
+            return
+        is_live = unsent.page.are(unsent.rows, State.QUEUED, self.lane.key.channel)
+        rows = unsent.rows[is_live]
+        self._observer.named(saved.verdict, saved.name, len(rows), is_unknown=saved.is_unknown)
+        self._watch.judge_requests([saved], np.zeros(0, np.uint8))
+        self.lane.bucket.give_back(int((~is_live).sum()))
+        if len(rows):
+            self._record(unsent, rows, number, connection, now)
+            verdicts = np.full(len(rows), saved.verdict, np.uint8)
+            self._settle_burst(number, np.arange(len(rows)), verdicts, dict.fromkeys(range(len(rows)), saved))
+
     def _on_verdict(self, tags: I64, answer: Answer) -> None:
-        if len(tags):
-            self._observer.named(answer.verdict, answer.name, len(tags))
-            verdicts = np.full(len(tags), answer.verdict, np.uint8)
-            self._watch.judge(verdicts, {})
-            self._settle_tags(tags, verdicts, {})
+        """These requests ended without an answer."""
+        for number, _, places in split_by_burst(tags) if len(tags) else []:
+            if number in self._saves:
+                self._on_saved(number, Answer(Verdict.UNAVAILABLE, answer.name))
+                continue
+            row_places = self._bursts[number].row_places(places)
+            self._observer.named(answer.verdict, answer.name, len(row_places))
+            self._watch.judge_requests([answer] * len(places), np.zeros(0, np.uint8))
+            self._settle_burst(number, row_places, np.full(len(row_places), answer.verdict, np.uint8), {})
 
     def _settle_tags(self, tags: I64, verdicts: U8, answers: dict[int, Answer]) -> None:
-        now = self._clock.monotonic()
+        """For requests of one row each."""
         for number, indexes, places in split_by_burst(tags):
-            flight = self._bursts[number]
-            page, burst = flight.page, flight.burst
-            if not answers and len(places) == len(flight.rows) and not np.count_nonzero(verdicts):
-                # The whole burst at once, and all of it accepted: no row need be picked out.
-                burst.answered[:] = max(1, int((now - burst.issued) * 1000))
-                burst.verdicts[:] = Verdict.ACCEPTED
-                self._observer.answered(page, burst.verdicts, now - burst.issued)
-                self._forget(number, flight, len(places))
-                self._home.move(
-                    page, flight.rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel
-                )
-                continue
-            rows = flight.rows[places]
-            burst.answered[places] = max(1, int((now - burst.issued) * 1000))
-            burst.verdicts[places] = verdicts[indexes]
             own: dict[int, Answer] = {}
             if answers:
                 own = {place: answers[index] for place, index in enumerate(indexes.tolist()) if index in answers}
-            for place, answer in own.items():
-                burst.names[int(places[place])] = answer.name
-            self._observer.answered(page, verdicts[indexes], now - burst.issued)
-            self._forget(number, flight, len(places))
-            self._act_on(flight, rows, verdicts[indexes], own, now)
+            self._settle_burst(number, places, verdicts[indexes], own)
 
-    def _forget(self, number: int, flight: _InFlight, count: int) -> None:
+    def _settle_burst(self, number: int, places: Rows, verdicts: U8, answers: dict[int, Answer]) -> None:
+        """Rows of one burst have ended. places: in the burst; answers: by index into places."""
+        now = self._clock.monotonic()
+        flight = self._bursts[number]
+        page, burst = flight.page, flight.burst
+        if not answers and len(places) == len(flight.rows) and not np.count_nonzero(verdicts):
+            # The whole burst at once, and all of it accepted: no row need be picked out.
+            burst.answered[:] = max(1, int((now - burst.issued) * 1000))
+            burst.verdicts[:] = Verdict.ACCEPTED
+            self._observer.answered(page, burst.verdicts, now - burst.issued)
+            self._forget(number, flight, len(places))
+            self._home.move(page, flight.rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel)
+            return
+        rows = flight.rows[places]
+        burst.answered[places] = max(1, int((now - burst.issued) * 1000))
+        burst.verdicts[places] = verdicts
+        for place, answer in answers.items():
+            burst.names[int(places[place])] = answer.name
+        self._observer.answered(page, verdicts, now - burst.issued)
+        self._forget(number, flight, len(places))
+        self._act_on(flight, rows, verdicts, answers, now)
+
+    def _forget(self, number: int, flight: InFlight, count: int) -> None:
         flight.n_open -= count
-        if flight.n_open == 0:
+        if not flight.n_open:
             del self._bursts[number]
 
-    def _act_on(self, flight: _InFlight, rows: Rows, verdicts: U8, answers: dict[int, Answer], now: float) -> None:
+    def _act_on(self, flight: InFlight, rows: Rows, verdicts: U8, answers: dict[int, Answer], now: float) -> None:
         page = flight.page
         if not np.count_nonzero(verdicts):  # ACCEPTED is 0: the usual burst
             self._home.move(page, rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel)
             return
-        n = len(rows)
-        retry_after_s = np.full(n, math.nan)
-        is_refreshable = np.zeros(n, np.bool_)
-        for place, answer in answers.items():
-            if answer.retry_after_s is not None:
-                retry_after_s[place] = answer.retry_after_s
-            is_refreshable[place] = answer.is_refreshable
         if answers:
             self._act_on_answers(flight, rows, answers, now)
-        settlement = settle(
-            page,
-            Verdicts(rows, verdicts, retry_after_s, is_refreshable),
-            self._policy,
-            now=now,
-            random=self._random.random(n),
-        )
-        self._carry_out(page, settlement, now)
+        told = lane_bursts.verdict_columns(rows, verdicts, answers)
+        self._carry_out(page, settle(page, told, self._policy, now=now, random=self._random.random(len(rows))), now)
 
-    def _act_on_answers(self, flight: _InFlight, rows: Rows, answers: dict[int, Answer], now: float) -> None:
+    def _act_on_answers(self, flight: InFlight, rows: Rows, answers: dict[int, Answer], now: float) -> None:
         """What answers mean beyond their own row: dead tokens, credentials, connections, gates."""
         page = flight.page
-        dead = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_DEAD]
-        if dead:
-            self._router.token_dead(page, rows[dead], [answers[place].dead_since_unix_ms for place in dead])
-        muted = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_MUTED]
-        if muted:
-            self._router.token_muted(page, rows[muted])
-        suspect = [
-            place
-            for place, answer in answers.items()
-            if answer.verdict is Verdict.THROTTLED and answer.scope is Scope.DEVICE
-        ]
-        if suspect:
-            self._router.tokens_suspect(page, rows[suspect])
-            waits = [answers[place].retry_after_s for place in suspect]
-            until = np.array([now + (self._policy.throttle_s if wait is None else wait) for wait in waits])
-            self._device_gates.close(page.slots[rows[suspect]], until, now)
+        suspect, until = lane_bursts.act_on_tokens(self._router, page, rows, answers, now, self._policy.throttle_s)
+        if len(suspect):
+            self._device_gates.close(page.slots[suspect], until, now)
         # One word about credential, connection or gate is enough, however many rows got the same answer.
         for answer in set(answers.values()):
             if answer.verdict is Verdict.CREDENTIAL:
@@ -515,8 +555,10 @@ class LaneActor:
 
     def _close_gate(self, answer: Answer, now: float) -> None:
         """Nothing leaves this lane, or any lane of the app, before the time the vendor names."""
-        wait_s = answer.retry_after_s if answer.retry_after_s is not None else self._policy.throttle_s
-        reason = Reason.THROTTLED if answer.verdict is Verdict.THROTTLED else Reason.QUOTA_EXHAUSTED
+        wait_s, reason = self._policy.throttle_s, Reason.THROTTLED
+        if answer.verdict is Verdict.QUOTA:
+            wait_s, reason = self._policy.next_day_s(self._clock.unix_ms()), Reason.QUOTA_EXHAUSTED
+        wait_s = wait_s if answer.retry_after_s is None else answer.retry_after_s
         if answer.scope is Scope.APP:
             self._pool.close_gate(now + wait_s, reason)
         else:
@@ -544,9 +586,12 @@ class LaneActor:
         self._watch.not_sent(len(tags))
         now = self._clock.monotonic()
         for number, _, places in split_by_burst(tags) if len(tags) else []:
+            if number in self._saves:
+                self._unsent.appendleft(self._saves.pop(number).unsent)
+                continue
             flight = self._bursts[number]
-            rows = flight.rows[places]
+            rows = flight.rows[flight.row_places(places)]
             flight.page.attempts[rows] -= np.uint8(1)
             self._home.move(flight.page, rows, State.QUEUED, None, now)
-            self._forget(number, flight, len(places))
+            self._forget(number, flight, len(rows))
             self.lane.put_back(flight.page, rows)

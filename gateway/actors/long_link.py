@@ -18,6 +18,7 @@ Sessions: MQTT 3.1.1 and 5.0, clean sessions only (session present is always 0),
 from __future__ import annotations
 
 import collections
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import assert_never
@@ -26,6 +27,7 @@ import numpy as np
 import trio
 
 from gateway.actors.long_link_downlink import Downlink, Expiry
+from gateway.actors.long_link_moves import Elsewhere, Move, Moves
 from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
 from gateway.actors.long_link_sessions import Sessions
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
@@ -58,6 +60,8 @@ from gateway.wire.mqtt.session import (
 
 #: Rows in one call of `deliver` at most: about what a slice of the router has online. Larger calls leave the cache.
 _DELIVER_ROWS_MAX = 1600
+#: Between two looks at how many connections are to be closed by now.
+_CLOSE_LOOK_S = 0.01
 
 
 class LongLink:
@@ -72,7 +76,9 @@ class LongLink:
         admission: Admission | None = None,
         clock: Callable[[], float] = time.monotonic,
         perf_counter: Callable[[], float] = time.perf_counter,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        """elsewhere: the other workers, where there are any."""
         self.settings = settings
         self._apps = apps
         self._owner = owner
@@ -86,12 +92,14 @@ class LongLink:
         self.write_pace = Pace(edge.step_s_max, most=_DELIVER_ROWS_MAX)
         self.downlink = Downlink(settings, self.table, self.edge)
         self._sessions = Sessions(settings, self.table, owner)
+        self._moves = None if elsewhere is None else Moves(elsewhere, self.table, self.edge)
         self.packets_in = np.zeros(16, np.uint64)
         """(16,) packets by PacketType."""
         self.connacks = np.zeros(256, np.uint64)
         """(256,) by the byte sent: ConnectCode, or ReasonCode from 0x80 on."""
         self._next_tick = clock() + settings.tick_s
         self._drain_until: float | None = None
+        self._spread_s = 0.0
         self._has_new_bans = False
         self._stopped = trio.Event()
         # Reads that did not fit into the step in which they were made: (fd, generation, data).
@@ -122,15 +130,30 @@ class LongLink:
                 else:
                     with trio.move_on_after(max(0.0, self._wake_at() - self._clock())):
                         await trio.lowlevel.wait_readable(self.edge.fileno())
-            while self.edge.close_some(CloseReason.SHUTDOWN, self.edge.pace.items()):
-                self._report(self._clock())
-                await trio.lowlevel.checkpoint()
+            await self._close_all()
         finally:
             self.dispose()
 
-    def stop(self, drain_s: float) -> None:
-        """No connection and no row is taken from now on; `run` returns when all PUBACKs are in or `drain_s` is over."""
+    async def _close_all(self) -> None:
+        """Every connection is closed, evenly over `_spread_s`: a whole worker's must not be back in one moment."""
+        began, n_all = self._clock(), self.table.n_open
+        while self.table.n_open:
+            now = self._clock()
+            due = n_all if now >= began + self._spread_s else int(n_all * (now - began) / self._spread_s)
+            closes_max = min(self.edge.pace.items(), due - n_all + self.table.n_open)
+            if closes_max > 0:
+                self.edge.close_some(CloseReason.SHUTDOWN, closes_max)
+                self._report(now)
+                await trio.lowlevel.checkpoint()
+            else:
+                self.step(now)
+                await trio.sleep(max(_CLOSE_LOOK_S, min(self.settings.tick_s, self._spread_s / n_all)))
+
+    def stop(self, drain_s: float, spread_s: float = 0.0) -> None:
+        """No connection and no row is taken from now on. `run` returns when PUBACKs are in or `drain_s` is over, and
+        then the connections have been closed, evenly over `spread_s`."""
         self.edge.stop_listening()
+        self._spread_s = spread_s
         self._drain_until = self._clock() + drain_s
         self.edge.wake()
 
@@ -225,6 +248,23 @@ class LongLink:
     def _count(self, counter: Count, by: int = 1) -> None:
         self.table.count_at[counter] += by
 
+    # Connections of devices that are owned here, accepted by other workers; and the other way round.
+
+    def adopt(self, fd: int, address: str, data: bytes) -> None:
+        """The connection is dealt with in the next step as if it had been accepted here. fd: -1, it did not arrive."""
+        if self._drain_until is not None and fd >= 0:
+            os.close(fd)
+            fd = -1
+        if self.edge.moves.adopt(fd, address, self._clock()):
+            self._deferred.append((fd, self.table.generation_at[fd], data))
+            self.edge.wake()
+
+    def owner_is_back(self, worker: int) -> None:
+        """That worker takes connections again: those that waited for it are looked at in the next step."""
+        if self._moves is not None:
+            self._deferred += [(fd, generation, b"") for fd, generation in self._moves.take_waiting(worker)]
+            self.edge.wake()
+
     # Uplink.
 
     def _take_reads(self, fds: list[int], data: list[bytes], now: float, started: float) -> None:
@@ -274,7 +314,14 @@ class LongLink:
                 found = mqtt.next_packet(unparsed, at, limit, self._sessions.version(fd))
                 if found is None:
                     break
-                packet, at = found
+                packet, after = found
+                if self._moves is not None and not is_connected and isinstance(packet, mqtt.Connect):
+                    move = self._moves.consider(fd, packet, bytes(memoryview(unparsed)[at:]))
+                    if move is Move.GONE:
+                        return
+                    if move is Move.WAITS:
+                        break
+                at = after
                 self._carry_out(fd, packet, replies, now)
                 if table.generation_at[fd] != generation:
                     return

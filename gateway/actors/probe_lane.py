@@ -17,7 +17,6 @@ import numpy as np
 
 from gateway.actors.lane import LaneActor
 from gateway.actors.vendor_pool import LanePort, Role, VendorPool
-from gateway.actors.vendor_tags import split_by_burst
 from gateway.clock import Clock
 from gateway.columns import I64, U8, Rows
 from gateway.core.probing import ProbeBacklog
@@ -126,10 +125,9 @@ class ProbeLane(LaneActor):
     def _next_send(self) -> float:
         return min(super()._next_send(), self._way.next_deadline())
 
-    def _settle_tags(self, tags: I64, verdicts: U8, answers: dict[int, Answer]) -> None:
-        for number, indexes, places in split_by_burst(tags):
-            flight = self._bursts[number]
-            accepted = flight.rows[places[np.flatnonzero(verdicts[indexes] == Verdict.ACCEPTED)]]
-            if len(accepted):
-                self._router.tokens_proven(flight.page, accepted)
-        super()._settle_tags(tags, verdicts, answers)
+    def _settle_burst(self, number: int, places: Rows, verdicts: U8, answers: dict[int, Answer]) -> None:
+        flight = self._bursts[number]
+        accepted = flight.rows[places[np.flatnonzero(verdicts == Verdict.ACCEPTED)]]
+        if len(accepted):
+            self._router.tokens_proven(flight.page, accepted)
+        super()._settle_burst(number, places, verdicts, answers)

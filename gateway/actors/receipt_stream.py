@@ -16,7 +16,7 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
-from gateway.actors.rpc_listener import RpcConnection
+from gateway.actors.rpc_listener import Caller
 from gateway.core.home import Change, Home
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
@@ -49,7 +49,7 @@ class _Stream:
 class ReceiptStreams:
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._streams: dict[tuple[RpcConnection, int], _Stream] = {}
+        self._streams: dict[tuple[Caller, int], _Stream] = {}
 
     def check_cursor(self, cursor: bytes) -> Cursor:
         """Where a stream begins; an empty cursor means from now on. Raises BadRequest."""
@@ -62,23 +62,21 @@ class ReceiptStreams:
             raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
         return found
 
-    def credited(self, connection: RpcConnection, stream: int) -> None:
+    def credited(self, connection: Caller, stream: int) -> None:
         found = self._streams.get((connection, stream))
         if found is not None:
             found.bell.ring()
 
-    def cancelled(self, connection: RpcConnection, stream: int) -> None:
+    def cancelled(self, connection: Caller, stream: int) -> None:
         found = self._streams.pop((connection, stream), None)
         if found is not None:
             found.scope.cancel()
 
-    def closed(self, connection: RpcConnection) -> None:
+    def closed(self, connection: Caller) -> None:
         for key in [key for key in self._streams if key[0] is connection]:
             self._streams.pop(key).scope.cancel()
 
-    async def run(
-        self, connection: RpcConnection, message: messages.SubscribeReceipts, cursor: Cursor, app: int
-    ) -> None:
+    async def run(self, connection: Caller, message: messages.SubscribeReceipts, cursor: Cursor, app: int) -> None:
         """Sends changes until the client cancels or is gone. Raises BadRequest when it fell behind the ring."""
         stream = _Stream()
         self._streams[connection, message.id] = stream
@@ -93,7 +91,7 @@ class ReceiptStreams:
                     self._streams.pop((connection, message.id), None)
                     raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
                 parts, cursor = take_rows(found[0], cursor, app, credit)
-                if parts and not connection.answer(_receipts(message.id, cursor, parts)):
+                if parts and not connection.answer(encode_receipts(message.id, cursor, parts)):
                     return
                 if found[0]:
                     await trio.lowlevel.checkpoint()
@@ -127,7 +125,7 @@ def take_rows(changes: Sequence[Change], cursor: Cursor, app: int, rows_max: int
     return parts, Cursor(position, offset)
 
 
-def _receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messages.Receipts:
+def encode_receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messages.Receipts:
     """One frame."""
 
     def column(values: list[Any], dtype: str) -> memoryview:

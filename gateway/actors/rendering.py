@@ -14,6 +14,7 @@ import numpy as np
 from gateway.columns import U32, Bool, Pieces, Rows, TextColumn
 from gateway.core.devices import DeviceTable
 from gateway.core.render import Renderer, RequestSource, TokenGroup
+from gateway.core.render_bulk import merged, rounds
 from gateway.ledger import Channel, LedgerPage, Reason
 from gateway.vendor import Requests
 
@@ -21,11 +22,19 @@ _NO_ROWS: Rows = np.zeros(0, np.intp)
 
 
 class RenderedBurst(NamedTuple):
-    """Rows of a page as requests of one shape. rows: (k,) in the order of the requests. truncated: (k,) bool."""
+    """Rows of a page as requests of one shape. rows: (k,) in the order of the requests. truncated: (k,) bool.
+
+    Positions count requests, which carry one row each unless `requests.bulk` says otherwise.
+    """
 
     rows: Rows
     requests: Requests
     truncated: Bool
+
+    def rows_before(self, request: int) -> int:
+        """How many of the rows go in requests before this one."""
+        bulk = self.requests.bulk
+        return request if bulk is None else int(bulk.offsets[request])
 
 
 class LaneBurst(NamedTuple):
@@ -58,10 +67,13 @@ class LaneRenderer:
         self._vendor = vendor
         self._channel = channel
         self._needs_proof = needs_proof
+        self._is_bulk: bool = getattr(vendor, "is_bulk", False)
 
     def render(self, page: LedgerPage, rows: Rows, authorization: bytes, now_unix_s: float) -> LaneBurst:
         """The requests of these rows; the hash of each row's token stands in the page afterwards."""
         groups, unproven = self._divide(*self._tokens(page, rows))
+        if self._is_bulk and groups:
+            groups = _for_lists(groups, page.token_hashes[rows])
         rendered = self._renderer.render(
             self._vendor, page.batch, rows, groups, authorization=authorization, now_unix_s=now_unix_s
         )
@@ -127,6 +139,21 @@ class LaneRenderer:
         found = self._devices.take_own_tokens(page.slots[wanted], ids, self._channel)
         page.token_hashes[wanted] = found.hashes
         return [TokenGroup(positions[group.positions], group.tokens) for group in found.groups], found.proven_unix_s
+
+
+def _for_lists(groups: list[TokenGroup], hashes: U32) -> list[TokenGroup]:
+    """The groups as one, so that lists are filled across lengths; apart where a token comes again."""
+    whole = groups[0] if len(groups) == 1 else TokenGroup(*merged(groups))
+    parts = rounds(hashes[whole.positions])
+    if len(parts) == 1:
+        return [whole]
+    tokens = whole.tokens
+    return [
+        TokenGroup(
+            whole.positions[part], tokens.take(part) if isinstance(tokens, TextColumn) else tokens.take(part, axis=0)
+        )
+        for part in parts
+    ]
 
 
 class LinkPayload(NamedTuple):

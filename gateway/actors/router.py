@@ -43,6 +43,7 @@ from gateway.core.router import (
     reroute_offline,
     route,
 )
+from gateway.core.shadow import ShadowPage
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
 from gateway.ledger import Channel, Flag, LedgerPage, Reason, State
@@ -81,6 +82,14 @@ class LongLinkPort(Protocol):
         now: float,
         expiry_s: Callable[[Rows], U32] | None = None,
     ) -> Bool: ...
+
+
+class SpreadPort(Protocol):
+    """Takes rows whose devices other workers own; see `actors/spread.py`."""
+
+    def send_elsewhere(self, page: LedgerPage, rows: Rows) -> Rows: ...
+
+    def check_room(self) -> None: ...
 
 
 class RouterObserver(Protocol):
@@ -160,6 +169,15 @@ class Router:
         self._sweep_bell = Bell()
         self._for_link: deque[_ForLink] = deque()
         self._link_bell = Bell()
+        self._spread: SpreadPort | None = None
+        #: Rows that came back from workers that died.
+        self._again: deque[tuple[LedgerPage, Rows]] = deque()
+        #: Called with each page that has been routed.
+        self.on_routed: Callable[[LedgerPage], None] = lambda _page: None
+
+    def connect_spread(self, spread: SpreadPort) -> None:
+        """Names who takes rows of devices that are not this worker's. A worker alone has none."""
+        self._spread = spread
 
     def connect_link(self, long_link: LongLinkPort) -> None:
         """Names the long link rows are given to; again when a crashed one was replaced."""
@@ -178,6 +196,13 @@ class Router:
         """Raises Overloaded when too many rows are parked before full lanes."""
         if self.parked_rows >= self._parked_rows_max:
             raise Overloaded("parked rows", self.parked_rows, self._parked_rows_max)
+
+    def route_again(self, page: LedgerPage, rows: Rows) -> None:
+        """Rows that are QUEUED and have nobody who holds them are routed anew."""
+        self._again.append((page, rows))
+        self.queued_rows += len(rows)
+        self._bell.ring()
+        self._sweep_bell.ring()
 
     def route(self, page: LedgerPage) -> None:
         """The page's rows will be routed, in order of arrival. Bounded by the home's open rows."""
@@ -202,6 +227,9 @@ class Router:
                     await self._route_page(page)
                     self._pages.popleft()
                     self._observer.routed(page, self._clock.monotonic() - page.batch.born)
+                    self.on_routed(page)
+                while self._again:
+                    await self._route_again(*self._again.popleft())
 
     def parked(self) -> dict[LaneKey, int]:
         """Rows parked before each lane."""
@@ -221,12 +249,26 @@ class Router:
             stop = min(first + size, page.n)
             self._home.encode_rows(page.batch, first, stop)
             rows = live_rows(page, first, stop)
+            if self._spread is not None and not isinstance(page, ShadowPage):
+                rows = self._spread.send_elsewhere(page, rows)
             if len(rows):
                 routed = route(page, rows, self._devices, options, self._lanes_of(page))
                 page.routed_ms[first:stop] = page.stamp(self._clock.monotonic())
                 self._carry_out(page, routed, options)
             page.n_routed = stop
             self.queued_rows -= stop - first
+            await trio.lowlevel.checkpoint()
+
+    async def _route_again(self, page: LedgerPage, rows: Rows) -> None:
+        options = self._options(page)
+        for first in range(0, len(rows), self._slice_rows):
+            part = rows[first : first + self._slice_rows]
+            self.queued_rows -= len(part)
+            part = part[page.state[part] == State.QUEUED]
+            if self._spread is not None:
+                part = self._spread.send_elsewhere(page, part)
+            if len(part):
+                self._carry_out(page, route(page, part, self._devices, options, self._lanes_of(page)), options)
             await trio.lowlevel.checkpoint()
 
     def _options(self, page: LedgerPage) -> Options:

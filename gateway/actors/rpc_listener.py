@@ -15,7 +15,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import trio
 
@@ -53,6 +53,28 @@ class RpcObserver(Protocol):
     def received(self, size: int) -> None: ...
 
     def sent(self, size: int) -> None: ...
+
+
+class Session(Protocol):
+    """Who asks, as the service sees it."""
+
+    @property
+    def role(self) -> Literal["app", "operator"] | None: ...
+    @property
+    def app_key(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    def stream_credit(self, stream_id: int) -> int: ...
+
+
+class Caller(Protocol):
+    """Where an answer goes: a connection of this worker, or another worker for one of its own."""
+
+    @property
+    def session(self) -> Session: ...
+    def answer(self, message: Answer | Receipts) -> bool: ...
+    def refuse(self, request_id: int, cause: BadRequest | Overloaded) -> None: ...
+    def grant(self, rows: int, payload_bytes: int) -> None: ...
 
 
 class Service(Protocol):
@@ -343,3 +365,7 @@ class RpcListener:
         self._is_shutting_down = True
         for connection in list(self._connections):
             connection.begin_shutdown()
+
+    def end_shutdown(self) -> None:
+        """New connections are served again; those that were told to end do."""
+        self._is_shutting_down = False

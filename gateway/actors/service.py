@@ -25,7 +25,7 @@ from gateway.actors.ledger import MemoryPages, PageSource
 from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
 from gateway.actors.registering import cut, registrations
-from gateway.actors.rpc_listener import RpcConnection
+from gateway.actors.rpc_listener import Caller
 from gateway.actors.task_reports import TaskReports
 from gateway.batch import Submission
 from gateway.clock import Clock, DevelopmentClock
@@ -143,27 +143,35 @@ class Service:
 
     # -- the listener's calls
 
-    def open(self, connection: RpcConnection, hello: HelloAccepted) -> None:
+    def open(self, connection: Caller, hello: HelloAccepted) -> None:
         if hello.role == "operator":
             self._observer.audit("connected", {"connection": connection.session.name})
         elif hello.secret_index >= 0:
             self._observer.proven(hello.app_key, hello.secret_index)
 
-    def closed(self, connection: RpcConnection) -> None:
+    def closed(self, connection: Caller) -> None:
         self._streams.closed(connection)
 
-    def credited(self, connection: RpcConnection, stream: int) -> None:
+    def credited(self, connection: Caller, stream: int) -> None:
         self._streams.credited(connection, stream)
 
-    def cancelled(self, connection: RpcConnection, stream: int) -> None:
+    def cancelled(self, connection: Caller, stream: int) -> None:
         self._streams.cancelled(connection, stream)
 
-    def request(self, connection: RpcConnection, requested: Requested) -> None:
+    def request(self, connection: Caller, requested: Requested) -> None:
         """Answers, now or from a task, exactly once."""
-        message = requested.message
+        self.count(connection, requested.message)
+        self.perform(connection, requested)
+
+    def count(self, connection: Caller, message: messages.Request) -> None:
+        """The request is counted, and an operator's is written down."""
         self._observer.requested(type(message).__name__)
         if connection.session.role == "operator":
             self._observer.audit(type(message).__name__, {"connection": connection.session.name})
+
+    def perform(self, connection: Caller, requested: Requested) -> None:
+        """As `request`, for a request that was counted where it arrived."""
+        message = requested.message
         try:
             self._dispatch(connection, requested)
         except (BadRequest, Overloaded) as error:
@@ -174,11 +182,11 @@ class Service:
         except ShuttingDown as error:
             self._fail(connection, message.id, "shutting_down", str(error))
 
-    def _fail(self, connection: RpcConnection, request_id: int, code: Any, text: str) -> None:
+    def _fail(self, connection: Caller, request_id: int, code: Any, text: str) -> None:
         self._observer.error(code)
         connection.answer(messages.Error(id=request_id, code=code, text=text))
 
-    def _dispatch(self, connection: RpcConnection, requested: Requested) -> None:
+    def _dispatch(self, connection: Caller, requested: Requested) -> None:
         match requested.message:
             case messages.Submit():
                 self._submit(connection, requested, requested.message)
@@ -205,18 +213,21 @@ class Service:
                 connection.answer(messages.GatewayStatus(id=message.id, facts=self._status()))
             case messages.ClockAdvance() as message:
                 connection.answer(self._advance(message))
+            case messages.Restart():
+                text = "one worker runs without a supervisor: end the process and start it again"
+                raise BadRequest("kind", text, code="forbidden")
             case messages.SubscribeReceipts() as message:
                 cursor = self._streams.check_cursor(message.cursor)
                 self._start(self._streams.run, connection, message, cursor, self._app(connection).number)
             case other:
                 raise BadRequest("kind", f"{type(other).__name__} is answered by the session")
 
-    def _start(self, function: Callable[..., Any], connection: RpcConnection, message: Any, *args: Any) -> None:
+    def _start(self, function: Callable[..., Any], connection: Caller, message: Any, *args: Any) -> None:
         if self._nursery is None:
             raise Overloaded("service not running", 0, 0)
         self._nursery.start_soon(self._guard, function, connection, message, args)
 
-    async def _guard(self, function: Any, connection: RpcConnection, message: Any, args: tuple[Any, ...]) -> None:
+    async def _guard(self, function: Any, connection: Caller, message: Any, args: tuple[Any, ...]) -> None:
         """A request that takes longer fails alone: its error is its answer."""
         try:
             await function(connection, message, *args)
@@ -230,12 +241,12 @@ class Service:
         except GatewayError as error:
             self._fail(connection, message.id, "internal", str(error))
 
-    def _app(self, connection: RpcConnection) -> AppView:
+    def _app(self, connection: Caller) -> AppView:
         return self._apps[connection.session.app_key]
 
     # -- submit
 
-    def _submit(self, connection: RpcConnection, requested: Requested, submit: messages.Submit) -> None:
+    def _submit(self, connection: Caller, requested: Requested, submit: messages.Submit) -> None:
         app = self._app(connection)
         if requested.payload_bytes > _LARGE_BYTES:
             self._start(self._submit_in_steps, connection, submit, requested, app)
@@ -247,7 +258,7 @@ class Service:
             self._take_in(connection, requested, submit, submission, app, digest)
 
     async def _submit_in_steps(
-        self, connection: RpcConnection, submit: messages.Submit, requested: Requested, app: AppView
+        self, connection: Caller, submit: messages.Submit, requested: Requested, app: AppView
     ) -> None:
         """As `_submit`, for a call whose columns take longer than a step."""
         with self._counted_outcome():
@@ -271,7 +282,7 @@ class Service:
 
     def _take_in(
         self,
-        connection: RpcConnection,
+        connection: Caller,
         requested: Requested,
         submit: messages.Submit,
         submission: Submission,
@@ -295,9 +306,9 @@ class Service:
 
     # -- stores
 
-    async def _at_desk(self, connection: RpcConnection, message: store_desk.Request) -> None:
+    async def _at_desk(self, connection: Caller, message: store_desk.Request) -> None:
         if self._desk is None:
-            raise BadRequest("kind", "this gateway has no stores", code="not_found")
+            raise BadRequest("kind", "one worker of several does not know what stands in the stores", code="not_found")
         key = connection.session.app_key or getattr(message, "app_key", "")
         app = self._named_app(connection, key).number if key else None
         connection.answer(await self._desk.answer(message, app, key))
@@ -305,17 +316,17 @@ class Service:
     # -- tasks
 
     async def _report(
-        self, connection: RpcConnection, message: messages.TaskState | messages.TaskRows | messages.Trace
+        self, connection: Caller, message: messages.TaskState | messages.TaskRows | messages.Trace
     ) -> None:
         connection.answer(await self._reports.answer(message, functools.partial(self._may_see, connection)))
 
-    def _may_see(self, connection: RpcConnection, page: LedgerPage) -> bool:
+    def _may_see(self, connection: Caller, page: LedgerPage) -> bool:
         session = connection.session
         return session.role == "operator" or self._by_index[page.batch.app].key == session.app_key
 
     # -- devices
 
-    async def _register(self, connection: RpcConnection, message: messages.RegisterDevices, app: AppView) -> None:
+    async def _register(self, connection: Caller, message: messages.RegisterDevices, app: AppView) -> None:
         connection.answer(await self.register(message, app.key))
 
     async def register(self, message: messages.RegisterDevices, app_key: str) -> messages.DevicesRegistered:
@@ -359,7 +370,7 @@ class Service:
         offsets = np.arange(message.n + 1, dtype="<u4") * np.uint32(len(blob) // message.n)
         return messages.Texts(bytes(blob), offsets.view(np.uint8).data)
 
-    def _named_app(self, connection: RpcConnection, app_key: str) -> AppView:
+    def _named_app(self, connection: Caller, app_key: str) -> AppView:
         """The client's own app, or the one that an operator names."""
         key = connection.session.app_key or app_key
         app = self._apps.get(key)
@@ -367,11 +378,11 @@ class Service:
             raise BadRequest("app_key", f"app {key!r} is not configured", code="not_found")
         return app
 
-    async def _online_counts(self, connection: RpcConnection, message: messages.OnlineCounts) -> None:
+    async def _online_counts(self, connection: Caller, message: messages.OnlineCounts) -> None:
         app = self._named_app(connection, message.app_key)
         connection.answer(await self._presence.counted(message, app.number))
 
-    async def _device(self, connection: RpcConnection, message: messages.Device) -> None:
+    async def _device(self, connection: Caller, message: messages.Device) -> None:
         app = self._named_app(connection, message.app_key)
         if message.device_id is not None:
             slot = self._devices.find_one(message.device_id, app.number)
@@ -397,9 +408,13 @@ class Service:
             "time_zone": device.profile.time_zone.decode(),
             "alias": device.alias.decode(),
             "tags": [tag.decode() for tag in device.tags],
-            "messages": await self._reports.last_messages(app.number, device.device_id),
+            "messages": await self.last_messages(app.number, device.device_id),
         }
         connection.answer(messages.DeviceFound(id=message.id, device_id=device.device_id, facts=facts))
+
+    async def last_messages(self, app: int, device_id: bytes) -> list[dict[str, Any]]:
+        """The newest messages of a device, newest first, with a bound on the search. Raises StoreError."""
+        return await self._reports.last_messages(app, device_id)
 
     def _advance(self, message: messages.ClockAdvance) -> messages.ClockAdvanced:
         if not isinstance(self._clock, DevelopmentClock):

@@ -4,7 +4,7 @@ An actor's state lives in its object, which outlives the crash of its loop: what
 loop starts again. This is the one place where `except Exception` stands (STYLE.md).
 
 An actor that ends by itself is not restarted. One that crashes `restarts_max` times within `window_s` gives up and
-takes the worker down with the last exception: a worker that cannot work must not look alive.
+takes the worker down with the last exception: a worker that cannot work must not look alive (core/restarts.py).
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from typing import Protocol
 import trio
 
 from gateway.clock import Clock
-
-#: Ten crashes a minute are not an accident that the next restart will heal.
-RESTARTS_MAX = 10
-WINDOW_S = 60.0
-BACKOFF_FIRST_S = 0.05
-BACKOFF_MAX_S = 5.0
+from gateway.core.restarts import CRASHES_MAX, Restarts
 
 
 class SupervisorObserver(Protocol):
@@ -33,24 +28,21 @@ async def supervise(
     *,
     clock: Clock,
     observer: SupervisorObserver,
-    restarts_max: int = RESTARTS_MAX,
+    restarts_max: int = CRASHES_MAX,
 ) -> None:
     """Runs the actor until it ends by itself or is cancelled.
 
     Raises the actor's exception when it crashed `restarts_max` times within WINDOW_S.
     If cancelled: the actor is cancelled; it is not restarted.
     """
-    crashes: list[float] = []
+    restarts = Restarts(restarts_max)
     while True:
         try:
             await run()
             return
         except Exception as error:
-            now = clock.monotonic()
-            crashes = [at for at in crashes if now - at < WINDOW_S]
-            crashes.append(now)
-            backoff_s = min(BACKOFF_FIRST_S * 2 ** (len(crashes) - 1), BACKOFF_MAX_S)
+            backoff_s = restarts.on_crash(clock.monotonic())
             observer.crashed(name, error, backoff_s)
-            if len(crashes) >= restarts_max:
+            if restarts.is_over:
                 raise
         await trio.sleep(backoff_s)

@@ -9,7 +9,7 @@ called once per burst or event, never per row. One (app, vendor) has one breaker
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -130,6 +130,22 @@ class VerdictWatch:
         self.breaker.ended(Outcomes(n - failed - refused - void, failed, refused, void))
         dead = counts[Verdict.TOKEN_DEAD]
         self._guard.on_verdicts(counts[Verdict.ACCEPTED] + counts[Verdict.TOKEN_MUTED], dead)
+
+    def judge_requests(self, answers: Sequence[Answer], verdicts: U8) -> None:
+        """The same where a request may carry many rows. answers: what each request's answer says of itself, since the
+        breaker counts what the pool sends, requests; verdicts: (n,) of all rows, for the guard."""
+        counts = [0] * len(Verdict)
+        refused = void = 0
+        for answer in answers:
+            counts[answer.verdict] += 1
+            if _blames_us(answer):
+                void += answer.is_refreshable
+                refused += not answer.is_refreshable
+        failed = counts[Verdict.UNAVAILABLE] + counts[Verdict.UNCERTAIN]
+        self.breaker.ended(Outcomes(len(answers) - failed - refused - void, failed, refused, void))
+        if len(verdicts):
+            rows = np.bincount(verdicts, minlength=len(Verdict)).tolist()
+            self._guard.on_verdicts(rows[Verdict.ACCEPTED] + rows[Verdict.TOKEN_MUTED], rows[Verdict.TOKEN_DEAD])
 
     def not_sent(self, rows: int) -> None:
         """Rows that were surely not processed: no outcome."""

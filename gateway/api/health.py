@@ -58,7 +58,7 @@ class _Answer(NamedTuple):
 
 
 class HealthServer:
-    """Answers on any number of listeners; one object per process.
+    """Answers on the connections of any number of listeners; one object per process.
 
     page: makes the metrics page for an Accept header. not_ready: why no work should come here; empty when it may.
     desk: answers POST /v1/devices; without one the path is not there.
@@ -80,13 +80,6 @@ class HealthServer:
         # Not for state: a page costs tens of milliseconds of a thread, and two at a time would be twice the same.
         self._page_turn = trio.CapacityLimiter(1)
         self._n_open = 0
-
-    async def serve(self, listeners: Sequence[trio.abc.Listener[trio.SocketStream]]) -> None:
-        """Accepts and answers for ever.
-
-        If cancelled: open connections are closed with the reason `shutdown`.
-        """
-        await trio.serve_listeners(self.converse, list(listeners))
 
     async def converse(self, stream: trio.abc.Stream) -> None:
         """One connection, from accept to its one close reason; the stream is closed afterwards.

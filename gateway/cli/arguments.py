@@ -11,6 +11,8 @@ from pathlib import Path
 TIMEOUT_S = 5.0
 #: Seconds one submit may take with its retries, and routing may take afterwards.
 SUBMIT_TIMEOUT_S = 30.0
+#: Seconds all workers may take to drain, close their devices and come back, one after the other.
+RESTART_TIMEOUT_S = 900.0
 CONFIG_VARIABLE = "PUSHGW_CONFIG"
 
 _EPILOG = """\
@@ -27,7 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pushgw",
-        description="A push gateway: binary RPC in, APNs, FCM and MQTT out, every message accounted for.",
+        description="A push gateway: binary RPC in, vendors and MQTT out, every message accounted for.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -61,13 +63,13 @@ def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
 
 
-def _operator(parser: argparse.ArgumentParser) -> None:
+def _operator(parser: argparse.ArgumentParser, timeout_s: float = TIMEOUT_S) -> None:
     _config(parser)
     parser.add_argument(
         "--address", metavar="ADDRESS", help="instead of the operator socket of the configuration (unix://, tcp://)"
     )
     parser.add_argument(
-        "--timeout", type=_seconds, default=TIMEOUT_S, metavar="S", help="seconds to wait for an answer"
+        "--timeout", type=_seconds, default=timeout_s, metavar="S", help="seconds to wait for an answer"
     )
     _json(parser)
 
@@ -86,6 +88,9 @@ def _add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     simulate = _command(commands, "simulate", "simulate", "Run the simulators of the vendors until SIGTERM.")
     simulate.add_argument("--config", type=Path, metavar="FILE", help="configs/simulators.toml documents every key")
     simulate.add_argument("--dir", type=Path, metavar="DIR", help="for certificates and credentials")
+    chosen = simulate.add_mutually_exclusive_group()
+    chosen.add_argument("--only", metavar="NAMES", help="start these and no others: names joined by commas")
+    chosen.add_argument("--all", action="store_true", help="start all, whatever the file enables")
     simulate.add_argument("--exit-with-parent", action="store_true", help="end when stdin closes")
     _json(simulate)
 
@@ -103,6 +108,15 @@ def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "--timeout", type=_seconds, default=SUBMIT_TIMEOUT_S, metavar="S", help="seconds per submit, and for routing"
     )
     _json(submit)
+    preview = _command(commands, "preview", "preview", "Show what each vendor would receive; nothing is sent.")
+    preview.add_argument("file", metavar="FILE", help="one notification per line, as for submit; - reads stdin")
+    _config(preview)
+    preview.add_argument("--app", metavar="KEY", help="with the vendors of this app (default: the only one)")
+    preview.add_argument("--vendor", action="append", default=[], metavar="NAME", help="only this vendor; may repeat")
+    preview.add_argument(
+        "--rows", type=_rows, default=1, metavar="N", help="as if so many devices got each line (default: 1)"
+    )
+    _json(preview)
     login = _command(commands, "device-login", "device_login", "Print a mosquitto_sub line for a device.")
     login.add_argument("app", metavar="APP", help="app key")
     login.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
@@ -124,6 +138,13 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         _operator(parser)
     _operator(_command(commands, "status", "status", "What the gateway is doing."))
     _add_stores(commands)
+    restart = _command(
+        commands, "restart", "restart", "Start the workers anew, one after the other; no accepted row is lost."
+    )
+    restart.add_argument(
+        "--may-lose", action="store_true", help="also workers that still have rows in memory alone after drain_s"
+    )
+    _operator(restart, RESTART_TIMEOUT_S)
     clock = _command(commands, "clock", "clock", "The development clock.")
     actions = clock.add_subparsers(dest="action", required=True, metavar="ACTION")
     advance = actions.add_parser("advance", help="Move the clock of the gateway forward; never in production.")
@@ -198,6 +219,16 @@ _DEVICES_MAX = 25_000
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _DEVICES_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_DEVICES_MAX}")
+    return int(text)
+
+
+#: What the largest list of a vendor holds.
+_ROWS_MAX = 1000
+
+
+def _rows(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _ROWS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_ROWS_MAX}")
     return int(text)
 
 

@@ -17,11 +17,13 @@ from gateway.cli.output import Output
 def run(options: argparse.Namespace, output: Output) -> int:
     """The gateway has served and drained; its exit code. Raises ConfigError with every fault of the file."""
     from gateway.app import serve
-    from gateway.config import load_config
+    from gateway.app_supervisor import supervise
+    from gateway.config import load_config, read_text
 
     if options.config is None:
         raise UsageError(f"give --config FILE or set {CONFIG_VARIABLE}")
-    config = load_config(options.config)
+    text = read_text(options.config)
+    config = load_config(options.config, text=text)
     if options.exit_with_parent:
         _end_with_stdin()
 
@@ -32,6 +34,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
             rpc, long_link = " ".join(listening["rpc"]), " ".join(listening["long_link"])
             output.progress(f"ready: rpc {rpc}, long link {long_link}, http {listening['http']}")
 
+    if config.gateway.workers > 1:
+        return supervise(config, options.config, text, ready=ready)
     return serve(config, ready=ready)
 
 

@@ -40,6 +40,7 @@ from gateway.errors import CloseReason, LocalProtocolError
 from gateway.wire.rpc import codec
 from gateway.wire.rpc.client import Answered, ClientSession, Closed, CreditCame, Event, Ready
 from gateway.wire.rpc.messages import (
+    ANSWER_OF,
     Answer,
     BackedUp,
     Backup,
@@ -59,6 +60,8 @@ from gateway.wire.rpc.messages import (
     PurgeStored,
     Receipts,
     Request,
+    Restart,
+    Restarted,
     Status,
     StoredPurged,
     StoredRows,
@@ -325,6 +328,15 @@ class AsyncCalls(ABC):
 
     async def clock_advance(self, seconds: float) -> ClockAdvanced:
         return await self._call(ClockAdvance(id=UNSENT, seconds=seconds), ClockAdvanced)
+
+    async def restart(self, *, may_lose: bool = False) -> Restarted:
+        """Every worker has been started anew, one after the other, but for those that would lose rows."""
+        return await self._call(Restart(id=UNSENT, may_lose=may_lose), Restarted)
+
+    async def ask(self, request: Request) -> Answer:
+        """The answer to a request that was made elsewhere; its number is not used."""
+        answer: Answer = await self._call(request, ANSWER_OF[type(request)])  # type: ignore[arg-type]
+        return answer
 
     async def welcome(self) -> Welcome:
         """What the gateway said at the greeting: limits and names of codes. Connects where there is no connection."""

@@ -59,6 +59,8 @@ from gateway.wire.rpc.messages import (
     PurgeStored,
     Receipts,
     Request,
+    Restart,
+    Restarted,
     Status,
     StoredPurged,
     StoredRows,
@@ -246,6 +248,10 @@ class BlockingClient:
 
     def clock_advance(self, seconds: float) -> ClockAdvanced:
         return self._call(ClockAdvance(id=UNSENT, seconds=seconds), ClockAdvanced)
+
+    def restart(self, *, may_lose: bool = False) -> Restarted:
+        """Every worker has been started anew, one after the other, but for those that would lose rows."""
+        return self._call(Restart(id=UNSENT, may_lose=may_lose), Restarted)
 
     def welcome(self) -> Welcome:
         """What the gateway said at the greeting: limits and names of codes. Connects where there is no connection."""

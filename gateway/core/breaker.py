@@ -4,8 +4,9 @@
                           ^                       |
                           +-------- trip ---------+
 
-It trips by the share of failures among the outcomes of a window, by connects that failed one after another, and by a
-credential that the vendor refuses or that cannot be had. An opening lasts `open_s`, twice as long each time until the
+It trips by the share of failures among the outcomes of a window, by nothing but failures for a while (a window of many
+good answers would hide them for half of its length), by connects that failed one after another, and by a credential
+that the vendor refuses or that cannot be had. An opening lasts `open_s`, twice as long each time until the
 vendor has been well for a window, at most `open_s_max`; a refused credential waits the longest at once, since only a
 human can mend it and every trial costs a row. Then a few rows try, and the same share decides about them: it opens
 again when so many have failed, and closes when those that were sent have ended and too few failed for that.
@@ -91,6 +92,7 @@ class BreakerSettings(NamedTuple):
     window_s: float = 10.0
     rows_min: int = 20
     failure_share: float = 0.5
+    all_failing_s: float = 1.0
     connect_failures_max: int = 5
     credential_refusals_max: int = 3
     open_s: float = 5.0
@@ -126,6 +128,8 @@ class Breaker:
         "_bad_trials",
         "_closed_at",
         "_connect_failures",
+        "_failing_since",
+        "_failures_in_row",
         "_good_trials",
         "_openings",
         "_refusals",
@@ -145,6 +149,9 @@ class Breaker:
         self.cause = BreakerCause.NONE
         self._connect_failures = 0
         self._refusals = 0
+        #: Failures since the last answer, and when the first of them came.
+        self._failures_in_row = 0
+        self._failing_since = math.inf
         #: Openings since the vendor was last well for a window.
         self._openings = 0
         self._closed_at = -math.inf
@@ -225,12 +232,22 @@ class Breaker:
     def _judge_window(self, outcomes: Outcomes, now: float, in_flight: int) -> Transition | None:
         settings, window = self._settings, self._window
         window.add(now, outcomes.answered + outcomes.refused, outcomes.failed)
+        if outcomes.answered or outcomes.refused:
+            self._failures_in_row, self._failing_since = 0, math.inf
+        elif outcomes.failed:
+            self._failures_in_row += outcomes.failed
+            self._failing_since = min(self._failing_since, now)
         if self._refusals >= settings.credential_refusals_max:
             return self._move(_Input.TRIP, now, BreakerCause.CREDENTIAL, in_flight)
         is_judged = outcomes.failed > 0 and window.total >= settings.rows_min
-        if is_judged and window.sums[1] >= settings.failure_share * window.total:
+        if is_judged and (window.sums[1] >= settings.failure_share * window.total or self._fails_all(now)):
             return self._move(_Input.TRIP, now, BreakerCause.FAILURES, in_flight)
         return None
+
+    def _fails_all(self, now: float) -> bool:
+        """One lost connection ends a thousand rows at a stroke; so time has to pass as well."""
+        settings = self._settings
+        return self._failures_in_row >= settings.rows_min and now - self._failing_since >= settings.all_failing_s
 
     def _judge_trials(self, outcomes: Outcomes, now: float, in_flight: int) -> Transition | None:
         # Never more are stale than are in flight, these included: so their number does not outlive them.
@@ -272,6 +289,7 @@ class Breaker:
                 self.cause = cause
                 self._until, self._stale, self._closed_at = math.inf, 0, now
                 self._connect_failures = self._refusals = 0
+                self._failures_in_row, self._failing_since = 0, math.inf
                 self._window.clear()
         if self.state is state:
             return None

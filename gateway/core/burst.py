@@ -7,11 +7,38 @@ knows those names.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
+
 from gateway import message_id
 from gateway.batch import Batch
-from gateway.columns import U16, Rows, TextColumn, json_escape, json_escape_column
+from gateway.columns import U16, Rows, TextColumn, json_escape
 from gateway.content import Variant, template_parts
 from gateway.core.compiled import Source
+from gateway.escapes import escape, escape_column
+
+_NUMBER_MAX = 2**31 - 1
+_KEY8 = re.compile(r"[A-Za-z0-9_-]{1,8}")
+
+
+def collapse_number(collapse_id: str) -> int:
+    """What a collapse id is where a vendor wants a number: itself if it is one from 1 to 2^31 - 1, else a hash. Two ids
+    may meet in one number; then one notification replaces another, once in 2 billion pairs."""
+    if collapse_id.isascii() and collapse_id.isdigit() and len(collapse_id) <= 10:
+        value = int(collapse_id)
+        if 1 <= value <= _NUMBER_MAX and collapse_id == str(value):
+            return value
+    digest = hashlib.blake2b(collapse_id.encode(), digest_size=4, person=b"collapse").digest()
+    return int.from_bytes(digest, "big") % _NUMBER_MAX + 1
+
+
+def collapse_key8(collapse_id: str) -> bytes:
+    """The same where a vendor wants up to 8 characters of A-Za-z0-9_-."""
+    if _KEY8.fullmatch(collapse_id):
+        return collapse_id.encode()
+    digest = hashlib.blake2b(collapse_id.encode(), digest_size=6, person=b"collapse").digest()
+    return base64.urlsafe_b64encode(digest)
 
 
 class Burst:
@@ -34,8 +61,16 @@ class Burst:
     def constant(self, name: str, variant: Variant, *, in_json: bool) -> bytes:
         """The value of a slot that is the same for all rows of the variant. Raises KeyError for an unknown name.
 
-        in_json: it stands inside a JSON string, so text is escaped; in paths and headers it stands as it is.
+        in_json: it stands inside a JSON string, so text is escaped; in paths and headers it stands as it is. A name
+        with steps (gateway/escapes.py) says itself how it stands.
         """
+        base, bar, chain = name.partition("|")
+        if bar:
+            return escape(self._constant(base, variant), chain)
+        value = self._constant(base, variant)
+        return json_escape(value) if in_json and base == "collapse_id" else value
+
+    def _constant(self, name: str, variant: Variant) -> bytes:
         match name:
             case "authorization":
                 return self._authorization
@@ -44,17 +79,45 @@ class Burst:
             case "expires_or_zero":
                 return b"%010d" % self._expires_unix_s(variant) if variant.ttl_s else b"0"
             case "collapse_id":
-                text = variant.collapse_id.encode()
-                return json_escape(text) if in_json else text
+                return variant.collapse_id.encode()
+            case "collapse_number":
+                return b"%d" % collapse_number(variant.collapse_id)
+            case "collapse_key8":
+                return collapse_key8(variant.collapse_id)
+            case "notify_number":
+                return b"%d" % collapse_number(variant.collapse_id or self._content_name(variant))
+            case "notify_key8":
+                return collapse_key8(variant.collapse_id or self._content_name(variant))
             case "ttl_left_s":
                 return b"%d" % self._ttl_left_s(variant)
+            case "now_unix_ms":
+                return b"%013d" % int(self._now_unix_s * 1000)
         kind, _, rest = name.partition(":")
         if kind == "ttl_left_s":
             return b"%d" % min(self._ttl_left_s(variant), int(rest))
+        if kind == "ttl":
+            return self._ttl(variant, *rest.split(":"))
         if kind == "var":
             # A name nobody brings a column for stays as the caller wrote it.
             return b"{{" + rest.encode() + b"}}"
         raise KeyError(name)
+
+    def _ttl(self, variant: Variant, unit: str, low: str, high: str) -> bytes:
+        left_s = self._ttl_left_s(variant)
+        match unit:
+            case "s":
+                value = left_s
+            case "ms":
+                value = left_s * 1000
+            case "h":
+                value = -(-left_s // 3600)
+            case _:
+                raise KeyError(unit)
+        return b"%d" % min(max(value, int(low)), int(high))
+
+    def _content_name(self, variant: Variant) -> str:
+        """Tells this content from others, and stays the same on every attempt: a second copy replaces the first."""
+        return f"{self.id_start.decode()}/{variant.title}/{variant.body}"
 
     def _expires_unix_s(self, variant: Variant) -> int:
         return self.batch.born_unix_ms // 1000 + variant.ttl_s
@@ -63,8 +126,8 @@ class Burst:
         return max(0, int(self._expires_unix_s(variant) - self._now_unix_s))
 
     def has_variable(self, name: str) -> bool:
-        """Whether the slot `var:NAME` has a column in this batch."""
-        return name.startswith("var:") and name[4:] in self.batch.variables
+        """Whether the slot `var:NAME`, with or without steps, has a column in this batch."""
+        return name.startswith("var:") and name[4:].partition("|")[0] in self.batch.variables
 
     def variables_in(self, text: str) -> bool:
         """Whether the text differs per row."""
@@ -76,9 +139,15 @@ class Burst:
         return self.batch.variables[name[4:]].take(self.rows[positions])
 
     def json_variable(self, name: str, positions: Rows) -> TextColumn:
-        """The same as the inside of JSON strings. Most columns have nothing to escape, and know it."""
-        values = self.variable(name, positions)
-        return values if self.batch.variables[name[4:]].is_json_plain else json_escape_column(values)
+        """The same as they stand: as the inside of JSON strings, or as the name's steps say. Most columns have nothing
+        to escape in JSON, and know it."""
+        base, bar, chain = name.partition("|")
+        values = self.variable(base, positions)
+        if not bar:
+            chain = "j"
+        if chain[:1] == "j" and self.batch.variables[base[4:]].is_json_plain:
+            chain = chain.replace("j", "", 1)
+        return escape_column(values, chain)
 
     def text_of_row(self, text: str, position: int) -> str:
         """The text with the variables of one row put in."""

@@ -1,7 +1,7 @@
 """Request templates as the renderer uses them, and the cache that keeps them.
 
-A vendor's template holds for every title, body, TTL and collapse id, so one template serves all variants that agree in
-the rest. The cache is bounded; a miss costs 10 to 20 us.
+A vendor's template holds for every title, body, TTL (but 0) and collapse id, so one template serves all variants that
+agree in the rest. The cache is bounded; a miss costs 10 to 20 us.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from gateway.content import Variant
-from gateway.vendor import Limits, Refusal, RequestTemplate, Slot, TemplateParts
+from gateway.vendor import BulkTemplate, Limits, Refusal, RequestTemplate, RowList, Slot, TemplateParts
 
 _ENCODER = msgspec.json.Encoder()
 
 #: Slots whose value is a column of its own in every group, never a constant or a text.
-ROW_SLOTS = frozenset({"token", "message_id"})
+ROW_SLOTS = frozenset({"token", "message_id", "address"})
+#: The two texts that are cut to a vendor's limits.
+TEXTS = frozenset({"title", "body"})
 
 
 class Source(Protocol):
@@ -32,13 +34,36 @@ class Source(Protocol):
     def limits(self, variant: Variant) -> Limits: ...
 
 
+class CompiledBulk(NamedTuple):
+    """A request of many rows, with what the renderer asks of it.
+
+    list_slots: what the lists hold per row, body_slots: what stands around them; names with how often, texts and the
+    lists themselves left out. header_slots as in Compiled. constant_bytes: of the body around the lists, and where each
+    row has texts of its own, of one row.
+    """
+
+    path: TemplateParts
+    headers: tuple[tuple[bytes, TemplateParts], ...]
+    body: TemplateParts
+    lists: tuple[RowList, ...]
+    rows_max: int
+    signed: TemplateParts
+    save: Compiled | None
+    constant_bytes: int
+    body_slots: tuple[tuple[str, int], ...]
+    list_slots: tuple[str, ...]
+    header_slots: tuple[str, ...]
+    text_slots: tuple[str, ...]
+    layout: Hashable
+
+
 class Compiled(NamedTuple):
     """A template with what the renderer asks of it per row.
 
     constant_bytes: the body's bytes that are the same in all rows. body_slots: name -> how often, texts left out.
+    row_slots: those among them that are columns; text_slots: how title and body stand in it, n_title and n_body times.
     header_slots: names in path and headers whose value follows from the variant. has_id_in_head: the message id stands
-    there too. layout: equal for templates whose
-    rows may stand in one group of requests.
+    there too. layout: equal for templates whose rows may stand in one group of requests.
     """
 
     path: TemplateParts
@@ -46,39 +71,98 @@ class Compiled(NamedTuple):
     body: TemplateParts
     constant_bytes: int
     body_slots: tuple[tuple[str, int], ...]
+    row_slots: tuple[str, ...]
+    text_slots: tuple[str, ...]
     header_slots: tuple[str, ...]
     has_id_in_head: bool
     n_title: int
     n_body: int
     layout: Hashable
+    signed: TemplateParts = ()
+    shared: CompiledBulk | None = None
+    distinct: CompiledBulk | None = None
 
 
 #: What the cache holds: a refusal is as good an answer as a template.
 Outcome: TypeAlias = Compiled | Refusal
 
 
-def compile_template(template: RequestTemplate) -> Compiled:
-    counts = {"title": 0, "body": 0}
-    constant_bytes = 0
-    for part in template.body:
-        if isinstance(part, bytes):
-            constant_bytes += len(part)
-        else:
+def _slots_of(parts: TemplateParts) -> dict[str, int]:
+    """Name -> how often."""
+    counts: dict[str, int] = {}
+    for part in parts:
+        if isinstance(part, Slot):
             counts[part.name] = counts.get(part.name, 0) + 1
-    n_title, n_body = counts.pop("title"), counts.pop("body")
-    parts = [*template.path, *(part for _, value in template.headers for part in value)]
-    head_slots = {part.name for part in parts if isinstance(part, Slot)}
+    return counts
+
+
+def _constant_bytes(parts: TemplateParts) -> int:
+    return sum(len(part) for part in parts if isinstance(part, bytes))
+
+
+def base_name(name: str) -> str:
+    """The name of a slot without its steps."""
+    return name.partition("|")[0]
+
+
+def _head_slots(path: TemplateParts, headers: tuple[tuple[bytes, TemplateParts], ...]) -> set[str]:
+    return set(_slots_of((*path, *(part for _, value in headers for part in value))))
+
+
+def compile_template(template: RequestTemplate) -> Compiled:
+    counts = _slots_of(template.body)
+    for name in _slots_of(template.signed):
+        # What is only signed needs its value as well; it is no part of the payload.
+        counts.setdefault(name, 0)
+    counts.pop("signature", None)
+    texts = {name: counts.pop(name) for name in list(counts) if base_name(name) in TEXTS}
+    head_slots = _head_slots(template.path, template.headers)
     return Compiled(
         template.path,
         template.headers,
         template.body,
-        constant_bytes,
+        _constant_bytes(template.body),
         tuple(counts.items()),
+        tuple(name for name in counts if base_name(name) in ROW_SLOTS),
+        tuple(texts),
         tuple(sorted(head_slots - ROW_SLOTS)),
         "message_id" in head_slots,
-        n_title,
-        n_body,
+        sum(count for name, count in texts.items() if base_name(name) == "title"),
+        sum(count for name, count in texts.items() if base_name(name) == "body"),
         (template.path, template.headers),
+        template.signed,
+        None if template.shared is None else _compile_bulk(template.shared),
+        None if template.distinct is None else _compile_bulk(template.distinct),
+    )
+
+
+def _compile_bulk(template: BulkTemplate) -> CompiledBulk:
+    names = {row_list.name for row_list in template.lists}
+    around = _slots_of(template.body)
+    for name in _slots_of(template.signed):
+        around.setdefault(name, 0)
+    for name in [*names, "signature", "saved"]:
+        around.pop(name, None)
+    listed: dict[str, int] = {}
+    for row_list in template.lists:
+        listed |= _slots_of(row_list.parts)
+    texts = [name for name in (*around, *listed) if base_name(name) in TEXTS]
+    for name in texts:
+        around.pop(name, None)
+    return CompiledBulk(
+        template.path,
+        template.headers,
+        template.body,
+        template.lists,
+        template.rows_max,
+        template.signed,
+        None if template.save is None else compile_template(template.save),
+        _constant_bytes(template.body),
+        tuple(around.items()),
+        tuple(name for name in listed if name not in texts),
+        tuple(sorted(_head_slots(template.path, template.headers) - {"saved"})),
+        tuple(texts),
+        (template.path, template.headers, template.body),
     )
 
 
@@ -118,6 +202,7 @@ def _key(source: Source, variant: Variant, with_variables: bool) -> Hashable:
         with_variables,
         variant.category,
         not variant.collapse_id,
+        variant.ttl_s == 0,
         variant.badge,
         variant.sound,
         variant.image,

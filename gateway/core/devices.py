@@ -436,6 +436,32 @@ class DeviceTable:
         outcomes[is_superseded] = Outcome.SUPERSEDED
         return Registered(outcomes, np.where(plan.is_chosen, rows, np.int32(-1)), faults, n_taken_over)
 
+    def add_bare(self, device_id: bytes, app_index: int, now_unix_s: int) -> int:
+        """The row of a device that was unknown and has nothing but its id: `register` of one, a hundredth of its cost.
+
+        Raises Overloaded at `devices_max`, and when the index is used up; then nothing changed.
+        """
+        if len(self) >= self._limits.devices_max:
+            raise Overloaded("devices_max", len(self), self._limits.devices_max)
+        is_reused = len(self._free) > 0
+        row = int(self._free.take(1)[0]) if is_reused else self._next_row
+        try:
+            self._index.insert_one(device_shard(device_id), self._key.hash_one(device_id, app_index), row)
+        except Overloaded:
+            if is_reused:
+                self._free.give(np.array([row], np.uint32))
+            raise
+        self._next_row += not is_reused
+        records = self._records
+        records.has_grown(self._next_row)
+        records.id_low[row], records.id_high[row] = struct.unpack("<QQ", device_id)
+        records.app[row] = app_index
+        records.fd[row] = OFFLINE
+        records.registered_unix_s[row] = now_unix_s
+        records.first_seen_unix_s[row] = now_unix_s
+        self.changes.mark(np.array([row]))
+        return row
+
     def _find_hashed(self, ids: U8, shards: I64, hashes: U64, app_index: int) -> I32:
         words = ids.view("<u8")
 
@@ -484,6 +510,7 @@ class DeviceTable:
         n_fresh = len(ids) - len(rows)
         rows = np.concatenate([rows, np.arange(self._next_row, self._next_row + n_fresh, dtype=np.int32)])
         self._next_row += n_fresh
+        self._records.has_grown(self._next_row)
         # Untouched rows are all zero, and `remove` leaves them so.
         records = self._records
         records.words[rows, :2] = ids.view("<u8")

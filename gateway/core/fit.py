@@ -28,11 +28,17 @@ class Room(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Texts ready for their slots, JSON-escaped."""
+    """Texts that fit. title, body: JSON-escaped, ready for their slots; title_text, body_text: as they are."""
 
     title: bytes
     body: bytes
     was_cut: bool
+    title_text: str
+    body_text: str
+
+
+def _fitted(title: str, body: str, was_cut: bool) -> Fitted:
+    return Fitted(json_escape(title.encode()), json_escape(body.encode()), was_cut, title, body)
 
 
 class TooLong(NamedTuple):
@@ -59,13 +65,13 @@ def fit(title: str, body: str, room: Room, *, mark: str, may_cut: bool, channel:
     left = limits.payload_bytes_max - room.overhead_bytes
     # Every code point takes at least one byte, so texts far over the limit are not even escaped.
     if room.n_title * len(title) + room.n_body * len(body) <= left:
-        escaped = Fitted(json_escape(title.encode()), json_escape(body.encode()), was_cut)
+        escaped = _fitted(title, body, was_cut)
         if room.n_title * len(escaped.title) + room.n_body * len(escaped.body) <= left:
             return escaped
     if not may_cut:
         size = room.overhead_bytes + room.n_title * measure(title, JSON_BYTES) + room.n_body * measure(body, JSON_BYTES)
         if size <= limits.payload_bytes_max:
-            return Fitted(json_escape(title.encode()), json_escape(body.encode()), was_cut)
+            return _fitted(title, body, was_cut)
         return TooLong("payload", f"payload is {size} bytes, limit {limits.payload_bytes_max} ({channel})")
     return _shorten(title, body, left, room, mark, was_cut, channel)
 
@@ -77,11 +83,11 @@ def _shorten(title: str, body: str, left: int, room: Room, mark: str, was_cut: b
         # The two do not fit together, so the body is over what the title leaves.
         shorter = shorten(body, (left - title_size) // room.n_body, JSON_BYTES, mark).text
         if title or shorter:
-            return Fitted(json_escape(title.encode()), json_escape(shorter.encode()), True)
+            return _fitted(title, shorter, True)
     elif left > 0 and room.n_title:
         shorter = cut(title, left // room.n_title, JSON_BYTES, mark).text
         if shorter:
-            return Fitted(json_escape(shorter.encode()), b"", True)
+            return _fitted(shorter, "", True)
     limit = room.limits.payload_bytes_max
     return TooLong("payload", f"payload without texts is {room.overhead_bytes} bytes, limit {limit} ({channel})")
 

@@ -22,8 +22,9 @@ import numpy as np
 
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment
-from gateway.columns import I64, U8, U32, Rows
+from gateway.columns import I64, U8, U16, U32, Rows
 from gateway.content import Variant
+from gateway.core.shadow import Life, ShadowPage, Shadows
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
 from gateway.ledger import FINAL_STATES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
@@ -106,6 +107,8 @@ class Home:
         self._rows_open_max = rows_open_max
         self._change_rows_max = change_rows_max
         self._pages: OrderedDict[int, LedgerPage] = OrderedDict()
+        #: Rows that other workers journaled and this one holds.
+        self.shadows = Shadows(secret)
         self._page_bytes: dict[int, int] = {}
         self._bytes = 0
         self._evicted = 0
@@ -179,6 +182,15 @@ class Home:
             self._evict()
         return page
 
+    def open_shadow(self, life: Life, batch: Batch, home_rows: U16, size_bytes: int) -> ShadowPage:
+        """Rows that the other worker journaled are here, QUEUED; their expiry is in the wheel. Takes over the batch.
+
+        Raises ValueError where the rows do not fit the batch.
+        """
+        page = self.shadows.open(life, batch, home_rows, size_bytes)
+        self._wheel.add(batch.born + min(lifetime_s(variant) for variant in batch.variants), batch.address)
+        return page
+
     def _evict(self) -> None:
         """Oldest final pages leave memory until the limit holds or an open page is the oldest of a long look."""
         for sequence in list(self._pages)[:64]:
@@ -236,6 +248,12 @@ class Home:
         if not len(rows):
             return
         came = page.move(rows, to, reason)
+        if isinstance(page, ShadowPage):
+            # Its home counts and records.
+            if receipt is not None:
+                page.receipt[rows] = np.maximum(page.receipt[rows], np.uint8(receipt))
+            page.moved(rows, to, came, now)
+            return
         channels: Channel | U8 = page.channel[rows] if channel is None else channel
         self._observer.moved(page, rows, to, reason, channels)
         if receipt is not None:
@@ -257,13 +275,16 @@ class Home:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
         rose = rows[page.receipt[rows] < receipt]
         page.receipt[rose] = receipt
-        page.changes += 1
-        if len(rose) and not page.n_open:
-            self.on_done(page)
         uncertain = rows[page.state[rows] == State.UNCERTAIN]
         if len(uncertain):
             self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
+        if isinstance(page, ShadowPage):
+            page.touch(rose)
+            return rose
+        page.changes += 1
         if len(rose):
+            if not page.n_open:
+                self.on_done(page)
             channels = page.channel[rose]
             self._observer.receipts_rose(len(rose), receipt, channels)
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
@@ -300,6 +321,17 @@ class Home:
     def next_cursor(self) -> int:
         return self._changes_first + len(self._changes)
 
+    # -- rows that leave the process
+
+    def announce(self, page: LedgerPage, rows: Rows) -> None:
+        """These rows are about to leave: whoever must know it first is told."""
+        if isinstance(page, ShadowPage):
+            page.announce(rows)
+
+    def may_leave(self, page: LedgerPage, rows: Rows, ring: Callable[[], None]) -> bool:
+        """Whoever must know it knows that these rows leave; else `ring` is called when that may have changed."""
+        return not isinstance(page, ShadowPage) or page.may_leave(rows, ring)
+
     # -- expiry
 
     def next_deadline(self) -> float:
@@ -317,7 +349,7 @@ class Home:
         self._due.extend(self._wheel.expire(now))
         while self._due:
             address = self._due[0]
-            page = self._pages.get(address.sequence)
+            page = self.page(address.sequence)
             rows = None
             if page is not None and page.batch.address == address and page.n_open:
                 rows = self._look_at(page, now)
@@ -331,6 +363,9 @@ class Home:
         deadlines = row_deadlines(page.batch, open_rows)
         passed = deadlines <= now
         expirable = _EXPIRABLE[page.state[open_rows]]
+        if page.away is not None:
+            # Their holder ends them, and says so.
+            expirable &= page.away[open_rows] == 0
         rest = deadlines[~passed]
         again = float(rest.min()) if len(rest) else math.inf
         if bool(np.any(passed & ~expirable)):
@@ -343,7 +378,8 @@ class Home:
     # -- looking up
 
     def page(self, sequence: int) -> LedgerPage | None:
-        return self._pages.get(sequence)
+        """The page of a batch of this home, or the shadow of a slice that it holds."""
+        return self._pages.get(sequence) if sequence < message_id.SEQUENCES_MAX else self.shadows.get(sequence)
 
     def pages(self) -> Iterator[LedgerPage]:
         return iter(list(self._pages.values()))
@@ -380,6 +416,8 @@ class Home:
 
     def encode_rows(self, batch: Batch, first: int, stop: int) -> None:
         """Message ids of rows first..stop stand in the batch; done by slice, so that no step is long."""
+        if batch.address.sequence >= message_id.SEQUENCES_MAX:
+            return  # a shadow's are its home's and came with it
         batch.message_ids[first:stop] = message_id.encode_rows(self._secret, batch.address, np.arange(first, stop))
 
     def rows_not_conserved(self) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.columns import I32, U64, Rows
+from gateway.core.reserved import Reserved
 
 DEVICE = np.dtype(
     [
@@ -60,6 +61,7 @@ class DeviceRecords:
     """Room for `devices_max` records, reserved once. Attributes are views of the fields, (devices_max + 1,) each."""
 
     __slots__ = (
+        "_reserved",
         "app",
         "channel",
         "fd",
@@ -80,7 +82,9 @@ class DeviceRecords:
     )
 
     def __init__(self, devices_max: int) -> None:
-        self.words: U64 = np.zeros((devices_max + 1, RECORD_BYTES // 8), np.uint64)
+        words_per_record = RECORD_BYTES // 8
+        self._reserved = Reserved((devices_max + 1) * words_per_record)
+        self.words: U64 = self._reserved.words.reshape(devices_max + 1, words_per_record)
         self.records: npt.NDArray[np.void] = self.words.view(DEVICE)[:, 0]
         for name in self.__slots__:
             if name in (DEVICE.names or ()):
@@ -103,6 +107,10 @@ class DeviceRecords:
     token_hash: npt.NDArray[np.uint64]
     token_length: npt.NDArray[np.uint16]
     token_row: npt.NDArray[np.uint32]
+
+    def has_grown(self, rows: int) -> None:
+        """The first so many rows are in use."""
+        self._reserved.has_grown(rows * RECORD_BYTES)
 
     def gather(self, rows: Rows) -> npt.NDArray[np.void]:
         """(n,) records, a copy; row 0 (nobody) for -1."""

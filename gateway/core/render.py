@@ -6,6 +6,9 @@ Three ways through, by what differs between the rows of one group of tokens:
     template   one variant with variables     pieces, a column per variable; only rows over a limit are fitted singly
     mixed      many variants, few rows each   a short loop, one row after the other
 
+Where the vendor takes many rows in one request, shared rows go as lists of tokens and the others as lists of messages
+(core/render_bulk.py).
+
 Rules for authors: nothing per row outlives a call but the columns returned. Positions index the `rows` given to the
 call; each one that a token group names ends in exactly one group of requests or one entry of refused rows. Whether and
 where a text is cut never depends on the other rows of the burst. A plain one-row-at-a-time twin is in the tests.
@@ -16,23 +19,27 @@ has a column of that name, and stays text elsewhere. So rows with and without va
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
+from gateway import burst_address
 from gateway.batch import Batch
 from gateway.columns import Rows, TextColumn
 from gateway.content import Variant
 from gateway.core.burst import Burst
 from gateway.core.compiled import ROW_SLOTS, Compiled, Source, TemplateCache
 from gateway.core.downlink import PAYLOAD_BYTES_MAX_DEFAULT, Downlink
-from gateway.core.fit import TooLong
+from gateway.core.fit import Fitted, TooLong
+from gateway.core.render_bulk import add_distinct, add_shared, lone_rows
 from gateway.core.render_mixed import render_mixed
 from gateway.core.render_template import render_template
 from gateway.core.rendered import (
     CutRule,
     Group,
+    Numbering,
     PayloadGroup,
     RefusedRows,
     Rendered,
@@ -41,6 +48,7 @@ from gateway.core.rendered import (
     TokenGroup,
     Tokens,
     pieces_of,
+    text_slots,
 )
 from gateway.core.truncate import MARK
 from gateway.ledger import Reason
@@ -59,6 +67,8 @@ __all__ = [
 
 #: With fewer rows per variant than this, a group per variant costs more than the loop over rows.
 _UNIFORM_ROWS_MIN = 16
+#: The same where a group becomes a request of many rows: that saves requests from two rows on.
+_SHARED_ROWS_MIN = 2
 _MESSAGE_ID_BYTES = 36
 
 
@@ -72,7 +82,8 @@ class Renderer:
     """Keeps templates between bursts. Owned by one actor at a time; no I/O, no clock.
 
     mark: what ends a text that was cut. may_cut: False refuses over-long rows instead (content_too_long).
-    templates_max: kinds of variant kept, about 3 KiB each.
+    templates_max: kinds of variant kept, about 3 KiB each. address_secret: of the addresses in callback parameters, the
+    gateway's own.
     """
 
     def __init__(
@@ -82,10 +93,14 @@ class Renderer:
         may_cut: bool = True,
         templates_max: int = 1024,
         downlink_payload_bytes_max: int = PAYLOAD_BYTES_MAX_DEFAULT,
+        address_secret: bytes = b"",
     ) -> None:
         self._rule = CutRule(mark, may_cut)
         self._templates = TemplateCache(templates_max)
         self._downlink = Downlink(downlink_payload_bytes_max)
+        self._address_secret = address_secret
+        #: Requests of many rows made so far, over all lanes.
+        self._numbers = 0
 
     def render(
         self,
@@ -96,16 +111,29 @@ class Renderer:
         *,
         authorization: bytes,
         now_unix_s: float,
+        reports_cuts: bool = False,
     ) -> Rendered:
-        """The requests of these rows of the batch. A row that no token group names is left out."""
+        """The requests of these rows of the batch. A row that no token group names is left out.
+
+        reports_cuts: also says which texts were cut, of rows without variables of their own.
+        """
         host, port = vendor.authority()
         authority = (host if port == 443 else f"{host}:{port}").encode()
         burst = Burst(vendor, batch, rows, authorization, now_unix_s)
-        out = Rendered([], [])
+        out = Rendered([], [], [] if reports_cuts else None)
+        sign, numbering = None, None
+        if getattr(vendor, "is_bulk", False):
+            texts = functools.partial(burst_address.encode_numbers, self._address_secret, batch.address)
+            sign, numbering = getattr(vendor, "sign"), Numbering(self._take_numbers, texts)  # noqa: B009
         for positions, column in tokens:
             if len(positions):
-                self._render_group(Group(burst, self._rule, authority, positions, column, out))
+                self._render_group(Group(burst, self._rule, authority, positions, column, out, sign, numbering))
         return out
+
+    def _take_numbers(self, count: int) -> int:
+        first = self._numbers
+        self._numbers = (first + count) % burst_address.NUMBERS_MAX
+        return first
 
     def render_downlink(self, batch: Batch, rows: Rows, *, now_unix_s: float) -> RenderedPayloads:
         """The payloads of the long link for these rows of the batch."""
@@ -132,11 +160,18 @@ class Renderer:
             return
         order = np.argsort(indexes, kind="stable")
         starts = np.flatnonzero(np.diff(indexes[order])) + 1
-        if len(order) < _UNIFORM_ROWS_MIN * (len(starts) + 1):
-            render_mixed(group, lambda variant: self._template(group, variant))
+        if len(order) < self._uniform_rows_min(group, variants[int(indexes[0])]) * (len(starts) + 1):
+            render_mixed(group, lambda variant: self._template(group, variant), self._render_uniform)
             return
         for chosen in np.split(order, starts):
             self._render_uniform(group.take(chosen), variants[int(indexes[chosen[0]])])
+
+    def _uniform_rows_min(self, group: Group, variant: Variant) -> int:
+        if group.numbering is None:
+            return _UNIFORM_ROWS_MIN
+        template = self._template(group, variant)
+        takes_lists = isinstance(template, Compiled) and template.shared is not None and template.distinct is None
+        return _SHARED_ROWS_MIN if takes_lists else _UNIFORM_ROWS_MIN
 
     def _template(self, group: Group, variant: Variant) -> Compiled | Refusal:
         return self._templates.get(group.burst.source, variant, with_variables=bool(group.burst.batch.variables))
@@ -159,17 +194,22 @@ class Renderer:
 def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
     """All rows of the group are rendered or refused; their texts are the same and fitted once."""
     burst = group.burst
-    slots = group.row_pieces()
-    shortest, longest = _token_lengths(group.tokens)
+    limits = burst.source.limits(variant)
+    slots = group.row_pieces(template.row_slots)
+    shortest, longest = _token_lengths(group.tokens) if limits.counts_token else (0, 0)
     overhead = template.constant_bytes
     has_token = False
     for name, count in template.body_slots:
-        if name == "token":
+        base = name.partition("|")[0]
+        if base == "token":
             overhead += count * longest
             has_token = True
-        elif name == "message_id":
+        elif base == "address" and group.numbering is not None:
+            # The longer form, so that a row alone is cut as the others are.
+            overhead += count * burst_address.TEXT_CHARACTERS
+        elif base in ("message_id", "address"):
             overhead += count * _MESSAGE_ID_BYTES
-        else:
+        elif base != "signature":
             value = burst.constant(name, variant, in_json=True)
             slots[name] = (value,)
             overhead += count * len(value)
@@ -183,11 +223,43 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
     if isinstance(fitted, TooLong):
         group.refuse(Reason.CONTENT_TOO_LONG, fitted)
         return
-    slots["title"], slots["body"] = (fitted.title,), (fitted.body,)
+    n = len(group.positions)
+    if template.shared is not None and n > 1:
+        n_lone = lone_rows(n, template.shared.rows_max)
+        if n_lone < n:
+            names = {*template.shared.text_slots}
+            if template.shared.save is not None:
+                names |= {*template.shared.save.text_slots}
+            add_shared(group.take(np.arange(n - n_lone)), variant, template, text_slots(names, fitted), fitted.was_cut)
+            if n_lone:
+                _render_shared(group.take(np.arange(n - n_lone, n)), variant, template)
+            return
+    if template.distinct is not None and n > 1:
+        n_lone = lone_rows(n, template.distinct.rows_max)
+        if n_lone < n:
+            _list_shared(group.take(np.arange(n - n_lone)), variant, template, fitted)
+            if n_lone:
+                _render_shared(group.take(np.arange(n - n_lone, n)), variant, template)
+            return
+    slots |= text_slots(template.text_slots, fitted)
+    if template.signed:
+        slots["signature"] = (group.signature(template.signed, slots, n),)
     body = pieces_of(template.body, slots)
     for name in template.header_slots:
         slots[name] = (burst.constant(name, variant, in_json=False),)
-    group.add(template, slots, body, np.full(len(group.positions), fitted.was_cut))
+    group.add(template, slots, body, np.full(n, fitted.was_cut))
+
+
+def _list_shared(group: Group, variant: Variant, template: Compiled, fitted: Fitted) -> None:
+    """Rows of one content as a list of messages, for classes of which the vendor takes no list of tokens."""
+    bulk = template.distinct
+    assert bulk is not None
+    names = [name for name in bulk.list_slots if name.partition("|")[0] in ROW_SLOTS]
+    slots = group.row_pieces(names) | text_slots(bulk.text_slots, fitted)
+    for name in bulk.list_slots:
+        if name not in slots:
+            slots[name] = (group.burst.constant(name, variant, in_json=True),)
+    add_distinct(group, variant, template, slots, np.full(len(group.positions), fitted.was_cut))
 
 
 def _token_lengths(tokens: Tokens | None) -> tuple[int, int]:
@@ -208,4 +280,4 @@ def _by_length(tokens: Tokens | None) -> list[Rows]:
     return [np.flatnonzero(lengths == length) for length in np.unique(lengths).tolist()]
 
 
-assert {"token", "message_id"} == ROW_SLOTS, "_render_shared knows the width of each row slot"
+assert {"token", "message_id", "address"} == ROW_SLOTS, "_render_shared knows the width of each row slot"

@@ -11,32 +11,50 @@ from typing import TypeAlias
 
 import numpy as np
 
-from gateway.columns import Piece, TextColumn, join, json_escape
+from gateway.columns import Piece, Pieces, TextColumn, join, json_escape
 from gateway.content import Variant
-from gateway.core.compiled import Compiled
-from gateway.core.fit import TooLong
+from gateway.core.compiled import Compiled, CompiledBulk, base_name
+from gateway.core.fit import Fitted, TooLong
+from gateway.core.render_bulk import add_rendered, lone_rows
 from gateway.core.rendered import Group
+from gateway.escapes import escape
 from gateway.ledger import Reason
-from gateway.vendor import Refusal
+from gateway.vendor import Refusal, TemplateParts, slot_text
+
+#: Stands in a body until the row is signed; NUL cannot occur otherwise.
+_SIGNATURE = slot_text("signature")
+_ROW_NAMES = ("message_id", "address", "token")
 
 TemplateOf: TypeAlias = Callable[[Variant], Compiled | Refusal]
+#: Renders rows of one variant.
+RenderUniform: TypeAlias = Callable[[Group, Variant], None]
 
 
 class _Bucket:
-    """Rows that will be one group of requests. indexes: into the group; the other lists run beside it."""
+    """Rows that will be one group of requests. indexes: into the group; the other lists run beside it. bodies: of
+    requests of one row, or elements of lists where `is_listed`."""
 
-    __slots__ = ("bodies", "header_values", "indexes", "template", "truncated")
+    __slots__ = ("bodies", "header_values", "indexes", "is_listed", "signed", "template", "truncated", "variant")
 
-    def __init__(self, template: Compiled) -> None:
+    def __init__(self, template: Compiled, variant: Variant, *, is_listed: bool) -> None:
         self.template = template
+        self.variant = variant
+        self.is_listed = is_listed
         self.indexes: list[int] = []
         self.bodies: list[bytes] = []
         self.truncated: list[bool] = []
+        self.signed: list[bytes] = []
         self.header_values: list[list[bytes]] = [[] for _ in template.header_slots]
 
 
-def render_mixed(group: Group, template_of: TemplateOf) -> None:
-    """All rows of the group are rendered or refused."""
+def _list_of(template: Compiled, n: int) -> CompiledBulk | None:
+    """The list that a row of this template goes into."""
+    bulk = template.distinct
+    return bulk if bulk is not None and n > 1 and bulk.rows_max > 1 and len(bulk.lists) == 1 else None
+
+
+def render_mixed(group: Group, template_of: TemplateOf, render_uniform: RenderUniform) -> None:
+    """All rows of the group are rendered or refused. render_uniform: for a row that is left alone."""
     burst = group.burst
     n = len(group.positions)
     variants = burst.batch.variants
@@ -44,11 +62,12 @@ def render_mixed(group: Group, template_of: TemplateOf) -> None:
     if burst.variant_index is None:
         raise ValueError("a batch of one variant is not mixed")
     indexes: list[int] = burst.variant_index[group.positions].tolist()
-    rows = {name: join(pieces, 0, n) for name, pieces in group.row_pieces().items()}
+    rows: dict[str, list[bytes]] = {}
     buckets: dict[Hashable, _Bucket] = {}
     shapes: dict[tuple[int, bool], _Bucket] = {}
     refusals: dict[tuple[Reason, str, str], list[int]] = {}
     templates: dict[int, Compiled | Refusal] = {}
+    counts_token = burst.source.limits(variants[indexes[0]]).counts_token
     for index, variant_at in enumerate(indexes):
         variant = variants[variant_at]
         template = templates.get(variant_at)
@@ -57,63 +76,128 @@ def render_mixed(group: Group, template_of: TemplateOf) -> None:
         if isinstance(template, Refusal):
             refusals.setdefault((Reason.CONTENT_REFUSED, template.field, template.text), []).append(index)
             continue
-        values = _body_values(group, variant, template, rows, index)
+        bulk = _list_of(template, n)
+        _need_rows(rows, group, template, bulk)
+        values = _body_values(group, variant, template, bulk, rows, index)
         title, body = variant.title, variant.body
         if has_variables:
             position = int(group.positions[index])
             title, body = burst.text_of_row(title, position), burst.text_of_row(body, position)
         overhead = template.constant_bytes
         for name, count in template.body_slots:
-            overhead += count * len(values[name])
+            if counts_token or base_name(name) != "token":
+                overhead += count * len(values.get(name, b""))
         fitted = group.fit(variant, template, title, body, overhead)
         if isinstance(fitted, TooLong):
             refusals.setdefault((Reason.CONTENT_TOO_LONG, fitted.field, fitted.text), []).append(index)
             continue
-        values["title"], values["body"] = fitted.title, fitted.body
+        _put_texts(values, bulk.text_slots if bulk is not None else template.text_slots, fitted)
         header_values = [burst.constant(name, variant, in_json=False) for name in template.header_slots]
         # Templates live as long as this call, so an id is as good as the template, and cheaper to look up.
         shape = (id(template), variant.ttl_s == 0)
         bucket = shapes.get(shape)
         if bucket is None:
-            bucket = shapes[shape] = _bucket_of(buckets, template, variant)
+            bucket = shapes[shape] = _bucket_of(buckets, template, variant, bulk)
         bucket.indexes.append(index)
         bucket.truncated.append(fitted.was_cut)
-        bucket.bodies.append(
-            b"".join([part if isinstance(part, bytes) else values[part.name] for part in template.body])
-        )
+        if template.signed and bulk is None:
+            bucket.signed.append(_filled(template.signed, values))
+            values["signature"] = _SIGNATURE
+        bucket.bodies.append(_filled(template.body if bulk is None else bulk.lists[0].parts, values))
         for column, value in zip(bucket.header_values, header_values, strict=True):
             column.append(value)
     for (reason, field, text), refused in refusals.items():
         group.take(np.array(refused)).refuse(reason, Refusal(field, text))
     for bucket in buckets.values():
-        _add_bucket(group, bucket)
+        if bucket.is_listed:
+            _add_list(group, bucket, render_uniform)
+        else:
+            _add_bucket(group, bucket)
+
+
+def _filled(parts: TemplateParts, values: dict[str, bytes]) -> bytes:
+    return b"".join([part if isinstance(part, bytes) else values[part.name] for part in parts])
+
+
+def _need_rows(rows: dict[str, list[bytes]], group: Group, template: Compiled, bulk: CompiledBulk | None) -> None:
+    """Columns that the templates met so far ask for, row by row."""
+    wanted = (*_ROW_NAMES, *template.row_slots, *(bulk.list_slots if bulk is not None else ()))
+    if all(name in rows for name in wanted):
+        return
+    names = [name for name in wanted if base_name(name) in _ROW_NAMES]
+    pieces: dict[str, Pieces] = group.row_pieces(names)
+    for name in wanted:
+        if name not in rows and name in pieces:
+            rows[name] = join(pieces[name], 0, len(group.positions))
+        rows.setdefault(name, [])
+
+
+def _put_texts(values: dict[str, bytes], names: tuple[str, ...], fitted: Fitted) -> None:
+    for name in names:
+        base, bar, chain = name.partition("|")
+        if bar:
+            values[name] = escape((fitted.title_text if base == "title" else fitted.body_text).encode(), chain)
+        else:
+            values[name] = fitted.title if base == "title" else fitted.body
 
 
 def _body_values(
-    group: Group, variant: Variant, template: Compiled, rows: dict[str, list[bytes]], index: int
+    group: Group,
+    variant: Variant,
+    template: Compiled,
+    bulk: CompiledBulk | None,
+    rows: dict[str, list[bytes]],
+    index: int,
 ) -> dict[str, bytes]:
     """Slot name -> the value of one row, ready to stand inside a JSON string; texts come later."""
     burst = group.burst
     values: dict[str, bytes] = {}
-    for name, _ in template.body_slots:
-        if name in rows:
+    names = [name for name, _ in template.body_slots]
+    if bulk is not None:
+        names += bulk.list_slots
+    for name in names:
+        if rows.get(name):
             values[name] = rows[name][index]
         elif burst.has_variable(name):
             position = int(group.positions[index])
-            values[name] = json_escape(burst.batch.variables[name[4:]].row(int(burst.rows[position])))
+            base, bar, chain = name.partition("|")
+            value = burst.batch.variables[base[4:]].row(int(burst.rows[position]))
+            values[name] = escape(value, chain) if bar else json_escape(value)
         else:
             values[name] = burst.constant(name, variant, in_json=True)
     return values
 
 
-def _bucket_of(buckets: dict[Hashable, _Bucket], template: Compiled, variant: Variant) -> _Bucket:
+def _bucket_of(
+    buckets: dict[Hashable, _Bucket], template: Compiled, variant: Variant, bulk: CompiledBulk | None
+) -> _Bucket:
     """Rows share a group when path and headers agree and the expiry is equally wide ("0" or ten digits), so that the
     column stays fixed. Collapse ids may differ in width: a group for each width would be none at all."""
-    key = (template.layout, variant.ttl_s == 0 and "expires_or_zero" in template.header_slots)
+    key: Hashable = (template.layout, variant.ttl_s == 0 and "expires_or_zero" in template.header_slots)
+    if bulk is not None:
+        key = bulk.layout
     bucket = buckets.get(key)
     if bucket is None:
-        bucket = buckets[key] = _Bucket(template)
+        bucket = buckets[key] = _Bucket(template, variant, is_listed=bulk is not None)
     return bucket
+
+
+def _add_list(group: Group, bucket: _Bucket, render_uniform: RenderUniform) -> None:
+    """Lists of the rows; one that would be alone in its list goes singly."""
+    bulk = bucket.template.distinct
+    assert bulk is not None
+    n = len(bucket.indexes)
+    n_lone = lone_rows(n, bulk.rows_max)
+    n_listed = n - n_lone
+    if n_listed:
+        chosen = group.take(np.array(bucket.indexes[:n_listed]))
+        truncated = np.array(bucket.truncated[:n_listed], np.bool_)
+        add_rendered(chosen, bucket.variant, bulk, bucket.bodies[:n_listed], truncated)
+    for index in bucket.indexes[n_listed:]:
+        lone = group.take(np.array([index]))
+        variant_index = group.burst.variant_index
+        assert variant_index is not None
+        render_uniform(lone, group.burst.batch.variants[int(variant_index[int(group.positions[index])])])
 
 
 def _add_bucket(group: Group, bucket: _Bucket) -> None:
@@ -121,8 +205,13 @@ def _add_bucket(group: Group, bucket: _Bucket) -> None:
     slots = chosen.row_pieces()
     for name, column in zip(bucket.template.header_slots, bucket.header_values, strict=True):
         slots[name] = (_piece_of(column),)
-    body = TextColumn.from_rows(bucket.bodies)
-    chosen.add(bucket.template, slots, (body,), np.array(bucket.truncated, np.bool_))
+    bodies = bucket.bodies
+    if bucket.signed:
+        assert group.sign is not None
+        bodies = [
+            body.replace(_SIGNATURE, group.sign(signed)) for body, signed in zip(bodies, bucket.signed, strict=True)
+        ]
+    chosen.add(bucket.template, slots, (TextColumn.from_rows(bodies),), np.array(bucket.truncated, np.bool_))
 
 
 def _piece_of(values: list[bytes]) -> Piece:

@@ -17,16 +17,18 @@ from gateway.columns import (
     Pieces,
     Rows,
     TextColumn,
+    join,
     json_escape,
     piece_rows,
     pieces_lengths,
-    take_pieces,
 )
 from gateway.content import Variant, template_parts
-from gateway.core.compiled import ROW_SLOTS, Compiled
+from gateway.core.compiled import ROW_SLOTS, Compiled, CompiledBulk, base_name
 from gateway.core.fit import TooLong
+from gateway.core.render_bulk import add_distinct, lone_rows
 from gateway.core.rendered import Group, pieces_of
-from gateway.core.truncate import measure_rows, shorten_plain
+from gateway.core.truncate import measure_rows, shorten, shorten_plain
+from gateway.escapes import escape_column
 from gateway.ledger import Reason
 from gateway.vendor import FieldLimit
 
@@ -35,39 +37,83 @@ _BODY_BYTES_MIN = 64
 
 
 def render_template(group: Group, variant: Variant, template: Compiled) -> None:
-    """All rows of the group are rendered or refused."""
+    """All rows of the group are rendered or refused: as lists of messages where the vendor takes those, else singly."""
     n = len(group.positions)
-    slots = _slots(group, variant, template)
-    sizes = pieces_lengths(pieces_of(template.body, slots), n)
+    bulk = template.distinct if template.distinct is not None and n > 1 and template.distinct.rows_max > 1 else None
+    if bulk is not None and (n_lone := lone_rows(n, bulk.rows_max)):
+        for part in (np.arange(n - n_lone), np.arange(n - n_lone, n)):
+            render_template(group.take(part), variant, template)
+        return
+    texts = template.text_slots if bulk is None else bulk.text_slots
+    slots = _slots(group, variant, template, bulk)
+    sizes = _sizes(group, variant, template, bulk, slots)
     truncated = np.zeros(n, np.bool_)
     refused: list[int] = []
-    over = _over_limits(group, variant, sizes)
-    if len(over):
-        cut = _Cut({}, {})
-        for index in over.tolist():
-            problem = _refit(group, variant, template, slots, int(sizes[index]), index, cut)
-            if problem is None:
-                truncated[index] = True
-            else:
-                refused.append(index)
-                group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
-        slots["title"] = _replaced(slots["title"], n, cut.titles)
-        slots["body"] = _replaced(slots["body"], n, cut.bodies)
-    body = pieces_of(template.body, slots)
+    cut = _Cut({}, {})
+    over = _over_limits(group, variant, sizes, cut)
+    truncated[[*cut.titles, *cut.bodies]] = True
+    for index in over.tolist():
+        problem = _refit(group, variant, template, slots, int(sizes[index]), index, cut)
+        if problem is None:
+            truncated[index] = True
+        else:
+            refused.append(index)
+            group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
     if refused:
+        # The others are as many as they are now: a list may have become too short for one.
         kept = np.delete(np.arange(n), refused)
-        group, truncated, body = group.take(kept), truncated[kept], take_pieces(body, kept)
-        slots = group.row_pieces()
-    if len(group.positions):
-        for name in template.header_slots:
-            slots[name] = (group.burst.constant(name, variant, in_json=False),)
-        group.add(template, slots, body, truncated)
+        if len(kept):
+            render_template(group.take(kept), variant, template)
+        return
+    if cut.titles or cut.bodies:
+        slots["title"] = _replaced(slots["title"], n, _in_json(cut.titles))
+        slots["body"] = _replaced(slots["body"], n, _in_json(cut.bodies))
+    for name in texts:
+        if "|" in name:
+            own = cut.titles if base_name(name) == "title" else cut.bodies
+            slots[name] = (_escaped(group, variant, name, own),)
+    if bulk is not None:
+        add_distinct(group, variant, template, slots, truncated)
+        return
+    if template.signed:
+        slots["signature"] = (group.signature(template.signed, slots, n),)
+    body = pieces_of(template.body, slots)
+    for name in template.header_slots:
+        slots[name] = (group.burst.constant(name, variant, in_json=False),)
+    group.add(template, slots, body, truncated)
 
 
-def _slots(group: Group, variant: Variant, template: Compiled) -> dict[str, Pieces]:
+def _sizes(
+    group: Group, variant: Variant, template: Compiled, bulk: CompiledBulk | None, slots: Mapping[str, Pieces]
+) -> I64:
+    """(n,) bytes of each row's body, or of its message in a list, as the vendor counts them: a payload as JSON, before
+    whatever a form makes of it."""
+    n = len(group.positions)
+    counted = dict(slots)
+    counted["signature"] = (b"",)
+    counted |= {name: slots[base_name(name)] for name in (template if bulk is None else bulk).text_slots}
+    if not group.burst.source.limits(variant).counts_token:
+        counted |= {name: (b"",) for name in counted if base_name(name) == "token"}
+    parts = template.body if bulk is None else bulk.lists[0].parts
+    return pieces_lengths(pieces_of(parts, counted), n)
+
+
+def _escaped(group: Group, variant: Variant, name: str, cut: Mapping[int, bytes]) -> TextColumn:
+    """A text that does not stand in JSON alone: put together and cut first, then escaped as one column, since most of
+    an over-long text never leaves. cut: texts of single rows."""
+    base, _, chain = name.partition("|")
+    rows = join(_raw_pieces(group, variant.title if base == "title" else variant.body), 0, len(group.positions))
+    for index, text in cut.items():
+        rows[index] = text
+    return escape_column(TextColumn.from_rows(rows), chain)
+
+
+def _slots(group: Group, variant: Variant, template: Compiled, bulk: CompiledBulk | None) -> dict[str, Pieces]:
     """Slot name -> its pieces, ready to stand inside a JSON string. Each variable column is gathered once."""
     burst = group.burst
-    slots = group.row_pieces()
+    names = [name for name, _ in template.body_slots] if bulk is None else [*bulk.list_slots]
+    is_row = {name: base_name(name) in ROW_SLOTS for name in names}
+    slots = group.row_pieces([name for name in names if is_row[name]])
     found: dict[str, Piece] = {}
 
     def value_of(name: str) -> Piece:
@@ -79,11 +125,11 @@ def _slots(group: Group, variant: Variant, template: Compiled) -> dict[str, Piec
             )
         return found[name]
 
-    for name, _ in template.body_slots:
-        if name not in ROW_SLOTS:
+    for name in names:
+        if not is_row[name]:
             slots[name] = (value_of(name),)
-    for field, text in (("title", variant.title), ("body", variant.body)):
-        slots[field] = tuple(
+    for name, text in (("title", variant.title), ("body", variant.body)):
+        slots[name] = tuple(
             [
                 value_of(f"var:{part}") if index % 2 else json_escape(part.encode())
                 for index, part in enumerate(template_parts(text))
@@ -94,13 +140,17 @@ def _slots(group: Group, variant: Variant, template: Compiled) -> dict[str, Piec
 
 
 class _Cut:
-    """What texts of single rows become: index -> JSON-escaped text."""
+    """What texts of single rows become: index -> text, without escapes."""
 
     __slots__ = ("bodies", "titles")
 
     def __init__(self, titles: dict[int, bytes], bodies: dict[int, bytes]) -> None:
         self.titles = titles
         self.bodies = bodies
+
+
+def _in_json(texts: Mapping[int, bytes]) -> dict[int, bytes]:
+    return {index: json_escape(text) for index, text in texts.items()}
 
 
 def _replaced(pieces: Pieces, n: int, texts: Mapping[int, bytes]) -> Pieces:
@@ -151,7 +201,7 @@ def _refit(
     )
     if isinstance(fitted, TooLong):
         return fitted
-    cut.titles[index], cut.bodies[index] = fitted.title, fitted.body
+    cut.titles[index], cut.bodies[index] = fitted.title_text.encode(), fitted.body_text.encode()
     return None
 
 
@@ -160,19 +210,62 @@ def _cut_body(group: Group, variant: Variant, template: Compiled, body: bytes, s
     limits = group.burst.source.limits(variant)
     room = limits.payload_bytes_max - (size - len(body))
     has_field_limits = limits.title is not None or limits.body is not None
-    if has_field_limits or template.n_body != 1 or not group.rule.may_cut or room < _BODY_BYTES_MIN or b"\\" in body:
+    is_plain = template.text_slots in {("title", "body"), ("body", "title")}
+    if (
+        has_field_limits
+        or not is_plain
+        or template.n_body != 1
+        or not group.rule.may_cut
+        or room < _BODY_BYTES_MIN
+        or b"\\" in body
+    ):
         return None
     return shorten_plain(body, room, group.rule.mark)
 
 
-def _over_limits(group: Group, variant: Variant, sizes: I64) -> Rows:
-    """The rows over a limit: the payload's by the sizes of the bodies, a field's by a count over its columns."""
+def _over_limits(group: Group, variant: Variant, sizes: I64, cut: _Cut) -> Rows:
+    """The rows over a limit that `cut` does not settle: the payload's by the sizes of the bodies, a field's by a count
+    over its columns. Rows that only a field's limit concerns are cut here."""
     limits = group.burst.source.limits(variant)
     over: Bool = sizes > limits.payload_bytes_max
-    for limit, text in ((limits.title, variant.title), (limits.body, variant.body)):
-        if limit is not None:
-            over |= _field_over(group, text, limit)
+    for limit, text, texts in ((limits.title, variant.title, cut.titles), (limits.body, variant.body, cut.bodies)):
+        if limit is None:
+            continue
+        is_long = _field_over(group, text, limit)
+        if group.rule.may_cut:
+            settled = np.flatnonzero(is_long & ~over)
+            texts.update(_cut_fields(group, text, limit, settled))
+        else:
+            over |= is_long
     return np.flatnonzero(over)
+
+
+def _cut_fields(group: Group, text: str, limit: FieldLimit, indexes: Rows) -> dict[int, bytes]:
+    """The text of each of these rows, which are over the limit, cut to it. Only its beginning is ever looked at."""
+    if not len(indexes):
+        return {}
+    rows = join(_raw_pieces(group.take(indexes), text), 0, len(indexes))
+    # A code point has four bytes at most and counts one at least; some more decide about the last grapheme.
+    most, mark = 4 * limit.max + 64, group.rule.mark
+    return {
+        index: shorten(row[:most].decode(errors="ignore"), limit.max, limit.unit, mark).text.encode()
+        for index, row in zip(indexes.tolist(), rows, strict=True)
+    }
+
+
+def _raw_pieces(group: Group, text: str) -> Pieces:
+    """A text with its variables put in, without escapes."""
+    burst = group.burst
+    return tuple(
+        [
+            part.encode()
+            if not index % 2
+            else burst.variable(f"var:{part}", group.positions)
+            if burst.has_variable(f"var:{part}")
+            else b"{{" + part.encode() + b"}}"
+            for index, part in enumerate(template_parts(text))
+        ]
+    )
 
 
 def _field_over(group: Group, text: str, limit: FieldLimit) -> Bool:

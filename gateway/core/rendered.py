@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from gateway.columns import U8, Bool, Piece, Pieces, Rows, TextColumn, fill
+from gateway.columns import U8, Bool, Piece, Pieces, Rows, TextColumn, fill, join
 from gateway.content import Variant
 from gateway.core.burst import Burst
 from gateway.core.compiled import Compiled
 from gateway.core.fit import Fitted, Room, TooLong, fit
+from gateway.escapes import escape, escape_token
 from gateway.ledger import Reason
 from gateway.vendor import Refusal, Requests, TemplateParts
 
@@ -43,9 +44,20 @@ class RefusedRows(NamedTuple):
     text: str
 
 
+class TextCut(NamedTuple):
+    """A text that was cut: which, and how many code points it had and has."""
+
+    field: str
+    before: int
+    after: int
+
+
 class Rendered(NamedTuple):
+    """cuts: what was cut, where somebody asked for it (`Renderer.render(reports_cuts=True)`); an object each."""
+
     groups: list[RenderedGroup]
     refused: list[RefusedRows]
+    cuts: list[TextCut] | None = None
 
 
 class PayloadGroup(NamedTuple):
@@ -68,8 +80,19 @@ class CutRule(NamedTuple):
     may_cut: bool
 
 
+class Numbering(NamedTuple):
+    """How requests of many rows are numbered. take(count): the first of so many numbers; texts(first, count): their
+    addresses, (count, 46) uint8."""
+
+    take: Callable[[int], int]
+    texts: Callable[[int, int], U8]
+
+
 class Group(NamedTuple):
-    """Rows of one burst on their way through. tokens: None where there are none (long link). out: the burst's."""
+    """Rows of one burst on their way through. tokens: None where there are none (long link). out: the burst's.
+
+    sign: the vendor's, where it signs; numbering: where its requests may carry many rows.
+    """
 
     burst: Burst
     rule: CutRule
@@ -77,6 +100,8 @@ class Group(NamedTuple):
     positions: Rows
     tokens: Tokens | None
     out: Rendered
+    sign: Callable[[bytes], bytes] | None = None
+    numbering: Numbering | None = None
 
     def take(self, chosen: Rows) -> Group:
         """The group of the rows at these indexes of this group."""
@@ -92,23 +117,39 @@ class Group(NamedTuple):
         self.out.refused.append(RefusedRows(self.positions, reason, why.field, why.text))
 
     def fit(self, variant: Variant, template: Compiled, title: str, body: str, overhead_bytes: int) -> Fitted | TooLong:
+        """The texts, cut to the vendor's limits. overhead_bytes: the body without them."""
         burst = self.burst
         room = Room(burst.source.limits(variant), overhead_bytes, template.n_title, template.n_body)
-        return fit(title, body, room, mark=self.rule.mark, may_cut=self.rule.may_cut, channel=burst.source.name)
+        fitted = fit(title, body, room, mark=self.rule.mark, may_cut=self.rule.may_cut, channel=burst.source.name)
+        if self.out.cuts is not None and isinstance(fitted, Fitted):
+            texts = (("title", title, fitted.title_text), ("body", body, fitted.body_text))
+            self.out.cuts.extend(TextCut(field, len(was), len(now)) for field, was, now in texts if was != now)
+        return fitted
 
-    def row_pieces(self) -> dict[str, Pieces]:
-        """The slots that are columns in every group, as they stand in a body: what ids share is a constant there."""
+    def row_pieces(self, names: Iterable[str] = ()) -> dict[str, Pieces]:
+        """The slots that are columns in every group, as they stand in a body: what ids share is a constant there.
+
+        names: those with steps of their own that are wanted, too.
+        """
         rests = self.burst.id_rests
         n = len(self.positions)
         # Most bursts are one group of all rows in order: no copy then.
         if n != len(rests) or np.count_nonzero(self.positions != np.arange(n)):
             rests = rests.take(self.positions, axis=0)
-        pieces: dict[str, Pieces] = {"message_id": (self.burst.id_start, rests)}
-        if isinstance(self.tokens, TextColumn):
-            fixed = self.tokens.fixed()
-            pieces["token"] = (self.tokens if fixed is None else fixed,)
-        elif self.tokens is not None:
-            pieces["token"] = (self.tokens,)
+        ids: Pieces = (self.burst.id_start, rests)
+        # For requests of one row the message id is the address.
+        pieces: dict[str, Pieces] = {"message_id": ids, "address": ids}
+        tokens: Piece | None = self.tokens
+        if isinstance(tokens, TextColumn):
+            fixed = tokens.fixed()
+            tokens = tokens if fixed is None else fixed
+        if tokens is not None:
+            pieces["token"] = (tokens,)
+        for name in names:
+            base, _, chain = name.partition("|")
+            if name not in pieces:
+                # An id has no character that any step would change.
+                pieces[name] = ids if base != "token" or tokens is None else (escape_token(tokens, chain),)
         return pieces
 
     def add(self, template: Compiled, slots: Mapping[str, Pieces], body: Pieces, truncated: Bool) -> None:
@@ -119,6 +160,25 @@ class Group(NamedTuple):
         headers = tuple((name, pieces_of(value, slots)) for name, value in template.headers)
         requests = Requests(len(self.positions), self.authority, pieces_of(template.path, slots), headers, body)
         self.out.groups.append(RenderedGroup(self.positions, requests, truncated))
+
+    def signature(self, signed: TemplateParts, slots: Mapping[str, Pieces], n: int) -> U8:
+        """(n, width) uint8, the signature of each of n requests: a short loop, since a digest is one call each."""
+        assert self.sign is not None, "only a vendor that signs has a signature in its template"
+        texts = join(pieces_of(signed, slots), 0, n)
+        return np.frombuffer(b"".join(map(self.sign, texts)), np.uint8).reshape(n, -1)
+
+
+def text_slots(names: Iterable[str], fitted: Fitted) -> dict[str, Pieces]:
+    """The slots of the two texts, each as it stands."""
+    slots: dict[str, Pieces] = {}
+    for name in names:
+        base, bar, chain = name.partition("|")
+        is_title = base == "title"
+        if bar:
+            slots[name] = (escape((fitted.title_text if is_title else fitted.body_text).encode(), chain),)
+        else:
+            slots[name] = (fitted.title if is_title else fitted.body,)
+    return slots
 
 
 def pieces_of(parts: TemplateParts, slots: Mapping[str, Pieces]) -> Pieces:

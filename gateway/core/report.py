@@ -5,7 +5,7 @@ Every function takes one slice at a time or visits a bounded number of rows; cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from gateway.columns import I64, Bool, Rows
 from gateway.ledger import (
     IS_FINAL,
     NO_VERDICT,
+    OPEN_STATES,
     Channel,
     Flag,
     LedgerPage,
@@ -114,6 +115,15 @@ def add_sums(one: Sums, other: Sums) -> Sums:
         latencies_ms=latencies,
         submitted_unix_ms=one.submitted_unix_ms,
     )
+
+
+def open_rows(pages: Iterable[LedgerPage]) -> dict[str, int]:
+    """Rows in each open state, by its name."""
+    counts = dict.fromkeys((state.name.lower() for state in sorted(OPEN_STATES)), 0)
+    for page in pages:
+        for state in OPEN_STATES:
+            counts[state.name.lower()] += int(page.counts[state])
+    return counts
 
 
 def _moved(page: LedgerPage, span: slice, moved_between: MovedBetween) -> Bool:

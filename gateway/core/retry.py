@@ -192,13 +192,13 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         is_told = _USES_RETRY_AFTER[verdicts] & (retry_after_s >= 0)
         told = np.clip(np.where(is_told, retry_after_s, 0.0), self.wait_s_min, _WAIT_S_MAX)
         waits = np.where(is_told, told, backoff) * (1.0 + self.jitter * random)
-        day_s = self._next_day_s(now_unix_ms) + self.quota_spread_s * random
+        day_s = self.next_day_s(now_unix_ms) + self.quota_spread_s * random
         waits = np.where((kinds == Wait.NEXT_DAY) & ~is_told, day_s, waits)
         waits = np.where(kinds == Wait.CREDENTIAL, self.credential_s * (1.0 + self.jitter * random), waits)
         waits_ms: I64 = np.ceil(waits * 1000.0).astype(np.int64)
         return waits_ms
 
-    def _next_day_s(self, now_unix_ms: int) -> float:
+    def next_day_s(self, now_unix_ms: int) -> float:
         """Seconds until the vendor's next midnight, more than 0."""
         into_day_ms = (now_unix_ms + 1000 * self.quota_day_offset_s) % _DAY_MS
         return (_DAY_MS - into_day_ms) / 1000.0

@@ -32,6 +32,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from gateway.columns import I32, I64, U8, U32, U64, Bool
+from gateway.core.reserved import Reserved
 from gateway.errors import Overloaded
 
 #: Contract (DESIGN.md section 4): devices fall into 4,096 shards.
@@ -139,13 +140,14 @@ class HashKey:
 class BlockPool:
     """Power-of-two blocks of one reserved array: a buddy allocator. Block starts are multiples of their size."""
 
-    __slots__ = ("_free", "capacity", "entries", "name", "taken")
+    __slots__ = ("_free", "_reserved", "capacity", "entries", "name", "taken")
 
     def __init__(self, capacity: int, name: str) -> None:
         """capacity: entries, a power of two. Reserved, not touched."""
         self.name = name
         self.capacity = capacity
-        self.entries: U64 = np.zeros(capacity, np.uint64)
+        self._reserved = Reserved(capacity)
+        self.entries: U64 = self._reserved.words
         self.taken = 0
         #: size -> starts of free blocks; a dict as ordered set, so that the last freed (warm) block goes first.
         self._free: dict[int, dict[int, None]] = {capacity: {0: None}}
@@ -162,6 +164,7 @@ class BlockPool:
             found //= 2
             self._free.setdefault(found, {})[start + found] = None
         self.taken += size
+        self._reserved.has_grown(self.taken * self.entries.itemsize)
         return start
 
     def give(self, start: int, size: int) -> None:
@@ -293,6 +296,26 @@ class Segments:
         self.reserve(shards)
         self._place(shards, (hashes & _HIGH64) | (rows.astype(np.uint64) + _ONE64))
         np.add.at(self._live, shards, 1)
+
+    def insert_one(self, shard: int, key_hash: int, row: int) -> None:
+        """`insert` of one key: a phone that connects for the first time costs no array calls.
+
+        Raises Overloaded when the pool is used up; then nothing was inserted.
+        """
+        if not self._masks.item(shard):
+            self._bases[shard] = self._pool.take(_SIZE_MIN)
+            self._masks[shard], self._limits[shard] = _SIZE_MIN - 1, int(_SIZE_MIN * _LOAD_MAX)
+            self._rebuilds += 1
+        elif self._used.item(shard) >= self._limits.item(shard):
+            self._rebuild(np.array([shard]), np.array([1]))
+        entries = self._pool.entries
+        base, mask = self._bases.item(shard), self._masks.item(shard)
+        slot = (key_hash >> 32) & mask
+        while (present := entries.item(base + slot)) not in (0, _LOW):
+            slot = (slot + 1) & mask
+        entries[base + slot] = (key_hash >> 32 << 32) | (row + 1)
+        self._used[shard] += present == 0
+        self._live[shard] += 1
 
     def _place(self, shards: I64, entries: U64) -> None:
         """Writes entries, all distinct, into the first free slots from their homes on; `used` follows."""

@@ -41,8 +41,10 @@ from gateway.errors import CloseReason, ConfigError
 from gateway.net.edge_codec import Layers
 from gateway.net.edge_layers import LayerTable
 from gateway.net.edge_listen import open_listener
+from gateway.net.edge_moves import EdgeMoves
+from gateway.net.edge_partial import PartialTable
 from gateway.net.edge_settings import EdgeSettings
-from gateway.net.edge_table import CLOSE_REASON_INDEX, FLAG_MQTT_5, FLAG_PARTIAL, FLAG_PENDING, ConnectionTable, Count
+from gateway.net.edge_table import CLOSE_REASON_INDEX, FLAG_MQTT_5, FLAG_PENDING, ConnectionTable, Count
 from gateway.pace import Pace
 from gateway.wire.mqtt.session import SessionState
 
@@ -92,13 +94,13 @@ class Edge:
         self._handshaking: dict[int, str] = {}
         """By address; "" while it is not known, because a balancer has not said it yet."""
         self._handshaking_by_address: dict[str, dict[int, None]] = {}
-        self._partial: dict[int, bytearray] = {}
-        self._partial_since: dict[int, float] = {}
-        self._partial_total_bytes = 0
+        self.partial = PartialTable(settings, table, self.close)
+        self.join_partial, self.keep_partial = self.partial.join, self.partial.keep
         self._pending: dict[int, bytearray] = {}
         self._pending_since: dict[int, float] = {}
         self._pending_total_bytes = 0
         self._ended: list[tuple[int, int, int, CloseReason]] = []
+        self.moves = EdgeMoves(self, table, self._epoll)
         self.pace = Pace(settings.step_s_max)
         self.refusal_of: Callable[[str, float], CloseReason | None] = lambda address, now: None
         """Asked at accept with (address, now): why nothing is read from there."""
@@ -115,8 +117,8 @@ class Edge:
         """Sizes of the side tables, entries and bytes."""
         return {
             "handshaking": len(self._handshaking),
-            "partial": len(self._partial),
-            "partial_bytes": self._partial_total_bytes,
+            "partial": len(self.partial),
+            "partial_bytes": self.partial.total_bytes,
             "pending": len(self._pending),
             "pending_bytes": self._pending_total_bytes,
             "listeners": len(self._listeners),
@@ -236,12 +238,16 @@ class Edge:
             len(self._handshaking) >= settings.handshaking_max or table.n_open >= settings.connections_max
         ):
             self._evict(next(iter(self._handshaking)), Count.EVICTED_HANDSHAKING_MAX)
+        self.begin_handshake(fd, address, now)
+        self.layers.add(fd, listener_index, now)
+
+    def begin_handshake(self, fd: int, address: str, now: float) -> None:
+        """The descriptor is a connection of which CONNECT is expected."""
         self._epoll.register(fd, select.EPOLLIN)
-        table.open(fd, now + settings.handshake_timeout_s)
+        self._table.open(fd, now + self.settings.handshake_timeout_s)
         self._handshaking[fd] = address
         if address:
             self._handshaking_by_address.setdefault(address, {})[fd] = None
-        self.layers.add(fd, listener_index, now)
 
     def _turn_away(self, connection: socket.socket, limit: Count) -> None:
         connection.close()
@@ -292,6 +298,7 @@ class Edge:
         reads: list[bytes] = []
         ended = self.layers.take_ending()
         opening, n_openings = self.layers.opening, 0
+        inner = self.moves.inner
         read, size = os.read, self.settings.read_bytes
         listeners, wake_fd, out = self._listeners, self._wake_fd, select.EPOLLOUT
         for fd, events in self._epoll.poll(0, self.pace.items()):
@@ -300,6 +307,9 @@ class Edge:
                 continue
             if fd == wake_fd:
                 os.eventfd_read(fd)
+                continue
+            if inner and fd in inner:
+                self.moves.take_inner(fd, events, now)
                 continue
             if events & out:
                 self._flush(fd)
@@ -325,6 +335,8 @@ class Edge:
         self._table.count_at[Count.BYTES_IN] += sum(map(len, reads))
         if self.layers.by_fd:
             fds, reads = self._through_layers(fds, reads, now)
+            if self.moves.outer:
+                fds, reads = self.moves.take_outer(fds, reads)
             ended += self.layers.take_ending(after=set(fds))
         return Reads(fds, reads, ended)
 
@@ -350,44 +362,6 @@ class Edge:
         # Some may have been closed meanwhile: evicted, or because they do not read what they are answered.
         kept = [row for row in kept if state_at[row[0]] != SessionState.FREE]
         return [fd for fd, _ in kept], [data for _, data in kept]
-
-    def join_partial(self, fd: int, data: bytes) -> bytes | bytearray:
-        """The bytes of a connection that are not yet parsed: what was kept of it and what has come."""
-        kept = self._partial.get(fd)
-        if kept is None:
-            return data
-        kept += data
-        self._partial_total_bytes += len(data)
-        return kept
-
-    def keep_partial(self, fd: int, data: bytes | bytearray, parsed: int, now: float) -> None:
-        """Keeps what `join_partial` returned from position `parsed` on; its clock starts with its first byte."""
-        kept = self._partial.get(fd)
-        if kept is not None:
-            if parsed == 0:
-                self._limit_partial()
-                return
-            self._drop_partial(fd)
-        if parsed == len(data):
-            return
-        rest = bytearray(memoryview(data)[parsed:])
-        self._partial[fd] = rest
-        self._partial_since[fd] = now
-        self._partial_total_bytes += len(rest)
-        self._table.flags_at[fd] |= FLAG_PARTIAL
-        self._limit_partial()
-
-    def _drop_partial(self, fd: int) -> None:
-        kept = self._partial.pop(fd, None)
-        if kept is not None:
-            del self._partial_since[fd]
-            self._partial_total_bytes -= len(kept)
-            self._table.flags_at[fd] &= ~FLAG_PARTIAL & 0xFF
-
-    def _limit_partial(self) -> None:
-        while self._partial_total_bytes > self.settings.partial_total_bytes_max:
-            self._table.count_at[Count.EVICTED_PARTIAL_BYTES_MAX] += 1
-            self.close(next(iter(self._partial)), CloseReason.HALF_FRAME_TIMEOUT)
 
     # Writing.
 
@@ -499,6 +473,11 @@ class Edge:
         if not pending:
             self._drop_pending(fd)
             self._epoll.modify(fd, select.EPOLLIN)
+            self.moves.client_read_all(fd)
+
+    def has_pending(self, fd: int) -> bool:
+        """Output of the connection waits for its peer to read."""
+        return fd in self._pending
 
     def _drop_pending(self, fd: int) -> None:
         pending = self._pending.pop(fd, None)
@@ -518,7 +497,7 @@ class Edge:
             self.close(fd, CloseReason.KEEPALIVE_TIMEOUT if connected else CloseReason.HANDSHAKE_TIMEOUT)
             closes += 1
         for since, timeout_s, reason in (
-            (self._partial_since, self.settings.half_packet_timeout_s, CloseReason.HALF_FRAME_TIMEOUT),
+            (self.partial.since, self.settings.half_packet_timeout_s, CloseReason.HALF_FRAME_TIMEOUT),
             (self._pending_since, self.settings.stall_timeout_s, CloseReason.SLOW_CONSUMER),
         ):
             while since and closes < closes_max:
@@ -536,18 +515,24 @@ class Edge:
             # Pending output means a packet cut in two: nothing may follow it. What is held back now is dropped below.
             table.count_at[Count.FAREWELLS] += 1
             self.write(fd, self._farewells[reason], 0.0)
-        self.end_handshake(fd)
-        layers = self.layers.remove(fd)
-        if layers is not None and fd not in self._pending and reason not in _NO_LAST_WORDS:
+        was_pending = fd in self._pending
+        layers = self.forget(fd)
+        if layers is not None and not was_pending and reason not in _NO_LAST_WORDS:
             self._say_last_words(fd, layers, reason)
-        self._drop_partial(fd)
-        self._drop_pending(fd)
+        self.moves.end(fd)
         table.closed_at[CLOSE_REASON_INDEX[reason]] += 1
         if table.state_at[fd] == SessionState.CONNECTED:
             self._ended.append((table.slot_at[fd], fd, table.generation_at[fd], reason))
         table.free(fd)
         # The kernel drops a closed descriptor from the epoll set by itself.
         os.close(fd)
+
+    def forget(self, fd: int) -> Layers | None:
+        """The side tables have nothing of the connection any more; returns its layers."""
+        self.end_handshake(fd)
+        self.partial.drop(fd)
+        self._drop_pending(fd)
+        return self.layers.remove(fd)
 
     def _say_last_words(self, fd: int, layers: Layers, reason: CloseReason) -> None:
         """Close and close_notify, as far as the kernel takes them at once."""

@@ -104,6 +104,15 @@ class Count(enum.IntEnum):
     """Rows that a device answered with a reason code from 0x80 on: it did not take them."""
     LAPSED = enum.auto()
     LOST_WITH_CONNECTION = enum.auto()
+    MOVED = enum.auto()
+    """Connections handed to the worker that owns their device; it counts them as ADOPTED, and their end."""
+    ADOPTED = enum.auto()
+    RELAYED = enum.auto()
+    """Connections whose TLS or WebSocket ends here and whose device is another worker's."""
+    MOVES_WAITED = enum.auto()
+    """CONNECTs kept until the owner of their device was there to take them, or until their time was over."""
+    MOVES_LOST = enum.auto()
+    """Connections that came from another worker when no file descriptor was left for them."""
 
 
 CLOSE_REASONS: tuple[CloseReason, ...] = tuple(CloseReason)
@@ -199,6 +208,10 @@ class ConnectionTable:
         halves = np.array([int.from_bytes(one[:8], "little") for one in device_ids], np.uint64)
         suspects = fds[np.isin(self.device_id[fds, :8].copy().view("<u8")[:, 0], halves)]
         return [fd for fd in suspects.tolist() if self.device_id_of(fd) in device_ids]
+
+    def rest(self, fd: int) -> None:
+        """Nothing is expected of the connection here: another worker watches over it."""
+        self._deadline_at[fd] = 0
 
     def free(self, fd: int) -> None:
         """The connection is over: its (fd, generation) matches nothing any more."""

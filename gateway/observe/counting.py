@@ -170,23 +170,24 @@ class LinkFigures(Protocol):
 
 
 def record_link(metrics: Metrics, figures: LinkFigures) -> None:
-    """The long link's columns as metrics; just before a scrape. They rise only, so they are copied, not added."""
+    """The long link's columns as metrics; just before a scrape. What they have grown by is added: those
+    of a new long link begin at 0, and what the one before had counted stays counted."""
     metrics.connections_open.set(figures.connections, "long_link")
-    metrics.connections.cell("long_link").set(figures.counts["accepted"])
+    metrics.connections.follow(figures.counts["accepted"], "long_link")
     for reason, n in figures.closed.items():
-        metrics.closes.cell("long_link", reason).set(n)
+        metrics.closes.follow(n, "long_link", reason)
     for direction, packets in (("in", figures.packets_in), ("out", figures.packets_out)):
-        metrics.mqtt_bytes.cell(direction).set(figures.counts[f"bytes_{direction}"])
+        metrics.mqtt_bytes.follow(figures.counts[f"bytes_{direction}"], direction)
         for kind, n in packets.items():
             if n:
-                metrics.mqtt_packets.cell(direction, kind).set(n)
+                metrics.mqtt_packets.follow(n, direction, kind)
     for code, n in figures.connacks.items():
-        metrics.mqtt_connacks.cell(code).set(n)
+        metrics.mqtt_connacks.follow(n, code)
     for name, n in figures.counts.items():
         if name.startswith(("refused_", "evicted_")):
-            metrics.refusals.cell(f"long_link.{name}").set(n)
+            metrics.refusals.follow(n, f"long_link.{name}")
         else:
-            metrics.mqtt_events.cell(name).set(n)
+            metrics.mqtt_events.follow(n, name)
 
 
 class LaneCounts:

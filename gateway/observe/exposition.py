@@ -31,8 +31,9 @@ class Page(NamedTuple):
     body: bytes
 
 
-class _View(NamedTuple):
-    """One metric at the moment of the snapshot. labels: name and values of each axis, `other` last if it was used."""
+class View(NamedTuple):
+    """One metric at the moment of the snapshot. labels: name and values of each axis; the last place of the axis of an
+    open label is `other`'s, whose name is not among the values."""
 
     metric: Metric
     labels: tuple[tuple[str, tuple[str, ...]], ...]
@@ -42,7 +43,7 @@ class _View(NamedTuple):
 class Snapshot(Collector):
     """The values of a moment; immutable, so it may be rendered in a thread."""
 
-    def __init__(self, views: Sequence[_View]) -> None:
+    def __init__(self, views: Sequence[View]) -> None:
         self._views = views
 
     def collect(self) -> Iterator[Family]:
@@ -66,17 +67,17 @@ class Snapshot(Collector):
 def snapshot(metrics: MetricSet) -> Snapshot:
     """A copy of all values: one array copy and the names of open labels, well under a millisecond."""
     copied = metrics.array.copy()
-    views: list[_View] = []
+    views: list[View] = []
     at = 0
     for metric in metrics.metrics:
         size = int(np.prod(metric.shape, dtype=np.int64))
         labels = tuple((label.name, tuple(label.values)) for label in metric.labels)
-        views.append(_View(metric, labels, copied[at : at + size].reshape(metric.shape)))
+        views.append(View(metric, labels, copied[at : at + size].reshape(metric.shape)))
         at += size
     return Snapshot(views)
 
 
-def _family(view: _View) -> Family:
+def _family(view: View) -> Family:
     metric = view.metric
     name = metric.exported_name
     base = name.removesuffix("_total") if metric.kind is Kind.COUNTER else name
@@ -89,7 +90,7 @@ def _family(view: _View) -> Family:
     return family
 
 
-def _combinations(view: _View) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
+def _combinations(view: View) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     """Each combination of label values with its place. Names of fixed labels always; of open ones as they were met."""
     axes = [
         _axis(view, axis, label, values)
@@ -100,10 +101,11 @@ def _combinations(view: _View) -> Iterator[tuple[dict[str, str], tuple[int, ...]
         yield dict(zip(names, (value for value, _ in places), strict=True)), tuple(place for _, place in places)
 
 
-def _axis(view: _View, axis: int, label: Label, values: tuple[str, ...]) -> list[tuple[str, int]]:
+def _axis(view: View, axis: int, label: Label, values: tuple[str, ...]) -> list[tuple[str, int]]:
     places = [(value, place) for place, value in enumerate(values) if value]
-    if label.is_open and view.values.take(label.values_max, axis=axis).any():
-        places.append((OTHER, label.values_max))
+    last = view.values.shape[axis] - 1
+    if label.is_open and view.values.take(last, axis=axis).any():
+        places.append((OTHER, last))
     return places
 
 

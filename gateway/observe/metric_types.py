@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ LabelValue: TypeAlias = str | int
 #: What a fixed label is declared with.
 LabelNames: TypeAlias = Sequence[str] | type[enum.Enum]
 OTHER = "other"
+#: How the values that several workers have for one gauge become one.
+Merge: TypeAlias = Literal["sum", "max", "min"]
 #: Different values of an open label unless the set is made with another limit (config: observe.label_values_max).
 LABEL_VALUES_MAX = 64
 
@@ -46,12 +48,19 @@ class Kind(enum.Enum):
 class Label:
     """One axis of a metric: a name and its values. Values are only ever appended."""
 
-    __slots__ = ("_index", "is_open", "name", "values", "values_max")
+    __slots__ = ("_index", "is_open", "keep", "name", "values", "values_max")
 
     def __init__(self, name: str, values: Sequence[str], *, is_open: bool, values_max: int) -> None:
         self.name = name
         self.is_open = is_open
         self.values_max = values_max
+        self.values = list(values)
+        self._index = {value: index for index, value in enumerate(self.values)}
+        self.keep: Callable[[str], bool] = lambda value: True
+        """Asked for each new value of an open label: whether there is a place for its name (observe/shared.py)."""
+
+    def restore(self, values: Sequence[str]) -> None:
+        """An open label has these values, in this order: those that its cells were written under."""
         self.values = list(values)
         self._index = {value: index for index, value in enumerate(self.values)}
 
@@ -72,7 +81,7 @@ class Label:
             return index
         if not self.is_open:
             raise KeyError(f"{value!r} is no value of label {self.name}")
-        if value == OTHER or len(self.values) >= self.values_max:
+        if value == OTHER or len(self.values) >= self.values_max or not self.keep(value):
             return self.values_max
         self.values.append(value)
         self._index[value] = len(self.values) - 1
@@ -130,6 +139,7 @@ class Metric:
         #: The same memory, flat: one element of a memoryview costs half of one of an array.
         self._flat: Any = values.reshape(-1).data
         self._places: dict[tuple[LabelValue, ...], int] = {}
+        self._followed: dict[tuple[LabelValue, ...], float] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -212,6 +222,21 @@ class Counter(_Cells):
     def add(self, n: float = 1, *labels: LabelValue) -> None:
         self._flat[self.place(labels)] += n
 
+    def follow(self, total: float, *labels: LabelValue) -> None:
+        """Adds what a count that somebody else keeps has grown by since the last call; one that is smaller than it was
+        has begun anew at 0, since its keeper was replaced."""
+        before = self._followed.get(labels, 0.0)
+        self._followed[labels] = total
+        grown = total - before if total >= before else total
+        if grown:
+            self.add(grown, *labels)
+        else:
+            self.place(labels)  # the combination is known, at 0
+
+    def followed(self, *labels: LabelValue) -> float:
+        """What `follow` was last told; 0 before."""
+        return self._followed.get(labels, 0.0)
+
     def add_counts(self, counts: npt.ArrayLike, *labels: LabelValue) -> None:
         """Adds a column of counts along the last label; the labels before it are given.
 
@@ -225,9 +250,10 @@ class Counter(_Cells):
 
 
 class Gauge(_Cells):
-    """Rises and falls; owners set it when it changes or just before a scrape."""
+    """Rises and falls; owners set it when it changes or just before a scrape. merge: over several workers."""
 
     kind = Kind.GAUGE
+    merge: Merge = "sum"
 
     def set(self, value: float, *labels: LabelValue) -> None:
         self._flat[self.place(labels)] = value
@@ -295,8 +321,10 @@ def counter(unit: str, help_text: str, **labels: LabelNames | open_label) -> Cou
     return Counter(unit, help_text, [_label(name, declared) for name, declared in labels.items()])
 
 
-def gauge(unit: str, help_text: str, **labels: LabelNames | open_label) -> Gauge:
-    return Gauge(unit, help_text, [_label(name, declared) for name, declared in labels.items()])
+def gauge(unit: str, help_text: str, merge: Merge = "sum", **labels: LabelNames | open_label) -> Gauge:
+    made = Gauge(unit, help_text, [_label(name, declared) for name, declared in labels.items()])
+    made.merge = merge
+    return made
 
 
 def histogram(

@@ -19,6 +19,9 @@ from gateway.verdict import Verdict
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
 STORES = ("registry", "inbox", "ledger")
 DIRECTIONS = ("in", "out")
+#: sent: to the owner; received: from a home; report_dropped: of rows that the worker did not hold, or of a life that
+#: had ended; routed_again, uncertain: of a worker that died; home_died: news for a home that had ended.
+LINK_ROWS = ("sent", "received", "reported", "report_dropped", "routed_again", "uncertain", "home_died")
 #: Rules of core/admission.py, and the limit that the owner of the devices knows.
 LOGIN_RULES = (
     "unknown_app",
@@ -84,8 +87,8 @@ class Metrics(MetricSet):
     credential_failures = counter(
         "failures", "Credentials that could not be made or fetched", app=open_label(), vendor=Channel
     )
-    credential_expires_s = gauge("seconds", "Time until the credential in force expires", vendor=Channel)
-    breaker_state = gauge("state", "Breaker: 0 closed, 1 half open, 2 open", app=open_label(), vendor=Channel)
+    credential_expires_s = gauge("seconds", "Time until the credential in force expires", "min", vendor=Channel)
+    breaker_state = gauge("state", "Breaker: 0 closed, 1 half open, 2 open", "max", app=open_label(), vendor=Channel)
     breaker_transitions = counter(
         "transitions",
         "Moves of a breaker into a state, and why it had opened",
@@ -95,7 +98,7 @@ class Metrics(MetricSet):
         cause=BREAKER_CAUSES,
     )
     unregister_guard_holding = gauge(
-        "state", "1 while removals of dead tokens are held back", app=open_label(), vendor=Channel
+        "state", "1 while removals of dead tokens are held back", "max", app=open_label(), vendor=Channel
     )
     removals_held = gauge("removals", "Removals of dead tokens that wait held back", app=open_label(), vendor=Channel)
     removals_held_back = counter(
@@ -110,6 +113,12 @@ class Metrics(MetricSet):
     connections = counter("connections", "Connections opened", listener=LISTENERS)
     closes = counter("connections", "Connections ended, by their one close reason", listener=LISTENERS, why=CloseReason)
     refusals = counter("refusals", "What was refused, by the name of the limit or rule", name=open_label())
+    # between workers
+    link_rows = counter("rows", "Rows between workers, by what became of them", what=LINK_ROWS)
+    link_slices = counter("slices", "Slices of rows sent to the workers that own their devices")
+    links_open = gauge("links", "Links to other workers that are open")
+    link_parked_rows = gauge("rows", "Rows that wait for room at another worker, or for its next life")
+    foreign_rows_open = gauge("rows", "Rows that other workers journaled and this one holds")
     # binary RPC
     rpc_frames = counter("frames", "Frames of the binary RPC", direction=DIRECTIONS, kind=open_label())
     rpc_bytes = counter("bytes", "Bytes of the binary RPC", direction=DIRECTIONS)
@@ -162,13 +171,15 @@ class Metrics(MetricSet):
     step_s = histogram(
         "seconds", "Steps of the event loop longer than step_ms_max, by task", STEP_BOUNDS_S, task=open_label()
     )
-    longest_step_s = gauge("seconds", "Longest step of the event loop since the last scrape")
-    longest_lag_s = gauge("seconds", "Longest loop lag since the last scrape")
+    longest_step_s = gauge("seconds", "Longest step of the event loop since the last scrape", "max")
+    longest_lag_s = gauge("seconds", "Longest loop lag since the last scrape", "max")
     log_lines = counter("lines", "Lines logged", level=("debug", "info", "warning", "error"))
     log_lines_suppressed = counter("lines", "Lines left out by log_lines_per_s_max")
+    worker_restarts = counter("restarts", "Ends of workers that nobody had asked for", worker=open_label())
+    workers_ready = gauge("workers", "Workers that are ready; 0 where one runs without a supervisor")
     actor_restarts = counter("restarts", "Crashes of actors, each followed by a restart", actor=open_label())
     memory_bytes = gauge("bytes", "Resident memory of the process")
     memory_part_bytes = gauge("bytes", "Memory in use by part of the budget", part=open_label())
     open_files = gauge("files", "Open file descriptors")
     cpu_s = counter("seconds", "CPU time of the process")
-    started_unix_s = gauge("seconds", "Unix time of the start")
+    started_unix_s = gauge("seconds", "Unix time of the start", "min")

@@ -38,4 +38,5 @@ def read_process() -> ProcessFigures:
 def record_process(metrics: Metrics, figures: ProcessFigures) -> None:
     metrics.memory_bytes.set(figures.memory_bytes)
     metrics.open_files.set(figures.open_files)
-    metrics.cpu_s.add(max(0.0, figures.cpu_s - metrics.cpu_s.value()))
+    # Two readings may disagree by a tick: it is not a process that began anew.
+    metrics.cpu_s.follow(max(figures.cpu_s, metrics.cpu_s.followed()))

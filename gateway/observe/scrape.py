@@ -1,18 +1,25 @@
 """One scrape: owners refresh their gauges, the kernel is asked, the values are copied, a thread writes the page.
 
+Of several workers, the one that the scraper reached makes the page of all: it has everybody refresh, then reads the
+columns of each (observe/shared.py). A worker that does not answer in time is shown as it was.
+
 Gauges named `longest_*` hold the maximum since the scrape before and start over here, so a second scraper would see
 its own share of the time only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
 from gateway.observe.exposition import Page, snapshot
 from gateway.observe.metrics import Metrics
 from gateway.observe.process import read_process, record_process
+from gateway.observe.shared import SharedColumns, merge
+
+#: What starts over with every scrape.
+LONGEST = ("longest_step_s", "longest_lag_s")
 
 
 class Scrape:
@@ -22,15 +29,41 @@ class Scrape:
         self._metrics = metrics
         self._refreshers = tuple(refreshers)
 
+    async def refresh(self) -> None:
+        """The gauges of this process say how it is now. If cancelled: some do."""
+        record_process(self._metrics, await trio.to_thread.run_sync(read_process))
+        for refresh in self._refreshers:
+            refresh()
+
     async def page(self, accept: str = "") -> Page:
         """The page of this moment.
 
         If cancelled: the page is lost; a thread may finish it unseen.
         """
-        record_process(self._metrics, await trio.to_thread.run_sync(read_process))
-        for refresh in self._refreshers:
-            refresh()
+        await self.refresh()
         moment = snapshot(self._metrics)
         self._metrics.longest_step_s.set(0.0)
         self._metrics.longest_lag_s.set(0.0)
         return await trio.to_thread.run_sync(moment.render, accept, abandon_on_cancel=True)
+
+
+class SharedScrape:
+    """The same page over all workers. refresh_all: returns when everybody who can has refreshed."""
+
+    def __init__(
+        self, metrics: Metrics, columns: Sequence[SharedColumns], refresh_all: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._metrics = metrics
+        self._columns = tuple(columns)
+        self._refresh_all = refresh_all
+
+    async def page(self, accept: str = "") -> Page:
+        """As `Scrape.page`."""
+        await self._refresh_all()
+        moments = [columns.copy() for columns in self._columns]
+        for columns in self._columns:
+            for name in LONGEST:
+                columns.start_over(name)
+        return await trio.to_thread.run_sync(
+            lambda: merge(self._metrics, moments).render(accept), abandon_on_cancel=True
+        )

@@ -52,6 +52,7 @@ class _Burst(msgspec.Struct, array_like=True):
     answered: bytes
     verdicts: bytes
     names: dict[int, str]
+    first_request: int = -1
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
@@ -80,6 +81,7 @@ def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
             burst.answered.tobytes(),
             burst.verdicts.tobytes(),
             dict(burst.names),
+            burst.first_request,
         )
         for burst in page.bursts
     ]
@@ -138,6 +140,7 @@ def _burst(stored: _Burst, batch: Batch) -> Burst:
         answered=np.frombuffer(stored.answered, np.uint32),
         verdicts=np.frombuffer(stored.verdicts, np.uint8),
         names=stored.names,
+        first_request=stored.first_request,
     )
 
 

@@ -58,7 +58,7 @@ from gateway.observe.vendor_health import BreakerCounts, GuardCounts
 from gateway.store.memory import MemoryInbox
 from gateway.wire.h2.events import AnswerDetail, Answers, SettingsChanged, Terminated
 from gateway.wire.rpc.client import Answered, ClientSession, Closed
-from vendors import apns, fcm
+from vendors import apns, fcm, huawei, vivo
 
 SECRET = b"message id secret"
 #: Steps of all tasks that one wait of a test may take. A wait takes dozens; actors that wake each other in a circle
@@ -228,7 +228,7 @@ class ConnectionTwin:
         tags, self.open = self.open[:n], self.open[n:]
         assert len(tags) == n
         detail = AnswerDetail(headers or {}, body)
-        details = {} if status == 200 else dict.fromkeys(range(n), detail)
+        details = {} if status == 200 and not body else dict.fromkeys(range(n), detail)
         self._on_events(self, [Answers(np.array(tags, np.int64), np.full(n, status, np.uint16), details)])
         if self.drained is not None and not self.open:
             self.close(self.drained[1])
@@ -278,6 +278,11 @@ class VendorTwin:
 
 
 def make_vendor(channel: Channel) -> Any:
+    if channel is Channel.HUAWEI:
+        settings = huawei.Settings(client_id="1", client_secret_file="secret", rows_per_request_max=10)
+        return huawei.Huawei(settings)
+    if channel is Channel.VIVO:
+        return vivo.Vivo(vivo.Settings(app_id=1, app_key_id="k", app_secret_file="secret", rows_per_request_max=10))
     if channel is Channel.APNS:
         return apns.Apns(apns.Settings("TEAM123456", "KEY1234567", "com.example.app", key_file="key.p8"))
     return fcm.Fcm(fcm.Settings("sim-project", service_account_file="account.json"))
@@ -309,8 +314,11 @@ class World:
         change_rows_max: int = 1 << 20,
         has_probes: bool = False,
         probe_wait_s: float = 5.0,
+        journal: int = 0,
         breaker: BreakerSettings = UNTOUCHED,
         guard: GuardSettings | None = None,
+        more_channels: Sequence[Channel] = (),
+        request_bucket: TokenBucket | None = None,
     ) -> None:
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
@@ -318,7 +326,7 @@ class World:
         self.log = Log(stream=self.log_lines)
         self.home = Home(
             secret=SECRET,
-            journal=0,
+            journal=journal,
             observer=HomeCounts(self.metrics),
             ledger_bytes_max=1 << 30,
             rows_open_max=1 << 20,
@@ -330,7 +338,8 @@ class World:
         default = MemoryInbox(rows_per_device_max=100, rows_max=10_000)
         self.inbox_store = default if inbox_store is None else inbox_store
         self.inbox = InboxActor(store=self.inbox_store, epoch=EPOCH, home=self.home, clock=self.clock)
-        self.renderer = Renderer()
+        self.renderer = Renderer(address_secret=SECRET)
+        self._request_bucket = request_bucket
         self.router = Router(
             home=self.home,
             devices=self.devices,
@@ -352,7 +361,7 @@ class World:
         self.lanes: dict[LaneKey, LaneActor] = {}
         self.probe_lanes: dict[LaneKey, ProbeLane] = {}
         self._probe_wait_s = probe_wait_s if has_probes else None
-        for channel in (Channel.APNS, Channel.FCM):
+        for channel in (Channel.APNS, Channel.FCM, *more_channels):
             self._add_vendor(
                 channel,
                 connections_max=connections_max,
@@ -430,6 +439,7 @@ class World:
             "request_timeout_s": 30.0,
             "watch": VerdictWatch(breaker, guard),
             "device_gates": DeviceGates(),
+            "request_bucket": self._request_bucket,
         }
         wait_s = self._probe_wait_s
         for class_ in Class:

@@ -8,8 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.actors.supervisor import BACKOFF_FIRST_S, BACKOFF_MAX_S, RESTARTS_MAX, WINDOW_S, supervise
+from gateway.actors.supervisor import supervise
 from gateway.clock import SystemClock
+from gateway.core.restarts import BACKOFF_FIRST_S, BACKOFF_MAX_S, CRASHES_MAX, WINDOW_S
 
 
 class Crashes:
@@ -70,9 +71,9 @@ async def test_supervisor_gives_up_with_the_last_error_when_crashes_are_too_many
         raise Broken(f"crash {starts}")
 
     crashes = Crashes()
-    with pytest.raises(Broken, match=f"crash {RESTARTS_MAX}$"):
+    with pytest.raises(Broken, match=f"crash {CRASHES_MAX}$"):
         await supervise("actor", run, clock=SystemClock(), observer=crashes)
-    assert starts == len(crashes.told) == RESTARTS_MAX
+    assert starts == len(crashes.told) == CRASHES_MAX
     assert max(wait for _, _, wait in crashes.told) <= BACKOFF_MAX_S
 
 
@@ -82,14 +83,14 @@ async def test_supervisor_forgets_crashes_that_are_long_ago(autojump_clock: trio
     async def run() -> None:
         nonlocal starts
         starts += 1
-        if starts == 3 * RESTARTS_MAX:
+        if starts == 3 * CRASHES_MAX:
             return
         await trio.sleep(WINDOW_S / 2)
         raise Broken
 
     crashes = Crashes()
     await supervise("actor", run, clock=SystemClock(), observer=crashes)
-    assert starts == 3 * RESTARTS_MAX
+    assert starts == 3 * CRASHES_MAX
     assert crashes.told[-1][2] <= 2 * BACKOFF_FIRST_S
 
 

@@ -287,7 +287,7 @@ async def test_server_answers_a_client_of_another_house_over_tcp() -> None:
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
-        nursery.start_soon(house.server.serve, listeners)
+        nursery.start_soon(trio.serve_listeners, house.server.converse, listeners)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             assert (await client.get("/healthz")).text == "ok\n"
             assert (await client.head("/metrics")).headers["content-length"] == "7"

@@ -137,3 +137,15 @@ def test_inbox_measures_each_of_its_calls() -> None:
     lines = lines_of(bench("inbox", "--smoke", "--json"))
     assert [line["workload"] for line in lines] == ["put", "open", "peek", "absent", "forget"]
     assert 0 < lines[0]["disk_bytes_per_row"] < 400  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_render_compares_what_each_vendor_would_read() -> None:
+    wanted = [f"{name}@{workload}" for name in ("huawei", "xiaomi", "oppo") for workload in ("shared", "distinct")]
+    only = [word for name in [*wanted, "meizu@shared"] for word in ("--only", name)]
+    lines = lines_of(bench("render", "--smoke", "--json", *only))
+    assert {line["workload"] for line in lines} == {*wanted, "meizu@shared"}
+    for line in lines:
+        assert line["rows_per_s"] > 0  # type: ignore[operator]
+        assert line["checked_rows"] > 0  # type: ignore[operator]
+        assert line["checked_share"] >= 0.01  # type: ignore[operator]

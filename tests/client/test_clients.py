@@ -130,6 +130,15 @@ def test_client_has_every_call(run: Any, make_server: Any) -> None:
     assert all(request.request_id for request in server.requests[:2])
 
 
+def test_client_asks_for_a_restart_and_for_what_others_have_made(run: Any, make_server: Any) -> None:
+    async def script(client: Any) -> Any:
+        return (await client.restart()).workers
+
+    _, address = make_server("operator")
+    (done,) = run(script, address, "", None, role="operator")
+    assert (done.worker, done.outcome) == (0, "restarted")
+
+
 def test_client_operator_needs_no_secret_on_the_operators_socket_and_a_key_elsewhere(
     run: Any, make_server: Any
 ) -> None:

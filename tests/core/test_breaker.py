@@ -25,6 +25,7 @@ SETTINGS = BreakerSettings(
     window_s=10.0,
     rows_min=20,
     failure_share=0.5,
+    all_failing_s=1.0,
     connect_failures_max=3,
     credential_refusals_max=3,
     open_s=5.0,
@@ -90,6 +91,47 @@ def test_answers_never_open_it_even_where_old_failures_are_left_in_the_window() 
     told.now += 3
     # The old answers are gone and the share is above the limit, but what comes in now is good.
     assert told.tell(answered=1) is CLOSED
+
+
+def test_nothing_but_failures_for_a_while_opens_it_whatever_good_answers_the_window_holds() -> None:
+    told = Dialogue()
+    told.tell(answered=10_000)
+    assert told.tell(failed=10) is CLOSED
+    told.now += 0.99
+    assert told.tell(failed=10) is CLOSED
+    told.now += 0.01
+    assert told.tell(failed=1) is OPEN
+    assert told.breaker.cause is BreakerCause.FAILURES
+
+
+def test_a_lost_connection_with_a_thousand_rows_does_not_open_it_at_once() -> None:
+    told = Dialogue()
+    told.tell(answered=10_000)
+    assert told.tell(failed=1_000) is CLOSED
+    assert told.tell(failed=1_000) is CLOSED
+
+
+@pytest.mark.parametrize("sign_of_life", ["answered", "refused"])
+def test_a_single_answer_among_failures_begins_their_while_anew(sign_of_life: str) -> None:
+    told = Dialogue()
+    told.tell(answered=10_000)
+    told.tell(failed=100)
+    told.now += 0.9
+    told.tell(**{sign_of_life: 1}, failed=1)
+    told.now += 0.9
+    assert told.tell(failed=100) is CLOSED
+    told.now += 1.0
+    assert told.tell(failed=1) is OPEN
+
+
+def test_few_failures_do_not_open_it_however_long_they_are_alone() -> None:
+    told = Dialogue()
+    told.tell(answered=10_000)
+    for _ in range(19):
+        told.now += 0.4
+        assert told.tell(failed=1) is CLOSED
+    told.now += 0.4
+    assert told.tell(failed=1) is OPEN
 
 
 def test_connects_that_fail_in_a_row_open_it_and_an_answer_begins_the_row_anew() -> None:

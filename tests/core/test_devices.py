@@ -15,6 +15,7 @@ from gateway.core.devices import SINCE_UNKNOWN, DeviceLimits, DeviceTable
 from gateway.core.registration import Outcome, Registrations
 from gateway.core.segments import HashKey
 from gateway.device_columns import DeviceColumns, concatenate
+from gateway.errors import Overloaded
 
 KEY = HashKey(b"a secret of sixteen bytes or more")
 IDS = [bytes([number]) * 16 for number in range(12)]
@@ -120,6 +121,20 @@ class DeviceMachine(RuleBasedStateMachine):
         for (device_id, *_), outcome, row in zip(rows, outcomes, result.rows.tolist(), strict=True):
             is_written = outcome in (Outcome.CREATED, Outcome.REPLACED)
             assert row == (self.row((app, device_id)) if is_written else -1)
+
+    @rule(app=st.integers(0, 1), device_id=st.sampled_from(MACHINE_IDS), wait=st.integers(0, 3))
+    def add_bare(self, app, device_id, wait):
+        self.now += wait
+        if (app, device_id) in self.devices:
+            return
+        if len(self.devices) >= MACHINE_LIMITS.devices_max:
+            with pytest.raises(Overloaded, match="devices_max"):
+                self.table.add_bare(device_id, app, self.now)
+            return
+        row = self.table.add_bare(device_id, app, self.now)
+        assert row == self.row((app, device_id))
+        self.devices[app, device_id] = plain = PlainDevice()
+        plain.registered = self.now
 
     def _register_plain(self, app, rows):
         """One row after the other; what a later row of the same batch overrules is found by looking ahead."""
@@ -408,6 +423,13 @@ def test_a_full_token_store_refuses_the_row_and_leaves_the_device_as_it_was():
     assert list(other.faults) == [0]
     device = table.device(table.find_one(rows[0][0], 0))
     assert (device.token, device.alias) == (rows[0][2], b"")
+
+
+def test_a_bare_device_is_what_a_registration_without_anything_makes(table):
+    register(table, [(b"a" * 16, 0, b"")], now=100, app=1)
+    table.add_bare(b"b" * 16, 1, 100)
+    one, other = [table.device(int(row)) for row in rows_of(table, [b"a" * 16, b"b" * 16], app=1)]
+    assert other == one._replace(device_id=b"b" * 16)
 
 
 def test_an_alias_that_is_full_refuses_the_eleventh_device(table):

@@ -306,6 +306,7 @@ limits_small = st.builds(
     st.sampled_from([150, 250, 300, 400, 600, 700, 4096]),
     st.none() | st.builds(FieldLimit, st.sampled_from(["code_points", "half_width", "utf8_bytes"]), st.integers(0, 20)),
     st.none() | st.builds(FieldLimit, st.sampled_from(["code_points", "half_width", "utf8_bytes"]), st.integers(0, 20)),
+    st.just(True),
 )
 scalars = st.one_of(texts, st.integers(-9, 9), st.booleans())
 variants = st.builds(

@@ -134,6 +134,16 @@ class SegmentsMachine(RuleBasedStateMachine):
         self.keys[rows] = keys
         self.rows.update(zip(keys, rows.tolist(), strict=True))
 
+    @rule(keys=st.lists(st.integers(0, 150), max_size=40, unique=True))
+    def insert_one_by_one(self, keys):
+        for key in keys:
+            if key not in self.rows:
+                while self.next_row in self.rows.values():
+                    self.next_row = (self.next_row + 1) % 4000
+                self.segments.insert_one(int(self.shards([key])[0]), int(self.hashes([key])[0]), self.next_row)
+                self.keys[self.next_row] = key
+                self.rows[key] = self.next_row
+
     @precondition(lambda self: self.rows)
     @rule(data=st.data())
     def remove(self, data):
@@ -166,6 +176,23 @@ class SegmentsMachine(RuleBasedStateMachine):
 
 TestSegmentsMachine = SegmentsMachine.TestCase
 TestSegmentsMachine.settings = settings(stateful_step_count=30)
+
+
+def test_a_full_pool_refuses_a_single_key_and_stays_as_it_was():
+    segments = Segments(1, "slots_max")
+    inserted = 0
+
+    def fill():
+        nonlocal inserted
+        for shard in range(SHARD_COUNT):
+            for key in range(1_000):
+                segments.insert_one(shard, key << 32 | shard, inserted)
+                inserted += 1
+
+    with pytest.raises(Overloaded, match="slots_max"):
+        fill()
+    assert len(segments) == inserted
+    assert segments.find_one(0, 0, lambda row: row == 0) == 0
 
 
 def test_growth_of_one_segment_is_a_short_step_at_a_million_devices():

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from gateway.client.trio_client import open_trio_client
 from gateway.content import Variant
+
+pytestmark = pytest.mark.alone
 
 CONTENT = Variant("title", "body", strategy=2)
 SECRET = b"the secret of the shop"

@@ -26,6 +26,8 @@ from gateway.core.identity import device_password
 from gateway.wire.rpc import codec, messages, proof
 from gateway.wire.rpc.framing import frame
 
+pytestmark = pytest.mark.alone
+
 SECRET = b"the secret of the shop"
 HELLO = Variant("title", "body")
 CLOSES = "pushgw_closes_total"

@@ -34,7 +34,9 @@ from vendors.auth.credential import Issued, SecretPlace
 from vendors.connecting import ConnectingSettings
 from vendors.http_answer import by_status_class, decode_object
 
-NAME = "xiaomi"  # a channel that has no vendor file yet
+pytestmark = pytest.mark.alone
+
+NAME = "xiaomi"  # its file is replaced for these tests
 CREDENTIAL = b"key=test"
 HEADERS = ((b"authorization", (Slot("authorization"),)), (b"content-type", (b"application/json",)))
 

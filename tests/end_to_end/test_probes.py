@@ -13,6 +13,8 @@ from gateway.client.requests import DeviceState
 from gateway.content import Variant
 from gateway.ledger import NO_VERDICT
 
+pytestmark = pytest.mark.alone
+
 GOOD = 600
 NEW = 60
 #: Every sixth of the new tokens.

@@ -6,9 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import trio
 
 from gateway.content import Variant
+
+pytestmark = pytest.mark.alone
 
 CONTENT = Variant("title", "body", strategy=2)
 BREAKER = {"rows_min": 10, "open_s": 0.5, "open_s_max": 1.0}

@@ -183,3 +183,17 @@ def test_exported_name_writes_units_out() -> None:
     assert metrics.wait_s.exported_name == "pushgw_wait_seconds"
     assert metrics.plain.exported_name == "pushgw_plain_total"
     assert metrics.level.exported_name == "pushgw_level"
+
+
+def test_counter_follows_a_count_that_begins_anew() -> None:
+    metrics = Sample()
+    for total in (5, 8, 8, 2, 3):
+        metrics.by_name.follow(total, "x")
+    assert metrics.by_name.value("x") == 8 + 3
+    assert metrics.by_name.followed("x") == 3
+
+
+def test_counter_that_follows_nothing_is_known_at_zero() -> None:
+    metrics = Sample()
+    metrics.by_name.follow(0, "x")
+    assert metrics.by_name.labels[0].values == ["x"]

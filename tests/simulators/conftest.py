@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import http.server
 import json
 import os
+import random
 import socket
 import ssl
 import struct
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import h2.connection
 import h2.events
@@ -31,8 +35,11 @@ import msgspec
 import pytest
 import uvloop
 
+from bench.simulators.clock import Clock
 from bench.simulators.config import SimulatorsConfig
-from bench.simulators.server import serve_simulators
+from bench.simulators.exchange import Answer, Request
+from bench.simulators.push_api import Kit, PushApi
+from bench.simulators.server import PUSH_APIS, serve_simulators
 
 WAIT_S = 10.0
 TOKEN = "ab" * 32
@@ -412,6 +419,95 @@ def _running(directory: Path, changes: Mapping[str, Any]) -> Iterator[Running]:
         yield running
     finally:
         running.stop()
+
+
+class Judge:
+    """The judge of one vendor without sockets, and a clock that stands at NOON until it is moved."""
+
+    NOON_UNIX_S = 1_763_697_600.0  # 2025-11-21 12:00 Asia/Shanghai
+
+    def __init__(self, vendor: str, directory: Path, changes: Mapping[str, Any]) -> None:
+        self.clock = Clock(lambda: self.NOON_UNIX_S)
+        self.seen: Counter[str] = Counter()
+        strict = changes.get("unknown_fields", "refuse") == "refuse"
+        table = {key: value for key, value in changes.items() if key not in ("unknown_fields", "region")}
+        section = getattr(msgspec.convert({vendor: table}, SimulatorsConfig), vendor)
+        region = changes.get("region", PUSH_APIS[vendor].regions_of(section)[0])
+        kit = Kit(self.clock, random.Random(1), self.seen, strict, directory, region)
+        self.vendor: PushApi = PUSH_APIS[vendor](section, kit)
+        self.known = self.vendor.credentials("127.0.0.1", 1)
+
+    def ask(self, path: str, body: Any = b"", *, method: str = "POST", **headers: str) -> Answer:
+        """The answer to one request. body: bytes, a dict for a JSON body, a list of pairs for a form."""
+        kind = "application/json"
+        if isinstance(body, list):
+            kind, body = "application/x-www-form-urlencoded", urlencode(body).encode()
+        elif not isinstance(body, bytes):
+            body = json.dumps(body, ensure_ascii=False).encode()
+        sent = {"content_type": kind} | headers
+        pairs = tuple((name.replace("_", "-").encode(), value.encode()) for name, value in sent.items() if value)
+        return self.vendor.judge(Request(method, path, pairs, body, len(body)), None)
+
+    def events(self, answer: Answer) -> list[str]:
+        return [due.event for due in answer.receipts]
+
+
+class CallbackSink:
+    """An HTTP server for receipts: `wait(n)` returns the requests once n are there; it answers `status` and `body`."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.status, self.body = 200, b'{"code":"0","message":"success"}'
+        self._arrived = threading.Condition()
+        sink = self
+
+        class Answering(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", "0")))
+                with sink._arrived:
+                    headers = {name.lower(): value for name, value in self.headers.items()}
+                    sink.requests.append((self.path, headers, body))
+                    status, answer = sink.status, sink.body
+                    sink._arrived.notify_all()
+                self.send_response(status)
+                self.send_header("content-length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_GET = do_POST
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/cb"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def wait(self, count: int) -> list[tuple[str, dict[str, str], bytes]]:
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.requests) >= count, WAIT_S), f"{len(self.requests)} came"
+            return list(self.requests)
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Judge]:
+    """`judge("huawei", categories=[])`: a judge with these keys of its section. Generated keys are kept per session."""
+    directory = tmp_path_factory.getbasetemp() / "judges"
+    directory.mkdir(exist_ok=True)
+    return lambda vendor, **changes: Judge(vendor, directory, changes)
+
+
+@pytest.fixture
+def callback_sink() -> Iterator[CallbackSink]:
+    sink = CallbackSink()
+    yield sink
+    sink.stop()
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,17 @@ from vendors import REGISTRY
 MINIMAL: dict[str, dict[str, Any]] = {
     "apns": {"team_id": "T", "key_id": "K", "topic": "com.example.app", "key_file": "key.p8"},
     "fcm": {"project_id": "p", "service_account_file": "key.json"},
+    "huawei": {"client_id": "104000001", "client_secret_file": "huawei.secret"},
+    "harmony": {"project_id": "388421841221890000", "account_key_file": "account.json"},
+    "honor": {"app_id": "104400001", "client_id": "c", "client_secret_file": "honor.secret"},
+    "xiaomi": {"package_name": "com.example.app", "app_secret_file": "xiaomi.secret"},
+    "oppo": {"app_key_id": "ak", "master_secret_file": "oppo.secret"},
+    "vivo": {"app_id": 10004, "app_key_id": "ak", "app_secret_file": "vivo.secret"},
+    "meizu": {"app_id": "110000", "app_secret_file": "meizu.secret"},
 }
 KNOWN_SLOTS = {"title", "body", "token", "message_id", "authorization", "collapse_id"}
-KNOWN_SLOTS |= {"expires_unix_s", "expires_or_zero", "ttl_left_s"}
+KNOWN_SLOTS |= {"expires_unix_s", "expires_or_zero", "ttl_left_s", "ttl", "collapse_number", "collapse_key8"}
+KNOWN_SLOTS |= {"now_unix_ms", "address", "signature", "saved", "notify_number", "notify_key8"}
 
 
 @pytest.fixture(params=sorted(REGISTRY))
@@ -72,7 +80,7 @@ def test_a_template_has_known_slots_lower_case_headers_and_no_duplicates(name: s
     assert len(set(names)) == len(names)
     assert all(header == header.lower() and not header.startswith(b":") for header in names)
     parts = [*made.path, *made.body, *(part for _, value in made.headers for part in value)]
-    slots = {part.name.partition(":")[0] for part in parts if isinstance(part, Slot)}
+    slots = {part.base.partition(":")[0] for part in (*parts, *made.signed) if isinstance(part, Slot)}
     assert slots <= KNOWN_SLOTS
     assert {"title", "body", "token", "message_id", "authorization"} <= slots
     assert made.path[0].startswith(b"/")  # type: ignore[union-attr]

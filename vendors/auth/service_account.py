@@ -8,13 +8,13 @@ cloud-platform.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from urllib.parse import urlencode, urlsplit
 
 import jwt
 import msgspec
 
+from vendors.auth.access_token import issued_token
 from vendors.auth.credential import Denied, Issued, TokenRequest
 from vendors.http_answer import counted_name, decode_object, retry_after_s, text_of
 
@@ -22,14 +22,6 @@ SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 #: The longest life Google takes for an assertion.
 ASSERTION_LIFE_S = 3600
-#: google-auth replaces a token 3 min 45 s before it ends; a little more leaves room for several tries.
-AHEAD_S = 300.0
-#: A token is not used in its last seconds: the request has to arrive, too.
-MARGIN_S = 10.0
-#: What a token endpoint may promise; more is not believed.
-EXPIRES_IN_S_MAX = 86_400.0
-#: Taken when the answer does not say (RFC 6749 section 5.1 only recommends the field).
-EXPIRES_IN_S_DEFAULT = 3600.0
 #: OAuth errors that pass by themselves (google-auth retries these); all others need a human.
 _PASSING = frozenset({"internal_failure", "server_error", "temporarily_unavailable"})
 
@@ -92,20 +84,7 @@ class ServiceAccountGrant:
     def parse(self, status: int, headers: Mapping[bytes, bytes], body: bytes, now_unix_s: float) -> Issued | Denied:
         fields = decode_object(body)
         if status == 200:
-            return _issued(fields, now_unix_s)
+            return issued_token(fields.get("access_token"), fields.get("expires_in"), now_unix_s)
         name = text_of(fields.get("error"))
         is_passing = status >= 500 or status in (408, 429) or name in _PASSING
         return Denied(counted_name(name, status), not is_passing, retry_after_s(headers))
-
-
-def _issued(fields: dict[str, object], now_unix_s: float) -> Issued | Denied:
-    token = text_of(fields.get("access_token"))
-    if not token or not token.isascii() or not token.isprintable():
-        return Denied("no_access_token", is_final=False)
-    life = fields.get("expires_in", EXPIRES_IN_S_DEFAULT)
-    if isinstance(life, bool) or not isinstance(life, int | float) or not math.isfinite(life) or life <= MARGIN_S:
-        return Denied("bad_expires_in", is_final=False)
-    expires = now_unix_s + min(float(life), EXPIRES_IN_S_MAX) - MARGIN_S
-    # A short-lived token is replaced at half its life, else AHEAD_S before its end.
-    replace_at = max(expires - AHEAD_S, (now_unix_s + expires) / 2)
-    return Issued(f"Bearer {token}".encode(), replace_at, expires)

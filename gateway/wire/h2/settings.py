@@ -54,7 +54,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Encoded header block of one answer over all its CONTINUATION frames.
     header_block_bytes_max: int = 32 << 10
     #: Kept of one answer's body; what is beyond is counted and cut.
-    body_bytes_max: int = 16 << 10
+    body_bytes_max: int = 64 << 10
     #: Bodies of 200 answers are kept (FCM's message name); without, they are counted and dropped.
     is_ok_body_kept: bool = True
     #: Headers kept of 200 answers; of other answers all are kept but `ignored_headers`.

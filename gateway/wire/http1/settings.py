@@ -25,7 +25,7 @@ class Http1Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     #: Interim (1xx) responses before the final one; a server that has more to say is playing with us.
     interim_max: int = 8
     #: Kept of one answer's body; what is beyond is counted and cut.
-    body_bytes_max: int = 16 << 10
+    body_bytes_max: int = 256 << 10
     #: An answer larger than this ends its connection: reading on would cost more than a new one.
     body_bytes_read_max: int = 1 << 20
     #: Headers kept of 200 answers; of other answers all are kept but `ignored_headers`.

@@ -1,4 +1,6 @@
-"""Every message of the RPC: one MessagePack map each, tagged by `kind`. docs/rpc.md says the same for other languages.
+"""Every message of the RPC, long because each is a struct here: one MessagePack map each, tagged by `kind`.
+
+docs/rpc.md says the same for other languages.
 
 Rules for authors: a field that is added needs a default and a new row in docs/rpc.md; a field is never renamed or
 reused; an unknown field is refused, so a client learns the server's version from `challenge` before it uses one.
@@ -269,6 +271,14 @@ class ClockAdvance(Message, kw_only=True):
     seconds: Annotated[float, Meta(ge=0, le=1e9)]
 
 
+class Restart(Message, kw_only=True):
+    """operator, several workers only: one after the other is started anew. may_lose: though rows that are in memory
+    alone would be lost. Answer: restarted, when the last one is ready again."""
+
+    id: RequestNumber
+    may_lose: bool = False
+
+
 class SubscribeReceipts(Message, kw_only=True):
     """Starts a stream of `receipts` after the cursor (empty: from now on). credit_rows: rows that may come at once."""
 
@@ -492,6 +502,22 @@ class ClockAdvanced(Message, kw_only=True):
     now_unix_ms: int
 
 
+class WorkerRestart(msgspec.Struct, forbid_unknown_fields=True):
+    """outcome: restarted; or kept, with the rows that would have been lost by state: that worker goes on as it was."""
+
+    worker: int
+    outcome: Literal["restarted", "kept"]
+    rows_open: dict[str, int]
+    took_ms: int
+
+
+class Restarted(Message, kw_only=True):
+    """In the order in which it was done."""
+
+    id: RequestNumber
+    workers: list[WorkerRestart]
+
+
 class Receipts(Message, kw_only=True):
     """n changes, oldest first. cursor: give it to subscribe_receipts to go on after these. at_unix_ms: u64."""
 
@@ -534,6 +560,7 @@ Request: TypeAlias = (
     | PurgeStored
     | Backup
     | ClockAdvance
+    | Restart
     | SubscribeReceipts
     | Cancel
     | Ping
@@ -556,6 +583,7 @@ Answer: TypeAlias = (
     | OnlineCounted
     | GatewayStatus
     | ClockAdvanced
+    | Restarted
     | StreamEnded
     | Pong
 )
@@ -578,10 +606,11 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     OnlineCounts: OnlineCounted,
     Status: GatewayStatus,
     ClockAdvance: ClockAdvanced,
+    Restart: Restarted,
     SubscribeReceipts: StreamEnded,
     Cancel: StreamEnded,
     Ping: Pong,
 }
 #: Who may ask what; everything else is for both.
-OPERATOR_ONLY: frozenset[type[Message]] = frozenset({Status, StoredRows, PurgeStored, Backup, ClockAdvance})
+OPERATOR_ONLY: frozenset[type[Message]] = frozenset({Status, StoredRows, PurgeStored, Backup, ClockAdvance, Restart})
 APP_ONLY: frozenset[type[Message]] = frozenset({Submit, RegisterDevices, SubscribeReceipts})

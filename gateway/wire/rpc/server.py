@@ -47,6 +47,7 @@ from gateway.wire.rpc.messages import (
     SubscribeReceipts,
     Welcome,
 )
+from gateway.wire.rpc.refusal import refusal
 from gateway.wire.rpc.server_table import TRANSITIONS, Action, Input, Phase, Step
 
 
@@ -300,23 +301,7 @@ class ServerSession:
 
     def send_refusal(self, request_id: int, cause: BadRequest | Overloaded) -> bool:
         """The `error` answer that fits the exception."""
-        if isinstance(cause, Overloaded):
-            return self.send(
-                Error(
-                    id=request_id,
-                    code="overloaded",
-                    text=str(cause),
-                    field=cause.limit,
-                    limit=cause.limit_value,
-                    value=cause.value,
-                    retry_after_ms=math.ceil(cause.retry_after_s * 1000),
-                )
-            )
-        return self.send(
-            Error(
-                id=request_id, code=cause.code, text=cause.text, field=cause.field, limit=cause.limit, value=cause.value
-            )
-        )
+        return self.send(refusal(request_id, cause))
 
     # --- inside ------------------------------------------------------------------------------------------------
 

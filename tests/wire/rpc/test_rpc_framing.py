@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import sys
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -28,6 +31,32 @@ def test_framing_gives_the_same_payloads_however_the_stream_is_cut(payloads: lis
     assert read_all(FrameReader(100), chunks) == payloads
     assert read_all(FrameReader(100), [stream[i : i + 1] for i in range(len(stream))]) == payloads
     assert read_all(FrameReader(100), [stream]) == payloads
+
+
+@given(
+    sizes=st.lists(st.integers(0, 150_000), min_size=1, max_size=4),
+    cuts=st.lists(st.one_of(st.integers(0, 400_000), st.integers(0, 5_000)), max_size=12),
+)
+def test_framing_puts_large_and_small_chunks_together(sizes: list[int], cuts: list[int]) -> None:
+    payloads = [random.Random(size).randbytes(size) for size in sizes]
+    stream = b"".join(map(frame, payloads))
+    ends = [*sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
+    chunks = [stream[a:b] for a, b in itertools.pairwise([0, *ends])]
+    assert read_all(FrameReader(1 << 20), chunks) == payloads
+
+
+def test_framing_costs_no_object_for_each_chunk_of_a_peer_that_sends_single_bytes() -> None:
+    stream = frame(bytes(1 << 20))[:200_000]
+    chunks = [stream[at : at + 1] for at in range(len(stream))]
+    reader = FrameReader(1 << 20)
+    tracemalloc.start()
+    try:
+        read_all(reader, chunks)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert reader.buffered_bytes == 200_000
+    assert held < 300_000
 
 
 def test_framing_refuses_a_length_over_the_limit_before_the_payload_comes() -> None:

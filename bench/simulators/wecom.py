@@ -1,0 +1,271 @@
+"""WeCom (enterprise WeChat) as a judge: gettoken, application messages to persons, group robots. No sockets.
+
+No fact sheet covers it. Written from developer.work.weixin.qq.com, "发送应用消息" (a copy at qiyeweixin.apifox.cn,
+read in 2026-11, for partial failures, 81013 and the check for repeats) and "群机器人配置说明", the codes and limits
+from memory. Order of the checks: path, access token, JSON, agent, receivers, message, then person by person.
+
+Receivers are persons (touser) only. A text card is recorded with title and description, other messages with an empty
+title and the content. Nothing is echoed and nothing reported; rows are named by `message_id` in the query of a text
+card's url, else not at all. Texts that WeCom would cut silently (2,048 bytes) are refused with 45002.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from bench.simulators.access_tokens import AccessTokens
+from bench.simulators.config_base import Count, Seconds
+from bench.simulators.exchange import Answer, Request
+from bench.simulators.fields import Check, an_object, each, octets, one_of, parsed, record, text, whole
+from bench.simulators.push_api import (
+    Kit,
+    PushApi,
+    PushSection,
+    Refused,
+    as_number,
+    json_answer,
+    path_of,
+    query_of,
+    refused_answer,
+)
+from bench.simulators.rate import DeviceWindow
+from bench.simulators.received import target_of
+
+TOKEN_PATH, SEND_PATH, ROBOT_PATH = "/cgi-bin/gettoken", "/cgi-bin/message/send", "/cgi-bin/webhook/send"
+USERS_MAX = 1_000
+TEXT_BYTES_MAX = 2_048
+MARKDOWN_BYTES_MAX, ROBOT_MARKDOWN_BYTES_MAX = 2_048, 4_096
+REPEAT_S = 1_800.0
+ROBOT_KEY = "00000000-0000-0000-0000-000000000001"
+KEY_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+USER_FORM = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.@-]{0,63}")
+TEXTS = {
+    "-1": "system busy",
+    "40001": "invalid credential",
+    "40008": "invalid message type",
+    "40013": "invalid corpid",
+    "40014": "invalid access_token",
+    "40056": "invalid agentid",
+    "42001": "access_token expired",
+    "44004": "empty content",
+    "45002": "content size out of limit",
+    "45009": "api freq out of limit",
+    "47001": "data format error",
+    "81013": "user & party & tag all invalid",
+    "82001": "touser & toparty & totag all empty",
+    "93000": "invalid webhook url",
+}
+_FLAG = one_of(0, 1)
+_PLAIN: Check = record({"content": octets(TEXT_BYTES_MAX)}, ["content"])
+MESSAGES: Mapping[str, Check] = {
+    "text": _PLAIN,
+    "markdown": record({"content": octets(MARKDOWN_BYTES_MAX)}, ["content"]),
+    "textcard": record(
+        {"title": text(128, 1), "description": octets(512), "url": octets(TEXT_BYTES_MAX), "btntxt": text(4)},
+        ["title", "description", "url"],
+    ),
+}
+ENVELOPE: Check = record(
+    {
+        "touser": text(65_536),
+        "agentid": whole(0, 2**31 - 1),
+        "msgtype": text(32),
+        **dict.fromkeys(MESSAGES, an_object),
+        "safe": _FLAG,
+        "enable_id_trans": _FLAG,
+        "enable_duplicate_check": _FLAG,
+        "duplicate_check_interval": whole(1, 14_400),
+    },
+    ["msgtype", "agentid"],
+)
+ROBOT_MESSAGES: Mapping[str, Check] = {
+    "text": record(
+        {
+            "content": octets(TEXT_BYTES_MAX),
+            "mentioned_list": each(text(64), USERS_MAX),
+            "mentioned_mobile_list": each(text(20), USERS_MAX),
+        },
+        ["content"],
+    ),
+    "markdown": record({"content": octets(ROBOT_MARKDOWN_BYTES_MAX)}, ["content"]),
+}
+ROBOT_ENVELOPE: Check = record({"msgtype": text(32), **dict.fromkeys(ROBOT_MESSAGES, an_object)}, ["msgtype"])
+
+
+class WecomSection(PushSection, frozen=True, kw_only=True):
+    """The WeCom simulator. robot_keys: keys of group robots; empty = any key in the form of a UUID."""
+
+    corpid: str = "ww0000000000000001"
+    corpsecret: str = "sim-wecom-secret"
+    agentid: int = 1_000_002
+    access_token_life_s: Seconds = 7_200.0
+    user_per_minute: Count = 30
+    user_per_hour: Count = 1_000
+    robot_keys: tuple[str, ...] = ()
+    robot_per_minute: Count = 20
+
+
+class Wecom(PushApi):
+    """WeCom's judgement; implements exchange.Vendor."""
+
+    name = "wecom"
+    known_fates = frozenset({"invaliduser", "unlicenseduser"})
+    throttle_code = (200, "45009")
+    fault_code = (200, "-1")
+    oauth_paths = frozenset({TOKEN_PATH})
+
+    def __init__(self, section: WecomSection, kit: Kit) -> None:
+        super().__init__(section, kit)
+        self._section = section
+        self._tokens = AccessTokens(section.access_token_life_s)
+        self.reset()
+
+    def credentials(self, host: str, port: int) -> dict[str, Any]:
+        """Of the application; robots have a key in their URL."""
+        section = self._section
+        robot = f"https://{host}:{port}{ROBOT_PATH}?key={(*section.robot_keys, ROBOT_KEY)[0]}"
+        known = {"corpid": section.corpid, "corpsecret": section.corpsecret, "agentid": section.agentid}
+        return known | {"robot_url": robot}
+
+    def reset(self) -> None:
+        """No token is valid, nobody has had a message."""
+        super().reset()
+        self._tokens.clear()
+        section = self._section
+        self._per_minute = DeviceWindow(section.user_per_minute, 60.0)
+        self._per_hour = DeviceWindow(section.user_per_hour, 3_600.0)
+        self._per_robot = DeviceWindow(section.robot_per_minute, 60.0)
+        self._repeats = DeviceWindow(1, REPEAT_S)
+
+    def refusal(self, refused: Refused, request: Request) -> Answer:
+        """`errcode` and `errmsg`."""
+        words = TEXTS.get(refused.code, "error")
+        return refused_answer(refused, {"errcode": as_number(refused.code), "errmsg": f"{words}, {refused.why}"})
+
+    def answer_call(self, request: Request) -> Answer:
+        """A token, a message to persons, or one of a robot."""
+        call = (request.method, path_of(request))
+        query = query_of(request)
+        match call:
+            case ("GET", path) if path == TOKEN_PATH:
+                return self._token(query)
+            case ("POST", path) if path == SEND_PATH:
+                self._authorize(query.get("access_token", ""))
+                return self._send(_object_in(request))
+            case ("POST", path) if path == ROBOT_PATH:
+                return self._robot(query.get("key", ""), _object_in(request))
+            case _:
+                raise Refused("404", f"{call[0][:16]} {call[1][:60]} is not simulated", status=404)
+
+    # ---- authorization
+
+    def _token(self, query: Mapping[str, str]) -> Answer:
+        if query.get("corpid") != self._section.corpid:
+            raise Refused("40013", "corpid is unknown")
+        if query.get("corpsecret") != self._section.corpsecret:
+            raise Refused("40001", "corpsecret is wrong")
+        token = self._tokens.newest(self.now)  # asked again, the same one while it is good
+        if token is None:
+            token = secrets.token_urlsafe(96)
+            self._tokens.add(token, self.now)
+        left_s = int(self._tokens.left(token, self.now))
+        return json_answer(200, {"errcode": 0, "errmsg": "ok", "access_token": token, "expires_in": left_s})
+
+    def _authorize(self, token: str) -> None:
+        if not self._tokens.is_known(token):
+            raise Refused("40014", "access_token is missing or unknown")
+        if not self._tokens.is_valid(token, self.now):
+            raise Refused("42001", "access_token has expired")
+
+    # ---- messages
+
+    def _send(self, value: Mapping[str, Any]) -> Answer:
+        kind = self._check(value, ENVELOPE, MESSAGES)
+        if value["agentid"] != self._section.agentid:
+            raise Refused("40056", "agentid is not the application's")
+        users = value.get("touser", "").split("|")
+        if users == [""]:
+            raise Refused("82001", "touser is empty")
+        if len(users) > USERS_MAX or "@all" in users:
+            raise Refused("40031", f"{len(users)} persons, limit {USERS_MAX}; everyone is not simulated")
+        self.pace(1)
+        fates = {user: self._fate_of(user) for user in users}
+        good = [user for user in users if not fates[user]]
+        if not good:
+            raise Refused("81013", "no person is valid")
+        shown = [user for user in good if self._is_shown(user, value)]
+        title, body, named = _texts_of(kind, value[kind])
+        listed = {
+            name: "|".join(user.lower() for user in users if fates[user] == name)
+            for name in ("invaliduser", "unlicenseduser")
+        }
+        said = {"errcode": 0, "errmsg": "ok", **listed, "invalidparty": "", "invalidtag": ""}
+        rows = self.rows_of(named, "", shown, title, body, is_single=len(users) == 1) if shown else ()
+        reasons = {name: list(fates.values()).count(name) for name in listed if listed[name]}
+        return json_answer(200, said | {"msgid": secrets.token_urlsafe(48)}, rows=rows, row_reasons=reasons)
+
+    def _check(self, value: Mapping[str, Any], envelope: Check, messages: Mapping[str, Check]) -> str:
+        """The message type of a request whose fields are right. Raises Refused."""
+        fault = self.faults_of(envelope, value)
+        if fault is not None:
+            raise Refused({"agentid": "40056", "msgtype": "40008"}.get(fault.path, "47001"), str(fault))
+        kind: str = value["msgtype"]
+        if kind not in messages:
+            raise Refused("40008", f"msgtype {kind[:32]!r} is not simulated")
+        if not value.get(kind):
+            raise Refused("44004", f"{kind} is missing or empty")
+        fault = self.faults_of(messages[kind], value[kind])
+        if fault is not None:
+            raise Refused("45002" if fault.kind == "value" else "47001", f"{kind}.{fault}")
+        if not (value[kind].get("content") or value[kind].get("description")):
+            raise Refused("44004", "the text is empty")
+        return kind
+
+    def _fate_of(self, user: str) -> str:
+        if not USER_FORM.fullmatch(user):
+            return "invaliduser"
+        fate = self.sync_fate(user)
+        return "" if fate is None else fate.fate
+
+    def _is_shown(self, user: str, value: Mapping[str, Any]) -> bool:
+        """Whether a person sees this message: not more than so many, and no repeat where that is checked."""
+        if self._per_minute.take(user, self.now) > 0 or self._per_hour.take(user, self.now) > 0:
+            self.kit.n_seen["over the limit of a person, not shown"] += 1
+            return False
+        if value.get("enable_duplicate_check") == 1:
+            content = msgspec.json.encode(value, order="sorted").decode()
+            if self._repeats.take(target_of(f"{user} {content}").hex(), self.now) > 0:
+                self.kit.n_seen["repeat, not shown"] += 1
+                return False
+        return True
+
+    def _robot(self, key: str, value: Mapping[str, Any]) -> Answer:
+        known = self._section.robot_keys
+        if (known and key not in known) or not KEY_FORM.fullmatch(key):
+            raise Refused("93000", "key is unknown")
+        kind = self._check(value, ROBOT_ENVELOPE, ROBOT_MESSAGES)
+        if self._per_robot.take(key, self.now) > 0:
+            raise Refused("45009", f"more than {self._section.robot_per_minute} messages in a minute")
+        title, body, named = _texts_of(kind, value[kind])
+        return json_answer(200, {"errcode": 0, "errmsg": "ok"}, rows=self.rows_of(named, "", [key], title, body))
+
+
+def _texts_of(kind: str, message: Mapping[str, Any]) -> tuple[str, str, str]:
+    """(title, body, message id) of a message."""
+    if kind != "textcard":
+        return "", message["content"], ""
+    named = parse_qs(urlsplit(message["url"]).query).get("message_id", [""])[0]
+    return message["title"], message["description"], named
+
+
+def _object_in(request: Request) -> dict[str, Any]:
+    value = parsed(request.body)
+    if not isinstance(value, dict):
+        raise Refused("47001", "the body is not an object in JSON")
+    return value

@@ -1,0 +1,136 @@
+"""ForeignRows: what an owner does with rows that other workers journaled.
+
+    link --slice--> shadow page --> router (as any page) --> lanes, long link, inbox
+                                      |
+      credit back <-- when routed ----+          every change --> report --> link --> home
+
+Credit goes back when a slice has been routed, as long as there is room: without room for more open rows, or with too
+many parked before full lanes, it is withheld and looked at again every `_LOOK_AGAIN_S`. Nothing here waits; the reader
+of a link never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import trio
+
+from gateway.actors.bell import Bell
+from gateway.actors.link_columns import outcomes_message, rows_of
+from gateway.clock import Clock
+from gateway.columns import Rows
+from gateway.core.home import Home
+from gateway.core.shadow import Life, ShadowPage
+from gateway.errors import Overloaded
+from gateway.ledger import LedgerPage
+from gateway.wire.worker_link.messages import Outcomes, Slice
+
+#: Withheld credit is looked at again after this long: what makes room does not ring, and nothing is lost meanwhile.
+_LOOK_AGAIN_S = 0.02
+
+
+class Report(NamedTuple):
+    """A message, and the rows that are told when it is out."""
+
+    message: Outcomes
+    page: ShadowPage
+    rows: Rows
+
+
+class Debt:
+    """Credit that is due to one life."""
+
+    __slots__ = ("rows", "size")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.size = 0
+
+
+class ForeignObserver(Protocol):
+    def received(self, worker: int, rows: int) -> None: ...
+
+    def for_the_dead(self, rows: int) -> None: ...
+
+
+class ForeignRows:
+    """open_rows_max: foreign rows that are not final, above which credit is withheld."""
+
+    def __init__(
+        self,
+        *,
+        home: Home,
+        clock: Clock,
+        observer: ForeignObserver,
+        route: Callable[[LedgerPage], None],
+        check_room: Callable[[], None],
+        open_rows_max: int,
+    ) -> None:
+        self._home = home
+        self._clock = clock
+        self._observer = observer
+        self._route = route
+        self._check_room = check_room
+        self._open_rows_max = open_rows_max
+        self._debts: dict[Life, Debt] = {}
+        self._bell = Bell()
+        self._counted_for_the_dead = 0
+        self._give: Callable[[Life, int, int], None] = lambda _life, _rows, _size: None
+
+    def connect(self, ring: Callable[[Life], None], give: Callable[[Life, int, int], None]) -> None:
+        """Names who is rung when there is something to report to a life, and who gives it credit (rows, bytes)."""
+        self._home.shadows.on_dirty = ring
+        self._give = give
+
+    def on_slice(self, life: Life, slice_: Slice) -> None:
+        """The rows are here and will be routed. Raises ValueError for a slice that cannot be read."""
+        batch, home_rows = rows_of(slice_, self._clock.monotonic())
+        page = self._home.open_shadow(life, batch, home_rows, len(slice_.record))
+        self._observer.received(life.worker, page.n)
+        self._route(page)
+
+    def on_routed(self, page: LedgerPage) -> None:
+        """Called by the router for each page that it has routed."""
+        if isinstance(page, ShadowPage) and page.has_home:
+            debt = self._debts.setdefault(Life(page.home, page.incarnation), Debt())
+            debt.rows += page.n
+            debt.size += page.size_bytes
+            self._bell.ring()
+
+    def next_report(self, life: Life) -> Report | None:
+        """What that home is to be told next; None when it knows everything."""
+        news = self._home.shadows.take_news(life, self._clock.monotonic())
+        return None if news is None else Report(outcomes_message(news[2]), news[0], news[1])
+
+    def on_died(self, life: Life) -> None:
+        """That home is no more: its rows go on to their end, and nobody is told."""
+        self._debts.pop(life, None)
+        self._home.shadows.home_died(life)
+
+    @property
+    def has_room(self) -> bool:
+        if self._home.shadows.rows_open >= self._open_rows_max:
+            return False
+        try:
+            self._check_room()
+        except Overloaded:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Gives credit back until cancelled. If cancelled: what is due stays due."""
+        self._bell.ring()
+        while True:
+            await self._bell.wait()
+            if self._debts and not self.has_room:
+                await trio.sleep(_LOOK_AGAIN_S)
+                self._bell.ring()
+                continue
+            debts, self._debts = self._debts, {}
+            for life, debt in debts.items():
+                self._give(life, debt.rows, debt.size)
+            dropped = self._home.shadows.rows_for_the_dead
+            if dropped > self._counted_for_the_dead:
+                self._observer.for_the_dead(dropped - self._counted_for_the_dead)
+                self._counted_for_the_dead = dropped

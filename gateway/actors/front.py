@@ -1,0 +1,386 @@
+"""Front: a client may be connected to any worker. What another worker has to answer is asked there, over the links.
+
+    RpcListener --> Front --+--> Service (here)
+                            +--> link --> Front.answer --> Service of that worker --> link --> client
+
+    submit with a request id        the worker that owns hash(app, request id), so that a repeat finds the first answer
+    task_state, task_rows, trace    the worker whose journal number stands in the id
+    register_devices, device_status by row: the worker that owns the device; the answers are put together
+    device                          its owner, and everybody for its last messages; by alias: everybody
+    online_counts                   everybody, added up
+    subscribe_receipts              everybody, merged (merged_receipts.py)
+
+All else is answered here. A worker alone has no Front: its listener calls the Service itself. A worker that is down
+makes the calls that need it `overloaded` with a time to come back, since it will be back in seconds. Waits for:
+answers of other workers. Is waited for by: nobody.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import trio
+
+from gateway.actors.merged_receipts import MergedReceipts
+from gateway.actors.rpc_listener import Caller, RpcConnection
+from gateway.actors.service import Service
+from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks
+from gateway.columns import Rows
+from gateway.content import Fault
+from gateway.core.ownership import Ownership
+from gateway.core.shadow import Life
+from gateway.errors import GatewayError, Overloaded
+from gateway.wire.rpc import codec, messages
+from gateway.wire.rpc.columns_in import id_column
+from gateway.wire.rpc.faults import BadRequest
+from gateway.wire.rpc.parts import (
+    Part,
+    merge_counts,
+    merge_registered,
+    merge_statuses,
+    registration_part,
+    status_part,
+)
+from gateway.wire.rpc.refusal import refusal
+from gateway.wire.rpc.server import HelloAccepted, Requested
+
+#: A worker that was killed is back after about so long.
+_BACK_S = 1.0
+#: Messages of a device that are shown, as the service shows of its own.
+_DEVICE_MESSAGES_MAX = 20
+
+
+class _Who(NamedTuple):
+    """A session of another worker's client."""
+
+    role: Literal["app", "operator"] | None
+    app_key: str
+    name: str
+
+    def stream_credit(self, stream_id: int) -> int:
+        return 0
+
+
+class _Elsewhere:
+    """A caller whose connection is not here: the one answer goes to whoever asked for him."""
+
+    def __init__(self, who: _Who, on_answer: Callable[[Any], None]) -> None:
+        self.session = who
+        self._on_answer = on_answer
+
+    def answer(self, message: messages.Answer | messages.Receipts) -> bool:
+        self._on_answer(message)
+        return True
+
+    def refuse(self, request_id: int, cause: BadRequest | Overloaded) -> None:
+        self._on_answer(refusal(request_id, cause))
+
+    def grant(self, rows: int, payload_bytes: int) -> None:
+        """Credit is between the client and the worker that it is connected to."""
+
+
+class CallRefused(GatewayError):
+    """Another worker, or this one, answered a part of a request with an error."""
+
+    def __init__(self, error: messages.Error) -> None:
+        self.error = error
+        super().__init__(error.text)
+
+
+class Front:
+    """me: this worker's index. node: of its message ids. app_numbers: by app key."""
+
+    def __init__(
+        self,
+        *,
+        service: Service,
+        links: WorkerLinks,
+        ownership: Ownership,
+        me: int,
+        node: int,
+        app_numbers: dict[str, int],
+        receipts: MergedReceipts,
+    ) -> None:
+        self._service = service
+        self._links = links
+        self._ownership = ownership
+        self._me = me
+        self._node = node
+        self._app_numbers = app_numbers
+        self._receipts = receipts
+        self._nursery: trio.Nursery | None = None
+        links.answer_with("rpc", self._on_ask)
+        links.answer_with("messages", self._on_ask_messages)
+
+    async def run(self) -> None:
+        """Keeps the tasks of requests that wait for others. If cancelled: they are not answered."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    # -- the listener's calls
+
+    def open(self, connection: RpcConnection, hello: HelloAccepted) -> None:
+        self._service.open(connection, hello)
+
+    def closed(self, connection: RpcConnection) -> None:
+        self._service.closed(connection)
+        self._receipts.closed(connection)
+
+    def credited(self, connection: RpcConnection, stream: int) -> None:
+        self._receipts.credited(connection, stream)
+
+    def cancelled(self, connection: RpcConnection, stream: int) -> None:
+        self._receipts.cancelled(connection, stream)
+
+    def request(self, connection: RpcConnection, requested: Requested) -> None:
+        """Answers, now or from a task, exactly once."""
+        try:
+            work = self._work(connection, requested)
+        except BadRequest as error:
+            connection.refuse(requested.message.id, error)
+            return
+        if work is None:
+            self._service.request(connection, requested)
+        else:
+            self._service.count(connection, requested.message)
+            self._start(connection, requested, work)
+
+    def _start(self, connection: Caller, requested: Requested, work: Callable[[], Any]) -> None:
+        if self._nursery is None:
+            connection.refuse(requested.message.id, Overloaded("workers that answer", 0, 1, retry_after_s=_BACK_S))
+        else:
+            self._nursery.start_soon(self._answer, connection, requested, work)
+
+    async def _answer(self, connection: Caller, requested: Requested, work: Callable[[], Any]) -> None:
+        message: Any = requested.message
+        try:
+            answer = await work()
+        except WorkerGone:
+            connection.refuse(message.id, Overloaded("workers that answer", 0, 1, retry_after_s=_BACK_S))
+        except (BadRequest, Overloaded) as error:
+            connection.refuse(message.id, error)
+        except CallRefused as error:
+            connection.answer(msgspec.structs.replace(error.error, id=message.id))
+        else:
+            if answer is not None:
+                connection.answer(answer)
+                if isinstance(answer, messages.Submitted):
+                    connection.grant(message.n, requested.payload_bytes)
+
+    # -- where a request is answered
+
+    def _work(self, connection: Caller, requested: Requested) -> Callable[[], Any] | None:
+        """What has to be done elsewhere; None: it is answered here. Raises BadRequest."""
+        session, message = connection.session, requested.message
+        match message:
+            case messages.Submit(request_id=request_id) if request_id:
+                return self._at(self._ownership.home_of_request(session.app_key, request_id), session, requested)
+            case messages.TaskState(task_id=task_id) | messages.TaskRows(task_id=task_id):
+                return self._at(self._home_of(task_id), session, requested)
+            case messages.Trace(message_id=message_id, task_id=task_id):
+                return self._at(self._home_of(message_id or task_id), session, requested)
+            case messages.RegisterDevices():
+                split = self._split(message)
+                return None if split is None else functools.partial(self._register, session, message, split)
+            case messages.DeviceStatus():
+                split = self._split(message)
+                return None if split is None else functools.partial(self._statuses, session, message, split)
+            case messages.Device():
+                return functools.partial(self._device, session, message)
+            case messages.OnlineCounts():
+                return functools.partial(self._counts, session, message)
+            case messages.SubscribeReceipts():
+                app = self._app_numbers[session.app_key]
+                return functools.partial(self._receipts.run, connection, message, app)
+            case _:
+                return None
+
+    def _at(self, worker: int, session: Any, requested: Requested) -> Callable[[], Any] | None:
+        return None if worker == self._me else functools.partial(self._ask, worker, session, requested)
+
+    def _home_of(self, identifier: bytes | None) -> int:
+        """Who has the journal of a message or task id. One that is none of ours is for this worker to refuse."""
+        if identifier is None:
+            return self._me
+        worker = self._ownership.worker_of_journal(int.from_bytes(identifier[6:8], "big") & 0xFFF, self._node)
+        return self._me if worker is None else worker
+
+    def _split(self, message: messages.RegisterDevices | messages.DeviceStatus) -> list[tuple[int, Rows]] | None:
+        """Rows of the call by owner; None: all of them are here."""
+        owners = self._ownership.owners(id_column("device_ids", message.device_ids, message.n))
+        found = np.unique(owners).tolist()
+        return None if found == [self._me] else [(worker, np.flatnonzero(owners == worker)) for worker in found]
+
+    # -- what is answered in parts
+
+    async def _register(
+        self, session: Any, message: messages.RegisterDevices, split: Sequence[tuple[int, Rows]]
+    ) -> messages.DevicesRegistered:
+        """Whole-state writes: a call that fails in part is repeated as a whole."""
+        parts: list[tuple[int, Any]] = []
+        for worker, rows in split:
+            parts.append((worker, registration_part(message, rows)))
+            await trio.lowlevel.checkpoint()
+        answers = await self._ask_each(session, parts)
+        done = [Part(rows, answer) for (_, rows), answer in zip(split, answers, strict=True)]
+        return merge_registered(message, done)
+
+    async def register(self, message: messages.RegisterDevices, app_key: str) -> messages.DevicesRegistered:
+        """The devices are written at their owners. Raises: BadRequest, Overloaded. If cancelled: some are written."""
+        split = self._split(message)
+        if split is None:
+            return await self._service.register(message, app_key)
+        try:
+            return await self._register(_Who("app", app_key, "http"), message, split)
+        except WorkerGone as error:
+            raise Overloaded("workers that answer", 0, 1, retry_after_s=_BACK_S) from error
+        except CallRefused as error:
+            raise _as_exception(error.error) from error
+
+    async def _statuses(
+        self, session: Any, message: messages.DeviceStatus, split: Sequence[tuple[int, Rows]]
+    ) -> messages.DeviceStatuses:
+        answers = await self._ask_each(session, [(worker, status_part(message, rows)) for worker, rows in split])
+        return merge_statuses(message, [Part(rows, answer) for (_, rows), answer in zip(split, answers, strict=True)])
+
+    async def _counts(self, session: Any, message: messages.OnlineCounts) -> messages.OnlineCounted:
+        return merge_counts(message, await self._ask_each(session, [(worker, message) for worker in self._everybody()]))
+
+    async def _device(self, session: Any, message: messages.Device) -> messages.DeviceFound:
+        """What its owner knows of the device, with its last messages from all homes."""
+        found: messages.DeviceFound
+        if message.device_id is not None:
+            owner = self._ownership.owner(message.device_id)
+            (found,) = await self._ask_each(session, [(owner, message)])
+        else:
+            owner, found = await self._find_alias(session, message)
+        app = self._app_numbers[found.facts["app"]]
+        head = {"app": app, "device_id": found.device_id}
+        lists: list[list[dict[str, Any]]] = [found.facts["messages"]]
+
+        async def ask(worker: int) -> None:
+            if worker == self._me:
+                lists.append(await self._service.last_messages(app, found.device_id))
+            else:
+                lists.append(msgspec.msgpack.decode(await self._links.ask(worker, "messages", head)))
+
+        async with trio.open_nursery() as nursery:
+            for worker in self._everybody():
+                if worker != owner:
+                    nursery.start_soon(_unless_gone, ask, worker)
+        newest = sorted((each for one in lists for each in one), key=lambda each: -each["submitted_unix_ms"])
+        found.facts["messages"] = newest[:_DEVICE_MESSAGES_MAX]
+        return found
+
+    async def _find_alias(self, session: Any, message: messages.Device) -> tuple[int, messages.DeviceFound]:
+        """Whoever knows a device of that alias. Raises CallRefused where nobody does."""
+        refused: CallRefused | None = None
+        for worker in self._everybody():
+            try:
+                (found,) = await self._ask_each(session, [(worker, message)])
+            except CallRefused as error:
+                refused = error
+            else:
+                return worker, found
+        assert refused is not None
+        raise refused
+
+    def _everybody(self) -> Iterable[int]:
+        return range(self._ownership.workers)
+
+    # -- asking
+
+    async def _ask_each(self, session: Any, parts: Sequence[tuple[int, Any]]) -> list[Any]:
+        """The answer to each (worker, message). Raises WorkerGone, Overloaded, CallRefused: the first that failed."""
+        answers: list[Any] = [None] * len(parts)
+        failures: list[GatewayError] = []
+
+        async def ask(at: int, worker: int, message: Any) -> None:
+            try:
+                answers[at] = await self._ask(worker, session, Requested(message, 0, {}))
+            except GatewayError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for at, (worker, message) in enumerate(parts):
+                nursery.start_soon(ask, at, worker, message)
+        if failures:
+            raise failures[0]
+        for answer in answers:
+            if isinstance(answer, messages.Error):
+                raise CallRefused(answer)
+        return answers
+
+    async def _ask(self, worker: int, session: Any, requested: Requested) -> Any:
+        """The answer, an error included. Raises WorkerGone, Overloaded."""
+        if worker == self._me:
+            return await self._ask_here(session, requested)
+        head = {
+            "role": session.role,
+            "app_key": session.app_key,
+            "name": session.name,
+            "payload_bytes": requested.payload_bytes,
+            "faults": {position: list(fault) for position, fault in requested.content_faults.items()},
+        }
+        body = await self._links.ask(worker, "rpc", head, codec.encode(requested.message))
+        answer = codec.decode_from_server(bytes(body))
+        if isinstance(answer, codec.Faulty | codec.Broken):
+            raise WorkerGone(worker)
+        return answer
+
+    async def _ask_here(self, session: Any, requested: Requested) -> Any:
+        done = trio.Event()
+        found: list[Any] = []
+
+        def on_answer(message: Any) -> None:
+            found.append(message)
+            done.set()
+
+        self._service.perform(_Elsewhere(session, on_answer), requested)
+        await done.wait()
+        return found[0]
+
+    # -- being asked
+
+    def _on_ask(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
+        message = codec.decode_from_client(bytes(body))
+        if isinstance(message, codec.Mended | codec.Faulty | codec.Broken):
+            reply(codec.encode(messages.Error(id=0, code="internal", text="a relayed request cannot be read")))
+            return
+        faults = {int(position): Fault(*fault) for position, fault in head["faults"].items()}
+        who = _Who(head["role"], head["app_key"], head["name"])
+        requested: Any = Requested(message, head["payload_bytes"], faults)  # type: ignore[arg-type]
+        self._service.perform(_Elsewhere(who, lambda answer: reply(codec.encode(answer))), requested)
+
+    def _on_ask_messages(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
+        if self._nursery is None:
+            reply(msgspec.msgpack.encode([]))
+        else:
+            self._nursery.start_soon(self._find_messages, head, reply)
+
+    async def _find_messages(self, head: dict[str, Any], reply: Reply) -> None:
+        reply(msgspec.msgpack.encode(await self._service.last_messages(head["app"], head["device_id"])))
+
+
+async def _unless_gone(ask: Callable[[int], Any], worker: int) -> None:
+    """A worker that is down knows nothing that could be shown."""
+    try:
+        await ask(worker)
+    except WorkerGone:
+        return
+
+
+def _as_exception(error: messages.Error) -> BadRequest | Overloaded:
+    if error.code == "overloaded":
+        return Overloaded(
+            error.field, error.value or 0, error.limit or 0, retry_after_s=(error.retry_after_ms or 0) / 1e3
+        )
+    return BadRequest(error.field, error.text, code=error.code, limit=error.limit, value=error.value)

@@ -1,0 +1,200 @@
+"""Bursts of a lane before and after they leave: rows that are rendered, rows that wait for an answer, and what the
+answers to requests of many rows mean for each of their rows.
+
+A request's place counts requests of its burst; a row's place counts the burst's rows. Without `Bulk` they are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gateway.actors.lane_ports import RouterPort
+from gateway.actors.rendering import RenderedBurst
+from gateway.columns import F64, U8, U16, Rows, TextColumn, piece_rows
+from gateway.core.settle import Verdicts
+from gateway.ledger import NO_VERDICT, Burst, Channel, LedgerPage
+from gateway.vendor import Bulk, BulkAnswer, BulkVendor
+from gateway.verdict import Answer, Scope, Verdict
+from gateway.wire.h2.events import AnswerDetail
+
+_NO_DETAIL = AnswerDetail({}, b"")
+_CUT_OFF = Answer(Verdict.UNCERTAIN, "answer_cut_off")
+
+
+class Unsent(NamedTuple):
+    """Rendered rows, from request `start` on, that wait for room; they go out next, unless something about them
+    changed."""
+
+    page: LedgerPage
+    rendered: RenderedBurst
+    start: int
+    authorization: bytes
+    rendered_at: float
+
+    @property
+    def rows(self) -> Rows:
+        return self.rendered.rows[self.rendered.rows_before(self.start) :]
+
+    @property
+    def requests_left(self) -> int:
+        return self.rendered.requests.n - self.start
+
+
+class Saving(NamedTuple):
+    """Rows whose first step is under way: they are still queued, since it sends nothing to anybody."""
+
+    unsent: Unsent
+    connection: int
+
+
+class InFlight:
+    """A burst under way. n_open: rows without an outcome yet. authorization: what it was sent with. bulk: of its
+    requests, where they carry many rows."""
+
+    __slots__ = ("authorization", "bulk", "burst", "n_open", "page", "rows")
+
+    def __init__(
+        self, page: LedgerPage, rows: Rows, burst: Burst, authorization: bytes, bulk: Bulk | None = None
+    ) -> None:
+        self.authorization = authorization
+        self.page = page
+        self.rows = rows
+        self.burst = burst
+        self.bulk = bulk
+        self.n_open = len(rows)
+
+    def row_places(self, places: Rows) -> Rows:
+        """Places of the rows that these requests carry."""
+        if self.bulk is None:
+            return places
+        starts = self.bulk.offsets[places]
+        counts = self.bulk.offsets[places + 1] - starts
+        before = np.cumsum(counts) - counts
+        return np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
+
+
+def bulk_part(bulk: Bulk, start: int, stop: int) -> Bulk:
+    """What holds for requests start..stop."""
+    first, last = int(bulk.offsets[start]), int(bulk.offsets[stop])
+    tokens = bulk.tokens.part(first, last) if isinstance(bulk.tokens, TextColumn) else bulk.tokens[first:last]
+    return Bulk(bulk.offsets[start : stop + 1] - first, tokens, bulk.is_distinct, bulk.first_number + start)
+
+
+class Judged(NamedTuple):
+    """What the answers to some requests of one burst mean. places, verdicts: by row. answers: by index into them, of
+    rows that got anything but a plain acceptance. requests: one answer per request, what it says of itself."""
+
+    places: Rows
+    verdicts: U8
+    answers: dict[int, Answer]
+    requests: list[Answer]
+
+
+def judge_requests(
+    vendor: BulkVendor, flight: InFlight, places: Rows, status: U16, details: Sequence[AnswerDetail | None]
+) -> Judged:
+    """places: of the requests; status, details: their answers. Total as the vendor's own `judge` is."""
+    row_places = flight.row_places(places)
+    verdicts = np.zeros(len(row_places), np.uint8)
+    answers: dict[int, Answer] = {}
+    requests: list[Answer] = []
+    at = 0
+    for place, code, found in zip(places.tolist(), status.tolist(), details, strict=True):
+        detail = found or _NO_DETAIL
+        bulk = flight.bulk
+        if bulk is None:
+            answer = vendor.classify(code, detail.headers, detail.body)
+            requests.append(answer)
+            if answer.verdict or answer.name:
+                answers[at] = answer
+                verdicts[at] = answer.verdict
+            at += 1
+            continue
+        first, stop = int(bulk.offsets[place]), int(bulk.offsets[place + 1])
+        if code == 200 and (detail.body_bytes_cut or not detail.is_complete):
+            told = BulkAnswer(_CUT_OFF)
+        else:
+            told = vendor.judge(code, detail.headers, detail.body, is_distinct=bulk.is_distinct)
+        requests.append(told.rest)
+        if told.rest.verdict:
+            verdicts[at : at + stop - first] = told.rest.verdict
+            answers.update(dict.fromkeys(range(at, at + stop - first), told.rest))
+        for index, answer in _named(told, bulk, first, stop):
+            verdicts[at + index] = answer.verdict
+            answers[at + index] = answer
+        at += stop - first
+    return Judged(row_places, verdicts, answers, requests)
+
+
+def _named(told: BulkAnswer, bulk: Bulk, first: int, stop: int) -> list[tuple[int, Answer]]:
+    """Rows of one request that are named in its answer, by index in the request. What names none of ours is passed
+    over: the answer is somebody else's text."""
+    named = [(index, answer) for index, answer in told.by_position.items() if 0 <= index < stop - first]
+    if told.by_token:
+        # Objects per row, for requests some of whose tokens failed.
+        where = {token: index for index, token in enumerate(piece_rows(bulk.tokens, first, stop))}
+        named += [(where[token], answer) for token, answer in told.by_token.items() if token in where]
+    return named
+
+
+def counted(answers: Mapping[int, Answer]) -> dict[Answer, int]:
+    """How many rows got each answer."""
+    counts: dict[Answer, int] = {}
+    for answer in answers.values():
+        counts[answer] = counts.get(answer, 0) + 1
+    return counts
+
+
+def read_saved(vendor: BulkVendor, status: int, found: AnswerDetail | None) -> str | Answer:
+    """The name that a first step gave, or why there is none."""
+    detail = found or _NO_DETAIL
+    return vendor.read_saved(status, detail.headers, detail.body)
+
+
+def verdict_columns(rows: Rows, verdicts: U8, answers: Mapping[int, Answer]) -> Verdicts:
+    """Verdicts of rows with what their answers ask for. answers: by index into rows."""
+    retry_after_s = np.full(len(rows), math.nan)
+    is_refreshable = np.zeros(len(rows), np.bool_)
+    for place, answer in answers.items():
+        if answer.retry_after_s is not None:
+            retry_after_s[place] = answer.retry_after_s
+        is_refreshable[place] = answer.is_refreshable
+    return Verdicts(rows, verdicts, retry_after_s, is_refreshable)
+
+
+def new_burst(
+    number: int, attempt: int, channel: Channel, connection: int, rows: Rows, now: float, first_request: int
+) -> Burst:
+    """The record of rows that leave now."""
+    n = len(rows)
+    answered, verdicts = np.zeros(n, np.uint32), np.full(n, NO_VERDICT, np.uint8)
+    return Burst(
+        number, attempt, channel, connection, rows.astype(np.uint16), now, answered, verdicts, {}, first_request
+    )
+
+
+def act_on_tokens(
+    router: RouterPort, page: LedgerPage, rows: Rows, answers: Mapping[int, Answer], now: float, throttle_s: float
+) -> tuple[Rows, F64]:
+    """The router has heard which tokens are dead, muted and suspect. Returns the rows whose devices the vendor wants
+    left alone, and until when. answers: by index into rows; throttle_s: where the vendor does not say how long."""
+    dead = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_DEAD]
+    if dead:
+        router.token_dead(page, rows[dead], [answers[place].dead_since_unix_ms for place in dead])
+    muted = [place for place, answer in answers.items() if answer.verdict is Verdict.TOKEN_MUTED]
+    if muted:
+        router.token_muted(page, rows[muted])
+    suspect = [
+        place
+        for place, answer in answers.items()
+        if answer.verdict is Verdict.THROTTLED and answer.scope is Scope.DEVICE
+    ]
+    if suspect:
+        router.tokens_suspect(page, rows[suspect])
+    waits = [answers[place].retry_after_s for place in suspect]
+    until = np.array([now + (throttle_s if wait is None else wait) for wait in waits], np.float64)
+    return rows[suspect] if suspect else rows[:0], until

@@ -1,0 +1,73 @@
+"""The other workers as this one knows them: who lives, in which incarnation. Told by the supervisor, in order.
+
+Whoever keeps something per worker (links, hand-over of devices) adds a watcher; a watcher is told at once of those that
+live already. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class WorkerPlace(NamedTuple):
+    """Which worker this process is. incarnation: u32, grows with every start of any worker of this data folder.
+
+    run_folder: sockets of this start of the gateway, for this user alone; "" where a worker runs alone.
+    """
+
+    worker: int = 0
+    workers: int = 1
+    incarnation: int = 1
+    run_folder: str = ""
+
+    @property
+    def is_alone(self) -> bool:
+        return self.workers == 1
+
+
+class PeerWatcher(Protocol):
+    def peer_up(self, worker: int, incarnation: int) -> None:
+        """That worker's sockets in the run folder are open."""
+        ...
+
+    def peer_died(self, worker: int, incarnation: int) -> None:
+        """It will never say anything again. May come for one whose `peer_up` never came."""
+        ...
+
+    def peer_draining(self, worker: int, incarnation: int, *, is_over: bool) -> None:
+        """It is about to end and wants no new rows; is_over: it goes on after all."""
+        ...
+
+
+class Peers:
+    """One object per worker process; empty for a worker alone."""
+
+    def __init__(self) -> None:
+        self.alive: dict[int, int] = {}
+        """Worker -> incarnation, without this one."""
+        self.draining: set[int] = set()
+        self._watchers: list[PeerWatcher] = []
+
+    def watch(self, watcher: PeerWatcher) -> None:
+        self._watchers.append(watcher)
+        for worker, incarnation in self.alive.items():
+            watcher.peer_up(worker, incarnation)
+
+    def up(self, worker: int, incarnation: int) -> None:
+        self.alive[worker] = incarnation
+        self.draining.discard(worker)
+        for watcher in self._watchers:
+            watcher.peer_up(worker, incarnation)
+
+    def died(self, worker: int, incarnation: int) -> None:
+        if self.alive.get(worker) == incarnation:
+            del self.alive[worker]
+            self.draining.discard(worker)
+        for watcher in self._watchers:
+            watcher.peer_died(worker, incarnation)
+
+    def drains(self, worker: int, incarnation: int, *, is_over: bool) -> None:
+        if self.alive.get(worker) == incarnation:
+            (self.draining.discard if is_over else self.draining.add)(worker)
+        for watcher in self._watchers:
+            watcher.peer_draining(worker, incarnation, is_over=is_over)

@@ -1,0 +1,172 @@
+"""WorkerLink: the actor of one link, to one life of another worker.
+
+    reader: bytes --> LinkSession --> slices, outcomes, questions, answers    each is a call that returns at once
+    writer: reports first, then answers and credit, then rows while there is credit --> bytes
+
+The reader awaits nothing but its socket: what it brings has its room already (credit), or is bounded by what this
+worker itself handed out (outcomes) or asked (answers). So two workers that are full of each other's rows go on hearing
+what became of their own. Reports are made when they are sent, from columns: however often a row moved, it waits as one.
+
+A row's report that it is about to leave the process is out when the kernel has it: what was written to a Unix socket is
+read by the peer even when this process is killed the moment after. Waits for: the socket. Is waited for by: nobody.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import trio
+
+from gateway.actors.bell import Bell
+from gateway.actors.foreign_rows import Report
+from gateway.columns import Rows
+from gateway.core.shadow import Life, ShadowPage
+from gateway.errors import LocalProtocolError, RemoteProtocolError
+from gateway.wire.worker_link.messages import Answer, Ask, Credit, Hello, Outcomes, Slice
+from gateway.wire.worker_link.session import Closed, Event, LinkSession, Opened
+
+#: One read: a slice or two, decoded in about a millisecond.
+_READ_BYTES = 256 << 10
+#: Bytes made ready ahead of the socket: more would only make reports older.
+_AHEAD_BYTES = 256 << 10
+
+
+class LinkEnds(Protocol):
+    """What stands at this worker's end of a link. Every call returns at once."""
+
+    def opened(self, link: WorkerLink, life: Life) -> bool:
+        """The peer has said who it is; False: it is not wanted."""
+        ...
+
+    def on_slice(self, life: Life, slice_: Slice) -> None: ...
+
+    def on_outcomes(self, life: Life, message: Outcomes) -> None: ...
+
+    def on_ask(self, life: Life, ask: Ask) -> None: ...
+
+    def on_answer(self, life: Life, answer: Answer) -> None: ...
+
+    def next_report(self, life: Life) -> Report | None: ...
+
+    def next_slice(self, life: Life, rows_max: int) -> Slice | None: ...
+
+
+class WorkerLink:
+    """hello: what this end says of itself."""
+
+    def __init__(self, stream: trio.abc.Stream, hello: Hello, ends: LinkEnds) -> None:
+        self._stream = stream
+        self._session = LinkSession(hello)
+        self._ends = ends
+        self._bell = Bell()
+        self._scope = trio.CancelScope()
+        self.life: Life | None = None
+        self.is_draining = False
+        self._told: list[tuple[ShadowPage, Rows]] = []
+
+    # -- called by others, at once
+
+    def ring(self) -> None:
+        """There is a report, or rows."""
+        self._bell.ring()
+
+    def send(self, message: Ask | Answer) -> None:
+        self._session.send(message)
+        self._bell.ring()
+
+    def give(self, rows: int, size: int) -> None:
+        """The peer may send so many more rows and bytes."""
+        self._session.give(rows, size)
+        self._bell.ring()
+
+    def close(self, *, after_s: float = 0.0) -> None:
+        """The link ends: when the peer's end is gone and read, and after so long at the latest."""
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + after_s)
+
+    # -- the actor
+
+    async def run(self) -> None:
+        """Serves until the peer's end is gone and everything that it said is read, or until `close`.
+
+        Raises RemoteProtocolError for a peer that breaks the rules. If cancelled: closed at once.
+        """
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    await self._read()
+                    nursery.cancel_scope.cancel()
+        finally:
+            await trio.aclose_forcefully(self._stream)
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                data = await self._stream.receive_some(_READ_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            for event in self._session.receive_data(data):
+                if not self._take(event):
+                    return
+            self._bell.ring()
+
+    def _take(self, event: Event) -> bool:
+        """False when the link is over."""
+        if isinstance(event, Closed):
+            return False
+        if isinstance(event, Opened):
+            self.life = Life(event.hello.worker, event.hello.incarnation)
+            return self._ends.opened(self, self.life)
+        life = self.life
+        if life is None:
+            raise LocalProtocolError("a link without a peer brought a message")
+        try:
+            match event:
+                case Slice():
+                    self._ends.on_slice(life, event)
+                case Outcomes():
+                    self._ends.on_outcomes(life, event)
+                case Ask():
+                    self._ends.on_ask(life, event)
+                case Answer():
+                    self._ends.on_answer(life, event)
+                case Credit():
+                    pass
+        except ValueError as error:
+            raise RemoteProtocolError(f"worker {life.worker}: {error}") from error
+        return True
+
+    async def _write(self) -> None:
+        session = self._session
+        while True:
+            self._fill()
+            data = session.data_to_send()
+            if not data:
+                await self._bell.wait()
+                continue
+            try:
+                await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                # What the peer had said before is still to be read; the reader ends the link.
+                return
+            if not session.has_control:
+                told, self._told = self._told, []
+                for page, rows in told:
+                    page.told(rows)
+
+    def _fill(self) -> None:
+        """Makes ready what is to be sent: all reports that fit, then rows."""
+        session, life = self._session, self.life
+        if life is None:
+            return
+        while session.unsent_bytes < _AHEAD_BYTES:
+            report = self._ends.next_report(life)
+            if report is None:
+                break
+            session.send(report.message)
+            self._told.append((report.page, report.rows))
+        while session.unsent_bytes < _AHEAD_BYTES and session.has_room() and not self.is_draining:
+            slice_ = self._ends.next_slice(life, session.room_rows)
+            if slice_ is None:
+                return
+            session.send_slice(slice_)

@@ -1,0 +1,242 @@
+"""WorkerProcess: one worker as its supervisor sees it: started, spoken to, watched, started again when it has ended.
+
+    WAITING --start--> STARTING --ready--> READY --restart--> LEAVING --kept--> READY
+       ^                  |                  |                   |
+       +------------------+---- it ended ----+-------------------+------> ENDED, once the gateway stops
+
+A crash is followed by a restart after a backoff (core/restarts.py), counted and logged; an end that was asked for by
+one at once. Each start has an incarnation of its own. Waits for: the process, its control socket, the clock. What is
+sent to a worker that does not read waits here; those are a few short messages about workers, and it is killed when it
+does not answer `refresh` for STUCK_S.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import trio
+
+from gateway.actors.bell import Bell
+from gateway.core.restarts import CRASHES_MAX, Restarts
+from gateway.errors import GatewayError
+from gateway.wire.worker_control import (
+    BadControlFrame,
+    Kept,
+    Message,
+    Ready,
+    Start,
+    SupervisorEnd,
+    ToSupervisor,
+    encode,
+)
+
+#: From exec to `ready`: a second on an idle machine, several when all cores have other work.
+START_S = 60.0
+#: A worker whose loop has not answered for so long does nothing for anybody: a step is 2 ms.
+STUCK_S = 30.0
+#: How often each worker is asked for a sign of life.
+WATCH_S = 5.0
+COMMAND = (sys.executable, "-m", "gateway.app_worker")
+_READ_BYTES = 65_536
+#: As gateway/cli/exit_codes.py has it.
+_USAGE = 2
+
+
+class WorkerState(enum.Enum):
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+    ENDED = "ended"
+
+
+class WorkerLost(GatewayError):
+    """A worker ends as often as it is started; the fault stays, and the gateway must not look alive."""
+
+
+class WorkerRefused(GatewayError):
+    """A worker says that the configuration cannot be served; what is wrong stands in its own line before."""
+
+
+class Company(Protocol):
+    """The supervisor of all of them. Its calls return at once."""
+
+    def started(self, worker: WorkerProcess) -> None:
+        """It has a new incarnation, which is starting."""
+        ...
+
+    def told(self, worker: WorkerProcess, message: ToSupervisor) -> None: ...
+
+    def ended(self, worker: WorkerProcess, incarnation: int) -> None:
+        """That incarnation will never say anything again."""
+        ...
+
+    def crashed(self, worker: WorkerProcess, code: int, restart_in_s: float) -> None: ...
+
+
+class Plan(NamedTuple):
+    """How a worker is started. start: what it is told first. files: descriptors that it inherits."""
+
+    start: Start
+    files: Sequence[int]
+
+
+class WorkerProcess:
+    def __init__(
+        self,
+        worker: int,
+        plan: Callable[[int], Plan],
+        company: Company,
+        *,
+        command: Sequence[str] = COMMAND,
+        crashes_max: int = CRASHES_MAX,
+        start_s: float = START_S,
+    ) -> None:
+        """plan: makes the plan of this worker's next incarnation. command: what is run, with the descriptor added."""
+        self.worker = worker
+        self.state = WorkerState.WAITING
+        self.incarnation = 0
+        self.pid: int | None = None
+        self.restarts = 0
+        self._plan = plan
+        self._command = command
+        self._company = company
+        self._start_s = start_s
+        self._crashes = Restarts(crashes_max)
+        self._unsent = bytearray()
+        self._bell = Bell()
+        self._process: trio.Process | None = None
+        self._is_stopping = False
+        self._heard_at = 0.0
+        self._stop_now = trio.Event()
+
+    @property
+    def is_running(self) -> bool:
+        return self.state in (WorkerState.STARTING, WorkerState.READY, WorkerState.LEAVING)
+
+    def send(self, message: Message) -> None:
+        """The worker reads it in turn; one that does not run never hears of it."""
+        if self.is_running:
+            self._unsent += encode(message)
+            self._bell.ring()
+
+    def leaves(self) -> None:
+        """Its next end is one that was asked for."""
+        self.state = WorkerState.LEAVING
+
+    def stop(self) -> None:
+        """It is not started again; one that waits for its restart has ended."""
+        self._is_stopping = True
+        self._stop_now.set()
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    async def run(self) -> None:
+        """Returns when it has ended after `stop`. Raises: WorkerLost, WorkerRefused. If cancelled: it is killed."""
+        was_ready = False
+        while not self._is_stopping:
+            plan = self._plan(self.worker)
+            self.incarnation = plan.start.incarnation
+            code = await self._live(plan)
+            was_leaving, was_ready = self.state is WorkerState.LEAVING, was_ready or self.state is WorkerState.READY
+            self.state = WorkerState.WAITING
+            self.pid = None
+            self._company.ended(self, plan.start.incarnation)
+            if self._is_stopping:
+                break
+            if code == _USAGE and not was_ready:
+                raise WorkerRefused(f"worker {self.worker} refuses the configuration")
+            self.restarts += 1
+            if was_leaving and code == 0:
+                continue
+            backoff_s = self._crashes.on_crash(trio.current_time())
+            self._company.crashed(self, code, backoff_s)
+            if self._crashes.is_over:
+                raise WorkerLost(
+                    f"worker {self.worker} ended {self._crashes.count} times in a row, the last with {code}"
+                )
+            with trio.move_on_after(backoff_s):
+                await self._stop_now.wait()
+        self.state = WorkerState.ENDED
+
+    async def _live(self, plan: Plan) -> int:
+        """One process, from start to end; its exit code, negative for a signal."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        self._unsent = bytearray(encode(plan.start))
+        self.state = WorkerState.STARTING
+        self._heard_at = trio.current_time() + self._start_s - STUCK_S
+        async with stream:
+            with theirs:
+                process = await trio.lowlevel.open_process(
+                    [*self._command, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), *plan.files),
+                )
+            self._process = process
+            self.pid = process.pid
+            self._company.started(self)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, stream)
+                    nursery.start_soon(self._read, stream)
+                    nursery.start_soon(self._watch)
+                    await process.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._process = None
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+        assert process.returncode is not None
+        return process.returncode
+
+    async def _read(self, stream: trio.abc.Stream) -> None:
+        machine = SupervisorEnd()
+        try:
+            while data := await stream.receive_some(_READ_BYTES):
+                self._heard_at = trio.current_time()
+                for message in machine.receive_data(bytes(data)):
+                    if isinstance(message, Ready) or (isinstance(message, Kept) and self.state is WorkerState.LEAVING):
+                        self.state = WorkerState.READY
+                    self._company.told(self, message)
+        except BadControlFrame:
+            self.kill()
+        except trio.BrokenResourceError:
+            return
+
+    async def _write(self, stream: trio.abc.Stream) -> None:
+        while True:
+            while self._unsent:
+                data, self._unsent = bytes(self._unsent), bytearray()
+                try:
+                    await stream.send_all(data)
+                except trio.BrokenResourceError:
+                    return
+            await self._bell.wait()
+
+    async def _watch(self) -> None:
+        """Kills the process when nothing has come of it for too long; the supervisor asks for a sign of life."""
+        while trio.current_time() < self._heard_at + STUCK_S:  # noqa: ASYNC110 - the deadline moves with each message
+            await trio.sleep_until(self._heard_at + STUCK_S)
+        self.kill()
+
+
+def describe_end(code: int) -> str:
+    """An exit code in words: `signal SIGKILL`, `code 1`."""
+    if code >= 0:
+        return f"code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,200 @@
+"""What joins a worker to its siblings: rows that go to their owners and come from other homes, and requests that
+another worker has to answer. Built only where there are several workers; a worker alone has none of it.
+
+    router --> Spread --+                                     RpcListener --> Front --> Service
+                        +--> WorkerLinks <--> siblings                          |
+    router <-- ForeignRows                                                      +--> WorkerLinks
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import trio
+
+from gateway.actors.borrowed_credential import BorrowedCredential, CredentialMakers
+from gateway.actors.credentials import CredentialKeeper
+from gateway.actors.foreign_rows import ForeignRows
+from gateway.actors.front import Front
+from gateway.actors.merged_receipts import MergedReceipts
+from gateway.actors.rate_sharing import RateSharing, SharedRate
+from gateway.actors.service import Service
+from gateway.actors.spread import Spread
+from gateway.actors.vendor_breaker import VendorBreaker
+from gateway.actors.worker_links import WorkerLinks, make_hello
+from gateway.app_siblings import Siblings
+from gateway.columns import Bool, Rows
+from gateway.config import Config
+from gateway.content import Class
+from gateway.core.options import AppDefaults, compile_options
+from gateway.core.ownership import Ownership
+from gateway.core.report import open_rows
+from gateway.core.shadow import Life
+from gateway.ledger import LedgerPage
+from gateway.net.unix import open_unix_listener
+from gateway.observe.links import LinkCounts
+
+if TYPE_CHECKING:
+    from gateway.app import Worker
+    from gateway.app_vendors import VendorLane
+
+
+class Joint:
+    """worker: built as far as its router; its service is named by `serve`."""
+
+    def __init__(self, worker: Worker, siblings: Siblings, defaults: list[AppDefaults]) -> None:
+        config, place = worker.config, siblings.place
+        self._worker = worker
+        self._siblings = siblings
+        self.ownership = Ownership(place.workers)
+        counts = LinkCounts(worker.metrics, worker.log)
+        self.spread = Spread(
+            ownership=self.ownership,
+            me=place.worker,
+            home=worker.home,
+            clock=worker.clock,
+            observer=counts,
+            resends=functools.partial(_resends, config, defaults),
+            parked_rows_max=config.links.parked_rows_max,
+        )
+        self.foreign = ForeignRows(
+            home=worker.home,
+            clock=worker.clock,
+            observer=counts,
+            route=worker.router.route,
+            check_room=worker.router.check_room,
+            open_rows_max=config.gateway.open_rows_max,
+        )
+        hello = make_hello(
+            place.worker,
+            place.incarnation,
+            place.workers,
+            credit_rows=config.links.credit_rows,
+            credit_bytes=config.links.credit_bytes,
+        )
+        self.links = WorkerLinks(hello, spread=self.spread, foreign=self.foreign, observer=counts, dial=self._dial)
+        self.makers = CredentialMakers(self.links)
+        worker.router.connect_spread(self.spread)
+        worker.router.on_routed = self.foreign.on_routed
+        self.spread.route_again = worker.router.route_again
+        self.front: Front | None = None
+
+    def share_credential(
+        self, name: str, keeper: CredentialKeeper, breaker: VendorBreaker
+    ) -> CredentialKeeper | BorrowedCredential:
+        """The keeper itself where it is this worker's to make the value, else one that asks for it."""
+        maker = self.ownership.owner_of_name(f"credential/{name}")
+        if maker == self._siblings.place.worker:
+            self.makers.add(name, keeper)
+            return keeper
+        lease_s = self._worker.config.links.lease_s
+        borrowed = BorrowedCredential(
+            name, keeper, maker=maker, links=self.links, clock=self._worker.clock, lease_s=lease_s
+        )
+
+        def on_value() -> None:
+            breaker.credential_issued()
+            breaker.ring()
+
+        borrowed.on_value = on_value
+        return borrowed
+
+    def _share_rates(self, vendors: list[VendorLane]) -> RateSharing:
+        """What the workers' shares of each vendor's rate add up to moves to those who need it."""
+        place = self._siblings.place
+        rates = [
+            SharedRate(
+                f"{built.app.key}/{built.channel.name.lower()}",
+                built.bucket.statistics().rate_per_s * place.workers,
+                built.bucket.statistics().burst,
+                built.bucket,
+                functools.partial(_waiting_rows, built),
+                functools.partial(_ring, built),
+            )
+            for built in vendors
+            if built.bucket.statistics().rate_per_s != math.inf
+        ]
+        return RateSharing(
+            rates,
+            lender_of=lambda name: self.ownership.owner_of_name(f"rate/{name}"),
+            me=place.worker,
+            workers=place.workers,
+            links=self.links,
+            clock=self._worker.clock,
+            lease_s=self._worker.config.links.lease_s,
+        )
+
+    def serve(self, service: Service) -> Front:
+        """Requests go through this from now on."""
+        config, place = self._worker.config, self._siblings.place
+        life = Life(place.worker, place.incarnation)
+        self.front = Front(
+            service=service,
+            links=self.links,
+            ownership=self.ownership,
+            me=place.worker,
+            node=config.gateway.node,
+            app_numbers={app.key: index for index, app in enumerate(config.apps)},
+            receipts=MergedReceipts(self._worker.home, self.links, life, place.workers),
+        )
+        return self.front
+
+    async def start(self, nursery: trio.Nursery, supervise: Callable[..., None]) -> None:
+        """The socket for links is open, and everything here runs."""
+        assert self.front is not None
+        supervise(nursery, "spread", self.spread.run)
+        supervise(nursery, "foreign rows", self.foreign.run)
+        supervise(nursery, "front", self.front.run)
+        supervise(nursery, "rates", self._share_rates(self._worker.vendor_lanes).run)
+        listener = await open_unix_listener(str(self._path(self._siblings.place.worker)), mode=0o600)
+        nursery.start_soon(trio.serve_listeners, self.links.serve, [listener])
+        # Not supervised: where it fails, rows are under way that nobody can account for, and the worker must end.
+        nursery.start_soon(self.links.run)
+        self._siblings.peers.watch(self.links)
+
+    async def _dial(self, worker: int) -> trio.abc.Stream:
+        return await trio.open_unix_socket(str(self._path(worker)))
+
+    def _path(self, worker: int) -> Path:
+        return Path(self._siblings.place.run_folder) / f"worker-{worker}.sock"
+
+    def record(self) -> None:
+        """Gauges, just before a scrape."""
+        metrics = self._worker.metrics
+        metrics.links_open.set(len(self.links.lives()))
+        metrics.link_parked_rows.set(self.spread.parked_rows)
+        metrics.foreign_rows_open.set(self._worker.home.shadows.rows_open)
+
+    async def flush(self, deadline: float) -> None:
+        """The homes know what became of their rows, unless that takes longer. If cancelled: some do not."""
+        with trio.move_on_at(deadline):
+            while any(self._worker.home.shadows.has_news(life) for life in self.links.lives()):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+
+    def rows_held(self) -> dict[str, int]:
+        """Open rows of other homes that this worker holds, by state."""
+        return open_rows(self._worker.home.shadows)
+
+
+def _waiting_rows(built: VendorLane) -> int:
+    return sum(lane.waiting_rows for lane in (*built.lanes, *built.probe_lanes))
+
+
+def _ring(built: VendorLane) -> None:
+    for lane in (*built.lanes, *built.probe_lanes):
+        lane.ring()
+
+
+def _resends(config: Config, defaults: list[AppDefaults], page: LedgerPage, rows: Rows) -> Bool:
+    """Which rows may go again though a first attempt may have arrived: `retry.on_uncertain_*` of their class."""
+    options = compile_options(page.batch, defaults[page.batch.app])
+    by_class = np.zeros(len(Class), np.bool_)
+    by_class[Class.SYSTEM] = config.retry.on_uncertain_system == "resend"
+    by_class[Class.MARKETING] = config.retry.on_uncertain_marketing == "resend"
+    chosen: Bool = by_class[options.classes[options.variant_index(page.batch, rows)]]
+    return chosen

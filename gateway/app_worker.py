@@ -1,0 +1,94 @@
+"""One of several workers, as the supervisor starts it: `python -m gateway.app_worker FD`, FD being the control socket.
+
+A fresh process, not a fork: a running event loop, its threads and its locks cannot be copied. It gets what it needs in
+the `start` message, says `ready`, and ends with the control socket, with `stop`, or with SIGTERM. Ctrl-C goes to the
+whole foreground group; it is the supervisor's to say what follows from it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+import trio
+
+from gateway.actors.control_port import ControlPort
+from gateway.actors.peers import Peers, WorkerPlace
+from gateway.app import Worker, make_log
+from gateway.app_siblings import Siblings
+from gateway.app_signals import serve_until_signal
+from gateway.cli.exit_codes import ExitCode
+from gateway.config import Config, load_config
+from gateway.config_shares import share_of_worker, with_addresses
+from gateway.errors import ConfigError
+from gateway.observe.metrics import Metrics
+from gateway.observe.shared import SharedColumns
+from gateway.wire.worker_control import Start, ToWorker, WorkerEnd
+
+_READ_BYTES = 65_536
+
+
+def main(control_fd: int) -> int:
+    """The worker has run; its exit code. USAGE: the configuration cannot be served, and no restart will mend that."""
+    control = socket.socket(fileno=control_fd)
+    received = WorkerEnd()
+    said = _read_start(control, received)
+    start = said[0] if said else None
+    if not isinstance(start, Start):
+        return ExitCode.GOOD
+    try:
+        _serve(control, received, start, said[1:])
+    except ConfigError as error:
+        sys.stderr.write(f"pushgw: worker {start.worker}: {error}\n")
+        return ExitCode.USAGE
+    return ExitCode.GOOD
+
+
+def _read_start(control: socket.socket, received: WorkerEnd) -> list[ToWorker]:
+    """`start`, and what came with it; nothing when the supervisor has gone meanwhile."""
+    while data := control.recv(_READ_BYTES):
+        if said := received.receive_data(data):
+            return said
+    return []
+
+
+def _serve(control: socket.socket, received: WorkerEnd, start: Start, more: list[ToWorker]) -> None:
+    whole = load_config(start.config_file, text=start.config_text)
+    whole = with_addresses(whole, rpc=start.rpc, long_link=start.long_link, http=start.http)
+    config = share_of_worker(whole, start.workers)
+    sys.setswitchinterval(config.gateway.switch_interval_ms / 1000)
+    columns = map_columns(config, start.metric_files)
+    metrics = columns[start.worker].open(start.incarnation)
+    assert isinstance(metrics, Metrics)
+    place = WorkerPlace(start.worker, start.workers, start.incarnation, start.run_folder)
+
+    def build() -> Worker:
+        control.setblocking(False)
+        peers = Peers()
+        port = ControlPort(trio.SocketStream(trio.socket.from_stdlib_socket(control)), peers, received, more)
+        siblings = Siblings(place, peers, port, columns, start.unix_listeners, start.clock_offset_s)
+        log = make_log(config, metrics).bind(worker=place.worker)
+        return Worker(config, log=log, metrics=metrics, siblings=siblings)
+
+    async def obey(worker: Worker) -> None:
+        assert worker.siblings is not None
+        await worker.siblings.control.run(worker)
+
+    serve_until_signal(build, signals=(signal.SIGTERM,), beside=obey)
+
+
+def map_columns(config: Config, metric_files: list[int]) -> list[SharedColumns]:
+    """The shared columns of all workers and of the supervisor. The descriptors are closed: the maps keep the memory."""
+    columns = [
+        SharedColumns(fd, Metrics, label_values_max=config.observe.label_values_max, apps=len(config.apps))
+        for fd in metric_files
+    ]
+    for fd in metric_files:
+        os.close(fd)
+    return columns
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,190 @@
+"""Holders: which worker holds which rows of a home's batches. Contract of DESIGN.md section 4.
+
+    give(page, rows, worker)      the slice has left its home
+    report(page, outcomes, ...)   what its holder says became of rows; a report of rows that it does not hold is dropped
+    take_back(worker)             the worker died: what it held is the home's again
+
+One byte per row of a page that has rows elsewhere (`page.away`): 0 is here, else the worker's index + 1, with a bit for
+rows that may have left their holder's process already. Which life of the worker holds them need not stand per row: a
+worker has one life at a time, and the end of a life takes back all that it held. So a report counts when its sender is
+in that life, and everything else is dropped and counted.
+
+A row that was not issued is routed again. One that may have been issued is sent again or ends uncertain, as
+`on_uncertain` says of its vendor and class; on the long link it is always sent again, since devices drop second copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from gateway.columns import U8, Bool, Rows
+from gateway.core.home import Home
+from gateway.core.shadow import PATHS, Outcomes, burst_at_home
+from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, Receipt, State
+
+#: Bit of `page.away`: the row may have left its holder's process.
+_ISSUED = np.uint8(0x80)
+_WORKER = np.uint8(0x7F)
+#: (11, 11) bool: states that lead to each other in legal moves, or are the same.
+_IS_WAY: Bool = np.array([[start is to or (start, to) in PATHS for to in State] for start in State], np.bool_)
+
+
+class Resends(Protocol):
+    def __call__(self, page: LedgerPage, rows: Rows) -> Bool:
+        """(k,) which rows may go again though their first attempt may have arrived."""
+        ...
+
+
+class Reported(NamedTuple):
+    """rows: that were applied. dropped: rows of the report that this worker does not hold."""
+
+    rows: int
+    dropped: int
+
+
+class Returned(NamedTuple):
+    """Rows of one page that a dead worker held. again: to be routed again, QUEUED. uncertain: ended so."""
+
+    page: LedgerPage
+    again: Rows
+    uncertain: Rows
+
+
+class Holders:
+    """Of one home."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        #: worker -> sequence -> page with rows at that worker. Pages leave with their last row.
+        self._pages: dict[int, dict[int, LedgerPage]] = {}
+        self._rows: dict[int, int] = {}
+
+    def rows_at(self, worker: int) -> int:
+        """Rows that this worker holds and that are not final."""
+        return self._rows.get(worker, 0)
+
+    def give(self, page: LedgerPage, rows: Rows, worker: int) -> None:
+        """These rows, QUEUED and here, are with that worker from now on."""
+        if page.away is None:
+            page.away = np.zeros(page.n, np.uint8)
+        page.away[rows] = worker + 1
+        self._pages.setdefault(worker, {})[page.batch.address.sequence] = page
+        self._rows[worker] = self.rows_at(worker) + len(rows)
+
+    # -- reports
+
+    def report(self, worker: int, outcomes: Outcomes, now: float) -> Reported:
+        """The rows' columns are as the holder says. worker: who says so, in the life that holds its rows."""
+        n = len(outcomes.rows)
+        page = self._home.page(outcomes.address.sequence)
+        if page is None or page.batch.address != outcomes.address or page.away is None:
+            return Reported(0, n)
+        rows = outcomes.rows.astype(np.intp)
+        if n and int(rows[-1]) >= page.n:
+            return Reported(0, n)
+        page.bursts += [burst_at_home(burst, page.batch.born) for burst in outcomes.bursts]
+        is_held = (page.away[rows] & _WORKER) == worker + 1
+        is_held &= _IS_WAY[page.state[rows], outcomes.state]
+        if not is_held.all():
+            kept = np.flatnonzero(is_held)
+            outcomes = _take(outcomes, kept)
+            rows = rows[kept]
+        if len(rows):
+            self._apply(page, rows, outcomes, worker, now)
+        return Reported(len(rows), n - len(rows))
+
+    def _apply(self, page: LedgerPage, rows: Rows, outcomes: Outcomes, worker: int, now: float) -> None:
+        page.channel[rows] = outcomes.channel
+        if outcomes.flags.any():
+            page.flags[rows] |= outcomes.flags
+        page.attempts[rows] = outcomes.attempts
+        page.routed_ms[rows] = outcomes.routed_ms
+        page.issued_ms[rows] = outcomes.issued_ms
+        page.token_hashes[rows] = outcomes.token_hashes
+        assert page.away is not None
+        page.away[rows] = np.uint8(worker + 1) | np.where(outcomes.is_announced, _ISSUED, np.uint8(0))
+        was_open = page.n_open
+        self._move(page, rows, outcomes, now)
+        self._raise_receipts(page, rows, outcomes.receipt, now)
+        if page.n_open < was_open:
+            is_final = IS_FINAL[outcomes.state]
+            page.final_ms[rows[is_final]] = outcomes.final_ms[is_final]
+            self._let_go(worker, page, was_open - page.n_open)
+
+    def _move(self, page: LedgerPage, rows: Rows, outcomes: Outcomes, now: float) -> None:
+        """States follow the report, over the steps that it left out."""
+        codes = page.state[rows].astype(np.uint16) * np.uint16(len(State)) + outcomes.state
+        if bool((codes == codes[0]).all()):
+            # The usual report: rows of one burst, all with the same news.
+            self._move_group(page, rows, int(codes[0]), outcomes.reason, now)
+            return
+        for code in np.unique(codes).tolist():
+            which = np.flatnonzero(codes == code)
+            self._move_group(page, rows[which], code, outcomes.reason[which], now)
+
+    def _move_group(self, page: LedgerPage, rows: Rows, code: int, reasons: U8, now: float) -> None:
+        start, to = State(code // len(State)), State(code % len(State))
+        if start is to:
+            page.reason[rows] = reasons
+            return
+        *between, last = PATHS[start, to]
+        for step in between:
+            self._home.move(page, rows, step, None, now)
+        self._home.move(page, rows, last, reasons, now)
+
+    def _raise_receipts(self, page: LedgerPage, rows: Rows, receipts: U8, now: float) -> None:
+        if not receipts.any():
+            return
+        for code in np.unique(receipts[receipts > page.receipt[rows]]).tolist():
+            self._home.raise_receipts(page, rows[receipts == code], Receipt(code), now)
+
+    def _let_go(self, worker: int, page: LedgerPage, ended: int) -> None:
+        """So many rows of the page ended at that worker. They stay marked as its own: a late receipt is its to tell."""
+        self._rows[worker] -= ended
+        if not page.n_open:
+            for pages in self._pages.values():
+                pages.pop(page.batch.address.sequence, None)
+
+    # -- deaths
+
+    def take_back(self, worker: int, resends: Resends, now: float) -> Iterator[Returned]:
+        """Every open row that the worker held is here again, page by page; the caller may yield in between.
+
+        Rows that go again are QUEUED: the caller routes them. A page that is not taken yet is still the dead worker's;
+        nobody reports for it any more.
+        """
+        pages = self._pages.pop(worker, {})
+        self._rows.pop(worker, None)
+        for page in pages.values():
+            assert page.away is not None
+            marks = page.away
+            rows = np.flatnonzero(((marks & _WORKER) == worker + 1) & ~IS_FINAL[page.state])
+            was_issued = (marks[rows] & _ISSUED) != 0
+            marks[rows] = 0
+            yield self._return(page, rows, was_issued, resends, now)
+
+    def _return(self, page: LedgerPage, rows: Rows, was_issued: Bool, resends: Resends, now: float) -> Returned:
+        was_issued |= page.state[rows] == State.IN_FLIGHT
+        may_go = ~was_issued
+        issued = np.flatnonzero(was_issued)
+        if len(issued):
+            at_vendor = page.channel[rows[issued]] > Channel.LONG_LINK
+            may_go[issued] = ~at_vendor | resends(page, rows[issued])
+        again, uncertain = rows[may_go], rows[~may_go]
+        # Announced and not yet reported as sent: it may have been, so it is taken for sent.
+        self._home.move(page, uncertain[page.state[uncertain] == State.QUEUED], State.IN_FLIGHT, None, now)
+        self._home.move(page, uncertain, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
+        page.flags[rows[may_go & was_issued]] |= np.uint8(Flag.RESENT_UNCERTAIN)
+        self._home.move(page, again[page.state[again] != State.QUEUED], State.QUEUED, Reason.NONE, now)
+        return Returned(page, again, uncertain)
+
+
+def _take(outcomes: Outcomes, kept: Rows) -> Outcomes:
+    """The same of some of its rows."""
+    columns = {name: column[kept] for name, column in outcomes._asdict().items() if name not in ("address", "bursts")}
+    changed: Any = outcomes._replace
+    taken: Outcomes = changed(**columns)
+    return taken

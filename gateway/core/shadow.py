@@ -1,0 +1,400 @@
+"""Shadow: rows of a batch that another worker journaled, as their holder sees them.
+
+A slice that arrives from its home becomes a batch of its own here, with a ledger page that router, lanes, inbox and
+long link use like any other: they cannot tell the difference, and there is one code path. What differs is who is told.
+A shadow keeps, per row, whether anything changed since the last report (`dirty`); the report of a shadow is a copy of
+the changed rows' columns. So what waits to be reported is bounded by the rows that were handed out, however often they
+move, and a report is never refused (DESIGN.md section 4, the stream of outcomes).
+
+    home's page   rows 3 7 9 ... --slice--> shadow page 0 1 2 ...   `home_rows` leads back
+
+A shadow's address has a sequence beyond those of message ids, so that tags of rows (sequence << 16 | row) never clash
+with the worker's own batches. Message ids stay the home's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gateway import message_id
+from gateway.batch import Batch
+from gateway.columns import I64, U8, U16, U32, Bool, Rows
+from gateway.ledger import IS_FINAL, LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, State
+from gateway.message_id import SEQUENCES_MAX, BatchAddress
+
+#: Shadows of one worker are told apart by so many numbers; tags stay within 63 bits.
+_SHADOWS_MAX = 1 << 40
+#: A shadow whose rows have all ended is kept this long for late acknowledgements: ten times the default of
+#: `long_link.ack_timeout_s`, and less where many end at once.
+KEEP_S = 60.0
+KEPT_ROWS_MAX = 1 << 20
+#: States in which a row that was announced may have left.
+_MAY_BE_OUT: Bool = np.array([state in (State.QUEUED, State.IN_FLIGHT) for state in State], np.bool_)
+
+
+class BurstReport(NamedTuple):
+    """A burst of which every row was answered. rows: positions at home. issued_ms: after the batch's birth."""
+
+    number: int
+    attempt: int
+    channel: Channel
+    connection: int
+    rows: U16
+    issued_ms: int
+    answered_ms: U32
+    verdicts: U8
+    names: dict[int, str]
+
+
+class Outcomes(NamedTuple):
+    """What became of k rows of one batch: their columns as the holder has them now. rows: positions at home.
+
+    Columns (k,): state, reason, channel, receipt, flags, attempts: uint8; routed_ms, issued_ms, final_ms, token_hashes:
+    uint32. is_announced: rows that may have left the process by now.
+    """
+
+    address: BatchAddress
+    rows: U16
+    state: U8
+    reason: U8
+    channel: U8
+    receipt: U8
+    flags: U8
+    attempts: U8
+    routed_ms: U32
+    issued_ms: U32
+    final_ms: U32
+    token_hashes: U32
+    is_announced: Bool
+    bursts: Sequence[BurstReport] = ()
+
+
+class ShadowPage(LedgerPage):
+    """home, incarnation: the worker that journaled the batch, and which life of it. home_rows: (n,) uint16.
+
+    size_bytes: what the slice cost in credit. dirty: (n,) bool, not reported since. is_announced: (n,) bool, are about
+    to leave the process, or have. is_told: (n,) bool, and their home has been told so.
+    """
+
+    __slots__ = (
+        "dirty",
+        "has_dirty",
+        "has_home",
+        "home",
+        "home_address",
+        "home_rows",
+        "incarnation",
+        "is_announced",
+        "is_told",
+        "on_dirty",
+        "on_ended",
+        "on_told",
+        "size_bytes",
+    )
+
+    def __init__(
+        self, batch: Batch, *, home: int, incarnation: int, home_address: BatchAddress, home_rows: U16, size_bytes: int
+    ) -> None:
+        super().__init__(batch)
+        self.home = home
+        self.incarnation = incarnation
+        self.home_address = home_address
+        self.home_rows = home_rows
+        self.size_bytes = size_bytes
+        self.dirty: Bool = np.zeros(batch.n, np.bool_)
+        self.is_announced: Bool = np.zeros(batch.n, np.bool_)
+        self.is_told: Bool = np.zeros(batch.n, np.bool_)
+        self.has_dirty = False
+        self.has_home = True
+        #: Called once each when the next report is out.
+        self.on_told: list[Callable[[], None]] = []
+        self.on_dirty: Callable[[ShadowPage], None] = _nobody
+        self.on_ended: Callable[[ShadowPage, int], None] = _nobody_counts
+
+    def touch(self, rows: Rows) -> None:
+        """These rows are reported with the next report."""
+        self.dirty[rows] = True
+        if not self.has_dirty:
+            self.has_dirty = True
+            self.on_dirty(self)
+
+    def moved(self, rows: Rows, to: State, came: I64, now: float) -> None:
+        """The rows have moved; their home will hear of it. came: (11,) how many from each state."""
+        if IS_FINAL[to]:
+            self.final_ms[rows] = self.stamp(now)
+            self.on_ended(self, len(rows) - int(came[IS_FINAL].sum()))
+        self.touch(rows)
+
+    def announce(self, rows: Rows) -> None:
+        """These rows are about to leave the process: their home is told before they do."""
+        new = rows[~self.is_announced[rows]]
+        if len(new):
+            self.is_announced[new] = True
+            self.touch(new)
+
+    def may_leave(self, rows: Rows, ring: Callable[[], None]) -> bool:
+        """Their home knows that these rows leave, or is no more; else `ring` is called when that may have changed."""
+        if not self.has_home or bool(self.is_told[rows].all()):
+            return True
+        self.on_told.append(ring)
+        return False
+
+    def told(self, rows: Rows) -> None:
+        """A report of these rows is on its way, and outlives this process."""
+        self.is_told[rows] = self.is_announced[rows]
+        waiting, self.on_told = self.on_told, []
+        for ring in waiting:
+            ring()
+
+
+def _nobody(_page: ShadowPage) -> None:
+    """A shadow outside of a table."""
+
+
+def _nobody_counts(_page: ShadowPage, _rows: int) -> None:
+    """The same."""
+
+
+def cut_batch(batch: Batch, rows: Rows) -> Batch:
+    """The rows as a batch of their own under the same address; contents that none of them has are left out.
+
+    Its message ids are empty: the holder makes them from the address.
+    """
+    variants, variant_index = batch.variants, batch.variant_index
+    if variant_index is not None:
+        used, index = np.unique(variant_index[rows], return_inverse=True)
+        variants = [variants[position] for position in used.tolist()]
+        variant_index = index.reshape(-1).astype(np.uint16) if len(variants) > 1 else None
+    return Batch(
+        batch.address,
+        batch.app,
+        batch.born,
+        len(rows),
+        device_ids=batch.device_ids.take(rows, axis=0),
+        message_ids=np.zeros((0, 16), np.uint8),
+        variants=variants,
+        variant_index=variant_index,
+        channels=None if batch.channels is None else batch.channels[rows],
+        tokens=None if batch.tokens is None else batch.tokens.take(rows),
+        variables={name: column.take(rows) for name, column in batch.variables.items()},
+    )
+
+
+class Life(NamedTuple):
+    """One life of a worker."""
+
+    worker: int
+    incarnation: int
+
+
+class Shadows:
+    """The shadows of one worker. secret: of message ids. on_dirty: called when a life has something to be told."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._pages: dict[int, ShadowPage] = {}
+        self._number = 0
+        #: Pages with changes that were not reported yet, each once, by whose rows they are.
+        self._dirty: dict[Life, deque[ShadowPage]] = {}
+        #: Worker -> its last life that has ended.
+        self._dead: dict[int, int] = {}
+        #: (until, page) of shadows that have ended.
+        self._ended: deque[tuple[float, ShadowPage]] = deque()
+        self._kept_rows = 0
+        #: Rows that are not final.
+        self.rows_open = 0
+        #: Rows with news for a home that has died: counted and dropped.
+        self.rows_for_the_dead = 0
+        self.on_dirty: Callable[[Life], None] = lambda _life: None
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def __iter__(self) -> Iterator[ShadowPage]:
+        return iter(list(self._pages.values()))
+
+    def get(self, sequence: int) -> ShadowPage | None:
+        return self._pages.get(sequence)
+
+    def open(self, life: Life, batch: Batch, home_rows: U16, size_bytes: int) -> ShadowPage:
+        """The page of an arrived slice, QUEUED, with its message ids. Takes over the batch.
+
+        Raises ValueError where the rows do not fit the batch.
+        """
+        if len(home_rows) != batch.n or (batch.n > 1 and not bool((home_rows[1:] > home_rows[:-1]).all())):
+            raise ValueError(f"{len(home_rows)} rows for a slice of {batch.n}, expected as many, rising")
+        address = batch.address
+        batch.message_ids = message_id.encode_rows(self._secret, address, home_rows.astype(np.intp))
+        sequence = SEQUENCES_MAX + self._number % _SHADOWS_MAX
+        self._number += 1
+        batch.address = BatchAddress(address.unix_ms, address.journal, sequence)
+        page = ShadowPage(
+            batch,
+            home=life.worker,
+            incarnation=life.incarnation,
+            home_address=address,
+            home_rows=home_rows,
+            size_bytes=size_bytes,
+        )
+        page.on_dirty, page.on_ended = self._is_dirty, self._count_ended
+        self._pages[sequence] = page
+        self.rows_open += page.n
+        return page
+
+    def _is_dirty(self, page: ShadowPage) -> None:
+        life = Life(page.home, page.incarnation)
+        if life.incarnation <= self._dead.get(life.worker, -1):
+            self._drop_news(page)
+            return
+        self._dirty.setdefault(life, deque()).append(page)
+        self.on_dirty(life)
+
+    def _count_ended(self, page: ShadowPage, rows: int) -> None:
+        self.rows_open -= rows
+
+    def has_news(self, life: Life) -> bool:
+        return bool(self._dirty.get(life))
+
+    def take_news(self, life: Life, now: float) -> tuple[ShadowPage, Rows, Outcomes] | None:
+        """The next report for that home, with what to call `told` with when it is out; None when it knows
+        everything."""
+        queue = self._dirty.get(life)
+        if not queue:
+            return None
+        page = queue.popleft()
+        rows, outcomes = take_outcomes(page)
+        if not page.n_open and not page.bursts:
+            self._keep(page, now)
+        return page, rows, outcomes
+
+    def home_died(self, life: Life) -> int:
+        """Nobody listens to reports about that home's rows any more; they go on to their end. Returns how many."""
+        self._dead[life.worker] = max(life.incarnation, self._dead.get(life.worker, -1))
+        for page in self._dirty.pop(life, deque()):
+            self._drop_news(page)
+        left = 0
+        for page in self.of(life):
+            left += page.n_open
+            page.has_home = False
+            page.told(np.arange(0))
+        return left
+
+    def _drop_news(self, page: ShadowPage) -> None:
+        self.rows_for_the_dead += int(page.dirty.sum())
+        page.dirty[:] = False
+        page.has_dirty = False
+        if not page.n_open:
+            self._pages.pop(page.batch.address.sequence, None)
+
+    def of(self, life: Life) -> Iterator[ShadowPage]:
+        return (page for page in self if (page.home, page.incarnation) == life)
+
+    def _keep(self, page: ShadowPage, now: float) -> None:
+        self._ended.append((now + KEEP_S, page))
+        self._kept_rows += page.n
+        while self._ended and (self._ended[0][0] <= now or self._kept_rows > KEPT_ROWS_MAX):
+            _, gone = self._ended.popleft()
+            self._kept_rows -= gone.n
+            self._pages.pop(gone.batch.address.sequence, None)
+
+
+def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
+    """The report of everything that changed since the last one, and its rows here; the page is clean afterwards."""
+    rows = np.flatnonzero(page.dirty)
+    page.dirty[rows] = False
+    page.has_dirty = False
+    # A row that waits, is kept or has ended got its answer: its next attempt is announced anew.
+    page.is_announced[rows] &= _MAY_BE_OUT[page.state[rows]]
+    page.is_told[rows] &= page.is_announced[rows]
+    is_whole = len(rows) == page.n
+
+    def taken(column: Any) -> Any:
+        # A whole slice with news is the usual case, and a copy costs a fraction of picking rows out.
+        return column.copy() if is_whole else column[rows]
+
+    return rows, Outcomes(
+        address=page.home_address,
+        rows=taken(page.home_rows),
+        state=taken(page.state),
+        reason=taken(page.reason),
+        channel=taken(page.channel),
+        receipt=taken(page.receipt),
+        flags=taken(page.flags),
+        attempts=taken(page.attempts),
+        routed_ms=taken(page.routed_ms),
+        issued_ms=taken(page.issued_ms),
+        final_ms=taken(page.final_ms),
+        token_hashes=taken(page.token_hashes),
+        is_announced=taken(page.is_announced),
+        bursts=_take_answered_bursts(page),
+    )
+
+
+def _take_answered_bursts(page: ShadowPage) -> list[BurstReport]:
+    """Bursts that are complete leave the shadow for their home's burst log."""
+    if not page.bursts:
+        return []
+    done: list[BurstReport] = []
+    left: list[Burst] = []
+    born = page.batch.born
+    for burst in page.bursts:
+        if bool((burst.verdicts == NO_VERDICT).any()) and page.n_open:
+            left.append(burst)
+            continue
+        rows = page.home_rows[burst.rows.astype(np.intp)]
+        issued_ms = max(1, int((burst.issued - born) * 1000))
+        report = BurstReport(
+            burst.number,
+            burst.attempt,
+            burst.channel,
+            burst.connection,
+            rows,
+            issued_ms,
+            burst.answered,
+            burst.verdicts,
+            burst.names,
+        )
+        done.append(report)
+    page.bursts = left
+    return done
+
+
+def burst_at_home(report: BurstReport, born: float) -> Burst:
+    """The record as the home's burst log holds it."""
+    return Burst(
+        report.number,
+        report.attempt,
+        report.channel,
+        report.connection,
+        report.rows,
+        born + report.issued_ms / 1000.0,
+        report.answered_ms,
+        report.verdicts,
+        report.names,
+    )
+
+
+def _paths() -> dict[tuple[State, State], tuple[State, ...]]:
+    """(from, to) -> the states to pass through, `to` last; the shortest legal way. Reports leave steps out."""
+    found: dict[tuple[State, State], tuple[State, ...]] = {}
+    for start in State:
+        ways: dict[State, tuple[State, ...]] = {start: ()}
+        edge = [start]
+        while edge:
+            reached = [(at, State(to)) for at in edge for to in np.flatnonzero(LEGAL_MOVES[at]).tolist()]
+            edge = []
+            for at, to in reached:
+                if to not in ways:
+                    ways[to] = (*ways[at], to)
+                    edge.append(to)
+        found.update({(start, to): way for to, way in ways.items() if way})
+    return found
+
+
+#: A report says where a row is, not how it came there: what lay between is walked through at home, so that its table of
+#: legal moves, its counters and its metrics hold for rows elsewhere, too.
+PATHS: dict[tuple[State, State], tuple[State, ...]] = _paths()

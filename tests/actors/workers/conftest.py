@@ -1,0 +1,251 @@
+"""Several workers in one loop, joined by links over memory streams; each is a world of tests/actors/conftest.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from gateway.actors.foreign_rows import ForeignRows
+from gateway.actors.spread import Spread
+from gateway.actors.worker_links import WorkerLinks, make_hello
+from gateway.content import Variant
+from gateway.core.ownership import Ownership, journal_of
+from gateway.core.shadow import Life
+from gateway.errors import RemoteProtocolError
+from gateway.ledger import Channel, LedgerPage
+
+
+class Watch:
+    """What the actors of a worker report."""
+
+    def __init__(self) -> None:
+        self.rows_sent = 0
+        self.dropped = 0
+        self.again = 0
+        self.uncertain = 0
+        self.received_rows = 0
+        self.dead_rows = 0
+        self.errors: list[RemoteProtocolError] = []
+        self.links = 0
+
+    def sent(self, worker: int, rows: int, size: int) -> None:
+        self.rows_sent += rows
+
+    def reported(self, worker: int, rows: int, dropped: int) -> None:
+        self.dropped += dropped
+
+    def taken_back(self, worker: int, again: int, uncertain: int) -> None:
+        self.again += again
+        self.uncertain += uncertain
+
+    def received(self, worker: int, rows: int) -> None:
+        self.received_rows += rows
+
+    def for_the_dead(self, rows: int) -> None:
+        self.dead_rows += rows
+
+    def opened(self, worker: int) -> None:
+        self.links += 1
+
+    def ended(self, worker: int) -> None:
+        self.links -= 1
+
+    def broken(self, worker: int, error: RemoteProtocolError) -> None:
+        self.errors.append(error)
+
+
+class Limits:
+    """Of all mailboxes between workers."""
+
+    def __init__(
+        self,
+        credit_rows: int = 1000,
+        credit_bytes: int = 1 << 20,
+        parked_rows_max: int = 10_000,
+        foreign_rows_max: int = 10_000,
+    ) -> None:
+        self.credit_rows = credit_rows
+        self.credit_bytes = credit_bytes
+        self.parked_rows_max = parked_rows_max
+        self.foreign_rows_max = foreign_rows_max
+
+
+class WorkerTwin:
+    """One life of a worker: its world, and what joins it to the others."""
+
+    def __init__(self, cluster: Cluster, index: int, incarnation: int) -> None:
+        self.cluster = cluster
+        self.life = Life(index, incarnation)
+        self.world = world = cluster.make_world(journal=journal_of(0, index))
+        self.watch = Watch()
+        limits = cluster.limits
+        self.spread = Spread(
+            ownership=cluster.ownership,
+            me=index,
+            home=world.home,
+            clock=world.clock,
+            observer=self.watch,
+            resends=lambda page, rows: np.full(len(rows), cluster.resends),
+            parked_rows_max=limits.parked_rows_max,
+        )
+        self.foreign = ForeignRows(
+            home=world.home,
+            clock=world.clock,
+            observer=self.watch,
+            route=world.router.route,
+            check_room=world.router.check_room,
+            open_rows_max=limits.foreign_rows_max,
+        )
+        hello = make_hello(
+            index,
+            incarnation,
+            cluster.ownership.workers,
+            credit_rows=limits.credit_rows,
+            credit_bytes=limits.credit_bytes,
+        )
+        self.links = WorkerLinks(hello, spread=self.spread, foreign=self.foreign, observer=self.watch, dial=self.dial)
+        world.router.connect_spread(self.spread)
+        world.router.on_routed = self.foreign.on_routed
+        self.spread.route_again = world.router.route_again
+        self.nursery: trio.Nursery | None = None
+        self.ended = trio.Event()
+
+    async def dial(self, worker: int) -> trio.abc.Stream:
+        return await self.cluster.connect(worker)
+
+    async def run(self) -> None:
+        try:
+            async with trio.open_nursery() as self.nursery:
+                for run in (self.spread.run, self.foreign.run, self.links.run):
+                    self.nursery.start_soon(run)
+                await self.world.start(self.nursery)
+        finally:
+            self.nursery = None
+            self.ended.set()
+
+
+class Cluster:
+    """n workers, and what their supervisor does."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        make_world: Callable[..., Any],
+        n: int = 2,
+        limits: dict[str, int] | None = None,
+        **world: Any,
+    ) -> None:
+        self._nursery = nursery
+        self._make_world = make_world
+        self._world = world
+        self.ownership = Ownership(n)
+        self.limits = Limits(**(limits or {}))
+        #: Rows that may have left a dead worker go again; else they end uncertain.
+        self.resends = False
+        self.workers: list[WorkerTwin] = []
+        self._incarnation = 0
+        self.registered = 0
+
+    def make_world(self, **fields: Any) -> Any:
+        return self._make_world(**(self._world | fields))
+
+    async def connect(self, worker: int) -> trio.abc.Stream:
+        twin = self.workers[worker]
+        if twin.nursery is None:
+            raise ConnectionRefusedError(111, "nobody listens")
+        ours, theirs = trio.testing.memory_stream_pair()
+        twin.nursery.start_soon(twin.links.serve, theirs)
+        return ours
+
+    async def start(self) -> None:
+        for index in range(self.ownership.workers):
+            self.workers.append(self._make(index))
+        for worker in self.workers:
+            await self._up(worker)
+        await self.settle()
+
+    def _make(self, index: int) -> WorkerTwin:
+        self._incarnation += 1
+        return WorkerTwin(self, index, self._incarnation)
+
+    async def _up(self, worker: WorkerTwin) -> None:
+        self._nursery.start_soon(worker.run)
+        for other in self.workers:
+            if other is not worker and other.nursery is not None:
+                other.links.peer_up(*worker.life)
+                worker.links.peer_up(*other.life)
+        await self.settle()
+
+    async def kill(self, index: int) -> WorkerTwin:
+        """What the worker had not written is lost with it; the others hear of it a moment later."""
+        worker = self.workers[index]
+        assert worker.nursery is not None
+        worker.nursery.cancel_scope.cancel()
+        await worker.ended.wait()
+        for other in self.workers:
+            if other is not worker:
+                other.links.peer_died(*worker.life)
+        await self.settle()
+        return worker
+
+    async def revive(self, index: int, devices: Sequence[bytes] = ()) -> None:
+        """The next life of the worker, which knows these devices already."""
+        self.workers[index] = self._make(index)
+        for device in devices:
+            self.workers[index].world.register(1, Channel(device[0]), first=int.from_bytes(device[7:], "big"))
+        await self._up(self.workers[index])
+
+    async def settle(self) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+
+    # -- devices and rows
+
+    def owned_by(self, worker: int, n: int, channel: Channel = Channel.APNS) -> list[bytes]:
+        """n devices of that worker, registered there, each with a token (none for NONE)."""
+        found: list[bytes] = []
+        while len(found) < n:
+            self.registered += 1
+            name = (b"%c" % int(channel)) + b"device" + self.registered.to_bytes(9, "big")
+            if self.ownership.owner(name) == worker:
+                found += self.workers[worker].world.register(1, channel, first=self.registered)
+        return found
+
+    def world(self, index: int) -> Any:
+        return self.workers[index].world
+
+    async def send(self, home: int, targets: list[Any], variant: Variant | None = None, **columns: Any) -> LedgerPage:
+        world = self.world(home)
+        page: LedgerPage = world.open(targets, variant, **columns)
+        world.router.route(page)
+        await self.settle()
+        return page
+
+    def answer_all(self, worker: int, status: int = 200) -> int:
+        """The vendors of that worker answer everything they have; returns how many."""
+        n = 0
+        for vendor in self.world(worker).vendors.values():
+            for connection in vendor.connections:
+                if connection.open:
+                    n += len(connection.open)
+                    connection.answer(status, n=len(connection.open))
+        return n
+
+
+@pytest.fixture
+def cluster_type() -> type[Cluster]:
+    return Cluster
+
+
+@pytest.fixture
+def make_cluster(make_world: Callable[..., Any], nursery: trio.Nursery) -> Callable[..., Any]:
+    async def make(n: int = 2, limits: dict[str, int] | None = None, **world: Any) -> Cluster:
+        cluster = Cluster(nursery, make_world, n, limits, **world)
+        await cluster.start()
+        return cluster
+
+    return make

@@ -1,0 +1,311 @@
+"""Front: a client may be connected to any worker and is answered as if there were one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+
+from gateway.actors.front import Front
+from gateway.actors.intake import Intake
+from gateway.actors.merged_receipts import MergedReceipts
+from gateway.actors.presence import Presence
+from gateway.actors.service import AppView, Service
+from gateway.batch import OwnershipEpoch
+from gateway.client.requests import DeviceState, device_status_request, register_request, submit_request
+from gateway.columns import TextColumn
+from gateway.content import Variant
+from gateway.core.identity import device_password
+from gateway.errors import Overloaded
+from gateway.ledger import Channel
+from gateway.net.edge_table import ConnectionTable
+from gateway.observe.counting import IntakeCounts, ServiceCounts
+from gateway.store.memory import MemoryJournal
+from gateway.wire.rpc import messages
+from gateway.wire.rpc.faults import BadRequest
+from gateway.wire.rpc.refusal import refusal
+from gateway.wire.rpc.server import Requested
+
+#: What a client's session puts its own number over.
+UNSENT = 1
+
+
+class Session:
+    def __init__(self, role: str, credit: int) -> None:
+        self.role, self.app_key, self.name = role, "shop" if role == "app" else "", "a client"
+        self.credit = credit
+
+    def stream_credit(self, stream: int) -> int:
+        return self.credit
+
+
+class Client:
+    """One connection to a worker, as its front sees it."""
+
+    def __init__(self, front: Front, role: str = "app", credit: int = 1000) -> None:
+        self.front = front
+        self.session = Session(role, credit)
+        self.answers: list[Any] = []
+        self.granted = 0
+
+    def answer(self, message: Any) -> bool:
+        self.answers.append(message)
+        if isinstance(message, messages.Receipts):
+            self.session.credit -= message.n
+        return True
+
+    def refuse(self, request_id: int, cause: BadRequest | Overloaded) -> None:
+        self.answers.append(refusal(request_id, cause))
+
+    def grant(self, rows: int, payload_bytes: int) -> None:
+        self.granted += rows
+
+    async def ask(self, message: Any) -> Any:
+        """The one answer."""
+        if message.id == UNSENT:
+            message.id = 5
+        before = len(self.answers)
+        self.front.request(self, Requested(message, 100, {}))
+        with trio.fail_after(10):
+            while len(self.answers) == before:
+                await trio.sleep(0.01)
+        assert len(self.answers) == before + 1
+        return self.answers[-1]
+
+
+class Offices:
+    """A service and a front at each worker."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster = cluster
+        self.fronts: list[Any] = [None] * cluster.ownership.workers
+        for index in range(cluster.ownership.workers):
+            self.open(index)
+
+    def open(self, index: int) -> None:
+        worker = self.cluster.workers[index]
+        world = worker.world
+        intake = Intake(
+            home=world.home,
+            journal=MemoryJournal(),
+            epoch=OwnershipEpoch(1),
+            secret=b"message id secret",
+            clock=world.clock,
+            route=world.router.route,
+            observer=IntakeCounts(world.metrics, ["shop"]),
+            gather_s=0.001,
+            gather_rows_max=100_000,
+            batch_bytes_max=1 << 20,
+            request_ids_max=100,
+        )
+        table = ConnectionTable(64, 40, now=trio.current_time())
+
+        class Sessions:
+            def __init__(self) -> None:
+                self.table = table
+
+        service = Service(
+            apps=[AppView(0, "shop", frozenset({Channel.APNS}), {Channel.APNS: lambda token: ""})],
+            intake=intake,
+            home=world.home,
+            devices=world.devices,
+            clock=world.clock,
+            observer=ServiceCounts(world.metrics, world.log),
+            status=dict,
+            check_room=lambda: None,
+            newest_secret=lambda key: b"secret",
+            presence=Presence(n_apps=1, devices=world.devices, link=Sessions, clock=world.clock, now=trio.current_time),
+        )
+        front = self.fronts[index] = Front(
+            service=service,
+            links=worker.links,
+            ownership=self.cluster.ownership,
+            me=index,
+            node=0,
+            app_numbers={"shop": 0},
+            receipts=MergedReceipts(world.home, worker.links, worker.life, self.cluster.ownership.workers),
+        )
+        for run in (intake.run, service.run, front.run):
+            worker.nursery.start_soon(run)
+
+    def client(self, index: int, **fields: Any) -> Client:
+        return Client(self.fronts[index], **fields)
+
+    def clients(self, **fields: Any) -> list[Client]:
+        return [self.client(index, **fields) for index in range(self.cluster.ownership.workers)]
+
+
+@pytest.fixture
+def open_offices(make_cluster: Callable[..., Any]) -> Callable[..., Any]:
+    async def make(n: int = 2, **fields: Any) -> Offices:
+        offices = Offices(await make_cluster(n, **fields))
+        await offices.cluster.settle()
+        return offices
+
+    return make
+
+
+def submit(devices: Sequence[bytes], request_id: str = "") -> Any:
+    return submit_request(Variant("title", "body"), devices, request_id=request_id)
+
+
+async def test_registration_reaches_each_devices_owner_and_is_answered_as_one(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    offices = await open_offices(3)
+    ids = [bytes([7]) + number.to_bytes(15, "big") for number in range(1, 40)]
+    devices = [DeviceState(device_id=one, channel="apns", token=one.hex() * 2) for one in ids]
+    for client in offices.clients():
+        answer = await client.ask(register_request(devices, want_passwords=True))
+        assert (answer.id, answer.registered, answer.refused_count) == (5, 39, 0)
+        column = TextColumn(answer.passwords.blob, np.frombuffer(answer.passwords.offsets, "<u4"))
+        assert column.row(11) == device_password(b"secret", ids[11].hex()).encode()
+    known = [int(offices.cluster.world(index).devices.statistics().devices) for index in range(3)]
+    assert sum(known) == 39
+    assert min(known) > 0
+    for client in offices.clients():
+        status = await client.ask(device_status_request(ids))
+        assert list(status.is_known) == [1] * 39
+        found = await client.ask(messages.Device(id=7, device_id=ids[3]))
+        assert found.facts["app"] == "shop"
+        missing = await client.ask(messages.Device(id=8, device_id=bytes(16)))
+        assert (missing.id, missing.code) == (8, "not_found")
+        unknown = await client.ask(messages.Device(id=9, alias="nobody"))
+        assert (unknown.id, unknown.code) == (9, "not_found")
+
+
+async def test_task_and_trace_are_answered_by_their_home_wherever_they_are_asked_for(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    offices = await open_offices(2)
+    cluster = offices.cluster
+    devices = [*cluster.owned_by(0, 2), *cluster.owned_by(1, 2)]
+    tasks = []
+    for client in offices.clients():
+        done = await client.ask(submit(devices))
+        assert (done.accepted, client.granted) == (4, 4)
+        tasks.append(done.task_id)
+    for index in (0, 1):
+        cluster.answer_all(index)
+    await cluster.settle()
+    for client in offices.clients():
+        for task in tasks:
+            counts = await client.ask(messages.TaskState(id=5, task_id=task))
+            assert counts.states == {"vendor_accepted": 4}
+            rows = await client.ask(messages.TaskRows(id=5, task_id=task))
+            assert rows.n == 4
+            way = await client.ask(messages.Trace(id=5, task_id=task, device_id=devices[3]))
+            assert {hop.what for hop in way.hops} == {"submitted", "routed", "issued", "answered", "state"}
+            again = await client.ask(messages.Trace(id=5, message_id=way.message_id))
+            assert again.hops == way.hops
+        found = await client.ask(messages.Device(id=7, device_id=devices[3]))
+        assert len(found.facts["messages"]) == 2
+        forged = await client.ask(messages.TaskState(id=5, task_id=bytes(16)))
+        assert forged.code == "not_found"
+
+
+async def test_submit_with_a_request_id_has_one_home_and_one_answer(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    offices = await open_offices(3)
+    devices = offices.cluster.owned_by(0, 3)
+    homes = set()
+    for number in range(8):
+        answers = [await client.ask(submit(devices, f"request {number}")) for client in offices.clients()]
+        assert len({answer.task_id for answer in answers}) == 1
+        homes.add(int.from_bytes(answers[0].task_id[6:8], "big") & 0xFFF)
+        other = await offices.client(1).ask(submit(devices[:1], f"request {number}"))
+        assert other.code == "request_id_reused"
+    assert homes == {0, 1, 2}
+    sent = sum(len(offices.cluster.world(index).apns.requests()) for index in range(3))
+    assert sent == 8 * 3
+
+
+async def test_request_that_needs_a_worker_that_is_down_is_told_to_come_back(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    offices = await open_offices(2)
+    cluster = offices.cluster
+    (device,) = cluster.owned_by(1, 1)
+    await cluster.kill(1)
+    client = offices.client(0)
+    answer = await client.ask(device_status_request([device]))
+    assert (answer.id, answer.code, answer.retry_after_ms) == (5, "overloaded", 1000)
+    with pytest.raises(Overloaded):
+        await offices.fronts[0].register(
+            register_request([DeviceState(device_id=device, channel="apns", token="t" * 64)]), "shop"
+        )
+    await cluster.revive(1, [device])
+    offices.open(1)
+    await cluster.settle()
+    assert list((await client.ask(device_status_request([device]))).is_known) == [1]
+
+
+def ids_of(page: Any) -> list[bytes]:
+    return [bytes(page.message_ids[16 * k : 16 * k + 16]) for k in range(page.n)]
+
+
+async def test_receipts_of_all_homes_come_in_one_stream_within_the_clients_credit(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    offices = await open_offices(3)
+    cluster = offices.cluster
+    targets = [device for index in range(3) for device in cluster.owned_by(index, 5)]
+    client = offices.client(0, credit=7)
+    client.front.request(client, Requested(messages.SubscribeReceipts(id=5), 0, {}))
+    await trio.sleep(0.1)
+    for other in offices.clients():
+        await other.ask(submit(targets))
+    for index in range(3):
+        cluster.answer_all(index)
+    await trio.sleep(1)
+    seen = [one for page in client.answers for one in ids_of(page)]
+    assert len(seen) == 7
+    while client.session.credit == 0 and len(seen) < 45:
+        client.session.credit = 7
+        client.front.credited(client, 5)
+        await trio.sleep(1)
+        seen = [one for page in client.answers for one in ids_of(page)]
+    assert len(set(seen)) == len(seen) == 45
+    # From any page on, another client at another worker gets the rest.
+    middle = len(client.answers) // 2
+    late = offices.client(2)
+    cursor = client.answers[middle].cursor
+    late.front.request(late, Requested(messages.SubscribeReceipts(id=5, cursor=cursor), 0, {}))
+    await trio.sleep(1)
+    rest = [one for page in client.answers[middle + 1 :] for one in ids_of(page)]
+    assert sorted(one for page in late.answers for one in ids_of(page)) == sorted(rest)
+    late.front.cancelled(late, 5)
+    client.front.closed(client)
+    await cluster.settle()
+
+
+async def test_stream_goes_on_with_the_next_life_of_a_worker_and_a_cursor_of_the_last_is_expired(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    offices = await open_offices(2)
+    cluster = offices.cluster
+    client = offices.client(0)
+    client.front.request(client, Requested(messages.SubscribeReceipts(id=5), 0, {}))
+    await trio.sleep(0.1)
+    (device,) = cluster.owned_by(0, 1)
+    await offices.client(1).ask(submit([device]))
+    cluster.answer_all(0)
+    await trio.sleep(1)
+    assert len(client.answers) == 1
+    await cluster.kill(1)
+    await cluster.revive(1)
+    offices.open(1)
+    await cluster.settle()
+    await offices.client(1).ask(submit([device]))
+    cluster.answer_all(0)
+    await trio.sleep(1)
+    assert len(client.answers) == 2
+    for cursor in (client.answers[0].cursor, b"12 bytes....", b"x" * 32):
+        late = offices.client(1)
+        refused = await late.ask(messages.SubscribeReceipts(id=5, cursor=cursor))
+        assert refused.code == "cursor_expired"
+    cluster.workers[0].nursery.cancel_scope.cancel()

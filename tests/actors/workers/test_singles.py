@@ -1,0 +1,218 @@
+"""Things of which there is one: a credential that one worker makes for all, a rate that one worker lends out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from gateway.actors.borrowed_credential import BorrowedCredential, CredentialMakers
+from gateway.actors.credentials import CredentialKeeper
+from gateway.actors.rate_sharing import RateSharing, SharedRate
+from gateway.core.bucket import TokenBucket
+from vendors.auth.credential import Issued
+
+LEASE_S = 3.0
+
+
+class Signer:
+    """Numbered values, each good for `lasts_s`."""
+
+    gap_s = 1.0
+
+    def __init__(self, name: str, lasts_s: float = 100.0) -> None:
+        self.name = name
+        self.n = 0
+        self.lasts_s = lasts_s
+
+    def issue(self, now_unix_s: float, *, fresh: bool = False) -> Issued:
+        self.n += 1
+        value = f"{self.name} {self.n}".encode()
+        return Issued(value, now_unix_s + self.lasts_s * 0.9, now_unix_s + self.lasts_s)
+
+
+def make_keeper(world: Any, source: Signer) -> CredentialKeeper:
+    return CredentialKeeper(
+        "shop/apns",
+        source,
+        clock=world.clock,
+        report=lambda event: None,
+        random=lambda: 0.5,
+        open_client=httpx.AsyncClient,
+    )
+
+
+class Pair:
+    """Worker 0 makes, worker 1 borrows."""
+
+    def __init__(self, cluster: Any, lasts_s: float = 100.0) -> None:
+        self.cluster = cluster
+        self.maker = self.add_maker("maker", lasts_s)
+        self.own = Signer("own", lasts_s)
+        borrower = cluster.workers[1]
+        self.borrowed = BorrowedCredential(
+            "shop/apns",
+            make_keeper(borrower.world, self.own),
+            maker=0,
+            links=borrower.links,
+            clock=borrower.world.clock,
+            lease_s=LEASE_S,
+        )
+        self.values: list[bytes | None] = []
+        self.borrowed.on_value = lambda: self.values.append(self.borrowed.get_nowait())
+        borrower.nursery.start_soon(self.borrowed.run)
+
+    def add_maker(self, name: str, lasts_s: float = 100.0) -> CredentialKeeper:
+        worker = self.cluster.workers[0]
+        keeper = make_keeper(worker.world, Signer(name, lasts_s))
+        CredentialMakers(worker.links).add("shop/apns", keeper)
+        return keeper
+
+
+async def test_all_workers_send_the_same_value_and_follow_when_it_changes(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster()
+    pair = Pair(cluster)
+    await cluster.settle()
+    assert pair.borrowed.get_nowait() == pair.maker.get_nowait() == b"maker 1"
+    assert pair.values == [b"maker 1"]
+    assert pair.borrowed.expires_in_s() == pytest.approx(100, abs=2)
+    pair.maker.refused(b"maker 1")
+    assert pair.maker.get_nowait() == b"maker 2"
+    await trio.sleep(LEASE_S)
+    assert pair.borrowed.get_nowait() == b"maker 2"
+    assert pair.own.n == 0
+
+
+async def test_value_that_the_vendor_refused_is_replaced_by_its_maker_for_everybody(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster()
+    pair = Pair(cluster)
+    await cluster.settle()
+    pair.borrowed.refused(b"maker 1")
+    assert pair.borrowed.get_nowait() is None
+    await trio.sleep(1)
+    assert pair.borrowed.get_nowait() == pair.maker.get_nowait() == b"maker 2"
+    pair.borrowed.refused(b"maker 1")
+    await trio.sleep(1)
+    assert pair.borrowed.get_nowait() == b"maker 2"
+
+
+async def test_last_value_serves_while_its_maker_is_away_and_then_the_worker_makes_its_own(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster()
+    pair = Pair(cluster, lasts_s=20.0)
+    await cluster.settle()
+    await cluster.kill(0)
+    await trio.sleep(15)
+    assert pair.borrowed.get_nowait() == b"maker 1"
+    assert not pair.borrowed.is_alone
+    await trio.sleep(6)
+    assert pair.borrowed.get_nowait() == b"own 1"
+    await cluster.revive(0)
+    pair.add_maker("next")
+    await trio.sleep(LEASE_S)
+    assert pair.borrowed.get_nowait() == b"next 1"
+    assert not pair.borrowed.is_alone
+
+
+async def test_worker_whose_maker_never_comes_makes_its_own_after_a_lease(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster()
+    await cluster.kill(0)
+    worker = cluster.workers[1]
+    borrowed = BorrowedCredential(
+        "shop/apns",
+        make_keeper(worker.world, Signer("own")),
+        maker=0,
+        links=worker.links,
+        clock=worker.world.clock,
+        lease_s=LEASE_S,
+    )
+    worker.nursery.start_soon(borrowed.run)
+    await trio.sleep(LEASE_S - 0.5)
+    assert borrowed.get_nowait() is None
+    await trio.sleep(1)
+    assert borrowed.get_nowait() == b"own 1"
+
+
+class Rates:
+    """One rate of 1,000 per second over the cluster, lent by worker 0. waiting: rows that each worker holds."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster = cluster
+        n = cluster.ownership.workers
+        self.waiting = [0] * n
+        self.buckets: list[TokenBucket] = []
+        self.rings = [0] * n
+        for index in range(n):
+            self.buckets.append(None)
+            self.start(index)
+
+    def start(self, index: int) -> None:
+        worker = self.cluster.workers[index]
+        n = self.cluster.ownership.workers
+        bucket = self.buckets[index] = TokenBucket(1000.0 / n, 100, now=worker.world.clock.monotonic())
+
+        def ring() -> None:
+            self.rings[index] += 1
+
+        rate = SharedRate("shop/fcm", 1000.0, 100, bucket, lambda: self.waiting[index], ring)
+        sharing = RateSharing(
+            [rate],
+            lender_of=lambda name: 0,
+            me=index,
+            workers=n,
+            links=worker.links,
+            clock=worker.world.clock,
+            lease_s=LEASE_S,
+        )
+        worker.nursery.start_soon(sharing.run)
+
+    def per_s(self) -> list[float]:
+        return [bucket.statistics().rate_per_s for bucket in self.buckets]
+
+
+async def test_rate_goes_to_the_worker_that_has_rows_and_never_adds_up_to_more(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster()
+    rates = Rates(cluster)
+    rates.waiting[1] = 1_000_000
+    for _ in range(100):
+        await trio.sleep(0.1)
+        assert sum(rates.per_s()) <= 1000.001
+    assert rates.per_s() == pytest.approx([125.0, 875.0])
+    assert rates.rings[1] > 0
+    rates.waiting = [1_000_000, 1_000_000]
+    for _ in range(100):
+        await trio.sleep(0.1)
+        assert sum(rates.per_s()) <= 1000.001
+    assert rates.per_s() == pytest.approx([500.0, 500.0])
+
+
+async def test_workers_go_on_at_their_fair_share_when_the_lender_is_gone(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster(n=3)
+    rates = Rates(cluster)
+    rates.waiting[1] = 1_000_000
+    await trio.sleep(10)
+    assert rates.per_s()[1] > 700
+    await cluster.kill(0)
+    assert rates.per_s()[1] > 700
+    await trio.sleep(LEASE_S + 1.1)
+    assert rates.per_s()[1:] == pytest.approx([1000 / 3] * 2)
+    await cluster.revive(0)
+    rates.start(0)
+    for _ in range(100):
+        await trio.sleep(0.1)
+        assert sum(rates.per_s()) <= 1000.001
+    assert rates.per_s()[1] > 700

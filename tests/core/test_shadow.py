@@ -1,0 +1,200 @@
+"""Shadow: rows of another home behave here as our own do, and their home hears of every change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import message_id
+from gateway.batch import Batch
+from gateway.columns import TextColumn
+from gateway.content import Variant
+from gateway.core.shadow import KEEP_S, PATHS, Life, ShadowPage, Shadows, cut_batch
+from gateway.ledger import LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, Reason, Receipt, State
+from gateway.message_id import SEQUENCES_MAX, BatchAddress
+
+SECRET = b"message id secret"
+HOME = Life(3, 7)
+ADDRESS = BatchAddress(1_700_000_000_000, 5, 77)
+
+
+def make_batch(n: int, *, variants: int = 1, seed: int = 0, born: float = 100.0) -> Batch:
+    """Every third row's target is a token; each row has a text of its own."""
+    random = np.random.default_rng(seed)
+    is_token = np.arange(n) % 3 == 0
+    return Batch(
+        ADDRESS,
+        1,
+        born,
+        n,
+        device_ids=random.integers(0, 256, (n, 16), np.uint8),
+        message_ids=np.zeros((n, 16), np.uint8),
+        variants=[Variant("title", f"body {number}", ttl_s=60 + number) for number in range(variants)],
+        variant_index=random.integers(0, variants, n).astype(np.uint16) if variants > 1 else None,
+        channels=np.where(is_token, Channel.APNS, 0).astype(np.uint8),
+        tokens=TextColumn.from_rows([b"token %d" % row if is_token[row] else b"" for row in range(n)]),
+        variables={"name": TextColumn.from_rows([b"name %d" % row for row in range(n)])},
+    )
+
+
+def open_shadow(n: int = 6, rows: list[int] | None = None) -> tuple[Shadows, ShadowPage]:
+    shadows = Shadows(SECRET)
+    positions = np.arange(n) if rows is None else np.array(rows)
+    batch = cut_batch(make_batch(int(positions.max()) + 1), positions)
+    return shadows, shadows.open(HOME, batch, positions.astype(np.uint16), 100)
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.data())
+def test_cut_rows_are_those_of_the_batch(n: int, variants: int, data: Any) -> None:
+    batch = make_batch(n, variants=variants)
+    rows = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1), min_size=1))))
+    part = cut_batch(batch, rows)
+    assert part.n == len(rows)
+    assert part.address == batch.address
+    assert len(part.variants) <= len(batch.variants)
+    assert part.channels is not None
+    assert batch.channels is not None
+    assert part.tokens is not None
+    assert batch.tokens is not None
+    for at, row in enumerate(rows.tolist()):
+        assert part.variant_of(at) == batch.variant_of(row)
+        assert part.device_ids[at].tobytes() == batch.device_ids[row].tobytes()
+        assert part.channels[at] == batch.channels[row]
+        assert part.tokens.row(at) == batch.tokens.row(row)
+        assert part.variables["name"].row(at) == batch.variables["name"].row(row)
+    if part.variant_index is None:
+        assert len(part.variants) == 1
+    else:
+        assert set(part.variant_index.tolist()) == set(range(len(part.variants)))
+
+
+def test_shadow_has_its_homes_message_ids_and_a_number_no_batch_has() -> None:
+    _, page = open_shadow(rows=[2, 5, 9])
+    wanted = message_id.encode_rows(SECRET, ADDRESS, np.array([2, 5, 9]))
+    assert page.batch.message_ids.tobytes() == wanted.tobytes()
+    assert page.batch.address.sequence >= SEQUENCES_MAX
+    assert page.home_address == ADDRESS
+    assert page.batch.born_unix_ms == ADDRESS.unix_ms
+
+
+@pytest.mark.parametrize("home_rows", [[0, 1], [0, 2, 1], [0, 0, 1]])
+def test_slice_whose_rows_do_not_fit_is_refused(home_rows: list[int]) -> None:
+    batch = cut_batch(make_batch(3), np.arange(3))
+    with pytest.raises(ValueError, match="expected as many, rising"):
+        Shadows(SECRET).open(HOME, batch, np.array(home_rows, np.uint16), 100)
+
+
+def test_report_holds_what_changed_since_the_last_one_once_however_often_it_changed() -> None:
+    shadows, page = open_shadow(rows=[2, 5, 9])
+    assert shadows.take_news(HOME, 0.0) is None
+    rows = np.array([0, 2])
+    for state in (State.IN_FLIGHT, State.WAITING, State.QUEUED, State.IN_FLIGHT, State.VENDOR_ACCEPTED):
+        came = page.move(rows, state)
+        page.moved(rows, state, came, 101.0)
+    news = shadows.take_news(HOME, 0.0)
+    assert news is not None
+    assert news[2].rows.tolist() == [2, 9]
+    assert news[2].state.tolist() == [State.VENDOR_ACCEPTED] * 2
+    assert news[2].final_ms.tolist() == [1000, 1000]
+    assert shadows.take_news(HOME, 0.0) is None
+    assert shadows.rows_open == 1
+
+
+def test_bursts_go_home_when_every_row_has_its_answer() -> None:
+    shadows, page = open_shadow(rows=[2, 5, 9])
+    verdicts = np.array([0, NO_VERDICT], np.uint8)
+    rows = np.array([0, 2], np.uint16)
+    page.bursts.append(Burst(4, 1, Channel.APNS, 11, rows, 100.5, np.zeros(2, np.uint32), verdicts, {1: "BadToken"}))
+    page.touch(np.array([0]))
+    first = shadows.take_news(HOME, 0.0)
+    verdicts[1] = 1
+    page.touch(np.array([2]))
+    second = shadows.take_news(HOME, 0.0)
+    assert first is not None
+    assert second is not None
+    assert first[2].bursts == []
+    (burst,) = second[2].bursts
+    assert (burst.rows.tolist(), burst.issued_ms, burst.names) == ([2, 9], 500, {1: "BadToken"})
+    assert page.bursts == []
+
+
+def test_rows_may_leave_when_the_report_of_them_is_out_and_whoever_waits_is_rung() -> None:
+    shadows, page = open_shadow()
+    rung: list[int] = []
+    rows = np.array([1, 2])
+    page.announce(rows)
+    assert not page.may_leave(rows, lambda: rung.append(1))
+    news = shadows.take_news(HOME, 0.0)
+    assert news is not None
+    assert news[2].is_announced.all()
+    assert not page.may_leave(rows, lambda: rung.append(2))
+    page.told(news[1])
+    assert rung == [1, 2]
+    assert page.may_leave(rows, lambda: rung.append(3))
+    assert not page.may_leave(np.array([0, 1]), lambda: rung.append(4))
+
+
+def test_row_that_got_its_answer_is_announced_anew_before_its_next_attempt() -> None:
+    shadows, page = open_shadow()
+    rows = np.array([1])
+    page.announce(rows)
+    news = shadows.take_news(HOME, 0.0)
+    assert news is not None
+    page.told(news[1])
+    for state in (State.IN_FLIGHT, State.WAITING):
+        page.moved(rows, state, page.move(rows, state), 101.0)
+    news = shadows.take_news(HOME, 0.0)
+    assert news is not None
+    assert not news[2].is_announced.any()
+    page.told(news[1])
+    page.moved(rows, State.QUEUED, page.move(rows, State.QUEUED), 102.0)
+    page.announce(rows)
+    assert not page.may_leave(rows, lambda: None)
+
+
+def test_news_for_a_home_that_died_are_counted_and_dropped_and_its_rows_go_on() -> None:
+    shadows, page = open_shadow()
+    rung: list[int] = []
+    page.announce(np.array([0]))
+    assert not page.may_leave(np.array([0]), lambda: rung.append(1))
+    assert shadows.home_died(HOME) == 6
+    assert rung == [1]
+    assert page.may_leave(np.array([0]), lambda: None)
+    assert shadows.rows_for_the_dead == 1
+    rows = np.arange(6)
+    page.moved(rows, State.DROPPED, page.move(rows, State.DROPPED, Reason.NO_CHANNEL), 101.0)
+    assert shadows.rows_for_the_dead == 7
+    assert shadows.take_news(HOME, 0.0) is None
+    assert (shadows.rows_open, len(shadows)) == (0, 0)
+
+
+def test_ended_shadow_stays_for_late_receipts_and_then_goes() -> None:
+    shadows, page = open_shadow(n=2)
+    sequence = page.batch.address.sequence
+    rows = np.arange(2)
+    page.moved(rows, State.DROPPED, page.move(rows, State.DROPPED, Reason.NO_CHANNEL), 101.0)
+    assert shadows.take_news(HOME, 10.0) is not None
+    assert shadows.get(sequence) is page
+    page.receipt[0] = Receipt.DELIVERED
+    page.touch(rows[:1])
+    late = shadows.take_news(HOME, 10.0 + KEEP_S)
+    assert late is not None
+    assert late[2].receipt.tolist() == [Receipt.DELIVERED]
+    assert shadows.get(sequence) is None
+
+
+def test_every_pair_of_states_that_moves_connect_has_a_way_of_legal_moves() -> None:
+    for (start, end), way in PATHS.items():
+        assert way[-1] is end
+        for at, to in zip((start, *way), way, strict=False):
+            assert LEGAL_MOVES[at, to]
+    # What a report may leave out: everything between queued and any end.
+    assert {end for start, end in PATHS if start is State.QUEUED} == set(State) - {State.QUEUED}
+
+
+def test_pages_of_this_worker_are_no_shadows() -> None:
+    assert not isinstance(LedgerPage(make_batch(1)), ShadowPage)

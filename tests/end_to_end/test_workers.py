@@ -1,0 +1,411 @@
+"""`pushgw serve` with several workers, as processes: crashes, restarts, ends; devices of the wrong worker; one page."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from gateway.client.errors import CallFailed
+from gateway.core.identity import device_password
+from gateway.core.ownership import Ownership
+from gateway.wire.rpc.messages import Variant
+
+SECRET = b"the secret of the shop"
+TWO = {"workers": 2, "restart_spread_s": 0.2}
+#: Devices wait for their owner so long; a worker starts in half a second, and in several where all cores are busy.
+PATIENT = {"handshake_timeout_s": 30.0, "packet_timeout_s": 30.0}
+#: For a process to be started again, imports included, on a busy machine.
+BACK_S = 30.0
+
+
+def device_of(worker: int, workers: int = 2) -> bytes:
+    """A device id that this worker owns."""
+    ownership = Ownership(workers)
+    return next(one for one in iter(lambda: os.urandom(16), b"") if ownership.owner(one) == worker)
+
+
+async def until(holds: Callable[[], Awaitable[Any]], timeout_s: float = BACK_S) -> Any:
+    """What `holds` says once that is true; it may fail as long as workers are away."""
+    with trio.fail_after(timeout_s):
+        while True:
+            with contextlib.suppress(httpx.HTTPError, OSError):
+                if found := await holds():
+                    return found
+            await trio.sleep(0.05)
+
+
+async def workers_of(gateway: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await gateway.operator.status()).facts["workers"]
+    return found
+
+
+async def until_all_ready(gateway: Any) -> list[dict[str, Any]]:
+    async def ready() -> list[dict[str, Any]]:
+        found = await workers_of(gateway)
+        return found if all(one["state"] == "ready" for one in found) else []
+
+    found: list[dict[str, Any]] = await until(ready)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stream:
+            return stream.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def until_gone(pids: list[int]) -> None:
+    async def gone() -> bool:
+        return not any(is_alive(pid) for pid in pids)
+
+    await until(gone, 10)
+
+
+async def test_devices_are_online_at_their_owner_whichever_worker_they_reach(
+    serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any]
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
+        devices = [device_of(number % 2) for number in range(24)]
+        for device in devices:
+            await new_phone(device).connect(gateway.link_port, nursery)
+        assert [one["devices_online"] for one in await workers_of(gateway)] == [12, 12]
+        page = await gateway.metrics()
+        moved = page["pushgw_mqtt_events_total", "moved"]
+        assert 0 < moved == page["pushgw_mqtt_events_total", "adopted"]
+        assert page["pushgw_devices_online", ""] == 24
+        assert page["pushgw_connections_open", "long_link"] == 24
+        for device in devices:
+            assert (await gateway.operator.device(device, app_key="shop")).facts["is_online"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_mosquitto_clients_of_both_versions_are_handed_over(
+    serve: Callable[..., Any], open_clients: Callable[..., Any]
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    async with open_clients(process.ready) as gateway:
+        clients = []
+        for number in range(12):
+            name = device_of(number % 2).hex()
+            options = ["-h", "127.0.0.1", "-p", str(gateway.link_port), "-i", name, "-u", "shop", "-q", "1"]
+            options += [
+                "-P",
+                device_password(SECRET, name),
+                "-t",
+                f"d/{name}/down",
+                "-V",
+                ("311", "5")[number // 2 % 2],
+            ]
+            clients.append(subprocess.Popen(["mosquitto_sub", *options], stderr=subprocess.PIPE))
+        try:
+
+            async def online() -> bool:
+                return [one.get("devices_online") for one in await workers_of(gateway)] == [6, 6]
+
+            await until(online)
+            assert (await gateway.metrics())["pushgw_mqtt_events_total", "moved"] > 0
+        finally:
+            for client in clients:
+                client.kill()
+                client.communicate()
+
+
+async def test_crash_of_one_worker_leaves_the_other_alone_and_counts_survive_it(
+    serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any]
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
+        phones = [await new_phone(device_of(number % 2)).connect(gateway.link_port, nursery) for number in range(8)]
+        logins = (await gateway.metrics())["pushgw_mqtt_events_total", "logins"]
+        assert logins == 8
+        before = await workers_of(gateway)
+        os.kill(before[0]["pid"], signal.SIGKILL)
+        after = await until_all_ready_again(gateway, before[0])
+        assert after[0]["incarnation"] > max(one["incarnation"] for one in before)
+        assert after[1]["incarnation"] == before[1]["incarnation"]
+        assert [one["devices_online"] for one in after] == [0, 4]
+        page = await gateway.metrics()
+        assert page["pushgw_mqtt_events_total", "logins"] >= logins
+        assert page["pushgw_devices_online", ""] == 4
+        assert page["pushgw_worker_restarts_total", "0"] == 1
+        await new_phone(phones[0].device_id).connect(gateway.link_port, nursery)
+        assert (await gateway.metrics())["pushgw_devices_online", ""] == 5
+        nursery.cancel_scope.cancel()
+
+
+async def until_all_ready_again(gateway: Any, before: dict[str, Any]) -> list[dict[str, Any]]:
+    async def is_another() -> bool:
+        return bool((await workers_of(gateway))[before["worker"]]["incarnation"] != before["incarnation"])
+
+    await until(is_another)
+    return await until_all_ready(gateway)
+
+
+async def test_gateway_is_ready_only_when_all_its_workers_are(
+    serve: Callable[..., Any], open_clients: Callable[..., Any]
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    async with open_clients(process.ready) as gateway, httpx.AsyncClient(base_url=process.ready["http"]) as http:
+        assert (await http.get("/readyz")).status_code == 200
+        victim = (await workers_of(gateway))[1]
+        os.kill(victim["pid"], signal.SIGKILL)
+
+        async def not_ready() -> bool:
+            answer = await http.get("/readyz")
+            return answer.status_code == 503 and "worker 1 is" in answer.text
+
+        await until(not_ready)
+
+        async def ready() -> bool:
+            return (await http.get("/readyz")).status_code == 200
+
+        await until(ready)
+        assert (await http.get("/healthz")).text == "ok\n"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_sigterm_ends_all_workers_with_exit_code_0(
+    serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any], times: int
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
+        await new_phone(device_of(0)).connect(gateway.link_port, nursery)
+        pids = [one["pid"] for one in await workers_of(gateway)]
+        for _ in range(times):
+            process.signal(signal.SIGTERM)
+        assert await trio.to_thread.run_sync(process.wait) == 0
+        assert not any(is_alive(pid) for pid in pids)
+        nursery.cancel_scope.cancel()
+
+
+async def test_killed_supervisor_takes_its_workers_with_it(
+    serve: Callable[..., Any], open_clients: Callable[..., Any]
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    async with open_clients(process.ready) as gateway:
+        pids = [one["pid"] for one in await workers_of(gateway)]
+        process.signal(signal.SIGKILL)
+        assert await trio.to_thread.run_sync(process.wait) == -signal.SIGKILL
+        await until_gone(pids)
+
+
+async def test_end_of_stdin_ends_all_where_that_was_asked_for(folder: Path, serve: Callable[..., Any]) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    await trio.to_thread.run_sync(process.end)
+    command = ["gateway", "serve", "--config", str(folder / "gateway.toml"), "--ready-json", "--exit-with-parent"]
+    with subprocess.Popen(
+        [sys.executable, "-m", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdin is not None
+        assert await trio.to_thread.run_sync(child.stdout.readline)
+        child.stdin.close()
+        assert await trio.to_thread.run_sync(child.wait) == 0
+
+
+async def test_address_of_another_gateway_is_refused_with_code_2(serve: Callable[..., Any], folder: Path) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    theirs = process.ready["rpc"][0]
+    (folder / "other").mkdir()
+    text = (folder / "gateway.toml").read_text().replace("tcp://127.0.0.1:0", theirs, 1)
+    text = text.replace(str(folder / "data"), str(folder / "other")).replace("operator.sock", "other.sock")
+    (folder / "other.toml").write_text(text)
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(folder / "other.toml")]
+    ended = await trio.run_process(command, capture_stderr=True, check=False)
+    assert ended.returncode == 2
+    assert b"rpc.listeners[0].address" in ended.stderr
+
+
+async def test_rolling_restart_replaces_every_worker_and_devices_come_back(
+    serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any]
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
+        before = await workers_of(gateway)
+        devices = [device_of(number % 2) for number in range(8)]
+        comebacks, turned_away = [0] * len(devices), [0] * len(devices)
+
+        async def stay(number: int, device: bytes) -> None:
+            """As a phone does: connects again whenever it has been closed."""
+            while True:
+                phone = new_phone(device)
+                try:
+                    async with trio.open_nursery() as reading:
+                        await phone.connect(gateway.link_port, reading)
+                        comebacks[number] += 1
+                except* (OSError, AssertionError, trio.BrokenResourceError):
+                    turned_away[number] += 1
+                await phone.close()
+
+        for number, device in enumerate(devices):
+            nursery.start_soon(stay, number, device)
+
+        async def online() -> bool:
+            return [one.get("devices_online") for one in await workers_of(gateway)] == [4, 4]
+
+        await until(online)
+        async with open_clients(process.ready) as patient:
+            patient.operator._timeout_s = 60.0
+            done = (await patient.operator.restart()).workers
+        assert [(one.worker, one.outcome, one.rows_open) for one in done] == [
+            (0, "restarted", {}),
+            (1, "restarted", {}),
+        ]
+        after = await until_all_ready(gateway)
+        assert not {one["pid"] for one in before} & {one["pid"] for one in after}
+        await until(online)
+        # Once at first, once after the restart of its worker. Who was in the accept queue of a socket when it was
+        # closed is reset, and tries again.
+        assert comebacks == [2] * len(devices)
+        assert sum(turned_away) <= 2
+        page = await gateway.metrics()
+        assert ("pushgw_worker_restarts_total", "0") not in page
+        nursery.cancel_scope.cancel()
+
+
+async def test_worker_with_rows_in_memory_alone_is_not_restarted_unless_they_may_be_lost(
+    serve: Callable[..., Any], open_clients: Callable[..., Any]
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO | {"drain_s": 0.5}))
+    async with open_clients(process.ready) as gateway:
+        gateway.operator._timeout_s = 60.0
+        (device,) = await gateway.register(1, "")
+        task = await gateway.client.submit(Variant(title="wait", body="for it", ttl_s=600), [device])
+        before = await workers_of(gateway)
+        (home,) = [one["worker"] for one in before if one["rows_open"]]
+        done = (await gateway.operator.restart()).workers
+        # Its home, and the worker that keeps it until the device is back.
+        kept = {home, Ownership(2).owner(device)}
+        assert [one.outcome for one in done] == ["kept" if one.worker in kept else "restarted" for one in done]
+        assert all(done[worker].rows_open == {"held": 1} for worker in kept)
+        after = await until_all_ready(gateway)
+        assert after[home]["pid"] == before[home]["pid"]
+        assert (await gateway.operator.task_state(task.task_id)).states == {"held": 1}
+        # It serves as before, new connections included.
+        async with open_clients(process.ready) as again:
+            await again.register(1, "")
+        done = (await gateway.operator.restart(may_lose=True)).workers
+        assert [one.outcome for one in done] == ["restarted", "restarted"]
+
+
+async def test_development_clock_moves_all_workers_and_those_that_start_later(
+    serve: Callable[..., Any], open_clients: Callable[..., Any]
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    async with open_clients(process.ready) as gateway:
+        began = (await gateway.operator.status()).facts["now_unix_ms"]
+        victim = (await workers_of(gateway))[0]
+        assert (await gateway.operator.clock_advance(3600)).now_unix_ms >= began + 3_600_000
+        os.kill(victim["pid"], signal.SIGKILL)
+        await until_all_ready_again(gateway, victim)
+        for worker in (0, 1):
+            socket = f"unix://{process.ready['operator'].removeprefix('unix://').rsplit('/', 1)[0]}"
+            async with open_clients(process.ready | {"operator": f"{socket}/data/run/operator-{worker}.sock"}) as one:
+                assert (await one.operator.status()).facts["now_unix_ms"] >= began + 3_600_000
+
+
+async def test_connections_of_an_app_are_counted_over_all_workers(
+    serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any]
+) -> None:
+    process = await trio.to_thread.run_sync(
+        lambda: serve(None, gateway=TWO, long_link=PATIENT, app={"connections_max": 3})
+    )
+    async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
+        for device in (device_of(0), device_of(0), device_of(1)):
+            await new_phone(device).connect(gateway.link_port, nursery)
+        for worker in (0, 1):
+            phone = new_phone(device_of(worker))
+            with pytest.raises(AssertionError):
+                await phone.connect(gateway.link_port, nursery)
+            await phone.close()
+        assert (await gateway.metrics())["pushgw_logins_refused_total", "shop,app_connections_max"] == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_operator_is_told_what_no_worker_knows(
+    serve: Callable[..., Any], open_clients: Callable[..., Any]
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    async with open_clients(process.ready) as gateway:
+        with pytest.raises(CallFailed, match="not_found"):
+            await gateway.operator.task_state(bytes(16))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory, write_certificate: Callable[..., Path]) -> Path:
+    return write_certificate(tmp_path_factory.mktemp("tls") / "devices.pem")
+
+
+async def test_device_whose_tls_ends_at_the_wrong_worker_is_relayed_to_its_owner(
+    serve: Callable[..., Any], open_clients: Callable[..., Any], certificate: Path
+) -> None:
+    listener = {"address": "tls://127.0.0.1:0", "cert_file": str(certificate), "key_file": str(certificate)}
+    process = await trio.to_thread.run_sync(
+        lambda: serve(None, gateway=TWO, long_link=PATIENT | {"listeners": [listener]})
+    )
+    async with open_clients(process.ready) as gateway:
+        clients = []
+        for number in range(12):
+            name = device_of(number % 2).hex()
+            options = ["-h", "localhost", "-p", str(gateway.link_port), "-i", name, "-u", "shop", "-q", "1", "-k", "5"]
+            options += ["-P", device_password(SECRET, name), "-t", f"d/{name}/down", "--cafile", str(certificate)]
+            clients.append(subprocess.Popen(["mosquitto_sub", *options], stderr=subprocess.PIPE))
+        try:
+
+            async def online() -> bool:
+                return [one.get("devices_online") for one in await workers_of(gateway)] == [6, 6]
+
+            await until(online)
+            page = await gateway.metrics()
+            relayed = page["pushgw_mqtt_events_total", "relayed"]
+            assert relayed > 0
+            assert page["pushgw_mqtt_events_total", "tls_handshakes"] == 12
+            assert page["pushgw_mqtt_events_total", "adopted"] == relayed
+            for client in clients:
+                client.terminate()
+
+            async def offline() -> bool:
+                return [one.get("devices_online") for one in await workers_of(gateway)] == [0, 0]
+
+            await until(offline)
+            page = await gateway.metrics()
+            # Accepted once, taken over by its owner where that is another worker, ended once at each.
+            closes = sum(
+                n for (name, labels), n in page.items() if name == "pushgw_closes_total" and "long_link" in labels
+            )
+            assert closes == page["pushgw_connections_total", "long_link"] + relayed
+        finally:
+            for client in clients:
+                client.kill()
+                client.communicate()
+
+
+async def test_worker_that_refuses_the_configuration_ends_the_gateway_with_code_2(
+    serve: Callable[..., Any], folder: Path
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO, long_link=PATIENT))
+    await trio.to_thread.run_sync(process.end)
+    # The bans are read by the workers alone.
+    (folder / "bans.toml").write_text("colour = 1\n")
+    text = (
+        (folder / "gateway.toml").read_text().replace("[long_link]", f'[long_link]\nbans_file = "{folder}/bans.toml"')
+    )
+    (folder / "gateway.toml").write_text(text)
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(folder / "gateway.toml")]
+    with trio.fail_after(30):
+        ended = await trio.run_process(command, capture_stderr=True, check=False)
+    assert ended.returncode == 2
+    assert b"colour" in ended.stderr

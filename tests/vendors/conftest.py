@@ -1,0 +1,104 @@
+"""What the tests of vendor files share: requests as a vendor would see them, made by the real renderer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from gateway.batch import Batch
+from gateway.columns import TextColumn, join
+from gateway.content import Variant
+from gateway.core.render import Renderer, TokenGroup
+from gateway.message_id import BatchAddress, encode_rows
+from gateway.vendor import Requests
+
+SECRET = b"secret-of-16-byte"
+BORN_UNIX_MS = 1_763_700_000_000
+
+
+class Seen(NamedTuple):
+    """One request. rows: positions of the rows it carries. save: of a first step, its body."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    rows: list[int]
+    save: Seen | None = None
+
+
+class Rendering(NamedTuple):
+    requests: list[Seen]
+    refused: list[tuple[list[int], str, str]]
+    truncated: list[int]
+    batch: Batch
+
+
+def seen_of(requests: Requests, positions: list[int]) -> list[Seen]:
+    paths, bodies = join(requests.path, 0, requests.n), join(requests.body, 0, requests.n)
+    headers = [(name.decode(), join(value, 0, requests.n)) for name, value in requests.headers]
+    bulk = requests.bulk
+    ends = list(range(requests.n + 1)) if bulk is None else bulk.offsets.tolist()
+    save = None if bulk is None or bulk.save is None else seen_of(bulk.save, [])[0]
+    return [
+        Seen(
+            paths[index].decode(),
+            {name: column[index].decode() for name, column in headers},
+            bodies[index],
+            positions[first:stop],
+            save,
+        )
+        for index, (first, stop) in enumerate(itertools.pairwise(ends))
+    ]
+
+
+def render(
+    vendor: Any,
+    variants: Variant | Sequence[Variant],
+    tokens: Sequence[str],
+    *,
+    variables: dict[str, list[str]] | None = None,
+    authorization: bytes = b"credential",
+    after_s: float = 0.0,
+    may_cut: bool = True,
+) -> Rendering:
+    """Rows with these tokens; several variants: one per row."""
+    n = len(tokens)
+    several = not isinstance(variants, Variant)
+    address = BatchAddress(BORN_UNIX_MS, 7, 9)
+    batch = Batch(
+        address,
+        0,
+        0.0,
+        n,
+        device_ids=np.zeros((n, 16), np.uint8),
+        message_ids=encode_rows(SECRET, address, np.arange(n)),
+        variants=list(variants) if not isinstance(variants, Variant) else [variants],
+        variant_index=np.arange(n, dtype=np.uint16) if several else None,
+        variables={name: TextColumn.from_texts(column) for name, column in (variables or {}).items()},
+    )
+    column = TextColumn.from_texts(tokens)
+    fixed = column.fixed()
+    group = TokenGroup(np.arange(n), column if fixed is None else fixed)
+    out = Renderer(address_secret=SECRET, may_cut=may_cut).render(
+        vendor,
+        batch,
+        np.arange(n),
+        [group],
+        authorization=authorization,
+        now_unix_s=BORN_UNIX_MS / 1000 + after_s,
+    )
+    requests, truncated = [], []
+    for made in out.groups:
+        requests += seen_of(made.requests, made.positions.tolist())
+        truncated += made.positions[made.truncated].tolist()
+    refused = [(part.positions.tolist(), part.field, part.text) for part in out.refused]
+    return Rendering(requests, refused, sorted(truncated), batch)
+
+
+@pytest.fixture(name="render")
+def _render() -> Callable[..., Rendering]:
+    return render

@@ -1,0 +1,283 @@
+"""HarmonyOS: Push Kit v3 (HarmonyOS 5 and NEXT; older devices are vendors/huawei.py).
+
+Source: facts/vendors-international.md section 4 (2026-11), made from developer.huawei.com
+push-scenariozed-api-request-struct, -request-param, -response, push-jwt-token, push-msg-freq-control, push-apply-right.
+
+One request takes 1 to 1000 tokens of one content (10 where `test_messages` is on); different texts go one by one. The
+bearer is a JWT that we sign ourselves. This file sends alerts (push-type 0); `raw.harmony` is a JSON Merge Patch (RFC
+7396) over the whole body, so other payloads of push-type 0 need no release. Behaviour follows `category`: one without
+an approved right counts as marketing.
+
+Doubts, each with a safe default: which HTTP status comes with which code is said in general terms only, so the code
+decides wherever there is one; `noRight` is also what a wrong project looks like, so it is left to the guard against
+mass unregistration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+from gateway.content import Variant
+from gateway.template_values import Tree, merge_patch, raw_object, text_value
+from gateway.vendor import (
+    BulkAnswer,
+    BulkTemplate,
+    Limits,
+    Refusal,
+    RequestTemplate,
+    RowList,
+    Slot,
+    TemplateParts,
+    parse_template,
+    slot_json,
+    slot_text,
+)
+from gateway.verdict import Answer
+from vendors.auth.credential import SecretPlace
+from vendors.auth.ps256 import AccountTokenSigner
+from vendors.codes import (
+    ACCEPTED,
+    AUTH,
+    AUTH_CONFIG,
+    DEAD,
+    ERROR,
+    PAYLOAD,
+    RIGHT,
+    THROTTLED,
+    UNREADABLE,
+    answer_of,
+    table,
+)
+from vendors.http_answer import code_of, counted_name, decode_object, text_of
+from vendors.neutral import (
+    BADGE_MAX,
+    BulkSettings,
+    BulkVendorBase,
+    category_of,
+    check_identifier,
+    check_list_token,
+    check_secret,
+    data_tree,
+)
+
+PAYLOAD_BYTES_MAX = 4096
+TOKENS_MAX, TEST_TOKENS_MAX = 1000, 10
+TTL_S_MAX = 1_296_000
+CATEGORIES = frozenset(
+    [
+        *("IM", "VOIP", "MISS_CALL", "SUBSCRIPTION", "TRAVEL", "HEALTH", "WORK", "ACCOUNT", "EXPRESS", "FINANCE"),
+        *("DEVICE_REMINDER", "MAIL", "MARKETING"),
+    ]
+)
+
+
+class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One project. The account key (JSON) is a file or an environment variable, never inline.
+
+    rate_per_s: devices; AppGallery Connect shows the project's own. default_category: of system messages whose category
+    says nothing; it is a required field. receipt_id: which receipt configuration is told.
+    """
+
+    project_id: str
+    account_key_file: str = ""
+    account_key_env: str = ""
+    host: str = "push-api.cloud.huawei.com"
+    rate_per_s: float = 6_000.0
+    burst: int = 6_000
+    default_category: str = "WORK"
+    receipt_id: str = ""
+    test_messages: bool = False
+
+    def __post_init__(self) -> None:
+        self.check(rows_max=TOKENS_MAX)
+        check_secret("account_key", self.account_key_file, self.account_key_env)
+        check_identifier("project_id", self.project_id)
+        if self.default_category not in CATEGORIES:
+            raise ValueError(f"default_category is {self.default_category!r}, expected one of {sorted(CATEGORIES)}")
+
+
+#: Code -> answer: every row of the sheet's section 4.9.
+ANSWERS = table(
+    {
+        "80000000": ("success", ACCEPTED),
+        # with a map of tokens; `judge` reads it
+        "80100000": ("partly_sent", ACCEPTED),
+        "80100001": ("bad_parameter", PAYLOAD),
+        "80100003": ("message_structure", PAYLOAD),
+        "80100004": ("ttl_is_past", PAYLOAD),
+        "80100022": ("image_not_verified", PAYLOAD),
+        "80200001": ("token_wrong", AUTH),
+        "80200005": ("jwt_expired", AUTH),
+        "80200006": ("token_disabled", AUTH_CONFIG),
+        "80300002": ("service_off", AUTH_CONFIG),
+        # per reason; without one it names nobody
+        "80300007": ("all_tokens_invalid", PAYLOAD),
+        "80300008": ("payload_too_large", PAYLOAD),
+        "80300010": ("token_count", PAYLOAD),
+        "80300029": ("test_messages_throttled", THROTTLED),
+        "80300030": ("test_tokens", PAYLOAD),
+        "80300036": ("jwt_life", AUTH),
+        "80300037": ("penalty", AUTH_CONFIG),
+        "81000001": ("internal_error", ERROR),
+    }
+)
+STATUSES: dict[int, Answer] = {
+    400: PAYLOAD._replace(name="http_400"),
+    401: AUTH._replace(name="http_401"),
+    404: AUTH_CONFIG._replace(name="http_404"),
+    500: ERROR._replace(name="http_500"),
+    502: ERROR._replace(name="http_502"),
+    503: THROTTLED._replace(name="http_503"),
+}
+#: Reasons of illegal tokens, section 4.8.
+REASONS: dict[str, Answer] = {
+    reason: answer._replace(name=reason)
+    for reason, answer in {
+        "tokenFormatError": DEAD,
+        "tokenPlatformNotSupport": DEAD,
+        "noRight": DEAD,
+        "noPushTypeRight": RIGHT,
+        "noRightToSendThisLiveNotificationEvent": RIGHT,
+        "atomicUnableSendUnsubscribedMsg": RIGHT,
+        "appinfoError": RIGHT,
+        "countryNotSupport": RIGHT,
+        "disableSendHuaweiMsgBecauseOfPenalty": AUTH_CONFIG,
+        "differentImgVerifyPolicy": PAYLOAD,
+        "notSupportPlayVoice": PAYLOAD,
+    }.items()
+}
+PARTLY_SENT, ALL_INVALID = "80100000", "80300007"
+_RAW_REFUSED = ("target",)
+
+_HEADERS: tuple[tuple[bytes, TemplateParts], ...] = (
+    (b"authorization", (Slot("authorization"),)),
+    (b"content-type", (b"application/json",)),
+    (b"push-type", (b"0",)),
+)
+_TTL = msgspec.Raw(slot_text(f"ttl:s:1:{TTL_S_MAX}"))
+_ONE = msgspec.Raw(b"[" + slot_json("token") + b"]")
+_MANY = msgspec.Raw(b"[" + slot_text("tokens") + b"]")
+_LIST = RowList("tokens", (b'"', Slot("token"), b'"'), b",")
+
+
+class Harmony(BulkVendorBase):
+    """The vendor port for one project (gateway/vendor.py)."""
+
+    name: ClassVar[str] = "harmony"
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._path: TemplateParts = (f"/v3/{settings.project_id}/messages:send".encode(),)
+        self._limits = Limits(PAYLOAD_BYTES_MAX, counts_token=False)
+        most = TEST_TOKENS_MAX if settings.test_messages else TOKENS_MAX
+        self._rows_max = min(settings.rows_per_request_max, most)
+
+    def authority(self) -> tuple[str, int]:
+        return self.settings.host, self.settings.port
+
+    def limits(self, variant: Variant) -> Limits:
+        """4096 bytes without the tokens; title and body have no limit of their own."""
+        return self._limits
+
+    def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
+        raw = raw_object(variant.raw, self.name)
+        if isinstance(raw, str):
+            return Refusal("raw", raw)
+        for key in _RAW_REFUSED:
+            if key in raw:
+                return Refusal("raw", f"raw.harmony key {key} is the gateway's own")
+        notification = self._notification(variant, with_variables)
+        if isinstance(notification, Refusal):
+            return notification
+        options: Tree = {"ttl": _TTL, "biTag": slot_json("address")}
+        if self.settings.receipt_id:
+            options["receiptId"] = self.settings.receipt_id
+        if self.settings.test_messages:
+            options["testMessage"] = True
+        body: Tree = {"payload": {"notification": notification}, "target": {"token": _ONE}, "pushOptions": options}
+        merge_patch(body, raw)
+        single = parse_template(msgspec.json.encode(body))
+        body["target"] = {"token": _MANY}
+        many = parse_template(msgspec.json.encode(body))
+        shared = BulkTemplate(self._path, _HEADERS, many, (_LIST,), self._rows_max)
+        return RequestTemplate(self._path, _HEADERS, single, shared=shared)
+
+    def _notification(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
+        data = data_tree(variant, with_variables=with_variables)
+        if isinstance(data, Refusal):
+            return data
+        action: Tree = {"actionType": 0}
+        if variant.click is not None and variant.click.type in ("url", "intent"):
+            value = text_value(variant.click.value, with_variables=with_variables)
+            # A URI opens the page that declares it; a name without a scheme is an action.
+            is_uri = variant.click.type == "url" or ":" in variant.click.value
+            action = {"actionType": 1, "uri" if is_uri else "action": value}
+        action["data"] = data
+        category = category_of(variant, self.settings.categories, CATEGORIES)
+        default = "MARKETING" if variant.class_ == "marketing" else self.settings.default_category
+        notification: Tree = {
+            "category": category or default,
+            "title": slot_json("title"),
+            "body": slot_json("body"),
+            "clickAction": action,
+            # The same on every attempt: of two copies within a day the device shows the first.
+            "appMessageId": slot_json("message_id"),
+        }
+        if variant.image:
+            if not variant.image.startswith("https://"):
+                return Refusal("image", "image must be an https URL (harmony)")
+            notification["image"] = variant.image
+        if variant.collapse_id:
+            notification["notifyId"] = msgspec.Raw(slot_text("collapse_number"))
+        if variant.badge is not None:
+            notification["badge"] = {"setNum": min(variant.badge, BADGE_MAX)}
+        if variant.sound:
+            notification["sound"] = variant.sound
+        return notification
+
+    def check_token(self, token: str) -> str:
+        return check_list_token(token)
+
+    def classify(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
+        told = self.judge(status, headers, body, is_distinct=False)
+        return next(iter(told.by_token.values()), told.rest)
+
+    def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
+        fields = decode_object(body)
+        code = code_of(fields.get("code"))
+        answer = answer_of(ANSWERS, code, status, headers, STATUSES)
+        if code not in (PARTLY_SENT, ALL_INVALID):
+            return BulkAnswer(answer)
+        tokens = _illegal_tokens(decode_object(text_of(fields.get("msg")).encode("utf-8", "replace")))
+        if code == PARTLY_SENT and (status != 200 or not tokens):
+            # Some were not sent, and we cannot tell which.
+            return BulkAnswer(UNREADABLE)
+        return BulkAnswer(answer, tokens)
+
+
+def _illegal_tokens(told: dict[str, object]) -> dict[bytes, Answer]:
+    """Token -> answer, by its reason; keys may have stray blanks. A list without reasons names no cause."""
+    illegal = told.get("illegalTokens", told.get("illegal_tokens"))
+    named = illegal if isinstance(illegal, dict) else {"": illegal}
+    answers: dict[bytes, Answer] = {}
+    for key, listed in named.items():
+        reason = key.strip()
+        answer = REASONS.get(reason)
+        if answer is None:
+            answer = PAYLOAD._replace(name=counted_name(reason, 200), is_unknown=True)
+        if isinstance(listed, list):
+            answers |= {token.encode("utf-8", "replace"): answer for token in listed if isinstance(token, str)}
+    return answers
+
+
+def secret_place(settings: Settings) -> SecretPlace:
+    """Where the account key is."""
+    return SecretPlace(settings.account_key_file, settings.account_key_env)
+
+
+def credential(settings: Settings, secret: bytes) -> AccountTokenSigner:
+    """The signer of bearer tokens. Raises ValueError when the secret is no account key of this project."""
+    return AccountTokenSigner(secret, project_id=settings.project_id)

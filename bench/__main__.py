@@ -23,6 +23,7 @@ BENCHMARKS = {
     "durable": "bench.durable",
     "registry": "bench.registry",
     "inbox": "bench.inbox",
+    "ledger": "bench.ledger",
     "longlink": "bench.longlink",
     "render": "bench.render",
 }

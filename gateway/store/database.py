@@ -31,9 +31,11 @@ _ERRORS: dict[int, type[StoreError]] = {
 _COPY_PAGES = 1024
 #: SQLite's own default.
 CACHE_BYTES = 2 << 20
-#: Pages of the write-ahead log before it is written back: 32 MiB, so that a page of an index that is touched by every
+#: SQLite's own default.
+PAGE_BYTES = 4096
+#: Bytes of the write-ahead log before it is written back: 32 MiB, so that a page of an index that is touched by every
 #: commit is written back once for many of them.
-_LOG_PAGES = 8192
+_LOG_BYTES = 32 << 20
 #: Every database has it: the newest ownership epoch of its writers.
 _WRITER = "CREATE TABLE writer (epoch INTEGER NOT NULL); INSERT INTO writer VALUES (0);"
 
@@ -55,7 +57,7 @@ class Database:
     """Opening blocks, and migrates. Every other method blocks too and belongs into a turn (`turns.py`).
 
     schema: scripts; number k brings version k to k + 1. bytes_max: of the database without its write-ahead log.
-    cache_bytes: of pages in memory.
+    cache_bytes: of pages in memory. page_bytes: of a new database; larger ones read large values faster.
 
     Raises StoreInUse, StoreCorrupt (a newer schema, not a database), StoreFull, StoreReadOnly, StoreError.
     """
@@ -63,7 +65,15 @@ class Database:
     #: Tests that open hundreds of databases turn it off.
     synchronous = "FULL"
 
-    def __init__(self, path: Path, schema: Sequence[str], *, bytes_max: int, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: Sequence[str],
+        *,
+        bytes_max: int,
+        cache_bytes: int = CACHE_BYTES,
+        page_bytes: int = PAGE_BYTES,
+    ) -> None:
         self.path = path
         self.place = str(path)
         with named_errors(self.place):
@@ -73,22 +83,24 @@ class Database:
             )
         try:
             with named_errors(self.place):
-                self._open(schema, bytes_max, cache_bytes)
+                self._open(schema, bytes_max, cache_bytes, page_bytes)
         except BaseException:
             self.close()
             raise
         path.chmod(0o600)
 
-    def _open(self, schema: Sequence[str], bytes_max: int, cache_bytes: int) -> None:
+    def _open(self, schema: Sequence[str], bytes_max: int, cache_bytes: int, page_bytes: int) -> None:
         run = self._connection.execute
+        # In force for a new database; an old one keeps its own.
+        run(f"PRAGMA page_size = {page_bytes}")
         run("PRAGMA locking_mode = EXCLUSIVE")
         run("PRAGMA journal_mode = WAL")
         run(f"PRAGMA synchronous = {self.synchronous}")
         run(f"PRAGMA cache_size = -{cache_bytes // 1024}")
-        run(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         # What is deleted is overwritten: an erased device must not be found in the file.
         run("PRAGMA secure_delete = ON")
         (page_bytes,) = run("PRAGMA page_size").fetchone()
+        run(f"PRAGMA wal_autocheckpoint = {_LOG_BYTES // page_bytes}")
         run(f"PRAGMA max_page_count = {max(bytes_max // page_bytes, 64)}")
         (version,) = run("PRAGMA user_version").fetchone()
         if version > len(schema):

@@ -23,6 +23,8 @@ from gateway.store.turns import Turns
 
 #: 1 TiB; `retention_bytes_max` is what really bounds it.
 FILE_BYTES_MAX = 1 << 40
+#: A full ledger page is 1.2 MB and its column of hashes 262 KB: chains of pages in SQLite, and long ones at 4 KiB each.
+PAGE_BYTES = 32 << 10
 #: Pages deleted in one turn by `retain`.
 _RETAIN_PAGES = 64
 
@@ -44,7 +46,7 @@ class SqliteLedgerArchive:
     """Opening blocks. Raises what `Database` raises."""
 
     def __init__(self, path: Path) -> None:
-        self.database = Database(path, SCHEMA, bytes_max=FILE_BYTES_MAX)
+        self.database = Database(path, SCHEMA, bytes_max=FILE_BYTES_MAX, page_bytes=PAGE_BYTES)
         self._epochs = EpochGuard([self.database])
         self.turns = Turns(self.database.place, commit=self.database.commit, undo=self.database.undo)
 

@@ -149,3 +149,10 @@ def test_render_compares_what_each_vendor_would_read() -> None:
         assert line["rows_per_s"] > 0  # type: ignore[operator]
         assert line["checked_rows"] > 0  # type: ignore[operator]
         assert line["checked_share"] >= 0.01  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_ledger_finds_the_messages_it_archived() -> None:
+    lines = lines_of(bench("ledger", "--smoke", "--json"))
+    assert [line["workload"] for line in lines] == ["write", "device", "message"]
+    assert 0 < lines[0]["disk_bytes_per_row"] < 60  # type: ignore[operator]

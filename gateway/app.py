@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-import vendors
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.device_passing import DevicePassing
 from gateway.actors.intake import Intake
@@ -31,16 +30,24 @@ from gateway.actors.presence import Presence
 from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
-from gateway.actors.service import AppView, Service
+from gateway.actors.service import Service
 from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
-from gateway.app_devices import BansWatch, OnlineGauges, build_desk, record_admission, within_files_limit
+from gateway.app_devices import (
+    BansWatch,
+    OnlineGauges,
+    build_audiences,
+    build_desk,
+    record_admission,
+    within_files_limit,
+)
 from gateway.app_doors import Doors
 from gateway.app_leaving import leave
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
+from gateway.app_parts import app_view, make_log, online_counts
 from gateway.app_siblings import Siblings
 from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
@@ -66,7 +73,7 @@ from gateway.core.options import AppDefaults
 from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
 from gateway.core.report import open_rows
-from gateway.ledger import CHANNEL_NAMES, State
+from gateway.ledger import State
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -77,7 +84,7 @@ from gateway.observe.counting import (
     SupervisorCounts,
     record_link,
 )
-from gateway.observe.log import Level, Log
+from gateway.observe.log import Log
 from gateway.observe.loop_lag import StepWatch, watch_lag
 from gateway.observe.metrics import Metrics
 from gateway.observe.scrape import Scrape, SharedScrape
@@ -208,11 +215,16 @@ class Worker:
         ]
 
     def _open_connection(
-        self, open_stream: Callable[[], Awaitable[trio.abc.Stream]], on_events: OnEvents
+        self,
+        open_stream: Callable[[], Awaitable[trio.abc.Stream]],
+        on_events: OnEvents,
+        *,
+        keeps_ok_bodies: bool = False,
     ) -> VendorConnection:
+        """keeps_ok_bodies: of a vendor that tells errors in the body of a 200."""
         return VendorConnection(
             open_stream=open_stream,
-            config=msgspec.structs.replace(client_config(self.config), is_ok_body_kept=False),
+            config=msgspec.structs.replace(client_config(self.config), is_ok_body_kept=keeps_ok_bodies),
             limits=connection_limits(self.config),
             on_events=on_events,
         )
@@ -247,6 +259,7 @@ class Worker:
             clock=self.clock,
             now=trio.current_time,
         )
+        self.audiences = build_audiences(self)
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
             intake=self.intake,
@@ -262,6 +275,7 @@ class Worker:
             pages=self.pages,
             # Devices and rows of other workers would be missing.
             desk=self.stores.desk(self.devices, self.home, self.clock) if config.gateway.workers == 1 else None,
+            audiences=self.audiences,
         )
         self.front = self.service if self.joint is None else self.joint.serve(self.service)
         self.desk = build_desk(self)
@@ -316,6 +330,7 @@ class Worker:
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "inbox sweep", self.inbox.sweep)
             self._supervise(nursery, "presence", self.presence.run)
+            self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
             for built in self.vendor_lanes:
@@ -356,7 +371,6 @@ class Worker:
         await self._scrape.refresh()
 
     async def leave(self, spread_s: float, *, may_lose: bool) -> dict[str, int]:
-        """As `app_leaving.leave`: stops for a restart, or returns the rows because of which it goes on."""
         return await leave(self, spread_s, may_lose=may_lose)
 
     async def reopen(self) -> None:
@@ -547,30 +561,6 @@ class Worker:
 
 
 # -- settings of parts
-
-
-def app_view(index: int, app: App) -> AppView:
-    checks = {
-        CHANNEL_NAMES[name]: vendors.REGISTRY[name].vendor(settings).check_token
-        for name, settings in app.vendors.items()
-    }
-    return AppView(index, app.key, frozenset(checks), checks, app.ttl_s_max)
-
-
-def online_counts(siblings: Siblings | None) -> dict[str, Any]:
-    """How the owner of devices learns of those that are online elsewhere; nothing for a worker alone."""
-    if siblings is None:
-        return {}
-    return {"online_elsewhere": siblings.online_elsewhere, "set_online": siblings.set_online}
-
-
-def make_log(config: Config, metrics: Metrics) -> Log:
-    return Log(
-        level=Level[config.observe.log_level.upper()],
-        lines_per_s_max=config.observe.log_lines_per_s_max,
-        on_line=lambda level: metrics.log_lines.add(1, level.name.lower()),
-        on_suppressed=lambda: metrics.log_lines_suppressed.add(1),
-    )
 
 
 def _settle_garbage() -> None:

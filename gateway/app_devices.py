@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from gateway.actors.audiences import Audiences
 from gateway.actors.long_link_port import LongLinkSettings
 from gateway.api.devices import DeviceDesk
 from gateway.config_bans import read_bans
@@ -20,6 +21,7 @@ from gateway.core.presence import OTHER, PlatformCounts
 from gateway.core.signed_requests import SignedRequests
 from gateway.errors import ConfigError
 from gateway.net.files import raise_files_limit
+from gateway.observe.counting import AudienceCounts
 from gateway.observe.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -38,6 +40,19 @@ def build_desk(worker: Worker) -> DeviceDesk:
         new_id=lambda: secrets.token_bytes(16),
         now=worker.clock.monotonic,
         now_unix_s=lambda: worker.clock.unix_ms() / 1000,
+    )
+
+
+def build_audiences(worker: Worker) -> Audiences:
+    """Broadcasts and pushes to a tag; several workers find the devices of all (app_links.py)."""
+    return Audiences(
+        intake=worker.intake,
+        home=worker.home,
+        clock=worker.clock,
+        observer=AudienceCounts(worker.metrics),
+        find=worker.presence.online_ids,
+        chunk_rows=worker.config.audiences.chunk_rows_max,
+        running_max=worker.config.audiences.running_max,
     )
 
 

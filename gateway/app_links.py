@@ -8,11 +8,12 @@ another worker has to answer. Built only where there are several workers; a work
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import trio
@@ -26,9 +27,9 @@ from gateway.actors.rate_sharing import RateSharing, SharedRate
 from gateway.actors.service import Service
 from gateway.actors.spread import Spread
 from gateway.actors.vendor_breaker import VendorBreaker
-from gateway.actors.worker_links import WorkerLinks, make_hello
+from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks, make_hello
 from gateway.app_siblings import Siblings
-from gateway.columns import Bool, Rows
+from gateway.columns import U8, Bool, Rows
 from gateway.config import Config
 from gateway.content import Class
 from gateway.core.options import AppDefaults, compile_options
@@ -83,6 +84,7 @@ class Joint:
         worker.router.on_routed = self.foreign.on_routed
         self.spread.route_again = worker.router.route_again
         self.front: Front | None = None
+        self._nursery: trio.Nursery | None = None
 
     def share_credential(
         self, name: str, keeper: CredentialKeeper, breaker: VendorBreaker
@@ -133,6 +135,8 @@ class Joint:
         """Requests go through this from now on."""
         config, place = self._worker.config, self._siblings.place
         life = Life(place.worker, place.incarnation)
+        self._worker.audiences.find = self._find_audience
+        self.links.answer_with("audience", self._on_ask_audience)
         self.front = Front(
             service=service,
             links=self.links,
@@ -147,6 +151,7 @@ class Joint:
     async def start(self, nursery: trio.Nursery, supervise: Callable[..., None]) -> None:
         """The socket for links is open, and everything here runs."""
         assert self.front is not None
+        self._nursery = nursery
         supervise(nursery, "spread", self.spread.run)
         supervise(nursery, "foreign rows", self.foreign.run)
         supervise(nursery, "front", self.front.run)
@@ -156,6 +161,24 @@ class Joint:
         # Not supervised: where it fails, rows are under way that nobody can account for, and the worker must end.
         nursery.start_soon(self.links.run)
         self._siblings.peers.watch(self.links)
+
+    async def _find_audience(self, app: int, tag: bytes) -> U8:
+        """Ids of devices online at any worker; those of one that goes meanwhile are offline."""
+        parts = [await self._worker.presence.online_ids(app, tag)]
+        for life in self.links.lives():
+            with contextlib.suppress(WorkerGone):
+                found = await self.links.ask(life.worker, "audience", {"app": app, "tag": tag})
+                parts.append(np.frombuffer(found, np.uint8).reshape(-1, 16))
+        return np.concatenate(parts)
+
+    def _on_ask_audience(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
+        if self._nursery is None:
+            reply(b"")
+        else:
+            self._nursery.start_soon(self._tell_audience, head, reply)
+
+    async def _tell_audience(self, head: dict[str, Any], reply: Reply) -> None:
+        reply((await self._worker.presence.online_ids(head["app"], head["tag"])).tobytes())
 
     async def _dial(self, worker: int) -> trio.abc.Stream:
         return await trio.open_unix_socket(str(self._path(worker)))

@@ -29,8 +29,9 @@ from gateway.actors.worker_process import (
     WorkerState,
     describe_end,
 )
-from gateway.app import Ready, make_log
+from gateway.app import Ready
 from gateway.app_operator import OperatorService, open_operator
+from gateway.app_parts import make_log
 from gateway.app_run_folder import RunFolder
 from gateway.app_signals import serve_until_signal
 from gateway.app_worker import map_columns

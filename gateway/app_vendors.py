@@ -28,7 +28,7 @@ from gateway.actors.router import Router
 from gateway.actors.token_guard import TokenGuard
 from gateway.actors.vendor_breaker import VendorBreaker, VerdictWatch
 from gateway.actors.vendor_ceiling import Ceiling
-from gateway.actors.vendor_connection import OnEvents, VendorConnection
+from gateway.actors.vendor_connection import VendorConnection
 from gateway.actors.vendor_pool import VendorPool
 from gateway.app_http1 import bundle_opener
 from gateway.clock import Clock
@@ -55,7 +55,8 @@ from gateway.observe.vendor_health import BreakerCounts, GuardCounts
 from gateway.vendor import http_version
 
 OpenStream: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
-OpenConnection: TypeAlias = Callable[[OpenStream, OnEvents], VendorConnection]
+#: Of (open stream, on events), and `keeps_ok_bodies` where the body of a 200 is wanted.
+OpenConnection: TypeAlias = Callable[..., VendorConnection]
 
 
 class VendorLane(NamedTuple):
@@ -120,8 +121,9 @@ def build_vendor(
     keeper = own if site.joint is None else site.joint.share_credential(f"{app.key}/{name}", own, breaker)
     open_stream = _stream_opener(config, app, name, settings, vendor)
     is_http2 = http_version(settings) == "2"
+    bodies = {"keeps_ok_bodies": True} if getattr(vendor, "is_bulk", False) else {}
     pool = VendorPool(
-        open_connection=functools.partial(open_connection, open_stream)
+        open_connection=functools.partial(open_connection, open_stream, **bodies)
         if is_http2
         else bundle_opener(config, open_stream, SocketCounts(site.metrics, log)),
         connections_max=settings.connections_max,

@@ -16,7 +16,8 @@ import trio
 
 from gateway.actors.control_port import ControlPort
 from gateway.actors.peers import Peers, WorkerPlace
-from gateway.app import Worker, make_log
+from gateway.app import Worker
+from gateway.app_parts import make_log
 from gateway.app_siblings import Siblings
 from gateway.app_signals import serve_until_signal
 from gateway.cli.exit_codes import ExitCode

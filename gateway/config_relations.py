@@ -30,6 +30,8 @@ DEVICE_BYTES = 64 + 20 + 1
 ALIAS_BYTES = 300
 TAG_BINDING_BYTES = 10
 PROFILE_BYTES = 300
+#: One device of an audience that is under way.
+DEVICE_ID_BYTES = 16
 #: One row in the inbox: its tag in the device's list and the way back (gateway/store/memory.py); its text is elsewhere.
 INBOX_ROW_BYTES = 200
 #: What an inbox on the disk keeps in memory: two counters of 4 bytes in each of 2^20 buckets, and SQLite's page cache
@@ -155,6 +157,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "http1.sockets_max, http1.queue_max, http1.header_bytes_max, http1.body_bytes_max, "
             "connections_max of each vendor",
         ),
+        _audiences_part(config),
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),
         BudgetPart(
@@ -181,6 +184,11 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "long_link.packets_bytes_max, long_link.pending_total_bytes_max",
         ),
     ]
+
+
+def _audiences_part(config: Config) -> BudgetPart:
+    size = config.audiences.running_max * config.devices.devices_max * DEVICE_ID_BYTES
+    return BudgetPart("audiences", size, "audiences.running_max, devices.devices_max")
 
 
 def files_needed(config: Config) -> int:

@@ -296,6 +296,13 @@ class App(Section, frozen=True, kw_only=True):
     vendors: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
 
 
+class Audiences(Section, frozen=True, kw_only=True):
+    """Notifications to all devices that are online, or to those with a tag."""
+
+    chunk_rows_max: Annotated[int, Meta(ge=1, le=65_536)] = 2048
+    running_max: Annotated[int, Meta(ge=1, le=256)] = 4
+
+
 class Config(Section, frozen=True, kw_only=True):
     """The whole configuration; immutable. A reload makes a new one."""
 
@@ -308,6 +315,7 @@ class Config(Section, frozen=True, kw_only=True):
     ledger: Ledger
     inbox: Inbox
     store: Store
+    audiences: Audiences
     devices: Devices
     retry: Retry
     credentials: Credentials

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import trio
 
-from gateway.app import Ready, Worker, app_view, load, make_log
+from gateway.app import Ready, Worker, load
 from gateway.app_doors import server_context
+from gateway.app_parts import app_view, make_log
 from gateway.cli.toml_text import to_toml
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import open_trio_client

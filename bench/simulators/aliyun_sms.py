@@ -24,7 +24,7 @@ import msgspec
 
 from bench.simulators.config_base import Count, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import parsed
+from bench.simulators.fields import parsed, to_json
 from bench.simulators.push_api import (
     FORM_TYPE,
     Kit,
@@ -238,7 +238,7 @@ class AliyunSms(PushApi):
             raise Refused("isv.MOBILE_COUNT_OVER_LIMIT", f"{len(numbers)} numbers, limit {BATCH_MAX}")
         if not len(numbers) == len(signs) == len(values):
             raise Refused("isv.INVALID_PARAMETERS", "the three lists have different lengths")
-        texts = [one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in values]
+        texts = [one if isinstance(one, str) else to_json(one).decode() for one in values]
         rows = [(str(number), str(sign), text) for number, sign, text in zip(numbers, signs, texts, strict=True)]
         self._check_rows(rows, parameters.get("TemplateCode", ""))
         return rows
@@ -315,7 +315,7 @@ class AliyunSms(PushApi):
             }
             for due in dues
         ]
-        yield Callback(msgspec.json.encode(reports), (("content-type", "application/json"),), len(reports))
+        yield Callback(to_json(reports), (("content-type", "application/json"),), len(reports))
 
     def is_receipt_taken(self, status: int, body: bytes) -> bool:
         """200 with code 0."""

@@ -29,6 +29,7 @@ import msgspec
 from bench.simulators.exchange import Header, Request
 from bench.simulators.fates import Fate
 from bench.simulators.fault_kinds import Fault
+from bench.simulators.fields import to_json
 from bench.simulators.http1 import Reply, serve_http1
 from bench.simulators.received import BINARY_ROW, ROWS_PER_CHUNK
 
@@ -211,7 +212,7 @@ class ControlPort:
 
 
 def _json(value: Any, status: int = 200) -> Reply:
-    return Reply(status, JSON, msgspec.json.encode(value) + b"\n")
+    return Reply(status, JSON, to_json(value) + b"\n")
 
 
 def _object(request: Request) -> dict[str, Any]:

@@ -20,14 +20,11 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import msgspec
-
-from bench.simulators.access_tokens import AccessTokens
 from bench.simulators.config_base import Count, Positive, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, each, flag, parsed, record, text, whole
+from bench.simulators.fields import Check, an_object, each, flag, parsed, record, text, to_json, whole
+from bench.simulators.kept_token import KeptToken
 from bench.simulators.push_api import (
     DAY_S,
     SHANGHAI_S,
@@ -39,6 +36,7 @@ from bench.simulators.push_api import (
     form_of,
     json_answer,
     media_type_of,
+    message_id_of_url,
     new_id,
     path_of,
     query_of,
@@ -115,7 +113,7 @@ class Dingtalk(PushApi):
     def __init__(self, section: DingtalkSection, kit: Kit) -> None:
         super().__init__(section, kit)
         self._section = section
-        self._tokens = AccessTokens(section.access_token_life_s)
+        self._token_kept = KeptToken(section.access_token_life_s)
         self.reset()
 
     def credentials(self, host: str, port: int) -> dict[str, Any]:
@@ -128,7 +126,7 @@ class Dingtalk(PushApi):
     def reset(self) -> None:
         """No token is valid, nobody has had a notice."""
         super().reset()
-        self._tokens.clear()
+        self._token_kept.clear()
         self._texts = DeviceWindow(1 if self._section.same_text_once_a_day else 0, DAY_S)
         self._robots = DeviceWindow(self._section.robot_per_minute, 60.0)
         self._tasks: OrderedDict[int, dict[str, list[str]]] = OrderedDict()
@@ -151,10 +149,10 @@ class Dingtalk(PushApi):
             case ("GET", path) if path == TOKEN_PATH:
                 return self._token(query)
             case ("POST", path) if path == NOTICE_PATH:
-                self._authorize(query.get("access_token", ""))
+                self._token_kept.check(query.get("access_token", ""), self.now)
                 return self._notice(_object_in(request))
             case ("POST", path) if path == RESULT_PATH:
-                self._authorize(query.get("access_token", ""))
+                self._token_kept.check(query.get("access_token", ""), self.now)
                 return self._result(_object_in(request))
             case ("POST", path) if path == ROBOT_PATH:
                 return self._robot(query, _object_in(request))
@@ -166,18 +164,8 @@ class Dingtalk(PushApi):
     def _token(self, query: Mapping[str, str]) -> Answer:
         if query.get("appkey") != self._section.appkey or query.get("appsecret") != self._section.appsecret:
             raise Refused("40089", "appkey or appsecret is wrong")
-        token = self._tokens.newest(self.now)  # asked again, the same one while it is good
-        if token is None:
-            token = secrets.token_hex(16)
-            self._tokens.add(token, self.now)
-        left_s = int(self._tokens.left(token, self.now))
+        token, left_s = self._token_kept.give(self.now)
         return json_answer(200, {"errcode": 0, "access_token": token, "errmsg": "ok", "expires_in": left_s})
-
-    def _authorize(self, token: str) -> None:
-        if not self._tokens.is_known(token):
-            raise Refused("40014", "access_token is missing or unknown")
-        if not self._tokens.is_valid(token, self.now):
-            raise Refused("42001", "access_token has expired")
 
     # ---- notices
 
@@ -193,7 +181,7 @@ class Dingtalk(PushApi):
         if len(users) > self._section.users_max:
             raise Refused("40035", f"{len(users)} persons, limit {self._section.users_max}")
         message = value["msg"]
-        size = len(msgspec.json.encode(message))
+        size = len(to_json(message))
         if size > MESSAGE_BYTES_MAX:
             raise Refused("40035", f"msg is {size} bytes, limit {MESSAGE_BYTES_MAX}")
         title, body, named = self._texts_of(message)
@@ -252,7 +240,7 @@ class Dingtalk(PushApi):
         shown = message[kind]
         if kind == "text":
             return "", shown["content"], ""
-        named = parse_qs(urlsplit(shown.get("messageUrl", "")).query).get("message_id", [""])[0]
+        named = message_id_of_url(shown.get("messageUrl", ""))
         return shown["title"], shown["text"], named
 
     # ---- robots

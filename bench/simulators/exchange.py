@@ -68,6 +68,10 @@ class Answer:
         """Whether the vendor took the request; many answer an error with status 200 and a code in the body."""
         return self.status < 300 and not self.reason
 
+    def without_rows(self) -> Answer:
+        """The same answer to a request that is repeated: nothing is taken, nothing is reported."""
+        return replace(self, rows=(), receipts=(), row_reasons=None)
+
 
 class Vendor(Protocol):
     """What a vendor file provides. `bond` is the vendor's memory of one connection, opaque to the rest."""

@@ -71,7 +71,9 @@ class Fates:
             if token.startswith(prefix):
                 return fate
         if self._shares:
-            position = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "big") / 2**64
+            position = (
+                int.from_bytes(hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+            )
             for edge, fate in self._shares:
                 if position < edge:
                     return fate

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import msgspec
+
 SECONDS_FORM = re.compile(r"[0-9]{1,10}s")
 Kind = Literal["missing", "unknown", "type", "value", "variant"]  # the last is no fault: counted, not refused
 
@@ -212,6 +214,14 @@ def parsed(value: str | bytes) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         return None
+
+
+def to_json(value: Any) -> bytes:
+    """`value` as compact JSON; what UTF-8 or 64 bits cannot hold (a lone surrogate that came in) is escaped."""
+    try:
+        return msgspec.json.encode(value)
+    except (UnicodeEncodeError, OverflowError):
+        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def join(path: str, name: str) -> str:

@@ -15,12 +15,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import msgspec
-
 from bench.simulators.config_base import Count
 from bench.simulators.credentials import make_huawei_account
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, each, flag, octets, one_of, record, text, whole
+from bench.simulators.fields import Check, an_object, each, flag, octets, one_of, record, text, to_json, whole
 from bench.simulators.huawei_cloud import (
     AUDIENCE,
     DEVICE_FATES,
@@ -182,7 +180,7 @@ class Harmony(HuaweiCloud):
         good = [token for token in send.tokens if token not in bad]
         listed = {"success": len(good), "failure": len(send.tokens) - len(good), "illegalTokens": illegal}
         if not good:
-            raise Refused("80300007", "no token is legal", text=msgspec.json.encode(listed).decode())
+            raise Refused("80300007", "no token is legal", text=to_json(listed).decode())
         reasons = {reason: len(tokens) for reason, tokens in illegal.items()}
         return self.taken(send, good, listed if bad else None, reasons)
 
@@ -247,7 +245,7 @@ class Harmony(HuaweiCloud):
             tokens=tokens,
             title=shown.get("title", ""),
             body=shown.get("body", ""),
-            payload=data if isinstance(data, str) else msgspec.json.encode(data).decode(),
+            payload=data if isinstance(data, str) else to_json(data).decode(),
             tag=options.get("biTag", ""),
             receipt_id=options.get("receiptId", ""),
             category=shown.get("category", ""),

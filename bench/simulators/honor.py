@@ -18,12 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import msgspec
-
 from bench.simulators.access_tokens import AccessTokens
 from bench.simulators.config_base import Count, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, each, flag, one_of, record, seconds_text, text, variant, whole
+from bench.simulators.fields import Check, each, flag, one_of, record, seconds_text, text, to_json, variant, whole
 from bench.simulators.push_api import (
     SHANGHAI_S,
     DayCaps,
@@ -365,5 +363,5 @@ class Honor(PushApi):
             }
             for due in dues
         ]
-        body = msgspec.json.encode({"statuses": statuses})
+        body = to_json({"statuses": statuses})
         yield Callback(body, (("content-type", "application/json"),), len(statuses))

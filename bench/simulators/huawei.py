@@ -14,8 +14,6 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import msgspec
-
 from bench.simulators.access_tokens import AccessTokens
 from bench.simulators.config_base import Count, Seconds
 from bench.simulators.credentials import make_huawei_account
@@ -33,6 +31,7 @@ from bench.simulators.fields import (
     record,
     seconds_text,
     text,
+    to_json,
     whole,
 )
 from bench.simulators.huawei_cloud import (
@@ -240,7 +239,7 @@ class Huawei(HuaweiCloud):
         self._access.add(token, self.now, self._section.client_id)
         body = {"access_token": token, "expires_in": int(self._access.life_s), "token_type": "Bearer"}
         # The raw text escapes the slash: who cuts the token out of it instead of parsing JSON sends a wrong one.
-        return Answer(200, JSON_HEADERS, msgspec.json.encode(body).replace(b"/", b"\\/"))
+        return Answer(200, JSON_HEADERS, to_json(body).replace(b"/", b"\\/"))
 
     def _authorize(self, request: Request, version: str, path_id: str) -> None:
         scheme, _, bearer = header_of(request, b"authorization").partition(" ")

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from bench.simulators.config_base import Count
 from bench.simulators.credentials import ServiceAccount
 from bench.simulators.exchange import Answer, Request
+from bench.simulators.fields import to_json
 from bench.simulators.push_api import (
     JSON_HEADERS,
     DayCaps,
@@ -161,7 +162,7 @@ class HuaweiCloud(PushApi):
 
     def reply(self, code: str, text: str, status: int = 200, refused: Refused | None = None, **fields: Any) -> Answer:
         """The body that every answer of the push service has."""
-        body = msgspec.json.encode({"code": code, "msg": text, "requestId": new_id(24)})
+        body = to_json({"code": code, "msg": text, "requestId": new_id(24)})
         if refused is None:
             return Answer(status, JSON_HEADERS, body, **fields)
         return Answer(status, (*JSON_HEADERS, *retry_after(refused)), body, code, refused.why)
@@ -228,8 +229,8 @@ class HuaweiCloud(PushApi):
             if event != REPEATED:
                 extra = (("pushType", send.push_type),)
                 dues += self.receipts_of(token, Due(url, token, send.tag, request_id, "", extra=extra), event)
-        code, msg = ("80000000", "Success") if listed is None else ("80100000", msgspec.json.encode(listed).decode())
-        body = msgspec.json.encode({"code": code, "msg": msg, "requestId": request_id})
+        code, msg = ("80000000", "Success") if listed is None else ("80100000", to_json(listed).decode())
+        body = to_json({"code": code, "msg": msg, "requestId": request_id})
         counted = {name: count for name, count in reasons.items() if count}
         return Answer(200, JSON_HEADERS, body, rows=rows, receipts=tuple(dues), row_reasons=counted)
 
@@ -251,7 +252,7 @@ class HuaweiCloud(PushApi):
         headers = [("content-type", "application/json")]
         if self.cloud.callback_user and self.cloud.callback_secret:
             headers.append(("x-huawei-callback-id", self._signature(is_forged=is_forged)))
-        return Callback(msgspec.json.encode({"statuses": statuses}), tuple(headers), len(statuses))
+        return Callback(to_json({"statuses": statuses}), tuple(headers), len(statuses))
 
     def _signature(self, *, is_forged: bool) -> str:
         secret = self.cloud.callback_secret.encode()

@@ -20,11 +20,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlencode
 
-import msgspec
-
 from bench.simulators.config_base import Count
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, octets, one_of, parsed, record, text, whole
+from bench.simulators.fields import Check, an_object, octets, one_of, parsed, record, text, to_json, whole
 from bench.simulators.push_api import (
     FORM_TYPE,
     DayCaps,
@@ -268,7 +266,7 @@ class Meizu(PushApi):
         return Message(
             title=shown.get("title", ""),
             body=shown["content"],
-            payload=msgspec.json.encode(click.get("parameters", {})).decode(),
+            payload=to_json(click.get("parameters", {})).decode(),
             is_public=not is_data and shown.get("noticeMsgType", PUBLIC) == PUBLIC,
             callback=callback,
             param=extra.get("callback.param", ""),
@@ -316,7 +314,7 @@ class Meizu(PushApi):
         }
         is_forged = any(due.is_forged for due in dues)
         token = "forged" if is_forged else self._section.access_token
-        body = urlencode({"cb": msgspec.json.encode(reports).decode(), "access_token": token}).encode()
+        body = urlencode({"cb": to_json(reports).decode(), "access_token": token}).encode()
         yield Callback(body, (("content-type", FORM_TYPE),), len(dues))
 
 

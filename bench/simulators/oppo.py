@@ -35,6 +35,7 @@ from bench.simulators.fields import (
     record,
     text,
     texts_map,
+    to_json,
     whole,
 )
 from bench.simulators.push_api import (
@@ -488,7 +489,7 @@ class Oppo(PushApi):
             }
             for (message_id, event), group in gathered(dues).items()
         ]
-        yield Callback(msgspec.json.encode(entries), (("content-type", "application/json"),), len(dues))
+        yield Callback(to_json(entries), (("content-type", "application/json"),), len(dues))
 
 
 def auth_signature(app_key: str, timestamp: str, master_secret: str) -> str:

@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-import msgspec
-
 from bench.simulators.clock import Clock
 from bench.simulators.config_base import Frozen, Port, Seconds
 from bench.simulators.exchange import Answer, Header, Request
 from bench.simulators.fates import Fate, Fates
 from bench.simulators.fault_kinds import Fault
-from bench.simulators.fields import Check, parsed
+from bench.simulators.fields import Check, parsed, to_json
 from bench.simulators.fields import Fault as FieldFault
 from bench.simulators.rate import DeviceWindow, TokenBucket
 from bench.simulators.receipts import Callback, Due, ReceiptPlan, ReceiptsSection
@@ -309,6 +307,11 @@ def query_of(request: Request) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(request.path).query, keep_blank_values=True))
 
 
+def message_id_of_url(url: str) -> str:
+    """The parameter `message_id` of a URL that a message opens: what names a row where nothing is echoed."""
+    return dict(parse_qsl(url.partition("?")[2].partition("#")[0])).get("message_id", "")
+
+
 def header_of(request: Request, name: bytes) -> str:
     """The value of a header, the last of several; empty when it is missing."""
     return dict(request.headers).get(name, b"").decode("latin-1")
@@ -365,7 +368,7 @@ def bytes_without_tokens(request: Request) -> int:
 
 def json_answer(status: int, body: Any, **fields: Any) -> Answer:
     """An answer with a JSON body; fields are those of Answer."""
-    return Answer(status, fields.pop("headers", JSON_HEADERS), msgspec.json.encode(body), **fields)
+    return Answer(status, fields.pop("headers", JSON_HEADERS), to_json(body), **fields)
 
 
 def refused_answer(refused: Refused, body: Any, status: int = 200) -> Answer:

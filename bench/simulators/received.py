@@ -67,7 +67,8 @@ def row_of(reference: str, token: str, title: str, body: str, *, is_single: bool
         return Message(named, token, title, body)
     if not reference:
         return Message(uuid.uuid4().bytes, token, title, body)
-    return Message(target_of(f"{reference}\0{token}"), token, title, body, reference)
+    shown = reference.encode("utf-8", "replace").decode()  # it goes into GET /received, which is UTF-8
+    return Message(target_of(f"{reference}\0{token}"), token, title, body, shown)
 
 
 def message_id_in(text: str) -> bytes | None:

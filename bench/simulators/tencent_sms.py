@@ -22,7 +22,7 @@ import msgspec
 
 from bench.simulators.config_base import Count
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, each, parsed, record, text
+from bench.simulators.fields import Check, each, parsed, record, text, to_json
 from bench.simulators.push_api import (
     SHANGHAI_S,
     Kit,
@@ -271,7 +271,7 @@ class TencentSms(PushApi):
                     "sid": "0:forged" if due.is_forged else due.message_id,
                 }
             )
-        yield Callback(msgspec.json.encode(reports), (("content-type", "application/json"),), len(reports))
+        yield Callback(to_json(reports), (("content-type", "application/json"),), len(reports))
 
     def is_receipt_taken(self, status: int, body: bytes) -> bool:
         """200 with result 0."""

@@ -26,7 +26,20 @@ import msgspec
 from bench.simulators.access_tokens import AccessTokens
 from bench.simulators.config_base import Count, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, both, coded, each, flag, one_of, record, text, texts_map, whole
+from bench.simulators.fields import (
+    Check,
+    an_object,
+    both,
+    coded,
+    each,
+    flag,
+    one_of,
+    record,
+    text,
+    texts_map,
+    to_json,
+    whole,
+)
 from bench.simulators.push_api import (
     SHANGHAI_S,
     DayCaps,
@@ -273,9 +286,9 @@ class Vivo(PushApi):
         known = self._answers.get(str(request_id))
         if known is not None:
             self.kit.n_seen["requestId repeated"] += 1
-            return replace(known, rows=(), receipts=(), row_reasons=None)
+            return known
         answer: Answer = call(value)
-        self._answers[str(request_id)] = answer
+        self._answers[str(request_id)] = answer.without_rows()
         if len(self._answers) > REMEMBERED_MAX:
             self._answers.popitem(last=False)
         return answer
@@ -343,7 +356,7 @@ class Vivo(PushApi):
         return Message(
             title=value["title"],
             body=value["content"],
-            payload=msgspec.json.encode(value.get("clientCustomMap", {})).decode(),
+            payload=to_json(value.get("clientCustomMap", {})).decode(),
             classification=classification,
             callback=self._callback_of(extra, is_silent=is_list or is_test),
             param=extra.get("callback.param", ""),
@@ -455,7 +468,7 @@ class Vivo(PushApi):
                 for group in layer
             }
             count = sum(map(len, layer))
-            yield Callback(msgspec.json.encode(body), (("content-type", "application/json"),), count)
+            yield Callback(to_json(body), (("content-type", "application/json"),), count)
 
 
 def auth_signature(app_id: str, app_key: str, timestamp: str, app_secret: str) -> str:

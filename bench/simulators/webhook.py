@@ -11,14 +11,11 @@ import hmac
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
-
-import msgspec
 
 from bench.simulators.config_base import Positive, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, each, one_of, record, text, whole
+from bench.simulators.fields import Check, an_object, each, one_of, record, text, to_json, whole
 from bench.simulators.push_api import (
     Kit,
     PushApi,
@@ -104,11 +101,11 @@ class Webhook(PushApi):
         known = self._answers.get(request_id)
         if known is not None:
             self.kit.n_seen["request id repeated"] += 1
-            return replace(known, rows=(), receipts=(), row_reasons=None)
+            return known
         messages = self.read(request)
         self.pace(len(messages))
         answer = self._take(messages)
-        self._answers[request_id] = answer
+        self._answers[request_id] = answer.without_rows()
         if len(self._answers) > REMEMBERED_MAX:
             self._answers.popitem(last=False)
         return answer
@@ -160,7 +157,7 @@ class Webhook(PushApi):
             {"message_id": due.reference, "target": due.token, "event": due.event, "unix_ms": self.now_ms}
             for due in dues
         ]
-        body = msgspec.json.encode({"receipts": told})
+        body = to_json({"receipts": told})
         stamp = str(int(self.now))
         secret = "forged" if any(due.is_forged for due in dues) else self._section.secret
         signed = f"t={stamp},v1={signature(secret, stamp, body)}"

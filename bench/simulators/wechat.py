@@ -17,7 +17,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
-from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
 import msgspec
@@ -25,7 +24,7 @@ import msgspec
 from bench.simulators.access_tokens import AccessTokens
 from bench.simulators.config_base import Count, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, one_of, parsed, record, text
+from bench.simulators.fields import Check, an_object, one_of, parsed, record, text, to_json
 from bench.simulators.push_api import (
     DAY_S,
     SHANGHAI_S,
@@ -35,6 +34,7 @@ from bench.simulators.push_api import (
     Refused,
     as_number,
     json_answer,
+    message_id_of_url,
     new_id,
     path_of,
     query_of,
@@ -290,7 +290,7 @@ class Wechat(PushApi):
         if limit:
             self._used[openid, template] += 1
         message_id = new_id(19)
-        named = parse_qs(urlsplit(value.get("page", "")).query).get("message_id", [""])[0]
+        named = message_id_of_url(value.get("page", ""))
         values = "\n".join(entry["value"] for entry in value["data"].values())
         due = Due(self._section.receipts.callback_url, openid, named, message_id, "", extra=(("template", template),))
         return json_answer(
@@ -331,7 +331,7 @@ class Wechat(PushApi):
             "Event": "subscribe_msg_sent_event",
         }
         if self._section.callback_form == "json":
-            return msgspec.json.encode(head | {"List": outcome}), "application/json"
+            return to_json(head | {"List": outcome}), "application/json"
         parts = _xml(head) + f"<SubscribeMsgSentEvent><List>{_xml(outcome)}</List></SubscribeMsgSentEvent>"
         return f"<xml>{parts}</xml>".encode(), "text/xml"
 

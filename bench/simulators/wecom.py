@@ -15,14 +15,11 @@ import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import msgspec
-
-from bench.simulators.access_tokens import AccessTokens
 from bench.simulators.config_base import Count, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, each, octets, one_of, parsed, record, text, whole
+from bench.simulators.fields import Check, an_object, each, octets, one_of, parsed, record, text, to_json, whole
+from bench.simulators.kept_token import KeptToken
 from bench.simulators.push_api import (
     Kit,
     PushApi,
@@ -30,6 +27,7 @@ from bench.simulators.push_api import (
     Refused,
     as_number,
     json_answer,
+    message_id_of_url,
     path_of,
     query_of,
     refused_answer,
@@ -123,7 +121,7 @@ class Wecom(PushApi):
     def __init__(self, section: WecomSection, kit: Kit) -> None:
         super().__init__(section, kit)
         self._section = section
-        self._tokens = AccessTokens(section.access_token_life_s)
+        self._token_kept = KeptToken(section.access_token_life_s)
         self.reset()
 
     def credentials(self, host: str, port: int) -> dict[str, Any]:
@@ -136,7 +134,7 @@ class Wecom(PushApi):
     def reset(self) -> None:
         """No token is valid, nobody has had a message."""
         super().reset()
-        self._tokens.clear()
+        self._token_kept.clear()
         section = self._section
         self._per_minute = DeviceWindow(section.user_per_minute, 60.0)
         self._per_hour = DeviceWindow(section.user_per_hour, 3_600.0)
@@ -156,7 +154,7 @@ class Wecom(PushApi):
             case ("GET", path) if path == TOKEN_PATH:
                 return self._token(query)
             case ("POST", path) if path == SEND_PATH:
-                self._authorize(query.get("access_token", ""))
+                self._token_kept.check(query.get("access_token", ""), self.now)
                 return self._send(_object_in(request))
             case ("POST", path) if path == ROBOT_PATH:
                 return self._robot(query.get("key", ""), _object_in(request))
@@ -170,18 +168,8 @@ class Wecom(PushApi):
             raise Refused("40013", "corpid is unknown")
         if query.get("corpsecret") != self._section.corpsecret:
             raise Refused("40001", "corpsecret is wrong")
-        token = self._tokens.newest(self.now)  # asked again, the same one while it is good
-        if token is None:
-            token = secrets.token_urlsafe(96)
-            self._tokens.add(token, self.now)
-        left_s = int(self._tokens.left(token, self.now))
+        token, left_s = self._token_kept.give(self.now)
         return json_answer(200, {"errcode": 0, "errmsg": "ok", "access_token": token, "expires_in": left_s})
-
-    def _authorize(self, token: str) -> None:
-        if not self._tokens.is_known(token):
-            raise Refused("40014", "access_token is missing or unknown")
-        if not self._tokens.is_valid(token, self.now):
-            raise Refused("42001", "access_token has expired")
 
     # ---- messages
 
@@ -239,7 +227,7 @@ class Wecom(PushApi):
             self.kit.n_seen["over the limit of a person, not shown"] += 1
             return False
         if value.get("enable_duplicate_check") == 1:
-            content = msgspec.json.encode(value, order="sorted").decode()
+            content = to_json(value).decode()
             if self._repeats.take(target_of(f"{user} {content}").hex(), self.now) > 0:
                 self.kit.n_seen["repeat, not shown"] += 1
                 return False
@@ -260,7 +248,7 @@ def _texts_of(kind: str, message: Mapping[str, Any]) -> tuple[str, str, str]:
     """(title, body, message id) of a message."""
     if kind != "textcard":
         return "", message["content"], ""
-    named = parse_qs(urlsplit(message["url"]).query).get("message_id", [""])[0]
+    named = message_id_of_url(message["url"])
     return message["title"], message["description"], named
 
 

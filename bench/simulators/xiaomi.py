@@ -24,7 +24,7 @@ import msgspec
 
 from bench.simulators.config_base import Count
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, coded, digits, json_text, octets, one_of, parsed, record, text
+from bench.simulators.fields import Check, coded, digits, json_text, octets, one_of, parsed, record, text, to_json
 from bench.simulators.push_api import (
     FORM_TYPE,
     DayCaps,
@@ -411,7 +411,7 @@ class Xiaomi(PushApi):
         """A form whose field `data` is keyed by message id."""
         for layer in layers(dues):
             data = {group[0].message_id: self._report(group) for group in layer}
-            body = urlencode({"data": msgspec.json.encode(data).decode()}).encode()
+            body = urlencode({"data": to_json(data).decode()}).encode()
             yield Callback(body, (("content-type", FORM_TYPE),), sum(map(len, layer)))
 
     def _report(self, group: Sequence[Due]) -> dict[str, Any]:
@@ -464,7 +464,7 @@ def _is_button(key: str) -> bool:
 
 def _as_text(value: Any) -> str:
     """A value of a JSON message as a form would carry it."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if isinstance(value, str) else to_json(value).decode()
 
 
 def _message_id() -> str:

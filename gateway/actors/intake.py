@@ -61,7 +61,9 @@ class IntakeObserver(Protocol):
 class _Call:
     """One submit under way; `parts_left` of its parts are not durable yet."""
 
-    __slots__ = ("duplicates", "faults", "key", "parts", "parts_left", "replies", "rows", "since", "task_id")
+    __slots__ = (
+        *("duplicates", "faults", "is_long", "key", "parts", "parts_left", "replies", "rows", "since", "task_id"),
+    )
 
     def __init__(self, submission: Submission, reply: Reply, key: tuple[int, str] | None, since: float) -> None:
         self.replies = [reply]
@@ -70,6 +72,7 @@ class _Call:
         self.faults = submission.faults
         self.duplicates = 0 if submission.duplicates is None else int(submission.duplicates.sum())
         self.task_id: bytes | None = None
+        self.is_long = False
         self.parts = 0
         self.parts_left = 0
         self.since = since
@@ -125,10 +128,20 @@ class Intake:
         self._durable: deque[tuple[Batch, list[Part[_Call]]]] = deque()
         home.on_final = self._on_final
 
-    def submit(self, app: int, submission: Submission, reply: Reply, *, digest: bytes = b"") -> None:
+    def submit(
+        self,
+        app: int,
+        submission: Submission,
+        reply: Reply,
+        *,
+        digest: bytes = b"",
+        task_id: bytes = b"",
+        is_part: bool = False,
+    ) -> None:
         """The reply is called once, when the rows are durable or cannot become so.
 
         digest: what a repeated request_id is compared by, the same for the same body.
+        is_part: the task has rows in other submissions, too; task_id: of the task, once it has one.
 
         Raises Overloaded, RequestIdReused, ShuttingDown: then nothing was taken and the reply will not be called.
         A submission without rows is answered by `Accepted` with an empty task id, at once.
@@ -154,6 +167,8 @@ class Intake:
         if gather is None:
             gather = self._gathers[app] = Gather(bytes_max=self._batch_bytes_max)
         call.parts = call.parts_left = gather.add(submission, call)
+        call.is_long = is_part or call.parts > 1
+        call.task_id = task_id or None
         self._rows += submission.n
         if key is not None:
             self._remember(key, _Answered(digest, call, None))
@@ -264,7 +279,7 @@ class Intake:
         return batch
 
     def _open(self, batch: Batch, parts: list[Part[_Call]]) -> None:
-        long_tasks = [part.call.task_id for part in parts if part.call.parts > 1 and part.call.task_id]
+        long_tasks = [part.call.task_id for part in parts if part.call.is_long and part.call.task_id]
         page = self._home.open(batch, self._clock.monotonic(), long_tasks)
         self._rows -= batch.n
         self._observer.accepted(batch.app, batch.n, 1)

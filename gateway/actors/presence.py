@@ -14,7 +14,7 @@ import numpy as np
 import trio
 
 from gateway.clock import Clock
-from gateway.columns import I32, U16, TextColumn
+from gateway.columns import I32, U8, U16, TextColumn
 from gateway.core.admission import AddressClass
 from gateway.core.devices import DeviceTable
 from gateway.core.presence import SLOT_S, OnlineHistory, PlatformCounts, count_platforms
@@ -133,6 +133,23 @@ class Presence:
             history=_column(online, "<u4"),
             tagged=await self._count_tag(message.tag.encode(), app_index) if message.tag else None,
         )
+
+    async def online_ids(self, app_index: int, tag: bytes) -> U8:
+        """(n, 16) ids of the app's devices that are online now, of those with the tag where it is not empty.
+
+        If cancelled: nothing changes.
+        """
+        rows, apps = self._online_rows()
+        ours = rows[apps == app_index]
+        ids = self._devices.ids(ours)
+        if tag:
+            has_tag = np.zeros(len(ours), np.bool_)
+            for first in range(0, len(ours), _TAG_ROWS):
+                part = ours[first : first + _TAG_ROWS].tolist()
+                has_tag[first : first + len(part)] = [tag in self._devices.tags(row) for row in part]
+                await trio.lowlevel.checkpoint()
+            ids = ids[has_tag]
+        return ids
 
     async def _count_tag(self, tag: bytes, app_index: int) -> int:
         rows, apps = self._online_rows()

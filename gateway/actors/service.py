@@ -20,6 +20,7 @@ import numpy as np
 import trio
 
 from gateway.actors import store_desk
+from gateway.actors.audiences import Audiences
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
 from gateway.actors.ledger import MemoryPages, PageSource
 from gateway.actors.presence import Presence
@@ -30,7 +31,7 @@ from gateway.actors.task_reports import TaskReports
 from gateway.batch import Submission
 from gateway.clock import Clock, DevelopmentClock
 from gateway.columns import Bool, TextColumn
-from gateway.content import TTL_S_MAX, Fault
+from gateway.content import TTL_S_MAX, Fault, Variant, check_variant
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.identity import device_password
@@ -70,10 +71,15 @@ class AppView(NamedTuple):
         """Faults of contents: those that could not be read, and those that want to live longer than the app's may."""
         faults = dict(requested.content_faults)
         for position, variant in enumerate(submit.contents):
-            if variant.ttl_s > self.ttl_s_max:
-                text = f"ttl_s is {variant.ttl_s}, limit {self.ttl_s_max} (apps.ttl_s_max)"
-                faults.setdefault(position, Fault("ttl_s", text))
+            if (fault := self.ttl_fault(variant)) is not None:
+                faults.setdefault(position, fault)
         return faults
+
+    def ttl_fault(self, variant: Variant) -> Fault | None:
+        """A content that wants to live longer than the app's may."""
+        if variant.ttl_s <= self.ttl_s_max:
+            return None
+        return Fault("ttl_s", f"ttl_s is {variant.ttl_s}, limit {self.ttl_s_max} (apps.ttl_s_max)")
 
     def check_tokens(self, channel: Channel, tokens: TextColumn) -> Bool | str:
         """(n,) true where a token has the form of the channel's; a text where the app has no such channel."""
@@ -111,6 +117,7 @@ class Service:
         check_room: Callable[[], None],
         newest_secret: Callable[[str], bytes],
         presence: Presence,
+        audiences: Audiences,
         wait_registered: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         pages: PageSource | None = None,
         desk: store_desk.StoreDesk | None = None,
@@ -128,7 +135,8 @@ class Service:
         self._presence = presence
         self._wait_registered = wait_registered
         self._desk = desk
-        self._reports = TaskReports(pages or MemoryPages(home), clock)
+        self._reports = TaskReports(pages or MemoryPages(home), clock, audiences.is_running)
+        self._audiences = audiences
         self._nursery: trio.Nursery | None = None
         self._streams = ReceiptStreams(home)
 
@@ -192,6 +200,8 @@ class Service:
                 self._submit(connection, requested, requested.message)
             case messages.TaskState() | messages.TaskRows() | messages.Trace() as message:
                 self._start(self._report, connection, message)
+            case messages.SubmitAudience() as message:
+                self._start(self._submit_audience, connection, message, self._app(connection))
             case messages.RegisterDevices() as message:
                 self._start(self._register, connection, message, self._app(connection))
             case (
@@ -303,6 +313,18 @@ class Service:
             connection.grant(submit.n, requested.payload_bytes)
 
         self._intake.submit(app.number, submission, reply, digest=digest)
+
+    async def _submit_audience(self, connection: Caller, message: messages.SubmitAudience, app: AppView) -> None:
+        with self._counted_outcome():
+            fault = check_variant(message.content) or app.ttl_fault(message.content)
+            if fault is not None:
+                raise BadRequest(f"content.{fault.field}", fault.text)
+            self._check_room()
+            started = await self._audiences.start(app.number, message.content, message.tag.encode(), message.rows_per_s)
+        self._observer.submit("accepted")
+        connection.answer(
+            messages.AudienceSubmitted(id=message.id, task_id=started.task_id or bytes(16), devices=started.devices)
+        )
 
     # -- stores
 

@@ -114,6 +114,9 @@ class Spread:
 
     def next_slice(self, worker: int, rows_max: int) -> Slice | None:
         """The next rows for that worker, which holds them from now on: the caller sends them. None: none wait."""
+        if worker in self._deaths:
+            # Its next life is there already; what the last one held is taken back first.
+            return None
         queue = self._queues.get(worker)
         while queue:
             page, rows = self._take(queue, min(rows_max, self._fitting(queue[0].page)))
@@ -181,3 +184,4 @@ class Spread:
                         self.route_again(page, again)
                     await trio.lowlevel.checkpoint()
                 self._deaths.popleft()
+                self.on_rows(worker)

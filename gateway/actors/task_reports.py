@@ -29,9 +29,13 @@ _DEVICE_ROWS_MAX = 4_000_000
 
 
 class TaskReports:
-    def __init__(self, pages: PageSource, clock: Clock) -> None:
+    def __init__(
+        self, pages: PageSource, clock: Clock, is_running: Callable[[bytes], bool] = lambda _task_id: False
+    ) -> None:
+        """is_running: whether a task may get further rows."""
         self._pages = pages
         self._clock = clock
+        self._is_running = is_running
 
     async def answer(
         self, message: messages.TaskState | messages.TaskRows | messages.Trace, may_see: MaySee
@@ -105,7 +109,7 @@ class TaskReports:
                 if receipt and sums.receipts[receipt]
             },
             is_routed=sums.is_routed,
-            is_final=int(sums.states[IS_FINAL].sum()) == sums.rows,
+            is_final=int(sums.states[IS_FINAL].sum()) == sums.rows and not self._is_running(message.task_id),
             handed_over_unacked=sums.handed_over,
             waited_offline=sums.n_waited + sums.n_moved,
             submitted_unix_ms=sums.submitted_unix_ms,

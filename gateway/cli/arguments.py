@@ -103,6 +103,12 @@ def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser
     submit.add_argument("--address", metavar="ADDRESS", help="instead of the RPC listener of the configuration")
     submit.add_argument("--no-wait", action="store_true", help="do not wait for routing")
     submit.add_argument("--allow-duplicates", action="store_true", help="the same target twice gets both")
+    submit.add_argument(
+        "--audience",
+        metavar="WHO",
+        help="all (devices that are online), or tag:NAME: those with it; FILE then has one notification without `to`",
+    )
+    submit.add_argument("--per-s", type=_seconds, metavar="N", help="with --audience: at most so many rows a second")
     submit.add_argument("--request-id", default="", metavar="ID", help="makes a repeated submit of the file harmless")
     submit.add_argument(
         "--timeout", type=_seconds, default=SUBMIT_TIMEOUT_S, metavar="S", help="seconds per submit, and for routing"

@@ -14,8 +14,9 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from gateway.cli.audience import submit_audience
 from gateway.cli.connection import app_client, choose_app, read_config
-from gateway.cli.exit_codes import ExitCode, code_of
+from gateway.cli.exit_codes import ExitCode, UsageError, code_of
 from gateway.cli.lines import LISTED_MAX, LineReader, open_lines
 from gateway.cli.output import Output
 from gateway.client.blocking import BlockingClient
@@ -89,6 +90,10 @@ def run(options: argparse.Namespace, output: Output) -> int:
     """The file is submitted; the report is printed even where a submit failed half way."""
     config = read_config(options.config)
     app = choose_app(config, options.app)
+    if options.audience is not None:
+        return submit_audience(options, output)
+    if options.per_s is not None:
+        raise UsageError("--per-s is the speed of an --audience")
     with open_lines(options.file) as lines, app_client(config, app, options.address, options.timeout) as client:
         report = Report(LineReader(lines))
         failure: GatewayError | None = None

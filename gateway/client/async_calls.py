@@ -42,6 +42,7 @@ from gateway.wire.rpc.client import Answered, ClientSession, Closed, CreditCame,
 from gateway.wire.rpc.messages import (
     ANSWER_OF,
     Answer,
+    AudienceSubmitted,
     BackedUp,
     Backup,
     Cancel,
@@ -67,6 +68,7 @@ from gateway.wire.rpc.messages import (
     StoredRows,
     StoredRowsFound,
     Submit,
+    SubmitAudience,
     Submitted,
     SubscribeReceipts,
     TaskCounts,
@@ -239,6 +241,14 @@ class AsyncCalls(ABC):
     async def submit_columns(self, request: Submit) -> Submitted:
         """The same for columns that the caller has made (requests.py, rows.py)."""
         return await self._call(with_request_id(request), Submitted)
+
+    async def submit_audience(
+        self, content: Variant, *, tag: str = "", rows_per_s: float | None = None
+    ) -> AudienceSubmitted:
+        """The content is on its way to all devices that are online now, or those with the tag. Sent once: a call whose
+        answer is lost may have been done."""
+        request = SubmitAudience(id=UNSENT, content=content, tag=tag, rows_per_s=rows_per_s)
+        return await self._call(request, AudienceSubmitted)
 
     async def task_state(self, task_id: bytes | str) -> TaskCounts:
         return await self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)

@@ -41,6 +41,7 @@ from gateway.wire.rpc import codec
 from gateway.wire.rpc.client import Answered, ClientSession, Closed, Ready
 from gateway.wire.rpc.messages import (
     Answer,
+    AudienceSubmitted,
     BackedUp,
     Backup,
     Cancel,
@@ -66,6 +67,7 @@ from gateway.wire.rpc.messages import (
     StoredRows,
     StoredRowsFound,
     Submit,
+    SubmitAudience,
     Submitted,
     SubscribeReceipts,
     TaskCounts,
@@ -161,6 +163,12 @@ class BlockingClient:
                 yield self._collect(*waiting.popleft())
         while waiting:
             yield self._collect(*waiting.popleft())
+
+    def submit_audience(self, content: Variant, *, tag: str = "", rows_per_s: float | None = None) -> AudienceSubmitted:
+        """The content is on its way to all devices that are online now, or those with the tag. Sent once: a call whose
+        answer is lost may have been done."""
+        request = SubmitAudience(id=UNSENT, content=content, tag=tag, rows_per_s=rows_per_s)
+        return self._call(request, AudienceSubmitted)
 
     def task_state(self, task_id: bytes | str) -> TaskCounts:
         return self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)

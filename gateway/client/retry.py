@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from gateway.client.errors import CallFailed, GatewayUnreachable
 from gateway.errors import CloseReason, GatewayError
-from gateway.wire.rpc.messages import ClockAdvance, Error, Request, Restart, Submit
+from gateway.wire.rpc.messages import ClockAdvance, Error, Request, Restart, Submit, SubmitAudience
 
 #: Seconds a call may take with all its attempts: longer than a restart of the gateway.
 TIMEOUT_S = 30.0
@@ -36,7 +36,7 @@ def may_repeat(request: Request) -> bool:
     """Doing it twice does no harm: reads, whole-state writes, and submits that the gateway knows by request_id."""
     if isinstance(request, Submit):
         return request.request_id != ""
-    return not isinstance(request, ClockAdvance | Restart)
+    return not isinstance(request, ClockAdvance | Restart | SubmitAudience)
 
 
 class Retry:

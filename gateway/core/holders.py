@@ -151,19 +151,21 @@ class Holders:
     # -- deaths
 
     def take_back(self, worker: int, resends: Resends, now: float) -> Iterator[Returned]:
-        """Every open row that the worker held is here again, page by page; the caller may yield in between.
+        """Every open row that the worker held is here again, page by page; the caller may yield in between, and may
+        begin anew where it was interrupted.
 
-        Rows that go again are QUEUED: the caller routes them. A page that is not taken yet is still the dead worker's;
-        nobody reports for it any more.
+        Rows that go again are QUEUED: the caller routes them. Until the last page is taken, nobody reports for the
+        worker, and it is given no rows.
         """
-        pages = self._pages.pop(worker, {})
-        self._rows.pop(worker, None)
-        for page in pages.values():
+        pages = self._pages.get(worker, {})
+        while pages:
+            _, page = pages.popitem()
             assert page.away is not None
             marks = page.away
             rows = np.flatnonzero(((marks & _WORKER) == worker + 1) & ~IS_FINAL[page.state])
             was_issued = (marks[rows] & _ISSUED) != 0
             marks[rows] = 0
+            self._rows[worker] -= len(rows)
             yield self._return(page, rows, was_issued, resends, now)
 
     def _return(self, page: LedgerPage, rows: Rows, was_issued: Bool, resends: Resends, now: float) -> Returned:

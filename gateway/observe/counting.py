@@ -354,6 +354,17 @@ class ServiceCounts:
         self._log.info("operator command", command=command, **fields)
 
 
+class AudienceCounts:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def running(self, audiences: int) -> None:
+        self._metrics.audiences_running.set(audiences)
+
+    def ended(self, audience_rows: int, rows_left: int) -> None:
+        self._metrics.audience_rows_left.add(rows_left)
+
+
 class SupervisorCounts:
     def __init__(self, metrics: Metrics, log: Log) -> None:
         self._metrics = metrics

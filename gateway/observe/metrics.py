@@ -51,6 +51,8 @@ class Metrics(MetricSet):
     row_moves = counter("rows", "Rows that entered a state, by channel", channel=Channel, state=State)
     row_reasons = counter("rows", "Rows that got a reason with their state", reason=Reason)
     rows_open = gauge("rows", "Rows that are in an open state now", state=State)
+    audiences_running = gauge("audiences", "Audiences that still have devices to come")
+    audience_rows_left = counter("rows", "Devices of audiences that got no row, because their worker ended or refused")
     receipts = counter("rows", "Rows whose receipt rose, by channel", channel=Channel, receipt=Receipt)
     rows_duplicate = counter("rows", "Rows dropped because their target came earlier in the same submit")
     rows_handed_over_unacked = counter("rows", "Rows that left the long link without an acknowledgement")

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.actors.audiences import Audiences
 from gateway.actors.intake import Intake
 from gateway.actors.presence import Presence
 from gateway.actors.rpc_listener import RpcListener
@@ -34,7 +35,7 @@ from gateway.core.identity import device_password
 from gateway.errors import Overloaded, StaleEpoch
 from gateway.ledger import Channel, Reason, State
 from gateway.net.edge_table import ConnectionTable
-from gateway.observe.counting import IntakeCounts, RpcCounts, ServiceCounts
+from gateway.observe.counting import AudienceCounts, IntakeCounts, RpcCounts, ServiceCounts
 from gateway.store.memory import MemoryJournal
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.limits import RpcLimits
@@ -89,6 +90,22 @@ class Office:
             request_ids_max=100,
         )
         self.link = Sessions()
+        self.presence = Presence(
+            n_apps=2,
+            devices=world.devices,
+            link=lambda: self.link,
+            clock=world.clock,
+            now=trio.current_time,
+        )
+        self.audiences = Audiences(
+            intake=self.intake,
+            home=world.home,
+            clock=world.clock,
+            observer=AudienceCounts(world.metrics),
+            find=self.presence.online_ids,
+            chunk_rows=3,
+            running_max=2,
+        )
         self.service = Service(
             apps=[
                 AppView(0, "shop", frozenset({Channel.APNS}), {Channel.APNS: APNS.check_token}),
@@ -102,13 +119,8 @@ class Office:
             status=lambda: {"is_ready": True, "rows_open": world.home.rows_open},
             check_room=self.has_room,
             newest_secret=lambda key: SECRETS[key][0],
-            presence=Presence(
-                n_apps=2,
-                devices=world.devices,
-                link=lambda: self.link,
-                clock=world.clock,
-                now=trio.current_time,
-            ),
+            presence=self.presence,
+            audiences=self.audiences,
         )
         self.listener = RpcListener(
             limits=RpcLimits(**limits),
@@ -128,6 +140,7 @@ class Office:
         await self.world.start(self.nursery)
         self.nursery.start_soon(self.intake.run)
         self.nursery.start_soon(self.service.run)
+        self.nursery.start_soon(self.audiences.run)
         await trio.testing.wait_all_tasks_blocked()
 
     async def client(self, app_key: str = "shop") -> Any:
@@ -645,3 +658,30 @@ async def test_service_keeps_conservation_while_rows_move(office: Any, autojump_
     counts = await peer.call(messages.TaskState(id=1, task_id=task))
     assert sum(counts.states.values()) == 30
     assert counts.receipts == {"delivered": 3}
+
+
+async def test_service_sends_to_all_who_are_online_and_have_the_tag_as_one_task(
+    office: Any, autojump_clock: Any
+) -> None:
+    setting = office()
+    await setting.start()
+    shop = await setting.client()
+    ids = device_ids(10)
+    await shop.call(registration(ids, tags=["fans"]))
+    for number, one in enumerate(ids[:8]):
+        setting.link.connect(setting.world, 0, one, 5 + number)
+    content = Variant("Goal", "1:0")
+    answer = await shop.call(messages.SubmitAudience(id=1, content=content, tag="fans"))
+    assert answer.devices == 8
+    await trio.sleep(1)
+    counts = await shop.call(messages.TaskState(id=1, task_id=answer.task_id))
+    assert counts.accepted == sum(counts.states.values()) == 8
+    page = await shop.call(messages.TaskRows(id=1, task_id=answer.task_id))
+    assert {bytes(page.device_ids)[16 * k : 16 * k + 16] for k in range(8)} == set(ids[:8])
+    assert page.row.cast("I").tolist() == list(range(8))
+    nobody = await shop.call(messages.SubmitAudience(id=1, content=content, tag="others"))
+    assert (nobody.devices, nobody.task_id) == (0, bytes(16))
+    refused = await shop.call(messages.SubmitAudience(id=1, content=Variant("t", "b", ttl_s=-1)))
+    assert (refused.code, refused.field) == ("bad_request", "content.ttl_s")
+    operator = await setting.client("")
+    assert (await operator.call(messages.SubmitAudience(id=1, content=content))).code == "forbidden"

@@ -286,6 +286,7 @@ ANSWERS: dict[type, Callable[[Any], Any]] = {
     m.Device: lambda q: m.DeviceFound(id=q.id, device_id=q.device_id or bytes(16), facts={"alias": q.alias}),
     m.Status: lambda q: m.GatewayStatus(id=q.id, facts={"devices": 2}),
     m.ClockAdvance: lambda q: m.ClockAdvanced(id=q.id, now_unix_ms=int(q.seconds * 1000)),
+    m.SubmitAudience: lambda q: m.AudienceSubmitted(id=q.id, task_id=bytes(16), devices=len(q.tag)),
     m.Restart: lambda q: m.Restarted(id=q.id, workers=[m.WorkerRestart(0, "restarted", {}, 5)]),
 }
 

@@ -169,6 +169,19 @@ def test_death_routes_unsent_rows_again_and_ends_sent_ones_as_the_rule_says() ->
     assert (home.rows_open, home.rows_not_conserved(), holders.rows_at(1)) == (3, 0, 0)
 
 
+def test_taking_back_that_was_interrupted_goes_on_where_it_was() -> None:
+    home, owner = make_home(), make_home()
+    holders = Holders(home)
+    pages = [open_page(home, 3) for _ in range(4)]
+    for page in pages:
+        hand_out(holders, page, np.arange(3), owner, 1, HOME)
+    first = next(holders.take_back(1, all_resend, 1.0))
+    rest = list(holders.take_back(1, all_resend, 1.0))
+    assert {id(each.page) for each in (first, *rest)} == {id(page) for page in pages}
+    assert (len(rest), holders.rows_at(1)) == (3, 0)
+    assert list(holders.take_back(1, all_resend, 1.0)) == []
+
+
 class Machine(RuleBasedStateMachine):
     """One home, two owners that die and come back; a twin keeps who has each row and what it last heard, row by row."""
 

@@ -409,3 +409,36 @@ async def test_worker_that_refuses_the_configuration_ends_the_gateway_with_code_
         ended = await trio.run_process(command, capture_stderr=True, check=False)
     assert ended.returncode == 2
     assert b"colour" in ended.stderr
+
+
+async def test_audience_reaches_the_devices_of_all_workers_at_its_speed(
+    serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any], folder: Path
+) -> None:
+    process = await trio.to_thread.run_sync(
+        lambda: serve(None, gateway=TWO, long_link=PATIENT, audiences={"chunk_rows_max": 4})
+    )
+    async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
+        phones = [await new_phone(device_of(number % 2)).connect(gateway.link_port, nursery) for number in range(20)]
+        began = trio.current_time()
+        started = await gateway.client.submit_audience(Variant(title="Goal", body="1:0"), rows_per_s=16.0)
+        assert started.devices == 20
+        counts = await gateway.until_final(started.task_id)
+        assert counts.states == {"device_acked": 20}
+        # The last chunk of four leaves a second after the first.
+        assert trio.current_time() - began >= 1.0
+        assert [sum(phone.received.values()) for phone in phones] == [1] * 20
+        (folder / "one.jsonl").write_text('{"title": "Goal", "body": "2:0"}\n')
+        file, config = str(folder / "one.jsonl"), str(folder / "gateway.toml")
+        address = process.ready["rpc"][0]
+        command = [sys.executable, "-m", "gateway", "submit", file, "--config", config, "--address", address]
+        ended = await trio.run_process([*command, "--audience", "all", "--json"], capture_stdout=True)
+        assert b'"devices": 20' in ended.stdout or b'"devices":20' in ended.stdout
+
+        async def all_have_both() -> bool:
+            return [sum(phone.received.values()) for phone in phones] == [2] * 20
+
+        await until(all_have_both)
+        for options in (["--audience", "some"], ["--per-s", "5"]):
+            refused = await trio.run_process([*command, *options], capture_stderr=True, check=False)
+            assert refused.returncode == 2
+        nursery.cancel_scope.cancel()

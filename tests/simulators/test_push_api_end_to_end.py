@@ -243,8 +243,8 @@ def test_the_first_of_two_steps_can_fail_alone(start, callback_sink):
     assert running.statistics("oppo")["outcomes"] == {"oauth": 2, "error_by_fault": 1, "save": 1, "accepted": 1}
 
 
-def _ready(*arguments):
-    command = [sys.executable, "-m", "bench.simulators", "--json", "--exit-with-parent", *arguments]
+def _ready(*arguments, module=("bench.simulators",)):
+    command = [sys.executable, "-m", *module, "--json", "--exit-with-parent", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         ready = process.stdout.readline()
         process.stdin.close()
@@ -260,6 +260,16 @@ def test_command_line_starts_any_or_all():
     assert set(_ready()) & names == {"apns", "fcm"}
     assert set(_ready("--all")) >= names
     assert "huwei" in _ready("--only", "huwei")
+    assert set(_ready("--only", "vivo", module=["gateway", "simulate"])) & names == {"vivo"}
+
+
+def test_credentials_are_not_shown_at_the_control_port(start):
+    running = start(**_huawei())
+    with running.httpx("huawei") as client:
+        _hms(running, client, ["t1"])
+    shown = running.control("GET", "/requests")[1]["huawei"]
+    assert shown[0]["body"] == "not shown: a credential"
+    assert dict(shown[1]["headers"])["authorization"].endswith("...")
 
 
 def test_receipts_survive_a_callback_that_is_not_there(start):

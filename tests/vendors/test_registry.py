@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -112,3 +115,24 @@ def test_limits_are_positive_and_hosts_are_names(name: str) -> None:
     assert "." in host
     assert port == 443
     assert vendor.limits(Variant("t", "b")).payload_bytes_max >= 1024
+
+
+def test_the_config_block_of_its_page_is_one_that_works(name: str) -> None:
+    """A document that is not executed decays."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "vendors" / f"{name}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", page, re.S)
+    assert blocks
+    for block in blocks:
+        apps = tomllib.loads(block)["apps"]
+        # Below an app of the file, or standing for one.
+        table = (apps[0] if isinstance(apps, list) else apps)[name]
+        entry = REGISTRY[name]
+        entry.vendor(msgspec.convert(table, entry.settings))
+
+
+def test_every_key_of_a_vendor_stands_on_its_page_or_on_the_common_one(name: str) -> None:
+    folder = Path(__file__).resolve().parents[2] / "docs" / "vendors"
+    text = "".join((folder / f"{page}.md").read_text(encoding="utf-8") for page in (name, "lists", "fcm"))
+    settings, _ = make(name)
+    for field in msgspec.structs.fields(type(settings)):
+        assert re.search(rf"\b{field.name}\b", text), field.name

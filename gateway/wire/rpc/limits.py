@@ -19,6 +19,8 @@ STATUS_ROWS_MAX = 1000
 TOKEN_BYTES_MAX = 4096
 #: Registered texts (platform, version, zone, alias): one line each.
 REGISTERED_TEXT_BYTES_MAX = 128
+#: A tag (gateway/core/details.py).
+TAG_CHARACTERS_MAX = 32
 #: All tags of one device, joined.
 TAGS_BYTES_MAX = 4096
 

@@ -130,6 +130,18 @@ class Submit(Message, kw_only=True):
     group: Annotated[str, Meta(max_length=_limits.GROUP_CHARACTERS_MAX)] = ""
 
 
+class SubmitAudience(Message, kw_only=True):
+    """One notification to all devices of the app that are online now, or to those of them with the tag, as one task.
+
+    rows_per_s: at most so many; absent: as fast as there is room. Answer: audience_submitted.
+    """
+
+    id: RequestNumber
+    content: Variant
+    tag: Annotated[str, Meta(max_length=_limits.TAG_CHARACTERS_MAX)] = ""
+    rows_per_s: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+
+
 class TaskState(Message, kw_only=True):
     """Where the rows of a task are. Answer: task_counts."""
 
@@ -341,6 +353,14 @@ class Submitted(Message, kw_only=True):
     duplicates: int = 0
 
 
+class AudienceSubmitted(Message, kw_only=True):
+    """devices: of the audience; its rows are accepted one after the other. task_id: zeros when there are none."""
+
+    id: RequestNumber
+    task_id: Id16
+    devices: int
+
+
 class Latency(msgspec.Struct, kw_only=True):
     """Submit to final state, rows that waited for a device or a moved clock left out. n: rows measured."""
 
@@ -546,6 +566,7 @@ class Pong(Message, kw_only=True):
 #: What a client may send, and what a server may send.
 Request: TypeAlias = (
     Submit
+    | SubmitAudience
     | TaskState
     | TaskRows
     | Trace
@@ -569,6 +590,7 @@ FromClient: TypeAlias = Hello | Credit | Request
 Answer: TypeAlias = (
     Error
     | Submitted
+    | AudienceSubmitted
     | TaskCounts
     | TaskRowPage
     | TraceHops
@@ -592,6 +614,7 @@ FromServer: TypeAlias = Challenge | Welcome | Credit | Receipts | Answer
 #: Which answer each request gets, when it is not an error.
 ANSWER_OF: dict[type[Message], type[Message]] = {
     Submit: Submitted,
+    SubmitAudience: AudienceSubmitted,
     TaskState: TaskCounts,
     TaskRows: TaskRowPage,
     Trace: TraceHops,
@@ -613,4 +636,4 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
 }
 #: Who may ask what; everything else is for both.
 OPERATOR_ONLY: frozenset[type[Message]] = frozenset({Status, StoredRows, PurgeStored, Backup, ClockAdvance, Restart})
-APP_ONLY: frozenset[type[Message]] = frozenset({Submit, RegisterDevices, SubscribeReceipts})
+APP_ONLY: frozenset[type[Message]] = frozenset({Submit, SubmitAudience, RegisterDevices, SubscribeReceipts})

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import trio
 
+from gateway.actors.audiences import Audiences
 from gateway.actors.front import Front
 from gateway.actors.intake import Intake
 from gateway.actors.merged_receipts import MergedReceipts
@@ -22,7 +23,7 @@ from gateway.core.identity import device_password
 from gateway.errors import Overloaded
 from gateway.ledger import Channel
 from gateway.net.edge_table import ConnectionTable
-from gateway.observe.counting import IntakeCounts, ServiceCounts
+from gateway.observe.counting import AudienceCounts, IntakeCounts, ServiceCounts
 from gateway.store.memory import MemoryJournal
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
@@ -107,6 +108,16 @@ class Offices:
             def __init__(self) -> None:
                 self.table = table
 
+        presence = Presence(n_apps=1, devices=world.devices, link=Sessions, clock=world.clock, now=trio.current_time)
+        audiences = Audiences(
+            intake=intake,
+            home=world.home,
+            clock=world.clock,
+            observer=AudienceCounts(world.metrics),
+            find=presence.online_ids,
+            chunk_rows=10,
+            running_max=2,
+        )
         service = Service(
             apps=[AppView(0, "shop", frozenset({Channel.APNS}), {Channel.APNS: lambda token: ""})],
             intake=intake,
@@ -117,7 +128,8 @@ class Offices:
             status=dict,
             check_room=lambda: None,
             newest_secret=lambda key: b"secret",
-            presence=Presence(n_apps=1, devices=world.devices, link=Sessions, clock=world.clock, now=trio.current_time),
+            presence=presence,
+            audiences=audiences,
         )
         front = self.fronts[index] = Front(
             service=service,

@@ -343,6 +343,22 @@ async def test_links_of_a_dead_life_are_refused(make_cluster: Callable[..., Any]
     assert cluster.workers[0].watch.links == 0
 
 
+async def test_next_life_gets_no_rows_before_all_that_the_last_one_held_are_back(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster()
+    spread = cluster.workers[0].spread
+    devices = cluster.owned_by(1, 3)
+    await cluster.kill(1)
+    waiting = await cluster.send(0, devices)
+    spread.on_died(1)
+    assert spread.next_slice(1, 100) is None
+    await cluster.settle()
+    assert spread.waiting_rows(1) == 3
+    await cluster.revive(1, devices)
+    assert states(waiting) == ["in_flight"] * 3
+
+
 # -- questions
 
 

@@ -1,0 +1,49 @@
+"""`pushgw submit FILE --audience WHO`: one notification to every device that is online, or to those with a tag."""
+
+from __future__ import annotations
+
+import argparse
+
+from gateway.cli.connection import app_client, choose_app, read_config
+from gateway.cli.exit_codes import ExitCode, UsageError
+from gateway.cli.lines import open_lines
+from gateway.cli.output import Output
+from gateway.client.rows import LineFault, parse_line
+from gateway.content import Variant
+from gateway.message_id import to_text
+
+#: Who a notification is for where the line says nobody: `parse_line` wants somebody.
+_NOBODY = bytes(16)
+
+
+def submit_audience(options: argparse.Namespace, output: Output) -> int:
+    """The audience is on its way; its size and task are printed. Rows follow: `pushgw task` says how far it is."""
+    who: str = options.audience
+    tag = who.removeprefix("tag:") if who.startswith("tag:") else ""
+    if who != "all" and not tag:
+        raise UsageError(f"--audience is {who!r}, expected all or tag:NAME")
+    if options.request_id or options.allow_duplicates:
+        raise UsageError("--request-id and --allow-duplicates are not for an --audience")
+    content = _read_content(options.file)
+    config = read_config(options.config)
+    with app_client(config, choose_app(config, options.app), options.address, options.timeout) as client:
+        answer = client.submit_audience(content, tag=tag, rows_per_s=options.per_s)
+    task = to_text(answer.task_id) if any(answer.task_id) else ""
+    output.document({"task": task, "devices": answer.devices})
+    if not output.is_json:
+        output.say(f"{answer.devices:,} devices" + (f"\ntask {task}" if task else ""))
+    return ExitCode.GOOD
+
+
+def _read_content(file: str) -> Variant:
+    """The one notification of the file. Raises: UsageError."""
+    with open_lines(file) as lines:
+        texts = [(number, text) for number, text in enumerate(lines, 1) if text.strip()]
+    if len(texts) != 1:
+        raise UsageError(f"an --audience gets one notification, {file} has {len(texts)} lines")
+    rows = parse_line(texts[0][1], texts[0][0], default_to=_NOBODY)
+    if isinstance(rows, LineFault):
+        raise UsageError(f"line {rows.line}: {rows.field}: {rows.text}")
+    if len(rows) != 1 or rows[0].target != _NOBODY or rows[0].variables:
+        raise UsageError("a notification to an --audience has neither `to` nor `vars`")
+    return rows[0].variant

@@ -1,0 +1,201 @@
+"""Audiences: who gets a row, in which chunks, how fast, and what becomes of the task meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+
+from gateway.actors.audiences import Audiences
+from gateway.actors.intake import Accepted
+from gateway.batch import Submission
+from gateway.columns import U8
+from gateway.content import Variant
+from gateway.errors import GatewayError, Overloaded, StoreFull
+
+CONTENT = Variant("title", "body")
+TASK = bytes(range(16))
+
+
+def ids(n: int) -> U8:
+    return np.arange(n * 16, dtype=np.uint32).astype(np.uint8).reshape(n, 16) + np.arange(n, dtype=np.uint8)[:, None]
+
+
+class Desk:
+    """Intake, home and observer in one: takes chunks, and says which of them are routed."""
+
+    def __init__(self, devices: int, **limits: Any) -> None:
+        self.chunks: list[tuple[float, Submission, bytes, bool]] = []
+        self.refusals: list[GatewayError] = []
+        self.is_routed = True
+        self.left: list[tuple[int, int]] = []
+        self.ids = ids(devices)
+        self.asked: list[tuple[int, bytes]] = []
+        self.audiences = Audiences(
+            intake=self,  # type: ignore[arg-type]
+            home=self,  # type: ignore[arg-type]
+            clock=self,  # type: ignore[arg-type]
+            observer=self,
+            find=self.find,
+            **{"chunk_rows": 10, "running_max": 2} | limits,
+        )
+
+    async def find(self, app: int, tag: bytes) -> U8:
+        self.asked.append((app, tag))
+        return self.ids
+
+    def submit(
+        self, app: int, submission: Submission, reply: Callable[[Any], None], *, task_id: bytes, is_part: bool
+    ) -> None:
+        if self.refusals:
+            error = self.refusals.pop(0)
+            if isinstance(error, Overloaded):
+                raise error
+            reply(error)
+            return
+        self.chunks.append((trio.current_time(), submission, task_id, is_part))
+        reply(Accepted(task_id or TASK, submission.n, 0, ()))
+
+    def find_task(self, task_id: bytes) -> list[Any]:
+        class Page:
+            state = np.full(10, 1 if self.is_routed else 0, np.uint8)
+
+        class Segment:
+            first, n = 0, 10
+
+        return [(Page, Segment)]
+
+    def monotonic(self) -> float:
+        return trio.current_time()
+
+    async def sleep_until(self, deadline: float) -> None:
+        await trio.sleep_until(deadline)
+
+    def running(self, audiences: int) -> None:
+        pass
+
+    def ended(self, audience_rows: int, rows_left: int) -> None:
+        self.left.append((audience_rows, rows_left))
+
+
+@pytest.fixture
+async def run(nursery: trio.Nursery, autojump_clock: Any) -> Callable[..., Awaitable[Desk]]:
+    async def make(devices: int, **limits: Any) -> Desk:
+        desk = Desk(devices, **limits)
+        nursery.start_soon(desk.audiences.run)
+        await trio.testing.wait_all_tasks_blocked()
+        return desk
+
+    return make
+
+
+async def until_through(desk: Desk) -> None:
+    with trio.fail_after(10_000):
+        while not desk.left:
+            await trio.sleep(0.01)
+
+
+async def test_every_device_gets_one_row_of_one_task(run: Any) -> None:
+    desk = await run(35)
+    started = await desk.audiences.start(3, CONTENT, b"fans", None)
+    assert (started.task_id, started.devices) == (TASK, 35)
+    assert desk.asked == [(3, b"fans")]
+    assert desk.audiences.is_running(TASK)
+    await until_through(desk)
+    assert not desk.audiences.is_running(TASK)
+    assert np.array_equal(np.concatenate([chunk.device_ids for _, chunk, _, _ in desk.chunks]), ids(35))
+    sources = np.concatenate([chunk.source_rows for _, chunk, _, _ in desk.chunks])
+    assert sources.tolist() == list(range(35))
+    assert [(chunk.n, task, is_part) for _, chunk, task, is_part in desk.chunks] == [
+        (10, b"", True),
+        (10, TASK, True),
+        (10, TASK, True),
+        (5, TASK, True),
+    ]
+    assert desk.left == [(35, 0)]
+
+
+async def test_small_audience_is_a_task_like_any_other(run: Any) -> None:
+    desk = await run(10)
+    await desk.audiences.start(0, CONTENT, b"", None)
+    assert [(task, is_part) for _, _, task, is_part in desk.chunks] == [(b"", False)]
+    assert not desk.audiences.is_running(TASK)
+
+
+async def test_audience_of_nobody_is_no_task(run: Any) -> None:
+    desk = await run(0)
+    assert await desk.audiences.start(0, CONTENT, b"", None) == (b"", 0)
+    assert desk.chunks == []
+
+
+@pytest.mark.parametrize("rows_per_s", [1.0, 7.0, 1000.0])
+async def test_audience_is_no_faster_than_it_may_be(run: Any, rows_per_s: float) -> None:
+    desk = await run(95)
+    began = trio.current_time()
+    await desk.audiences.start(0, CONTENT, b"", rows_per_s)
+    await until_through(desk)
+    sent = 0
+    for at, chunk, _, _ in desk.chunks:
+        # Never ahead of its time by more than the chunk that goes first.
+        assert sent <= math.ceil((at - began) * rows_per_s + 1e-6)
+        sent += chunk.n
+    assert desk.chunks[-1][0] - began == pytest.approx(90 / rows_per_s, rel=0.01, abs=0.02)
+
+
+async def test_chunk_waits_until_the_one_before_is_routed(run: Any) -> None:
+    desk = await run(30)
+    desk.is_routed = False
+    await desk.audiences.start(0, CONTENT, b"", None)
+    await trio.sleep(100)
+    assert len(desk.chunks) == 1
+    desk.is_routed = True
+    await until_through(desk)
+    assert len(desk.chunks) == 3
+
+
+async def test_gateway_without_room_is_asked_again_later(run: Any) -> None:
+    desk = await run(30)
+    await desk.audiences.start(0, CONTENT, b"", None)
+    desk.refusals = [Overloaded("open rows", 1, 1, retry_after_s=3.0)]
+    began = trio.current_time()
+    await until_through(desk)
+    assert sum(chunk.n for _, chunk, _, _ in desk.chunks) == 30
+    assert desk.chunks[-1][0] - began >= 3.0
+
+
+async def test_store_that_fails_ends_the_audience_and_the_rest_is_counted(run: Any) -> None:
+    desk = await run(30)
+    await desk.audiences.start(0, CONTENT, b"", None)
+    desk.refusals = [StoreFull("journal", "no room")]
+    await until_through(desk)
+    assert desk.left == [(30, 20)]
+    assert not desk.audiences.is_running(TASK)
+
+
+async def test_audiences_beyond_their_number_are_refused_until_one_is_through(run: Any) -> None:
+    desk = await run(30, running_max=1)
+    desk.is_routed = False
+    await desk.audiences.start(0, CONTENT, b"", None)
+    with pytest.raises(Overloaded, match=r"audiences\.running_max is 1"):
+        await desk.audiences.start(0, CONTENT, b"", None)
+    desk.is_routed = True
+    await until_through(desk)
+    await desk.audiences.start(0, CONTENT, b"", None)
+
+
+async def test_cancelled_audience_says_how_many_got_nothing(autojump_clock: Any) -> None:
+    desk = Desk(30)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.audiences.run)
+        await trio.testing.wait_all_tasks_blocked()
+        desk.is_routed = False
+        await desk.audiences.start(0, CONTENT, b"", None)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert desk.left == [(30, 20)]
+    with pytest.raises(Overloaded):
+        await desk.audiences.start(0, CONTENT, b"", None)

@@ -20,8 +20,11 @@ BENCHMARKS = {
     "core": "bench.core",
     "vendor": "bench.vendor",
     "http1": "bench.http1",
-    "longlink": "bench.longlink",
     "durable": "bench.durable",
+    "registry": "bench.registry",
+    "inbox": "bench.inbox",
+    "ledger": "bench.ledger",
+    "longlink": "bench.longlink",
     "render": "bench.render",
 }
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ import trio
 
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.device_passing import DevicePassing
-from gateway.actors.inbox import InboxActor
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
 from gateway.actors.long_link import LongLink
@@ -54,6 +52,7 @@ from gateway.app_parts import app_view, make_log
 from gateway.app_seeing import lane_status, refresh_gauges
 from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
+from gateway.app_stores import Stores
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -76,7 +75,6 @@ from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
 from gateway.core.report import open_rows
 from gateway.core.request_ids import RequestIds
-from gateway.core.segments import HashKey
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -90,7 +88,7 @@ from gateway.observe.log import Log
 from gateway.observe.loop_lag import StepWatch, watch_lag
 from gateway.observe.metrics import Metrics
 from gateway.observe.scrape import Scrape, SharedScrape
-from gateway.store.memory import MemoryInbox, MemoryJournal
+from gateway.store.memory import MemoryJournal
 
 #: Rows routed in one step: about a millisecond at the rates of docs/performance.md.
 ROUTE_SLICE_ROWS = 5120
@@ -173,14 +171,12 @@ class Worker:
         self.disk: DiskJournal | None = None
         if any(app.durability == "disk" for app in config.apps):
             self.disk = DiskJournal(self, self.home.journal, secret, FIRST_EPOCH)
-        self.devices = DeviceTable(
-            device_limits(config),
-            HashKey(secrets.token_bytes(32)),
-        )
-        self.inbox_store = MemoryInbox(
-            rows_per_device_max=config.inbox.rows_per_device_max, rows_max=config.inbox.rows_max
-        )
-        self.inbox = InboxActor(store=self.inbox_store, epoch=FIRST_EPOCH, home=self.home, clock=clock)
+        self.stores = Stores(config, FIRST_EPOCH, metrics, self.log)
+        self.pages = self.stores.keep_pages(self.home, secret, clock)
+        self.devices = DeviceTable(device_limits(config), self.stores.hash_key())
+        self.stores.follow(self.devices)
+        self.inbox_store = self.stores.inbox
+        self.inbox = self.stores.inbox_actor(self.home, clock)
         self.renderer = Renderer(
             templates_max=config.lanes.templates_max,
             downlink_payload_bytes_max=config.long_link.payload_bytes_max,
@@ -278,6 +274,10 @@ class Worker:
             check_room=self._check_room,
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
             presence=self.presence,
+            wait_registered=self.stores.wait_written,
+            pages=self.pages,
+            # Devices and rows of other workers would be missing.
+            desk=self.stores.desk(self.devices, self.home, self.clock) if config.gateway.workers == 1 else None,
             audiences=self.audiences,
         )
         self.uplink = build_uplink(self)
@@ -333,10 +333,12 @@ class Worker:
 
     async def _run(self, ready: Callable[[Ready], None] | None) -> None:
         trio.lowlevel.add_instrument(self.step_watch)
-        async with trio.open_nursery() as nursery:
+        async with self.stores.opened(), trio.open_nursery() as nursery:
             self._nursery = nursery
+            self.stores.start(functools.partial(self._supervise, nursery), self.owner)
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
+            self._supervise(nursery, "inbox sweep", self.inbox.sweep)
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "uplink", self.uplink.run)
@@ -367,6 +369,7 @@ class Worker:
                 self.siblings.control.ready()
             await self._stopping.wait()
             await self._drain()
+            await self.stores.flush()
             nursery.cancel_scope.cancel()
         if self.passing is not None:
             self.passing.close()

@@ -15,7 +15,7 @@ def app_view(index: int, app: App) -> AppView:
         CHANNEL_NAMES[name]: vendors.REGISTRY[name].vendor(settings).check_token
         for name, settings in app.vendors.items()
     }
-    return AppView(index, app.key, frozenset(checks), checks)
+    return AppView(index, app.key, frozenset(checks), checks, app.ttl_s_max)
 
 
 def make_log(config: Config, metrics: Metrics) -> Log:

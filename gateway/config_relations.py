@@ -25,8 +25,8 @@ from gateway.vendor import HttpVersion, http_version
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
 #: as much again for our own code and for the slack of the allocator.
 PROCESS_BYTES = 112 * MIB
-#: A record of 64 bytes and its entries in the id and the token index (gateway/core/devices.py, DeviceLimits).
-DEVICE_BYTES = 64 + 20
+#: A record of 64 bytes, its entries in the id and the token index (gateway/core/devices.py, DeviceLimits), its mark.
+DEVICE_BYTES = 64 + 20 + 1
 #: The same place: a device with an alias, a (device, tag) pair, a distinct (platform, version, time zone).
 ALIAS_BYTES = 300
 TAG_BINDING_BYTES = 10
@@ -35,6 +35,9 @@ PROFILE_BYTES = 300
 DEVICE_ID_BYTES = 16
 #: One row in the inbox: its tag in the device's list and the way back (gateway/store/memory.py); its text is elsewhere.
 INBOX_ROW_BYTES = 200
+#: What an inbox on the disk keeps in memory: two counters of 4 bytes in each of 2^20 buckets, and SQLite's page cache
+#: (gateway/store/inbox_filing.py).
+INBOX_COUNTERS_BYTES = (8 << 20) + (64 << 20)
 #: A row in a lane, parked or in the retry wheel: its position in the batch and the slice's share.
 LANE_ROW_BYTES = 16
 #: One entry of the receipts log: message id, device id, three codes, Unix ms.
@@ -142,6 +145,11 @@ def _long_link_budget(config: Config) -> list[BudgetPart]:
     ]
 
 
+def _inbox_bytes(config: Config) -> int:
+    in_memory = config.store.data_dir is None
+    return config.inbox.rows_max * INBOX_ROW_BYTES if in_memory else INBOX_COUNTERS_BYTES
+
+
 def memory_budget(config: Config) -> list[BudgetPart]:
     """How `gateway.memory_bytes_max` is split; the sum may be smaller, never larger."""
     rpc, ledger, devices, lanes = config.rpc, config.ledger, config.devices, config.lanes
@@ -170,7 +178,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart("ledger", ledger.ledger_memory_bytes_max, "ledger.ledger_memory_bytes_max"),
         BudgetPart("receipts log", ledger.receipt_log_rows_max * RECEIPT_BYTES, "ledger.receipt_log_rows_max"),
         BudgetPart("request ids", ledger.idempotency_ids_max * REQUEST_ID_BYTES, "ledger.idempotency_ids_max"),
-        BudgetPart("inbox", config.inbox.rows_max * INBOX_ROW_BYTES, "inbox.rows_max"),
+        BudgetPart("inbox", _inbox_bytes(config), "inbox.rows_max"),
         BudgetPart(
             "lanes",
             config.gateway.open_rows_max * (LANE_ROW_BYTES + TRAIL_ROW_BYTES)
@@ -268,6 +276,7 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     # a batch and the marks of its rows must find room beside the spare segment
     ("journal.segment_bytes", "journal.bytes_max"),
     ("gateway.batch_bytes_max", "journal.bytes_max"),
+    ("inbox.bytes_per_device_max", "inbox.bytes_max"),
     ("retry.first_s", "retry.cap_s"),
     ("retry.throttled_s", "retry.cap_s"),
     ("retry.wait_s_min", "retry.cap_s"),
@@ -366,6 +375,9 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
             yield f"{path}.durability", "disk", "'memory' while gateway.workers is more than 1 (docs/known-gaps.md)"
         if not app.secrets:
             yield f"{path}.secrets", app.secrets, "at least one secret"
+    if config.store.data_dir is not None and config.gateway.workers > 1:
+        expected = "no value: stores on the disk are for gateway.workers = 1 in this version"
+        yield "store.data_dir", str(config.store.data_dir), expected
     if config.dev.make_secrets and not config.dev.clock:
         yield "dev.make_secrets", True, "dev.clock = true beside it: both are for development only"
 

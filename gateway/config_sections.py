@@ -151,6 +151,9 @@ class LongLink(Section, frozen=True, kw_only=True):
 class Ledger(Section, frozen=True, kw_only=True):
     ledger_memory_bytes_max: Count = 768 * MIB
     receipt_log_rows_max: Count = 1_000_000
+    retention_s: Annotated[float, Meta(gt=0, le=400 * 86400)] = 14 * 86400.0
+    retention_bytes_max: Count = 64 * GIB
+    retention_check_s: Seconds = 600.0
     idempotency_ids_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000_000
     idempotency_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 86_400.0
 
@@ -169,6 +172,16 @@ class Journal(Section, frozen=True, kw_only=True):
 class Inbox(Section, frozen=True, kw_only=True):
     rows_per_device_max: Count = 100
     rows_max: Count = 1_000_000
+    bytes_per_device_max: Count = 256 * KIB
+    bytes_max: Count = 4 * GIB
+
+
+class Store(Section, frozen=True, kw_only=True):
+    """What is kept on the disk beside the journal."""
+
+    data_dir: Path | None = None
+    shard_groups: Literal[1, 2, 4, 8, 16, 32, 64, 128, 256] = 16
+    seen_write_s: Seconds = 300.0
 
 
 class Devices(Section, frozen=True, kw_only=True):
@@ -300,6 +313,7 @@ class App(Section, frozen=True, kw_only=True):
     durability: Literal["memory", "disk"] = "memory"
     strategy: Strategy = 1
     connections_max: Count = 1_000_000
+    ttl_s_max: Literal[259_200, 604_800, 3_456_000] = 3_456_000
     marketing_categories: list[str] = msgspec.field(default_factory=list)
     vendors: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
 
@@ -323,6 +337,7 @@ class Config(Section, frozen=True, kw_only=True):
     ledger: Ledger
     journal: Journal
     inbox: Inbox
+    store: Store
     audiences: Audiences
     devices: Devices
     retry: Retry

@@ -169,6 +169,11 @@ class Reason(enum.IntEnum):
     CONTENT_TOO_LONG = 5
     TOKEN_MUTED = 6
     INBOX_FULL = 7
+    #: The app's blacklist.
+    DEVICE_BLOCKED = 8
+    NOTIFICATIONS_CLOSED = 9
+    #: A newer message of its collapse id came while it waited for the device.
+    COLLAPSED = 10
     # final words of a vendor
     REJECTED_BY_VENDOR = 16
     TOKEN_DEAD = 17
@@ -216,6 +221,7 @@ class LedgerPage:
         "away",
         "batch",
         "bursts",
+        "changes",
         "channel",
         "counts",
         "final_ms",
@@ -253,6 +259,8 @@ class LedgerPage:
         self.counts[State.QUEUED] = n
         self.bursts: list[Burst] = []
         self.trail: PageTrail | None = None
+        #: How often final states or receipts changed: whether a copy of the page is still what it is.
+        self.changes = 0
 
     def move(self, rows: Rows, to: State, reason: Reason | U8 | None = Reason.NONE) -> I64:
         """Rows (distinct positions) are in state `to` afterwards; the reason is stored beside it, None keeps it.

@@ -439,7 +439,14 @@ def test_every_number_of_the_configuration_says_its_unit_in_its_name() -> None:
     """STYLE.md: units come last, counts end in what they count."""
     endings = re.compile(r"(_s|_ms|_bytes|_per_s)(_max|_min)?$|_(max|reserve)$|\.rows_min$")
     numbers = [path for path, field in every_key() if isinstance(field.default, int | float)]
-    unitless = {"gateway.node", "gateway.workers", "retry.factor", "retry.jitter", "apps[].strategy"}
+    unitless = {
+        "gateway.node",
+        "gateway.workers",
+        "store.shard_groups",
+        "retry.factor",
+        "retry.jitter",
+        "apps[].strategy",
+    }
     unitless |= {"breaker.failure_share", "unregister_guard.dead_share_normal"}
     for path in numbers:
         kind = dict(every_key())[path].type
@@ -488,3 +495,11 @@ def test_vendor_settings_come_from_the_registry() -> None:
     for name, kind in settings.items():
         fields = {field.name for field in msgspec.structs.fields(kind)}
         assert {"rate_per_s", "burst", "connections_max", "ca_file", "host", "port"} <= fields, name
+
+
+def test_stores_on_the_disk_are_refused_for_several_workers(tmp_path: Path) -> None:
+    text = SMALL + 'workers = 2\n[store]\ndata_dir = "store"\n'
+    found = faults(tmp_path, text)
+    assert set(found) == {"store.data_dir"}
+    assert "gateway.workers = 1" in found["store.data_dir"].expected
+    assert load(tmp_path, SMALL + '[store]\ndata_dir = "store"\n').store.data_dir == tmp_path / "store"

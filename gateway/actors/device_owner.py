@@ -63,6 +63,8 @@ class DeviceOwner:
         self._clock = clock
         self._observer = observer
         self._connections_max = connections_max
+        #: Asks for a page that left memory and says whether it will come, with whom to tell then.
+        self.ask_archive: Callable[[int, Rows, Callable[[LedgerPage, Rows], None]], bool] | None = None
         self._online_elsewhere = online_elsewhere
         self._set_online = set_online
         #: Devices that came online, and went; see `Presence`.
@@ -117,7 +119,8 @@ class DeviceOwner:
     def _acknowledged(self, sequence: int, rows: Rows, *, is_late: bool) -> None:
         page = self._home.page(sequence)
         if page is None:
-            self._observer.stray(len(rows))
+            if self.ask_archive is None or not self.ask_archive(sequence, rows, self._acknowledged_archived):
+                self._observer.stray(len(rows))
             return
         now = self._clock.monotonic()
         if not is_late and page.are_all(rows, State.IN_FLIGHT, Channel.LONG_LINK):
@@ -142,6 +145,10 @@ class DeviceOwner:
         if self._inbox.has_full_windows:
             for device_id in page.batch.device_ids[rows]:
                 self._inbox.room_appeared(device_id.tobytes())
+
+    def _acknowledged_archived(self, page: LedgerPage, rows: Rows) -> None:
+        """Rows that had ended when their page left memory: only their receipts rise."""
+        self._home.raise_receipts(page, rows, Receipt.DELIVERED, self._clock.monotonic())
 
     def unacknowledged(self, tags: I64, why: Unacknowledged) -> None:
         for sequence, rows in split_by_sequence(tags):

@@ -12,20 +12,36 @@ by: nobody.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+import trio
 
 from gateway.actors.bell import Bell
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.columns import I64, Rows
 from gateway.core.home import Home, row_deadlines, row_tags, split_by_sequence
+from gateway.core.inbox_rows import stored_columns
+from gateway.errors import StoreError
 from gateway.ledger import Flag, LedgerPage, Reason, State
-from gateway.store.ports import Inbox, InboxRows
+from gateway.store.ports import Inbox, InboxQuery, InboxRows, Kept
 
 #: Rows taken for one device at a time: one window of the long link.
 TAKE_ROWS_MAX = 32
+#: Devices drained at once. A turn of the store takes a millisecond or two: 64 of them are 30,000 devices a second.
+DRAINS_MAX = 64
+#: How often rows whose time is over are looked for, and how many at once. A look goes through all rows in a thread,
+#: some 2 s for 10 million; what it finds are rows that a crash left behind.
+SWEEP_S = 600.0
+_SWEEP_ROWS = 10_000
+#: How long an inbox whose disk failed is left alone; operators need seconds to make room.
+_RETRY_S = 1.0
+
+
+def _nobody(_error: BaseException) -> None:
+    """The store in memory has no disk that could fail."""
 
 
 class InboxOwner(Protocol):
@@ -43,8 +59,18 @@ class InboxOwner(Protocol):
 
 
 class InboxActor:
-    def __init__(self, *, store: Inbox, epoch: OwnershipEpoch, home: Home, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        store: Inbox,
+        epoch: OwnershipEpoch,
+        home: Home,
+        clock: Clock,
+        on_error: Callable[[BaseException], None] = _nobody,
+    ) -> None:
+        """on_error: told of each error of the disk; the work is tried again."""
         self._store = store
+        self._on_error = on_error
         self._epoch = epoch
         self._home = home
         self._clock = clock
@@ -56,6 +82,8 @@ class InboxActor:
         #: Devices that are online and whose window had no room for what waits for them.
         self._full: set[bytes] = set()
         self._owner: InboxOwner | None = None
+        #: Rows that a sweep has removed.
+        self.swept = 0
 
     def connect(self, owner: InboxOwner) -> None:
         self._owner = owner
@@ -100,20 +128,50 @@ class InboxActor:
         self._bell.ring()
         while True:
             await self._bell.wait()
-            while self._to_keep or self._to_drain or self._to_forget:
-                if self._to_keep:
-                    await self._put(*self._to_keep[0])
-                    self._to_keep.popleft()
-                elif self._to_forget:
-                    tags = self._to_forget[0]
-                    await self._store.forget(self._epoch, tags)
-                    self._to_forget.popleft()
-                else:
-                    device_id = self._to_drain[0]
-                    # From here on a further return of the device asks for a further drain.
-                    self._queued_drains.discard(device_id)
-                    await self._drain(device_id)
-                    self._to_drain.popleft()
+            try:
+                await self._work()
+            except* StoreError as errors:
+                # Everything is still queued, and the rows are in their pages.
+                for error in errors.exceptions:
+                    self._on_error(error)
+                await trio.sleep(_RETRY_S)
+                self._bell.ring()
+
+    async def sweep(self) -> None:
+        """Until cancelled: rows whose time is over, and whose page nobody has any more, leave the store. Those that
+        have a page are ended by the home, which tells `forget`."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            first_tag = 0
+            try:
+                while True:
+                    query = InboxQuery(over_at_unix_ms=self._clock.unix_ms(), first_tag=first_tag)
+                    tags = (await self._store.find(query, _SWEEP_ROWS)).tags
+                    if not len(tags):
+                        break
+                    gone = [
+                        row_tags(sequence, rows)
+                        for sequence, rows in split_by_sequence(tags)
+                        if self._home.page(sequence) is None
+                    ]
+                    if gone:
+                        self.swept += await self._store.forget(self._epoch, np.concatenate(gone))
+                    first_tag = int(tags[-1]) + 1
+            except StoreError as error:
+                self._on_error(error)
+
+    async def _work(self) -> None:
+        """Nothing is queued. If it fails: what was not done is."""
+        while self._to_keep or self._to_drain or self._to_forget:
+            if self._to_keep:
+                await self._put(*self._to_keep[0])
+                self._to_keep.popleft()
+            elif self._to_forget:
+                tags = self._to_forget[0]
+                await self._store.forget(self._epoch, tags)
+                self._to_forget.popleft()
+            else:
+                await self._drain_some()
 
     async def _put(self, page: LedgerPage, rows: Rows, is_silent: bool) -> None:
         assert self._owner is not None
@@ -121,13 +179,31 @@ class InboxActor:
         rows = rows[page.state[rows] == State.HELD]
         deadlines = batch.born_unix_ms + ((row_deadlines(batch, rows) - batch.born) * 1000).astype(np.int64)
         tags = row_tags(batch.address.sequence, rows)
-        kept = await self._store.put(self._epoch, InboxRows(batch.device_ids[rows], tags, deadlines))
-        is_held = page.state[rows] == State.HELD
-        self._home.move(page, rows[(kept == 0) & is_held], State.DROPPED, Reason.INBOX_FULL, self._clock.monotonic())
+        stored = InboxRows(batch.device_ids[rows], tags, deadlines, **stored_columns(batch, rows))
+        kept, replaced = await self._store.put(self._epoch, stored)
+        is_held, now = page.state[rows] == State.HELD, self._clock.monotonic()
+        self._home.move(page, rows[(kept == Kept.NO_ROOM) & is_held], State.DROPPED, Reason.INBOX_FULL, now)
+        self._home.move(page, rows[(kept == Kept.SUPERSEDED) & is_held], State.DROPPED, Reason.COLLAPSED, now)
         # Rows that ended while they were written were not there to be forgotten yet.
-        self.forget(tags[(kept == 1) & ~is_held])
+        self.forget(tags[(kept == Kept.YES) & ~is_held])
+        for sequence, older in split_by_sequence(replaced):
+            other = self._home.page(sequence)
+            if other is not None:
+                still = older[other.state[older] == State.HELD]
+                self._home.move(other, still, State.DROPPED, Reason.COLLAPSED, now)
         for device_id in () if is_silent else self._owner.online_ids(page, rows):
             self.came_back(device_id)
+
+    async def _drain_some(self) -> None:
+        """Devices that are back get what waits for them, many at once: their reads and writes share turns."""
+        devices = [self._to_drain[index] for index in range(min(len(self._to_drain), DRAINS_MAX))]
+        # From here on a further return of a device asks for a further drain.
+        self._queued_drains.difference_update(devices)
+        async with trio.open_nursery() as nursery:
+            for device_id in devices:
+                nursery.start_soon(self._drain, device_id)
+        for _ in devices:
+            self._to_drain.popleft()
 
     async def _drain(self, device_id: bytes) -> None:
         """Hands out the device's rows in their order, until it takes no more; they leave the store as they are taken.

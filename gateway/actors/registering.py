@@ -28,6 +28,7 @@ def registrations(registration: Registration) -> Registrations:
         aliases=registration.alias,
         tag_counts=tag_counts,
         tags=tags,
+        is_closed=None if registration.notifications_closed is None else registration.notifications_closed != 0,
     )
 
 
@@ -57,4 +58,5 @@ def cut(columns: Registrations, first: int, stop: int) -> Registrations:
         aliases=text(columns.aliases),
         tag_counts=None if columns.tag_counts is None else columns.tag_counts[first:stop],
         tags=tags,
+        is_closed=None if columns.is_closed is None else columns.is_closed[first:stop],
     )

@@ -12,32 +12,34 @@ and yield in between. Waits for: the loop only. Is waited for by: nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import trio
 
+from gateway.actors import store_desk
 from gateway.actors.audiences import Audiences
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
+from gateway.actors.ledger import MemoryPages, PageSource
 from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
 from gateway.actors.registering import cut, registrations
 from gateway.actors.rpc_listener import Caller
 from gateway.actors.rpc_streams import Streams
-from gateway.batch import Submission, TaskSegment
+from gateway.actors.task_reports import TaskReports
+from gateway.batch import Submission
 from gateway.clock import Clock, DevelopmentClock
 from gateway.columns import Bool, TextColumn
-from gateway.content import check_variant
-from gateway.core import report
+from gateway.content import TTL_S_MAX, Fault, Variant, check_variant
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.identity import device_password
 from gateway.core.registration import Outcome
 from gateway.errors import GatewayError, Overloaded
-from gateway.ledger import IS_FINAL, Channel, LedgerPage, Reason, Receipt, State
-from gateway.message_id import to_text
+from gateway.ledger import Channel, LedgerPage
 from gateway.observe.redact import short_hash
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
@@ -56,9 +58,6 @@ _T = TypeVar("_T")
 _LARGE_BYTES = 1 << 19
 #: Devices written in one step of the loop: two to three milliseconds; smaller slices cost far more per device.
 _REGISTER_ROWS = 500
-#: Rows looked at for one device's last messages, newest batches first.
-_DEVICE_ROWS_MAX = 4_000_000
-_DEVICE_MESSAGES_MAX = 20
 
 
 class AppView(NamedTuple):
@@ -68,6 +67,21 @@ class AppView(NamedTuple):
     key: str
     channels: frozenset[Channel]
     check_token: Mapping[Channel, Callable[[str], str]]
+    ttl_s_max: int = TTL_S_MAX
+
+    def content_faults(self, requested: Requested, submit: messages.Submit) -> Mapping[int, Fault]:
+        """Faults of contents: those that could not be read, and those that want to live longer than the app's may."""
+        faults = dict(requested.content_faults)
+        for position, variant in enumerate(submit.contents):
+            if (fault := self.ttl_fault(variant)) is not None:
+                faults.setdefault(position, fault)
+        return faults
+
+    def ttl_fault(self, variant: Variant) -> Fault | None:
+        """A content that wants to live longer than the app's may."""
+        if variant.ttl_s <= self.ttl_s_max:
+            return None
+        return Fault("ttl_s", f"ttl_s is {variant.ttl_s}, limit {self.ttl_s_max} (apps.ttl_s_max)")
 
     def check_tokens(self, channel: Channel, tokens: TextColumn) -> Bool | str:
         """(n,) true where a token has the form of the channel's; a text where the app has no such channel."""
@@ -106,6 +120,9 @@ class Service:
         newest_secret: Callable[[str], bytes],
         presence: Presence,
         audiences: Audiences,
+        wait_registered: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+        pages: PageSource | None = None,
+        desk: store_desk.StoreDesk | None = None,
     ) -> None:
         self._apps = {app.key: app for app in apps}
         self._by_index = list(apps)
@@ -118,6 +135,9 @@ class Service:
         self._check_room = check_room
         self._newest_secret = newest_secret
         self._presence = presence
+        self._wait_registered = wait_registered
+        self._desk = desk
+        self._reports = TaskReports(pages or MemoryPages(home), clock, audiences.is_running)
         self._audiences = audiences
         self._nursery: trio.Nursery | None = None
         self._streams = Streams()
@@ -182,16 +202,20 @@ class Service:
         match requested.message:
             case messages.Submit():
                 self._submit(connection, requested, requested.message)
+            case messages.TaskState() | messages.TaskRows() | messages.Trace() as message:
+                self._start(self._report, connection, message)
             case messages.SubmitAudience() as message:
                 self._start(self._submit_audience, connection, message, self._app(connection))
-            case messages.TaskState() as message:
-                connection.answer(self._task_counts(connection, message))
-            case messages.TaskRows() as message:
-                connection.answer(self._task_rows(connection, message))
-            case messages.Trace() as message:
-                connection.answer(self._trace(connection, message))
             case messages.RegisterDevices() as message:
                 self._start(self._register, connection, message, self._app(connection))
+            case (
+                messages.EraseDevices()
+                | messages.BlockDevices()
+                | messages.StoredRows()
+                | messages.PurgeStored()
+                | messages.Backup()
+            ) as message:
+                self._start(self._at_desk, connection, message)
             case messages.Device() as message:
                 self._start(self._device, connection, message)
             case messages.DeviceStatus() as message:
@@ -246,7 +270,7 @@ class Service:
             return
         with self._counted_outcome():
             self._check_room()
-            submission = check_submit(submit, app.check_tokens, content_faults=requested.content_faults)
+            submission = check_submit(submit, app.check_tokens, content_faults=app.content_faults(requested, submit))
             digest = submit_digest(submit) if submit.request_id else b""
             self._take_in(connection, requested, submit, submission, app, digest)
 
@@ -257,7 +281,7 @@ class Service:
         with self._counted_outcome():
             self._check_room()
             submission = await _in_steps(
-                check_submit_in_steps(submit, app.check_tokens, content_faults=requested.content_faults)
+                check_submit_in_steps(submit, app.check_tokens, content_faults=app.content_faults(requested, submit))
             )
             digest = await _in_steps(submit_digest_in_steps(submit)) if submit.request_id else b""
             self._take_in(connection, requested, submit, submission, app, digest)
@@ -304,7 +328,7 @@ class Service:
 
     async def _submit_audience(self, connection: Caller, message: messages.SubmitAudience, app: AppView) -> None:
         with self._counted_outcome():
-            fault = check_variant(message.content)
+            fault = check_variant(message.content) or app.ttl_fault(message.content)
             if fault is not None:
                 raise BadRequest(f"content.{fault.field}", fault.text)
             self._check_room()
@@ -314,113 +338,25 @@ class Service:
             messages.AudienceSubmitted(id=message.id, task_id=started.task_id or bytes(16), devices=started.devices)
         )
 
+    # -- stores
+
+    async def _at_desk(self, connection: Caller, message: store_desk.Request) -> None:
+        if self._desk is None:
+            raise BadRequest("kind", "one worker of several does not know what stands in the stores", code="not_found")
+        key = connection.session.app_key or getattr(message, "app_key", "")
+        app = self._named_app(connection, key).number if key else None
+        connection.answer(await self._desk.answer(message, app, key))
+
     # -- tasks
 
-    def _find_task(self, connection: Caller, task_id: bytes) -> list[tuple[LedgerPage, TaskSegment]]:
-        found = self._home.find_task(task_id)
-        if not found or not self._may_see(connection, found[0][0]):
-            raise BadRequest("task_id", f"no task {to_text(task_id)} in memory", code="not_found")
-        return found
+    async def _report(
+        self, connection: Caller, message: messages.TaskState | messages.TaskRows | messages.Trace
+    ) -> None:
+        connection.answer(await self._reports.answer(message, functools.partial(self._may_see, connection)))
 
     def _may_see(self, connection: Caller, page: LedgerPage) -> bool:
         session = connection.session
         return session.role == "operator" or self._by_index[page.batch.app].key == session.app_key
-
-    def _task_counts(self, connection: Caller, message: messages.TaskState) -> messages.TaskCounts:
-        sums = report.sum_task(self._find_task(connection, message.task_id), self._clock.moved_between)
-        latencies = {channel.name.lower(): _latency(times) for channel, times in sums.latencies_ms.items()}
-        if latencies:
-            latencies["all"] = _latency(np.concatenate(list(sums.latencies_ms.values())))
-        return messages.TaskCounts(
-            id=message.id,
-            task_id=message.task_id,
-            accepted=sums.rows,
-            states={state.name.lower(): int(sums.states[state]) for state in State if sums.states[state]},
-            channels={
-                channel.name.lower(): {
-                    state.name.lower(): int(sums.by_channel[channel, state])
-                    for state in State
-                    if sums.by_channel[channel, state]
-                }
-                for channel in Channel
-                if sums.by_channel[channel].any()
-            },
-            reasons={
-                reason.name.lower(): int(sums.reasons[reason]) for reason in Reason if reason and sums.reasons[reason]
-            },
-            receipts={
-                receipt.name.lower(): int(sums.receipts[receipt])
-                for receipt in Receipt
-                if receipt and sums.receipts[receipt]
-            },
-            is_routed=sums.is_routed,
-            is_final=int(sums.states[IS_FINAL].sum()) == sums.rows and not self._audiences.is_running(message.task_id),
-            handed_over_unacked=sums.handed_over,
-            waited_offline=sums.n_waited + sums.n_moved,
-            submitted_unix_ms=sums.submitted_unix_ms,
-            latency_ms=latencies,
-        )
-
-    def _task_rows(self, connection: Caller, message: messages.TaskRows) -> messages.TaskRowPage:
-        states = _codes("states", message.states, State)
-        reasons = _codes("reasons", message.reasons, Reason)
-        chosen: list[tuple[LedgerPage, TaskSegment, Any]] = []
-        left, offset, next_first = message.n, 0, None
-        for page, segment in self._find_task(connection, message.task_id):
-            if offset + segment.n > message.first and left:
-                skip = max(0, message.first - offset)
-                rows = report.select_rows(page, segment, skip, states=states, reasons=reasons)
-                if len(rows) > left:
-                    next_first = offset + int(rows[left]) - segment.first
-                    rows = rows[:left]
-                left -= len(rows)
-                chosen.append((page, segment, rows))
-            elif not left and next_first is None:
-                next_first = offset
-            offset += segment.n
-
-        def column(read: Callable[[LedgerPage, TaskSegment, Any], Any], dtype: Any) -> memoryview:
-            parts = [np.asarray(read(*part), dtype).reshape(-1) for part in chosen]
-            return np.concatenate(parts).view(np.uint8).data if parts else memoryview(b"")
-
-        return messages.TaskRowPage(
-            id=message.id,
-            n=message.n - left,
-            row=column(report.source_rows, "<u4"),
-            state=column(lambda page, _, rows: page.state[rows], np.uint8),
-            reason=column(lambda page, _, rows: page.reason[rows], np.uint8),
-            channel=column(lambda page, _, rows: page.channel[rows], np.uint8),
-            receipt=column(lambda page, _, rows: page.receipt[rows], np.uint8),
-            flags=column(lambda page, _, rows: page.flags[rows], np.uint8),
-            attempts=column(lambda page, _, rows: page.attempts[rows], np.uint8),
-            device_ids=column(lambda page, _, rows: page.batch.device_ids[rows], np.uint8),
-            message_ids=column(lambda page, _, rows: page.batch.message_ids[rows], np.uint8),
-            next_first=next_first,
-        )
-
-    def _trace(self, connection: Caller, message: messages.Trace) -> messages.TraceHops:
-        page, row, task_id = self._find_message(connection, message)
-        batch = page.batch
-        hops = [_hop(batch.born_unix_ms, hop) for hop in report.trace_row(page, row)]
-        return messages.TraceHops(
-            id=message.id, task_id=task_id, message_id=batch.message_ids[row].tobytes(), hops=hops
-        )
-
-    def _find_message(self, connection: Caller, message: messages.Trace) -> tuple[LedgerPage, int, bytes]:
-        if message.message_id is not None:
-            found = self._home.find_row(message.message_id)
-            if found is None or not self._may_see(connection, found[0]):
-                raise BadRequest("message_id", "no such message in memory", code="not_found")
-            page, row = found
-            segment = next(s for s in page.batch.segments if s.first <= row < s.first + s.n)
-            return page, row, segment.task_id
-        if message.task_id is None or message.device_id is None:
-            raise BadRequest("message_id", "expected message_id, or task_id and device_id")
-        for page, segment in self._find_task(connection, message.task_id):
-            rows = report.rows_of_device(page, message.device_id, segment.first, segment.first + segment.n)
-            if len(rows):
-                return page, int(rows[0]), message.task_id
-        raise BadRequest("device_id", f"device {message.device_id.hex()} is not in the task", code="not_found")
 
     # -- devices
 
@@ -428,9 +364,10 @@ class Service:
         connection.answer(await self.register(message, app.key))
 
     async def register(self, message: messages.RegisterDevices, app_key: str) -> messages.DevicesRegistered:
-        """The devices are written, and with `want_passwords` each has its password in the answer.
+        """The devices are written, durably where the registry is; with `want_passwords` each has its password in the
+        answer.
 
-        Raises: BadRequest. If cancelled: some are written.
+        Raises: BadRequest, StoreError. If cancelled: some are written.
         """
         app = self._apps[app_key]
         registration = check_registration(message, app.check_tokens)
@@ -447,6 +384,7 @@ class Service:
                 source = row if registration.source_rows is None else int(registration.source_rows[row])
                 faults.append(messages.RefusedRow(source, fault.field, fault.text))
             await trio.lowlevel.checkpoint()
+        await self._wait_registered()
         return messages.DevicesRegistered(
             id=message.id,
             registered=registered,
@@ -495,6 +433,9 @@ class Service:
             "is_muted": device.is_muted,
             "are_notifications_off": self._devices.are_notifications_off(slot),
             **self._presence.facts(slot),
+            "is_blocked": device.is_blocked,
+            "notifications_closed": device.is_closed,
+            "first_seen_unix_s": device.first_seen_unix_s,
             "registered_unix_s": device.registered_unix_s,
             "proven_unix_s": device.proven_unix_s,
             "platform": device.profile.platform.decode(),
@@ -507,18 +448,8 @@ class Service:
         connection.answer(messages.DeviceFound(id=message.id, device_id=device.device_id, facts=facts))
 
     async def last_messages(self, app: int, device_id: bytes) -> list[dict[str, Any]]:
-        """The newest messages of a device among the pages in memory, newest first, with a bound on the search."""
-        found: list[dict[str, Any]] = []
-        seen = 0
-        for page in reversed(list(self._home.pages())):
-            if page.batch.app == app:
-                rows = report.rows_of_device(page, device_id)
-                found += [_message_facts(page, int(row)) for row in rows[::-1]]
-            seen += page.n
-            if len(found) >= _DEVICE_MESSAGES_MAX or seen >= _DEVICE_ROWS_MAX:
-                break
-            await trio.lowlevel.checkpoint()
-        return found[:_DEVICE_MESSAGES_MAX]
+        """The newest messages of a device, newest first, with a bound on the search. Raises StoreError."""
+        return await self._reports.last_messages(app, device_id)
 
     def _advance(self, message: messages.ClockAdvance) -> messages.ClockAdvanced:
         if not isinstance(self._clock, DevelopmentClock):
@@ -538,47 +469,3 @@ async def _in_steps(steps: Generator[None, None, _T]) -> _T:
             result: _T = done.value
             return result
         await trio.lowlevel.checkpoint()
-
-
-def _latency(times: Any) -> messages.Latency:
-    p50, p99 = np.percentile(times, [50, 99])
-    return messages.Latency(n=len(times), p50=float(p50), p99=float(p99), max=float(times.max()))
-
-
-def _hop(born_unix_ms: int, hop: report.Hop) -> messages.Hop:
-    return messages.Hop(
-        at_unix_ms=born_unix_ms + hop.at_ms,
-        what=hop.what,
-        channel=hop.channel.name.lower() if hop.channel else "",
-        connection=str(hop.connection) if hop.connection else "",
-        attempt=hop.attempt,
-        verdict="" if hop.verdict is None else hop.verdict.name.lower(),
-        name=hop.name,
-        state="" if hop.state is None else hop.state.name.lower(),
-        reason=hop.reason.name.lower() if hop.reason else "",
-        receipt=hop.receipt.name.lower() if hop.receipt else "",
-    )
-
-
-def _codes(field: str, names: Sequence[str] | None, values: type[State] | type[Reason]) -> frozenset[int] | None:
-    """Codes of the named states or reasons. Raises BadRequest for a name that is none."""
-    if names is None:
-        return None
-    by_name = {value.name.lower(): int(value) for value in values}
-    for name in names:
-        if name not in by_name:
-            raise BadRequest(field, f"{field} has no {name!r}, expected one of {', '.join(by_name)}")
-    return frozenset(by_name[name] for name in names)
-
-
-def _message_facts(page: LedgerPage, row: int) -> dict[str, Any]:
-    reason, receipt = Reason(int(page.reason[row])), Receipt(int(page.receipt[row]))
-    return {
-        "message_id": to_text(page.batch.message_ids[row].tobytes()),
-        "submitted_unix_ms": page.batch.born_unix_ms,
-        "state": State(int(page.state[row])).name.lower(),
-        "reason": reason.name.lower() if reason else "",
-        "receipt": receipt.name.lower() if receipt else "",
-        "channel": Channel(int(page.channel[row])).name.lower() if page.channel[row] else "",
-        "attempts": int(page.attempts[row]),
-    }

@@ -22,7 +22,7 @@ from msgspec import Meta
 from gateway.columns import TextColumn
 from gateway.core.identity import device_password
 from gateway.core.signed_requests import Proven, Refused, SignedRequests
-from gateway.errors import Overloaded
+from gateway.errors import Overloaded, StoreError
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import DevicesRegistered, RegisterDevices, Texts
 
@@ -134,6 +134,8 @@ class DeviceDesk:
             refused = Refused(
                 "overloaded", error.limit, str(error), error.value, error.limit_value, error.retry_after_s
             )
+        except StoreError as error:
+            refused = Refused("overloaded", "store", f"not durable: {error.what}", retry_after_s=1.0)
         return _refused(refused)._replace(app_key=app_key, secret_index=checked.secret_index)
 
     async def _issue(self, app_key: str, proven: Proven, request: DeviceRequest) -> DeviceAnswer:

@@ -143,6 +143,7 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         parser.add_argument("--app", metavar="KEY", help="ask as this app over the RPC, instead of as operator")
         _operator(parser)
     _operator(_command(commands, "status", "status", "What the gateway is doing."))
+    _add_stores(commands)
     restart = _command(
         commands, "restart", "restart", "Start the workers anew, one after the other; no accepted row is lost."
     )
@@ -156,6 +157,33 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     advance.add_argument("seconds", type=_seconds, metavar="SECONDS")
     advance.add_argument("--simulators", metavar="HOST:PORT", help="move the simulators at this control port too")
     _operator(advance)
+
+
+def _add_stores(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    inbox = _command(commands, "inbox", "inbox", "Rows that wait for their devices.")
+    actions = inbox.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="Count them, and show the first.")
+    listing.add_argument("--rows", type=_listed, default=100, metavar="N", help="rows to show (default: 100)")
+    purge = actions.add_parser("purge", help="End them: cancelled.")
+    for parser in (listing, purge):
+        parser.add_argument("--app", metavar="KEY", help="of this app only")
+        parser.add_argument("--device", type=_device, metavar="DEVICE", help="of this device only")
+        parser.add_argument("--task", type=_identifier, metavar="TASK", help="of this task only")
+        parser.add_argument("--older-than", type=_seconds, metavar="S", help="submitted so many seconds ago or earlier")
+        _operator(parser)
+    backup = _command(commands, "backup", "backup", "Copy what the running gateway has on its disk into a new folder.")
+    backup.add_argument("folder", type=Path, metavar="DIR")
+    _operator(backup)
+    restore = _command(commands, "restore", "backup", "Put a backup into the empty store folder of a configuration.")
+    restore.add_argument("folder", type=Path, metavar="DIR", help="what backup made")
+    _config(restore)
+    _json(restore)
+
+
+def _listed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 1000")
+    return int(text)
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

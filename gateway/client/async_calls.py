@@ -23,8 +23,10 @@ from gateway.client.requests import (
     UNSENT,
     DeviceState,
     Target,
+    block_request,
     device_request,
     device_status_request,
+    erase_request,
     id_bytes,
     register_request,
     submit_request,
@@ -41,10 +43,14 @@ from gateway.wire.rpc.messages import (
     ANSWER_OF,
     Answer,
     AudienceSubmitted,
+    BackedUp,
+    Backup,
     Cancel,
     ClockAdvance,
     ClockAdvanced,
     DeviceFound,
+    DevicesBlocked,
+    DevicesErased,
     DevicesRegistered,
     DeviceStatuses,
     Error,
@@ -53,11 +59,15 @@ from gateway.wire.rpc.messages import (
     OnlineCounted,
     OnlineCounts,
     PresenceChanges,
+    PurgeStored,
     Receipts,
     Request,
     Restart,
     Restarted,
     Status,
+    StoredPurged,
+    StoredRows,
+    StoredRowsFound,
     StreamPage,
     Submit,
     SubmitAudience,
@@ -286,6 +296,49 @@ class AsyncCalls(ABC):
 
     async def status(self) -> GatewayStatus:
         return await self._call(Status(id=UNSENT), GatewayStatus)
+
+    async def erase_devices(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> DevicesErased:
+        """The devices are forgotten, with what waits for them."""
+        return await self._call(erase_request(device_ids, app_key), DevicesErased)
+
+    async def block_devices(
+        self, device_ids: Sequence[bytes | str], *, blocked: bool = True, app_key: str = ""
+    ) -> DevicesBlocked:
+        """Nothing is sent to the devices from now on, or may be again."""
+        return await self._call(block_request(device_ids, blocked, app_key), DevicesBlocked)
+
+    async def stored_rows(
+        self,
+        *,
+        app_key: str = "",
+        device_id: bytes | None = None,
+        task_id: bytes | None = None,
+        older_than_s: float = 0.0,
+        rows_max: int = 100,
+    ) -> StoredRowsFound:
+        """Operators: rows that wait for their devices, counted, and the first of them."""
+        request = StoredRows(
+            id=UNSENT, app_key=app_key, device_id=device_id, task_id=task_id, older_than_s=older_than_s, n=rows_max
+        )
+        return await self._call(request, StoredRowsFound)
+
+    async def purge_stored(
+        self,
+        *,
+        app_key: str = "",
+        device_id: bytes | None = None,
+        task_id: bytes | None = None,
+        older_than_s: float = 0.0,
+    ) -> StoredPurged:
+        """Operators: such rows end cancelled."""
+        request = PurgeStored(
+            id=UNSENT, app_key=app_key, device_id=device_id, task_id=task_id, older_than_s=older_than_s
+        )
+        return await self._call(request, StoredPurged)
+
+    async def backup(self, folder: str) -> BackedUp:
+        """Operators: the stores are copied into a new folder on the gateway's machine."""
+        return await self._call(Backup(id=UNSENT, folder=folder), BackedUp)
 
     async def clock_advance(self, seconds: float) -> ClockAdvanced:
         return await self._call(ClockAdvance(id=UNSENT, seconds=seconds), ClockAdvanced)

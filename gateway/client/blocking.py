@@ -23,8 +23,10 @@ from gateway.client.requests import (
     UNSENT,
     DeviceState,
     Target,
+    block_request,
     device_request,
     device_status_request,
+    erase_request,
     id_bytes,
     register_request,
     submit_request,
@@ -40,10 +42,14 @@ from gateway.wire.rpc.client import Answered, ClientSession, Closed, Ready
 from gateway.wire.rpc.messages import (
     Answer,
     AudienceSubmitted,
+    BackedUp,
+    Backup,
     Cancel,
     ClockAdvance,
     ClockAdvanced,
     DeviceFound,
+    DevicesBlocked,
+    DevicesErased,
     DevicesRegistered,
     DeviceStatuses,
     Error,
@@ -52,11 +58,15 @@ from gateway.wire.rpc.messages import (
     OnlineCounted,
     OnlineCounts,
     PresenceChanges,
+    PurgeStored,
     Receipts,
     Request,
     Restart,
     Restarted,
     Status,
+    StoredPurged,
+    StoredRows,
+    StoredRowsFound,
     StreamPage,
     Submit,
     SubmitAudience,
@@ -204,6 +214,49 @@ class BlockingClient:
 
     def status(self) -> GatewayStatus:
         return self._call(Status(id=UNSENT), GatewayStatus)
+
+    def erase_devices(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> DevicesErased:
+        """The devices are forgotten, with what waits for them."""
+        return self._call(erase_request(device_ids, app_key), DevicesErased)
+
+    def block_devices(
+        self, device_ids: Sequence[bytes | str], *, blocked: bool = True, app_key: str = ""
+    ) -> DevicesBlocked:
+        """Nothing is sent to the devices from now on, or may be again."""
+        return self._call(block_request(device_ids, blocked, app_key), DevicesBlocked)
+
+    def stored_rows(
+        self,
+        *,
+        app_key: str = "",
+        device_id: bytes | None = None,
+        task_id: bytes | None = None,
+        older_than_s: float = 0.0,
+        rows_max: int = 100,
+    ) -> StoredRowsFound:
+        """Operators: rows that wait for their devices, counted, and the first of them."""
+        request = StoredRows(
+            id=UNSENT, app_key=app_key, device_id=device_id, task_id=task_id, older_than_s=older_than_s, n=rows_max
+        )
+        return self._call(request, StoredRowsFound)
+
+    def purge_stored(
+        self,
+        *,
+        app_key: str = "",
+        device_id: bytes | None = None,
+        task_id: bytes | None = None,
+        older_than_s: float = 0.0,
+    ) -> StoredPurged:
+        """Operators: such rows end cancelled."""
+        request = PurgeStored(
+            id=UNSENT, app_key=app_key, device_id=device_id, task_id=task_id, older_than_s=older_than_s
+        )
+        return self._call(request, StoredPurged)
+
+    def backup(self, folder: str) -> BackedUp:
+        """Operators: the stores are copied into a new folder on the gateway's machine."""
+        return self._call(Backup(id=UNSENT, folder=folder), BackedUp)
 
     def clock_advance(self, seconds: float) -> ClockAdvanced:
         return self._call(ClockAdvance(id=UNSENT, seconds=seconds), ClockAdvanced)

@@ -13,7 +13,17 @@ import numpy.typing as npt
 from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.message_id import from_text
-from gateway.wire.rpc.messages import Device, DeviceStatus, RegisterDevices, Submit, TaskRows, Texts, Trace
+from gateway.wire.rpc.messages import (
+    BlockDevices,
+    Device,
+    DeviceStatus,
+    EraseDevices,
+    RegisterDevices,
+    Submit,
+    TaskRows,
+    Texts,
+    Trace,
+)
 
 #: A device id (16 bytes, or 32 hex digits), or (vendor, device token).
 Target: TypeAlias = bytes | str | tuple[str, str]
@@ -178,6 +188,18 @@ def device_request(device_id: bytes | str | None = None, alias: str = "", app_ke
         alias=alias,
         app_key=app_key,
     )
+
+
+def erase_request(device_ids: Sequence[bytes | str], app_key: str = "") -> EraseDevices:
+    """Raises ValueError for an id without its form."""
+    ids = b"".join(id_bytes("device id", one) for one in device_ids)
+    return EraseDevices(id=UNSENT, n=len(device_ids), device_ids=memoryview(ids), app_key=app_key)
+
+
+def block_request(device_ids: Sequence[bytes | str], blocked: bool, app_key: str = "") -> BlockDevices:
+    """Raises ValueError for an id without its form."""
+    ids = b"".join(id_bytes("device id", one) for one in device_ids)
+    return BlockDevices(id=UNSENT, n=len(device_ids), device_ids=memoryview(ids), blocked=blocked, app_key=app_key)
 
 
 def device_status_request(device_ids: Sequence[bytes | str], app_key: str = "") -> DeviceStatus:

@@ -23,17 +23,22 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from gateway.columns import I32, I64, U8, U16, U32, U64, Bool, TextColumn
+from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
 from gateway.content import Fault
-from gateway.core.details import Details, DetailsStatistics, Profile
+from gateway.core.details import Details
+from gateway.core.device_answers import Device, DeviceStatistics, OwnTokens, PresenceColumns
+from gateway.core.device_changes import DeviceChanges
 from gateway.core.records import (
     DEVICE,
+    FLAG_BLOCKED,
+    FLAG_CLOSED,
     FLAG_DETAILS,
     FLAG_MUTED,
     FLAG_NOTIFICATIONS_OFF,
     NO_APP,
     OFFLINE,
     DeviceRecords,
+    are_devices,
 )
 from gateway.core.registration import (
     DetailsColumns,
@@ -46,8 +51,10 @@ from gateway.core.registration import (
     form_faults,
     plan_details,
 )
-from gateway.core.segments import HashKey, Segments, SegmentsStatistics, device_shard, device_shards
-from gateway.core.tokens import FreeRows, TokenGroup, TokenIndex, TokenStoreStatistics
+from gateway.core.segments import HashKey, Segments, device_shard, device_shards
+from gateway.core.stored_devices import Restoring, export_rows
+from gateway.core.tokens import FreeRows, TokenGroup, TokenIndex
+from gateway.device_columns import DeviceColumns
 from gateway.errors import Overloaded
 
 #: Up to this many ids a plain loop is faster than the array calls (4 us a row against 35 us a call).
@@ -72,7 +79,10 @@ class DeviceLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Routing(NamedTuple):
-    """What routing needs to know of n rows; all (n,). Of an unknown row (-1) all is zero or false, and fd is -1."""
+    """What routing needs to know of n rows; all (n,). Of an unknown row (-1) all is zero or false, and fd is -1.
+
+    filters: `FLAG_BLOCKED`, `FLAG_CLOSED`, or 0: why nothing may be sent to it, as the device's flags say.
+    """
 
     is_known: Bool
     is_online: Bool
@@ -81,58 +91,7 @@ class Routing(NamedTuple):
     fd: I32
     generation: U32
     proven_unix_s: U32
-
-
-class PresenceColumns(NamedTuple):
-    """Presence of n rows; all (n,). since_unix_s: when the session began, or ended where there is none; 0 for never.
-    Of an unknown row (-1) all is zero, and fd is -1."""
-
-    app: U16
-    fd: I32
-    generation: U32
-    since_unix_s: U32
-    profile: U32
-
-
-class OwnTokens(NamedTuple):
-    """Tokens of n rows. groups: the usable ones. hashes: (n,) of each device's token as in `token_hashes`.
-    proven_unix_s: (n,) when the vendor took a message for it, 0 for never; a view with strides, of a copy."""
-
-    groups: list[TokenGroup]
-    hashes: U32
-    proven_unix_s: U32
-
-
-class Device(NamedTuple):
-    """All that is known of one device, for people and for `device` calls."""
-
-    device_id: bytes
-    app_index: int
-    channel: int
-    token: bytes
-    is_muted: bool
-    fd: int
-    generation: int
-    registered_unix_s: int
-    proven_unix_s: int
-    last_seen_unix_s: int
-    profile: Profile
-    alias: bytes
-    tags: tuple[bytes, ...]
-
-
-class DeviceStatistics(NamedTuple):
-    """devices, online, muted, tokens: now. taken_over, forgotten: tokens since start."""
-
-    devices: int
-    online: int
-    muted: int
-    taken_over: int
-    forgotten: int
-    device_index: SegmentsStatistics
-    token_index: SegmentsStatistics
-    token_store: TokenStoreStatistics
-    details: DetailsStatistics
+    filters: U8
 
 
 class DeviceTable:
@@ -152,6 +111,7 @@ class DeviceTable:
         "_records",
         "_taken_over",
         "_tokens",
+        "changes",
     )
 
     def __init__(self, limits: DeviceLimits, key: HashKey) -> None:
@@ -159,6 +119,8 @@ class DeviceTable:
         self._limits = limits
         self._key = key
         self._records = DeviceRecords(limits.devices_max)
+        #: What the registry has not got yet.
+        self.changes = DeviceChanges(limits.devices_max)
         self._index = Segments(limits.devices_max, "device_index_slots_max")
         self._tokens = TokenIndex(
             self._records, key, tokens_max=limits.devices_max, token_bytes_max=limits.token_bytes_max
@@ -201,7 +163,7 @@ class DeviceTable:
         def verify(index: slice | I64, rows: I32) -> Bool:
             found = self._records.gather_words(rows)
             seen.append(found)
-            return self._is_device(found, words[index], app_index)
+            return are_devices(found, words[index], app_index)
 
         rows = self._index.find(device_shards(ids), self._key.hash_rows(ids, app_index), verify)
         # More than one look: two ids of one fingerprint, once in millions of look-ups.
@@ -247,6 +209,7 @@ class DeviceTable:
             fd=fds,
             generation=np.ascontiguousarray(found["generation"]),
             proven_unix_s=np.ascontiguousarray(found["proven_unix_s"]),
+            filters=found["flags"] & np.uint8(FLAG_BLOCKED | FLAG_CLOSED),
         )
 
     def ids(self, rows: I32) -> U8:
@@ -265,10 +228,13 @@ class DeviceTable:
             channel=int(found["channel"]),
             token=token,
             is_muted=bool(found["flags"] & FLAG_MUTED),
+            is_blocked=bool(found["flags"] & FLAG_BLOCKED),
+            is_closed=bool(found["flags"] & FLAG_CLOSED),
             fd=int(found["fd"]),
             generation=int(found["generation"]),
             registered_unix_s=int(found["registered_unix_s"]),
             proven_unix_s=int(found["proven_unix_s"]),
+            first_seen_unix_s=int(found["first_seen_unix_s"]),
             last_seen_unix_s=int(found["last_seen_unix_s"]),
             profile=self._details.profiles.profile(int(found["profile"])),
             alias=self._details.alias(row),
@@ -284,6 +250,7 @@ class DeviceTable:
         records.fd[row] = fd
         records.generation[row] = generation
         records.last_seen_unix_s[row] = now_unix_s
+        self.changes.mark_later(row)
         if previous[0] != OFFLINE:
             return previous
         self._online += 1
@@ -298,6 +265,7 @@ class DeviceTable:
         gone = np.unique(rows[is_current])
         self._mark_offline(gone)
         records.last_seen_unix_s[gone] = now_unix_s
+        self.changes.mark_later(gone)
         return is_current
 
     def _mark_offline(self, rows: I32) -> None:
@@ -337,6 +305,7 @@ class DeviceTable:
         if self.are_notifications_off(row) is not is_on:
             return False
         self._records.flags[row] ^= np.uint8(FLAG_NOTIFICATIONS_OFF)
+        self.changes.mark_later(row)
         return True
 
     def tags(self, row: int) -> tuple[bytes, ...]:
@@ -395,7 +364,9 @@ class DeviceTable:
         self.suspect_tokens(rows, token_hashes)
         is_dead = self._is_same_token(rows, token_hashes)
         is_dead &= (dead_since_unix_ms == SINCE_UNKNOWN) | (found["registered_unix_s"] <= dead_since_unix_ms // 1000)
-        self._forgotten += self._detach(np.unique(rows[is_dead]))
+        dead = np.unique(rows[is_dead])
+        self._forgotten += self._detach(dead)
+        self.changes.mark(dead)
         return is_dead
 
     def mute_tokens(self, rows: I32, token_hashes: U32) -> Bool:
@@ -407,15 +378,27 @@ class DeviceTable:
         self._records.flags[muted] |= np.uint8(FLAG_MUTED)
         self._records.proven_unix_s[rows[is_same]] = 0
         self._muted += len(muted)
+        self.changes.mark(muted)
         return is_same
 
     def prove_tokens(self, rows: I32, token_hashes: U32, now_unix_s: int) -> None:
         """After ACCEPTED: the vendor took a message for the token, so it needs no probe."""
-        self._records.proven_unix_s[rows[self._is_same_token(rows, token_hashes)]] = now_unix_s
+        proven = rows[self._is_same_token(rows, token_hashes)]
+        # That it is proven is worth a write, not when for the hundredth time.
+        self.changes.mark_later(proven[self._records.proven_unix_s[proven] == 0])
+        self._records.proven_unix_s[proven] = now_unix_s
 
     def suspect_tokens(self, rows: I32, token_hashes: U32) -> None:
         """After a rejection that speaks of the token: it needs a probe again."""
-        self._records.proven_unix_s[rows[self._is_same_token(rows, token_hashes)]] = 0
+        suspect = rows[self._is_same_token(rows, token_hashes)]
+        self.changes.mark_later(suspect[self._records.proven_unix_s[suspect] != 0])
+        self._records.proven_unix_s[suspect] = 0
+
+    def block(self, rows: I32, is_blocked: bool) -> None:
+        """Afterwards nothing is sent to the devices, known and distinct, or may be again."""
+        flags = self._records.flags[rows] & np.uint8(~FLAG_BLOCKED & 0xFF)
+        self._records.flags[rows] = flags | np.uint8(FLAG_BLOCKED) if is_blocked else flags
+        self.changes.mark(rows)
 
     def _is_same_token(self, rows: I32, token_hashes: U32) -> Bool:
         words = self._records.gather_words(rows)
@@ -452,14 +435,18 @@ class DeviceTable:
         is_new = plan.is_chosen & (rows < 0)
         holders = tokens.holders[tokens.holders >= 0]
         self._detach(np.unique(np.concatenate([rows[plan.is_chosen & ~is_new & ~tokens.keeps], holders])))
-        rows[is_new] = self._new_rows(ids[is_new], app_index)
+        self.changes.mark(holders)
+        rows[is_new] = self.new_rows(ids[is_new], app_index, now_unix_s)
         self._index.insert(shards[is_new], hashes[is_new], rows[is_new])
         chosen = np.flatnonzero(plan.is_chosen)
         self._write(rows[chosen], batch.proven_unix_s[chosen], tokens.keeps[chosen], now_unix_s)
+        if batch.is_closed is not None:
+            self._records.flags[rows[chosen[batch.is_closed[chosen]]]] |= np.uint8(FLAG_CLOSED)
         self._tokens.attach(rows[tokens.positions], tokens.column, tokens.positions, tokens.token_rows)
         n_taken_over = tokens.n_lost + len(holders)
         self._write_details(app_index, rows[chosen], details.take(chosen))
         self._taken_over += n_taken_over
+        self.changes.mark(rows[chosen])
 
         outcomes = np.where(is_new, np.uint8(Outcome.CREATED), np.uint8(Outcome.REPLACED))
         outcomes[~plan.is_chosen] = Outcome.REFUSED
@@ -488,22 +475,17 @@ class DeviceTable:
         records.app[row] = app_index
         records.fd[row] = OFFLINE
         records.registered_unix_s[row] = now_unix_s
+        records.first_seen_unix_s[row] = now_unix_s
+        self.changes.mark(np.array([row]))
         return row
 
     def _find_hashed(self, ids: U8, shards: I64, hashes: U64, app_index: int) -> I32:
         words = ids.view("<u8")
 
         def verify(index: slice | I64, rows: I32) -> Bool:
-            return self._is_device(self._records.gather_words(rows), words[index], app_index)
+            return are_devices(self._records.gather_words(rows), words[index], app_index)
 
         return self._index.find(shards, hashes, verify)
-
-    @staticmethod
-    def _is_device(found: U64, words: U64, app_index: int) -> Bool:
-        """(n,) which records (n, 8) are of the devices with these ids, (n, 2) words of 8 bytes, of the app."""
-        is_same: Bool = (found[:, 0] == words[:, 0]) & (found[:, 1] == words[:, 1])
-        is_same &= (found[:, 2] & np.uint64(0xFFFF)) == app_index
-        return is_same
 
     def _refuse_devices(self, plan: RowPlan) -> None:
         """Refuses the new devices for which there is no row, the last ones of the batch."""
@@ -532,8 +514,8 @@ class DeviceTable:
         holders = self._tokens.find(column, fresh)
         return TokenPlan(column, fresh, token_rows[has_room], holders, keeps, int(is_lost.sum()))
 
-    def _new_rows(self, ids: U8, app_index: int) -> I32:
-        """Rows of new devices, with nothing in them but who they are. There is room."""
+    def new_rows(self, ids: U8, app_index: int, now_unix_s: int) -> I32:
+        """Rows of new devices, with nothing in them but who they are and since when. There is room."""
         rows = self._free.take(len(ids)).astype(np.int32)
         n_fresh = len(ids) - len(rows)
         rows = np.concatenate([rows, np.arange(self._next_row, self._next_row + n_fresh, dtype=np.int32)])
@@ -544,13 +526,14 @@ class DeviceTable:
         records.words[rows, :2] = ids.view("<u8")
         records.app[rows] = app_index
         records.fd[rows] = OFFLINE
+        records.first_seen_unix_s[rows] = now_unix_s
         return rows
 
     def _write(self, rows: I32, proven_unix_s: U32, keeps_token: Bool, now_unix_s: int) -> None:
         """The fields every registration writes. Of a token that stays, the later proof counts, theirs or ours."""
         records = self._records
         self._muted -= int(((records.flags[rows] & FLAG_MUTED) != 0).sum())
-        records.flags[rows] &= np.uint8(~FLAG_MUTED & 0xFF)
+        records.flags[rows] &= np.uint8(~(FLAG_MUTED | FLAG_CLOSED) & 0xFF)
         records.registered_unix_s[rows] = now_unix_s
         ours = np.where(keeps_token, records.proven_unix_s[rows], np.uint32(0))
         records.proven_unix_s[rows] = np.maximum(ours, proven_unix_s)
@@ -577,10 +560,34 @@ class DeviceTable:
             self._details.forget(row)
         ids, apps = self.ids(rows), records.app[rows]
         self._index.remove(device_shards(ids), self._key.hash_rows(ids, apps.astype(np.uint64)), rows)
+        self.changes.drop(rows)
         records.words[rows] = 0
         records.app[rows] = NO_APP
         records.fd[rows] = OFFLINE
         self._free.give(rows.astype(np.uint32))
+
+    # The registry
+
+    def export(self, rows: I32) -> DeviceColumns:
+        """The whole states of known rows, for the registry."""
+        return export_rows(rows, self._records, self._tokens, self._details)
+
+    def restore(self, devices: DeviceColumns) -> int:
+        """Puts stored devices, none of which is known, into the table, offline. Returns how many lost their token to a
+        device that was registered later. Raises Overloaded where a limit is smaller than what was stored."""
+        if len(self) + devices.n > self._limits.devices_max:
+            raise Overloaded("devices_max", len(self) + devices.n, self._limits.devices_max)
+        restoring = Restoring(
+            records=self._records,
+            index=self._index,
+            tokens=self._tokens,
+            details=self._details,
+            key=self._key,
+            new_rows=self.new_rows,
+        )
+        restoring.restore(devices)
+        self._muted += restoring.n_muted
+        return restoring.n_lost
 
     def statistics(self) -> DeviceStatistics:
         return DeviceStatistics(

@@ -102,6 +102,10 @@ class Home:
         self.on_final: Callable[[int], None] = lambda _sequence: None
         #: Told of each move of rows that a journal on disk holds.
         self.trail: Trail | None = None
+        #: Called when a page's last row has become final, and when it changes after that: it is to be archived.
+        self.on_done: Callable[[LedgerPage], None] = _nobody
+        #: Whether a page without open rows may leave memory.
+        self.may_drop: Callable[[LedgerPage], bool] = lambda _page: True
         self._observer = observer
         self._ledger_bytes_max = ledger_bytes_max
         self._rows_open_max = rows_open_max
@@ -161,6 +165,16 @@ class Home:
         self._next_sequence = (sequence + 1) % message_id.SEQUENCES_MAX
         return BatchAddress(label, self._journal, sequence)
 
+    def begin_after(self, sequence: int, unix_ms: int) -> None:
+        """Batches of an earlier run have addresses up to this one; new ones come behind the newest that was named."""
+        if unix_ms >= self._newest_unix_ms:
+            self._next_sequence = (sequence + 1) % message_id.SEQUENCES_MAX
+            self._newest_unix_ms = unix_ms
+
+    def is_ours(self, address: BatchAddress) -> bool:
+        """Whether batches of this home have such addresses."""
+        return address.journal == self._journal
+
     def check_room(self, rows: int) -> None:
         """Raises Overloaded when `rows` more would exceed a limit."""
         if self.rows_open + rows > self._rows_open_max:
@@ -209,7 +223,7 @@ class Home:
             if self._bytes <= self._ledger_bytes_max:
                 return
             page = self._pages[sequence]
-            if page.n_open == 0:
+            if page.n_open == 0 and self.may_drop(page):
                 del self._pages[sequence]
                 self._bytes -= self._page_bytes.pop(sequence)
                 self._evicted += 1
@@ -218,6 +232,19 @@ class Home:
             else:
                 # An open page is looked at again after all others, so that one slow batch does not block eviction.
                 self._pages.move_to_end(sequence)
+
+    def adopt(self, page: LedgerPage) -> None:
+        """A page without open rows that had left memory is here again, because it is about to change."""
+        sequence = page.batch.address.sequence
+        self._pages[sequence] = page
+        size = self._page_bytes[sequence] = page.memory_bytes()
+        self._bytes += size
+
+    def long_tasks_of(self, page: LedgerPage) -> list[bytes]:
+        """Tasks of the page that have rows in other batches, too."""
+        if not self._long_tasks:
+            return []
+        return [segment.task_id for segment in page.batch.segments if segment.task_id in self._long_tasks]
 
     def _forget_part(self, task_id: bytes, sequence: int) -> None:
         """A task of several batches is known by what is left of it."""
@@ -263,11 +290,14 @@ class Home:
         if _IS_FINAL[to]:
             ended = len(rows) - came.item(State.UNCERTAIN)
             self.rows_open -= ended
-            if ended and not page.n_open:
-                if page.trail is not None and self.trail is not None:
-                    self.trail.finished(page)
-                self.on_final(page.batch.address.sequence)
             page.final_ms[rows] = page.stamp(now)
+            page.changes += 1
+            if not page.n_open:
+                if ended:
+                    if page.trail is not None and self.trail is not None:
+                        self.trail.finished(page)
+                    self.on_final(page.batch.address.sequence)
+                self.on_done(page)
             self._observer.finished(page, rows, to, channels, now)
             self._record(page, rows, to, page.reason[rows] if reason is None else reason, channels, now)
 
@@ -292,7 +322,10 @@ class Home:
         if isinstance(page, ShadowPage):
             page.touch(rose)
             return rose
+        page.changes += 1
         if len(rose):
+            if not page.n_open:
+                self.on_done(page)
             channels = page.channel[rose]
             self._observer.receipts_rose(len(rose), receipt, channels)
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
@@ -441,6 +474,10 @@ class Home:
             changes_first=self._changes_first,
             changes_next=self.next_cursor,
         )
+
+
+def _nobody(_page: LedgerPage) -> None:
+    """There is no archive: what leaves memory is gone."""
 
 
 def _find_segment(segments: Sequence[TaskSegment], row: int) -> int:

@@ -6,7 +6,7 @@ So all of it lies in one record, `gather` copies whole records, and fields are r
     word 0  id_low                      4  token_hash
          1  id_high                     5  registered_unix_s, proven_unix_s
          2  app, channel, flags, fd     6  last_seen_unix_s, profile
-         3  generation, token_row       7  token_length, spare
+         3  generation, token_row       7  token_length, first_seen_unix_s
 
 Row 0 is nobody: offline, of no app, without a token. Unknown rows are -1 and gather as row 0, so that a batch needs no
 branch for them.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gateway.columns import I32, U64, Rows
+from gateway.columns import I32, U64, Bool, Rows
 from gateway.core.reserved import Reserved
 
 DEVICE = np.dtype(
@@ -36,7 +36,8 @@ DEVICE = np.dtype(
         ("last_seen_unix_s", "<u4"),
         ("profile", "<u4"),
         ("token_length", "<u2"),
-        ("spare", "V6"),
+        ("spare", "V2"),
+        ("first_seen_unix_s", "<u4"),
     ]
 )
 RECORD_BYTES = 64
@@ -46,8 +47,12 @@ assert DEVICE.itemsize == RECORD_BYTES
 FLAG_MUTED = 1
 #: The device has an alias or tags in `Details`.
 FLAG_DETAILS = 2
+#: The app wants nothing sent to the device (its blacklist), until it says otherwise.
+FLAG_BLOCKED = 4
+#: The device's user has switched notifications off; as the last registration says.
+FLAG_CLOSED = 8
 #: The user switched notifications off, as the device reports. Registrations leave it alone.
-FLAG_NOTIFICATIONS_OFF = 4
+FLAG_NOTIFICATIONS_OFF = 16
 
 #: App number of row 0; real apps are below.
 NO_APP = 0xFFFF
@@ -62,6 +67,7 @@ class DeviceRecords:
         "app",
         "channel",
         "fd",
+        "first_seen_unix_s",
         "flags",
         "generation",
         "id_high",
@@ -92,6 +98,7 @@ class DeviceRecords:
     channel: npt.NDArray[np.uint8]
     flags: npt.NDArray[np.uint8]
     fd: npt.NDArray[np.int32]
+    first_seen_unix_s: npt.NDArray[np.uint32]
     generation: npt.NDArray[np.uint32]
     id_low: npt.NDArray[np.uint64]
     id_high: npt.NDArray[np.uint64]
@@ -114,3 +121,10 @@ class DeviceRecords:
     def gather_words(self, rows: I32) -> U64:
         """The same as (n, 8) uint64: id in words 0 and 1, app in the low 16 bits of word 2."""
         return self.words.take(rows, axis=0, mode="clip")
+
+
+def are_devices(found: U64, words: U64, app_index: int) -> Bool:
+    """(n,) which records (n, 8) are of the devices with these ids, (n, 2) words of 8 bytes, of the app."""
+    is_same: Bool = (found[:, 0] == words[:, 0]) & (found[:, 1] == words[:, 1])
+    is_same &= (found[:, 2] & np.uint64(0xFFFF)) == app_index
+    return is_same

@@ -24,7 +24,8 @@ class Registrations(NamedTuple):
     ids: (n, 16). channels: (n,) the vendor's channel code, 0 for a device without one. tokens: empty just where the
     channel is 0. proven_unix_s: (n,) when the vendor last took a message for the token, as far as the caller knows,
     else 0. Texts: UTF-8 columns of n rows, or None when no row has any. tags: the tags of all rows one after the
-    other, tag_counts: (n,) how many belong to each row.
+    other, tag_counts: (n,) how many belong to each row. is_closed: (n,) whose notifications are switched off, None:
+    nobody's.
     """
 
     ids: U8
@@ -37,6 +38,7 @@ class Registrations(NamedTuple):
     aliases: TextColumn | None = None
     tag_counts: U32 | None = None
     tags: TextColumn | None = None
+    is_closed: Bool | None = None
 
 
 class Outcome(enum.IntEnum):
@@ -113,6 +115,7 @@ def form_faults(batch: Registrations) -> dict[int, Fault]:
     n = len(batch.ids)
     texts = (batch.tokens, batch.platforms, batch.app_versions, batch.time_zones, batch.aliases)
     n_rows = [len(batch.channels), len(batch.proven_unix_s), *[len(column) for column in texts if column is not None]]
+    n_rows += [] if batch.is_closed is None else [len(batch.is_closed)]
     if batch.ids.shape != (n, 16) or any(count != n for count in n_rows):
         raise ValueError("the columns of a registration differ in length")
     if (batch.tags is None) != (batch.tag_counts is None):

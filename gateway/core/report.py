@@ -97,6 +97,26 @@ def sum_task(slices: Sequence[Slice], moved_between: MovedBetween) -> Sums:
     )
 
 
+def add_sums(one: Sums, other: Sums) -> Sums:
+    """Of the rows of both; submitted_unix_ms is the first's."""
+    latencies = dict(one.latencies_ms)
+    for channel, times in other.latencies_ms.items():
+        latencies[channel] = np.concatenate([latencies[channel], times]) if channel in latencies else times
+    return Sums(
+        rows=one.rows + other.rows,
+        states=one.states + other.states,
+        by_channel=one.by_channel + other.by_channel,
+        reasons=one.reasons + other.reasons,
+        receipts=one.receipts + other.receipts,
+        handed_over=one.handed_over + other.handed_over,
+        n_waited=one.n_waited + other.n_waited,
+        n_moved=one.n_moved + other.n_moved,
+        is_routed=one.is_routed and other.is_routed,
+        latencies_ms=latencies,
+        submitted_unix_ms=one.submitted_unix_ms,
+    )
+
+
 def open_rows(pages: Iterable[LedgerPage]) -> dict[str, int]:
     """Rows in each open state, by its name."""
     counts = dict.fromkeys((state.name.lower() for state in sorted(OPEN_STATES)), 0)

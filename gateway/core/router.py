@@ -15,6 +15,7 @@ from gateway.columns import I32, U8, U32, Bool, Rows
 from gateway.content import Class, Priority
 from gateway.core.devices import Routing
 from gateway.core.options import Options
+from gateway.core.records import FLAG_BLOCKED
 from gateway.core.strategy import Route, after_long_link_failure, after_vendor_failure, decide
 from gateway.ledger import Channel, LedgerPage, Reason, State
 
@@ -56,6 +57,8 @@ _DROP_REASONS = {
     Route.DROP_NO_CHANNEL: Reason.NO_CHANNEL,
     Route.DROP_UNKNOWN: Reason.UNKNOWN_DEVICE,
     Route.DROP_OFFLINE: Reason.DEVICE_OFFLINE,
+    Route.DROP_BLOCKED: Reason.DEVICE_BLOCKED,
+    Route.DROP_CLOSED: Reason.NOTIFICATIONS_CLOSED,
 }
 
 
@@ -68,6 +71,7 @@ class _Facts(NamedTuple):
     channels: U8
     fds: I32
     generations: U32
+    filters: U8
     strategies: U8
     is_now_or_never: Bool
     classes: U8
@@ -85,6 +89,7 @@ def _look_up(page: LedgerPage, rows: Rows, devices: Devices, options: Options, h
         channels=found.channel,
         fds=found.fd,
         generations=found.generation,
+        filters=found.filters,
         strategies=options.strategies[index, found.channel],
         is_now_or_never=options.is_now_or_never[index],
         classes=options.classes[index],
@@ -132,6 +137,9 @@ def _route_devices(page: LedgerPage, rows: Rows, devices: Devices, options: Opti
         has_token=facts.has_token,
         ttl_zero=facts.is_now_or_never,
     )
+    if facts.filters.any():
+        routes[facts.filters != 0] = Route.DROP_CLOSED
+        routes[(facts.filters & FLAG_BLOCKED) != 0] = Route.DROP_BLOCKED
     return _sort(rows, routes, facts)
 
 

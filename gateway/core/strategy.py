@@ -44,6 +44,10 @@ class Route(enum.IntEnum):
     FAIL = 6
     #: After a hand-over that was not acknowledged: now or never, and now is over.
     EXPIRE = 7
+    #: The app blocks the device; no strategy asks for it.
+    DROP_BLOCKED = 8
+    #: The device's user has switched notifications off.
+    DROP_CLOSED = 9
 
 
 #: (strategy, online, token) -> (route, route when the TTL is 0).

@@ -17,6 +17,7 @@ from gateway.verdict import Verdict
 
 #: Who listens or connects.
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
+STORES = ("registry", "inbox", "ledger")
 DIRECTIONS = ("in", "out")
 #: sent: to the owner; received: from a home; report_dropped: of rows that the worker did not hold, or of a life that
 #: had ended; routed_again, uncertain: of a worker that died; home_died: news for a home that had ended.
@@ -156,6 +157,17 @@ class Metrics(MetricSet):
         "events", "Events 90000 to 90999 of devices, by app and number", app=open_label(), event=open_label()
     )
     inbox_rows = gauge("rows", "Rows that wait for a device to come back")
+    inbox_swept = gauge("rows", "Stored rows that a sweep removed because their time was over and nobody had them")
+    # stores
+    registry_writes = counter("devices", "Devices written to the registry on disk")
+    store_failures = counter(
+        "failures", "Calls that a store refused, by store and kind", store=STORES, error=open_label()
+    )
+    store_bytes = gauge("bytes", "Bytes on disk, by store", store=STORES)
+    pages_unsaved = gauge("pages", "Ledger pages whose rows have ended and that are not in the archive as they are")
+    pages_archived = counter("pages", "Ledger pages written to the archive")
+    pages_deleted = counter("pages", "Archived pages deleted by retention_s and retention_bytes_max")
+    registry_load_s = gauge("seconds", "How long the registry was loaded at start")
     # HTTP
     http_requests = counter("requests", "Requests to the HTTP listener", path=open_label(), status=open_label())
     device_requests = counter(

@@ -7,14 +7,27 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import trio
 
 from gateway.batch import OwnershipEpoch
-from gateway.columns import I64, U8
+from gateway.columns import I64, U8, U16
+from gateway.device_columns import DeviceColumns, concatenate
 from gateway.store.epochs import NewestEpoch
-from gateway.store.ports import DeviceRecords, InboxRows, JournalRecord
+from gateway.store.pages import short_hashes
+from gateway.store.ports import (
+    ArchivedPage,
+    InboxCount,
+    InboxFound,
+    InboxPut,
+    InboxQuery,
+    InboxRows,
+    JournalRecord,
+    Kept,
+    PageKey,
+)
 
 
 class MemoryJournal:
@@ -50,41 +63,99 @@ class MemoryJournal:
         return len(self._records)
 
 
+class _InboxRow(NamedTuple):
+    device_id: bytes
+    app: int
+    born_unix_ms: int
+    deadline_unix_ms: int
+    size: int
+    collapse: int
+
+
 class MemoryInbox:
     """Tags per device in compact arrays, bounded per device and in all.
 
-    rows_per_device_max, rows_max: see [inbox] in configs/reference.toml.
+    Limits: see [inbox] in configs/reference.toml.
     """
 
-    def __init__(self, *, rows_per_device_max: int, rows_max: int) -> None:
+    def __init__(
+        self,
+        *,
+        rows_per_device_max: int,
+        rows_max: int,
+        bytes_per_device_max: int = 1 << 62,
+        bytes_max: int = 1 << 62,
+    ) -> None:
         self._epochs = NewestEpoch()
         self._rows_per_device_max = rows_per_device_max
         self._rows_max = rows_max
+        self._bytes_per_device_max = bytes_per_device_max
+        self._bytes_max = bytes_max
         self._devices: dict[bytes, array[int]] = {}
-        self._owner_of: dict[int, bytes] = {}
+        self._rows: dict[int, _InboxRow] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._owner_of)
+        return len(self._rows)
 
-    async def put(self, epoch: OwnershipEpoch, rows: InboxRows) -> U8:
+    async def put(self, epoch: OwnershipEpoch, rows: InboxRows) -> InboxPut:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        kept = np.zeros(len(rows.tags), np.uint8)
+        kept = np.full(len(rows.tags), Kept.YES, np.uint8)
+        replaced: list[int] = []
         ids = np.ascontiguousarray(rows.device_ids).tobytes()
-        for index, tag in enumerate(rows.tags.tolist()):
-            if tag in self._owner_of:
-                kept[index] = 1
+        columns = (rows.column("apps"), rows.born(), rows.deadlines_unix_ms, rows.column("sizes"))
+        fields = zip(*(column.tolist() for column in (*columns, rows.column("collapse"))), strict=True)
+        added: dict[int, int] = {}
+        for index, (tag, values) in enumerate(zip(rows.tags.tolist(), fields, strict=True)):
+            if tag in self._rows:
                 continue
-            device_id = ids[16 * index : 16 * index + 16]
-            tags = self._devices.get(device_id)
-            if len(self._owner_of) >= self._rows_max or (tags is not None and len(tags) >= self._rows_per_device_max):
+            row = _InboxRow(ids[16 * index : 16 * index + 16], *values)
+            older = self._older(row)
+            if older is None:
+                kept[index] = Kept.SUPERSEDED
                 continue
-            if tags is None:
-                tags = self._devices[device_id] = array("q")
-            tags.append(tag)
-            self._owner_of[tag] = device_id
-            kept[index] = 1
-        return kept
+            for other in older:
+                self._remove(other)
+                if other in added:
+                    kept[added.pop(other)] = Kept.SUPERSEDED
+                else:
+                    replaced.append(other)
+            if self._has_room(row):
+                self._rows[tag] = row
+                self._devices.setdefault(row.device_id, array("q")).append(tag)
+                self._bytes += row.size
+                added[tag] = index
+            else:
+                kept[index] = Kept.NO_ROOM
+        return InboxPut(kept, np.array(replaced, np.int64))
+
+    def _older(self, row: _InboxRow) -> list[int] | None:
+        """Tags that the row replaces; None where a newer one of its collapse id is there."""
+        tags = self._devices.get(row.device_id, ()) if row.collapse else ()
+        same = [tag for tag in tags if self._rows[tag].collapse == row.collapse]
+        return None if any(self._rows[tag].born_unix_ms > row.born_unix_ms for tag in same) else same
+
+    def _has_room(self, row: _InboxRow) -> bool:
+        tags = self._devices.get(row.device_id, ())
+        size = sum(self._rows[tag].size for tag in tags) if row.size else 0
+        return (
+            len(self._rows) < self._rows_max
+            and self._bytes + row.size <= self._bytes_max
+            and len(tags) < self._rows_per_device_max
+            and size + row.size <= self._bytes_per_device_max
+        )
+
+    def _remove(self, tag: int) -> bool:
+        row = self._rows.pop(tag, None)
+        if row is None:
+            return False
+        self._bytes -= row.size
+        kept = self._devices[row.device_id]
+        kept.remove(tag)
+        if not kept:
+            del self._devices[row.device_id]
+        return True
 
     async def peek(self, device_id: bytes, rows_max: int) -> I64:
         await trio.lowlevel.checkpoint()
@@ -94,68 +165,124 @@ class MemoryInbox:
     async def forget(self, epoch: OwnershipEpoch, tags: I64) -> int:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        gone = 0
-        for tag in tags.tolist():
-            device_id = self._owner_of.pop(tag, None)
-            if device_id is None:
-                continue
-            gone += 1
-            kept = self._devices[device_id]
-            kept.remove(tag)
-            if not kept:
-                del self._devices[device_id]
-        return gone
+        return sum(self._remove(tag) for tag in tags.tolist())
 
     def holds(self, device_id: bytes) -> bool:
         return device_id in self._devices
 
+    async def count(self, query: InboxQuery) -> InboxCount:
+        await trio.lowlevel.checkpoint()
+        found = [row for tag, row in self._rows.items() if _is_asked_for(tag, row, query)]
+        return InboxCount(len(found), sum(row.size for row in found), len({row.device_id for row in found}))
+
+    async def find(self, query: InboxQuery, rows_max: int) -> InboxFound:
+        await trio.lowlevel.checkpoint()
+        tags = sorted(tag for tag, row in self._rows.items() if _is_asked_for(tag, row, query))[:rows_max]
+        rows = [self._rows[tag] for tag in tags]
+        ids = np.frombuffer(b"".join(row.device_id for row in rows), np.uint8).reshape(-1, 16)
+        columns = np.array([row[1:5] for row in rows], np.int64).reshape(-1, 4)
+        return InboxFound(np.array(tags, np.int64), ids, columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3])
+
+
+def _is_asked_for(tag: int, row: _InboxRow, query: InboxQuery) -> bool:
+    return (
+        tag >= query.first_tag
+        and query.app in (None, row.app)
+        and query.device_id in (None, row.device_id)
+        and (query.tags is None or any(first <= tag <= last for first, last in query.tags))
+        and (query.born_before_unix_ms is None or row.born_unix_ms < query.born_before_unix_ms)
+        and (query.over_at_unix_ms is None or row.deadline_unix_ms <= query.over_at_unix_ms)
+    )
+
 
 class MemoryRegistry:
-    """Device records in a dict."""
+    """Devices in a dict by (app, id), each as columns of one row."""
 
     def __init__(self) -> None:
         self._epochs = NewestEpoch()
-        self._records: dict[bytes, tuple[int, bytes]] = {}
+        self._devices: dict[tuple[int, bytes], DeviceColumns] = {}
 
-    async def write(self, epoch: OwnershipEpoch, devices: DeviceRecords) -> None:
+    async def write(self, epoch: OwnershipEpoch, devices: DeviceColumns) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        ids = np.ascontiguousarray(devices.device_ids).tobytes()
-        for index, (shard, payload) in enumerate(zip(devices.shards.tolist(), devices.payloads, strict=True)):
-            self._records[ids[16 * index : 16 * index + 16]] = (shard, payload)
+        for index in range(devices.n):
+            key = (int(devices.apps[index]), devices.device_ids[index].tobytes())
+            self._devices[key] = devices.take(np.array([index]))
 
-    async def erase(self, epoch: OwnershipEpoch, device_ids: U8) -> int:
+    async def erase(self, epoch: OwnershipEpoch, app: int, device_ids: U8, shards: U16) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        ids = np.ascontiguousarray(device_ids).tobytes()
-        keys = [ids[at : at + 16] for at in range(0, len(ids), 16)]
-        return sum(self._records.pop(key, None) is not None for key in keys)
+        for device_id in device_ids:
+            self._devices.pop((app, device_id.tobytes()), None)
 
-    async def load(self, shards: range) -> AsyncIterator[DeviceRecords]:
-        found = [(key, shard, payload) for key, (shard, payload) in self._records.items() if shard in shards]
+    async def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
+        found = [device for device in self._devices.values() if int(device.shards[0]) in shards]
         for at in range(0, len(found), 4096):
             await trio.lowlevel.checkpoint()
-            chunk = found[at : at + 4096]
-            ids = np.frombuffer(b"".join(key for key, _, _ in chunk), np.uint8).reshape(-1, 16)
-            yield DeviceRecords(ids, np.array([shard for _, shard, _ in chunk], np.uint16), [p for _, _, p in chunk])
+            yield concatenate(found[at : at + 4096])
+
+    async def tidy(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 class MemoryLedgerArchive:
+    """Pages in a dict by (unix_ms, sequence)."""
+
     def __init__(self) -> None:
         self._epochs = NewestEpoch()
-        self._pages: dict[int, bytes] = {}
+        self._pages: dict[PageKey, ArchivedPage] = {}
 
-    async def write(self, epoch: OwnershipEpoch, sequence: int, page: bytes) -> None:
+    async def write(self, epoch: OwnershipEpoch, pages: Sequence[ArchivedPage]) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        self._pages[sequence] = page
+        self._pages.update((page.key, page) for page in pages)
 
-    async def read(self, sequence: int) -> bytes | None:
+    async def read(self, key: PageKey) -> bytes | None:
         await trio.lowlevel.checkpoint()
-        return self._pages.get(sequence)
+        page = self._pages.get(key)
+        return None if page is None else b"".join(page.parts)
 
-    async def forget(self, epoch: OwnershipEpoch, sequences: Sequence[int]) -> None:
+    async def newest(self, sequence: int | None) -> PageKey | None:
+        await trio.lowlevel.checkpoint()
+        return max((key for key in self._pages if sequence in (None, key.sequence)), default=None)
+
+    async def parts(self, task_id: bytes) -> list[PageKey]:
+        await trio.lowlevel.checkpoint()
+        return sorted(key for key, page in self._pages.items() if task_id in page.long_tasks)
+
+    async def with_device(self, keys: Sequence[PageKey] | int, device_hash: int, rows_max: int) -> list[PageKey]:
+        await trio.lowlevel.checkpoint()
+        if isinstance(keys, int):
+            app, chosen, rows = keys, [], 0
+            for key in sorted((key for key, page in self._pages.items() if page.app == app), reverse=True):
+                chosen.append(key)
+                rows += self._pages[key].rows
+                if rows >= rows_max:
+                    break
+            keys = chosen
+        wanted = device_hash & 0xFFFFFFFF
+        return [key for key in keys if key in self._pages and wanted in short_hashes(self._pages[key].device_ids)]
+
+    async def forget(self, epoch: OwnershipEpoch, keys: Sequence[PageKey]) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        for sequence in sequences:
-            self._pages.pop(sequence, None)
+        for key in keys:
+            self._pages.pop(key, None)
+
+    async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:
+        await trio.lowlevel.checkpoint()
+        self._epochs.check(epoch)
+        total = sum(_page_bytes(page) for page in self._pages.values())
+        gone = []
+        for key in sorted(self._pages):
+            if key.unix_ms >= oldest_unix_ms and total <= bytes_max:
+                break
+            gone.append(key)
+            total -= _page_bytes(self._pages[key])
+        for key in gone:
+            del self._pages[key]
+        return len(gone)
+
+
+def _page_bytes(page: ArchivedPage) -> int:
+    return sum(map(len, page.parts)) + 4 * page.rows

@@ -11,11 +11,15 @@ Adapters: the in-memory twins in `store/memory.py`; of the journal also `store/l
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
+import numpy as np
+
 from gateway.batch import OwnershipEpoch
 from gateway.columns import I64, U8, U16
+from gateway.device_columns import DeviceColumns
 
 Buffers: TypeAlias = Sequence[bytes | memoryview]
 
@@ -67,20 +71,82 @@ class Journal(Protocol):
 class InboxRows(NamedTuple):
     """Rows kept for devices that are away; k rows.
 
-    device_ids: (k, 16) uint8. tags: (k,) int64 home address of the row (sequence << 16 | row).
-    deadlines_unix_ms: (k,) int64.
+    device_ids: (k, 16) uint8. tags: (k,) int64 home address of the row (sequence << 16 | row). deadlines_unix_ms: (k,)
+    int64. The rest (k,) int64, None for zeros: apps; born_unix_ms, when the row was submitted (None: as the tags say);
+    sizes, bytes of text; collapse, a hash of the collapse id, 0 without one.
     """
 
     device_ids: U8
     tags: I64
     deadlines_unix_ms: I64
+    apps: I64 | None = None
+    born_unix_ms: I64 | None = None
+    sizes: I64 | None = None
+    collapse: I64 | None = None
+
+    def column(self, name: str) -> I64:
+        """One of the last four, with its zeros."""
+        found: I64 | None = getattr(self, name)
+        return np.zeros(len(self.tags), np.int64) if found is None else found
+
+    def part(self, start: int, stop: int) -> InboxRows:
+        """Rows start..stop of all columns."""
+        return InboxRows(*[None if column is None else column[start:stop] for column in self])  # type: ignore[arg-type]
+
+    def born(self) -> I64:
+        """Tags of one home only grow, so they are a birth for who gave none."""
+        return self.tags if self.born_unix_ms is None else self.born_unix_ms
+
+
+class Kept(enum.IntEnum):
+    """What became of a row of `put`."""
+
+    NO_ROOM = 0
+    YES = 1
+    #: A newer row of its collapse id is there.
+    SUPERSEDED = 2
+
+
+class InboxPut(NamedTuple):
+    """kept: (k,) uint8 `Kept`. replaced: tags that are gone, because newer rows of their collapse id came."""
+
+    kept: U8
+    replaced: I64
+
+
+class InboxQuery(NamedTuple):
+    """Which rows; None: any. tags: spans, both ends included: the rows of a task. first_tag: where to go on."""
+
+    app: int | None = None
+    device_id: bytes | None = None
+    tags: Sequence[tuple[int, int]] | None = None
+    born_before_unix_ms: int | None = None
+    over_at_unix_ms: int | None = None
+    first_tag: int = 0
+
+
+class InboxCount(NamedTuple):
+    rows: int
+    bytes: int
+    devices: int
+
+
+class InboxFound(NamedTuple):
+    """Columns of k rows in the order of their tags; device_ids (k, 16) uint8, the others (k,) int64."""
+
+    tags: I64
+    device_ids: U8
+    apps: I64
+    born_unix_ms: I64
+    deadlines_unix_ms: I64
+    sizes: I64
 
 
 class Inbox(Protocol):
-    """Per device, ordered by arrival, bounded; keyed by shard group."""
+    """Per device, ordered by arrival, bounded in rows and bytes; of one collapse id of a device the newest stays."""
 
-    async def put(self, epoch: OwnershipEpoch, rows: InboxRows) -> U8:
-        """Rows are kept; a tag that is there already is not stored twice. Returns (k,) uint8: 1 kept, 0 no room."""
+    async def put(self, epoch: OwnershipEpoch, rows: InboxRows) -> InboxPut:
+        """Rows are kept; a tag that is there already is not stored twice."""
         ...
 
     async def peek(self, device_id: bytes, rows_max: int) -> I64:
@@ -95,30 +161,83 @@ class Inbox(Protocol):
         """True where the device may have rows. Never false for a device that has some; costs no read."""
         ...
 
+    async def count(self, query: InboxQuery) -> InboxCount:
+        """How much is stored of what the query names."""
+        ...
 
-class DeviceRecords(NamedTuple):
-    """Whole-state writes of k devices; payloads: one encoded record per device."""
+    async def find(self, query: InboxQuery, rows_max: int) -> InboxFound:
+        """The first rows of what the query names, at most rows_max."""
+        ...
 
-    device_ids: U8
-    shards: U16
-    payloads: Sequence[bytes]
+    def __len__(self) -> int: ...
 
 
 class Registry(Protocol):
-    """Devices by shard: whole-state writes, erase, and a stream of all of them at start."""
+    """Devices by shard, in columns: whole-state writes, erase, and a stream of all of them at start."""
 
-    async def write(self, epoch: OwnershipEpoch, devices: DeviceRecords) -> None: ...
+    async def write(self, epoch: OwnershipEpoch, devices: DeviceColumns) -> None:
+        """The devices are as the columns say, durably. One that stands there twice is what came last."""
+        ...
 
-    async def erase(self, epoch: OwnershipEpoch, device_ids: U8) -> int: ...
+    async def erase(self, epoch: OwnershipEpoch, app: int, device_ids: U8, shards: U16) -> None:
+        """The devices, ids (k, 16) of one app, are not known; nothing of them is kept. Unknown ones are ignored."""
+        ...
 
-    def load(self, shards: range) -> AsyncIterator[DeviceRecords]: ...
+    def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
+        """The devices of these shards, each once, thousands at a time. Those of apps that are not configured stay."""
+        ...
+
+    async def tidy(self) -> None:
+        """Does a little of what may wait, so that a load stays short. To be called after writes were answered."""
+        ...
+
+
+class PageKey(NamedTuple):
+    """A page by its batch: sequences are used again, with another time."""
+
+    unix_ms: int
+    sequence: int
+
+
+class ArchivedPage(NamedTuple):
+    """One page. parts: its bytes as `store/pages.py` makes them. device_ids: (n, 16) uint8, the targets of its rows.
+    long_tasks: ids of its tasks that have rows in other batches, too."""
+
+    key: PageKey
+    app: int
+    rows: int
+    device_ids: U8
+    long_tasks: Sequence[bytes]
+    parts: Sequence[bytes | memoryview]
 
 
 class LedgerArchive(Protocol):
-    """Ledger pages that left memory, by batch sequence."""
+    """Ledger pages that may leave memory."""
 
-    async def write(self, epoch: OwnershipEpoch, sequence: int, page: bytes) -> None: ...
+    async def write(self, epoch: OwnershipEpoch, pages: Sequence[ArchivedPage]) -> None:
+        """The pages are durable, in place of older ones of the same keys."""
+        ...
 
-    async def read(self, sequence: int) -> bytes | None: ...
+    async def read(self, key: PageKey) -> bytes | None:
+        """The joined parts of a page; None where there is none."""
+        ...
 
-    async def forget(self, epoch: OwnershipEpoch, sequences: Sequence[int]) -> None: ...
+    async def newest(self, sequence: int | None) -> PageKey | None:
+        """The newest page of a sequence, or of all."""
+        ...
+
+    async def parts(self, task_id: bytes) -> list[PageKey]:
+        """The pages of a task that has rows in several batches, oldest first."""
+        ...
+
+    async def with_device(self, keys: Sequence[PageKey] | int, device_hash: int, rows_max: int) -> list[PageKey]:
+        """Those of the pages, or of an app's newest pages of so many rows, that may have rows of the device."""
+        ...
+
+    async def forget(self, epoch: OwnershipEpoch, keys: Sequence[PageKey]) -> None:
+        """The pages are gone."""
+        ...
+
+    async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:
+        """Pages older than that are gone, and the oldest of the others while all are larger; returns how many."""
+        ...

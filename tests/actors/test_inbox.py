@@ -10,9 +10,12 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
+from gateway.errors import StoreFull
 from gateway.ledger import Channel, Flag, Reason, State
 from gateway.store.memory import MemoryInbox
+from gateway.store.ports import InboxRows
 
 
 class InboxTwin(MemoryInbox):
@@ -282,7 +285,7 @@ async def test_inbox_forgets_what_it_was_told_while_it_was_forgetting(
     await world.start(nursery)
     (device,) = world.register(1, Channel.NONE)
     page = await world.send([device] * 2, numbered(2))
-    tags = np.array(sorted(store._owner_of), np.int64)
+    tags = np.array(sorted(store._rows), np.int64)
     store.gate = trio.Event()
     world.inbox.forget(tags[:1])
     await world.settle()
@@ -341,7 +344,9 @@ async def test_inbox_that_crashed_goes_on_with_what_it_had(
         if step == "return":
             world.go_online(device)
         with (
-            pytest.raises(OSError, match=where) if where.endswith("put") is (step == "keep") else trio.move_on_after(1)
+            pytest.RaisesGroup(pytest.RaisesExc(OSError, match=where), allow_unwrapped=True, flatten_subgroups=True)
+            if where.endswith("put") is (step == "keep")
+            else trio.move_on_after(1)
         ):
             await world.inbox.run()
     with trio.move_on_after(1):
@@ -377,3 +382,66 @@ async def test_inbox_cancelled_in_a_store_call_goes_on_in_its_next_run(
             await world.inbox.run()
     assert world.sockets.titles(device) == titles(3)
     assert world.states(page) == {"in_flight": 3}
+
+
+async def test_a_newer_row_of_a_collapse_id_ends_the_one_that_waits(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1, Channel.NONE)
+    first = await world.send([device] * 2, [Variant("old", "b", collapse_id="score"), Variant("other", "b")])
+    await trio.sleep(1)
+    second = await world.send([device], [Variant("new", "b", collapse_id="score")])
+    assert world.states(first) == {"dropped": 1, "held": 1}
+    assert world.reasons(first)[0] == "collapsed"
+    world.go_online(device)
+    await world.settle()
+    assert world.sockets.titles(device) == ["other", "new"]
+    assert world.states(second) == {"in_flight": 1}
+
+
+class _FullDisk(InboxTwin):
+    is_full = True
+
+    async def put(self, *args: Any) -> Any:
+        if self.is_full:
+            raise StoreFull("inbox.db", "disk is full")
+        return await super().put(*args)
+
+
+async def test_a_full_disk_keeps_rows_in_their_pages_and_is_tried_again(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    store = _FullDisk()
+    world = make_world(inbox_store=store)
+    await world.start(nursery)
+    (device,) = world.register(1, Channel.NONE)
+    page = await world.send([device] * 3, numbered(3))
+    await trio.sleep(30)
+    assert world.states(page) == {"held": 3}
+    assert len(store) == 0
+    store.is_full = False
+    await trio.sleep(2)
+    assert len(store) == 3
+    world.go_online(device)
+    await world.settle()
+    assert world.sockets.titles(device) == titles(3)
+
+
+async def test_a_sweep_removes_what_is_over_and_has_no_page_and_nothing_else(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    nursery.start_soon(world.inbox.sweep)
+    (device,) = world.register(1, Channel.NONE)
+    page = await world.send([device], numbered(1, ttl_s=86_400))
+    now = world.clock.unix_ms()
+    ids = np.frombuffer(device * 2, np.uint8).reshape(2, 16)
+    left_behind = InboxRows(ids, np.array([77 << 16, 78 << 16]), np.array([now - 1, now + 10_000_000]))
+    await world.inbox_store.put(OwnershipEpoch(1), left_behind)
+    assert len(world.inbox_store) == 3
+    await trio.sleep(700)
+    assert (len(world.inbox_store), world.inbox.swept) == (2, 1)
+    assert world.states(page) == {"held": 1}

@@ -132,6 +132,20 @@ def test_durable_measures_both_adapters_in_every_size_and_load() -> None:
 
 
 @pytest.mark.slow
+def test_registry_writes_and_loads_what_it_wrote() -> None:
+    lines = lines_of(bench("registry", "--smoke", "--json"))
+    assert [line["workload"] for line in lines] == ["write", "load", "details"]
+    assert all(line["rows_per_s"] > 0 for line in lines)  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_inbox_measures_each_of_its_calls() -> None:
+    lines = lines_of(bench("inbox", "--smoke", "--json"))
+    assert [line["workload"] for line in lines] == ["put", "open", "peek", "absent", "forget"]
+    assert 0 < lines[0]["disk_bytes_per_row"] < 400  # type: ignore[operator]
+
+
+@pytest.mark.slow
 def test_render_compares_what_each_vendor_would_read() -> None:
     wanted = [f"{name}@{workload}" for name in ("huawei", "xiaomi", "oppo") for workload in ("shared", "distinct")]
     only = [word for name in [*wanted, "meizu@shared"] for word in ("--only", name)]
@@ -141,3 +155,10 @@ def test_render_compares_what_each_vendor_would_read() -> None:
         assert line["rows_per_s"] > 0  # type: ignore[operator]
         assert line["checked_rows"] > 0  # type: ignore[operator]
         assert line["checked_share"] >= 0.01  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_ledger_finds_the_messages_it_archived() -> None:
+    lines = lines_of(bench("ledger", "--smoke", "--json"))
+    assert [line["workload"] for line in lines] == ["write", "device", "message"]
+    assert 0 < lines[0]["disk_bytes_per_row"] < 60  # type: ignore[operator]

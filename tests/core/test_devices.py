@@ -10,9 +10,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gateway.columns import TextColumn
 from gateway.core.details import Profile
+from gateway.core.device_changes import LATER, NOW
 from gateway.core.devices import SINCE_UNKNOWN, DeviceLimits, DeviceTable
 from gateway.core.registration import Outcome, Registrations
 from gateway.core.segments import HashKey
+from gateway.device_columns import DeviceColumns, concatenate
 from gateway.errors import Overloaded
 
 KEY = HashKey(b"a secret of sixteen bytes or more")
@@ -94,6 +96,8 @@ class DeviceMachine(RuleBasedStateMachine):
         self.devices: dict[tuple[int, bytes], PlainDevice] = {}
         self.now = 1000
         self.generation = 0
+        #: What a registry has got of the marked rows, as columns of one device each.
+        self.saved: dict[tuple[int, bytes], DeviceColumns] = {}
 
     def row(self, key):
         return self.table.find_one(key[1], key[0])
@@ -222,6 +226,26 @@ class DeviceMachine(RuleBasedStateMachine):
         self.table.remove(array([self.row(key) for key in keys]))
         for key in keys:
             del self.devices[key]
+            self.saved.pop(key, None)
+
+    @rule()
+    def save(self):
+        rows = self.table.changes.marked(NOW | LATER)
+        columns = self.table.export(rows)
+        self.table.changes.drop(rows)
+        for at in range(columns.n):
+            self.saved[int(columns.apps[at]), columns.device_ids[at].tobytes()] = columns.take(array([at]))
+
+    @rule(n_parts=st.integers(1, 3))
+    def restart(self, n_parts):
+        """A new table knows from the registry what the old one knew; only sessions end."""
+        self.save()
+        self.table = DeviceTable(MACHINE_LIMITS, KEY)
+        saved = list(self.saved.values())
+        for part in range(n_parts):
+            assert self.table.restore(concatenate(saved[part::n_parts])) == 0
+        for device in self.devices.values():
+            device.online = None
 
     @invariant()
     def every_device_is_what_the_model_says(self):

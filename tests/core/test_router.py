@@ -36,6 +36,7 @@ class PlainDevice:
         self.device_id = bytes([number + 1]) * 16
         self.slot = number
         self.channel, self.has_token, self.is_online = channel, has_token, is_online
+        self.filters = 0
         self.fd, self.generation = (number + 10, number + 100) if is_online else (-1, 0)
 
 
@@ -62,6 +63,7 @@ class PlainTable:
             fd=column(lambda device: device.fd, -1, np.int32),
             generation=column(lambda device: device.generation, 0, np.uint32),
             proven_unix_s=column(lambda device: 0, 0, np.uint32),
+            filters=column(lambda device: device.filters, 0, np.uint8),
         )
 
 

@@ -7,5 +7,5 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("contract")
+pytest.register_assert_rewrite("contract", "contract_inbox", "contract_ledger", "contract_registry")
 sys.path.insert(0, str(Path(__file__).parent))

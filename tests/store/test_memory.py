@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 from contract import (
     EPOCH,
-    InboxContract,
     JournalContract,
-    LedgerArchiveContract,
-    RegistryContract,
     record_of,
-    rows_for,
     tags_of,
 )
+from contract_inbox import InboxContract, rows_for
+from contract_ledger import LedgerArchiveContract
+from contract_registry import RegistryContract
 
 from gateway.store.memory import MemoryInbox, MemoryJournal, MemoryLedgerArchive, MemoryRegistry
 from gateway.store.ports import JournalRecord
@@ -24,8 +23,8 @@ class TestMemoryJournal(JournalContract):
 
 
 class TestMemoryInbox(InboxContract):
-    def open(self, *, rows_per_device_max: int = 100, rows_max: int = 1000) -> MemoryInbox:
-        return MemoryInbox(rows_per_device_max=rows_per_device_max, rows_max=rows_max)
+    def open(self, **limits: int) -> MemoryInbox:
+        return MemoryInbox(**{"rows_per_device_max": 100, "rows_max": 1000} | limits)
 
 
 class TestMemoryRegistry(RegistryContract):

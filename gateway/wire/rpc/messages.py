@@ -1,4 +1,6 @@
-"""Every message of the RPC: one MessagePack map each, tagged by `kind`. docs/rpc.md says the same for other languages.
+"""Every message of the RPC, long because each is a struct here: one MessagePack map each, tagged by `kind`.
+
+docs/rpc.md says the same for other languages.
 
 Rules for authors: a field that is added needs a default and a new row in docs/rpc.md; a field is never renamed or
 reused; an unknown field is refused, so a client learns the server's version from `challenge` before it uses one.
@@ -188,7 +190,30 @@ class RegisterDevices(Message, kw_only=True):
     time_zone: Texts | None = None
     alias: Texts | None = None
     tags: Texts | None = None
+    notifications_closed: memoryview | None = None
     want_passwords: bool = False
+
+
+class EraseDevices(Message, kw_only=True):
+    """n devices are forgotten, on the disk too, with what waits for them; an operator names the app.
+
+    Answer: devices_erased.
+    """
+
+    id: RequestNumber
+    n: RowCount
+    device_ids: memoryview
+    app_key: AppKey = ""
+
+
+class BlockDevices(Message, kw_only=True):
+    """Nothing is sent to n devices from now on, or (blocked: false) may be again. Answer: devices_blocked."""
+
+    id: RequestNumber
+    n: RowCount
+    device_ids: memoryview
+    blocked: bool = True
+    app_key: AppKey = ""
 
 
 class Device(Message, kw_only=True):
@@ -221,6 +246,34 @@ class Status(Message, kw_only=True):
     """operator. Answer: gateway_status."""
 
     id: RequestNumber
+
+
+class StoredRows(Message, kw_only=True):
+    """operator. Rows that wait for their devices: counted, and the first n listed. Answer: stored_rows_found."""
+
+    id: RequestNumber
+    app_key: AppKey = ""
+    device_id: Id16 | None = None
+    task_id: Id16 | None = None
+    older_than_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    n: Annotated[int, Meta(ge=0, le=1000)] = 100
+
+
+class PurgeStored(Message, kw_only=True):
+    """operator. Rows that wait for their devices end cancelled. Answer: stored_purged."""
+
+    id: RequestNumber
+    app_key: AppKey = ""
+    device_id: Id16 | None = None
+    task_id: Id16 | None = None
+    older_than_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+
+
+class Backup(Message, kw_only=True):
+    """operator. The stores are copied into a new folder on the gateway's machine. Answer: backed_up."""
+
+    id: RequestNumber
+    folder: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class ClockAdvance(Message, kw_only=True):
@@ -394,6 +447,45 @@ class DevicesRegistered(Message, kw_only=True):
     passwords: Texts | None = None
 
 
+class DevicesErased(Message, kw_only=True):
+    """erased: devices that were known."""
+
+    id: RequestNumber
+    erased: int
+
+
+class DevicesBlocked(Message, kw_only=True):
+    """known: devices whose state this is now; the others are not registered."""
+
+    id: RequestNumber
+    known: int
+
+
+class StoredRowsFound(Message, kw_only=True):
+    """rows, bytes (of text), devices: of all. Columns of the first n: born_unix_ms, deadline_unix_ms are u64."""
+
+    id: RequestNumber
+    rows: int
+    bytes: int
+    devices: int
+    n: int
+    device_ids: memoryview
+    born_unix_ms: memoryview
+    deadline_unix_ms: memoryview
+
+
+class StoredPurged(Message, kw_only=True):
+    id: RequestNumber
+    rows: int
+
+
+class BackedUp(Message, kw_only=True):
+    """files: name -> bytes."""
+
+    id: RequestNumber
+    files: dict[str, int]
+
+
 class DeviceFound(Message, kw_only=True):
     """facts: docs/rpc.md, "device". No device token is among them, only its hash."""
 
@@ -499,10 +591,15 @@ Request: TypeAlias = (
     | TaskRows
     | Trace
     | RegisterDevices
+    | EraseDevices
+    | BlockDevices
     | Device
     | DeviceStatus
     | OnlineCounts
     | Status
+    | StoredRows
+    | PurgeStored
+    | Backup
     | ClockAdvance
     | Restart
     | SubscribeReceipts
@@ -519,6 +616,11 @@ Answer: TypeAlias = (
     | TaskRowPage
     | TraceHops
     | DevicesRegistered
+    | DevicesErased
+    | DevicesBlocked
+    | StoredRowsFound
+    | StoredPurged
+    | BackedUp
     | DeviceFound
     | DeviceStatuses
     | OnlineCounted
@@ -541,6 +643,11 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     TaskRows: TaskRowPage,
     Trace: TraceHops,
     RegisterDevices: DevicesRegistered,
+    EraseDevices: DevicesErased,
+    BlockDevices: DevicesBlocked,
+    StoredRows: StoredRowsFound,
+    PurgeStored: StoredPurged,
+    Backup: BackedUp,
     Device: DeviceFound,
     DeviceStatus: DeviceStatuses,
     OnlineCounts: OnlineCounted,
@@ -555,7 +662,7 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
 #: Which pages each stream has.
 PAGE_OF: dict[type[Message], type[Message]] = {SubscribeReceipts: Receipts, SubscribePresence: PresenceChanges}
 #: Who may ask what; everything else is for both.
-OPERATOR_ONLY: frozenset[type[Message]] = frozenset({Status, ClockAdvance, Restart})
+OPERATOR_ONLY: frozenset[type[Message]] = frozenset({Status, StoredRows, PurgeStored, Backup, ClockAdvance, Restart})
 APP_ONLY: frozenset[type[Message]] = frozenset(
     {Submit, SubmitAudience, RegisterDevices, SubscribeReceipts, SubscribePresence}
 )

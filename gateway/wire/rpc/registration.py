@@ -32,7 +32,7 @@ class Registration(NamedTuple):
 
     source_rows: (n,) uint32 positions in the call, or None when none was refused. device_ids: (n, 16) uint8.
     channels: (n,) uint8 channel code, 0 = none. tokens: n rows, empty without channel. proven_unix_s: (n,) uint32,
-    0 = not vouched for. tags: n rows, joined by a newline.
+    0 = not vouched for. tags: n rows, joined by a newline. notifications_closed: (n,) uint8, not 0 where switched off.
     """
 
     n: int
@@ -47,6 +47,7 @@ class Registration(NamedTuple):
     alias: TextColumn | None
     tags: TextColumn | None
     faults: Sequence[RowFault]
+    notifications_closed: U8 | None = None
 
 
 def devices_registered(request: RegisterDevices, registration: Registration) -> DevicesRegistered:
@@ -75,6 +76,8 @@ def check_registration(
         refusals.refuse(again, Fault("device_id", "the same device stands earlier in this call"))
     channels, tokens = _check_channels(request, check_tokens, refusals)
     proven = None if request.proven_unix_s is None else word_column("proven_unix_s", request.proven_unix_s, n)
+    closed = request.notifications_closed
+    is_closed = None if closed is None else byte_column("notifications_closed", closed, n)
     lines: dict[str, TextColumn | None] = {}
     for field in (*_LINES, "tags"):
         texts = getattr(request, field)
@@ -88,8 +91,12 @@ def check_registration(
         channels = None if channels is None else channels[kept]
         tokens = None if tokens is None else tokens.take(kept)
         proven = None if proven is None else proven[kept]
+        is_closed = None if is_closed is None else is_closed[kept]
         lines = {field: None if column is None else column.take(kept) for field, column in lines.items()}
-    return Registration(n, kept, device_ids, channels, tokens, proven, **lines, faults=refusals.faults())
+    faults = refusals.faults()
+    return Registration(
+        n, kept, device_ids, channels, tokens, proven, **lines, faults=faults, notifications_closed=is_closed
+    )
 
 
 def _check_channels(

@@ -116,7 +116,7 @@ def test_server_greets_first_and_welcomes_a_proven_app() -> None:
     assert welcome.names.states[State.UNCERTAIN] == "uncertain"
     assert welcome.names.reasons[Reason.TTL_PASSED] == "ttl_passed"
     assert welcome.names.channels[Channel.APNS] == "apns"
-    assert welcome.names.channels[0] == welcome.names.reasons[8] == ""
+    assert welcome.names.channels[0] == welcome.names.reasons[15] == ""
 
 
 def test_server_takes_each_secret_while_one_is_rotated_and_answers_with_the_same() -> None:

@@ -1,0 +1,259 @@
+"""The stores of one worker: on the disk where [store] data_dir says where, else in memory, ending with the process."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from gateway.actors.device_owner import DeviceOwner
+from gateway.actors.inbox import InboxActor
+from gateway.actors.ledger import LedgerActor, MemoryPages, PageSource
+from gateway.actors.registry import RegistryActor
+from gateway.actors.store_desk import StoreDesk
+from gateway.batch import OwnershipEpoch
+from gateway.clock import Clock
+from gateway.config import Config
+from gateway.core.devices import DeviceTable
+from gateway.core.home import Home
+from gateway.core.segments import HashKey
+from gateway.errors import StoreError
+from gateway.observe.counting import ServiceCounts
+from gateway.observe.log import Log
+from gateway.observe.metrics import Metrics
+from gateway.observe.store_counts import LedgerCounts, StoreCounts
+from gateway.store import backup
+from gateway.store.log_file import store_error
+from gateway.store.memory import MemoryInbox
+from gateway.store.sqlite_inbox import SqliteInbox
+from gateway.store.sqlite_ledger import SqliteLedgerArchive
+from gateway.store.sqlite_registry import SqliteRegistry
+
+#: Bytes of the key of token hashes.
+_HASH_KEY_BYTES = 32
+
+
+class Stores:
+    """Opening blocks. Raises StoreError: a place that cannot be used, or is used by another process."""
+
+    def __init__(self, config: Config, epoch: OwnershipEpoch, metrics: Metrics, log: Log) -> None:
+        self._config = config
+        self._epoch = epoch
+        self._metrics = metrics
+        self._log = log
+        self.folder = config.store.data_dir
+        self._registry: SqliteRegistry | None = None
+        self.registry: RegistryActor | None = None
+        limits = config.inbox
+        inbox_limits = {
+            "rows_per_device_max": limits.rows_per_device_max,
+            "rows_max": limits.rows_max,
+            "bytes_per_device_max": limits.bytes_per_device_max,
+            "bytes_max": limits.bytes_max,
+        }
+        self._archive: SqliteLedgerArchive | None = None
+        self._home: Home | None = None
+        self.ledger: LedgerActor | None = None
+        self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
+        if self.folder is None:
+            return
+        apps = [app.key for app in config.apps]
+        self._registry = SqliteRegistry(self.folder / "registry", apps, shard_groups=config.store.shard_groups)
+        try:
+            self._check_apps(apps)
+            self.inbox = SqliteInbox(self.folder / "inbox.db", **inbox_limits)
+            self._archive = SqliteLedgerArchive(self.folder / "ledger.db")
+        except BaseException:
+            self.close()
+            raise
+
+    def hash_key(self) -> HashKey:
+        """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it."""
+        if self.folder is None:
+            return HashKey(secrets.token_bytes(_HASH_KEY_BYTES))
+        path = self.folder / "hash.key"
+        try:
+            if not path.exists():
+                _write_secret(path, secrets.token_bytes(_HASH_KEY_BYTES))
+            return HashKey(path.read_bytes())
+        except OSError as error:
+            raise store_error(path, error) from error
+
+    def follow(self, devices: DeviceTable) -> None:
+        """Changes of the table are carried to the registry once it is loaded."""
+        if self._registry is not None:
+            self.registry = RegistryActor(
+                store=self._registry,
+                epoch=self._epoch,
+                devices=devices,
+                observer=StoreCounts(self._metrics, self._log),
+                seen_write_s=self._config.store.seen_write_s,
+            )
+
+    def keep_pages(self, home: Home, secret: bytes, clock: Clock) -> PageSource:
+        """Pages of the home that are done go to the archive, where there is one; where questions find pages."""
+        self._home = home
+        if self._archive is None:
+            return MemoryPages(home)
+        ledger = self._config.ledger
+        self.ledger = LedgerActor(
+            store=self._archive,
+            epoch=self._epoch,
+            home=home,
+            secret=secret,
+            clock=clock,
+            observer=LedgerCounts(self._metrics, self._log),
+            retention_s=ledger.retention_s,
+            retention_bytes_max=ledger.retention_bytes_max,
+            retention_check_s=ledger.retention_check_s,
+        )
+        return self.ledger
+
+    def desk(self, devices: DeviceTable, home: Home, clock: Clock) -> StoreDesk:
+        """Who answers what is asked of the stores."""
+        return StoreDesk(
+            devices=devices,
+            registry=self.registry,
+            inbox=self.inbox,
+            epoch=self._epoch,
+            home=home,
+            clock=clock,
+            audit=ServiceCounts(self._metrics, self._log.bind(actor="stores")),
+            back_up=None if self.folder is None else self.back_up,
+        )
+
+    async def back_up(self, folder: Path) -> dict[str, int]:
+        """A copy of every store stands in the folder, which was not there or empty; name and bytes of each file.
+
+        Each database is held up while it is copied, the registry's sixteen one after another. Raises StoreError.
+        """
+        assert self.folder is not None
+        assert self._registry is not None
+        assert self._archive is not None
+        assert isinstance(self.inbox, SqliteInbox)
+        await self.flush()
+        await trio.to_thread.run_sync(backup.prepare, folder)
+        await trio.to_thread.run_sync(lambda: (folder / "registry").mkdir(mode=0o700))
+        copies = [(self._registry.turns, database) for database in self._registry.databases]
+        copies += [(self.inbox.turns, self.inbox.database), (self._archive.turns, self._archive.database)]
+        for turns, database in copies:
+            target = folder / database.path.relative_to(self.folder)
+            await turns.run(functools.partial(database.copy_to, target))
+        others = {"hash.key": self.folder / "hash.key", "apps.json": self.folder / "apps.json"}
+        others |= files_elsewhere(self._config)
+        return await trio.to_thread.run_sync(lambda: backup.finish(folder, others=others))
+
+    def _check_apps(self, apps: list[str]) -> None:
+        """Rows and pages know apps by their place in the configuration. Raises StoreError where that has changed."""
+        assert self.folder is not None
+        path = self.folder / "apps.json"
+        known = json.loads(path.read_text()) if path.exists() else []
+        common = min(len(known), len(apps))
+        if known[:common] != apps[:common]:
+            was, now = ", ".join(known), ", ".join(apps)
+            what = f"apps were {was}; the configuration has {now}: keep their order, and add new ones at the end"
+            raise StoreError(str(path), what)
+        if len(apps) > len(known):
+            _write_secret(path, json.dumps(apps).encode())
+
+    async def _load(self) -> None:
+        """The device table knows what the registry knows, new batches come behind archived ones. Raises StoreError,
+        Overloaded."""
+        if self.ledger is not None:
+            await self.ledger.load()
+        if isinstance(self.inbox, SqliteInbox) and self._home is not None:
+            born_unix_ms, tag = self.inbox.newest_at_start
+            self._home.begin_after(tag >> 16, born_unix_ms)
+        if self.registry is not None:
+            started = time.perf_counter()
+            await self.registry.load()
+            self._metrics.registry_load_s.set(time.perf_counter() - started)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Inside, the device table and the home know what the stores know; afterwards the stores are closed.
+
+        Raises StoreError, Overloaded.
+        """
+        try:
+            await self._load()
+            yield
+        finally:
+            self.close()
+
+    def start(self, supervise: Callable[[str, Callable[[], Awaitable[None]]], None], owner: DeviceOwner) -> None:
+        """The actors behind the stores run."""
+        if self.registry is not None:
+            supervise("registry", self.registry.run)
+        if self.ledger is not None:
+            owner.ask_archive = self.ledger.late
+            supervise("ledger", self.ledger.run)
+
+    def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:
+        return InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
+
+    async def wait_written(self) -> None:
+        """What was registered so far is durable, where it is to be. Raises StoreError."""
+        if self.registry is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self.registry.wait_written()
+
+    async def flush(self) -> None:
+        """Everything is on the disk, at the end of a shutdown. What fails is logged."""
+        if self.registry is not None:
+            try:
+                await self.registry.flush()
+            except StoreError as error:
+                self._log.error("registry not written", error=str(error))
+        if self.ledger is not None:
+            try:
+                await self.ledger.flush()
+            except StoreError as error:
+                self._log.error("ledger pages not written", error=str(error), pages=self.ledger.unsaved_pages)
+
+    def on_inbox_error(self, error: BaseException) -> None:
+        """The inbox tries again; what waits is in ledger pages meanwhile."""
+        self._metrics.store_failures.add(1, "inbox", type(error).__name__)
+        self._log.error("inbox not written, trying again", error=str(error))
+
+    def close(self) -> None:
+        """Blocks; no call may be under way."""
+        if isinstance(self.inbox, SqliteInbox):
+            self.inbox.close()
+        if self._archive is not None:
+            self._archive.close()
+        if self._registry is not None:
+            self._registry.close()
+
+    def refresh_gauges(self) -> None:
+        if self._registry is not None:
+            self._metrics.store_bytes.set(self._registry.file_bytes(), "registry")
+        if isinstance(self.inbox, SqliteInbox):
+            self._metrics.store_bytes.set(self.inbox.file_bytes(), "inbox")
+        if self._archive is not None and self.ledger is not None:
+            self._metrics.store_bytes.set(self._archive.file_bytes(), "ledger")
+            self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+
+
+def files_elsewhere(config: Config) -> dict[str, Path]:
+    """What belongs to a backup and does not stand in the store folder: message ids and tasks are checked with it."""
+    secret = config.gateway.message_id_secret
+    return {"message_id.secret": config.gateway.data_dir / "message_id.secret"} if secret is None else {}
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    """The file is there, whole, readable by its owner alone."""
+    part = path.with_name(path.name + ".new")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.rename(path)

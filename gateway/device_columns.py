@@ -1,0 +1,154 @@
+"""DeviceColumns: whole states of devices as columns, as the registry keeps them and the device table gives and takes.
+
+One shape for the write of one registration and for the load of a million devices; nothing in it is a Python object per
+device. A device is known by (app, id).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gateway.columns import I64, U8, U16, U32, TextColumn
+
+
+class DeviceColumns(NamedTuple):
+    """n devices. device_ids: (n, 16) uint8. shards: (n,) uint16, a fixed function of the id. apps: (n,) uint16, the
+    app's position in the configuration. channels, flags: (n,) uint8 as in the device table.
+
+    tokens: n rows, empty for devices without one. Times: (n,) uint32 Unix seconds, 0 for never. profiles: (n,) uint32
+    rows of `profile_texts`, which are platform, app version and time zone with a zero byte between. aliases: n rows,
+    UTF-8, or None where no device has one. tags: n rows, the device's tags joined by a newline, or None.
+    """
+
+    device_ids: U8
+    shards: U16
+    apps: U16
+    channels: U8
+    flags: U8
+    tokens: TextColumn
+    registered_unix_s: U32
+    proven_unix_s: U32
+    first_seen_unix_s: U32
+    last_seen_unix_s: U32
+    profiles: U32
+    profile_texts: TextColumn
+    aliases: TextColumn | None = None
+    tags: TextColumn | None = None
+
+    @property
+    def n(self) -> int:
+        return len(self.device_ids)
+
+    def take(self, rows: I64) -> DeviceColumns:
+        """The devices at the given positions, in their order. Profile texts are shared."""
+        return DeviceColumns(
+            device_ids=self.device_ids[rows],
+            shards=self.shards[rows],
+            apps=self.apps[rows],
+            channels=self.channels[rows],
+            flags=self.flags[rows],
+            tokens=take_texts(self.tokens, rows),
+            registered_unix_s=self.registered_unix_s[rows],
+            proven_unix_s=self.proven_unix_s[rows],
+            first_seen_unix_s=self.first_seen_unix_s[rows],
+            last_seen_unix_s=self.last_seen_unix_s[rows],
+            profiles=self.profiles[rows],
+            profile_texts=self.profile_texts,
+            aliases=None if self.aliases is None else take_texts(self.aliases, rows),
+            tags=None if self.tags is None else take_texts(self.tags, rows),
+        )
+
+
+def no_devices() -> DeviceColumns:
+    """n = 0."""
+    u8, u16, u32 = np.zeros(0, np.uint8), np.zeros(0, np.uint16), np.zeros(0, np.uint32)
+    return DeviceColumns(
+        u8.reshape(0, 16), u16, u16, u8, u8, empty_texts(0), u32, u32, u32, u32, u32, empty_texts(0), None, None
+    )
+
+
+def empty_texts(n: int) -> TextColumn:
+    """n rows without a byte."""
+    return TextColumn(b"", np.zeros(n + 1, np.uint32))
+
+
+def take_texts(column: TextColumn, rows: I64) -> TextColumn:
+    """As `TextColumn.take`, without a bytes object per row: a gather of all bytes where rows differ in length."""
+    fixed = column.fixed()
+    lengths = column.lengths()[rows]
+    offsets = np.zeros(len(rows) + 1, np.uint32)
+    np.cumsum(lengths, out=offsets[1:])
+    if fixed is not None:
+        return TextColumn(fixed[rows].tobytes(), offsets)
+    total = int(offsets[-1])
+    starts = column.offsets[:-1].astype(np.int64)[rows]
+    # Position of each byte in its row, then in the blob.
+    places = np.arange(total) + np.repeat(starts - offsets[:-1], lengths)
+    return TextColumn(np.frombuffer(column.blob, np.uint8)[places].tobytes(), offsets)
+
+
+def concatenate(parts: Sequence[DeviceColumns]) -> DeviceColumns:
+    """The devices of all parts, one after another; equal profile texts become one row."""
+    if not parts:
+        return no_devices()
+    if len(parts) == 1:
+        return parts[0]
+    profiles, profile_texts = _merge_profiles(parts)
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in (
+            "device_ids",
+            "shards",
+            "apps",
+            "channels",
+            "flags",
+            "registered_unix_s",
+            "proven_unix_s",
+            "first_seen_unix_s",
+            "last_seen_unix_s",
+        )
+    }
+    return DeviceColumns(
+        **columns,
+        tokens=TextColumn.concatenate([part.tokens for part in parts]),
+        profiles=profiles,
+        profile_texts=profile_texts,
+        aliases=_concatenate_texts([part.aliases for part in parts], [part.n for part in parts]),
+        tags=_concatenate_texts([part.tags for part in parts], [part.n for part in parts]),
+    )
+
+
+def _concatenate_texts(columns: Sequence[TextColumn | None], counts: Sequence[int]) -> TextColumn | None:
+    if all(column is None for column in columns):
+        return None
+    return TextColumn.concatenate(
+        [empty_texts(n) if column is None else column for column, n in zip(columns, counts, strict=True)]
+    )
+
+
+def _merge_profiles(parts: Sequence[DeviceColumns]) -> tuple[U32, TextColumn]:
+    """A loop over profile texts, of which there are a few hundred, not over devices. Unused ones are left out."""
+    numbers: dict[bytes, int] = {}
+    merged: list[U32] = []
+    for part in parts:
+        used = np.unique(part.profiles)
+        new = np.zeros(len(part.profile_texts), np.uint32)
+        for old in used.tolist():
+            new[old] = numbers.setdefault(part.profile_texts.row(old), len(numbers))
+        merged.append(new[part.profiles])
+    return np.concatenate(merged), TextColumn.from_rows(list(numbers))
+
+
+def keep_last(columns: DeviceColumns) -> I64:
+    """(k,) positions, in order, of the last row of each (app, id)."""
+    words = np.ascontiguousarray(columns.device_ids).view("<u8")
+    order = np.lexsort((columns.apps, words[:, 1], words[:, 0]))
+    low, high, apps = words[order, 0], words[order, 1], columns.apps[order]
+    is_last = np.ones(len(order), np.bool_)
+    is_last[:-1] = (low[1:] != low[:-1]) | (high[1:] != high[:-1]) | (apps[1:] != apps[:-1])
+    # lexsort is stable: among equal keys the last in the columns stands last.
+    positions: I64 = np.sort(order[is_last])
+    return positions

@@ -1,0 +1,149 @@
+"""Ledger pages as bytes and back: the batch as in its journal record, the state columns, the burst log; compressed.
+
+    page = version (1 byte) | zlib of: header length (4 bytes) | header (MessagePack) | batch record | columns | bursts
+
+Message ids are left out: they follow from the batch's address and the gateway's secret. Stage times are milliseconds
+after the batch's birth and stay so; what is on the monotonic clock (`Burst.issued`) is written as seconds after it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from gateway.batch import Batch
+from gateway.columns import U8, U32
+from gateway.ledger import Burst, Channel, LedgerPage, State
+from gateway.store.inbox_filing import device_hashes
+from gateway.store.records import decode_batch, encode_batch
+
+_VERSION = b"\x01"
+_LENGTH = struct.Struct("<I")
+#: Level 1: state columns are runs and shrink to nothing, device ids are random and do not shrink at any level.
+_LEVEL = 1
+_COLUMNS = {
+    "state": "u1",
+    "receipt": "u1",
+    "flags": "u1",
+    "reason": "u1",
+    "channel": "u1",
+    "attempts": "u1",
+    "routed_ms": "<u4",
+    "issued_ms": "<u4",
+    "final_ms": "<u4",
+    "token_hashes": "<u4",
+}
+
+
+class _Burst(msgspec.Struct, array_like=True):
+    """issued_s: after the birth of the batch. rows, answered, verdicts: bytes of the columns."""
+
+    number: int
+    attempt: int
+    channel: int
+    connection: int
+    issued_s: float
+    rows: bytes
+    answered: bytes
+    verdicts: bytes
+    names: dict[int, str]
+    first_request: int = -1
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    batch_bytes: int
+    n: int
+    bursts: list[_Burst]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(_Header)
+
+
+def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
+    """What `pack_page` takes. State columns are copied, since the page may change afterwards; the batch's do not change
+    and are views. Costs per column and burst."""
+    batch = page.batch
+    record = encode_batch(batch)
+    bursts = [
+        _Burst(
+            burst.number,
+            burst.attempt,
+            int(burst.channel),
+            burst.connection,
+            burst.issued - batch.born,
+            burst.rows.tobytes(),
+            burst.answered.tobytes(),
+            burst.verdicts.tobytes(),
+            dict(burst.names),
+            burst.first_request,
+        )
+        for burst in page.bursts
+    ]
+    header = _ENCODER.encode(_Header(record.payload_bytes(), page.n, bursts))
+    columns = [np.ascontiguousarray(getattr(page, name), dtype).tobytes() for name, dtype in _COLUMNS.items()]
+    return [_LENGTH.pack(len(header)), header, *record.buffers, *columns]
+
+
+def pack_page(parts: Sequence[bytes | memoryview]) -> bytes:
+    """The page's bytes. Lets other threads run while it compresses."""
+    return _VERSION + zlib.compress(b"".join(parts), _LEVEL)
+
+
+def unpack_page(data: bytes) -> bytes:
+    """What `page_of` takes. Lets other threads run. Raises ValueError for damaged bytes."""
+    if data[:1] != _VERSION:
+        raise ValueError(f"page has version {data[:1].hex()}, expected {_VERSION.hex()}")
+    try:
+        return zlib.decompress(memoryview(data)[1:])
+    except zlib.error as error:
+        raise ValueError(f"page: {error}") from error
+
+
+def page_of(data: bytes, *, now: float, now_unix_ms: int) -> LedgerPage:
+    """The page, without message ids. now, now_unix_ms: one moment on both clocks. Raises ValueError."""
+    try:
+        (size,) = _LENGTH.unpack_from(data)
+        at = _LENGTH.size + size
+        header = _DECODER.decode(memoryview(data)[_LENGTH.size : at])
+    except (struct.error, msgspec.DecodeError) as error:
+        raise ValueError(f"page header: {error}") from error
+    batch = decode_batch(data[at : at + header.batch_bytes], born=0.0)
+    at += header.batch_bytes
+    batch.born = now - (now_unix_ms - batch.born_unix_ms) / 1000
+    page = LedgerPage(batch)
+    for name, dtype in _COLUMNS.items():
+        column: np.ndarray[Any, Any] = np.frombuffer(data, dtype, page.n, at)
+        getattr(page, name)[:] = column
+        at += column.nbytes
+    if at != len(data) or header.n != page.n:
+        raise ValueError(f"page is {len(data)} bytes, its columns end at {at}")
+    page.counts[:] = np.bincount(page.state, minlength=len(State))
+    page.n_routed = page.n
+    page.bursts = [_burst(burst, batch) for burst in header.bursts]
+    return page
+
+
+def _burst(stored: _Burst, batch: Batch) -> Burst:
+    return Burst(
+        number=stored.number,
+        attempt=stored.attempt,
+        channel=Channel(stored.channel),
+        connection=stored.connection,
+        rows=np.frombuffer(stored.rows, np.uint16),
+        issued=stored.issued_s + batch.born,
+        answered=np.frombuffer(stored.answered, np.uint32),
+        verdicts=np.frombuffer(stored.verdicts, np.uint8),
+        names=stored.names,
+        first_request=stored.first_request,
+    )
+
+
+def short_hashes(device_ids: U8) -> U32:
+    """(n,) uint32, sorted: the column beside each page. Rows whose target is a token have an id of zeros."""
+    return np.sort((device_hashes(device_ids) & 0xFFFFFFFF).astype(np.uint32))

@@ -1,0 +1,362 @@
+"""The offline inbox in SQLite: small rows, found by device through one index, nothing read for a device without any.
+
+    rows      tag -> device, app, born, deadline, arrival, bytes, collapse     the tag is the row's address in its batch
+    by_device (hash of the device, arrival)                                    a peek reads this and the rows it names
+
+The content of a row is in its batch, once per variant: in its ledger page, in memory or in the ledger archive. So a row
+costs some 90 bytes here, whatever it says. Limits are checked against counters in memory (`inbox_filing.py`); only a
+device near its limit costs a read.
+
+Of one collapse id of a device the newest by submit time stays (`born`); those it replaces are named in the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trio
+
+from gateway.batch import OwnershipEpoch
+from gateway.columns import I64, U8, Bool, fixed_rows
+from gateway.store.database import Database, EpochGuard, named_errors
+from gateway.store.inbox_filing import Filing, device_hash, device_hashes
+from gateway.store.ports import InboxCount, InboxFound, InboxPut, InboxQuery, InboxRows, Kept
+from gateway.store.turns import Turns
+
+#: 64 GiB: some 700 million rows; `rows_max` and `bytes_max` are what really bounds it.
+FILE_BYTES_MAX = 64 << 30
+
+#: The index by device is touched at random: of a million rows it is 25 MiB. Measured with 2 MiB: a fifth of the rows/s.
+CACHE_BYTES = 64 << 20
+
+SCHEMA = (
+    """
+    CREATE TABLE rows (
+        tag INTEGER PRIMARY KEY, device BLOB NOT NULL, hash INTEGER NOT NULL, app INTEGER NOT NULL,
+        born INTEGER NOT NULL, deadline INTEGER NOT NULL, arrival INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        collapse INTEGER NOT NULL
+    );
+    CREATE INDEX by_device ON rows (hash, arrival);
+    """,
+)
+_INSERT = "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,?)"
+_TAGS = "SELECT value FROM json_each(?)"
+
+
+class SqliteInbox:
+    """Opening blocks: it counts the rows that are there, 10 million in some seconds.
+
+    Limits: see [inbox] in configs/reference.toml. Raises what `Database` raises.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        rows_per_device_max: int,
+        rows_max: int,
+        bytes_per_device_max: int,
+        bytes_max: int,
+    ) -> None:
+        self._rows_per_device_max = rows_per_device_max
+        self._rows_max = rows_max
+        self._bytes_per_device_max = bytes_per_device_max
+        self._bytes_max = bytes_max
+        self.database = Database(path, SCHEMA, bytes_max=FILE_BYTES_MAX, cache_bytes=CACHE_BYTES)
+        self._filing = Filing()
+        #: (born, tag) of the row submitted last, as found when the inbox was opened; (0, -1) where there was none.
+        self.newest_at_start = (0, -1)
+        with named_errors(self.database.place):
+            self._next_arrival = self._count_rows()
+        self._epochs = EpochGuard([self.database])
+        self.turns = Turns(self.database.place, commit=self._commit, undo=self._undo)
+
+    def _count_rows(self) -> int:
+        """Files every row; the next arrival."""
+        run = self.database.read.execute
+        rows = run("SELECT hash, bytes, born, tag FROM rows")
+        while found := rows.fetchmany(65_536):
+            columns = np.array(found, np.int64)
+            self._filing.add(columns[:, 0], columns[:, 1])
+            self._filing.commit()
+            at = int(np.lexsort((columns[:, 3], columns[:, 2]))[-1])
+            self.newest_at_start = max(self.newest_at_start, (int(columns[at, 2]), int(columns[at, 3])))
+        (newest,) = run("SELECT coalesce(max(arrival), 0) FROM rows").fetchone()
+        return int(newest) + 1
+
+    def __len__(self) -> int:
+        return self._filing.rows
+
+    def file_bytes(self) -> int:
+        return self.database.file_bytes()
+
+    def close(self) -> None:
+        """Blocks; no call may be under way."""
+        self.database.close()
+
+    # the port
+
+    async def put(self, epoch: OwnershipEpoch, rows: InboxRows) -> InboxPut:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        await trio.lowlevel.checkpoint()
+        number = self._epochs.check(epoch)
+        return await self.turns.run(lambda: self._put(number, rows))
+
+    async def peek(self, device_id: bytes, rows_max: int) -> I64:
+        """As the port says. Raises StoreError."""
+        if not self.holds(device_id):
+            await trio.lowlevel.checkpoint()
+            return np.zeros(0, np.int64)
+        return await self.turns.run(lambda: self._peek(device_id, rows_max))
+
+    async def forget(self, epoch: OwnershipEpoch, tags: I64) -> int:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        await trio.lowlevel.checkpoint()
+        number = self._epochs.check(epoch)
+        return await self.turns.run(lambda: self._forget(number, tags))
+
+    def holds(self, device_id: bytes) -> bool:
+        return self._filing.may_hold(device_hash(device_id))
+
+    async def count(self, query: InboxQuery) -> InboxCount:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: self._count(query))
+
+    async def find(self, query: InboxQuery, rows_max: int) -> InboxFound:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: self._find(query, rows_max))
+
+    # in the thread
+
+    def _put(self, epoch: int, rows: InboxRows) -> InboxPut:
+        with named_errors(self.database.place):
+            connection = self.database.write(epoch)
+            if len(np.unique(rows.tags)) == len(rows.tags):
+                return self._put_part(connection, rows)
+            # A tag that comes twice in a call: one after the other, as if there were a call for each.
+            parts = [self._put_part(connection, rows.part(at, at + 1)) for at in range(len(rows.tags))]
+            return InboxPut(
+                np.concatenate([one.kept for one in parts]), np.concatenate([one.replaced for one in parts])
+            )
+
+    def _put_part(self, connection: sqlite3.Connection, rows: InboxRows) -> InboxPut:
+        """All tags differ."""
+        with named_errors(self.database.place):
+            k = len(rows.tags)
+            kept = np.full(k, Kept.YES, np.uint8)
+            is_new = self._are_new(connection, rows.tags)
+            hashes = device_hashes(rows.device_ids) if k else rows.tags
+            sizes, collapse, apps, born = (
+                rows.column("sizes"),
+                rows.column("collapse"),
+                rows.column("apps"),
+                rows.born(),
+            )
+            replaced: list[int] = []
+            for at in np.flatnonzero(is_new & (collapse != 0)).tolist():
+                self._collapse(connection, rows, at, hashes, kept, is_new, replaced)
+            gone = np.array(replaced, np.int64)
+            if len(gone):
+                self._delete(connection, gone)
+            is_new &= kept == Kept.YES
+            self._refuse_beyond(connection, rows, hashes, sizes, kept, is_new)
+            is_new &= kept == Kept.YES
+            at_rows = np.flatnonzero(is_new)
+            # In the order of the index, whose pages are then touched once each; arrivals keep the order of the call.
+            order = np.argsort(hashes[at_rows], kind="stable")
+            arrivals = (self._next_arrival + order).tolist()
+            self._next_arrival += len(at_rows)
+            at_rows = at_rows[order]
+            columns = (
+                rows.tags[at_rows].tolist(),
+                fixed_rows(np.ascontiguousarray(rows.device_ids[at_rows])),
+                hashes[at_rows].tolist(),
+                apps[at_rows].tolist(),
+                born[at_rows].tolist(),
+                rows.deadlines_unix_ms[at_rows].tolist(),
+                arrivals,
+                sizes[at_rows].tolist(),
+                collapse[at_rows].tolist(),
+            )
+            connection.executemany(_INSERT, zip(*columns, strict=True))
+            self._filing.add(hashes[at_rows], sizes[at_rows])
+            return InboxPut(kept, gone)
+
+    @staticmethod
+    def _are_new(connection: sqlite3.Connection, tags: I64) -> Bool:
+        """(k,) which tags are not stored. A slice of a batch that comes for the first time costs one look: no stored
+        tag lies between its own."""
+        is_new = np.ones(len(tags), np.bool_)
+        if not len(tags):
+            return is_new
+        span = (int(tags.min()), int(tags.max()))
+        found = connection.execute("SELECT 1 FROM rows WHERE tag BETWEEN ? AND ? LIMIT 1", span).fetchone()
+        if found is not None:
+            text = json.dumps(tags.tolist())
+            stored = [tag for (tag,) in connection.execute(f"SELECT tag FROM rows WHERE tag IN ({_TAGS})", (text,))]
+            is_new &= ~np.isin(tags, np.array(stored, np.int64))
+        return is_new
+
+    def _collapse(
+        self,
+        connection: sqlite3.Connection,
+        rows: InboxRows,
+        at: int,
+        hashes: I64,
+        kept: U8,
+        is_new: Bool,
+        replaced: list[int],
+    ) -> None:
+        """Row `at` replaces what is older of its collapse id, or is itself too old."""
+        collapse, born = rows.column("collapse"), rows.born()
+        device_id = rows.device_ids[at].tobytes()
+        # Earlier in this call: of two as old as each other the later wins.
+        same = np.flatnonzero((collapse[:at] == collapse[at]) & (hashes[:at] == hashes[at]) & is_new[:at])
+        for other in same.tolist():
+            if rows.device_ids[other].tobytes() == device_id and kept[other] == Kept.YES:
+                loser = at if born[other] > born[at] else other
+                kept[loser] = Kept.SUPERSEDED
+        if kept[at] != Kept.YES or not self._filing.may_hold(int(hashes[at])):
+            return
+        stored = connection.execute(
+            "SELECT tag, born FROM rows WHERE hash = ? AND device = ? AND collapse = ?",
+            (int(hashes[at]), device_id, int(collapse[at])),
+        ).fetchall()
+        if any(its_born > born[at] for _, its_born in stored):
+            kept[at] = Kept.SUPERSEDED
+        else:
+            replaced += [tag for tag, _ in stored if tag not in replaced]
+
+    def _refuse_beyond(
+        self, connection: sqlite3.Connection, rows: InboxRows, hashes: I64, sizes: I64, kept: U8, is_new: Bool
+    ) -> None:
+        """Rows for which there is no room, per device or in all, are not kept."""
+        chosen = np.flatnonzero(is_new)
+        n_at_most, bytes_at_most = self._filing.at_most(hashes[chosen])
+        order = np.argsort(hashes[chosen], kind="stable")
+        ordered = hashes[chosen][order]
+        starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else order
+        # How many of the same hash stand before each in this call, and the bytes of all of them at most.
+        before = np.empty(len(chosen), np.int64)
+        before[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+        size_max = int(sizes[chosen].max(initial=0))
+        may_pass = n_at_most + before + 1 > self._rows_per_device_max
+        may_pass |= bytes_at_most + (before + 1) * size_max > self._bytes_per_device_max
+        used: dict[bytes, list[int]] = {}
+        if may_pass.any():
+            self._refuse_by_device(connection, rows, hashes, sizes, chosen, may_pass, kept, used)
+        chosen = chosen[kept[chosen] == Kept.YES]
+        room = self._rows_max - self._filing.rows
+        kept[chosen[max(room, 0) :]] = Kept.NO_ROOM
+        ends = np.cumsum(sizes[chosen])
+        kept[chosen[ends > self._bytes_max - self._filing.bytes]] = Kept.NO_ROOM
+
+    def _refuse_by_device(
+        self,
+        connection: sqlite3.Connection,
+        rows: InboxRows,
+        hashes: I64,
+        sizes: I64,
+        chosen: I64,
+        may_pass: Bool,
+        kept: U8,
+        used: dict[bytes, list[int]],
+    ) -> None:
+        """One by one, with a look into the database: devices near their limit, or that share a counter."""
+        near = set(hashes[chosen[may_pass]].tolist())
+        room = self._rows_max - self._filing.rows
+        taken = 0
+        for at in chosen.tolist():
+            if int(hashes[at]) in near:
+                device_id = rows.device_ids[at].tobytes()
+                has = used.get(device_id)
+                if has is None:
+                    has = used[device_id] = list(
+                        connection.execute(
+                            "SELECT count(*), coalesce(sum(bytes), 0) FROM rows WHERE hash = ? AND device = ?",
+                            (int(hashes[at]), device_id),
+                        ).fetchone()
+                    )
+                fits = has[0] < self._rows_per_device_max and has[1] + sizes[at] <= self._bytes_per_device_max
+                if not fits or taken >= room:
+                    kept[at] = Kept.NO_ROOM
+                    continue
+                has[0] += 1
+                has[1] += int(sizes[at])
+            taken += 1
+
+    def _delete(self, connection: sqlite3.Connection, tags: I64) -> int:
+        text = json.dumps(tags.tolist())
+        found = connection.execute(f"SELECT hash, bytes FROM rows WHERE tag IN ({_TAGS})", (text,)).fetchall()
+        if found:
+            connection.execute(f"DELETE FROM rows WHERE tag IN ({_TAGS})", (text,))
+            columns = np.array(found, np.int64)
+            self._filing.add(columns[:, 0], columns[:, 1], -1)
+        return len(found)
+
+    def _forget(self, epoch: int, tags: I64) -> int:
+        with named_errors(self.database.place):
+            return self._delete(self.database.write(epoch), tags)
+
+    def _peek(self, device_id: bytes, rows_max: int) -> I64:
+        with named_errors(self.database.place):
+            found = self.database.read.execute(
+                "SELECT tag FROM rows INDEXED BY by_device WHERE hash = ? AND device = ? ORDER BY arrival LIMIT ?",
+                (device_hash(device_id), device_id, rows_max),
+            )
+            return np.array([tag for (tag,) in found], np.int64)
+
+    def _count(self, query: InboxQuery) -> InboxCount:
+        where, values = _where(query)
+        with named_errors(self.database.place):
+            found = self.database.read.execute(
+                f"SELECT count(*), coalesce(sum(bytes), 0), count(DISTINCT hash) FROM rows WHERE {where}", values
+            ).fetchone()
+        return InboxCount(*found)
+
+    def _find(self, query: InboxQuery, rows_max: int) -> InboxFound:
+        where, values = _where(query)
+        with named_errors(self.database.place):
+            found = self.database.read.execute(
+                f"SELECT tag, device, app, born, deadline, bytes FROM rows WHERE {where} ORDER BY tag LIMIT ?",
+                [*values, rows_max],
+            ).fetchall()
+        ids = np.frombuffer(b"".join(row[1] for row in found), np.uint8).reshape(-1, 16)
+        columns = np.array([(row[0], *row[2:]) for row in found], np.int64).reshape(-1, 5)
+        return InboxFound(columns[:, 0], ids, columns[:, 1], columns[:, 2], columns[:, 3], columns[:, 4])
+
+    def _commit(self) -> None:
+        self.database.commit()
+        self._filing.commit()
+
+    def _undo(self) -> None:
+        self.database.undo()
+        self._filing.undo()
+
+
+def _where(query: InboxQuery) -> tuple[str, list[Any]]:
+    parts: list[str] = ["tag >= ?"]
+    values: list[Any] = [query.first_tag]
+    if query.app is not None:
+        parts.append("app = ?")
+        values.append(query.app)
+    if query.device_id is not None:
+        parts.append("hash = ? AND device = ?")
+        values += [device_hash(query.device_id), query.device_id]
+    if query.tags is not None:
+        spans = ["tag BETWEEN ? AND ?" for _ in query.tags]
+        parts.append(f"({' OR '.join(spans) or '0'})")
+        values += [bound for span in query.tags for bound in span]
+    if query.born_before_unix_ms is not None:
+        parts.append("born < ?")
+        values.append(query.born_before_unix_ms)
+    if query.over_at_unix_ms is not None:
+        parts.append("deadline <= ?")
+        values.append(query.over_at_unix_ms)
+    return " AND ".join(parts), values

@@ -1,0 +1,188 @@
+"""The ledger archive in SQLite: pages that may leave memory, found by address, by task and by device.
+
+    pages  (sequence, unix_ms) -> app, rows, page (store/pages.py), hashes      sequences come again, with another time
+    parts  task id -> addresses, of tasks that have rows in several batches
+
+hashes: the sorted 4-byte hashes of the page's devices. A search for one device reads this column of the app's newest
+pages and bisects: 262 KB for 65,536 rows; a hit may be another device, so the page decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import trio
+
+from gateway.batch import OwnershipEpoch
+from gateway.store.database import Database, EpochGuard, named_errors
+from gateway.store.pages import pack_page, short_hashes, unpack_page
+from gateway.store.ports import ArchivedPage, PageKey
+from gateway.store.turns import Turns
+
+#: 1 TiB; `retention_bytes_max` is what really bounds it.
+FILE_BYTES_MAX = 1 << 40
+#: A full ledger page is 1.2 MB and its column of hashes 262 KB: chains of pages in SQLite, and long ones at 4 KiB each.
+PAGE_BYTES = 32 << 10
+#: Pages deleted in one turn by `retain`.
+_RETAIN_PAGES = 64
+
+SCHEMA = (
+    """
+    CREATE TABLE pages (
+        sequence INTEGER NOT NULL, unix_ms INTEGER NOT NULL, app INTEGER NOT NULL, rows INTEGER NOT NULL,
+        bytes INTEGER NOT NULL, hashes BLOB NOT NULL, page BLOB NOT NULL, PRIMARY KEY (sequence, unix_ms)
+    );
+    CREATE INDEX by_age ON pages (unix_ms, app, rows, bytes);
+    CREATE TABLE parts (task BLOB NOT NULL, unix_ms INTEGER NOT NULL, sequence INTEGER NOT NULL,
+        PRIMARY KEY (task, unix_ms, sequence)) WITHOUT ROWID;
+    CREATE INDEX parts_by_page ON parts (sequence, unix_ms);
+    """,
+)
+
+
+class SqliteLedgerArchive:
+    """Opening blocks. Raises what `Database` raises."""
+
+    def __init__(self, path: Path) -> None:
+        self.database = Database(path, SCHEMA, bytes_max=FILE_BYTES_MAX, page_bytes=PAGE_BYTES)
+        self._epochs = EpochGuard([self.database])
+        self.turns = Turns(self.database.place, commit=self.database.commit, undo=self.database.undo)
+
+    def file_bytes(self) -> int:
+        return self.database.file_bytes()
+
+    def close(self) -> None:
+        """Blocks; no call may be under way."""
+        self.database.close()
+
+    # the port
+
+    async def write(self, epoch: OwnershipEpoch, pages: Sequence[ArchivedPage]) -> None:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        await trio.lowlevel.checkpoint()
+        number = self._epochs.check(epoch)
+        await self.turns.run(lambda: self._write(number, pages))
+
+    async def read(self, key: PageKey) -> bytes | None:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: self._read(key))
+
+    async def newest(self, sequence: int | None) -> PageKey | None:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: self._newest(sequence))
+
+    async def parts(self, task_id: bytes) -> list[PageKey]:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: self._parts(task_id))
+
+    async def with_device(self, keys: Sequence[PageKey] | int, device_hash: int, rows_max: int) -> list[PageKey]:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: self._with_device(keys, device_hash, rows_max))
+
+    async def forget(self, epoch: OwnershipEpoch, keys: Sequence[PageKey]) -> None:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        await trio.lowlevel.checkpoint()
+        number = self._epochs.check(epoch)
+        await self.turns.run(lambda: self._forget(number, keys))
+
+    async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        await trio.lowlevel.checkpoint()
+        number = self._epochs.check(epoch)
+        deleted = 0
+        while some := await self.turns.run(lambda: self._retain(number, oldest_unix_ms, bytes_max)):
+            deleted += some
+        return deleted
+
+    # in the thread
+
+    def _write(self, epoch: int, pages: Sequence[ArchivedPage]) -> None:
+        packed = [(short_hashes(page.device_ids), pack_page(page.parts)) for page in pages]
+        with named_errors(self.database.place):
+            connection = self.database.write(epoch)
+            for page, (sorted_hashes, data) in zip(pages, packed, strict=True):
+                key = page.key
+                hashes = sorted_hashes.astype("<u4").tobytes()
+                connection.execute(
+                    "REPLACE INTO pages VALUES (?,?,?,?,?,?,?)",
+                    (key.sequence, key.unix_ms, page.app, page.rows, len(data) + len(hashes), hashes, data),
+                )
+                for task in page.long_tasks:
+                    connection.execute("REPLACE INTO parts VALUES (?,?,?)", (task, key.unix_ms, key.sequence))
+
+    def _read(self, key: PageKey) -> bytes | None:
+        with named_errors(self.database.place):
+            found = self.database.read.execute(
+                "SELECT page FROM pages WHERE sequence = ? AND unix_ms = ?", (key.sequence, key.unix_ms)
+            ).fetchone()
+        return None if found is None else unpack_page(found[0])
+
+    def _newest(self, sequence: int | None) -> PageKey | None:
+        where, values = ("", ()) if sequence is None else ("WHERE sequence = ?", (sequence,))
+        with named_errors(self.database.place):
+            found = self.database.read.execute(
+                f"SELECT unix_ms, sequence FROM pages {where} ORDER BY unix_ms DESC, rowid DESC LIMIT 1", values
+            ).fetchone()
+        return None if found is None else PageKey(*found)
+
+    def _parts(self, task_id: bytes) -> list[PageKey]:
+        with named_errors(self.database.place):
+            found = self.database.read.execute("SELECT unix_ms, sequence FROM parts WHERE task = ?", (task_id,))
+            return [PageKey(*row) for row in found]
+
+    def _with_device(self, keys: Sequence[PageKey] | int, device_hash: int, rows_max: int) -> list[PageKey]:
+        wanted = np.uint32(device_hash & 0xFFFFFFFF)
+        run = self.database.read.execute
+        found: list[PageKey] = []
+        seen = 0
+        with named_errors(self.database.place):
+            if isinstance(keys, int):
+                candidates = run(
+                    "SELECT unix_ms, sequence, rows FROM pages WHERE app = ? ORDER BY unix_ms DESC", (keys,)
+                )
+                chosen = []
+                for unix_ms, sequence, rows in candidates:
+                    chosen.append(PageKey(unix_ms, sequence))
+                    seen += rows
+                    if seen >= rows_max:
+                        break
+                keys = chosen
+            for key in keys:
+                row = run(
+                    "SELECT hashes FROM pages WHERE sequence = ? AND unix_ms = ?", (key.sequence, key.unix_ms)
+                ).fetchone()
+                hashes = np.frombuffer(b"" if row is None else row[0], "<u4")
+                at = int(np.searchsorted(hashes, wanted))
+                if at < len(hashes) and hashes[at] == wanted:
+                    found.append(key)
+        return found
+
+    def _forget(self, epoch: int, keys: Sequence[PageKey]) -> None:
+        pairs = [(key.sequence, key.unix_ms) for key in keys]
+        with named_errors(self.database.place):
+            connection = self.database.write(epoch)
+            connection.executemany("DELETE FROM pages WHERE sequence = ? AND unix_ms = ?", pairs)
+            connection.executemany("DELETE FROM parts WHERE sequence = ? AND unix_ms = ?", pairs)
+
+    def _retain(self, epoch: int, oldest_unix_ms: int, bytes_max: int) -> int:
+        with named_errors(self.database.place):
+            run = self.database.read.execute
+            (total,) = run("SELECT coalesce(sum(bytes), 0) FROM pages").fetchone()
+            oldest = run(
+                "SELECT unix_ms, sequence, bytes FROM pages ORDER BY unix_ms LIMIT ?", (_RETAIN_PAGES,)
+            ).fetchall()
+        keys = []
+        for unix_ms, sequence, size in oldest:
+            if unix_ms >= oldest_unix_ms and total <= bytes_max:
+                break
+            keys.append(PageKey(unix_ms, sequence))
+            total -= size
+        if keys:
+            self._forget(epoch, keys)
+        return len(keys)

@@ -1,0 +1,359 @@
+"""The registry in SQLite: per shard group one database with snapshots in columns and a log of what changed since.
+
+    group-007.db  snapshots  block of 16 shards -> devices as one blob (registry_codec.py)
+                  log        position -> kind, devices that were written or ids that were erased
+                  apps       number in the blobs -> app key; the configuration may order its apps otherwise tomorrow
+
+A write appends its devices to the logs of their groups, one row per call and group, whatever the number of devices.
+When a log outgrows its group (`_FOLD_SHARE`), it is folded into the snapshots, one block per turn, so that writes are
+not kept waiting for longer than one block takes. A log says what a device is at last, so it may be laid over a snapshot
+that has it already: a process may end between any two blocks. An erase folds its groups at once and leaves nothing of
+the device in the files.
+
+A load reads a block, lays the log over it, and gives whole columns: nothing here is a Python object per device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import trio
+
+from gateway.batch import OwnershipEpoch
+from gateway.columns import U8, U16, Bool
+from gateway.device_columns import DeviceColumns, concatenate, keep_last
+from gateway.errors import StoreCorrupt, StoreError
+from gateway.store.database import Database, EpochGuard, named_errors
+from gateway.store.registry_codec import decode_devices, decode_keys, encode_devices, encode_keys
+from gateway.store.turns import Turns
+
+SHARDS = 4096
+#: Shards of one snapshot: at a million devices a block is 3,900 of them and 800 KB, some 10 ms to fold.
+BLOCK_SHARDS = 16
+#: 16 GiB in each of 16 groups hold some 80 million devices each; a limit beyond any table in memory.
+BYTES_MAX = 16 << 30
+#: A log is folded when it is larger than this, and than a half of the group's snapshots: each device is then written
+#: three times at most, and a load reads a half more than it must.
+FOLD_BYTES_MIN = 1 << 20
+_FOLD_SHARE = 0.5
+_WRITTEN, _ERASED = 1, 2
+
+SCHEMA = (
+    """
+    CREATE TABLE apps (number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
+    CREATE TABLE snapshots (block INTEGER PRIMARY KEY, devices BLOB NOT NULL);
+    CREATE TABLE log (position INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL, data BLOB NOT NULL);
+    """,
+)
+
+
+class RegistryStatistics(NamedTuple):
+    """log_bytes: not folded yet. folds: groups folded since start. data_bytes: snapshots and logs, without slack."""
+
+    log_bytes: int
+    folds: int
+    data_bytes: int
+
+
+class _Log(NamedTuple):
+    """What a log says of its devices. last: (k,) whole states, the last of each; gone: those erased after that."""
+
+    last: DeviceColumns
+    erased_ids: U8
+    erased_apps: U16
+
+
+class _Folding(NamedTuple):
+    """A fold under way: the log up to `position` as columns. blocks: those still to do."""
+
+    position: int
+    log: _Log
+    blocks: list[int]
+
+
+class _Group:
+    """One shard group: its database, and what is to be known of it between turns. Used in turns only."""
+
+    def __init__(self, path: Path, apps: Sequence[str], first_block: int, n_blocks: int) -> None:
+        self.database = Database(path, SCHEMA, bytes_max=BYTES_MAX)
+        self.blocks = range(first_block, first_block + n_blocks)
+        self.folding: _Folding | None = None
+        self.folds = 0
+        self._cached: tuple[int, _Log] | None = None
+        with named_errors(self.database.place):
+            run = self.database.read.execute
+            known = {key: number for number, key in run("SELECT number, key FROM apps")}
+            for key in apps:
+                if key not in known:
+                    known[key] = len(known)
+                    self.database.write(0).execute("INSERT INTO apps VALUES (?, ?)", (known[key], key))
+            self.database.commit()
+            (self.log_bytes,) = run("SELECT coalesce(sum(length(data)), 0) FROM log").fetchone()
+            (self.snapshot_bytes,) = run("SELECT coalesce(sum(length(devices)), 0) FROM snapshots").fetchone()
+        #: The configuration's number of an app -> the database's, and back; 65,535 for one that is not configured.
+        self.to_stored = np.array([known[key] for key in apps], np.uint16)
+        self.from_stored = np.full(max(known.values(), default=0) + 1, 0xFFFF, np.uint16)
+        self.from_stored[self.to_stored] = np.arange(len(apps), dtype=np.uint16)
+
+    # writing
+
+    def append(self, epoch: int, kind: int, data: bytes) -> None:
+        with named_errors(self.database.place):
+            self.database.write(epoch).execute("INSERT INTO log (kind, data) VALUES (?, ?)", (kind, data))
+        self.log_bytes += len(data)
+
+    @property
+    def needs_fold(self) -> bool:
+        return self.folding is not None or self.log_bytes > max(FOLD_BYTES_MIN, _FOLD_SHARE * self.snapshot_bytes)
+
+    def fold_some(self, blocks_max: int) -> None:
+        """At most so many blocks of a fold that is begun if there is none; after the last one the log is cut."""
+        with named_errors(self.database.place):
+            if self.folding is None:
+                (position,) = self.database.read.execute("SELECT coalesce(max(position), 0) FROM log").fetchone()
+                self.folding = _Folding(position, self.read_log(position), list(self.blocks))
+            folding = self.folding
+            run = self.database.write(0).execute
+            for block in folding.blocks[:blocks_max]:
+                devices = self.merged(block, folding.log)
+                data = encode_devices(devices)
+                run("REPLACE INTO snapshots VALUES (?, ?)", (block, data))
+            del folding.blocks[:blocks_max]
+            if not folding.blocks:
+                run("DELETE FROM log WHERE position <= ?", (folding.position,))
+                self.measure()
+                self.folding = None
+                self.folds += 1
+
+    def measure(self) -> None:
+        run = self.database.read.execute
+        (self.log_bytes,) = run("SELECT coalesce(sum(length(data)), 0) FROM log").fetchone()
+        (self.snapshot_bytes,) = run("SELECT coalesce(sum(length(devices)), 0) FROM snapshots").fetchone()
+
+    # reading
+
+    def read_log(self, position: int) -> _Log:
+        """The log up to a position, the last word of each device."""
+        rows = self.database.read.execute(
+            "SELECT position, kind, data FROM log WHERE position <= ? ORDER BY position", (position,)
+        )
+        parts: list[DeviceColumns] = []
+        ids: list[U8] = []
+        apps: list[U16] = []
+        for at, kind, data in rows:
+            if kind == _WRITTEN:
+                devices = self.decoded(data, f"log at {at}")
+                if ids:
+                    # Written again after an erase: the erase no longer counts.
+                    erased = _match(np.concatenate(ids), np.concatenate(apps), devices.device_ids, devices.apps)
+                    ids, apps = [np.concatenate(ids)[~erased]], [np.concatenate(apps)[~erased]]
+                parts.append(devices)
+            else:
+                app, keys = decode_keys(data)
+                ids.append(keys)
+                apps.append(np.full(len(keys), app, np.uint16))
+        devices = concatenate(parts)
+        erased_ids = np.concatenate(ids) if ids else devices.device_ids[:0]
+        erased_apps = np.concatenate(apps) if apps else devices.apps[:0]
+        devices = devices.take(keep_last(devices))
+        if len(erased_ids):
+            devices = devices.take(np.flatnonzero(~_match(devices.device_ids, devices.apps, erased_ids, erased_apps)))
+        return _Log(devices, erased_ids, erased_apps)
+
+    def current_log(self) -> _Log:
+        """The whole log; read again only when something was written since."""
+        rows = self.database.read.execute("SELECT seq FROM sqlite_sequence").fetchall()
+        position = rows[0][0] if rows else 0
+        if self._cached is None or self._cached[0] != position:
+            self._cached = (position, self.read_log(position))
+        return self._cached[1]
+
+    def used_blocks(self) -> list[int]:
+        """Blocks that have devices now, in order."""
+        with named_errors(self.database.place):
+            known = {block for (block,) in self.database.read.execute("SELECT block FROM snapshots")}
+            return sorted(known | set((self.current_log().last.shards // BLOCK_SHARDS).tolist()))
+
+    def forget_log(self) -> None:
+        """The log need not stay in memory."""
+        self._cached = None
+
+    def merged(self, block: int, log: _Log) -> DeviceColumns:
+        """The devices of a block: its snapshot with the log laid over it."""
+        row = self.database.read.execute("SELECT devices FROM snapshots WHERE block = ?", (block,)).fetchone()
+        newer = log.last.take(np.flatnonzero(log.last.shards // BLOCK_SHARDS == block))
+        if row is None:
+            return newer
+        old = self.decoded(row[0], f"snapshot {block}")
+        if len(log.erased_ids):
+            old = old.take(np.flatnonzero(~_match(old.device_ids, old.apps, log.erased_ids, log.erased_apps)))
+        if not newer.n:
+            return old
+        both = concatenate([old, newer])
+        return both.take(keep_last(both))
+
+    def decoded(self, data: bytes, what: str) -> DeviceColumns:
+        try:
+            return decode_devices(data)
+        except ValueError as error:
+            raise StoreCorrupt(self.database.place, f"{what}: {error}") from error
+
+    def configured(self, devices: DeviceColumns, shards: range) -> DeviceColumns:
+        """Of the apps that the configuration has, under its numbers, and of the shards asked for."""
+        apps = self.from_stored[devices.apps]
+        is_wanted: Bool = (apps != 0xFFFF) & (devices.shards >= shards.start) & (devices.shards < shards.stop)
+        devices = devices._replace(apps=apps)
+        return devices if is_wanted.all() else devices.take(np.flatnonzero(is_wanted))
+
+
+def _match(ids: U8, apps: U16, other_ids: U8, other_apps: U16) -> Bool:
+    """(n,) which keys are among the others."""
+    return np.isin(_keys(ids, apps), _keys(other_ids, other_apps))
+
+
+def _keys(ids: U8, apps: U16) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+    """(n,) app and id as 18 bytes each."""
+    keys = np.empty((len(ids), 18), np.uint8)
+    keys[:, :16] = ids
+    keys[:, 16:] = np.ascontiguousarray(apps, "<u2").view(np.uint8).reshape(-1, 2)
+    found: np.ndarray[tuple[int], np.dtype[np.void]] = keys.view("V18")[:, 0]
+    return found
+
+
+class SqliteRegistry:
+    """Opening blocks. apps: their keys in the order of the configuration. shard_groups: a power of two, fixed for a
+    folder when it is made.
+
+    Raises StoreInUse, StoreCorrupt, StoreFull, StoreReadOnly, StoreError.
+    """
+
+    def __init__(self, folder: Path, apps: Sequence[str], *, shard_groups: int = 16) -> None:
+        self._folder = folder
+        self._group_shards = SHARDS // shard_groups
+        found = len(list(folder.glob("group-*.db")))
+        if found not in (0, shard_groups):
+            what = f"folder has {found} shard groups, the configuration {shard_groups} (shard_groups)"
+            raise StoreError(str(folder), what)
+        self._groups: list[_Group] = []
+        n_blocks = self._group_shards // BLOCK_SHARDS
+        try:
+            for number in range(shard_groups):
+                path = folder / f"group-{number:03d}.db"
+                self._groups.append(_Group(path, apps, number * n_blocks, n_blocks))
+        except BaseException:
+            self.close()
+            raise
+        self._epochs = EpochGuard([group.database for group in self._groups])
+        self._turns = Turns(str(folder), commit=self._commit, undo=self._undo)
+
+    @property
+    def databases(self) -> list[Database]:
+        """For copies; used in turns only."""
+        return [group.database for group in self._groups]
+
+    @property
+    def turns(self) -> Turns:
+        return self._turns
+
+    def statistics(self) -> RegistryStatistics:
+        groups = self._groups
+        return RegistryStatistics(
+            log_bytes=sum(group.log_bytes for group in groups),
+            folds=sum(group.folds for group in groups),
+            data_bytes=sum(group.log_bytes + group.snapshot_bytes for group in groups),
+        )
+
+    def file_bytes(self) -> int:
+        return sum(group.database.file_bytes() for group in self._groups)
+
+    def close(self) -> None:
+        """Blocks; no call may be under way."""
+        for group in self._groups:
+            group.database.close()
+
+    # the port
+
+    async def write(self, epoch: OwnershipEpoch, devices: DeviceColumns) -> None:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        await trio.lowlevel.checkpoint()
+        number = self._epochs.check(epoch)
+        await self._turns.run(lambda: self._write(number, devices))
+
+    async def erase(self, epoch: OwnershipEpoch, app: int, device_ids: U8, shards: U16) -> None:
+        """As the port says; nothing of the devices is left in the files. Raises StaleEpoch, StoreError."""
+        await trio.lowlevel.checkpoint()
+        number = self._epochs.check(epoch)
+        groups = sorted({int(shard) // self._group_shards for shard in shards})
+        await self._turns.run(lambda: self._erase(number, app, device_ids, shards))
+        for group in groups:
+            while await self._turns.run(lambda g=group: self._fold_whole(self._groups[g])):  # type: ignore[misc]
+                pass
+            await self._turns.run(self._groups[group].database.scrub)
+
+    async def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
+        """As the port says: one block at a time, in the order of shards. Raises StoreCorrupt."""
+        for group in self._groups:
+            blocks = [
+                block
+                for block in await self._turns.run(group.used_blocks)
+                if block * BLOCK_SHARDS < shards.stop and (block + 1) * BLOCK_SHARDS > shards.start and len(shards)
+            ]
+            for block in blocks:
+                devices = await self._turns.run(lambda g=group, b=block: self._read(g, b))  # type: ignore[misc]
+                devices = group.configured(devices, shards)
+                if devices.n:
+                    yield devices
+            await self._turns.run(group.forget_log)
+
+    async def tidy(self) -> None:
+        """One block of each log that needs to be folded is. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        for group in self._groups:
+            if group.needs_fold:
+                await self._turns.run(lambda g=group: g.fold_some(1))  # type: ignore[misc]
+
+    # in the thread
+
+    def _write(self, epoch: int, devices: DeviceColumns) -> None:
+        numbers = devices.shards // self._group_shards
+        for number in np.unique(numbers).tolist():
+            group = self._groups[number]
+            part = devices if (numbers == number).all() else devices.take(np.flatnonzero(numbers == number))
+            stored = part._replace(apps=group.to_stored[part.apps])
+            group.append(epoch, _WRITTEN, encode_devices(stored))
+
+    def _erase(self, epoch: int, app: int, device_ids: U8, shards: U16) -> None:
+        numbers = shards // self._group_shards
+        for number in np.unique(numbers).tolist():
+            group = self._groups[number]
+            group.append(epoch, _ERASED, encode_keys(device_ids[numbers == number], int(group.to_stored[app])))
+
+    @staticmethod
+    def _fold_whole(group: _Group) -> bool:
+        """Ends a fold that is under way, else folds the whole log. Whether there is more to do."""
+        was_under_way = group.folding is not None
+        group.fold_some(len(group.blocks))
+        return was_under_way
+
+    @staticmethod
+    def _read(group: _Group, block: int) -> DeviceColumns:
+        with named_errors(group.database.place):
+            return group.merged(block, group.current_log())
+
+    def _commit(self) -> None:
+        for group in self._groups:
+            group.database.commit()
+
+    def _undo(self) -> None:
+        for group in self._groups:
+            was_writing = group.database.is_writing
+            group.database.undo()
+            if was_writing:
+                group.folding = None
+                # A database that cannot be read says so to the next call.
+                with suppress(StoreError), named_errors(group.database.place):
+                    group.measure()

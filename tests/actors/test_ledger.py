@@ -1,0 +1,218 @@
+"""LedgerActor: pages that are done go to the archive before memory drops them, and are found there like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from gateway.actors.ledger import LedgerActor
+from gateway.actors.task_reports import TaskReports
+from gateway.batch import OwnershipEpoch
+from gateway.content import Variant
+from gateway.core.home import row_tags
+from gateway.errors import Overloaded, StoreCorrupt, StoreError, StoreFull
+from gateway.ledger import Channel, LedgerPage, Receipt
+from gateway.store.memory import MemoryLedgerArchive
+from gateway.store.ports import ArchivedPage, PageKey
+from gateway.wire.rpc import messages
+from gateway.wire.rpc.faults import BadRequest
+
+EPOCH = OwnershipEpoch(1)
+
+
+class _Disk(MemoryLedgerArchive):
+    is_full = False
+
+    async def write(self, epoch: OwnershipEpoch, pages: Any) -> None:
+        if self.is_full:
+            raise StoreFull("ledger.db", "disk is full")
+        # Views of a batch are joined at once, as a disk would.
+        await super().write(epoch, [page._replace(parts=[b"".join(page.parts)]) for page in pages])
+
+
+class _Observer:
+    def __init__(self) -> None:
+        self.pages = self.deleted = 0
+        self.failures: list[StoreError] = []
+
+    def archived(self, pages: int) -> None:
+        self.pages += pages
+
+    def failed(self, error: StoreError) -> None:
+        self.failures.append(error)
+
+    def retained(self, pages: int) -> None:
+        self.deleted += pages
+
+
+def make_ledger(world: Any, store: _Disk, **settings: Any) -> LedgerActor:
+    return LedgerActor(
+        store=store,
+        epoch=EPOCH,
+        home=world.home,
+        secret=world.home._secret,
+        clock=world.clock,
+        observer=_Observer(),
+        **{"retention_s": 86_400.0, "retention_bytes_max": 1 << 40, "retention_check_s": 600.0} | settings,
+    )
+
+
+async def delivered(world: Any, n: int = 3, title: str = "t") -> tuple[list[bytes], LedgerPage]:
+    """n devices got a message and acknowledged it."""
+    devices = world.register(n, Channel.NONE)
+    for device in devices:
+        world.go_online(device)
+    page = await world.send(devices, [Variant(title, "b")] * n)
+    for device in devices:
+        world.acknowledge(device, 1)
+    await world.settle()
+    assert world.states(page) == {"device_acked": n}
+    return devices, page
+
+
+def drop_from_memory(world: Any) -> None:
+    """As the home does when memory is short: the oldest pages that may go."""
+    world.home._ledger_bytes_max = 0
+    with pytest.raises(Overloaded) if any(world.home.pages()) and not _may_all_go(world) else trio.CancelScope():
+        world.home.check_room(1)
+    world.home._ledger_bytes_max = 1 << 40
+
+
+def _may_all_go(world: Any) -> bool:
+    return all(page.n_open == 0 and world.home.may_drop(page) for page in world.home.pages())
+
+
+async def test_a_page_leaves_memory_only_when_the_archive_has_it(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world, store = make_world(), _Disk()
+    ledger = make_ledger(world, store)
+    await ledger.load()
+    await world.start(nursery)
+    store.is_full = True
+    nursery.start_soon(ledger.run)
+    await delivered(world)
+    drop_from_memory(world)
+    assert len(list(world.home.pages())) == 1
+    assert ledger.unsaved_pages == 1
+    store.is_full = False
+    await trio.sleep(2)
+    assert ledger.unsaved_pages == 0
+    drop_from_memory(world)
+    assert list(world.home.pages()) == []
+
+
+async def test_an_archived_page_answers_as_one_in_memory_does(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world, store = make_world(), _Disk()
+    ledger = make_ledger(world, store)
+    await ledger.load()
+    await world.start(nursery)
+    nursery.start_soon(ledger.run)
+    devices, page = await delivered(world)
+    task_id, identifier = page.batch.segments[0].task_id, page.batch.message_ids[1].tobytes()
+    reports = TaskReports(ledger, world.clock)
+    questions = [
+        messages.TaskState(id=1, task_id=task_id),
+        messages.TaskRows(id=1, task_id=task_id),
+        messages.Trace(id=1, task_id=task_id, device_id=devices[2]),
+        messages.Trace(id=1, message_id=identifier),
+    ]
+    before = [await reports.answer(question, lambda _page: True) for question in questions]
+    last = await reports.last_messages(0, devices[0])
+    assert len(last) == 1
+    drop_from_memory(world)
+    after = [await reports.answer(question, lambda _page: True) for question in questions]
+    assert [_plain(one) for one in after] == [_plain(one) for one in before]
+    assert await reports.last_messages(0, devices[0]) == last
+    # Somebody else's task, and a device that is not in it.
+    with pytest.raises(BadRequest, match="no task"):
+        await reports.answer(questions[0], lambda _page: False)
+    with pytest.raises(BadRequest, match="is not in the task"):
+        await reports.answer(messages.Trace(id=1, task_id=task_id, device_id=bytes([9]) * 16), lambda _page: True)
+
+
+def _plain(answer: Any) -> Any:
+    return {
+        name: bytes(value) if isinstance(value := getattr(answer, name), memoryview) else value
+        for name in answer.__struct_fields__
+    }
+
+
+async def test_a_late_receipt_raises_that_of_an_archived_row(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world, store = make_world(), _Disk()
+    ledger = make_ledger(world, store)
+    await ledger.load()
+    await world.start(nursery)
+    nursery.start_soon(ledger.run)
+    _, page = await delivered(world)
+    page.receipt[:] = Receipt.NONE
+    world.home.on_done(page)
+    await world.settle()
+    sequence = page.batch.address.sequence
+    drop_from_memory(world)
+    assert world.home.page(sequence) is None
+    world.owner.ask_archive = ledger.late
+    world.owner.acknowledged_late(row_tags(sequence, np.array([1])), np.zeros(1), 0.0)
+    await world.settle()
+    assert world.home.page(sequence).receipt.tolist() == [0, Receipt.DELIVERED, 0]
+    drop_from_memory(world)
+    found = await ledger.find_row(page.batch.message_ids[1].tobytes())
+    assert found is not None
+    assert found[0].receipt.tolist() == [0, Receipt.DELIVERED, 0]
+
+
+async def test_new_batches_come_behind_those_of_the_archive(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    store = _Disk()
+    far = 4_000_000_000_000
+    ids = np.zeros((1, 16), np.uint8)
+    await store.write(EPOCH, [ArchivedPage(PageKey(far, 41), 0, 1, ids, [], [b"x"])])
+    world = make_world()
+    await make_ledger(world, store).load()
+    address = world.home.next_address(world.clock.unix_ms())
+    assert (address.sequence, address.unix_ms) == (42, far)
+
+
+async def test_a_damaged_page_is_an_error_of_the_question_alone(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world, store = make_world(), _Disk()
+    ledger = make_ledger(world, store)
+    await ledger.load()
+    await world.start(nursery)
+    nursery.start_soon(ledger.run)
+    _, page = await delivered(world)
+    key = PageKey(page.batch.address.unix_ms, page.batch.address.sequence)
+    store._pages[key] = store._pages[key]._replace(parts=[b"damaged"])
+    identifier = page.batch.message_ids[0].tobytes()
+    drop_from_memory(world)
+    with pytest.raises(StoreCorrupt, match="page"):
+        await ledger.find_row(identifier)
+
+
+async def test_pages_older_than_their_time_are_deleted(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world, store = make_world(), _Disk()
+    ledger = make_ledger(world, store, retention_s=3600.0)
+    await ledger.load()
+    await world.start(nursery)
+    nursery.start_soon(ledger.run)
+    _, page = await delivered(world)
+    now = world.clock.unix_ms()
+    old, older = PageKey(now - 3_500_000, 900_001), PageKey(now - 3_700_000, 900_000)
+    await store.write(EPOCH, [ArchivedPage(key, 0, 1, np.zeros((1, 16), np.uint8), [], [b"x"]) for key in (old, older)])
+    await trio.sleep(700)
+    assert await store.read(older) is None
+    assert await store.read(old) == b"x"
+    assert (await store.newest(None)).sequence == page.batch.address.sequence

@@ -1,0 +1,133 @@
+"""The ledger archive's part of the contract of the store ports; see contract.py."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from contract import CUTS, EPOCH, Cut, EpochsContract, ids_of, together
+from hypothesis import given
+
+from gateway.batch import OwnershipEpoch
+from gateway.store.inbox_filing import device_hash
+from gateway.store.ports import ArchivedPage, LedgerArchive, PageKey
+
+
+def page_for(
+    sequence: int, content: bytes = b"page", *, unix_ms: int = 1000, app: int = 0, devices: int = 2, task: bytes = b""
+) -> ArchivedPage:
+    """A page whose devices are `sequence * 10`, `sequence * 10 + 1`, ..."""
+    ids = ids_of([bytes([sequence * 10 + at]) * 16 for at in range(devices)])
+    return ArchivedPage(PageKey(unix_ms, sequence), app, devices, ids, [task] if task else [], [content, content])
+
+
+class LedgerArchiveContract(EpochsContract):
+    @abstractmethod
+    def open(self) -> LedgerArchive: ...
+
+    def writes(self, store: LedgerArchive, epoch: OwnershipEpoch) -> list[Callable[[], Awaitable[Any]]]:
+        return [
+            lambda: store.write(epoch, [page_for(3)]),
+            lambda: store.forget(epoch, [PageKey(1000, 3)]),
+            lambda: store.retain(epoch, 0, 1 << 40),
+        ]
+
+    async def content(self, store: LedgerArchive) -> Any:
+        return [await store.read(PageKey(1000, sequence)) for sequence in range(6)]
+
+    @given(
+        st.lists(
+            st.lists(st.tuples(st.integers(0, 5), st.binary(max_size=5)), max_size=3).map(dict)
+            | st.lists(st.integers(0, 5), max_size=4),
+            max_size=12,
+        )
+    )
+    async def test_archive_agrees_with_a_dict(self, steps: list) -> None:
+        archive = self.open()
+        model: dict[int, bytes] = {}
+        for step in steps:
+            if isinstance(step, dict):
+                await archive.write(EPOCH, [page_for(*page) for page in step.items()])
+                model |= {sequence: content * 2 for sequence, content in step.items()}
+            else:
+                await archive.forget(EPOCH, [PageKey(1000, sequence) for sequence in step])
+                model = {sequence: page for sequence, page in model.items() if sequence not in step}
+            assert await self.content(archive) == [model.get(sequence) for sequence in range(6)]
+
+    async def test_a_sequence_that_comes_again_is_another_page(self) -> None:
+        archive = self.open()
+        await archive.write(EPOCH, [page_for(1, b"old", unix_ms=1000), page_for(1, b"new", unix_ms=2000), page_for(2)])
+        assert await archive.read(PageKey(1000, 1)) == b"oldold"
+        assert await archive.read(PageKey(2000, 1)) == b"newnew"
+        assert await archive.newest(1) == PageKey(2000, 1)
+        assert await archive.newest(2) == PageKey(1000, 2)
+        assert await archive.newest(3) is None
+        assert await archive.newest(None) == PageKey(2000, 1)
+
+    async def test_pages_of_a_long_task_are_found_until_they_are_forgotten(self) -> None:
+        archive = self.open()
+        for sequence in (4, 2, 3):
+            await archive.write(EPOCH, [page_for(sequence, unix_ms=1000 + sequence, task=b"long" * 4)])
+        await archive.write(EPOCH, [page_for(5)])
+        assert await archive.parts(b"long" * 4) == [PageKey(1002, 2), PageKey(1003, 3), PageKey(1004, 4)]
+        await archive.forget(EPOCH, [PageKey(1003, 3)])
+        assert await archive.parts(b"long" * 4) == [PageKey(1002, 2), PageKey(1004, 4)]
+        assert await archive.parts(b"none" * 4) == []
+
+    async def test_a_device_is_found_among_named_pages_and_among_an_apps_newest(self) -> None:
+        archive = self.open()
+        pages = [page_for(sequence, unix_ms=1000 + sequence, app=sequence % 2) for sequence in range(1, 7)]
+        await archive.write(EPOCH, pages)
+        wanted = device_hash(bytes([41]) * 16)
+        keys = [page.key for page in pages]
+        assert await archive.with_device(keys, wanted, 0) == [PageKey(1004, 4)]
+        assert await archive.with_device(keys[:3], wanted, 0) == []
+        assert await archive.with_device(0, wanted, 100) == [PageKey(1004, 4)]
+        assert await archive.with_device(1, wanted, 100) == []
+        # Two rows a page: the newest of app 0 is 6, then 4.
+        assert await archive.with_device(0, wanted, 2) == []
+        assert await archive.with_device(0, wanted, 3) == [PageKey(1004, 4)]
+
+    async def test_old_pages_go_by_age_and_the_oldest_by_bytes(self) -> None:
+        archive = self.open()
+        noise = np.random.default_rng(1).bytes(1000)
+        await archive.write(EPOCH, [page_for(sequence, noise, unix_ms=1000 + sequence) for sequence in range(6)])
+        assert await archive.retain(EPOCH, 1002, 1 << 40) == 2
+        assert [await archive.read(PageKey(1000 + at, at)) is None for at in range(6)] == [True] * 2 + [False] * 4
+        # A store may compress: 1,000 bytes of noise, twice, are 1,000 to 2,100 bytes there.
+        assert 1 <= await archive.retain(EPOCH, 0, 3900) <= 3
+        assert await archive.newest(None) == PageKey(1005, 5)
+        assert await archive.retain(EPOCH, 0, 0) >= 1
+        assert await archive.newest(None) is None
+
+    @pytest.mark.parametrize(("cut", "is_there"), list(itertools.product(CUTS, [False, True])))
+    async def test_a_cut_write_leaves_the_old_page_or_the_new(self, cut: int, is_there: bool) -> None:
+        archive = self.open()
+        key = PageKey(1000, 1)
+        if is_there:
+            await archive.write(EPOCH, [page_for(1, b"old")])
+        done, _ = await Cut(cut).run(lambda: archive.write(EPOCH, [page_for(1, b"new" * 1000)]))
+        found = await archive.read(key)
+        assert found in (b"oldold" if is_there else None, b"new" * 2000)
+        assert not done or found == b"new" * 2000
+        await archive.write(EPOCH, [page_for(1, b"new")])
+        assert await archive.read(key) == b"newnew"
+
+    @pytest.mark.parametrize("cut", CUTS)
+    async def test_a_cut_forget_can_be_repeated(self, cut: int) -> None:
+        archive = self.open()
+        await archive.write(EPOCH, [page_for(sequence) for sequence in range(4)])
+        keys = [PageKey(1000, 1), PageKey(1000, 2)]
+        await Cut(cut).run(lambda: archive.forget(EPOCH, keys))
+        await archive.forget(EPOCH, [*keys, keys[1], PageKey(1000, 99)])
+        assert (await self.content(archive))[:4] == [b"pagepage", None, None, b"pagepage"]
+
+    async def test_calls_side_by_side_lose_nothing(self) -> None:
+        archive = self.open()
+        await together(*(lambda s=s: archive.write(EPOCH, [page_for(s, b"%d" % s)]) for s in range(6)))
+        assert await self.content(archive) == [b"%d%d" % (sequence, sequence) for sequence in range(6)]

@@ -1,0 +1,138 @@
+"""The ledger archive on disk keeps the contract; pages come back as they were; damage and other versions are named."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from contract import EPOCH
+from contract_ledger import LedgerArchiveContract, page_for
+from hypothesis import given
+
+from gateway.batch import Batch, TaskSegment
+from gateway.columns import TextColumn
+from gateway.content import Variant
+from gateway.errors import StoreCorrupt
+from gateway.ledger import Burst, Channel, LedgerPage, State
+from gateway.message_id import BatchAddress
+from gateway.store.database import Database
+from gateway.store.pages import pack_page, page_of, page_parts, unpack_page
+from gateway.store.ports import PageKey
+from gateway.store.sqlite_ledger import SqliteLedgerArchive
+
+
+class TestSqliteLedgerArchive(LedgerArchiveContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+        monkeypatch.setattr(Database, "synchronous", "OFF")
+        self.path = tmp_path
+        self.numbers = itertools.count()
+        self.opened: list[SqliteLedgerArchive] = []
+        yield
+        self.close()
+
+    def close(self) -> None:
+        for archive in self.opened:
+            archive.close()
+        self.opened.clear()
+
+    def open(self) -> SqliteLedgerArchive:
+        self.close()
+        archive = SqliteLedgerArchive(self.path / f"{next(self.numbers)}.db")
+        self.opened.append(archive)
+        return archive
+
+
+async def test_a_reopened_archive_has_its_pages(tmp_path: Path) -> None:
+    archive = SqliteLedgerArchive(tmp_path / "ledger.db")
+    await archive.write(EPOCH, [page_for(1, b"kept")])
+    archive.close()
+    archive = SqliteLedgerArchive(tmp_path / "ledger.db")
+    assert await archive.read(PageKey(1000, 1)) == b"keptkept"
+    archive.database.read.execute("PRAGMA user_version = 3")
+    archive.close()
+    with pytest.raises(StoreCorrupt, match="schema 3, this version knows up to 1"):
+        SqliteLedgerArchive(tmp_path / "ledger.db")
+
+
+# pages as bytes
+
+SECRET_IDS = np.random.default_rng(5).integers(0, 256, (50, 16), np.uint8)
+
+
+def page_of_rows(n: int, rng: np.random.Generator) -> LedgerPage:
+    batch = Batch(
+        BatchAddress(1_700_000_000_123, 3, 77),
+        2,
+        500.0,
+        n,
+        device_ids=SECRET_IDS[:n].copy(),
+        message_ids=np.zeros((n, 16), np.uint8),
+        variants=[Variant(title="标题", body="b"), Variant(title="t", body="c", collapse_id="x")],
+        variant_index=rng.integers(0, 2, n).astype(np.uint16),
+        variables={"name": TextColumn.from_rows([b"n%d" % row for row in range(n)])},
+        segments=[TaskSegment(bytes([9]) * 16, 0, n)],
+    )
+    page = LedgerPage(batch)
+    for name in ("state", "receipt", "flags", "reason", "channel", "attempts"):
+        getattr(page, name)[:] = rng.integers(0, 4, n)
+    for name in ("routed_ms", "issued_ms", "final_ms", "token_hashes"):
+        getattr(page, name)[:] = rng.integers(0, 1 << 32, n)
+    rows = np.arange(n, dtype=np.uint16)[::2]
+    answered = rng.integers(0, 1000, len(rows)).astype(np.uint32)
+    verdicts = rng.integers(0, 5, len(rows)).astype(np.uint8)
+    page.bursts.append(Burst(4, 1, Channel.APNS, 12, rows, 500.25, answered, verdicts, {0: "BadDeviceToken"}))
+    return page
+
+
+@given(st.integers(1, 50), st.integers(0, 1 << 16))
+def test_a_page_comes_back_as_it_was_on_the_clock_of_another_process(n: int, seed: int) -> None:
+    page = page_of_rows(n, np.random.default_rng(seed))
+    data = unpack_page(pack_page(page_parts(page)))
+    found = page_of(data, now=9000.0, now_unix_ms=1_700_000_010_123)
+    assert found.batch.born == 8990.0
+    assert found.batch.address == page.batch.address
+    assert (found.batch.app, found.batch.segments) == (page.batch.app, page.batch.segments)
+    assert (found.batch.device_ids == page.batch.device_ids).all()
+    assert found.batch.variables["name"].rows() == page.batch.variables["name"].rows()
+    assert list(found.batch.variants) == list(page.batch.variants)
+    for name in ("state", "receipt", "flags", "reason", "channel", "attempts"):
+        assert (getattr(found, name) == getattr(page, name)).all()
+    for name in ("routed_ms", "issued_ms", "final_ms", "token_hashes"):
+        assert (getattr(found, name) == getattr(page, name)).all()
+        getattr(found, name)[:] = 0
+    assert found.counts.tolist() == np.bincount(page.state, minlength=len(State)).tolist()
+    assert found.n_routed == n
+    ((old,), (new,)) = page.bursts, found.bursts
+    assert new.issued - found.batch.born == pytest.approx(old.issued - page.batch.born)
+    assert (new.number, new.attempt, new.channel, new.connection, new.names) == (4, 1, Channel.APNS, 12, old.names)
+    for name in ("rows", "answered", "verdicts"):
+        assert getattr(new, name).tolist() == getattr(old, name).tolist()
+
+
+@given(st.data())
+def test_damaged_pages_are_refused_or_named(data: st.DataObject) -> None:
+    packed = bytearray(pack_page(page_parts(page_of_rows(5, np.random.default_rng(1)))))
+    at = data.draw(st.integers(0, len(packed) - 1))
+    packed[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(ValueError, match=r"page|record"):
+        page_of(unpack_page(bytes(packed)), now=0.0, now_unix_ms=0)
+
+
+def test_a_full_page_of_one_content_is_small() -> None:
+    rng = np.random.default_rng(2)
+    n = 65_536
+    batch = Batch(
+        BatchAddress(1_700_000_000_123, 3, 77),
+        0,
+        0.0,
+        n,
+        device_ids=rng.integers(0, 256, (n, 16), np.uint8),
+        message_ids=np.zeros((n, 16), np.uint8),
+        variants=[Variant(title="t", body="b")],
+        segments=[TaskSegment(bytes(16), 0, n)],
+    )
+    assert len(pack_page(page_parts(LedgerPage(batch)))) / n < 20

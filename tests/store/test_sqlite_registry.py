@@ -1,0 +1,233 @@
+"""The registry on disk keeps the contract, and what is its own: restarts, folds, apps that come and go, what an erase
+leaves in the files, damaged snapshots, databases of other versions."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from contract import EPOCH, NEWER, OLDER
+from contract_registry import RegistryContract, columns_of, erase, loaded, plain_devices
+from hypothesis import given
+
+from gateway.device_columns import DeviceColumns, concatenate, keep_last, take_texts
+from gateway.errors import StaleEpoch, StoreCorrupt, StoreError, StoreInUse
+from gateway.store import sqlite_registry
+from gateway.store.database import Database
+from gateway.store.registry_codec import decode_devices, encode_devices
+from gateway.store.sqlite_registry import SqliteRegistry
+
+APPS = ("shop", "bank")
+
+
+class _OnDisk(RegistryContract):
+    fold_bytes_min = 1 << 20
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+        monkeypatch.setattr(sqlite_registry, "FOLD_BYTES_MIN", self.fold_bytes_min)
+        monkeypatch.setattr(Database, "synchronous", "OFF")
+        self.path = tmp_path
+        self.numbers = itertools.count()
+        self.opened: list[SqliteRegistry] = []
+        yield
+        self.close()
+
+    def close(self) -> None:
+        for registry in self.opened:
+            registry.close()
+        self.opened.clear()
+
+    def open(self) -> SqliteRegistry:
+        # One at a time: hypothesis opens hundreds, and each has its files.
+        self.close()
+        registry = SqliteRegistry(self.path / str(next(self.numbers)), APPS, shard_groups=2)
+        self.opened.append(registry)
+        return registry
+
+
+class TestSqliteRegistry(_OnDisk):
+    pass
+
+
+class TestSqliteRegistryThatFoldsAlways(_OnDisk):
+    """Every tidy folds a block of every log."""
+
+    fold_bytes_min = 0
+
+
+def reopened(registry: SqliteRegistry, path: Path, apps: tuple[str, ...] = APPS) -> SqliteRegistry:
+    registry.close()
+    return SqliteRegistry(path, apps, shard_groups=4)
+
+
+async def folded(registry: SqliteRegistry) -> None:
+    """Whatever is in the logs stands in snapshots."""
+    while registry.statistics().log_bytes:
+        await registry.tidy()
+
+
+async def test_a_reopened_registry_knows_every_device_folded_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = SqliteRegistry(tmp_path, APPS, shard_groups=4)
+    await registry.write(NEWER, columns_of({1: b"a", 2: b"b", 3: b"c"}))
+    expected = plain_devices(columns_of({1: b"a", 2: b"b", 3: b"c"}))
+    registry = reopened(registry, tmp_path)
+    assert await loaded(registry) == expected
+    monkeypatch.setattr(sqlite_registry, "FOLD_BYTES_MIN", 0)
+    await folded(registry)
+    assert registry.statistics().folds > 0
+    assert await loaded(registry) == expected
+    registry = reopened(registry, tmp_path)
+    assert await loaded(registry) == expected
+    for epoch in (OLDER, EPOCH):
+        with pytest.raises(StaleEpoch):
+            await registry.write(epoch, columns_of({1: b"z"}))
+    registry.close()
+
+
+async def test_a_process_that_ends_between_two_blocks_of_a_fold_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_registry, "FOLD_BYTES_MIN", 0)
+    registry = SqliteRegistry(tmp_path, APPS, shard_groups=4)
+    model: dict = {}
+    monkeypatch.setattr(Database, "synchronous", "OFF")
+    for round_ in range(9):
+        devices = {number: b"%d" % (round_ * number) for number in range(10) if (number + round_) % 3}
+        await registry.write(EPOCH, columns_of(devices))
+        model |= plain_devices(columns_of(devices))
+        # 64 blocks a group: the fold is somewhere in the middle each time.
+        for _ in range(round_ * 3):
+            await registry.tidy()
+        if round_ % 4 == 3:
+            await erase(registry, round_ % 10)
+            model.pop((0, round_ % 10), None)
+        assert await loaded(registry) == model
+        registry = reopened(registry, tmp_path)
+        assert await loaded(registry) == model
+    registry.close()
+
+
+async def test_apps_are_known_by_their_keys_not_by_their_order(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path, ("shop", "bank"), shard_groups=4)
+    await registry.write(EPOCH, columns_of({1: b"of the shop"}, 0))
+    await registry.write(EPOCH, columns_of({1: b"of the bank", 2: b"x"}, 1))
+    registry = reopened(registry, tmp_path, ("new", "bank"))
+    assert await loaded(registry) == plain_devices(columns_of({1: b"of the bank", 2: b"x"}, 1))
+    registry = reopened(registry, tmp_path, ("bank", "shop"))
+    found = await loaded(registry)
+    assert found == {
+        **plain_devices(columns_of({1: b"of the bank", 2: b"x"}, 0)),
+        **plain_devices(columns_of({1: b"of the shop"}, 1)),
+    }
+    registry.close()
+
+
+async def test_an_erased_device_is_in_no_file(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path, APPS, shard_groups=4)
+    await registry.write(EPOCH, columns_of({7: b"secret", 9: b"neighbour"}))
+
+    def files() -> bytes:
+        return b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+    assert b"token-secret" in files()
+    assert bytes([7]) * 16 in files()
+    await erase(registry, 7)
+    assert b"token-secret" not in files()
+    assert bytes([7]) * 16 not in files()
+    assert b"token-neighbour" in files()
+    registry.close()
+
+
+async def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path, APPS, shard_groups=4)
+    with pytest.raises(StoreInUse):
+        SqliteRegistry(tmp_path, APPS, shard_groups=4)
+    registry.close()
+
+
+async def test_another_number_of_shard_groups_is_refused(tmp_path: Path) -> None:
+    SqliteRegistry(tmp_path, APPS, shard_groups=4).close()
+    with pytest.raises(StoreError, match=r"has 4 shard groups, the configuration 8 \(shard_groups\)"):
+        SqliteRegistry(tmp_path, APPS, shard_groups=8)
+
+
+async def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
+    SqliteRegistry(tmp_path, APPS, shard_groups=1).close()
+    database = sqlite3.connect(tmp_path / "group-000.db")
+    database.execute("PRAGMA user_version = 9")
+    database.close()
+    with pytest.raises(StoreCorrupt, match="schema 9, this version knows up to 1"):
+        SqliteRegistry(tmp_path, APPS, shard_groups=1)
+
+
+async def test_a_damaged_snapshot_is_named(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path, APPS, shard_groups=1)
+    await registry.write(EPOCH, columns_of({1: b"a"}))
+    registry.close()
+    database = sqlite3.connect(tmp_path / "group-000.db")
+    database.execute("UPDATE log SET data = CAST(substr(data, 1, 60) || x'00' || substr(data, 62) AS BLOB)")
+    database.commit()
+    database.close()
+    registry = SqliteRegistry(tmp_path, APPS, shard_groups=1)
+    with pytest.raises(StoreCorrupt, match=r"group-000\.db: log at 1: .*checksum"):
+        await loaded(registry)
+    registry.close()
+
+
+# columns
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1), st.binary(max_size=4)), max_size=12))
+def test_the_last_of_equal_devices_is_kept_in_order(devices: list[tuple[int, int, bytes]]) -> None:
+    columns = concatenate([columns_of({number: word}, app) for number, app, word in devices])
+    kept = columns.take(keep_last(columns))
+    last = {(app, number): index for index, (number, app, _) in enumerate(devices)}
+    expected = [devices[index] for index in sorted(last.values())]
+    found = [(int(kept.device_ids[at][0]), int(kept.apps[at])) for at in range(kept.n)]
+    assert found == [(number, app) for number, app, _ in expected]
+    for at, (number, app, word) in enumerate(expected):
+        assert plain_devices(kept.take(np.array([at]))) == plain_devices(columns_of({number: word}, app))
+
+
+@given(st.lists(st.binary(max_size=5), max_size=8), st.data())
+def test_texts_are_taken_as_row_by_row(rows: list[bytes], data: st.DataObject) -> None:
+    column = columns_of(dict(enumerate(rows))).tokens
+    wanted = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8)) if rows else []
+    taken = take_texts(column, np.array(wanted, np.int64))
+    assert taken.rows() == [column.row(at) for at in wanted]
+
+
+@given(st.dictionaries(st.integers(0, 9), st.binary(max_size=6), max_size=6), st.booleans())
+def test_devices_come_back_from_their_bytes(devices: dict[int, bytes], has_details: bool) -> None:
+    columns = columns_of(devices)
+    if not has_details:
+        columns = columns._replace(aliases=None, tags=None)
+    assert plain_devices(decode_devices(encode_devices(columns))) == plain_devices(columns)
+
+
+@given(st.data())
+def test_any_changed_byte_is_found(data: st.DataObject) -> None:
+    blob = bytearray(encode_devices(columns_of({1: b"abc", 2: b""})))
+    at = data.draw(st.integers(0, len(blob) - 1))
+    blob[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(ValueError, match="devices"):
+        decode_devices(bytes(blob))
+
+
+def test_cut_bytes_are_refused() -> None:
+    blob = encode_devices(columns_of({1: b"abc"}))
+    for size in range(len(blob)):
+        with pytest.raises(ValueError, match="devices"):
+            decode_devices(blob[:size])
+
+
+def test_no_devices_concatenate_to_none() -> None:
+    assert concatenate([]).n == 0
+    assert isinstance(concatenate([]), DeviceColumns)

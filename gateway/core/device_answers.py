@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gateway.columns import I32, U16, U32
+from gateway.columns import I32, U8, U16, U32, Bool
 from gateway.core.details import DetailsStatistics, Profile
 from gateway.core.segments import SegmentsStatistics
 from gateway.core.tokens import TokenGroup, TokenStoreStatistics
@@ -63,3 +63,19 @@ class DeviceStatistics(NamedTuple):
     token_index: SegmentsStatistics
     token_store: TokenStoreStatistics
     details: DetailsStatistics
+
+
+class Routing(NamedTuple):
+    """What routing needs to know of n rows; all (n,). Of an unknown row (-1) all is zero or false, and fd is -1.
+
+    filters: `FLAG_BLOCKED`, `FLAG_CLOSED`, or 0: why nothing may be sent to it, as the device's flags say.
+    """
+
+    is_known: Bool
+    is_online: Bool
+    has_token: Bool
+    channel: U8
+    fd: I32
+    generation: U32
+    proven_unix_s: U32
+    filters: U8

@@ -18,7 +18,6 @@ growth of segments included.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,7 +25,7 @@ import numpy as np
 from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
 from gateway.content import Fault
 from gateway.core.details import Details
-from gateway.core.device_answers import Device, DeviceStatistics, OwnTokens, PresenceColumns
+from gateway.core.device_answers import Device, DeviceStatistics, OwnTokens, PresenceColumns, Routing
 from gateway.core.device_changes import DeviceChanges
 from gateway.core.records import (
     DEVICE,
@@ -76,22 +75,6 @@ class DeviceLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tag_bindings_max: int = 10_000_000
     #: Distinct (platform, app version, time zone); 40 time zones times a few hundred versions of all apps.
     profiles_max: int = 65_536
-
-
-class Routing(NamedTuple):
-    """What routing needs to know of n rows; all (n,). Of an unknown row (-1) all is zero or false, and fd is -1.
-
-    filters: `FLAG_BLOCKED`, `FLAG_CLOSED`, or 0: why nothing may be sent to it, as the device's flags say.
-    """
-
-    is_known: Bool
-    is_online: Bool
-    has_token: Bool
-    channel: U8
-    fd: I32
-    generation: U32
-    proven_unix_s: U32
-    filters: U8
 
 
 class DeviceTable:
@@ -171,8 +154,8 @@ class DeviceTable:
 
     def find_one(self, device_id: bytes, app_index: int) -> int:
         """The row of one device or -1."""
-        records = self._records
         low, high = struct.unpack("<QQ", device_id)
+        records = self._records
 
         def verify_row(row: int) -> bool:
             return bool(
@@ -302,11 +285,11 @@ class DeviceTable:
 
     def switch_notifications(self, row: int, *, is_on: bool) -> bool:
         """What the user of a known device wants from now on; true where it was something else."""
-        if self.are_notifications_off(row) is not is_on:
-            return False
-        self._records.flags[row] ^= np.uint8(FLAG_NOTIFICATIONS_OFF)
-        self.changes.mark_later(row)
-        return True
+        is_new = self.are_notifications_off(row) is is_on
+        if is_new:
+            self._records.flags[row] ^= np.uint8(FLAG_NOTIFICATIONS_OFF)
+            self.changes.mark_later(row)
+        return is_new
 
     def tags(self, row: int) -> tuple[bytes, ...]:
         """The tags of one row."""
@@ -344,8 +327,8 @@ class DeviceTable:
 
     def hash_tokens(self, channel: int, tokens: TextColumn, app_index: int) -> U32:
         """(n,) uint32, the same hash of tokens given as text: of targets that are tokens, and of receipts."""
-        column = self._tokens.column(app_index, np.full(len(tokens), channel, np.uint8), tokens)
-        return (column.hashes >> np.uint64(32)).astype(np.uint32)
+        hashes = self._tokens.column(app_index, np.full(len(tokens), channel, np.uint8), tokens).hashes
+        return (hashes >> np.uint64(32)).astype(np.uint32)
 
     def are_proven(self, channel: int, tokens: TextColumn, app_index: int) -> Bool:
         """(n,) whether a device of this app holds each token and the vendor took a message for it."""
@@ -460,8 +443,7 @@ class DeviceTable:
         """
         if len(self) >= self._limits.devices_max:
             raise Overloaded("devices_max", len(self), self._limits.devices_max)
-        is_reused = len(self._free) > 0
-        row = int(self._free.take(1)[0]) if is_reused else self._next_row
+        row = int(self._free.take(1)[0]) if (is_reused := len(self._free) > 0) else self._next_row
         try:
             self._index.insert_one(device_shard(device_id), self._key.hash_one(device_id, app_index), row)
         except Overloaded:
@@ -469,8 +451,8 @@ class DeviceTable:
                 self._free.give(np.array([row], np.uint32))
             raise
         self._next_row += not is_reused
+        self._records.has_grown(self._next_row)
         records = self._records
-        records.has_grown(self._next_row)
         records.id_low[row], records.id_high[row] = struct.unpack("<QQ", device_id)
         records.app[row] = app_index
         records.fd[row] = OFFLINE
@@ -490,9 +472,9 @@ class DeviceTable:
     def _refuse_devices(self, plan: RowPlan) -> None:
         """Refuses the new devices for which there is no row, the last ones of the batch."""
         limit = self._limits.devices_max
-        new = np.flatnonzero(plan.is_chosen & (plan.rows < 0))
-        for index in new[max(limit - len(self), 0) :].tolist():
-            plan.refuse(index, Fault("device_id", f"devices are {limit}, limit {limit} (devices_max)"))
+        fault = Fault("device_id", f"devices are {limit}, limit {limit} (devices_max)")
+        for index in np.flatnonzero(plan.is_chosen & (plan.rows < 0))[max(limit - len(self), 0) :].tolist():
+            plan.refuse(index, fault)
 
     def _plan_tokens(self, app_index: int, batch: Registrations, plan: RowPlan) -> TokenPlan:
         """What the tokens of the batch need; refuses the rows for which the store has no room."""

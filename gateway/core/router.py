@@ -13,7 +13,7 @@ import numpy as np
 
 from gateway.columns import I32, U8, U32, Bool, Rows
 from gateway.content import Class, Priority
-from gateway.core.devices import Routing
+from gateway.core.device_answers import Routing
 from gateway.core.options import Options
 from gateway.core.records import FLAG_BLOCKED
 from gateway.core.strategy import Route, after_long_link_failure, after_vendor_failure, decide

@@ -179,7 +179,7 @@ async def test_new_batches_come_behind_those_of_the_archive(
     await store.write(EPOCH, [ArchivedPage(PageKey(far, 41), 0, 1, ids, [], [b"x"])])
     world = make_world()
     await make_ledger(world, store).load()
-    address = world.home.next_address(world.clock.unix_ms())
+    address = world.home.next_address(world.clock.unix_ms(), world.clock.monotonic())
     assert (address.sequence, address.unix_ms) == (42, far)
 
 

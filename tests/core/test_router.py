@@ -13,7 +13,7 @@ from hypothesis import given
 from gateway.batch import Batch
 from gateway.columns import TextColumn
 from gateway.content import Class, Priority, Variant
-from gateway.core.devices import Routing
+from gateway.core.device_answers import Routing
 from gateway.core.options import AppDefaults, compile_options
 from gateway.core.router import (
     Routed,

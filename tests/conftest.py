@@ -78,21 +78,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Tests marked `alone` have the machine for themselves among the processes of this run.
-
-    Two files are locked: whoever wants to be alone closes the gate first, so that others cannot go before him for ever.
-    """
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    """Where tests run in several processes, none marked `timed` runs beside one marked `slow`: those take the whole
+    machine for seconds, and short timeouts would then be about it and not about the gateway."""
+    marks = {mark.name for mark in item.iter_markers()} & {"slow", "timed"}
+    if "PYTEST_XDIST_WORKER" not in os.environ or not marks:
         return (yield)
     folder = item.config.rootpath / ".pytest_cache"
     folder.mkdir(exist_ok=True)
-    is_alone = item.get_closest_marker("alone") is not None
-    lock = fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH
-    with (folder / "alone.gate").open("w") as gate, (folder / "alone.room").open("w") as room:
-        fcntl.flock(gate, lock)
-        fcntl.flock(room, lock)
-        if not is_alone:
-            fcntl.flock(gate, fcntl.LOCK_UN)
+    with (folder / "machine.lock").open("w") as machine:
+        fcntl.flock(machine, fcntl.LOCK_EX if "slow" in marks else fcntl.LOCK_SH)
         return (yield)
 
 

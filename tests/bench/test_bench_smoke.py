@@ -162,3 +162,19 @@ def test_ledger_finds_the_messages_it_archived() -> None:
     lines = lines_of(bench("ledger", "--smoke", "--json"))
     assert [line["workload"] for line in lines] == ["write", "device", "message"]
     assert 0 < lines[0]["disk_bytes_per_row"] < 60  # type: ignore[operator]
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tools("mosquitto")
+def test_longlink_runs_beside_mosquitto_with_several_workers_and_through_a_storm() -> None:
+    by_name = {line["workload"]: line for line in lines_of(bench("longlink", "--smoke", "--json"))}
+    assert list(by_name) == ["idle", "connect", "push", "two_workers", "crowd", "storm"]
+    assert 0 < by_name["idle"]["bytes_per_connection"] < 100_000  # type: ignore[operator]
+    for name in ("connect", "push"):
+        assert by_name[name]["ratio_to_mosquitto"] > 0  # type: ignore[operator]
+    push, crowd = by_name["push"], by_name["crowd"]
+    assert push["bytes_per_message"] == push["mosquitto_bytes_per_message"]
+    assert 0.5 <= by_name["two_workers"]["busiest_worker_share"] <= 1  # type: ignore[operator]
+    assert crowd["states"] == {"device_acked": crowd["rows"]}
+    assert crowd["received"] == crowd["rows"] + crowd["dup"]  # type: ignore[operator]
+    assert 0 < by_name["storm"]["back_s"] < 30  # type: ignore[operator]

@@ -22,7 +22,7 @@ import trio
 from gateway.content import Variant
 from gateway.ledger import NO_VERDICT
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 CLOSES = "pushgw_closes_total"
 #: Timeouts some 40 times shorter than the defaults, so that 1.2 s of silence is longer than each.

@@ -14,7 +14,7 @@ import trio
 from gateway.client.trio_client import open_trio_client
 from gateway.content import Variant
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 CONTENT = Variant("title", "body", strategy=2)
 SECRET = b"the secret of the shop"

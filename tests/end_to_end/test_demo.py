@@ -18,6 +18,8 @@ import pytest
 
 from bench.samples.make import FILE
 
+pytestmark = pytest.mark.slow
+
 KEYS = {
     "submitted",
     "accepted",

@@ -24,6 +24,8 @@ from gateway.client.errors import CallFailed
 from gateway.content import Variant
 from gateway.ledger import Flag
 
+pytestmark = pytest.mark.slow
+
 DISK = {"durability": "disk"}
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -26,7 +26,7 @@ from gateway.core.identity import device_password
 from gateway.wire.rpc import codec, messages, proof
 from gateway.wire.rpc.framing import frame
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 SECRET = b"the secret of the shop"
 HELLO = Variant("title", "body")

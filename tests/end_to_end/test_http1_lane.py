@@ -34,7 +34,7 @@ from vendors.auth.credential import Issued, SecretPlace
 from vendors.connecting import ConnectingSettings
 from vendors.http_answer import by_status_class, decode_object
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 NAME = "xiaomi"  # its file is replaced for these tests
 CREDENTIAL = b"key=test"

@@ -20,7 +20,7 @@ from gateway.client.requests import DeviceState
 from gateway.content import Click, Variant
 
 pytest.importorskip("bench.simulators.huawei", reason="the simulators of these vendors are not there")
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 #: Vendor -> (fate of a token in its simulator, how tokens with that fate begin, token of a device id).
 VENDORS: dict[str, tuple[str, str, Callable[[bytes], str]]] = {

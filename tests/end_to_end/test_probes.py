@@ -13,7 +13,7 @@ from gateway.client.requests import DeviceState
 from gateway.content import Variant
 from gateway.ledger import NO_VERDICT
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 GOOD = 600
 NEW = 60

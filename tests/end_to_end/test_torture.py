@@ -29,6 +29,8 @@ import trio
 from gateway.client.trio_client import open_trio_client
 from gateway.content import Variant
 
+pytestmark = pytest.mark.slow
+
 SECRET = b"the secret of the shop"
 ROUNDS = int(os.environ.get("TORTURE_ROUNDS") or (10 if os.environ.get("PROFILE") == "ci" else 2))
 QUEUED = int(os.environ.get("TORTURE_QUEUED") or 20_000)

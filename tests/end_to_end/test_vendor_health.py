@@ -11,7 +11,7 @@ import trio
 
 from gateway.content import Variant
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 CONTENT = Variant("title", "body", strategy=2)
 BREAKER = {"rows_min": 10, "open_s": 0.5, "open_s_max": 1.0}

@@ -20,6 +20,8 @@ from gateway.core.identity import device_password
 from gateway.core.ownership import Ownership
 from gateway.wire.rpc.messages import Variant
 
+pytestmark = pytest.mark.slow
+
 SECRET = b"the secret of the shop"
 TWO = {"workers": 2, "restart_spread_s": 0.2}
 #: Devices wait for their owner so long; a worker starts in half a second, and in several where all cores are busy.

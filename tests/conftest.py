@@ -1,6 +1,6 @@
 """What all tests share: hypothesis profiles and the rule for tests that need tools of the system.
 
-PROFILE=dev (default) keeps the whole suite under five minutes on two cores; PROFILE=ci looks longer and is the same on
+PROFILE=dev (default) is the shorter one, meant to stay under five minutes; PROFILE=ci looks longer and is the same on
 every run. A test marked `needs_tools` names the programs it runs as arguments of the marker
 (`@pytest.mark.needs_tools("mosquitto_sub")`); without arguments it needs all of TOOLS. Where one is missing the test is
 skipped with that reason and listed at the end; with PUSHGW_REQUIRE_TOOLS=1 it fails.

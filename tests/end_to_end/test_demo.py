@@ -88,9 +88,9 @@ def test_every_row_of_the_sample_is_accounted_for(folder: Path) -> None:
 def test_a_receiver_that_loses_or_repeats_rows_is_found(fault: str, folder: Path) -> None:
     code, told, err = demo(folder, "--devices", "60", "--fault", fault)
     assert code == 1, err
-    assert told["conserved"] is (fault == "double")
-    assert told["duplicates"] == (9 if fault == "double" else 0)
-    assert told["texts_intact"]
+    assert told["conserved"] is (fault == "double"), err
+    assert told["duplicates"] == (9 if fault == "double" else 0), err
+    assert told["texts_intact"], err
 
 
 def test_malformed_lines_are_refused_rows_and_the_others_go_on(folder: Path) -> None:

@@ -1,9 +1,9 @@
 """MergedPresence: `subscribe_presence` over all workers: each tells of the devices that it owns.
 
-A device has one owner, so its changes come in their order. When a worker dies, its devices go offline without a word of
-theirs: the stream ends with `cursor_expired`, as it does at a worker alone that is started again, and whoever follows
-presence asks `device_status` for what he has to know and follows anew. A subscription that begins while a worker is down
-gets everything of its next life, which begins with all of its devices offline.
+A device has one owner, so its changes come in their order. When a worker dies, its devices go offline without a word:
+the stream ends with `cursor_expired`, as it does at a worker alone that is started again, and whoever follows presence
+asks `device_status` for what he has to know and follows anew. A subscription that begins while a worker is down gets
+everything of its next life, which begins with all of its devices offline.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """MergedStream: a stream of changes over all workers. One task per subscription asks each for its changes, in turns.
 
 A worker keeps its changes in a ring of its own. A cursor of the merged stream is the cursors of all workers, each with
-the life that it is of: 16 bytes per worker, opaque to clients. What the changes are, and whether a stream may go on when
-a worker's life has ended, is its source's to say (`merged_receipts.py`, `merged_presence.py`).
+the life that it is of: 16 bytes per worker, opaque to clients. What the changes are, and whether a stream may go on
+when a worker's life has ended, is its source's to say (`merged_receipts.py`, `merged_presence.py`).
 
 The first page is empty and comes when the stream is in place at every worker: what changes afterwards comes, whoever
 changes it. A worker that is down at that moment is followed from the first change of its next life.

@@ -1,8 +1,8 @@
 """ReceiptStreams: `subscribe_receipts`. One task per stream walks the home's ring of changes and sends its app's rows.
 
-A cursor is (position in the ring, rows of that change already sent); opaque to clients. The first page is empty and says
-where the stream begins, so that a client that loses its connection before the next goes on there. A stream that falls
-behind the ring ends with `cursor_expired`: the gateway does not keep changes for a client that does not read.
+A cursor is (position in the ring, rows of that change already sent); opaque to clients. The first page is empty and
+says where the stream begins, so that a client that loses its connection before the next goes on there. A stream that
+falls behind the ring ends with `cursor_expired`: the gateway does not keep changes for a client that does not read.
 
 Waits for: the client's credit. Is waited for by: nobody.
 """

@@ -195,7 +195,10 @@ class Worker:
             parked_rows_max=config.lanes.parked_rows_max,
             strategy4_wait_s=config.retry.strategy4_wait_s,
             trail=None if self.disk is None else self.disk.trail,
+            remembers_devices=self.stores.registry is not None,
         )
+        if self.disk is not None:
+            self.disk.stand_beside(self.stores.ledger, self.stores.registry)
         self.request_ids = RequestIds(
             ids_max=config.ledger.idempotency_ids_max, age_ms=int(config.ledger.idempotency_s * 1000)
         )
@@ -486,6 +489,8 @@ class Worker:
                 nursery.start_soon(self._wait_long_link, deadline)
         if self.joint is not None:
             await self.joint.flush(deadline)
+        # The journal lets go what the archive has.
+        await self.stores.flush()
         left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
         # Those in the journal go on at the next start.
         lost = self.home.rows_open - left["rows_in_journal"]

@@ -13,7 +13,7 @@ Waits for: the ledger archive. Is waited for by: Service.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -146,6 +146,10 @@ class LedgerActor:
 
     # -- looking up; all read-only, and not kept
 
+    async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
+        """Those of the pages that the archive has. Raises StoreError."""
+        return await self._store.known(keys)
+
     async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
         """The page and row of a message id, from memory or the archive. Raises StoreError."""
         found = self._home.find_row(identifier)
@@ -249,6 +253,8 @@ class LedgerActor:
         await self._store.write(self._epoch, forms)
         self._observer.archived(len(pages))
         for page, seen in zip(pages, changes, strict=True):
+            if self._home.trail is not None:
+                self._home.trail.archived(page)
             sequence = page.batch.address.sequence
             if page.changes == seen and self._unsaved.get(sequence) is page:
                 del self._unsaved[sequence]

@@ -23,7 +23,7 @@ import numpy as np
 import trio
 
 from gateway.actors.journal import IssueMarks, JournalActor
-from gateway.batch import Batch, OwnershipEpoch
+from gateway.batch import Batch, OwnershipEpoch, continued_tasks
 from gateway.clock import Clock
 from gateway.columns import Bool
 from gateway.config import Config
@@ -38,7 +38,7 @@ from gateway.core.trail import Trail
 from gateway.errors import ConfigError, StoreCorrupt, StoreInUse
 from gateway.ledger import Channel, LedgerPage
 from gateway.marks import RowMarks
-from gateway.message_id import TASK_DOMAIN, RowAddress, decode
+from gateway.message_id import RowAddress
 from gateway.observe.journal import JournalCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
@@ -215,7 +215,7 @@ class DiskJournal:
         by_sequence: dict[int, LedgerPage] = {}
         for sequence, (position, batch) in read.batches.items():
             batch.born = now - max(0, unix_ms - batch.born_unix_ms) / 1000
-            page = home.open(batch, now, self._long_tasks(batch, read))
+            page = home.open(batch, now, continued_tasks(batch))
             self.trail.follow(page, position, is_recovered=True)
             by_sequence[sequence] = page
             options = compile_options(batch, self._defaults[batch.app])
@@ -294,20 +294,6 @@ class DiskJournal:
         self._site.home.continue_from(sequence, unix_ms, now)
         self.actor.incarnation = 1 + max((count.incarnation for count in counted), default=0)
         self.actor.spent += [position for position, _ in read.counts]
-
-    def _long_tasks(self, batch: Batch, read: _Read) -> list[bytes]:
-        """Tasks of this batch that have rows in others: only its first and its last segment can be such."""
-        found: list[bytes] = []
-        for segment in (batch.segments[0], batch.segments[-1]):
-            address = decode(self._secret, segment.task_id, TASK_DOMAIN)
-            if address is None:
-                continue
-            is_continued = address.batch != batch.address
-            following = read.batches.get(batch.address.sequence + 1)
-            goes_on = following is not None and following[1].segments[0].task_id == segment.task_id
-            if (is_continued or goes_on) and segment.task_id not in found:
-                found.append(segment.task_id)
-        return found
 
     @property
     def _defaults(self) -> list[AppDefaults]:

@@ -177,7 +177,7 @@ class Intake:
         if self._is_stopped:
             raise ShuttingDown("the gateway is shutting down")
         key = request_key(self._secret, self._app_keys[app], submission.request_id) if submission.request_id else 0
-        if key and self._is_repeat(key, digest, submission, reply):
+        if key and self._is_repeat(key, digest, submission, reply, task_id):
             return
         if submission.n == 0:
             if key:
@@ -206,7 +206,7 @@ class Intake:
             side.full.set()
         side.bell.ring()
 
-    def _is_repeat(self, key: int, digest: bytes, submission: Submission, reply: Reply) -> bool:
+    def _is_repeat(self, key: int, digest: bytes, submission: Submission, reply: Reply, task_id: bytes) -> bool:
         """True when the call was seen before: it gets the first answer, now or when there is one."""
         pending = self._pending.get(key)
         if pending is not None:
@@ -220,7 +220,10 @@ class Intake:
         if known.digest != digest_bits(digest):
             raise RequestIdReused(submission.request_id)
         # The same body was judged the same way; only the task's id had to be remembered.
-        task_id = b"" if known.address is None else encode(self._secret, known.address, TASK_DOMAIN)
+        if known.address is None:
+            task_id = b""
+        elif not task_id:
+            task_id = encode(self._secret, known.address, TASK_DOMAIN)
         reply(Accepted(task_id, submission.n, _duplicates(submission), submission.faults))
         return True
 
@@ -339,7 +342,7 @@ class Intake:
 
     def _open(self, side: _Side, batch: Batch, parts: list[Part[_Call]], position: int) -> None:
         long_tasks = [part.call.task_id for part in parts if part.call.is_long and part.call.task_id]
-        page = self._home.open(batch, self._clock.monotonic(), long_tasks)
+        page = self._home.open(batch, self._clock.monotonic(), list(dict.fromkeys(long_tasks)))
         if side.disk is not None:
             side.disk.follow(page, position)
         elif page.n_open:

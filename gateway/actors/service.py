@@ -265,7 +265,7 @@ class Service:
 
     def _submit(self, connection: Caller, requested: Requested, submit: messages.Submit) -> None:
         app = self._app(connection)
-        if requested.payload_bytes > _LARGE_BYTES:
+        if requested.payload_bytes > _LARGE_BYTES or submit.task_id is not None:
             self._start(self._submit_in_steps, connection, submit, requested, app)
             return
         with self._counted_outcome():
@@ -277,9 +277,11 @@ class Service:
     async def _submit_in_steps(
         self, connection: Caller, submit: messages.Submit, requested: Requested, app: AppView
     ) -> None:
-        """As `_submit`, for a call whose columns take longer than a step."""
+        """As `_submit`, for a call whose columns take longer than a step, or whose task may have to be read."""
         with self._counted_outcome():
             self._check_room()
+            if submit.task_id is not None:
+                await self._reports.check_task(submit.task_id, functools.partial(self._may_see, connection))
             submission = await _in_steps(
                 check_submit_in_steps(submit, app.check_tokens, content_faults=app.content_faults(requested, submit))
             )
@@ -324,7 +326,8 @@ class Service:
             connection.answer(submitted(submit, submission, answer.task_id or bytes(16)))
             connection.grant(submit.n, requested.payload_bytes)
 
-        self._intake.submit(app.number, submission, reply, digest=digest)
+        task_id = submit.task_id or b""
+        self._intake.submit(app.number, submission, reply, digest=digest, task_id=task_id, is_part=bool(task_id))
 
     async def _submit_audience(self, connection: Caller, message: messages.SubmitAudience, app: AppView) -> None:
         with self._counted_outcome():

@@ -109,6 +109,8 @@ def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser
         help="all (devices that are online), or tag:NAME: those with it; FILE then has one notification without `to`",
     )
     submit.add_argument("--per-s", type=_seconds, metavar="N", help="with --audience: at most so many rows a second")
+    submit.add_argument("--task", metavar="TASK", type=_identifier, help="add the rows to this task of the app")
+    submit.add_argument("--group", default="", metavar="NAME", help="a label, kept with the rows")
     submit.add_argument("--request-id", default="", metavar="ID", help="makes a repeated submit of the file harmless")
     submit.add_argument(
         "--timeout", type=_seconds, default=SUBMIT_TIMEOUT_S, metavar="S", help="seconds per submit, and for routing"

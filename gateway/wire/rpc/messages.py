@@ -128,6 +128,8 @@ class Submit(Message, kw_only=True):
     request_id: Line = ""
     allow_duplicates: bool = False
     group: Annotated[str, Meta(max_length=_limits.GROUP_CHARACTERS_MAX)] = ""
+    #: A task of the same app that these rows become part of; absent: a new one.
+    task_id: Id16 | None = None
 
 
 class SubmitAudience(Message, kw_only=True):
@@ -395,6 +397,9 @@ class TaskCounts(Message, kw_only=True):
     submitted_unix_ms: int = 0
     #: Per channel, and "all".
     latency_ms: dict[str, Latency] = {}
+    #: Rows by the group of their submit, and by the plan of their content, where they have one.
+    groups: dict[str, int] = {}
+    plans: dict[str, int] = {}
 
 
 class TaskRowPage(Message, kw_only=True):
@@ -435,6 +440,8 @@ class TraceHops(Message, kw_only=True):
     task_id: Id16
     message_id: Id16
     hops: list[Hop]
+    group: str = ""
+    plan_id: str = ""
 
 
 class DevicesRegistered(Message, kw_only=True):

@@ -3,6 +3,7 @@
     data_dir/lock                  held by the gateway that uses the folder
     data_dir/journal/0007/         the journal with number 7: its log
     data_dir/journal/0007/ids/     request ids of batches that are gone from it
+    data_dir/journal/0007/stopped/ tasks that were stopped (app_stopped.py)
 
 Order at start: registry (in memory today), journal replayed, rows on their way, then the doors open. Rows whose device
 is not in the registry wait in the inbox after a restart instead of being dropped (`Router`): until the registry is
@@ -22,7 +23,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import trio
 
+from gateway.actors.intake import TaskGate
 from gateway.actors.journal import IssueMarks, JournalActor
+from gateway.app_stopped import StoppedLog
 from gateway.batch import Batch, OwnershipEpoch, continued_tasks
 from gateway.clock import Clock
 from gateway.columns import Bool
@@ -116,7 +119,6 @@ class DiskJournal:
         config = site.config
         self._site = site
         self._log = site.log.bind(actor="journal")
-        self._secret = secret
         folder = config.gateway.data_dir / "journal" / f"{number:04d}"
         try:
             self.journal = LogJournal(
@@ -128,6 +130,16 @@ class DiskJournal:
         except StoreInUse as error:
             raise ConfigError("gateway.data_dir", str(folder), "a folder that no other gateway is using") from error
         self._request_log = RequestLog(folder / "ids", ids_max=config.ledger.idempotency_ids_max, file_type=file_type)
+        self.stopped_log = StoppedLog(
+            folder / "stopped",
+            secret,
+            site.clock,
+            tasks_max=config.ledger.stopped_tasks_max,
+            age_s=config.ledger.retention_s,
+            file_type=file_type,
+        )
+        #: Stops tasks; named before the start.
+        self.tasks: TaskGate | None = None
         self.trail = Trail(issued_rows_max=config.journal.issued_rows_max)
         self.apps = frozenset(index for index, app in enumerate(config.apps) if app.durability == "disk")
         self.actor = JournalActor(
@@ -187,6 +199,7 @@ class DiskJournal:
         if not self._is_closed:
             self._is_closed = True
             self._request_log.close()
+            self.stopped_log.close()
             self.journal.close()
 
     # -- recovery
@@ -199,6 +212,9 @@ class DiskJournal:
         for entries in self._request_log.load():
             request_ids.add(entries, site.clock.unix_ms())
             await trio.lowlevel.checkpoint()
+        if self.tasks is not None:
+            for task_id, stopped_unix_ms in self.stopped_log.load():
+                self.tasks.stopped.add(task_id, stopped_unix_ms)
         read = await self._read()
         now, unix_ms = site.clock.monotonic(), self._newest_unix_ms(read)
         self._continue_counting(read, unix_ms, now)
@@ -220,6 +236,8 @@ class DiskJournal:
             by_sequence[sequence] = page
             options = compile_options(batch, self._defaults[batch.app])
             sums = sums.plus(recover(home, page, marks_of.get(sequence, ()), options, resends[batch.app], now))
+            if self.tasks is not None:
+                self.tasks.opened(page)
             if batch.requests:
                 rows = [entry(one.key, one.digest, RowAddress(batch.address, one.row)) for one in batch.requests]
                 request_ids.add(np.array(rows, np.uint64), unix_ms)

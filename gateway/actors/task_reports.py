@@ -45,7 +45,7 @@ class TaskReports:
         """Raises BadRequest, StoreError."""
         match message:
             case messages.TaskState():
-                return await self._counts(message, may_see)
+                return await self.counts(message, may_see)
             case messages.TaskRows():
                 return await self._rows(message, may_see)
             case messages.Trace():
@@ -84,7 +84,8 @@ class TaskReports:
         if not is_found and device_id is None:
             raise BadRequest("task_id", f"no task {to_text(task_id)} here", code="not_found")
 
-    async def _counts(self, message: messages.TaskState, may_see: MaySee) -> messages.TaskCounts:
+    async def counts(self, message: messages.TaskState, may_see: MaySee) -> messages.TaskCounts:
+        """Where the task's rows are. Raises BadRequest, StoreError."""
         sums: report.Sums | None = None
         groups, plans = Counter[str](), Counter[str]()
         async with aclosing(self._slices(message.task_id, may_see)) as slices:

@@ -136,12 +136,14 @@ def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     task = _command(commands, "task", "task", "Where the rows of a task are.")
     task.add_argument("task", metavar="TASK", type=_identifier, help="task id as submit printed it")
+    stop = _command(commands, "stop", "stop", "Stop a task: what has not gone out is cancelled.")
+    stop.add_argument("task", metavar="TASK", type=_identifier, help="task id")
     trace = _command(commands, "trace", "trace", "The way of one message: when, which channel, which verdict.")
     trace.add_argument("task", metavar="TASK", type=_identifier, help="task id")
     trace.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
     device = _command(commands, "device", "device", "A device: token, presence, last messages with their states.")
     device.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
-    for parser in (task, trace, device):
+    for parser in (task, stop, trace, device):
         parser.add_argument("--app", metavar="KEY", help="ask as this app over the RPC, instead of as operator")
         _operator(parser)
     _operator(_command(commands, "status", "status", "What the gateway is doing."))

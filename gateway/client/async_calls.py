@@ -65,6 +65,7 @@ from gateway.wire.rpc.messages import (
     Restart,
     Restarted,
     Status,
+    StopTask,
     StoredPurged,
     StoredRows,
     StoredRowsFound,
@@ -77,6 +78,7 @@ from gateway.wire.rpc.messages import (
     TaskCounts,
     TaskRowPage,
     TaskState,
+    TaskStopped,
     TraceHops,
     Welcome,
 )
@@ -261,6 +263,10 @@ class AsyncCalls(ABC):
 
     async def task_state(self, task_id: bytes | str) -> TaskCounts:
         return await self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+
+    async def stop_task(self, task_id: bytes | str) -> TaskStopped:
+        """No row of the task that is not under way goes out any more, and it takes no further rows."""
+        return await self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
 
     async def task_rows(
         self,

@@ -64,6 +64,7 @@ from gateway.wire.rpc.messages import (
     Restart,
     Restarted,
     Status,
+    StopTask,
     StoredPurged,
     StoredRows,
     StoredRowsFound,
@@ -76,6 +77,7 @@ from gateway.wire.rpc.messages import (
     TaskCounts,
     TaskRowPage,
     TaskState,
+    TaskStopped,
     TraceHops,
     Welcome,
 )
@@ -181,6 +183,10 @@ class BlockingClient:
 
     def task_state(self, task_id: bytes | str) -> TaskCounts:
         return self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+
+    def stop_task(self, task_id: bytes | str) -> TaskStopped:
+        """No row of the task that is not under way goes out any more, and it takes no further rows."""
+        return self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
 
     def task_rows(
         self,

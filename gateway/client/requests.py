@@ -62,7 +62,9 @@ def submit_request(
 ) -> Submit:
     """One submit to the targets, in their order. index: which content each target gets, where there are several.
 
-    variables: name -> one value per target. task_id: of an earlier task that the rows become part of. Raises ValueError where the lengths differ or an id has not its form.
+    variables: name -> one value per target. task_id: of an earlier task that the rows become part of.
+
+    Raises ValueError where the lengths differ or an id has not its form.
     """
     n = len(to)
     ids, vendors, vendor_index, tokens = bytearray(16 * n), list[str](), bytearray(n), list[bytes]()

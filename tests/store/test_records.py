@@ -67,8 +67,8 @@ def batches(draw: st.DrawFn) -> Batch:
         source_rows=column(np.uint32, st.integers(0, 2**32 - 1)),
         variables={name: text() for name in names},
         segments=[
-            TaskSegment(draw(st.binary(min_size=16, max_size=16)), 0, 1, draw(labels), is_continued=draw(st.booleans())),
-            TaskSegment(b"t" * 16, 1, n - 1, draw(labels), is_continued=draw(st.booleans())),
+            TaskSegment(draw(st.binary(min_size=16, max_size=16)), 0, 1, draw(labels), draw(st.booleans())),
+            TaskSegment(b"t" * 16, 1, n - 1, draw(labels), draw(st.booleans())),
         ],
     )
 

@@ -151,6 +151,14 @@ class TaskState(Message, kw_only=True):
     task_id: Id16
 
 
+class StopTask(Message, kw_only=True):
+    """No row of the task that is not under way goes out any more; later submits to it are refused. Answer:
+    task_stopped."""
+
+    id: RequestNumber
+    task_id: Id16
+
+
 class TaskRows(Message, kw_only=True):
     """Rows of a task in order from `first`, at most n, only those in the named states or with the named reasons.
 
@@ -402,6 +410,20 @@ class TaskCounts(Message, kw_only=True):
     plans: dict[str, int] = {}
 
 
+class TaskStopped(Message, kw_only=True):
+    """cancelled: rows that this call ended; may_have_arrived: of them, those whose device may have seen an earlier
+    attempt. states, channels: where all rows of the task are now, as in task_counts. is_final: none is in flight."""
+
+    id: RequestNumber
+    task_id: Id16
+    cancelled: int
+    may_have_arrived: int
+    accepted: int
+    states: dict[str, int]
+    channels: dict[str, dict[str, int]]
+    is_final: bool
+
+
 class TaskRowPage(Message, kw_only=True):
     """Columns of n rows. row: u32, position in the submit as sent. next_first: where to go on, absent at the end."""
 
@@ -595,6 +617,7 @@ Request: TypeAlias = (
     Submit
     | SubmitAudience
     | TaskState
+    | StopTask
     | TaskRows
     | Trace
     | RegisterDevices
@@ -620,6 +643,7 @@ Answer: TypeAlias = (
     | Submitted
     | AudienceSubmitted
     | TaskCounts
+    | TaskStopped
     | TaskRowPage
     | TraceHops
     | DevicesRegistered
@@ -647,6 +671,7 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     Submit: Submitted,
     SubmitAudience: AudienceSubmitted,
     TaskState: TaskCounts,
+    StopTask: TaskStopped,
     TaskRows: TaskRowPage,
     Trace: TraceHops,
     RegisterDevices: DevicesRegistered,

@@ -31,6 +31,7 @@ from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
 from gateway.actors.service import Service
 from gateway.actors.supervisor import supervise
+from gateway.actors.task_control import TaskControl
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
@@ -75,6 +76,7 @@ from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
 from gateway.core.report import open_rows
 from gateway.core.request_ids import RequestIds
+from gateway.core.stopping import StoppedTasks
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -202,6 +204,14 @@ class Worker:
         self.request_ids = RequestIds(
             ids_max=config.ledger.idempotency_ids_max, age_ms=int(config.ledger.idempotency_s * 1000)
         )
+        self.control = TaskControl(
+            home=self.home,
+            inbox=self.inbox,
+            clock=clock,
+            stopped=StoppedTasks(config.ledger.stopped_tasks_max),
+        )
+        if self.disk is not None:
+            self.disk.tasks, self.control.remember = self.control, self.disk.stopped_log.remember
         self.joint = None if self.siblings is None else Joint(self, self.siblings, defaults)
         self.intake = Intake(
             home=self.home,
@@ -218,6 +228,7 @@ class Worker:
             app_keys=keys,
             disk=None if self.disk is None else self.disk.actor,
             disk_apps=() if self.disk is None else self.disk.apps,
+            tasks=self.control,
         )
 
     def _build_vendors(self, index: int, app: App) -> list[VendorLane]:
@@ -266,6 +277,7 @@ class Worker:
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
         self.presence = build_presence(self)
         self.audiences = build_audiences(self)
+        self.control.stop_audience = self.audiences.stop
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
             intake=self.intake,
@@ -282,6 +294,7 @@ class Worker:
             # Devices and rows of other workers would be missing.
             desk=self.stores.desk(self.devices, self.home, self.clock) if config.gateway.workers == 1 else None,
             audiences=self.audiences,
+            control=self.control,
         )
         self.uplink = build_uplink(self)
         self.front = self.service if self.joint is None else self.joint.serve(self.service)

@@ -21,6 +21,7 @@ import trio
 from gateway.actors.borrowed_credential import BorrowedCredential, CredentialMakers
 from gateway.actors.credentials import CredentialKeeper
 from gateway.actors.foreign_rows import ForeignRows
+from gateway.actors.foreign_stops import ForeignStops
 from gateway.actors.front import Front
 from gateway.actors.merged_receipts import ReceiptSource
 from gateway.actors.merged_streams import MergedStream
@@ -81,6 +82,8 @@ class Joint:
         )
         self.links = WorkerLinks(hello, spread=self.spread, foreign=self.foreign, observer=counts, dial=self._dial)
         self.makers = CredentialMakers(self.links)
+        self.stops = ForeignStops(worker.home, self.links, worker.control)
+        self.foreign.on_arrived = self.stops.arrived
         worker.router.connect_spread(self.spread)
         worker.router.on_routed = self.foreign.on_routed
         self.spread.route_again = worker.router.route_again
@@ -156,6 +159,7 @@ class Joint:
         self._nursery = nursery
         supervise(nursery, "spread", self.spread.run)
         supervise(nursery, "foreign rows", self.foreign.run)
+        supervise(nursery, "stops", self.stops.run)
         supervise(nursery, "front", self.front.run)
         supervise(nursery, "rates", self._share_rates(self._worker.vendor_lanes).run)
         listener = await open_unix_listener(str(self._path(self._siblings.place.worker)), mode=0o600)

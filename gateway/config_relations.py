@@ -44,6 +44,8 @@ LANE_ROW_BYTES = 16
 RECEIPT_BYTES = 16 + 16 + 3 + 8
 #: An entry of 24 bytes and 2.5 slots of 8 in its index (gateway/core/request_ids.py).
 REQUEST_ID_BYTES = 24 + 20
+#: Id, time, and their place in a dictionary.
+STOPPED_TASK_BYTES = 150
 #: What the journal on disk keeps of an open row: two flags and a channel (gateway/marks.py).
 TRAIL_ROW_BYTES = 3
 #: State, stage, id and target columns of one open row (gateway/ledger.py, LedgerPage.memory_bytes), without texts.
@@ -177,6 +179,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         ),
         BudgetPart("ledger", ledger.ledger_memory_bytes_max, "ledger.ledger_memory_bytes_max"),
         BudgetPart("receipts log", ledger.receipt_log_rows_max * RECEIPT_BYTES, "ledger.receipt_log_rows_max"),
+        BudgetPart("stopped tasks", ledger.stopped_tasks_max * STOPPED_TASK_BYTES, "ledger.stopped_tasks_max"),
         BudgetPart("request ids", ledger.idempotency_ids_max * REQUEST_ID_BYTES, "ledger.idempotency_ids_max"),
         BudgetPart("inbox", _inbox_bytes(config), "inbox.rows_max"),
         BudgetPart(

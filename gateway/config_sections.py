@@ -156,6 +156,7 @@ class Ledger(Section, frozen=True, kw_only=True):
     retention_check_s: Seconds = 600.0
     idempotency_ids_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000_000
     idempotency_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 86_400.0
+    stopped_tasks_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
 
 
 class Journal(Section, frozen=True, kw_only=True):

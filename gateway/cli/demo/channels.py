@@ -84,6 +84,10 @@ def _meizu(known: Mapping[str, Any], secret: SecretFile) -> Table:
     return {"app_id": known["app_id"], "app_secret_file": secret(known["app_secret"])}
 
 
+def _webhook(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {"secret_file": secret(known["secret"])}
+
+
 def _fcm_token(digest: bytes) -> str:
     """A prefix of 22 characters, a colon and 140 more."""
     long = (digest.hex() + hashlib.sha512(digest).hexdigest()).translate(str.maketrans("01", "-_"))
@@ -106,6 +110,8 @@ CHANNELS: dict[str, DemoChannel] = {
         _meizu,
         {"public_per_device_per_day": 0, "device_messages_per_minute": 0},
     ),
+    "webhook": DemoChannel("web", lambda digest: f"user-{digest[16:24].hex()}", _webhook, {}),
+    "ups": DemoChannel("android", lambda digest: f"ups_{digest[16:32].hex()}", _webhook, {}),
 }
 
 

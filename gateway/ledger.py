@@ -38,6 +38,8 @@ class Channel(enum.IntEnum):
     OPPO = 8
     VIVO = 9
     MEIZU = 10
+    WEBHOOK = 11
+    UPS = 12
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.

@@ -349,6 +349,17 @@ class Home:
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
         return rose
 
+    def add_flags(self, page: LedgerPage, rows: Rows, flags: U8) -> None:
+        """The rows, some of them more than once, have these flags too; (k,)."""
+        if not ((page.flags[rows] & flags) != flags).any():
+            return
+        np.bitwise_or.at(page.flags, rows, flags)
+        page.changes += 1
+        if isinstance(page, ShadowPage):
+            page.touch(rows)
+        elif not page.n_open:
+            self.on_done(page)
+
     def _record(
         self,
         page: LedgerPage,

@@ -22,6 +22,7 @@ from gateway.actors.borrowed_credential import BorrowedCredential, CredentialMak
 from gateway.actors.credentials import CredentialKeeper
 from gateway.actors.device_reports import DeviceReports, DistantReports, ReportObserver
 from gateway.actors.foreign_rows import ForeignRows
+from gateway.actors.foreign_stops import ForeignStops
 from gateway.actors.front import Front
 from gateway.actors.merged_receipts import ReceiptSource
 from gateway.actors.merged_streams import MergedStream
@@ -82,6 +83,8 @@ class Joint:
         )
         self.links = WorkerLinks(hello, spread=self.spread, foreign=self.foreign, observer=counts, dial=self._dial)
         self.makers = CredentialMakers(self.links)
+        self.stops = ForeignStops(worker.home, self.links, worker.control)
+        self.foreign.on_arrived = self.stops.arrived
         worker.router.connect_spread(self.spread)
         worker.router.on_routed = self.foreign.on_routed
         self.spread.route_again = worker.router.route_again
@@ -171,6 +174,7 @@ class Joint:
         self._nursery = nursery
         supervise(nursery, "spread", self.spread.run)
         supervise(nursery, "foreign rows", self.foreign.run)
+        supervise(nursery, "stops", self.stops.run)
         supervise(nursery, "front", self.front.run)
         supervise(nursery, "device reports", self._distant_reports.run)
         supervise(nursery, "rates", self._share_rates(self._worker.vendor_lanes).run)

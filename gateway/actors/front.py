@@ -3,8 +3,10 @@
     RpcListener --> Front --+--> Service (here)
                             +--> link --> Front.answer --> Service of that worker --> link --> client
 
+    submit that names a task        the worker whose journal number stands in the task's id
     submit with a request id        the worker that owns hash(app, request id), so that a repeat finds the first answer
-    task_state, task_rows, trace    the worker whose journal number stands in the id
+    task_state, task_rows, trace,
+    stop_task                       the worker whose journal number stands in the id
     register_devices, device_status by row: the worker that owns the device; the answers are put together
     device                          its owner, and everybody for its last messages; by alias: everybody
     online_counts                   everybody, added up
@@ -186,9 +188,16 @@ class Front:
         """What has to be done elsewhere; None: it is answered here. Raises BadRequest."""
         session, message = connection.session, requested.message
         match message:
+            case messages.Submit(task_id=task_id) if task_id is not None:
+                # A task has one home, and a repeat of the call names the same task.
+                return self._at(self._home_of(task_id), session, requested)
             case messages.Submit(request_id=request_id) if request_id:
                 return self._at(self._ownership.home_of_request(session.app_key, request_id), session, requested)
-            case messages.TaskState(task_id=task_id) | messages.TaskRows(task_id=task_id):
+            case (
+                messages.TaskState(task_id=task_id)
+                | messages.TaskRows(task_id=task_id)
+                | messages.StopTask(task_id=task_id)
+            ):
                 return self._at(self._home_of(task_id), session, requested)
             case messages.Trace(message_id=message_id, task_id=task_id):
                 return self._at(self._home_of(message_id or task_id), session, requested)

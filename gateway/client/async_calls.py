@@ -66,6 +66,7 @@ from gateway.wire.rpc.messages import (
     Restart,
     Restarted,
     Status,
+    StopTask,
     StoredPurged,
     StoredRows,
     StoredRowsFound,
@@ -78,6 +79,7 @@ from gateway.wire.rpc.messages import (
     TaskCounts,
     TaskRowPage,
     TaskState,
+    TaskStopped,
     TraceHops,
     Welcome,
 )
@@ -230,8 +232,12 @@ class AsyncCalls(ABC):
         request_id: str = "",
         allow_duplicates: bool = False,
         group: str = "",
+        task_id: bytes | str | None = None,
     ) -> Submitted:
-        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries."""
+        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries.
+
+        task_id: an earlier task that these rows become part of; group: a label, kept with them.
+        """
         request = submit_request(
             contents,
             to,
@@ -240,6 +246,7 @@ class AsyncCalls(ABC):
             request_id=request_id,
             allow_duplicates=allow_duplicates,
             group=group,
+            task_id=task_id,
         )
         return await self.submit_columns(request)
 
@@ -257,6 +264,10 @@ class AsyncCalls(ABC):
 
     async def task_state(self, task_id: bytes | str) -> TaskCounts:
         return await self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+
+    async def stop_task(self, task_id: bytes | str) -> TaskStopped:
+        """No row of the task that is not under way goes out any more, and it takes no further rows."""
+        return await self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
 
     async def task_rows(
         self,

@@ -105,6 +105,7 @@ class Offices:
             batch_bytes_max=1 << 20,
             request_ids=RequestIds(ids_max=100, age_ms=3_600_000),
             app_keys=["shop"],
+            tasks=world.control,
         )
         table = ConnectionTable(64, 40, now=trio.current_time())
 
@@ -134,6 +135,7 @@ class Offices:
             newest_secret=lambda key: b"secret",
             presence=presence,
             audiences=audiences,
+            control=world.control,
         )
         workers = self.cluster.ownership.workers
         self.presences[index] = presence

@@ -1,19 +1,18 @@
 """DeviceReports: what devices say became of messages (displayed, clicked, closed) raises receipts at any home.
 
     UplinkActor --report()--+--> rows of this home: at once
-                            +--> mailbox of each other home --run()--> link --> DeviceReports.on_ask there --> its rows
+                            +--> gathered for each other home --> ReportPost --> DeviceReports.take there --> its rows
 
 A message id says whose journal its row stands in. A report counts for rows of the reporting device alone: by its id or,
 where the target of the row was a token, by the token that its owner knows it to have; so the owner sends both along.
 
-The mailbox holds REPORTS_MAX reports, over all homes; beyond it a device is told `Overloaded` and reports again. What
-waits for a home that dies is counted as refused: its pages are gone, or come back with another life and a device that
-shows the message again. Waits for: answers of other workers. Is waited for by: nobody.
+At most REPORTS_MAX reports wait, over all homes; beyond it a device is told `Overloaded` and reports again. A home that
+is down is waited for as `report_post.py` says; what it is not told then is counted as refused. Waits for: answers of
+other workers. Is waited for by: nobody.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -22,7 +21,8 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
-from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks
+from gateway.actors.report_post import ReportPost
+from gateway.actors.worker_links import Reply, WorkerLinks
 from gateway.clock import Clock
 from gateway.columns import Rows
 from gateway.core.devices import DeviceTable
@@ -37,8 +37,6 @@ from gateway.ledger import Flag, LedgerPage, Receipt
 REPORTS_MAX = 16_384
 #: Reports in one question: its answer is a step of the home, some 5 us a report.
 _REPORTS_PER_ASK = 200
-#: After a home was found away or overloaded.
-_REST_S = 0.2
 
 
 class ReportObserver(Protocol):
@@ -133,20 +131,18 @@ class DistantReports:
         observer: ReportObserver,
         reports_max: int = REPORTS_MAX,
     ) -> None:
-        self._links = links
         self._ownership = ownership
         self._me = me
         self._node = node
         self._here = here
         self._observer = observer
         self._reports_max = reports_max
-        self._waiting: dict[int, deque[Told]] = {}
-        self._n_waiting = 0
-        self._bells = {worker: Bell() for worker in range(ownership.workers) if worker != me}
+        self._post = ReportPost(links, rows_max=reports_max, on_dropped=self._dropped)
+        #: Of this turn of the loop: they go as one question to each home.
+        self._gathered: dict[int, list[Told]] = {}
+        self._n_gathered = 0
+        self._bell = Bell()
         links.answer_with("reports", self._on_ask)
-
-    def __len__(self) -> int:
-        return self._n_waiting
 
     def send(self, told: Told) -> Told:
         """Parts for other homes wait for them; the rest is returned. Raises: Overloaded, and nothing waits."""
@@ -154,14 +150,15 @@ class DistantReports:
         for message_id in told.message_ids:
             by_home.setdefault(self._home_of(message_id), []).append(message_id)
         mine = by_home.pop(self._me, [])
-        if self._n_waiting + len(by_home) > self._reports_max:
+        waiting = self._n_gathered + len(self._post)
+        if waiting + len(by_home) > self._reports_max:
             self._observer.refused("reports_max")
-            raise Overloaded("device reports for other workers", self._n_waiting, self._reports_max)
+            raise Overloaded("device reports for other workers", waiting, self._reports_max)
         for worker, message_ids in by_home.items():
             part = msgspec.structs.replace(told, message_ids=message_ids)
-            self._waiting.setdefault(worker, deque()).append(part)
-            self._n_waiting += 1
-            self._bells[worker].ring()
+            self._gathered.setdefault(worker, []).append(part)
+            self._n_gathered += 1
+            self._bell.ring()
         return msgspec.structs.replace(told, message_ids=mine)
 
     def _home_of(self, message_id: bytes) -> int:
@@ -169,32 +166,22 @@ class DistantReports:
         worker = self._ownership.worker_of_journal(int.from_bytes(message_id[6:8], "big") & 0xFFF, self._node)
         return self._me if worker is None else worker
 
+    def _dropped(self, reports: int) -> None:
+        for _ in range(reports):
+            self._observer.refused("home_is_down")
+
     async def run(self) -> None:
         """Tells the other homes until cancelled. If cancelled: the rest is told in the next run."""
         async with trio.open_nursery() as nursery:
-            for worker, bell in self._bells.items():
-                nursery.start_soon(self._tell, worker, bell)
-
-    async def _tell(self, worker: int, bell: Bell) -> None:
-        bell.ring()
-        while True:
-            await bell.wait()
-            queue = self._waiting.get(worker)
-            while queue:
-                part = [queue[at] for at in range(min(len(queue), _REPORTS_PER_ASK))]
-                try:
-                    await self._links.ask(worker, "reports", {}, msgspec.msgpack.encode(part))
-                except Overloaded:
-                    await trio.sleep(_REST_S)
-                    continue
-                except WorkerGone:
-                    for told in part:
-                        for _ in told.message_ids:
-                            self._observer.refused("home_is_down")
-                    await trio.sleep(_REST_S)
-                for _ in part:
-                    queue.popleft()
-                self._n_waiting -= len(part)
+            nursery.start_soon(self._post.run)
+            self._bell.ring()
+            while True:
+                await self._bell.wait()
+                gathered, self._gathered, self._n_gathered = self._gathered, {}, 0
+                for worker, reports in gathered.items():
+                    for first in range(0, len(reports), _REPORTS_PER_ASK):
+                        part = reports[first : first + _REPORTS_PER_ASK]
+                        self._post.send(worker, "reports", {}, msgspec.msgpack.encode(part), len(part))
 
     def _on_ask(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
         self._here.take(msgspec.msgpack.decode(body, type=list[Told]))

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from gateway.actors.device_reports import DeviceReports, DistantReports
+from gateway.actors.report_post import KEEP_S
 from gateway.core.uplink import Report
 from gateway.errors import Overloaded
 from gateway.ledger import Channel, Flag, Receipt
@@ -106,7 +107,7 @@ async def test_reports_for_a_home_that_is_down_are_counted_and_those_that_wait_a
         desks.desks[0].report(0, device, Report(tuple(ids_of(page)), Receipt.CLICKED))
     with pytest.raises(Overloaded):
         desks.desks[0].report(0, device, Report(tuple(ids_of(page)), Receipt.CLICKED))
-    await trio.sleep(1)
+    await trio.sleep(2 * KEEP_S)
     assert desks.refused[0] == ["reports_max", "home_is_down", "home_is_down", "home_is_down"]
     await cluster.revive(1)
     desks.open(cluster.workers[1])

@@ -159,6 +159,10 @@ def _nobody_counts(_page: ShadowPage, _rows: int) -> None:
     """The same."""
 
 
+def _nobody_listens(_page: ShadowPage, _rows: Rows) -> None:
+    """There is no home around this table."""
+
+
 def cut_batch(batch: Batch, rows: Rows) -> Batch:
     """The rows as a batch of their own under the same address; contents that none of them has are left out.
 
@@ -210,6 +214,8 @@ class Shadows:
         #: Rows with news for a home that has died: counted and dropped.
         self.rows_for_the_dead = 0
         self.on_dirty: Callable[[Life], None] = lambda _life: None
+        #: Takes rows that changed and whose home is no more.
+        self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -272,7 +278,8 @@ class Shadows:
         return page, rows, outcomes
 
     def home_died(self, life: Life) -> int:
-        """Nobody listens to reports about that home's rows any more; they go on to their end. Returns how many."""
+        """That home hears no reports any more; its rows go on to their end, and `on_orphans` is told. Returns how
+        many."""
         self._dead[life.worker] = max(life.incarnation, self._dead.get(life.worker, -1))
         for page in self._dirty.pop(life, deque()):
             self._drop_news(page)
@@ -284,9 +291,11 @@ class Shadows:
         return left
 
     def _drop_news(self, page: ShadowPage) -> None:
-        self.rows_for_the_dead += int(page.dirty.sum())
-        page.dirty[:] = False
+        rows = np.flatnonzero(page.dirty)
+        self.rows_for_the_dead += len(rows)
+        page.dirty[rows] = False
         page.has_dirty = False
+        self.on_orphans(page, rows)
         if not page.n_open:
             self._pages.pop(page.batch.address.sequence, None)
 

@@ -24,6 +24,7 @@ from gateway.actors.device_reports import DeviceReports, DistantReports, ReportO
 from gateway.actors.foreign_rows import ForeignRows
 from gateway.actors.foreign_stops import ForeignStops
 from gateway.actors.front import Front
+from gateway.actors.held_rows import HeldRows
 from gateway.actors.merged_receipts import ReceiptSource
 from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rate_sharing import RateSharing, SharedRate
@@ -85,6 +86,7 @@ class Joint:
         self.makers = CredentialMakers(self.links)
         self.stops = ForeignStops(worker.home, self.links, worker.control)
         self.foreign.on_arrived = self.stops.arrived
+        self.held = HeldRows(worker.home, self.spread.holders, self.links)
         worker.router.connect_spread(self.spread)
         worker.router.on_routed = self.foreign.on_routed
         self.spread.route_again = worker.router.route_again

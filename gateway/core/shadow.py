@@ -15,7 +15,7 @@ with the worker's own batches. Message ids stay the home's.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,6 +89,7 @@ class ShadowPage(LedgerPage):
         "home_rows",
         "incarnation",
         "is_announced",
+        "is_orphan",
         "is_told",
         "on_dirty",
         "on_ended",
@@ -110,6 +111,8 @@ class ShadowPage(LedgerPage):
         self.is_told: Bool = np.zeros(batch.n, np.bool_)
         self.has_dirty = False
         self.has_home = True
+        #: Its home is dead and will not be back.
+        self.is_orphan = False
         #: Called once each when the next report is out.
         self.on_told: list[Callable[[], None]] = []
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
@@ -216,6 +219,8 @@ class Shadows:
         self.on_dirty: Callable[[Life], None] = lambda _life: None
         #: Takes rows that changed and whose home is no more.
         self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens
+        #: Whether an app's batches come back with the next life of their home, which then adopts what is held here.
+        self.awaits_home: Callable[[int], bool] = lambda _app: False
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -290,11 +295,34 @@ class Shadows:
             page.told(np.arange(0))
         return left
 
+    def of_earlier_lives(self, life: Life) -> list[ShadowPage]:
+        """Those whose home was that worker in a life that has ended, rows that have ended meanwhile included."""
+        return [page for page in self if page.home == life.worker and page.incarnation < life.incarnation]
+
+    def adopt(self, life: Life, addresses: Container[BatchAddress]) -> None:
+        """These batches are in the journal of that new life: it is the home of their rows and hears of all of them.
+        The others are nobody's any more."""
+        for page in self.of_earlier_lives(life):
+            page.has_dirty = False
+            if page.home_address in addresses:
+                page.incarnation, page.has_home = life.incarnation, True
+                page.is_told[:] = False
+                page.touch(np.arange(page.n))
+            else:
+                self._orphan(page)
+
     def _drop_news(self, page: ShadowPage) -> None:
+        page.has_dirty = False
+        if page.is_orphan or not self.awaits_home(page.batch.app):
+            self._orphan(page)
+        elif not page.n_open:
+            self._keep(page, page.batch.born + float(page.final_ms.max()) / 1000)
+
+    def _orphan(self, page: ShadowPage) -> None:
+        page.is_orphan = True
         rows = np.flatnonzero(page.dirty)
         self.rows_for_the_dead += len(rows)
         page.dirty[rows] = False
-        page.has_dirty = False
         self.on_orphans(page, rows)
         if not page.n_open:
             self._pages.pop(page.batch.address.sequence, None)

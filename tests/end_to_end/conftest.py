@@ -238,11 +238,7 @@ class Gateway:
                 connection.close()
 
         found: dict[tuple[str, str], float] = {}
-        try:
-            page = await trio.to_thread.run_sync(scrape)
-        except http.client.RemoteDisconnected:
-            # Once, with several workers on a busy machine (known-gaps.md). A scraper asks again, too.
-            page = await trio.to_thread.run_sync(scrape)
+        page = await trio.to_thread.run_sync(scrape)
         for line in page.splitlines():
             match = _SAMPLE.match(line)
             if match is not None:

@@ -23,7 +23,8 @@ from gateway.actors.credentials import CredentialKeeper
 from gateway.actors.foreign_rows import ForeignRows
 from gateway.actors.foreign_stops import ForeignStops
 from gateway.actors.front import Front
-from gateway.actors.merged_receipts import MergedReceipts
+from gateway.actors.merged_receipts import ReceiptSource
+from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rate_sharing import RateSharing, SharedRate
 from gateway.actors.service import Service
 from gateway.actors.spread import Spread
@@ -147,7 +148,8 @@ class Joint:
             me=place.worker,
             node=config.gateway.node,
             app_numbers={app.key: index for index, app in enumerate(config.apps)},
-            receipts=MergedReceipts(self._worker.home, self.links, life, place.workers),
+            receipts=MergedStream(ReceiptSource(self._worker.home), self.links, life, place.workers),
+            presence=MergedStream(self._worker.presence.source(), self.links, life, place.workers),
         )
         return self.front
 

@@ -38,6 +38,8 @@ class Channel(enum.IntEnum):
     OPPO = 8
     VIVO = 9
     MEIZU = 10
+    WEBHOOK = 11
+    UPS = 12
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.
@@ -99,11 +101,13 @@ _MOVES: dict[State, frozenset[State]] = {
             State.UNCERTAIN,
         }
     ),
-    # a timer fired, or the row ended while it waited
+    # a timer fired, or the row ended while it waited. VENDOR_ACCEPTED: a receipt says that the attempt before the wait
+    # arrived
     State.WAITING: frozenset(
         {
             State.QUEUED,
             State.HELD,
+            State.VENDOR_ACCEPTED,
             State.DEVICE_ACKED,
             State.FAILED,
             State.EXPIRED,
@@ -156,6 +160,10 @@ class Flag(enum.IntFlag):
     RESENT_UNCERTAIN = 16
     #: Waited for a device to come back; left out of latency figures.
     WAITED_OFFLINE = 32
+    #: The vendor took it and said later that its receiver will not get it.
+    UNDELIVERED = 64
+    #: A cap of the vendor's, for the day or for the device, was the reason.
+    QUOTA_REACHED = 128
 
 
 class Reason(enum.IntEnum):

@@ -10,7 +10,7 @@
     register_devices, device_status by row: the worker that owns the device; the answers are put together
     device                          its owner, and everybody for its last messages; by alias: everybody
     online_counts                   everybody, added up
-    subscribe_receipts              everybody, merged (merged_receipts.py)
+    subscribe_receipts, _presence   everybody, merged (merged_streams.py)
 
 All else is answered here. A worker alone has no Front: its listener calls the Service itself. A worker that is down
 makes the calls that need it `overloaded` with a time to come back, since it will be back in seconds. Waits for:
@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import trio
 
-from gateway.actors.merged_receipts import MergedReceipts
+from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rpc_listener import Caller, RpcConnection
 from gateway.actors.service import Service
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks
@@ -105,7 +105,8 @@ class Front:
         me: int,
         node: int,
         app_numbers: dict[str, int],
-        receipts: MergedReceipts,
+        receipts: MergedStream,
+        presence: MergedStream,
     ) -> None:
         self._service = service
         self._links = links
@@ -114,6 +115,7 @@ class Front:
         self._node = node
         self._app_numbers = app_numbers
         self._receipts = receipts
+        self._presence = presence
         self._nursery: trio.Nursery | None = None
         links.answer_with("rpc", self._on_ask)
         links.answer_with("messages", self._on_ask_messages)
@@ -135,12 +137,15 @@ class Front:
     def closed(self, connection: RpcConnection) -> None:
         self._service.closed(connection)
         self._receipts.closed(connection)
+        self._presence.closed(connection)
 
     def credited(self, connection: RpcConnection, stream: int) -> None:
         self._receipts.credited(connection, stream)
+        self._presence.credited(connection, stream)
 
     def cancelled(self, connection: RpcConnection, stream: int) -> None:
         self._receipts.cancelled(connection, stream)
+        self._presence.cancelled(connection, stream)
 
     def request(self, connection: RpcConnection, requested: Requested) -> None:
         """Answers, now or from a task, exactly once."""
@@ -207,12 +212,10 @@ class Front:
                 return functools.partial(self._device, session, message)
             case messages.OnlineCounts():
                 return functools.partial(self._counts, session, message)
-            case messages.SubscribePresence():
-                # One worker's devices alone would look like all of them.
-                raise BadRequest("kind", "presence is followed at a worker that is alone", code="forbidden")
-            case messages.SubscribeReceipts():
+            case messages.SubscribeReceipts() | messages.SubscribePresence():
                 app = self._app_numbers[session.app_key]
-                return functools.partial(self._receipts.run, connection, message, app)
+                stream = self._receipts if isinstance(message, messages.SubscribeReceipts) else self._presence
+                return functools.partial(stream.run, connection, message, app)
             case _:
                 return None
 

@@ -518,6 +518,7 @@ class LaneActor:
 
     def _act_on(self, flight: InFlight, rows: Rows, verdicts: U8, answers: dict[int, Answer], now: float) -> None:
         page = flight.page
+        verdicts = lane_bursts.believe_receipts(page, rows, verdicts)
         if not np.count_nonzero(verdicts):  # ACCEPTED is 0: the usual burst
             self._home.move(page, rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel)
             return

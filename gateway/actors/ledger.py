@@ -13,7 +13,7 @@ Waits for: the ledger archive. Is waited for by: Service.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -116,7 +116,7 @@ class LedgerActor:
         self._bell = Bell()
         #: Pages that the archive has not got as they are; bounded by what the home keeps in memory.
         self._unsaved: OrderedDict[int, LedgerPage] = OrderedDict()
-        self._late: deque[tuple[int, Rows, Callable[[LedgerPage, Rows], None]]] = deque()
+        self._late: deque[tuple[int, Rows, Callable[[LedgerPage, Rows], None], Callable[[], None]]] = deque()
 
     async def load(self) -> None:
         """New batches get addresses behind those of the archive, and pages that end are followed. Raises StoreError."""
@@ -137,15 +137,26 @@ class LedgerActor:
     def unsaved_pages(self) -> int:
         return len(self._unsaved)
 
-    def late(self, sequence: int, rows: Rows, then: Callable[[LedgerPage, Rows], None]) -> bool:
-        """The newest page of the sequence will be brought back, and `then` told; False where too many wait."""
+    def late(
+        self,
+        sequence: int,
+        rows: Rows,
+        then: Callable[[LedgerPage, Rows], None],
+        missing: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """The newest page of the sequence will be brought back, and `then` told, or `missing` where there is none;
+        False where too many wait."""
         if len(self._late) >= LATE_MAX:
             return False
-        self._late.append((sequence, rows, then))
+        self._late.append((sequence, rows, then, missing))
         self._bell.ring()
         return True
 
     # -- looking up; all read-only, and not kept
+
+    async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
+        """Those of the pages that the archive has. Raises StoreError."""
+        return await self._store.known(keys)
 
     async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
         """The page and row of a message id, from memory or the archive. Raises StoreError."""
@@ -246,6 +257,8 @@ class LedgerActor:
         await self._store.write(self._epoch, forms)
         self._observer.archived(len(pages))
         for page, seen in zip(pages, changes, strict=True):
+            if self._home.trail is not None:
+                self._home.trail.archived(page)
             sequence = page.batch.address.sequence
             if page.changes == seen and self._unsaved.get(sequence) is page:
                 del self._unsaved[sequence]
@@ -254,7 +267,7 @@ class LedgerActor:
 
     async def _bring_back(self) -> None:
         while self._late:
-            sequence, rows, then = self._late[0]
+            sequence, rows, then, missing = self._late[0]
             page = self._home.page(sequence)
             if page is None:
                 key = await self._store.newest(sequence)
@@ -263,7 +276,9 @@ class LedgerActor:
                 if page is not None and self._home.page(sequence) is None:
                     self._home.adopt(page)
             self._late.popleft()
-            if page is not None:
+            if page is None:
+                missing()
+            else:
                 then(page, rows[rows < page.n])
 
     async def _retain(self) -> None:

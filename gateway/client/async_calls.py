@@ -9,6 +9,7 @@ new link. Only what touches sockets, sleeping and waiting differs between the tw
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from abc import ABC, abstractmethod
@@ -499,8 +500,12 @@ class PageStream(Generic[_P]):
         self._retry: Retry | None = None
 
     async def __aenter__(self) -> PageStream[_P]:
-        """The gateway knows of the stream before any call that is made afterwards."""
-        await self._begin()
+        """The stream is in place: what changes from now on comes, whoever causes it and wherever."""
+        try:
+            await self._any_page(until=self._calls._now() + self._calls._timeout_s)
+        except BaseException:
+            self._cancel()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -510,12 +515,17 @@ class PageStream(Generic[_P]):
         return self
 
     async def __anext__(self) -> _P:
+        while not (page := await self._any_page()).n:
+            pass  # the first page only says where the stream begins
+        return page
+
+    async def _any_page(self, until: float = math.inf) -> _P:
         calls = self._calls
         while True:
             link, slot = await self._begin()
             retry = self._retry_now()
             try:
-                page = await self._next_page(link, slot)
+                page = await self._next_page(link, slot, retry, until)
             except Lost as lost:
                 self._slot = None
                 await calls._sleep(retry.after_loss(lost, calls._now()))
@@ -552,7 +562,7 @@ class PageStream(Generic[_P]):
             self._unpaid = 0
         return self._link, self._slot
 
-    async def _next_page(self, link: Link, slot: Slot) -> StreamPage | Answer:
+    async def _next_page(self, link: Link, slot: Slot, retry: Retry, until: float) -> StreamPage | Answer:
         if self._unpaid and link.lost is None:
             # The caller has come back for more: the last page is done with.
             link.session.grant(self._number, self._unpaid)
@@ -565,7 +575,10 @@ class PageStream(Generic[_P]):
                 return slot.answer
             if link.lost is not None:
                 raise link.loss(was_sent=True)
-            await slot.bell.wait()
+            if until == math.inf:
+                await slot.bell.wait()
+            elif not await self._calls._wait(slot.bell, until):
+                raise retry.out_of_time(was_sent=True)
 
     def _cancel(self) -> None:
         link = self._link

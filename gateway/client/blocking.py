@@ -329,7 +329,8 @@ class BlockingClient:
                         continue  # the session lets no other through
                     losses = None
                     cursor = page.cursor
-                    yield page
+                    if page.n:  # the first one only says where the stream begins
+                        yield page
                 return
             except Lost as lost:
                 if losses is None:

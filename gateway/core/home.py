@@ -146,9 +146,8 @@ class Home:
             self._labelled_at += elapsed_ms / 1000
         return self._newest_unix_ms
 
-    def continue_from(self, sequence: int, unix_ms: int, now: float) -> None:
-        """Batches are numbered from there on, and labelled no earlier."""
-        self._next_sequence = sequence % message_id.SEQUENCES_MAX
+    def label_after(self, unix_ms: int, now: float) -> None:
+        """Batches are labelled no earlier than that."""
         self._newest_unix_ms, self._labelled_at = max(self._newest_unix_ms, unix_ms), now
 
     @property
@@ -166,9 +165,14 @@ class Home:
         return BatchAddress(label, self._journal, sequence)
 
     def begin_after(self, sequence: int, unix_ms: int) -> None:
-        """Batches of an earlier run have addresses up to this one; new ones come behind the newest that was named."""
-        if unix_ms >= self._newest_unix_ms:
-            self._next_sequence = (sequence + 1) % message_id.SEQUENCES_MAX
+        """A batch of an earlier run has this address, or was to get it; new ones come behind the newest that is named,
+        by whichever store: the archive, the inbox and the journal each know of others. To be called before anything is
+        opened or labelled."""
+        following = (sequence + 1) % message_id.SEQUENCES_MAX
+        # Numbers begin again after four million batches: of two with one label the one behind the other is the newer.
+        is_ahead = (following - self._next_sequence) % message_id.SEQUENCES_MAX < message_id.SEQUENCES_MAX // 2
+        if unix_ms > self._newest_unix_ms or (unix_ms == self._newest_unix_ms and is_ahead):
+            self._next_sequence = following
             self._newest_unix_ms = unix_ms
 
     def is_ours(self, address: BatchAddress) -> bool:
@@ -313,9 +317,18 @@ class Home:
         """
         page.state[rows] = states
         page.reason[rows], page.channel[rows], page.flags[rows] = marks.reasons, marks.channels, marks.flags
+        # What a device acknowledged was delivered.
+        page.receipt[rows[states == State.DEVICE_ACKED]] = Receipt.DELIVERED
         open_before = page.n_open
         page.counts[:] = np.bincount(page.state, minlength=len(State))
         self.rows_open -= open_before - page.n_open
+
+    def ended_before(self, page: LedgerPage) -> None:
+        """All rows of a page from a journal had ended when the process before ended: only what follows was missing."""
+        page.n_routed = page.n
+        if self.trail is not None:
+            self.trail.finished(page)
+        self.on_done(page)
 
     def raise_receipts(self, page: LedgerPage, rows: Rows, receipt: Receipt, now: float) -> Rows:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
@@ -335,6 +348,17 @@ class Home:
             self._observer.receipts_rose(len(rose), receipt, channels)
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
         return rose
+
+    def add_flags(self, page: LedgerPage, rows: Rows, flags: U8) -> None:
+        """The rows, some of them more than once, have these flags too; (k,)."""
+        if not ((page.flags[rows] & flags) != flags).any():
+            return
+        np.bitwise_or.at(page.flags, rows, flags)
+        page.changes += 1
+        if isinstance(page, ShadowPage):
+            page.touch(rows)
+        elif not page.n_open:
+            self.on_done(page)
 
     def _record(
         self,

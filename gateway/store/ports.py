@@ -222,6 +222,10 @@ class LedgerArchive(Protocol):
         """The joined parts of a page; None where there is none."""
         ...
 
+    async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
+        """Those of the pages that are there."""
+        ...
+
     async def newest(self, sequence: int | None) -> PageKey | None:
         """The newest page of a sequence, or of all."""
         ...

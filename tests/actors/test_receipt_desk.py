@@ -97,6 +97,7 @@ async def taken(site: Site, n: int) -> tuple[list[bytes], LedgerPage]:
 
 
 async def settled() -> None:
+    await trio.sleep(0.05)
     await trio.testing.wait_all_tasks_blocked()
 
 

@@ -256,3 +256,52 @@ async def told_by_stream(gateway: Any, tasks: dict[str, Any], stream: list[tuple
     with trio.fail_after(WAIT_S):
         while not wanted <= set(stream):
             await trio.sleep(0.05)
+
+
+async def test_receipts_find_their_rows_at_whichever_worker_they_arrive(
+    ready: dict[str, Any],
+    folder: Path,
+    port: int,
+    serve: Callable[..., Any],
+    open_clients: Callable[..., Any],
+) -> None:
+    """Two workers: home of the row, owner of the device and receiver of the receipt are any of them."""
+    names = ("huawei", "oppo")
+    process = serve(
+        None,
+        vendors={name: table_of(name, ready, folder, port) for name in names},
+        receipts={"listeners": [{"address": f"tcp://127.0.0.1:{port}"}]},
+        gateway={"workers": 2, "data_dir": str(folder / "data")},
+        unregister_guard={"rows_min": 1000},
+    )
+    async with open_clients(process.ready) as gateway:
+        for name in names:
+            kind = VENDORS[name]
+            ids = {os.urandom(16): "1" if number % 8 == 3 else "0" for number in range(48)}
+            states = [
+                DeviceState(device_id=one, channel=name, token=kind.token(one, mark), proven_unix_s=1)
+                for one, mark in ids.items()
+            ]
+            assert (await gateway.client.register_devices(states)).registered == len(ids)
+            tasks = [
+                (
+                    await gateway.client.submit(Variant("t", f"b{n}", strategy=2), list(ids), request_id=f"{name}{n}")
+                ).task_id
+                for n in range(2)
+            ]
+            alive = sum(mark == "0" for mark in ids.values())
+            with trio.move_on_after(WAIT_S):
+                while True:
+                    told = [(await gateway.client.task_state(task)).receipts.get("delivered") for task in tasks]
+                    if told == [alive] * len(tasks):
+                        break
+                    await trio.sleep(0.05)
+            assert told == [alive] * len(tasks), await told_of(gateway, name)
+            # The tokens that were called dead are gone from their devices, whoever owns these.
+            wanted = {"vendor_accepted": alive, "dropped": len(ids) - alive}
+            found: dict[str, int] = {}
+            with trio.move_on_after(WAIT_S):
+                while found != wanted:
+                    answer = await gateway.client.submit(Variant("t", "last", strategy=2), list(ids))
+                    found = (await gateway.until_final(answer.task_id)).states
+            assert found == wanted

@@ -40,6 +40,8 @@ class Channel(enum.IntEnum):
     MEIZU = 10
     WEBHOOK = 11
     UPS = 12
+    ALIYUN_SMS = 13
+    TENCENT_SMS = 14
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.

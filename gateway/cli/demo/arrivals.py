@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from gateway.cli.demo.channels import CHANNELS
 from gateway.cli.demo.cutting import are_intact, digest_of
 from gateway.cli.demo.proof import Arrival, LedgerRow, Notification
 
@@ -82,7 +83,19 @@ def vendor_arrivals(received: Iterable[Mapping[str, Any]], rows: Rows) -> Iterat
     for row in received:
         target, message_id = bytes.fromhex(row["target"]), bytes.fromhex(row["message_id"])
         arrival = Arrival(row["simulator"], message_id, target, row["sha256"], row["copies"], texts_of(row))
-        yield rows.named(arrival, row.get("reference", ""))
+        yield rows.named(_as_message(arrival), row.get("reference", ""))
+
+
+def _as_message(arrival: Arrival) -> Arrival:
+    """The arrival with the texts of its message, where the vendor knows parameters of a template only."""
+    read = CHANNELS[arrival.channel].texts
+    if read is None or arrival.texts is None or digest_of(*arrival.texts) != arrival.sha256:
+        return arrival
+    try:
+        texts = read(*arrival.texts)
+    except (ValueError, KeyError, TypeError):
+        return arrival
+    return arrival._replace(texts=texts, sha256=digest_of(*texts))
 
 
 def texts_of(row: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ A channel that the registry knows and this table does not is a failing test, so 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,15 @@ class DemoChannel(NamedTuple):
     tells of its credentials -> the vendor's table in the configuration, but for host, port and ca_file.
 
     simulator: keys of the simulator's section that the demo sets: caps per device are off, since a file of any length
-    may be for few devices.
+    may be for few devices. texts: what the simulator kept as title and body -> those of the message, where a vendor
+    shows templates with parameters; raises ValueError where they are not there.
     """
 
     platform: str
     token: Callable[[bytes], str]
     table: Callable[[Mapping[str, Any], SecretFile], Table]
     simulator: Table
+    texts: Callable[[str, str], tuple[str, str]] | None = None
 
 
 def _apns(known: Mapping[str, Any], secret: SecretFile) -> Table:
@@ -88,10 +91,47 @@ def _webhook(known: Mapping[str, Any], secret: SecretFile) -> Table:
     return {"secret_file": secret(known["secret"])}
 
 
+def _aliyun_sms(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    template = {"id": "SMS_1", "params": {"title": "{{title}}", "content": "{{body}}"}}
+    return {
+        "access_key_id": known["access_key_id"],
+        "access_key_secret_file": secret(known["access_key_secret"]),
+        "sign_name": "Demo",
+        "templates": {"default": template},
+    }
+
+
+def _aliyun_texts(title: str, body: str) -> tuple[str, str]:
+    params = json.loads(body)
+    return params["title"], params["content"]
+
+
+def _tencent_sms(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    template = {"id": "1234567", "params": {"1": "{{title}}", "2": "{{body}}"}}
+    return {
+        "secret_id": known["secret_id"],
+        "secret_key_file": secret(known["secret_key"]),
+        "sdk_app_id": known["sdk_app_id"],
+        "sign_name": "Demo",
+        "templates": {"default": template},
+    }
+
+
+def _two_lines(title: str, body: str) -> tuple[str, str]:
+    """Parameters joined by line feeds: the first is the title, which has none of its own in the sample."""
+    first, _, second = body.partition("\n")
+    return first, second
+
+
 def _fcm_token(digest: bytes) -> str:
     """A prefix of 22 characters, a colon and 140 more."""
     long = (digest.hex() + hashlib.sha512(digest).hexdigest()).translate(str.maketrans("01", "-_"))
     return f"{long[:22]}:APA91b{long[22:156]}"
+
+
+def _number(digest: bytes) -> str:
+    """A mainland number."""
+    return f"139{int.from_bytes(digest[16:24], 'big') % 10**8:08d}"
 
 
 _PER_DEVICE_OFF = {"marketing_per_device_per_day": 0}
@@ -112,6 +152,14 @@ CHANNELS: dict[str, DemoChannel] = {
     ),
     "webhook": DemoChannel("web", lambda digest: f"user-{digest[16:24].hex()}", _webhook, {}),
     "ups": DemoChannel("android", lambda digest: f"ups_{digest[16:32].hex()}", _webhook, {}),
+    "aliyun_sms": DemoChannel("phone", _number, _aliyun_sms, {}, _aliyun_texts),
+    "tencent_sms": DemoChannel(
+        "phone",
+        lambda digest: f"+86{_number(digest)}",
+        _tencent_sms,
+        {"number_per_30_s": 0, "number_per_hour": 0, "number_per_day": 0},
+        _two_lines,
+    ),
 }
 
 

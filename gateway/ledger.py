@@ -42,6 +42,9 @@ class Channel(enum.IntEnum):
     UPS = 12
     ALIYUN_SMS = 13
     TENCENT_SMS = 14
+    WECHAT = 15
+    WECOM = 16
+    DINGTALK = 17
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.

@@ -18,8 +18,9 @@ from vendors import REGISTRY
 
 TEMPLATES = {"default": {"id": "SMS_1", "params": {"title": "{{title}}", "content": "{{body}}"}}}
 PLACES = {"default": {"id": "1", "params": {"1": "{{title}}", "2": "{{body}}"}}}
+THINGS = {"default": {"id": "T", "params": {"thing1": "{{title}}", "thing2": "{{body}}"}}}
 #: A token of the vendor's form, where it has a strict one.
-TOKENS = {"aliyun_sms": "13800000000", "tencent_sms": "+8613800000000"}
+TOKENS = {"aliyun_sms": "13800000000", "tencent_sms": "+8613800000000", "wechat": "o" * 28}
 #: Settings that satisfy each vendor, without the defaults.
 MINIMAL: dict[str, dict[str, Any]] = {
     "apns": {"team_id": "T", "key_id": "K", "topic": "com.example.app", "key_file": "key.p8"},
@@ -35,6 +36,9 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "ups": {"host": "ups.example.com", "secret_file": "ups.secret"},
     "aliyun_sms": {"access_key_id": "ak", "access_key_secret_file": "a", "sign_name": "Demo", "templates": TEMPLATES},
     "tencent_sms": {"secret_id": "i", "sdk_app_id": "1400", "secret_key_file": "t", "templates": PLACES},
+    "wechat": {"appid": "wx1", "app_secret_file": "w", "templates": THINGS, "page": "pages/index"},
+    "wecom": {"corpid": "ww1", "agentid": 1000002, "corp_secret_file": "w", "card_url": "https://a.b/c"},
+    "dingtalk": {"app_key_id": "ding1", "agent_id": 7, "app_secret_file": "d", "card_url": "https://a.b/c"},
 }
 #: What a vendor has no place for.
 LACKS: dict[str, set[str]] = {}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gateway.cli.demo.channels import CHANNELS
 from gateway.cli.demo.cutting import are_intact, digest_of
-from gateway.cli.demo.proof import Arrival, LedgerRow, Notification
+from gateway.cli.demo.proof import Arrival, LedgerRow, Notification, whole_of
 
 #: Of a message id and of a callback parameter alike: time, journal and sequence of the batch; in a message id, version
 #: and variant of the UUID stand between (docs/message-id.md).
@@ -71,11 +71,11 @@ def _batch_of(message_id: bytes) -> int:
 
 
 def _is_whole(arrival: Arrival, notification: Notification) -> bool:
-    return arrival.sha256 == digest_of(notification.title, notification.body)
+    return arrival.sha256 == digest_of(*whole_of(arrival, notification))
 
 
 def _is_cut(arrival: Arrival, notification: Notification) -> bool:
-    return arrival.texts is not None and are_intact(arrival.texts, (notification.title, notification.body))
+    return arrival.texts is not None and are_intact(arrival.texts, whole_of(arrival, notification))
 
 
 def vendor_arrivals(received: Iterable[Mapping[str, Any]], rows: Rows) -> Iterator[Arrival]:
@@ -88,14 +88,14 @@ def vendor_arrivals(received: Iterable[Mapping[str, Any]], rows: Rows) -> Iterat
 
 def _as_message(arrival: Arrival) -> Arrival:
     """The arrival with the texts of its message, where the vendor knows parameters of a template only."""
-    read = CHANNELS[arrival.channel].texts
+    read, is_one_line = CHANNELS[arrival.channel].texts, CHANNELS[arrival.channel].is_one_line
     if read is None or arrival.texts is None or digest_of(*arrival.texts) != arrival.sha256:
         return arrival
     try:
         texts = read(*arrival.texts)
     except (ValueError, KeyError, TypeError):
         return arrival
-    return arrival._replace(texts=texts, sha256=digest_of(*texts))
+    return arrival._replace(texts=texts, sha256=digest_of(*texts), is_one_line=is_one_line)
 
 
 def texts_of(row: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -23,7 +23,7 @@ class DemoChannel(NamedTuple):
 
     simulator: keys of the simulator's section that the demo sets: caps per device are off, since a file of any length
     may be for few devices. texts: what the simulator kept as title and body -> those of the message, where a vendor
-    shows templates with parameters; raises ValueError where they are not there.
+    shows templates with parameters; raises ValueError where they are not there. is_one_line: line breaks become blanks.
     """
 
     platform: str
@@ -31,6 +31,7 @@ class DemoChannel(NamedTuple):
     table: Callable[[Mapping[str, Any], SecretFile], Table]
     simulator: Table
     texts: Callable[[str, str], tuple[str, str]] | None = None
+    is_one_line: bool = False
 
 
 def _apns(known: Mapping[str, Any], secret: SecretFile) -> Table:
@@ -117,6 +118,35 @@ def _tencent_sms(known: Mapping[str, Any], secret: SecretFile) -> Table:
     }
 
 
+def _wechat(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    template = {"id": "T" * 43, "params": {"thing1": "{{title}}", "thing2": "{{body}}"}}
+    return {
+        "appid": known["appid"],
+        "app_secret_file": secret(known["secret"]),
+        "templates": {"default": template},
+        "page": "pages/index/index",
+        "web_view_page": "pages/web/index",
+    }
+
+
+def _wecom(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {
+        "corpid": known["corpid"],
+        "agentid": known["agentid"],
+        "corp_secret_file": secret(known["corpsecret"]),
+        "card_url": "https://example.com/open",
+    }
+
+
+def _dingtalk(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {
+        "app_key_id": known["appkey"],
+        "agent_id": known["agent_id"],
+        "app_secret_file": secret(known["appsecret"]),
+        "card_url": "https://example.com/open",
+    }
+
+
 def _two_lines(title: str, body: str) -> tuple[str, str]:
     """Parameters joined by line feeds: the first is the title, which has none of its own in the sample."""
     first, _, second = body.partition("\n")
@@ -159,6 +189,16 @@ CHANNELS: dict[str, DemoChannel] = {
         _tencent_sms,
         {"number_per_30_s": 0, "number_per_hour": 0, "number_per_day": 0},
         _two_lines,
+    ),
+    "wechat": DemoChannel("mini_program", lambda digest: f"o{digest[16:30].hex()[:27]}", _wechat, {}, _two_lines, True),
+    "wecom": DemoChannel(
+        "work_chat",
+        lambda digest: f"user.{digest[16:24].hex()}",
+        _wecom,
+        {"user_per_minute": 0, "user_per_hour": 0},
+    ),
+    "dingtalk": DemoChannel(
+        "work_chat", lambda digest: digest[16:24].hex(), _dingtalk, {"same_text_once_a_day": False}
     ),
 }
 

@@ -1,6 +1,6 @@
 """WeCom (enterprise WeChat): messages of an application to persons. Targets are user ids, in lower case.
 
-Source: developer.work.weixin.qq.com, "send application messages" and "gettoken" (2026-11, a copy at
+Source: https://developer.work.weixin.qq.com, "send application messages" and "gettoken" (2026-11, a copy at
 qiyeweixin.apifox.cn; codes and some limits from memory: there is no fact sheet).
 
 One request takes up to 1000 persons of one content; different texts go one by one. A message that opens something is a

@@ -1,8 +1,8 @@
 """What WeCom and DingTalk share: cards with a link where a message opens something, else plain text; the same errors.
 
-Source: developer.work.weixin.qq.com "send application messages" and open.dingtalk.com "work notices" (2026-11, copies;
-codes and limits partly from memory: there is no fact sheet). Nothing is echoed by either, so the link carries the
-message id in its query.
+Source: https://developer.work.weixin.qq.com "send application messages" and https://open.dingtalk.com "work notices"
+(2026-11, copies; codes and limits partly from memory: there is no fact sheet). Nothing is echoed by either, so the link
+carries the message id in its query.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DingTalk: work notices of an application to persons. Targets are user ids.
 
-Source: https://open.dingtalk.com, "work notices" (asyncsend_v2; a copy of 2019-1-7 at open-doc.dingtalk.com, read in 2026-11)
-and "gettoken" (codes and newer limits from memory: there is no fact sheet).
+Source: https://open.dingtalk.com, "work notices" (asyncsend_v2; a copy of 2019-1-7 at open-doc.dingtalk.com, read in
+2026-11) and "gettoken" (codes and newer limits from memory: there is no fact sheet).
 
 One request takes up to 100 persons of one content; different texts go one by one. A message that opens something is a
 link (`click` of type url, or `card_url`), any other a text. DingTalk only says that it took a notice:

@@ -35,14 +35,15 @@ from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks, make_hel
 from gateway.app_siblings import Siblings
 from gateway.columns import U8, Bool, Rows
 from gateway.config import Config
-from gateway.content import Class
 from gateway.core.options import AppDefaults, compile_options
 from gateway.core.ownership import Ownership
+from gateway.core.recovery import resend_table
 from gateway.core.report import open_rows
 from gateway.core.shadow import Life
-from gateway.ledger import LedgerPage
+from gateway.ledger import CHANNEL_NAMES, LedgerPage
 from gateway.net.unix import open_unix_listener
 from gateway.observe.links import LinkCounts
+from vendors import SENT_ONCE
 
 if TYPE_CHECKING:
     from gateway.app import Worker
@@ -240,8 +241,11 @@ def _ring(built: VendorLane) -> None:
 def _resends(config: Config, defaults: list[AppDefaults], page: LedgerPage, rows: Rows) -> Bool:
     """Which rows may go again though a first attempt may have arrived: `retry.on_uncertain_*` of their class."""
     options = compile_options(page.batch, defaults[page.batch.app])
-    by_class = np.zeros(len(Class), np.bool_)
-    by_class[Class.SYSTEM] = config.retry.on_uncertain_system == "resend"
-    by_class[Class.MARKETING] = config.retry.on_uncertain_marketing == "resend"
-    chosen: Bool = by_class[options.classes[options.variant_index(page.batch, rows)]]
+    rules = config.retry
+    table = resend_table(
+        system=rules.on_uncertain_system == "resend",
+        marketing=rules.on_uncertain_marketing == "resend",
+        once=[CHANNEL_NAMES[name] for name in SENT_ONCE],
+    )
+    chosen: Bool = table[page.channel[rows], options.classes[options.variant_index(page.batch, rows)]]
     return chosen

@@ -30,6 +30,7 @@ from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
 from gateway.actors.service import Service
+from gateway.actors.store_desk import StoreDesk
 from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
@@ -280,7 +281,7 @@ class Worker:
             wait_registered=self.stores.wait_written,
             pages=self.pages,
             # Devices and rows of other workers would be missing.
-            desk=self.stores.desk(self.devices, self.home, self.clock) if config.gateway.workers == 1 else None,
+            desk=self._store_desk() if config.gateway.workers == 1 else None,
             audiences=self.audiences,
         )
         self.uplink = build_uplink(self)
@@ -296,6 +297,9 @@ class Worker:
             unsent_bytes_max=config.rpc.unsent_bytes_max,
             frames_bytes_max=config.rpc.frames_bytes_max,
         )
+
+    def _store_desk(self) -> StoreDesk:
+        return self.stores.desk(self.devices, self.home, self.clock, self.pages, self.inbox)
 
     def _check_room(self) -> None:
         """Raises Overloaded when too many rows are parked, here or for other workers."""
@@ -492,8 +496,9 @@ class Worker:
         # The journal lets go what the archive has.
         await self.stores.flush()
         left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
-        # Those in the journal go on at the next start.
-        lost = self.home.rows_open - left["rows_in_journal"]
+        # Those in the journal and those that wait in the stores go on at the next start.
+        left["rows_in_stores"] = self.stores.rows_kept(self.home)
+        lost = self.home.rows_open - sum(left.values())
         self.log.info("stopped", rows_open=self.rows_open(), rows_lost=lost, connections=len(self.rpc), **left)
 
     async def _wait_idle(self) -> None:
@@ -516,7 +521,9 @@ class Worker:
         return own if self.siblings is None else own + self.siblings.control.not_ready
 
     def rows_open(self) -> dict[str, int]:
-        return open_rows(self.home.pages())
+        found = open_rows(self.home.pages())
+        found["held"] += self.home.away_pages.rows
+        return found
 
     def rows_to_lose(self) -> dict[str, int]:
         """Rows that are in this process's memory alone, those that it holds for others included."""

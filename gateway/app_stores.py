@@ -105,22 +105,26 @@ class Stores:
         ledger = self._config.ledger
         self.ledger = LedgerActor(
             store=self._archive,
+            inbox=self.inbox,
             epoch=self._epoch,
             home=home,
             secret=secret,
             clock=clock,
             observer=LedgerCounts(self._metrics, self._log),
+            held_write_s=ledger.held_write_s,
             retention_s=ledger.retention_s,
             retention_bytes_max=ledger.retention_bytes_max,
             retention_check_s=ledger.retention_check_s,
         )
         return self.ledger
 
-    def desk(self, devices: DeviceTable, home: Home, clock: Clock) -> StoreDesk:
+    def desk(self, devices: DeviceTable, home: Home, clock: Clock, pages: PageSource, inbox: InboxActor) -> StoreDesk:
         """Who answers what is asked of the stores."""
         return StoreDesk(
             devices=devices,
             registry=self.registry,
+            pages=pages,
+            fetch=inbox.fetch,
             inbox=self.inbox,
             epoch=self._epoch,
             home=home,
@@ -197,7 +201,10 @@ class Stores:
             supervise("ledger", self.ledger.run)
 
     def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:
-        return InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
+        actor = InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
+        if self.ledger is not None:
+            actor.fetch = self.ledger.fetch
+        return actor
 
     async def wait_written(self) -> None:
         """What was registered so far is durable, where it is to be. Raises StoreError."""
@@ -218,6 +225,13 @@ class Stores:
                 await self.ledger.flush()
             except StoreError as error:
                 self._log.error("ledger pages not written", error=str(error), pages=self.ledger.unsaved_pages)
+
+    def rows_kept(self, home: Home) -> int:
+        """Rows that the journal does not hold and that a next start finds all the same: in inbox and archive."""
+        if self.ledger is None:
+            return 0
+        resting = (page for page in home.pages() if page.trail is None and page.rests and page.is_saved)
+        return home.away_pages.rows + sum(page.n_open for page in resting)
 
     def on_inbox_error(self, error: BaseException) -> None:
         """The inbox tries again; what waits is in ledger pages meanwhile."""

@@ -119,9 +119,17 @@ class DeviceOwner:
     def _acknowledged(self, sequence: int, rows: Rows, *, is_late: bool) -> None:
         page = self._home.page(sequence)
         if page is None:
+            # Rows of a page that left memory have ended, or wait for their device: whatever came is late for them.
             if self.ask_archive is None or not self.ask_archive(sequence, rows, self._acknowledged_archived):
                 self._observer.stray(len(rows))
             return
+        self._acknowledge(page, rows, is_late=is_late)
+
+    def _acknowledged_archived(self, page: LedgerPage, rows: Rows) -> None:
+        self._acknowledge(page, rows, is_late=True)
+
+    def _acknowledge(self, page: LedgerPage, rows: Rows, *, is_late: bool) -> None:
+        sequence = page.batch.address.sequence
         now = self._clock.monotonic()
         if not is_late and page.are_all(rows, State.IN_FLIGHT, Channel.LONG_LINK):
             done = rows
@@ -145,10 +153,6 @@ class DeviceOwner:
         if self._inbox.has_full_windows:
             for device_id in page.batch.device_ids[rows]:
                 self._inbox.room_appeared(device_id.tobytes())
-
-    def _acknowledged_archived(self, page: LedgerPage, rows: Rows) -> None:
-        """Rows that had ended when their page left memory: only their receipts rise."""
-        self._home.raise_receipts(page, rows, Receipt.DELIVERED, self._clock.monotonic())
 
     def unacknowledged(self, tags: I64, why: Unacknowledged) -> None:
         for sequence, rows in split_by_sequence(tags):

@@ -158,13 +158,14 @@ class TrailAgainstADisk(RuleBasedStateMachine):
 
     @rule()
     def let_go(self) -> None:
-        pages = self.trail.take_final(2)
+        gone = self.trail.take_final(2)
+        pages = [batch.page for batch in gone]
         free = self.trail.take_free()
         for page in pages:
             self.batches.discard(page.batch.address.sequence)
         for position in free:
             del self.records[position]
-        self.trail.released(pages)
+        self.trail.released(gone)
         for page in pages:
             del self.pages[page.batch.address.sequence]
             for row in range(page.n):
@@ -298,8 +299,8 @@ def test_a_batch_that_ends_before_anything_was_written_costs_its_release_alone(t
     home.move(page, np.arange(ROWS), State.DROPPED, Reason.UNKNOWN_DEVICE, 1.0)
     assert not trail.has_dirty
     (gone,) = trail.take_final(10)
-    assert gone is page
-    trail.released([page])
+    assert gone.page is page
+    trail.released([gone])
     assert trail.take_free() == []
 
 

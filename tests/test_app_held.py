@@ -1,0 +1,156 @@
+"""Rows that wait for devices leave memory with their pages, and go on from the disk: by return, by time, by hand, after
+a start. A worker in this process with real files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from bench.devices import mqtt
+from gateway.app import Ready, Worker, load
+from gateway.cli.toml_text import to_toml
+from gateway.client.requests import DeviceState
+from gateway.client.trio_client import TrioClient, open_trio_client
+from gateway.content import Variant
+from gateway.core.identity import device_password
+from gateway.observe.log import Log
+
+SECRET = b"the secret of the shop"
+DEVICES = 400
+TASKS = 12
+#: Of 58 bytes a row: two pages of this test, and what is known of those that are away.
+LEDGER_BYTES = 58 * DEVICES * 2 + 300 * TASKS
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Short, because socket paths are: pytest's own directories can be too long for them.
+    name = tempfile.mkdtemp(prefix="pg-")
+    yield Path(name)
+    shutil.rmtree(name, ignore_errors=True)
+
+
+def make_worker(folder: Path, durability: str) -> Worker:
+    (folder / "app.secret").write_bytes(SECRET)
+    table: dict[str, Any] = {
+        "gateway": {"data_dir": str(folder / "data"), "drain_s": 2.0},
+        "dev": {"clock": True},
+        "rpc": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
+        "operator": {"socket": str(folder / "operator.sock")},
+        "http": {"address": "tcp://127.0.0.1:0"},
+        "long_link": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
+        "devices": {"devices_max": 1000, "token_bytes_max": 1_000_000},
+        "store": {"data_dir": str(folder / "store"), "shard_groups": 1},
+        "apps": [{"key": "shop", "secrets": [{"file": str(folder / "app.secret")}], "durability": durability}],
+    }
+    (folder / "gateway.toml").write_text(to_toml(table))
+    config = load(str(folder / "gateway.toml"))
+    config.gateway.data_dir.mkdir(exist_ok=True)
+    worker = Worker(config, log=Log(stream=io.StringIO()))
+    # Smaller than a configuration may have it.
+    worker.home._ledger_bytes_max, worker.home._rows_open_max = LEDGER_BYTES, 2 * DEVICES
+    return worker
+
+
+@contextlib.asynccontextmanager
+async def serving(worker: Worker) -> AsyncIterator[tuple[TrioClient, int]]:
+    """A client of the running worker and its port for devices; it is cut off afterwards."""
+    readies: list[Ready] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run, readies.append)
+        with trio.fail_after(30):
+            while not readies:
+                await trio.sleep(0.01)
+        async with open_trio_client(readies[0].rpc[0], "shop", SECRET, timeout_s=60.0) as client:
+            yield client, int(readies[0].long_link[0].rsplit(":", 1)[1])
+        nursery.cancel_scope.cancel()
+    worker.close()
+
+
+async def received(port: int, device_id: bytes, n: int) -> list[bytes]:
+    """What the device gets when it connects: n messages, acknowledged."""
+    name, found, reader = device_id.hex(), [], mqtt.Reader()
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(mqtt.connect(name, "shop", device_password(SECRET, name), 60))
+        await stream.send_all(mqtt.subscribe(1, f"d/{name}/down", 1))
+        with trio.fail_after(30):
+            while len(found) < n:
+                for packet in reader.receive_data(bytes(await stream.receive_some(65536))):
+                    if isinstance(packet, mqtt.Publish):
+                        found.append(packet.payload)
+                        await stream.send_all(mqtt.puback(packet.packet_id))
+        # The last acknowledgement is with the gateway before the connection ends.
+        await stream.send_all(b"\xc0\x00")
+        with trio.fail_after(30):
+            assert await stream.receive_some(65536)
+    return [payload.split(b'"title":"')[1].split(b'"')[0] for payload in found]
+
+
+async def until_away(worker: Worker, pages: int) -> None:
+    with trio.fail_after(60):
+        while len(worker.home.away_pages) < pages:
+            await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("durability", ["disk", "memory"])
+async def test_pages_of_held_rows_leave_memory_and_come_back_when_they_are_needed(
+    folder: Path, durability: str
+) -> None:
+    ids = [number.to_bytes(16, "big") for number in range(1, DEVICES + 1)]
+    worker = make_worker(folder, durability)
+    tasks: list[bytes] = []
+    async with serving(worker) as (client, port):
+        await client.register_devices([DeviceState(device_id=one) for one in ids])
+        for number in range(TASKS):
+            ttl_s = 600 if number < 2 else 6000
+            # The client asks again while memory is short.
+            done = await client.submit(Variant(title=f"task {number}", body="b", ttl_s=ttl_s), ids)
+            tasks.append(done.task_id)
+            assert worker.home.statistics().ledger_bytes <= LEDGER_BYTES + 58 * DEVICES
+        await until_away(worker, TASKS - 2)
+        assert worker.home.statistics().ledger_bytes <= LEDGER_BYTES
+        assert worker.rows_open()["held"] == worker.home.rows_open == TASKS * DEVICES
+        assert (await client.task_state(tasks[0])).states == {"held": DEVICES}
+        # By return: in their order, once.
+        assert await received(port, ids[5], TASKS) == [f"task {number}".encode() for number in range(TASKS)]
+        # By time.
+        worker.clock.advance(700)  # type: ignore[attr-defined]
+        for task in tasks[:2]:
+            await until_states(client, task, {"expired": DEVICES - 1, "device_acked": 1})
+        assert (await client.task_state(tasks[3])).states == {"held": DEVICES - 1, "device_acked": 1}
+        hops = (await client.trace(task_id=tasks[4], device_id=ids[5])).hops
+        assert hops[-1].receipt == "delivered"
+        # By hand.
+        async with open_trio_client(f"unix://{folder / 'operator.sock'}", role="operator") as operator:
+            assert (await operator.purge_stored(task_id=tasks[3])).rows == DEVICES - 1
+        assert (await client.task_state(tasks[3])).states == {"cancelled": DEVICES - 1, "device_acked": 1}
+        assert worker.home.rows_not_conserved() == 0
+        with trio.fail_after(60):
+            while worker.stores.ledger.unsaved_pages or worker.home.evict_some() is False:  # type: ignore[union-attr]
+                await trio.sleep(0.05)
+        assert worker.home.statistics().ledger_bytes <= LEDGER_BYTES
+    # After a start: nothing of these pages is read before somebody needs it.
+    worker = make_worker(folder, durability)
+    async with serving(worker) as (client, port):
+        left = TASKS - 3
+        assert worker.home.rows_open == left * (DEVICES - 1)
+        assert await received(port, ids[7], left) == [
+            f"task {number}".encode() for number in range(TASKS) if number not in (0, 1, 3)
+        ]
+        assert (await client.task_state(tasks[-1])).states == {"held": DEVICES - 2, "device_acked": 2}
+        assert worker.home.rows_not_conserved() == 0
+
+
+async def until_states(client: TrioClient, task_id: bytes, states: dict[str, int]) -> None:
+    with trio.fail_after(60):
+        while (found := (await client.task_state(task_id)).states) != states:
+            await trio.sleep(0.02)
+    assert found == states

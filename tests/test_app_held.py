@@ -21,6 +21,7 @@ from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client
 from gateway.content import Variant
 from gateway.core.identity import device_password
+from gateway.errors import StoreError
 from gateway.observe.log import Log
 
 SECRET = b"the secret of the shop"
@@ -75,10 +76,11 @@ async def serving(worker: Worker) -> AsyncIterator[tuple[TrioClient, int]]:
     worker.close()
 
 
-async def received(port: int, device_id: bytes, n: int) -> list[bytes]:
-    """What the device gets when it connects: n messages, acknowledged."""
+async def received(port: int, device_id: bytes, n: int, silent: list[trio.SocketStream] | None = None) -> list[bytes]:
+    """What the device gets when it connects: n messages. silent: it acknowledges nothing and stays, in the list."""
     name, found, reader = device_id.hex(), [], mqtt.Reader()
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream if silent is None else contextlib.nullcontext():
         await stream.send_all(mqtt.connect(name, "shop", device_password(SECRET, name), 60))
         await stream.send_all(mqtt.subscribe(1, f"d/{name}/down", 1))
         with trio.fail_after(30):
@@ -86,11 +88,14 @@ async def received(port: int, device_id: bytes, n: int) -> list[bytes]:
                 for packet in reader.receive_data(bytes(await stream.receive_some(65536))):
                     if isinstance(packet, mqtt.Publish):
                         found.append(packet.payload)
-                        await stream.send_all(mqtt.puback(packet.packet_id))
+                        if silent is None:
+                            await stream.send_all(mqtt.puback(packet.packet_id))
         # The last acknowledgement is with the gateway before the connection ends.
         await stream.send_all(b"\xc0\x00")
         with trio.fail_after(30):
             assert await stream.receive_some(65536)
+    if silent is not None:
+        silent.append(stream)
     return [payload.split(b'"title":"')[1].split(b'"')[0] for payload in found]
 
 
@@ -154,3 +159,88 @@ async def until_states(client: TrioClient, task_id: bytes, states: dict[str, int
         while (found := (await client.task_state(task_id)).states) != states:
             await trio.sleep(0.02)
     assert found == states
+
+
+async def forever(*_: Any, **__: Any) -> Any:
+    await trio.sleep_forever()
+
+
+async def refuse(*_: Any) -> Any:
+    await trio.lowlevel.checkpoint()
+    raise StoreError("journal", "not now")
+
+
+async def until(is_so: Any) -> None:
+    with trio.fail_after(60):
+        while not is_so():
+            await trio.sleep(0.01)
+
+
+async def test_a_batch_stays_in_the_journal_until_the_archive_has_its_page(folder: Path) -> None:
+    """What became of its rows survives whatever of both writes a crash finds done."""
+    worker = make_worker(folder, "disk")
+    assert worker.disk is not None
+    assert worker.stores._archive is not None
+    content = Variant(title="t", body="b", strategy=2)
+    async with serving(worker) as (client, _):
+        await client.register_devices([DeviceState(device_id=bytes([7]) * 16)])
+        ended = await client.submit(content, [bytes([7]) * 16], request_id="one")
+        # The count of the numbers given stays.
+        await until(lambda: worker.disk.journal.statistics().records == 1)  # type: ignore[union-attr]
+        worker.stores._archive.write = forever  # type: ignore[method-assign]
+        unsaved = await client.submit(content, [bytes([7]) * 16, bytes([9]) * 16], request_id="two")
+        await until(lambda: not worker.disk.trail.has_dirty)  # type: ignore[union-attr]
+        await trio.sleep(0.2)
+        assert worker.disk.journal.statistics().records == 3
+        reasons = (await client.task_state(unsaved.task_id)).reasons
+        assert reasons == {"no_channel": 1, "unknown_device": 1}
+    worker = make_worker(folder, "disk")
+    assert worker.disk is not None
+    # Now the other half: the archive gets the page, and the journal cannot let its batch go.
+    worker.disk.journal.release = refuse  # type: ignore[method-assign]
+    async with serving(worker) as (client, _):
+        assert (await client.task_state(ended.task_id)).reasons == {"no_channel": 1}
+        assert (await client.task_state(unsaved.task_id)).reasons == reasons
+        await until(lambda: not worker.stores.ledger.unsaved_pages)  # type: ignore[union-attr]
+        hops = (await client.trace(task_id=unsaved.task_id, device_id=bytes([9]) * 16)).hops
+    worker = make_worker(folder, "disk")
+    async with serving(worker) as (client, _):
+        assert list(worker.home.pages()) == []
+        assert worker.metrics.rows_recovered.value("final") == 2
+        assert worker.metrics.rows_recovered.value("unsent") == 0
+        assert (await client.trace(task_id=unsaved.task_id, device_id=bytes([9]) * 16)).hops == hops
+        again = await client.submit(content, [bytes([7]) * 16, bytes([9]) * 16], request_id="two")
+        assert again.task_id == unsaved.task_id
+        await until(lambda: worker.disk.journal.statistics().records == 1)  # type: ignore[union-attr]
+        new = await client.submit(content, [bytes([7]) * 16])
+        assert new.task_id not in (ended.task_id, unsaved.task_id)
+
+
+@pytest.mark.parametrize("durability", ["disk", "memory"])
+async def test_a_held_row_that_was_with_its_device_at_a_crash_is_uncertain(folder: Path, durability: str) -> None:
+    """Its batch had left the journal. With one the row goes again, and says so; without, nobody knows."""
+    device_id, other = bytes([7]) * 16, bytes([8]) * 16
+    worker = make_worker(folder, durability)
+    async with serving(worker) as (client, port):
+        await client.register_devices([DeviceState(device_id=one) for one in (device_id, other)])
+        done = await client.submit(Variant(title="only", body="b"), [device_id, other])
+        assert worker.stores.ledger is not None
+        await until(lambda: worker.stores.ledger._resting)  # type: ignore[union-attr]
+        worker.home.on_short()
+        await until(lambda: next(worker.home.pages()).is_saved)
+        if worker.disk is not None:
+            await until(lambda: worker.disk.journal.statistics().records == 1)  # type: ignore[union-attr]
+        silent: list[trio.SocketStream] = []
+        assert await received(port, device_id, 1, silent) == [b"only"]
+        assert worker.rows_open()["in_flight"] == 1
+    await silent[0].aclose()
+    worker = make_worker(folder, durability)
+    async with serving(worker) as (client, port):
+        if durability == "disk":
+            assert worker.metrics.rows_recovered.value("resent") == 1
+            assert await received(port, device_id, 1) == [b"only"]
+            await until_states(client, done.task_id, {"held": 1, "device_acked": 1})
+        assert await received(port, other, 1) == [b"only"]
+        uncertain = {"device_acked": 1, "uncertain": 1}
+        await until_states(client, done.task_id, {"device_acked": 2} if durability == "disk" else uncertain)
+        assert worker.home.rows_not_conserved() == 0

@@ -18,6 +18,7 @@ from gateway.actors.inbox import InboxActor
 from gateway.actors.ledger import LedgerActor, MemoryPages, PageSource
 from gateway.actors.registry import RegistryActor
 from gateway.actors.store_desk import StoreDesk
+from gateway.actors.uplink import UplinkActor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
@@ -192,12 +193,17 @@ class Stores:
         finally:
             self.close()
 
-    def start(self, supervise: Callable[[str, Callable[[], Awaitable[None]]], None], owner: DeviceOwner) -> None:
+    def start(
+        self,
+        supervise: Callable[[str, Callable[[], Awaitable[None]]], None],
+        owner: DeviceOwner,
+        uplink: UplinkActor,
+    ) -> None:
         """The actors behind the stores run."""
         if self.registry is not None:
             supervise("registry", self.registry.run)
         if self.ledger is not None:
-            owner.ask_archive = self.ledger.late
+            owner.ask_archive = uplink.ask_archive = self.ledger.late
             supervise("ledger", self.ledger.run)
 
     def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from gateway.actors.inbox import InboxActor
+from gateway.actors.ledger import AskArchive
 from gateway.actors.long_link_port import F64, Unacknowledged, UplinkAnswer
 from gateway.actors.resending import Resent
 from gateway.actors.router import Router
@@ -64,7 +65,7 @@ class DeviceOwner:
         self._observer = observer
         self._connections_max = connections_max
         #: Asks for a page that left memory and says whether it will come, with whom to tell then.
-        self.ask_archive: Callable[[int, Rows, Callable[[LedgerPage, Rows], None]], bool] | None = None
+        self.ask_archive: AskArchive | None = None
         self._online_elsewhere = online_elsewhere
         self._set_online = set_online
         #: Devices that came online, and went; see `Presence`.
@@ -125,8 +126,11 @@ class DeviceOwner:
             return
         self._acknowledge(page, rows, is_late=is_late)
 
-    def _acknowledged_archived(self, page: LedgerPage, rows: Rows) -> None:
-        self._acknowledge(page, rows, is_late=True)
+    def _acknowledged_archived(self, page: LedgerPage | None, rows: Rows) -> None:
+        if page is None:
+            self._observer.stray(len(rows))
+        else:
+            self._acknowledge(page, rows, is_late=True)
 
     def _acknowledge(self, page: LedgerPage, rows: Rows, *, is_late: bool) -> None:
         sequence = page.batch.address.sequence

@@ -22,7 +22,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import trio
@@ -53,6 +53,12 @@ _IDS_ROWS = 4096
 LATE_MAX = 10_000
 #: Rows of an app's newest pages that are searched for one device.
 _DEVICE_ROWS_MAX = 20_000_000
+
+
+#: Told of the page, for a change in this step of the loop, and of the rows that were asked for.
+Late: TypeAlias = Callable[[LedgerPage | None, Rows], None]
+#: `LedgerActor.late`.
+AskArchive: TypeAlias = Callable[[int, Rows, Late], bool]
 
 
 class PageSource(Protocol):
@@ -136,7 +142,7 @@ class LedgerActor:
         #: Pages that rest, and since when; in that order.
         self._resting: OrderedDict[int, tuple[LedgerPage, float]] = OrderedDict()
         self._is_short = False
-        self._late: deque[tuple[int, Rows, Callable[[LedgerPage, Rows], None]]] = deque()
+        self._late: deque[tuple[int, Rows, Late]] = deque()
         #: Pages that are away and may have rows that are due.
         self._due: deque[BatchAddress] = deque()
         #: Pages that are on their way, by sequence.
@@ -194,8 +200,9 @@ class LedgerActor:
     def unsaved_pages(self) -> int:
         return len(self._unsaved)
 
-    def late(self, sequence: int, rows: Rows, then: Callable[[LedgerPage, Rows], None]) -> bool:
-        """The newest page of the sequence will be brought back, and `then` told; False where too many wait."""
+    def late(self, sequence: int, rows: Rows, then: Late) -> bool:
+        """The newest page of the sequence will be brought back, and `then` told, also that there is none; False where
+        too many wait."""
         if len(self._late) >= LATE_MAX:
             return False
         self._late.append((sequence, rows, then))
@@ -435,8 +442,7 @@ class LedgerActor:
                 if page is not None and self._home.page(sequence) is None and sequence not in self._home.away_pages:
                     self._home.adopt(page)
             self._late.popleft()
-            if page is not None:
-                then(page, rows[rows < page.n])
+            then(page, rows if page is None else rows[rows < page.n])
 
     async def _retain(self) -> None:
         oldest = self._clock.unix_ms() - int(self._retention_s * 1000)

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from gateway.actors.bell import Bell
+from gateway.actors.ledger import AskArchive
 from gateway.actors.long_link_port import UplinkAnswer
 from gateway.clock import Clock
 from gateway.columns import Rows
@@ -93,6 +94,8 @@ class UplinkActor:
         self._bell = Bell()
         #: (app index, device id, change)
         self._changes: deque[tuple[int, bytes, Uplink]] = deque()
+        #: As `DeviceOwner.ask_archive`.
+        self.ask_archive: AskArchive | None = None
 
     def __len__(self) -> int:
         """Changes that wait."""
@@ -131,18 +134,35 @@ class UplinkActor:
         for message_id in report.message_ids:
             found = self._home.find_row(message_id)
             if found is None:
-                self._observer.refused("unknown_message")
+                self._report_late(app_index, device_id, message_id, report)
             elif not self._is_target(*found, app_index, device_id):
                 self._observer.refused("not_the_target")
             else:
                 page, row = found
                 by_page.setdefault(page.batch.address.sequence, (page, []))[1].append(row)
-        now = self._clock.monotonic()
         for page, chosen in by_page.values():
-            rows: Rows = np.array(chosen, np.intp)
-            if report.flag is not None:
-                mark(page, rows, report.flag)
-            self._home.raise_receipts(page, rows, report.receipt, now)
+            self._take_report(page, np.array(chosen, np.intp), report)
+
+    def _take_report(self, page: LedgerPage, rows: Rows, report: Report) -> None:
+        if report.flag is not None:
+            mark(page, rows, report.flag)
+        self._home.raise_receipts(page, rows, report.receipt, self._clock.monotonic())
+
+    def _report_late(self, app_index: int, device_id: bytes, message_id: bytes, report: Report) -> None:
+        """Of a row whose page has left memory, or was never there."""
+        address = self._home.address_of(message_id)
+
+        def take(page: LedgerPage | None, rows: Rows) -> None:
+            if page is None or address is None or page.batch.address != address.batch or not len(rows):
+                self._observer.refused("unknown_message")
+            elif not self._is_target(page, int(rows[0]), app_index, device_id):
+                self._observer.refused("not_the_target")
+            else:
+                self._take_report(page, rows, report)
+
+        rows = np.array([] if address is None else [address.row], np.intp)
+        if address is None or self.ask_archive is None or not self.ask_archive(address.batch.sequence, rows, take):
+            take(None, rows)
 
     def _is_target(self, page: LedgerPage, row: int, app_index: int, device_id: bytes) -> bool:
         """Whether the row was for this device: by its id, or for the token that it has."""

@@ -33,7 +33,7 @@ from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
 from gateway.ledger import FINAL_STATES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.marks import RowMarks
-from gateway.message_id import BatchAddress
+from gateway.message_id import BatchAddress, RowAddress
 
 #: Pages looked at in one call of `evict`.
 _EVICT_LOOK = 64
@@ -388,7 +388,9 @@ class Home:
             return rose
         page.changes += 1
         if len(rose):
-            if not page.n_open:
+            if page.n_open:
+                self._may_rest(page)
+            else:
                 self.on_done(page)
             channels = page.channel[rose]
             self._observer.receipts_rose(len(rose), receipt, channels)
@@ -478,13 +480,18 @@ class Home:
 
     def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
         """The page and row of a message id; None when it is not ours or no longer in memory."""
-        address = message_id.decode(self._secret, identifier)
-        if address is None or address.batch.journal != self._journal:
+        address = self.address_of(identifier)
+        if address is None:
             return None
         page = self._pages.get(address.batch.sequence)
         if page is None or page.batch.address != address.batch or address.row >= page.n:
             return None
         return page, address.row
+
+    def address_of(self, identifier: bytes) -> RowAddress | None:
+        """Where the row of a message id is, in memory or not; None when it is not ours."""
+        address = message_id.decode(self._secret, identifier)
+        return None if address is None or address.batch.journal != self._journal else address
 
     def find_task(self, task_id: bytes) -> list[tuple[LedgerPage, TaskSegment]]:
         """The rows of a task: (page, segment) in order; empty when unknown or no longer in memory."""

@@ -3,6 +3,7 @@
     data_dir/lock                  held by the gateway that uses the folder
     data_dir/journal/0007/         the journal with number 7: its log
     data_dir/journal/0007/ids/     request ids of batches that are gone from it
+    data_dir/journal/0007/stopped/ tasks that were stopped (app_stopped.py)
 
 Order at start: registry, inbox and archive are opened (app_stores.py), the journal is replayed, its rows are on their
 way, then the doors open. Of a batch that both the journal and the archive have, the archive's page is the truth: it was
@@ -27,8 +28,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import trio
 
+from gateway.actors.intake import TaskGate
 from gateway.actors.journal import IssueMarks, JournalActor, Registry
-from gateway.batch import Batch, OwnershipEpoch
+from gateway.app_stopped import StoppedLog
+from gateway.batch import Batch, OwnershipEpoch, continued_tasks
 from gateway.clock import Clock
 from gateway.columns import Bool
 from gateway.config import Config
@@ -43,7 +46,7 @@ from gateway.core.trail import Trail
 from gateway.errors import ConfigError, StoreCorrupt, StoreInUse
 from gateway.ledger import Channel, LedgerPage, State
 from gateway.marks import NO_POSITION, RowMarks
-from gateway.message_id import TASK_DOMAIN, RowAddress, decode
+from gateway.message_id import RowAddress
 from gateway.observe.journal import JournalCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
@@ -133,7 +136,6 @@ class DiskJournal:
         config = site.config
         self._site = site
         self._log = site.log.bind(actor="journal")
-        self._secret = secret
         folder = config.gateway.data_dir / "journal" / f"{number:04d}"
         try:
             self.journal = LogJournal(
@@ -145,6 +147,16 @@ class DiskJournal:
         except StoreInUse as error:
             raise ConfigError("gateway.data_dir", str(folder), "a folder that no other gateway is using") from error
         self._request_log = RequestLog(folder / "ids", ids_max=config.ledger.idempotency_ids_max, file_type=file_type)
+        self.stopped_log = StoppedLog(
+            folder / "stopped",
+            secret,
+            site.clock,
+            tasks_max=config.ledger.stopped_tasks_max,
+            age_s=config.ledger.retention_s,
+            file_type=file_type,
+        )
+        #: Stops tasks; named before the start.
+        self.tasks: TaskGate | None = None
         self.trail = Trail(issued_rows_max=config.journal.issued_rows_max)
         self.apps = frozenset(index for index, app in enumerate(config.apps) if app.durability == "disk")
         self.actor = JournalActor(
@@ -211,6 +223,7 @@ class DiskJournal:
         if not self._is_closed:
             self._is_closed = True
             self._request_log.close()
+            self.stopped_log.close()
             self.journal.close()
 
     # -- recovery
@@ -223,6 +236,9 @@ class DiskJournal:
         for entries in self._request_log.load():
             request_ids.add(entries, site.clock.unix_ms())
             await trio.lowlevel.checkpoint()
+        if self.tasks is not None:
+            for task_id, stopped_unix_ms in self.stopped_log.load():
+                self.tasks.stopped.add(task_id, stopped_unix_ms)
         read = await self._read()
         now, unix_ms = site.clock.monotonic(), self._newest_unix_ms(read)
         self._continue_counting(read, unix_ms, now)
@@ -245,6 +261,8 @@ class DiskJournal:
             sums = sums.plus(recover(home, page, marks_of.get(sequence, ()), options, resends[batch.app], now))
             if self._archive is not None:
                 await self._archive.check(page)
+            if self.tasks is not None:
+                self.tasks.opened(page)
             if page.counts[State.QUEUED]:
                 page.n_routed = 0
                 assert page.trail is not None
@@ -293,7 +311,7 @@ class DiskJournal:
                 page = _ended(batch)
             else:
                 batch.born = now - max(0, unix_ms - batch.born_unix_ms) / 1000
-                page = home.open(batch, now, self._long_tasks(batch, read))
+                page = home.open(batch, now, continued_tasks(batch))
             pages[sequence] = page
             self.trail.follow(page, position, is_recovered=True)
             if is_archived and not page.n_open:
@@ -374,20 +392,6 @@ class DiskJournal:
         home.label_after(unix_ms, now)
         self.actor.incarnation = 1 + max((count.incarnation for count in counted), default=0)
         self.actor.spent += [position for position, _ in read.counts]
-
-    def _long_tasks(self, batch: Batch, read: _Read) -> list[bytes]:
-        """Tasks of this batch that have rows in others: only its first and its last segment can be such."""
-        found: list[bytes] = []
-        for segment in (batch.segments[0], batch.segments[-1]):
-            address = decode(self._secret, segment.task_id, TASK_DOMAIN)
-            if address is None:
-                continue
-            is_continued = address.batch != batch.address
-            following = read.batches.get(batch.address.sequence + 1)
-            goes_on = following is not None and following[1].segments[0].task_id == segment.task_id
-            if (is_continued or goes_on) and segment.task_id not in found:
-                found.append(segment.task_id)
-        return found
 
     @property
     def _defaults(self) -> list[AppDefaults]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import secrets
@@ -61,6 +62,7 @@ class Stores:
         }
         self._archive: SqliteLedgerArchive | None = None
         self._home: Home | None = None
+        self._clock: Clock | None = None
         self.ledger: LedgerActor | None = None
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
@@ -75,10 +77,14 @@ class Stores:
             self.close()
             raise
 
-    def hash_key(self) -> HashKey:
-        """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it."""
+    def hash_key(self, secret: bytes) -> HashKey:
+        """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it.
+
+        secret: of message ids, which all workers have. Without a disk the key comes from it, so that the hash that the
+        owner of a device keeps of its token is the one that the home of the row looks for.
+        """
         if self.folder is None:
-            return HashKey(secrets.token_bytes(_HASH_KEY_BYTES))
+            return HashKey(hashlib.blake2b(secret, digest_size=_HASH_KEY_BYTES, person=b"token hash").digest())
         path = self.folder / "hash.key"
         try:
             if not path.exists():
@@ -100,7 +106,7 @@ class Stores:
 
     def keep_pages(self, home: Home, secret: bytes, clock: Clock) -> PageSource:
         """Pages of the home that are done go to the archive, where there is one; where questions find pages."""
-        self._home = home
+        self._home, self._clock = home, clock
         if self._archive is None:
             return MemoryPages(home)
         ledger = self._config.ledger
@@ -119,8 +125,11 @@ class Stores:
         )
         return self.ledger
 
-    def desk(self, devices: DeviceTable, home: Home, clock: Clock, pages: PageSource, inbox: InboxActor) -> StoreDesk:
-        """Who answers what is asked of the stores."""
+    def desk(self, devices: DeviceTable, pages: PageSource, inbox: InboxActor) -> StoreDesk:
+        """Who answers what is asked of the stores. After `keep_pages`."""
+        home, clock = self._home, self._clock
+        assert home is not None
+        assert clock is not None
         return StoreDesk(
             devices=devices,
             registry=self.registry,

@@ -137,6 +137,8 @@ async def test_pages_of_held_rows_leave_memory_and_come_back_when_they_are_neede
         async with open_trio_client(f"unix://{folder / 'operator.sock'}", role="operator") as operator:
             assert (await operator.purge_stored(task_id=tasks[3])).rows == DEVICES - 1
         assert (await client.task_state(tasks[3])).states == {"cancelled": DEVICES - 1, "device_acked": 1}
+        assert (await client.stop_task(tasks[5])).cancelled == DEVICES - 1
+        assert (await client.task_state(tasks[5])).states == {"cancelled": DEVICES - 1, "device_acked": 1}
         assert worker.home.rows_not_conserved() == 0
         with trio.fail_after(60):
             while worker.stores.ledger.unsaved_pages or worker.home.evict_some() is False:  # type: ignore[union-attr]
@@ -145,10 +147,10 @@ async def test_pages_of_held_rows_leave_memory_and_come_back_when_they_are_neede
     # After a start: nothing of these pages is read before somebody needs it.
     worker = make_worker(folder, durability)
     async with serving(worker) as (client, port):
-        left = TASKS - 3
+        left = TASKS - 4
         assert worker.home.rows_open == left * (DEVICES - 1)
         assert await received(port, ids[7], left) == [
-            f"task {number}".encode() for number in range(TASKS) if number not in (0, 1, 3)
+            f"task {number}".encode() for number in range(TASKS) if number not in (0, 1, 3, 5)
         ]
         assert (await client.task_state(tasks[-1])).states == {"held": DEVICES - 2, "device_acked": 2}
         assert worker.home.rows_not_conserved() == 0

@@ -6,6 +6,7 @@ from then on, registered or not: its password proves that the app's own server i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -121,16 +122,14 @@ class DeviceOwner:
         page = self._home.page(sequence)
         if page is None:
             # Rows of a page that left memory have ended, or wait for their device: whatever came is late for them.
-            if self.ask_archive is None or not self.ask_archive(sequence, rows, self._acknowledged_archived):
-                self._observer.stray(len(rows))
+            stray = functools.partial(self._observer.stray, len(rows))
+            if self.ask_archive is None or not self.ask_archive(sequence, rows, self._acknowledged_archived, stray):
+                stray()
             return
         self._acknowledge(page, rows, is_late=is_late)
 
-    def _acknowledged_archived(self, page: LedgerPage | None, rows: Rows) -> None:
-        if page is None:
-            self._observer.stray(len(rows))
-        else:
-            self._acknowledge(page, rows, is_late=True)
+    def _acknowledged_archived(self, page: LedgerPage, rows: Rows) -> None:
+        self._acknowledge(page, rows, is_late=True)
 
     def _acknowledge(self, page: LedgerPage, rows: Rows, *, is_late: bool) -> None:
         sequence = page.batch.address.sequence

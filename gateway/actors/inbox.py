@@ -22,8 +22,9 @@ from gateway.actors.bell import Bell
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.columns import I64, Rows
-from gateway.core.home import Home, row_deadlines, row_tags, split_by_sequence
+from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.core.inbox_rows import stored_columns
+from gateway.core.lifetimes import row_deadlines
 from gateway.errors import StoreError
 from gateway.ledger import Flag, LedgerPage, Reason, State
 from gateway.store.ports import Inbox, InboxQuery, InboxRows, Kept
@@ -237,11 +238,12 @@ class InboxActor:
                     # They are not marked any more, if they were.
                     self._home.kept(page, 0)
                 gone.append(row_tags(sequence, np.setdiff1d(rows, left)))
-                is_full = is_full or len(left) > 0
+                if len(left) and not is_full:
+                    # Before anything is waited for: the acknowledgements may all come meanwhile.
+                    is_full = True
+                    self._full.add(device_id)
             done = np.concatenate(gone) if gone else tags[:0]
             if len(done):
                 await self._store.forget(self._epoch, done)
-            if is_full:
-                self._full.add(device_id)
             if is_full or not len(done):
                 return

@@ -29,10 +29,11 @@ import trio
 
 from gateway import message_id
 from gateway.actors.bell import Bell
-from gateway.batch import OwnershipEpoch, TaskSegment
+from gateway.batch import OwnershipEpoch, TaskSegment, continued_tasks
 from gateway.clock import Clock
 from gateway.columns import Rows
-from gateway.core.home import Home, row_deadlines
+from gateway.core.home import Home
+from gateway.core.lifetimes import row_deadlines
 from gateway.errors import StoreCorrupt, StoreError
 from gateway.ledger import LedgerPage, Reason, State
 from gateway.message_id import BatchAddress
@@ -56,9 +57,9 @@ _DEVICE_ROWS_MAX = 20_000_000
 
 
 #: Told of the page, for a change in this step of the loop, and of the rows that were asked for.
-Late: TypeAlias = Callable[[LedgerPage | None, Rows], None]
+Then: TypeAlias = Callable[[LedgerPage, Rows], None]
 #: `LedgerActor.late`.
-AskArchive: TypeAlias = Callable[[int, Rows, Late], bool]
+AskArchive: TypeAlias = Callable[[int, Rows, Then, Callable[[], None]], bool]
 
 
 class PageSource(Protocol):
@@ -86,9 +87,10 @@ class MemoryPages:
     async def task_slices(
         self, task_id: bytes, device_id: bytes | None = None
     ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]:
-        for page, segment in self._home.find_task(task_id):
+        for page in self._home.task_pages(task_id):
             await trio.lowlevel.checkpoint()
-            yield page, segment
+            for segment in self._home.segments_of(page, task_id):
+                yield page, segment
 
     async def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]:
         """The app's pages in memory, newest first, whether they have the device or not."""
@@ -142,7 +144,7 @@ class LedgerActor:
         #: Pages that rest, and since when; in that order.
         self._resting: OrderedDict[int, tuple[LedgerPage, float]] = OrderedDict()
         self._is_short = False
-        self._late: deque[tuple[int, Rows, Late]] = deque()
+        self._late: deque[tuple[int, Rows, Then, Callable[[], None]]] = deque()
         #: Pages that are away and may have rows that are due.
         self._due: deque[BatchAddress] = deque()
         #: Pages that are on their way, by sequence.
@@ -200,12 +202,12 @@ class LedgerActor:
     def unsaved_pages(self) -> int:
         return len(self._unsaved)
 
-    def late(self, sequence: int, rows: Rows, then: Late) -> bool:
-        """The newest page of the sequence will be brought back, and `then` told, also that there is none; False where
-        too many wait."""
+    def late(self, sequence: int, rows: Rows, then: Then, missing: Callable[[], None] = lambda: None) -> bool:
+        """The newest page of the sequence will be brought back, and `then` told, or `missing` where there is none;
+        False where too many wait."""
         if len(self._late) >= LATE_MAX:
             return False
-        self._late.append((sequence, rows, then))
+        self._late.append((sequence, rows, then, missing))
         self._bell.ring()
         return True
 
@@ -251,6 +253,16 @@ class LedgerActor:
             self._home.forget_away(key.sequence)
         else:
             self._home.adopt(page)
+
+    async def away_parts(self, task_id: bytes) -> list[int]:
+        """Sequences of pages that are away and may have rows of the task. Raises StoreError."""
+        began = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        if began is None or not len(self._home.away_pages):
+            await trio.lowlevel.checkpoint()
+            return []
+        keys = {PageKey(began.batch.unix_ms, began.batch.sequence), *await self._store.parts(task_id)}
+        away = [(key, self._home.away_pages.get(key.sequence)) for key in sorted(keys)]
+        return [key.sequence for key, page in away if page is not None and page.address.unix_ms == key.unix_ms]
 
     async def check(self, page: LedgerPage) -> None:
         """Held rows of a page of an earlier process that the inbox has not got are uncertain. Raises StoreError."""
@@ -298,22 +310,18 @@ class LedgerActor:
         if address is None or not self._home.is_ours(address.batch):
             return
         in_memory = {
-            PageKey(page.batch.address.unix_ms, page.batch.address.sequence): (page, segment)
-            for page, segment in self._home.find_task(task_id)
+            PageKey(page.batch.address.unix_ms, page.batch.address.sequence): page
+            for page in self._home.task_pages(task_id)
         }
         keys = {PageKey(address.batch.unix_ms, address.batch.sequence), *in_memory, *await self._store.parts(task_id)}
         archived = sorted(keys - in_memory.keys())
         if device_id is not None and archived:
             archived = await self._store.with_device(archived, device_hash(device_id), 0)
         for key in sorted([*in_memory, *archived]):
-            if key in in_memory:
-                yield in_memory[key]
-                continue
-            page = await self._read(key)
+            page = in_memory[key] if key in in_memory else await self._read(key)
             if page is not None:
-                for segment in page.batch.segments:
-                    if segment.task_id == task_id:
-                        yield page, segment
+                for segment in self._home.segments_of(page, task_id):
+                    yield page, segment
 
     async def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]:
         """The app's pages in memory, then archived ones that may have the device; newest first. Raises StoreError."""
@@ -401,7 +409,7 @@ class LedgerActor:
         forms: list[tuple[LedgerPage, int, ArchivedPage]] = []
         for page in pages:
             if page.rests:
-                forms.append((page, page.changes, _archived(page, self._home.long_tasks_of(page))))
+                forms.append((page, page.changes, _archived(page)))
             else:
                 # It has begun to move again, and says so when it rests anew, or ends.
                 del self._unsaved[page.batch.address.sequence]
@@ -433,7 +441,7 @@ class LedgerActor:
 
     async def _bring_late(self) -> None:
         while self._late:
-            sequence, rows, then = self._late[0]
+            sequence, rows, then, missing = self._late[0]
             page = await self.fetch(sequence)
             if page is None:
                 key = await self._store.newest(sequence)
@@ -442,7 +450,10 @@ class LedgerActor:
                 if page is not None and self._home.page(sequence) is None and sequence not in self._home.away_pages:
                     self._home.adopt(page)
             self._late.popleft()
-            then(page, rows if page is None else rows[rows < page.n])
+            if page is None:
+                missing()
+            else:
+                then(page, rows[rows < page.n])
 
     async def _retain(self) -> None:
         oldest = self._clock.unix_ms() - int(self._retention_s * 1000)
@@ -456,7 +467,7 @@ def _is_archived(page: LedgerPage) -> bool:
     return page.is_saved and (page.trail is None or page.trail.is_blank)
 
 
-def _archived(page: LedgerPage, long_tasks: list[bytes]) -> ArchivedPage:
+def _archived(page: LedgerPage) -> ArchivedPage:
     batch = page.batch
     held = np.flatnonzero(page.state == State.HELD)
     over_s = float(row_deadlines(batch, held).min()) - batch.born if len(held) else 0.0
@@ -465,7 +476,7 @@ def _archived(page: LedgerPage, long_tasks: list[bytes]) -> ArchivedPage:
         app=batch.app,
         rows=page.n,
         device_ids=batch.device_ids,
-        long_tasks=long_tasks,
+        long_tasks=continued_tasks(batch),
         parts=page_parts(page),
         held=len(held),
         deadline_unix_ms=batch.born_unix_ms + int(over_s * 1000),

@@ -33,8 +33,9 @@ from gateway.clock import Clock
 from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
 from gateway.content import Class, Priority
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
-from gateway.core.home import Home, expiry_reasons, row_tags, seconds_left
+from gateway.core.home import Home, row_tags
 from gateway.core.lane import LaneKey
+from gateway.core.lifetimes import expiry_reasons, seconds_left
 from gateway.core.options import AppDefaults, Options, compile_options
 from gateway.core.router import (
     Routed,
@@ -46,6 +47,7 @@ from gateway.core.router import (
     route,
 )
 from gateway.core.shadow import ShadowPage
+from gateway.core.stopping import go_on
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
@@ -440,6 +442,10 @@ class Router:
         """A vendor finally did not take these rows: they fail, or fall back if their strategy says so."""
         now = self._clock.monotonic()
         page.reason[rows] = reasons
+        if page.stopped is not None:
+            is_stopped = page.stopped[rows]
+            self._home.move(page, rows[is_stopped], State.FAILED, None, now)
+            rows = rows[~is_stopped]
         options = self._options(page)
         routed = reroute_after_vendor(page, rows, self._devices, options, self._lanes_of(page))
         if len(routed.failed):
@@ -503,6 +509,7 @@ class Router:
         now = self._clock.monotonic()
         page.flags[held] |= np.uint8(Flag.HANDED_OVER)
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
+        held = go_on(self._home, page, held, now)
         self._observer.handed_over(len(held))
         options = self._options(page)
         routed = reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page))

@@ -12,6 +12,7 @@ Is waited for by: nobody.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -151,18 +152,23 @@ class UplinkActor:
     def _report_late(self, app_index: int, device_id: bytes, message_id: bytes, report: Report) -> None:
         """Of a row whose page has left memory, or was never there."""
         address = self._home.address_of(message_id)
+        missing = functools.partial(self._observer.refused, "unknown_message")
 
-        def take(page: LedgerPage | None, rows: Rows) -> None:
-            if page is None or address is None or page.batch.address != address.batch or not len(rows):
-                self._observer.refused("unknown_message")
+        def take(page: LedgerPage, rows: Rows) -> None:
+            if address is None or page.batch.address != address.batch or not len(rows):
+                missing()
             elif not self._is_target(page, int(rows[0]), app_index, device_id):
                 self._observer.refused("not_the_target")
             else:
                 self._take_report(page, rows, report)
 
         rows = np.array([] if address is None else [address.row], np.intp)
-        if address is None or self.ask_archive is None or not self.ask_archive(address.batch.sequence, rows, take):
-            take(None, rows)
+        if (
+            address is None
+            or self.ask_archive is None
+            or not self.ask_archive(address.batch.sequence, rows, take, missing)
+        ):
+            missing()
 
     def _is_target(self, page: LedgerPage, row: int, app_index: int, device_id: bytes) -> bool:
         """Whether the row was for this device: by its id, or for the token that it has."""

@@ -22,11 +22,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from gateway import message_id
-from gateway.batch import Batch, TaskSegment
-from gateway.columns import I64, U8, U16, U32, Rows
-from gateway.content import Variant
+from gateway.batch import Batch, TaskSegment, task_segments
+from gateway.columns import I64, U8, U16, Rows
 from gateway.core.away import AwayPage, AwayPages
 from gateway.core.changes import Change, ChangeRing
+from gateway.core.lifetimes import lifetime_s, row_deadlines
 from gateway.core.shadow import Life, ShadowPage, Shadows
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
@@ -39,8 +39,6 @@ from gateway.message_id import BatchAddress, RowAddress
 _EVICT_LOOK = 64
 #: Rows that may be expired by the clock; IN_FLIGHT rows wait for their answer.
 _EXPIRABLE = np.array([state in OPEN_STATES and state is not State.IN_FLIGHT for state in State])
-#: A row with TTL 0 is sent at once or not at all; a connection and a credential may have to be made first.
-NOW_OR_NEVER_S = 5.0
 #: A TTL is in seconds; a twentieth of one is precise enough and lets a burst of batches share a tick.
 _EXPIRY_TICK_S = 0.05
 _FINAL = np.array([state in FINAL_STATES for state in State])
@@ -199,7 +197,7 @@ class Home:
         self._bytes += size
         self.rows_open += page.n
         for task_id in long_tasks:
-            self._long_tasks.setdefault(task_id, []).append(sequence)
+            self._note_part(task_id, sequence)
         deadline = batch.born + min(lifetime_s(variant) for variant in batch.variants)
         self._wheel.add(deadline, batch.address)
         if batch.duplicates is not None:
@@ -292,11 +290,16 @@ class Home:
         if page.n_open and page.rests and not isinstance(page, ShadowPage):
             self.on_rest(page)
 
-    def long_tasks_of(self, page: LedgerPage) -> list[bytes]:
-        """Tasks of the page that have rows in other batches, too."""
-        if not self._long_tasks:
-            return []
-        return [segment.task_id for segment in page.batch.segments if segment.task_id in self._long_tasks]
+    def _note_part(self, task_id: bytes, sequence: int) -> None:
+        """The task has rows in that batch; the one in which it began is noted with its second."""
+        sequences = self._long_tasks.get(task_id)
+        if sequences is None:
+            address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+            page = None if address is None else self._pages.get(address.batch.sequence)
+            is_here = page is not None and address is not None and page.batch.address == address.batch
+            sequences = self._long_tasks[task_id] = [address.batch.sequence] if is_here and address is not None else []
+        if sequence not in sequences[-1:]:
+            sequences.append(sequence)
 
     def _forget_part(self, task_id: bytes, sequence: int) -> None:
         """A task of several batches is known by what is left of it."""
@@ -397,6 +400,17 @@ class Home:
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
         return rose
 
+    def add_flags(self, page: LedgerPage, rows: Rows, flags: U8) -> None:
+        """The rows, some of them more than once, have these flags too; (k,)."""
+        if not ((page.flags[rows] & flags) != flags).any():
+            return
+        np.bitwise_or.at(page.flags, rows, flags)
+        page.changes += 1
+        if isinstance(page, ShadowPage):
+            page.touch(rows)
+        elif not page.n_open:
+            self.on_done(page)
+
     def _record(
         self, page: LedgerPage, rows: Rows, state: State | U8, reason: Reason | U8, channel: Channel | U8, now: float
     ) -> None:
@@ -495,23 +509,28 @@ class Home:
 
     def find_task(self, task_id: bytes) -> list[tuple[LedgerPage, TaskSegment]]:
         """The rows of a task: (page, segment) in order; empty when unknown or no longer in memory."""
+        pages = self.task_pages(task_id)
+        return [(page, segment) for page in pages for segment in self.segments_of(page, task_id)]
+
+    def task_pages(self, task_id: bytes) -> list[LedgerPage]:
+        """The pages that have rows of the task, in order; costs a look-up for each."""
         address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
         if address is None or address.batch.journal != self._journal:
             return []
         sequences = self._long_tasks.get(task_id, [address.batch.sequence])
-        found: list[tuple[LedgerPage, TaskSegment]] = []
-        for sequence in sequences:
-            page = self._pages.get(sequence)
-            if page is None:
-                continue
-            segments = page.batch.segments
-            low, high = 0, len(segments)
-            if sequence == address.batch.sequence:
-                # Segments are sorted by first row: a batch of 65,536 one-row tasks is searched in 16 steps.
-                low = _find_segment(segments, address.row)
-                high = low + 1
-            found += [(page, segment) for segment in segments[low:high] if segment.task_id == task_id]
-        return found
+        return [self._pages[sequence] for sequence in sequences if sequence in self._pages]
+
+    def segments_of(self, page: LedgerPage, task_id: bytes) -> list[TaskSegment]:
+        """The task's rows in the page."""
+        segments = page.batch.segments
+        if len(segments) == 1:
+            return [segments[0]] if segments[0].task_id == task_id else []
+        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        if address is not None and address.batch == page.batch.address:
+            # Segments are sorted by first row: a batch of 65,536 one-row tasks is searched in 16 steps.
+            own = segments[_find_segment(segments, address.row)]
+            return [own] if own.task_id == task_id else []
+        return task_segments(page.batch, task_id)
 
     def encode_rows(self, batch: Batch, first: int, stop: int) -> None:
         """Message ids of rows first..stop stand in the batch; done by slice, so that no step is long."""
@@ -548,38 +567,6 @@ def _find_segment(segments: Sequence[TaskSegment], row: int) -> int:
         else:
             high = middle
     return low
-
-
-def lifetime_s(variant: Variant) -> float:
-    """How long rows of the variant may stay open. TTL 0 means now or never: time for one attempt."""
-    return variant.ttl_s or NOW_OR_NEVER_S
-
-
-def row_deadlines(batch: Batch, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """(k,) monotonic seconds at which the TTL of each row ends."""
-    if batch.variant_index is None:
-        return np.full(len(rows), batch.born + lifetime_s(batch.variants[0]))
-    ttls = np.array([lifetime_s(variant) for variant in batch.variants], np.float64)
-    return batch.born + ttls[batch.variant_index[rows]]
-
-
-def seconds_left(batch: Batch, rows: Rows, now: float) -> U32:
-    """(k,) whole seconds of life that are left, at least 1: a row that is over by now is on its way all the same."""
-    left: U32 = np.clip(row_deadlines(batch, rows) - now, 1, 0xFFFFFFFF).astype(np.uint32)
-    return left
-
-
-def expiry_reasons(page: LedgerPage, rows: Rows, why_queued: Reason) -> U8:
-    """Why rows ran out of time: what they waited for, else what their lane waits for.
-
-    A held row waited for its device. A waiting row keeps the reason it waits for (throttled, unavailable ...).
-    """
-    reasons = page.reason[rows].copy()
-    states = page.state[rows]
-    unexplained = (reasons == Reason.NONE) | (reasons == Reason.RETRY) | (reasons == Reason.FALLBACK)
-    reasons[unexplained] = why_queued
-    reasons[states == State.HELD] = Reason.DEVICE_OFFLINE
-    return reasons
 
 
 def split_by_sequence(tags: I64) -> list[tuple[int, Rows]]:

@@ -18,7 +18,8 @@ import numpy as np
 
 from gateway.columns import Bool, Rows
 from gateway.content import Class
-from gateway.core.home import Home, row_deadlines
+from gateway.core.home import Home
+from gateway.core.lifetimes import row_deadlines
 from gateway.core.options import Options
 from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, State
 from gateway.marks import RowMarks

@@ -201,8 +201,8 @@ class PageKey(NamedTuple):
 
 class ArchivedPage(NamedTuple):
     """One page. parts: its bytes as `store/pages.py` makes them. device_ids: (n, 16) uint8, the targets of its rows.
-    long_tasks: ids of its tasks that have rows in other batches, too. held: rows that wait in the inbox, and the first
-    deadline of them; 0: all have ended."""
+    long_tasks: ids of its tasks that began in other batches: the page in which one began follows from its id. held:
+    rows that wait in the inbox, and the first deadline of them; 0: all have ended."""
 
     key: PageKey
     app: int

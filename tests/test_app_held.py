@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -246,3 +249,68 @@ async def test_a_held_row_that_was_with_its_device_at_a_crash_is_uncertain(folde
         uncertain = {"device_acked": 1, "uncertain": 1}
         await until_states(client, done.task_id, {"device_acked": 2} if durability == "disk" else uncertain)
         assert worker.home.rows_not_conserved() == 0
+
+
+async def test_receipts_for_unknown_erased_and_final_rows_change_nothing_but_what_they_may(folder: Path) -> None:
+    """From a device, about rows in memory, in the archive, and of nobody."""
+    device_id = bytes([7]) * 16
+    worker = make_worker(folder, "disk")
+    async with serving(worker) as (client, port):
+        await client.register_devices([DeviceState(device_id=device_id)])
+        done = await client.submit(Variant(title="only", body="b"), [device_id, bytes([9]) * 16])
+        assert await received(port, device_id, 1) == [b"only"]
+        await until_states(client, done.task_id, {"device_acked": 1, "dropped": 1})
+        rows = await client.task_rows(done.task_id, 0, 10)
+        ids = [bytes(rows.message_ids)[at : at + 16] for at in (0, 16)]
+        await until(lambda: not worker.stores.ledger.unsaved_pages)  # type: ignore[union-attr]
+        # It leaves memory: the reports are about a page in the archive.
+        worker.home._ledger_bytes_max = 0
+        worker.home.evict_some()
+        worker.home._ledger_bytes_max = LEDGER_BYTES
+        assert list(worker.home.pages()) == []
+        refusals = worker.metrics.refusals
+        refused = refusals.value("uplink.unknown_message")
+        await report(port, device_id, "displayed", [ids[0], os.urandom(16)])
+        assert refusals.value("uplink.unknown_message") == refused + 1
+        await until_receipts(client, done.task_id, {"displayed": 1})
+        # Not its row, and not a device any more.
+        await report(port, device_id, "clicked", [ids[1]])
+        assert refusals.value("uplink.not_the_target") == 1
+        await client.erase_devices([device_id])
+        await report(port, device_id, "clicked", [ids[0]])
+        await until_receipts(client, done.task_id, {"clicked": 1})
+        # Lower and again: nothing falls, nothing is sent.
+        await report(port, device_id, "displayed", [ids[0]])
+        counts = await client.task_state(done.task_id)
+        assert (counts.states, counts.receipts) == ({"device_acked": 1, "dropped": 1}, {"clicked": 1})
+        assert await received(port, device_id, 0) == []
+        assert worker.home.rows_not_conserved() == 0
+
+
+async def until_receipts(client: TrioClient, task_id: bytes, receipts: dict[str, int]) -> None:
+    with trio.fail_after(60):
+        while (found := (await client.task_state(task_id)).receipts) != receipts:
+            await trio.sleep(0.02)
+    assert found == receipts
+
+
+async def report(port: int, device_id: bytes, event: str, message_ids: list[bytes]) -> None:
+    """The device reports, and the gateway has taken it."""
+    name = device_id.hex()
+    payload = json.dumps({"message_ids": [str(uuid.UUID(bytes=one)) for one in message_ids]}).encode()
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(mqtt.connect(name, "shop", device_password(SECRET, name), 60))
+        topic = f"d/{name}/up/{event}".encode()
+        body = len(topic).to_bytes(2, "big") + topic + b"\x00\x01" + payload
+        await stream.send_all(b"\x32" + mqtt_length(len(body)) + body)
+        found = b""
+        with trio.fail_after(30):
+            # CONNACK, PUBACK.
+            while len(found) < 8:
+                found += bytes(await stream.receive_some(65536))
+        assert found[4:6] == b"\x40\x02"
+
+
+def mqtt_length(n: int) -> bytes:
+    """MQTT 3.1.1, section 2.2.3."""
+    return bytes([n]) if n < 128 else bytes([n & 0x7F | 0x80, n >> 7])

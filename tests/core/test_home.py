@@ -469,3 +469,53 @@ def test_marks_add_up_and_channels_replace() -> None:
 def test_an_address_is_that_of_its_batch() -> None:
     home = home_of()
     assert home.next_address(5, 0.0) == BatchAddress(5, JOURNAL, 0)
+
+
+@given(st.permutations([(5, 100), (7, 90), (6, 100), (message_id.SEQUENCES_MAX - 1, 80)]))
+def test_numbers_go_on_behind_the_newest_that_any_store_names_whoever_is_asked_first(known: list) -> None:
+    home = home_of()
+    for sequence, unix_ms in known:
+        home.begin_after(sequence, unix_ms)
+    address = home.next_address(50, 0.0)
+    assert (address.sequence, address.unix_ms) == (7, 100)
+
+
+def test_numbers_that_have_begun_again_go_on_behind_the_newest() -> None:
+    home = home_of()
+    for sequence in (message_id.SEQUENCES_MAX - 1, 2, 0, message_id.SEQUENCES_MAX - 2):
+        home.begin_after(sequence, 100)
+    assert home.next_address(50, 0.0).sequence == 3
+
+
+def test_a_page_whose_rows_all_wait_may_leave_and_keeps_its_place_in_every_count() -> None:
+    home = home_of(ledger_bytes_max=1, rows_open_max=10)
+    home.may_drop = lambda page: page.rests
+    rested, due = [], []
+    home.on_rest, home.on_away_due = rested.append, due.append
+    page = home.open(batch_of(home, 8, ttls=(60,)), 0.0)
+    page.keeping += 8
+    home.move(page, np.arange(8), State.HELD, Reason.DEVICE_OFFLINE, 0.0)
+    assert not home.evict_some()
+    home.kept(page, 7)
+    assert rested == []
+    home.kept(page, 1)
+    assert rested == [page]
+    home._ledger_bytes_max = 300
+    assert home.evict_some()
+    sequence = page.batch.address.sequence
+    assert (home.page(sequence), home.away_pages.rows, home.rows_open) == (None, 8, 8)
+    assert home.rows_not_conserved() == 0
+    assert home.statistics().ledger_bytes == 300
+    # Rows that are away leave room for others, and their number is not given again.
+    home._ledger_bytes_max = 1 << 30
+    home.check_room(10)
+    home._next_sequence = sequence
+    assert home.next_address(UNIX_MS, 0.0).sequence != sequence
+    # When they are due somebody has to bring them back.
+    assert list(home.due(61.0)) == []
+    assert due == [page.batch.address]
+    home.adopt(page)
+    assert (home.page(sequence), home.away_pages.rows, home.rows_open) == (page, 0, 8)
+    home.look_again(page.batch.address, 61.0)
+    ((found, rows),) = home.due(61.1)
+    assert (found, len(rows)) == (page, 8)

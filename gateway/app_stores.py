@@ -16,10 +16,9 @@ import trio
 
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
-from gateway.actors.ledger import LedgerActor, MemoryPages, PageSource
+from gateway.actors.ledger import AskArchive, LedgerActor, MemoryPages, PageSource
 from gateway.actors.registry import RegistryActor
 from gateway.actors.store_desk import StoreDesk
-from gateway.actors.uplink import UplinkActor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
@@ -206,14 +205,18 @@ class Stores:
         self,
         supervise: Callable[[str, Callable[[], Awaitable[None]]], None],
         owner: DeviceOwner,
-        uplink: UplinkActor,
     ) -> None:
         """The actors behind the stores run."""
         if self.registry is not None:
             supervise("registry", self.registry.run)
         if self.ledger is not None:
-            owner.ask_archive = uplink.ask_archive = self.ledger.late
+            owner.ask_archive = self.ask_archive
             supervise("ledger", self.ledger.run)
+
+    @property
+    def ask_archive(self) -> AskArchive | None:
+        """Who brings pages back for late reports; nobody, where there is no archive."""
+        return None if self.ledger is None else self.ledger.late
 
     def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:
         actor = InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)

@@ -107,6 +107,7 @@ class Home:
         self._pages: OrderedDict[int, LedgerPage] = OrderedDict()
         #: Rows that other workers journaled and this one holds.
         self.shadows = Shadows(secret)
+        self.shadows.on_orphans = self._tell_orphans
         self._page_bytes: dict[int, int] = {}
         self._bytes = 0
         self._evicted = 0
@@ -418,6 +419,13 @@ class Home:
         at_unix_ms = batch.born_unix_ms + int((now - batch.born) * 1000)
         self._changes.add(Change(page, rows.astype(np.uint16), state, reason, page.receipt[rows], channel, at_unix_ms))
 
+    def _tell_orphans(self, page: ShadowPage, rows: Rows) -> None:
+        """Rows whose home has died with its ledger: who follows receipts hears of their end from their holder."""
+        ended = rows[_FINAL[page.state[rows]]]
+        if len(ended):
+            now = page.batch.born + float(page.final_ms[ended].max()) / 1000
+            self._record(page, ended, page.state[ended], page.reason[ended], page.channel[ended], now)
+
     def changes(self, cursor: int, changes_max: int) -> tuple[list[Change], int] | None:
         """Changes from a cursor on and the next cursor; None when the cursor has fallen out of the ring."""
         return self._changes.read(cursor, changes_max)
@@ -589,7 +597,3 @@ def row_tags(sequence: int, rows: Rows) -> I64:
 
 def mark(page: LedgerPage, rows: Rows, flag: Flag) -> None:
     page.flags[rows] |= np.uint8(flag)
-
-
-def set_channel(page: LedgerPage, rows: Rows, channel: Channel) -> None:
-    page.channel[rows] = channel

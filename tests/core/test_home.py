@@ -15,10 +15,10 @@ from hypothesis import given
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment
 from gateway.content import TTL_S_MAX, Variant
-from gateway.core.home import Home, mark, row_tags, set_channel, split_by_sequence
+from gateway.core.home import Home, mark, row_tags, split_by_sequence
 from gateway.core.lifetimes import NOW_OR_NEVER_S, expiry_reasons, row_deadlines, seconds_left
 from gateway.errors import Overloaded
-from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
+from gateway.ledger import Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import TASK_DOMAIN, BatchAddress, RowAddress
 
 SECRET = bytes(range(32))
@@ -456,14 +456,12 @@ def test_row_tags_are_sequence_and_row_in_one_number(sequence: int, rows: list[i
         assert row_tags(sequence, np.array(rows, dtype)).tolist() == [sequence << 16 | row for row in rows]
 
 
-def test_marks_add_up_and_channels_replace() -> None:
+def test_marks_add_up() -> None:
     home = home_of()
     page = home.open(batch_of(home, 3), 0.0)
     mark(page, rows_of(0, 1), Flag.TRUNCATED)
     mark(page, rows_of(1), Flag.HANDED_OVER)
-    set_channel(page, rows_of(2, 0), Channel.FCM)
     assert page.flags.tolist() == [Flag.TRUNCATED, Flag.TRUNCATED | Flag.HANDED_OVER, 0]
-    assert page.channel.tolist() == [Channel.FCM, Channel.NONE, Channel.FCM]
 
 
 def test_an_address_is_that_of_its_batch() -> None:

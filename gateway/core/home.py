@@ -113,6 +113,7 @@ class Home:
         self._pages: OrderedDict[int, LedgerPage] = OrderedDict()
         #: Rows that other workers journaled and this one holds.
         self.shadows = Shadows(secret)
+        self.shadows.on_orphans = self._tell_orphans
         self._page_bytes: dict[int, int] = {}
         self._bytes = 0
         self._evicted = 0
@@ -378,6 +379,13 @@ class Home:
             gone = self._changes.popleft()
             self._change_rows -= len(gone.rows)
             self._changes_first += 1
+
+    def _tell_orphans(self, page: ShadowPage, rows: Rows) -> None:
+        """Rows whose home has died with its ledger: who follows receipts hears of their end from their holder."""
+        ended = rows[_FINAL[page.state[rows]]]
+        if len(ended):
+            now = page.batch.born + float(page.final_ms[ended].max()) / 1000
+            self._record(page, ended, page.state[ended], page.reason[ended], page.channel[ended], now)
 
     def changes(self, cursor: int, changes_max: int) -> tuple[list[Change], int] | None:
         """Changes from a cursor on and the next cursor; None when the cursor has fallen out of the ring."""

@@ -16,7 +16,7 @@ from gateway.batch import Batch
 from gateway.columns import U16, Rows, TextColumn, json_escape
 from gateway.content import Variant, template_parts
 from gateway.core.compiled import Source
-from gateway.escapes import escape, escape_column
+from gateway.escapes import escape
 
 _NUMBER_MAX = 2**31 - 1
 _KEY8 = re.compile(r"[A-Za-z0-9_-]{1,8}")
@@ -136,18 +136,10 @@ class Burst:
 
     def variable(self, name: str, positions: Rows) -> TextColumn:
         """The values of `var:NAME` at these positions, as the caller sent them."""
-        return self.batch.variables[name[4:]].take(self.rows[positions])
-
-    def json_variable(self, name: str, positions: Rows) -> TextColumn:
-        """The same as they stand: as the inside of JSON strings, or as the name's steps say. Most columns have nothing
-        to escape in JSON, and know it."""
-        base, bar, chain = name.partition("|")
-        values = self.variable(base, positions)
-        if not bar:
-            chain = "j"
-        if chain[:1] == "j" and self.batch.variables[base[4:]].is_json_plain:
-            chain = chain.replace("j", "", 1)
-        return escape_column(values, chain)
+        column = self.batch.variables[name[4:]]
+        # Most columns have nothing to escape in JSON: one look for all bursts of the batch, and what is taken knows.
+        _ = column.is_json_plain
+        return column.take(self.rows[positions])
 
     def text_of_row(self, text: str, position: int) -> str:
         """The text with the variables of one row put in."""

@@ -1,7 +1,9 @@
 """Rendering rows of one variant with variables: the body stays in pieces, constants and one column per variable.
 
-Nothing is joined here: a connection or the edge joins each row once, with its frame or packet around it, and lengths
-add up over the pieces. Only rows over a limit are looked at one by one; what they are cut to replaces their text.
+Texts are cut first, as they are, and escaped then, so that most of an over-long text is never looked at; both by whole
+columns (`core/cut_columns.py`, `gateway/escapes.py`). A text over which no field limit stands is not even joined: a
+connection or the edge joins each row once, with its frame or packet around it, and lengths add up over the pieces. Only
+rows over the payload's limit, and among them those whose cut is not sure, are looked at one by one.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ from gateway.columns import (
 )
 from gateway.content import Variant, template_parts
 from gateway.core.compiled import ROW_SLOTS, Compiled, CompiledBulk, base_name
+from gateway.core.cut_columns import cut_rows, shorten_rows
 from gateway.core.fit import TooLong
 from gateway.core.render_bulk import add_distinct, lone_rows
 from gateway.core.rendered import Group, pieces_of
-from gateway.core.truncate import measure_rows, shorten, shorten_plain
-from gateway.escapes import escape_column
+from gateway.core.truncate import cut, measure_rows
+from gateway.escapes import escape, escape_column
 from gateway.ledger import Reason
-from gateway.vendor import FieldLimit
+from gateway.vendor import FieldLimit, Slot
 
 #: With less room than this for the body the title may have to give way too: `fit` decides.
 _BODY_BYTES_MIN = 64
@@ -44,34 +47,27 @@ def render_template(group: Group, variant: Variant, template: Compiled) -> None:
         for part in (np.arange(n - n_lone), np.arange(n - n_lone, n)):
             render_template(group.take(part), variant, template)
         return
-    texts = template.text_slots if bulk is None else bulk.text_slots
-    slots = _slots(group, variant, template, bulk)
-    sizes = _sizes(group, variant, template, bulk, slots)
+    columns = _Columns(group)
+    texts = _Texts(columns.text(variant.title), columns.text(variant.body))
     truncated = np.zeros(n, np.bool_)
-    refused: list[int] = []
-    cut = _Cut({}, {})
-    over = _over_limits(group, variant, sizes, cut)
-    truncated[[*cut.titles, *cut.bodies]] = True
-    for index in over.tolist():
-        problem = _refit(group, variant, template, slots, int(sizes[index]), index, cut)
-        if problem is None:
-            truncated[index] = True
-        else:
-            refused.append(index)
-            group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
-    if refused:
-        # The others are as many as they are now: a list may have become too short for one.
-        kept = np.delete(np.arange(n), refused)
-        if len(kept):
-            render_template(group.take(kept), variant, template)
-        return
-    if cut.titles or cut.bodies:
-        slots["title"] = _replaced(slots["title"], n, _in_json(cut.titles))
-        slots["body"] = _replaced(slots["body"], n, _in_json(cut.bodies))
-    for name in texts:
-        if "|" in name:
-            own = cut.titles if base_name(name) == "title" else cut.bodies
-            slots[name] = (_escaped(group, variant, name, own),)
+    over = _fit_fields(group, variant, texts, truncated)
+    slots = _slots(group, variant, template, bulk, columns)
+    slots["title"], slots["body"] = _escaped(texts.title, "j"), _escaped(texts.body, "j")
+    sizes = _sizes(group, variant, template, bulk, slots)
+    over |= sizes > group.burst.source.limits(variant).payload_bytes_max
+    if np.count_nonzero(over):
+        refused = _fit_payload(group, variant, template, bulk, texts, slots, sizes, np.flatnonzero(over), truncated)
+        if refused:
+            # The others are as many as they are now: a list may have become too short for one.
+            kept = np.delete(np.arange(n), refused)
+            if len(kept):
+                render_template(group.take(kept), variant, template)
+            return
+    for name in template.text_slots if bulk is None else bulk.text_slots:
+        base, bar, chain = name.partition("|")
+        if bar:
+            pieces = texts.title if base == "title" else texts.body
+            slots[name] = _escaped(slots[base], chain[1:]) if chain[:1] == "j" else _escaped(pieces, chain)
     if bulk is not None:
         add_distinct(group, variant, template, slots, truncated)
         return
@@ -81,6 +77,86 @@ def render_template(group: Group, variant: Variant, template: Compiled) -> None:
     for name in template.header_slots:
         slots[name] = (group.burst.constant(name, variant, in_json=False),)
     group.add(template, slots, body, truncated)
+
+
+class _Texts:
+    """The two texts of all rows, without escapes; what is cut replaces them."""
+
+    __slots__ = ("body", "title")
+
+    def __init__(self, title: Pieces, body: Pieces) -> None:
+        self.title = title
+        self.body = body
+
+
+class _Columns:
+    """The variables of the group's rows, each gathered once."""
+
+    __slots__ = ("_found", "_group")
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._found: dict[str, TextColumn] = {}
+
+    def has(self, name: str) -> bool:
+        return self._group.burst.has_variable(name)
+
+    def of(self, name: str) -> TextColumn:
+        """The values of `var:NAME`, as the caller sent them."""
+        if name not in self._found:
+            self._found[name] = self._group.burst.variable(name, self._group.positions)
+        return self._found[name]
+
+    def text(self, text: str) -> Pieces:
+        """A text with its variables put in. A name that nobody brings a column for stays as the caller wrote it."""
+        return tuple(
+            [
+                part.encode()
+                if not index % 2
+                else self.of(f"var:{part}")
+                if self.has(f"var:{part}")
+                else b"{{" + part.encode() + b"}}"
+                for index, part in enumerate(template_parts(text))
+                if part or index % 2
+            ]
+        )
+
+
+def _escaped(pieces: Pieces, chain: str) -> Pieces:
+    return tuple([escape_column(p, chain) if isinstance(p, TextColumn) else escape(bytes(p), chain) for p in pieces])
+
+
+def _fit_fields(group: Group, variant: Variant, texts: _Texts, truncated: Bool) -> Bool:
+    """The texts are cut to the limits of their fields. (n,) bool, the rows that are over one and may not be cut."""
+    limits = group.burst.source.limits(variant)
+    over = np.zeros(len(truncated), np.bool_)
+    if limits.title is not None:
+        texts.title = _fit_field(group, texts.title, limits.title, truncated, over)
+    if limits.body is not None:
+        texts.body = _fit_field(group, texts.body, limits.body, truncated, over)
+    return over
+
+
+def _fit_field(group: Group, text: Pieces, limit: FieldLimit, truncated: Bool, over: Bool) -> Pieces:
+    """The text within the limit, as one column where that had to be looked at. truncated, over: as above, marked."""
+    n, mark = len(truncated), group.rule.mark
+    if all(isinstance(piece, bytes) for piece in text):
+        raw = b"".join([piece for piece in text if isinstance(piece, bytes)])
+        shorter = cut(raw.decode(), limit.max, limit.unit, mark)
+        (truncated if group.rule.may_cut else over)[:] |= shorter.was_cut
+        return (shorter.text.encode(),) if group.rule.may_cut else text
+    # No unit counts more than the bytes.
+    if int(pieces_lengths(text, n).max()) <= limit.max:
+        return text
+    column = text[0] if len(text) == 1 else None
+    if not isinstance(column, TextColumn):
+        column = TextColumn.from_rows(join(text, 0, n))
+    if not group.rule.may_cut:
+        over |= measure_rows(column, limit.unit) > limit.max
+        return (column,)
+    column, rows = cut_rows(column, limit.max, limit.unit, mark)
+    truncated[rows] = True
+    return (column,)
 
 
 def _sizes(
@@ -94,63 +170,30 @@ def _sizes(
     counted |= {name: slots[base_name(name)] for name in (template if bulk is None else bulk).text_slots}
     if not group.burst.source.limits(variant).counts_token:
         counted |= {name: (b"",) for name in counted if base_name(name) == "token"}
-    parts = template.body if bulk is None else bulk.lists[0].parts
-    return pieces_lengths(pieces_of(parts, counted), n)
+    return pieces_lengths(pieces_of(_counted_parts(template, bulk), counted), n)
 
 
-def _escaped(group: Group, variant: Variant, name: str, cut: Mapping[int, bytes]) -> TextColumn:
-    """A text that does not stand in JSON alone: put together and cut first, then escaped as one column, since most of
-    an over-long text never leaves. cut: texts of single rows."""
-    base, _, chain = name.partition("|")
-    rows = join(_raw_pieces(group, variant.title if base == "title" else variant.body), 0, len(group.positions))
-    for index, text in cut.items():
-        rows[index] = text
-    return escape_column(TextColumn.from_rows(rows), chain)
+def _counted_parts(template: Compiled, bulk: CompiledBulk | None) -> tuple[bytes | Slot, ...]:
+    return template.body if bulk is None else bulk.lists[0].parts
 
 
-def _slots(group: Group, variant: Variant, template: Compiled, bulk: CompiledBulk | None) -> dict[str, Pieces]:
-    """Slot name -> its pieces, ready to stand inside a JSON string. Each variable column is gathered once."""
+def _slots(
+    group: Group, variant: Variant, template: Compiled, bulk: CompiledBulk | None, columns: _Columns
+) -> dict[str, Pieces]:
+    """Slot name -> its pieces, ready to stand inside a JSON string, but for the texts."""
     burst = group.burst
     names = [name for name, _ in template.body_slots] if bulk is None else [*bulk.list_slots]
     is_row = {name: base_name(name) in ROW_SLOTS for name in names}
     slots = group.row_pieces([name for name in names if is_row[name]])
-    found: dict[str, Piece] = {}
-
-    def value_of(name: str) -> Piece:
-        if name not in found:
-            found[name] = (
-                burst.json_variable(name, group.positions)
-                if burst.has_variable(name)
-                else burst.constant(name, variant, in_json=True)
-            )
-        return found[name]
-
     for name in names:
-        if not is_row[name]:
-            slots[name] = (value_of(name),)
-    for name, text in (("title", variant.title), ("body", variant.body)):
-        slots[name] = tuple(
-            [
-                value_of(f"var:{part}") if index % 2 else json_escape(part.encode())
-                for index, part in enumerate(template_parts(text))
-                if part or index % 2
-            ]
-        )
+        if is_row[name]:
+            continue
+        base, bar, chain = name.partition("|")
+        if columns.has(base):
+            slots[name] = (escape_column(columns.of(base), chain if bar else "j"),)
+        else:
+            slots[name] = (burst.constant(name, variant, in_json=True),)
     return slots
-
-
-class _Cut:
-    """What texts of single rows become: index -> text, without escapes."""
-
-    __slots__ = ("bodies", "titles")
-
-    def __init__(self, titles: dict[int, bytes], bodies: dict[int, bytes]) -> None:
-        self.titles = titles
-        self.bodies = bodies
-
-
-def _in_json(texts: Mapping[int, bytes]) -> dict[int, bytes]:
-    return {index: json_escape(text) for index, text in texts.items()}
 
 
 def _replaced(pieces: Pieces, n: int, texts: Mapping[int, bytes]) -> Pieces:
@@ -174,6 +217,66 @@ def _text_of(pieces: Pieces, index: int) -> bytes:
     return b"".join([piece if isinstance(piece, bytes) else piece_rows(piece, index, index + 1)[0] for piece in pieces])
 
 
+def _fit_payload(
+    group: Group,
+    variant: Variant,
+    template: Compiled,
+    bulk: CompiledBulk | None,
+    texts: _Texts,
+    slots: dict[str, Pieces],
+    sizes: I64,
+    over: Rows,
+    truncated: Bool,
+) -> list[int]:
+    """Rows over the payload's limit, or over a field's that may not be cut, get texts with which they fit, in `texts`
+    and `slots`. The indexes of those for which there are none, refused."""
+    n = len(truncated)
+    titles: dict[int, bytes] = {}
+    bodies = _shorter_bodies(group, variant, template, bulk, slots["body"], sizes, over)
+    refused: list[int] = []
+    for index in over.tolist():
+        if index in bodies:
+            continue
+        problem = _refit(group, variant, template, slots, int(sizes[index]), index, titles, bodies)
+        if problem is not None:
+            refused.append(index)
+            group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
+    if not refused:
+        truncated[[*titles, *bodies]] = True
+        texts.title, texts.body = _replaced(texts.title, n, titles), _replaced(texts.body, n, bodies)
+        slots["title"] = _replaced(slots["title"], n, _in_json(titles))
+        slots["body"] = _replaced(slots["body"], n, _in_json(bodies))
+    return refused
+
+
+def _in_json(texts: Mapping[int, bytes]) -> dict[int, bytes]:
+    return {index: json_escape(text) for index, text in texts.items()}
+
+
+def _shorter_bodies(
+    group: Group,
+    variant: Variant,
+    template: Compiled,
+    bulk: CompiledBulk | None,
+    body: Pieces,
+    sizes: I64,
+    over: Rows,
+) -> dict[int, bytes]:
+    """The usual case, by columns: rows of which the body alone has to be cut, and JSON escapes nothing in it. The
+    others are left out. body: as it stands in JSON."""
+    count = sum(isinstance(part, Slot) and part.base == "body" for part in _counted_parts(template, bulk))
+    mark = group.rule.mark
+    if not group.rule.may_cut or not count or json_escape(mark.encode()) != mark.encode():
+        return {}
+    texts = [_text_of(body, index) for index in over.tolist()]
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    rooms = (group.burst.source.limits(variant).payload_bytes_max - (sizes[over] - count * lengths)) // count
+    is_plain = np.fromiter([b"\\" not in text for text in texts], np.bool_, len(texts))
+    usual = np.flatnonzero((rooms >= _BODY_BYTES_MIN) & (rooms < lengths) & is_plain).tolist()
+    shorter = shorten_rows([texts[at] for at in usual], rooms[usual], mark)
+    return {int(over[at]): text for at, text in zip(usual, shorter, strict=True) if text}
+
+
 def _refit(
     group: Group,
     variant: Variant,
@@ -181,16 +284,12 @@ def _refit(
     slots: Mapping[str, Pieces],
     size: int,
     index: int,
-    cut: _Cut,
+    titles: dict[int, bytes],
+    bodies: dict[int, bytes],
 ) -> TooLong | None:
-    """`cut` has texts with which one over-long row of `size` bytes fits; or why there are none."""
-    body = _text_of(slots["body"], index)
-    shorter = _cut_body(group, variant, template, body, size)
-    if shorter is not None:
-        cut.bodies[index] = shorter
-        return None
-    title = _text_of(slots["title"], index)
-    texts_bytes = template.n_title * len(title) + template.n_body * len(body)
+    """Texts with which one over-long row of `size` bytes fits, in titles and bodies; or why there are none."""
+    texts_bytes = template.n_title * len(_text_of(slots["title"], index))
+    texts_bytes += template.n_body * len(_text_of(slots["body"], index))
     burst, position = group.burst, int(group.positions[index])
     fitted = group.fit(
         variant,
@@ -201,81 +300,5 @@ def _refit(
     )
     if isinstance(fitted, TooLong):
         return fitted
-    cut.titles[index], cut.bodies[index] = fitted.title_text.encode(), fitted.body_text.encode()
+    titles[index], bodies[index] = fitted.title_text.encode(), fitted.body_text.encode()
     return None
-
-
-def _cut_body(group: Group, variant: Variant, template: Compiled, body: bytes, size: int) -> bytes | None:
-    """The usual case, at the level of bytes: one body without escapes that is all that has to be cut."""
-    limits = group.burst.source.limits(variant)
-    room = limits.payload_bytes_max - (size - len(body))
-    has_field_limits = limits.title is not None or limits.body is not None
-    is_plain = template.text_slots in {("title", "body"), ("body", "title")}
-    if (
-        has_field_limits
-        or not is_plain
-        or template.n_body != 1
-        or not group.rule.may_cut
-        or room < _BODY_BYTES_MIN
-        or b"\\" in body
-    ):
-        return None
-    return shorten_plain(body, room, group.rule.mark)
-
-
-def _over_limits(group: Group, variant: Variant, sizes: I64, cut: _Cut) -> Rows:
-    """The rows over a limit that `cut` does not settle: the payload's by the sizes of the bodies, a field's by a count
-    over its columns. Rows that only a field's limit concerns are cut here."""
-    limits = group.burst.source.limits(variant)
-    over: Bool = sizes > limits.payload_bytes_max
-    for limit, text, texts in ((limits.title, variant.title, cut.titles), (limits.body, variant.body, cut.bodies)):
-        if limit is None:
-            continue
-        is_long = _field_over(group, text, limit)
-        if group.rule.may_cut:
-            settled = np.flatnonzero(is_long & ~over)
-            texts.update(_cut_fields(group, text, limit, settled))
-        else:
-            over |= is_long
-    return np.flatnonzero(over)
-
-
-def _cut_fields(group: Group, text: str, limit: FieldLimit, indexes: Rows) -> dict[int, bytes]:
-    """The text of each of these rows, which are over the limit, cut to it. Only its beginning is ever looked at."""
-    if not len(indexes):
-        return {}
-    rows = join(_raw_pieces(group.take(indexes), text), 0, len(indexes))
-    # A code point has four bytes at most and counts one at least; some more decide about the last grapheme.
-    most, mark = 4 * limit.max + 64, group.rule.mark
-    return {
-        index: shorten(row[:most].decode(errors="ignore"), limit.max, limit.unit, mark).text.encode()
-        for index, row in zip(indexes.tolist(), rows, strict=True)
-    }
-
-
-def _raw_pieces(group: Group, text: str) -> Pieces:
-    """A text with its variables put in, without escapes."""
-    burst = group.burst
-    return tuple(
-        [
-            part.encode()
-            if not index % 2
-            else burst.variable(f"var:{part}", group.positions)
-            if burst.has_variable(f"var:{part}")
-            else b"{{" + part.encode() + b"}}"
-            for index, part in enumerate(template_parts(text))
-        ]
-    )
-
-
-def _field_over(group: Group, text: str, limit: FieldLimit) -> Bool:
-    """(n,) bool, the text with its variables put in is longer than the limit. Lengths add up over its parts."""
-    burst = group.burst
-    lengths = np.zeros(len(group.positions), np.int64)
-    for index, part in enumerate(template_parts(text)):
-        if index % 2 and burst.has_variable(f"var:{part}"):
-            column = burst.variable(f"var:{part}", group.positions)
-        else:
-            column = TextColumn.from_texts(["{{" + part + "}}" if index % 2 else part])
-        lengths += measure_rows(column, limit.unit)
-    return lengths > limit.max

@@ -72,11 +72,10 @@ def escape_token(tokens: Piece, chain: str) -> Piece:
     """Tokens as they stand under a chain. They need no JSON escaping (`Vendor.check_token`), mostly none at all."""
     if "f" not in chain or isinstance(tokens, bytes):
         return tokens
-    if not isinstance(tokens, TextColumn):
-        if bool(_SAFE[tokens].all()):
-            return tokens
-        tokens = column_of(tokens)
-    return escape_column(tokens, chain.replace("j", ""))
+    column = tokens if isinstance(tokens, TextColumn) else column_of(tokens)
+    escaped = escape_column(column, chain.replace("j", ""))
+    # Of one width still, where nothing was done.
+    return tokens if escaped is column else escaped
 
 
 def column_of(array: U8) -> TextColumn:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import operator
 import re
+from collections.abc import Callable, Hashable
 
 from gateway import message_id
 from gateway.batch import Batch
@@ -39,6 +41,20 @@ def collapse_key8(collapse_id: str) -> bytes:
         return collapse_id.encode()
     digest = hashlib.blake2b(collapse_id.encode(), digest_size=6, person=b"collapse").digest()
     return base64.urlsafe_b64encode(digest)
+
+
+#: Slots that are constant per variant follow from these of its fields, by how their names begin; others from none.
+_FIELDS_OF = {
+    "collapse_": operator.attrgetter("collapse_id"),
+    "notify_": operator.attrgetter("collapse_id", "title", "body"),
+    "ttl": operator.attrgetter("ttl_s"),
+    "expires_": operator.attrgetter("ttl_s"),
+}
+
+
+def fields_of(name: str) -> Callable[[Variant], Hashable]:
+    """What two variants of one template must share to have the same `Burst.constant` of this name."""
+    return next((fields for start, fields in _FIELDS_OF.items() if name.startswith(start)), lambda _: None)
 
 
 class Burst:

@@ -27,7 +27,7 @@ import numpy as np
 
 from gateway import burst_address
 from gateway.batch import Batch
-from gateway.columns import Rows, TextColumn
+from gateway.columns import Pieces, Rows, TextColumn
 from gateway.content import Variant
 from gateway.core.burst import Burst
 from gateway.core.compiled import ROW_SLOTS, Compiled, Source, TemplateCache
@@ -195,7 +195,7 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
     """All rows of the group are rendered or refused; their texts are the same and fitted once."""
     burst = group.burst
     limits = burst.source.limits(variant)
-    slots = group.row_pieces(template.row_slots)
+    slots: dict[str, Pieces] = {}
     shortest, longest = _token_lengths(group.tokens) if limits.counts_token else (0, 0)
     overhead = template.constant_bytes
     has_token = False
@@ -241,7 +241,8 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
             if n_lone:
                 _render_shared(group.take(np.arange(n - n_lone, n)), variant, template)
             return
-    slots |= text_slots(template.text_slots, fitted)
+    # Only now: escaping tokens one by one is half of the work, and lists have their own.
+    slots |= group.row_pieces(template.row_slots) | text_slots(template.text_slots, fitted)
     if template.signed:
         slots["signature"] = (group.signature(template.signed, slots, n),)
     body = pieces_of(template.body, slots)

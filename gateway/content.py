@@ -58,6 +58,13 @@ class Click(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     value: str = ""
 
 
+class Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What one channel's devices read instead; None: what everybody reads."""
+
+    title: str | None = None
+    body: str | None = None
+
+
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """One content with its options. Texts may hold `{{name}}`, replaced in rows that bring variables.
 
@@ -65,7 +72,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     0 (when absent) the app's own default. A mapping gives one per channel and `default`. raw: vendor name -> JSON
     object merged over the vendor's message. action: what the device is to do: show it; hand `body` and `data` to the
     app; take back what it shows under `collapse_id`; set its badge. All but the first go over the long link alone,
-    since a vendor would show them.
+    since a vendor would show them. texts: channel name -> texts of its own, cut and filled in as the others are.
     """
 
     title: str
@@ -84,6 +91,16 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     plan_id: str = ""
     raw: dict[str, msgspec.Raw] | None = None
     action: Action = "notification"
+    texts: dict[str, Texts] | None = None
+
+
+def variant_for(variant: Variant, channel: str) -> Variant:
+    """The variant as this channel's devices read it."""
+    own = None if variant.texts is None else variant.texts.get(channel)
+    if own is None:
+        return variant
+    title = variant.title if own.title is None else own.title
+    return msgspec.structs.replace(variant, title=title, body=variant.body if own.body is None else own.body)
 
 
 class Fault(NamedTuple):
@@ -108,6 +125,8 @@ def variable_names(variant: Variant) -> frozenset[str]:
         texts += [value for value in variant.data.values() if isinstance(value, str)]
     if variant.click is not None:
         texts.append(variant.click.value)
+    for own in (variant.texts or {}).values():
+        texts += [text for text in (own.title, own.body) if text is not None]
     return frozenset(name for text in texts if "{{" in text for name in _VAR.findall(text))
 
 
@@ -199,7 +218,20 @@ def check_variant(variant: Variant) -> Fault | None:
         fault = _check_click(variant.click)
     if fault is None and variant.action != "notification":
         fault = _check_action(variant)
+    if fault is None and variant.texts:
+        fault = _check_texts(variant.texts)
     return fault
+
+
+def _check_texts(texts: dict[str, Texts]) -> Fault | None:
+    for channel, own in texts.items():
+        if channel == "default" or channel not in STRATEGY_CHANNELS:
+            return Fault("texts", f"texts names {channel[:64]!r}, which is no channel")
+        for name in ("title", "body"):
+            fault = _check_text(f"texts.{channel}.{name}", getattr(own, name) or "", TEXT_BYTES_MAX)
+            if fault is not None:
+                return fault
+    return None
 
 
 #: What an action cannot do without.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 from gateway import message_id
 from gateway.batch import Batch
 from gateway.columns import U16, Rows, TextColumn, json_escape
-from gateway.content import Variant, template_parts
+from gateway.content import Variant, template_parts, variant_for
 from gateway.core.compiled import Source
 from gateway.escapes import escape
 
@@ -73,6 +73,10 @@ class Burst:
             self.variant_index = batch.variant_index[rows]
         self._authorization = authorization
         self._now_unix_s = now_unix_s
+
+    def variant(self, index: int) -> Variant:
+        """The batch's variant of this index, as the source's devices read it."""
+        return variant_for(self.batch.variants[index], self.source.name)
 
     def constant(self, name: str, variant: Variant, *, in_json: bool) -> bytes:
         """The value of a slot that is the same for all rows of the variant. Raises KeyError for an unknown name.

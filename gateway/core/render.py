@@ -150,21 +150,21 @@ class Renderer:
 
     def _render_group(self, group: Group) -> None:
         """Chooses the way (see the module's docstring)."""
-        variants = group.burst.batch.variants
-        if group.burst.variant_index is None:
-            self._render_uniform(group, variants[0])
+        burst = group.burst
+        if burst.variant_index is None:
+            self._render_uniform(group, burst.variant(0))
             return
-        indexes = group.burst.variant_index[group.positions]
+        indexes = burst.variant_index[group.positions]
         if int(indexes.min()) == int(indexes.max()):
-            self._render_uniform(group, variants[int(indexes[0])])
+            self._render_uniform(group, burst.variant(int(indexes[0])))
             return
         order = np.argsort(indexes, kind="stable")
         starts = np.flatnonzero(np.diff(indexes[order])) + 1
-        if len(order) < self._uniform_rows_min(group, variants[int(indexes[0])]) * (len(starts) + 1):
+        if len(order) < self._uniform_rows_min(group, burst.variant(int(indexes[0]))) * (len(starts) + 1):
             render_mixed(group, lambda variant: self._template(group, variant), self._render_uniform)
             return
         for chosen in np.split(order, starts):
-            self._render_uniform(group.take(chosen), variants[int(indexes[chosen[0]])])
+            self._render_uniform(group.take(chosen), burst.variant(int(indexes[chosen[0]])))
 
     def _uniform_rows_min(self, group: Group, variant: Variant) -> int:
         if group.numbering is None:
@@ -195,6 +195,10 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
     """All rows of the group are rendered or refused; their texts are the same and fitted once."""
     burst = group.burst
     limits = burst.source.limits(variant)
+    blank = group.blank(variant, template, variant.title, variant.body)
+    if blank is not None:
+        group.refuse(Reason.CONTENT_REFUSED, blank)
+        return
     slots: dict[str, Pieces] = {}
     shortest, longest = _token_lengths(group.tokens) if limits.counts_token else (0, 0)
     overhead = template.constant_bytes

@@ -34,8 +34,11 @@ from gateway.core.rendered import Group, pieces_of
 from gateway.core.truncate import cut, measure_rows
 from gateway.escapes import escape, escape_column
 from gateway.ledger import Reason
-from gateway.vendor import FieldLimit, Slot
+from gateway.vendor import FieldLimit, Refusal, Slot
 
+#: Bytes that begin a character of white space: those of ASCII, and the first ones of the others' UTF-8.
+_MAY_BE_BLANK = np.zeros(256, np.bool_)
+_MAY_BE_BLANK[[*range(0x09, 0x0E), *range(0x1C, 0x21), 0xC2, 0xE1, 0xE2, 0xE3]] = True
 #: With less room than this for the body the title may have to give way too: `fit` decides.
 _BODY_BYTES_MIN = 64
 
@@ -78,6 +81,10 @@ def render_columns(group: Group, contents_of: ContentsOf, template: Compiled) ->
     contents = contents_of(group)
     variant = contents.variant
     texts = _Texts(*contents.texts())
+    blank = _refuse_blank(group, variant, template, texts) if group.burst.source.limits(variant).needs_texts else []
+    if blank:
+        _render_others(group, contents_of, template, blank)
+        return
     truncated = np.zeros(n, np.bool_)
     over = _fit_fields(group, variant, texts, truncated)
     slots = _slots(group, contents, template, bulk)
@@ -87,10 +94,7 @@ def render_columns(group: Group, contents_of: ContentsOf, template: Compiled) ->
     if np.count_nonzero(over):
         refused = _fit_payload(group, contents, template, bulk, texts, slots, sizes, np.flatnonzero(over), truncated)
         if refused:
-            # The others are as many as they are now: a list may have become too short for one.
-            kept = np.delete(np.arange(n), refused)
-            if len(kept):
-                render_columns(group.take(kept), contents_of, template)
+            _render_others(group, contents_of, template, refused)
             return
     for name in template.text_slots if bulk is None else bulk.text_slots:
         base, bar, chain = name.partition("|")
@@ -106,6 +110,39 @@ def render_columns(group: Group, contents_of: ContentsOf, template: Compiled) ->
     for name in template.header_slots:
         slots[name] = contents.header(name)
     group.add(template, slots, body, truncated)
+
+
+def _render_others(group: Group, contents_of: ContentsOf, template: Compiled, refused: list[int]) -> None:
+    """Anew, since they are fewer: a list may have become too short for one."""
+    kept = np.delete(np.arange(len(group.positions)), refused)
+    if len(kept):
+        render_columns(group.take(kept), contents_of, template)
+
+
+def _refuse_blank(group: Group, variant: Variant, template: Compiled, texts: _Texts) -> list[int]:
+    """The indexes of rows with a text that says nothing, refused."""
+    refused: set[int] = set()
+    for field, count, text in (("title", template.n_title, texts.title), ("body", template.n_body, texts.body)):
+        rows = [index for index in blank_rows(text, len(group.positions)) if index not in refused] if count else []
+        if rows:
+            why = Refusal(field, f"{field} is empty ({group.burst.source.name})")
+            group.take(np.array(rows)).refuse(Reason.CONTENT_REFUSED, why)
+            refused |= set(rows)
+    return sorted(refused)
+
+
+def blank_rows(text: Pieces, n: int) -> list[int]:
+    """The indexes of the rows that are empty or white space. Rows whose first byte begins no white space have a look at
+    that byte only."""
+    if any(isinstance(piece, bytes) and piece.decode(errors="replace").strip() for piece in text):
+        return []
+    column = text[0] if len(text) == 1 else None
+    if not isinstance(column, TextColumn):
+        column = TextColumn.from_rows(join(text, 0, n))
+    # One more byte, so that an empty last row has a first one.
+    data = np.frombuffer(column.blob + b" ", np.uint8)
+    maybe = np.flatnonzero(_MAY_BE_BLANK[data[column.offsets[:-1]]] | (column.lengths() == 0))
+    return [index for index in maybe.tolist() if not column.row(index).decode(errors="replace").strip()]
 
 
 class _Texts:

@@ -65,7 +65,6 @@ def render_mixed(group: Group, template_of: TemplateOf, render_uniform: RenderUn
     burst = group.burst
     if burst.variant_index is None:
         raise ValueError("a batch of one variant is not mixed")
-    variants = burst.batch.variants
     templates: dict[int, Compiled | Refusal] = {}
     # Templates live as long as this call, so an id is as good as the template, and cheaper to look up.
     parts: dict[tuple[int, Limits], list[int]] = {}
@@ -73,7 +72,7 @@ def render_mixed(group: Group, template_of: TemplateOf, render_uniform: RenderUn
     for index, variant_at in enumerate(burst.variant_index[group.positions].tolist()):
         key = keys.get(variant_at)
         if key is None:
-            variant = variants[variant_at]
+            variant = burst.variant(variant_at)
             template = template_of(variant)
             key = keys[variant_at] = (id(template), burst.source.limits(variant))
             templates[id(template)] = template
@@ -98,8 +97,7 @@ class _VariantContents(VariableContents):
     def __init__(self, group: Group) -> None:
         variant_index = group.burst.variant_index
         assert variant_index is not None
-        variants = group.burst.batch.variants
-        self._variants = [variants[at] for at in variant_index[group.positions].tolist()]
+        self._variants = [group.burst.variant(at) for at in variant_index[group.positions].tolist()]
         super().__init__(group, self._variants[0])
 
     def texts(self) -> tuple[Pieces, Pieces]:
@@ -138,7 +136,6 @@ def _render_few(group: Group, template_of: TemplateOf, render_uniform: RenderUni
     """The same, one row after the other."""
     burst = group.burst
     n = len(group.positions)
-    variants = burst.batch.variants
     has_variables = bool(burst.batch.variables)
     assert burst.variant_index is not None
     indexes: list[int] = burst.variant_index[group.positions].tolist()
@@ -147,9 +144,9 @@ def _render_few(group: Group, template_of: TemplateOf, render_uniform: RenderUni
     shapes: dict[tuple[int, bool], _Bucket] = {}
     refusals: dict[tuple[Reason, str, str], list[int]] = {}
     templates: dict[int, Compiled] = {}
-    counts_token = burst.source.limits(variants[indexes[0]]).counts_token
+    counts_token = burst.source.limits(burst.variant(indexes[0])).counts_token
     for index, variant_at in enumerate(indexes):
-        variant = variants[variant_at]
+        variant = burst.variant(variant_at)
         template = templates.get(variant_at)
         if template is None:
             made = template_of(variant)
@@ -162,6 +159,10 @@ def _render_few(group: Group, template_of: TemplateOf, render_uniform: RenderUni
         if has_variables:
             position = int(group.positions[index])
             title, body = burst.text_of_row(title, position), burst.text_of_row(body, position)
+        blank = group.blank(variant, template, title, body)
+        if blank is not None:
+            refusals.setdefault((Reason.CONTENT_REFUSED, blank.field, blank.text), []).append(index)
+            continue
         overhead = template.constant_bytes
         for name, count in template.body_slots:
             if counts_token or base_name(name) != "token":
@@ -275,7 +276,7 @@ def _add_list(group: Group, bucket: _Bucket, render_uniform: RenderUniform) -> N
         lone = group.take(np.array([index]))
         variant_index = group.burst.variant_index
         assert variant_index is not None
-        render_uniform(lone, group.burst.batch.variants[int(variant_index[int(group.positions[index])])])
+        render_uniform(lone, group.burst.variant(int(variant_index[int(group.positions[index])])))
 
 
 def _add_bucket(group: Group, bucket: _Bucket) -> None:

@@ -142,6 +142,22 @@ def _check_text(field: str, text: str, bytes_max: int) -> Fault | None:
     return None
 
 
+#: Nothing that is read holds these: controls but for tab and line ends, and the two signs that turn the order of what
+#: follows them (U+202D, U+202E), which hide what a text says. Marks of direction for Arabic and Hebrew are no fault.
+_NOT_SHOWN = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u202d\u202e]")
+
+
+def _check_shown(field: str, text: str) -> Fault | None:
+    """For title and body."""
+    fault = _check_text(field, text, TEXT_BYTES_MAX)
+    if fault is None and not text.isprintable():
+        found = _NOT_SHOWN.search(text)
+        if found is not None:
+            what = "a control character" if found[0] < "\x80" else "a sign that overrides the direction of text"
+            return Fault(field, f"{field} holds {what} at {found.start()}")
+    return fault
+
+
 def _check_line(field: str, text: str, bytes_max: int) -> Fault | None:
     """For values that may become header values: no control characters at all."""
     fault = _check_text(field, text, bytes_max)
@@ -193,7 +209,7 @@ def _check_data(data: dict[str, Scalar]) -> Fault | None:
 
 def check_variant(variant: Variant) -> Fault | None:
     """The first fault of form, or None. Costs a few microseconds; called once per variant, not per row."""
-    fault = _check_text("title", variant.title, TEXT_BYTES_MAX) or _check_text("body", variant.body, TEXT_BYTES_MAX)
+    fault = _check_shown("title", variant.title) or _check_shown("body", variant.body)
     if fault is not None:
         return fault
     if not 0 <= variant.ttl_s <= TTL_S_MAX:
@@ -228,7 +244,7 @@ def _check_texts(texts: dict[str, Texts]) -> Fault | None:
         if channel == "default" or channel not in STRATEGY_CHANNELS:
             return Fault("texts", f"texts names {channel[:64]!r}, which is no channel")
         for name in ("title", "body"):
-            fault = _check_text(f"texts.{channel}.{name}", getattr(own, name) or "", TEXT_BYTES_MAX)
+            fault = _check_shown(f"texts.{channel}.{name}", getattr(own, name) or "")
             if fault is not None:
                 return fault
     return None

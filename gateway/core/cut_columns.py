@@ -57,6 +57,10 @@ _COST_TABLES = {unit: costs.astype(np.uint8).tobytes() for unit, costs in COSTS.
 _BYTES_PER_UNIT = {"code_points": 4, "half_width": 2, "utf8_bytes": 1}
 
 
+#: With fewer rows than this, array calls cost more than a loop.
+_COLUMN_ROWS_MIN = 32
+
+
 class CutRows(NamedTuple):
     """column: every row within the limit. cut: (k,) the rows that were shortened, ascending."""
 
@@ -115,6 +119,8 @@ def cut_rows(column: TextColumn, limit: int, unit: str, mark: str) -> CutRows:
 def shorten_rows(rows: list[bytes], limits: I64, mark: str) -> list[bytes | None]:
     """Each row as `truncate.shorten_plain` leaves it, which is None where nothing is sure: texts that JSON does not
     escape, each longer than its own limit, bytes. limits: (n,) int64."""
+    if len(rows) < _COLUMN_ROWS_MIN:
+        return [shorten_plain(row, limit, mark) for row, limit in zip(rows, limits.tolist(), strict=True)]
     tail = mark.encode()
     begins = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=begins[1:])

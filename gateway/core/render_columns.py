@@ -98,9 +98,10 @@ def render_columns(group: Group, contents_of: ContentsOf, template: Compiled) ->
             return
     for name in template.text_slots if bulk is None else bulk.text_slots:
         base, bar, chain = name.partition("|")
-        if bar:
-            pieces = texts.title if base == "title" else texts.body
-            slots[name] = _escaped(slots[base], chain[1:]) if chain[:1] == "j" else _escaped(pieces, chain)
+        if _is_raw(name):
+            slots[name] = _escaped(texts.title if base == "title" else texts.body, chain)
+        elif bar:
+            slots[name] = _escaped(slots[base], chain[1:])
     if bulk is not None:
         add_distinct(group, variant, template, slots, truncated)
         return
@@ -153,6 +154,11 @@ class _Texts:
     def __init__(self, title: Pieces, body: Pieces) -> None:
         self.title = title
         self.body = body
+
+
+def _is_raw(name: str) -> bool:
+    """Whether the slot of a text stands in no JSON."""
+    return "|" in name and "|j" not in name
 
 
 def _escaped(pieces: Pieces, chain: str) -> Pieces:
@@ -265,7 +271,8 @@ def _fit_payload(
             group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
     if not refused:
         truncated[[*titles, *bodies]] = True
-        texts.title, texts.body = _replaced(texts.title, n, titles), _replaced(texts.body, n, bodies)
+        if any(_is_raw(name) for name in (template if bulk is None else bulk).text_slots):
+            texts.title, texts.body = _replaced(texts.title, n, titles), _replaced(texts.body, n, bodies)
         slots["title"] = _replaced(slots["title"], n, _in_json(titles))
         slots["body"] = _replaced(slots["body"], n, _in_json(bodies))
     return refused

@@ -49,10 +49,12 @@ from gateway.app_leaving import leave
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
 from gateway.app_parts import app_view, make_log
+from gateway.app_receipts import Receipts
 from gateway.app_seeing import lane_status, refresh_gauges
 from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
+from gateway.app_tasks import build_control, callback_actors
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -106,6 +108,7 @@ class Ready(NamedTuple):
     operator: str
     http: str
     long_link: list[str]
+    receipts: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +176,7 @@ class Worker:
             self.disk = DiskJournal(self, self.home.journal, secret, FIRST_EPOCH)
         self.stores = Stores(config, FIRST_EPOCH, metrics, self.log)
         self.pages = self.stores.keep_pages(self.home, secret, clock)
-        self.devices = DeviceTable(device_limits(config), self.stores.hash_key())
+        self.devices = DeviceTable(device_limits(config), self.stores.hash_key(secret))
         self.stores.follow(self.devices)
         self.inbox_store = self.stores.inbox
         self.inbox = self.stores.inbox_actor(self.home, clock)
@@ -195,10 +198,14 @@ class Worker:
             parked_rows_max=config.lanes.parked_rows_max,
             strategy4_wait_s=config.retry.strategy4_wait_s,
             trail=None if self.disk is None else self.disk.trail,
+            remembers_devices=self.stores.registry is not None,
         )
+        if self.disk is not None:
+            self.disk.stand_beside(self.stores.ledger, self.stores.registry)
         self.request_ids = RequestIds(
             ids_max=config.ledger.idempotency_ids_max, age_ms=int(config.ledger.idempotency_s * 1000)
         )
+        self.control = build_control(self)
         self.joint = None if self.siblings is None else Joint(self, self.siblings, defaults)
         self.intake = Intake(
             home=self.home,
@@ -215,6 +222,7 @@ class Worker:
             app_keys=keys,
             disk=None if self.disk is None else self.disk.actor,
             disk_apps=() if self.disk is None else self.disk.apps,
+            tasks=self.control,
         )
 
     def _build_vendors(self, index: int, app: App) -> list[VendorLane]:
@@ -263,6 +271,7 @@ class Worker:
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
         self.presence = build_presence(self)
         self.audiences = build_audiences(self)
+        self.control.stop_audience = self.audiences.stop
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
             intake=self.intake,
@@ -279,8 +288,10 @@ class Worker:
             # Devices and rows of other workers would be missing.
             desk=self.stores.desk(self.devices, self.home, self.clock) if config.gateway.workers == 1 else None,
             audiences=self.audiences,
+            control=self.control,
         )
         self.uplink = build_uplink(self)
+        self.receipts = Receipts(self)
         self.front = self.service if self.joint is None else self.joint.serve(self.service)
         self.desk = build_desk(self)
         self.rpc = RpcListener(
@@ -342,6 +353,8 @@ class Worker:
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "uplink", self.uplink.run)
+            for name, run in (*self.receipts.actors(), *callback_actors(self)):
+                self._supervise(nursery, name, run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
             for built in self.vendor_lanes:
@@ -425,7 +438,7 @@ class Worker:
             self._supervise(nursery, "long link", self._run_long_link)
             if self.bans_watch is not None:
                 self._supervise(nursery, "bans", self.bans_watch.run)
-        rpc, http = await self._open_doors(nursery)
+        rpc, http, receipts = await self._open_doors(nursery)
         return Ready(
             rpc=rpc,
             operator=f"unix://{config.operator_socket}",
@@ -434,6 +447,7 @@ class Worker:
                 str(Address(listener.address.scheme, host, port))
                 for listener, (host, port) in zip(config.long_link.listeners, links, strict=True)
             ],
+            receipts=receipts,
         )
 
     async def _open_operator(self, nursery: trio.Nursery) -> None:
@@ -446,8 +460,8 @@ class Worker:
             converse = functools.partial(self.rpc.converse, name="operator")
             await doors.open(nursery, Listener(address=config.operator.address), converse)
 
-    async def _open_doors(self, nursery: trio.Nursery) -> tuple[list[str], str]:
-        """The addresses of RPC and HTTP."""
+    async def _open_doors(self, nursery: trio.Nursery) -> tuple[list[str], str, list[str]]:
+        """The addresses of RPC, HTTP and receipts."""
         converse = functools.partial(self.rpc.converse, name="rpc")
         rpc = [await self.doors.open(nursery, listener, converse) for listener in self.config.rpc.listeners]
         shared = self.siblings
@@ -458,7 +472,9 @@ class Worker:
         )
         http = HealthServer(page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
         address = await self.doors.open(nursery, Listener(address=self.config.http.address), http.converse)
-        return rpc, address.replace("tcp:", "http:")
+        told = self.receipts.site(self._not_ready).converse
+        receipts = [await self.doors.open(nursery, listener, told) for listener in self.config.receipts.listeners]
+        return rpc, address.replace("tcp:", "http:"), receipts
 
     def _announce(self, addresses: Ready) -> None:
         self.log.info("ready", **addresses._asdict())
@@ -486,6 +502,8 @@ class Worker:
                 nursery.start_soon(self._wait_long_link, deadline)
         if self.joint is not None:
             await self.joint.flush(deadline)
+        # The journal lets go what the archive has.
+        await self.stores.flush()
         left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
         # Those in the journal go on at the next start.
         lost = self.home.rows_open - left["rows_in_journal"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import secrets
@@ -74,10 +75,14 @@ class Stores:
             self.close()
             raise
 
-    def hash_key(self) -> HashKey:
-        """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it."""
+    def hash_key(self, secret: bytes) -> HashKey:
+        """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it.
+
+        secret: of message ids, which all workers have. Without a disk the key comes from it, so that the hash that the
+        owner of a device keeps of its token is the one that the home of the row looks for.
+        """
         if self.folder is None:
-            return HashKey(secrets.token_bytes(_HASH_KEY_BYTES))
+            return HashKey(hashlib.blake2b(secret, digest_size=_HASH_KEY_BYTES, person=b"token hash").digest())
         path = self.folder / "hash.key"
         try:
             if not path.exists():

@@ -8,6 +8,7 @@ estimates from the layouts named beside them; a change of a layout changes its f
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
 from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
+from gateway.core.receipt_reports import EARLY_REPORTS_MAX
 from gateway.errors import ConfigError
 from gateway.vendor import HttpVersion, http_version
 
@@ -44,6 +46,10 @@ LANE_ROW_BYTES = 16
 RECEIPT_BYTES = 16 + 16 + 3 + 8
 #: An entry of 24 bytes and 2.5 slots of 8 in its index (gateway/core/request_ids.py).
 REQUEST_ID_BYTES = 24 + 20
+#: Id, time, and their place in a dictionary.
+STOPPED_TASK_BYTES = 150
+#: A row that waits alone: two cursors and a reference to its change.
+CALLBACK_ROW_BYTES = 400
 #: What the journal on disk keeps of an open row: two flags and a channel (gateway/marks.py).
 TRAIL_ROW_BYTES = 3
 #: State, stage, id and target columns of one open row (gateway/ledger.py, LedgerPage.memory_bytes), without texts.
@@ -81,6 +87,8 @@ TEMPLATE_BYTES = 4 << 10
 REST_BYTES = 16 * MIB
 #: An address remembered for wrong passwords: its text, an object of three fields, a dict entry.
 FAILED_ADDRESS_BYTES = 400
+#: A vendor's receipt with one token and its callback parameter, as Python objects.
+VENDOR_RECEIPT_BYTES = 500
 #: A remembered signature of POST /v1/devices: 32 bytes, a time, a dict entry.
 SIGNATURE_BYTES = 150
 
@@ -163,6 +171,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         4 if needs_probes(name, settings) else 2 for app in config.apps for name, settings in app.vendors.items()
     )
     sessions = rpc.connections_max + config.operator.connections_max + config.http.connections_max
+    receipts = config.receipts
     return [
         *_long_link_budget(config),
         BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
@@ -177,6 +186,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         ),
         BudgetPart("ledger", ledger.ledger_memory_bytes_max, "ledger.ledger_memory_bytes_max"),
         BudgetPart("receipts log", ledger.receipt_log_rows_max * RECEIPT_BYTES, "ledger.receipt_log_rows_max"),
+        BudgetPart("stopped tasks", ledger.stopped_tasks_max * STOPPED_TASK_BYTES, "ledger.stopped_tasks_max"),
         BudgetPart("request ids", ledger.idempotency_ids_max * REQUEST_ID_BYTES, "ledger.idempotency_ids_max"),
         BudgetPart("inbox", _inbox_bytes(config), "inbox.rows_max"),
         BudgetPart(
@@ -203,8 +213,17 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "connections_max of each vendor",
         ),
         _audiences_part(config),
+        BudgetPart("callbacks", _callback_rows(config) * CALLBACK_ROW_BYTES, "queue_rows_max of each app's callback"),
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),
+        BudgetPart(
+            "receipts of vendors",
+            receipts.connections_max * (SESSION_BYTES + receipts.body_bytes_max)
+            + (receipts.receipts_max + EARLY_REPORTS_MAX) * VENDOR_RECEIPT_BYTES
+            if receipts.listeners
+            else 0,
+            "receipts.connections_max, receipts.body_bytes_max, receipts.receipts_max",
+        ),
         BudgetPart(
             "signatures", len(config.apps) * config.http.signatures_max * SIGNATURE_BYTES, "http.signatures_max"
         ),
@@ -214,6 +233,10 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "long_link.failed_addresses_max",
         ),
     ]
+
+
+def _callback_rows(config: Config) -> int:
+    return sum(app.callback.queue_rows_max for app in config.apps if app.callback is not None)
 
 
 def _audiences_part(config: Config) -> BudgetPart:
@@ -229,6 +252,7 @@ def files_needed(config: Config) -> int:
         + config.rpc.connections_max
         + config.operator.connections_max
         + config.http.connections_max
+        + (config.receipts.connections_max + len(config.receipts.listeners) if config.receipts.listeners else 0)
         + len(config.rpc.listeners)
         + len(config.long_link.listeners)
         + 3
@@ -333,6 +357,8 @@ def _listeners(config: Config) -> Iterator[tuple[str, object, str]]:
         yield from _listener(f"rpc.listeners[{index}]", listener, ("tcp", "tls", "unix"))
     for index, listener in enumerate(config.long_link.listeners):
         yield from _listener(f"long_link.listeners[{index}]", listener, ("tcp", "tls", "ws", "wss"))
+    for index, listener in enumerate(config.receipts.listeners):
+        yield from _listener(f"receipts.listeners[{index}]", listener, ("tcp", "tls"))
     if config.http.address.scheme != "tcp":
         yield "http.address", str(config.http.address), "tcp://host:port"
     operator = config.operator
@@ -347,7 +373,11 @@ def _listeners(config: Config) -> Iterator[tuple[str, object, str]]:
 
 
 def _addresses(config: Config) -> Iterator[tuple[str, Address]]:
-    for section, listeners in (("rpc", config.rpc.listeners), ("long_link", config.long_link.listeners)):
+    for section, listeners in (
+        ("rpc", config.rpc.listeners),
+        ("long_link", config.long_link.listeners),
+        ("receipts", config.receipts.listeners),
+    ):
         for index, listener in enumerate(listeners):
             yield f"{section}.listeners[{index}].address", listener.address
     yield "http.address", config.http.address
@@ -375,6 +405,8 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
             yield f"{path}.durability", "disk", "'memory' while gateway.workers is more than 1 (docs/known-gaps.md)"
         if not app.secrets:
             yield f"{path}.secrets", app.secrets, "at least one secret"
+        if app.callback is not None and not re.match(r"https?://[^/\s]+", app.callback.url):
+            yield f"{path}.callback.url", app.callback.url, "an http or https URL"
     if config.store.data_dir is not None and config.gateway.workers > 1:
         expected = "no value: stores on the disk are for gateway.workers = 1 in this version"
         yield "store.data_dir", str(config.store.data_dir), expected

@@ -107,6 +107,18 @@ class Http(Section, frozen=True, kw_only=True):
     devices_burst_max: Count = 200
 
 
+class Receipts(Section, frozen=True, kw_only=True):
+    """Where vendors report what became of messages; without a listener nobody is told."""
+
+    listeners: list[Listener] = msgspec.field(default_factory=list)
+    connections_max: Count = 64
+    header_timeout_s: Seconds = 5.0
+    idle_timeout_s: Seconds = 60.0
+    header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=16 * MIB)] = 512 * KIB
+    receipts_max: Count = 100_000
+
+
 class LongLink(Section, frozen=True, kw_only=True):
     listeners: list[LinkListener] = msgspec.field(default_factory=list)
     connections_max: Count = 15_000
@@ -156,6 +168,7 @@ class Ledger(Section, frozen=True, kw_only=True):
     retention_check_s: Seconds = 600.0
     idempotency_ids_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000_000
     idempotency_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 86_400.0
+    stopped_tasks_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
 
 
 class Journal(Section, frozen=True, kw_only=True):
@@ -301,6 +314,19 @@ class Observe(Section, frozen=True, kw_only=True):
     lag_interval_ms: Milliseconds = 10.0
 
 
+class Callback(Section, frozen=True, kw_only=True):
+    """Where an app's service is told by HTTP what became of its rows."""
+
+    url: str
+    secret: Secret
+    app_id: str = ""
+    batch_rows_max: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    queue_rows_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 8
+    timeout_s: Seconds = 10.0
+    ca_file: str = ""
+
+
 class App(Section, frozen=True, kw_only=True):
     """One app: its key, the secrets of its services and devices, its vendors.
 
@@ -315,6 +341,7 @@ class App(Section, frozen=True, kw_only=True):
     connections_max: Count = 1_000_000
     ttl_s_max: Literal[259_200, 604_800, 3_456_000] = 3_456_000
     marketing_categories: list[str] = msgspec.field(default_factory=list)
+    callback: Callback | None = None
     vendors: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
 
 
@@ -333,6 +360,7 @@ class Config(Section, frozen=True, kw_only=True):
     rpc: Rpc
     operator: Operator
     http: Http
+    receipts: Receipts
     long_link: LongLink
     ledger: Ledger
     journal: Journal

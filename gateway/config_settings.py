@@ -9,7 +9,7 @@ from __future__ import annotations
 from gateway.actors.credentials import KeeperSettings
 from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.vendor_connection import ConnectionLimits
-from gateway.api.health import HealthSettings
+from gateway.api.conversation import HttpSettings
 from gateway.config_sections import Config
 from gateway.content import Class
 from gateway.core.admission import AdmissionLimits
@@ -34,6 +34,7 @@ __all__ = [
     "http1_config",
     "keeper_settings",
     "long_link_settings",
+    "receipt_settings",
     "retry_policy",
     "rpc_limits",
     "signing_limits",
@@ -118,9 +119,11 @@ def device_limits(config: Config) -> DeviceLimits:
     )
 
 
-def retry_policy(config: Config, message_class: Class, *, first_s: float | None = None) -> RetryPolicy:
+def retry_policy(
+    config: Config, message_class: Class, *, first_s: float | None = None, may_repeat: bool = True
+) -> RetryPolicy:
     """The policy of one class; only what happens to uncertain rows differs between them. first_s: of a vendor that asks
-    for another first wait than `retry.first_s`."""
+    for another first wait than `retry.first_s`. may_repeat: false where a second copy is worse than none (SMS)."""
     retry = config.retry
     wait_s = retry.first_s if first_s is None else min(first_s, retry.cap_s)
     rule = retry.on_uncertain_system if message_class is Class.SYSTEM else retry.on_uncertain_marketing
@@ -133,7 +136,7 @@ def retry_policy(config: Config, message_class: Class, *, first_s: float | None 
         throttle_s=retry.throttled_s,
         wait_s_min=retry.wait_s_min,
         credential_s=retry.credential_s,
-        resends_uncertain=rule == "resend",
+        resends_uncertain=rule == "resend" and may_repeat,
     )
 
 
@@ -216,14 +219,25 @@ def guard_settings(config: Config) -> GuardSettings:
     )
 
 
-def health_settings(config: Config) -> HealthSettings:
+def health_settings(config: Config) -> HttpSettings:
     http = config.http
-    return HealthSettings(
+    return HttpSettings(
         connections_max=http.connections_max,
         header_timeout_s=http.header_timeout_s,
         idle_timeout_s=http.idle_timeout_s,
         header_bytes_max=http.header_bytes_max,
         body_bytes_max=http.body_bytes_max,
+    )
+
+
+def receipt_settings(config: Config) -> HttpSettings:
+    receipts = config.receipts
+    return HttpSettings(
+        connections_max=receipts.connections_max,
+        header_timeout_s=receipts.header_timeout_s,
+        idle_timeout_s=receipts.idle_timeout_s,
+        header_bytes_max=receipts.header_bytes_max,
+        body_bytes_max=receipts.body_bytes_max,
     )
 
 

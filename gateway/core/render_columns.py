@@ -106,7 +106,7 @@ def render_columns(group: Group, contents_of: ContentsOf, template: Compiled) ->
         add_distinct(group, variant, template, slots, truncated)
         return
     if template.signed:
-        slots["signature"] = (group.signature(template.signed, slots, n),)
+        slots |= group.signatures(template.signature_slots, template.signed, slots, n)
     body = pieces_of(template.body, slots)
     for name in template.header_slots:
         slots[name] = contents.header(name)
@@ -205,7 +205,7 @@ def _sizes(
     whatever a form makes of it."""
     n = len(group.positions)
     counted = dict(slots)
-    counted["signature"] = (b"",)
+    counted |= dict.fromkeys(template.signature_slots, (b"",))
     counted |= {name: slots[base_name(name)] for name in (template if bulk is None else bulk).text_slots}
     if not group.burst.source.limits(variant).counts_token:
         counted |= {name: (b"",) for name in counted if base_name(name) == "token"}

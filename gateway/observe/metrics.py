@@ -13,10 +13,11 @@ from gateway.content import Class
 from gateway.errors import CloseReason
 from gateway.ledger import Channel, Reason, Receipt, State
 from gateway.observe.metric_types import MetricSet, counter, gauge, histogram, log_bounds, open_label
+from gateway.receipts import Event
 from gateway.verdict import Verdict
 
 #: Who listens or connects.
-LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
+LISTENERS = ("rpc", "operator", "http", "long_link", "vendor", "receipts")
 STORES = ("registry", "inbox", "ledger")
 DIRECTIONS = ("in", "out")
 #: sent: to the owner; received: from a home; report_dropped: of rows that the worker did not hold, or of a life that
@@ -42,6 +43,13 @@ JOURNAL_ERRORS = ("full", "read_only", "corrupt", "other")
 RECOVERED_FATES = ("final", "unsent", "resent", "uncertain", "expired")
 #: What becomes of a removal that the unregister guard holds back.
 HELD_OUTCOMES = ("held", "dropped", "rechecked", "removed")
+#: What becomes of one vendor's receipt of one token. repeated: it said nothing new; forged: its callback parameter is
+#: none of ours; not_the_target: no row of its batch went to that token there; dropped: no room on the way to its home.
+RECEIPT_OUTCOMES = ("counted", "repeated", "forged", "no_address", "unknown_row", "not_the_target", "dropped")
+#: What becomes of rows that a service is to be told of by HTTP.
+CALLBACK_OUTCOMES = ("answered", "refused", "undelivered", "dropped")
+#: What a vendor's request was told.
+RECEIPT_REQUESTS = ("taken", "unreadable", "unproven", "busy", "too_large", "method")
 #: Ten microseconds to ten seconds: a step should stay under 2 ms, a stall is seconds.
 STEP_BOUNDS_S = log_bounds(1e-5, 10.0, 3)
 #: One row to a full batch.
@@ -55,6 +63,14 @@ class Metrics(MetricSet):
     row_moves = counter("rows", "Rows that entered a state, by channel", channel=Channel, state=State)
     row_reasons = counter("rows", "Rows that got a reason with their state", reason=Reason)
     rows_open = gauge("rows", "Rows that are in an open state now", state=State)
+    callback_rows = counter(
+        "rows",
+        "Rows that services were to be told of by HTTP: answered, refused (status 400 to 499), undelivered, dropped",
+        app=open_label(),
+        outcome=CALLBACK_OUTCOMES,
+    )
+    callback_queue_rows = gauge("rows", "Rows that wait to be told to the app's service", app=open_label())
+    callback_retries = counter("requests", "Callbacks that had no usable answer and were tried again", app=open_label())
     audiences_running = gauge("audiences", "Audiences that still have devices to come")
     audience_rows_left = counter("rows", "Devices of audiences that got no row, because their worker ended or refused")
     receipts = counter("rows", "Rows whose receipt rose, by channel", channel=Channel, receipt=Receipt)
@@ -131,6 +147,18 @@ class Metrics(MetricSet):
     connections = counter("connections", "Connections opened", listener=LISTENERS)
     closes = counter("connections", "Connections ended, by their one close reason", listener=LISTENERS, why=CloseReason)
     refusals = counter("refusals", "What was refused, by the name of the limit or rule", name=open_label())
+    # receipts of vendors
+    receipt_requests = counter("requests", "Vendors' requests with receipts", vendor=Channel, outcome=RECEIPT_REQUESTS)
+    vendor_receipts = counter("receipts", "Vendors' receipts by their fate", vendor=Channel, outcome=RECEIPT_OUTCOMES)
+    receipt_events = counter("receipts", "Vendors' receipts that found their row", vendor=Channel, event=Event)
+    receipt_unknown = counter("receipts", "Receipts with an event in no table", vendor=Channel, name=open_label())
+    receipt_guard_holding = gauge(
+        "state", "1 while receipts' removals of dead tokens are held back", "max", app=open_label(), vendor=Channel
+    )
+    receipt_removals_held = gauge(
+        "removals", "Receipts' removals of dead tokens that wait held back", app=open_label(), vendor=Channel
+    )
+    receipts_waiting = gauge("receipts", "Vendors' receipts that wait to be dealt with")
     # between workers
     link_rows = counter("rows", "Rows between workers, by what became of them", what=LINK_ROWS)
     link_slices = counter("slices", "Slices of rows sent to the workers that own their devices")

@@ -262,6 +262,7 @@ def test_a_ttl_stays_in_what_the_vendor_takes(render: Callable[..., Any]) -> Non
             assert found == value, vendor_name
 
 
+WORDS = ["code", "result", "data", "errcode", "Code", "Response"]
 bodies = st.one_of(
     st.binary(max_size=60),
     st.recursive(

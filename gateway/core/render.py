@@ -123,7 +123,7 @@ class Renderer:
     ) -> Rendered:
         """The requests of these rows of the batch. A row that no token group names is left out.
 
-        reports_cuts: also says which texts were cut, of rows without variables of their own.
+        reports_cuts: also says which texts were cut, of contents that all of their rows share.
         """
         host, port = vendor.authority()
         authority = (host if port == 443 else f"{host}:{port}").encode()

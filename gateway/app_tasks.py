@@ -27,6 +27,8 @@ def build_control(worker: Worker) -> TaskControl:
         stopped=StoppedTasks(worker.config.ledger.stopped_tasks_max),
         archive=worker.stores.ledger,
     )
+    if worker.stores.ledger is not None:
+        worker.stores.ledger.on_recovered = control.opened
     if worker.disk is not None:
         worker.disk.tasks, control.remember = control, worker.disk.stopped_log.remember
     return control

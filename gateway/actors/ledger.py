@@ -149,6 +149,8 @@ class LedgerActor:
         self._due: deque[BatchAddress] = deque()
         #: Pages that are on their way, by sequence.
         self._fetched: dict[int, trio.Event] = {}
+        #: Told of each page of an earlier process that comes back.
+        self.on_recovered: Callable[[LedgerPage], None] = lambda _page: None
         #: Pages of an earlier process whose held rows the inbox has not been asked for.
         self._unchecked: set[int] = set()
 
@@ -280,6 +282,7 @@ class LedgerActor:
             # They were with their devices, and the only way to say so is to say it now.
             self._home.move(page, lost, State.IN_FLIGHT, None, now)
             self._home.move(page, lost, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
+            self.on_recovered(page)
 
     # -- looking up; all read-only, and not kept
 

@@ -111,8 +111,7 @@ class Home:
         self._page_bytes: dict[int, int] = {}
         self._bytes = 0
         self._evicted = 0
-        self.rows_open = 0
-        self._rows_wanted = 0
+        self.rows_open = self._rows_wanted = 0
         self._next_sequence = 0
         self._newest_unix_ms = 0
         #: The monotonic time of that label.
@@ -259,7 +258,9 @@ class Home:
             self.away_pages.add(AwayPage(page.batch.address, page.n_open))
 
     def adopt(self, page: LedgerPage) -> None:
-        """A page that had left memory is here again, because it is about to change. It is the newest here."""
+        """A page that had left memory is here again, because it is about to change; others make room for it."""
+        if self._is_full:
+            self.evict()
         sequence = page.batch.address.sequence
         away = self.away_pages.pop(sequence)
         self.rows_open += page.n_open - (0 if away is None else away.held)

@@ -168,7 +168,8 @@ GOOD = {
             {"msgtype": "link", "link": {"title": "t", "text": "x", "messageUrl": "u"}},
         ),
     ],
-    **dict.fromkeys(["webhook", "ups"], [("/hook", JSON, {"messages": [{"message_id": "0" * 32, "target": "t"}]})]),
+    "webhook": [("/hook", JSON, {"messages": [{"message_id": "0" * 32, "target": "t"}]})],
+    "ups": [("/hook", JSON, {"messages": [{"message_id": "0" * 32, "target": "t"}]})],
 }
 #: Asked for messages instead of paths with JSON.
 MAIL = (

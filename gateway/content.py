@@ -31,7 +31,7 @@ NAME_BYTES_MAX = 128
 STRATEGY_CHANNELS = frozenset(
     [
         *("default", "long_link", "apns", "fcm", "huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu"),
-        *("webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk"),
+        *("webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk", "email"),
     ],
 )
 URL_BYTES_MAX = 2048

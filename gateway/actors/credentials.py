@@ -221,7 +221,7 @@ class CredentialKeeper:
         try:
             with trio.fail_after(self._settings.timeout_s):
                 request = client.build_request(
-                    "POST", question.url, headers=dict(question.headers), content=question.body
+                    question.method, question.url, headers=dict(question.headers), content=question.body
                 )
                 request.stream = WholeBody(question.body)
                 answer = await client.send(request, stream=True)

@@ -12,7 +12,7 @@ from gateway.actors.callbacks import Callbacks, CallbackSettings
 from gateway.actors.credentials import open_http_client
 from gateway.actors.task_control import TaskControl
 from gateway.core.callback_lines import Signer
-from gateway.core.home import NOW_OR_NEVER_S
+from gateway.core.lifetimes import NOW_OR_NEVER_S
 from gateway.core.stopping import StoppedTasks
 from gateway.message_id import to_text
 from gateway.observe.callbacks import CallbackCounts
@@ -31,6 +31,9 @@ def build_control(worker: Worker) -> TaskControl:
         stopped=StoppedTasks(worker.config.ledger.stopped_tasks_max),
         archive=worker.stores.ledger,
     )
+    if worker.stores.ledger is not None:
+        # A crash may have come between a stop and the page that says what it did.
+        worker.stores.ledger.on_brought_back = control.opened
     if worker.disk is not None:
         worker.disk.tasks, control.remember = control, worker.disk.stopped_log.remember
     return control

@@ -144,6 +144,8 @@ class LedgerActor:
         #: Pages that rest, and since when; in that order.
         self._resting: OrderedDict[int, tuple[LedgerPage, float]] = OrderedDict()
         self._is_short = False
+        #: Called with each page that is in the home again.
+        self.on_brought_back: Callable[[LedgerPage], None] = lambda _page: None
         self._late: deque[tuple[int, Rows, Then, Callable[[], None]]] = deque()
         #: Pages that are away and may have rows that are due.
         self._due: deque[BatchAddress] = deque()
@@ -253,6 +255,7 @@ class LedgerActor:
             self._home.forget_away(key.sequence)
         else:
             self._home.adopt(page)
+            self.on_brought_back(page)
 
     async def away_parts(self, task_id: bytes) -> list[int]:
         """Sequences of pages that are away and may have rows of the task. Raises StoreError."""

@@ -23,6 +23,7 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.fallbacks import FallbackObserver, Fallbacks, Ways
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
 from gateway.actors.link_feed import ForLink, LinkFeed
@@ -44,6 +45,7 @@ from gateway.core.router import (
     reroute_after_vendor,
     reroute_offline,
     route,
+    slots_of,
 )
 from gateway.core.shadow import ShadowPage
 from gateway.core.trail import Trail
@@ -60,10 +62,10 @@ _SWEEP_S = 0.05
 _WAITS_MAX = 1 << 20
 #: Rows of strategy 4 that are in flight when their wait ends are looked at again after this long.
 _LOOK_AGAIN_S = 1.0
-
-
 #: Texts in one call of the edge: they are copied two or three times there.
 _DELIVER_BYTES_MAX = 1 << 20
+#: Nobody was there to be reached, as far as the first way goes; a user who wants none is left alone on all ways.
+_NOT_REACHED = (Reason.UNKNOWN_DEVICE, Reason.NO_CHANNEL, Reason.DEVICE_OFFLINE, Reason.TOKEN_MUTED, Reason.INBOX_FULL)
 #: So many rows make no long step, whatever their texts.
 _FEW_ROWS = 64
 
@@ -95,7 +97,7 @@ class SpreadPort(Protocol):
     def check_room(self) -> None: ...
 
 
-class RouterObserver(Protocol):
+class RouterObserver(FallbackObserver, Protocol):
     def routed(self, page: LedgerPage, seconds: float) -> None: ...
 
     def delivered_to_edge(self, rows: int) -> None: ...
@@ -160,6 +162,8 @@ class Router:
             tick_s=_SWEEP_S, slots=1024, now=clock.monotonic(), items_max=_WAITS_MAX
         )
         self._sweep_bell = Bell()
+        ways = Ways(self._options, self.lanes_of, self._offer, inbox.forget)
+        self.fallbacks = Fallbacks(home=home, clock=clock, observer=observer, ways=ways)
         self._trail = trail
         self._link_feed = LinkFeed(rows_max=self._link_rows_max, feed=self._feed, trail=trail)
         self._spread: SpreadPort | None = None
@@ -242,16 +246,21 @@ class Router:
     async def _route_page(self, page: LedgerPage) -> None:
         options = self._options(page)
         left = page.n - page.n_routed
+        if page.batch.has_fallback and not page.n_routed:
+            self.fallbacks.follow(page)
+            self._sweep_bell.ring()
         # Slices of equal size: a short last one would cost nearly as much as a full one.
         size = -(-left // -(-left // self._slice_rows)) if left else 1
         for first in range(page.n_routed, page.n, size):
             stop = min(first + size, page.n)
             self._home.encode_rows(page.batch, first, stop)
             rows = live_rows(page, first, stop)
+            if page.batch.has_fallback:
+                rows = self.fallbacks.resume(page, rows)
             if self._spread is not None and not isinstance(page, ShadowPage):
                 rows = self._spread.send_elsewhere(page, rows)
             if len(rows):
-                routed = route(page, rows, self._devices, options, self._lanes_of(page))
+                routed = route(page, rows, self._devices, options, self.lanes_of(page))
                 page.routed_ms[first:stop] = page.stamp(self._clock.monotonic())
                 self._carry_out(page, routed, options)
             page.n_routed = stop
@@ -264,16 +273,19 @@ class Router:
             part = rows[first : first + self._slice_rows]
             self.queued_rows -= len(part)
             part = part[page.state[part] == State.QUEUED]
+            if page.batch.has_fallback:
+                part = self.fallbacks.resume(page, part)
             if self._spread is not None:
                 part = self._spread.send_elsewhere(page, part)
             if len(part):
-                self._carry_out(page, route(page, part, self._devices, options, self._lanes_of(page)), options)
+                self._carry_out(page, route(page, part, self._devices, options, self.lanes_of(page)), options)
             await trio.lowlevel.checkpoint()
 
     def _options(self, page: LedgerPage) -> Options:
         return compile_options(page.batch, self._defaults[page.batch.app])
 
-    def _lanes_of(self, page: LedgerPage) -> Bool:
+    def lanes_of(self, page: LedgerPage) -> Bool:
+        """(channels,) which channels the page's app has lanes for."""
         found = self._has_lane.get(page.batch.app)
         return np.zeros(_N_CHANNELS, np.bool_) if found is None else found
 
@@ -288,9 +300,9 @@ class Router:
                 page.channel[rows] = Channel.LONG_LINK
                 self._inbox.keep(page, rows)
                 continue
-            self._end(page, rows, reason, now)
-        if len(routed.failed):
-            self._home.move(page, routed.failed, State.FAILED, None, now)
+            goes_on = page.batch.has_fallback and reason in _NOT_REACHED
+            self._end(page, self.fallbacks.move_on(page, rows) if goes_on else rows, reason, now)
+        self._fail(page, routed.failed, now)
         if len(routed.expired):
             self._home.move(page, routed.expired, State.EXPIRED, Reason.TTL_PASSED, now)
         for group in routed.vendor:
@@ -302,6 +314,12 @@ class Router:
             page.channel[routed.inbox] = Channel.LONG_LINK
             self._inbox.keep(page, routed.inbox, is_silent=is_silent)
 
+    def _fail(self, page: LedgerPage, rows: Rows, now: float) -> None:
+        """Rows have no way left, but for their chain. Their reasons stand beside them."""
+        if len(rows):
+            left = self.fallbacks.move_on(page, rows) if page.batch.has_fallback else rows
+            self._home.move(page, left, State.FAILED, None, now)
+
     def _end(self, page: LedgerPage, rows: Rows, reason: Reason, now: float) -> None:
         self._home.move(page, rows, State.DROPPED, reason, now)
 
@@ -312,6 +330,11 @@ class Router:
         self._home.move(page, moved, State.QUEUED, None, now)
         page.channel[rows] = group.channel
         self._limit_wait(page, group, options, now)
+        self._offer(page, group)
+
+    def _offer(self, page: LedgerPage, group: VendorRows) -> None:
+        """Rows that are QUEUED for that channel are in its lane, or parked before it."""
+        rows = group.rows
         key = LaneKey(page.batch.app, group.channel, group.class_)
         taken = self._lanes[key].offer(page, rows, group.priority) if not self._parked.get(key) else 0
         if taken < len(rows):
@@ -334,6 +357,8 @@ class Router:
                 # They may come back to wait; then they have waited long enough.
                 self._waits.add(now + _LOOK_AGAIN_S, _Parked(page, in_flight, priority))
             is_waiting = at_vendor & ((states == State.QUEUED) | (states == State.WAITING))
+            if page.batch.has_fallback:
+                is_waiting &= ~self.fallbacks.holds(page, rows)
             options = self._options(page)
             index = options.variant_index(page.batch, rows)
             is_waiting &= options.strategies[index, page.channel[rows]] == _VENDOR_FIRST
@@ -383,7 +408,7 @@ class Router:
 
     def _after_refused_link(self, page: LedgerPage, rows: Rows, options: Options) -> Routed:
         """The next way of rows that no socket took. Strategy 4 has had its vendor: it does not ask it again."""
-        lanes = self._lanes_of(page)
+        lanes = self.lanes_of(page)
         fell_back = rows[page.reason[rows] == Reason.FALLBACK]
         if not len(fell_back):
             return reroute_offline(page, rows, self._devices, options, lanes)
@@ -437,10 +462,12 @@ class Router:
         """A vendor finally did not take these rows: they fail, or fall back if their strategy says so."""
         now = self._clock.monotonic()
         page.reason[rows] = reasons
+        if page.batch.has_fallback:
+            rows, ended = self.fallbacks.after_failure(page, rows)
+            self._home.move(page, ended, State.FAILED, None, now)
         options = self._options(page)
-        routed = reroute_after_vendor(page, rows, self._devices, options, self._lanes_of(page))
-        if len(routed.failed):
-            self._home.move(page, routed.failed, State.FAILED, None, now)
+        routed = reroute_after_vendor(page, rows, self._devices, options, self.lanes_of(page))
+        self._fail(page, routed.failed, now)
         falls_back = np.concatenate([routed.long_link, routed.inbox])
         if len(falls_back):
             in_lane = page.state[falls_back] == State.QUEUED
@@ -453,7 +480,7 @@ class Router:
         holds removals back."""
         page.flags[rows] |= np.uint8(Flag.TOKEN_DEAD)
         channel = Channel(int(page.channel[rows[0]]))
-        slots = self._slots(page, rows, channel)
+        slots = slots_of(self._devices, page, rows, channel)
         known = slots >= 0
         since = np.array([SINCE_UNKNOWN if at is None else at for at in dead_since_unix_ms], np.int64)
         guard = self._guards[page.batch.app, channel]
@@ -463,32 +490,22 @@ class Router:
     def token_muted(self, page: LedgerPage, rows: Rows) -> None:
         """The tokens of these rows' devices are kept, and not sent to until they register again."""
         channel = Channel(int(page.channel[rows[0]]))
-        slots = self._slots(page, rows, channel)
+        slots = slots_of(self._devices, page, rows, channel)
         known = slots >= 0
         muted = self._devices.mute_tokens(slots[known], page.token_hashes[rows[known]])
         self._observer.tokens_muted(channel, int(muted.sum()))
 
     def tokens_proven(self, page: LedgerPage, rows: Rows) -> None:
         """The vendor took these probes: their tokens need none from now on."""
-        slots = self._slots(page, rows, Channel(int(page.channel[rows[0]])))
+        slots = slots_of(self._devices, page, rows, Channel(int(page.channel[rows[0]])))
         known = slots >= 0
         self._devices.prove_tokens(slots[known], page.token_hashes[rows[known]], self._clock.unix_ms() // 1000)
 
     def tokens_suspect(self, page: LedgerPage, rows: Rows) -> None:
         """The vendor refused these rows for the sake of their devices: the tokens are probed again."""
-        slots = self._slots(page, rows, Channel(int(page.channel[rows[0]])))
+        slots = slots_of(self._devices, page, rows, Channel(int(page.channel[rows[0]])))
         known = slots >= 0
         self._devices.suspect_tokens(slots[known], page.token_hashes[rows[known]])
-
-    def _slots(self, page: LedgerPage, rows: Rows, channel: Channel) -> I32:
-        """Where the devices of these rows are now: by id, or by token where the target is a token."""
-        batch = page.batch
-        slots = self._devices.find(batch.device_ids.take(rows, axis=0), batch.app)
-        if batch.channels is not None and batch.tokens is not None:
-            by_token = np.flatnonzero(batch.channels[rows] != 0)
-            tokens = batch.tokens.take(rows[by_token])
-            slots[by_token] = self._devices.find_tokens(channel, tokens, batch.app)
-        return slots
 
     # -- from the long link
 
@@ -502,7 +519,7 @@ class Router:
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
         self._observer.handed_over(len(held))
         options = self._options(page)
-        routed = reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page))
+        routed = reroute_after_long_link(page, held, self._devices, options, self.lanes_of(page))
         self._carry_out(page, routed, options, is_silent=is_silent)
 
     # -- from the inbox
@@ -544,10 +561,12 @@ class Router:
         """Ends rows whose TTL has passed, and waits that have lasted long enough, page by page."""
         while True:
             waits = self._waits.next_deadline()
-            with self._clock.move_on_at(min(self._home.next_deadline(), math.inf if waits is None else waits)):
+            deadline = min(self._home.next_deadline(), self.fallbacks.next_deadline())
+            with self._clock.move_on_at(min(deadline, math.inf if waits is None else waits)):
                 await self._sweep_bell.wait()
             now = self._clock.monotonic()
             self._stop_waiting(now)
+            self.fallbacks.on_time(now)
             for page, rows in self._home.due(now):
                 self._expire(page, rows, now)
                 await trio.lowlevel.checkpoint()

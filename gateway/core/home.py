@@ -319,6 +319,8 @@ class Home:
         uncertain = rows[page.state[rows] == State.UNCERTAIN]
         if len(uncertain):
             self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
+        if page.batch.has_fallback and receipt >= Receipt.DELIVERED:
+            self._reached(page, rows, now)
         if isinstance(page, ShadowPage):
             page.touch(rose)
             return rose
@@ -330,6 +332,13 @@ class Home:
             self._observer.receipts_rose(len(rose), receipt, channels)
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
         return rose
+
+    def _reached(self, page: LedgerPage, rows: Rows, now: float) -> None:
+        """Rows that waited for this receipt have ended: their chains end here. Those at another worker end there."""
+        waits = (page.state[rows] == State.WAITING) & (page.reason[rows] == Reason.FALLBACK)
+        if page.away is not None:
+            waits &= page.away[rows] == 0
+        self.move(page, rows[waits], State.VENDOR_ACCEPTED, Reason.NONE, now)
 
     def add_flags(self, page: LedgerPage, rows: Rows, flags: U8) -> None:
         """The rows, some of them more than once, have these flags too; (k,)."""

@@ -124,7 +124,7 @@ class LaneRenderer:
     def _chosen_tokens(self, page: LedgerPage, rows: Rows, chosen: Targets) -> tuple[list[TokenGroup], U32]:
         """The same where the fallback chain of some rows names their targets. One that is none of this vendor's is as
         good as absent."""
-        good = np.array([not self._check_target(text) for text in chosen.texts.rows()], np.bool_)
+        good = np.array([bool(text) and not self._check_target(text) for text in chosen.texts.rows()], np.bool_)
         kept, texts = chosen.positions[good], chosen.texts.take(np.flatnonzero(good))
         page.token_hashes[rows[kept]] = self._devices.hash_tokens(self._channel, texts, page.batch.app)
         proven_unix_s = np.ones(len(rows), np.uint32)

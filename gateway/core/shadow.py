@@ -283,6 +283,10 @@ class Shadows:
             page.told(np.arange(0))
         return left
 
+    def of_batch(self, home_address: BatchAddress) -> list[ShadowPage]:
+        """Slices of that batch of another home. A look at all of them: asked for rows with a fallback chain alone."""
+        return [page for page in self if page.home_address == home_address]
+
     def _drop_news(self, page: ShadowPage) -> None:
         self.rows_for_the_dead += int(page.dirty.sum())
         page.dirty[:] = False

@@ -54,6 +54,7 @@ from gateway.app_seeing import lane_status, refresh_gauges
 from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
+from gateway.app_tasks import build_control, callback_actors
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -198,10 +199,14 @@ class Worker:
             parked_rows_max=config.lanes.parked_rows_max,
             strategy4_wait_s=config.retry.strategy4_wait_s,
             trail=None if self.disk is None else self.disk.trail,
+            remembers_devices=self.stores.registry is not None,
         )
+        if self.disk is not None:
+            self.disk.stand_beside(self.stores.ledger, self.stores.registry)
         self.request_ids = RequestIds(
             ids_max=config.ledger.idempotency_ids_max, age_ms=int(config.ledger.idempotency_s * 1000)
         )
+        self.control = build_control(self)
         self.joint = None if self.siblings is None else Joint(self, self.siblings, defaults)
         self.intake = Intake(
             home=self.home,
@@ -218,6 +223,7 @@ class Worker:
             app_keys=keys,
             disk=None if self.disk is None else self.disk.actor,
             disk_apps=() if self.disk is None else self.disk.apps,
+            tasks=self.control,
         )
 
     def _build_vendors(self, index: int, app: App) -> list[VendorLane]:
@@ -266,6 +272,7 @@ class Worker:
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
         self.presence = build_presence(self)
         self.audiences = build_audiences(self)
+        self.control.stop_audience = self.audiences.stop
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
             intake=self.intake,
@@ -282,6 +289,7 @@ class Worker:
             # Devices and rows of other workers would be missing.
             desk=self.stores.desk(self.devices, self.home, self.clock) if config.gateway.workers == 1 else None,
             audiences=self.audiences,
+            control=self.control,
         )
         self.uplink = build_uplink(self)
         self.receipts = Receipts(self)
@@ -346,7 +354,7 @@ class Worker:
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "uplink", self.uplink.run)
-            for name, run in self.receipts.actors():
+            for name, run in (*self.receipts.actors(), *callback_actors(self)):
                 self._supervise(nursery, name, run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
@@ -495,6 +503,8 @@ class Worker:
                 nursery.start_soon(self._wait_long_link, deadline)
         if self.joint is not None:
             await self.joint.flush(deadline)
+        # The journal lets go what the archive has.
+        await self.stores.flush()
         left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
         # Those in the journal go on at the next start.
         lost = self.home.rows_open - left["rows_in_journal"]

@@ -36,6 +36,7 @@ def refresh_gauges(worker: Worker) -> None:
     metrics.idempotency_oldest_s.set((worker.clock.unix_ms() - oldest_ms) / 1000 if oldest_ms else 0.0)
     if worker.disk is not None:
         worker.disk.refresh_gauges()
+    worker.stores.refresh_gauges()
     parked = worker.router.parked()
     lanes = [(built.channel, actor.lane) for built in worker.vendor_lanes for actor in built.lanes]
     for channel, class_ in {(channel, lane.key.class_) for channel, lane in lanes}:

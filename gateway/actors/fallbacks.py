@@ -21,6 +21,8 @@ from gateway.core.wheel import TimingWheel
 from gateway.ledger import Channel, LedgerPage, Reason, State
 from gateway.message_id import SEQUENCES_MAX, BatchAddress
 
+#: Nobody was there to be reached, as far as the first way goes; a user who wants none is left alone on all ways.
+NOT_REACHED = (Reason.UNKNOWN_DEVICE, Reason.NO_CHANNEL, Reason.DEVICE_OFFLINE, Reason.TOKEN_MUTED, Reason.INBOX_FULL)
 _TICK_S = 0.05
 #: Rows that are with a vendor or a device when they are due are looked at again after this long.
 _LOOK_AGAIN_S = 1.0

@@ -76,6 +76,8 @@ class ForeignRows:
         self._debts: dict[Life, Debt] = {}
         self._bell = Bell()
         self._counted_for_the_dead = 0
+        #: Called with each slice before it is routed.
+        self.on_arrived: Callable[[ShadowPage], None] = lambda _page: None
         self._give: Callable[[Life, int, int], None] = lambda _life, _rows, _size: None
 
     def connect(self, ring: Callable[[Life], None], give: Callable[[Life, int, int], None]) -> None:
@@ -88,6 +90,7 @@ class ForeignRows:
         batch, home_rows = rows_of(slice_, self._clock.monotonic())
         page = self._home.open_shadow(life, batch, home_rows, len(slice_.record))
         self._observer.received(life.worker, page.n)
+        self.on_arrived(page)
         self._route(page)
 
     def on_routed(self, page: LedgerPage) -> None:
@@ -104,7 +107,7 @@ class ForeignRows:
         return None if news is None else Report(outcomes_message(news[2]), news[0], news[1])
 
     def on_died(self, life: Life) -> None:
-        """That home is no more: its rows go on to their end, and nobody is told."""
+        """That home is no more: its rows go on to their end, and those who follow receipts are told of it here."""
         self._debts.pop(life, None)
         self._home.shadows.home_died(life)
 

@@ -13,7 +13,7 @@ Waits for: the ledger archive. Is waited for by: Service.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -21,7 +21,7 @@ import trio
 
 from gateway import message_id
 from gateway.actors.bell import Bell
-from gateway.batch import OwnershipEpoch, TaskSegment
+from gateway.batch import OwnershipEpoch, TaskSegment, continued_tasks
 from gateway.clock import Clock
 from gateway.columns import Rows
 from gateway.core.home import Home
@@ -67,9 +67,10 @@ class MemoryPages:
     async def task_slices(
         self, task_id: bytes, device_id: bytes | None = None
     ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]:
-        for page, segment in self._home.find_task(task_id):
+        for page in self._home.task_pages(task_id):
             await trio.lowlevel.checkpoint()
-            yield page, segment
+            for segment in self._home.segments_of(page, task_id):
+                yield page, segment
 
     async def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]:
         """The app's pages in memory, newest first, whether they have the device or not."""
@@ -153,6 +154,10 @@ class LedgerActor:
 
     # -- looking up; all read-only, and not kept
 
+    async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
+        """Those of the pages that the archive has. Raises StoreError."""
+        return await self._store.known(keys)
+
     async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
         """The page and row of a message id, from memory or the archive. Raises StoreError."""
         found = self._home.find_row(identifier)
@@ -176,22 +181,18 @@ class LedgerActor:
         if address is None or not self._home.is_ours(address.batch):
             return
         in_memory = {
-            PageKey(page.batch.address.unix_ms, page.batch.address.sequence): (page, segment)
-            for page, segment in self._home.find_task(task_id)
+            PageKey(page.batch.address.unix_ms, page.batch.address.sequence): page
+            for page in self._home.task_pages(task_id)
         }
         keys = {PageKey(address.batch.unix_ms, address.batch.sequence), *in_memory, *await self._store.parts(task_id)}
         archived = sorted(keys - in_memory.keys())
         if device_id is not None and archived:
             archived = await self._store.with_device(archived, device_hash(device_id), 0)
         for key in sorted([*in_memory, *archived]):
-            if key in in_memory:
-                yield in_memory[key]
-                continue
-            page = await self._read(key)
+            page = in_memory[key] if key in in_memory else await self._read(key)
             if page is not None:
-                for segment in page.batch.segments:
-                    if segment.task_id == task_id:
-                        yield page, segment
+                for segment in self._home.segments_of(page, task_id):
+                    yield page, segment
 
     async def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]:
         """The app's pages in memory, then archived ones that may have the device; newest first. Raises StoreError."""
@@ -251,11 +252,13 @@ class LedgerActor:
         changes = [page.changes for page in pages]
         forms = []
         for page in pages:
-            forms.append(_archived(page, self._home.long_tasks_of(page)))
+            forms.append(_archived(page))
             await trio.lowlevel.checkpoint()
         await self._store.write(self._epoch, forms)
         self._observer.archived(len(pages))
         for page, seen in zip(pages, changes, strict=True):
+            if self._home.trail is not None:
+                self._home.trail.archived(page)
             sequence = page.batch.address.sequence
             if page.changes == seen and self._unsaved.get(sequence) is page:
                 del self._unsaved[sequence]
@@ -285,13 +288,13 @@ class LedgerActor:
             self._observer.retained(deleted)
 
 
-def _archived(page: LedgerPage, long_tasks: list[bytes]) -> ArchivedPage:
+def _archived(page: LedgerPage) -> ArchivedPage:
     batch = page.batch
     return ArchivedPage(
         key=PageKey(batch.address.unix_ms, batch.address.sequence),
         app=batch.app,
         rows=page.n,
         device_ids=batch.device_ids,
-        long_tasks=long_tasks,
+        long_tasks=continued_tasks(batch),
         parts=page_parts(page),
     )

@@ -23,10 +23,10 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
-from gateway.actors.fallbacks import FallbackObserver, Fallbacks, Ways
+from gateway.actors.fallbacks import NOT_REACHED, FallbackObserver, Fallbacks, Ways
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
-from gateway.actors.link_feed import ForLink, LinkFeed
+from gateway.actors.link_feed import ForLink, LinkFeed, rows_of_one_call
 from gateway.actors.rendering import LinkPayload, LinkRenderer
 from gateway.actors.resending import RedeliverPort, Resending
 from gateway.actors.token_guard import TokenGuard
@@ -48,6 +48,7 @@ from gateway.core.router import (
     slots_of,
 )
 from gateway.core.shadow import ShadowPage
+from gateway.core.stopping import go_on
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
@@ -62,12 +63,6 @@ _SWEEP_S = 0.05
 _WAITS_MAX = 1 << 20
 #: Rows of strategy 4 that are in flight when their wait ends are looked at again after this long.
 _LOOK_AGAIN_S = 1.0
-#: Texts in one call of the edge: they are copied two or three times there.
-_DELIVER_BYTES_MAX = 1 << 20
-#: Nobody was there to be reached, as far as the first way goes; a user who wants none is left alone on all ways.
-_NOT_REACHED = (Reason.UNKNOWN_DEVICE, Reason.NO_CHANNEL, Reason.DEVICE_OFFLINE, Reason.TOKEN_MUTED, Reason.INBOX_FULL)
-#: So many rows make no long step, whatever their texts.
-_FEW_ROWS = 64
 
 
 class LongLinkPort(RedeliverPort, Protocol):
@@ -121,6 +116,7 @@ class Router:
     """defaults: by app index. slice_rows: rows decided in one step; chosen so that a step stays within `step_ms_max`.
 
     strategy4_wait_s: how long a row of strategy 4 waits for a vendor that cannot take it before it falls back.
+    remembers_devices: `devices` has outlived the process before, so that who is unknown was never known.
     """
 
     def __init__(
@@ -137,6 +133,7 @@ class Router:
         parked_rows_max: int,
         strategy4_wait_s: float,
         trail: Trail | None = None,
+        remembers_devices: bool = False,
     ) -> None:
         self._home = home
         self._devices = devices
@@ -165,6 +162,7 @@ class Router:
         ways = Ways(self._options, self.lanes_of, self._offer, inbox.forget)
         self.fallbacks = Fallbacks(home=home, clock=clock, observer=observer, ways=ways)
         self._trail = trail
+        self._remembers_devices = remembers_devices
         self._link_feed = LinkFeed(rows_max=self._link_rows_max, feed=self._feed, trail=trail)
         self._spread: SpreadPort | None = None
         #: Rows that came back from workers that died.
@@ -295,12 +293,12 @@ class Router:
         """Every row of the decision has its next holder or its end. is_silent: as in `InboxActor.keep`."""
         now = self._clock.monotonic()
         for reason, rows in routed.dropped:
-            if reason is Reason.UNKNOWN_DEVICE and page.trail is not None and page.trail.is_recovered:
+            if reason is Reason.UNKNOWN_DEVICE and not self._remembers_devices and _is_recovered(page):
                 # Known when it was accepted: devices registered before a restart are not there until they come again.
                 page.channel[rows] = Channel.LONG_LINK
                 self._inbox.keep(page, rows)
                 continue
-            goes_on = page.batch.has_fallback and reason in _NOT_REACHED
+            goes_on = page.batch.has_fallback and reason in NOT_REACHED
             self._end(page, self.fallbacks.move_on(page, rows) if goes_on else rows, reason, now)
         self._fail(page, routed.failed, now)
         if len(routed.expired):
@@ -364,11 +362,7 @@ class Router:
             is_waiting &= options.strategies[index, page.channel[rows]] == _VENDOR_FIRST
             waiting = rows[is_waiting]
             if len(waiting):
-                reasons = np.zeros(len(waiting), np.uint8)
-                for channel in np.unique(page.channel[waiting]).tolist():
-                    at = page.channel[waiting] == channel
-                    reasons[at] = expiry_reasons(page, waiting[at], self._waiting_reason(page, Channel(channel)))
-                self.vendor_failed(page, waiting, reasons)
+                self.vendor_failed(page, waiting, self._why(page, waiting))
 
     def lane_has_room(self, lane: LaneActor) -> None:
         """A lane took rows off its queue: what is parked for it moves up."""
@@ -384,16 +378,8 @@ class Router:
             parked.popleft()
 
     def _link_rows_max(self, page: LedgerPage) -> int:
-        """Rows of the page that one call of the edge may have: by its pace, and by their texts, which a pace learnt on
-        others says nothing of."""
         assert self._long_link is not None
-        rows_max = self._long_link.deliver_rows_max()
-        batch = page.batch
-        if batch.n <= _FEW_ROWS:
-            return rows_max
-        text_bytes = max(len(variant.title.encode()) + len(variant.body.encode()) for variant in batch.variants)
-        text_bytes += sum(len(column.blob) for column in batch.variables.values()) // batch.n
-        return min(rows_max, max(_FEW_ROWS, _DELIVER_BYTES_MAX // (text_bytes + 1)))
+        return rows_of_one_call(page, self._long_link.deliver_rows_max())
 
     def _feed(self, work: ForLink) -> None:
         page = work.page
@@ -462,6 +448,10 @@ class Router:
         """A vendor finally did not take these rows: they fail, or fall back if their strategy says so."""
         now = self._clock.monotonic()
         page.reason[rows] = reasons
+        if page.stopped is not None:
+            is_stopped = page.stopped[rows]
+            self._home.move(page, rows[is_stopped], State.FAILED, None, now)
+            rows = rows[~is_stopped]
         if page.batch.has_fallback:
             rows, ended = self.fallbacks.after_failure(page, rows)
             self._home.move(page, ended, State.FAILED, None, now)
@@ -517,6 +507,7 @@ class Router:
         now = self._clock.monotonic()
         page.flags[held] |= np.uint8(Flag.HANDED_OVER)
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
+        held = go_on(self._home, page, held, now)
         self._observer.handed_over(len(held))
         options = self._options(page)
         routed = reroute_after_long_link(page, held, self._devices, options, self.lanes_of(page))
@@ -574,19 +565,28 @@ class Router:
             await trio.sleep(_SWEEP_S)
 
     def _expire(self, page: LedgerPage, rows: Rows, now: float) -> None:
-        reasons = np.zeros(len(rows), np.uint8)
-        channels = page.channel[rows]
-        for channel in np.unique(channels).tolist():
-            of_channel = channels == channel
-            reasons[of_channel] = expiry_reasons(page, rows[of_channel], self._waiting_reason(page, Channel(channel)))
+        reasons = self._why(page, rows)
         held = rows[page.state[rows] == State.HELD]
         self._home.move(page, rows, State.EXPIRED, reasons, now)
         self._inbox.forget(row_tags(page.batch.address.sequence, held))
+
+    def _why(self, page: LedgerPage, rows: Rows) -> U8:
+        """(k,) what each row has waited for."""
+        reasons = np.zeros(len(rows), np.uint8)
+        channels = page.channel[rows]
+        for channel in np.unique(channels).tolist():
+            at = channels == channel
+            reasons[at] = expiry_reasons(page, rows[at], self._waiting_reason(page, Channel(channel)))
+        return reasons
 
     def _waiting_reason(self, page: LedgerPage, channel: Channel) -> Reason:
         lanes = [self._lanes.get(LaneKey(page.batch.app, channel, class_)) for class_ in Class]
         reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.holds_rows]
         return reasons[0] if reasons else Reason.TTL_PASSED
+
+
+def _is_recovered(page: LedgerPage) -> bool:
+    return page.trail is not None and page.trail.is_recovered
 
 
 def _lifetimes(page: LedgerPage, rows: Rows, now: float) -> Callable[[Rows], U32]:

@@ -1,7 +1,8 @@
 """Service: answers the RPC's requests. What it changes it hands to the owner (intake, device table, clock).
 
     submit, register_devices          an app's own
-    task_state, task_rows, trace,     an app sees its own only; an operator sees all, and each of his calls is logged
+    task_state, task_rows, trace, stop_task, revoke_task,
+                                      an app sees its own only; an operator sees all, and each of his calls is logged
     device, device_status, online_counts, status, clock_advance
     subscribe_receipts, subscribe_presence
                                       one task per stream; changes go out as columns while the client has credit
@@ -27,17 +28,20 @@ from gateway.actors.ledger import MemoryPages, PageSource
 from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
 from gateway.actors.registering import cut, registrations
+from gateway.actors.revoking import Revoking, outcomes_by_channel
 from gateway.actors.rpc_listener import Caller
 from gateway.actors.rpc_streams import Streams
+from gateway.actors.task_control import TaskControl
 from gateway.actors.task_reports import TaskReports
 from gateway.batch import Submission
 from gateway.clock import Clock, DevelopmentClock
 from gateway.columns import Bool, TextColumn
-from gateway.content import TTL_S_MAX, Fault, Variant, check_variant
+from gateway.content import TTL_S_MAX, Fault, Variant
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.identity import device_password
 from gateway.core.registration import Outcome
+from gateway.core.stopping import TaskStopped
 from gateway.errors import GatewayError, Overloaded
 from gateway.ledger import Channel, LedgerPage
 from gateway.observe.redact import short_hash
@@ -48,6 +52,7 @@ from gateway.wire.rpc.server import HelloAccepted, Requested
 from gateway.wire.rpc.submit import (
     check_submit,
     check_submit_in_steps,
+    checked_content,
     submit_digest,
     submit_digest_in_steps,
     submitted,
@@ -120,6 +125,7 @@ class Service:
         newest_secret: Callable[[str], bytes],
         presence: Presence,
         audiences: Audiences,
+        control: TaskControl,
         wait_registered: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         pages: PageSource | None = None,
         desk: store_desk.StoreDesk | None = None,
@@ -139,6 +145,8 @@ class Service:
         self._desk = desk
         self._reports = TaskReports(pages or MemoryPages(home), clock, audiences.is_running)
         self._audiences = audiences
+        self._control = control
+        self._revoking = Revoking(pages=pages or MemoryPages(home), control=control, intake=intake, clock=clock)
         self._nursery: trio.Nursery | None = None
         self._streams = Streams()
         self._receipts = ReceiptStreams(home, self._streams)
@@ -191,6 +199,8 @@ class Service:
             connection.refuse(message.id, error)
         except RequestIdReused as error:
             self._fail(connection, message.id, "request_id_reused", str(error))
+        except TaskStopped as error:
+            self._fail(connection, message.id, "task_stopped", str(error))
         except ShuttingDown as error:
             self._fail(connection, message.id, "shutting_down", str(error))
 
@@ -204,6 +214,10 @@ class Service:
                 self._submit(connection, requested, requested.message)
             case messages.TaskState() | messages.TaskRows() | messages.Trace() as message:
                 self._start(self._report, connection, message)
+            case messages.StopTask() as message:
+                self._start(self._stop_task, connection, message)
+            case messages.RevokeTask() as message:
+                self._start(self._revoke_task, connection, message)
             case messages.SubmitAudience() as message:
                 self._start(self._submit_audience, connection, message, self._app(connection))
             case messages.RegisterDevices() as message:
@@ -253,6 +267,8 @@ class Service:
             connection.refuse(message.id, error)
         except RequestIdReused as error:
             self._fail(connection, message.id, "request_id_reused", str(error))
+        except TaskStopped as error:
+            self._fail(connection, message.id, "task_stopped", str(error))
         except ShuttingDown as error:
             self._fail(connection, message.id, "shutting_down", str(error))
         except GatewayError as error:
@@ -265,7 +281,7 @@ class Service:
 
     def _submit(self, connection: Caller, requested: Requested, submit: messages.Submit) -> None:
         app = self._app(connection)
-        if requested.payload_bytes > _LARGE_BYTES:
+        if requested.payload_bytes > _LARGE_BYTES or submit.task_id is not None:
             self._start(self._submit_in_steps, connection, submit, requested, app)
             return
         with self._counted_outcome():
@@ -277,9 +293,11 @@ class Service:
     async def _submit_in_steps(
         self, connection: Caller, submit: messages.Submit, requested: Requested, app: AppView
     ) -> None:
-        """As `_submit`, for a call whose columns take longer than a step."""
+        """As `_submit`, for a call whose columns take longer than a step, or whose task may have to be read."""
         with self._counted_outcome():
             self._check_room()
+            if submit.task_id is not None:
+                await self._reports.check_task(submit.task_id, functools.partial(self._may_see, connection))
             submission = await _in_steps(
                 check_submit_in_steps(submit, app.check_tokens, content_faults=app.content_faults(requested, submit))
             )
@@ -293,7 +311,7 @@ class Service:
         except Overloaded:
             self._observer.submit("overloaded")
             raise
-        except (BadRequest, RequestIdReused):
+        except (BadRequest, RequestIdReused, TaskStopped):
             self._observer.submit("refused")
             raise
 
@@ -324,15 +342,16 @@ class Service:
             connection.answer(submitted(submit, submission, answer.task_id or bytes(16)))
             connection.grant(submit.n, requested.payload_bytes)
 
-        self._intake.submit(app.number, submission, reply, digest=digest)
+        task_id = submit.task_id or b""
+        self._intake.submit(app.number, submission, reply, digest=digest, task_id=task_id, is_part=bool(task_id))
 
     async def _submit_audience(self, connection: Caller, message: messages.SubmitAudience, app: AppView) -> None:
         with self._counted_outcome():
-            fault = check_variant(message.content) or app.ttl_fault(message.content)
-            if fault is not None:
+            content = checked_content("content", message.content)
+            if (fault := app.ttl_fault(content)) is not None:
                 raise BadRequest(f"content.{fault.field}", fault.text)
             self._check_room()
-            started = await self._audiences.start(app.number, message.content, message.tag.encode(), message.rows_per_s)
+            started = await self._audiences.start(app.number, content, message.tag.encode(), message.rows_per_s)
         self._observer.submit("accepted")
         connection.answer(
             messages.AudienceSubmitted(id=message.id, task_id=started.task_id or bytes(16), devices=started.devices)
@@ -353,6 +372,39 @@ class Service:
         self, connection: Caller, message: messages.TaskState | messages.TaskRows | messages.Trace
     ) -> None:
         connection.answer(await self._reports.answer(message, functools.partial(self._may_see, connection)))
+
+    async def _stop_task(self, connection: Caller, message: messages.StopTask) -> None:
+        may_see = functools.partial(self._may_see, connection)
+        await self._reports.check_task(message.task_id, may_see)
+        ended = await self._control.stop(message.task_id)
+        counts = await self._reports.counts(messages.TaskState(id=message.id, task_id=message.task_id), may_see)
+        connection.answer(
+            messages.TaskStopped(
+                id=message.id,
+                task_id=message.task_id,
+                cancelled=ended.cancelled,
+                may_have_arrived=ended.may_have_arrived,
+                accepted=counts.accepted,
+                states=counts.states,
+                channels=counts.channels,
+                is_final=counts.is_final,
+            )
+        )
+
+    async def _revoke_task(self, connection: Caller, message: messages.RevokeTask) -> None:
+        replacement = None if message.replacement is None else _checked_replacement(message.replacement)
+        await self._reports.check_task(message.task_id, functools.partial(self._may_see, connection))
+        revoked = await self._revoking.revoke(message.task_id, replacement)
+        connection.answer(
+            messages.TaskRevoked(
+                id=message.id,
+                task_id=message.task_id,
+                revoke_task_id=revoked.task_id or bytes(16),
+                cancelled=revoked.ended.cancelled,
+                may_have_arrived=revoked.ended.may_have_arrived,
+                channels=outcomes_by_channel(revoked.counts),
+            )
+        )
 
     def _may_see(self, connection: Caller, page: LedgerPage) -> bool:
         session = connection.session
@@ -458,6 +510,15 @@ class Service:
             )
         self._clock.advance(message.seconds)
         return messages.ClockAdvanced(id=message.id, now_unix_ms=self._clock.unix_ms())
+
+
+def _checked_replacement(content: Variant) -> Variant:
+    """Raises BadRequest for one that cannot stand in the place of another message."""
+    if content.action != "notification" or content.collapse_id:
+        field = "collapse_id" if content.collapse_id else "action"
+        text = "a replacement is a notification, and takes the collapse id of what it replaces"
+        raise BadRequest(f"replacement.{field}", text)
+    return checked_content("replacement", content)
 
 
 async def _in_steps(steps: Generator[None, None, _T]) -> _T:

@@ -9,6 +9,7 @@ new link. Only what touches sockets, sleeping and waiting differs between the tw
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from abc import ABC, abstractmethod
@@ -64,7 +65,9 @@ from gateway.wire.rpc.messages import (
     Request,
     Restart,
     Restarted,
+    RevokeTask,
     Status,
+    StopTask,
     StoredPurged,
     StoredRows,
     StoredRowsFound,
@@ -75,8 +78,10 @@ from gateway.wire.rpc.messages import (
     SubscribePresence,
     SubscribeReceipts,
     TaskCounts,
+    TaskRevoked,
     TaskRowPage,
     TaskState,
+    TaskStopped,
     TraceHops,
     Welcome,
 )
@@ -229,8 +234,12 @@ class AsyncCalls(ABC):
         request_id: str = "",
         allow_duplicates: bool = False,
         group: str = "",
+        task_id: bytes | str | None = None,
     ) -> Submitted:
-        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries."""
+        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries.
+
+        task_id: an earlier task that these rows become part of; group: a label, kept with them.
+        """
         request = submit_request(
             contents,
             to,
@@ -239,6 +248,7 @@ class AsyncCalls(ABC):
             request_id=request_id,
             allow_duplicates=allow_duplicates,
             group=group,
+            task_id=task_id,
         )
         return await self.submit_columns(request)
 
@@ -256,6 +266,15 @@ class AsyncCalls(ABC):
 
     async def task_state(self, task_id: bytes | str) -> TaskCounts:
         return await self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+
+    async def stop_task(self, task_id: bytes | str) -> TaskStopped:
+        """No row of the task that is not under way goes out any more, and it takes no further rows."""
+        return await self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
+
+    async def revoke_task(self, task_id: bytes | str, *, replacement: Variant | None = None) -> TaskRevoked:
+        """The task is stopped; what it shows is taken back, or replaced, where the channel can."""
+        request = RevokeTask(id=UNSENT, task_id=id_bytes("task id", task_id), replacement=replacement)
+        return await self._call(request, TaskRevoked)
 
     async def task_rows(
         self,
@@ -481,8 +500,12 @@ class PageStream(Generic[_P]):
         self._retry: Retry | None = None
 
     async def __aenter__(self) -> PageStream[_P]:
-        """The gateway knows of the stream before any call that is made afterwards."""
-        await self._begin()
+        """The stream is in place: what changes from now on comes, whoever causes it and wherever."""
+        try:
+            await self._any_page(until=self._calls._now() + self._calls._timeout_s)
+        except BaseException:
+            self._cancel()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -492,12 +515,17 @@ class PageStream(Generic[_P]):
         return self
 
     async def __anext__(self) -> _P:
+        while not (page := await self._any_page()).n:
+            pass  # the first page only says where the stream begins
+        return page
+
+    async def _any_page(self, until: float = math.inf) -> _P:
         calls = self._calls
         while True:
             link, slot = await self._begin()
             retry = self._retry_now()
             try:
-                page = await self._next_page(link, slot)
+                page = await self._next_page(link, slot, retry, until)
             except Lost as lost:
                 self._slot = None
                 await calls._sleep(retry.after_loss(lost, calls._now()))
@@ -534,7 +562,7 @@ class PageStream(Generic[_P]):
             self._unpaid = 0
         return self._link, self._slot
 
-    async def _next_page(self, link: Link, slot: Slot) -> StreamPage | Answer:
+    async def _next_page(self, link: Link, slot: Slot, retry: Retry, until: float) -> StreamPage | Answer:
         if self._unpaid and link.lost is None:
             # The caller has come back for more: the last page is done with.
             link.session.grant(self._number, self._unpaid)
@@ -547,7 +575,10 @@ class PageStream(Generic[_P]):
                 return slot.answer
             if link.lost is not None:
                 raise link.loss(was_sent=True)
-            await slot.bell.wait()
+            if until == math.inf:
+                await slot.bell.wait()
+            elif not await self._calls._wait(slot.bell, until):
+                raise retry.out_of_time(was_sent=True)
 
     def _cancel(self) -> None:
         link = self._link

@@ -63,7 +63,9 @@ from gateway.wire.rpc.messages import (
     Request,
     Restart,
     Restarted,
+    RevokeTask,
     Status,
+    StopTask,
     StoredPurged,
     StoredRows,
     StoredRowsFound,
@@ -74,8 +76,10 @@ from gateway.wire.rpc.messages import (
     SubscribePresence,
     SubscribeReceipts,
     TaskCounts,
+    TaskRevoked,
     TaskRowPage,
     TaskState,
+    TaskStopped,
     TraceHops,
     Welcome,
 )
@@ -136,8 +140,12 @@ class BlockingClient:
         request_id: str = "",
         allow_duplicates: bool = False,
         group: str = "",
+        task_id: bytes | str | None = None,
     ) -> Submitted:
-        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries."""
+        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries.
+
+        task_id: an earlier task that these rows become part of; group: a label, kept with them.
+        """
         request = submit_request(
             contents,
             to,
@@ -146,6 +154,7 @@ class BlockingClient:
             request_id=request_id,
             allow_duplicates=allow_duplicates,
             group=group,
+            task_id=task_id,
         )
         return self.submit_columns(request)
 
@@ -176,6 +185,15 @@ class BlockingClient:
 
     def task_state(self, task_id: bytes | str) -> TaskCounts:
         return self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+
+    def stop_task(self, task_id: bytes | str) -> TaskStopped:
+        """No row of the task that is not under way goes out any more, and it takes no further rows."""
+        return self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
+
+    def revoke_task(self, task_id: bytes | str, *, replacement: Variant | None = None) -> TaskRevoked:
+        """The task is stopped; what it shows is taken back, or replaced, where the channel can."""
+        request = RevokeTask(id=UNSENT, task_id=id_bytes("task id", task_id), replacement=replacement)
+        return self._call(request, TaskRevoked)
 
     def task_rows(
         self,
@@ -311,7 +329,8 @@ class BlockingClient:
                         continue  # the session lets no other through
                     losses = None
                     cursor = page.cursor
-                    yield page
+                    if page.n:  # the first one only says where the stream begins
+                        yield page
                 return
             except Lost as lost:
                 if losses is None:

@@ -116,6 +116,8 @@ def _end(
 ) -> None:
     if page.batch.has_fallback and len(rows):
         waits = (next_steps(page, rows, has_lane) != NO_STEP) & (page.receipt[rows] < Receipt.DELIVERED)
+        if page.stopped is not None:
+            waits &= ~page.stopped[rows]
         home.move(page, rows[waits], State.WAITING, Reason.FALLBACK, now, channel=channel)
         rows = rows[~waits]
     home.move(page, rows, to, reason, now, channel=channel)

@@ -23,6 +23,7 @@ import numpy as np
 from gateway.columns import U8, Bool, Rows
 from gateway.core.home import Home
 from gateway.core.shadow import PATHS, Outcomes, burst_at_home
+from gateway.core.stopping import go_on
 from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, Receipt, State
 
 #: Bit of `page.away`: the row may have left its holder's process.
@@ -74,6 +75,13 @@ class Holders:
         page.away[rows] = worker + 1
         self._pages.setdefault(worker, {})[page.batch.address.sequence] = page
         self._rows[worker] = self.rows_at(worker) + len(rows)
+
+    def adopt(self, page: LedgerPage, rows: Rows, worker: int) -> None:
+        """These rows of a page from a journal are with that worker, which got them of an earlier life of this home, and
+        may have left its process: as far as nobody has said more, they are taken for sent."""
+        self.give(page, rows, worker)
+        assert page.away is not None
+        page.away[rows] |= _ISSUED
 
     # -- reports
 
@@ -182,7 +190,7 @@ class Holders:
         self._home.move(page, uncertain, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
         page.flags[rows[may_go & was_issued]] |= np.uint8(Flag.RESENT_UNCERTAIN)
         self._home.move(page, again[page.state[again] != State.QUEUED], State.QUEUED, Reason.NONE, now)
-        return Returned(page, again, uncertain)
+        return Returned(page, go_on(self._home, page, again, now), uncertain)
 
 
 def _take(outcomes: Outcomes, kept: Rows) -> Outcomes:

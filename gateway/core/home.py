@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from gateway import message_id
-from gateway.batch import Batch, TaskSegment
+from gateway.batch import Batch, TaskSegment, task_segments
 from gateway.columns import I64, U8, U16, U32, Rows
 from gateway.content import Variant
 from gateway.core.shadow import Life, ShadowPage, Shadows
@@ -113,6 +113,7 @@ class Home:
         self._pages: OrderedDict[int, LedgerPage] = OrderedDict()
         #: Rows that other workers journaled and this one holds.
         self.shadows = Shadows(secret)
+        self.shadows.on_orphans = self._tell_orphans
         self._page_bytes: dict[int, int] = {}
         self._bytes = 0
         self._evicted = 0
@@ -146,9 +147,8 @@ class Home:
             self._labelled_at += elapsed_ms / 1000
         return self._newest_unix_ms
 
-    def continue_from(self, sequence: int, unix_ms: int, now: float) -> None:
-        """Batches are numbered from there on, and labelled no earlier."""
-        self._next_sequence = sequence % message_id.SEQUENCES_MAX
+    def label_after(self, unix_ms: int, now: float) -> None:
+        """Batches are labelled no earlier than that."""
         self._newest_unix_ms, self._labelled_at = max(self._newest_unix_ms, unix_ms), now
 
     @property
@@ -166,9 +166,14 @@ class Home:
         return BatchAddress(label, self._journal, sequence)
 
     def begin_after(self, sequence: int, unix_ms: int) -> None:
-        """Batches of an earlier run have addresses up to this one; new ones come behind the newest that was named."""
-        if unix_ms >= self._newest_unix_ms:
-            self._next_sequence = (sequence + 1) % message_id.SEQUENCES_MAX
+        """A batch of an earlier run has this address, or was to get it; new ones come behind the newest that is named,
+        by whichever store: the archive, the inbox and the journal each know of others. To be called before anything is
+        opened or labelled."""
+        following = (sequence + 1) % message_id.SEQUENCES_MAX
+        # Numbers begin again after four million batches: of two with one label the one behind the other is the newer.
+        is_ahead = (following - self._next_sequence) % message_id.SEQUENCES_MAX < message_id.SEQUENCES_MAX // 2
+        if unix_ms > self._newest_unix_ms or (unix_ms == self._newest_unix_ms and is_ahead):
+            self._next_sequence = following
             self._newest_unix_ms = unix_ms
 
     def is_ours(self, address: BatchAddress) -> bool:
@@ -197,7 +202,7 @@ class Home:
         self._bytes += size
         self.rows_open += page.n
         for task_id in long_tasks:
-            self._long_tasks.setdefault(task_id, []).append(sequence)
+            self._note_part(task_id, sequence)
         deadline = batch.born + min(lifetime_s(variant) for variant in batch.variants)
         self._wheel.add(deadline, batch.address)
         if batch.duplicates is not None:
@@ -240,11 +245,16 @@ class Home:
         size = self._page_bytes[sequence] = page.memory_bytes()
         self._bytes += size
 
-    def long_tasks_of(self, page: LedgerPage) -> list[bytes]:
-        """Tasks of the page that have rows in other batches, too."""
-        if not self._long_tasks:
-            return []
-        return [segment.task_id for segment in page.batch.segments if segment.task_id in self._long_tasks]
+    def _note_part(self, task_id: bytes, sequence: int) -> None:
+        """The task has rows in that batch; the one in which it began is noted with its second."""
+        sequences = self._long_tasks.get(task_id)
+        if sequences is None:
+            address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+            page = None if address is None else self._pages.get(address.batch.sequence)
+            is_here = page is not None and address is not None and page.batch.address == address.batch
+            sequences = self._long_tasks[task_id] = [address.batch.sequence] if is_here and address is not None else []
+        if sequence not in sequences[-1:]:
+            sequences.append(sequence)
 
     def _forget_part(self, task_id: bytes, sequence: int) -> None:
         """A task of several batches is known by what is left of it."""
@@ -308,9 +318,18 @@ class Home:
         """
         page.state[rows] = states
         page.reason[rows], page.channel[rows], page.flags[rows] = marks.reasons, marks.channels, marks.flags
+        # What a device acknowledged was delivered.
+        page.receipt[rows[states == State.DEVICE_ACKED]] = Receipt.DELIVERED
         open_before = page.n_open
         page.counts[:] = np.bincount(page.state, minlength=len(State))
         self.rows_open -= open_before - page.n_open
+
+    def ended_before(self, page: LedgerPage) -> None:
+        """All rows of a page from a journal had ended when the process before ended: only what follows was missing."""
+        page.n_routed = page.n
+        if self.trail is not None:
+            self.trail.finished(page)
+        self.on_done(page)
 
     def raise_receipts(self, page: LedgerPage, rows: Rows, receipt: Receipt, now: float) -> Rows:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
@@ -369,6 +388,13 @@ class Home:
             gone = self._changes.popleft()
             self._change_rows -= len(gone.rows)
             self._changes_first += 1
+
+    def _tell_orphans(self, page: ShadowPage, rows: Rows) -> None:
+        """Rows whose home has died with its ledger: who follows receipts hears of their end from their holder."""
+        ended = rows[_FINAL[page.state[rows]]]
+        if len(ended):
+            now = page.batch.born + float(page.final_ms[ended].max()) / 1000
+            self._record(page, ended, page.state[ended], page.reason[ended], page.channel[ended], now)
 
     def changes(self, cursor: int, changes_max: int) -> tuple[list[Change], int] | None:
         """Changes from a cursor on and the next cursor; None when the cursor has fallen out of the ring."""
@@ -457,23 +483,28 @@ class Home:
 
     def find_task(self, task_id: bytes) -> list[tuple[LedgerPage, TaskSegment]]:
         """The rows of a task: (page, segment) in order; empty when unknown or no longer in memory."""
+        pages = self.task_pages(task_id)
+        return [(page, segment) for page in pages for segment in self.segments_of(page, task_id)]
+
+    def task_pages(self, task_id: bytes) -> list[LedgerPage]:
+        """The pages that have rows of the task, in order; costs a look-up for each."""
         address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
         if address is None or address.batch.journal != self._journal:
             return []
         sequences = self._long_tasks.get(task_id, [address.batch.sequence])
-        found: list[tuple[LedgerPage, TaskSegment]] = []
-        for sequence in sequences:
-            page = self._pages.get(sequence)
-            if page is None:
-                continue
-            segments = page.batch.segments
-            low, high = 0, len(segments)
-            if sequence == address.batch.sequence:
-                # Segments are sorted by first row: a batch of 65,536 one-row tasks is searched in 16 steps.
-                low = _find_segment(segments, address.row)
-                high = low + 1
-            found += [(page, segment) for segment in segments[low:high] if segment.task_id == task_id]
-        return found
+        return [self._pages[sequence] for sequence in sequences if sequence in self._pages]
+
+    def segments_of(self, page: LedgerPage, task_id: bytes) -> list[TaskSegment]:
+        """The task's rows in the page."""
+        segments = page.batch.segments
+        if len(segments) == 1:
+            return [segments[0]] if segments[0].task_id == task_id else []
+        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        if address is not None and address.batch == page.batch.address:
+            # Segments are sorted by first row: a batch of 65,536 one-row tasks is searched in 16 steps.
+            own = segments[_find_segment(segments, address.row)]
+            return [own] if own.task_id == task_id else []
+        return task_segments(page.batch, task_id)
 
     def encode_rows(self, batch: Batch, first: int, stop: int) -> None:
         """Message ids of rows first..stop stand in the batch; done by slice, so that no step is long."""

@@ -12,7 +12,7 @@ knows of: a wall clock that was set back lengthens none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -88,9 +88,8 @@ def recover(
         # Written down as not issued: they are uncertain once, not at each further crash.
         home.trail.renew(page, again)
     expired = _expire(home, page, now)
-    if home.trail is not None and not page.n_open:
-        # Also where it ended before, and only its release was missing.
-        home.trail.finished(page)
+    if not page.n_open:
+        home.ended_before(page)
     resent = int(np.count_nonzero(page.state[again] == _QUEUED))
     return Recovered(
         final=int(np.count_nonzero(IS_FINAL[states])),
@@ -126,10 +125,11 @@ def urgency(options: Options) -> tuple[int, int]:
     return first >> 1, first & 1
 
 
-def resend_table(*, system: bool, marketing: bool) -> Bool:
+def resend_table(*, system: bool, marketing: bool, once: Collection[Channel] = ()) -> Bool:
     """(channels, classes) bool, by the rules `on_uncertain`. The long link always sends again: a device drops the
-    second copy by its message id."""
+    second copy by its message id. once: channels on which a second copy is worse than none."""
     table: Bool = np.zeros((len(Channel), len(Class)), np.bool_)
     table[:, Class.SYSTEM], table[:, Class.MARKETING] = system, marketing
     table[Channel.LONG_LINK] = True
+    table[list(once)] = False
     return table

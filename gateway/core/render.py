@@ -251,7 +251,7 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
             return
     slots |= text_slots(template.text_slots, fitted)
     if template.signed:
-        slots["signature"] = (group.signature(template.signed, slots, n),)
+        slots |= group.signatures(template.signature_slots, template.signed, slots, n)
     body = pieces_of(template.body, slots)
     for name in template.header_slots:
         slots[name] = (burst.constant(name, variant, in_json=False),)

@@ -128,6 +128,8 @@ class Submit(Message, kw_only=True):
     request_id: Line = ""
     allow_duplicates: bool = False
     group: Annotated[str, Meta(max_length=_limits.GROUP_CHARACTERS_MAX)] = ""
+    #: A task of the same app that these rows become part of; absent: a new one.
+    task_id: Id16 | None = None
 
 
 class SubmitAudience(Message, kw_only=True):
@@ -147,6 +149,22 @@ class TaskState(Message, kw_only=True):
 
     id: RequestNumber
     task_id: Id16
+
+
+class StopTask(Message, kw_only=True):
+    """No row of the task that is not under way goes out any more; later submits to it are refused. Answer:
+    task_stopped."""
+
+    id: RequestNumber
+    task_id: Id16
+
+
+class RevokeTask(Message, kw_only=True):
+    """The task is stopped, and what it shows is taken back, or replaced. Answer: task_revoked."""
+
+    id: RequestNumber
+    task_id: Id16
+    replacement: Variant | None = None
 
 
 class TaskRows(Message, kw_only=True):
@@ -395,6 +413,35 @@ class TaskCounts(Message, kw_only=True):
     submitted_unix_ms: int = 0
     #: Per channel, and "all".
     latency_ms: dict[str, Latency] = {}
+    #: Rows by the group of their submit, and by the plan of their content, where they have one.
+    groups: dict[str, int] = {}
+    plans: dict[str, int] = {}
+
+
+class TaskStopped(Message, kw_only=True):
+    """cancelled: rows that this call ended; may_have_arrived: of them, those whose device may have seen an earlier
+    attempt. states, channels: where all rows of the task are now, as in task_counts. is_final: none is in flight."""
+
+    id: RequestNumber
+    task_id: Id16
+    cancelled: int
+    may_have_arrived: int
+    accepted: int
+    states: dict[str, int]
+    channels: dict[str, dict[str, int]]
+    is_final: bool
+
+
+class TaskRevoked(Message, kw_only=True):
+    """channels: channel -> outcome (docs/rpc.md) -> rows; sums to the rows of the task. revoke_task_id: of what devices
+    are told, zeros where there was nothing to tell. cancelled, may_have_arrived: as in task_stopped."""
+
+    id: RequestNumber
+    task_id: Id16
+    revoke_task_id: Id16
+    cancelled: int
+    may_have_arrived: int
+    channels: dict[str, dict[str, int]]
 
 
 class TaskRowPage(Message, kw_only=True):
@@ -435,6 +482,8 @@ class TraceHops(Message, kw_only=True):
     task_id: Id16
     message_id: Id16
     hops: list[Hop]
+    group: str = ""
+    plan_id: str = ""
 
 
 class DevicesRegistered(Message, kw_only=True):
@@ -588,6 +637,8 @@ Request: TypeAlias = (
     Submit
     | SubmitAudience
     | TaskState
+    | StopTask
+    | RevokeTask
     | TaskRows
     | Trace
     | RegisterDevices
@@ -613,6 +664,8 @@ Answer: TypeAlias = (
     | Submitted
     | AudienceSubmitted
     | TaskCounts
+    | TaskStopped
+    | TaskRevoked
     | TaskRowPage
     | TraceHops
     | DevicesRegistered
@@ -640,6 +693,8 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     Submit: Submitted,
     SubmitAudience: AudienceSubmitted,
     TaskState: TaskCounts,
+    StopTask: TaskStopped,
+    RevokeTask: TaskRevoked,
     TaskRows: TaskRowPage,
     Trace: TraceHops,
     RegisterDevices: DevicesRegistered,

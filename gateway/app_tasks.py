@@ -25,7 +25,10 @@ def build_control(worker: Worker) -> TaskControl:
         inbox=worker.inbox,
         clock=worker.clock,
         stopped=StoppedTasks(worker.config.ledger.stopped_tasks_max),
+        archive=worker.stores.ledger,
     )
+    if worker.stores.ledger is not None:
+        worker.stores.ledger.on_recovered = control.opened
     if worker.disk is not None:
         worker.disk.tasks, control.remember = control, worker.disk.stopped_log.remember
     return control

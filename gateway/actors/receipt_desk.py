@@ -37,6 +37,7 @@ from gateway.core.receipt_reports import (
     ROW_UNKNOWN,
     DeviceWords,
     Reports,
+    add_flags,
     address,
     device_words,
     find_rows,
@@ -267,7 +268,7 @@ class ReceiptDesk:
             if receipt >= Receipt.DELIVERED:
                 self._call_off(page, of_rows, now)
         flags = FLAGS[reports.events]
-        self._home.add_flags(page, rows, flags)
+        add_flags(self._home, page, rows, flags)
         n_repeated = int(np.count_nonzero(told)) - rose
         self._count(channel, "repeated", n_repeated)
         self._count(channel, "counted", len(rows) - n_repeated)
@@ -308,7 +309,7 @@ class ReceiptDesk:
             events = reports.events[found.reports]
             for receipt, of_rows in strongest(found.rows, RECEIPTS[events]):
                 self._home.raise_receipts(page, of_rows, receipt, now)
-            self._home.add_flags(page, found.rows, FLAGS[events])
+            add_flags(self._home, page, found.rows, FLAGS[events])
             lost = np.unique(found.rows[_is_lost(events)])
             if len(lost):
                 self.on_undelivered(page, lost)

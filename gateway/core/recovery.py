@@ -19,7 +19,8 @@ import numpy as np
 
 from gateway.columns import Bool, Rows
 from gateway.content import Class
-from gateway.core.home import Home, row_deadlines
+from gateway.core.home import Home
+from gateway.core.lifetimes import row_deadlines
 from gateway.core.options import Options
 from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, State
 from gateway.marks import RowMarks
@@ -64,13 +65,14 @@ def newest_marks(n: int, marks: Iterable[RowMarks]) -> RowMarks:
 def recover(
     home: Home, page: LedgerPage, marks: Iterable[RowMarks], options: Options, resends: Bool, now: float
 ) -> Recovered:
-    """Every row of the page is in the state that it goes on from. The page must be open and followed already.
+    """Every row of the page is in the state that it goes on from. The page must be open and followed already; it is
+    new, or comes from the archive with its held rows.
 
     resends: (channels, classes) bool, whether rows of that kind go again when nobody knows what became of them.
     """
     newest = newest_marks(page.n, marks)
-    # Duplicates were dropped again when the page was opened.
-    newest = _chosen(newest, page.state[newest.rows] == _QUEUED)
+    # Duplicates were dropped again when the page was opened; what the archive knows to have ended has.
+    newest = _chosen(newest, ~IS_FINAL[page.state[newest.rows]])
     rows: Rows = newest.rows.astype(np.intp)
     is_issued = newest.states == _IN_FLIGHT
     classes = options.classes[options.variant_index(page.batch, rows)]

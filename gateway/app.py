@@ -153,6 +153,7 @@ class Worker:
         self._build_edges()
         self.router.connect(lanes, {(built.app_index, built.channel): built.guard for built in self.vendor_lanes})
         self.inbox.connect(self.router)
+        self.receipts.desk.on_undelivered = self.router.fallbacks.undelivered
 
     # -- building
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gateway.receipts import TIME_UNKNOWN, Callback, Event, NotTaken, Replies, VendorReceipt
 from vendors import REGISTRY
-from vendors.receipts import READERS, harmony, honor, huawei, meizu, oppo, vivo, xiaomi
+from vendors.receipts import READERS, harmony, honor, huawei, meizu, oppo, vivo, webhook, xiaomi
 
 MODULES = {
     "huawei": huawei,
@@ -27,6 +27,8 @@ MODULES = {
     "oppo": oppo,
     "vivo": vivo,
     "meizu": meizu,
+    "webhook": webhook,
+    "ups": webhook,
 }
 NOW_UNIX_S = 1_763_700_001.5
 
@@ -39,6 +41,8 @@ class Unsigned(msgspec.Struct):
     callback_secret_env: str = ""
     callback_token_file: str = ""
     callback_token_env: str = ""
+    secret_file: str = ""
+    secret_env: str = ""
 
 
 def reader(name: str, secret: bytes = b"", **settings: str) -> Any:
@@ -271,4 +275,4 @@ def test_a_time_that_is_none_is_unknown() -> None:
 
 def test_the_readers_files_are_the_registry() -> None:
     files = {path.stem for path in Path(huawei.__file__).parent.glob("*.py")} - {"__init__", "parts"}
-    assert files == set(READERS) == set(MODULES)
+    assert {*files, "ups"} == set(READERS) == set(MODULES)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from gateway.receipts import ReceiptReader
 from vendors.auth.credential import SecretPlace
-from vendors.receipts import harmony, honor, huawei, meizu, oppo, vivo, xiaomi
+from vendors.receipts import harmony, honor, huawei, meizu, oppo, vivo, webhook, xiaomi
 
 
 class ReaderEntry(NamedTuple):
@@ -34,4 +34,6 @@ READERS: dict[str, ReaderEntry] = {
     "oppo": ReaderEntry(oppo.secret_place, oppo.Reader),
     "vivo": ReaderEntry(vivo.secret_place, vivo.Reader),
     "meizu": ReaderEntry(meizu.secret_place, meizu.Reader),
+    "webhook": ReaderEntry(webhook.secret_place, webhook.Reader),
+    "ups": ReaderEntry(webhook.secret_place, webhook.Reader),
 }

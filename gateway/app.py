@@ -153,6 +153,7 @@ class Worker:
         self._build_edges()
         self.router.connect(lanes, {(built.app_index, built.channel): built.guard for built in self.vendor_lanes})
         self.inbox.connect(self.router)
+        self.receipts.desk.on_undelivered = self.router.fallbacks.undelivered
 
     # -- building
 
@@ -345,7 +346,7 @@ class Worker:
         trio.lowlevel.add_instrument(self.step_watch)
         async with self.stores.opened(), trio.open_nursery() as nursery:
             self._nursery = nursery
-            self.stores.start(functools.partial(self._supervise, nursery), self.owner)
+            self.stores.start(functools.partial(self._supervise, nursery), self.owner, self.router)
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "inbox sweep", self.inbox.sweep)

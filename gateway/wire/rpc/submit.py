@@ -18,7 +18,7 @@ import numpy as np
 
 from gateway.batch import RowFault, Submission
 from gateway.columns import U8, U16, U32, TextColumn, drained
-from gateway.content import Fault, Variant, check_variant, variable_names
+from gateway.content import Fault, Variant, check_variant, fallback_variables, variable_names
 from gateway.ledger import VENDOR_CHANNELS
 from gateway.wire.rpc import codec
 from gateway.wire.rpc.columns_in import (
@@ -236,6 +236,10 @@ def _content_fault(variant: Variant, columns: object) -> Fault | None:
         missing = variable_names(variant).difference(columns)  # type: ignore[arg-type]
         if missing:
             return Fault("variables", f"variable {min(missing)} has no column")
+    if fault is None and variant.fallback:
+        missing = fallback_variables(variant).difference(columns or ())  # type: ignore[arg-type]
+        if missing:
+            return Fault("fallback", f"variable {min(missing)} has no column")
     if fault is None and variant.raw is not None:
         return _raw_fault(variant.raw)
     return fault

@@ -1,8 +1,8 @@
 """An e-mail from the fields that a template filled: the JSON of one row -> addresses and the bytes of the message.
 
-RFC 5322 (form), RFC 2047 and 2045 (headers and bodies that are not ASCII), RFC 3834 section 5 (Auto-Submitted); all of
-it, but for Subject, by the standard library's `email`. A vendor file gives JSON, because that is what templates are made
-of, and because `pushgw preview` then shows it as people read it. Text leaves as base64, so that no server needs 8BITMIME.
+RFC 5322 (form), RFC 2047 and 2045 (headers and bodies that are not ASCII), RFC 3834 section 5 (Auto-Submitted); all
+but Subject by the standard library's `email`. A vendor file gives JSON, because that is what templates are made of, and
+because `pushgw preview` then shows it as people read it. Text leaves as base64, so that no server needs 8BITMIME.
 
 Sans-IO: time is one of the fields. Raises ValueError for whatever cannot become a message, and nothing else.
 """

@@ -48,6 +48,9 @@ _WRITE_PAGES = 256
 _HELD_PAGES = 4096
 #: How long an archive whose disk failed is left alone; operators need seconds to make room.
 _RETRY_S = 1.0
+#: Pages brought back at once because rows of them may be due, and how long they have: the router looks every 50 ms.
+_DUE_PAGES = 4
+_DUE_WAIT_S = 0.1
 #: Message ids made in one step of the loop.
 _IDS_ROWS = 4096
 #: Late receipts that wait for their page, in calls; beyond it they are dropped and counted as strays.
@@ -144,13 +147,16 @@ class LedgerActor:
         #: Pages that rest, and since when; in that order.
         self._resting: OrderedDict[int, tuple[LedgerPage, float]] = OrderedDict()
         self._is_short = False
+        #: Called with each page that is in the home again; one of an earlier process when its held rows are checked.
+        self.on_brought_back: Callable[[LedgerPage], None] = lambda _page: None
         self._late: deque[tuple[int, Rows, Then, Callable[[], None]]] = deque()
         #: Pages that are away and may have rows that are due.
         self._due: deque[BatchAddress] = deque()
+        self._due_after = -math.inf
         #: Pages that are on their way, by sequence.
         self._fetched: dict[int, trio.Event] = {}
-        #: Told of each page of an earlier process that comes back.
-        self.on_recovered: Callable[[LedgerPage], None] = lambda _page: None
+        #: Called when a page is here whose rows may be due.
+        self.on_due: Callable[[], None] = lambda: None
         #: Pages of an earlier process whose held rows the inbox has not been asked for.
         self._unchecked: set[int] = set()
 
@@ -255,6 +261,8 @@ class LedgerActor:
             self._home.forget_away(key.sequence)
         else:
             self._home.adopt(page)
+            if key.sequence not in self._unchecked:
+                self.on_brought_back(page)
 
     async def away_parts(self, task_id: bytes) -> list[int]:
         """Sequences of pages that are away and may have rows of the task. Raises StoreError."""
@@ -282,7 +290,7 @@ class LedgerActor:
             # They were with their devices, and the only way to say so is to say it now.
             self._home.move(page, lost, State.IN_FLIGHT, None, now)
             self._home.move(page, lost, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
-            self.on_recovered(page)
+            self.on_brought_back(page)
 
     # -- looking up; all read-only, and not kept
 
@@ -359,7 +367,7 @@ class LedgerActor:
         self._bell.ring()
         next_check = trio.current_time()
         while True:
-            with trio.move_on_at(min(next_check, self._next_rested())):
+            with trio.move_on_at(min(next_check, self._next_rested(), self._due_after if self._due else math.inf)):
                 await self._bell.wait()
             try:
                 await self._bring_due()
@@ -435,12 +443,17 @@ class LedgerActor:
                 self._unsaved.move_to_end(sequence)
 
     async def _bring_due(self) -> None:
-        while self._due:
+        """A few at a time: they must be looked at before memory for the next ones makes them leave again."""
+        if trio.current_time() < self._due_after:
+            return
+        for _ in range(min(len(self._due), _DUE_PAGES)):
             address = self._due[0]
             page = await self.fetch(address.sequence)
             self._due.popleft()
+            self._due_after = trio.current_time() + _DUE_WAIT_S
             if page is not None and page.batch.address == address:
                 self._home.look_again(address, self._clock.monotonic())
+                self.on_due()
 
     async def _bring_late(self) -> None:
         while self._late:

@@ -549,6 +549,10 @@ class Router:
 
     # -- by time
 
+    def sweep_soon(self) -> None:
+        """The home has rows that are due sooner than it said."""
+        self._sweep_bell.ring()
+
     async def _sweep(self) -> None:
         """Ends rows whose TTL has passed, and waits that have lasted long enough, page by page."""
         while True:

@@ -7,7 +7,6 @@ request, and each names its message and target beside.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import math
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from gateway.receipts import Callback, Event, NotTaken, Replies, Reply, VendorReceipt
 from vendors.auth.credential import SecretPlace
+from vendors.auth.request_hmac import webhook_signature
 from vendors.http_answer import decode_object, text_of
 from vendors.receipts.parts import entries_of, event_of, unix_ms
 
@@ -63,8 +63,8 @@ class Reader:
         sent = int(stamp) if stamp.isascii() and stamp.isdigit() and len(stamp) <= 12 else math.inf
         if not self._secret or abs(now_unix_s - sent) > CLOCK_SKEW_S:
             return False
-        signed = hmac.new(self._secret, f"{stamp}.".encode() + callback.body, hashlib.sha256).hexdigest()
-        return hmac.compare_digest(signed.encode(), parts.get("v1", "").encode("latin-1", "replace"))
+        signed = webhook_signature(self._secret, stamp.encode(), callback.body)
+        return hmac.compare_digest(signed, parts.get("v1", "").encode("latin-1", "replace"))
 
 
 def _receipt(entry: Mapping[str, Any]) -> VendorReceipt:

@@ -227,8 +227,8 @@ def test_submit_with_a_chain_needs_the_column_of_its_targets() -> None:
     contents = [Variant("t", "b", fallback=(FallbackStep("fcm", 60, "phone"),))]
     fault = RowFault(0, "fallback", "variable phone has no column")
     assert decode(submit(contents)).faults == [fault]
-    assert decode(submit(contents, variables={"name": ["x"]})).faults == [fault]
-    assert decode(submit(contents, variables={"phone": ["1"]})).variants[0].fallback == contents[0].fallback
+    assert decode(submit(contents, variables={"name": texts([b"x"])})).faults == [fault]
+    assert decode(submit(contents, variables={"phone": texts([b"1"])})).variants[0].fallback == contents[0].fallback
 
 
 def test_submit_variable_may_hold_any_text_but_a_cut_character_is_refused_alone() -> None:

@@ -30,8 +30,8 @@ from gateway.observe.log import Log
 from gateway.store import backup
 
 SECRET = b"the secret of the shop"
-DEVICES = 400
-TASKS = 12
+DEVICES = 200
+TASKS = 8
 #: Of 58 bytes a row: two pages of this test, and what is known of those that are away.
 LEDGER_BYTES = 58 * DEVICES * 2 + 300 * TASKS
 

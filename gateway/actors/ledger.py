@@ -153,6 +153,8 @@ class LedgerActor:
         self._due_after = -math.inf
         #: Pages that are on their way, by sequence.
         self._fetched: dict[int, trio.Event] = {}
+        #: Told of each page with held rows that is in memory again, before anything of it moves.
+        self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when a page is here whose rows may be due.
         self.on_due: Callable[[], None] = lambda: None
         #: Told of each page of an earlier process that comes back.
@@ -261,6 +263,7 @@ class LedgerActor:
             self._home.forget_away(key.sequence)
         else:
             self._home.adopt(page)
+            self.on_adopted(page)
 
     async def away_parts(self, task_id: bytes) -> list[int]:
         """Sequences of pages that are away and may have rows of the task. Raises StoreError."""

@@ -69,6 +69,7 @@ from gateway.config_settings import (
 )
 from gateway.config_types import Address
 from gateway.core.admission import Admission
+from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.ownership import journal_of
@@ -167,6 +168,7 @@ class Worker:
             rows_open_max=config.gateway.open_rows_max,
             change_rows_max=config.ledger.receipt_log_rows_max,
             now=now,
+            counters=Counters(day_offset_s=config.ledger.day_offset_s, cells_max=config.ledger.counter_cells_max),
         )
         self.disk: DiskJournal | None = None
         if any(app.durability == "disk" for app in config.apps):
@@ -337,6 +339,7 @@ class Worker:
             self._nursery = nursery
             self.stores.start(functools.partial(self._supervise, nursery), self.owner)
             self._supervise(nursery, "service", self.service.run)
+            self._supervise(nursery, "counters", self.service.losses.run)
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "inbox sweep", self.inbox.sweep)
             self._supervise(nursery, "presence", self.presence.run)

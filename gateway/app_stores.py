@@ -113,6 +113,7 @@ class Stores:
             retention_s=ledger.retention_s,
             retention_bytes_max=ledger.retention_bytes_max,
             retention_check_s=ledger.retention_check_s,
+            counter_days_max=ledger.counter_days_max,
         )
         return self.ledger
 

@@ -81,11 +81,12 @@ class Submission(NamedTuple):
 
 
 class TaskSegment(NamedTuple):
-    """The rows that one task has in one batch: first..first + n."""
+    """The rows that one task has in one batch: first..first + n. group: the submit's label."""
 
     task_id: bytes
     first: int
     n: int
+    group: str = ""
 
 
 class RequestMark(NamedTuple):

@@ -14,7 +14,7 @@ Rules for authors: every legal move is in `_MOVES`; nothing else in the project 
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from gateway.batch import Batch
 from gateway.columns import I32, I64, U8, U32, Bool, Rows
 from gateway.errors import LocalProtocolError
 from gateway.marks import PageTrail
+
+if TYPE_CHECKING:
+    from gateway.tally import PageTally
 
 
 class Channel(enum.IntEnum):
@@ -214,9 +217,12 @@ class LedgerPage:
     trail: what the journal on disk has been told of the rows; None where none holds the batch (core/trail.py).
     away: (n,) uint8, which other worker holds each row (core/holders.py); None while all of them are here.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
+    is_touched, tally, archived_tally: core/counters.py, which alone sets them: whether rows changed since they were
+    counted, what the counters have of the page, and what the archive has.
     """
 
     __slots__ = (
+        "archived_tally",
         "attempts",
         "away",
         "batch",
@@ -226,6 +232,7 @@ class LedgerPage:
         "counts",
         "final_ms",
         "flags",
+        "is_touched",
         "issued_ms",
         "n",
         "n_routed",
@@ -234,6 +241,7 @@ class LedgerPage:
         "routed_ms",
         "slots",
         "state",
+        "tally",
         "token_hashes",
         "trail",
     )
@@ -261,6 +269,9 @@ class LedgerPage:
         self.trail: PageTrail | None = None
         #: How often final states or receipts changed: whether a copy of the page is still what it is.
         self.changes = 0
+        self.is_touched = False
+        self.tally: PageTally | None = None
+        self.archived_tally: PageTally | None = None
 
     def move(self, rows: Rows, to: State, reason: Reason | U8 | None = Reason.NONE) -> I64:
         """Rows (distinct positions) are in state `to` afterwards; the reason is stored beside it, None keeps it.

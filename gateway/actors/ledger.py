@@ -13,7 +13,7 @@ Waits for: the ledger archive. Is waited for by: Service.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -29,7 +29,8 @@ from gateway.errors import StoreCorrupt, StoreError
 from gateway.ledger import LedgerPage
 from gateway.store.inbox_filing import device_hash
 from gateway.store.pages import page_of, page_parts
-from gateway.store.ports import ArchivedPage, LedgerArchive, PageKey
+from gateway.store.ports import ArchivedPage, DayCounts, LedgerArchive, PageKey
+from gateway.tally import PageTally, add_keys, day_of
 
 #: Pages of one write: a turn of the store packs 16 full ones in about a second, and a thousand small ones in as long.
 _WRITE_ROWS = 1 << 20
@@ -52,6 +53,16 @@ class PageSource(Protocol):
     ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]: ...
 
     def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]: ...
+
+    async def task_keys(self, task_id: bytes) -> list[PageKey]: ...
+
+    async def page(self, key: PageKey) -> LedgerPage | None: ...
+
+    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]: ...
+
+    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]: ...
+
+    async def counts(self, days: range) -> DayCounts: ...
 
 
 class MemoryPages:
@@ -78,6 +89,52 @@ class MemoryPages:
                 await trio.lowlevel.checkpoint()
                 yield page
 
+    async def page(self, key: PageKey) -> LedgerPage | None:
+        await trio.lowlevel.checkpoint()
+        page = self._home.page(key.sequence)
+        return page if page is not None and page.batch.address.unix_ms == key.unix_ms else None
+
+    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """Pages whose batches were born in that time, oldest first, from behind `after` on."""
+        await trio.lowlevel.checkpoint()
+        found = [
+            _key(page)
+            for page in self._home.pages()
+            if app in (None, page.batch.app) and page.batch.address.unix_ms in unix_ms
+        ]
+        return sorted(key for key in found if after is None or key > after)[:keys_max]
+
+    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
+        """What each of the pages adds to the counters; None for one that is not there."""
+        found: list[PageTally | None] = []
+        for key in keys:
+            page = await self.page(key)
+            found.append(None if page is None else self._home.counters.settled(page))
+        return found
+
+    async def counts(self, days: range) -> DayCounts:
+        """Rows by key and cell, as all pages are now."""
+        await settle_touched(self._home)
+        counters = self._home.counters
+        return DayCounts(add_keys([counters.totals()], days), add_keys([counters.gone()], days))
+
+    async def task_keys(self, task_id: bytes) -> list[PageKey]:
+        """Pages that may have rows of the task, in the order of their batches."""
+        await trio.lowlevel.checkpoint()
+        return sorted({_key(page) for page, _ in self._home.find_task(task_id)})
+
+
+def _key(page: LedgerPage) -> PageKey:
+    return PageKey(page.batch.address.unix_ms, page.batch.address.sequence)
+
+
+async def settle_touched(home: Home) -> None:
+    """The counters are as the pages of the home are, but for what changes meanwhile. If cancelled: some are."""
+    await trio.lowlevel.checkpoint()
+    for portion in home.counters.portions():
+        home.counters.settle(portion)
+        await trio.lowlevel.checkpoint()
+
 
 class LedgerObserver(Protocol):
     def archived(self, pages: int) -> None: ...
@@ -88,7 +145,7 @@ class LedgerObserver(Protocol):
 
 
 class LedgerActor:
-    """retention_s, retention_bytes_max, retention_check_s: see [ledger] in configs/reference.toml."""
+    """retention_s, retention_bytes_max, retention_check_s, counter_days_max: see [ledger] in configs/reference.toml."""
 
     def __init__(
         self,
@@ -102,6 +159,7 @@ class LedgerActor:
         retention_s: float,
         retention_bytes_max: int,
         retention_check_s: float,
+        counter_days_max: int,
     ) -> None:
         self._store = store
         self._epoch = epoch
@@ -112,6 +170,11 @@ class LedgerActor:
         self._retention_s = retention_s
         self._retention_bytes_max = retention_bytes_max
         self._retention_check_s = retention_check_s
+        self._counter_days_max = counter_days_max
+        # A lock, though one actor writes: what a write moves from the counters in memory to those of the archive must
+        # be seen once by whoever adds the two.
+        self._moving = trio.Lock()
+        self._in_memory = MemoryPages(home)
         self._bell = Bell()
         #: Pages that the archive has not got as they are; bounded by what the home keeps in memory.
         self._unsaved: OrderedDict[int, LedgerPage] = OrderedDict()
@@ -197,6 +260,41 @@ class LedgerActor:
             if key not in known and (archived := await self._read(key)) is not None:
                 yield archived
 
+    async def page(self, key: PageKey) -> LedgerPage | None:
+        """From memory or the archive. Raises StoreError."""
+        found = await self._in_memory.page(key)
+        return await self._read(key) if found is None else found
+
+    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """Pages whose batches were born in that time, oldest first, from behind `after` on. Raises StoreError."""
+        found = set(await self._in_memory.keys(app, unix_ms, after, keys_max))
+        found.update(await self._store.keys(app, unix_ms, after, keys_max))
+        return sorted(found)[:keys_max]
+
+    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
+        """What each of the pages adds to the counters; None for one that is not there. Raises StoreError."""
+        archived = await self._store.tallies(keys)
+        in_memory = await self._in_memory.tallies(keys)
+        return [old if new is None else new for old, new in zip(archived, in_memory, strict=True)]
+
+    async def counts(self, days: range) -> DayCounts:
+        """Rows by key and cell, as all pages are now; gone: of pages that are deleted. Raises StoreError."""
+        await settle_touched(self._home)
+        async with self._moving:
+            archived = await self._store.counts(days.start, days.stop - 1)
+            counters = self._home.counters
+            return DayCounts(
+                add_keys([archived.kept, counters.totals()], days), add_keys([archived.gone, counters.gone()], days)
+            )
+
+    async def task_keys(self, task_id: bytes) -> list[PageKey]:
+        """Pages that may have rows of the task, in the order of their batches. Raises StoreError."""
+        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        if address is None or not self._home.is_ours(address.batch):
+            return []
+        own = PageKey(address.batch.unix_ms, address.batch.sequence)
+        return sorted({own, *await self._in_memory.task_keys(task_id), *await self._store.parts(task_id)})
+
     async def _read(self, key: PageKey) -> LedgerPage | None:
         data = await self._store.read(key)
         if data is None:
@@ -244,9 +342,13 @@ class LedgerActor:
         changes = [page.changes for page in pages]
         forms = []
         for page in pages:
-            forms.append(_archived(page, self._home.long_tasks_of(page)))
+            tally = self._home.counters.settled(page)
+            forms.append(_archived(page, self._home.long_tasks_of(page), tally))
             await trio.lowlevel.checkpoint()
-        await self._store.write(self._epoch, forms)
+        async with self._moving:
+            await self._store.write(self._epoch, forms)
+            for page, form in zip(pages, forms, strict=True):
+                self._home.counters.archived(page, form.tally)
         self._observer.archived(len(pages))
         for page, seen in zip(pages, changes, strict=True):
             sequence = page.batch.address.sequence
@@ -262,9 +364,10 @@ class LedgerActor:
             if page is None:
                 key = await self._store.newest(sequence)
                 page = None if key is None else await self._read(key)
+                (tally,) = await self._store.tallies([] if key is None else [key]) or [None]
                 # Another late receipt, or a new batch of that number, may have come meanwhile.
                 if page is not None and self._home.page(sequence) is None:
-                    self._home.adopt(page)
+                    self._home.adopt(page, tally)
             self._late.popleft()
             if page is not None:
                 then(page, rows[rows < page.n])
@@ -274,9 +377,11 @@ class LedgerActor:
         deleted = await self._store.retain(self._epoch, oldest, self._retention_bytes_max)
         if deleted:
             self._observer.retained(deleted)
+        today = day_of(self._clock.unix_ms(), self._home.counters.day_offset_s)
+        await self._store.forget_days(self._epoch, today - self._counter_days_max)
 
 
-def _archived(page: LedgerPage, long_tasks: list[bytes]) -> ArchivedPage:
+def _archived(page: LedgerPage, long_tasks: list[bytes], tally: PageTally) -> ArchivedPage:
     batch = page.batch
     return ArchivedPage(
         key=PageKey(batch.address.unix_ms, batch.address.sequence),
@@ -285,4 +390,5 @@ def _archived(page: LedgerPage, long_tasks: list[bytes]) -> ArchivedPage:
         device_ids=batch.device_ids,
         long_tasks=long_tasks,
         parts=page_parts(page),
+        tally=tally,
     )

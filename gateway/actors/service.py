@@ -2,7 +2,7 @@
 
     submit, register_devices          an app's own
     task_state, task_rows, trace,     an app sees its own only; an operator sees all, and each of his calls is logged
-    device, device_status, online_counts, status, clock_advance
+    count_rows, loss, loss_rows, device, device_status, online_counts, status, clock_advance
     subscribe_receipts, subscribe_presence
                                       one task per stream; changes go out as columns while the client has credit
 
@@ -24,6 +24,7 @@ from gateway.actors import store_desk
 from gateway.actors.audiences import Audiences
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
 from gateway.actors.ledger import MemoryPages, PageSource
+from gateway.actors.loss_reports import Asked, LossReports
 from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
 from gateway.actors.registering import cut, registrations
@@ -137,7 +138,9 @@ class Service:
         self._presence = presence
         self._wait_registered = wait_registered
         self._desk = desk
-        self._reports = TaskReports(pages or MemoryPages(home), clock, audiences.is_running)
+        pages = pages or MemoryPages(home)
+        self._reports = TaskReports(pages, clock, audiences.is_running)
+        self.losses = LossReports(home=home, pages=pages, clock=clock, app_keys=[app.key for app in apps])
         self._audiences = audiences
         self._nursery: trio.Nursery | None = None
         self._streams = Streams()
@@ -204,6 +207,8 @@ class Service:
                 self._submit(connection, requested, requested.message)
             case messages.TaskState() | messages.TaskRows() | messages.Trace() as message:
                 self._start(self._report, connection, message)
+            case messages.CountRows() | messages.Loss() | messages.LossRows() as message:
+                self._start(self._loss, connection, message)
             case messages.SubmitAudience() as message:
                 self._start(self._submit_audience, connection, message, self._app(connection))
             case messages.RegisterDevices() as message:
@@ -353,6 +358,9 @@ class Service:
         self, connection: Caller, message: messages.TaskState | messages.TaskRows | messages.Trace
     ) -> None:
         connection.answer(await self._reports.answer(message, functools.partial(self._may_see, connection)))
+
+    async def _loss(self, connection: Caller, message: Asked) -> None:
+        connection.answer(await self.losses.answer(message, connection.session.app_key))
 
     def _may_see(self, connection: Caller, page: LedgerPage) -> bool:
         session = connection.session

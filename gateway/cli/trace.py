@@ -15,7 +15,10 @@ from gateway.wire.rpc.messages import Hop
 
 def run(options: argparse.Namespace, output: Output) -> int:
     with asking_client(options) as client:
-        found = client.trace(options.task, options.device)
+        if options.device is None:
+            found = client.trace(message_id=options.what)
+        else:
+            found = client.trace(options.what, options.device)
     output.document(
         {
             "task": to_text(found.task_id),

@@ -24,6 +24,7 @@ from gateway import message_id
 from gateway.batch import Batch, TaskSegment
 from gateway.columns import I64, U8, U16, U32, Rows
 from gateway.content import Variant
+from gateway.core.counters import Counters
 from gateway.core.shadow import Life, ShadowPage, Shadows
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
@@ -31,6 +32,7 @@ from gateway.errors import Overloaded
 from gateway.ledger import FINAL_STATES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.marks import RowMarks
 from gateway.message_id import BatchAddress
+from gateway.tally import PageTally
 
 #: Rows that may be expired by the clock; IN_FLIGHT rows wait for their answer.
 _EXPIRABLE = np.array([state in OPEN_STATES and state is not State.IN_FLIGHT for state in State])
@@ -95,8 +97,10 @@ class Home:
         rows_open_max: int,
         change_rows_max: int,
         now: float,
+        counters: Counters | None = None,
     ) -> None:
         self._secret = secret
+        self.counters = counters or Counters()
         self.journal = self._journal = journal
         #: Called once for each batch when its last row has become final: its journal record may go.
         self.on_final: Callable[[int], None] = lambda _sequence: None
@@ -196,6 +200,7 @@ class Home:
         self._page_bytes[sequence] = size
         self._bytes += size
         self.rows_open += page.n
+        self.counters.touch(page)
         for task_id in long_tasks:
             self._long_tasks.setdefault(task_id, []).append(sequence)
         deadline = batch.born + min(lifetime_s(variant) for variant in batch.variants)
@@ -225,6 +230,7 @@ class Home:
             page = self._pages[sequence]
             if page.n_open == 0 and self.may_drop(page):
                 del self._pages[sequence]
+                self.counters.left(page)
                 self._bytes -= self._page_bytes.pop(sequence)
                 self._evicted += 1
                 for segment in page.batch.segments if self._long_tasks else ():
@@ -233,9 +239,13 @@ class Home:
                 # An open page is looked at again after all others, so that one slow batch does not block eviction.
                 self._pages.move_to_end(sequence)
 
-    def adopt(self, page: LedgerPage) -> None:
-        """A page without open rows that had left memory is here again, because it is about to change."""
+    def adopt(self, page: LedgerPage, archived: PageTally | None = None) -> None:
+        """A page without open rows that had left memory is here again, because it is about to change.
+
+        archived: what the archive counts for it.
+        """
         sequence = page.batch.address.sequence
+        self.counters.came_back(page, archived)
         self._pages[sequence] = page
         size = self._page_bytes[sequence] = page.memory_bytes()
         self._bytes += size
@@ -281,6 +291,8 @@ class Home:
             page.moved(rows, to, came, now)
             return
         channels: Channel | U8 = page.channel[rows] if channel is None else channel
+        if not page.is_touched:
+            self.counters.touch(page)
         if page.trail is not None and self.trail is not None:
             self.trail.moved(page, rows, to)
         self._observer.moved(page, rows, to, reason, channels)
@@ -293,6 +305,7 @@ class Home:
             page.final_ms[rows] = page.stamp(now)
             page.changes += 1
             if not page.n_open:
+                self.counters.ended(page)
                 if ended:
                     if page.trail is not None and self.trail is not None:
                         self.trail.finished(page)
@@ -311,6 +324,7 @@ class Home:
         open_before = page.n_open
         page.counts[:] = np.bincount(page.state, minlength=len(State))
         self.rows_open -= open_before - page.n_open
+        self.counters.touch(page)
 
     def raise_receipts(self, page: LedgerPage, rows: Rows, receipt: Receipt, now: float) -> Rows:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
@@ -323,8 +337,11 @@ class Home:
             page.touch(rose)
             return rose
         page.changes += 1
+        if not page.is_touched:
+            self.counters.touch(page)
         if len(rose):
             if not page.n_open:
+                self.counters.ended(page)
                 self.on_done(page)
             channels = page.channel[rose]
             self._observer.receipts_rose(len(rose), receipt, channels)

@@ -54,7 +54,7 @@ async def test_a_reopened_archive_has_its_pages(tmp_path: Path) -> None:
     assert await archive.read(PageKey(1000, 1)) == b"keptkept"
     archive.database.read.execute("PRAGMA user_version = 3")
     archive.close()
-    with pytest.raises(StoreCorrupt, match="schema 3, this version knows up to 1"):
+    with pytest.raises(StoreCorrupt, match="schema 3, this version knows up to 2"):
         SqliteLedgerArchive(tmp_path / "ledger.db")
 
 

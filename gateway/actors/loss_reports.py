@@ -202,8 +202,11 @@ class LossReports:
     # -- rows of one cause
 
     async def _rows(self, message: messages.LossRows, wanted: _Wanted) -> messages.LossRowPage:
+        """Raises BadRequest, as `_of_task` does, with the first page."""
         looked_for = _looked_for(message)
         start, first_row = _read_cursor(message.cursor)
+        if message.task_id is not None and start is None:
+            await self._of_task(message.task_id, wanted, by_rows=False)
         found: list[tuple[LedgerPage, Rows]] = []
         left, pages_left, next_cursor = message.n, _PAGES_PER_ANSWER, b""
         async with aclosing(self._row_keys(message.task_id, wanted, start)) as keys:

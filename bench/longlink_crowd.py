@@ -25,7 +25,7 @@ from bench.harness import Line, Options, progress
 from bench.longlink_fleet import Fleet, ratios
 from bench.longlink_servers import Gateway, cpu_s, family
 from bench.vendor_strict import simulators
-from gateway.cli.demo.configs import vendor_tables
+from gateway.cli.demo.channels import vendor_tables
 from gateway.cli.demo.processes import Children
 from gateway.content import Variant
 

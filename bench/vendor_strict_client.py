@@ -38,7 +38,7 @@ from bench.harness import Line, peak_rss_bytes
 from bench.vendor_client import contents
 from bench.vendor_stopwatch import Stopwatch, percentiles
 from bench.worker import GatedWorker, register, running
-from gateway.cli.demo.configs import vendor_tables
+from gateway.cli.demo.channels import vendor_tables
 from gateway.client.requests import UNSENT, little_endian, texts
 from gateway.columns import U8, TextColumn
 from gateway.config import load_config

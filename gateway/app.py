@@ -31,6 +31,7 @@ from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
 from gateway.actors.service import Service
 from gateway.actors.supervisor import supervise
+from gateway.actors.task_control import TaskControl
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
@@ -49,6 +50,7 @@ from gateway.app_leaving import leave
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
 from gateway.app_parts import app_view, make_log
+from gateway.app_receipts import Receipts
 from gateway.app_seeing import lane_status, refresh_gauges
 from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
@@ -69,13 +71,13 @@ from gateway.config_settings import (
 )
 from gateway.config_types import Address
 from gateway.core.admission import Admission
-from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
 from gateway.core.report import open_rows
 from gateway.core.request_ids import RequestIds
+from gateway.core.stopping import StoppedTasks
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -107,6 +109,7 @@ class Ready(NamedTuple):
     operator: str
     http: str
     long_link: list[str]
+    receipts: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +171,13 @@ class Worker:
             rows_open_max=config.gateway.open_rows_max,
             change_rows_max=config.ledger.receipt_log_rows_max,
             now=now,
-            counters=Counters(day_offset_s=config.ledger.day_offset_s, cells_max=config.ledger.counter_cells_max),
         )
         self.disk: DiskJournal | None = None
         if any(app.durability == "disk" for app in config.apps):
             self.disk = DiskJournal(self, self.home.journal, secret, FIRST_EPOCH)
         self.stores = Stores(config, FIRST_EPOCH, metrics, self.log)
         self.pages = self.stores.keep_pages(self.home, secret, clock)
-        self.devices = DeviceTable(device_limits(config), self.stores.hash_key())
+        self.devices = DeviceTable(device_limits(config), self.stores.hash_key(secret))
         self.stores.follow(self.devices)
         self.inbox_store = self.stores.inbox
         self.inbox = self.stores.inbox_actor(self.home, clock)
@@ -197,10 +199,21 @@ class Worker:
             parked_rows_max=config.lanes.parked_rows_max,
             strategy4_wait_s=config.retry.strategy4_wait_s,
             trail=None if self.disk is None else self.disk.trail,
+            remembers_devices=self.stores.registry is not None,
         )
+        if self.disk is not None:
+            self.disk.stand_beside(self.stores.ledger, self.stores.registry)
         self.request_ids = RequestIds(
             ids_max=config.ledger.idempotency_ids_max, age_ms=int(config.ledger.idempotency_s * 1000)
         )
+        self.control = TaskControl(
+            home=self.home,
+            inbox=self.inbox,
+            clock=clock,
+            stopped=StoppedTasks(config.ledger.stopped_tasks_max),
+        )
+        if self.disk is not None:
+            self.disk.tasks, self.control.remember = self.control, self.disk.stopped_log.remember
         self.joint = None if self.siblings is None else Joint(self, self.siblings, defaults)
         self.intake = Intake(
             home=self.home,
@@ -217,6 +230,7 @@ class Worker:
             app_keys=keys,
             disk=None if self.disk is None else self.disk.actor,
             disk_apps=() if self.disk is None else self.disk.apps,
+            tasks=self.control,
         )
 
     def _build_vendors(self, index: int, app: App) -> list[VendorLane]:
@@ -265,6 +279,7 @@ class Worker:
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
         self.presence = build_presence(self)
         self.audiences = build_audiences(self)
+        self.control.stop_audience = self.audiences.stop
         self.service = Service(
             apps=[app_view(index, app) for index, app in enumerate(config.apps)],
             intake=self.intake,
@@ -281,8 +296,10 @@ class Worker:
             # Devices and rows of other workers would be missing.
             desk=self.stores.desk(self.devices, self.home, self.clock) if config.gateway.workers == 1 else None,
             audiences=self.audiences,
+            control=self.control,
         )
         self.uplink = build_uplink(self)
+        self.receipts = Receipts(self)
         self.front = self.service if self.joint is None else self.joint.serve(self.service)
         self.desk = build_desk(self)
         self.rpc = RpcListener(
@@ -339,12 +356,13 @@ class Worker:
             self._nursery = nursery
             self.stores.start(functools.partial(self._supervise, nursery), self.owner)
             self._supervise(nursery, "service", self.service.run)
-            self._supervise(nursery, "counters", self.service.losses.run)
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "inbox sweep", self.inbox.sweep)
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "uplink", self.uplink.run)
+            for name, run in self.receipts.actors():
+                self._supervise(nursery, name, run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
             for built in self.vendor_lanes:
@@ -428,7 +446,7 @@ class Worker:
             self._supervise(nursery, "long link", self._run_long_link)
             if self.bans_watch is not None:
                 self._supervise(nursery, "bans", self.bans_watch.run)
-        rpc, http = await self._open_doors(nursery)
+        rpc, http, receipts = await self._open_doors(nursery)
         return Ready(
             rpc=rpc,
             operator=f"unix://{config.operator_socket}",
@@ -437,6 +455,7 @@ class Worker:
                 str(Address(listener.address.scheme, host, port))
                 for listener, (host, port) in zip(config.long_link.listeners, links, strict=True)
             ],
+            receipts=receipts,
         )
 
     async def _open_operator(self, nursery: trio.Nursery) -> None:
@@ -449,8 +468,8 @@ class Worker:
             converse = functools.partial(self.rpc.converse, name="operator")
             await doors.open(nursery, Listener(address=config.operator.address), converse)
 
-    async def _open_doors(self, nursery: trio.Nursery) -> tuple[list[str], str]:
-        """The addresses of RPC and HTTP."""
+    async def _open_doors(self, nursery: trio.Nursery) -> tuple[list[str], str, list[str]]:
+        """The addresses of RPC, HTTP and receipts."""
         converse = functools.partial(self.rpc.converse, name="rpc")
         rpc = [await self.doors.open(nursery, listener, converse) for listener in self.config.rpc.listeners]
         shared = self.siblings
@@ -461,7 +480,9 @@ class Worker:
         )
         http = HealthServer(page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
         address = await self.doors.open(nursery, Listener(address=self.config.http.address), http.converse)
-        return rpc, address.replace("tcp:", "http:")
+        told = self.receipts.site(self._not_ready).converse
+        receipts = [await self.doors.open(nursery, listener, told) for listener in self.config.receipts.listeners]
+        return rpc, address.replace("tcp:", "http:"), receipts
 
     def _announce(self, addresses: Ready) -> None:
         self.log.info("ready", **addresses._asdict())
@@ -489,6 +510,8 @@ class Worker:
                 nursery.start_soon(self._wait_long_link, deadline)
         if self.joint is not None:
             await self.joint.flush(deadline)
+        # The journal lets go what the archive has.
+        await self.stores.flush()
         left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
         # Those in the journal go on at the next start.
         lost = self.home.rows_open - left["rows_in_journal"]

@@ -3,10 +3,15 @@
     data_dir/lock                  held by the gateway that uses the folder
     data_dir/journal/0007/         the journal with number 7: its log
     data_dir/journal/0007/ids/     request ids of batches that are gone from it
+    data_dir/journal/0007/stopped/ tasks that were stopped (app_stopped.py)
 
-Order at start: registry (in memory today), journal replayed, rows on their way, then the doors open. Rows whose device
-is not in the registry wait in the inbox after a restart instead of being dropped (`Router`): until the registry is
-durable, "unknown" may mean "known before".
+Order at start: registry, inbox and archive are opened (app_stores.py), the journal is replayed, its rows are on their
+way, then the doors open. Of a batch that both the journal and the archive have, the archive's page is the truth: it was
+written when every row had ended, and only the release was missing.
+
+Beside stores on the disk, a batch is let go when the archive has its page, and a submit waits until the devices that
+are known are so durably: what is accepted for a device that came a moment ago must not find it unknown after a crash.
+Without them, rows whose device is not known after a restart wait in the inbox instead of being dropped (`Router`).
 """
 
 from __future__ import annotations
@@ -15,15 +20,17 @@ import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import trio
 
-from gateway.actors.journal import IssueMarks, JournalActor
-from gateway.batch import Batch, OwnershipEpoch
+from gateway.actors.intake import TaskGate
+from gateway.actors.journal import IssueMarks, JournalActor, Registry
+from gateway.app_stopped import StoppedLog
+from gateway.batch import Batch, OwnershipEpoch, continued_tasks
 from gateway.clock import Clock
 from gateway.columns import Bool
 from gateway.config import Config
@@ -38,17 +45,19 @@ from gateway.core.trail import Trail
 from gateway.errors import ConfigError, StoreCorrupt, StoreInUse
 from gateway.ledger import Channel, LedgerPage
 from gateway.marks import RowMarks
-from gateway.message_id import TASK_DOMAIN, RowAddress, decode
+from gateway.message_id import RowAddress
 from gateway.observe.journal import JournalCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.store.log_file import LogFile
 from gateway.store.log_journal import LogJournal
 from gateway.store.marks import Count, Marks, decode_count, decode_marks
-from gateway.store.ports import BATCH_RECORD, COUNT_RECORD, MARKS_RECORD, JournalRecord
+from gateway.store.ports import BATCH_RECORD, COUNT_RECORD, MARKS_RECORD, JournalRecord, PageKey
 from gateway.store.records import UnknownApp, decode_batch
 from gateway.store.request_log import RequestLog
 
+#: Batches that the archive is asked for at once: some 10 us each.
+_KEYS_MAX = 10_000
 #: Outcomes are written down at the end of a shutdown, whatever of its budget is left.
 _FINISH_S = 2.0
 
@@ -86,6 +95,12 @@ class Stalling(Protocol):
     def return_stalled(self) -> None: ...
 
 
+class Archive(Protocol):
+    """The ledger archive, as `actors/ledger.py` offers it."""
+
+    async def known(self, keys: Sequence[PageKey]) -> set[PageKey]: ...
+
+
 class _Read(NamedTuple):
     """What a replay found. batches: by sequence, with their positions. marks: with theirs, in order. strangers: by
     sequence, why a batch cannot be taken up."""
@@ -116,7 +131,6 @@ class DiskJournal:
         config = site.config
         self._site = site
         self._log = site.log.bind(actor="journal")
-        self._secret = secret
         folder = config.gateway.data_dir / "journal" / f"{number:04d}"
         try:
             self.journal = LogJournal(
@@ -128,6 +142,16 @@ class DiskJournal:
         except StoreInUse as error:
             raise ConfigError("gateway.data_dir", str(folder), "a folder that no other gateway is using") from error
         self._request_log = RequestLog(folder / "ids", ids_max=config.ledger.idempotency_ids_max, file_type=file_type)
+        self.stopped_log = StoppedLog(
+            folder / "stopped",
+            secret,
+            site.clock,
+            tasks_max=config.ledger.stopped_tasks_max,
+            age_s=config.ledger.retention_s,
+            file_type=file_type,
+        )
+        #: Stops tasks; named before the start.
+        self.tasks: TaskGate | None = None
         self.trail = Trail(issued_rows_max=config.journal.issued_rows_max)
         self.apps = frozenset(index for index, app in enumerate(config.apps) if app.durability == "disk")
         self.actor = JournalActor(
@@ -143,7 +167,14 @@ class DiskJournal:
             request_age_ms=int(config.ledger.idempotency_s * 1000),
         )
         site.home.trail = self.trail
+        self._archive: Archive | None = None
         self._is_closed = False
+
+    def stand_beside(self, archive: Archive | None, registry: Registry | None) -> None:
+        """Names the stores on the disk, where there are such. To be called before `start`."""
+        self._archive = archive
+        self.trail.awaits_archive = archive is not None
+        self.actor.registry = registry
 
     def marks(self, app_index: int, channel: Channel) -> IssueMarks | None:
         """What the lanes of that app and channel tell the journal; None for an app in memory."""
@@ -187,6 +218,7 @@ class DiskJournal:
         if not self._is_closed:
             self._is_closed = True
             self._request_log.close()
+            self.stopped_log.close()
             self.journal.close()
 
     # -- recovery
@@ -199,6 +231,9 @@ class DiskJournal:
         for entries in self._request_log.load():
             request_ids.add(entries, site.clock.unix_ms())
             await trio.lowlevel.checkpoint()
+        if self.tasks is not None:
+            for task_id, stopped_unix_ms in self.stopped_log.load():
+                self.tasks.stopped.add(task_id, stopped_unix_ms)
         read = await self._read()
         now, unix_ms = site.clock.monotonic(), self._newest_unix_ms(read)
         self._continue_counting(read, unix_ms, now)
@@ -213,18 +248,30 @@ class DiskJournal:
         pages: list[tuple[tuple[int, int], int, LedgerPage]] = []
         resends = self._resend_tables()
         by_sequence: dict[int, LedgerPage] = {}
+        archived = await self._archived(read)
         for sequence, (position, batch) in read.batches.items():
+            if batch.requests:
+                rows = [entry(one.key, one.digest, RowAddress(batch.address, one.row)) for one in batch.requests]
+                request_ids.add(np.array(rows, np.uint64), unix_ms)
+            if _page_key(batch) in archived:
+                page = by_sequence[sequence] = LedgerPage(batch)
+                self.trail.follow(page, position, is_recovered=True)
+                self.trail.archived(page)
+                sums = sums.plus(Recovered(final=batch.n))
+                continue
             batch.born = now - max(0, unix_ms - batch.born_unix_ms) / 1000
-            page = home.open(batch, now, self._long_tasks(batch, read))
+            page = home.open(batch, now, continued_tasks(batch))
             self.trail.follow(page, position, is_recovered=True)
             by_sequence[sequence] = page
             options = compile_options(batch, self._defaults[batch.app])
             sums = sums.plus(recover(home, page, marks_of.get(sequence, ()), options, resends[batch.app], now))
-            if batch.requests:
-                rows = [entry(one.key, one.digest, RowAddress(batch.address, one.row)) for one in batch.requests]
-                request_ids.add(np.array(rows, np.uint64), unix_ms)
+            if self.tasks is not None:
+                self.tasks.opened(page)
             if page.n_open:
                 pages.append((urgency(options), position, page))
+            else:
+                # Nobody routes it any more, which is when a page gets its ids.
+                home.encode_rows(batch, 0, batch.n)
             await trio.lowlevel.checkpoint()
         for position, record in read.marks:
             if not read.strangers.keys().isdisjoint(mark.sequence for mark in record.marks):
@@ -237,6 +284,16 @@ class DiskJournal:
         self._report(read, sums, time.perf_counter() - started)
         pages.sort(key=lambda one: one[:2])
         return [page for _, _, page in pages]
+
+    async def _archived(self, read: _Read) -> set[PageKey]:
+        """Batches that the archive has. Raises StoreError."""
+        if self._archive is None:
+            return set()
+        keys = [_page_key(batch) for _, batch in read.batches.values()]
+        found: set[PageKey] = set()
+        for first in range(0, len(keys), _KEYS_MAX):
+            found |= await self._archive.known(keys[first : first + _KEYS_MAX])
+        return found
 
     async def _read(self) -> _Read:
         """Everything that the journal holds, damaged records apart."""
@@ -285,29 +342,14 @@ class DiskJournal:
 
     def _continue_counting(self, read: _Read, unix_ms: int, now: float) -> None:
         """Batches go on with numbers and labels that none before had, and with the next incarnation."""
-        counted = [count for _, count in read.counts]
-        newest = [count.sequence for count in counted] + [number + 1 for number in read.batches]
-        sequence = max(newest, default=0)
-        if counted and read.batches and max(read.batches) - min(read.batches) > 1 << 21:
-            # They have begun again from zero: the last count says where.
-            sequence = counted[-1].sequence
-        self._site.home.continue_from(sequence, unix_ms, now)
+        counted, home = [count for _, count in read.counts], self._site.home
+        for count in counted:
+            home.begin_after(count.sequence - 1, count.unix_ms)
+        for _, batch in read.batches.values():
+            home.begin_after(batch.address.sequence, batch.born_unix_ms)
+        home.label_after(unix_ms, now)
         self.actor.incarnation = 1 + max((count.incarnation for count in counted), default=0)
         self.actor.spent += [position for position, _ in read.counts]
-
-    def _long_tasks(self, batch: Batch, read: _Read) -> list[bytes]:
-        """Tasks of this batch that have rows in others: only its first and its last segment can be such."""
-        found: list[bytes] = []
-        for segment in (batch.segments[0], batch.segments[-1]):
-            address = decode(self._secret, segment.task_id, TASK_DOMAIN)
-            if address is None:
-                continue
-            is_continued = address.batch != batch.address
-            following = read.batches.get(batch.address.sequence + 1)
-            goes_on = following is not None and following[1].segments[0].task_id == segment.task_id
-            if (is_continued or goes_on) and segment.task_id not in found:
-                found.append(segment.task_id)
-        return found
 
     @property
     def _defaults(self) -> list[AppDefaults]:
@@ -354,6 +396,10 @@ class DiskJournal:
             "start gives them up"
         )
         self._log.error("intake is stopped for apps on disk", text=self.actor.damage)
+
+
+def _page_key(batch: Batch) -> PageKey:
+    return PageKey(batch.address.unix_ms, batch.address.sequence)
 
 
 def app_defaults(app: App) -> AppDefaults:

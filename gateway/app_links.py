@@ -21,8 +21,10 @@ import trio
 from gateway.actors.borrowed_credential import BorrowedCredential, CredentialMakers
 from gateway.actors.credentials import CredentialKeeper
 from gateway.actors.foreign_rows import ForeignRows
+from gateway.actors.foreign_stops import ForeignStops
 from gateway.actors.front import Front
-from gateway.actors.merged_receipts import MergedReceipts
+from gateway.actors.merged_receipts import ReceiptSource
+from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rate_sharing import RateSharing, SharedRate
 from gateway.actors.service import Service
 from gateway.actors.spread import Spread
@@ -80,6 +82,8 @@ class Joint:
         )
         self.links = WorkerLinks(hello, spread=self.spread, foreign=self.foreign, observer=counts, dial=self._dial)
         self.makers = CredentialMakers(self.links)
+        self.stops = ForeignStops(worker.home, self.links, worker.control)
+        self.foreign.on_arrived = self.stops.arrived
         worker.router.connect_spread(self.spread)
         worker.router.on_routed = self.foreign.on_routed
         self.spread.route_again = worker.router.route_again
@@ -144,7 +148,8 @@ class Joint:
             me=place.worker,
             node=config.gateway.node,
             app_numbers={app.key: index for index, app in enumerate(config.apps)},
-            receipts=MergedReceipts(self._worker.home, self.links, life, place.workers),
+            receipts=MergedStream(ReceiptSource(self._worker.home), self.links, life, place.workers),
+            presence=MergedStream(self._worker.presence.source(), self.links, life, place.workers),
         )
         return self.front
 
@@ -154,6 +159,7 @@ class Joint:
         self._nursery = nursery
         supervise(nursery, "spread", self.spread.run)
         supervise(nursery, "foreign rows", self.foreign.run)
+        supervise(nursery, "stops", self.stops.run)
         supervise(nursery, "front", self.front.run)
         supervise(nursery, "rates", self._share_rates(self._worker.vendor_lanes).run)
         listener = await open_unix_listener(str(self._path(self._siblings.place.worker)), mode=0o600)

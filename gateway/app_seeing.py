@@ -24,6 +24,7 @@ def refresh_gauges(worker: Worker) -> None:
     metrics.devices_registered.set(devices.devices)
     metrics.devices_online.set(devices.online)
     metrics.inbox_rows.set(len(worker.inbox_store))
+    metrics.receipts_waiting.set(worker.receipts.desk.waiting)
     metrics.rows_not_conserved.set(worker.home.rows_not_conserved())
     if worker.joint is not None:
         worker.joint.record()
@@ -35,6 +36,7 @@ def refresh_gauges(worker: Worker) -> None:
     metrics.idempotency_oldest_s.set((worker.clock.unix_ms() - oldest_ms) / 1000 if oldest_ms else 0.0)
     if worker.disk is not None:
         worker.disk.refresh_gauges()
+    worker.stores.refresh_gauges()
     parked = worker.router.parked()
     lanes = [(built.channel, actor.lane) for built in worker.vendor_lanes for actor in built.lanes]
     for channel, class_ in {(channel, lane.key.class_) for channel, lane in lanes}:

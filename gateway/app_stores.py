@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import secrets
@@ -21,6 +22,7 @@ from gateway.actors.store_desk import StoreDesk
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.segments import HashKey
@@ -74,10 +76,14 @@ class Stores:
             self.close()
             raise
 
-    def hash_key(self) -> HashKey:
-        """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it."""
+    def hash_key(self, secret: bytes) -> HashKey:
+        """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it.
+
+        secret: of message ids, which all workers have. Without a disk the key comes from it, so that the hash that the
+        owner of a device keeps of its token is the one that the home of the row looks for.
+        """
         if self.folder is None:
-            return HashKey(secrets.token_bytes(_HASH_KEY_BYTES))
+            return HashKey(hashlib.blake2b(secret, digest_size=_HASH_KEY_BYTES, person=b"token hash").digest())
         path = self.folder / "hash.key"
         try:
             if not path.exists():
@@ -100,9 +106,10 @@ class Stores:
     def keep_pages(self, home: Home, secret: bytes, clock: Clock) -> PageSource:
         """Pages of the home that are done go to the archive, where there is one; where questions find pages."""
         self._home = home
+        ledger = self._config.ledger
+        home.counters = Counters(day_offset_s=ledger.day_offset_s, cells_max=ledger.counter_cells_max)
         if self._archive is None:
             return MemoryPages(home)
-        ledger = self._config.ledger
         self.ledger = LedgerActor(
             store=self._archive,
             epoch=self._epoch,

@@ -94,6 +94,7 @@ class Supervisor:
         self._rpc: list[str] = []
         self._long_link: list[str] = []
         self._http = ""
+        self._receipts: list[str] = []
         self._changed = trio.Event()
         self._kept: dict[int, dict[str, int]] = {}
         self._is_restarting = False
@@ -156,7 +157,7 @@ class Supervisor:
 
     async def _announce(self, operator: str, ready: Callable[[Any], None] | None) -> None:
         await self._wait_for(lambda: all(worker.state is WorkerState.READY for worker in self.workers))
-        found = Ready(self._rpc, operator, self._http.replace("tcp:", "http:"), self._long_link)
+        found = Ready(self._rpc, operator, self._http.replace("tcp:", "http:"), self._long_link, self._receipts)
         self.log.info("all workers ready", workers=len(self.workers), **found._asdict())
         if ready is not None:
             ready(found._asdict())
@@ -177,6 +178,10 @@ class Supervisor:
             for index, listener in enumerate(config.long_link.listeners)
         ]
         self._http = self._hold("http.address", config.http.address)
+        self._receipts = [
+            self._hold(f"receipts.listeners[{index}].address", listener.address)
+            for index, listener in enumerate(config.receipts.listeners)
+        ]
 
     def _hold(self, key: str, address: Address) -> str:
         held = reserve(key, address.host, address.port)
@@ -195,6 +200,7 @@ class Supervisor:
             rpc=self._rpc,
             long_link=self._long_link,
             http=self._http,
+            receipts=self._receipts,
             unix_listeners=listeners,
             metric_files=self._files,
             clock_offset_s=self.clock_offset_s,

@@ -57,7 +57,7 @@ def _read_start(control: socket.socket, received: WorkerEnd) -> list[ToWorker]:
 
 def _serve(control: socket.socket, received: WorkerEnd, start: Start, more: list[ToWorker]) -> None:
     whole = load_config(start.config_file, text=start.config_text)
-    whole = with_addresses(whole, rpc=start.rpc, long_link=start.long_link, http=start.http)
+    whole = with_addresses(whole, rpc=start.rpc, long_link=start.long_link, http=start.http, receipts=start.receipts)
     config = share_of_worker(whole, start.workers)
     sys.setswitchinterval(config.gateway.switch_interval_ms / 1000)
     columns = map_columns(config, start.metric_files)

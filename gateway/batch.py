@@ -50,6 +50,7 @@ class Submission(NamedTuple):
     variant_index: (n,) uint16 into variants, or None when there is one variant.
     variables: name -> n rows of UTF-8 text.
     duplicates: (n,) bool, rows whose target came earlier in the call; None when none.
+    group: the caller's label of the call.
     """
 
     request_id: str
@@ -63,6 +64,7 @@ class Submission(NamedTuple):
     variables: Mapping[str, TextColumn]
     duplicates: Bool | None
     faults: Sequence[RowFault]
+    group: str = ""
 
     def row_text_bytes(self) -> int:
         """Bytes of text that rows have of their own: variables and tokens."""
@@ -81,12 +83,36 @@ class Submission(NamedTuple):
 
 
 class TaskSegment(NamedTuple):
-    """The rows that one task has in one batch: first..first + n. group: the submit's label."""
+    """Rows of one submit, or of a piece of one, in one batch: first..first + n. A task may have several.
+
+    group: the submit's label. is_continued: the task began in an earlier batch, which its id is the address of.
+    """
 
     task_id: bytes
     first: int
     n: int
     group: str = ""
+    is_continued: bool = False
+
+
+def task_segments(batch: Batch, task_id: bytes) -> list[TaskSegment]:
+    """The task's rows in the batch; neighbours of one group as one segment, so that a task of thousands of submits of
+    one row each is read in few pieces."""
+    found: list[TaskSegment] = []
+    for segment in batch.segments:
+        if segment.task_id != task_id:
+            continue
+        last = found[-1] if found else None
+        if last is not None and last.first + last.n == segment.first and last.group == segment.group:
+            found[-1] = last._replace(n=last.n + segment.n)
+        else:
+            found.append(segment)
+    return found
+
+
+def continued_tasks(batch: Batch) -> list[bytes]:
+    """Tasks of the batch that began in earlier ones, each once."""
+    return list(dict.fromkeys(segment.task_id for segment in batch.segments if segment.is_continued))
 
 
 class RequestMark(NamedTuple):

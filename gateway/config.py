@@ -164,6 +164,7 @@ def describe(config: Config) -> str:
     lines.append(f"node {config.gateway.node}, {config.gateway.workers} worker(s), data in {config.gateway.data_dir}")
     lines += [f"  rpc        {listener.address}" for listener in config.rpc.listeners]
     lines += [f"  long link  {listener.address}" for listener in config.long_link.listeners]
+    lines += [f"  receipts   {listener.address}" for listener in config.receipts.listeners]
     lines += [f"  operator   unix://{config.operator_socket}"]
     lines += [f"  operator   {config.operator.address}"] if config.operator.address is not None else []
     lines += [f"  http       {config.http.address}", ""]

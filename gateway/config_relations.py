@@ -19,6 +19,7 @@ from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
 from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
+from gateway.core.receipt_reports import EARLY_REPORTS_MAX
 from gateway.errors import ConfigError
 from gateway.vendor import HttpVersion, http_version
 
@@ -46,6 +47,8 @@ RECEIPT_BYTES = 16 + 16 + 3 + 8
 REQUEST_ID_BYTES = 24 + 20
 #: One number in a dict of a key of its own, as when every submit has another plan (gateway/core/counters.py).
 COUNTER_CELL_BYTES = 500
+#: Id, time, and their place in a dictionary.
+STOPPED_TASK_BYTES = 150
 #: What the journal on disk keeps of an open row: two flags and a channel (gateway/marks.py).
 TRAIL_ROW_BYTES = 3
 #: State, stage, id and target columns of one open row (gateway/ledger.py, LedgerPage.memory_bytes), without texts.
@@ -83,6 +86,8 @@ TEMPLATE_BYTES = 4 << 10
 REST_BYTES = 16 * MIB
 #: An address remembered for wrong passwords: its text, an object of three fields, a dict entry.
 FAILED_ADDRESS_BYTES = 400
+#: A vendor's receipt with one token and its callback parameter, as Python objects.
+VENDOR_RECEIPT_BYTES = 500
 #: A remembered signature of POST /v1/devices: 32 bytes, a time, a dict entry.
 SIGNATURE_BYTES = 150
 
@@ -165,6 +170,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         4 if needs_probes(name, settings) else 2 for app in config.apps for name, settings in app.vendors.items()
     )
     sessions = rpc.connections_max + config.operator.connections_max + config.http.connections_max
+    receipts = config.receipts
     return [
         *_long_link_budget(config),
         BudgetPart("process", PROCESS_BYTES + REST_BYTES, "(fixed)"),
@@ -179,6 +185,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         ),
         BudgetPart("ledger", ledger.ledger_memory_bytes_max, "ledger.ledger_memory_bytes_max"),
         BudgetPart("receipts log", ledger.receipt_log_rows_max * RECEIPT_BYTES, "ledger.receipt_log_rows_max"),
+        BudgetPart("stopped tasks", ledger.stopped_tasks_max * STOPPED_TASK_BYTES, "ledger.stopped_tasks_max"),
         BudgetPart("request ids", ledger.idempotency_ids_max * REQUEST_ID_BYTES, "ledger.idempotency_ids_max"),
         BudgetPart("counters", ledger.counter_cells_max * COUNTER_CELL_BYTES, "ledger.counter_cells_max"),
         BudgetPart("inbox", _inbox_bytes(config), "inbox.rows_max"),
@@ -209,6 +216,14 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),
         BudgetPart(
+            "receipts of vendors",
+            receipts.connections_max * (SESSION_BYTES + receipts.body_bytes_max)
+            + (receipts.receipts_max + EARLY_REPORTS_MAX) * VENDOR_RECEIPT_BYTES
+            if receipts.listeners
+            else 0,
+            "receipts.connections_max, receipts.body_bytes_max, receipts.receipts_max",
+        ),
+        BudgetPart(
             "signatures", len(config.apps) * config.http.signatures_max * SIGNATURE_BYTES, "http.signatures_max"
         ),
         BudgetPart(
@@ -232,6 +247,7 @@ def files_needed(config: Config) -> int:
         + config.rpc.connections_max
         + config.operator.connections_max
         + config.http.connections_max
+        + (config.receipts.connections_max + len(config.receipts.listeners) if config.receipts.listeners else 0)
         + len(config.rpc.listeners)
         + len(config.long_link.listeners)
         + 3
@@ -336,6 +352,8 @@ def _listeners(config: Config) -> Iterator[tuple[str, object, str]]:
         yield from _listener(f"rpc.listeners[{index}]", listener, ("tcp", "tls", "unix"))
     for index, listener in enumerate(config.long_link.listeners):
         yield from _listener(f"long_link.listeners[{index}]", listener, ("tcp", "tls", "ws", "wss"))
+    for index, listener in enumerate(config.receipts.listeners):
+        yield from _listener(f"receipts.listeners[{index}]", listener, ("tcp", "tls"))
     if config.http.address.scheme != "tcp":
         yield "http.address", str(config.http.address), "tcp://host:port"
     operator = config.operator
@@ -350,7 +368,11 @@ def _listeners(config: Config) -> Iterator[tuple[str, object, str]]:
 
 
 def _addresses(config: Config) -> Iterator[tuple[str, Address]]:
-    for section, listeners in (("rpc", config.rpc.listeners), ("long_link", config.long_link.listeners)):
+    for section, listeners in (
+        ("rpc", config.rpc.listeners),
+        ("long_link", config.long_link.listeners),
+        ("receipts", config.receipts.listeners),
+    ):
         for index, listener in enumerate(listeners):
             yield f"{section}.listeners[{index}].address", listener.address
     yield "http.address", config.http.address

@@ -107,6 +107,18 @@ class Http(Section, frozen=True, kw_only=True):
     devices_burst_max: Count = 200
 
 
+class Receipts(Section, frozen=True, kw_only=True):
+    """Where vendors report what became of messages; without a listener nobody is told."""
+
+    listeners: list[Listener] = msgspec.field(default_factory=list)
+    connections_max: Count = 64
+    header_timeout_s: Seconds = 5.0
+    idle_timeout_s: Seconds = 60.0
+    header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=16 * MIB)] = 512 * KIB
+    receipts_max: Count = 100_000
+
+
 class LongLink(Section, frozen=True, kw_only=True):
     listeners: list[LinkListener] = msgspec.field(default_factory=list)
     connections_max: Count = 15_000
@@ -159,6 +171,7 @@ class Ledger(Section, frozen=True, kw_only=True):
     day_offset_s: Annotated[int, Meta(ge=-50_400, le=50_400)] = 28_800
     counter_cells_max: Annotated[int, Meta(ge=1000)] = 200_000
     counter_days_max: Annotated[int, Meta(ge=1, le=3650)] = 400
+    stopped_tasks_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
 
 
 class Journal(Section, frozen=True, kw_only=True):
@@ -336,6 +349,7 @@ class Config(Section, frozen=True, kw_only=True):
     rpc: Rpc
     operator: Operator
     http: Http
+    receipts: Receipts
     long_link: LongLink
     ledger: Ledger
     journal: Journal

@@ -9,7 +9,7 @@ from __future__ import annotations
 from gateway.actors.credentials import KeeperSettings
 from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.vendor_connection import ConnectionLimits
-from gateway.api.health import HealthSettings
+from gateway.api.conversation import HttpSettings
 from gateway.config_sections import Config
 from gateway.content import Class
 from gateway.core.admission import AdmissionLimits
@@ -34,6 +34,7 @@ __all__ = [
     "http1_config",
     "keeper_settings",
     "long_link_settings",
+    "receipt_settings",
     "retry_policy",
     "rpc_limits",
     "signing_limits",
@@ -216,14 +217,25 @@ def guard_settings(config: Config) -> GuardSettings:
     )
 
 
-def health_settings(config: Config) -> HealthSettings:
+def health_settings(config: Config) -> HttpSettings:
     http = config.http
-    return HealthSettings(
+    return HttpSettings(
         connections_max=http.connections_max,
         header_timeout_s=http.header_timeout_s,
         idle_timeout_s=http.idle_timeout_s,
         header_bytes_max=http.header_bytes_max,
         body_bytes_max=http.body_bytes_max,
+    )
+
+
+def receipt_settings(config: Config) -> HttpSettings:
+    receipts = config.receipts
+    return HttpSettings(
+        connections_max=receipts.connections_max,
+        header_timeout_s=receipts.header_timeout_s,
+        idle_timeout_s=receipts.idle_timeout_s,
+        header_bytes_max=receipts.header_bytes_max,
+        body_bytes_max=receipts.body_bytes_max,
     )
 
 

@@ -50,7 +50,9 @@ def _vendor_share(settings: msgspec.Struct, workers: int) -> msgspec.Struct:
     return msgspec.structs.replace(settings, **shares)
 
 
-def with_addresses(config: Config, *, rpc: Sequence[str], long_link: Sequence[str], http: str) -> Config:
+def with_addresses(
+    config: Config, *, rpc: Sequence[str], long_link: Sequence[str], http: str, receipts: Sequence[str] = ()
+) -> Config:
     """The listeners have these addresses, in the order of the configuration."""
     replace = msgspec.structs.replace
     rpc_listeners: list[Listener] = [
@@ -60,8 +62,13 @@ def with_addresses(config: Config, *, rpc: Sequence[str], long_link: Sequence[st
         replace(listener, address=Address.parse(text))
         for listener, text in zip(config.long_link.listeners, long_link, strict=True)
     ]
+    receipt_listeners: list[Listener] = [
+        replace(listener, address=Address.parse(text))
+        for listener, text in zip(config.receipts.listeners, receipts, strict=True)
+    ]
     return replace(
         config,
+        receipts=replace(config.receipts, listeners=receipt_listeners),
         rpc=replace(config.rpc, listeners=rpc_listeners),
         long_link=replace(config.long_link, listeners=links),
         http=replace(config.http, address=Address.parse(http)),

@@ -29,7 +29,10 @@ NAME_BYTES_MAX = 128
 #: What a strategy per channel may name: the channels of `ledger.Channel` (which imports this file, so that a test keeps
 #: the two equal) and the rest.
 STRATEGY_CHANNELS = frozenset(
-    ["default", "long_link", "apns", "fcm", "huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu"],
+    [
+        *("default", "long_link", "apns", "fcm", "huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu"),
+        *("webhook", "ups"),
+    ],
 )
 URL_BYTES_MAX = 2048
 #: The strategy of whatever is no notification.

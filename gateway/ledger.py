@@ -41,6 +41,8 @@ class Channel(enum.IntEnum):
     OPPO = 8
     VIVO = 9
     MEIZU = 10
+    WEBHOOK = 11
+    UPS = 12
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.
@@ -71,7 +73,8 @@ FINAL_STATES = frozenset(State) - OPEN_STATES
 #: from -> to. Why each is there:
 _MOVES: dict[State, frozenset[State]] = {
     # routed to a device or a lane; kept for later; ended before anything was sent. DEVICE_ACKED: the acknowledgement of
-    # an earlier long-link attempt arrives while the row waits in a lane (it cancels the hand-over).
+    # an earlier long-link attempt arrives while the row waits in a lane (it cancels the hand-over). CANCELLED, here and
+    # below: its task was stopped, or its device erased; never from IN_FLIGHT, whose answer comes first.
     State.QUEUED: frozenset(
         {
             State.HELD,
@@ -101,11 +104,13 @@ _MOVES: dict[State, frozenset[State]] = {
             State.UNCERTAIN,
         }
     ),
-    # a timer fired, or the row ended while it waited
+    # a timer fired, or the row ended while it waited. VENDOR_ACCEPTED: a receipt says that the attempt before the wait
+    # arrived
     State.WAITING: frozenset(
         {
             State.QUEUED,
             State.HELD,
+            State.VENDOR_ACCEPTED,
             State.DEVICE_ACKED,
             State.FAILED,
             State.EXPIRED,
@@ -158,6 +163,10 @@ class Flag(enum.IntFlag):
     RESENT_UNCERTAIN = 16
     #: Waited for a device to come back; left out of latency figures.
     WAITED_OFFLINE = 32
+    #: The vendor took it and said later that its receiver will not get it.
+    UNDELIVERED = 64
+    #: A cap of the vendor's, for the day or for the device, was the reason.
+    QUOTA_REACHED = 128
 
 
 class Reason(enum.IntEnum):
@@ -215,6 +224,8 @@ class LedgerPage:
     token_hashes: (n,) uint32, the 4-byte hash of the token each row was sent to; 0 before and without one.
     n_routed: rows 0..n_routed have been routed once.
     trail: what the journal on disk has been told of the rows; None where none holds the batch (core/trail.py).
+    stopped: (n,) bool, rows of stopped tasks: they make no further attempt (core/stopping.py); None while there are
+    none.
     away: (n,) uint8, which other worker holds each row (core/holders.py); None while all of them are here.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
     is_touched, tally, archived_tally: core/counters.py, which alone sets them: whether rows changed since they were
@@ -241,6 +252,7 @@ class LedgerPage:
         "routed_ms",
         "slots",
         "state",
+        "stopped",
         "tally",
         "token_hashes",
         "trail",
@@ -262,6 +274,7 @@ class LedgerPage:
         self.token_hashes: U32 = np.zeros(n, np.uint32)
         self.n_routed = 0
         self.away: U8 | None = None
+        self.stopped: Bool | None = None
         self.slots: I32 = np.full(n, -1, np.int32)
         self.counts: I64 = np.zeros(len(State), np.int64)
         self.counts[State.QUEUED] = n

@@ -40,7 +40,8 @@ class PageTrail:
     marked: (n,) uint8, the channel under which a row is marked as issued, 0: not. is_sure: (n,) bool, the mark is
     durable, or need not be. dirty: (n,) bool, not written as it is. ended: rows whose mark was taken back in memory, by
     window. position: of the batch's record. records: positions of the records that hold marks of it. ticket: of its
-    newest mark. is_finished: no row is open. is_gone: its batch was let go. is_recovered: an earlier process took it.
+    newest mark. is_finished: no row is open. may_go: nothing more need be written of it. is_gone: its batch was let go.
+    is_recovered: an earlier process took it.
     """
 
     __slots__ = (
@@ -51,6 +52,7 @@ class PageTrail:
         "is_recovered",
         "is_sure",
         "marked",
+        "may_go",
         "position",
         "records",
         "ticket",
@@ -65,5 +67,6 @@ class PageTrail:
         self.records: list[int] = []
         self.ticket = NO_TICKET
         self.is_finished = False
+        self.may_go = False
         self.is_gone = False
         self.is_recovered = is_recovered

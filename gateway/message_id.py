@@ -133,6 +133,12 @@ def decode(secret: bytes, message_id: bytes, domain: bytes = MESSAGE_DOMAIN) -> 
     return RowAddress(batch, row)
 
 
+def batch_of(message_id: bytes) -> BatchAddress:
+    """The batch that one of our own ids names; the check is not looked at."""
+    value = int.from_bytes(message_id, "big")
+    return BatchAddress(value >> 80, value >> 64 & 0xFFF, value >> 40 & (SEQUENCES_MAX - 1))
+
+
 def to_text(message_id: bytes) -> str:
     """16 bytes -> canonical lower-case 8-4-4-4-12 text."""
     digits = message_id.hex()

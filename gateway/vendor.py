@@ -53,14 +53,14 @@ class Slot(NamedTuple):
     collapse_number   1 to 2^31 - 1: the collapse id itself where it is such a number, else a hash of it
     collapse_key8     8 characters of A-Za-z0-9_-: the collapse id itself where it is at most that, else a hash of it
     notify_number, notify_key8  the same; without a collapse id of the content, so that each content has its own
-    now_unix_ms       13 digits, when the request was rendered
+    now_unix_ms       13 digits, when the request was rendered; now_unix_s: 10 digits; now_utc: 2026-11-21T13:30:00Z
     authorization     the credential in force, the same for a whole burst
     var:NAME          the row's value of variable NAME, JSON-escaped
 
     and in requests of many rows:
 
     address           callback parameter of a request: of many rows gateway/burst_address.py, of one row its message id
-    signature         what `BulkVendor.sign` makes of `signed`
+    signature         what `BulkVendor.sign` makes of `signed`, in the body or in headers; signature:A:B: a part of it
     saved             what the answer to `BulkTemplate.save` named
     a RowList's name  the rows themselves
 

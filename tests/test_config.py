@@ -300,6 +300,7 @@ def test_memory_budget_grows_with_every_limit_it_names(tmp_path: Path) -> None:
     text = app('secrets = [{ env = "HOME" }]\n[apps.fake]\nkey_file = "k"\n[apps.fake_http1]\nkey_file = "k"')
     # the memory of WebSocket and TLS is counted where there is a listener with them
     text += '\n[[long_link.listeners]]\naddress = "ws://127.0.0.1:8083"'
+    text += '\n[[receipts.listeners]]\naddress = "tcp://127.0.0.1:8084"'
     config = load(tmp_path, text)
     for index, part in enumerate(memory_budget(config)):
         for key in re.findall(r"[a-z0-9_]+\.[a-z0-9_]+", part.keys):

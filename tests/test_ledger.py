@@ -35,7 +35,7 @@ TABLE = """
 queued           .  x  x  x  .  x  x  x  x  .  x
 held             x  .  x  .  .  x  .  x  x  .  x
 in_flight        x  x  .  x  x  x  x  x  .  x  .
-waiting          x  x  .  .  .  x  x  x  x  .  x
+waiting          x  x  .  .  x  x  x  x  x  .  x
 vendor_accepted  .  .  .  .  .  .  .  .  .  .  .
 device_acked     .  .  .  .  .  .  .  .  .  .  .
 failed           .  .  .  .  .  .  .  .  .  .  .

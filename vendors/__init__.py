@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.vendor import Vendor
-from vendors import apns, fcm, harmony, honor, huawei, meizu, oppo, vivo, xiaomi
+from vendors import apns, fcm, harmony, honor, huawei, meizu, oppo, vivo, webhook, xiaomi
 from vendors.auth.credential import Credential, SecretPlace
 
 
@@ -41,4 +41,6 @@ REGISTRY: dict[str, VendorEntry] = {
     "oppo": VendorEntry(oppo.Settings, oppo.Oppo, oppo.secret_place, oppo.credential),
     "vivo": VendorEntry(vivo.Settings, vivo.Vivo, vivo.secret_place, vivo.credential),
     "meizu": VendorEntry(meizu.Settings, meizu.Meizu, meizu.secret_place, meizu.credential),
+    "webhook": VendorEntry(webhook.Settings, webhook.Webhook, webhook.secret_place, webhook.credential),
+    "ups": VendorEntry(webhook.Settings, webhook.Ups, webhook.secret_place, webhook.credential),
 }

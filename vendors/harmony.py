@@ -57,6 +57,7 @@ from vendors.neutral import (
     BulkSettings,
     BulkVendorBase,
     category_of,
+    check_callback_secret,
     check_identifier,
     check_list_token,
     check_secret,
@@ -78,7 +79,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One project. The account key (JSON) is a file or an environment variable, never inline.
 
     rate_per_s: devices; AppGallery Connect shows the project's own. default_category: of system messages whose category
-    says nothing; it is a required field. receipt_id: which receipt configuration is told.
+    says nothing; it is a required field. receipt_id: which receipt configuration is told. callback_user,
+    callback_secret_*: as in that configuration; receipts must be signed with them then.
     """
 
     project_id: str
@@ -89,12 +91,16 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     burst: int = 6_000
     default_category: str = "WORK"
     receipt_id: str = ""
+    callback_user: str = ""
+    callback_secret_file: str = ""
+    callback_secret_env: str = ""
     test_messages: bool = False
 
     def __post_init__(self) -> None:
         self.check(rows_max=TOKENS_MAX)
         check_secret("account_key", self.account_key_file, self.account_key_env)
         check_identifier("project_id", self.project_id)
+        check_callback_secret(self.callback_user, self.callback_secret_file, self.callback_secret_env)
         if self.default_category not in CATEGORIES:
             raise ValueError(f"default_category is {self.default_category!r}, expected one of {sorted(CATEGORIES)}")
 

@@ -58,6 +58,7 @@ from vendors.neutral import (
     BulkSettings,
     BulkVendorBase,
     category_of,
+    check_callback_secret,
     check_identifier,
     check_list_token,
     check_secret,
@@ -83,7 +84,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     client_id: of OAuth; for apps of AppGallery the App ID. project_id: sends by v2 where it is set. rate_per_s:
     devices; 6000 is the floor of Huawei's quota. channels: a message's category -> channel_id of the app. receipt_id:
     which receipt configuration of the console is told. badge_class: the launcher activity, without which Huawei shows
-    no badge. test_messages: 500 a day, not counted against caps.
+    no badge. test_messages: 500 a day, not counted against caps. callback_user, callback_secret_*: of the console's
+    receipt configuration; receipts must be signed with them then.
     """
 
     client_id: str
@@ -96,6 +98,9 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     burst: int = 6_000
     channels: dict[str, str] = msgspec.field(default_factory=dict)
     receipt_id: str = ""
+    callback_user: str = ""
+    callback_secret_file: str = ""
+    callback_secret_env: str = ""
     badge_class: str = ""
     title_code_points_max: int = 0
     body_code_points_max: int = 0
@@ -106,6 +111,7 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         self.check(rows_max=TOKENS_MAX)
         check_secret("client_secret", self.client_secret_file, self.client_secret_env)
         check_identifier("client_id", self.client_id)
+        check_callback_secret(self.callback_user, self.callback_secret_file, self.callback_secret_env)
         if self.project_id:
             check_identifier("project_id", self.project_id)
 

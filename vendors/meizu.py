@@ -76,7 +76,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One app. The app secret is a file or an environment variable, never inline.
 
     rate_per_s: targets; 200 is what every app has. callback_url: must be registered in the console as well.
-    callback_type: 1 delivered, 2 clicked, 3 both.
+    callback_type: 1 delivered, 2 clicked, 3 both. callback_token_*: the console's access token, which every
+    receipt must bring then.
     """
 
     app_id: str
@@ -88,12 +89,16 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rows_per_request_max: int = PUSH_IDS_MAX
     callback_url: str = ""
     callback_type: Literal[1, 2, 3] = 3
+    callback_token_file: str = ""
+    callback_token_env: str = ""
 
     def __post_init__(self) -> None:
         self.check(rows_max=PUSH_IDS_MAX)
         check_secret("app_secret", self.app_secret_file, self.app_secret_env)
         check_identifier("app_id", self.app_id)
         check_callback(self.callback_url)
+        if self.callback_token_file and self.callback_token_env:
+            raise ValueError("at most one of callback_token_file and callback_token_env may be set")
 
 
 _CONFIG = ("app_or_signature", AUTH_CONFIG)

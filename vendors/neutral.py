@@ -83,6 +83,14 @@ def check_callback(url: str, characters_max: int = CALLBACK_URL_CHARACTERS_MAX) 
         raise ValueError(f"callback_url is {len(url)} characters, limit {characters_max}")
 
 
+def check_callback_secret(user: str, file: str, env: str) -> None:
+    """Raises ValueError unless user and secret of signed receipts come together, the secret named at most once."""
+    if file and env:
+        raise ValueError("at most one of callback_secret_file and callback_secret_env may be set")
+    if bool(user) != bool(file or env):
+        raise ValueError("callback_user and one of callback_secret_file and callback_secret_env come together")
+
+
 def check_identifier(name: str, value: str) -> None:
     """Raises ValueError for an id that could not stand in a path or a form as it is."""
     if not value or not value.isascii() or not all(character.isalnum() or character in "-_." for character in value):

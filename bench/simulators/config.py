@@ -132,6 +132,7 @@ class SimulatorsConfig(Frozen, frozen=True, kw_only=True):
     wecom: WecomSection = WecomSection()
     dingtalk: DingtalkSection = DingtalkSection()
     webhook: WebhookSection = WebhookSection()
+    ups: WebhookSection = WebhookSection()
 
 
 def read_config(path: Path | None) -> SimulatorsConfig:

@@ -48,7 +48,7 @@ from bench.simulators.received import Received
 from bench.simulators.tencent_sms import TencentSms
 from bench.simulators.tls import TlsFiles, make_tls_files
 from bench.simulators.vivo import Vivo
-from bench.simulators.webhook import Webhook
+from bench.simulators.webhook import Ups, Webhook
 from bench.simulators.wechat import Wechat
 from bench.simulators.wecom import Wecom
 from bench.simulators.xiaomi import Xiaomi
@@ -69,6 +69,7 @@ PUSH_APIS: Mapping[str, type[PushApi]] = {
     "wecom": Wecom,
     "dingtalk": Dingtalk,
     "webhook": Webhook,
+    "ups": Ups,
 }
 
 

@@ -1,6 +1,6 @@
 """The far end of the generic webhook: many messages in one signed request, an answer for each, signed receipts back.
 
-There is no vendor behind it: the contract is this project's own and stands in docs/simulators.md. It is for channels
+There is no vendor behind it: the contract is this project's own and stands in docs/vendors/webhook.md. It is for channels
 without a public API (UPS phones through an aggregator, 5G messages, digital-human calls, audience exports).
 """
 
@@ -137,13 +137,14 @@ class Webhook(PushApi):
         rows: list[Message] = []
         dues: list[Due] = []
         rejected = []
-        for message in messages:
+        for index, message in enumerate(messages):
             message_id, target = message["message_id"], message["target"]
             fate = self.sync_fate(target)
             if fate is not None:
                 is_dead = fate.fate == "dead"
                 reason = "target_dead" if is_dead else "refused"
-                rejected.append({"message_id": message_id, "reason": reason, "is_target_dead": is_dead})
+                told = {"index": index, "message_id": message_id, "reason": reason, "is_target_dead": is_dead}
+                rejected.append(told)
                 continue
             rows += self.rows_of(message_id, "", [target], message.get("title", ""), message.get("body", ""))
             dues += self.receipts_of(target, Due(self._section.receipts.callback_url, target, message_id, "", ""))
@@ -162,6 +163,12 @@ class Webhook(PushApi):
         secret = "forged" if any(due.is_forged for due in dues) else self._section.secret
         signed = f"t={stamp},v1={signature(secret, stamp, body)}"
         yield Callback(body, (("content-type", "application/json"), ("x-signature", signed)), len(told))
+
+
+class Ups(Webhook):
+    """The same under the name of the unified push."""
+
+    name = "ups"
 
 
 def signature(secret: str, stamp: str, body: bytes) -> str:

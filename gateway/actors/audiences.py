@@ -70,13 +70,19 @@ class Audiences:
         self.find = find
         self._chunk_rows = chunk_rows
         self._running_max = running_max
-        self._running: set[bytes] = set()
+        self._running: dict[bytes, trio.CancelScope] = {}
         self._n_starting = 0
         self._nursery: trio.Nursery | None = None
 
     def is_running(self, task_id: bytes) -> bool:
         """The task will have further rows."""
         return task_id in self._running
+
+    def stop(self, task_id: bytes) -> None:
+        """An audience that is not through sends no more."""
+        scope = self._running.get(task_id)
+        if scope is not None:
+            scope.cancel()
 
     async def run(self) -> None:
         """Keeps the tasks of running audiences. If cancelled: what they have not sent is not sent."""
@@ -103,33 +109,41 @@ class Audiences:
             began = self._clock.monotonic()
             task_id = await self._send(app, variant, ids, 0, b"")
             if len(ids) > self._chunk_rows:
-                self._running.add(task_id)
+                scope = self._running[task_id] = trio.CancelScope()
                 self._observer.running(len(self._running))
-                self._nursery.start_soon(self._follow, app, variant, ids, rows_per_s, began, task_id)
+                self._nursery.start_soon(self._follow, app, variant, ids, rows_per_s, began, task_id, scope)
             return Started(task_id, len(ids))
         finally:
             self._n_starting -= 1
 
     async def _follow(
-        self, app: int, variant: Variant, ids: U8, rows_per_s: float | None, began: float, task_id: bytes
+        self,
+        app: int,
+        variant: Variant,
+        ids: U8,
+        rows_per_s: float | None,
+        began: float,
+        task_id: bytes,
+        scope: trio.CancelScope,
     ) -> None:
         first = self._chunk_rows
         try:
-            while first < len(ids):
-                if rows_per_s is not None:
-                    await self._clock.sleep_until(began + first / rows_per_s)
-                await self._wait_routed(task_id)
-                try:
-                    await self._send(app, variant, ids, first, task_id)
-                except Overloaded as error:
-                    await self._clock.sleep_until(self._clock.monotonic() + error.retry_after_s)
-                    continue
-                first += self._chunk_rows
+            with scope:
+                while first < len(ids):
+                    if rows_per_s is not None:
+                        await self._clock.sleep_until(began + first / rows_per_s)
+                    await self._wait_routed(task_id)
+                    try:
+                        await self._send(app, variant, ids, first, task_id)
+                    except Overloaded as error:
+                        await self._clock.sleep_until(self._clock.monotonic() + error.retry_after_s)
+                        continue
+                    first += self._chunk_rows
         except GatewayError:
             # The store or the gateway ends: how far it came stands in the task's counts.
             return
         finally:
-            self._running.discard(task_id)
+            self._running.pop(task_id, None)
             self._observer.running(len(self._running))
             self._observer.ended(len(ids), max(0, len(ids) - first))
 

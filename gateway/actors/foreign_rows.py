@@ -76,6 +76,8 @@ class ForeignRows:
         self._debts: dict[Life, Debt] = {}
         self._bell = Bell()
         self._counted_for_the_dead = 0
+        #: Called with each slice before it is routed.
+        self.on_arrived: Callable[[ShadowPage], None] = lambda _page: None
         self._give: Callable[[Life, int, int], None] = lambda _life, _rows, _size: None
 
     def connect(self, ring: Callable[[Life], None], give: Callable[[Life, int, int], None]) -> None:
@@ -88,6 +90,7 @@ class ForeignRows:
         batch, home_rows = rows_of(slice_, self._clock.monotonic())
         page = self._home.open_shadow(life, batch, home_rows, len(slice_.record))
         self._observer.received(life.worker, page.n)
+        self.on_arrived(page)
         self._route(page)
 
     def on_routed(self, page: LedgerPage) -> None:

@@ -3,13 +3,15 @@
     RpcListener --> Front --+--> Service (here)
                             +--> link --> Front.answer --> Service of that worker --> link --> client
 
+    submit that names a task        the worker whose journal number stands in the task's id
     submit with a request id        the worker that owns hash(app, request id), so that a repeat finds the first answer
-    task_state, task_rows, trace    the worker whose journal number stands in the id
+    task_state, task_rows, trace,
+    stop_task                       the worker whose journal number stands in the id
     count_rows, loss, loss_rows     the same of a task, else everybody: added up, rows worker by worker
     register_devices, device_status by row: the worker that owns the device; the answers are put together
     device                          its owner, and everybody for its last messages; by alias: everybody
     online_counts                   everybody, added up
-    subscribe_receipts              everybody, merged (merged_receipts.py)
+    subscribe_receipts, _presence   everybody, merged (merged_streams.py)
 
 All else is answered here. A worker alone has no Front: its listener calls the Service itself. A worker that is down
 makes the calls that need it `overloaded` with a time to come back, since it will be back in seconds. Waits for:
@@ -27,7 +29,7 @@ import numpy as np
 import trio
 
 from gateway.actors.loss_reports import as_count, loss_found, merge_counted
-from gateway.actors.merged_receipts import MergedReceipts
+from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rpc_listener import Caller, RpcConnection
 from gateway.actors.service import Service
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks
@@ -105,7 +107,8 @@ class Front:
         me: int,
         node: int,
         app_numbers: dict[str, int],
-        receipts: MergedReceipts,
+        receipts: MergedStream,
+        presence: MergedStream,
     ) -> None:
         self._service = service
         self._links = links
@@ -114,6 +117,7 @@ class Front:
         self._node = node
         self._app_numbers = app_numbers
         self._receipts = receipts
+        self._presence = presence
         self._nursery: trio.Nursery | None = None
         links.answer_with("rpc", self._on_ask)
         links.answer_with("messages", self._on_ask_messages)
@@ -135,12 +139,15 @@ class Front:
     def closed(self, connection: RpcConnection) -> None:
         self._service.closed(connection)
         self._receipts.closed(connection)
+        self._presence.closed(connection)
 
     def credited(self, connection: RpcConnection, stream: int) -> None:
         self._receipts.credited(connection, stream)
+        self._presence.credited(connection, stream)
 
     def cancelled(self, connection: RpcConnection, stream: int) -> None:
         self._receipts.cancelled(connection, stream)
+        self._presence.cancelled(connection, stream)
 
     def request(self, connection: RpcConnection, requested: Requested) -> None:
         """Answers, now or from a task, exactly once."""
@@ -183,9 +190,16 @@ class Front:
         """What has to be done elsewhere; None: it is answered here. Raises BadRequest."""
         session, message = connection.session, requested.message
         match message:
+            case messages.Submit(task_id=task_id) if task_id is not None:
+                # A task has one home, and a repeat of the call names the same task.
+                return self._at(self._home_of(task_id), session, requested)
             case messages.Submit(request_id=request_id) if request_id:
                 return self._at(self._ownership.home_of_request(session.app_key, request_id), session, requested)
-            case messages.TaskState(task_id=task_id) | messages.TaskRows(task_id=task_id):
+            case (
+                messages.TaskState(task_id=task_id)
+                | messages.TaskRows(task_id=task_id)
+                | messages.StopTask(task_id=task_id)
+            ):
                 return self._at(self._home_of(task_id), session, requested)
             case messages.Trace(message_id=message_id, task_id=task_id):
                 return self._at(self._home_of(message_id or task_id), session, requested)
@@ -205,12 +219,10 @@ class Front:
                 return functools.partial(self._device, session, message)
             case messages.OnlineCounts():
                 return functools.partial(self._counts, session, message)
-            case messages.SubscribePresence():
-                # One worker's devices alone would look like all of them.
-                raise BadRequest("kind", "presence is followed at a worker that is alone", code="forbidden")
-            case messages.SubscribeReceipts():
+            case messages.SubscribeReceipts() | messages.SubscribePresence():
                 app = self._app_numbers[session.app_key]
-                return functools.partial(self._receipts.run, connection, message, app)
+                stream = self._receipts if isinstance(message, messages.SubscribeReceipts) else self._presence
+                return functools.partial(stream.run, connection, message, app)
             case _:
                 return None
 

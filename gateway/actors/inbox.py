@@ -226,11 +226,12 @@ class InboxActor:
                     held = rows[page.state[rows] == State.HELD]
                 left = held if is_full else self._owner.deliver_held(page, held)
                 gone.append(row_tags(sequence, np.setdiff1d(rows, left)))
-                is_full = is_full or len(left) > 0
+                if len(left) and not is_full:
+                    # Before anything is waited for: the acknowledgements may all come meanwhile.
+                    is_full = True
+                    self._full.add(device_id)
             done = np.concatenate(gone) if gone else tags[:0]
             if len(done):
                 await self._store.forget(self._epoch, done)
-            if is_full:
-                self._full.add(device_id)
             if is_full or not len(done):
                 return

@@ -25,6 +25,7 @@ from gateway.clock import Clock
 from gateway.core.gather import Gather, Part, build_batch
 from gateway.core.home import Home
 from gateway.core.request_ids import RequestIds, digest_bits, entry, request_key
+from gateway.core.stopping import StoppedTasks
 from gateway.errors import GatewayError, Overloaded, StoreUnavailable
 from gateway.ledger import LedgerPage
 from gateway.message_id import TASK_DOMAIN, RowAddress, encode
@@ -72,6 +73,14 @@ class Durable(Protocol):
     async def append(self, records: Sequence[JournalRecord]) -> Sequence[int]: ...
 
     def follow(self, page: LedgerPage, position: int) -> None: ...
+
+
+class TaskGate(Protocol):
+    """Which tasks take no rows any more, as `actors/task_control.py` knows it."""
+
+    stopped: StoppedTasks
+
+    def opened(self, page: LedgerPage) -> None: ...
 
 
 class _Call:
@@ -132,6 +141,7 @@ class Intake:
         app_keys: Sequence[str],
         disk: Durable | None = None,
         disk_apps: Collection[int] = (),
+        tasks: TaskGate | None = None,
     ) -> None:
         self._home = home
         self._journal = journal
@@ -145,6 +155,7 @@ class Intake:
         self._batch_bytes_max = batch_bytes_max
         self._request_ids = request_ids
         self._app_keys = app_keys
+        self._tasks = tasks
         self._sides = [_Side(None)] + ([] if disk is None else [_Side(disk)])
         self._side_of = [self._sides[app in disk_apps] for app in range(len(app_keys))]
         self._rows = 0
@@ -171,14 +182,16 @@ class Intake:
         digest: what a repeated request_id is compared by, the same for the same body.
         is_part: the task has rows in other submissions, too; task_id: of the task, once it has one.
 
-        Raises Overloaded, RequestIdReused, ShuttingDown: then nothing was taken and the reply will not be called.
-        A submission without rows is answered by `Accepted` with an empty task id, at once.
+        Raises Overloaded, RequestIdReused, TaskStopped, ShuttingDown: then nothing was taken and the reply will not be
+        called. A submission without rows is answered by `Accepted` with an empty task id, at once.
         """
         if self._is_stopped:
             raise ShuttingDown("the gateway is shutting down")
         key = request_key(self._secret, self._app_keys[app], submission.request_id) if submission.request_id else 0
-        if key and self._is_repeat(key, digest, submission, reply):
+        if key and self._is_repeat(key, digest, submission, reply, task_id):
             return
+        if task_id and self._tasks is not None:
+            self._tasks.stopped.check(task_id)
         if submission.n == 0:
             if key:
                 now_ms = self._clock.unix_ms()
@@ -206,7 +219,7 @@ class Intake:
             side.full.set()
         side.bell.ring()
 
-    def _is_repeat(self, key: int, digest: bytes, submission: Submission, reply: Reply) -> bool:
+    def _is_repeat(self, key: int, digest: bytes, submission: Submission, reply: Reply, task_id: bytes) -> bool:
         """True when the call was seen before: it gets the first answer, now or when there is one."""
         pending = self._pending.get(key)
         if pending is not None:
@@ -220,7 +233,10 @@ class Intake:
         if known.digest != digest_bits(digest):
             raise RequestIdReused(submission.request_id)
         # The same body was judged the same way; only the task's id had to be remembered.
-        task_id = b"" if known.address is None else encode(self._secret, known.address, TASK_DOMAIN)
+        if known.address is None:
+            task_id = b""
+        elif not task_id:
+            task_id = encode(self._secret, known.address, TASK_DOMAIN)
         reply(Accepted(task_id, submission.n, _duplicates(submission), submission.faults))
         return True
 
@@ -339,13 +355,15 @@ class Intake:
 
     def _open(self, side: _Side, batch: Batch, parts: list[Part[_Call]], position: int) -> None:
         long_tasks = [part.call.task_id for part in parts if part.call.is_long and part.call.task_id]
-        page = self._home.open(batch, self._clock.monotonic(), long_tasks)
+        page = self._home.open(batch, self._clock.monotonic(), list(dict.fromkeys(long_tasks)))
         if side.disk is not None:
             side.disk.follow(page, position)
         elif page.n_open:
             self._positions[batch.address.sequence] = position
         else:
             self._to_release.append(position)
+        if self._tasks is not None:
+            self._tasks.opened(page)
         self._rows -= batch.n
         side.rows -= batch.n
         self._observer.accepted(batch.app, batch.n, 1)

@@ -12,11 +12,12 @@ When the disk refuses: appends fail and say so, and intake is refused until a tr
 after the room that the log keeps for them; then rows that were accepted still go out, unmarked, and each is counted
 (`rows_issued_unmarked`): after a crash it would be sent again without anybody knowing that it was twice.
 
-Waits for: the journal, its request log. Is waited for by: Intake, InboxActor; lanes and router are rung.
+Waits for: the journal, its request log, the registry. Is waited for by: Intake, InboxActor; lanes and router are rung.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -61,6 +62,15 @@ class RequestIdLog(Protocol):
     def append(self, entries: Entries, forget_before_unix_ms: int) -> None: ...
 
 
+class Registry(Protocol):
+    """The registry on the disk, as `actors/registry.py` offers it."""
+
+    @property
+    def is_behind(self) -> bool: ...
+
+    async def wait_written(self) -> None: ...
+
+
 class JournalActor:
     """outcome_wait_s, retry_s: see [journal] in configs/reference.toml. request_age_ms: how long request ids live.
 
@@ -92,6 +102,8 @@ class JournalActor:
         self._outcome_wait_s = outcome_wait_s
         self._retry_s = retry_s
         self._request_age_ms = request_age_ms
+        #: Devices that are known are to be so durably before rows for them are taken; None where they never are.
+        self.registry: Registry | None = None
         self.incarnation = 0
         self.damage = ""
         #: Why intake is refused, until when; and until when no marks are tried, which have room of their own.
@@ -135,6 +147,10 @@ class JournalActor:
         """The records are durable. Raises StoreUnavailable; then none of them will be replayed, but where a disk failed
         so that nobody knows. Not cancelled once begun: the caller would not know whether to append them again."""
         started = trio.current_time()
+        if self.registry is not None and self.registry.is_behind:
+            # Its errors are told to those who register; what is taken here does not depend on them.
+            with contextlib.suppress(StoreError):
+                await self.registry.wait_written()
         try:
             with trio.CancelScope(shield=True):
                 positions = await self._journal.append(self._epoch, records)

@@ -39,6 +39,7 @@ from gateway.core.lane import Lane, LaneSlice
 from gateway.core.render_bulk import fill_saved
 from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Settlement, settle
+from gateway.core.stopping import go_on
 from gateway.core.wheel import TimingWheel
 from gateway.ledger import Flag, LedgerPage, Reason, State
 from gateway.vendor import Bulk, BulkVendor, Vendor
@@ -517,6 +518,7 @@ class LaneActor:
 
     def _act_on(self, flight: InFlight, rows: Rows, verdicts: U8, answers: dict[int, Answer], now: float) -> None:
         page = flight.page
+        verdicts = lane_bursts.believe_receipts(page, rows, verdicts)
         if not np.count_nonzero(verdicts):  # ACCEPTED is 0: the usual burst
             self._home.move(page, rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel)
             return
@@ -571,6 +573,8 @@ class LaneActor:
             page.flags[uncertain] |= np.uint8(Flag.RESENT_UNCERTAIN)
             self._observer.retried(settlement.retried_reasons)
             self._wait(page, settlement.retried, settlement.not_before)
+        for waiting in (settlement.expiring, settlement.retried):
+            go_on(home, page, waiting, now)
 
     def _on_not_sent(self, tags: I64) -> None:
         """Surely not processed: back to the head of the queue, and the attempt does not count."""
@@ -585,4 +589,6 @@ class LaneActor:
             flight.page.attempts[rows] -= np.uint8(1)
             self._home.move(flight.page, rows, State.QUEUED, None, now)
             self._forget(number, flight, len(rows))
+            # Those that end stay hints in the queue, and bring their tokens back with it.
+            go_on(self._home, flight.page, rows, now)
             self.lane.put_back(flight.page, rows)

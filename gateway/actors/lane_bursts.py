@@ -168,6 +168,12 @@ def verdict_columns(rows: Rows, verdicts: U8, answers: Mapping[int, Answer]) -> 
     return Verdicts(rows, verdicts, retry_after_s, is_refreshable)
 
 
+def believe_receipts(page: LedgerPage, rows: Rows, verdicts: U8) -> U8:
+    """The verdicts of rows; one whose answer was lost, but whose receipt came first, was accepted."""
+    is_known = (verdicts == Verdict.UNCERTAIN) & (page.receipt[rows] != 0)
+    return np.where(is_known, np.uint8(Verdict.ACCEPTED), verdicts) if is_known.any() else verdicts
+
+
 def new_burst(
     number: int, attempt: int, channel: Channel, connection: int, rows: Rows, now: float, first_request: int
 ) -> Burst:

@@ -21,7 +21,7 @@ import trio
 
 from gateway import message_id
 from gateway.actors.bell import Bell
-from gateway.batch import OwnershipEpoch, TaskSegment
+from gateway.batch import OwnershipEpoch, TaskSegment, continued_tasks
 from gateway.clock import Clock
 from gateway.columns import Rows
 from gateway.core.home import Home
@@ -78,9 +78,10 @@ class MemoryPages:
     async def task_slices(
         self, task_id: bytes, device_id: bytes | None = None
     ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]:
-        for page, segment in self._home.find_task(task_id):
+        for page in self._home.task_pages(task_id):
             await trio.lowlevel.checkpoint()
-            yield page, segment
+            for segment in self._home.segments_of(page, task_id):
+                yield page, segment
 
     async def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]:
         """The app's pages in memory, newest first, whether they have the device or not."""
@@ -178,7 +179,7 @@ class LedgerActor:
         self._bell = Bell()
         #: Pages that the archive has not got as they are; bounded by what the home keeps in memory.
         self._unsaved: OrderedDict[int, LedgerPage] = OrderedDict()
-        self._late: deque[tuple[int, Rows, Callable[[LedgerPage, Rows], None]]] = deque()
+        self._late: deque[tuple[int, Rows, Callable[[LedgerPage, Rows], None], Callable[[], None]]] = deque()
 
     async def load(self) -> None:
         """New batches get addresses behind those of the archive, and pages that end are followed. Raises StoreError."""
@@ -199,15 +200,26 @@ class LedgerActor:
     def unsaved_pages(self) -> int:
         return len(self._unsaved)
 
-    def late(self, sequence: int, rows: Rows, then: Callable[[LedgerPage, Rows], None]) -> bool:
-        """The newest page of the sequence will be brought back, and `then` told; False where too many wait."""
+    def late(
+        self,
+        sequence: int,
+        rows: Rows,
+        then: Callable[[LedgerPage, Rows], None],
+        missing: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """The newest page of the sequence will be brought back, and `then` told, or `missing` where there is none;
+        False where too many wait."""
         if len(self._late) >= LATE_MAX:
             return False
-        self._late.append((sequence, rows, then))
+        self._late.append((sequence, rows, then, missing))
         self._bell.ring()
         return True
 
     # -- looking up; all read-only, and not kept
+
+    async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
+        """Those of the pages that the archive has. Raises StoreError."""
+        return await self._store.known(keys)
 
     async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
         """The page and row of a message id, from memory or the archive. Raises StoreError."""
@@ -232,22 +244,18 @@ class LedgerActor:
         if address is None or not self._home.is_ours(address.batch):
             return
         in_memory = {
-            PageKey(page.batch.address.unix_ms, page.batch.address.sequence): (page, segment)
-            for page, segment in self._home.find_task(task_id)
+            PageKey(page.batch.address.unix_ms, page.batch.address.sequence): page
+            for page in self._home.task_pages(task_id)
         }
         keys = {PageKey(address.batch.unix_ms, address.batch.sequence), *in_memory, *await self._store.parts(task_id)}
         archived = sorted(keys - in_memory.keys())
         if device_id is not None and archived:
             archived = await self._store.with_device(archived, device_hash(device_id), 0)
         for key in sorted([*in_memory, *archived]):
-            if key in in_memory:
-                yield in_memory[key]
-                continue
-            page = await self._read(key)
+            page = in_memory[key] if key in in_memory else await self._read(key)
             if page is not None:
-                for segment in page.batch.segments:
-                    if segment.task_id == task_id:
-                        yield page, segment
+                for segment in self._home.segments_of(page, task_id):
+                    yield page, segment
 
     async def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]:
         """The app's pages in memory, then archived ones that may have the device; newest first. Raises StoreError."""
@@ -343,7 +351,7 @@ class LedgerActor:
         forms = []
         for page in pages:
             tally = self._home.counters.settled(page)
-            forms.append(_archived(page, self._home.long_tasks_of(page), tally))
+            forms.append(_archived(page, tally))
             await trio.lowlevel.checkpoint()
         async with self._moving:
             await self._store.write(self._epoch, forms)
@@ -351,6 +359,8 @@ class LedgerActor:
                 self._home.counters.archived(page, form.tally)
         self._observer.archived(len(pages))
         for page, seen in zip(pages, changes, strict=True):
+            if self._home.trail is not None:
+                self._home.trail.archived(page)
             sequence = page.batch.address.sequence
             if page.changes == seen and self._unsaved.get(sequence) is page:
                 del self._unsaved[sequence]
@@ -359,7 +369,7 @@ class LedgerActor:
 
     async def _bring_back(self) -> None:
         while self._late:
-            sequence, rows, then = self._late[0]
+            sequence, rows, then, missing = self._late[0]
             page = self._home.page(sequence)
             if page is None:
                 key = await self._store.newest(sequence)
@@ -369,7 +379,9 @@ class LedgerActor:
                 if page is not None and self._home.page(sequence) is None:
                     self._home.adopt(page, tally)
             self._late.popleft()
-            if page is not None:
+            if page is None:
+                missing()
+            else:
                 then(page, rows[rows < page.n])
 
     async def _retain(self) -> None:
@@ -381,14 +393,14 @@ class LedgerActor:
         await self._store.forget_days(self._epoch, today - self._counter_days_max)
 
 
-def _archived(page: LedgerPage, long_tasks: list[bytes], tally: PageTally) -> ArchivedPage:
+def _archived(page: LedgerPage, tally: PageTally) -> ArchivedPage:
     batch = page.batch
     return ArchivedPage(
         key=PageKey(batch.address.unix_ms, batch.address.sequence),
         app=batch.app,
         rows=page.n,
         device_ids=batch.device_ids,
-        long_tasks=long_tasks,
+        long_tasks=continued_tasks(batch),
         parts=page_parts(page),
         tally=tally,
     )

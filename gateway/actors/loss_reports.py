@@ -157,7 +157,7 @@ class LossReports:
             else:
                 page = await self._pages.page(key)
                 if page is not None:
-                    mine = [segment for segment in page.batch.segments if segment.task_id == task_id]
+                    mine = self._home.segments_of(page, task_id)
                     parts += [self._tally(page, segment.first, segment.first + segment.n) for segment in mine]
         found = add_keys(parts, _DAYS)
         if not any(wanted.has(key) for key in found):
@@ -255,9 +255,8 @@ class LossReports:
         is_found &= is_wanted[0] if index is None else is_wanted[index]
         if task_id is not None:
             is_its = np.zeros(page.n, np.bool_)
-            for segment in page.batch.segments:
-                if segment.task_id == task_id:
-                    is_its[segment.first : segment.first + segment.n] = True
+            for segment in self._home.segments_of(page, task_id):
+                is_its[segment.first : segment.first + segment.n] = True
             is_found &= is_its
         return np.flatnonzero(is_found)
 

@@ -54,6 +54,10 @@ class Peers:
             watcher.peer_up(worker, incarnation)
 
     def up(self, worker: int, incarnation: int) -> None:
+        """Watchers are told once of each life, though the supervisor tells a worker that has just become ready of all,
+        those included that became ready while it started."""
+        if self.alive.get(worker) == incarnation:
+            return
         self.alive[worker] = incarnation
         self.draining.discard(worker)
         for watcher in self._watchers:

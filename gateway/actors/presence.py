@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import trio
 
+from gateway.actors.merged_presence import PresenceSource
 from gateway.actors.presence_stream import PresenceStreams
 from gateway.actors.rpc_streams import Streams
 from gateway.clock import Clock
@@ -84,6 +85,10 @@ class Presence:
     def streams(self, streams: Streams) -> PresenceStreams:
         """What answers `subscribe_presence`."""
         return PresenceStreams(self._log, self._incarnation, streams)
+
+    def source(self) -> PresenceSource:
+        """What answers it where there are several workers: this one's part."""
+        return PresenceSource(self._log)
 
     def came(self, row: int) -> None:
         """The device is online, and was not."""

@@ -21,7 +21,7 @@ from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
 
 #: Changes of all apps looked at in one step: some 0.1 ms.
-_LOOKED_AT_MAX = 16_384
+LOOKED_AT_MAX = 16_384
 #: Rows in one frame: 26 bytes each.
 _FRAME_ROWS_MAX = 16_384
 #: How long changes are gathered before they go out.
@@ -52,29 +52,46 @@ class PresenceStreams:
     async def run(self, connection: Caller, message: messages.SubscribePresence, position: int, app: int) -> None:
         """Sends changes until the client cancels or is gone. Raises BadRequest when it fell behind the ring."""
         with self._streams.open(connection, message.id) as bell:
+            if not connection.answer(begun(message.id, self._cursor(position))):
+                return
             while True:
                 credit = min(connection.session.stream_credit(message.id), _FRAME_ROWS_MAX)
                 if not credit:
                     await bell.wait()
                     continue
-                found = self._log.read(position, app, credit, _LOOKED_AT_MAX)
+                found = self._log.read(position, app, credit, LOOKED_AT_MAX)
                 if found is None:
                     raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
                 changes, position = found
-                if len(changes.changes) and not connection.answer(self._page(message.id, position, changes)):
-                    return
+                if len(changes.changes):
+                    page = encode_changes(message.id, self._cursor(position), changes)
+                    if not connection.answer(page):
+                        return
                 if position < self._log.next_position:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.sleep(_GATHER_S)
 
-    def _page(self, stream: int, position: int, changes: Changes) -> messages.PresenceChanges:
-        return messages.PresenceChanges(
-            id=stream,
-            cursor=_CURSOR.pack(self._incarnation, position),
-            n=len(changes.changes),
-            device_ids=memoryview(changes.device_ids.tobytes()),
-            change=memoryview(changes.changes.tobytes()),
-            state=memoryview(changes.states.tobytes()),
-            at_unix_ms=memoryview(np.ascontiguousarray(changes.at_unix_ms, "<u8").tobytes()),
-        )
+    def _cursor(self, position: int) -> bytes:
+        return _CURSOR.pack(self._incarnation, position)
+
+
+def begun(stream: int, cursor: bytes) -> messages.PresenceChanges:
+    """The first page of a stream, which is empty: what changes from now on comes after it."""
+    none = memoryview(b"")
+    return messages.PresenceChanges(
+        id=stream, cursor=cursor, n=0, device_ids=none, change=none, state=none, at_unix_ms=none
+    )
+
+
+def encode_changes(stream: int, cursor: bytes, changes: Changes) -> messages.PresenceChanges:
+    """One frame."""
+    return messages.PresenceChanges(
+        id=stream,
+        cursor=cursor,
+        n=len(changes.changes),
+        device_ids=memoryview(changes.device_ids.tobytes()),
+        change=memoryview(changes.changes.tobytes()),
+        state=memoryview(changes.states.tobytes()),
+        at_unix_ms=memoryview(np.ascontiguousarray(changes.at_unix_ms, "<u8").tobytes()),
+    )

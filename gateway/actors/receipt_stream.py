@@ -1,7 +1,8 @@
 """ReceiptStreams: `subscribe_receipts`. One task per stream walks the home's ring of changes and sends its app's rows.
 
-A cursor is (position in the ring, rows of that change already sent); opaque to clients. A stream that falls behind the
-ring ends with `cursor_expired`: the gateway does not keep changes for a client that does not read.
+A cursor is (position in the ring, rows of that change already sent); opaque to clients. The first page is empty and
+says where the stream begins, so that a client that loses its connection before the next goes on there. A stream that
+falls behind the ring ends with `cursor_expired`: the gateway does not keep changes for a client that does not read.
 
 Waits for: the client's credit. Is waited for by: nobody.
 """
@@ -22,7 +23,7 @@ from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
 
 #: Changes looked at in one step; one is a burst or less.
-_CHANGES_MAX = 256
+CHANGES_MAX = 256
 #: Rows in one frame: 41 bytes each.
 _FRAME_ROWS_MAX = 16_384
 #: How long changes are gathered before they go out; a receipt may be this much late.
@@ -57,12 +58,14 @@ class ReceiptStreams:
     async def run(self, connection: Caller, message: messages.SubscribeReceipts, cursor: Cursor, app: int) -> None:
         """Sends changes until the client cancels or is gone. Raises BadRequest when it fell behind the ring."""
         with self._streams.open(connection, message.id) as bell:
+            if not connection.answer(begun(message.id, cursor.encode())):
+                return
             while True:
                 credit = min(connection.session.stream_credit(message.id), _FRAME_ROWS_MAX)
                 if not credit:
                     await bell.wait()
                     continue
-                found = self._home.changes(cursor.position, _CHANGES_MAX)
+                found = self._home.changes(cursor.position, CHANGES_MAX)
                 if found is None:
                     raise BadRequest("cursor", "the changes after this cursor are gone", code="cursor_expired")
                 parts, cursor = take_rows(found[0], cursor, app, credit)
@@ -98,6 +101,23 @@ def take_rows(changes: Sequence[Change], cursor: Cursor, app: int, rows_max: int
         if not rows_max:
             break
     return parts, Cursor(position, offset)
+
+
+def begun(stream: int, cursor: bytes) -> messages.Receipts:
+    """The first page of a stream: what changes from now on comes after it."""
+    none = memoryview(b"")
+    return messages.Receipts(
+        id=stream,
+        cursor=cursor,
+        n=0,
+        message_ids=none,
+        device_ids=none,
+        state=none,
+        reason=none,
+        receipt=none,
+        channel=none,
+        at_unix_ms=none,
+    )
 
 
 def encode_receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messages.Receipts:

@@ -67,6 +67,9 @@ class RegistryActor:
         self._seen_write_s = seen_write_s
         self._bell = Bell()
         self._waiters: list[_Waiter] = []
+        #: Changes that are to be written at once, and how many of them are durable.
+        self._changes = self._written = 0
+        self._is_failing = False
 
     async def load(self) -> None:
         """The table, empty so far, knows every device of the registry; changes are followed from now on.
@@ -78,7 +81,16 @@ class RegistryActor:
             lost += self._devices.restore(devices)
             loaded += devices.n
         self._observer.loaded(loaded, lost)
-        self._devices.changes.on_change = self._bell.ring
+        self._devices.changes.on_change = self._on_change
+
+    def _on_change(self) -> None:
+        self._changes += 1
+        self._bell.ring()
+
+    @property
+    def is_behind(self) -> bool:
+        """Devices have changed, and it is not durable yet. A disk that fails is not waited for: that takes seconds."""
+        return self._changes != self._written and not self._is_failing
 
     async def wait_written(self) -> None:
         """Every change of the table so far that is written at once is durable. Raises StoreError where it is not."""
@@ -119,12 +131,15 @@ class RegistryActor:
     async def _write(self, kinds: int) -> bool:
         """Whether everything marked with the kinds is durable; those that waited for it know."""
         waiters = list(self._waiters)
+        changes = self._changes
         error: StoreError | None = None
         try:
             await self._write_marked(kinds)
+            self._written = changes
         except StoreError as failed:
             error = failed
             self._observer.write_failed(failed)
+        self._is_failing = error is not None
         del self._waiters[: len(waiters)]
         for waiter in waiters:
             waiter.error = error

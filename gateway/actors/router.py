@@ -46,6 +46,7 @@ from gateway.core.router import (
     route,
 )
 from gateway.core.shadow import ShadowPage
+from gateway.core.stopping import go_on
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
@@ -119,6 +120,7 @@ class Router:
     """defaults: by app index. slice_rows: rows decided in one step; chosen so that a step stays within `step_ms_max`.
 
     strategy4_wait_s: how long a row of strategy 4 waits for a vendor that cannot take it before it falls back.
+    remembers_devices: `devices` has outlived the process before, so that who is unknown was never known.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Router:
         parked_rows_max: int,
         strategy4_wait_s: float,
         trail: Trail | None = None,
+        remembers_devices: bool = False,
     ) -> None:
         self._home = home
         self._devices = devices
@@ -161,6 +164,7 @@ class Router:
         )
         self._sweep_bell = Bell()
         self._trail = trail
+        self._remembers_devices = remembers_devices
         self._link_feed = LinkFeed(rows_max=self._link_rows_max, feed=self._feed, trail=trail)
         self._spread: SpreadPort | None = None
         #: Rows that came back from workers that died.
@@ -283,7 +287,7 @@ class Router:
         """Every row of the decision has its next holder or its end. is_silent: as in `InboxActor.keep`."""
         now = self._clock.monotonic()
         for reason, rows in routed.dropped:
-            if reason is Reason.UNKNOWN_DEVICE and page.trail is not None and page.trail.is_recovered:
+            if reason is Reason.UNKNOWN_DEVICE and not self._remembers_devices and _is_recovered(page):
                 # Known when it was accepted: devices registered before a restart are not there until they come again.
                 page.channel[rows] = Channel.LONG_LINK
                 self._inbox.keep(page, rows)
@@ -437,6 +441,10 @@ class Router:
         """A vendor finally did not take these rows: they fail, or fall back if their strategy says so."""
         now = self._clock.monotonic()
         page.reason[rows] = reasons
+        if page.stopped is not None:
+            is_stopped = page.stopped[rows]
+            self._home.move(page, rows[is_stopped], State.FAILED, None, now)
+            rows = rows[~is_stopped]
         options = self._options(page)
         routed = reroute_after_vendor(page, rows, self._devices, options, self._lanes_of(page))
         if len(routed.failed):
@@ -500,6 +508,7 @@ class Router:
         now = self._clock.monotonic()
         page.flags[held] |= np.uint8(Flag.HANDED_OVER)
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
+        held = go_on(self._home, page, held, now)
         self._observer.handed_over(len(held))
         options = self._options(page)
         routed = reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page))
@@ -568,6 +577,10 @@ class Router:
         lanes = [self._lanes.get(LaneKey(page.batch.app, channel, class_)) for class_ in Class]
         reasons = [lane.waiting_reason() for lane in lanes if lane is not None and lane.holds_rows]
         return reasons[0] if reasons else Reason.TTL_PASSED
+
+
+def _is_recovered(page: LedgerPage) -> bool:
+    return page.trail is not None and page.trail.is_recovered
 
 
 def _lifetimes(page: LedgerPage, rows: Rows, now: float) -> Callable[[Rows], U32]:

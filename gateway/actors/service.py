@@ -1,7 +1,8 @@
 """Service: answers the RPC's requests. What it changes it hands to the owner (intake, device table, clock).
 
     submit, register_devices          an app's own
-    task_state, task_rows, trace,     an app sees its own only; an operator sees all, and each of his calls is logged
+    task_state, task_rows, trace, stop_task,
+                                      an app sees its own only; an operator sees all, and each of his calls is logged
     count_rows, loss, loss_rows, device, device_status, online_counts, status, clock_advance
     subscribe_receipts, subscribe_presence
                                       one task per stream; changes go out as columns while the client has credit
@@ -30,6 +31,7 @@ from gateway.actors.receipt_stream import ReceiptStreams
 from gateway.actors.registering import cut, registrations
 from gateway.actors.rpc_listener import Caller
 from gateway.actors.rpc_streams import Streams
+from gateway.actors.task_control import TaskControl
 from gateway.actors.task_reports import TaskReports
 from gateway.batch import Submission
 from gateway.clock import Clock, DevelopmentClock
@@ -39,6 +41,7 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.identity import device_password
 from gateway.core.registration import Outcome
+from gateway.core.stopping import TaskStopped
 from gateway.errors import GatewayError, Overloaded
 from gateway.ledger import Channel, LedgerPage
 from gateway.observe.redact import short_hash
@@ -121,6 +124,7 @@ class Service:
         newest_secret: Callable[[str], bytes],
         presence: Presence,
         audiences: Audiences,
+        control: TaskControl,
         wait_registered: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         pages: PageSource | None = None,
         desk: store_desk.StoreDesk | None = None,
@@ -142,6 +146,7 @@ class Service:
         self._reports = TaskReports(pages, clock, audiences.is_running)
         self.losses = LossReports(home=home, pages=pages, clock=clock, app_keys=[app.key for app in apps])
         self._audiences = audiences
+        self._control = control
         self._nursery: trio.Nursery | None = None
         self._streams = Streams()
         self._receipts = ReceiptStreams(home, self._streams)
@@ -152,6 +157,7 @@ class Service:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self.losses.run)
                 await trio.sleep_forever()
         finally:
             self._nursery = None
@@ -194,6 +200,8 @@ class Service:
             connection.refuse(message.id, error)
         except RequestIdReused as error:
             self._fail(connection, message.id, "request_id_reused", str(error))
+        except TaskStopped as error:
+            self._fail(connection, message.id, "task_stopped", str(error))
         except ShuttingDown as error:
             self._fail(connection, message.id, "shutting_down", str(error))
 
@@ -209,6 +217,8 @@ class Service:
                 self._start(self._report, connection, message)
             case messages.CountRows() | messages.Loss() | messages.LossRows() as message:
                 self._start(self._loss, connection, message)
+            case messages.StopTask() as message:
+                self._start(self._stop_task, connection, message)
             case messages.SubmitAudience() as message:
                 self._start(self._submit_audience, connection, message, self._app(connection))
             case messages.RegisterDevices() as message:
@@ -258,6 +268,8 @@ class Service:
             connection.refuse(message.id, error)
         except RequestIdReused as error:
             self._fail(connection, message.id, "request_id_reused", str(error))
+        except TaskStopped as error:
+            self._fail(connection, message.id, "task_stopped", str(error))
         except ShuttingDown as error:
             self._fail(connection, message.id, "shutting_down", str(error))
         except GatewayError as error:
@@ -270,7 +282,7 @@ class Service:
 
     def _submit(self, connection: Caller, requested: Requested, submit: messages.Submit) -> None:
         app = self._app(connection)
-        if requested.payload_bytes > _LARGE_BYTES:
+        if requested.payload_bytes > _LARGE_BYTES or submit.task_id is not None:
             self._start(self._submit_in_steps, connection, submit, requested, app)
             return
         with self._counted_outcome():
@@ -282,9 +294,11 @@ class Service:
     async def _submit_in_steps(
         self, connection: Caller, submit: messages.Submit, requested: Requested, app: AppView
     ) -> None:
-        """As `_submit`, for a call whose columns take longer than a step."""
+        """As `_submit`, for a call whose columns take longer than a step, or whose task may have to be read."""
         with self._counted_outcome():
             self._check_room()
+            if submit.task_id is not None:
+                await self._reports.check_task(submit.task_id, functools.partial(self._may_see, connection))
             submission = await _in_steps(
                 check_submit_in_steps(submit, app.check_tokens, content_faults=app.content_faults(requested, submit))
             )
@@ -298,7 +312,7 @@ class Service:
         except Overloaded:
             self._observer.submit("overloaded")
             raise
-        except (BadRequest, RequestIdReused):
+        except (BadRequest, RequestIdReused, TaskStopped):
             self._observer.submit("refused")
             raise
 
@@ -329,7 +343,8 @@ class Service:
             connection.answer(submitted(submit, submission, answer.task_id or bytes(16)))
             connection.grant(submit.n, requested.payload_bytes)
 
-        self._intake.submit(app.number, submission, reply, digest=digest)
+        task_id = submit.task_id or b""
+        self._intake.submit(app.number, submission, reply, digest=digest, task_id=task_id, is_part=bool(task_id))
 
     async def _submit_audience(self, connection: Caller, message: messages.SubmitAudience, app: AppView) -> None:
         with self._counted_outcome():
@@ -361,6 +376,24 @@ class Service:
 
     async def _loss(self, connection: Caller, message: Asked) -> None:
         connection.answer(await self.losses.answer(message, connection.session.app_key))
+
+    async def _stop_task(self, connection: Caller, message: messages.StopTask) -> None:
+        may_see = functools.partial(self._may_see, connection)
+        await self._reports.check_task(message.task_id, may_see)
+        ended = await self._control.stop(message.task_id)
+        counts = await self._reports.counts(messages.TaskState(id=message.id, task_id=message.task_id), may_see)
+        connection.answer(
+            messages.TaskStopped(
+                id=message.id,
+                task_id=message.task_id,
+                cancelled=ended.cancelled,
+                may_have_arrived=ended.may_have_arrived,
+                accepted=counts.accepted,
+                states=counts.states,
+                channels=counts.channels,
+                is_final=counts.is_final,
+            )
+        )
 
     def _may_see(self, connection: Caller, page: LedgerPage) -> bool:
         session = connection.session

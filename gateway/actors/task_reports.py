@@ -6,11 +6,13 @@ Waits for: the page source. Is waited for by: Service.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import numpy as np
+import trio
 
 from gateway.actors.ledger import PageSource
 from gateway.batch import TaskSegment
@@ -43,11 +45,17 @@ class TaskReports:
         """Raises BadRequest, StoreError."""
         match message:
             case messages.TaskState():
-                return await self._counts(message, may_see)
+                return await self.counts(message, may_see)
             case messages.TaskRows():
                 return await self._rows(message, may_see)
             case messages.Trace():
                 return await self._trace(message, may_see)
+
+    async def check_task(self, task_id: bytes, may_see: MaySee) -> None:
+        """Raises BadRequest unless there is such a task that the client may see, StoreError."""
+        async with aclosing(self._slices(task_id, may_see)) as slices:
+            async for _ in slices:
+                return
 
     async def last_messages(self, app: int, device_id: bytes) -> list[dict[str, Any]]:
         """The newest messages of a device, newest first, with a bound on the search. Raises StoreError."""
@@ -76,12 +84,19 @@ class TaskReports:
         if not is_found and device_id is None:
             raise BadRequest("task_id", f"no task {to_text(task_id)} here", code="not_found")
 
-    async def _counts(self, message: messages.TaskState, may_see: MaySee) -> messages.TaskCounts:
+    async def counts(self, message: messages.TaskState, may_see: MaySee) -> messages.TaskCounts:
+        """Where the task's rows are. Raises BadRequest, StoreError."""
         sums: report.Sums | None = None
+        groups, plans = Counter[str](), Counter[str]()
         async with aclosing(self._slices(message.task_id, may_see)) as slices:
             async for page, segment in slices:
                 some = report.sum_task([(page, segment)], self._clock.moved_between)
                 sums = some if sums is None else report.add_sums(sums, some)
+                if segment.group:
+                    groups[segment.group] += segment.n
+                for portion in report.plans_of(page, segment):
+                    plans.update(portion)
+                    await trio.lowlevel.checkpoint()
         assert sums is not None
         latencies = {channel.name.lower(): _latency(times) for channel, times in sums.latencies_ms.items()}
         if latencies:
@@ -114,6 +129,8 @@ class TaskReports:
             waited_offline=sums.n_waited + sums.n_moved,
             submitted_unix_ms=sums.submitted_unix_ms,
             latency_ms=latencies,
+            groups=dict(groups),
+            plans=dict(plans),
         )
 
     async def _rows(self, message: messages.TaskRows, may_see: MaySee) -> messages.TaskRowPage:
@@ -156,28 +173,33 @@ class TaskReports:
         )
 
     async def _trace(self, message: messages.Trace, may_see: MaySee) -> messages.TraceHops:
-        page, row, task_id = await self._find_message(message, may_see)
+        page, row, segment = await self._find_message(message, may_see)
         batch = page.batch
         hops = [_hop(batch.born_unix_ms, hop) for hop in report.trace_row(page, row)]
         return messages.TraceHops(
-            id=message.id, task_id=task_id, message_id=batch.message_ids[row].tobytes(), hops=hops
+            id=message.id,
+            task_id=segment.task_id,
+            message_id=batch.message_ids[row].tobytes(),
+            hops=hops,
+            group=segment.group,
+            plan_id=batch.variant_of(row).plan_id,
         )
 
-    async def _find_message(self, message: messages.Trace, may_see: MaySee) -> tuple[LedgerPage, int, bytes]:
+    async def _find_message(self, message: messages.Trace, may_see: MaySee) -> tuple[LedgerPage, int, TaskSegment]:
         if message.message_id is not None:
             found = await self._pages.find_row(message.message_id)
             if found is None or not may_see(found[0]):
                 raise BadRequest("message_id", "no such message here", code="not_found")
             page, row = found
             segment = next(s for s in page.batch.segments if s.first <= row < s.first + s.n)
-            return page, row, segment.task_id
+            return page, row, segment
         if message.task_id is None or message.device_id is None:
             raise BadRequest("message_id", "expected message_id, or task_id and device_id")
         async with aclosing(self._slices(message.task_id, may_see, message.device_id)) as slices:
             async for page, segment in slices:
                 rows = report.rows_of_device(page, message.device_id, segment.first, segment.first + segment.n)
                 if len(rows):
-                    return page, int(rows[0]), message.task_id
+                    return page, int(rows[0]), segment
         async with aclosing(self._slices(message.task_id, may_see)) as slices:
             async for _ in slices:
                 break

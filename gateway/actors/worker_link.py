@@ -115,11 +115,15 @@ class WorkerLink:
         if isinstance(event, Closed):
             return False
         if isinstance(event, Opened):
-            self.life = Life(event.hello.worker, event.hello.incarnation)
-            return self._ends.opened(self, self.life)
-        life = self.life
-        if life is None:
+            life = Life(event.hello.worker, event.hello.incarnation)
+            if not self._ends.opened(self, life):
+                # It has no life: the writer must not take rows or reports for a socket that is about to close.
+                return False
+            self.life = life
+            return True
+        if self.life is None:
             raise LocalProtocolError("a link without a peer brought a message")
+        life = self.life
         try:
             match event:
                 case Slice():

@@ -105,7 +105,9 @@ class WorkerLinks:
     # -- who lives; called by `Peers`
 
     def peer_up(self, worker: int, incarnation: int) -> None:
-        """That worker's socket is there."""
+        """That worker's socket is there. Said again of the same life, it changes nothing."""
+        if self._alive.get(worker) == incarnation:
+            return
         self._alive[worker] = incarnation
         self._draining.discard(worker)
         if worker < self._hello.worker:
@@ -291,6 +293,10 @@ class WorkerLinks:
         return self._foreign.next_report(life)
 
     def next_slice(self, life: Life, rows_max: int) -> Slice | None:
+        link = self._links.get(life.worker)
+        if link is None or link.life != life:
+            # Another life has taken its place: these rows are that one's.
+            return None
         return self._spread.next_slice(life.worker, rows_max)
 
 

@@ -110,6 +110,8 @@ def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser
         help="all (devices that are online), or tag:NAME: those with it; FILE then has one notification without `to`",
     )
     submit.add_argument("--per-s", type=_seconds, metavar="N", help="with --audience: at most so many rows a second")
+    submit.add_argument("--task", metavar="TASK", type=_identifier, help="add the rows to this task of the app")
+    submit.add_argument("--group", default="", metavar="NAME", help="a label, kept with the rows")
     submit.add_argument("--request-id", default="", metavar="ID", help="makes a repeated submit of the file harmless")
     submit.add_argument(
         "--timeout", type=_seconds, default=SUBMIT_TIMEOUT_S, metavar="S", help="seconds per submit, and for routing"
@@ -135,13 +137,15 @@ def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     task = _command(commands, "task", "task", "Where the rows of a task are.")
     task.add_argument("task", metavar="TASK", type=_identifier, help="task id as submit printed it")
+    stop = _command(commands, "stop", "stop", "Stop a task: what has not gone out is cancelled.")
+    stop.add_argument("task", metavar="TASK", type=_identifier, help="task id")
     trace = _command(commands, "trace", "trace", "The way of one message: when, which channel, which verdict.")
     trace.add_argument("what", metavar="MESSAGE_ID|TASK", type=_identifier, help="message id; a task id with DEVICE")
     trace.add_argument("device", nargs="?", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
     _add_loss(commands)
     device = _command(commands, "device", "device", "A device: token, presence, last messages with their states.")
     device.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
-    for parser in (task, trace, device):
+    for parser in (task, stop, trace, device):
         parser.add_argument("--app", metavar="KEY", help="ask as this app over the RPC, instead of as operator")
         _operator(parser)
     _operator(_command(commands, "status", "status", "What the gateway is doing."))

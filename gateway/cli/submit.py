@@ -100,10 +100,12 @@ def run(options: argparse.Namespace, output: Output) -> int:
         try:
             # An empty file must not pass for a gateway that answers.
             names = client.welcome().names
-            submit_all(client, report, options.request_id, allow_duplicates=options.allow_duplicates)
+            submit_all(client, report, options)
             if not options.no_wait:
                 wait_routed(client, report, time.monotonic() + options.timeout)
-                list_dropped(client, report, names)
+                if options.task is None:
+                    # A position in a task of many submits names no line of this file.
+                    list_dropped(client, report, names)
         except GatewayError as error:
             failure = error
     show(report, output, was_waited_for=not options.no_wait)
@@ -116,12 +118,18 @@ def run(options: argparse.Namespace, output: Output) -> int:
     return ExitCode.ROWS_REFUSED if report.n_refused else ExitCode.GOOD
 
 
-def submit_all(client: BlockingClient, report: Report, request_id: str, *, allow_duplicates: bool) -> None:
+def submit_all(client: BlockingClient, report: Report, options: argparse.Namespace) -> None:
     """Every good row is submitted, several submits under way at once. Raises CallFailed, GatewayUnreachable."""
     waiting: deque[list[int]] = deque()
 
     def requests(rows: Iterator[Row]) -> Iterator[Submit]:
-        for made in build_submits(rows, request_id=request_id, allow_duplicates=allow_duplicates):
+        for made in build_submits(
+            rows,
+            request_id=options.request_id,
+            group=options.group,
+            task_id=options.task,
+            allow_duplicates=options.allow_duplicates,
+        ):
             waiting.append(made.lines)
             yield made.submit
 
@@ -131,9 +139,9 @@ def submit_all(client: BlockingClient, report: Report, request_id: str, *, allow
 
 def wait_routed(client: BlockingClient, report: Report, deadline: float) -> None:
     """`report.counts` holds every task as soon as it was routed, or as it was at the deadline (monotonic seconds)."""
-    for sent in report.sent:
+    for task_id in dict.fromkeys(sent.task_id for sent in report.sent):
         wait_s = _FIRST_LOOK_S
-        while not (counts := client.task_state(sent.task_id)).is_routed and time.monotonic() < deadline:
+        while not (counts := client.task_state(task_id)).is_routed and time.monotonic() < deadline:
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, _LOOK_S_MAX)
         report.counts.append(counts)
@@ -180,7 +188,7 @@ def totals(counts: list[TaskCounts]) -> tuple[Counter[str], Counter[str], dict[s
 def show(report: Report, output: Output, *, was_waited_for: bool) -> None:
     states, reasons, channels = totals(report.counts)
     document: dict[str, Any] = {
-        "tasks": [to_text(sent.task_id) for sent in report.sent],
+        "tasks": list(dict.fromkeys(to_text(sent.task_id) for sent in report.sent)),
         "submitted": report.reader.n_rows,
         "accepted": report.accepted,
         "refused": report.n_refused,
@@ -210,8 +218,8 @@ def show(report: Report, output: Output, *, was_waited_for: bool) -> None:
     counted = f"{report.reader.n_rows:,} rows: {report.accepted:,} accepted, {report.n_refused:,} refused"
     unanswered = report.reader.n_rows - report.accepted - report.n_refused
     output.say(counted + (f", {unanswered:,} without an answer" if unanswered else ""))
-    for sent in report.sent:
-        output.say(f"task {to_text(sent.task_id)}")
+    for task_id in dict.fromkeys(sent.task_id for sent in report.sent):
+        output.say(f"task {to_text(task_id)}")
 
 
 def _listed(what: str, listed: int, total: int) -> str:

@@ -36,6 +36,8 @@ def document(counts: TaskCounts) -> dict[str, object]:
         "waited_offline": counts.waited_offline,
         "submitted_unix_ms": counts.submitted_unix_ms,
         "latency_ms": counts.latency_ms,
+        "groups": counts.groups,
+        "plans": counts.plans,
     }
 
 
@@ -43,7 +45,13 @@ def show(counts: TaskCounts, output: Output) -> None:
     where = "all rows have ended" if counts.is_final else "rows are open" if counts.is_routed else "being routed"
     output.say(f"task {to_text(counts.task_id)}: {counts.accepted:,} rows accepted, {where}")
     rows: list[tuple[str, str, int]] = []
-    for title, found in (("state", counts.states), ("reason", counts.reasons), ("receipt", counts.receipts)):
+    for title, found in (
+        ("state", counts.states),
+        ("reason", counts.reasons),
+        ("receipt", counts.receipts),
+        ("group", counts.groups),
+        ("plan", counts.plans),
+    ):
         rows += [(title, name, n) for name, n in found.items() if n]
     output.table("rows", ["what", "name", "rows"], rows, numbers=[2])
     by_channel = [(channel, name, n) for channel, states in counts.channels.items() for name, n in states.items() if n]

@@ -23,11 +23,14 @@ def run(options: argparse.Namespace, output: Output) -> int:
         {
             "task": to_text(found.task_id),
             "message_id": to_text(found.message_id),
+            "group": found.group,
+            "plan_id": found.plan_id,
             "hops": [msgspec.to_builtins(hop) for hop in found.hops],
         }
     )
     if not output.is_json:
-        output.say(f"message {to_text(found.message_id)}")
+        labels = [f"{name} {value}" for name, value in (("group", found.group), ("plan", found.plan_id)) if value]
+        output.say(", ".join([f"message {to_text(found.message_id)}", *labels]))
         columns = ["time", "what", "channel", "connection", "attempt", "outcome"]
         output.table(f"task {to_text(found.task_id)}", columns, [_row(hop) for hop in found.hops])
     return ExitCode.GOOD

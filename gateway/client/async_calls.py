@@ -9,6 +9,7 @@ new link. Only what touches sockets, sleeping and waiting differs between the tw
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from abc import abstractmethod
@@ -66,6 +67,7 @@ from gateway.wire.rpc.messages import (
     Restart,
     Restarted,
     Status,
+    StopTask,
     StoredPurged,
     StoredRows,
     StoredRowsFound,
@@ -78,6 +80,7 @@ from gateway.wire.rpc.messages import (
     TaskCounts,
     TaskRowPage,
     TaskState,
+    TaskStopped,
     TraceHops,
     Welcome,
 )
@@ -230,8 +233,12 @@ class AsyncCalls(AsyncLossCalls):
         request_id: str = "",
         allow_duplicates: bool = False,
         group: str = "",
+        task_id: bytes | str | None = None,
     ) -> Submitted:
-        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries."""
+        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries.
+
+        task_id: an earlier task that these rows become part of; group: a label, kept with them.
+        """
         request = submit_request(
             contents,
             to,
@@ -240,6 +247,7 @@ class AsyncCalls(AsyncLossCalls):
             request_id=request_id,
             allow_duplicates=allow_duplicates,
             group=group,
+            task_id=task_id,
         )
         return await self.submit_columns(request)
 
@@ -257,6 +265,10 @@ class AsyncCalls(AsyncLossCalls):
 
     async def task_state(self, task_id: bytes | str) -> TaskCounts:
         return await self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+
+    async def stop_task(self, task_id: bytes | str) -> TaskStopped:
+        """No row of the task that is not under way goes out any more, and it takes no further rows."""
+        return await self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
 
     async def task_rows(
         self,
@@ -482,8 +494,12 @@ class PageStream(Generic[_P]):
         self._retry: Retry | None = None
 
     async def __aenter__(self) -> PageStream[_P]:
-        """The gateway knows of the stream before any call that is made afterwards."""
-        await self._begin()
+        """The stream is in place: what changes from now on comes, whoever causes it and wherever."""
+        try:
+            await self._any_page(until=self._calls._now() + self._calls._timeout_s)
+        except BaseException:
+            self._cancel()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -493,12 +509,17 @@ class PageStream(Generic[_P]):
         return self
 
     async def __anext__(self) -> _P:
+        while not (page := await self._any_page()).n:
+            pass  # the first page only says where the stream begins
+        return page
+
+    async def _any_page(self, until: float = math.inf) -> _P:
         calls = self._calls
         while True:
             link, slot = await self._begin()
             retry = self._retry_now()
             try:
-                page = await self._next_page(link, slot)
+                page = await self._next_page(link, slot, retry, until)
             except Lost as lost:
                 self._slot = None
                 await calls._sleep(retry.after_loss(lost, calls._now()))
@@ -535,7 +556,7 @@ class PageStream(Generic[_P]):
             self._unpaid = 0
         return self._link, self._slot
 
-    async def _next_page(self, link: Link, slot: Slot) -> StreamPage | Answer:
+    async def _next_page(self, link: Link, slot: Slot, retry: Retry, until: float) -> StreamPage | Answer:
         if self._unpaid and link.lost is None:
             # The caller has come back for more: the last page is done with.
             link.session.grant(self._number, self._unpaid)
@@ -548,7 +569,10 @@ class PageStream(Generic[_P]):
                 return slot.answer
             if link.lost is not None:
                 raise link.loss(was_sent=True)
-            await slot.bell.wait()
+            if until == math.inf:
+                await slot.bell.wait()
+            elif not await self._calls._wait(slot.bell, until):
+                raise retry.out_of_time(was_sent=True)
 
     def _cancel(self) -> None:
         link = self._link

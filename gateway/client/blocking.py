@@ -65,6 +65,7 @@ from gateway.wire.rpc.messages import (
     Restart,
     Restarted,
     Status,
+    StopTask,
     StoredPurged,
     StoredRows,
     StoredRowsFound,
@@ -77,6 +78,7 @@ from gateway.wire.rpc.messages import (
     TaskCounts,
     TaskRowPage,
     TaskState,
+    TaskStopped,
     TraceHops,
     Welcome,
 )
@@ -137,8 +139,12 @@ class BlockingClient(BlockingLossCalls):
         request_id: str = "",
         allow_duplicates: bool = False,
         group: str = "",
+        task_id: bytes | str | None = None,
     ) -> Submitted:
-        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries."""
+        """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries.
+
+        task_id: an earlier task that these rows become part of; group: a label, kept with them.
+        """
         request = submit_request(
             contents,
             to,
@@ -147,6 +153,7 @@ class BlockingClient(BlockingLossCalls):
             request_id=request_id,
             allow_duplicates=allow_duplicates,
             group=group,
+            task_id=task_id,
         )
         return self.submit_columns(request)
 
@@ -177,6 +184,10 @@ class BlockingClient(BlockingLossCalls):
 
     def task_state(self, task_id: bytes | str) -> TaskCounts:
         return self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+
+    def stop_task(self, task_id: bytes | str) -> TaskStopped:
+        """No row of the task that is not under way goes out any more, and it takes no further rows."""
+        return self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
 
     def task_rows(
         self,
@@ -312,7 +323,8 @@ class BlockingClient(BlockingLossCalls):
                         continue  # the session lets no other through
                     losses = None
                     cursor = page.cursor
-                    yield page
+                    if page.n:  # the first one only says where the stream begins
+                        yield page
                 return
             except Lost as lost:
                 if losses is None:

@@ -58,10 +58,13 @@ def submit_request(
     request_id: str = "",
     allow_duplicates: bool = False,
     group: str = "",
+    task_id: bytes | str | None = None,
 ) -> Submit:
     """One submit to the targets, in their order. index: which content each target gets, where there are several.
 
-    variables: name -> one value per target. Raises ValueError where the lengths differ or an id has not its form.
+    variables: name -> one value per target. task_id: of an earlier task that the rows become part of.
+
+    Raises ValueError where the lengths differ or an id has not its form.
     """
     n = len(to)
     ids, vendors, vendor_index, tokens = bytearray(16 * n), list[str](), bytearray(n), list[bytes]()
@@ -95,6 +98,7 @@ def submit_request(
         request_id=request_id,
         allow_duplicates=allow_duplicates,
         group=group,
+        task_id=None if task_id is None else id_bytes("task id", task_id),
     )
 
 

@@ -238,7 +238,7 @@ class _Columns:
             self._values.setdefault(name, {})[number] = encoded
             self.size += 4 + len(encoded)
 
-    def submit(self, request_id: str, group: str, *, allow_duplicates: bool) -> LineSubmit:
+    def submit(self, request_id: str, group: str, task_id: bytes | None, *, allow_duplicates: bool) -> LineSubmit:
         n = len(self.lines)
         variables = None
         if self.has_variables:
@@ -261,6 +261,7 @@ class _Columns:
             request_id=request_id,
             allow_duplicates=allow_duplicates,
             group=group,
+            task_id=task_id,
         )
         return LineSubmit(request, self.lines)
 
@@ -272,11 +273,13 @@ def build_submits(
     bytes_max: int = BYTES_MAX,
     request_id: str = "",
     group: str = "",
+    task_id: bytes | None = None,
     allow_duplicates: bool = False,
 ) -> Iterator[LineSubmit]:
     """Submits that together hold every row once, rows with variables apart from rows without, each in their order.
 
-    request_id: made different per submit by a number behind it; "": the client makes one.
+    request_id: made different per submit by a number behind it; "": the client makes one. task_id: of an earlier task
+    that all rows become part of.
     """
     open_columns: dict[bool, _Columns] = {}
     made = 0
@@ -285,7 +288,7 @@ def build_submits(
         nonlocal made
         made += 1
         name = f"{request_id}-{made}" if request_id else ""
-        return columns.submit(name, group, allow_duplicates=allow_duplicates)
+        return columns.submit(name, group, task_id, allow_duplicates=allow_duplicates)
 
     for row in rows:
         has_variables = row.variables is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from datetime import UTC, datetime
 
 from gateway import message_id
 from gateway.batch import Batch
@@ -90,6 +91,10 @@ class Burst:
                 return collapse_key8(variant.collapse_id or self._content_name(variant))
             case "ttl_left_s":
                 return b"%d" % self._ttl_left_s(variant)
+            case "now_unix_s":
+                return b"%010d" % int(self._now_unix_s)
+            case "now_utc":
+                return datetime.fromtimestamp(int(self._now_unix_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
             case "now_unix_ms":
                 return b"%013d" % int(self._now_unix_s * 1000)
         kind, _, rest = name.partition(":")

@@ -7,7 +7,7 @@ agree in the rest. The cache is bounded; a miss costs 10 to 20 us.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -54,6 +54,7 @@ class CompiledBulk(NamedTuple):
     list_slots: tuple[str, ...]
     header_slots: tuple[str, ...]
     text_slots: tuple[str, ...]
+    signature_slots: tuple[str, ...]
     layout: Hashable
 
 
@@ -63,7 +64,7 @@ class Compiled(NamedTuple):
     constant_bytes: the body's bytes that are the same in all rows. body_slots: name -> how often, texts left out.
     row_slots: those among them that are columns; text_slots: how title and body stand in it, n_title and n_body times.
     header_slots: names in path and headers whose value follows from the variant. has_id_in_head: the message id stands
-    there too. layout: equal for templates whose rows may stand in one group of requests.
+    there too. signature_slots: names of signatures and of parts of them, wherever they stand. layout: equal for templates whose rows may stand in one group of requests.
     """
 
     path: TemplateParts
@@ -81,6 +82,7 @@ class Compiled(NamedTuple):
     signed: TemplateParts = ()
     shared: CompiledBulk | None = None
     distinct: CompiledBulk | None = None
+    signature_slots: tuple[str, ...] = ()
 
 
 #: What the cache holds: a refusal is as good an answer as a template.
@@ -105,6 +107,14 @@ def base_name(name: str) -> str:
     return name.partition("|")[0]
 
 
+def _is_signature(name: str) -> bool:
+    return name.partition(":")[0] == "signature"
+
+
+def _signature_slots(*slots: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({name for names in slots for name in names if _is_signature(name)}))
+
+
 def _head_slots(path: TemplateParts, headers: tuple[tuple[bytes, TemplateParts], ...]) -> set[str]:
     return set(_slots_of((*path, *(part for _, value in headers for part in value))))
 
@@ -114,9 +124,11 @@ def compile_template(template: RequestTemplate) -> Compiled:
     for name in _slots_of(template.signed):
         # What is only signed needs its value as well; it is no part of the payload.
         counts.setdefault(name, 0)
-    counts.pop("signature", None)
-    texts = {name: counts.pop(name) for name in list(counts) if base_name(name) in TEXTS}
     head_slots = _head_slots(template.path, template.headers)
+    signatures = _signature_slots(counts, head_slots)
+    for name in signatures:
+        counts.pop(name, None)
+    texts = {name: counts.pop(name) for name in list(counts) if base_name(name) in TEXTS}
     return Compiled(
         template.path,
         template.headers,
@@ -125,7 +137,7 @@ def compile_template(template: RequestTemplate) -> Compiled:
         tuple(counts.items()),
         tuple(name for name in counts if base_name(name) in ROW_SLOTS),
         tuple(texts),
-        tuple(sorted(head_slots - ROW_SLOTS)),
+        tuple(sorted(head_slots - ROW_SLOTS - {*signatures})),
         "message_id" in head_slots,
         sum(count for name, count in texts.items() if base_name(name) == "title"),
         sum(count for name, count in texts.items() if base_name(name) == "body"),
@@ -133,6 +145,7 @@ def compile_template(template: RequestTemplate) -> Compiled:
         template.signed,
         None if template.shared is None else _compile_bulk(template.shared),
         None if template.distinct is None else _compile_bulk(template.distinct),
+        signatures,
     )
 
 
@@ -141,7 +154,11 @@ def _compile_bulk(template: BulkTemplate) -> CompiledBulk:
     around = _slots_of(template.body)
     for name in _slots_of(template.signed):
         around.setdefault(name, 0)
-    for name in [*names, "signature", "saved"]:
+    head_slots = _head_slots(template.path, template.headers)
+    signatures = _signature_slots(around, head_slots)
+    for name in head_slots & {"address"}:
+        around.setdefault(name, 0)
+    for name in [*names, *signatures, "saved"]:
         around.pop(name, None)
     listed: dict[str, int] = {}
     for row_list in template.lists:
@@ -160,8 +177,9 @@ def _compile_bulk(template: BulkTemplate) -> CompiledBulk:
         _constant_bytes(template.body),
         tuple(around.items()),
         tuple(name for name in listed if name not in texts),
-        tuple(sorted(_head_slots(template.path, template.headers) - {"saved"})),
+        tuple(sorted(head_slots - {"saved", "address", *signatures})),
         tuple(texts),
+        signatures,
         (template.path, template.headers, template.body),
     )
 

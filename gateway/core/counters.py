@@ -1,6 +1,6 @@
 """Counters: rows by day, app, plan, group and class, and in each by what they are; always what a recount would say.
 
-    Home moves rows --> touch(page)     the page is to be looked at again: one comparison per slice
+    Home moves rows --> touch(page)     the page is to be looked at again: one call per slice, which compares
     settle(pages)   --> tally_pages     whoever asks, or once the page has ended: 65,536 rows in about a millisecond
                     --> totals          + what the page is now  - what it was when it was last counted
 
@@ -57,8 +57,9 @@ class Counters:
 
     def touch(self, page: LedgerPage) -> None:
         """Rows of the page have changed."""
-        page.is_touched = True
-        self._touched[page] = None
+        if not page.is_touched:
+            page.is_touched = True
+            self._touched[page] = None
 
     def ended(self, page: LedgerPage) -> None:
         """The page has no open row."""
@@ -76,6 +77,7 @@ class Counters:
     def came_back(self, page: LedgerPage, archived: PageTally | None) -> None:
         """The page is in memory again. archived: what the archive counts for it."""
         page.tally = page.archived_tally = archived
+        page.is_touched = False
         self.touch(page)
         if not page.n_open:
             self.ended(page)

@@ -159,8 +159,10 @@ def build_batch(
     firsts = np.cumsum([0, *counts])
     own_ids = message_id.encode_rows(secret, address, firsts[:-1], message_id.TASK_DOMAIN).tobytes()
     segments = [
-        TaskSegment(task_id or own_ids[16 * index : 16 * index + 16], first, n)
-        for index, (task_id, first, n) in enumerate(zip(task_ids, firsts.tolist(), counts, strict=False))
+        TaskSegment(
+            task_id or own_ids[16 * index : 16 * index + 16], first, only.n, only.group, is_continued=bool(task_id)
+        )
+        for index, (task_id, first, only) in enumerate(zip(task_ids, firsts.tolist(), submissions, strict=False))
     ]
     first = int(firsts[-1])
     if len(submissions) == 1:
@@ -195,7 +197,7 @@ def build_batch(
         channels=_merge_channels(submissions),
         tokens=_merge_tokens(submissions),
         duplicates=_merge_duplicates(submissions),
-        source_rows=_merge_source_rows(submissions),
+        source_rows=_merge_source_rows(submissions, is_needed=_has_shared_task(task_ids)),
         variables={name: TextColumn.concatenate([s.variables[name] for s in submissions]) for name in names},
         segments=segments,
     )
@@ -242,7 +244,13 @@ def _source_rows(submission: Submission) -> U32:
     return np.arange(submission.n, dtype=np.uint32) if submission.source_rows is None else submission.source_rows
 
 
-def _merge_source_rows(submissions: Sequence[Submission]) -> U32 | None:
-    if all(submission.source_rows is None for submission in submissions):
+def _has_shared_task(task_ids: Sequence[bytes | None]) -> bool:
+    """Several parts belong to one task: their segments are read as one, so that positions must stand per row."""
+    named = [task_id for task_id in task_ids if task_id]
+    return len(named) > len(set(named))
+
+
+def _merge_source_rows(submissions: Sequence[Submission], *, is_needed: bool) -> U32 | None:
+    if not is_needed and all(submission.source_rows is None for submission in submissions):
         return None
     return np.concatenate([_source_rows(submission) for submission in submissions])

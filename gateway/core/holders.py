@@ -23,6 +23,7 @@ import numpy as np
 from gateway.columns import U8, Bool, Rows
 from gateway.core.home import Home
 from gateway.core.shadow import PATHS, Outcomes, burst_at_home
+from gateway.core.stopping import go_on
 from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, Receipt, State
 
 #: Bit of `page.away`: the row may have left its holder's process.
@@ -181,7 +182,7 @@ class Holders:
         self._home.move(page, uncertain, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
         page.flags[rows[may_go & was_issued]] |= np.uint8(Flag.RESENT_UNCERTAIN)
         self._home.move(page, again[page.state[again] != State.QUEUED], State.QUEUED, Reason.NONE, now)
-        return Returned(page, again, uncertain)
+        return Returned(page, go_on(self._home, page, again, now), uncertain)
 
 
 def _take(outcomes: Outcomes, kept: Rows) -> Outcomes:

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from gateway import message_id
-from gateway.batch import Batch, TaskSegment
+from gateway.batch import Batch, TaskSegment, task_segments
 from gateway.columns import I64, U8, U16, U32, Rows
 from gateway.content import Variant
 from gateway.core.counters import Counters
@@ -97,10 +97,10 @@ class Home:
         rows_open_max: int,
         change_rows_max: int,
         now: float,
-        counters: Counters | None = None,
     ) -> None:
         self._secret = secret
-        self.counters = counters or Counters()
+        #: Named anew before the first page, where they are configured otherwise.
+        self.counters = Counters()
         self.journal = self._journal = journal
         #: Called once for each batch when its last row has become final: its journal record may go.
         self.on_final: Callable[[int], None] = lambda _sequence: None
@@ -150,9 +150,8 @@ class Home:
             self._labelled_at += elapsed_ms / 1000
         return self._newest_unix_ms
 
-    def continue_from(self, sequence: int, unix_ms: int, now: float) -> None:
-        """Batches are numbered from there on, and labelled no earlier."""
-        self._next_sequence = sequence % message_id.SEQUENCES_MAX
+    def label_after(self, unix_ms: int, now: float) -> None:
+        """Batches are labelled no earlier than that."""
         self._newest_unix_ms, self._labelled_at = max(self._newest_unix_ms, unix_ms), now
 
     @property
@@ -170,9 +169,14 @@ class Home:
         return BatchAddress(label, self._journal, sequence)
 
     def begin_after(self, sequence: int, unix_ms: int) -> None:
-        """Batches of an earlier run have addresses up to this one; new ones come behind the newest that was named."""
-        if unix_ms >= self._newest_unix_ms:
-            self._next_sequence = (sequence + 1) % message_id.SEQUENCES_MAX
+        """A batch of an earlier run has this address, or was to get it; new ones come behind the newest that is named,
+        by whichever store: the archive, the inbox and the journal each know of others. To be called before anything is
+        opened or labelled."""
+        following = (sequence + 1) % message_id.SEQUENCES_MAX
+        # Numbers begin again after four million batches: of two with one label the one behind the other is the newer.
+        is_ahead = (following - self._next_sequence) % message_id.SEQUENCES_MAX < message_id.SEQUENCES_MAX // 2
+        if unix_ms > self._newest_unix_ms or (unix_ms == self._newest_unix_ms and is_ahead):
+            self._next_sequence = following
             self._newest_unix_ms = unix_ms
 
     def is_ours(self, address: BatchAddress) -> bool:
@@ -202,7 +206,7 @@ class Home:
         self.rows_open += page.n
         self.counters.touch(page)
         for task_id in long_tasks:
-            self._long_tasks.setdefault(task_id, []).append(sequence)
+            self._note_part(task_id, sequence)
         deadline = batch.born + min(lifetime_s(variant) for variant in batch.variants)
         self._wheel.add(deadline, batch.address)
         if batch.duplicates is not None:
@@ -240,21 +244,23 @@ class Home:
                 self._pages.move_to_end(sequence)
 
     def adopt(self, page: LedgerPage, archived: PageTally | None = None) -> None:
-        """A page without open rows that had left memory is here again, because it is about to change.
-
-        archived: what the archive counts for it.
-        """
+        """A page that had left memory is here again, to change. archived: what the archive counts for it."""
         sequence = page.batch.address.sequence
         self.counters.came_back(page, archived)
         self._pages[sequence] = page
         size = self._page_bytes[sequence] = page.memory_bytes()
         self._bytes += size
 
-    def long_tasks_of(self, page: LedgerPage) -> list[bytes]:
-        """Tasks of the page that have rows in other batches, too."""
-        if not self._long_tasks:
-            return []
-        return [segment.task_id for segment in page.batch.segments if segment.task_id in self._long_tasks]
+    def _note_part(self, task_id: bytes, sequence: int) -> None:
+        """The task has rows in that batch; the one in which it began is noted with its second."""
+        sequences = self._long_tasks.get(task_id)
+        if sequences is None:
+            address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+            page = None if address is None else self._pages.get(address.batch.sequence)
+            is_here = page is not None and address is not None and page.batch.address == address.batch
+            sequences = self._long_tasks[task_id] = [address.batch.sequence] if is_here and address is not None else []
+        if sequence not in sequences[-1:]:
+            sequences.append(sequence)
 
     def _forget_part(self, task_id: bytes, sequence: int) -> None:
         """A task of several batches is known by what is left of it."""
@@ -291,8 +297,7 @@ class Home:
             page.moved(rows, to, came, now)
             return
         channels: Channel | U8 = page.channel[rows] if channel is None else channel
-        if not page.is_touched:
-            self.counters.touch(page)
+        self.counters.touch(page)
         if page.trail is not None and self.trail is not None:
             self.trail.moved(page, rows, to)
         self._observer.moved(page, rows, to, reason, channels)
@@ -321,10 +326,19 @@ class Home:
         """
         page.state[rows] = states
         page.reason[rows], page.channel[rows], page.flags[rows] = marks.reasons, marks.channels, marks.flags
+        # What a device acknowledged was delivered.
+        page.receipt[rows[states == State.DEVICE_ACKED]] = Receipt.DELIVERED
         open_before = page.n_open
         page.counts[:] = np.bincount(page.state, minlength=len(State))
         self.rows_open -= open_before - page.n_open
         self.counters.touch(page)
+
+    def ended_before(self, page: LedgerPage) -> None:
+        """All rows of a page from a journal had ended when the process before ended: only what follows was missing."""
+        page.n_routed = page.n
+        if self.trail is not None:
+            self.trail.finished(page)
+        self.on_done(page)
 
     def raise_receipts(self, page: LedgerPage, rows: Rows, receipt: Receipt, now: float) -> Rows:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
@@ -337,8 +351,7 @@ class Home:
             page.touch(rose)
             return rose
         page.changes += 1
-        if not page.is_touched:
-            self.counters.touch(page)
+        self.counters.touch(page)
         if len(rose):
             if not page.n_open:
                 self.counters.ended(page)
@@ -347,6 +360,17 @@ class Home:
             self._observer.receipts_rose(len(rose), receipt, channels)
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
         return rose
+
+    def add_flags(self, page: LedgerPage, rows: Rows, flags: U8) -> None:
+        """The rows, some of them more than once, have these flags too; (k,)."""
+        if not ((page.flags[rows] & flags) != flags).any():
+            return
+        np.bitwise_or.at(page.flags, rows, flags)
+        page.changes += 1
+        if isinstance(page, ShadowPage):
+            page.touch(rows)
+        elif not page.n_open:
+            self.on_done(page)
 
     def _record(
         self,
@@ -454,23 +478,28 @@ class Home:
 
     def find_task(self, task_id: bytes) -> list[tuple[LedgerPage, TaskSegment]]:
         """The rows of a task: (page, segment) in order; empty when unknown or no longer in memory."""
+        pages = self.task_pages(task_id)
+        return [(page, segment) for page in pages for segment in self.segments_of(page, task_id)]
+
+    def task_pages(self, task_id: bytes) -> list[LedgerPage]:
+        """The pages that have rows of the task, in order; costs a look-up for each."""
         address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
         if address is None or address.batch.journal != self._journal:
             return []
         sequences = self._long_tasks.get(task_id, [address.batch.sequence])
-        found: list[tuple[LedgerPage, TaskSegment]] = []
-        for sequence in sequences:
-            page = self._pages.get(sequence)
-            if page is None:
-                continue
-            segments = page.batch.segments
-            low, high = 0, len(segments)
-            if sequence == address.batch.sequence:
-                # Segments are sorted by first row: a batch of 65,536 one-row tasks is searched in 16 steps.
-                low = _find_segment(segments, address.row)
-                high = low + 1
-            found += [(page, segment) for segment in segments[low:high] if segment.task_id == task_id]
-        return found
+        return [self._pages[sequence] for sequence in sequences if sequence in self._pages]
+
+    def segments_of(self, page: LedgerPage, task_id: bytes) -> list[TaskSegment]:
+        """The task's rows in the page."""
+        segments = page.batch.segments
+        if len(segments) == 1:
+            return [segments[0]] if segments[0].task_id == task_id else []
+        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        if address is not None and address.batch == page.batch.address:
+            # Segments are sorted by first row: a batch of 65,536 one-row tasks is searched in 16 steps.
+            own = segments[_find_segment(segments, address.row)]
+            return [own] if own.task_id == task_id else []
+        return task_segments(page.batch, task_id)
 
     def encode_rows(self, batch: Batch, first: int, stop: int) -> None:
         """Message ids of rows first..stop stand in the batch; done by slice, so that no step is long."""

@@ -86,9 +86,8 @@ def recover(
         # Written down as not issued: they are uncertain once, not at each further crash.
         home.trail.renew(page, again)
     expired = _expire(home, page, now)
-    if home.trail is not None and not page.n_open:
-        # Also where it ended before, and only its release was missing.
-        home.trail.finished(page)
+    if not page.n_open:
+        home.ended_before(page)
     resent = int(np.count_nonzero(page.state[again] == _QUEUED))
     return Recovered(
         final=int(np.count_nonzero(IS_FINAL[states])),

@@ -25,7 +25,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gateway import burst_address
+from gateway import burst_address, message_id
 from gateway.batch import Batch
 from gateway.columns import Rows, TextColumn
 from gateway.content import Variant
@@ -78,6 +78,14 @@ class RequestSource(Source, Protocol):
     def authority(self) -> tuple[str, int]: ...
 
 
+def _home_address(batch: Batch) -> message_id.BatchAddress:
+    """The address that receipts come back to: a slice of another home's batch has an address of its own here, and the
+    home's in its message ids."""
+    if batch.address.sequence < message_id.SEQUENCES_MAX:
+        return batch.address
+    return message_id.batch_of(batch.message_ids[0].tobytes())
+
+
 class Renderer:
     """Keeps templates between bursts. Owned by one actor at a time; no I/O, no clock.
 
@@ -123,7 +131,7 @@ class Renderer:
         out = Rendered([], [], [] if reports_cuts else None)
         sign, numbering = None, None
         if getattr(vendor, "is_bulk", False):
-            texts = functools.partial(burst_address.encode_numbers, self._address_secret, batch.address)
+            texts = functools.partial(burst_address.encode_numbers, self._address_secret, _home_address(batch))
             sign, numbering = getattr(vendor, "sign"), Numbering(self._take_numbers, texts)  # noqa: B009
         for positions, column in tokens:
             if len(positions):
@@ -243,7 +251,7 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
             return
     slots |= text_slots(template.text_slots, fitted)
     if template.signed:
-        slots["signature"] = (group.signature(template.signed, slots, n),)
+        slots |= group.signatures(template.signature_slots, template.signed, slots, n)
     body = pieces_of(template.body, slots)
     for name in template.header_slots:
         slots[name] = (burst.constant(name, variant, in_json=False),)

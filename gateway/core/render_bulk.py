@@ -148,7 +148,7 @@ def _add(
     for row_list in bulk.lists:
         slots[row_list.name] = (lists.column(row_list),)
     if bulk.signed:
-        slots["signature"] = (group.signature(bulk.signed, slots, n_requests),)
+        slots |= group.signatures(bulk.signature_slots, bulk.signed, slots, n_requests)
     body = pieces_of(bulk.body, slots)
     for name in bulk.header_slots:
         slots[name] = (group.burst.constant(name, variant, in_json=False),)

@@ -207,10 +207,11 @@ def _add_bucket(group: Group, bucket: _Bucket) -> None:
         slots[name] = (_piece_of(column),)
     bodies = bucket.bodies
     if bucket.signed:
-        assert group.sign is not None
-        bodies = [
-            body.replace(_SIGNATURE, group.sign(signed)) for body, signed in zip(bodies, bucket.signed, strict=True)
-        ]
+        names = bucket.template.signature_slots
+        signatures = chosen.signed_slots(("signature", *names), bucket.signed)
+        slots |= signatures
+        column = join(signatures["signature"], 0, len(bodies))
+        bodies = [body.replace(_SIGNATURE, signature) for body, signature in zip(bodies, column, strict=True)]
     chosen.add(bucket.template, slots, (TextColumn.from_rows(bodies),), np.array(bucket.truncated, np.bool_))
 
 

@@ -76,7 +76,7 @@ def render_template(group: Group, variant: Variant, template: Compiled) -> None:
         add_distinct(group, variant, template, slots, truncated)
         return
     if template.signed:
-        slots["signature"] = (group.signature(template.signed, slots, n),)
+        slots |= group.signatures(template.signature_slots, template.signed, slots, n)
     body = pieces_of(template.body, slots)
     for name in template.header_slots:
         slots[name] = (group.burst.constant(name, variant, in_json=False),)

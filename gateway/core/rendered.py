@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -161,11 +161,23 @@ class Group(NamedTuple):
         requests = Requests(len(self.positions), self.authority, pieces_of(template.path, slots), headers, body)
         self.out.groups.append(RenderedGroup(self.positions, requests, truncated))
 
-    def signature(self, signed: TemplateParts, slots: Mapping[str, Pieces], n: int) -> U8:
-        """(n, width) uint8, the signature of each of n requests: a short loop, since a digest is one call each."""
+    def signatures(
+        self, names: Sequence[str], signed: TemplateParts, slots: Mapping[str, Pieces], n: int
+    ) -> dict[str, Pieces]:
+        """The slots of the signatures of n requests."""
+        return self.signed_slots(names, join(pieces_of(signed, slots), 0, n))
+
+    def signed_slots(self, names: Sequence[str], texts: Sequence[bytes]) -> dict[str, Pieces]:
+        """The same of texts that are joined already: a short loop, since a digest is one call each. All signatures of a
+        vendor have one width; `signature:A:B` is a part of it."""
         assert self.sign is not None, "only a vendor that signs has a signature in its template"
-        texts = join(pieces_of(signed, slots), 0, n)
-        return np.frombuffer(b"".join(map(self.sign, texts)), np.uint8).reshape(n, -1)
+        column = np.frombuffer(b"".join(map(self.sign, texts)), np.uint8).reshape(len(texts), -1)
+        slots: dict[str, Pieces] = {}
+        for name in names:
+            _, bar, span = name.partition(":")
+            first, _, stop = span.partition(":")
+            slots[name] = (np.ascontiguousarray(column[:, int(first) : int(stop)]) if bar else column,)
+        return slots
 
 
 def text_slots(names: Iterable[str], fitted: Fitted) -> dict[str, Pieces]:

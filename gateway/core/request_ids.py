@@ -105,8 +105,7 @@ class RequestIds:
         digest = rest >> 34
         if place & 0xFFFF == _NO_TASK:
             return Known(None, digest)
-        batch = BatchAddress(place >> 16, rest >> 22 & 0xFFF, rest & 0x3FFFFF)
-        return Known(RowAddress(batch, place & 0xFFFF), digest)
+        return Known(address_of(place, rest), digest)
 
     def remember(self, entry: tuple[int, int, int], now_unix_ms: int) -> None:
         """The same for one whose key is not known."""
@@ -153,6 +152,11 @@ class RequestIds:
         rows = (np.arange(self._oldest, self._oldest + count) % self._ids_max).astype(np.int32)
         self._segments.remove(*_hashed(self._ring[rows, 0]), rows)
         self._oldest += count
+
+
+def address_of(place: int, rest: int) -> RowAddress:
+    """The address that an entry holds."""
+    return RowAddress(BatchAddress(place >> 16, rest >> 22 & 0xFFF, rest & 0x3FFFFF), place & 0xFFFF)
 
 
 def _hashed(keys: U64) -> tuple[I64, U64]:

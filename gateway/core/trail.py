@@ -2,11 +2,13 @@
 
     mark()      rows are about to be issued       -+
     moved()     rows came back, or are final      -+-> dirty rows --take()--> one record of snapshots --written()-->
-    finished()  the last row of a batch is final  ---> take_final() --> batch let go --released()--> its marks let go
+    finished()  the last row of a batch is final -+
+    archived()  the archive has its page          +--> take_final() --> batch let go --released()--> its marks let go
 
 What is written of a row is what it is when the record is made, so a row that moved twice is written once, and the order
 in which things happened cannot be got wrong. A batch that is final before anything of it had to be written costs its
-release and nothing else.
+release and nothing else. With an archive it goes when its page is there as well, and meanwhile its outcomes are written
+like others: the room in its window must not wait for the archive.
 
 **Window.** Per (app, channel), at most `issued_rows_max` rows have a mark that no later record takes back. After a
 crash no more rows than that are uncertain. The room comes back when the outcome is durable, not when it is known.
@@ -47,6 +49,8 @@ class Trail:
 
     def __init__(self, *, issued_rows_max: int) -> None:
         self._issued_rows_max = issued_rows_max
+        #: A batch that is final is let go only when it is `archived`, too.
+        self.awaits_archive = False
         self.on_work: Ring = lambda: None
         #: Somebody waits for the next record.
         self.is_urgent = False
@@ -140,9 +144,22 @@ class Trail:
         if trail.is_finished:
             return
         trail.is_finished = True
-        self._dirty.pop(page.batch.address.sequence, None)
-        self._final.append(page)
-        self.on_work()
+        if not self.awaits_archive:
+            self._may_go(page, trail)
+
+    def archived(self, page: LedgerPage) -> None:
+        """The page, without open rows, is durable elsewhere. Again changes nothing."""
+        trail = page.trail
+        if trail is not None:
+            trail.is_finished = True
+            self._may_go(page, trail)
+
+    def _may_go(self, page: LedgerPage, trail: PageTrail) -> None:
+        if not trail.may_go:
+            trail.may_go = True
+            self._dirty.pop(page.batch.address.sequence, None)
+            self._final.append(page)
+            self.on_work()
 
     def _end(self, page: LedgerPage, trail: PageTrail, marked: U8) -> None:
         counts = np.bincount(marked)
@@ -212,7 +229,7 @@ class Trail:
         for page, mark in zip(taken.pages, taken.marks, strict=True):
             trail = page.trail
             assert trail is not None
-            if not trail.is_gone and page.n_open:
+            if not trail.is_gone and not trail.may_go:
                 trail.dirty[mark.rows] = True
                 self._dirty[page.batch.address.sequence] = page
         return rings

@@ -13,10 +13,11 @@ from gateway.content import Class
 from gateway.errors import CloseReason
 from gateway.ledger import Channel, Reason, Receipt, State
 from gateway.observe.metric_types import MetricSet, counter, gauge, histogram, log_bounds, open_label
+from gateway.receipts import Event
 from gateway.verdict import Verdict
 
 #: Who listens or connects.
-LISTENERS = ("rpc", "operator", "http", "long_link", "vendor")
+LISTENERS = ("rpc", "operator", "http", "long_link", "vendor", "receipts")
 STORES = ("registry", "inbox", "ledger")
 DIRECTIONS = ("in", "out")
 #: sent: to the owner; received: from a home; report_dropped: of rows that the worker did not hold, or of a life that
@@ -42,6 +43,11 @@ JOURNAL_ERRORS = ("full", "read_only", "corrupt", "other")
 RECOVERED_FATES = ("final", "unsent", "resent", "uncertain", "expired")
 #: What becomes of a removal that the unregister guard holds back.
 HELD_OUTCOMES = ("held", "dropped", "rechecked", "removed")
+#: What becomes of one vendor's receipt of one token. repeated: it said nothing new; forged: its callback parameter is
+#: none of ours; not_the_target: no row of its batch went to that token there; dropped: no room on the way to its home.
+RECEIPT_OUTCOMES = ("counted", "repeated", "forged", "no_address", "unknown_row", "not_the_target", "dropped")
+#: What a vendor's request was told.
+RECEIPT_REQUESTS = ("taken", "unreadable", "unproven", "busy", "too_large", "method")
 #: Ten microseconds to ten seconds: a step should stay under 2 ms, a stall is seconds.
 STEP_BOUNDS_S = log_bounds(1e-5, 10.0, 3)
 #: One row to a full batch.
@@ -131,6 +137,18 @@ class Metrics(MetricSet):
     connections = counter("connections", "Connections opened", listener=LISTENERS)
     closes = counter("connections", "Connections ended, by their one close reason", listener=LISTENERS, why=CloseReason)
     refusals = counter("refusals", "What was refused, by the name of the limit or rule", name=open_label())
+    # receipts of vendors
+    receipt_requests = counter("requests", "Vendors' requests with receipts", vendor=Channel, outcome=RECEIPT_REQUESTS)
+    vendor_receipts = counter("receipts", "Vendors' receipts by their fate", vendor=Channel, outcome=RECEIPT_OUTCOMES)
+    receipt_events = counter("receipts", "Vendors' receipts that found their row", vendor=Channel, event=Event)
+    receipt_unknown = counter("receipts", "Receipts with an event in no table", vendor=Channel, name=open_label())
+    receipt_guard_holding = gauge(
+        "state", "1 while receipts' removals of dead tokens are held back", "max", app=open_label(), vendor=Channel
+    )
+    receipt_removals_held = gauge(
+        "removals", "Receipts' removals of dead tokens that wait held back", app=open_label(), vendor=Channel
+    )
+    receipts_waiting = gauge("receipts", "Vendors' receipts that wait to be dealt with")
     # between workers
     link_rows = counter("rows", "Rows between workers, by what became of them", what=LINK_ROWS)
     link_slices = counter("slices", "Slices of rows sent to the workers that own their devices")

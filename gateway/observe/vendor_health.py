@@ -54,10 +54,11 @@ class GuardCounts:
         self._metrics = metrics
         self._log = log
         self._labels = (app, channel)
-        metrics.unregister_guard_holding.set(0, *self._labels)
+        self._holding, self._removals = metrics.unregister_guard_holding, metrics.removals_held
+        self._holding.set(0, *self._labels)
 
     def holding(self, is_holding: bool, share: float, held: int) -> None:
-        self._metrics.unregister_guard_holding.set(int(is_holding), *self._labels)
+        self._holding.set(int(is_holding), *self._labels)
         if is_holding:
             self._log.warning("unregister guard holds", dead_share=round(share, 3), mend=_GUARD_MEND)
         else:
@@ -66,12 +67,12 @@ class GuardCounts:
     def held(self, rows: int, dropped: int, held: int) -> None:
         self._count("held", rows)
         self._count("dropped", dropped)
-        self._metrics.removals_held.set(held, *self._labels)
+        self._removals.set(held, *self._labels)
 
     def released(self, rechecked: int, removed: int, held: int) -> None:
         self._count("rechecked", rechecked)
         self._count("removed", removed)
-        self._metrics.removals_held.set(held, *self._labels)
+        self._removals.set(held, *self._labels)
 
     def _count(self, outcome: str, rows: int) -> None:
         if rows:

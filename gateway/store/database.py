@@ -88,6 +88,8 @@ class Database:
             self.close()
             raise
         path.chmod(0o600)
+        with named_errors(self.place):
+            self._files = {file: _identity(file) for file in (path, path.with_name(path.name + "-wal"))}
 
     def _open(self, schema: Sequence[str], bytes_max: int, cache_bytes: int, page_bytes: int) -> None:
         run = self._connection.execute
@@ -139,9 +141,12 @@ class Database:
         return self._connection
 
     def commit(self) -> None:
-        """What was written is durable. Nothing written: nothing done."""
+        """What was written is durable. Nothing written: nothing done. Raises StoreError, also where another file, or
+        none, stands at the path by now: SQLite would go on writing to what nobody can open again."""
         if self._connection.in_transaction:
             with named_errors(self.place):
+                if any(_identity(file) != identity for file, identity in self._files.items()):
+                    raise StoreError(self.place, "was removed while it was in use")
                 self._connection.execute("COMMIT")
 
     def undo(self) -> None:
@@ -185,6 +190,15 @@ class Database:
     def close(self) -> None:
         with suppress(sqlite3.Error):
             self._connection.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file stands there; (0, 0) for none. Some two microseconds."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 class EpochGuard:

@@ -245,6 +245,10 @@ class MemoryLedgerArchive:
         page = self._pages.get(key)
         return None if page is None else b"".join(page.parts)
 
+    async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
+        await trio.lowlevel.checkpoint()
+        return self._pages.keys() & set(keys)
+
     async def newest(self, sequence: int | None) -> PageKey | None:
         await trio.lowlevel.checkpoint()
         return max((key for key in self._pages if sequence in (None, key.sequence)), default=None)

@@ -202,7 +202,7 @@ class PageKey(NamedTuple):
 
 class ArchivedPage(NamedTuple):
     """One page. parts: its bytes as `store/pages.py` makes them. device_ids: (n, 16) uint8, the targets of its rows.
-    long_tasks: ids of its tasks that have rows in other batches, too."""
+    long_tasks: ids of its tasks that began in other batches: the page in which one began follows from its id."""
 
     key: PageKey
     app: int
@@ -230,6 +230,10 @@ class LedgerArchive(Protocol):
 
     async def read(self, key: PageKey) -> bytes | None:
         """The joined parts of a page; None where there is none."""
+        ...
+
+    async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
+        """Those of the pages that are there."""
         ...
 
     async def newest(self, sequence: int | None) -> PageKey | None:

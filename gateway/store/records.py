@@ -37,6 +37,9 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     #: The app's key: its index is another one when the configuration has changed.
     app_key: str = ""
     requests: list[tuple[int, int, int]] = []
+    #: Position of a segment -> its group, where it has one; and the segments of tasks that began in other batches.
+    groups: dict[int, str] = {}
+    continued: list[int] = []
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -78,6 +81,8 @@ def encode_batch(batch: Batch, app_key: str = "") -> JournalRecord:
             columns=[(name, len(buffer)) for name, buffer in columns],
             app_key=app_key,
             requests=[(request.row, request.key, request.digest) for request in batch.requests],
+            groups={position: segment.group for position, segment in enumerate(batch.segments) if segment.group},
+            continued=[position for position, segment in enumerate(batch.segments) if segment.is_continued],
         )
     )
     return JournalRecord(BATCH_RECORD, (_LENGTH.pack(len(header)), header, *(buffer for _, buffer in columns)))
@@ -118,6 +123,11 @@ def decode_batch(
         if header.app_key not in apps:
             raise UnknownApp(header.app_key, header.address[2])
         app = apps[header.app_key]
+    continued = frozenset(header.continued)
+    segments = [
+        TaskSegment(*segment, header.groups.get(position, ""), position in continued)
+        for position, segment in enumerate(header.segments)
+    ]
     columns = _Columns(header.n)
     for name, length in header.columns:
         columns.found[name] = payload[at : at + length]
@@ -142,7 +152,7 @@ def decode_batch(
         duplicates=columns.array("duplicates", "?"),
         source_rows=columns.array("source_rows", "<u4"),
         variables={name: columns.text("var", f":{name}") for name in names},
-        segments=[TaskSegment(*segment) for segment in header.segments],
+        segments=segments,
         requests=[RequestMark(*request) for request in header.requests],
     )
 

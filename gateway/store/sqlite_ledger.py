@@ -74,6 +74,11 @@ class SqliteLedgerArchive:
         await trio.lowlevel.checkpoint()
         return await self.turns.run(lambda: self._read(key))
 
+    async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: self._known(keys))
+
     async def newest(self, sequence: int | None) -> PageKey | None:
         """As the port says. Raises StoreError."""
         await trio.lowlevel.checkpoint()
@@ -148,6 +153,12 @@ class SqliteLedgerArchive:
                 "SELECT page FROM pages WHERE sequence = ? AND unix_ms = ?", (key.sequence, key.unix_ms)
             ).fetchone()
         return None if found is None else unpack_page(found[0])
+
+    def _known(self, keys: Sequence[PageKey]) -> set[PageKey]:
+        query = "SELECT 1 FROM pages WHERE sequence = ? AND unix_ms = ?"
+        with named_errors(self.database.place):
+            run = self.database.read.execute
+            return {key for key in keys if run(query, (key.sequence, key.unix_ms)).fetchone() is not None}
 
     def _newest(self, sequence: int | None) -> PageKey | None:
         where, values = ("", ()) if sequence is None else ("WHERE sequence = ?", (sequence,))

@@ -42,7 +42,8 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
     """Which worker this process is, and what it needs that only the supervisor knows.
 
     config_text: the file as the supervisor read it, so that all workers of all incarnations have one configuration.
-    rpc, long_link, http: addresses in the order of the configuration, with the ports that the supervisor reserved.
+    rpc, long_link, http, receipts: addresses in the order of the configuration, with the ports that the supervisor
+    reserved.
     unix_listeners: path -> inherited descriptor of the listening socket that all workers accept from.
     metric_files: inherited descriptors, one of each worker and the supervisor's last.
     """
@@ -59,6 +60,7 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
     unix_listeners: dict[str, int]
     metric_files: list[int]
     clock_offset_s: float
+    receipts: list[str] = []
 
 
 class PeerUp(Message, frozen=True, kw_only=True, tag="peer_up"):

@@ -30,6 +30,7 @@ from gateway.actors.lane import LaneActor
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer, LinkRenderer
 from gateway.actors.router import Router
+from gateway.actors.task_control import TaskControl
 from gateway.actors.token_guard import TokenGuard
 from gateway.actors.vendor_breaker import VendorBreaker, VerdictWatch
 from gateway.actors.vendor_pool import VendorPool
@@ -49,6 +50,7 @@ from gateway.core.registration import Registrations
 from gateway.core.render import Renderer
 from gateway.core.retry import RetryPolicy
 from gateway.core.segments import HashKey
+from gateway.core.stopping import StoppedTasks
 from gateway.core.trail import Trail
 from gateway.core.unregister_guard import GuardSettings
 from gateway.errors import CloseReason
@@ -399,7 +401,9 @@ class World:
         self._fds = 100
 
     def _add_devices_end(self) -> None:
-        """What rows go to and come from on the devices' side, and what a disk is told of them (`write_marks`)."""
+        """What rows go to and come from on the devices' side, what a disk is told of them (`write_marks`), and who stops
+        them."""
+        self.control = TaskControl(home=self.home, inbox=self.inbox, clock=self.clock, stopped=StoppedTasks(100))
         self.home.trail = self.trail
         self._positions = 0
         self.sockets = SocketsTwin()

@@ -401,6 +401,32 @@ async def test_a_newer_row_of_a_collapse_id_ends_the_one_that_waits(
     assert world.states(second) == {"in_flight": 1}
 
 
+class _SlowForget(InboxTwin):
+    """What it does while rows that were taken are removed from it."""
+
+    on_forget: Callable[[], None] = staticmethod(lambda: None)
+
+    async def forget(self, *args: Any) -> Any:
+        on_forget, self.on_forget = self.on_forget, lambda: None
+        on_forget()
+        return await super().forget(*args)
+
+
+async def test_window_that_opens_while_what_it_took_leaves_the_store_is_not_missed(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """All of a full window's acknowledgements come in one read; no other would ever wake the rest."""
+    store = _SlowForget()
+    world = make_world(inbox_store=store)
+    await world.start(nursery)
+    (device,) = world.register(1, Channel.NONE)
+    page = await world.send([device] * 5, numbered(5))
+    store.on_forget = lambda: world.acknowledge(device, 2)
+    world.go_online(device, window=2)
+    await world.wait(10)
+    assert world.states(page) == {"device_acked": 2, "in_flight": 2, "held": 1}
+
+
 class _FullDisk(InboxTwin):
     is_full = True
 

@@ -72,7 +72,7 @@ PLAIN = Variant("t", "b", ttl_s=60)
 
 
 async def busy_day(world: Any) -> list[LedgerPage]:
-    """Rows of every fate: acknowledged, shown, unknown device, accepted and refused by a vendor, held, twice the same."""
+    """Rows of every fate: acknowledged, shown, to an unknown device, accepted and refused by a vendor, held."""
     online = world.register(3, Channel.NONE)
     for device in online:
         world.go_online(device)

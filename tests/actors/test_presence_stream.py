@@ -32,6 +32,7 @@ class ConnectionTwin:
         self.rows: list[tuple[int, int, int]] = []
         self.cursor = b""
         self.is_gone = False
+        self.has_begun = False
 
     def stream_credit(self, stream: int) -> int:
         return self.credit
@@ -39,7 +40,9 @@ class ConnectionTwin:
     def answer(self, page: messages.PresenceChanges) -> bool:
         if self.is_gone:
             return False
-        assert 0 < page.n <= self.credit
+        assert page.n <= self.credit
+        assert (page.n > 0) is self.has_begun
+        self.has_begun = True
         assert page.n == len(page.change) == len(page.state) == len(page.device_ids) // 16 == len(page.at_unix_ms) // 8
         self.credit -= page.n
         self.cursor = page.cursor
@@ -164,9 +167,9 @@ async def test_cursor_of_another_life_or_of_none_is_refused() -> None:
     stage, other = Stage(incarnation=7), Stage(incarnation=8)
     stage.connect(1, 1)
     other.connect(1, 1)
-    page = other.streams._page(1, 1, other.presence._log.read(0, 0, 9, 9)[0])  # type: ignore[index]
-    assert other.streams.check_cursor(page.cursor) == 1
-    for cursor in (page.cursor, b"x", page.cursor + b"x"):
+    mine = other.streams._cursor(1)
+    assert other.streams.check_cursor(mine) == 1
+    for cursor in (mine, b"x", mine + b"x"):
         with pytest.raises(BadRequest):
             stage.streams.check_cursor(cursor)
 

@@ -29,6 +29,7 @@ class ConnectionTwin:
         self.credit = 0
         self.pages: list[messages.Receipts] = []
         self.is_gone = False
+        self.has_begun = False
 
     def stream_credit(self, stream: int) -> int:
         return self.credit
@@ -36,6 +37,10 @@ class ConnectionTwin:
     def answer(self, message: messages.Receipts) -> bool:
         if self.is_gone:
             return False
+        if not self.has_begun:
+            assert message.n == 0
+            self.has_begun = True
+            return True
         assert 0 < message.n <= self.credit
         self.credit -= message.n
         self.pages.append(message)

@@ -90,6 +90,7 @@ class Office:
             batch_bytes_max=1 << 20,
             request_ids=RequestIds(ids_max=100, age_ms=3_600_000),
             app_keys=["shop", "news"],
+            tasks=world.control,
         )
         self.link = Sessions()
         self.presence = Presence(
@@ -123,6 +124,7 @@ class Office:
             newest_secret=lambda key: SECRETS[key][0],
             presence=self.presence,
             audiences=self.audiences,
+            control=world.control,
         )
         self.listener = RpcListener(
             limits=RpcLimits(**limits),

@@ -12,8 +12,9 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.api.conversation import HttpSettings
 from gateway.api.devices import DeviceDesk
-from gateway.api.health import HealthServer, HealthSettings
+from gateway.api.health import HealthServer
 from gateway.core.identity import check_device_password
 from gateway.core.signed_requests import SignedRequests, SigningLimits, sign_request
 from gateway.errors import Overloaded
@@ -45,7 +46,7 @@ class Desk:
             now=trio.current_time,
             now_unix_s=lambda: NOW,
         )
-        settings = HealthSettings(body_bytes_max=1024)
+        settings = HttpSettings(body_bytes_max=1024)
         self.server = HealthServer(self.page, lambda: self.not_ready, self.metrics, settings, desk)
 
     async def page(self, accept: str) -> Page:

@@ -13,7 +13,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.health import HealthServer, HealthSettings
+from gateway.api.conversation import HttpSettings
+from gateway.api.health import HealthServer
 from gateway.errors import CloseReason
 from gateway.observe.exposition import Page
 from gateway.observe.metric_types import OTHER
@@ -23,7 +24,7 @@ from gateway.observe.metrics import Metrics
 class House:
     """A server with all it needs, and what it counted."""
 
-    def __init__(self, settings: HealthSettings | None = None) -> None:
+    def __init__(self, settings: HttpSettings | None = None) -> None:
         self.metrics = Metrics()
         self.not_ready: list[str] = []
         self.accepts: list[str] = []
@@ -260,7 +261,7 @@ async def test_peer_that_goes_away_is_named_so(autojump_clock: trio.testing.Mock
 
 
 async def test_connections_beyond_the_limit_are_closed_and_counted() -> None:
-    house = House(HealthSettings(connections_max=2))
+    house = House(HttpSettings(connections_max=2))
     async with house.client() as first, house.client() as second:
         for stream in (first, second):
             await ask(stream, get("/healthz"))

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gateway.actors.presence_stream import begun as presence_begun
+from gateway.actors.receipt_stream import begun as receipts_begun
 from gateway.batch import Submission
 from gateway.errors import CloseReason
 from gateway.wire.rpc import messages as m
@@ -166,10 +168,12 @@ class _Service:
                     self.session.send(m.Error(id=message.id, code="cursor_expired", text="too old"))
                     return True
                 self.streams[message.id] = int(message.cursor or b"0")
+                self.session.send(receipts_begun(message.id, message.cursor or b"0"))
                 return self.feed(message.id)
             case m.SubscribePresence():
                 self.streams[message.id] = int(message.cursor or b"0")
                 self.of_presence.add(message.id)
+                self.session.send(presence_begun(message.id, message.cursor or b"0"))
                 return self.feed(message.id)
             case m.RegisterDevices():
                 self.session.send(devices_registered(message, check_registration(message)))

@@ -107,7 +107,6 @@ class CountersMachine(RuleBasedStateMachine):
             rows_open_max=WIDE,
             change_rows_max=WIDE,
             now=0.0,
-            counters=Counters(day_offset_s=OFFSET_S),
         )
         self.gone: Counter[tuple] = Counter()
 

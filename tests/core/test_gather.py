@@ -263,3 +263,14 @@ def test_variants_beyond_a_byte_keep_their_place_when_batches_merge() -> None:
     parts = [Part(plain(300, variants=many, variant_index=index), None, 0), Part(plain(2, "last"), None, 0)]
     batch = build_batch(ADDRESS, 0, 0.0, parts, [None, None], SECRET)
     assert [batch.variant_of(row).title for row in (0, 299, 300, 301)] == ["299", "0", "last", "last"]
+
+
+def test_parts_of_one_task_keep_the_position_in_their_own_call() -> None:
+    address, secret = BatchAddress(1, 2, 3), b"k" * 32
+    calls = [plain(2, "a", group="north"), plain(3, "b"), plain(1, "c")]
+    parts = [Part(call, number, 0) for number, call in enumerate(calls)]
+    batch = build_batch(address, 0, 0.0, parts, [b"t" * 16, None, b"t" * 16], secret)
+    assert batch.source_rows is not None
+    assert batch.source_rows.tolist() == [0, 1, 0, 1, 2, 0]
+    found = [(segment.first, segment.n, segment.group, segment.is_continued) for segment in batch.segments]
+    assert found == [(0, 2, "north", True), (2, 3, "", False), (5, 1, "", True)]

@@ -175,6 +175,29 @@ def test_a_long_task_has_a_segment_in_each_of_its_batches_in_order() -> None:
     assert home.find_task(pages[2].batch.segments[0].task_id) == [(pages[2], pages[2].batch.segments[0])]
 
 
+def test_a_task_that_later_batches_add_to_is_found_from_its_first_batch_on() -> None:
+    home = home_of()
+    first = batch_of(home, 3)
+    task_id = message_id.encode(SECRET, RowAddress(first.address, 0), TASK_DOMAIN)
+    first.segments = [TaskSegment(task_id, 0, 3)]
+    begun = home.open(first, 0.0)
+    assert home.find_task(task_id) == [(begun, first.segments[0])]
+    later = batch_of(home, 7)
+    own = message_id.encode(SECRET, RowAddress(later.address, 2), TASK_DOMAIN)
+    later.segments = [
+        TaskSegment(task_id, 0, 2, is_continued=True),
+        TaskSegment(own, 2, 1),
+        TaskSegment(task_id, 3, 1, is_continued=True),
+        TaskSegment(task_id, 4, 2, is_continued=True),
+        TaskSegment(task_id, 6, 1, "north", is_continued=True),
+    ]
+    added = home.open(later, 0.0, [task_id])
+    # Neighbours of one group are read as one.
+    found = [(page, segment.first, segment.n, segment.group) for page, segment in home.find_task(task_id)]
+    assert found == [(begun, 0, 3, ""), (added, 0, 2, ""), (added, 3, 3, ""), (added, 6, 1, "north")]
+    assert home.find_task(own) == [(added, later.segments[1])]
+
+
 def test_a_long_task_keeps_what_is_left_when_some_of_its_pages_are_evicted() -> None:
     home = home_of(ledger_bytes_max=6 * 58 * 4)
     task_id, pages = long_task(home, 4)

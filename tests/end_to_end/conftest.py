@@ -27,7 +27,7 @@ import trio
 
 from bench.devices import mqtt
 from gateway.app import Worker, load
-from gateway.cli.demo.configs import vendor_tables
+from gateway.cli.demo.channels import vendor_tables
 from gateway.cli.toml_text import to_toml
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client

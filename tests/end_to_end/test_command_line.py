@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gateway.__main__ import main
-from gateway.cli.demo.configs import vendor_tables
+from gateway.cli.demo.channels import vendor_tables
 from gateway.cli.demo.processes import READY_S, Child, Children
 from gateway.cli.exit_codes import ExitCode
 from gateway.cli.toml_text import to_toml

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from bench.samples.make import FILE
+from gateway.ledger import VENDOR_CHANNELS
 
 pytestmark = pytest.mark.slow
 
@@ -74,11 +75,11 @@ def test_every_row_of_the_sample_is_accounted_for(folder: Path) -> None:
     assert sum(told["states"].values()) == n_lines
     assert not OPEN_STATES & told["states"].keys()
     assert (told["conserved"], told["texts_intact"], told["duplicates"]) == (True, True, 0)
-    assert set(told["received"]) == {"long_link", "apns", "fcm"}
+    assert set(told["received"]) == {"long_link", *VENDOR_CHANNELS}
     for channel, n in told["received"].items():
         states = told["channels"][channel]
         assert n == states.get("vendor_accepted", 0) + states.get("device_acked", 0)
-        assert n > 50
+        assert n > 5, channel
     # Some waited for devices that never came back.
     assert told["states"]["expired"] > 0
     assert 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["p99"]
@@ -88,9 +89,11 @@ def test_every_row_of_the_sample_is_accounted_for(folder: Path) -> None:
 def test_a_receiver_that_loses_or_repeats_rows_is_found(fault: str, folder: Path) -> None:
     code, told, err = demo(folder, "--devices", "60", "--fault", fault)
     assert code == 1, err
-    assert told["conserved"] is (fault == "double")
-    assert told["duplicates"] == (9 if fault == "double" else 0)
-    assert told["texts_intact"]
+    assert told["conserved"] is (fault == "double"), err
+    # Three requests at each receiver; some vendors take several rows in one.
+    assert (told["duplicates"] >= 3 * len(told["received"])) is (fault == "double"), err
+    assert fault == "double" or told["duplicates"] == 0, err
+    assert told["texts_intact"], err
 
 
 def test_malformed_lines_are_refused_rows_and_the_others_go_on(folder: Path) -> None:
@@ -129,7 +132,7 @@ def children_of(pid: int) -> list[int]:
     return []
 
 
-def wait_for(what: str, is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_for(what: str, is_so: Callable[[], bool], timeout_s: float = 90.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline, what

@@ -7,6 +7,7 @@ come back after each kill. At the end every row that was answered must have come
     seen twice by receivers    no more than were sent again because they were uncertain
     uncertain at one start     no more than windows x issued_rows_max
     rows per request           one, however often it was repeated
+    tasks with stores on disk  all of them answer at the end, whenever they ended, and all their rows are final
 
 TORTURE_ROUNDS, TORTURE_QUEUED: kills, and rows of the idle gateway.
 """
@@ -21,6 +22,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +40,8 @@ ISSUED_ROWS_MAX = 256
 #: One per channel of the one app.
 WINDOWS = 2
 PHONES = 5
+#: Whether registry, inbox and archive are on the disk, too. The short run takes the case that holds the other.
+STORES = [True] if ROUNDS <= 2 else [False, True]
 
 
 def free_port() -> int:
@@ -59,6 +63,8 @@ class Load:
         self.chance = random.Random(seed)
         self.tokens: dict[str, list[str]] = {"system": [], "marketing": []}
         self.bodies: list[str] = []
+        #: Task id -> rows.
+        self.tasks: dict[bytes, int] = {}
         self.phones = phones
         self.is_over = False
         self.numbers = 0
@@ -68,7 +74,8 @@ class Load:
             class_ = self.chance.choice(["system", "marketing"])
             tokens = [self.chance.randbytes(32).hex() for _ in range(self.chance.choice([1, 1, 20, 300]))]
             targets = [("apns", token) for token in tokens]
-            await client.submit(Variant("title", "body", strategy=2, class_=class_), targets)
+            answer = await client.submit(Variant("title", "body", strategy=2, class_=class_), targets)
+            self.tasks[answer.task_id] = len(targets)
             self.tokens[class_] += tokens
             await trio.sleep(self.chance.choice([0, 0.01, 0.05]))
 
@@ -76,7 +83,8 @@ class Load:
         while not self.is_over:
             self.numbers += 1
             body = f"number {self.numbers}"
-            await client.submit(Variant("title", body), [self.chance.choice(self.phones)])
+            answer = await client.submit(Variant("title", body), [self.chance.choice(self.phones)])
+            self.tasks[answer.task_id] = 1
             self.bodies.append(body)
             await trio.sleep(self.chance.choice([0.005, 0.02]))
 
@@ -104,14 +112,25 @@ async def open_rows(process: Any, open_clients: Callable[..., Any]) -> float:
         return sum(value for (name, _), value in found.items() if name == "pushgw_rows_open")
 
 
+async def check_tasks(load: Load, process: Any, open_clients: Callable[..., Any]) -> None:
+    async with open_clients(process.ready) as gateway:
+        for task_id, rows in load.tasks.items():
+            counts = await gateway.client.task_state(task_id)
+            assert (counts.accepted, counts.is_final) == (rows, True)
+
+
+@pytest.mark.parametrize("keeps", STORES)
 @pytest.mark.parametrize("seed", [7])
 async def test_nothing_answered_is_lost_and_nothing_comes_twice_that_was_not_counted(
     serve: Callable[..., Any],
     open_clients: Callable[..., Any],
     new_phone: Callable[[bytes], Any],
     own_simulators: Any,
+    folder: Path,
     seed: int,
+    keeps: bool,
 ) -> None:
+    """keeps: with stores on the disk beside the journal."""
     simulators = own_simulators
     simulators.fault("apns", "latency", ms=30)
     rpc_port, link_port = free_port(), free_port()
@@ -123,6 +142,8 @@ async def test_nothing_answered_is_lost_and_nothing_comes_twice_that_was_not_cou
         "retry": {"first_s": 0.1, "cap_s": 900.0, "throttled_s": 0.5, "wait_s_min": 0.1},
         "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 20.0},
     }
+    if keeps:
+        over["store"] = {"data_dir": str(folder / "store"), "shard_groups": 2}
     phones = [new_phone(os.urandom(16)) for _ in range(PHONES)]
     load = Load(seed, [phone.device_id for phone in phones])
     starts: list[dict[str, Any]] = []
@@ -152,6 +173,8 @@ async def test_nothing_answered_is_lost_and_nothing_comes_twice_that_was_not_cou
             while await open_rows(process, open_clients):
                 await trio.sleep(0.2)
         await trio.sleep(0.2)
+        if keeps:
+            await check_tasks(load, process, open_clients)
         nursery.cancel_scope.cancel()
     judge(load, starts, phones, simulators)
 
@@ -176,6 +199,7 @@ def judge(load: Load, starts: list[dict[str, Any]], phones: list[Any], simulator
     seen_twice = sum(n - 1 for n in shown.values())
     report = {
         "rounds": len(starts),
+        "tasks": len(load.tasks),
         "answered": {class_: len(wanted) for class_, wanted in targets.items()} | {"phones": len(load.bodies)},
         "lost": lost | {"phones": len(set(load.bodies) - shown.keys())},
         "seen_twice": {"vendor": twice, "phones": seen_twice},

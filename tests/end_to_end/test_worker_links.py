@@ -121,8 +121,6 @@ async def test_receipts_of_all_workers_come_in_one_stream_each_once(
         cursor = b""
         for part in range(2):
             async with clients[0].subscribe_receipts(cursor) as stream, trio.open_nursery() as nursery:
-                if not cursor:
-                    await trio.sleep(0.3)
 
                 async def submit() -> None:
                     for client in clients:

@@ -1,4 +1,4 @@
-"""The far end of the generic webhook: the contract of docs/simulators.md."""
+"""The far end of the generic webhook: the contract of docs/vendors/webhook.md."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_webhook_takes_messages_and_rejects_some(judge):
     assert json.loads(answer.body) == {
         "accepted": 1,
         "rejected": [
-            {"message_id": IDS[1], "reason": "target_dead", "is_target_dead": True},
-            {"message_id": IDS[2], "reason": "refused", "is_target_dead": False},
+            {"index": 1, "message_id": IDS[1], "reason": "target_dead", "is_target_dead": True},
+            {"index": 2, "message_id": IDS[2], "reason": "refused", "is_target_dead": False},
         ],
     }
     assert [row.message_id for row in answer.rows] == [uuid.UUID(IDS[0]).bytes]

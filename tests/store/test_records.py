@@ -37,6 +37,9 @@ variants = st.builds(
 )
 
 
+labels = st.sampled_from(["", "north", "名"])
+
+
 @st.composite
 def batches(draw: st.DrawFn) -> Batch:
     n = draw(st.integers(1, 6))
@@ -63,7 +66,10 @@ def batches(draw: st.DrawFn) -> Batch:
         duplicates=column(np.bool_, st.booleans()),
         source_rows=column(np.uint32, st.integers(0, 2**32 - 1)),
         variables={name: text() for name in names},
-        segments=[TaskSegment(draw(st.binary(min_size=16, max_size=16)), 0, 1), TaskSegment(b"t" * 16, 1, n - 1)],
+        segments=[
+            TaskSegment(draw(st.binary(min_size=16, max_size=16)), 0, 1, draw(labels), draw(st.booleans())),
+            TaskSegment(b"t" * 16, 1, n - 1, draw(labels), draw(st.booleans())),
+        ],
     )
 
 

@@ -23,7 +23,7 @@ from bench.simulators.push_api import Kit, PushApi
 from bench.simulators.server import PUSH_APIS
 from bench.simulators.vivo import auth_signature as vivo_signature
 from gateway.content import Click, Variant
-from vendors import harmony, honor, huawei, meizu, oppo, vivo, xiaomi
+from vendors import harmony, honor, huawei, meizu, oppo, vivo, webhook, xiaomi
 
 NOW_UNIX_S = 1_763_700_000
 CALLBACK = "https://gw.example.com/cb"
@@ -40,6 +40,8 @@ VENDORS: dict[str, list[Any]] = {
     "oppo": [oppo.Oppo(oppo.Settings(app_key_id="sim-oppo-app-key", master_secret_file=FILE, callback_url=CALLBACK))],
     "vivo": [vivo.Vivo(_VIVO), vivo.Vivo(msgspec.structs.replace(_VIVO, receipts="throughput"))],
     "meizu": [meizu.Meizu(meizu.Settings(app_id="110000", app_secret_file=FILE))],
+    "webhook": [webhook.Webhook(webhook.Settings(host="hook.example.com", secret_file=FILE, app="shop"))],
+    "ups": [webhook.Ups(webhook.Settings(host="hook.example.com", secret_file=FILE))],
 }
 TOKEN = {"oppo": "CN_{:032x}", "vivo": "{:023d}", "meizu": "R" * 40 + "{}", "xiaomi": "dEmO+regid{}="}
 CONTENTS = {
@@ -97,6 +99,8 @@ class Asked:
                 return str(json.loads(answer.body)["authToken"]).encode()
             case "xiaomi":
                 return f"key={known['app_secret']}".encode()
+            case "webhook" | "ups":
+                return str(known["secret"]).encode()
             case _:
                 return str(known["app_secret"]).encode()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gateway
+from gateway.cli.demo.channels import simulator_tables, vendor_tables
 from gateway.cli.exit_codes import UsageError
 from gateway.cli.toml_text import to_toml
 
@@ -19,13 +20,9 @@ _OTHER_FILES = 3_000
 
 
 def write_simulators_config(directory: Path) -> Path:
-    """Texts are kept, since the proof compares them; limits per device are off, since a file may be for few devices."""
+    """Texts are kept, since the proof compares them; what else differs from the vendors stands with each channel."""
     file = directory / "simulators.toml"
-    table = {
-        "received": {"keep_texts": True},
-        "fcm": {"device_messages_per_minute": 0, "device_messages_per_hour": 0},
-    }
-    file.write_text(to_toml(table))
+    file.write_text(to_toml({"received": {"keep_texts": True}} | simulator_tables()))
     return file
 
 
@@ -40,7 +37,7 @@ def base_config(file: Path | None) -> dict[str, Any]:
 
 
 def write_gateway_config(base: dict[str, Any], directory: Path, simulators: dict[str, Any], n_devices: int) -> Path:
-    """A configuration of loopback, free ports, one app with both vendors at the simulators."""
+    """A configuration of loopback, free ports, one app with all vendors at the simulators."""
     folder = directory / "gateway"
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
@@ -69,26 +66,3 @@ def _long_link(base: dict[str, Any], n_devices: int) -> dict[str, Any]:
     if n_devices > _DEVICES_WITHIN_LIMITS:
         table |= {"connections_max": n_devices + 100, "files_max": n_devices + 100 + _OTHER_FILES}
     return table
-
-
-def vendor_tables(simulators: dict[str, Any]) -> dict[str, Any]:
-    """[apps.apns] and [apps.fcm] that point at simulators. simulators: the ready line of `pushgw simulate --json`."""
-    apns, fcm, ca_file = simulators["apns"], simulators["fcm"], simulators["ca_file"]
-    return {
-        "apns": {
-            "team_id": apns["team_id"],
-            "key_id": apns["key_id"],
-            "key_file": apns["key_file"],
-            "topic": apns["topics"][0],
-            "host": apns["host"],
-            "port": apns["port"],
-            "ca_file": ca_file,
-        },
-        "fcm": {
-            "project_id": fcm["project_id"],
-            "service_account_file": fcm["service_account_file"],
-            "host": fcm["host"],
-            "port": fcm["port"],
-            "ca_file": ca_file,
-        },
-    }

@@ -1,15 +1,15 @@
-"""Which devices the demo has: a third with APNs tokens, a third with FCM tokens, a third on the long link only."""
+"""Which devices the demo has: as many with tokens of each vendor as on the long link only."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import NamedTuple
 
+from gateway.cli.demo.channels import CHANNELS
 from gateway.client.requests import DeviceState
 
-#: Channel of device i is KINDS[i % 3]; "" has no vendor token.
-KINDS = ("apns", "fcm", "")
-_PLATFORMS = {"apns": "ios", "fcm": "android", "": "linux"}
+#: Channel of device i is KINDS[i % len(KINDS)]; "" has no vendor token.
+KINDS = (*CHANNELS, "")
 
 
 class DemoDevice(NamedTuple):
@@ -32,18 +32,9 @@ def make_devices(n: int, online: float, seed: str) -> list[DemoDevice]:
         phase = (len(KINDS) - 1 - index % len(KINDS)) / len(KINDS)
         is_online = int(round((nth + 1) * online + phase, 9)) > int(round(nth * online + phase, 9))
         digest = hashlib.sha512(f"{seed} device {index}".encode()).digest()
-        devices.append(DemoDevice(digest[:16], channel, _token(channel, digest), is_online))
+        token = CHANNELS[channel].token(digest) if channel else ""
+        devices.append(DemoDevice(digest[:16], channel, token, is_online))
     return devices
-
-
-def _token(channel: str, digest: bytes) -> str:
-    """The form the vendors' own tokens have: 64 hex digits; a prefix of 22 characters, a colon and 140 more."""
-    if channel == "apns":
-        return digest[16:48].hex()
-    if channel == "fcm":
-        long = (digest.hex() + hashlib.sha512(digest).hexdigest()).translate(str.maketrans("01", "-_"))
-        return f"{long[:22]}:APA91b{long[22:156]}"
-    return ""
 
 
 def registration(device: DemoDevice, now_unix_s: int) -> DeviceState:
@@ -53,7 +44,7 @@ def registration(device: DemoDevice, now_unix_s: int) -> DeviceState:
         channel=device.channel,
         token=device.token,
         proven_unix_s=now_unix_s if device.channel else 0,
-        platform=_PLATFORMS[device.channel],
+        platform=CHANNELS[device.channel].platform if device.channel else "linux",
         app_version="1.0.0",
         time_zone="Asia/Shanghai",
     )

@@ -22,6 +22,8 @@ from types import FrameType
 from typing import Any
 
 from gateway.cli.control_port import ControlPort
+from gateway.cli.demo.arrivals import Rows, texts_of, vendor_arrivals
+from gateway.cli.demo.channels import CHANNELS
 from gateway.cli.demo.configs import APP_KEY, app_secret, base_config, write_gateway_config, write_simulators_config
 from gateway.cli.demo.cutting import filled
 from gateway.cli.demo.devices import DemoDevice, make_devices, registration, returning
@@ -139,9 +141,10 @@ class Demo:
         folder = self._directory / "simulators"
         folder.mkdir()
         options = ["--config", str(config), "--dir", str(folder), "--json", "--exit-with-parent"]
-        child = self._children.start("simulators", ["bench.simulators", *options])
+        child = self._children.start("simulators", ["bench.simulators", *options, "--only", ",".join(CHANNELS)])
         ready = child.read_json("its ready line", READY_S)
-        self._tell(f"simulators: APNs on port {ready['apns']['port']}, FCM on port {ready['fcm']['port']}")
+        ports = [f"{name} on port {ready[name]['port']}" for name in CHANNELS]
+        self._tell(f"simulators: {', '.join(ports)}")
         return ready
 
     def _start_gateway(self, base: dict[str, Any], simulators: dict[str, Any]) -> dict[str, Any]:
@@ -251,11 +254,12 @@ class Demo:
     ) -> Outcome:
         counts = watch.fresh()
         rows = self._ledger_rows(client)
-        arrivals = [*_device_arrivals(fleet), *_vendor_arrivals(control)]
         refused = reader.n_faults + self._refused_by_gateway
         tokens = {device.device_id: target_of(device.token) for device in self._devices if device.token}
+        named = Rows(rows, self._notifications, tokens)
+        arrivals = [*_device_arrivals(fleet), *vendor_arrivals(control.received(), named)]
         evidence = Evidence(reader.n_rows, refused, counts, rows, arrivals, self._notifications, tokens)
-        proof = prove(evidence, (LONG_LINK, "apns", "fcm"))
+        proof = prove(evidence, (LONG_LINK, *CHANNELS))
         faults = [f"line {one.line}: {one.field or 'line'}: {one.text}" for one in reader.faults]
         for text in (faults + self._refusals)[:_REFUSALS_TOLD_MAX]:
             self._output.error(text)
@@ -307,14 +311,4 @@ class Demo:
 def _device_arrivals(fleet: Fleet) -> Iterator[Arrival]:
     for row in fleet.received():
         target, copies = bytes.fromhex(row["device_id"]), row["copies"]
-        yield Arrival(LONG_LINK, bytes.fromhex(row["message_id"]), target, row["sha256"], copies, _texts(row))
-
-
-def _vendor_arrivals(control: ControlPort) -> Iterator[Arrival]:
-    for row in control.received():
-        target, message_id = bytes.fromhex(row["target"]), bytes.fromhex(row["message_id"])
-        yield Arrival(row["simulator"], message_id, target, row["sha256"], row["copies"], _texts(row))
-
-
-def _texts(row: dict[str, Any]) -> tuple[str, str] | None:
-    return (row["title"], row["body"]) if "title" in row else None
+        yield Arrival(LONG_LINK, bytes.fromhex(row["message_id"]), target, row["sha256"], copies, texts_of(row))

@@ -18,6 +18,7 @@ Code: TypeAlias = Literal[
     "overloaded",  # a named limit is reached; come back after retry_after_ms
     "request_id_reused",  # the same request_id with another body
     "not_found",  # no such task, device or message, or not this app's
+    "task_stopped",  # the named task takes no rows any more; only a call that names one can meet it
     "forbidden",  # this role may not ask that
     "cursor_expired",  # the receipts after this cursor are gone; subscribe without one
     "shutting_down",  # the gateway takes no more work; connect again after retry_after_ms

@@ -129,6 +129,8 @@ class Submit(Message, kw_only=True):
     request_id: Line = ""
     allow_duplicates: bool = False
     group: Annotated[str, Meta(max_length=_limits.GROUP_CHARACTERS_MAX)] = ""
+    #: A task of the same app that these rows become part of; absent: a new one.
+    task_id: Id16 | None = None
 
 
 class SubmitAudience(Message, kw_only=True):
@@ -145,6 +147,14 @@ class SubmitAudience(Message, kw_only=True):
 
 class TaskState(Message, kw_only=True):
     """Where the rows of a task are. Answer: task_counts."""
+
+    id: RequestNumber
+    task_id: Id16
+
+
+class StopTask(Message, kw_only=True):
+    """No row of the task that is not under way goes out any more; later submits to it are refused. Answer:
+    task_stopped."""
 
     id: RequestNumber
     task_id: Id16
@@ -442,6 +452,23 @@ class TaskCounts(Message, kw_only=True):
     submitted_unix_ms: int = 0
     #: Per channel, and "all".
     latency_ms: dict[str, Latency] = {}
+    #: Rows by the group of their submit, and by the plan of their content, where they have one.
+    groups: dict[str, int] = {}
+    plans: dict[str, int] = {}
+
+
+class TaskStopped(Message, kw_only=True):
+    """cancelled: rows that this call ended; may_have_arrived: of them, those whose device may have seen an earlier
+    attempt. states, channels: where all rows of the task are now, as in task_counts. is_final: none is in flight."""
+
+    id: RequestNumber
+    task_id: Id16
+    cancelled: int
+    may_have_arrived: int
+    accepted: int
+    states: dict[str, int]
+    channels: dict[str, dict[str, int]]
+    is_final: bool
 
 
 class TaskRowPage(Message, kw_only=True):
@@ -482,6 +509,8 @@ class TraceHops(Message, kw_only=True):
     task_id: Id16
     message_id: Id16
     hops: list[Hop]
+    group: str = ""
+    plan_id: str = ""
 
 
 class CountKey(msgspec.Struct, array_like=True, frozen=True):
@@ -708,6 +737,7 @@ Request: TypeAlias = (
     Submit
     | SubmitAudience
     | TaskState
+    | StopTask
     | TaskRows
     | Trace
     | CountRows
@@ -736,6 +766,7 @@ Answer: TypeAlias = (
     | Submitted
     | AudienceSubmitted
     | TaskCounts
+    | TaskStopped
     | TaskRowPage
     | TraceHops
     | RowsCounted
@@ -766,6 +797,7 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     Submit: Submitted,
     SubmitAudience: AudienceSubmitted,
     TaskState: TaskCounts,
+    StopTask: TaskStopped,
     TaskRows: TaskRowPage,
     Trace: TraceHops,
     CountRows: RowsCounted,

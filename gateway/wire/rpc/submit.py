@@ -174,6 +174,7 @@ def check_submit_in_steps(
         variables,
         duplicates,
         faults,
+        submit.group,
     )
 
 

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from gateway.actors.foreign_rows import ForeignRows
+from gateway.actors.foreign_stops import ForeignStops
 from gateway.actors.spread import Spread
 from gateway.actors.worker_links import WorkerLinks, make_hello
 from gateway.content import Variant
@@ -109,6 +110,8 @@ class WorkerTwin:
             credit_bytes=limits.credit_bytes,
         )
         self.links = WorkerLinks(hello, spread=self.spread, foreign=self.foreign, observer=self.watch, dial=self.dial)
+        self.stops = ForeignStops(world.home, self.links, world.control)
+        self.foreign.on_arrived = self.stops.arrived
         world.router.connect_spread(self.spread)
         world.router.on_routed = self.foreign.on_routed
         self.spread.route_again = world.router.route_again
@@ -121,7 +124,7 @@ class WorkerTwin:
     async def run(self) -> None:
         try:
             async with trio.open_nursery() as self.nursery:
-                for run in (self.spread.run, self.foreign.run, self.links.run):
+                for run in (self.spread.run, self.foreign.run, self.stops.run, self.links.run):
                     self.nursery.start_soon(run)
                 await self.world.start(self.nursery)
         finally:

@@ -12,7 +12,8 @@ import trio
 from gateway.actors.audiences import Audiences
 from gateway.actors.front import Front
 from gateway.actors.intake import Intake
-from gateway.actors.merged_receipts import MergedReceipts
+from gateway.actors.merged_receipts import ReceiptSource
+from gateway.actors.merged_streams import MergedStream
 from gateway.actors.presence import Presence
 from gateway.actors.service import AppView, Service
 from gateway.batch import OwnershipEpoch
@@ -55,7 +56,7 @@ class Client:
 
     def answer(self, message: Any) -> bool:
         self.answers.append(message)
-        if isinstance(message, messages.Receipts):
+        if isinstance(message, messages.Receipts | messages.PresenceChanges):
             self.session.credit -= message.n
         return True
 
@@ -84,6 +85,7 @@ class Offices:
     def __init__(self, cluster: Any) -> None:
         self.cluster = cluster
         self.fronts: list[Any] = [None] * cluster.ownership.workers
+        self.presences: list[Any] = [None] * cluster.ownership.workers
         for index in range(cluster.ownership.workers):
             self.open(index)
 
@@ -103,6 +105,7 @@ class Offices:
             batch_bytes_max=1 << 20,
             request_ids=RequestIds(ids_max=100, age_ms=3_600_000),
             app_keys=["shop"],
+            tasks=world.control,
         )
         table = ConnectionTable(64, 40, now=trio.current_time())
 
@@ -132,7 +135,10 @@ class Offices:
             newest_secret=lambda key: b"secret",
             presence=presence,
             audiences=audiences,
+            control=world.control,
         )
+        workers = self.cluster.ownership.workers
+        self.presences[index] = presence
         front = self.fronts[index] = Front(
             service=service,
             links=worker.links,
@@ -140,7 +146,8 @@ class Offices:
             me=index,
             node=0,
             app_numbers={"shop": 0},
-            receipts=MergedReceipts(world.home, worker.links, worker.life, self.cluster.ownership.workers),
+            receipts=MergedStream(ReceiptSource(world.home), worker.links, worker.life, workers),
+            presence=MergedStream(presence.source(), worker.links, worker.life, workers),
         )
         for run in (intake.run, service.run, front.run):
             worker.nursery.start_soon(run)
@@ -309,7 +316,7 @@ async def test_stream_goes_on_with_the_next_life_of_a_worker_and_a_cursor_of_the
     await offices.client(1).ask(submit([device]))
     cluster.answer_all(0)
     await trio.sleep(1)
-    assert len(client.answers) == 1
+    assert [page.n for page in client.answers] == [0, 1]
     await cluster.kill(1)
     await cluster.revive(1)
     offices.open(1)
@@ -317,9 +324,87 @@ async def test_stream_goes_on_with_the_next_life_of_a_worker_and_a_cursor_of_the
     await offices.client(1).ask(submit([device]))
     cluster.answer_all(0)
     await trio.sleep(1)
-    assert len(client.answers) == 2
+    assert [page.n for page in client.answers] == [0, 1, 1]
     for cursor in (client.answers[0].cursor, b"12 bytes....", b"x" * 32):
         late = offices.client(1)
         refused = await late.ask(messages.SubscribeReceipts(id=5, cursor=cursor))
         assert refused.code == "cursor_expired"
     cluster.workers[0].nursery.cancel_scope.cancel()
+
+
+async def test_stream_tells_when_it_is_in_place_and_nothing_of_any_worker_is_missing_from_then_on(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    """The empty first page is an answer of all workers: what is submitted elsewhere after it must come."""
+    offices = await open_offices(3)
+    devices = [device for index in range(3) for device in offices.cluster.owned_by(index, 2)]
+    client = offices.client(0)
+    begun = await client.ask(messages.SubscribeReceipts(id=5))
+    assert (begun.n, len(begun.cursor)) == (0, 3 * 16)
+    for other in offices.clients():
+        await other.ask(submit(devices))
+    for index in range(3):
+        offices.cluster.answer_all(index)
+    await trio.sleep(1)
+    assert sum(page.n for page in client.answers) == 3 * 6
+    # The connection is lost before any other page: the first one's cursor is good for all of them.
+    late = offices.client(1)
+    late.front.request(late, Requested(messages.SubscribeReceipts(id=5, cursor=begun.cursor), 0, {}))
+    await trio.sleep(1)
+    assert sum(page.n for page in late.answers) == 3 * 6
+    for each in (client, late):
+        each.front.closed(each)
+
+
+async def test_stream_that_begins_while_a_worker_is_down_has_everything_of_its_next_life(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    offices = await open_offices(2)
+    cluster = offices.cluster
+    (device,) = cluster.owned_by(0, 1)
+    await cluster.kill(1)
+    client = offices.client(0)
+    assert (await client.ask(messages.SubscribeReceipts(id=5))).n == 0
+    await cluster.revive(1)
+    offices.open(1)
+    await cluster.settle()
+    # Before the stream has looked again.
+    await offices.client(1).ask(submit([device]))
+    cluster.answer_all(0)
+    await trio.sleep(1)
+    assert [page.n for page in client.answers] == [0, 1]
+    client.front.closed(client)
+
+
+def came(offices: Offices, index: int, *devices: bytes) -> None:
+    """These devices of that worker are online."""
+    presence = offices.presences[index]
+    table = presence._devices
+    for device in devices:
+        presence.came(table.find_one(device, 0))
+
+
+async def test_presence_of_all_workers_comes_in_one_stream_and_ends_with_the_life_of_any(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    offices = await open_offices(3)
+    devices = [offices.cluster.owned_by(index, 1)[0] for index in range(3)]
+    client = offices.client(2)
+    begun = await client.ask(messages.SubscribePresence(id=5))
+    assert begun.n == 0
+    for index, device in enumerate(devices):
+        came(offices, index, device)
+    await trio.sleep(1)
+    seen = sorted(bytes(page.device_ids) for page in client.answers if page.n)
+    assert seen == sorted(devices)
+    # Somebody else goes on from its first page, at another worker, within the room that he has.
+    late = offices.client(0, credit=2)
+    late.front.request(late, Requested(messages.SubscribePresence(id=5, cursor=begun.cursor), 0, {}))
+    await trio.sleep(1)
+    assert sum(page.n for page in late.answers) == 2
+    await offices.cluster.kill(1)
+    await offices.cluster.revive(1)
+    offices.open(1)
+    await trio.sleep(1)
+    assert client.answers[-1].code == "cursor_expired"
+    late.front.cancelled(late, 5)

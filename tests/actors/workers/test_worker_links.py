@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.actors.long_link_port import Unacknowledged
+from gateway.actors.worker_link import WorkerLink
 from gateway.actors.worker_links import READ_S, LinkLost, WorkerGone, make_hello
 from gateway.content import Variant
 from gateway.errors import Overloaded
@@ -456,3 +457,55 @@ async def test_row_that_is_queued_for_its_owner_twice_goes_there_once(
         assert len(spread.send_elsewhere(page, np.arange(2))) == 0
         await cluster.settle()
     assert (spread.parked_rows, cluster.workers[0].watch.rows_sent) == (0, 2)
+
+
+# -- links that nobody wants
+
+
+class Unwilling:
+    """The ends of a link whose peer is linked already."""
+
+    def __init__(self) -> None:
+        self.opened_n = self.taken = 0
+
+    def opened(self, link: WorkerLink, life: Any) -> bool:
+        self.opened_n += 1
+        return False
+
+    def next_report(self, life: Any) -> None:
+        self.taken += 1
+
+    def next_slice(self, life: Any, rows_max: int) -> None:
+        self.taken += 1
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} of a link that is not wanted")
+
+
+async def test_link_that_is_not_wanted_takes_no_rows_and_no_reports_away() -> None:
+    """Its writer may run between the peer's hello and its end: what it took would be gone, though both workers live."""
+    for _ in range(30):
+        ends = Unwilling()
+        ours, theirs = trio.testing.memory_stream_pair()
+        link = WorkerLink(ours, make_hello(1, 1, 2, credit_rows=10, credit_bytes=1000), ends)  # type: ignore[arg-type]
+        peer = LinkSession(make_hello(0, 2, 2, credit_rows=10, credit_bytes=1000))
+        await theirs.send_all(peer.data_to_send())
+        await link.run()
+        assert (ends.opened_n, ends.taken, link.life) == (1, 0, None)
+
+
+async def test_worker_that_is_named_twice_is_dialed_once(make_cluster: Callable[..., Any], autojump_clock: Any) -> None:
+    cluster = await make_cluster()
+    dialed: list[int] = []
+    dial = cluster.connect
+
+    async def connect(worker: int) -> trio.abc.Stream:
+        dialed.append(worker)
+        stream: trio.abc.Stream = await dial(worker)
+        return stream
+
+    cluster.connect = connect
+    cluster.workers[1].links.peer_up(*cluster.workers[0].life)
+    await trio.sleep(1)
+    assert dialed == []
+    assert len(cluster.workers[0].links.lives()) == 1

@@ -1,0 +1,377 @@
+"""ReceiptDesk: what vendors report is carried to the rows and devices that it speaks of.
+
+    listener --take()--> queue --run()--> by batch --+--> page of this home: receipts, flags, uncertain -> accepted
+                                                     +--> page in the archive: brought back first
+                                                     +--> other worker's journal: over the links (report_post.py)
+    rows found --> words about devices --> their owner: dead tokens (under a guard), muted ones, closed notifications
+
+The vendor is answered when its receipts are queued; `receipts_max` bounds the queue, and beyond it the listener says
+`busy`. A receipt changes no custody but that of an uncertain row, and of one that waits to be sent once more although
+the first attempt arrived. What comes twice, late, in another order or for a row of somebody else is counted and changes
+nothing (core/receipt_reports.py).
+
+Waits for: nobody. Is waited for by: nobody.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import trio
+
+from gateway.actors.bell import Bell
+from gateway.actors.token_guard import TokenGuard
+from gateway.clock import Clock
+from gateway.columns import U8, Rows
+from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
+from gateway.core.home import Home
+from gateway.core.receipt_reports import (
+    EARLY_REPORTS_MAX,
+    FLAGS,
+    RECEIPTS,
+    DeviceWords,
+    Reports,
+    address,
+    device_words,
+    find_rows,
+    pack_reports,
+    pack_words,
+    remember_tokens,
+    strongest,
+    unpack_reports,
+    unpack_words,
+)
+from gateway.ledger import Channel, LedgerPage, Reason, Receipt, State
+from gateway.message_id import BatchAddress
+from gateway.receipts import TIME_UNKNOWN, Event, VendorReceipt
+
+#: Tokens of one step; about a millisecond.
+_SLICE_TOKENS = 1024
+#: A receipt may overtake the report of the worker that sent its row: it is looked at again, so often, so much later.
+_LOOKS_MAX = 4
+_LOOK_AGAIN_S = 0.5
+
+
+class DeskObserver(Protocol):
+    def events(self, channel: Channel, events: U8) -> None:
+        """(k,) uint8, events of rows that were found."""
+
+    def outcome(self, channel: Channel, outcome: str, receipts: int) -> None: ...
+
+    def unknown(self, channel: Channel, name: str, receipts: int) -> None: ...
+
+    def tokens_dead(self, channel: Channel, rows: int, forgotten: int) -> None: ...
+
+    def tokens_muted(self, channel: Channel, muted: int) -> None: ...
+
+
+class NotificationSwitch(Protocol):
+    def switch_notifications(self, slot: int, *, is_on: bool) -> None: ...
+
+
+class Neighbours(Protocol):
+    """Other workers; see `app_receipts.py`."""
+
+    def worker_of(self, batch: BatchAddress) -> int | None:
+        """Who is home of the batch; None: nobody here."""
+
+    def split(self, device_ids: U8) -> tuple[Rows, list[tuple[int, Rows]]]:
+        """Positions of devices that this worker owns, and those of each other worker."""
+
+    def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int) -> bool: ...
+
+
+class _Told(NamedTuple):
+    app: int
+    channel: Channel
+    receipts: list[VendorReceipt]
+    tokens: int
+
+
+class _Early(NamedTuple):
+    due: float
+    batch: BatchAddress
+    app: int
+    channel: Channel
+    reports: Reports
+    looks: int
+
+
+#: Asks the archive for a page: its sequence, no rows, whom to tell, whom to tell when there is none.
+BringBack = Callable[[int, Rows, Callable[[LedgerPage, Rows], None], Callable[[], None]], bool]
+
+
+class ReceiptDesk:
+    """receipts_max: tokens of receipts that may wait here. guards: between dead tokens and the device table, by (app
+    index, vendor)."""
+
+    def __init__(
+        self,
+        *,
+        secret: bytes,
+        home: Home,
+        devices: DeviceTable,
+        guards: Mapping[tuple[int, Channel], TokenGuard],
+        switch: NotificationSwitch,
+        clock: Clock,
+        observer: DeskObserver,
+        receipts_max: int,
+        bring_back: BringBack | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> None:
+        self._secret = secret
+        self._home = home
+        self._devices = devices
+        self._guards = guards
+        self._switch = switch
+        self._clock = clock
+        self._observer = observer
+        self._receipts_max = receipts_max
+        self._bring_back = bring_back
+        self._neighbours = neighbours
+        self._queue: deque[_Told] = deque()
+        self._early: deque[_Early] = deque()
+        self._early_rows = 0
+        self._bell = Bell()
+        self.waiting = 0
+        #: Called with rows of a page of which a vendor said that their receiver will not get them.
+        self.on_undelivered: Callable[[LedgerPage, Rows], None] = lambda _page, _rows: None
+
+    # -- from the listener
+
+    def take(self, app: int, channel: Channel, receipts: list[VendorReceipt]) -> bool:
+        """They will be dealt with; False when too many wait already."""
+        tokens = sum(len(receipt.tokens) for receipt in receipts)
+        if self.waiting and self.waiting + tokens > self._receipts_max:
+            return False
+        if tokens:
+            self._queue.append(_Told(app, channel, receipts, tokens))
+            self.waiting += tokens
+            self._bell.ring()
+        return True
+
+    async def run(self) -> None:
+        """Works until cancelled. If cancelled: what waits does so until the next run."""
+        self._bell.ring()
+        while True:
+            # Parked reports are few and seconds old: the machine's clock is near enough.
+            due = self._early[0].due if self._early else float("inf")
+            with trio.move_on_after(max(0.0, due - self._clock.monotonic())):
+                await self._bell.wait()
+            while self._queue:
+                self._deal_with_next()
+                await trio.lowlevel.checkpoint()
+            self._look_again()
+            await trio.lowlevel.checkpoint()
+
+    def _deal_with_next(self) -> None:
+        """A slice of what waits, of one vendor of one app."""
+        app, channel, receipts, tokens = self._queue.popleft()
+        receipts = list(receipts)
+        while self._queue and tokens < _SLICE_TOKENS and self._queue[0][:2] == (app, channel):
+            more = self._queue.popleft()
+            receipts += more.receipts
+            tokens += more.tokens
+        now_part, rest = _cut(receipts, _SLICE_TOKENS)
+        if rest:
+            left = sum(len(receipt.tokens) for receipt in rest)
+            self._queue.appendleft(_Told(app, channel, rest, left))
+            tokens -= left
+        self.waiting -= tokens
+        self._deal_with(app, channel, now_part)
+
+    def _deal_with(self, app: int, channel: Channel, receipts: list[VendorReceipt]) -> None:
+        for receipt in receipts:
+            if receipt.event is Event.UNKNOWN:
+                self._observer.unknown(channel, receipt.name, len(receipt.tokens))
+        found = address(self._secret, receipts, lambda tokens: self._devices.hash_tokens(channel, tokens, app))
+        self._count(channel, "no_address", found.without_address)
+        self._count(channel, "forged", found.forged)
+        for batch, reports in found.by_batch.items():
+            self._route(batch, app, channel, reports)
+
+    def _route(self, batch: BatchAddress, app: int, channel: Channel, reports: Reports) -> None:
+        if self._home.is_ours(batch):
+            self.apply(batch, app, channel, reports)
+            return
+        worker = None if self._neighbours is None else self._neighbours.worker_of(batch)
+        if worker is None or self._neighbours is None:
+            self._count(channel, "unknown_row", len(reports.rows))
+            return
+        head = {"batch": list(batch), "app": app, "channel": int(channel)}
+        if not self._neighbours.send(worker, "receipts", head, pack_reports(reports), len(reports.rows)):
+            self._count(channel, "dropped", len(reports.rows))
+
+    # -- at the home of the rows
+
+    def on_reports(self, head: dict[str, Any], body: memoryview) -> None:
+        """Reports that another worker received. Raises ValueError for columns that do not fit."""
+        reports = unpack_reports(body)
+        self.apply(BatchAddress(*head["batch"]), head["app"], Channel(head["channel"]), reports)
+
+    def apply(self, batch: BatchAddress, app: int, channel: Channel, reports: Reports, looks: int = 0) -> None:
+        """Reports about a batch of this home do what they do."""
+        page = self._home.page(batch.sequence)
+        if page is None and self._bring_back is not None:
+            then = functools.partial(self._brought_back, batch, app, channel, reports)
+            missing = functools.partial(self._count, channel, "unknown_row", len(reports.rows))
+            if self._bring_back(batch.sequence, np.zeros(0, np.intp), then, missing):
+                return
+        self._apply_to(page, batch, app, channel, reports, looks)
+
+    def _brought_back(
+        self, batch: BatchAddress, app: int, channel: Channel, reports: Reports, page: LedgerPage, _rows: Rows
+    ) -> None:
+        self._apply_to(page, batch, app, channel, reports, _LOOKS_MAX)
+
+    def _apply_to(
+        self,
+        page: LedgerPage | None,
+        batch: BatchAddress,
+        app: int,
+        channel: Channel,
+        reports: Reports,
+        looks: int,
+    ) -> None:
+        if page is None or page.batch.address != batch or page.batch.app != app:
+            self._count(channel, "unknown_row", len(reports.rows))
+            return
+        found = find_rows(page, channel, reports)
+        is_recovered = page.trail is not None and page.trail.is_recovered
+        if len(found.missing) and is_recovered and remember_tokens(page, channel, self._devices):
+            found = find_rows(page, channel, reports)
+        if len(found.missing):
+            missing = reports.take(found.missing)
+            is_early = page.away is not None and looks < _LOOKS_MAX
+            if not is_early or not self._park(_Early(0.0, batch, app, channel, missing, looks + 1)):
+                self._count(channel, "not_the_target", len(found.missing))
+        if len(found.rows):
+            self._raise(page, channel, found.rows, reports.take(found.reports))
+
+    def _raise(self, page: LedgerPage, channel: Channel, rows: Rows, reports: Reports) -> None:
+        now = self._clock.monotonic()
+        told = RECEIPTS[reports.events]
+        rose = 0
+        for receipt, of_rows in strongest(rows, told):
+            rose += len(self._home.raise_receipts(page, of_rows, receipt, now))
+            if receipt >= Receipt.DELIVERED:
+                self._call_off(page, of_rows, now)
+        flags = FLAGS[reports.events]
+        self._home.add_flags(page, rows, flags)
+        n_repeated = int(np.count_nonzero(told)) - rose
+        self._count(channel, "repeated", n_repeated)
+        self._count(channel, "counted", len(rows) - n_repeated)
+        self._observer.events(channel, reports.events)
+        lost = np.unique(rows[_is_lost(reports.events)])
+        if len(lost):
+            self.on_undelivered(page, lost)
+        words = device_words(page, rows, reports, channel, self._devices)
+        if len(words.events):
+            self._tell_owners(page.batch.app, channel, words)
+
+    def _call_off(self, page: LedgerPage, rows: Rows, now: float) -> None:
+        """Rows that are about to be sent once more, although they arrived, are not; their holder may be elsewhere."""
+        states = page.state[rows]
+        again = rows[(states == State.WAITING) | ((states == State.QUEUED) & (page.attempts[rows] > 0))]
+        if page.away is not None:
+            again = again[page.away[again] == 0]
+        if len(again):
+            self._home.move(page, again[page.state[again] == State.QUEUED], State.WAITING, None, now)
+            self._home.move(page, again, State.VENDOR_ACCEPTED, Reason.NONE, now)
+
+    # -- receipts that overtook the report of the worker that sent their rows
+
+    def _park(self, early: _Early) -> bool:
+        n = len(early.reports.rows)
+        if self._early_rows + n > EARLY_REPORTS_MAX:
+            return False
+        self._early_rows += n
+        self._early.append(early._replace(due=self._clock.monotonic() + _LOOK_AGAIN_S))
+        self._bell.ring()
+        return True
+
+    def _look_again(self) -> None:
+        now = self._clock.monotonic()
+        while self._early and self._early[0].due <= now:
+            early = self._early.popleft()
+            self._early_rows -= len(early.reports.rows)
+            self.apply(early.batch, early.app, early.channel, early.reports, early.looks)
+
+    # -- at the owner of the devices
+
+    def _tell_owners(self, app: int, channel: Channel, words: DeviceWords) -> None:
+        if self._neighbours is None:
+            self.act_on_devices(app, channel, words)
+            return
+        mine, others = self._neighbours.split(words.device_ids)
+        if len(mine):
+            self.act_on_devices(app, channel, words.take(mine))
+        for worker, positions in others:
+            body = pack_words(words.take(positions))
+            head = {"app": app, "channel": int(channel)}
+            if not self._neighbours.send(worker, "device_words", head, body, len(positions)):
+                self._count(channel, "dropped", len(positions))
+
+    def on_words(self, head: dict[str, Any], body: memoryview) -> None:
+        """What another worker's receipts say of devices of this one. Raises ValueError for columns that do not fit."""
+        self.act_on_devices(head["app"], Channel(head["channel"]), unpack_words(body))
+
+    def act_on_devices(self, app: int, channel: Channel, words: DeviceWords) -> None:
+        """The device table knows what the vendor said of k devices."""
+        guard = self._guards.get((app, channel))
+        dead = np.flatnonzero(words.events == Event.TOKEN_DEAD)
+        if guard is not None:
+            alive = int(np.count_nonzero(words.events == Event.DELIVERED))
+            guard.on_verdicts(alive, len(dead))
+        if not len(dead) and not (words.events != Event.DELIVERED).any():
+            return
+        slots = self._devices.find(words.device_ids, app)
+        is_known = slots >= 0
+        dead = dead[is_known[dead]]
+        if len(dead) and guard is not None:
+            since = np.minimum(words.at_unix_ms[dead], self._clock.unix_ms())
+            since[words.at_unix_ms[dead] == TIME_UNKNOWN] = SINCE_UNKNOWN
+            forgotten = guard.forget(slots[dead], words.token_hashes[dead], since)
+            self._observer.tokens_dead(channel, len(dead), forgotten)
+        muted = np.flatnonzero(is_known & (words.events == Event.TOKEN_MUTED))
+        if len(muted):
+            done = self._devices.mute_tokens(slots[muted], words.token_hashes[muted])
+            self._observer.tokens_muted(channel, int(done.sum()))
+        closed = np.flatnonzero(is_known & (words.events == Event.NOTIFICATIONS_CLOSED))
+        if len(closed):
+            # Of the token that the device has now: an earlier installation says nothing.
+            is_own = self._devices.token_hashes(slots[closed]) == words.token_hashes[closed]
+            for slot in np.unique(slots[closed[is_own]]).tolist():
+                self._switch.switch_notifications(slot, is_on=False)
+
+    def _count(self, channel: Channel, outcome: str, receipts: int) -> None:
+        if receipts > 0:
+            self._observer.outcome(channel, outcome, receipts)
+
+
+_LOST = np.zeros(len(Event), np.bool_)
+_LOST[[Event.NOTIFICATIONS_CLOSED, Event.TOKEN_DEAD, Event.TOKEN_MUTED, Event.QUOTA, Event.UNDELIVERED]] = True
+
+
+def _is_lost(events: U8) -> Any:
+    """(k,) bool, whether the message of each is lost for good."""
+    return _LOST[events]
+
+
+def _cut(receipts: list[VendorReceipt], tokens_max: int) -> tuple[list[VendorReceipt], list[VendorReceipt]]:
+    """The receipts of at most so many tokens, at least one token, and the rest."""
+    left = tokens_max
+    for index, receipt in enumerate(receipts):
+        tokens = receipt.tokens
+        if len(tokens) > left:
+            before, after = receipts[:index], receipts[index + 1 :]
+            return (
+                [*before, receipt._replace(tokens=tokens[:left])],
+                [receipt._replace(tokens=tokens[left:]), *after],
+            )
+        left -= len(tokens)
+    return receipts, []

@@ -1,0 +1,100 @@
+"""POST /v1/receipts/APP/VENDOR: where vendors report what became of messages. HTTP/1.1 over api/conversation.py.
+
+    request --reader of the vendor--> receipts --desk.take--> the vendor's own "taken"
+                                |                    +-- no room, or not ready: "busy", so that it comes again
+                                +-- no receipt, or its signature is not the vendor's: refused in the vendor's words
+
+A vendor is told "taken" when its receipts are queued, also where some of them are forged or about nobody's row: sending
+them again would change nothing. What the readers prove and what they say is in vendors/receipts; which paths there are
+follows from the vendors that the apps have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import h11
+import trio
+
+from gateway.api.conversation import HttpAnswer, HttpListener, HttpSettings, path_of, query_of
+from gateway.ledger import Channel
+from gateway.observe.metric_types import OTHER
+from gateway.observe.metrics import Metrics
+from gateway.receipts import Callback, NotTaken, ReceiptReader, Reply, VendorReceipt
+
+PREFIX = "/v1/receipts/"
+
+
+class Desk(Protocol):
+    def take(self, app: int, channel: Channel, receipts: list[VendorReceipt]) -> bool:
+        """They will be dealt with; False when too many wait already."""
+        ...
+
+
+class Endpoint(NamedTuple):
+    """One vendor of one app."""
+
+    app: int
+    channel: Channel
+    reader: ReceiptReader
+
+
+class ReceiptsSite:
+    """endpoints: by what stands behind the prefix, `APP/VENDOR`. not_ready: why nothing should be taken now."""
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        desk: Desk,
+        metrics: Metrics,
+        settings: HttpSettings,
+        *,
+        now_unix_s: Callable[[], float],
+        not_ready: Callable[[], Sequence[str]],
+    ) -> None:
+        self._endpoints = endpoints
+        self._desk = desk
+        self._metrics = metrics
+        self._now_unix_s = now_unix_s
+        self._not_ready = not_ready
+        self.converse = HttpListener("receipts", self, metrics, settings).converse
+
+    def _endpoint(self, request: h11.Request) -> Endpoint | None:
+        path = path_of(request.target)
+        return self._endpoints.get(path.removeprefix(PREFIX)) if path.startswith(PREFIX) else None
+
+    def takes_body(self, request: h11.Request) -> bool:
+        return request.method == b"POST" and self._endpoint(request) is not None
+
+    async def answer(self, request: h11.Request, body: bytes | None = None) -> HttpAnswer:
+        # A connection that always has its next request ready must let others have their turn.
+        await trio.lowlevel.checkpoint()
+        endpoint = self._endpoint(request)
+        if endpoint is None:
+            self.count(OTHER, 404)
+            return HttpAnswer(404, b"no receipts are taken here\n")
+        outcome, reply = self._deal_with(endpoint, request, body)
+        self._metrics.receipt_requests.add(1, endpoint.channel, outcome)
+        self.count(PREFIX, reply.status)
+        return HttpAnswer(reply.status, reply.body, reply.content_type)
+
+    def _deal_with(self, endpoint: Endpoint, request: h11.Request, body: bytes | None) -> tuple[str, Reply]:
+        replies = endpoint.reader.replies
+        if request.method != b"POST":
+            return "method", Reply(405, b"only POST\n", "text/plain")
+        if body is None:
+            return "too_large", replies.unreadable._replace(status=413)
+        if self._not_ready():
+            return "busy", replies.busy
+        told = endpoint.reader.read(Callback(dict(request.headers), query_of(request.target), body), self._now_unix_s())
+        if told is NotTaken.UNREADABLE:
+            return "unreadable", replies.unreadable
+        if isinstance(told, NotTaken):
+            return "unproven", replies.unproven
+        if not self._desk.take(endpoint.app, endpoint.channel, told):
+            return "busy", replies.busy
+        return "taken", replies.taken
+
+    def count(self, path: str, status: int) -> None:
+        self._metrics.http_requests.add(1, path, str(status))

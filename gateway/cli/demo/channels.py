@@ -1,0 +1,140 @@
+"""The channels of the demo: for each vendor a token of its form, and its configuration at its simulator.
+
+A channel that the registry knows and this table does not is a failing test, so that the demo shows all there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+#: Writes a secret into a file and tells its path.
+SecretFile = Callable[[str], str]
+Table = dict[str, Any]
+
+
+class DemoChannel(NamedTuple):
+    """platform: of its devices. token: 64 bytes of a device -> a token of the vendor's form. table: what the simulator
+    tells of its credentials -> the vendor's table in the configuration, but for host, port and ca_file.
+
+    simulator: keys of the simulator's section that the demo sets: caps per device are off, since a file of any length
+    may be for few devices.
+    """
+
+    platform: str
+    token: Callable[[bytes], str]
+    table: Callable[[Mapping[str, Any], SecretFile], Table]
+    simulator: Table
+
+
+def _apns(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {
+        "team_id": known["team_id"],
+        "key_id": known["key_id"],
+        "key_file": known["key_file"],
+        "topic": known["topics"][0],
+    }
+
+
+def _fcm(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {"project_id": known["project_id"], "service_account_file": known["service_account_file"]}
+
+
+def _huawei(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {
+        "client_id": known["client_id"],
+        "client_secret_file": secret(known["client_secret"]),
+        "token_uri": known["token_uri"],
+    }
+
+
+def _harmony(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {"project_id": known["project_id"], "account_key_file": known["service_account_file"]}
+
+
+def _honor(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return _huawei(known, secret) | {"app_id": known["app_id"]}
+
+
+def _xiaomi(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {
+        "package_name": known["packages"][0],
+        "app_secret_file": secret(known["app_secret"]),
+        "system_channel": "private",
+        "marketing_channel": "public",
+    }
+
+
+def _oppo(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {"app_key_id": known["app_key"], "master_secret_file": secret(known["master_secret"])}
+
+
+def _vivo(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {
+        "app_id": known["app_id"],
+        "app_key_id": known["app_key"],
+        "app_secret_file": secret(known["app_secret"]),
+    }
+
+
+def _meizu(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {"app_id": known["app_id"], "app_secret_file": secret(known["app_secret"])}
+
+
+def _webhook(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {"secret_file": secret(known["secret"])}
+
+
+def _fcm_token(digest: bytes) -> str:
+    """A prefix of 22 characters, a colon and 140 more."""
+    long = (digest.hex() + hashlib.sha512(digest).hexdigest()).translate(str.maketrans("01", "-_"))
+    return f"{long[:22]}:APA91b{long[22:156]}"
+
+
+_PER_DEVICE_OFF = {"marketing_per_device_per_day": 0}
+CHANNELS: dict[str, DemoChannel] = {
+    "apns": DemoChannel("ios", lambda digest: digest[16:48].hex(), _apns, {}),
+    "fcm": DemoChannel("android", _fcm_token, _fcm, {"device_messages_per_minute": 0, "device_messages_per_hour": 0}),
+    "huawei": DemoChannel("android", lambda digest: "IQAAAACy0" + digest.hex(), _huawei, _PER_DEVICE_OFF),
+    "harmony": DemoChannel("harmony", lambda digest: "MAMz" + digest[16:].hex(), _harmony, _PER_DEVICE_OFF),
+    "honor": DemoChannel("android", lambda digest: "BAEAAAAAB." + digest[16:].hex(), _honor, _PER_DEVICE_OFF),
+    "xiaomi": DemoChannel("android", lambda digest: f"d+E/{digest[16:40].hex()}=", _xiaomi, {}),
+    "oppo": DemoChannel("android", lambda digest: "CN_" + digest[16:32].hex(), _oppo, {}),
+    "vivo": DemoChannel("android", lambda digest: f"1{int.from_bytes(digest[16:25], 'big'):022d}", _vivo, {}),
+    "meizu": DemoChannel(
+        "android",
+        lambda digest: f"RA50{digest[16:34].hex()}",
+        _meizu,
+        {"public_per_device_per_day": 0, "device_messages_per_minute": 0},
+    ),
+    "webhook": DemoChannel("web", lambda digest: f"user-{digest[16:24].hex()}", _webhook, {}),
+    "ups": DemoChannel("android", lambda digest: f"ups_{digest[16:32].hex()}", _webhook, {}),
+}
+
+
+def vendor_tables(simulators: Mapping[str, Any]) -> dict[str, Table]:
+    """[apps.NAME] of every channel that has a simulator there. simulators: the ready line of `pushgw simulate --json`.
+
+    Secrets become files beside the simulators' certificates.
+    """
+    tables: dict[str, Table] = {}
+    folder = Path(simulators["ca_file"]).parent
+    for name in CHANNELS.keys() & simulators.keys():
+        told = simulators[name]
+        place = {"host": told["host"], "port": told["port"], "ca_file": simulators["ca_file"]}
+        tables[name] = CHANNELS[name].table(told, partial(_written, folder / f"{name}.secret")) | place
+    return tables
+
+
+def simulator_tables() -> dict[str, Table]:
+    """What the demo sets in the simulators' configuration, by simulator."""
+    return {name: channel.simulator for name, channel in CHANNELS.items() if channel.simulator}
+
+
+def _written(file: Path, text: str) -> str:
+    file.touch(mode=0o600)
+    file.write_text(text)
+    return str(file)

@@ -1,0 +1,47 @@
+"""What is counted of vendors' receipts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gateway.columns import U8
+from gateway.ledger import Channel
+from gateway.observe.log import Log
+from gateway.observe.metrics import Metrics
+from gateway.observe.vendor_health import GuardCounts
+from gateway.receipts import Event
+
+
+class ReceiptCounts:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def events(self, channel: Channel, events: U8) -> None:
+        counts = np.bincount(events, minlength=len(Event))
+        for event in counts.nonzero()[0].tolist():
+            self._metrics.receipt_events.add(int(counts[event]), channel, Event(event))
+
+    def outcome(self, channel: Channel, outcome: str, receipts: int) -> None:
+        self._metrics.vendor_receipts.add(receipts, channel, outcome)
+
+    def unknown(self, channel: Channel, name: str, receipts: int) -> None:
+        self._metrics.receipt_unknown.add(receipts, channel, name)
+
+    def dropped(self, reports: int) -> None:
+        """Another worker did not come back in time."""
+        self._metrics.refusals.add(reports, "receipts.worker_gone")
+
+    def tokens_dead(self, channel: Channel, rows: int, forgotten: int) -> None:
+        self._metrics.tokens_dead.add(forgotten, channel)
+
+    def tokens_muted(self, channel: Channel, muted: int) -> None:
+        self._metrics.tokens_muted.add(muted, channel)
+
+
+class ReceiptGuardCounts(GuardCounts):
+    """The guard of receipts has the gauges of its own; what became of removals is counted together."""
+
+    def __init__(self, metrics: Metrics, log: Log, app: str, channel: Channel) -> None:
+        super().__init__(metrics, log.bind(of="receipts"), app, channel)
+        self._holding, self._removals = metrics.receipt_guard_holding, metrics.receipt_removals_held
+        self._holding.set(0, *self._labels)

@@ -1,0 +1,148 @@
+"""Tasks of many submits, with their labels; tasks that are stopped; a gateway in this process, real sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from gateway.__main__ import main
+from gateway.client.asyncio_client import AsyncioClient
+from gateway.client.blocking import BlockingClient
+from gateway.client.errors import CallFailed
+from gateway.client.trio_client import open_trio_client
+from gateway.content import Variant
+from gateway.message_id import to_text
+
+SECRET = b"the secret of the shop"
+
+
+def content(**fields: Any) -> Variant:
+    return Variant("title", "body", **fields)
+
+
+async def refused(call: Any, code: str) -> str:
+    with pytest.raises(CallFailed) as caught:
+        await call
+    assert caught.value.code == code
+    return str(caught.value)
+
+
+async def command(*arguments: str) -> int:
+    """A `pushgw` command in a thread: its exit code."""
+    return await trio.to_thread.run_sync(main, list(arguments))
+
+
+async def test_many_submits_are_one_task_with_groups_and_plans(open_gateway: Callable[..., Any]) -> None:
+    async with open_gateway(copies=1) as gateway:
+        devices = await gateway.register(6, "")
+        first = await gateway.client.submit(content(plan_id="spring"), devices[:3], group="north")
+        # Six single submits at once: they share batches, and the task.
+        answers: list[Any] = []
+
+        async def add(device: bytes) -> None:
+            made = await gateway.client.submit(
+                content(plan_id="summer"), [device], group="south", task_id=first.task_id
+            )
+            answers.append(made)
+
+        async with trio.open_nursery() as nursery:
+            for device in devices:
+                nursery.start_soon(add, device)
+        assert {answer.task_id for answer in answers} == {first.task_id}
+        counts = await gateway.client.task_state(first.task_id)
+        assert (counts.accepted, counts.states) == (9, {"held": 9})
+        assert counts.groups == {"north": 3, "south": 6}
+        assert counts.plans == {"spring": 3, "summer": 6}
+        page = await gateway.client.task_rows(first.task_id)
+        assert page.n == 9
+        assert list(page.row.cast("I")) == [0, 1, 2] + [0] * 6
+        hops = await gateway.client.trace(first.task_id, devices[5])
+        assert (hops.task_id, hops.group, hops.plan_id) == (first.task_id, "south", "summer")
+        async with open_trio_client(gateway.ready["rpc"][0], "shop1", SECRET, timeout_s=10.0) as stranger:
+            await refused(stranger.submit(content(), devices[:1], task_id=first.task_id), "not_found")
+            await refused(stranger.stop_task(first.task_id), "not_found")
+        await refused(gateway.client.submit(content(), devices[:1], task_id=bytes(16)), "not_found")
+
+
+async def test_a_repeated_submit_into_a_task_is_done_once_and_names_the_task(open_gateway: Callable[..., Any]) -> None:
+    async with open_gateway() as gateway:
+        devices = await gateway.register(2, "")
+        first = await gateway.client.submit(content(), devices[:1])
+        for _ in range(2):
+            again = await gateway.client.submit(content(), devices[1:], task_id=first.task_id, request_id="one")
+            assert again.task_id == first.task_id
+        assert (await gateway.client.task_state(first.task_id)).accepted == 2
+        # Into no task it is another call.
+        await refused(gateway.client.submit(content(), devices[1:], request_id="one"), "request_id_reused")
+
+
+async def test_a_stopped_task_ends_and_takes_no_rows_through_any_client(open_gateway: Callable[..., Any]) -> None:
+    async with open_gateway() as gateway, trio.open_nursery() as nursery:
+        devices = await gateway.register(5, "")
+        task = await gateway.client.submit(content(), devices)
+        stopped = await gateway.client.stop_task(task.task_id)
+        assert (stopped.cancelled, stopped.may_have_arrived, stopped.accepted) == (5, 0, 5)
+        assert (stopped.states, stopped.is_final) == ({"cancelled": 5}, True)
+        assert stopped.channels == {"long_link": {"cancelled": 5}}
+        counts = await gateway.client.task_state(task.task_id)
+        assert counts.reasons == {"stopped": 5}
+        text = await refused(gateway.client.submit(content(), devices, task_id=task.task_id), "task_stopped")
+        assert to_text(task.task_id) in text
+        address = gateway.ready["rpc"][0]
+
+        def ask_blocking() -> Any:
+            with BlockingClient(address, "shop", SECRET, timeout_s=10.0) as client:
+                return client.stop_task(task.task_id)
+
+        again = await trio.to_thread.run_sync(ask_blocking)
+        assert (again.cancelled, again.states) == (0, {"cancelled": 5})
+        assert hasattr(AsyncioClient, "stop_task")
+        assert len(gateway.worker.inbox_store) == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_operator_stops_a_task_at_night(
+    open_gateway: Callable[..., Any], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_gateway() as gateway:
+        devices = await gateway.register(3, "")
+        lines = folder / "lines.jsonl"
+        lines.write_text("".join(json.dumps({"to": one.hex(), "title": "t", "body": "b"}) + "\n" for one in devices))
+        config = ["--config", str(folder / "gateway.toml")]
+        address = ["--address", gateway.ready["rpc"][0]]
+        submit = ["submit", str(lines), *config, *address, "--json", "--group", "night"]
+        assert await command(*submit) == 0
+        (task,) = json.loads(capsys.readouterr().out)["tasks"]
+        assert await command(*submit, "--task", task) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["tasks"], report["accepted"], report["states"]) == ([task], 3, {"held": 6})
+        assert await command("stop", task, *config) == 0
+        assert "6 of 6 rows cancelled by this call" in capsys.readouterr().out
+        assert await command("task", task, *config, "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["states"], told["groups"], told["plans"]) == ({"cancelled": 6}, {"night": 6}, {})
+        assert await command(*submit, "--task", task) == 2
+        assert "was stopped at" in capsys.readouterr().err
+
+
+async def test_a_stop_outlives_the_process_where_the_journal_is_on_the_disk(open_gateway: Callable[..., Any]) -> None:
+    disk = {"app": {"durability": "disk"}}
+    async with open_gateway(**disk) as gateway:
+        devices = await gateway.register(4, "")
+        task = await gateway.client.submit(content(), devices[:3])
+        more = await gateway.client.submit(content(), devices[3:], task_id=task.task_id)
+        other = await gateway.client.submit(content(), devices)
+        assert more.task_id == task.task_id
+        # As if the process ended before the outcomes of the rows could be written.
+        gateway.worker.disk.trail.take = lambda pages_max: None
+        assert (await gateway.client.stop_task(task.task_id)).cancelled == 4
+    async with open_gateway(**disk) as gateway:
+        counts = await gateway.client.task_state(task.task_id)
+        assert (counts.states, counts.reasons) == ({"cancelled": 4}, {"stopped": 4})
+        assert await gateway.states(other.task_id) == {"held": 4}
+        await refused(gateway.client.submit(content(), devices, task_id=task.task_id), "task_stopped")

@@ -1,0 +1,37 @@
+"""Readers of receipts, one file per vendor that sends any, all of one shape: `EVENTS` and `REPLIES` as literal tables,
+`secret_place(settings)` for what a vendor signs with, and `Reader` (gateway/receipts.py).
+
+To add one: write vendors/receipts/<name>.py and add its row here. The contract test in tests/vendors runs over them.
+APNs and FCM send no receipts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gateway.receipts import ReceiptReader
+from vendors.auth.credential import SecretPlace
+from vendors.receipts import harmony, honor, huawei, meizu, oppo, vivo, xiaomi
+
+
+class ReaderEntry(NamedTuple):
+    """The callables take that vendor's own Settings. secret_place: None where nothing is signed, or nothing checked.
+
+    reader: of settings and the secret's bytes, empty without one.
+    """
+
+    secret_place: Callable[[Any], SecretPlace | None]
+    reader: Callable[[Any, bytes], ReceiptReader]
+
+
+#: Vendor name -> entry.
+READERS: dict[str, ReaderEntry] = {
+    "huawei": ReaderEntry(huawei.secret_place, huawei.Reader),
+    "harmony": ReaderEntry(harmony.secret_place, harmony.Reader),
+    "honor": ReaderEntry(honor.secret_place, honor.Reader),
+    "xiaomi": ReaderEntry(xiaomi.secret_place, xiaomi.Reader),
+    "oppo": ReaderEntry(oppo.secret_place, oppo.Reader),
+    "vivo": ReaderEntry(vivo.secret_place, vivo.Reader),
+    "meizu": ReaderEntry(meizu.secret_place, meizu.Reader),
+}

@@ -220,6 +220,7 @@ class LedgerPage:
     state, receipt, flags, reason, channel, attempts: (n,) uint8.
     routed_ms, issued_ms, final_ms: (n,) uint32, milliseconds after the batch's birth; 0 = not yet (a stage reached
     within the first millisecond is written as 1).
+    receipt_ms: (n,) uint32, when a receipt last rose after the state; None while none has.
     slots: (n,) int32, the device's row in its owner's table as found when routed, -1 unknown. A hint: check the id.
     token_hashes: (n,) uint32, the 4-byte hash of the token each row was sent to; 0 before and without one.
     n_routed: rows 0..n_routed have been routed once.
@@ -249,6 +250,7 @@ class LedgerPage:
         "n_routed",
         "reason",
         "receipt",
+        "receipt_ms",
         "routed_ms",
         "slots",
         "state",
@@ -264,6 +266,7 @@ class LedgerPage:
         self.n = n
         self.state: U8 = np.zeros(n, np.uint8)
         self.receipt: U8 = np.zeros(n, np.uint8)
+        self.receipt_ms: U32 | None = None
         self.flags: U8 = np.zeros(n, np.uint8)
         self.reason: U8 = np.zeros(n, np.uint8)
         self.channel: U8 = np.zeros(n, np.uint8)
@@ -360,6 +363,8 @@ class Burst(NamedTuple):
     verdicts: U8
     names: dict[int, str]
     first_request: int = -1
+    #: The vendor's own names for requests, by the place of each one's first row; None where nobody tells.
+    request_ids: dict[int, str] | None = None
 
 
 #: No verdict yet, in `Burst.verdicts`.

@@ -223,6 +223,8 @@ def _hop(born_unix_ms: int, hop: report.Hop) -> messages.Hop:
         state="" if hop.state is None else hop.state.name.lower(),
         reason=hop.reason.name.lower() if hop.reason else "",
         receipt=hop.receipt.name.lower() if hop.receipt else "",
+        request=hop.request,
+        text=hop.text,
     )
 
 

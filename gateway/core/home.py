@@ -344,6 +344,9 @@ class Home:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
         rose = rows[page.receipt[rows] < receipt]
         page.receipt[rose] = receipt
+        if len(rose):
+            page.receipt_ms = np.zeros(page.n, np.uint32) if page.receipt_ms is None else page.receipt_ms
+            page.receipt_ms[rose] = page.stamp(now)
         uncertain = rows[page.state[rows] == State.UNCERTAIN]
         if len(uncertain):
             self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
@@ -369,7 +372,9 @@ class Home:
         page.changes += 1
         if isinstance(page, ShadowPage):
             page.touch(rows)
-        elif not page.n_open:
+            return
+        self.counters.touch(page)
+        if not page.n_open:
             self.on_done(page)
 
     def _record(

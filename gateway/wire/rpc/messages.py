@@ -501,6 +501,8 @@ class Hop(msgspec.Struct, kw_only=True, omit_defaults=True):
     state: str = ""
     reason: str = ""
     receipt: str = ""
+    #: The vendor's own name for the request.
+    request: str = ""
     text: str = ""
 
 

@@ -66,7 +66,9 @@ def id_of(body: bytes, keys: Sequence[str]) -> str:
         value: object = fields
         for name in key.split("."):
             value = value.get(name) if isinstance(value, dict) else None
-        text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        # Longer numbers than that are none of ours, and Python may refuse to write them.
+        is_number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64
+        text = str(value) if isinstance(value, str) or is_number else ""
         if _ID.fullmatch(text):
             return text
     return ""

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
 def _of(options: argparse.Namespace) -> LossOf:
     """Whose rows: a UUID is a task, the key of a configured app an app, and everything else a plan."""
     kind = options.kind or _kind(options)
-    days = {"from_day": options.from_day, "to_day": options.to_day}
+    days = {"from_day": options.from_day or "", "to_day": options.to_day or ""}
     if kind == "task":
         identifier = from_text(options.what)
         if identifier is None:

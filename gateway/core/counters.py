@@ -1,7 +1,7 @@
 """Counters: rows by day, app, plan, group and class, and in each by what they are; always what a recount would say.
 
     Home moves rows --> touch(page)     the page is to be looked at again: one call per slice, which compares
-    settle(pages)   --> tally_pages     whoever asks, or once the page has ended: 65,536 rows in about a millisecond
+    settle(pages)   --> tally_pages     whoever asks, or once the page has ended: 65,536 rows in one to two ms
                     --> totals          + what the page is now  - what it was when it was last counted
 
 So counting costs nothing where rows move, and a page is counted about once in its life. Counters, archive and pages
@@ -25,7 +25,7 @@ from gateway.content import Class
 from gateway.ledger import LedgerPage, State
 from gateway.tally import CELL_BITS, Cells, PageTally, TallyKey, day_of, row_cells
 
-#: Rows that are counted in one step: about a millisecond.
+#: Rows that are counted in one step: one to two milliseconds.
 STEP_ROWS = 1 << 16
 #: Pages of one step: a page of one row costs some 10 us.
 STEP_PAGES = 100

@@ -27,6 +27,8 @@ NAME ?= core
 # make torture
 ROUNDS ?= 50
 QUEUED ?= 1000000
+# of them, with one of two workers killed and the other going on
+WORKER_ROUNDS ?= 20
 
 .PHONY: help install demo test check format fuzz torture bench lock clean
 
@@ -76,10 +78,11 @@ fuzz: install  ## property tests with FUZZ_EXAMPLES each and a printed SEED
 	@FUZZ_SEED=$(SEED) MQTT_PACKETS=$(MQTT_PACKETS) $(BIN)/python -m pytest tests/actors/test_long_link_fuzz.py $(ARGS)
 	@echo "fuzz: passed, SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) MQTT_PACKETS=$(MQTT_PACKETS)"
 
-torture: install  ## kill -9 of the gateway under load, ROUNDS times, and of an idle one with QUEUED rows; what was found as JSON
+torture: install  ## kill -9 under load: of the gateway ROUNDS times, of one of two workers WORKER_ROUNDS times; what was found as JSON
 	@report=$$(mktemp); trap 'rm -f "$$report"' EXIT; \
-	TORTURE_ROUNDS=$(ROUNDS) TORTURE_QUEUED=$(QUEUED) TORTURE_REPORT="$$report" \
-	    $(BIN)/python -m pytest -q tests/end_to_end/test_torture.py tests/test_app_journal.py $(ARGS); cat "$$report"
+	TORTURE_ROUNDS=$(ROUNDS) TORTURE_QUEUED=$(QUEUED) TORTURE_WORKER_ROUNDS=$(WORKER_ROUNDS) TORTURE_REPORT="$$report" \
+	    $(BIN)/python -m pytest -q tests/end_to_end/test_torture.py tests/end_to_end/test_torture_workers.py \
+	    tests/test_app_journal.py $(ARGS); cat "$$report"
 
 bench: install  ## one benchmark, NAME=core
 	@$(BIN)/python -m bench $(NAME) --json $(ARGS)

@@ -26,6 +26,7 @@ BENCHMARKS = {
     "ledger": "bench.ledger",
     "longlink": "bench.longlink",
     "render": "bench.render",
+    "receipts": "bench.receipts",
 }
 
 

@@ -31,7 +31,6 @@ from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
 from gateway.actors.service import Service
 from gateway.actors.supervisor import supervise
-from gateway.actors.task_control import TaskControl
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
@@ -55,6 +54,7 @@ from gateway.app_seeing import lane_status, refresh_gauges
 from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
+from gateway.app_tasks import build_control, callback_actors
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -77,7 +77,6 @@ from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
 from gateway.core.report import open_rows
 from gateway.core.request_ids import RequestIds
-from gateway.core.stopping import StoppedTasks
 from gateway.observe.counting import (
     HomeCounts,
     IntakeCounts,
@@ -206,14 +205,7 @@ class Worker:
         self.request_ids = RequestIds(
             ids_max=config.ledger.idempotency_ids_max, age_ms=int(config.ledger.idempotency_s * 1000)
         )
-        self.control = TaskControl(
-            home=self.home,
-            inbox=self.inbox,
-            clock=clock,
-            stopped=StoppedTasks(config.ledger.stopped_tasks_max),
-        )
-        if self.disk is not None:
-            self.disk.tasks, self.control.remember = self.control, self.disk.stopped_log.remember
+        self.control = build_control(self)
         self.joint = None if self.siblings is None else Joint(self, self.siblings, defaults)
         self.intake = Intake(
             home=self.home,
@@ -361,7 +353,7 @@ class Worker:
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "uplink", self.uplink.run)
-            for name, run in self.receipts.actors():
+            for name, run in (*self.receipts.actors(), *callback_actors(self)):
                 self._supervise(nursery, name, run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)

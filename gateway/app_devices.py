@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from gateway.actors.audiences import Audiences
+from gateway.actors.device_reports import DeviceReports
 from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.presence import Presence
 from gateway.actors.uplink import UplinkActor
@@ -77,9 +78,13 @@ def build_presence(worker: Worker) -> Presence:
 def build_uplink(worker: Worker) -> UplinkActor:
     """What devices report."""
     config, app_keys = worker.config, [app.key for app in worker.config.apps]
+    observer = UplinkCounts(worker.metrics, app_keys)
+    reports = DeviceReports(devices=worker.devices, home=worker.home, clock=worker.clock, observer=observer)
+    if worker.joint is not None:
+        worker.joint.share_reports(reports, observer)
     uplink = UplinkActor(
         devices=worker.devices,
-        home=worker.home,
+        reports=reports,
         clock=worker.clock,
         rates=UplinkRates(
             config.devices.devices_max,
@@ -87,7 +92,7 @@ def build_uplink(worker: Worker) -> UplinkActor:
             changes_per_hour=config.long_link.uplink_changes_per_hour_max,
             now=worker.clock.monotonic(),
         ),
-        observer=UplinkCounts(worker.metrics, app_keys),
+        observer=observer,
         app_keys=app_keys,
         changes_max=config.long_link.uplink_changes_max,
         register=worker.service.register,

@@ -43,7 +43,7 @@ from gateway.core.recovery import Recovered, recover, resend_table, urgency
 from gateway.core.request_ids import RequestIds, entry
 from gateway.core.trail import Trail
 from gateway.errors import ConfigError, StoreCorrupt, StoreInUse
-from gateway.ledger import Channel, LedgerPage
+from gateway.ledger import CHANNEL_NAMES, Channel, LedgerPage
 from gateway.marks import RowMarks
 from gateway.message_id import RowAddress
 from gateway.observe.journal import JournalCounts
@@ -55,6 +55,7 @@ from gateway.store.marks import Count, Marks, decode_count, decode_marks
 from gateway.store.ports import BATCH_RECORD, COUNT_RECORD, MARKS_RECORD, JournalRecord, PageKey
 from gateway.store.records import UnknownApp, decode_batch
 from gateway.store.request_log import RequestLog
+from vendors import SENT_ONCE
 
 #: Batches that the archive is asked for at once: some 10 us each.
 _KEYS_MAX = 10_000
@@ -358,7 +359,8 @@ class DiskJournal:
     def _resend_tables(self) -> list[Bool]:
         config = self._site.config
         rules = {class_: retry_policy(config, class_).resends_uncertain for class_ in Class}
-        table = resend_table(system=rules[Class.SYSTEM], marketing=rules[Class.MARKETING])
+        once = [CHANNEL_NAMES[name] for name in SENT_ONCE]
+        table = resend_table(system=rules[Class.SYSTEM], marketing=rules[Class.MARKETING], once=once)
         return [table for _ in config.apps]
 
     def _report(self, read: _Read, sums: Recovered, seconds: float) -> None:

@@ -20,9 +20,11 @@ import trio
 
 from gateway.actors.borrowed_credential import BorrowedCredential, CredentialMakers
 from gateway.actors.credentials import CredentialKeeper
+from gateway.actors.device_reports import DeviceReports, DistantReports, ReportObserver
 from gateway.actors.foreign_rows import ForeignRows
 from gateway.actors.foreign_stops import ForeignStops
 from gateway.actors.front import Front
+from gateway.actors.held_rows import HeldRows
 from gateway.actors.merged_receipts import ReceiptSource
 from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rate_sharing import RateSharing, SharedRate
@@ -33,14 +35,15 @@ from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks, make_hel
 from gateway.app_siblings import Siblings
 from gateway.columns import U8, Bool, Rows
 from gateway.config import Config
-from gateway.content import Class
 from gateway.core.options import AppDefaults, compile_options
 from gateway.core.ownership import Ownership
+from gateway.core.recovery import resend_table
 from gateway.core.report import open_rows
 from gateway.core.shadow import Life
-from gateway.ledger import LedgerPage
+from gateway.ledger import CHANNEL_NAMES, LedgerPage
 from gateway.net.unix import open_unix_listener
 from gateway.observe.links import LinkCounts
+from vendors import SENT_ONCE
 
 if TYPE_CHECKING:
     from gateway.app import Worker
@@ -84,10 +87,12 @@ class Joint:
         self.makers = CredentialMakers(self.links)
         self.stops = ForeignStops(worker.home, self.links, worker.control)
         self.foreign.on_arrived = self.stops.arrived
+        self.held = HeldRows(worker.home, self.spread.holders, self.links)
         worker.router.connect_spread(self.spread)
         worker.router.on_routed = self.foreign.on_routed
         self.spread.route_again = worker.router.route_again
         self.front: Front | None = None
+        self._distant_reports: DistantReports | None = None
         self._nursery: trio.Nursery | None = None
 
     def share_credential(
@@ -109,6 +114,18 @@ class Joint:
 
         borrowed.on_value = on_value
         return borrowed
+
+    def share_reports(self, reports: DeviceReports, observer: ReportObserver) -> None:
+        """Reports of this worker's devices count for rows of any home."""
+        place = self._siblings.place
+        reports.distant = self._distant_reports = DistantReports(
+            links=self.links,
+            ownership=self.ownership,
+            me=place.worker,
+            node=self._worker.config.gateway.node,
+            here=reports,
+            observer=observer,
+        )
 
     def _share_rates(self, vendors: list[VendorLane]) -> RateSharing:
         """What the workers' shares of each vendor's rate add up to moves to those who need it."""
@@ -156,11 +173,13 @@ class Joint:
     async def start(self, nursery: trio.Nursery, supervise: Callable[..., None]) -> None:
         """The socket for links is open, and everything here runs."""
         assert self.front is not None
+        assert self._distant_reports is not None
         self._nursery = nursery
         supervise(nursery, "spread", self.spread.run)
         supervise(nursery, "foreign rows", self.foreign.run)
         supervise(nursery, "stops", self.stops.run)
         supervise(nursery, "front", self.front.run)
+        supervise(nursery, "device reports", self._distant_reports.run)
         supervise(nursery, "rates", self._share_rates(self._worker.vendor_lanes).run)
         listener = await open_unix_listener(str(self._path(self._siblings.place.worker)), mode=0o600)
         nursery.start_soon(trio.serve_listeners, self.links.serve, [listener])
@@ -222,8 +241,11 @@ def _ring(built: VendorLane) -> None:
 def _resends(config: Config, defaults: list[AppDefaults], page: LedgerPage, rows: Rows) -> Bool:
     """Which rows may go again though a first attempt may have arrived: `retry.on_uncertain_*` of their class."""
     options = compile_options(page.batch, defaults[page.batch.app])
-    by_class = np.zeros(len(Class), np.bool_)
-    by_class[Class.SYSTEM] = config.retry.on_uncertain_system == "resend"
-    by_class[Class.MARKETING] = config.retry.on_uncertain_marketing == "resend"
-    chosen: Bool = by_class[options.classes[options.variant_index(page.batch, rows)]]
+    rules = config.retry
+    table = resend_table(
+        system=rules.on_uncertain_system == "resend",
+        marketing=rules.on_uncertain_marketing == "resend",
+        once=[CHANNEL_NAMES[name] for name in SENT_ONCE],
+    )
+    chosen: Bool = table[page.channel[rows], options.classes[options.variant_index(page.batch, rows)]]
     return chosen

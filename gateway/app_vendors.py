@@ -162,7 +162,8 @@ def build_vendor(
     has_probes = needs_probes(name, settings)
     for class_ in Class:
         queue = functools.partial(Lane, LaneKey(index, channel, class_), bucket, rows_max=config.lanes.lane_rows_max)
-        policy = retry_policy(config, class_, first_s=getattr(settings, "retry_first_s", None))
+        first_s, may_repeat = getattr(settings, "retry_first_s", None), getattr(vendor, "may_repeat", True)
+        policy = retry_policy(config, class_, first_s=first_s, may_repeat=may_repeat)
         main = LaneActor(lane=queue(), pool=pool, renderer=render(needs_proof=has_probes), policy=policy, **shared)
         lanes.append(main)
         if has_probes:

@@ -14,7 +14,7 @@ import secrets
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 
@@ -195,7 +195,7 @@ def every_key(kind: type[msgspec.Struct] = Config, path: str = "") -> list[tuple
         if is_struct(field.type):
             keys += every_key(field.type, here)
         elif items and is_struct(items[0]):
-            keys += every_key(items[0], here + "[]")
+            keys += every_key(items[0], here + ("[]" if get_origin(field.type) is list else ""))
         elif field.encode_name != "vendors":
             keys.append((here, field))
     return keys

@@ -8,6 +8,7 @@ estimates from the layouts named beside them; a change of a layout changes its f
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,8 @@ REQUEST_ID_BYTES = 24 + 20
 COUNTER_CELL_BYTES = 500
 #: Id, time, and their place in a dictionary.
 STOPPED_TASK_BYTES = 150
+#: A row that waits alone: two cursors and a reference to its change.
+CALLBACK_ROW_BYTES = 400
 #: What the journal on disk keeps of an open row: two flags and a channel (gateway/marks.py).
 TRAIL_ROW_BYTES = 3
 #: State, stage, id and target columns of one open row (gateway/ledger.py, LedgerPage.memory_bytes), without texts.
@@ -213,6 +216,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "connections_max of each vendor",
         ),
         _audiences_part(config),
+        BudgetPart("callbacks", _callback_rows(config) * CALLBACK_ROW_BYTES, "queue_rows_max of each app's callback"),
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),
         BudgetPart(
@@ -232,6 +236,10 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "long_link.failed_addresses_max",
         ),
     ]
+
+
+def _callback_rows(config: Config) -> int:
+    return sum(app.callback.queue_rows_max for app in config.apps if app.callback is not None)
 
 
 def _audiences_part(config: Config) -> BudgetPart:
@@ -400,6 +408,8 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
             yield f"{path}.durability", "disk", "'memory' while gateway.workers is more than 1 (docs/known-gaps.md)"
         if not app.secrets:
             yield f"{path}.secrets", app.secrets, "at least one secret"
+        if app.callback is not None and not re.match(r"https?://[^/\s]+", app.callback.url):
+            yield f"{path}.callback.url", app.callback.url, "an http or https URL"
     if config.store.data_dir is not None and config.gateway.workers > 1:
         expected = "no value: stores on the disk are for gateway.workers = 1 in this version"
         yield "store.data_dir", str(config.store.data_dir), expected

@@ -317,6 +317,19 @@ class Observe(Section, frozen=True, kw_only=True):
     lag_interval_ms: Milliseconds = 10.0
 
 
+class Callback(Section, frozen=True, kw_only=True):
+    """Where an app's service is told by HTTP what became of its rows."""
+
+    url: str
+    secret: Secret
+    app_id: str = ""
+    batch_rows_max: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    queue_rows_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 8
+    timeout_s: Seconds = 10.0
+    ca_file: str = ""
+
+
 class App(Section, frozen=True, kw_only=True):
     """One app: its key, the secrets of its services and devices, its vendors.
 
@@ -331,6 +344,7 @@ class App(Section, frozen=True, kw_only=True):
     connections_max: Count = 1_000_000
     ttl_s_max: Literal[259_200, 604_800, 3_456_000] = 3_456_000
     marketing_categories: list[str] = msgspec.field(default_factory=list)
+    callback: Callback | None = None
     vendors: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
 
 

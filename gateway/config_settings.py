@@ -119,9 +119,11 @@ def device_limits(config: Config) -> DeviceLimits:
     )
 
 
-def retry_policy(config: Config, message_class: Class, *, first_s: float | None = None) -> RetryPolicy:
+def retry_policy(
+    config: Config, message_class: Class, *, first_s: float | None = None, may_repeat: bool = True
+) -> RetryPolicy:
     """The policy of one class; only what happens to uncertain rows differs between them. first_s: of a vendor that asks
-    for another first wait than `retry.first_s`."""
+    for another first wait than `retry.first_s`. may_repeat: false where a second copy is worse than none (SMS)."""
     retry = config.retry
     wait_s = retry.first_s if first_s is None else min(first_s, retry.cap_s)
     rule = retry.on_uncertain_system if message_class is Class.SYSTEM else retry.on_uncertain_marketing
@@ -134,7 +136,7 @@ def retry_policy(config: Config, message_class: Class, *, first_s: float | None 
         throttle_s=retry.throttled_s,
         wait_s_min=retry.wait_s_min,
         credential_s=retry.credential_s,
-        resends_uncertain=rule == "resend",
+        resends_uncertain=rule == "resend" and may_repeat,
     )
 
 

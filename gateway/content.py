@@ -31,7 +31,7 @@ NAME_BYTES_MAX = 128
 STRATEGY_CHANNELS = frozenset(
     [
         *("default", "long_link", "apns", "fcm", "huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu"),
-        *("webhook", "ups"),
+        *("webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk"),
     ],
 )
 URL_BYTES_MAX = 2048
@@ -67,8 +67,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     strategy: 1 online -> long link, else vendor; 2 vendor only; 3 long link only; 4 vendor first, then long link;
     0 (when absent) the app's own default. A mapping gives one per channel and `default`. raw: vendor name -> JSON
     object merged over the vendor's message. action: what the device is to do: show it; hand `body` and `data` to the
-    app; take back what it shows under `collapse_id`; set its badge. All but the first go over the long link alone,
-    since a vendor would show them.
+    app; take back what it shows under `collapse_id`, or the message that `data.revokes` names; set its badge. All but
+    the first go over the long link alone, since a vendor would show them.
     """
 
     title: str
@@ -205,19 +205,22 @@ def check_variant(variant: Variant) -> Fault | None:
     return fault
 
 
-#: What an action cannot do without.
-_NEEDS = {"revoke": "collapse_id", "badge": "badge"}
-
-
 def _check_action(variant: Variant) -> Fault | None:
-    needed = _NEEDS.get(variant.action)
-    if needed is not None and getattr(variant, needed) in (None, ""):
-        return Fault(needed, f"action {variant.action} needs {needed}")
+    if variant.action == "badge" and variant.badge is None:
+        return Fault("badge", "action badge needs badge")
+    if variant.action == "revoke" and not variant.collapse_id and not revoked_message(variant):
+        return Fault("collapse_id", "action revoke needs collapse_id, or data.revokes with a message id")
     strategies = variant.strategy.values() if isinstance(variant.strategy, dict) else (variant.strategy,)
     if any(strategy not in (0, LONG_LINK_ONLY) for strategy in strategies):
         text = f"action {variant.action} goes over the long link only: strategy 3, or none"
         return Fault("strategy", text)
     return None
+
+
+def revoked_message(variant: Variant) -> str:
+    """The one message that a revoke is about: its id, or the variable that has it; "": it is about a collapse id."""
+    found = (variant.data or {}).get("revokes", "")
+    return found if isinstance(found, str) else ""
 
 
 def _check_click(click: Click) -> Fault | None:

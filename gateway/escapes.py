@@ -2,7 +2,8 @@
 
 A value may stand in a JSON string that stands in a JSON string that stands in a form field. Each layer is one letter,
 innermost first: `j` the inside of a JSON string (RFC 8259 section 7), `f` a value of application/x-www-form-urlencoded
-(WHATWG URL, section 5; a blank as %20, which every reader takes).
+(WHATWG URL, section 5; a blank as %20, which every reader takes). `l`, where a vendor takes one line only: control
+characters become blanks.
 
 Rules for authors: as in `columns.py`; plain twins in `tests/test_escapes.py`.
 """
@@ -23,6 +24,8 @@ _SAFE_BYTES = bytes(np.flatnonzero(_SAFE).astype(np.uint8))
 #: From this length on array calls cost less than a loop.
 _LONG_BYTES = 64
 _PERCENT = ord("%")
+#: C0 controls and DEL; C1 controls are two bytes in UTF-8 and stay.
+_ONE_LINE = bytes.maketrans(bytes([*range(0x20), 0x7F]), b" " * 33)
 
 
 def form_escape(text: bytes) -> bytes:
@@ -95,5 +98,15 @@ def column_of(array: U8) -> TextColumn:
     return TextColumn(array.tobytes(), np.arange(0, (n + 1) * width, max(width, 1), dtype=np.uint32)[: n + 1])
 
 
-_ESCAPES = {"j": json_escape, "f": form_escape}
-_COLUMN_ESCAPES = {"j": json_escape_column, "f": form_escape_column}
+def line_escape(text: bytes) -> bytes:
+    """The text with every control character as a blank: lengths stay, UTF-8 stays."""
+    return text.translate(_ONE_LINE)
+
+
+def line_escape_column(column: TextColumn) -> TextColumn:
+    """Each row on one line."""
+    return TextColumn(column.blob.translate(_ONE_LINE), column.offsets)
+
+
+_ESCAPES = {"j": json_escape, "f": form_escape, "l": line_escape}
+_COLUMN_ESCAPES = {"j": json_escape_column, "f": form_escape_column, "l": line_escape_column}

@@ -43,6 +43,11 @@ class Channel(enum.IntEnum):
     MEIZU = 10
     WEBHOOK = 11
     UPS = 12
+    ALIYUN_SMS = 13
+    TENCENT_SMS = 14
+    WECHAT = 15
+    WECOM = 16
+    DINGTALK = 17
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.

@@ -264,6 +264,11 @@ def test_vendor_settings_faults_are_named_with_their_path(tmp_path: Path) -> Non
         ('[http]\naddress = "unix://s"', "http.address", "tcp://host:port"),
         ('[operator]\naddress = "tcp://h:1"', "operator.admin_key", "admin_key_file or admin_key_env"),
         ('[[apps]]\nkey = "a"\nsecrets = []', "apps[0].secrets", "at least one secret"),
+        (
+            '[[apps]]\nkey = "a"\nsecrets = [{ env = "HOME" }]\n[apps.callback]\nurl = "ftp://h"\nsecret_env = "HOME"',
+            "apps[0].callback.url",
+            "an http or https URL",
+        ),
         ("[dev]\nmake_secrets = true", "dev.make_secrets", "dev.clock = true"),
     ],
 )
@@ -373,7 +378,7 @@ def test_shipped_config_is_accepted(name: str, tmp_path: Path) -> None:
     overrides = {"gateway": {"data_dir": str(tmp_path)}}
     text = (CONFIGS / name).read_text()
     if name == "reference.toml":  # its two empty listener tables and its app show examples only
-        text = re.sub(r"^\[\[.*\]\]$(\n|.)*?(?=^\[[^\[]|\Z)", "", text, flags=re.MULTILINE)
+        text = re.sub(r"^\[(\[|apps\.).*\]$(\n|.)*?(?=^\[[^\[]|\Z)", "", text, flags=re.MULTILINE)
     path = tmp_path / name
     path.write_text(text)
     assert describe(load_config(path, vendors={}, overrides=overrides)).startswith("ok\n")
@@ -389,7 +394,8 @@ def reference_entries() -> dict[str, tuple[str, str, bool]]:
     table, comment, comment_open = "", "", False
     for line in (CONFIGS / "reference.toml").read_text().splitlines():
         if match := _TABLE.match(line):
-            table, comment = match[2] + ("[]" if match[1] else ""), ""
+            # What stands below an array of tables belongs to its last one.
+            table, comment = match[2].replace("apps.", "apps[].") + ("[]" if match[1] else ""), ""
         elif match := _ENTRY.match(line):
             # lines of one optional key (NAME_file, NAME_env) share the comment above the first
             entries[f"{table}.{match[1]}"] = (match[2], comment, line.startswith("#"))

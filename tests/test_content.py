@@ -98,7 +98,7 @@ BAD = [
     ({"data": {"k": -math.inf}}, "data", "data holds a number that JSON has no form for"),
     ({"click": Click("url", "javascript:1")}, "click", "click is not an http or https URL"),
     ({"click": Click("intent")}, "click", "click of type intent needs a value"),
-    ({"action": "revoke"}, "collapse_id", "action revoke needs collapse_id"),
+    ({"action": "revoke"}, "collapse_id", "action revoke needs collapse_id, or data.revokes with a message id"),
     ({"action": "badge"}, "badge", "action badge needs badge"),
     *(
         ({"action": "transmission", "strategy": strategy}, "strategy", text)

@@ -14,13 +14,19 @@ from gateway.columns import TextColumn
 from gateway.escapes import column_of, escape, escape_column, escape_token, form_escape
 
 texts = st.text(st.sampled_from('aZ09-._~ "\\&=+%/,;\n\x01中é🎉'), max_size=20)
-chains = st.text(st.sampled_from("jf"), max_size=4)
+chains = st.text(st.sampled_from("jfl"), max_size=4)
 
 
 def twin(text: str, chain: str) -> bytes:
     """One text, by the standard library."""
     for step in chain:
-        text = json.dumps(text, ensure_ascii=False)[1:-1] if step == "j" else quote(text, safe="")
+        match step:
+            case "j":
+                text = json.dumps(text, ensure_ascii=False)[1:-1]
+            case "l":
+                text = "".join(" " if ord(letter) < 0x20 or letter == "\x7f" else letter for letter in text)
+            case _:
+                text = quote(text, safe="")
     return text.encode()
 
 

@@ -13,7 +13,23 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.vendor import Vendor
-from vendors import apns, fcm, harmony, honor, huawei, meizu, oppo, vivo, webhook, xiaomi
+from vendors import (
+    aliyun_sms,
+    apns,
+    dingtalk,
+    fcm,
+    harmony,
+    honor,
+    huawei,
+    meizu,
+    oppo,
+    tencent_sms,
+    vivo,
+    webhook,
+    wechat,
+    wecom,
+    xiaomi,
+)
 from vendors.auth.credential import Credential, SecretPlace
 
 
@@ -43,4 +59,15 @@ REGISTRY: dict[str, VendorEntry] = {
     "meizu": VendorEntry(meizu.Settings, meizu.Meizu, meizu.secret_place, meizu.credential),
     "webhook": VendorEntry(webhook.Settings, webhook.Webhook, webhook.secret_place, webhook.credential),
     "ups": VendorEntry(webhook.Settings, webhook.Ups, webhook.secret_place, webhook.credential),
+    "aliyun_sms": VendorEntry(
+        aliyun_sms.Settings, aliyun_sms.AliyunSms, aliyun_sms.secret_place, aliyun_sms.credential
+    ),
+    "tencent_sms": VendorEntry(
+        tencent_sms.Settings, tencent_sms.TencentSms, tencent_sms.secret_place, tencent_sms.credential
+    ),
+    "wechat": VendorEntry(wechat.Settings, wechat.Wechat, wechat.secret_place, wechat.credential),
+    "wecom": VendorEntry(wecom.Settings, wecom.Wecom, wecom.secret_place, wecom.credential),
+    "dingtalk": VendorEntry(dingtalk.Settings, dingtalk.Dingtalk, dingtalk.secret_place, dingtalk.credential),
 }
+#: Vendors where a second copy is worse than none: rows without an answer end uncertain, whatever `on_uncertain` says.
+SENT_ONCE = frozenset(name for name, entry in REGISTRY.items() if not getattr(entry.vendor, "may_repeat", True))

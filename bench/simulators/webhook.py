@@ -1,7 +1,7 @@
 """The far end of the generic webhook: many messages in one signed request, an answer for each, signed receipts back.
 
-There is no vendor behind it: the contract is this project's own and stands in docs/vendors/webhook.md. It is for channels
-without a public API (UPS phones through an aggregator, 5G messages, digital-human calls, audience exports).
+There is no vendor behind it: the contract is this project's own and stands in docs/vendors/webhook.md. It is for
+channels without a public API (UPS phones through an aggregator, 5G messages, digital-human calls, audience exports).
 """
 
 from __future__ import annotations

@@ -221,9 +221,9 @@ class CredentialKeeper:
         try:
             with trio.fail_after(self._settings.timeout_s):
                 request = client.build_request(
-                    "POST", question.url, headers=dict(question.headers), content=question.body
+                    question.method, question.url, headers=dict(question.headers), content=question.body
                 )
-                request.stream = _WholeBody(question.body)
+                request.stream = WholeBody(question.body)
                 answer = await client.send(request, stream=True)
                 async with aclosing(answer):
                     # Read to its end in any case, so that httpx leaves nothing open; the timeout bounds that.
@@ -248,7 +248,7 @@ class CredentialKeeper:
         return issued
 
 
-class _WholeBody(httpx.AsyncByteStream):
+class WholeBody(httpx.AsyncByteStream):
     """A request body in one piece. httpx's own is an asynchronous generator, and one that a lost connection leaves half
     read goes to the garbage collector, which trio rightly complains about."""
 
@@ -257,7 +257,7 @@ class _WholeBody(httpx.AsyncByteStream):
         self._left = [body]
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _WholeBody(self._body)
+        return WholeBody(self._body)
 
     async def __anext__(self) -> bytes:
         if not self._left:

@@ -107,7 +107,7 @@ class ForeignRows:
         return None if news is None else Report(outcomes_message(news[2]), news[0], news[1])
 
     def on_died(self, life: Life) -> None:
-        """That home is no more: its rows go on to their end, and nobody is told."""
+        """That home is no more: its rows go on to their end, and those who follow receipts are told of it here."""
         self._debts.pop(life, None)
         self._home.shadows.home_died(life)
 

@@ -6,7 +6,7 @@
     submit that names a task        the worker whose journal number stands in the task's id
     submit with a request id        the worker that owns hash(app, request id), so that a repeat finds the first answer
     task_state, task_rows, trace,
-    stop_task                       the worker whose journal number stands in the id
+    stop_task, revoke_task          the worker whose journal number stands in the id
     count_rows, loss, loss_rows     the same of a task, else everybody: added up, rows worker by worker
     register_devices, device_status by row: the worker that owns the device; the answers are put together
     device                          its owner, and everybody for its last messages; by alias: everybody
@@ -199,6 +199,7 @@ class Front:
                 messages.TaskState(task_id=task_id)
                 | messages.TaskRows(task_id=task_id)
                 | messages.StopTask(task_id=task_id)
+                | messages.RevokeTask(task_id=task_id)
             ):
                 return self._at(self._home_of(task_id), session, requested)
             case messages.Trace(message_id=message_id, task_id=task_id):

@@ -22,8 +22,9 @@ from gateway.actors.bell import Bell
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.columns import I64, Rows
-from gateway.core.home import Home, row_deadlines, row_tags, split_by_sequence
+from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.core.inbox_rows import stored_columns
+from gateway.core.lifetimes import row_deadlines
 from gateway.errors import StoreError
 from gateway.ledger import Flag, LedgerPage, Reason, State
 from gateway.store.ports import Inbox, InboxQuery, InboxRows, Kept

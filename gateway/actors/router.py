@@ -33,8 +33,9 @@ from gateway.clock import Clock
 from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
 from gateway.content import Class, Priority
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
-from gateway.core.home import Home, expiry_reasons, row_tags, seconds_left
+from gateway.core.home import Home, row_tags
 from gateway.core.lane import LaneKey
+from gateway.core.lifetimes import expiry_reasons, seconds_left
 from gateway.core.options import AppDefaults, Options, compile_options
 from gateway.core.router import (
     Routed,

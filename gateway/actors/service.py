@@ -1,7 +1,7 @@
 """Service: answers the RPC's requests. What it changes it hands to the owner (intake, device table, clock).
 
     submit, register_devices          an app's own
-    task_state, task_rows, trace, stop_task,
+    task_state, task_rows, trace, stop_task, revoke_task,
                                       an app sees its own only; an operator sees all, and each of his calls is logged
     count_rows, loss, loss_rows, device, device_status, online_counts, status, clock_advance
     subscribe_receipts, subscribe_presence
@@ -29,6 +29,7 @@ from gateway.actors.loss_reports import Asked, LossReports
 from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
 from gateway.actors.registering import cut, registrations
+from gateway.actors.revoking import Revoking, outcomes_by_channel
 from gateway.actors.rpc_listener import Caller
 from gateway.actors.rpc_streams import Streams
 from gateway.actors.task_control import TaskControl
@@ -36,7 +37,7 @@ from gateway.actors.task_reports import TaskReports
 from gateway.batch import Submission
 from gateway.clock import Clock, DevelopmentClock
 from gateway.columns import Bool, TextColumn
-from gateway.content import TTL_S_MAX, Fault, Variant, check_variant
+from gateway.content import TTL_S_MAX, Fault, Variant
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.identity import device_password
@@ -52,6 +53,7 @@ from gateway.wire.rpc.server import HelloAccepted, Requested
 from gateway.wire.rpc.submit import (
     check_submit,
     check_submit_in_steps,
+    checked_content,
     submit_digest,
     submit_digest_in_steps,
     submitted,
@@ -147,6 +149,7 @@ class Service:
         self.losses = LossReports(home=home, pages=pages, clock=clock, app_keys=[app.key for app in apps])
         self._audiences = audiences
         self._control = control
+        self._revoking = Revoking(pages=pages or MemoryPages(home), control=control, intake=intake, clock=clock)
         self._nursery: trio.Nursery | None = None
         self._streams = Streams()
         self._receipts = ReceiptStreams(home, self._streams)
@@ -219,6 +222,8 @@ class Service:
                 self._start(self._loss, connection, message)
             case messages.StopTask() as message:
                 self._start(self._stop_task, connection, message)
+            case messages.RevokeTask() as message:
+                self._start(self._revoke_task, connection, message)
             case messages.SubmitAudience() as message:
                 self._start(self._submit_audience, connection, message, self._app(connection))
             case messages.RegisterDevices() as message:
@@ -348,11 +353,11 @@ class Service:
 
     async def _submit_audience(self, connection: Caller, message: messages.SubmitAudience, app: AppView) -> None:
         with self._counted_outcome():
-            fault = check_variant(message.content) or app.ttl_fault(message.content)
-            if fault is not None:
+            content = checked_content("content", message.content)
+            if (fault := app.ttl_fault(content)) is not None:
                 raise BadRequest(f"content.{fault.field}", fault.text)
             self._check_room()
-            started = await self._audiences.start(app.number, message.content, message.tag.encode(), message.rows_per_s)
+            started = await self._audiences.start(app.number, content, message.tag.encode(), message.rows_per_s)
         self._observer.submit("accepted")
         connection.answer(
             messages.AudienceSubmitted(id=message.id, task_id=started.task_id or bytes(16), devices=started.devices)
@@ -392,6 +397,21 @@ class Service:
                 states=counts.states,
                 channels=counts.channels,
                 is_final=counts.is_final,
+            )
+        )
+
+    async def _revoke_task(self, connection: Caller, message: messages.RevokeTask) -> None:
+        replacement = None if message.replacement is None else _checked_replacement(message.replacement)
+        await self._reports.check_task(message.task_id, functools.partial(self._may_see, connection))
+        revoked = await self._revoking.revoke(message.task_id, replacement)
+        connection.answer(
+            messages.TaskRevoked(
+                id=message.id,
+                task_id=message.task_id,
+                revoke_task_id=revoked.task_id or bytes(16),
+                cancelled=revoked.ended.cancelled,
+                may_have_arrived=revoked.ended.may_have_arrived,
+                channels=outcomes_by_channel(revoked.counts),
             )
         )
 
@@ -499,6 +519,15 @@ class Service:
             )
         self._clock.advance(message.seconds)
         return messages.ClockAdvanced(id=message.id, now_unix_ms=self._clock.unix_ms())
+
+
+def _checked_replacement(content: Variant) -> Variant:
+    """Raises BadRequest for one that cannot stand in the place of another message."""
+    if content.action != "notification" or content.collapse_id:
+        field = "collapse_id" if content.collapse_id else "action"
+        text = "a replacement is a notification, and takes the collapse id of what it replaces"
+        raise BadRequest(f"replacement.{field}", text)
+    return checked_content("replacement", content)
 
 
 async def _in_steps(steps: Generator[None, None, _T]) -> _T:

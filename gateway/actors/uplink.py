@@ -1,9 +1,9 @@
 """UplinkActor: what devices report is carried out: receipts rise, registrations change, counts grow.
 
-    long link --> DeviceOwner.uplink --> take() --+--> at once: receipts, states of the app, counts
+    long link --> DeviceOwner.uplink --> take() --+--> at once: receipts (device_reports.py), states of the app, counts
                                                   +--> mailbox --> run(): changes of the registry, one device at a time
 
-A report counts for rows of the reporting device alone. Changes are written through `register`, the one way into the
+Changes are written through `register`, the one way into the
 registry, as whole states: the device's own with the one thing changed.
 
 The mailbox holds `changes_max` changes; beyond it a device is told `Overloaded` and reports again. Waits for: register.
@@ -19,11 +19,10 @@ from typing import Protocol
 import numpy as np
 
 from gateway.actors.bell import Bell
+from gateway.actors.device_reports import DeviceReports
 from gateway.actors.long_link_port import UplinkAnswer
 from gateway.clock import Clock
-from gateway.columns import Rows
 from gateway.core.devices import DeviceTable
-from gateway.core.home import Home, mark
 from gateway.core.uplink import (
     CHANGES,
     AliasChange,
@@ -40,7 +39,7 @@ from gateway.core.uplink import (
 )
 from gateway.core.uplink_rates import RateKind, UplinkRates
 from gateway.errors import Overloaded
-from gateway.ledger import CHANNEL_NAMES, Channel, LedgerPage
+from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import DevicesRegistered, RegisterDevices, Texts
 
@@ -71,7 +70,7 @@ class UplinkActor:
         self,
         *,
         devices: DeviceTable,
-        home: Home,
+        reports: DeviceReports,
         clock: Clock,
         rates: UplinkRates,
         observer: UplinkObserver,
@@ -82,7 +81,7 @@ class UplinkActor:
     ) -> None:
         """register: as `Service.register`."""
         self._devices = devices
-        self._home = home
+        self._reports = reports
         self._clock = clock
         self._rates = rates
         self._observer = observer
@@ -111,7 +110,7 @@ class UplinkActor:
         if isinstance(uplink, CHANGES):
             self._enqueue(slot, app_index, device_id, uplink)
         elif isinstance(uplink, Report):
-            self._report(app_index, device_id, uplink)
+            self._reports.report(app_index, device_id, uplink)
         elif isinstance(uplink, StateReport):
             self._states.change_state(slot, uplink)
         elif isinstance(uplink, CustomEvent):
@@ -123,39 +122,6 @@ class UplinkActor:
             return UplinkAnswer.TAKEN
         self._observer.taken(event)
         return UplinkAnswer.TAKEN
-
-    # Receipts.
-
-    def _report(self, app_index: int, device_id: bytes, report: Report) -> None:
-        by_page: dict[int, tuple[LedgerPage, list[int]]] = {}
-        for message_id in report.message_ids:
-            found = self._home.find_row(message_id)
-            if found is None:
-                self._observer.refused("unknown_message")
-            elif not self._is_target(*found, app_index, device_id):
-                self._observer.refused("not_the_target")
-            else:
-                page, row = found
-                by_page.setdefault(page.batch.address.sequence, (page, []))[1].append(row)
-        now = self._clock.monotonic()
-        for page, chosen in by_page.values():
-            rows: Rows = np.array(chosen, np.intp)
-            if report.flag is not None:
-                mark(page, rows, report.flag)
-            self._home.raise_receipts(page, rows, report.receipt, now)
-
-    def _is_target(self, page: LedgerPage, row: int, app_index: int, device_id: bytes) -> bool:
-        """Whether the row was for this device: by its id, or for the token that it has."""
-        batch = page.batch
-        if batch.app != app_index:
-            return False
-        if batch.channels is None or not batch.channels[row]:
-            return bool(batch.device_ids[row].tobytes() == device_id)
-        slot = self._devices.find_one(device_id, app_index)
-        if slot < 0 or not page.token_hashes[row]:
-            return False
-        own = self._devices.token_hashes(np.array([slot], np.int32))
-        return bool(own[0] == page.token_hashes[row])
 
     # Changes of the registry.
 

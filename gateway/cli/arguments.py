@@ -145,7 +145,12 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_loss(commands)
     device = _command(commands, "device", "device", "A device: token, presence, last messages with their states.")
     device.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
-    for parser in (task, stop, trace, device):
+    revoke = _command(commands, "revoke", "revoke", "Stop a task, and take back what it shows where the channel can.")
+    revoke.add_argument("task", metavar="TASK", type=_identifier, help="task id")
+    revoke.add_argument(
+        "--replace-with", metavar="FILE", type=Path, help="one notification as JSON, without `to`: it takes their place"
+    )
+    for parser in (task, stop, revoke, trace, device):
         parser.add_argument("--app", metavar="KEY", help="ask as this app over the RPC, instead of as operator")
         _operator(parser)
     _operator(_command(commands, "status", "status", "What the gateway is doing."))

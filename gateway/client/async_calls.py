@@ -66,6 +66,7 @@ from gateway.wire.rpc.messages import (
     Request,
     Restart,
     Restarted,
+    RevokeTask,
     Status,
     StopTask,
     StoredPurged,
@@ -78,6 +79,7 @@ from gateway.wire.rpc.messages import (
     SubscribePresence,
     SubscribeReceipts,
     TaskCounts,
+    TaskRevoked,
     TaskRowPage,
     TaskState,
     TaskStopped,
@@ -269,6 +271,11 @@ class AsyncCalls(AsyncLossCalls):
     async def stop_task(self, task_id: bytes | str) -> TaskStopped:
         """No row of the task that is not under way goes out any more, and it takes no further rows."""
         return await self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
+
+    async def revoke_task(self, task_id: bytes | str, *, replacement: Variant | None = None) -> TaskRevoked:
+        """The task is stopped; what it shows is taken back, or replaced, where the channel can."""
+        request = RevokeTask(id=UNSENT, task_id=id_bytes("task id", task_id), replacement=replacement)
+        return await self._call(request, TaskRevoked)
 
     async def task_rows(
         self,

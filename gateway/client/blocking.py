@@ -64,6 +64,7 @@ from gateway.wire.rpc.messages import (
     Request,
     Restart,
     Restarted,
+    RevokeTask,
     Status,
     StopTask,
     StoredPurged,
@@ -76,6 +77,7 @@ from gateway.wire.rpc.messages import (
     SubscribePresence,
     SubscribeReceipts,
     TaskCounts,
+    TaskRevoked,
     TaskRowPage,
     TaskState,
     TaskStopped,
@@ -188,6 +190,11 @@ class BlockingClient(BlockingLossCalls):
     def stop_task(self, task_id: bytes | str) -> TaskStopped:
         """No row of the task that is not under way goes out any more, and it takes no further rows."""
         return self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
+
+    def revoke_task(self, task_id: bytes | str, *, replacement: Variant | None = None) -> TaskRevoked:
+        """The task is stopped; what it shows is taken back, or replaced, where the channel can."""
+        request = RevokeTask(id=UNSENT, task_id=id_bytes("task id", task_id), replacement=replacement)
+        return self._call(request, TaskRevoked)
 
     def task_rows(
         self,

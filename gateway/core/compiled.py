@@ -64,7 +64,8 @@ class Compiled(NamedTuple):
     constant_bytes: the body's bytes that are the same in all rows. body_slots: name -> how often, texts left out.
     row_slots: those among them that are columns; text_slots: how title and body stand in it, n_title and n_body times.
     header_slots: names in path and headers whose value follows from the variant. has_id_in_head: the message id stands
-    there too. signature_slots: names of signatures and of parts of them, wherever they stand. layout: equal for templates whose rows may stand in one group of requests.
+    there too. signature_slots: names of signatures and of parts of them, wherever they stand. layout: equal for
+    templates whose rows may stand in one group of requests.
     """
 
     path: TemplateParts

@@ -3,7 +3,7 @@
     {"message_id": uuid, "type": "notification", "title": str, "body": str, "data": {...}?, "click": {...}?,
      "image": url?, "badge": int?, "sound": str?, "collapse_id": str?, "category": str?}
     {"message_id": uuid, "type": "transmission", "body": str, "data": {...}?, "collapse_id": str?, "category": str?}
-    {"message_id": uuid, "type": "revoke", "collapse_id": str}
+    {"message_id": uuid, "type": "revoke", "collapse_id": str?, "revokes": uuid?}
     {"message_id": uuid, "type": "badge", "badge": int}
 
 Optional keys are absent when empty; of a notification, title and body are always there. The object goes through the
@@ -16,7 +16,7 @@ from typing import assert_never
 
 import msgspec
 
-from gateway.content import Variant
+from gateway.content import Variant, revoked_message
 from gateway.template_values import Tree, merge_patch, raw_object, scalar_value, text_value
 from gateway.vendor import Limits, Refusal, RequestTemplate, parse_template, slot_json
 
@@ -59,7 +59,11 @@ def downlink_template(variant: Variant, *, with_variables: bool) -> RequestTempl
             payload["body"] = slot_json("body")
             _add_data(payload, variant, with_variables=with_variables)
         case "revoke":
-            payload["collapse_id"] = slot_json("collapse_id")
+            if variant.collapse_id:
+                payload["collapse_id"] = slot_json("collapse_id")
+            revoked = revoked_message(variant)
+            if revoked:
+                payload["revokes"] = text_value(revoked, with_variables=with_variables)
         case "badge":
             assert variant.badge is not None
             payload["badge"] = variant.badge

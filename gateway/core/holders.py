@@ -75,6 +75,13 @@ class Holders:
         self._pages.setdefault(worker, {})[page.batch.address.sequence] = page
         self._rows[worker] = self.rows_at(worker) + len(rows)
 
+    def adopt(self, page: LedgerPage, rows: Rows, worker: int) -> None:
+        """These rows of a page from a journal are with that worker, which got them of an earlier life of this home, and
+        may have left its process: as far as nobody has said more, they are taken for sent."""
+        self.give(page, rows, worker)
+        assert page.away is not None
+        page.away[rows] |= _ISSUED
+
     # -- reports
 
     def report(self, worker: int, outcomes: Outcomes, now: float) -> Reported:

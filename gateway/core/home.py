@@ -22,9 +22,9 @@ import numpy as np
 
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment, task_segments
-from gateway.columns import I64, U8, U16, U32, Rows
-from gateway.content import Variant
+from gateway.columns import I64, U8, U16, Rows
 from gateway.core.counters import Counters
+from gateway.core.lifetimes import lifetime_s, row_deadlines
 from gateway.core.shadow import Life, ShadowPage, Shadows
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
@@ -36,8 +36,6 @@ from gateway.tally import PageTally
 
 #: Rows that may be expired by the clock; IN_FLIGHT rows wait for their answer.
 _EXPIRABLE = np.array([state in OPEN_STATES and state is not State.IN_FLIGHT for state in State])
-#: A row with TTL 0 is sent at once or not at all; a connection and a credential may have to be made first.
-NOW_OR_NEVER_S = 5.0
 #: A TTL is in seconds; a twentieth of one is precise enough and lets a burst of batches share a tick.
 _EXPIRY_TICK_S = 0.05
 _FINAL = np.array([state in FINAL_STATES for state in State])
@@ -117,6 +115,7 @@ class Home:
         self._pages: OrderedDict[int, LedgerPage] = OrderedDict()
         #: Rows that other workers journaled and this one holds.
         self.shadows = Shadows(secret)
+        self.shadows.on_orphans = self._tell_orphans
         self._page_bytes: dict[int, int] = {}
         self._bytes = 0
         self._evicted = 0
@@ -396,6 +395,13 @@ class Home:
             self._change_rows -= len(gone.rows)
             self._changes_first += 1
 
+    def _tell_orphans(self, page: ShadowPage, rows: Rows) -> None:
+        """Rows whose home has died with its ledger: who follows receipts hears of their end from their holder."""
+        ended = rows[_FINAL[page.state[rows]]]
+        if len(ended):
+            now = page.batch.born + float(page.final_ms[ended].max()) / 1000
+            self._record(page, ended, page.state[ended], page.reason[ended], page.channel[ended], now)
+
     def changes(self, cursor: int, changes_max: int) -> tuple[list[Change], int] | None:
         """Changes from a cursor on and the next cursor; None when the cursor has fallen out of the ring."""
         if cursor < self._changes_first:
@@ -540,38 +546,6 @@ def _find_segment(segments: Sequence[TaskSegment], row: int) -> int:
         else:
             high = middle
     return low
-
-
-def lifetime_s(variant: Variant) -> float:
-    """How long rows of the variant may stay open. TTL 0 means now or never: time for one attempt."""
-    return variant.ttl_s or NOW_OR_NEVER_S
-
-
-def row_deadlines(batch: Batch, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """(k,) monotonic seconds at which the TTL of each row ends."""
-    if batch.variant_index is None:
-        return np.full(len(rows), batch.born + lifetime_s(batch.variants[0]))
-    ttls = np.array([lifetime_s(variant) for variant in batch.variants], np.float64)
-    return batch.born + ttls[batch.variant_index[rows]]
-
-
-def seconds_left(batch: Batch, rows: Rows, now: float) -> U32:
-    """(k,) whole seconds of life that are left, at least 1: a row that is over by now is on its way all the same."""
-    left: U32 = np.clip(row_deadlines(batch, rows) - now, 1, 0xFFFFFFFF).astype(np.uint32)
-    return left
-
-
-def expiry_reasons(page: LedgerPage, rows: Rows, why_queued: Reason) -> U8:
-    """Why rows ran out of time: what they waited for, else what their lane waits for.
-
-    A held row waited for its device. A waiting row keeps the reason it waits for (throttled, unavailable ...).
-    """
-    reasons = page.reason[rows].copy()
-    states = page.state[rows]
-    unexplained = (reasons == Reason.NONE) | (reasons == Reason.RETRY) | (reasons == Reason.FALLBACK)
-    reasons[unexplained] = why_queued
-    reasons[states == State.HELD] = Reason.DEVICE_OFFLINE
-    return reasons
 
 
 def split_by_sequence(tags: I64) -> list[tuple[int, Rows]]:

@@ -38,9 +38,7 @@ EFFECTS: dict[Event, tuple[Receipt, Flag]] = {
 RECEIPTS: U8 = np.array([EFFECTS[event][0] for event in Event], np.uint8)
 FLAGS: U8 = np.array([EFFECTS[event][1] for event in Event], np.uint8)
 #: Events that speak of the device, not only of the row.
-_OF_DEVICES: Bool = np.isin(
-    np.arange(len(Event)), [Event.NOTIFICATIONS_CLOSED, Event.TOKEN_DEAD, Event.TOKEN_MUTED, Event.DELIVERED]
-)
+_OF_DEVICES: Bool = np.isin(np.arange(len(Event)), [Event.NOTIFICATIONS_CLOSED, Event.TOKEN_DEAD, Event.TOKEN_MUTED])
 #: Of a report that names a token and no row.
 ROW_UNKNOWN = -1
 #: Reports of rows whose worker has not said yet that it sent them, which are looked at again; more are about nobody's.

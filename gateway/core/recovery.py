@@ -11,14 +11,15 @@ knows of: a wall clock that was set back lengthens none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from gateway.columns import Bool, Rows
 from gateway.content import Class
-from gateway.core.home import Home, row_deadlines
+from gateway.core.home import Home
+from gateway.core.lifetimes import row_deadlines
 from gateway.core.options import Options
 from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, State
 from gateway.marks import RowMarks
@@ -123,10 +124,11 @@ def urgency(options: Options) -> tuple[int, int]:
     return first >> 1, first & 1
 
 
-def resend_table(*, system: bool, marketing: bool) -> Bool:
+def resend_table(*, system: bool, marketing: bool, once: Collection[Channel] = ()) -> Bool:
     """(channels, classes) bool, by the rules `on_uncertain`. The long link always sends again: a device drops the
-    second copy by its message id."""
+    second copy by its message id. once: channels on which a second copy is worse than none."""
     table: Bool = np.zeros((len(Channel), len(Class)), np.bool_)
     table[:, Class.SYSTEM], table[:, Class.MARKETING] = system, marketing
     table[Channel.LONG_LINK] = True
+    table[list(once)] = False
     return table

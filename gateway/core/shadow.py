@@ -15,7 +15,7 @@ with the worker's own batches. Message ids stay the home's.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,6 +90,7 @@ class ShadowPage(LedgerPage):
         "home_rows",
         "incarnation",
         "is_announced",
+        "is_orphan",
         "is_told",
         "on_dirty",
         "on_ended",
@@ -111,6 +112,8 @@ class ShadowPage(LedgerPage):
         self.is_told: Bool = np.zeros(batch.n, np.bool_)
         self.has_dirty = False
         self.has_home = True
+        #: Its home is dead and will not be back.
+        self.is_orphan = False
         #: Called once each when the next report is out.
         self.on_told: list[Callable[[], None]] = []
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
@@ -158,6 +161,10 @@ def _nobody(_page: ShadowPage) -> None:
 
 def _nobody_counts(_page: ShadowPage, _rows: int) -> None:
     """The same."""
+
+
+def _nobody_listens(_page: ShadowPage, _rows: Rows) -> None:
+    """There is no home around this table."""
 
 
 def cut_batch(batch: Batch, rows: Rows) -> Batch:
@@ -211,6 +218,10 @@ class Shadows:
         #: Rows with news for a home that has died: counted and dropped.
         self.rows_for_the_dead = 0
         self.on_dirty: Callable[[Life], None] = lambda _life: None
+        #: Takes rows that changed and whose home is no more.
+        self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens
+        #: Whether an app's batches come back with the next life of their home, which then adopts what is held here.
+        self.awaits_home: Callable[[int], bool] = lambda _app: False
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -273,7 +284,8 @@ class Shadows:
         return page, rows, outcomes
 
     def home_died(self, life: Life) -> int:
-        """Nobody listens to reports about that home's rows any more; they go on to their end. Returns how many."""
+        """That home hears no reports any more; its rows go on to their end, and `on_orphans` is told. Returns how
+        many."""
         self._dead[life.worker] = max(life.incarnation, self._dead.get(life.worker, -1))
         for page in self._dirty.pop(life, deque()):
             self._drop_news(page)
@@ -284,10 +296,35 @@ class Shadows:
             page.told(np.arange(0))
         return left
 
+    def of_earlier_lives(self, life: Life) -> list[ShadowPage]:
+        """Those whose home was that worker in a life that has ended, rows that have ended meanwhile included."""
+        return [page for page in self if page.home == life.worker and page.incarnation < life.incarnation]
+
+    def adopt(self, life: Life, addresses: Container[BatchAddress]) -> None:
+        """These batches are in the journal of that new life: it is the home of their rows and hears of all of them.
+        The others are nobody's any more."""
+        for page in self.of_earlier_lives(life):
+            page.has_dirty = False
+            if page.home_address in addresses:
+                page.incarnation, page.has_home = life.incarnation, True
+                page.is_told[:] = False
+                page.touch(np.arange(page.n))
+            else:
+                self._orphan(page)
+
     def _drop_news(self, page: ShadowPage) -> None:
-        self.rows_for_the_dead += int(page.dirty.sum())
-        page.dirty[:] = False
         page.has_dirty = False
+        if page.is_orphan or not self.awaits_home(page.batch.app):
+            self._orphan(page)
+        elif not page.n_open:
+            self._keep(page, page.batch.born + float(page.final_ms.max()) / 1000)
+
+    def _orphan(self, page: ShadowPage) -> None:
+        page.is_orphan = True
+        rows = np.flatnonzero(page.dirty)
+        self.rows_for_the_dead += len(rows)
+        page.dirty[rows] = False
+        self.on_orphans(page, rows)
         if not page.n_open:
             self._pages.pop(page.batch.address.sequence, None)
 

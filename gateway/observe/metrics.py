@@ -46,6 +46,8 @@ HELD_OUTCOMES = ("held", "dropped", "rechecked", "removed")
 #: What becomes of one vendor's receipt of one token. repeated: it said nothing new; forged: its callback parameter is
 #: none of ours; not_the_target: no row of its batch went to that token there; dropped: no room on the way to its home.
 RECEIPT_OUTCOMES = ("counted", "repeated", "forged", "no_address", "unknown_row", "not_the_target", "dropped")
+#: What becomes of rows that a service is to be told of by HTTP.
+CALLBACK_OUTCOMES = ("answered", "refused", "undelivered", "dropped")
 #: What a vendor's request was told.
 RECEIPT_REQUESTS = ("taken", "unreadable", "unproven", "busy", "too_large", "method")
 #: Ten microseconds to ten seconds: a step should stay under 2 ms, a stall is seconds.
@@ -61,6 +63,14 @@ class Metrics(MetricSet):
     row_moves = counter("rows", "Rows that entered a state, by channel", channel=Channel, state=State)
     row_reasons = counter("rows", "Rows that got a reason with their state", reason=Reason)
     rows_open = gauge("rows", "Rows that are in an open state now", state=State)
+    callback_rows = counter(
+        "rows",
+        "Rows that services were to be told of by HTTP: answered, refused (status 400 to 499), undelivered, dropped",
+        app=open_label(),
+        outcome=CALLBACK_OUTCOMES,
+    )
+    callback_queue_rows = gauge("rows", "Rows that wait to be told to the app's service", app=open_label())
+    callback_retries = counter("requests", "Callbacks that had no usable answer and were tried again", app=open_label())
     audiences_running = gauge("audiences", "Audiences that still have devices to come")
     audience_rows_left = counter("rows", "Devices of audiences that got no row, because their worker ended or refused")
     receipts = counter("rows", "Rows whose receipt rose, by channel", channel=Channel, receipt=Receipt)

@@ -401,8 +401,8 @@ class World:
         self._fds = 100
 
     def _add_devices_end(self) -> None:
-        """What rows go to and come from on the devices' side, what a disk is told of them (`write_marks`), and who stops
-        them."""
+        """What rows go to and come from on the devices' side, what a disk is told of them (`write_marks`), and what
+        stops them."""
         self.control = TaskControl(home=self.home, inbox=self.inbox, clock=self.clock, stopped=StoppedTasks(100))
         self.home.trail = self.trail
         self._positions = 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import trio
 
+from gateway.actors.device_reports import DeviceReports
 from gateway.actors.long_link_port import UplinkAnswer
 from gateway.actors.registering import registrations
 from gateway.actors.uplink import UplinkActor
@@ -30,9 +31,10 @@ class Desk:
         self.states: list[Any] = []
         self.is_open = trio.Event()
         self.is_open.set()
+        observer = UplinkCounts(world.metrics, ["shop", "news"])
         self.actor = UplinkActor(
             devices=world.devices,
-            home=world.home,
+            reports=DeviceReports(devices=world.devices, home=world.home, clock=world.clock, observer=observer),
             clock=world.clock,
             rates=UplinkRates(
                 5_000,
@@ -40,7 +42,7 @@ class Desk:
                 changes_per_hour=limits.get("changes", 1_000),
                 now=world.clock.monotonic(),
             ),
-            observer=UplinkCounts(world.metrics, ["shop", "news"]),
+            observer=observer,
             app_keys=["shop", "news"],
             changes_max=limits.get("changes_max", 100),
             register=self.register,

@@ -72,6 +72,15 @@ def test_the_limit_is_that_of_the_config(payload_bytes_max: int | None, expected
     assert downlink.limits(Variant("t", "b")).payload_bytes_max == expected
 
 
+def test_a_revoke_of_one_message_names_it_beside_the_collapse_id_it_may_have() -> None:
+    one = Variant("", "", action="revoke", data={"revokes": "{{which}}"})
+    assert payload_of(one, with_variables=True) == {
+        "message_id": "<message_id>",
+        "type": "revoke",
+        "revokes": "<var:which>",
+    }
+
+
 def test_each_action_has_the_keys_it_needs_and_no_other() -> None:
     full = {"data": {"a": 1}, "collapse_id": "o-1", "category": "ORDER", "badge": 3, "sound": "x", "image": "https://x"}
     head = {"message_id": "<message_id>"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ IDS_MAX = 8
 AGE_MS = 1000
 
 
+@functools.cache
 def key_of(number: int) -> int:
     return request_key(SECRET, "shop", f"request {number}")
 

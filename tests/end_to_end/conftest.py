@@ -166,8 +166,11 @@ class Phone:
         (connack,) = await self._packets(reader)
         assert connack.code == 0
         await stream.send_all(mqtt.subscribe(1, f"d/{name}/down", 1))
-        (suback,) = await self._packets(reader)
+        # What waited for the device may come in the same read.
+        suback, *pushes = await self._packets(reader)
         assert suback.codes == b"\x01"
+        for push in pushes:
+            await self._on_packet(stream, push)
         nursery.start_soon(self._read, reader)
         return self
 
@@ -190,12 +193,15 @@ class Phone:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await stream.receive_some(65536):
                 for packet in reader.receive_data(bytes(data)):
-                    if isinstance(packet, mqtt.Publish):
-                        payload = json.loads(packet.payload)
-                        self.payloads.append(payload)
-                        self.received[payload["message_id"].replace("-", "")] += not packet.is_dup
-                        if self.acknowledges:
-                            await stream.send_all(mqtt.puback(packet.packet_id))
+                    await self._on_packet(stream, packet)
+
+    async def _on_packet(self, stream: trio.SocketStream, packet: Any) -> None:
+        if isinstance(packet, mqtt.Publish):
+            payload = json.loads(packet.payload)
+            self.payloads.append(payload)
+            self.received[payload["message_id"].replace("-", "")] += not packet.is_dup
+            if self.acknowledges:
+                await stream.send_all(mqtt.puback(packet.packet_id))
 
     async def close(self) -> None:
         assert self.stream is not None
@@ -232,11 +238,7 @@ class Gateway:
                 connection.close()
 
         found: dict[tuple[str, str], float] = {}
-        try:
-            page = await trio.to_thread.run_sync(scrape)
-        except http.client.RemoteDisconnected:
-            # Once, with several workers on a busy machine (known-gaps.md). A scraper asks again, too.
-            page = await trio.to_thread.run_sync(scrape)
+        page = await trio.to_thread.run_sync(scrape)
         for line in page.splitlines():
             match = _SAMPLE.match(line)
             if match is not None:

@@ -146,3 +146,55 @@ async def test_a_stop_outlives_the_process_where_the_journal_is_on_the_disk(open
         assert (counts.states, counts.reasons) == ({"cancelled": 4}, {"stopped": 4})
         assert await gateway.states(other.task_id) == {"held": 4}
         await refused(gateway.client.submit(content(), devices, task_id=task.task_id), "task_stopped")
+
+
+async def test_a_revoked_task_is_taken_back_from_devices_and_what_stays_shown_is_said(
+    open_gateway: Callable[..., Any], new_phone: Callable[[bytes], Any], simulators: Any
+) -> None:
+    async with open_gateway(simulators.ready) as gateway, trio.open_nursery() as nursery:
+        (online, away), (at_vendor,) = await gateway.register(2, ""), await gateway.register(1, "apns")
+        phone = await new_phone(online).connect(gateway.link_port, nursery)
+        task = await gateway.client.submit(content(), [online, away, at_vendor])
+        with trio.fail_after(20):
+            while await gateway.states(task.task_id) != {"device_acked": 1, "held": 1, "vendor_accepted": 1}:
+                await trio.sleep(0.02)
+        revoked = await gateway.client.revoke_task(task.task_id)
+        assert revoked.cancelled == 1
+        assert revoked.channels == {"long_link": {"not_shown": 1, "revoked": 1}, "apns": {"cannot": 1}}
+        counts = await gateway.until_final(revoked.revoke_task_id)
+        assert counts.states == {"device_acked": 1}
+        shown, taken_back = phone.payloads
+        assert taken_back == {
+            "message_id": taken_back["message_id"],
+            "type": "revoke",
+            "revokes": shown["message_id"],
+        }
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_replacement_takes_the_place_of_what_is_shown_on_every_channel_that_can(
+    open_gateway: Callable[..., Any], new_phone: Callable[[bytes], Any], simulators: Any, folder: Path, capsys: Any
+) -> None:
+    async with open_gateway(simulators.ready) as gateway, trio.open_nursery() as nursery:
+        (online,), (at_vendor,) = await gateway.register(1, ""), await gateway.register(1, "apns")
+        phone = await new_phone(online).connect(gateway.link_port, nursery)
+        task = await gateway.client.submit(content(collapse_id="offer"), [online, at_vendor])
+        await gateway.until_final(task.task_id)
+        (folder / "sorry.json").write_text('{"title": "Sorry", "body": "A mistake."}')
+        arguments = ["revoke", to_text(task.task_id), "--config", str(folder / "gateway.toml")]
+        assert await command(*arguments, "--replace-with", str(folder / "sorry.json"), "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["channels"] == {"long_link": {"replaced": 1}, "apns": {"replaced": 1}}
+        counts = await gateway.until_final(bytes.fromhex(told["revoke_task"].replace("-", "")))
+        assert counts.states == {"device_acked": 1, "vendor_accepted": 1}
+        assert [(one["title"], one["collapse_id"]) for one in phone.payloads] == [
+            ("title", "offer"),
+            ("Sorry", "offer"),
+        ]
+        rows = await trio.to_thread.run_sync(simulators.call, "GET", "/received?simulator=apns")
+        assert sorted(row["title"] for row in rows) == ["Sorry", "title"]
+        assert await command(*arguments) == 0
+        assert "STAYS SHOWN" in capsys.readouterr().out
+        with pytest.raises(CallFailed, match="a replacement is a notification"):
+            await gateway.client.revoke_task(task.task_id, replacement=content(collapse_id="other"))
+        nursery.cancel_scope.cancel()

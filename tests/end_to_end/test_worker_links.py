@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from gateway.client.loss_calls import LossOf
 from gateway.client.trio_client import open_trio_client
 from gateway.content import Variant
 from gateway.core.ownership import Ownership
+from gateway.ledger import Receipt
 
 SECRET = b"the secret of the shop"
 #: For a process to be started again, imports included, on a busy machine.
@@ -42,6 +44,11 @@ async def clients_of_each(gateway: Any, workers: int = 2) -> AsyncIterator[list[
                 break
             assert len(clients) < 64
         yield clients
+
+
+def varint(n: int) -> bytes:
+    """Remaining length of an MQTT packet, of less than 16,384 bytes."""
+    return bytes([n]) if n < 128 else bytes([n & 0x7F | 0x80, n >> 7])
 
 
 def owners(devices: list[bytes], workers: int = 2) -> list[int]:
@@ -111,6 +118,17 @@ async def test_any_worker_takes_rows_for_all_devices_and_answers_for_all(
             found = await client.device(bare[0])
             assert found.facts["is_online"]
             assert len(found.facts["messages"]) == len(tasks)
+        # What a device says of a message counts, whichever worker is its home.
+        displayed = int(Receipt.DISPLAYED)
+        topic, ids = f"d/{bare[0].hex()}/up/displayed".encode(), list(phones[0].received)
+        said = json.dumps({"message_ids": ids}).encode()
+        publish = b"\x30" + varint(2 + len(topic) + len(said)) + len(topic).to_bytes(2, "big") + topic + said
+        await phones[0].stream.send_all(publish)
+        with trio.fail_after(20):
+            for task in tasks:
+                while displayed not in (page := await clients[0].task_rows(task)).receipt:
+                    await trio.sleep(0.02)
+                assert bytes(page.receipt).count(displayed) == 1
         # Each of them saw each message once.
         assert all(list(phone.received.values()) == [1] * len(tasks) for phone in phones)
         copies = simulators.copies("apns")

@@ -23,13 +23,60 @@ from bench.simulators.push_api import Kit, PushApi
 from bench.simulators.server import PUSH_APIS
 from bench.simulators.vivo import auth_signature as vivo_signature
 from gateway.content import Click, Variant
-from vendors import harmony, honor, huawei, meizu, oppo, vivo, webhook, xiaomi
+from vendors import (
+    aliyun_sms,
+    dingtalk,
+    harmony,
+    honor,
+    huawei,
+    meizu,
+    oppo,
+    tencent_sms,
+    vivo,
+    webhook,
+    wechat,
+    wecom,
+    xiaomi,
+)
+from vendors.text_template import TextTemplate
 
 NOW_UNIX_S = 1_763_700_000
 CALLBACK = "https://gw.example.com/cb"
 FILE = "absent"
 LANES = {"system_channel": "private", "marketing_channel": "public"}
 _VIVO = vivo.Settings(app_id=10004, app_key_id="sim-vivo-app-key", app_secret_file=FILE, callback_url=CALLBACK)
+_ALIYUN = aliyun_sms.Settings(
+    access_key_id="sim-aliyun-key-id",
+    access_key_secret_file=FILE,
+    sign_name="Demo",
+    templates={"default": TextTemplate(id="SMS_1", params={"title": "{{title}}", "content": "{{body}}", "c": "k"})},
+)
+_TENCENT = tencent_sms.Settings(
+    secret_id="sim-tencent-secret-id",
+    secret_key_file=FILE,
+    sdk_app_id="1400000000",
+    sign_name="Demo",
+    templates={"default": TextTemplate(id="1234567", params={"2": "{{body}}", "1": "{{title}}"})},
+)
+_WECHAT = wechat.Settings(
+    appid="wx0000000000000001",
+    app_secret_file=FILE,
+    page="pages/index/index",
+    web_view_page="pages/web/index?from=push",
+    templates={
+        "default": TextTemplate(
+            id="T" * 43,
+            params={
+                "thing1": "{{title}}",
+                "thing2": "去：{{body}}",
+                "time3": "2026年11月21日 21:30",
+                "phrase4": "已发货",
+            },
+        )
+    },
+)
+_WECOM = wecom.Settings(corpid="ww0000000000000001", agentid=1_000_002, corp_secret_file=FILE)
+_DINGTALK = dingtalk.Settings(app_key_id="ding0000000000000001", agent_id=1_234_567, app_secret_file=FILE)
 VENDORS: dict[str, list[Any]] = {
     "huawei": [huawei.Huawei(huawei.Settings(client_id="104000001", client_secret_file=FILE, badge_class="a.B"))],
     "harmony": [harmony.Harmony(harmony.Settings(project_id="388421841221890000", account_key_file=FILE))],
@@ -42,8 +89,23 @@ VENDORS: dict[str, list[Any]] = {
     "meizu": [meizu.Meizu(meizu.Settings(app_id="110000", app_secret_file=FILE))],
     "webhook": [webhook.Webhook(webhook.Settings(host="hook.example.com", secret_file=FILE, app="shop"))],
     "ups": [webhook.Ups(webhook.Settings(host="hook.example.com", secret_file=FILE))],
+    "aliyun_sms": [
+        aliyun_sms.AliyunSms(_ALIYUN),
+        aliyun_sms.AliyunSms(msgspec.structs.replace(_ALIYUN, rows_per_request_max=1000)),
+    ],
+    "tencent_sms": [tencent_sms.TencentSms(_TENCENT)],
+    "wechat": [wechat.Wechat(_WECHAT)],
+    "wecom": [
+        wecom.Wecom(_WECOM),
+        wecom.Wecom(msgspec.structs.replace(_WECOM, card_url="https://example.com/open?a=b#c")),
+    ],
+    "dingtalk": [
+        dingtalk.Dingtalk(_DINGTALK),
+        dingtalk.Dingtalk(msgspec.structs.replace(_DINGTALK, card_url="https://example.com/open?a=b#c")),
+    ],
 }
 TOKEN = {"oppo": "CN_{:032x}", "vivo": "{:023d}", "meizu": "R" * 40 + "{}", "xiaomi": "dEmO+regid{}="}
+TOKEN |= {"aliyun_sms": "1380000000{}", "tencent_sms": "+861380000000{}", "wechat": "o" * 27 + "{}"}
 CONTENTS = {
     "plain": Variant("标题", "Text"),
     "marketing": Variant("t", "b", class_="marketing"),
@@ -74,6 +136,10 @@ class Asked:
         kind = {"content-type": "application/x-www-form-urlencoded"}
         return json.loads(self.ask(path, kind, urlencode(fields).encode()).body)
 
+    def _got(self, path: str) -> bytes:
+        answer = self.judge.judge(Request("GET", path, (), b"", 0), None)
+        return str(json.loads(answer.body)["access_token"]).encode()
+
     def credential(self) -> bytes:
         """What the keeper would have: got from the simulator itself where the vendor gives tokens."""
         known, stamp = self.known, f"{NOW_UNIX_S}000"
@@ -101,6 +167,20 @@ class Asked:
                 return f"key={known['app_secret']}".encode()
             case "webhook" | "ups":
                 return str(known["secret"]).encode()
+            case "wechat":
+                fields = {"grant_type": "client_credential", "appid": known["appid"], "secret": known["secret"]}
+                kind = {"content-type": "application/json"}
+                answer = self.ask("/cgi-bin/stable_token", kind, json.dumps(fields).encode())
+                return str(json.loads(answer.body)["access_token"]).encode()
+            case "wecom":
+                query = urlencode({key: known[key] for key in ("corpid", "corpsecret")})
+                return self._got(f"/cgi-bin/gettoken?{query}")
+            case "dingtalk":
+                return self._got(f"/gettoken?{urlencode({key: known[key] for key in ('appkey', 'appsecret')})}")
+            case "aliyun_sms":
+                return str(known["access_key_secret"]).encode()
+            case "tencent_sms":
+                return str(known["secret_key"]).encode()
             case _:
                 return str(known["app_secret"]).encode()
 
@@ -127,7 +207,9 @@ def test_every_row_is_taken(
                 named = vendor.read_saved(saved.status, dict(saved.headers), saved.body)
                 assert isinstance(named, str), saved.why
                 body = body.replace(b"\x00saved\x00", named.encode())
-            answer = asked.ask(request.path, request.headers, body)
+            host, port = vendor.authority()
+            assert port == 443
+            answer = asked.ask(request.path, {"host": host} | request.headers, body)
             assert answer.is_success, answer.why
             taken += [row.token for row in answer.rows]
         assert sorted(taken) == tokens

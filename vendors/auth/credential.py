@@ -37,11 +37,12 @@ class Denied(NamedTuple):
 
 
 class TokenRequest(NamedTuple):
-    """The POST that asks a token endpoint."""
+    """What asks a token endpoint."""
 
     url: str
     headers: Mapping[str, str]
     body: bytes
+    method: str = "POST"
 
 
 @runtime_checkable

@@ -1,10 +1,8 @@
 """Signatures of single requests: the webhook's own, Aliyun's ACS3 and Tencent Cloud's TC3. Pure functions of bytes.
 
-Source: facts/vendors-china.md sections 7A.3, 7B.3 and the vectors of section 10 (2026-11), made from the pages of Alibaba
-Cloud ("V3 版本请求体&签名机制") and Tencent Cloud ("签名方法 v3"); the webhook's is this project's own (docs/vendors/webhook.md).
-
-Each takes what a template's `signed` parts hold (gateway/vendor.py): the secret first, since a vendor file has none, and
-the body last, since it may hold anything.
+Source: facts/vendors-china.md sections 7A.3, 7B.3 and the vectors of section 10 (2026-11), made from the pages of
+Alibaba Cloud ("V3 signature") and Tencent Cloud ("signature v3"); the webhook's is this project's own
+(docs/vendors/webhook.md).
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Source: facts/vendors-china.md section 1.14 (2026-11), made from public MiPush callback services.
 
 Nothing is signed: the callback parameter alone proves a receipt. `barStatus: Disable` says beside any event that the
-user has switched notifications off. Of type 16 only errorCode 1 (or none) speaks of the registration id; 2 and 3 are
-aliases and accounts, which we do not use. `replaceTarget` (a new id for an old one) is not acted upon: the device
-registers its id by itself.
+user has switched notifications off; of a report with several targets nobody can say whose it is. Of type 16 only
+errorCode 1 (or none) speaks of the registration id; 2 and 3 are aliases and accounts, which we do not use.
+`replaceTarget` (a new id for an old one) is not acted upon: the device registers its id by itself.
 """
 
 from __future__ import annotations
@@ -61,6 +61,6 @@ def _receipts(report: Mapping[str, Any]) -> list[VendorReceipt]:
     address, tokens = text_of(report.get("param")), token_list(report.get("targets"))
     at_unix_ms = unix_ms(report.get("timestamp"))
     receipts = [VendorReceipt(event, address, tokens, at_unix_ms, name)]
-    if report.get("barStatus") == "Disable" and event is not Event.NOTIFICATIONS_CLOSED:
+    if report.get("barStatus") == "Disable" and len(tokens) == 1 and event is not Event.NOTIFICATIONS_CLOSED:
         receipts.append(VendorReceipt(Event.NOTIFICATIONS_CLOSED, address, tokens, at_unix_ms))
     return receipts

@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from gateway.cli.demo.channels import CHANNELS
 from gateway.cli.demo.cutting import are_intact, digest_of
-from gateway.cli.demo.proof import Arrival, LedgerRow, Notification
+from gateway.cli.demo.proof import Arrival, LedgerRow, Notification, whole_of
 
 #: Of a message id and of a callback parameter alike: time, journal and sequence of the batch; in a message id, version
 #: and variant of the UUID stand between (docs/message-id.md).
@@ -70,11 +71,11 @@ def _batch_of(message_id: bytes) -> int:
 
 
 def _is_whole(arrival: Arrival, notification: Notification) -> bool:
-    return arrival.sha256 == digest_of(notification.title, notification.body)
+    return arrival.sha256 == digest_of(*whole_of(arrival, notification))
 
 
 def _is_cut(arrival: Arrival, notification: Notification) -> bool:
-    return arrival.texts is not None and are_intact(arrival.texts, (notification.title, notification.body))
+    return arrival.texts is not None and are_intact(arrival.texts, whole_of(arrival, notification))
 
 
 def vendor_arrivals(received: Iterable[Mapping[str, Any]], rows: Rows) -> Iterator[Arrival]:
@@ -82,7 +83,19 @@ def vendor_arrivals(received: Iterable[Mapping[str, Any]], rows: Rows) -> Iterat
     for row in received:
         target, message_id = bytes.fromhex(row["target"]), bytes.fromhex(row["message_id"])
         arrival = Arrival(row["simulator"], message_id, target, row["sha256"], row["copies"], texts_of(row))
-        yield rows.named(arrival, row.get("reference", ""))
+        yield rows.named(_as_message(arrival), row.get("reference", ""))
+
+
+def _as_message(arrival: Arrival) -> Arrival:
+    """The arrival with the texts of its message, where the vendor knows parameters of a template only."""
+    read, is_one_line = CHANNELS[arrival.channel].texts, CHANNELS[arrival.channel].is_one_line
+    if read is None or arrival.texts is None or digest_of(*arrival.texts) != arrival.sha256:
+        return arrival
+    try:
+        texts = read(*arrival.texts)
+    except (ValueError, KeyError, TypeError):
+        return arrival
+    return arrival._replace(texts=texts, sha256=digest_of(*texts), is_one_line=is_one_line)
 
 
 def texts_of(row: Mapping[str, Any]) -> tuple[str, str] | None:

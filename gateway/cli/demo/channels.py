@@ -6,6 +6,7 @@ A channel that the registry knows and this table does not is a failing test, so 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,16 @@ class DemoChannel(NamedTuple):
     tells of its credentials -> the vendor's table in the configuration, but for host, port and ca_file.
 
     simulator: keys of the simulator's section that the demo sets: caps per device are off, since a file of any length
-    may be for few devices.
+    may be for few devices. texts: what the simulator kept as title and body -> those of the message, where a vendor
+    shows templates with parameters; raises ValueError where they are not there. is_one_line: line breaks become blanks.
     """
 
     platform: str
     token: Callable[[bytes], str]
     table: Callable[[Mapping[str, Any], SecretFile], Table]
     simulator: Table
+    texts: Callable[[str, str], tuple[str, str]] | None = None
+    is_one_line: bool = False
 
 
 def _apns(known: Mapping[str, Any], secret: SecretFile) -> Table:
@@ -88,10 +92,76 @@ def _webhook(known: Mapping[str, Any], secret: SecretFile) -> Table:
     return {"secret_file": secret(known["secret"])}
 
 
+def _aliyun_sms(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    template = {"id": "SMS_1", "params": {"title": "{{title}}", "content": "{{body}}"}}
+    return {
+        "access_key_id": known["access_key_id"],
+        "access_key_secret_file": secret(known["access_key_secret"]),
+        "sign_name": "Demo",
+        "templates": {"default": template},
+    }
+
+
+def _aliyun_texts(title: str, body: str) -> tuple[str, str]:
+    params = json.loads(body)
+    return params["title"], params["content"]
+
+
+def _tencent_sms(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    template = {"id": "1234567", "params": {"1": "{{title}}", "2": "{{body}}"}}
+    return {
+        "secret_id": known["secret_id"],
+        "secret_key_file": secret(known["secret_key"]),
+        "sdk_app_id": known["sdk_app_id"],
+        "sign_name": "Demo",
+        "templates": {"default": template},
+    }
+
+
+def _wechat(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    template = {"id": "T" * 43, "params": {"thing1": "{{title}}", "thing2": "{{body}}"}}
+    return {
+        "appid": known["appid"],
+        "app_secret_file": secret(known["secret"]),
+        "templates": {"default": template},
+        "page": "pages/index/index",
+        "web_view_page": "pages/web/index",
+    }
+
+
+def _wecom(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {
+        "corpid": known["corpid"],
+        "agentid": known["agentid"],
+        "corp_secret_file": secret(known["corpsecret"]),
+        "card_url": "https://example.com/open",
+    }
+
+
+def _dingtalk(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    return {
+        "app_key_id": known["appkey"],
+        "agent_id": known["agent_id"],
+        "app_secret_file": secret(known["appsecret"]),
+        "card_url": "https://example.com/open",
+    }
+
+
+def _two_lines(title: str, body: str) -> tuple[str, str]:
+    """Parameters joined by line feeds: the first is the title, which has none of its own in the sample."""
+    first, _, second = body.partition("\n")
+    return first, second
+
+
 def _fcm_token(digest: bytes) -> str:
     """A prefix of 22 characters, a colon and 140 more."""
     long = (digest.hex() + hashlib.sha512(digest).hexdigest()).translate(str.maketrans("01", "-_"))
     return f"{long[:22]}:APA91b{long[22:156]}"
+
+
+def _number(digest: bytes) -> str:
+    """A mainland number."""
+    return f"139{int.from_bytes(digest[16:24], 'big') % 10**8:08d}"
 
 
 _PER_DEVICE_OFF = {"marketing_per_device_per_day": 0}
@@ -112,6 +182,24 @@ CHANNELS: dict[str, DemoChannel] = {
     ),
     "webhook": DemoChannel("web", lambda digest: f"user-{digest[16:24].hex()}", _webhook, {}),
     "ups": DemoChannel("android", lambda digest: f"ups_{digest[16:32].hex()}", _webhook, {}),
+    "aliyun_sms": DemoChannel("phone", _number, _aliyun_sms, {}, _aliyun_texts),
+    "tencent_sms": DemoChannel(
+        "phone",
+        lambda digest: f"+86{_number(digest)}",
+        _tencent_sms,
+        {"number_per_30_s": 0, "number_per_hour": 0, "number_per_day": 0},
+        _two_lines,
+    ),
+    "wechat": DemoChannel("mini_program", lambda digest: f"o{digest[16:30].hex()[:27]}", _wechat, {}, _two_lines, True),
+    "wecom": DemoChannel(
+        "work_chat",
+        lambda digest: f"user.{digest[16:24].hex()}",
+        _wecom,
+        {"user_per_minute": 0, "user_per_hour": 0},
+    ),
+    "dingtalk": DemoChannel(
+        "work_chat", lambda digest: digest[16:24].hex(), _dingtalk, {"same_text_once_a_day": False}
+    ),
 }
 
 

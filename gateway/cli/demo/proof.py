@@ -49,7 +49,8 @@ class LedgerRow(NamedTuple):
 class Arrival(NamedTuple):
     """One message id at one receiver. target: device id on the long link, else `target_of` the token.
 
-    copies: without DUP. texts: (title, body) where the receiver kept them.
+    copies: without DUP. texts: (title, body) where the receiver kept them. is_one_line: its channel takes no line
+    breaks, and has them as blanks.
     """
 
     channel: str
@@ -58,6 +59,7 @@ class Arrival(NamedTuple):
     sha256: str
     copies: int
     texts: tuple[str, str] | None
+    is_one_line: bool = False
 
 
 class Evidence(NamedTuple):
@@ -174,13 +176,23 @@ def _check_texts(evidence: Evidence) -> list[str]:
 
 
 def _is_intact(arrival: Arrival, row: LedgerRow, notification: Notification) -> bool:
-    whole = (notification.title, notification.body)
+    whole = whole_of(arrival, notification)
     if arrival.sha256 == digest_of(*whole):
         # Whole is right even for a row marked as cut: it may have been cut for another channel first.
         return True
     if not row.flags & Flag.TRUNCATED or arrival.texts is None:
         return False
     return arrival.sha256 == digest_of(*arrival.texts) and are_intact(arrival.texts, whole)
+
+
+def whole_of(arrival: Arrival, notification: Notification) -> tuple[str, str]:
+    """The texts as this receiver should see them, if nothing is cut."""
+    title, body = notification.title, notification.body
+    return (_one_line(title), _one_line(body)) if arrival.is_one_line else (title, body)
+
+
+def _one_line(text: str) -> str:
+    return "".join(" " if ord(letter) < ord(" ") or letter == "\x7f" else letter for letter in text)
 
 
 def _duplicates(evidence: Evidence) -> int:

@@ -160,6 +160,14 @@ class StopTask(Message, kw_only=True):
     task_id: Id16
 
 
+class RevokeTask(Message, kw_only=True):
+    """The task is stopped, and what it shows is taken back, or replaced. Answer: task_revoked."""
+
+    id: RequestNumber
+    task_id: Id16
+    replacement: Variant | None = None
+
+
 class TaskRows(Message, kw_only=True):
     """Rows of a task in order from `first`, at most n, only those in the named states or with the named reasons.
 
@@ -471,6 +479,18 @@ class TaskStopped(Message, kw_only=True):
     is_final: bool
 
 
+class TaskRevoked(Message, kw_only=True):
+    """channels: channel -> outcome (docs/rpc.md) -> rows; sums to the rows of the task. revoke_task_id: of what devices
+    are told, zeros where there was nothing to tell. cancelled, may_have_arrived: as in task_stopped."""
+
+    id: RequestNumber
+    task_id: Id16
+    revoke_task_id: Id16
+    cancelled: int
+    may_have_arrived: int
+    channels: dict[str, dict[str, int]]
+
+
 class TaskRowPage(Message, kw_only=True):
     """Columns of n rows. row: u32, position in the submit as sent. next_first: where to go on, absent at the end."""
 
@@ -740,6 +760,7 @@ Request: TypeAlias = (
     | SubmitAudience
     | TaskState
     | StopTask
+    | RevokeTask
     | TaskRows
     | Trace
     | CountRows
@@ -769,6 +790,7 @@ Answer: TypeAlias = (
     | AudienceSubmitted
     | TaskCounts
     | TaskStopped
+    | TaskRevoked
     | TaskRowPage
     | TraceHops
     | RowsCounted
@@ -800,6 +822,7 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     SubmitAudience: AudienceSubmitted,
     TaskState: TaskCounts,
     StopTask: TaskStopped,
+    RevokeTask: TaskRevoked,
     TaskRows: TaskRowPage,
     Trace: TraceHops,
     CountRows: RowsCounted,

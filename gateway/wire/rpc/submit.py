@@ -181,6 +181,14 @@ def check_submit_in_steps(
 _DEFAULT_LIMITS = RpcLimits()
 
 
+def checked_content(field: str, variant: Variant) -> Variant:
+    """A content of a request other than `submit`, in the gateway's words. Raises BadRequest."""
+    fault = _content_fault(variant, None)
+    if fault is not None:
+        raise BadRequest(f"{field}.{fault.field}", fault.text)
+    return _json_raw(variant)
+
+
 def _check_contents(
     submit: Submit, known: Mapping[int, Fault], refusals: Refusals
 ) -> Generator[None, None, U16 | None]:

@@ -23,7 +23,7 @@ from gateway.content import Variant
 from gateway.core.identity import device_password
 from gateway.core.request_ids import RequestIds
 from gateway.errors import Overloaded
-from gateway.ledger import Channel
+from gateway.ledger import Channel, State
 from gateway.net.edge_table import ConnectionTable
 from gateway.observe.counting import AudienceCounts, IntakeCounts, ServiceCounts
 from gateway.store.memory import MemoryJournal
@@ -408,3 +408,32 @@ async def test_presence_of_all_workers_comes_in_one_stream_and_ends_with_the_lif
     await trio.sleep(1)
     assert client.answers[-1].code == "cursor_expired"
     late.front.cancelled(late, 5)
+
+
+async def test_end_of_rows_whose_home_died_is_told_by_their_holder(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    """The ledger died with the home; the rows did not, and whoever submitted them hears what became of each, once."""
+    offices = await open_offices(2)
+    cluster = offices.cluster
+    devices = cluster.owned_by(0, 4)
+    client = offices.client(0)
+    assert (await client.ask(messages.SubscribeReceipts(id=5))).n == 0
+    done = await offices.client(1).ask(submit(devices))
+    sent = cluster.world(0).apns.connections[0]
+    sent.answer(n=1)
+    await trio.sleep(1)
+    assert sum(page.n for page in client.answers) == 1
+    await cluster.kill(1)
+    sent.answer(n=1)
+    await trio.sleep(1)
+    await cluster.revive(1)
+    offices.open(1)
+    await cluster.settle()
+    cluster.answer_all(0)
+    await trio.sleep(1)
+    seen = [one for page in client.answers for one in ids_of(page)]
+    assert len(seen) == len(set(seen)) == 4
+    assert {state for page in client.answers for state in page.state} == {State.VENDOR_ACCEPTED}
+    assert (await client.ask(messages.TaskState(id=6, task_id=done.task_id))).code == "not_found"
+    client.front.closed(client)

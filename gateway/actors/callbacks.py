@@ -1,0 +1,206 @@
+"""Callbacks: tells a service by HTTP what became of its rows, in GeTui's receipt form. One actor per app that wants it.
+
+    Home's ring of changes --take--> queue (rows_max) --batch of lines--> POST --answer--> next batch
+                                        |                                  |
+                                  full: oldest dropped, counted       none, 429, 5xx: again with backoff, attempts_max
+
+Each request carries the cursor of `subscribe_receipts` behind its rows (`X-Pushgw-Cursor`): a service that lost some
+(the log names them, counters count them) reads on from the last one it got, as long as the ring has it. Lines come at
+least once and in order. Waits for: the service's HTTP server, which delays nobody else. Is waited for by: nobody.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import NamedTuple, Protocol
+
+import httpx
+import numpy as np
+import trio
+
+from gateway.actors.credentials import WholeBody
+from gateway.actors.receipt_stream import Cursor
+from gateway.core.callback_lines import Signer, lines_of
+from gateway.core.home import Change, Home
+
+#: Changes looked at in one step.
+_CHANGES_MAX = 256
+#: Lines made in one step: some five microseconds each.
+_LINES_PER_STEP = 256
+#: How long changes are gathered before they go out.
+_GATHER_S = 0.05
+#: An answer is not read further than this: consumers answer with any body.
+_ANSWER_BYTES_MAX = 64 << 10
+_RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
+
+
+class CallbackSettings(NamedTuple):
+    """See [apps.callback] in configs/reference.toml. has_cursor: there is one ring to read on from (one worker)."""
+
+    app: int
+    url: str
+    signer: Signer
+    batch_rows_max: int
+    queue_rows_max: int
+    attempts_max: int
+    timeout_s: float
+    has_cursor: bool
+
+
+class CallbackObserver(Protocol):
+    def ended(self, outcome: str, rows: int) -> None:
+        """outcome: answered, refused (status 400 to 499), undelivered, dropped (the queue was full, the ring gone)."""
+        ...
+
+    def queued(self, rows: int) -> None: ...
+
+    def failing(self, why: str, attempt: int, wait_s: float) -> None: ...
+
+    def lost(self, outcome: str, rows: int, after_cursor: str) -> None: ...
+
+
+class _Part(NamedTuple):
+    """Rows of one change that are to be told. cursor: of the stream, behind them; before: in front of them."""
+
+    change: Change
+    first: int
+    stop: int
+    before: Cursor
+    cursor: Cursor
+
+
+class Callbacks:
+    """random: 0 to 1, spreads retries."""
+
+    def __init__(
+        self,
+        settings: CallbackSettings,
+        *,
+        home: Home,
+        open_client: Callable[[], httpx.AsyncClient],
+        observer: CallbackObserver,
+        random: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._home = home
+        self._open_client = open_client
+        self._observer = observer
+        self._random = random
+        self._queue: deque[_Part] = deque()
+        self._rows = 0
+        self._position = home.next_cursor
+        #: Taken from the queue and not answered yet.
+        self._sending: list[_Part] = []
+
+    async def run(self) -> None:
+        """Tells until cancelled. If cancelled: what was not answered is told by the next run."""
+        # What a crashed run was sending goes first.
+        self._queue.extendleft(reversed(self._sending))
+        self._rows += sum(map(_size, self._sending))
+        self._sending = []
+        async with self._open_client() as client, trio.open_nursery() as nursery:
+            nursery.start_soon(self._take)
+            while True:
+                if not self._queue:
+                    await trio.sleep(_GATHER_S)
+                    continue
+                await self._send(client)
+
+    # -- from the ring to the queue
+
+    async def _take(self) -> None:
+        """The app's changes are in the queue as they happen, whatever the server does."""
+        while True:
+            found = self._home.changes(self._position, _CHANGES_MAX)
+            if found is None:
+                first = self._home.statistics().changes_first
+                self._observer.lost("dropped", first - self._position, Cursor(self._position, 0).encode().hex())
+                self._position = first
+                continue
+            changes, following = found
+            for offset, change in enumerate(changes):
+                if change.page.batch.app == self._settings.app:
+                    self._put(change, self._position + offset)
+            self._position = following
+            self._observer.queued(self._rows)
+            await trio.sleep(0 if changes else _GATHER_S)
+
+    def _put(self, change: Change, position: int) -> None:
+        n = len(change.rows)
+        size = self._settings.batch_rows_max
+        for first in range(0, n, size):
+            stop = min(n, first + size)
+            behind = Cursor(position + 1, 0) if stop == n else Cursor(position, stop)
+            self._queue.append(_Part(change, first, stop, Cursor(position, first), behind))
+        self._rows += n
+        while self._rows > self._settings.queue_rows_max and len(self._queue) > 1:
+            gone = self._queue.popleft()
+            self._rows -= gone.stop - gone.first
+            self._observer.ended("dropped", gone.stop - gone.first)
+            self._observer.lost("dropped", gone.stop - gone.first, gone.before.encode().hex())
+
+    # -- from the queue to the server
+
+    async def _send(self, client: httpx.AsyncClient) -> None:
+        """The next batch has ended, one way or the other."""
+        parts = self._sending = self._next_parts()
+        rows = sum(map(_size, parts))
+        lines: list[bytes] = []
+        for part in parts:
+            for first in range(part.first, part.stop, _LINES_PER_STEP):
+                chosen = np.arange(first, min(first + _LINES_PER_STEP, part.stop))
+                lines += lines_of(part.change, chosen, self._settings.signer)
+                await trio.lowlevel.checkpoint()
+        outcome = await self._post(client, b"\n".join(lines), parts[-1].cursor) if lines else "answered"
+        self._sending = []
+        self._observer.ended(outcome, rows)
+        if outcome == "undelivered":
+            self._observer.lost(outcome, rows, parts[0].before.encode().hex())
+
+    def _next_parts(self) -> list[_Part]:
+        parts: list[_Part] = []
+        rows = 0
+        while self._queue and (not parts or rows + _size(self._queue[0]) <= self._settings.batch_rows_max):
+            parts.append(self._queue.popleft())
+            rows += _size(parts[-1])
+        self._rows -= rows
+        return parts
+
+    async def _post(self, client: httpx.AsyncClient, body: bytes, cursor: Cursor) -> str:
+        headers = {"content-type": "text/plain; charset=utf-8"}
+        if self._settings.has_cursor:
+            headers["x-pushgw-cursor"] = cursor.encode().hex()
+        for attempt in range(1, self._settings.attempts_max + 1):
+            status, why = await self._attempt(client, body, headers)
+            if status and status != 429 and status < 500:
+                return "answered" if status < 400 else "refused"
+            if attempt < self._settings.attempts_max:
+                wait_s = min(_RETRY_MAX_S, _RETRY_FIRST_S * 2.0 ** (attempt - 1)) * (0.5 + self._random() / 2)
+                self._observer.failing(why, attempt, wait_s)
+                await trio.sleep(wait_s)
+        return "undelivered"
+
+    async def _attempt(self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
+        """The status, 0 without an answer; and a word for it."""
+        try:
+            with trio.fail_after(self._settings.timeout_s):
+                request = client.build_request("POST", self._settings.url, headers=headers, content=body)
+                request.stream = WholeBody(body)
+                answer = await client.send(request, stream=True)
+                read = 0
+                async with aclosing(answer):
+                    async for chunk in answer.aiter_raw():
+                        read += len(chunk)
+                        if read > _ANSWER_BYTES_MAX:
+                            break
+        except httpx.HTTPError as error:
+            return 0, type(error).__name__
+        except trio.TooSlowError:
+            return 0, "timeout"
+        return answer.status_code, f"status {answer.status_code}"
+
+
+def _size(part: _Part) -> int:
+    return part.stop - part.first

@@ -1,0 +1,268 @@
+"""Aliyun SMS: Alibaba Cloud Dysmsapi, version 2017-05-25. Targets are telephone numbers.
+
+Source: facts/vendors-china.md sections 7A and 10 (2026-11), made from help.aliyun.com (SendSms, API error codes, V3
+signature); parts of it from memory, as the sheet marks.
+
+Signature version 3 (ACS3-HMAC-SHA256) in headers, parameters as a form. A text is an approved template with parameters
+(vendors/text_template.py); category -> `templates`, or `raw.aliyun_sms`, a JSON Merge Patch (RFC 7396) over SignName,
+TemplateCode, TemplateParam and SmsUpExtendCode.
+
+One request takes up to 1000 numbers of one text and answers for all of them at once: one number that Aliyun does not
+like refuses the others as well, and only receipts name numbers. So `rows_per_request_max` is 1 unless somebody asks for
+more. There is no idempotency: an answer that got lost leaves a text that may have been sent.
+
+Doubts, each with a safe default: the length of a parameter depends on the kind of template (`param_code_points_max`,
+35); whether a flow control is by minute, hour or day stands in the message's text only, and the shortest is taken where
+it cannot be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+from gateway.content import Variant
+from gateway.template_values import Tree, form_parts, merge_patch, raw_object, with_slots
+from gateway.vendor import (
+    BulkAnswer,
+    BulkTemplate,
+    FieldLimit,
+    Limits,
+    Refusal,
+    RequestTemplate,
+    RowList,
+    Slot,
+    TemplateParts,
+    slot_text,
+)
+from gateway.verdict import Answer, Verdict
+from vendors.auth.credential import SecretPlace
+from vendors.auth.request_hmac import ACS3, ACS3_SIGNED, acs3_signature
+from vendors.auth.static_key import StaticKey
+from vendors.codes import (
+    ACCEPTED,
+    AUTH_CONFIG,
+    DEAD,
+    ERROR,
+    PAYLOAD,
+    QUOTA_APP,
+    QUOTA_DEVICE,
+    THROTTLED,
+    THROTTLED_DEVICE,
+    UNREADABLE,
+)
+from vendors.http_answer import by_status_class, counted_name, decode_object, retry_after_s, text_of
+from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret, form_value
+from vendors.text_template import TextTemplate, parameter, template_of
+
+VERSION, ACTION = "2017-05-25", "SendSms"
+NUMBERS_MAX = 1000
+PARAM_CODE_POINTS_MAX = 35
+#: Mainland numbers in their four spellings, others with their country code.
+NUMBER_FORM = re.compile(r"(\+|00)?[0-9]{6,18}")
+
+
+class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One account (RAM user). The access key's secret is a file or an environment variable, never inline.
+
+    sign_name: the approved signature. templates: category -> template and parameters, `default` for all others.
+    rate_per_s: requests; 5000 is a user's quota.
+    """
+
+    access_key_id: str
+    access_key_secret_file: str = ""
+    access_key_secret_env: str = ""
+    sign_name: str = ""
+    templates: dict[str, TextTemplate] = msgspec.field(default_factory=dict)
+    param_code_points_max: int = PARAM_CODE_POINTS_MAX
+    host: str = "dysmsapi.aliyuncs.com"
+    rows_per_request_max: int = 1
+
+    def __post_init__(self) -> None:
+        self.check(rows_max=NUMBERS_MAX)
+        check_secret("access_key_secret", self.access_key_secret_file, self.access_key_secret_env)
+        check_identifier("access_key_id", self.access_key_id)
+        if not 1 <= self.param_code_points_max <= 1000:
+            raise ValueError(f"param_code_points_max is {self.param_code_points_max}, expected 1 to 1000")
+
+
+#: Code -> answer: every row of the sheet's section 7A.13.
+ANSWERS: dict[str, Answer] = {
+    "OK": ACCEPTED,
+    **dict.fromkeys(["isv.MOBILE_NUMBER_ILLEGAL", "isv.DOMESTIC_NUMBER_NOT_SUPPORTED"], DEAD),
+    **dict.fromkeys(
+        [
+            *("isv.MOBILE_COUNT_OVER_LIMIT", "isv.INVALID_PARAMETERS", "isv.INVALID_JSON_PARAM"),
+            *("isv.TEMPLATE_MISSING_PARAMETERS", "isv.TEMPLATE_PARAMS_ILLEGAL", "isv.PARAM_LENGTH_LIMIT"),
+            *("isv.PARAM_NOT_SUPPORT_URL", "isv.BLACK_KEY_CONTROL_LIMIT"),
+            *("isv.SMS_TEMPLATE_ILLEGAL", "isv.SMS_SIGNATURE_ILLEGAL", "isv.SMS_SIGN_ILLEGAL"),
+        ],
+        PAYLOAD,
+    ),
+    # of one number; `_flow_control` knows for how long
+    "isv.BUSINESS_LIMIT_CONTROL": THROTTLED_DEVICE,
+    **dict.fromkeys(["isv.DAY_LIMIT_CONTROL", "isv.MONTH_LIMIT_CONTROL"], QUOTA_APP),
+    **dict.fromkeys(["Throttling.User", "Throttling"], THROTTLED),
+    **dict.fromkeys(
+        [
+            *("isv.AMOUNT_NOT_ENOUGH", "isv.OUT_OF_SERVICE", "isv.ACCOUNT_ABNORMAL", "isv.ACCOUNT_NOT_EXISTS"),
+            *("isv.PRODUCT_UN_SUBSCRIPT", "isv.PRODUCT_UNSUBSCRIBE", "isv.DENY_IP_RANGE"),
+            *("isp.RAM_PERMISSION_DENY", "SignatureDoesNotMatch", "InvalidAccessKeyId.NotFound"),
+            "InvalidTimeStamp.Expired",
+        ],
+        AUTH_CONFIG,
+    ),
+    # the nonce of the next attempt is another one
+    "SignatureNonceUsed": ERROR,
+    **dict.fromkeys(["isp.SYSTEM_ERROR", "isp.UNKNOWN_ERR_CODE", "ServiceUnavailable"], ERROR),
+}
+#: What the text of BUSINESS_LIMIT_CONTROL says -> seconds.
+_MINUTE_S, _HOUR_S = 60.0, 3600.0
+_FIELDS = ("SignName", "TemplateCode", "TemplateParam", "SmsUpExtendCode")
+_NUMBERS = RowList("numbers", (Slot("token"),), b",", "f")
+_SINGLE_NONCE: TemplateParts = (Slot("message_id"), b"-", Slot("now_unix_ms"))
+_MANY_NONCE: TemplateParts = (Slot("address"), b"-", Slot("now_unix_ms"))
+
+
+class AliyunSms(BulkVendorBase):
+    """The vendor port for one account (gateway/vendor.py)."""
+
+    name: ClassVar[str] = "aliyun_sms"
+    rate_counts_requests: ClassVar[bool] = True
+    may_repeat: ClassVar[bool] = False
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        limit = FieldLimit("code_points", settings.param_code_points_max)
+        # No limit of the body is known; its parameters are bounded.
+        self._limits = Limits(1 << 20, limit, limit, counts_token=False)
+        self._host = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
+        self._credential = f"{ACS3} Credential={settings.access_key_id},SignedHeaders={ACS3_SIGNED},Signature=".encode()
+
+    def authority(self) -> tuple[str, int]:
+        return self.settings.host, self.settings.port
+
+    def limits(self, variant: Variant) -> Limits:
+        return self._limits
+
+    def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
+        raw = raw_object(variant.raw, self.name)
+        if isinstance(raw, str):
+            return Refusal("raw", raw)
+        for key in raw:
+            if key not in _FIELDS:
+                return Refusal("raw", f"raw.aliyun_sms key {key[:64]} is not one of {', '.join(_FIELDS)}")
+        message = self._message(variant, with_variables)
+        if isinstance(message, Refusal):
+            return message
+        merge_patch(message, with_slots(raw, with_variables=with_variables))  # type: ignore[arg-type]  # a dict stays one
+        if not isinstance(message.get("TemplateCode"), str):
+            text = f"category {variant.category[:64]!r} has no template, and there is no default (aliyun_sms)"
+            return Refusal("category", text)
+        fields = {name: form_value(message[name]) for name in _FIELDS if name in message and name != "TemplateParam"}
+        params = message.get("TemplateParam")
+        if params:
+            fields["TemplateParam"] = msgspec.json.encode(params)
+        single = form_parts({"PhoneNumbers": slot_text("token|"), **fields, "OutId": slot_text("message_id|")})
+        around = form_parts({**fields, "OutId": slot_text("address|")})
+        many: TemplateParts = (b"PhoneNumbers=", Slot("numbers"), b"&", *around)
+        shared = BulkTemplate(
+            (b"/",),
+            self._headers(_MANY_NONCE),
+            many,
+            (_NUMBERS,),
+            self.settings.rows_per_request_max,
+            signed=_signed(_MANY_NONCE, many),
+        )
+        signed = _signed(_SINGLE_NONCE, single)
+        return RequestTemplate((b"/",), self._headers(_SINGLE_NONCE), single, signed=signed, shared=shared)
+
+    def _message(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
+        message: Tree = {"SignName": self.settings.sign_name}
+        template = template_of(self.settings.templates, variant.category)
+        if template is None:
+            return message
+        params: Tree = {}
+        for name, text in template.params.items():
+            value = parameter(text, variant, with_variables=with_variables)
+            if isinstance(value, Refusal):
+                return value
+            params[name] = value
+        return message | {"TemplateCode": template.id, "TemplateParam": params}
+
+    def _headers(self, nonce: TemplateParts) -> tuple[tuple[bytes, TemplateParts], ...]:
+        return (
+            (b"content-type", (b"application/x-www-form-urlencoded",)),
+            (b"x-acs-action", (ACTION.encode(),)),
+            (b"x-acs-version", (VERSION.encode(),)),
+            (b"x-acs-date", (Slot("now_utc"),)),
+            (b"x-acs-signature-nonce", nonce),
+            (b"x-acs-content-sha256", (Slot("signature:0:64"),)),
+            (b"authorization", (self._credential, Slot("signature:64:128"))),
+        )
+
+    def check_token(self, token: str) -> str:
+        return "" if NUMBER_FORM.fullmatch(token) else "token is no telephone number"
+
+    def sign(self, text: bytes) -> bytes:
+        """The body's hash, which is a header as well, and the signature: 64 hex digits each."""
+        secret, date, nonce, body = text.split(b"\n", 3)
+        content = hashlib.sha256(body).hexdigest()
+        signature = acs3_signature(
+            secret,
+            host=self._host,
+            action=ACTION,
+            version=VERSION,
+            date=date.decode(),
+            nonce=nonce.decode(),
+            content_sha256=content,
+        )
+        return (content + signature).encode()
+
+    def classify(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
+        fields = decode_object(body)
+        code = text_of(fields.get("Code"))
+        answer = ANSWERS.get(code)
+        name = code.replace(".", "_")
+        if answer is None:
+            if status == 200:
+                return PAYLOAD._replace(name=counted_name(name, status), is_unknown=True) if code else UNREADABLE
+            return by_status_class(status, name, headers)
+        if answer.verdict is ACCEPTED.verdict:
+            return answer if status == 200 else UNREADABLE
+        if code == "isv.BUSINESS_LIMIT_CONTROL":
+            answer = _flow_control(text_of(fields.get("Message")))
+        wait_s = retry_after_s(headers)
+        return answer._replace(name=name, retry_after_s=answer.retry_after_s if wait_s is None else wait_s)
+
+    def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
+        answer = self.classify(status, headers, body)
+        # It is about one number and does not say which.
+        return BulkAnswer(PAYLOAD._replace(name=answer.name) if answer.verdict is Verdict.TOKEN_DEAD else answer)
+
+
+def _flow_control(message: str) -> Answer:
+    """How long a number has to be left alone: the text alone says it."""
+    if "天" in message or "day" in message.lower():
+        return QUOTA_DEVICE
+    if "小时" in message or "hour" in message.lower():
+        return THROTTLED_DEVICE._replace(retry_after_s=_HOUR_S)
+    return THROTTLED_DEVICE._replace(retry_after_s=_MINUTE_S)
+
+
+def _signed(nonce: TemplateParts, body: TemplateParts) -> TemplateParts:
+    return (Slot("authorization"), b"\n", Slot("now_utc"), b"\n", *nonce, b"\n", *body)
+
+
+def secret_place(settings: Settings) -> SecretPlace:
+    """Where the access key's secret is."""
+    return SecretPlace(settings.access_key_secret_file, settings.access_key_secret_env)
+
+
+def credential(settings: Settings, secret: bytes) -> StaticKey:
+    """What requests are signed with. Raises ValueError for a secret of the wrong form."""
+    return StaticKey(secret, what="an access key secret")

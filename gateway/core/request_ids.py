@@ -117,7 +117,7 @@ class RequestIds:
 
     def add(self, entries: Entries, now_unix_ms: int) -> None:
         """The entries are the newest; one whose key is known already is passed over. Oldest ones make room."""
-        entries = self._unknown(entries[-self._ids_max :])
+        entries = self._unknown(entries[-self._ids_max :], now_unix_ms)
         k = len(entries)
         self._forget(max(0, self._next - self._oldest + k - self._ids_max))
         self._expire(now_unix_ms)
@@ -126,7 +126,8 @@ class RequestIds:
         self._segments.insert(*_hashed(entries[:, 0]), rows)
         self._next += k
 
-    def _unknown(self, entries: Entries) -> Entries:
+    def _unknown(self, entries: Entries, now_unix_ms: int) -> Entries:
+        """Those whose key is not known, or has expired: then it no longer leads to what it was answered with before."""
         keys = entries[:, 0]
         _, firsts = np.unique(keys, return_index=True)
         entries = entries[np.sort(firsts)]
@@ -136,14 +137,23 @@ class RequestIds:
             found: Bool = self._ring[rows, 0] == keys[index]
             return found
 
-        return entries[self._segments.find(*_hashed(keys), verify) < 0]
+        rows = self._segments.find(*_hashed(keys), verify)
+        found = np.flatnonzero(rows >= 0)
+        expired = found[~self._is_young(rows[found], now_unix_ms)]
+        self._segments.remove(*_hashed(keys[expired]), rows[expired])
+        rows[expired] = -1
+        return entries[rows < 0]
+
+    def _is_young(self, rows: I32 | I64, now_unix_ms: int) -> Bool:
+        oldest = np.uint64(max(0, now_unix_ms - self._age_ms))
+        is_young: Bool = (self._ring[rows, 1] >> np.uint64(16)) >= oldest
+        return is_young
 
     def _expire(self, now_unix_ms: int) -> None:
         n = min(self._next - self._oldest, _EXPIRED_MAX)
         if not n or self.oldest_unix_ms() >= now_unix_ms - self._age_ms:
             return
-        at = np.arange(self._oldest, self._oldest + n) % self._ids_max
-        is_kept = (self._ring[at, 1] >> np.uint64(16)) >= np.uint64(max(0, now_unix_ms - self._age_ms))
+        is_kept = self._is_young(np.arange(self._oldest, self._oldest + n) % self._ids_max, now_unix_ms)
         self._forget(int(np.argmax(is_kept)) if is_kept.any() else n)
 
     def _forget(self, count: int) -> None:

@@ -28,10 +28,12 @@ def plain_outcome(state: int, channel: int, flags: int, variant: Variant, *, has
     was_seen = bool(flags & (Flag.HANDED_OVER | Flag.RESENT_UNCERTAIN))
     if variant.action != "notification" or not (state in _ON_SCREEN or was_seen) or channel == Channel.NONE:
         return Outcome.NOT_SHOWN
-    if has_replacement and variant.collapse_id:
+    if has_replacement and variant.collapse_id and (channel == Channel.LONG_LINK or channel in revoking.REPLACING):
         return Outcome.REPLACED
     if channel == Channel.LONG_LINK:
         return Outcome.REVOKED
+    if channel not in revoking.REPLACING:
+        return Outcome.CANNOT
     return Outcome.NO_COLLAPSE_ID if has_replacement else Outcome.CANNOT
 
 

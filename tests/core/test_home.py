@@ -15,17 +15,8 @@ from hypothesis import given
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment
 from gateway.content import TTL_S_MAX, Variant
-from gateway.core.home import (
-    NOW_OR_NEVER_S,
-    Home,
-    expiry_reasons,
-    mark,
-    row_deadlines,
-    row_tags,
-    seconds_left,
-    set_channel,
-    split_by_sequence,
-)
+from gateway.core.home import Home, mark, row_tags, set_channel, split_by_sequence
+from gateway.core.lifetimes import NOW_OR_NEVER_S, expiry_reasons, row_deadlines, seconds_left
 from gateway.errors import Overloaded
 from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import TASK_DOMAIN, BatchAddress, RowAddress

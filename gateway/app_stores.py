@@ -249,6 +249,9 @@ class Stores:
         if self._archive is not None and self.ledger is not None:
             self._metrics.store_bytes.set(self._archive.file_bytes(), "ledger")
             self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+        if self._home is not None:
+            self._metrics.counter_cells.set(self._home.counters.n_cells)
+            self._metrics.counter_days_forgotten.follow(self._home.counters.days_forgotten)
 
 
 def files_elsewhere(config: Config) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from gateway.core.counters import STEP_PAGES, Counters, portions, row_keys, tall
 from gateway.core.home import Home, mark
 from gateway.ledger import LEGAL_MOVES, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import BatchAddress
-from gateway.tally import PageTally, TallyKey, add_tallies, columns_of, day_of, decode_tally, encode_tally
+from gateway.tally import PageTally, TallyKey, add_keys, add_tallies, columns_of, day_of, decode_tally, encode_tally
 
 UNIX_MS = 1_700_000_000_000
 OFFSET_S = 28_800
@@ -200,9 +200,62 @@ class LazyCountersMachine(CountersMachine):
         CountersMachine.the_totals_are_a_recount(self)
 
 
+class ArchivedCountersMachine(CountersMachine):
+    """Beside an archive: pages are written in any state, leave memory when it has them as they are, and come back.
+    What memory adds to the archive is what all pages say, at any moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.archive: dict[int, PageTally] = {}
+        self.away: dict[int, LedgerPage] = {}
+
+    def _is_saved(self, page: LedgerPage) -> bool:
+        (now,) = tally_pages([page], OFFSET_S)
+        return self.archive.get(page.batch.address.sequence) == now
+
+    @precondition(lambda self: self.home.statistics().pages)
+    @rule(data=st.data(), also=st.sampled_from([None, Receipt.DELIVERED, Receipt.DISPLAYED]))
+    def write(self, data: st.DataObject, also: Receipt | None) -> None:
+        """also: it changes between being read and being durable."""
+        page, rows = self._choose(data)
+        tally = self.home.counters.settled(page)
+        if also is not None:
+            self.home.raise_receipts(page, rows, also, 1.0)
+        self.archive[page.batch.address.sequence] = tally
+        self.home.counters.archived(page, tally)
+
+    @rule()
+    def evict(self) -> None:
+        self.home.may_drop = self._is_saved
+        pages = {page.batch.address.sequence: page for page in self.home.pages()}
+        self.home._ledger_bytes_max = 0
+        self.home._evict()
+        self.home._ledger_bytes_max = WIDE
+        self.away |= {at: page for at, page in pages.items() if self.home.page(at) is None}
+
+    @precondition(lambda self: self.away)
+    @rule(data=st.data())
+    def bring_back(self, data: st.DataObject) -> None:
+        sequence = data.draw(st.sampled_from(sorted(self.away)))
+        self.home.adopt(self.away.pop(sequence), self.archive[sequence])
+
+    @invariant()
+    def the_totals_are_a_recount(self) -> None:
+        for portion in self.home.counters.portions():
+            self.home.counters.settle(portion)
+        recount: Counter[tuple] = Counter()
+        for page in (*self.home.pages(), *self.away.values()):
+            recount += plain_tally(page)
+        archived = [tally.cells for tally in self.archive.values()]
+        assert in_words(add_keys([self.home.counters.totals(), *archived], DAYS)) == recount
+        assert not self.home.counters.gone()
+
+
 TestCounters = CountersMachine.TestCase
 TestLazyCounters = LazyCountersMachine.TestCase
+TestArchivedCounters = ArchivedCountersMachine.TestCase
 TestCounters.settings = TestLazyCounters.settings = settings(stateful_step_count=25)
+TestArchivedCounters.settings = settings(stateful_step_count=25)
 
 
 @given(st.lists(st.tuples(contents, st.sampled_from(["", "x", "y"]), st.integers(0, 255)), min_size=1, max_size=8))

@@ -16,6 +16,7 @@ from gateway.batch import OwnershipEpoch
 from gateway.cli.loss import rows_of, total
 from gateway.content import Variant
 from gateway.core.home import row_tags
+from gateway.errors import StoreFull
 from gateway.ledger import Channel, LedgerPage, Reason, Receipt, State
 from gateway.message_id import to_text
 from gateway.store.memory import MemoryLedgerArchive
@@ -31,13 +32,17 @@ class _Nobody:
     def archived(self, pages: int) -> None: ...
 
     def failed(self, error: Exception) -> None:
-        raise error
+        assert isinstance(error, StoreFull)
 
     def retained(self, pages: int) -> None: ...
 
 
 class _Disk(MemoryLedgerArchive):
+    is_full = False
+
     async def write(self, epoch: OwnershipEpoch, pages: Any) -> None:
+        if self.is_full:
+            raise StoreFull("ledger.db", "disk is full")
         # Views of a batch are joined at once, as a disk would.
         await super().write(epoch, [page._replace(parts=[b"".join(page.parts)]) for page in pages])
 
@@ -190,9 +195,14 @@ async def test_a_late_receipt_moves_a_row_of_an_archived_page_in_the_counters_on
     assert await delivered() == [2, 2, 2, 2, 0, 0, 0]
     world.owner.ask_archive = ledger.late
     tags = row_tags(page.batch.address.sequence, np.array([1]))
+    store.is_full = True
     world.owner.acknowledged_late(tags, np.zeros(1), 0.0)
-    # Brought back and changed, written again, dropped again.
+    # Brought back and changed; written again; dropped again.
     await world.settle()
+    assert await delivered() == [2, 2, 2, 2, 1, 0, 0]
+    store.is_full = False
+    await world.wait(2.0)
+    assert dict(world.home.counters.totals()) == {}
     assert await delivered() == [2, 2, 2, 2, 1, 0, 0]
     drop_from_memory(world)
     assert await delivered() == [2, 2, 2, 2, 1, 0, 0]

@@ -288,6 +288,25 @@ def test_a_batch_of_thousands_of_plans_and_groups_has_a_key_for_each_pair_that_o
     assert all(keys[at].plan == keys[at].group[1:] == str(row) for row, at in enumerate(index.tolist()))
 
 
+def test_receipts_and_flags_of_a_page_that_has_ended_and_was_counted_are_counted() -> None:
+    machine = CountersMachine()
+    home = machine.home
+    batch = batch_of(home.next_address(UNIX_MS, 0.0), [Variant("t", "b")], None, segments_of([(2, "")]), 2)
+    page = home.open(batch, 0.0)
+    rows = np.arange(2)
+    home.move(page, rows, State.IN_FLIGHT, None, 1.0)
+    home.move(page, rows, State.VENDOR_ACCEPTED, Reason.NONE, 1.0)
+    for change in (
+        lambda: home.raise_receipts(page, rows[:1], Receipt.DELIVERED, 2.0),
+        lambda: home.raise_receipts(page, rows, Receipt.CLICKED, 3.0),
+        lambda: home.add_flags(page, rows[1:], np.array([Flag.NOTIFICATION_CLOSED], np.uint8)),
+    ):
+        machine.count(True)
+        assert not list(home.counters.portions())
+        change()
+        machine.the_totals_are_a_recount()
+
+
 def test_a_page_is_of_one_task_only_when_all_its_segments_are() -> None:
     two = segments_of([(1, ""), (1, "")])
     of_two = LedgerPage(batch_of(BatchAddress(UNIX_MS, 0, 0), [Variant("t", "b")], None, two, 2))

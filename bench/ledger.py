@@ -45,6 +45,7 @@ from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.observe.store_counts import LedgerCounts
 from gateway.store.inbox_filing import device_hash
+from gateway.store.memory import MemoryInbox
 from gateway.store.pages import page_of, page_parts
 from gateway.store.ports import ArchivedPage, PageKey
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
@@ -157,7 +158,9 @@ async def _ask(
     settings: dict[str, Any] = {"retention_s": 1e9, "retention_bytes_max": 1 << 60, "retention_check_s": 1e9}
     ledger = LedgerActor(
         store=archive,
+        inbox=MemoryInbox(rows_per_device_max=1, rows_max=1),
         epoch=_EPOCH,
+        held_write_s=10.0,
         home=home,
         secret=_SECRET,
         clock=clock,

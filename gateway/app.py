@@ -50,7 +50,7 @@ from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
 from gateway.app_parts import app_view, make_log
 from gateway.app_receipts import Receipts
-from gateway.app_seeing import lane_status, refresh_gauges
+from gateway.app_seeing import lane_status, refresh_gauges, rows_open
 from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
@@ -75,7 +75,6 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
-from gateway.core.report import open_rows
 from gateway.core.request_ids import RequestIds
 from gateway.observe.counting import (
     HomeCounts,
@@ -286,7 +285,7 @@ class Worker:
             wait_registered=self.stores.wait_written,
             pages=self.pages,
             # Devices and rows of other workers would be missing.
-            desk=self.stores.desk(self.devices, self.home, self.clock) if config.gateway.workers == 1 else None,
+            desk=self.stores.desk(self.devices, self.pages, self.inbox) if config.gateway.workers == 1 else None,
             audiences=self.audiences,
             control=self.control,
         )
@@ -505,8 +504,8 @@ class Worker:
         # The journal lets go what the archive has.
         await self.stores.flush()
         left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
-        # Those in the journal go on at the next start.
-        lost = self.home.rows_open - left["rows_in_journal"]
+        left["rows_in_stores"] = self.stores.rows_kept(self.home)
+        lost = self.home.rows_open - sum(left.values())
         self.log.info("stopped", rows_open=self.rows_open(), rows_lost=lost, connections=len(self.rpc), **left)
 
     async def _wait_idle(self) -> None:
@@ -529,7 +528,7 @@ class Worker:
         return own if self.siblings is None else own + self.siblings.control.not_ready
 
     def rows_open(self) -> dict[str, int]:
-        return open_rows(self.home.pages())
+        return rows_open(self.home)
 
     def rows_to_lose(self) -> dict[str, int]:
         """Rows that are in this process's memory alone, those that it holds for others included."""

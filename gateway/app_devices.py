@@ -80,6 +80,7 @@ def build_uplink(worker: Worker) -> UplinkActor:
     config, app_keys = worker.config, [app.key for app in worker.config.apps]
     observer = UplinkCounts(worker.metrics, app_keys)
     reports = DeviceReports(devices=worker.devices, home=worker.home, clock=worker.clock, observer=observer)
+    reports.ask_archive = worker.stores.ask_archive
     if worker.joint is not None:
         worker.joint.share_reports(reports, observer)
     uplink = UplinkActor(

@@ -16,7 +16,7 @@ import trio
 
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
-from gateway.actors.ledger import LedgerActor, MemoryPages, PageSource
+from gateway.actors.ledger import AskArchive, LedgerActor, MemoryPages, PageSource
 from gateway.actors.registry import RegistryActor
 from gateway.actors.store_desk import StoreDesk
 from gateway.batch import OwnershipEpoch
@@ -62,6 +62,7 @@ class Stores:
         }
         self._archive: SqliteLedgerArchive | None = None
         self._home: Home | None = None
+        self._clock: Clock | None = None
         self.ledger: LedgerActor | None = None
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
@@ -105,18 +106,20 @@ class Stores:
 
     def keep_pages(self, home: Home, secret: bytes, clock: Clock) -> PageSource:
         """Pages of the home that are done go to the archive, where there is one; where questions find pages."""
-        self._home = home
+        self._home, self._clock = home, clock
         ledger = self._config.ledger
         home.counters = Counters(day_offset_s=ledger.day_offset_s, cells_max=ledger.counter_cells_max)
         if self._archive is None:
             return MemoryPages(home)
         self.ledger = LedgerActor(
             store=self._archive,
+            inbox=self.inbox,
             epoch=self._epoch,
             home=home,
             secret=secret,
             clock=clock,
             observer=LedgerCounts(self._metrics, self._log),
+            held_write_s=ledger.held_write_s,
             retention_s=ledger.retention_s,
             retention_bytes_max=ledger.retention_bytes_max,
             retention_check_s=ledger.retention_check_s,
@@ -124,11 +127,16 @@ class Stores:
         )
         return self.ledger
 
-    def desk(self, devices: DeviceTable, home: Home, clock: Clock) -> StoreDesk:
-        """Who answers what is asked of the stores."""
+    def desk(self, devices: DeviceTable, pages: PageSource, inbox: InboxActor) -> StoreDesk:
+        """Who answers what is asked of the stores. After `keep_pages`."""
+        home, clock = self._home, self._clock
+        assert home is not None
+        assert clock is not None
         return StoreDesk(
             devices=devices,
             registry=self.registry,
+            pages=pages,
+            fetch=inbox.fetch,
             inbox=self.inbox,
             epoch=self._epoch,
             home=home,
@@ -196,16 +204,28 @@ class Stores:
         finally:
             self.close()
 
-    def start(self, supervise: Callable[[str, Callable[[], Awaitable[None]]], None], owner: DeviceOwner) -> None:
+    def start(
+        self,
+        supervise: Callable[[str, Callable[[], Awaitable[None]]], None],
+        owner: DeviceOwner,
+    ) -> None:
         """The actors behind the stores run."""
         if self.registry is not None:
             supervise("registry", self.registry.run)
         if self.ledger is not None:
-            owner.ask_archive = self.ledger.late
+            owner.ask_archive = self.ask_archive
             supervise("ledger", self.ledger.run)
 
+    @property
+    def ask_archive(self) -> AskArchive | None:
+        """Who brings pages back for late reports; nobody, where there is no archive."""
+        return None if self.ledger is None else self.ledger.late
+
     def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:
-        return InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
+        actor = InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
+        if self.ledger is not None:
+            actor.fetch = self.ledger.fetch
+        return actor
 
     async def wait_written(self) -> None:
         """What was registered so far is durable, where it is to be. Raises StoreError."""
@@ -226,6 +246,13 @@ class Stores:
                 await self.ledger.flush()
             except StoreError as error:
                 self._log.error("ledger pages not written", error=str(error), pages=self.ledger.unsaved_pages)
+
+    def rows_kept(self, home: Home) -> int:
+        """Rows that the journal does not hold and that a next start finds all the same: in inbox and archive."""
+        if self.ledger is None:
+            return 0
+        resting = (page for page in home.pages() if page.trail is None and page.rests and page.is_saved)
+        return home.away_pages.rows + sum(page.n_open for page in resting)
 
     def on_inbox_error(self, error: BaseException) -> None:
         """The inbox tries again; what waits is in ledger pages meanwhile."""

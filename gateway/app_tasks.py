@@ -25,6 +25,7 @@ def build_control(worker: Worker) -> TaskControl:
         inbox=worker.inbox,
         clock=worker.clock,
         stopped=StoppedTasks(worker.config.ledger.stopped_tasks_max),
+        archive=worker.stores.ledger,
     )
     if worker.disk is not None:
         worker.disk.tasks, control.remember = control, worker.disk.stopped_log.remember

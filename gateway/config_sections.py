@@ -163,6 +163,7 @@ class LongLink(Section, frozen=True, kw_only=True):
 class Ledger(Section, frozen=True, kw_only=True):
     ledger_memory_bytes_max: Count = 768 * MIB
     receipt_log_rows_max: Count = 1_000_000
+    held_write_s: Seconds = 10.0
     retention_s: Annotated[float, Meta(gt=0, le=400 * 86400)] = 14 * 86400.0
     retention_bytes_max: Count = 64 * GIB
     retention_check_s: Seconds = 600.0

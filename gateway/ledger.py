@@ -48,6 +48,7 @@ class Channel(enum.IntEnum):
     WECHAT = 15
     WECOM = 16
     DINGTALK = 17
+    EMAIL = 18
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.
@@ -233,6 +234,8 @@ class LedgerPage:
     stopped: (n,) bool, rows of stopped tasks: they make no further attempt (core/stopping.py); None while there are
     none.
     away: (n,) uint8, which other worker holds each row (core/holders.py); None while all of them are here.
+    keeping: held rows that the inbox has not got yet. changes: how often anything of the rows changed; saved: what it
+    was when the archive got its copy, -1 before.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
     is_touched, tally, archived_tally: core/counters.py, which alone sets them: whether rows changed since they were
     counted, what the counters have of the page, and what the archive has.
@@ -251,12 +254,14 @@ class LedgerPage:
         "flags",
         "is_touched",
         "issued_ms",
+        "keeping",
         "n",
         "n_routed",
         "reason",
         "receipt",
         "receipt_ms",
         "routed_ms",
+        "saved",
         "slots",
         "state",
         "stopped",
@@ -288,8 +293,9 @@ class LedgerPage:
         self.counts[State.QUEUED] = n
         self.bursts: list[Burst] = []
         self.trail: PageTrail | None = None
-        #: How often final states or receipts changed: whether a copy of the page is still what it is.
+        self.keeping = 0
         self.changes = 0
+        self.saved = -1
         self.is_touched = False
         self.tally: PageTally | None = None
         self.archived_tally: PageTally | None = None
@@ -337,9 +343,30 @@ class LedgerPage:
         counts = self.counts
         return int(counts[State.QUEUED] + counts[State.HELD] + counts[State.IN_FLIGHT] + counts[State.WAITING])
 
+    @property
+    def rests(self) -> bool:
+        """Nothing but the inbox has to do with its open rows, if there are any: no queue, no timer, no socket."""
+        n_open = self.n_open
+        if not n_open:
+            return True
+        return not self.keeping and n_open == self.counts[State.HELD] and (self.away is None or not self.away.any())
+
+    @property
+    def is_saved(self) -> bool:
+        """The archive has the page as it is."""
+        return self.saved == self.changes
+
     def stamp(self, now: float) -> int:
         """Milliseconds since the batch was born, as the stage columns hold it (at least 1)."""
         return min(max(1, int((now - self.batch.born) * 1000.0)), _STAMP_MAX)
+
+    def stamp_receipts(self, rows: Rows, now: float) -> None:
+        """Receipts of these rows rise now."""
+        if not len(rows):
+            return
+        if self.receipt_ms is None:
+            self.receipt_ms = np.zeros(self.n, np.uint32)
+        self.receipt_ms[rows] = self.stamp(now)
 
     def memory_bytes(self) -> int:
         """What the page and its batch hold, without what variants share."""

@@ -178,7 +178,7 @@ class Harmony(BulkVendorBase):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._path: TemplateParts = (f"/v3/{settings.project_id}/messages:send".encode(),)
-        self._limits = Limits(PAYLOAD_BYTES_MAX, counts_token=False)
+        self._limits = Limits(PAYLOAD_BYTES_MAX, counts_token=False, needs_texts=True)
         most = TEST_TOKENS_MAX if settings.test_messages else TOKENS_MAX
         self._rows_max = min(settings.rows_per_request_max, most)
 

@@ -162,7 +162,7 @@ class Meizu(BulkVendorBase):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         title, body = FieldLimit("code_points", TITLE_MAX), FieldLimit("code_points", CONTENT_MAX)
-        self._limits = Limits(PAYLOAD_BYTES_MAX, title, body, counts_token=False)
+        self._limits = Limits(PAYLOAD_BYTES_MAX, title, body, counts_token=False, needs_texts=True)
 
     def authority(self) -> tuple[str, int]:
         return self.settings.host or HOSTS[self.settings.region], self.settings.port

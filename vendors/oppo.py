@@ -182,7 +182,8 @@ class Oppo(BulkVendorBase):
         self.settings = settings
         content = FieldLimit("code_points", settings.content_code_points_max)
         # No limit of the body is known; its fields are bounded, and encoded they may be nine times as long.
-        self._limits = Limits(1 << 20, FieldLimit("code_points", TITLE_MAX), content, counts_token=False)
+        title = FieldLimit("code_points", TITLE_MAX)
+        self._limits = Limits(1 << 20, title, content, counts_token=False, needs_texts=True)
         form = {"auth_token": _AUTH_TOKEN, "message_id": slot_text("saved|"), "target_type": b"2"}
         # The saved id has no character that a form would change.
         around = form_parts(form)

@@ -208,7 +208,8 @@ class Vivo(BulkVendorBase):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         unit = settings.text_unit
-        self._limits = Limits(PAYLOAD_BYTES_MAX, FieldLimit(unit, TITLE_MAX), FieldLimit(unit, CONTENT_MAX), False)
+        title, body = FieldLimit(unit, TITLE_MAX), FieldLimit(unit, CONTENT_MAX)
+        self._limits = Limits(PAYLOAD_BYTES_MAX, title, body, counts_token=False, needs_texts=True)
         costs_receipts = bool(settings.callback_url) and not settings.callback_id and settings.receipts == "prefer"
         self._uses_lists = not costs_receipts and settings.rows_per_request_max > 1
         push: Tree = {

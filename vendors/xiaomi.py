@@ -13,8 +13,9 @@ private messages go there, with variables in their parameters:
 
 Doubts, each with a safe default: Xiaomi asks to urlencode `payload` beyond the form's own encoding
 (`payload_encoding`); title and description stay beside a template; the payload's limit (4 KB) is from memory,
-`payload_bytes_max` holds it; pictures must be uploaded to Xiaomi first, so a neutral image is not sent; 20301 for a
-list says that no target was valid, and unregisters nobody, since one wrong region or package looks the same.
+`payload_bytes_max` holds it; pictures must be uploaded to Xiaomi first, so a neutral image is not sent; 20301 that
+says that no target was valid kills the token of a single push only: for a list it may as well be a wrong region or
+package, so the list is tried again, in other company, where `bad_regids` names the dead ones.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ class Xiaomi(BulkVendorBase):
         self.settings = settings
         title, body = FieldLimit("code_points", TITLE_MAX), FieldLimit("code_points", DESCRIPTION_MAX)
         # Texts are bounded by their characters, the rest by `_check_sizes`; encoded it may be nine times that.
-        self._limits = Limits(1 << 20, title, body, counts_token=False)
+        self._limits = Limits(1 << 20, title, body, counts_token=False, needs_texts=True)
 
     def authority(self) -> tuple[str, int]:
         return self.settings.host or HOSTS[self.settings.region], self.settings.port
@@ -359,7 +360,7 @@ def _answer(fields: dict[str, object], status: int, headers: Mapping[bytes, byte
     if code == "20301":
         words = f"{text_of(fields.get('reason'))} {text_of(fields.get('description'))}".lower()
         if any(word in words for word in _NO_TARGET_WORDS):
-            return PAYLOAD._replace(name=NO_TARGET)
+            return answer._replace(name=NO_TARGET)
     return answer
 
 

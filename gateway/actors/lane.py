@@ -458,7 +458,7 @@ class LaneActor:
         if isinstance(saved, str):
             self._watch.judge_requests([Answer(Verdict.ACCEPTED)], np.zeros(0, np.uint8))
             rendered = unsent.rendered._replace(requests=fill_saved(unsent.rendered.requests, saved))
-            self._unsent.appendleft(unsent._replace(rendered=rendered, rendered_at=now))
+            self._ahead.add_saved(unsent._replace(rendered=rendered, rendered_at=now), self.lane)
             return
         is_live = unsent.page.are(unsent.rows, State.QUEUED, self.lane.key.channel)
         rows = unsent.rows[is_live]

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gateway.columns import Rows
-from gateway.core.home import Change
+from gateway.core.changes import Change
 from gateway.ledger import Channel, Reason, Receipt, State
 from gateway.message_id import to_text
 

@@ -74,9 +74,9 @@ class Counters:
         self._touched.pop(page, None)
         self._ended.pop(page, None)
 
-    def came_back(self, page: LedgerPage, archived: PageTally | None) -> None:
-        """The page is in memory again. archived: what the archive counts for it."""
-        page.tally = page.archived_tally = archived
+    def came_back(self, page: LedgerPage) -> None:
+        """The page is in memory again, as it was; its `archived_tally` is what the archive counts for it."""
+        page.tally = page.archived_tally
         page.is_touched = False
         self.touch(page)
         if not page.n_open:

@@ -63,13 +63,14 @@ def newest_marks(n: int, marks: Iterable[RowMarks]) -> RowMarks:
 def recover(
     home: Home, page: LedgerPage, marks: Iterable[RowMarks], options: Options, resends: Bool, now: float
 ) -> Recovered:
-    """Every row of the page is in the state that it goes on from. The page must be open and followed already.
+    """Every row of the page is in the state that it goes on from. The page must be open and followed already; it is
+    new, or comes from the archive with its held rows.
 
     resends: (channels, classes) bool, whether rows of that kind go again when nobody knows what became of them.
     """
     newest = newest_marks(page.n, marks)
-    # Duplicates were dropped again when the page was opened.
-    newest = _chosen(newest, page.state[newest.rows] == _QUEUED)
+    # Duplicates were dropped again when the page was opened; what the archive knows to have ended has.
+    newest = _chosen(newest, ~IS_FINAL[page.state[newest.rows]])
     rows: Rows = newest.rows.astype(np.intp)
     is_issued = newest.states == _IN_FLIGHT
     classes = options.classes[options.variant_index(page.batch, rows)]

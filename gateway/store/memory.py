@@ -20,6 +20,7 @@ from gateway.store.pages import short_hashes
 from gateway.store.ports import (
     ArchivedPage,
     DayCounts,
+    HeldPage,
     InboxCount,
     InboxFound,
     InboxPut,
@@ -249,6 +250,12 @@ class MemoryLedgerArchive:
         await trio.lowlevel.checkpoint()
         return self._pages.keys() & set(keys)
 
+    async def held(self, after: PageKey | None, pages_max: int) -> list[HeldPage]:
+        await trio.lowlevel.checkpoint()
+        keys = sorted(key for key, page in self._pages.items() if page.held and (after is None or key > after))
+        pages = [self._pages[key] for key in keys[:pages_max]]
+        return [HeldPage(page.key, page.held, page.deadline_unix_ms) for page in pages]
+
     async def newest(self, sequence: int | None) -> PageKey | None:
         await trio.lowlevel.checkpoint()
         return max((key for key in self._pages if sequence in (None, key.sequence)), default=None)
@@ -310,7 +317,7 @@ class MemoryLedgerArchive:
         self._epochs.check(epoch)
         total = sum(_page_bytes(page) for page in self._pages.values())
         gone = []
-        for key in sorted(self._pages):
+        for key in sorted(key for key, page in self._pages.items() if not page.held):
             if key.unix_ms >= oldest_unix_ms and total <= bytes_max:
                 break
             gone.append(key)

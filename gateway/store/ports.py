@@ -202,7 +202,8 @@ class PageKey(NamedTuple):
 
 class ArchivedPage(NamedTuple):
     """One page. parts: its bytes as `store/pages.py` makes them. device_ids: (n, 16) uint8, the targets of its rows.
-    long_tasks: ids of its tasks that began in other batches: the page in which one began follows from its id."""
+    long_tasks: ids of its tasks that began in other batches: the page in which one began follows from its id. held:
+    rows that wait in the inbox, and the first deadline of them; 0: all have ended."""
 
     key: PageKey
     app: int
@@ -210,6 +211,8 @@ class ArchivedPage(NamedTuple):
     device_ids: U8
     long_tasks: Sequence[bytes]
     parts: Sequence[bytes | memoryview]
+    held: int = 0
+    deadline_unix_ms: int = 0
     #: What the archive's counters count for it.
     tally: PageTally = PageTally({})
 
@@ -219,6 +222,14 @@ class DayCounts(NamedTuple):
 
     kept: dict[TallyKey, dict[int, int]]
     gone: dict[TallyKey, dict[int, int]]
+
+
+class HeldPage(NamedTuple):
+    """A page with rows that wait in the inbox; as in `ArchivedPage`."""
+
+    key: PageKey
+    held: int
+    deadline_unix_ms: int
 
 
 class LedgerArchive(Protocol):
@@ -234,6 +245,10 @@ class LedgerArchive(Protocol):
 
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
         """Those of the pages that are there."""
+        ...
+
+    async def held(self, after: PageKey | None, pages_max: int) -> list[HeldPage]:
+        """Pages with held rows, in the order of their keys, from the first one behind `after` on."""
         ...
 
     async def newest(self, sequence: int | None) -> PageKey | None:
@@ -269,5 +284,6 @@ class LedgerArchive(Protocol):
         ...
 
     async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:
-        """Pages older than that are gone, and the oldest of the others while all are larger; returns how many."""
+        """Pages older than that are gone, and the oldest of the others while all are larger; returns how many. Those
+        with held rows stay: their time is another."""
         ...

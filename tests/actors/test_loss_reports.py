@@ -50,7 +50,9 @@ class _Disk(MemoryLedgerArchive):
 def ledger_of(world: Any, store: MemoryLedgerArchive) -> LedgerActor:
     return LedgerActor(
         store=store,
+        inbox=world.inbox_store,
         epoch=EPOCH,
+        held_write_s=5.0,
         home=world.home,
         secret=world.home._secret,
         clock=world.clock,
@@ -68,7 +70,7 @@ def reports_of(world: Any, pages: Any) -> LossReports:
 
 def drop_from_memory(world: Any) -> None:
     world.home._ledger_bytes_max = 0
-    world.home._evict()
+    world.home.evict_some()
     world.home._ledger_bytes_max = WIDE
 
 

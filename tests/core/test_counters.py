@@ -170,7 +170,7 @@ class CountersMachine(RuleBasedStateMachine):
         """Memory is short: pages without open rows leave."""
         pages = {page.batch.address.sequence: page for page in self.home.pages()}
         self.home._ledger_bytes_max = 0
-        self.home._evict()
+        self.home.evict_some()
         self.home._ledger_bytes_max = WIDE
         for sequence, page in pages.items():
             if self.home.page(sequence) is None:
@@ -229,7 +229,7 @@ class ArchivedCountersMachine(CountersMachine):
         self.home.may_drop = self._is_saved
         pages = {page.batch.address.sequence: page for page in self.home.pages()}
         self.home._ledger_bytes_max = 0
-        self.home._evict()
+        self.home.evict_some()
         self.home._ledger_bytes_max = WIDE
         self.away |= {at: page for at, page in pages.items() if self.home.page(at) is None}
 
@@ -237,7 +237,9 @@ class ArchivedCountersMachine(CountersMachine):
     @rule(data=st.data())
     def bring_back(self, data: st.DataObject) -> None:
         sequence = data.draw(st.sampled_from(sorted(self.away)))
-        self.home.adopt(self.away.pop(sequence), self.archive[sequence])
+        page = self.away.pop(sequence)
+        page.archived_tally = self.archive[sequence]
+        self.home.adopt(page)
 
     @invariant()
     def the_totals_are_a_recount(self) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 
 from gateway.batch import OwnershipEpoch
 from gateway.store.inbox_filing import device_hash
-from gateway.store.ports import ArchivedPage, DayCounts, LedgerArchive, PageKey
+from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, LedgerArchive, PageKey
 from gateway.tally import PageTally, TallyKey, add_tallies
 
 tallies = st.builds(
@@ -87,6 +87,29 @@ class LedgerArchiveContract(EpochsContract):
         assert await archive.newest(2) == PageKey(1000, 2)
         assert await archive.newest(3) is None
         assert await archive.newest(None) == PageKey(2000, 1)
+
+    async def test_pages_with_held_rows_are_listed_in_order_until_they_have_none_and_do_not_grow_old(self) -> None:
+        archive = self.open()
+        pages = [page_for(s, unix_ms=1000 + s // 2)._replace(held=s % 3, deadline_unix_ms=5000 + s) for s in range(9)]
+        await archive.write(EPOCH, pages)
+        held = [HeldPage(page.key, page.held, page.deadline_unix_ms) for page in pages if page.held]
+        assert await archive.held(None, 100) == held
+        assert await archive.held(None, 2) == held[:2]
+        assert await archive.held(held[1].key, 2) == held[2:4]
+        assert await archive.held(held[-1].key, 2) == []
+        assert await archive.retain(EPOCH, 10_000, 1 << 40) == 3
+        assert await archive.held(None, 100) == held
+        await archive.write(EPOCH, [page._replace(held=0) for page in pages[:3]])
+        assert await archive.held(None, 100) == held[2:]
+        await archive.forget(EPOCH, [page.key for page in pages[3:5]])
+        assert await archive.held(None, 100) == held[3:]
+
+    async def test_those_of_many_pages_that_are_there_are_known(self) -> None:
+        archive = self.open()
+        await archive.write(EPOCH, [page_for(1), page_for(2, unix_ms=2000)])
+        asked = [PageKey(1000, 1), PageKey(1000, 2), PageKey(2000, 2), PageKey(1000, 3)]
+        assert await archive.known(asked) == {PageKey(1000, 1), PageKey(2000, 2)}
+        assert await archive.known([]) == set()
 
     async def test_pages_of_a_long_task_are_found_until_they_are_forgotten(self) -> None:
         archive = self.open()

@@ -52,9 +52,9 @@ async def test_a_reopened_archive_has_its_pages(tmp_path: Path) -> None:
     archive.close()
     archive = SqliteLedgerArchive(tmp_path / "ledger.db")
     assert await archive.read(PageKey(1000, 1)) == b"keptkept"
-    archive.database.read.execute("PRAGMA user_version = 3")
+    archive.database.read.execute("PRAGMA user_version = 4")
     archive.close()
-    with pytest.raises(StoreCorrupt, match="schema 3, this version knows up to 2"):
+    with pytest.raises(StoreCorrupt, match="schema 4, this version knows up to 3"):
         SqliteLedgerArchive(tmp_path / "ledger.db")
 
 

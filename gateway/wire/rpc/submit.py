@@ -24,6 +24,7 @@ from gateway.wire.rpc import codec
 from gateway.wire.rpc.columns_in import (
     Refusals,
     byte_column,
+    check_shown,
     check_texts_in_steps,
     id_column,
     index_column,
@@ -145,6 +146,7 @@ def check_submit_in_steps(
             field = f"variables.{name}"
             variables[name] = text_column(field, texts, n)
             yield from check_texts_in_steps(field, variables[name], limits.variable_bytes_max, refusals)
+            check_shown(field, variables[name], refusals)
         yield
     variants = submit.contents
     if any(variant.raw is not None for variant in variants):

@@ -35,13 +35,14 @@ def session_opener(config: Config, app_key: str, settings: Any, password: Callab
     # A place more than there are connections: one that is leaving says goodbye while its successor begins.
     limiter = trio.CapacityLimiter(2 * settings.connections_max)
 
-    def open_session() -> SmtpSession:
-        secret = password()
+    def open_session(secret: bytes | None) -> SmtpSession:
         if secret is None:
             raise SessionFailed(CloseReason.BAD_CREDENTIALS, "there is no password yet")
         return SmtpSession.open(place, context, secret.decode())
 
     def open_connection(on_events: Callable[[object, list[Event]], None]) -> SmtpVendorConnection:
-        return SmtpVendorConnection(open_session=open_session, limiter=limiter, on_events=on_events)
+        # Asked on the loop: a credential that another worker lends rings its bell.
+        session = functools.partial(open_session, password())
+        return SmtpVendorConnection(open_session=session, limiter=limiter, on_events=on_events)
 
-    return functools.partial(open_connection)
+    return open_connection

@@ -16,8 +16,10 @@ import trio
 
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
-from gateway.actors.ledger import AskArchive, LedgerActor, MemoryPages, PageSource
+from gateway.actors.ledger import AskArchive, LedgerActor
+from gateway.actors.page_source import MemoryPages, PageSource
 from gateway.actors.registry import RegistryActor
+from gateway.actors.router import Router
 from gateway.actors.store_desk import StoreDesk
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
@@ -146,7 +148,8 @@ class Stores:
         )
 
     async def back_up(self, folder: Path) -> dict[str, int]:
-        """A copy of every store stands in the folder, which was not there or empty; name and bytes of each file.
+        """A copy of every store stands in the folder, which was not there or empty; name and bytes of each file. In the
+        order that store/backup.py gives.
 
         Each database is held up while it is copied, the registry's sixteen one after another. Raises StoreError.
         """
@@ -157,8 +160,11 @@ class Stores:
         await self.flush()
         await trio.to_thread.run_sync(backup.prepare, folder)
         await trio.to_thread.run_sync(lambda: (folder / "registry").mkdir(mode=0o700))
+        for first, journal in folders_elsewhere(self._config).items():
+            if journal.exists():
+                await trio.to_thread.run_sync(backup.copy_journal, journal, folder / first)
         copies = [(self._registry.turns, database) for database in self._registry.databases]
-        copies += [(self.inbox.turns, self.inbox.database), (self._archive.turns, self._archive.database)]
+        copies += [(self._archive.turns, self._archive.database), (self.inbox.turns, self.inbox.database)]
         for turns, database in copies:
             target = folder / database.path.relative_to(self.folder)
             await turns.run(functools.partial(database.copy_to, target))
@@ -208,12 +214,14 @@ class Stores:
         self,
         supervise: Callable[[str, Callable[[], Awaitable[None]]], None],
         owner: DeviceOwner,
+        router: Router,
     ) -> None:
         """The actors behind the stores run."""
         if self.registry is not None:
             supervise("registry", self.registry.run)
         if self.ledger is not None:
             owner.ask_archive = self.ask_archive
+            self.ledger.on_due = router.sweep_soon
             supervise("ledger", self.ledger.run)
 
     @property
@@ -285,6 +293,11 @@ def files_elsewhere(config: Config) -> dict[str, Path]:
     """What belongs to a backup and does not stand in the store folder: message ids and tasks are checked with it."""
     secret = config.gateway.message_id_secret
     return {"message_id.secret": config.gateway.data_dir / "message_id.secret"} if secret is None else {}
+
+
+def folders_elsewhere(config: Config) -> dict[str, Path]:
+    """The same of whole folders: the journal, where there is one."""
+    return {"journal": config.gateway.data_dir / "journal"}
 
 
 def _write_secret(path: Path, data: bytes) -> None:

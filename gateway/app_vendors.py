@@ -152,7 +152,12 @@ def build_vendor(
         bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
     observer = LaneCounts(site.metrics, log, channel)
     render = functools.partial(
-        LaneRenderer, renderer=site.renderer, devices=site.devices, vendor=vendor, channel=channel
+        LaneRenderer,
+        renderer=site.renderer,
+        devices=site.devices,
+        vendor=vendor,
+        channel=channel,
+        check_token=vendor.check_token,
     )
     shared: dict[str, Any] = {
         "vendor": vendor,

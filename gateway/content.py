@@ -35,6 +35,8 @@ STRATEGY_CHANNELS = frozenset(
     ],
 )
 URL_BYTES_MAX = 2048
+#: Channels that a row may go on to, one after the other.
+FALLBACK_STEPS_MAX = 3
 #: The strategy of whatever is no notification.
 LONG_LINK_ONLY = 3
 
@@ -59,6 +61,18 @@ class Click(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
     type: Literal["app", "url", "intent", "payload"]
     value: str = ""
+
+
+class FallbackStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Where a row goes on that has not reached its receiver by then, or finally failed before.
+
+    channel: of a vendor. after_s: seconds after the submit. target: the variable whose value is the row's target there
+    (a phone number, an openid, a URL); empty: the token that its device has of that channel.
+    """
+
+    channel: str
+    after_s: int
+    target: str = ""
 
 
 class Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -95,6 +109,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     plan_id: str = ""
     raw: dict[str, msgspec.Raw] | None = None
     action: Action = "notification"
+    #: In order, each later than the one before.
+    fallback: tuple[FallbackStep, ...] = ()
     texts: dict[str, Texts] | None = None
 
 
@@ -115,6 +131,9 @@ class Fault(NamedTuple):
 
 
 _VAR = re.compile(r"\{\{([A-Za-z0-9_.-]{1,64})\}\}")
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def template_parts(text: str) -> list[str]:
@@ -238,9 +257,37 @@ def check_variant(variant: Variant) -> Fault | None:
         fault = _check_click(variant.click)
     if fault is None and variant.action != "notification":
         fault = _check_action(variant)
+    if fault is None and variant.fallback:
+        fault = _check_fallback(variant)
     if fault is None and variant.texts:
         fault = _check_texts(variant.texts)
     return fault
+
+
+def fallback_variables(variant: Variant) -> frozenset[str]:
+    """Variables that hold targets."""
+    return frozenset(step.target for step in variant.fallback if step.target)
+
+
+def _check_fallback(variant: Variant) -> Fault | None:
+    steps = variant.fallback
+    if len(steps) > FALLBACK_STEPS_MAX:
+        return Fault("fallback", f"fallback has {len(steps)} steps, limit {FALLBACK_STEPS_MAX}")
+    if variant.action != "notification":
+        return Fault("fallback", f"action {variant.action} goes over the long link only")
+    earlier = 0
+    for step in steps:
+        if step.channel not in STRATEGY_CHANNELS - {"default", "long_link"}:
+            return Fault("fallback", f"fallback names {step.channel[:64]!r}, which is no channel of a vendor")
+        if not earlier < step.after_s < variant.ttl_s:
+            text = f"fallback to {step.channel} after {step.after_s} s, expected above {earlier} and below ttl_s"
+            return Fault("fallback", text)
+        if step.target and _NAME.fullmatch(step.target) is None:
+            return Fault("fallback", "target of a fallback is not the name of a variable")
+        earlier = step.after_s
+    if len({step.channel for step in steps}) < len(steps):
+        return Fault("fallback", "fallback names a channel twice")
+    return None
 
 
 def _check_texts(texts: dict[str, Texts]) -> Fault | None:

@@ -19,6 +19,7 @@ import trio
 
 from bench.devices import mqtt
 from gateway.app import Ready, Worker, load
+from gateway.app_stores import files_elsewhere, folders_elsewhere
 from gateway.cli.toml_text import to_toml
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client
@@ -26,6 +27,7 @@ from gateway.content import Variant
 from gateway.core.identity import device_password
 from gateway.errors import StoreError
 from gateway.observe.log import Log
+from gateway.store import backup
 
 SECRET = b"the secret of the shop"
 DEVICES = 400
@@ -147,6 +149,9 @@ async def test_pages_of_held_rows_leave_memory_and_come_back_when_they_are_neede
             while worker.stores.ledger.unsaved_pages or worker.home.evict_some() is False:  # type: ignore[union-attr]
                 await trio.sleep(0.05)
         assert worker.home.statistics().ledger_bytes <= LEDGER_BYTES
+        if durability == "memory":
+            # With a journal nothing need be written that has changed since.
+            await worker.stores.flush()
     # After a start: nothing of these pages is read before somebody needs it.
     worker = make_worker(folder, durability)
     async with serving(worker) as (client, port):
@@ -314,3 +319,51 @@ async def report(port: int, device_id: bytes, event: str, message_ids: list[byte
 def mqtt_length(n: int) -> bytes:
     """MQTT 3.1.1, section 2.2.3."""
     return bytes([n]) if n < 128 else bytes([n & 0x7F | 0x80, n >> 7])
+
+
+async def test_a_backup_has_what_is_in_the_journal_alone(folder: Path) -> None:
+    away, online = bytes([7]) * 16, bytes([8]) * 16
+    worker = make_worker(folder, "disk")
+    async with serving(worker) as (client, port):
+        await client.register_devices([DeviceState(device_id=one) for one in (away, online)])
+        held = await client.submit(Variant(title="held", body="b"), [away], request_id="one")
+        silent: list[trio.SocketStream] = []
+        # What waits for it is nothing yet: it is subscribed a moment later.
+        await received(port, online, 0, silent)
+        await until(lambda: worker.devices.statistics().online == 1)
+        flying = await client.submit(Variant(title="flying", body="b"), [online], request_id="two")
+        await until_states(client, flying.task_id, {"in_flight": 1})
+        async with open_trio_client(f"unix://{folder / 'operator.sock'}", role="operator", timeout_s=60.0) as operator:
+            files = (await operator.backup(str(folder / "copy"))).files
+        assert [name for name in files if name.startswith("journal/0000/") and name.endswith(".log")]
+        assert not [name for name in files if "lock" in name or "spare" in name]
+        # Not in the copy.
+        await client.submit(Variant(title="later", body="b"), [away])
+    await silent[0].aclose()
+    config = worker.config
+    assert config.store.data_dir is not None
+    shutil.rmtree(config.store.data_dir)
+    with pytest.raises(StoreError, match="is not empty"):
+        restore(folder, worker)
+    shutil.rmtree(config.store.data_dir)
+    shutil.rmtree(config.gateway.data_dir / "journal")
+    restore(folder, worker)
+    worker = make_worker(folder, "disk")
+    async with serving(worker) as (client, port):
+        assert worker.metrics.rows_recovered.value("resent") == 1
+        await until_states(client, held.task_id, {"held": 1})
+        again = await client.submit(Variant(title="flying", body="b"), [online], request_id="two")
+        assert again.task_id == flying.task_id
+        assert await received(port, online, 1) == [b"flying"]
+        assert await received(port, away, 1) == [b"held"]
+        assert worker.home.rows_not_conserved() == 0
+
+
+def restore(folder: Path, worker: Worker) -> None:
+    assert worker.config.store.data_dir is not None
+    backup.restore(
+        folder / "copy",
+        worker.config.store.data_dir,
+        others=files_elsewhere(worker.config),
+        folders=folders_elsewhere(worker.config),
+    )

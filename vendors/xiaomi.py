@@ -32,7 +32,6 @@ from gateway.template_values import (
     json_text,
     layered,
     merge_patch,
-    raw_object,
     scalar_text,
     text_value,
     with_slots,
@@ -64,6 +63,7 @@ from vendors.codes import (
     QUOTA_CLASS,
     THROTTLED,
     answer_of,
+    of_list,
     table,
 )
 from vendors.http_answer import code_of, decode_object, text_of
@@ -76,6 +76,7 @@ from vendors.neutral import (
     check_secret,
     data_tree,
     form_value,
+    own_raw,
 )
 
 TARGETS_MAX = 1000
@@ -206,12 +207,9 @@ class Xiaomi(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        for key in _RAW_REFUSED:
-            if key in raw:
-                return Refusal("raw", f"raw.xiaomi key {key} is the gateway's own")
+        raw = own_raw(variant, self.name, _RAW_REFUSED)
+        if isinstance(raw, Refusal):
+            return raw
         message = self._message(variant, with_variables)
         if isinstance(message, Refusal):
             return message
@@ -320,10 +318,7 @@ class Xiaomi(BulkVendorBase):
 
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
         fields = decode_object(body)
-        answer = _answer(fields, status, headers)
-        if answer.verdict is DEAD.verdict:
-            # It names one id and not which.
-            answer = PAYLOAD._replace(name=answer.name)
+        answer = of_list(_answer(fields, status, headers))
         if answer.verdict is not ACCEPTED.verdict:
             return BulkAnswer(answer)
         data = fields.get("data")

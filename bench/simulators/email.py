@@ -96,17 +96,15 @@ class Email(PushApi):
         self._check_recipient(request.path)
         if request.method == "RCPT":
             return Answer(250, body=b"2.1.5 recipient ok")
-        message = self._read(request)
+        try:
+            named, title, text = self._read(request)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            # What the standard library's parser raises for some malformed headers and unknown charsets.
+            raise Refused("form", f"the message cannot be read: {type(error).__name__}") from None
         self.pace(1)
         if self._per_recipient.take(request.path, self.now) > 0:
             raise Refused("per_recipient", "too many messages to one recipient in a minute")
-        body = message.get_body(("plain",))
-        if body is None:
-            raise Refused("form", "there is no text part")
-        text = body.get_content().replace("\r\n", "\n").removesuffix("\n")
-        found = MESSAGE_ID_FORM.fullmatch(str(message["message-id"]))
-        named = found[1] if found is not None else ""
-        rows = self.rows_of(named, "", [request.path], str(message["subject"]), text)
+        rows = self.rows_of(named, "", [request.path], title, text)
         return Answer(250, body=b"2.0.0 queued", rows=rows)
 
     def _check_recipient(self, address: str) -> None:
@@ -116,7 +114,17 @@ class Email(PushApi):
         if fate is not None and fate.fate != "spam":
             raise Refused(fate.fate, "by the configured fate of the address")
 
-    def _read(self, request: Request) -> EmailMessage:
+    def _read(self, request: Request) -> tuple[str, str, str]:
+        """(message id, title, text) of a message whose form is right. Raises Refused."""
+        message = self._checked(request)
+        body = message.get_body(("plain",))
+        if body is None:
+            raise Refused("form", "there is no text part")
+        found = MESSAGE_ID_FORM.fullmatch(str(message["message-id"]))
+        text = str(body.get_content()).replace("\r\n", "\n").removesuffix("\n")
+        return found[1] if found is not None else "", str(message["subject"]), text
+
+    def _checked(self, request: Request) -> EmailMessage:
         data = request.body
         if request.body_bytes > self.section.message_bytes_max:
             raise Refused("size", f"{request.body_bytes} bytes, limit {self.section.message_bytes_max}")

@@ -29,6 +29,7 @@ import trio
 
 from gateway import message_id
 from gateway.actors.bell import Bell
+from gateway.actors.page_source import MemoryPages, settle_touched
 from gateway.batch import OwnershipEpoch, TaskSegment, continued_tasks
 from gateway.clock import Clock
 from gateway.columns import Rows
@@ -49,6 +50,9 @@ _WRITE_PAGES = 256
 _HELD_PAGES = 4096
 #: How long an archive whose disk failed is left alone; operators need seconds to make room.
 _RETRY_S = 1.0
+#: Pages brought back at once because rows of them may be due, and how long they have: the router looks every 50 ms.
+_DUE_PAGES = 4
+_DUE_WAIT_S = 0.1
 #: Message ids made in one step of the loop.
 _IDS_ROWS = 4096
 #: Late receipts that wait for their page, in calls; beyond it they are dropped and counted as strays.
@@ -61,100 +65,6 @@ _DEVICE_ROWS_MAX = 20_000_000
 Then: TypeAlias = Callable[[LedgerPage, Rows], None]
 #: `LedgerActor.late`.
 AskArchive: TypeAlias = Callable[[int, Rows, Then, Callable[[], None]], bool]
-
-
-class PageSource(Protocol):
-    """Where pages are found for a question. What is given is not to be changed."""
-
-    async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None: ...
-
-    def task_slices(
-        self, task_id: bytes, device_id: bytes | None = None
-    ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]: ...
-
-    def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]: ...
-
-    async def task_keys(self, task_id: bytes) -> list[PageKey]: ...
-
-    async def page(self, key: PageKey) -> LedgerPage | None: ...
-
-    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]: ...
-
-    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]: ...
-
-    async def counts(self, days: range) -> DayCounts: ...
-
-
-class MemoryPages:
-    """A page source without an archive: what left memory is not found."""
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
-
-    async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
-        await trio.lowlevel.checkpoint()
-        return self._home.find_row(identifier)
-
-    async def task_slices(
-        self, task_id: bytes, device_id: bytes | None = None
-    ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]:
-        for page in self._home.task_pages(task_id):
-            await trio.lowlevel.checkpoint()
-            for segment in self._home.segments_of(page, task_id):
-                yield page, segment
-
-    async def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]:
-        """The app's pages in memory, newest first, whether they have the device or not."""
-        for page in reversed(list(self._home.pages())):
-            if page.batch.app == app:
-                await trio.lowlevel.checkpoint()
-                yield page
-
-    async def page(self, key: PageKey) -> LedgerPage | None:
-        await trio.lowlevel.checkpoint()
-        page = self._home.page(key.sequence)
-        return page if page is not None and page.batch.address.unix_ms == key.unix_ms else None
-
-    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
-        """Pages whose batches were born in that time, oldest first, from behind `after` on."""
-        await trio.lowlevel.checkpoint()
-        found = [
-            _key(page)
-            for page in self._home.pages()
-            if app in (None, page.batch.app) and page.batch.address.unix_ms in unix_ms
-        ]
-        return sorted(key for key in found if after is None or key > after)[:keys_max]
-
-    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
-        """What each of the pages adds to the counters; None for one that is not there."""
-        found: list[PageTally | None] = []
-        for key in keys:
-            page = await self.page(key)
-            found.append(None if page is None else self._home.counters.settled(page))
-        return found
-
-    async def counts(self, days: range) -> DayCounts:
-        """Rows by key and cell, as all pages are now."""
-        await settle_touched(self._home)
-        counters = self._home.counters
-        return DayCounts(add_keys([counters.totals()], days), add_keys([counters.gone()], days))
-
-    async def task_keys(self, task_id: bytes) -> list[PageKey]:
-        """Pages that may have rows of the task, in the order of their batches."""
-        await trio.lowlevel.checkpoint()
-        return sorted({_key(page) for page, _ in self._home.find_task(task_id)})
-
-
-def _key(page: LedgerPage) -> PageKey:
-    return PageKey(page.batch.address.unix_ms, page.batch.address.sequence)
-
-
-async def settle_touched(home: Home) -> None:
-    """The counters are as the pages of the home are, but for what changes meanwhile. If cancelled: some are."""
-    await trio.lowlevel.checkpoint()
-    for portion in home.counters.portions():
-        home.counters.settle(portion)
-        await trio.lowlevel.checkpoint()
 
 
 class LedgerObserver(Protocol):
@@ -207,11 +117,16 @@ class LedgerActor:
         #: Pages that rest, and since when; in that order.
         self._resting: OrderedDict[int, tuple[LedgerPage, float]] = OrderedDict()
         self._is_short = False
+        #: Called with each page that is in the home again; one of an earlier process when its held rows are checked.
+        self.on_brought_back: Callable[[LedgerPage], None] = lambda _page: None
         self._late: deque[tuple[int, Rows, Then, Callable[[], None]]] = deque()
         #: Pages that are away and may have rows that are due.
         self._due: deque[BatchAddress] = deque()
+        self._due_after = -math.inf
         #: Pages that are on their way, by sequence.
         self._fetched: dict[int, trio.Event] = {}
+        #: Called when a page is here whose rows may be due.
+        self.on_due: Callable[[], None] = lambda: None
         #: Pages of an earlier process whose held rows the inbox has not been asked for.
         self._unchecked: set[int] = set()
 
@@ -316,6 +231,8 @@ class LedgerActor:
             self._home.forget_away(key.sequence)
         else:
             self._home.adopt(page)
+            if key.sequence not in self._unchecked:
+                self.on_brought_back(page)
 
     async def away_parts(self, task_id: bytes) -> list[int]:
         """Sequences of pages that are away and may have rows of the task. Raises StoreError."""
@@ -343,6 +260,7 @@ class LedgerActor:
             # They were with their devices, and the only way to say so is to say it now.
             self._home.move(page, lost, State.IN_FLIGHT, None, now)
             self._home.move(page, lost, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
+            self.on_brought_back(page)
 
     # -- looking up; all read-only, and not kept
 
@@ -461,7 +379,7 @@ class LedgerActor:
         self._bell.ring()
         next_check = trio.current_time()
         while True:
-            with trio.move_on_at(min(next_check, self._next_rested())):
+            with trio.move_on_at(min(next_check, self._next_rested(), self._due_after if self._due else math.inf)):
                 await self._bell.wait()
             try:
                 await self._bring_due()
@@ -540,12 +458,17 @@ class LedgerActor:
                 self._unsaved.move_to_end(sequence)
 
     async def _bring_due(self) -> None:
-        while self._due:
+        """A few at a time: they must be looked at before memory for the next ones makes them leave again."""
+        if trio.current_time() < self._due_after:
+            return
+        for _ in range(min(len(self._due), _DUE_PAGES)):
             address = self._due[0]
             page = await self.fetch(address.sequence)
             self._due.popleft()
+            self._due_after = trio.current_time() + _DUE_WAIT_S
             if page is not None and page.batch.address == address:
                 self._home.look_again(address, self._clock.monotonic())
+                self.on_due()
 
     async def _bring_late(self) -> None:
         while self._late:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import trio
 
-from gateway.actors.ledger import PageSource
+from gateway.actors.page_source import PageSource
 from gateway.clock import Clock
 from gateway.columns import Bool, Rows, TextColumn
 from gateway.content import Class

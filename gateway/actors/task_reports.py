@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import trio
 
-from gateway.actors.ledger import PageSource
+from gateway.actors.page_source import PageSource
 from gateway.batch import TaskSegment
 from gateway.clock import Clock
 from gateway.core import report

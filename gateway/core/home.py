@@ -114,8 +114,7 @@ class Home:
         self._page_bytes: dict[int, int] = {}
         self._bytes = 0
         self._evicted = 0
-        self.rows_open = 0
-        self._rows_wanted = 0
+        self.rows_open = self._rows_wanted = 0
         self._next_sequence = 0
         self._newest_unix_ms = 0
         #: The monotonic time of that label.
@@ -264,7 +263,9 @@ class Home:
             self.away_pages.add(AwayPage(page.batch.address, page.n_open))
 
     def adopt(self, page: LedgerPage) -> None:
-        """A page that had left memory is here again, because it is about to change. It is the newest here."""
+        """A page that had left memory is here again, because it is about to change; others make room for it."""
+        if self._is_full:
+            self.evict()
         sequence = page.batch.address.sequence
         away = self.away_pages.pop(sequence)
         self.counters.came_back(page)
@@ -397,6 +398,8 @@ class Home:
         uncertain = rows[page.state[rows] == State.UNCERTAIN]
         if len(uncertain):
             self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
+        if page.batch.has_fallback and receipt >= Receipt.DELIVERED:
+            self._reached(page, rows, now)
         if isinstance(page, ShadowPage):
             page.touch(rose)
             return rose
@@ -413,18 +416,12 @@ class Home:
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
         return rose
 
-    def add_flags(self, page: LedgerPage, rows: Rows, flags: U8) -> None:
-        """The rows, some of them more than once, have these flags too; (k,)."""
-        if not ((page.flags[rows] & flags) != flags).any():
-            return
-        np.bitwise_or.at(page.flags, rows, flags)
-        page.changes += 1
-        if isinstance(page, ShadowPage):
-            page.touch(rows)
-            return
-        self.counters.touch(page)
-        if not page.n_open:
-            self.on_done(page)
+    def _reached(self, page: LedgerPage, rows: Rows, now: float) -> None:
+        """Rows that waited for this receipt have ended: their chains end here. Those at another worker end there."""
+        waits = (page.state[rows] == State.WAITING) & (page.reason[rows] == Reason.FALLBACK)
+        if page.away is not None:
+            waits &= page.away[rows] == 0
+        self.move(page, rows[waits], State.VENDOR_ACCEPTED, Reason.NONE, now)
 
     def _record(
         self, page: LedgerPage, rows: Rows, state: State | U8, reason: Reason | U8, channel: Channel | U8, now: float

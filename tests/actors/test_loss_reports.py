@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import trio
 
-from gateway.actors.ledger import LedgerActor, MemoryPages
+from gateway.actors.ledger import LedgerActor
 from gateway.actors.loss_reports import LossReports, cells_of, merge_counted
+from gateway.actors.page_source import MemoryPages
 from gateway.batch import OwnershipEpoch
 from gateway.cli.loss import rows_of, total
 from gateway.content import Variant

@@ -14,6 +14,7 @@ from gateway.batch import Batch, TaskSegment
 from gateway.content import Class, Variant
 from gateway.core.counters import STEP_PAGES, Counters, portions, row_keys, tally_pages, tally_rows
 from gateway.core.home import Home, mark
+from gateway.core.receipt_reports import add_flags
 from gateway.ledger import LEGAL_MOVES, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import BatchAddress
 from gateway.tally import PageTally, TallyKey, add_keys, add_tallies, columns_of, day_of, decode_tally, encode_tally
@@ -301,7 +302,7 @@ def test_receipts_and_flags_of_a_page_that_has_ended_and_was_counted_are_counted
     for change in (
         lambda: home.raise_receipts(page, rows[:1], Receipt.DELIVERED, 2.0),
         lambda: home.raise_receipts(page, rows, Receipt.CLICKED, 3.0),
-        lambda: home.add_flags(page, rows[1:], np.array([Flag.NOTIFICATION_CLOSED], np.uint8)),
+        lambda: add_flags(home, page, rows[1:], np.array([Flag.NOTIFICATION_CLOSED], np.uint8)),
     ):
         machine.count(True)
         assert not list(home.counters.portions())

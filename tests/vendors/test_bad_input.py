@@ -42,14 +42,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "aliyun_sms": {"access_key_id": "ak", "access_key_secret_file": "k", "sign_name": "Demo", "templates": SMS},
     "tencent_sms": {"secret_id": "i", "sdk_app_id": "1400", "secret_key_file": "k", "templates": SMS_PLACES},
     "wechat": {"appid": "wx1", "app_secret_file": "k", "templates": THINGS, "page": "pages/index"},
+    "email": {"host": "smtp.a.b", "sender": "Shop <no-reply@a.b>", "user_name": "u", "password_file": "p"},
     "wecom": {"corpid": "ww1", "agentid": 1000002, "corp_secret_file": "k", "card_url": "https://a.b/c"},
     "dingtalk": {"app_key_id": "ding1", "agent_id": 7, "app_secret_file": "k", "card_url": "https://a.b/c"},
 }
 #: A token of the vendor's form, where it has a strict one; number: tells them apart.
-TOKEN_FORMS = {"aliyun_sms": "138000{:05d}", "tencent_sms": "+86138000{:05d}", "wechat": "o{:027d}"}
+TOKEN_FORMS = {
+    "aliyun_sms": "138000{:05d}",
+    "tencent_sms": "+86138000{:05d}",
+    "wechat": "o{:027d}",
+    "email": "a.user{}@a.bc",
+}
 #: Whose fact sheet calls title and body required, or gives a code for their absence.
 NEED_TEXTS = {"harmony", "xiaomi", "oppo", "vivo", "meizu"}
-PUSH_VENDORS = sorted(set(SETTINGS) - {"webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk"})
+PUSH_VENDORS = sorted(
+    set(SETTINGS) - {"webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk", "email"}
+)
 
 
 #: No list, or one in JSON: these characters separate nothing there.

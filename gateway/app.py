@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -50,11 +51,11 @@ from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
 from gateway.app_parts import app_view, make_log
 from gateway.app_receipts import Receipts
-from gateway.app_seeing import lane_status, refresh_gauges
+from gateway.app_seeing import lane_status, refresh_gauges, rows_open
 from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
-from gateway.app_tasks import build_control, callback_actors
+from gateway.app_tasks import build_control, callback_actors, resume_audiences
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -75,7 +76,6 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
-from gateway.core.report import open_rows
 from gateway.core.request_ids import RequestIds
 from gateway.observe.counting import (
     HomeCounts,
@@ -154,6 +154,7 @@ class Worker:
         self._build_edges()
         self.router.connect(lanes, {(built.app_index, built.channel): built.guard for built in self.vendor_lanes})
         self.inbox.connect(self.router)
+        self.receipts.desk.on_undelivered = self.router.fallbacks.undelivered
 
     # -- building
 
@@ -184,6 +185,7 @@ class Worker:
             templates_max=config.lanes.templates_max,
             downlink_payload_bytes_max=config.long_link.payload_bytes_max,
             address_secret=secret,
+            first_number=secrets.randbits(32),
         )
         defaults = [app_defaults(app) for app in config.apps]
         self.router = Router(
@@ -286,7 +288,7 @@ class Worker:
             wait_registered=self.stores.wait_written,
             pages=self.pages,
             # Devices and rows of other workers would be missing.
-            desk=self.stores.desk(self.devices, self.home, self.clock) if config.gateway.workers == 1 else None,
+            desk=self.stores.desk(self.devices, self.pages, self.inbox) if config.gateway.workers == 1 else None,
             audiences=self.audiences,
             control=self.control,
         )
@@ -346,7 +348,7 @@ class Worker:
         trio.lowlevel.add_instrument(self.step_watch)
         async with self.stores.opened(), trio.open_nursery() as nursery:
             self._nursery = nursery
-            self.stores.start(functools.partial(self._supervise, nursery), self.owner)
+            self.stores.start(functools.partial(self._supervise, nursery), self.owner, self.router)
             self._supervise(nursery, "service", self.service.run)
             self._supervise(nursery, "inbox", self.inbox.run)
             self._supervise(nursery, "inbox sweep", self.inbox.sweep)
@@ -370,6 +372,7 @@ class Worker:
             )
             if self.disk is not None:
                 await self.disk.start(self.request_ids, self.router.route, self._lane_actors())
+                resume_audiences(self, self.disk)
                 self._supervise(nursery, "journal", self.disk.actor.run)
             addresses = await self._listen(nursery)
             self._is_ready = True
@@ -505,8 +508,8 @@ class Worker:
         # The journal lets go what the archive has.
         await self.stores.flush()
         left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
-        # Those in the journal go on at the next start.
-        lost = self.home.rows_open - left["rows_in_journal"]
+        left["rows_in_stores"] = self.stores.rows_kept(self.home)
+        lost = self.home.rows_open - sum(left.values())
         self.log.info("stopped", rows_open=self.rows_open(), rows_lost=lost, connections=len(self.rpc), **left)
 
     async def _wait_idle(self) -> None:
@@ -529,7 +532,7 @@ class Worker:
         return own if self.siblings is None else own + self.siblings.control.not_ready
 
     def rows_open(self) -> dict[str, int]:
-        return open_rows(self.home.pages())
+        return rows_open(self.home)
 
     def rows_to_lose(self) -> dict[str, int]:
         """Rows that are in this process's memory alone, those that it holds for others included."""

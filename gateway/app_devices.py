@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from gateway.actors.audiences import Audiences
+from gateway.actors.audiences import AudienceJournal, Audiences
 from gateway.actors.device_reports import DeviceReports
 from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.presence import Presence
@@ -57,6 +57,9 @@ def build_audiences(worker: Worker) -> Audiences:
         find=worker.presence.online_ids,
         chunk_rows=worker.config.audiences.chunk_rows_max,
         running_max=worker.config.audiences.running_max,
+        journal=None
+        if worker.disk is None
+        else AudienceJournal(worker.disk.apps, [app.key for app in worker.config.apps], worker.disk.actor.let_go),
     )
 
 
@@ -80,6 +83,7 @@ def build_uplink(worker: Worker) -> UplinkActor:
     config, app_keys = worker.config, [app.key for app in worker.config.apps]
     observer = UplinkCounts(worker.metrics, app_keys)
     reports = DeviceReports(devices=worker.devices, home=worker.home, clock=worker.clock, observer=observer)
+    reports.ask_archive = worker.stores.ask_archive
     if worker.joint is not None:
         worker.joint.share_reports(reports, observer)
     uplink = UplinkActor(

@@ -7,7 +7,8 @@
 
 Order at start: registry, inbox and archive are opened (app_stores.py), the journal is replayed, its rows are on their
 way, then the doors open. Of a batch that both the journal and the archive have, the archive's page is the truth: it was
-written when every row had ended, and only the release was missing.
+written when every row had ended or waited in the inbox, and only the release was missing. Marks that stand there
+without a batch are about such pages, too: of rows that were held, and went to their device later.
 
 Beside stores on the disk, a batch is let go when the archive has its page, and a submit waits until the devices that
 are known are so durably: what is accepted for a device that came a moment ago must not find it unknown after a crash.
@@ -29,6 +30,7 @@ import trio
 
 from gateway.actors.intake import TaskGate
 from gateway.actors.journal import IssueMarks, JournalActor, Registry
+from gateway.app_audiences import FoundAudiences, SavedAudience
 from gateway.app_stopped import StoppedLog
 from gateway.batch import Batch, OwnershipEpoch, continued_tasks
 from gateway.clock import Clock
@@ -43,16 +45,25 @@ from gateway.core.recovery import Recovered, recover, resend_table, urgency
 from gateway.core.request_ids import RequestIds, entry
 from gateway.core.trail import Trail
 from gateway.errors import ConfigError, StoreCorrupt, StoreInUse
-from gateway.ledger import CHANNEL_NAMES, Channel, LedgerPage
-from gateway.marks import RowMarks
+from gateway.ledger import CHANNEL_NAMES, Channel, LedgerPage, State
+from gateway.marks import NO_POSITION, RowMarks
 from gateway.message_id import RowAddress
 from gateway.observe.journal import JournalCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.store.audience_records import decode_audience, decode_reached
 from gateway.store.log_file import LogFile
 from gateway.store.log_journal import LogJournal
 from gateway.store.marks import Count, Marks, decode_count, decode_marks
-from gateway.store.ports import BATCH_RECORD, COUNT_RECORD, MARKS_RECORD, JournalRecord, PageKey
+from gateway.store.ports import (
+    AUDIENCE_RECORD,
+    BATCH_RECORD,
+    COUNT_RECORD,
+    MARKS_RECORD,
+    REACHED_RECORD,
+    JournalRecord,
+    PageKey,
+)
 from gateway.store.records import UnknownApp, decode_batch
 from gateway.store.request_log import RequestLog
 from vendors import SENT_ONCE
@@ -99,7 +110,14 @@ class Stalling(Protocol):
 class Archive(Protocol):
     """The ledger archive, as `actors/ledger.py` offers it."""
 
+    #: Told of each page with held rows that is in memory again, before anything of it moves.
+    on_adopted: Callable[[LedgerPage], None]
+
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]: ...
+
+    async def bring_back(self, sequence: int) -> LedgerPage: ...
+
+    async def check(self, page: LedgerPage) -> None: ...
 
 
 class _Read(NamedTuple):
@@ -111,6 +129,7 @@ class _Read(NamedTuple):
     counts: list[tuple[int, Count]]
     damaged: list[StoreCorrupt]
     strangers: dict[int, str]
+    audiences: FoundAudiences
 
 
 class DiskJournal:
@@ -153,6 +172,8 @@ class DiskJournal:
         )
         #: Stops tasks; named before the start.
         self.tasks: TaskGate | None = None
+        #: Audiences that an ended process was not through with; known after `recover`.
+        self.saved_audiences: list[SavedAudience] = []
         self.trail = Trail(issued_rows_max=config.journal.issued_rows_max)
         self.apps = frozenset(index for index, app in enumerate(config.apps) if app.durability == "disk")
         self.actor = JournalActor(
@@ -174,8 +195,15 @@ class DiskJournal:
     def stand_beside(self, archive: Archive | None, registry: Registry | None) -> None:
         """Names the stores on the disk, where there are such. To be called before `start`."""
         self._archive = archive
+        if archive is not None:
+            archive.on_adopted = self._follow_again
         self.trail.awaits_archive = archive is not None
         self.actor.registry = registry
+
+    def _follow_again(self, page: LedgerPage) -> None:
+        """What becomes of its rows from now on is marked, though its batch is not in the journal any more."""
+        if page.batch.app in self.apps:
+            self.trail.follow(page, NO_POSITION)
 
     def marks(self, app_index: int, channel: Channel) -> IssueMarks | None:
         """What the lanes of that app and channel tell the journal; None for an app in memory."""
@@ -238,41 +266,35 @@ class DiskJournal:
         read = await self._read()
         now, unix_ms = site.clock.monotonic(), self._newest_unix_ms(read)
         self._continue_counting(read, unix_ms, now)
-        marks_of: dict[int, list[RowMarks]] = {}
-        for position, record in read.marks:
-            for mark in record.marks:
-                found = read.batches.get(mark.sequence)
-                # A sequence may have been given again; marks stand behind their own batch.
-                if found is not None and found[0] < position:
-                    marks_of.setdefault(mark.sequence, []).append(mark)
-        sums = Recovered()
-        pages: list[tuple[tuple[int, int], int, LedgerPage]] = []
-        resends = self._resend_tables()
-        by_sequence: dict[int, LedgerPage] = {}
-        archived = await self._archived(read)
-        for sequence, (position, batch) in read.batches.items():
+        for _, batch in read.batches.values():
             if batch.requests:
                 rows = [entry(one.key, one.digest, RowAddress(batch.address, one.row)) for one in batch.requests]
                 request_ids.add(np.array(rows, np.uint64), unix_ms)
-            if _page_key(batch) in archived:
-                page = by_sequence[sequence] = LedgerPage(batch)
-                self.trail.follow(page, position, is_recovered=True)
-                self.trail.archived(page)
+        marks_of = self._marks_by_sequence(read)
+        by_sequence = await self._open_pages(read, marks_of, unix_ms, now)
+        sums = Recovered()
+        pages: list[tuple[tuple[int, int], int, LedgerPage]] = []
+        resends = self._resend_tables()
+        for sequence, page in by_sequence.items():
+            batch = page.batch
+            if home.page(sequence) is not page:
+                # It ended in the archive, or all of it were duplicates.
                 sums = sums.plus(Recovered(final=batch.n))
                 continue
-            batch.born = now - max(0, unix_ms - batch.born_unix_ms) / 1000
-            page = home.open(batch, now, continued_tasks(batch))
-            self.trail.follow(page, position, is_recovered=True)
-            by_sequence[sequence] = page
             options = compile_options(batch, self._defaults[batch.app])
             sums = sums.plus(recover(home, page, marks_of.get(sequence, ()), options, resends[batch.app], now))
+            if self._archive is not None:
+                await self._archive.check(page)
             if self.tasks is not None:
                 self.tasks.opened(page)
-            if page.n_open:
-                pages.append((urgency(options), position, page))
+            if page.counts[State.QUEUED]:
+                page.n_routed = 0
+                assert page.trail is not None
+                pages.append((urgency(options), page.trail.position, page))
             else:
                 # Nobody routes it any more, which is when a page gets its ids.
                 home.encode_rows(batch, 0, batch.n)
+            home.kept(page, 0)
             await trio.lowlevel.checkpoint()
         for position, record in read.marks:
             if not read.strangers.keys().isdisjoint(mark.sequence for mark in record.marks):
@@ -282,9 +304,54 @@ class DiskJournal:
             self.trail.adopt(
                 position, [by_sequence[mark.sequence] for mark in record.marks if mark.sequence in by_sequence]
             )
+        self.saved_audiences = read.audiences.saved({app.key: index for index, app in enumerate(site.config.apps)})
+        self.actor.spent += read.audiences.spent
         self._report(read, sums, time.perf_counter() - started)
         pages.sort(key=lambda one: one[:2])
         return [page for _, _, page in pages]
+
+    def _marks_by_sequence(self, read: _Read) -> dict[int, list[RowMarks]]:
+        """Marks of batches in the journal, and of pages whose rows were held when their batch left it; in order."""
+        marks_of: dict[int, list[RowMarks]] = {}
+        away = self._site.home.away_pages
+        for position, record in read.marks:
+            for mark in record.marks:
+                found = read.batches.get(mark.sequence)
+                # A sequence may have been given again; marks stand behind their own batch.
+                is_about = mark.sequence in away if found is None else found[0] < position
+                if is_about:
+                    marks_of.setdefault(mark.sequence, []).append(mark)
+        return marks_of
+
+    async def _open_pages(
+        self, read: _Read, marks_of: Mapping[int, Sequence[RowMarks]], unix_ms: int, now: float
+    ) -> dict[int, LedgerPage]:
+        """Every page that the journal is about, by sequence, followed; but for those that ended, in the home."""
+        home, archived = self._site.home, await self._archived(read)
+        pages: dict[int, LedgerPage] = {}
+        for sequence, (position, batch) in read.batches.items():
+            is_archived = _page_key(batch) in archived
+            if is_archived and sequence in home.away_pages:
+                page = await self._bring_back(sequence)
+            elif is_archived:
+                page = _ended(batch)
+            else:
+                batch.born = now - max(0, unix_ms - batch.born_unix_ms) / 1000
+                page = home.open(batch, now, continued_tasks(batch))
+            pages[sequence] = page
+            self.trail.follow(page, position, is_recovered=True)
+            if is_archived and not page.n_open:
+                self.trail.archived(page)
+            await trio.lowlevel.checkpoint()
+        for sequence in marks_of.keys() - read.batches.keys():
+            page = pages[sequence] = await self._bring_back(sequence)
+            self.trail.follow(page, NO_POSITION, is_recovered=True)
+        return pages
+
+    async def _bring_back(self, sequence: int) -> LedgerPage:
+        """A page with held rows. Raises StoreError."""
+        assert self._archive is not None
+        return await self._archive.bring_back(sequence)
 
     async def _archived(self, read: _Read) -> set[PageKey]:
         """Batches that the archive has. Raises StoreError."""
@@ -298,7 +365,7 @@ class DiskJournal:
 
     async def _read(self) -> _Read:
         """Everything that the journal holds, damaged records apart."""
-        read = _Read({}, [], [], [], {})
+        read = _Read({}, [], [], [], {}, FoundAudiences())
         apps = {app.key: index for index, app in enumerate(self._site.config.apps)}
         position: int | None = 0
         while position is not None:
@@ -323,6 +390,10 @@ class DiskJournal:
                 read.marks.append((position, decode_marks(payload)))
             elif record.kind == COUNT_RECORD:
                 read.counts.append((position, decode_count(payload)))
+            elif record.kind == AUDIENCE_RECORD:
+                read.audiences.add(position, decode_audience(payload))
+            elif record.kind == REACHED_RECORD:
+                read.audiences.reached(position, decode_reached(payload))
             else:
                 raise ValueError(f"record of kind {record.kind}, which this version does not know")
         except UnknownApp as error:
@@ -402,6 +473,14 @@ class DiskJournal:
 
 def _page_key(batch: Batch) -> PageKey:
     return PageKey(batch.address.unix_ms, batch.address.sequence)
+
+
+def _ended(batch: Batch) -> LedgerPage:
+    """A page of which only that is known."""
+    page = LedgerPage(batch)
+    page.state[:] = State.DROPPED
+    page.counts[:] = np.bincount(page.state, minlength=len(State))
+    return page
 
 
 def app_defaults(app: App) -> AppDefaults:

@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Any
 from gateway.actors.lane import LaneActor
 from gateway.app_devices import record_admission
 from gateway.app_vendors import VendorLane
+from gateway.core.home import Home
+from gateway.core.report import open_rows
 from gateway.ledger import State
 from gateway.observe.counting import record_link
 
 if TYPE_CHECKING:
     from gateway.app import Worker
+
+
+def rows_open(home: Home) -> dict[str, int]:
+    """Rows in each open state, by its name, those of pages that are away included."""
+    found = open_rows(home.pages())
+    found[State.HELD.name.lower()] += home.away_pages.rows
+    return found
 
 
 def refresh_gauges(worker: Worker) -> None:

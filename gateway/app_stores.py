@@ -16,12 +16,15 @@ import trio
 
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
-from gateway.actors.ledger import LedgerActor, MemoryPages, PageSource
+from gateway.actors.ledger import AskArchive, LedgerActor
+from gateway.actors.page_source import MemoryPages, PageSource
 from gateway.actors.registry import RegistryActor
+from gateway.actors.router import Router
 from gateway.actors.store_desk import StoreDesk
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.segments import HashKey
@@ -61,6 +64,7 @@ class Stores:
         }
         self._archive: SqliteLedgerArchive | None = None
         self._home: Home | None = None
+        self._clock: Clock | None = None
         self.ledger: LedgerActor | None = None
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
@@ -104,28 +108,37 @@ class Stores:
 
     def keep_pages(self, home: Home, secret: bytes, clock: Clock) -> PageSource:
         """Pages of the home that are done go to the archive, where there is one; where questions find pages."""
-        self._home = home
+        self._home, self._clock = home, clock
+        ledger = self._config.ledger
+        home.counters = Counters(day_offset_s=ledger.day_offset_s, cells_max=ledger.counter_cells_max)
         if self._archive is None:
             return MemoryPages(home)
-        ledger = self._config.ledger
         self.ledger = LedgerActor(
             store=self._archive,
+            inbox=self.inbox,
             epoch=self._epoch,
             home=home,
             secret=secret,
             clock=clock,
             observer=LedgerCounts(self._metrics, self._log),
+            held_write_s=ledger.held_write_s,
             retention_s=ledger.retention_s,
             retention_bytes_max=ledger.retention_bytes_max,
             retention_check_s=ledger.retention_check_s,
+            counter_days_max=ledger.counter_days_max,
         )
         return self.ledger
 
-    def desk(self, devices: DeviceTable, home: Home, clock: Clock) -> StoreDesk:
-        """Who answers what is asked of the stores."""
+    def desk(self, devices: DeviceTable, pages: PageSource, inbox: InboxActor) -> StoreDesk:
+        """Who answers what is asked of the stores. After `keep_pages`."""
+        home, clock = self._home, self._clock
+        assert home is not None
+        assert clock is not None
         return StoreDesk(
             devices=devices,
             registry=self.registry,
+            pages=pages,
+            fetch=inbox.fetch,
             inbox=self.inbox,
             epoch=self._epoch,
             home=home,
@@ -135,7 +148,8 @@ class Stores:
         )
 
     async def back_up(self, folder: Path) -> dict[str, int]:
-        """A copy of every store stands in the folder, which was not there or empty; name and bytes of each file.
+        """A copy of every store stands in the folder, which was not there or empty; name and bytes of each file. In the
+        order that store/backup.py gives.
 
         Each database is held up while it is copied, the registry's sixteen one after another. Raises StoreError.
         """
@@ -146,8 +160,11 @@ class Stores:
         await self.flush()
         await trio.to_thread.run_sync(backup.prepare, folder)
         await trio.to_thread.run_sync(lambda: (folder / "registry").mkdir(mode=0o700))
+        for first, journal in folders_elsewhere(self._config).items():
+            if journal.exists():
+                await trio.to_thread.run_sync(backup.copy_journal, journal, folder / first)
         copies = [(self._registry.turns, database) for database in self._registry.databases]
-        copies += [(self.inbox.turns, self.inbox.database), (self._archive.turns, self._archive.database)]
+        copies += [(self._archive.turns, self._archive.database), (self.inbox.turns, self.inbox.database)]
         for turns, database in copies:
             target = folder / database.path.relative_to(self.folder)
             await turns.run(functools.partial(database.copy_to, target))
@@ -193,16 +210,30 @@ class Stores:
         finally:
             self.close()
 
-    def start(self, supervise: Callable[[str, Callable[[], Awaitable[None]]], None], owner: DeviceOwner) -> None:
+    def start(
+        self,
+        supervise: Callable[[str, Callable[[], Awaitable[None]]], None],
+        owner: DeviceOwner,
+        router: Router,
+    ) -> None:
         """The actors behind the stores run."""
         if self.registry is not None:
             supervise("registry", self.registry.run)
         if self.ledger is not None:
-            owner.ask_archive = self.ledger.late
+            owner.ask_archive = self.ask_archive
+            self.ledger.on_due = router.sweep_soon
             supervise("ledger", self.ledger.run)
 
+    @property
+    def ask_archive(self) -> AskArchive | None:
+        """Who brings pages back for late reports; nobody, where there is no archive."""
+        return None if self.ledger is None else self.ledger.late
+
     def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:
-        return InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
+        actor = InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
+        if self.ledger is not None:
+            actor.fetch = self.ledger.fetch
+        return actor
 
     async def wait_written(self) -> None:
         """What was registered so far is durable, where it is to be. Raises StoreError."""
@@ -223,6 +254,13 @@ class Stores:
                 await self.ledger.flush()
             except StoreError as error:
                 self._log.error("ledger pages not written", error=str(error), pages=self.ledger.unsaved_pages)
+
+    def rows_kept(self, home: Home) -> int:
+        """Rows that the journal does not hold and that a next start finds all the same: in inbox and archive."""
+        if self.ledger is None:
+            return 0
+        resting = (page for page in home.pages() if page.trail is None and page.rests and page.is_saved)
+        return home.away_pages.rows + sum(page.n_open for page in resting)
 
     def on_inbox_error(self, error: BaseException) -> None:
         """The inbox tries again; what waits is in ledger pages meanwhile."""
@@ -246,12 +284,20 @@ class Stores:
         if self._archive is not None and self.ledger is not None:
             self._metrics.store_bytes.set(self._archive.file_bytes(), "ledger")
             self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+        if self._home is not None:
+            self._metrics.counter_cells.set(self._home.counters.n_cells)
+            self._metrics.counter_days_forgotten.follow(self._home.counters.days_forgotten)
 
 
 def files_elsewhere(config: Config) -> dict[str, Path]:
     """What belongs to a backup and does not stand in the store folder: message ids and tasks are checked with it."""
     secret = config.gateway.message_id_secret
     return {"message_id.secret": config.gateway.data_dir / "message_id.secret"} if secret is None else {}
+
+
+def folders_elsewhere(config: Config) -> dict[str, Path]:
+    """The same of whole folders: the journal, where there is one."""
+    return {"journal": config.gateway.data_dir / "journal"}
 
 
 def _write_secret(path: Path, data: bytes) -> None:

@@ -14,6 +14,8 @@ from gateway.columns import U8, Bool
 
 #: (app index, channel)
 Window = tuple[int, int]
+#: Where the batch of a page is in the journal that is not there any more: the archive and the inbox hold its rows.
+NO_POSITION = -1
 #: A ticket that is durable from the beginning: of rows that no journal holds.
 NO_TICKET = 0
 U16Rows = np.ndarray[tuple[int], np.dtype[np.uint16]]
@@ -22,8 +24,9 @@ U16Rows = np.ndarray[tuple[int], np.dtype[np.uint16]]
 class RowMarks(NamedTuple):
     """k rows of the batch with that sequence. rows: (k,) uint16.
 
-    states: (k,) uint8 `State`; IN_FLIGHT: issued, nobody knows whether it arrived; QUEUED: with nobody again; else the
-    final state. reasons, channels, flags: (k,) uint8 as in the ledger page.
+    states: (k,) uint8 `State`; IN_FLIGHT: issued, nobody knows whether it arrived; QUEUED: with nobody again;
+    WAITING: a vendor took it, and it waits for a receipt; else the final state. reasons, channels, flags: (k,)
+    uint8 as in the ledger page.
     """
 
     sequence: int
@@ -39,9 +42,9 @@ class PageTrail:
 
     marked: (n,) uint8, the channel under which a row is marked as issued, 0: not. is_sure: (n,) bool, the mark is
     durable, or need not be. dirty: (n,) bool, not written as it is. ended: rows whose mark was taken back in memory, by
-    window. position: of the batch's record. records: positions of the records that hold marks of it. ticket: of its
-    newest mark. is_finished: no row is open. may_go: nothing more need be written of it. is_gone: its batch was let go.
-    is_recovered: an earlier process took it.
+    window. position: of the batch's record, or NO_POSITION. records: positions of the records that hold marks of it.
+    ticket: of its newest mark. is_finished: no row is open. may_go: nothing more need be written of it. is_gone: its
+    batch was let go. is_recovered: an earlier process took it.
     """
 
     __slots__ = (
@@ -70,3 +73,8 @@ class PageTrail:
         self.may_go = False
         self.is_gone = False
         self.is_recovered = is_recovered
+
+    @property
+    def is_blank(self) -> bool:
+        """The journal holds nothing of the page, and need not."""
+        return self.position == NO_POSITION and not self.records and not self.dirty.any() and not self.marked.any()

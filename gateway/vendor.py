@@ -197,13 +197,14 @@ class FieldLimit(NamedTuple):
 class Limits(NamedTuple):
     """A vendor's limits on texts. `payload_bytes_max` bounds the rendered body (what else counts: vendor file).
 
-    counts_token: whether the token is part of that.
+    counts_token: whether the token is part of that. needs_texts: a title or body in its template must not be blank.
     """
 
     payload_bytes_max: int
     title: FieldLimit | None = None
     body: FieldLimit | None = None
     counts_token: bool = True
+    needs_texts: bool = False
 
 
 class Vendor(Protocol):
@@ -262,6 +263,10 @@ class BulkVendor(Vendor, Protocol):
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
         """What the answer to a request of many rows means. Total: arbitrary bytes never raise, and what a cut-off body
         does not say does not count as accepted."""
+        ...
+
+    def request_id(self, body: bytes) -> str:
+        """The vendor's own name for the request, as its answer tells; "" where it tells none. Total."""
         ...
 
     def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:

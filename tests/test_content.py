@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,9 +21,12 @@ from gateway.content import (
     TTL_S_MAX,
     URL_BYTES_MAX,
     Click,
+    FallbackStep,
     Fault,
+    Texts,
     Variant,
     check_variant,
+    fallback_variables,
     template_parts,
     variable_names,
 )
@@ -60,6 +64,8 @@ GOOD = [
     {"click": Click("intent", "intent://x")},
     {"click": Click("payload", "{}")},
     {"action": "transmission"},
+    {"title": "a\tb\r\nc", "body": "\u200fשלום\u200e \u2067x\u2069"},
+    {"texts": {"vivo": Texts("t"), "long_link": Texts(body="")}},
     {"action": "revoke", "collapse_id": "o-1", "strategy": 3},
     {"action": "badge", "badge": 0, "strategy": {"default": 3}},
 ]
@@ -68,6 +74,12 @@ BAD = [
     ({"title": "b" * (TEXT_BYTES_MAX + 1)}, "title", "title is 65537 bytes, limit 65536"),
     ({"body": "中" * (TEXT_BYTES_MAX // 3 + 1)}, "body", "body is 65538 bytes, limit 65536"),
     ({"title": "a\x00b"}, "title", "title holds a NUL character at 1"),
+    ({"title": "a\x1b[1m"}, "title", "title holds a control character at 1"),
+    ({"body": "a\n\t\x7f"}, "body", "body holds a control character at 3"),
+    ({"body": "pay\u202egpj.exe"}, "body", "body holds a sign that overrides the direction of text at 3"),
+    ({"texts": {"fax": Texts("t")}}, "texts", "texts names 'fax', which is no channel"),
+    ({"texts": {"default": Texts("t")}}, "texts", "texts names 'default', which is no channel"),
+    ({"texts": {"vivo": Texts(body="\x00")}}, "texts.vivo.body", "texts.vivo.body holds a NUL character at 0"),
     ({"body": "a\ud800"}, "body", "body holds a lone surrogate at character 1"),
     ({"ttl_s": -1}, "ttl_s", "ttl_s is -1, expected 0 to 3456000"),
     ({"ttl_s": TTL_S_MAX + 1}, "ttl_s", "ttl_s is 3456001, expected 0 to 3456000"),
@@ -209,3 +221,37 @@ def test_variables_are_looked_for_in_every_text_a_device_sees() -> None:
         collapse_id="{{no}}",
     )
     assert variable_names(made) == {"a", "b", "c", "d"}
+
+
+SMS = FallbackStep("aliyun_sms", 600, "phone")
+
+
+@pytest.mark.parametrize(
+    ("steps", "fields", "text"),
+    [
+        ((FallbackStep("pager", 600),), {}, "'pager', which is no channel of a vendor"),
+        ((FallbackStep("long_link", 600),), {}, "'long_link', which is no channel of a vendor"),
+        ((FallbackStep("fcm", 0),), {}, "after 0 s, expected above 0 and below ttl_s"),
+        ((SMS,), {"ttl_s": 600}, "after 600 s, expected above 0 and below ttl_s"),
+        ((SMS, FallbackStep("fcm", 600)), {}, "fcm after 600 s, expected above 600"),
+        ((SMS, FallbackStep("aliyun_sms", 700)), {}, "names a channel twice"),
+        ((FallbackStep("fcm", 1, "a b"),), {}, "not the name of a variable"),
+        (tuple(FallbackStep("fcm", n) for n in range(1, 5)), {}, "4 steps, limit 3"),
+        ((SMS,), {"action": "transmission"}, "goes over the long link only"),
+    ],
+)
+def test_a_chain_that_leads_nowhere_is_refused(
+    steps: tuple[FallbackStep, ...], fields: dict[str, Any], text: str
+) -> None:
+    fault = check_variant(Variant("t", "b", fallback=steps, **fields))
+    assert fault is not None
+    assert fault.field == "fallback"
+    assert text in fault.text
+
+
+def test_a_chain_names_its_variables_and_travels_as_written() -> None:
+    variant = Variant("t", "b", fallback=(SMS, FallbackStep("fcm", 700)))
+    assert check_variant(variant) is None
+    assert fallback_variables(variant) == {"phone"}
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(variant), type=Variant) == variant
+    assert b"fallback" not in msgspec.msgpack.encode(Variant("t", "b"))

@@ -23,7 +23,8 @@ import trio
 from gateway.actors.credentials import WholeBody
 from gateway.actors.receipt_stream import Cursor
 from gateway.core.callback_lines import Signer, lines_of
-from gateway.core.home import Change, Home
+from gateway.core.changes import Change
+from gateway.core.home import Home
 
 #: Changes looked at in one step.
 _CHANGES_MAX = 256

@@ -6,12 +6,14 @@ from then on, registered or not: its password proves that the app's own server i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from gateway.actors.inbox import InboxActor
+from gateway.actors.ledger import AskArchive
 from gateway.actors.long_link_port import F64, Unacknowledged, UplinkAnswer
 from gateway.actors.resending import Resent
 from gateway.actors.router import Router
@@ -64,7 +66,7 @@ class DeviceOwner:
         self._observer = observer
         self._connections_max = connections_max
         #: Asks for a page that left memory and says whether it will come, with whom to tell then.
-        self.ask_archive: Callable[[int, Rows, Callable[[LedgerPage, Rows], None]], bool] | None = None
+        self.ask_archive: AskArchive | None = None
         self._online_elsewhere = online_elsewhere
         self._set_online = set_online
         #: Devices that came online, and went; see `Presence`.
@@ -119,9 +121,18 @@ class DeviceOwner:
     def _acknowledged(self, sequence: int, rows: Rows, *, is_late: bool) -> None:
         page = self._home.page(sequence)
         if page is None:
-            if self.ask_archive is None or not self.ask_archive(sequence, rows, self._acknowledged_archived):
-                self._observer.stray(len(rows))
+            # Rows of a page that left memory have ended, or wait for their device: whatever came is late for them.
+            stray = functools.partial(self._observer.stray, len(rows))
+            if self.ask_archive is None or not self.ask_archive(sequence, rows, self._acknowledged_archived, stray):
+                stray()
             return
+        self._acknowledge(page, rows, is_late=is_late)
+
+    def _acknowledged_archived(self, page: LedgerPage, rows: Rows) -> None:
+        self._acknowledge(page, rows, is_late=True)
+
+    def _acknowledge(self, page: LedgerPage, rows: Rows, *, is_late: bool) -> None:
+        sequence = page.batch.address.sequence
         now = self._clock.monotonic()
         if not is_late and page.are_all(rows, State.IN_FLIGHT, Channel.LONG_LINK):
             done = rows
@@ -145,10 +156,6 @@ class DeviceOwner:
         if self._inbox.has_full_windows:
             for device_id in page.batch.device_ids[rows]:
                 self._inbox.room_appeared(device_id.tobytes())
-
-    def _acknowledged_archived(self, page: LedgerPage, rows: Rows) -> None:
-        """Rows that had ended when their page left memory: only their receipts rise."""
-        self._home.raise_receipts(page, rows, Receipt.DELIVERED, self._clock.monotonic())
 
     def unacknowledged(self, tags: I64, why: Unacknowledged) -> None:
         for sequence, rows in split_by_sequence(tags):

@@ -13,6 +13,7 @@ other workers. Is waited for by: nobody.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.ledger import AskArchive
 from gateway.actors.report_post import ReportPost
 from gateway.actors.worker_links import Reply, WorkerLinks
 from gateway.clock import Clock
@@ -64,6 +66,8 @@ class DeviceReports:
         self._clock = clock
         self._observer = observer
         self.distant: DistantReports | None = None
+        #: As `DeviceOwner.ask_archive`.
+        self.ask_archive: AskArchive | None = None
 
     def report(self, app_index: int, device_id: bytes, report: Report) -> None:
         """Receipts rise, or the home of the rows will be told. Raises: Overloaded, and then nothing was done."""
@@ -87,23 +91,45 @@ class DeviceReports:
 
     def take(self, reports: Iterable[Told]) -> None:
         """The rows of this home that the reports name have these receipts at least."""
-        now = self._clock.monotonic()
         for told in reports:
             by_page: dict[int, tuple[LedgerPage, list[int]]] = {}
             for message_id in told.message_ids:
                 found = self._home.find_row(message_id)
                 if found is None:
-                    self._observer.refused("unknown_message")
+                    self._take_late(message_id, told)
                 elif not is_target(*found, told):
                     self._observer.refused("not_the_target")
                 else:
                     page, row = found
                     by_page.setdefault(page.batch.address.sequence, (page, []))[1].append(row)
             for page, chosen in by_page.values():
-                rows: Rows = np.array(chosen, np.intp)
-                if told.flag:
-                    mark(page, rows, Flag(told.flag))
-                self._home.raise_receipts(page, rows, Receipt(told.receipt), now)
+                self._raise(page, np.array(chosen, np.intp), told)
+
+    def _raise(self, page: LedgerPage, rows: Rows, told: Told) -> None:
+        if told.flag:
+            mark(page, rows, Flag(told.flag))
+        self._home.raise_receipts(page, rows, Receipt(told.receipt), self._clock.monotonic())
+
+    def _take_late(self, message_id: bytes, told: Told) -> None:
+        """The page of the row has left memory, or was never there."""
+        address = self._home.address_of(message_id)
+        missing = functools.partial(self._observer.refused, "unknown_message")
+
+        def take(page: LedgerPage, rows: Rows) -> None:
+            if address is None or page.batch.address != address.batch or not len(rows):
+                missing()
+            elif not is_target(page, int(rows[0]), told):
+                self._observer.refused("not_the_target")
+            else:
+                self._raise(page, rows, told)
+
+        rows = np.array([0 if address is None else address.row], np.intp)
+        if (
+            address is None
+            or self.ask_archive is None
+            or not self.ask_archive(address.batch.sequence, rows, take, missing)
+        ):
+            missing()
 
 
 def is_target(page: LedgerPage, row: int, told: Told) -> bool:

@@ -5,14 +5,14 @@
 
 Presence is racy: a device may come back between the decision to keep a row and the write. So presence is asked again
 after each write (store, then look again), but for rows that a connected device has had and not acknowledged: those wait
-for its next return, since the same connection would get them over and over. Waits for: the inbox store. Is waited for
-by: nobody.
+for its next return, since the same connection would get them over and over. A row's text is in its page, which may be
+in the archive: it is brought back first. Waits for: the inbox store, LedgerActor. Is waited for by: nobody.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import numpy as np
@@ -22,8 +22,9 @@ from gateway.actors.bell import Bell
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.columns import I64, Rows
-from gateway.core.home import Home, row_deadlines, row_tags, split_by_sequence
+from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.core.inbox_rows import stored_columns
+from gateway.core.lifetimes import row_deadlines
 from gateway.errors import StoreError
 from gateway.ledger import Flag, LedgerPage, Reason, State
 from gateway.store.ports import Inbox, InboxQuery, InboxRows, Kept
@@ -82,11 +83,16 @@ class InboxActor:
         #: Devices that are online and whose window had no room for what waits for them.
         self._full: set[bytes] = set()
         self._owner: InboxOwner | None = None
+        #: The page of a sequence, for a change in this step of the loop; from the archive, where there is one.
+        self.fetch: Callable[[int], Awaitable[LedgerPage | None]] = self._page_in_memory
         #: Rows that a sweep has removed.
         self.swept = 0
 
     def connect(self, owner: InboxOwner) -> None:
         self._owner = owner
+
+    async def _page_in_memory(self, sequence: int) -> LedgerPage | None:
+        return self._home.page(sequence)
 
     def keep(self, page: LedgerPage, rows: Rows, *, is_silent: bool = False) -> None:
         """The rows are HELD from now on; they are in the store a moment later. Bounded by the home's open rows.
@@ -95,6 +101,7 @@ class InboxActor:
         """
         now = self._clock.monotonic()
         page.flags[rows] |= np.uint8(Flag.WAITED_OFFLINE)
+        page.keeping += len(rows)
         self._home.move(page, rows, State.HELD, Reason.DEVICE_OFFLINE, now)
         self._to_keep.append((page, rows, is_silent))
         self._bell.ring()
@@ -152,7 +159,7 @@ class InboxActor:
                     gone = [
                         row_tags(sequence, rows)
                         for sequence, rows in split_by_sequence(tags)
-                        if self._home.page(sequence) is None
+                        if self._home.page(sequence) is None and sequence not in self._home.away_pages
                     ]
                     if gone:
                         self.swept += await self._store.forget(self._epoch, np.concatenate(gone))
@@ -164,8 +171,10 @@ class InboxActor:
         """Nothing is queued. If it fails: what was not done is."""
         while self._to_keep or self._to_drain or self._to_forget:
             if self._to_keep:
+                page, rows, _ = self._to_keep[0]
                 await self._put(*self._to_keep[0])
                 self._to_keep.popleft()
+                self._home.kept(page, len(rows))
             elif self._to_forget:
                 tags = self._to_forget[0]
                 await self._store.forget(self._epoch, tags)
@@ -187,7 +196,7 @@ class InboxActor:
         # Rows that ended while they were written were not there to be forgotten yet.
         self.forget(tags[(kept == Kept.YES) & ~is_held])
         for sequence, older in split_by_sequence(replaced):
-            other = self._home.page(sequence)
+            other = await self.fetch(sequence)
             if other is not None:
                 still = older[other.state[older] == State.HELD]
                 self._home.move(other, still, State.DROPPED, Reason.COLLAPSED, now)
@@ -216,7 +225,7 @@ class InboxActor:
             gone: list[I64] = []
             is_full = False
             for sequence, rows in split_by_sequence(tags):
-                page = self._home.page(sequence)
+                page = await self.fetch(sequence)
                 if page is None:
                     gone.append(row_tags(sequence, rows))
                     continue
@@ -225,6 +234,9 @@ class InboxActor:
                     await self._owner.mark_held(page, held)
                     held = rows[page.state[rows] == State.HELD]
                 left = held if is_full else self._owner.deliver_held(page, held)
+                if len(left):
+                    # They are not marked any more, if they were.
+                    self._home.kept(page, 0)
                 gone.append(row_tags(sequence, np.setdiff1d(rows, left)))
                 if len(left) and not is_full:
                     # Before anything is waited for: the acknowledgements may all come meanwhile.

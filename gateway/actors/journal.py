@@ -34,6 +34,7 @@ from gateway.core.request_ids import Entries, entry
 from gateway.core.trail import Ring, Trail
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.ledger import Channel, LedgerPage
+from gateway.marks import NO_POSITION
 from gateway.message_id import RowAddress
 from gateway.store.marks import Count, encode_count, encode_marks
 from gateway.store.ports import Journal, JournalRecord
@@ -165,6 +166,11 @@ class JournalActor:
         """The page's batch is durable there; what becomes of its rows is written down from now on."""
         self.trail.follow(page, position)
 
+    def let_go(self, positions: Sequence[int]) -> None:
+        """These records are needed by nobody."""
+        self.spent += positions
+        self._final.ring()
+
     # -- the actor
 
     async def run(self) -> None:
@@ -232,28 +238,28 @@ class JournalActor:
                 await self._let_some_go()
 
     async def _let_some_go(self) -> None:
-        pages = self.trail.take_final(_FINAL_MAX)
+        batches = self.trail.take_final(_FINAL_MAX)
         free, spent = self.trail.take_free(), self.spent
         self.spent = []
         is_done = False
         try:
             with trio.CancelScope(shield=True):
-                entries = _entries(pages)
+                entries = _entries([page for page, trail in batches if trail.position != NO_POSITION])
                 if len(entries):
                     before_ms = self._clock.unix_ms() - self._request_age_ms
                     await trio.to_thread.run_sync(self._request_log.append, entries, before_ms)
                 # Numbers and labels of batches that are gone must not be given again.
                 await self._note_count()
-                positions = [page.trail.position for page in pages if page.trail is not None]
+                positions = [trail.position for _, trail in batches if trail.position != NO_POSITION]
                 await self._journal.release(self._epoch, [*positions, *free, *spent])
             is_done = True
         except StoreError as error:
             self._failed(error)
         finally:
             if is_done:
-                _ring(self.trail.released(pages))
+                _ring(self.trail.released(batches))
             else:
-                self.trail.put_back_final(pages)
+                self.trail.put_back_final(batches)
                 self.trail.put_back_free(free)
                 self.spent += spent
 

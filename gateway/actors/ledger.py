@@ -1,83 +1,70 @@
-"""LedgerActor: pages whose rows have all ended go to the archive, and come back when somebody asks for them.
+"""LedgerActor: pages that have nothing to do but to be remembered go to the archive, and come back when needed.
 
     Home --page is done, or changed after that--> LedgerActor --> archive.write        memory may drop it afterwards
-    Service, DeviceOwner --> find_row, task_slices, late ----> archive.read
+    Home --open rows all wait in the inbox---> held_write_s --+
+    Service ----> find_row, task_slices ---------------------> archive.read            to look at, not kept
+    InboxActor, StoreDesk --> fetch; DeviceOwner --> late ---> archive.read --> Home   to be changed
 
 A page stays in memory as long as there is room (the home drops the oldest); it may be dropped only when the archive has
-it as it is. What is read back for a question is read-only and not kept; a late receipt brings its page into the home
-again, which makes it change and be written anew.
+it as it is. A page whose open rows all wait in the inbox (it *rests*) may be dropped like one whose rows have ended,
+and its batch may leave the journal: inbox and archive hold its rows. It is written `held_write_s` after it came to
+rest, since a device often comes back at once, or sooner when memory is short.
 
-Waits for: the ledger archive. Is waited for by: Service.
+After a start nobody is sure that the inbox has every row that an archived page calls held: those that it has not were
+on their way to their device when the process before ended, and are uncertain (`check`).
+
+Waits for: the ledger archive, the inbox store. Is waited for by: Service, InboxActor.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+import numpy as np
 import trio
 
 from gateway import message_id
 from gateway.actors.bell import Bell
+from gateway.actors.page_source import MemoryPages, settle_touched
 from gateway.batch import OwnershipEpoch, TaskSegment, continued_tasks
 from gateway.clock import Clock
 from gateway.columns import Rows
 from gateway.core.home import Home
+from gateway.core.lifetimes import row_deadlines
 from gateway.errors import StoreCorrupt, StoreError
-from gateway.ledger import LedgerPage
+from gateway.ledger import LedgerPage, Reason, State
+from gateway.message_id import BatchAddress
 from gateway.store.inbox_filing import device_hash
 from gateway.store.pages import page_of, page_parts
-from gateway.store.ports import ArchivedPage, LedgerArchive, PageKey
+from gateway.store.ports import ArchivedPage, DayCounts, Inbox, InboxQuery, LedgerArchive, PageKey
+from gateway.tally import PageTally, add_keys, day_of
 
 #: Pages of one write: a turn of the store packs 16 full ones in about a second, and a thousand small ones in as long.
 _WRITE_ROWS = 1 << 20
 _WRITE_PAGES = 256
+#: Pages with held rows that are learnt of in one read at a start.
+_HELD_PAGES = 4096
 #: How long an archive whose disk failed is left alone; operators need seconds to make room.
 _RETRY_S = 1.0
+#: Pages brought back at once because rows of them may be due, and how long they have: the router looks every 50 ms.
+_DUE_PAGES = 4
+_DUE_WAIT_S = 0.1
+#: Message ids made in one step of the loop.
+_IDS_ROWS = 4096
 #: Late receipts that wait for their page, in calls; beyond it they are dropped and counted as strays.
 LATE_MAX = 10_000
 #: Rows of an app's newest pages that are searched for one device.
 _DEVICE_ROWS_MAX = 20_000_000
 
 
-class PageSource(Protocol):
-    """Where pages are found for a question. What is given is not to be changed."""
-
-    async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None: ...
-
-    def task_slices(
-        self, task_id: bytes, device_id: bytes | None = None
-    ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]: ...
-
-    def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]: ...
-
-
-class MemoryPages:
-    """A page source without an archive: what left memory is not found."""
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
-
-    async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
-        await trio.lowlevel.checkpoint()
-        return self._home.find_row(identifier)
-
-    async def task_slices(
-        self, task_id: bytes, device_id: bytes | None = None
-    ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]:
-        for page in self._home.task_pages(task_id):
-            await trio.lowlevel.checkpoint()
-            for segment in self._home.segments_of(page, task_id):
-                yield page, segment
-
-    async def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]:
-        """The app's pages in memory, newest first, whether they have the device or not."""
-        for page in reversed(list(self._home.pages())):
-            if page.batch.app == app:
-                await trio.lowlevel.checkpoint()
-                yield page
+#: Told of the page, for a change in this step of the loop, and of the rows that were asked for.
+Then: TypeAlias = Callable[[LedgerPage, Rows], None]
+#: `LedgerActor.late`.
+AskArchive: TypeAlias = Callable[[int, Rows, Then, Callable[[], None]], bool]
 
 
 class LedgerObserver(Protocol):
@@ -89,22 +76,28 @@ class LedgerObserver(Protocol):
 
 
 class LedgerActor:
-    """retention_s, retention_bytes_max, retention_check_s: see [ledger] in configs/reference.toml."""
+    """inbox: where held rows are. held_write_s, retention_s, retention_bytes_max, retention_check_s, counter_days_max:
+    see [ledger] in configs/reference.toml."""
 
     def __init__(
         self,
         *,
         store: LedgerArchive,
+        inbox: Inbox,
         epoch: OwnershipEpoch,
         home: Home,
         secret: bytes,
         clock: Clock,
         observer: LedgerObserver,
+        held_write_s: float,
         retention_s: float,
         retention_bytes_max: int,
         retention_check_s: float,
+        counter_days_max: int,
     ) -> None:
         self._store = store
+        self._inbox = inbox
+        self._held_write_s = held_write_s
         self._epoch = epoch
         self._home = home
         self._secret = secret
@@ -113,37 +106,83 @@ class LedgerActor:
         self._retention_s = retention_s
         self._retention_bytes_max = retention_bytes_max
         self._retention_check_s = retention_check_s
+        self._counter_days_max = counter_days_max
+        # A lock, though one actor writes: what a write moves from the counters in memory to those of the archive must
+        # be seen once by whoever adds the two.
+        self._moving = trio.Lock()
+        self._in_memory = MemoryPages(home)
         self._bell = Bell()
         #: Pages that the archive has not got as they are; bounded by what the home keeps in memory.
         self._unsaved: OrderedDict[int, LedgerPage] = OrderedDict()
-        self._late: deque[tuple[int, Rows, Callable[[LedgerPage, Rows], None], Callable[[], None]]] = deque()
+        #: Pages that rest, and since when; in that order.
+        self._resting: OrderedDict[int, tuple[LedgerPage, float]] = OrderedDict()
+        self._is_short = False
+        #: Called with each page that is in the home again; one of an earlier process when its held rows are checked.
+        self.on_brought_back: Callable[[LedgerPage], None] = lambda _page: None
+        self._late: deque[tuple[int, Rows, Then, Callable[[], None]]] = deque()
+        #: Pages that are away and may have rows that are due.
+        self._due: deque[BatchAddress] = deque()
+        self._due_after = -math.inf
+        #: Pages that are on their way, by sequence.
+        self._fetched: dict[int, trio.Event] = {}
+        #: Told of each page with held rows that is in memory again, before anything of it moves.
+        self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
+        #: Called when a page is here whose rows may be due.
+        self.on_due: Callable[[], None] = lambda: None
+        #: Pages of an earlier process whose held rows the inbox has not been asked for.
+        self._unchecked: set[int] = set()
 
     async def load(self) -> None:
-        """New batches get addresses behind those of the archive, and pages that end are followed. Raises StoreError."""
+        """New batches get addresses behind those of the archive, its pages with held rows are known, and pages that end
+        are followed. Raises StoreError."""
+        home = self._home
         newest = await self._store.newest(None)
+        now, now_unix_ms = self._clock.monotonic(), self._clock.unix_ms()
         if newest is not None:
-            self._home.begin_after(newest.sequence, newest.unix_ms)
-        self._home.on_done = self._done
-        self._home.may_drop = self._is_saved
+            home.begin_after(newest.sequence, newest.unix_ms)
+            # A wall clock that was set back between two processes makes no row younger.
+            now_unix_ms = max(now_unix_ms, newest.unix_ms)
+        key: PageKey | None = None
+        while found := await self._store.held(key, _HELD_PAGES):
+            for key, held, deadline_unix_ms in found:
+                address = BatchAddress(key.unix_ms, home.journal, key.sequence)
+                home.adopt_away(address, held, now + (deadline_unix_ms - now_unix_ms) / 1000)
+                self._unchecked.add(key.sequence)
+        home.on_done = self._done
+        home.on_rest = self._rest
+        home.on_short = self._on_short
+        home.on_away_due = self._on_due
+        home.may_drop = self._may_drop
 
     def _done(self, page: LedgerPage) -> None:
+        self._resting.pop(page.batch.address.sequence, None)
         self._unsaved[page.batch.address.sequence] = page
         self._bell.ring()
 
-    def _is_saved(self, page: LedgerPage) -> bool:
-        return self._unsaved.get(page.batch.address.sequence) is not page
+    def _rest(self, page: LedgerPage) -> None:
+        self._resting.setdefault(page.batch.address.sequence, (page, trio.current_time()))
+        if len(self._resting) == 1:
+            self._bell.ring()
+
+    def _on_short(self) -> None:
+        self._is_short = True
+        self._bell.ring()
+
+    def _on_due(self, address: BatchAddress) -> None:
+        self._due.append(address)
+        self._bell.ring()
+
+    def _may_drop(self, page: LedgerPage) -> bool:
+        """The archive has it as it is, and nobody holds a row of it but the inbox."""
+        if not page.is_saved or self._unsaved.get(page.batch.address.sequence) is page:
+            return False
+        return page.n_open == 0 or (page.rests and (page.trail is None or page.trail.is_blank))
 
     @property
     def unsaved_pages(self) -> int:
         return len(self._unsaved)
 
-    def late(
-        self,
-        sequence: int,
-        rows: Rows,
-        then: Callable[[LedgerPage, Rows], None],
-        missing: Callable[[], None] = lambda: None,
-    ) -> bool:
+    def late(self, sequence: int, rows: Rows, then: Then, missing: Callable[[], None] = lambda: None) -> bool:
         """The newest page of the sequence will be brought back, and `then` told, or `missing` where there is none;
         False where too many wait."""
         if len(self._late) >= LATE_MAX:
@@ -151,6 +190,80 @@ class LedgerActor:
         self._late.append((sequence, rows, then, missing))
         self._bell.ring()
         return True
+
+    # -- bringing back
+
+    async def fetch(self, sequence: int) -> LedgerPage | None:
+        """The newest page of the sequence is in the home and may be changed, in this step of the loop; None where there
+        is none, or none that has open rows. Raises StoreError."""
+        while True:
+            page = self._home.page(sequence)
+            if page is None and sequence in self._home.away_pages:
+                await self.bring_back(sequence)
+            elif page is not None and sequence in self._unchecked:
+                await self.check(page)
+            else:
+                return page
+
+    async def bring_back(self, sequence: int) -> LedgerPage:
+        """A page that is away is in the home. Raises StoreError; a page that cannot be read is away no longer."""
+        while (page := self._home.page(sequence)) is None:
+            away = self._home.away_pages.get(sequence)
+            if away is None:
+                raise StoreCorrupt("ledger", f"page {sequence} is gone")
+            is_coming = self._fetched.get(sequence)
+            if is_coming is not None:
+                await is_coming.wait()
+                continue
+            is_coming = self._fetched[sequence] = trio.Event()
+            try:
+                await self._bring_back(PageKey(away.address.unix_ms, sequence))
+            finally:
+                del self._fetched[sequence]
+                is_coming.set()
+        return page
+
+    async def _bring_back(self, key: PageKey) -> None:
+        try:
+            page = await self._read_to_keep(key)
+        except StoreCorrupt:
+            self._home.forget_away(key.sequence)
+            raise
+        if page is None:
+            self._home.forget_away(key.sequence)
+        else:
+            self._home.adopt(page)
+            self.on_adopted(page)
+            if key.sequence not in self._unchecked:
+                self.on_brought_back(page)
+
+    async def away_parts(self, task_id: bytes) -> list[int]:
+        """Sequences of pages that are away and may have rows of the task. Raises StoreError."""
+        began = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        if began is None or not len(self._home.away_pages):
+            await trio.lowlevel.checkpoint()
+            return []
+        keys = {PageKey(began.batch.unix_ms, began.batch.sequence), *await self._store.parts(task_id)}
+        away = [(key, self._home.away_pages.get(key.sequence)) for key in sorted(keys)]
+        return [key.sequence for key, page in away if page is not None and page.address.unix_ms == key.unix_ms]
+
+    async def check(self, page: LedgerPage) -> None:
+        """Held rows of a page of an earlier process that the inbox has not got are uncertain. Raises StoreError."""
+        sequence = page.batch.address.sequence
+        if sequence not in self._unchecked:
+            return
+        first = sequence << 16
+        found = await self._inbox.find(InboxQuery(tags=[(first, first + page.n - 1)]), page.n)
+        if sequence in self._unchecked and self._home.page(sequence) is page:
+            self._unchecked.discard(sequence)
+            held = page.state == State.HELD
+            held[found.tags - first] = False
+            lost = np.flatnonzero(held)
+            now = self._clock.monotonic()
+            # They were with their devices, and the only way to say so is to say it now.
+            self._home.move(page, lost, State.IN_FLIGHT, None, now)
+            self._home.move(page, lost, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
+            self.on_brought_back(page)
 
     # -- looking up; all read-only, and not kept
 
@@ -205,15 +318,61 @@ class LedgerActor:
             if key not in known and (archived := await self._read(key)) is not None:
                 yield archived
 
+    async def page(self, key: PageKey) -> LedgerPage | None:
+        """From memory or the archive. Raises StoreError."""
+        found = await self._in_memory.page(key)
+        return await self._read(key) if found is None else found
+
+    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """Pages whose batches were born in that time, oldest first, from behind `after` on. Raises StoreError."""
+        found = set(await self._in_memory.keys(app, unix_ms, after, keys_max))
+        found.update(await self._store.keys(app, unix_ms, after, keys_max))
+        return sorted(found)[:keys_max]
+
+    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
+        """What each of the pages adds to the counters; None for one that is not there. Raises StoreError."""
+        archived = await self._store.tallies(keys)
+        in_memory = await self._in_memory.tallies(keys)
+        return [old if new is None else new for old, new in zip(archived, in_memory, strict=True)]
+
+    async def counts(self, days: range) -> DayCounts:
+        """Rows by key and cell, as all pages are now; gone: of pages that are deleted. Raises StoreError."""
+        await settle_touched(self._home)
+        async with self._moving:
+            archived = await self._store.counts(days.start, days.stop - 1)
+            counters = self._home.counters
+            return DayCounts(
+                add_keys([archived.kept, counters.totals()], days), add_keys([archived.gone, counters.gone()], days)
+            )
+
+    async def task_keys(self, task_id: bytes) -> list[PageKey]:
+        """Pages that may have rows of the task, in the order of their batches. Raises StoreError."""
+        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        if address is None or not self._home.is_ours(address.batch):
+            return []
+        own = PageKey(address.batch.unix_ms, address.batch.sequence)
+        return sorted({own, *await self._in_memory.task_keys(task_id), *await self._store.parts(task_id)})
+
+    async def _read_to_keep(self, key: PageKey) -> LedgerPage | None:
+        """With what the archive counts for it, since it is to change in the home."""
+        page = await self._read(key)
+        if page is not None:
+            (page.archived_tally,) = await self._store.tallies([key])
+        return page
+
     async def _read(self, key: PageKey) -> LedgerPage | None:
         data = await self._store.read(key)
         if data is None:
             return None
         try:
-            page = page_of(data, now=self._clock.monotonic(), now_unix_ms=self._clock.unix_ms())
+            now = self._clock.monotonic()
+            page = page_of(data, now=now, now_unix_ms=self._home.label(self._clock.unix_ms(), now))
         except ValueError as error:
             raise StoreCorrupt("ledger", f"page {key.sequence} of {key.unix_ms}: {error}") from error
-        self._home.encode_rows(page.batch, 0, page.n)
+        page.saved = page.changes
+        for first in range(0, page.n, _IDS_ROWS):
+            self._home.encode_rows(page.batch, first, min(first + _IDS_ROWS, page.n))
+            await trio.lowlevel.checkpoint()
         return page
 
     # -- work
@@ -223,11 +382,13 @@ class LedgerActor:
         self._bell.ring()
         next_check = trio.current_time()
         while True:
-            with trio.move_on_at(next_check):
+            with trio.move_on_at(min(next_check, self._next_rested(), self._due_after if self._due else math.inf)):
                 await self._bell.wait()
             try:
-                await self._bring_back()
-                await self.flush()
+                await self._bring_due()
+                await self._bring_late()
+                self._take_rested()
+                await self._write_unsaved()
                 if trio.current_time() >= next_check:
                     next_check = trio.current_time() + self._retention_check_s
                     await self._retain()
@@ -236,8 +397,27 @@ class LedgerActor:
                 await trio.sleep(_RETRY_S)
                 self._bell.ring()
 
+    def _next_rested(self) -> float:
+        """When the page that has rested longest is to be written."""
+        for _, since in self._resting.values():
+            return since + self._held_write_s
+        return math.inf
+
+    def _take_rested(self, *, all_of_them: bool = False) -> None:
+        """Pages that have rested long enough are to be written; all that rest, where memory is short."""
+        before = math.inf if all_of_them or self._is_short else trio.current_time() - self._held_write_s
+        while self._resting and next(iter(self._resting.values()))[1] <= before:
+            sequence, (page, _) = self._resting.popitem(last=False)
+            # Otherwise it will say so when it rests again.
+            if page.rests and self._home.page(sequence) is page and not _is_archived(page):
+                self._unsaved[sequence] = page
+
     async def flush(self) -> None:
-        """Every page that is done is in the archive as it is. Raises StoreError."""
+        """Every page that is done, or rests, is in the archive as it is. Raises StoreError."""
+        self._take_rested(all_of_them=True)
+        await self._write_unsaved()
+
+    async def _write_unsaved(self) -> None:
         while self._unsaved:
             pages: list[LedgerPage] = []
             rows = 0
@@ -247,33 +427,61 @@ class LedgerActor:
                 if rows >= _WRITE_ROWS or len(pages) >= _WRITE_PAGES:
                     break
             await self._write(pages)
+        if self._is_short:
+            self._is_short = False
+            self._home.evict_some()
 
     async def _write(self, pages: list[LedgerPage]) -> None:
-        changes = [page.changes for page in pages]
-        forms = []
+        forms: list[tuple[LedgerPage, int, ArchivedPage]] = []
         for page in pages:
-            forms.append(_archived(page))
+            if page.rests:
+                forms.append((page, page.changes, _archived(page, self._home.counters.settled(page))))
+            else:
+                # It has begun to move again, and says so when it rests anew, or ends.
+                del self._unsaved[page.batch.address.sequence]
             await trio.lowlevel.checkpoint()
-        await self._store.write(self._epoch, forms)
-        self._observer.archived(len(pages))
-        for page, seen in zip(pages, changes, strict=True):
-            if self._home.trail is not None:
-                self._home.trail.archived(page)
+        if not forms:
+            return
+        async with self._moving:
+            await self._store.write(self._epoch, [form for _, _, form in forms])
+            for page, _, form in forms:
+                self._home.counters.archived(page, form.tally)
+        self._observer.archived(len(forms))
+        for page, changes, form in forms:
             sequence = page.batch.address.sequence
-            if page.changes == seen and self._unsaved.get(sequence) is page:
+            is_same = page.changes == changes
+            page.saved = changes if is_same else page.saved
+            if self._home.trail is not None and (is_same or not form.held):
+                self._home.trail.archived(page)
+            if self._unsaved.get(sequence) is not page:
+                continue
+            if is_same or not page.rests:
                 del self._unsaved[sequence]
-            elif sequence in self._unsaved:
+            else:
                 self._unsaved.move_to_end(sequence)
 
-    async def _bring_back(self) -> None:
+    async def _bring_due(self) -> None:
+        """A few at a time: they must be looked at before memory for the next ones makes them leave again."""
+        if trio.current_time() < self._due_after:
+            return
+        for _ in range(min(len(self._due), _DUE_PAGES)):
+            address = self._due[0]
+            page = await self.fetch(address.sequence)
+            self._due.popleft()
+            self._due_after = trio.current_time() + _DUE_WAIT_S
+            if page is not None and page.batch.address == address:
+                self._home.look_again(address, self._clock.monotonic())
+                self.on_due()
+
+    async def _bring_late(self) -> None:
         while self._late:
             sequence, rows, then, missing = self._late[0]
-            page = self._home.page(sequence)
+            page = await self.fetch(sequence)
             if page is None:
                 key = await self._store.newest(sequence)
-                page = None if key is None else await self._read(key)
+                page = None if key is None else await self._read_to_keep(key)
                 # Another late receipt, or a new batch of that number, may have come meanwhile.
-                if page is not None and self._home.page(sequence) is None:
+                if page is not None and self._home.page(sequence) is None and sequence not in self._home.away_pages:
                     self._home.adopt(page)
             self._late.popleft()
             if page is None:
@@ -286,10 +494,19 @@ class LedgerActor:
         deleted = await self._store.retain(self._epoch, oldest, self._retention_bytes_max)
         if deleted:
             self._observer.retained(deleted)
+        today = day_of(self._clock.unix_ms(), self._home.counters.day_offset_s)
+        await self._store.forget_days(self._epoch, today - self._counter_days_max)
 
 
-def _archived(page: LedgerPage) -> ArchivedPage:
+def _is_archived(page: LedgerPage) -> bool:
+    """The archive has it as it is, and the journal knows."""
+    return page.is_saved and (page.trail is None or page.trail.is_blank)
+
+
+def _archived(page: LedgerPage, tally: PageTally) -> ArchivedPage:
     batch = page.batch
+    held = np.flatnonzero(page.state == State.HELD)
+    over_s = float(row_deadlines(batch, held).min()) - batch.born if len(held) else 0.0
     return ArchivedPage(
         key=PageKey(batch.address.unix_ms, batch.address.sequence),
         app=batch.app,
@@ -297,4 +514,7 @@ def _archived(page: LedgerPage) -> ArchivedPage:
         device_ids=batch.device_ids,
         long_tasks=continued_tasks(batch),
         parts=page_parts(page),
+        held=len(held),
+        deadline_unix_ms=batch.born_unix_ms + int(over_s * 1000),
+        tally=tally,
     )

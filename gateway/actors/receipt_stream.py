@@ -18,7 +18,8 @@ import trio
 
 from gateway.actors.rpc_listener import Caller
 from gateway.actors.rpc_streams import Streams
-from gateway.core.home import Change, Home
+from gateway.core.changes import Change
+from gateway.core.home import Home
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
 

@@ -15,7 +15,7 @@ import trio
 from gateway.actors.rendering import LinkRenderer
 from gateway.clock import Clock
 from gateway.columns import I32, U8, U16, U32, Bool, Pieces, Rows, TextColumn, join
-from gateway.core.home import seconds_left
+from gateway.core.lifetimes import seconds_left
 from gateway.ledger import Channel, LedgerPage, State
 
 

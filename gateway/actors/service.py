@@ -3,7 +3,7 @@
     submit, register_devices          an app's own
     task_state, task_rows, trace, stop_task, revoke_task,
                                       an app sees its own only; an operator sees all, and each of his calls is logged
-    device, device_status, online_counts, status, clock_advance
+    count_rows, loss, loss_rows, device, device_status, online_counts, status, clock_advance
     subscribe_receipts, subscribe_presence
                                       one task per stream; changes go out as columns while the client has credit
 
@@ -24,7 +24,8 @@ import trio
 from gateway.actors import store_desk
 from gateway.actors.audiences import Audiences
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
-from gateway.actors.ledger import MemoryPages, PageSource
+from gateway.actors.loss_reports import Asked, LossReports
+from gateway.actors.page_source import MemoryPages, PageSource
 from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
 from gateway.actors.registering import cut, registrations
@@ -50,6 +51,7 @@ from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.registration import check_registration
 from gateway.wire.rpc.server import HelloAccepted, Requested
 from gateway.wire.rpc.submit import (
+    audience_digest,
     check_submit,
     check_submit_in_steps,
     checked_content,
@@ -143,7 +145,9 @@ class Service:
         self._presence = presence
         self._wait_registered = wait_registered
         self._desk = desk
-        self._reports = TaskReports(pages or MemoryPages(home), clock, audiences.is_running)
+        pages = pages or MemoryPages(home)
+        self._reports = TaskReports(pages, clock, audiences.is_running)
+        self.losses = LossReports(home=home, pages=pages, clock=clock, app_keys=[app.key for app in apps])
         self._audiences = audiences
         self._control = control
         self._revoking = Revoking(pages=pages or MemoryPages(home), control=control, intake=intake, clock=clock)
@@ -157,6 +161,7 @@ class Service:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self.losses.run)
                 await trio.sleep_forever()
         finally:
             self._nursery = None
@@ -214,6 +219,8 @@ class Service:
                 self._submit(connection, requested, requested.message)
             case messages.TaskState() | messages.TaskRows() | messages.Trace() as message:
                 self._start(self._report, connection, message)
+            case messages.CountRows() | messages.Loss() | messages.LossRows() as message:
+                self._start(self._loss, connection, message)
             case messages.StopTask() as message:
                 self._start(self._stop_task, connection, message)
             case messages.RevokeTask() as message:
@@ -351,11 +358,18 @@ class Service:
             if (fault := app.ttl_fault(content)) is not None:
                 raise BadRequest(f"content.{fault.field}", fault.text)
             self._check_room()
-            started = await self._audiences.start(app.number, content, message.tag.encode(), message.rows_per_s)
+            digest = audience_digest(message) if message.request_id else b""
+            tag = message.tag.encode()
+            started = await self._audiences.start(
+                app.number, content, tag, message.rows_per_s, request_id=message.request_id, digest=digest
+            )
         self._observer.submit("accepted")
-        connection.answer(
-            messages.AudienceSubmitted(id=message.id, task_id=started.task_id or bytes(16), devices=started.devices)
-        )
+        devices = started.devices
+        if started.task_id and not devices:
+            asked = messages.TaskState(id=message.id, task_id=started.task_id)
+            devices = (await self._reports.counts(asked, functools.partial(self._may_see, connection))).accepted
+        answer = messages.AudienceSubmitted(id=message.id, task_id=started.task_id or bytes(16), devices=devices)
+        connection.answer(answer)
 
     # -- stores
 
@@ -372,6 +386,9 @@ class Service:
         self, connection: Caller, message: messages.TaskState | messages.TaskRows | messages.Trace
     ) -> None:
         connection.answer(await self._reports.answer(message, functools.partial(self._may_see, connection)))
+
+    async def _loss(self, connection: Caller, message: Asked) -> None:
+        connection.answer(await self.losses.answer(message, connection.session.app_key))
 
     async def _stop_task(self, connection: Caller, message: messages.StopTask) -> None:
         may_see = functools.partial(self._may_see, connection)

@@ -1,18 +1,20 @@
 """StoreDesk: what operators and apps ask of the stores: erase and block devices, list and purge stored rows, back up.
 
 Erasing and blocking are audited, whoever asks: a line with the app and how many, never a device id.
-Waits for: the registry, the inbox store, a backup. Is waited for by: Service.
+Waits for: the registry, the inbox store, LedgerActor, a backup. Is waited for by: Service.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import trio
 
+from gateway.actors.page_source import PageSource
 from gateway.actors.registry import RegistryActor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
@@ -20,7 +22,7 @@ from gateway.columns import I32, I64
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home, split_by_sequence
 from gateway.errors import GatewayError
-from gateway.ledger import Reason, State
+from gateway.ledger import LedgerPage, Reason, State
 from gateway.store.ports import Inbox, InboxQuery
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.columns_in import id_column
@@ -47,7 +49,8 @@ class Audit(Protocol):
 
 
 class StoreDesk:
-    """registry: None where devices are in memory only. back_up: copies every store into a new folder and says name and
+    """registry: None where devices are in memory only. pages: where tasks are found. fetch: the page of a sequence, for
+    a change in this step of the loop. back_up: copies every store into a new folder and says name and
     bytes of each file; None where nothing is on the disk."""
 
     def __init__(
@@ -55,6 +58,8 @@ class StoreDesk:
         *,
         devices: DeviceTable,
         registry: RegistryActor | None,
+        pages: PageSource,
+        fetch: Callable[[int], Awaitable[LedgerPage | None]],
         inbox: Inbox,
         epoch: OwnershipEpoch,
         home: Home,
@@ -64,6 +69,8 @@ class StoreDesk:
     ) -> None:
         self._devices = devices
         self._registry = registry
+        self._pages = pages
+        self._fetch = fetch
         self._inbox = inbox
         self._epoch = epoch
         self._home = home
@@ -120,7 +127,7 @@ class StoreDesk:
         return known
 
     async def _stored(self, message: messages.StoredRows, app: int | None) -> messages.StoredRowsFound:
-        query = self._query(message, app)
+        query = await self._query(message, app)
         count = await self._inbox.count(query)
         found = await self._inbox.find(query, message.n)
         return messages.StoredRowsFound(
@@ -135,13 +142,15 @@ class StoreDesk:
         )
 
     async def _purge(self, message: messages.PurgeStored, app: int | None) -> messages.StoredPurged:
-        return messages.StoredPurged(id=message.id, rows=await self._end_rows(self._query(message, app)))
+        return messages.StoredPurged(id=message.id, rows=await self._end_rows(await self._query(message, app)))
 
-    def _query(self, message: messages.StoredRows | messages.PurgeStored, app: int | None) -> InboxQuery:
+    async def _query(self, message: messages.StoredRows | messages.PurgeStored, app: int | None) -> InboxQuery:
         spans = None
         if message.task_id is not None:
-            found = self._home.find_task(message.task_id)
-            bases = [(page.batch.address.sequence << 16 | segment.first, segment.n) for page, segment in found]
+            bases = []
+            async with aclosing(self._pages.task_slices(message.task_id)) as slices:
+                async for page, segment in slices:
+                    bases.append((page.batch.address.sequence << 16 | segment.first, segment.n))
             spans = [(first, first + n - 1) for first, n in bases]
         before = None
         if message.older_than_s:
@@ -157,7 +166,7 @@ class StoreDesk:
                 return ended
             now = self._clock.monotonic()
             for sequence, rows in split_by_sequence(tags):
-                page = self._home.page(sequence)
+                page = await self._fetch(sequence)
                 if page is not None:
                     held = rows[page.state[rows] == State.HELD]
                     self._home.move(page, held, State.CANCELLED, Reason.STOPPED, now)

@@ -60,6 +60,14 @@ async def _remember_nothing(_task_id: bytes, _unix_ms: int) -> None:
     await trio.lowlevel.checkpoint()
 
 
+class Archive(Protocol):
+    """As `actors/ledger.py` offers it."""
+
+    async def away_parts(self, task_id: bytes) -> list[int]: ...
+
+    async def fetch(self, sequence: int) -> LedgerPage | None: ...
+
+
 class TaskControl:
     def __init__(
         self,
@@ -68,10 +76,13 @@ class TaskControl:
         inbox: InboxPort,
         clock: Clock,
         stopped: StoppedTasks,
+        archive: Archive | None = None,
     ) -> None:
+        """archive: where pages are whose rows all wait for their devices; None: in memory."""
         self._home = home
         self._inbox = inbox
         self._clock = clock
+        self._archive = archive
         self.stopped = stopped
         #: Called with each task: an audience that is not through sends no more.
         self.stop_audience: Callable[[bytes], None] = lambda _task_id: None
@@ -92,17 +103,24 @@ class TaskControl:
         await self.remember(task_id, now_unix_ms)
         cancelled = seen = 0
         spans: dict[int, list[Span]] = {}
-        for page in self._home.task_pages(task_id):
-            for segment in self._home.segments_of(page, task_id):
+        for found in self._home.task_pages(task_id):
+            for segment in self._home.segments_of(found, task_id):
                 first, stop = segment.first, segment.first + segment.n
+                page: LedgerPage | None = found
                 for start in range(first, stop, STOP_ROWS):
+                    # Asked for in each step: it may leave memory in between, and come back as another object.
+                    page = self._home.page(found.batch.address.sequence)
+                    if page is None:
+                        break
                     some = self.stop_rows(page, np.arange(start, min(start + STOP_ROWS, stop)))
                     cancelled, seen = cancelled + some.cancelled, seen + some.may_have_arrived
                     await trio.lowlevel.checkpoint()
-                if page.away is not None:
+                if page is not None and page.away is not None:
                     workers = np.unique(page.away[first:stop] & 0x7F)
                     for worker in workers[workers != 0].tolist():
                         spans.setdefault(worker - 1, []).append(Span(page.batch.address, first, stop))
+        some = await self._stop_away(task_id)
+        cancelled, seen = cancelled + some.cancelled, seen + some.may_have_arrived
         if spans:
             elsewhere = await self._stop_elsewhere(task_id, spans)
             cancelled, seen = cancelled + elsewhere.cancelled, seen + elsewhere.may_have_arrived
@@ -120,6 +138,22 @@ class TaskControl:
         for segment in page.batch.segments if stopped else ():
             if segment.task_id in stopped:
                 self.stop_rows(page, np.arange(segment.first, segment.first + segment.n))
+
+    async def _stop_away(self, task_id: bytes) -> Ended:
+        """Rows whose page is in the archive alone. Each slice asks for its page: it may have left again."""
+        cancelled = seen = 0
+        for sequence in [] if self._archive is None else await self._archive.away_parts(task_id):
+            first, n = 0, 1
+            while first < n and self._archive is not None and (page := await self._archive.fetch(sequence)) is not None:
+                n = page.n
+                for segment in self._home.segments_of(page, task_id):
+                    start, stop = max(first, segment.first), min(first + STOP_ROWS, segment.first + segment.n)
+                    if start < stop:
+                        some = self.stop_rows(page, np.arange(start, stop))
+                        cancelled, seen = cancelled + some.cancelled, seen + some.may_have_arrived
+                first += STOP_ROWS
+                await trio.lowlevel.checkpoint()
+        return Ended(cancelled, seen)
 
     async def _stop_elsewhere(self, task_id: bytes, spans: dict[int, list[Span]]) -> Ended:
         assert self.stop_at is not None

@@ -19,7 +19,7 @@ def back_up(options: argparse.Namespace, output: Output) -> int:
 
 def restore(options: argparse.Namespace, output: Output) -> int:
     """The configuration's store folder, empty so far, holds the backup. The gateway must not run."""
-    from gateway.app_stores import files_elsewhere
+    from gateway.app_stores import files_elsewhere, folders_elsewhere
     from gateway.config import load_config
     from gateway.store import backup
 
@@ -28,7 +28,9 @@ def restore(options: argparse.Namespace, output: Output) -> int:
     config = load_config(options.config, with_files=False)
     if config.store.data_dir is None:
         raise UsageError(f"{options.config} has no store.data_dir to restore to")
-    files = backup.restore(options.folder, config.store.data_dir, others=files_elsewhere(config))
+    files = backup.restore(
+        options.folder, config.store.data_dir, others=files_elsewhere(config), folders=folders_elsewhere(config)
+    )
     return _say(output, files, f"restored to {config.store.data_dir}")
 
 

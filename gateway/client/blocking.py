@@ -19,10 +19,12 @@ from typing import Literal, TypeVar
 import msgspec
 
 from gateway.client.address import Address, parse_address, tls_context
+from gateway.client.loss_calls import BlockingLossCalls
 from gateway.client.requests import (
     UNSENT,
     DeviceState,
     Target,
+    audience_request,
     block_request,
     device_request,
     device_status_request,
@@ -71,7 +73,6 @@ from gateway.wire.rpc.messages import (
     StoredRowsFound,
     StreamPage,
     Submit,
-    SubmitAudience,
     Submitted,
     SubscribePresence,
     SubscribeReceipts,
@@ -91,7 +92,7 @@ _READ_BYTES = 256 << 10
 _STREAM_ROWS = 8192
 
 
-class BlockingClient:
+class BlockingClient(BlockingLossCalls):
     """address: see address.py. secret None: operator on the operator's Unix socket. timeout_s: per call, all attempts.
 
     Connects at the first call. Every method raises CallFailed or GatewayUnreachable.
@@ -177,11 +178,12 @@ class BlockingClient:
         while waiting:
             yield self._collect(*waiting.popleft())
 
-    def submit_audience(self, content: Variant, *, tag: str = "", rows_per_s: float | None = None) -> AudienceSubmitted:
-        """The content is on its way to all devices that are online now, or those with the tag. Sent once: a call whose
-        answer is lost may have been done."""
-        request = SubmitAudience(id=UNSENT, content=content, tag=tag, rows_per_s=rows_per_s)
-        return self._call(request, AudienceSubmitted)
+    def submit_audience(
+        self, content: Variant, *, tag: str = "", rows_per_s: float | None = None, request_id: str = ""
+    ) -> AudienceSubmitted:
+        """The content is on its way to all devices that are online now, or those with the tag. Without a request_id one
+        is made, for retries."""
+        return self._call(audience_request(content, tag, rows_per_s, request_id), AudienceSubmitted)
 
     def task_state(self, task_id: bytes | str) -> TaskCounts:
         return self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)

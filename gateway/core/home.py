@@ -13,6 +13,8 @@ Changes are kept in a bounded ring for `subscribe_receipts`; positions in it are
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,39 +24,27 @@ import numpy as np
 
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment, task_segments
-from gateway.columns import I64, U8, U16, U32, Rows
-from gateway.content import Variant
+from gateway.columns import I64, U8, U16, Rows
+from gateway.core.away import AwayPage, AwayPages
+from gateway.core.changes import Change, ChangeRing
+from gateway.core.counters import Counters
+from gateway.core.lifetimes import lifetime_s, row_deadlines
 from gateway.core.shadow import Life, ShadowPage, Shadows
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
 from gateway.ledger import FINAL_STATES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.marks import RowMarks
-from gateway.message_id import BatchAddress
+from gateway.message_id import BatchAddress, RowAddress
 
+#: Pages looked at in one call of `evict`.
+_EVICT_LOOK = 64
 #: Rows that may be expired by the clock; IN_FLIGHT rows wait for their answer.
 _EXPIRABLE = np.array([state in OPEN_STATES and state is not State.IN_FLIGHT for state in State])
-#: A row with TTL 0 is sent at once or not at all; a connection and a credential may have to be made first.
-NOW_OR_NEVER_S = 5.0
 #: A TTL is in seconds; a twentieth of one is precise enough and lets a burst of batches share a tick.
 _EXPIRY_TICK_S = 0.05
 _FINAL = np.array([state in FINAL_STATES for state in State])
 _IS_FINAL: list[bool] = _FINAL.tolist()
-
-
-class Change(NamedTuple):
-    """Rows of one batch whose state or receipt changed together, as they were just after it.
-
-    state, reason, receipt, channel: one for all rows or a column.
-    """
-
-    page: LedgerPage
-    rows: Rows
-    state: U8 | int
-    reason: U8 | int
-    receipt: U8 | int
-    channel: U8 | int
-    at_unix_ms: int
 
 
 class HomeObserver(Protocol):
@@ -81,7 +71,7 @@ class HomeStatistics(NamedTuple):
 class Home:
     """Pages by batch sequence of one journal.
 
-    ledger_bytes_max: pages beyond it are evicted, oldest first, if all of their rows are final.
+    ledger_bytes_max: pages beyond it are evicted, oldest first, if their rows are final or wait in the inbox alone.
     rows_open_max: intake is refused above it. change_rows_max: rows the ring of changes may hold.
     """
 
@@ -97,19 +87,26 @@ class Home:
         now: float,
     ) -> None:
         self._secret = secret
+        self.counters = Counters()
         self.journal = self._journal = journal
         #: Called once for each batch when its last row has become final: its journal record may go.
         self.on_final: Callable[[int], None] = lambda _sequence: None
         #: Told of each move of rows that a journal on disk holds.
         self.trail: Trail | None = None
         #: Called when a page's last row has become final, and when it changes after that: it is to be archived.
-        self.on_done: Callable[[LedgerPage], None] = _nobody
-        #: Whether a page without open rows may leave memory.
-        self.may_drop: Callable[[LedgerPage], bool] = lambda _page: True
+        self.on_done: Callable[[LedgerPage], None] = lambda _page: None
+        #: Called when the open rows of a page all wait in the inbox, for the time being.
+        self.on_rest: Callable[[LedgerPage], None] = lambda _page: None
+        #: Whether a page without open rows, or one that rests, may leave memory.
+        self.may_drop: Callable[[LedgerPage], bool] = lambda page: page.n_open == 0
+        #: Called when memory is short and no page may be dropped.
+        self.on_short: Callable[[], None] = lambda: None
+        #: Called when rows of a page that is away may be due; it is to be brought back, and looked at again.
+        self.on_away_due: Callable[[BatchAddress], None] = lambda _address: None
+        self.away_pages = AwayPages()
         self._observer = observer
         self._ledger_bytes_max = ledger_bytes_max
         self._rows_open_max = rows_open_max
-        self._change_rows_max = change_rows_max
         self._pages: OrderedDict[int, LedgerPage] = OrderedDict()
         #: Rows that other workers journaled and this one holds.
         self.shadows = Shadows(secret)
@@ -117,7 +114,7 @@ class Home:
         self._page_bytes: dict[int, int] = {}
         self._bytes = 0
         self._evicted = 0
-        self.rows_open = 0
+        self.rows_open = self._rows_wanted = 0
         self._next_sequence = 0
         self._newest_unix_ms = 0
         #: The monotonic time of that label.
@@ -130,9 +127,7 @@ class Home:
         )
         #: Taken off the wheel and not looked at yet.
         self._due: deque[BatchAddress] = deque()
-        self._changes: deque[Change] = deque()
-        self._changes_first = 0
-        self._change_rows = 0
+        self._changes = ChangeRing(change_rows_max)
 
     # -- making batches
 
@@ -159,7 +154,7 @@ class Home:
         """The address of the next batch."""
         label = self.label(unix_ms, now)
         sequence = self._next_sequence
-        while sequence in self._pages:
+        while sequence in self._pages or sequence in self.away_pages:
             # Sequences start again after four million batches; one that is still open keeps its number.
             sequence = (sequence + 1) % message_id.SEQUENCES_MAX
         self._next_sequence = (sequence + 1) % message_id.SEQUENCES_MAX
@@ -182,12 +177,15 @@ class Home:
 
     def check_room(self, rows: int) -> None:
         """Raises Overloaded when `rows` more would exceed a limit."""
-        if self.rows_open + rows > self._rows_open_max:
-            raise Overloaded("open rows", self.rows_open + rows, self._rows_open_max)
-        if self._bytes > self._ledger_bytes_max:
-            self._evict()
-            if self._bytes > self._ledger_bytes_max:
-                raise Overloaded("ledger bytes", self._bytes, self._ledger_bytes_max)
+        self._rows_wanted = rows
+        if self._is_full:
+            self.evict()
+            # Rows of pages that are away are bounded by the inbox.
+            rows_open = self.rows_open - self.away_pages.rows + rows
+            if rows_open > self._rows_open_max:
+                raise Overloaded("open rows", rows_open, self._rows_open_max)
+            if self.ledger_bytes > self._ledger_bytes_max:
+                raise Overloaded("ledger bytes", self.ledger_bytes, self._ledger_bytes_max)
 
     def open(self, batch: Batch, now: float, long_tasks: Sequence[bytes] = ()) -> LedgerPage:
         """The batch has a page; duplicates in it are dropped; its expiry is in the wheel.
@@ -201,6 +199,7 @@ class Home:
         self._page_bytes[sequence] = size
         self._bytes += size
         self.rows_open += page.n
+        self.counters.touch(page)
         for task_id in long_tasks:
             self._note_part(task_id, sequence)
         deadline = batch.born + min(lifetime_s(variant) for variant in batch.variants)
@@ -209,8 +208,9 @@ class Home:
             rows = np.flatnonzero(batch.duplicates)
             if len(rows):
                 self.move(page, rows, State.DROPPED, Reason.DUPLICATE_TARGET, now)
-        if self._bytes > self._ledger_bytes_max:
-            self._evict()
+        self._rows_wanted = 0
+        if self._is_full:
+            self.evict()
         return page
 
     def open_shadow(self, life: Life, batch: Batch, home_rows: U16, size_bytes: int) -> ShadowPage:
@@ -222,28 +222,81 @@ class Home:
         self._wheel.add(batch.born + min(lifetime_s(variant) for variant in batch.variants), batch.address)
         return page
 
-    def _evict(self) -> None:
-        """Oldest final pages leave memory until the limit holds or an open page is the oldest of a long look."""
-        for sequence in list(self._pages)[:64]:
-            if self._bytes <= self._ledger_bytes_max:
-                return
+    @property
+    def _is_full(self) -> bool:
+        """A limit is passed, with the rows that were last asked room for."""
+        rows_here = self.rows_open - self.away_pages.rows
+        return rows_here + self._rows_wanted > self._rows_open_max or self.ledger_bytes > self._ledger_bytes_max
+
+    @property
+    def ledger_bytes(self) -> int:
+        return self._bytes + self.away_pages.memory_bytes
+
+    def evict(self) -> None:
+        """Oldest pages that need not be here leave memory until the limits hold; where they do not, `on_short`."""
+        if not self.evict_some():
+            self.on_short()
+
+    def evict_some(self) -> bool:
+        """The same without telling anybody; whether the limits hold. Looks at a few pages only."""
+        for sequence in list(itertools.islice(self._pages, _EVICT_LOOK)):
+            if not self._is_full:
+                return True
             page = self._pages[sequence]
-            if page.n_open == 0 and self.may_drop(page):
-                del self._pages[sequence]
-                self._bytes -= self._page_bytes.pop(sequence)
-                self._evicted += 1
-                for segment in page.batch.segments if self._long_tasks else ():
-                    self._forget_part(segment.task_id, sequence)
+            # One without open rows is dropped for its bytes alone.
+            if self.may_drop(page) and (page.n_open or self.ledger_bytes > self._ledger_bytes_max):
+                self._drop(sequence, page)
             else:
-                # An open page is looked at again after all others, so that one slow batch does not block eviction.
+                # One that is needed is looked at again after all others, so that a slow batch does not block eviction.
                 self._pages.move_to_end(sequence)
+        return not self._is_full
+
+    def _drop(self, sequence: int, page: LedgerPage) -> None:
+        del self._pages[sequence]
+        self.counters.left(page)
+        self._bytes -= self._page_bytes.pop(sequence)
+        self._evicted += 1
+        for segment in page.batch.segments if self._long_tasks else ():
+            self._forget_part(segment.task_id, sequence)
+        if page.n_open:
+            # Its deadline stays in the wheel.
+            self.away_pages.add(AwayPage(page.batch.address, page.n_open))
 
     def adopt(self, page: LedgerPage) -> None:
-        """A page without open rows that had left memory is here again, because it is about to change."""
+        """A page that had left memory is here again, because it is about to change; others make room for it."""
+        if self._is_full:
+            self.evict()
         sequence = page.batch.address.sequence
+        away = self.away_pages.pop(sequence)
+        self.counters.came_back(page)
+        self.rows_open += page.n_open - (0 if away is None else away.held)
         self._pages[sequence] = page
         size = self._page_bytes[sequence] = page.memory_bytes()
         self._bytes += size
+
+    def adopt_away(self, address: BatchAddress, held: int, deadline: float) -> None:
+        """An earlier process left a page in the archive with so many rows held; the first of them is due then."""
+        self.away_pages.add(AwayPage(address, held))
+        self.rows_open += held
+        self._wheel.add(deadline, address)
+
+    def forget_away(self, sequence: int) -> None:
+        """The archive has no such page any more: nobody can say what became of its rows."""
+        away = self.away_pages.pop(sequence)
+        self.rows_open -= 0 if away is None else away.held
+
+    def look_again(self, address: BatchAddress, now: float) -> None:
+        """Rows of that page may be due."""
+        self._wheel.add(now, address)
+
+    def kept(self, page: LedgerPage, rows: int) -> None:
+        """So many of the page's held rows are in the inbox store, or have ended meanwhile."""
+        page.keeping -= rows
+        self._may_rest(page)
+
+    def _may_rest(self, page: LedgerPage) -> None:
+        if page.n_open and page.rests and not isinstance(page, ShadowPage):
+            self.on_rest(page)
 
     def _note_part(self, task_id: bytes, sequence: int) -> None:
         """The task has rows in that batch; the one in which it began is noted with its second."""
@@ -290,7 +343,9 @@ class Home:
                 page.receipt[rows] = np.maximum(page.receipt[rows], np.uint8(receipt))
             page.moved(rows, to, came, now)
             return
+        page.changes += 1
         channels: Channel | U8 = page.channel[rows] if channel is None else channel
+        self.counters.touch(page)
         if page.trail is not None and self.trail is not None:
             self.trail.moved(page, rows, to)
         self._observer.moved(page, rows, to, reason, channels)
@@ -301,13 +356,15 @@ class Home:
             ended = len(rows) - came.item(State.UNCERTAIN)
             self.rows_open -= ended
             page.final_ms[rows] = page.stamp(now)
-            page.changes += 1
             if not page.n_open:
+                self.counters.ended(page)
                 if ended:
                     if page.trail is not None and self.trail is not None:
                         self.trail.finished(page)
                     self.on_final(page.batch.address.sequence)
                 self.on_done(page)
+            else:
+                self._may_rest(page)
             self._observer.finished(page, rows, to, channels, now)
             self._record(page, rows, to, page.reason[rows] if reason is None else reason, channels, now)
 
@@ -322,7 +379,9 @@ class Home:
         page.receipt[rows[states == State.DEVICE_ACKED]] = Receipt.DELIVERED
         open_before = page.n_open
         page.counts[:] = np.bincount(page.state, minlength=len(State))
+        page.changes += 1
         self.rows_open -= open_before - page.n_open
+        self.counters.touch(page)
 
     def ended_before(self, page: LedgerPage) -> None:
         """All rows of a page from a journal had ended when the process before ended: only what follows was missing."""
@@ -335,50 +394,41 @@ class Home:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
         rose = rows[page.receipt[rows] < receipt]
         page.receipt[rose] = receipt
+        page.stamp_receipts(rose, now)
         uncertain = rows[page.state[rows] == State.UNCERTAIN]
         if len(uncertain):
             self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
+        if page.batch.has_fallback and receipt >= Receipt.DELIVERED:
+            self._reached(page, rows, now)
         if isinstance(page, ShadowPage):
             page.touch(rose)
             return rose
         page.changes += 1
+        self.counters.touch(page)
         if len(rose):
-            if not page.n_open:
+            if page.n_open:
+                self._may_rest(page)
+            else:
+                self.counters.ended(page)
                 self.on_done(page)
             channels = page.channel[rose]
             self._observer.receipts_rose(len(rose), receipt, channels)
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
         return rose
 
-    def add_flags(self, page: LedgerPage, rows: Rows, flags: U8) -> None:
-        """The rows, some of them more than once, have these flags too; (k,)."""
-        if not ((page.flags[rows] & flags) != flags).any():
-            return
-        np.bitwise_or.at(page.flags, rows, flags)
-        page.changes += 1
-        if isinstance(page, ShadowPage):
-            page.touch(rows)
-        elif not page.n_open:
-            self.on_done(page)
+    def _reached(self, page: LedgerPage, rows: Rows, now: float) -> None:
+        """Rows that waited for this receipt have ended: their chains end here. Those at another worker end there."""
+        waits = (page.state[rows] == State.WAITING) & (page.reason[rows] == Reason.FALLBACK)
+        if page.away is not None:
+            waits &= page.away[rows] == 0
+        self.move(page, rows[waits], State.VENDOR_ACCEPTED, Reason.NONE, now)
 
     def _record(
-        self,
-        page: LedgerPage,
-        rows: Rows,
-        state: State | U8,
-        reason: Reason | U8,
-        channel: Channel | U8,
-        now: float,
+        self, page: LedgerPage, rows: Rows, state: State | U8, reason: Reason | U8, channel: Channel | U8, now: float
     ) -> None:
         batch = page.batch
         at_unix_ms = batch.born_unix_ms + int((now - batch.born) * 1000)
-        receipts = page.receipt[rows]
-        self._changes.append(Change(page, rows.astype(np.uint16), state, reason, receipts, channel, at_unix_ms))
-        self._change_rows += len(rows)
-        while self._change_rows > self._change_rows_max:
-            gone = self._changes.popleft()
-            self._change_rows -= len(gone.rows)
-            self._changes_first += 1
+        self._changes.add(Change(page, rows.astype(np.uint16), state, reason, page.receipt[rows], channel, at_unix_ms))
 
     def _tell_orphans(self, page: ShadowPage, rows: Rows) -> None:
         """Rows whose home has died with its ledger: who follows receipts hears of their end from their holder."""
@@ -389,15 +439,11 @@ class Home:
 
     def changes(self, cursor: int, changes_max: int) -> tuple[list[Change], int] | None:
         """Changes from a cursor on and the next cursor; None when the cursor has fallen out of the ring."""
-        if cursor < self._changes_first:
-            return None
-        start = cursor - self._changes_first
-        stop = min(start + changes_max, len(self._changes))
-        return [self._changes[index] for index in range(start, stop)], self._changes_first + max(stop, start)
+        return self._changes.read(cursor, changes_max)
 
     @property
     def next_cursor(self) -> int:
-        return self._changes_first + len(self._changes)
+        return self._changes.next
 
     # -- rows that leave the process
 
@@ -429,6 +475,9 @@ class Home:
             address = self._due[0]
             page = self.page(address.sequence)
             rows = None
+            away = self.away_pages.get(address.sequence)
+            if away is not None and away.address == address:
+                self.on_away_due(address)
             if page is not None and page.batch.address == address and page.n_open:
                 rows = self._look_at(page, now)
             self._due.popleft()
@@ -464,13 +513,18 @@ class Home:
 
     def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
         """The page and row of a message id; None when it is not ours or no longer in memory."""
-        address = message_id.decode(self._secret, identifier)
-        if address is None or address.batch.journal != self._journal:
+        address = self.address_of(identifier)
+        if address is None:
             return None
         page = self._pages.get(address.batch.sequence)
         if page is None or page.batch.address != address.batch or address.row >= page.n:
             return None
         return page, address.row
+
+    def address_of(self, identifier: bytes) -> RowAddress | None:
+        """Where the row of a message id is, in memory or not; None when it is not ours."""
+        address = message_id.decode(self._secret, identifier)
+        return None if address is None or address.batch.journal != self._journal else address
 
     def find_task(self, task_id: bytes) -> list[tuple[LedgerPage, TaskSegment]]:
         """The rows of a task: (page, segment) in order; empty when unknown or no longer in memory."""
@@ -493,7 +547,7 @@ class Home:
         address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
         if address is not None and address.batch == page.batch.address:
             # Segments are sorted by first row: a batch of 65,536 one-row tasks is searched in 16 steps.
-            own = segments[_find_segment(segments, address.row)]
+            own = segments[bisect.bisect_right(segments, address.row, key=lambda one: one.first) - 1]
             return [own] if own.task_id == task_id else []
         return task_segments(page.batch, task_id)
 
@@ -505,64 +559,18 @@ class Home:
 
     def rows_not_conserved(self) -> int:
         """Open rows by count of moves less open rows by look at the columns: 0, or a bug of ours."""
-        return self.rows_open - sum(int((~_FINAL[page.state]).sum()) for page in self._pages.values() if page.n_open)
+        in_memory = sum(int((~_FINAL[page.state]).sum()) for page in self._pages.values() if page.n_open)
+        return self.rows_open - in_memory - self.away_pages.rows
 
     def statistics(self) -> HomeStatistics:
         return HomeStatistics(
             pages=len(self._pages),
             rows_open=self.rows_open,
-            ledger_bytes=self._bytes,
+            ledger_bytes=self.ledger_bytes,
             pages_evicted=self._evicted,
-            changes_first=self._changes_first,
+            changes_first=self._changes.first,
             changes_next=self.next_cursor,
         )
-
-
-def _nobody(_page: LedgerPage) -> None:
-    """There is no archive: what leaves memory is gone."""
-
-
-def _find_segment(segments: Sequence[TaskSegment], row: int) -> int:
-    low, high = 0, len(segments)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if segments[middle].first <= row:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def lifetime_s(variant: Variant) -> float:
-    """How long rows of the variant may stay open. TTL 0 means now or never: time for one attempt."""
-    return variant.ttl_s or NOW_OR_NEVER_S
-
-
-def row_deadlines(batch: Batch, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """(k,) monotonic seconds at which the TTL of each row ends."""
-    if batch.variant_index is None:
-        return np.full(len(rows), batch.born + lifetime_s(batch.variants[0]))
-    ttls = np.array([lifetime_s(variant) for variant in batch.variants], np.float64)
-    return batch.born + ttls[batch.variant_index[rows]]
-
-
-def seconds_left(batch: Batch, rows: Rows, now: float) -> U32:
-    """(k,) whole seconds of life that are left, at least 1: a row that is over by now is on its way all the same."""
-    left: U32 = np.clip(row_deadlines(batch, rows) - now, 1, 0xFFFFFFFF).astype(np.uint32)
-    return left
-
-
-def expiry_reasons(page: LedgerPage, rows: Rows, why_queued: Reason) -> U8:
-    """Why rows ran out of time: what they waited for, else what their lane waits for.
-
-    A held row waited for its device. A waiting row keeps the reason it waits for (throttled, unavailable ...).
-    """
-    reasons = page.reason[rows].copy()
-    states = page.state[rows]
-    unexplained = (reasons == Reason.NONE) | (reasons == Reason.RETRY) | (reasons == Reason.FALLBACK)
-    reasons[unexplained] = why_queued
-    reasons[states == State.HELD] = Reason.DEVICE_OFFLINE
-    return reasons
 
 
 def split_by_sequence(tags: I64) -> list[tuple[int, Rows]]:
@@ -585,7 +593,3 @@ def row_tags(sequence: int, rows: Rows) -> I64:
 
 def mark(page: LedgerPage, rows: Rows, flag: Flag) -> None:
     page.flags[rows] |= np.uint8(flag)
-
-
-def set_channel(page: LedgerPage, rows: Rows, channel: Channel) -> None:
-    page.channel[rows] = channel

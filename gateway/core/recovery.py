@@ -2,6 +2,7 @@
 
     never issued, or taken back     -> sent
     issued, outcome unknown         -> the rule on_uncertain of (channel, class): sent again, or UNCERTAIN at once
+    taken by a vendor, and a step of its fallback chain is left -> goes on waiting for a receipt
     final                           -> stays as it was
     any open row whose TTL is over  -> EXPIRED, with the others of its batch, before anything is sent
 
@@ -18,7 +19,8 @@ import numpy as np
 
 from gateway.columns import Bool, Rows
 from gateway.content import Class
-from gateway.core.home import Home, row_deadlines
+from gateway.core.home import Home
+from gateway.core.lifetimes import row_deadlines
 from gateway.core.options import Options
 from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, State
 from gateway.marks import RowMarks
@@ -26,6 +28,7 @@ from gateway.marks import RowMarks
 #: In `_newest`: no mark.
 _UNMARKED = np.uint8(255)
 _QUEUED = np.uint8(State.QUEUED)
+_WAITING = np.uint8(State.WAITING)
 _IN_FLIGHT = np.uint8(State.IN_FLIGHT)
 
 
@@ -62,19 +65,20 @@ def newest_marks(n: int, marks: Iterable[RowMarks]) -> RowMarks:
 def recover(
     home: Home, page: LedgerPage, marks: Iterable[RowMarks], options: Options, resends: Bool, now: float
 ) -> Recovered:
-    """Every row of the page is in the state that it goes on from. The page must be open and followed already.
+    """Every row of the page is in the state that it goes on from. The page must be open and followed already; it is
+    new, or comes from the archive with its held rows.
 
     resends: (channels, classes) bool, whether rows of that kind go again when nobody knows what became of them.
     """
     newest = newest_marks(page.n, marks)
-    # Duplicates were dropped again when the page was opened.
-    newest = _chosen(newest, page.state[newest.rows] == _QUEUED)
+    # Duplicates were dropped again when the page was opened; what the archive knows to have ended has.
+    newest = _chosen(newest, ~IS_FINAL[page.state[newest.rows]])
     rows: Rows = newest.rows.astype(np.intp)
     is_issued = newest.states == _IN_FLIGHT
     classes = options.classes[options.variant_index(page.batch, rows)]
     goes_again = is_issued & resends[newest.channels, classes]
     states, reasons, flags = newest.states.copy(), newest.reasons.copy(), newest.flags.copy()
-    reasons[~IS_FINAL[states]] = Reason.NONE
+    reasons[~IS_FINAL[states] & (states != _WAITING)] = Reason.NONE
     reasons[goes_again] = Reason.NO_ANSWER
     flags[goes_again] |= np.uint8(Flag.RESENT_UNCERTAIN)
     states[goes_again] = _QUEUED

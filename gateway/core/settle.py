@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.columns import I64, U8, Rows
-from gateway.core.home import row_deadlines
+from gateway.core.lifetimes import row_deadlines
 from gateway.core.retry import NO_VERDICT, Action, RetryPolicy
 from gateway.ledger import LedgerPage, Reason
 from gateway.verdict import Verdict

@@ -49,6 +49,7 @@ class BurstReport(NamedTuple):
     answered_ms: U32
     verdicts: U8
     names: dict[int, str]
+    request_ids: dict[int, str]
 
 
 class Outcomes(NamedTuple):
@@ -316,6 +317,10 @@ class Shadows:
             page.told(np.arange(0))
         return left
 
+    def of_batch(self, home_address: BatchAddress) -> list[ShadowPage]:
+        """Slices of that batch of another home. A look at all of them: asked for rows with a fallback chain alone."""
+        return [page for page in self if page.home_address == home_address]
+
     def of_earlier_lives(self, life: Life) -> list[ShadowPage]:
         """Those whose home was that worker in a life that has ended, rows that have ended meanwhile included."""
         return [page for page in self if page.home == life.worker and page.incarnation < life.incarnation]
@@ -415,6 +420,7 @@ def _take_answered_bursts(page: ShadowPage) -> list[BurstReport]:
             burst.answered,
             burst.verdicts,
             burst.names,
+            burst.request_ids or {},
         )
         done.append(report)
     page.bursts = left
@@ -433,6 +439,7 @@ def burst_at_home(report: BurstReport, born: float) -> Burst:
         report.answered_ms,
         report.verdicts,
         report.names,
+        request_ids=report.request_ids,
     )
 
 

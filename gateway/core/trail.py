@@ -10,6 +10,9 @@ in which things happened cannot be got wrong. A batch that is final before anyth
 release and nothing else. With an archive it goes when its page is there as well, and meanwhile its outcomes are written
 like others: the room in its window must not wait for the archive.
 
+**Held rows.** A batch whose open rows all wait in a durable inbox may go like one that is final, once the archive has
+its page: what comes later of such a page is marks without a batch, which a start finds in the archive.
+
 **Window.** Per (app, channel), at most `issued_rows_max` rows have a mark that no later record takes back. After a
 crash no more rows than that are uncertain. The room comes back when the outcome is durable, not when it is known.
 
@@ -23,9 +26,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import U8, Rows
-from gateway.ledger import IS_FINAL, Channel, LedgerPage, State
-from gateway.marks import NO_TICKET, PageTrail, RowMarks, Window
+from gateway.columns import U8, Bool, Rows
+from gateway.ledger import IS_FINAL, Channel, LedgerPage, Reason, State
+from gateway.marks import NO_POSITION, NO_TICKET, PageTrail, RowMarks, Window
 
 Ring = Callable[[], None]
 
@@ -44,6 +47,14 @@ class Taken(NamedTuple):
         return sum(int(np.count_nonzero(mark.states == State.IN_FLIGHT)) for mark in self.marks)
 
 
+class Leaving(NamedTuple):
+    """A batch, or what was marked of one that is gone, that may be let go. trail: what the page had then; by now it may
+    have a new one."""
+
+    page: LedgerPage
+    trail: PageTrail
+
+
 class Trail:
     """issued_rows_max: of a window. on_work: called when something has to be written or let go."""
 
@@ -56,7 +67,7 @@ class Trail:
         self.is_urgent = False
         self._windows: dict[Window, int] = {}
         self._dirty: dict[int, LedgerPage] = {}
-        self._final: list[LedgerPage] = []
+        self._final: list[Leaving] = []
         self._rings: dict[Ring, None] = {}
         self._blocked: dict[Ring, None] = {}
         self._taken = NO_TICKET
@@ -129,8 +140,8 @@ class Trail:
         if to is State.IN_FLIGHT or trail.is_gone:
             return
         self.unmark(page, rows)
-        if IS_FINAL[to]:
-            self._soil(page, trail, rows)
+        if IS_FINAL[to] or to is State.WAITING:
+            self._soil(page, trail, rows[_is_worth(page, rows)])
 
     def renew(self, page: LedgerPage, rows: Rows) -> None:
         """What is known of the rows is to be written, though they did not move."""
@@ -148,17 +159,22 @@ class Trail:
             self._may_go(page, trail)
 
     def archived(self, page: LedgerPage) -> None:
-        """The page, without open rows, is durable elsewhere. Again changes nothing."""
+        """The page is durable elsewhere, as it is, and its open rows are in a durable inbox. Again changes nothing."""
         trail = page.trail
-        if trail is not None:
+        if trail is None:
+            return
+        if not page.n_open:
             trail.is_finished = True
             self._may_go(page, trail)
+        elif not trail.marked.any() and not trail.is_blank:
+            self._may_go(page, trail)
+            page.trail = PageTrail(page.n, NO_POSITION, is_recovered=trail.is_recovered)
 
     def _may_go(self, page: LedgerPage, trail: PageTrail) -> None:
         if not trail.may_go:
             trail.may_go = True
             self._dirty.pop(page.batch.address.sequence, None)
-            self._final.append(page)
+            self._final.append(Leaving(page, trail))
             self.on_work()
 
     def _end(self, page: LedgerPage, trail: PageTrail, marked: U8) -> None:
@@ -257,23 +273,22 @@ class Trail:
     def has_final(self) -> bool:
         return bool(self._final) or bool(self._free)
 
-    def take_final(self, pages_max: int) -> list[LedgerPage]:
-        """Pages whose batches may be let go; they must be `released` when that is durable."""
-        pages, self._final = self._final[:pages_max], self._final[pages_max:]
-        return pages
+    def take_final(self, batches_max: int) -> list[Leaving]:
+        """Batches that may be let go; they must be `released` when that is durable."""
+        batches, self._final = self._final[:batches_max], self._final[batches_max:]
+        return batches
 
-    def put_back_final(self, pages: Sequence[LedgerPage]) -> None:
-        """Their batches could not be let go yet."""
-        self._final[:0] = pages
+    def put_back_final(self, batches: Sequence[Leaving]) -> None:
+        """They could not be let go yet."""
+        self._final[:0] = batches
 
-    def released(self, pages: Sequence[LedgerPage]) -> list[Ring]:
-        """The batches of these pages are durably gone. Who is to be rung."""
+    def released(self, batches: Sequence[Leaving]) -> list[Ring]:
+        """These are durably gone. Who is to be rung."""
         credits: dict[Window, int] = {}
-        for page in pages:
-            trail = page.trail
-            assert trail is not None
+        for page, trail in batches:
             trail.is_gone = True
-            self._dirty.pop(page.batch.address.sequence, None)
+            if page.trail is trail:
+                self._dirty.pop(page.batch.address.sequence, None)
             _add(credits, trail.ended)
             trail.ended = {}
             for position in trail.records:
@@ -312,6 +327,12 @@ def _add(credits: dict[Window, int], more: dict[Window, int]) -> None:
         credits[window] = credits.get(window, 0) + rows
 
 
+def _is_worth(page: LedgerPage, rows: Rows) -> Bool:
+    """(k,) which rows that just ended or wait a restart must know of: not those that wait for another attempt."""
+    worth: Bool = (page.state[rows] != State.WAITING) | (page.reason[rows] == Reason.FALLBACK)
+    return worth
+
+
 def _snapshot(page: LedgerPage, trail: PageTrail) -> RowMarks:
     rows = np.flatnonzero(trail.dirty)
     states, marked, channels = page.state[rows], trail.marked[rows], page.channel[rows]
@@ -319,6 +340,8 @@ def _snapshot(page: LedgerPage, trail: PageTrail) -> RowMarks:
     is_issued = is_open & (marked != 0)
     states[is_open] = int(State.QUEUED)
     states[is_issued] = int(State.IN_FLIGHT)
+    # A vendor took them and they wait for a receipt: they must not go there again.
+    states[is_open & (page.state[rows] == State.WAITING) & (page.reason[rows] == Reason.FALLBACK)] = int(State.WAITING)
     channels[is_issued] = marked[is_issued]
     return RowMarks(
         page.batch.address.sequence, rows.astype(np.uint16), states, page.reason[rows], channels, page.flags[rows]

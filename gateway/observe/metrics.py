@@ -76,6 +76,7 @@ class Metrics(MetricSet):
     receipts = counter("rows", "Rows whose receipt rose, by channel", channel=Channel, receipt=Receipt)
     rows_duplicate = counter("rows", "Rows dropped because their target came earlier in the same submit")
     rows_handed_over_unacked = counter("rows", "Rows that left the long link without an acknowledgement")
+    rows_fell_back = counter("rows", "Rows that went on along their fallback chain, by channel", channel=Channel)
     rows_uncertain = counter("rows", "Rows whose attempt ended without an answer, by channel", channel=Channel)
     rows_resent_uncertain = counter("rows", "Uncertain rows sent again under on_uncertain", channel=Channel)
     rows_truncated = counter("rows", "Rows whose text was cut to a channel's limit", channel=Channel)
@@ -194,6 +195,10 @@ class Metrics(MetricSet):
     store_bytes = gauge("bytes", "Bytes on disk, by store", store=STORES)
     pages_unsaved = gauge("pages", "Ledger pages whose rows have ended and that are not in the archive as they are")
     pages_archived = counter("pages", "Ledger pages written to the archive")
+    counter_cells = gauge("cells", "Counts of rows in memory that are in no archive")
+    counter_days_forgotten = counter(
+        "days", "Days whose counts were forgotten at counter_cells_max, without an archive"
+    )
     pages_deleted = counter("pages", "Archived pages deleted by retention_s and retention_bytes_max")
     registry_load_s = gauge("seconds", "How long the registry was loaded at start")
     # HTTP

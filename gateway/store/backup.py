@@ -4,7 +4,10 @@
     folder/...              each database as one file, keys and lists as they are
 
 Each database is copied in a turn of its own, so it is consistent in itself; and no rule of the stores depends on two of
-them at one moment (DESIGN.md section 4). What was accepted after a copy is in none.
+them at one moment (DESIGN.md section 4). The order counts: a row goes from the journal to the archive, and from the
+inbox to its device. So the journal is copied first and the inbox last: what left the journal meanwhile is in the
+archive, and what the archive calls held is in the inbox, or was delivered meanwhile. What was accepted after a copy is
+in none.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from gateway.errors import StoreCorrupt, StoreError
 from gateway.store.database import named_errors
 
 MANIFEST = "backup.json"
+#: Of a journal, which makes it anew.
+_NOT_COPIED = ("lock",)
 #: Of the manifest.
 VERSION = 1
 
@@ -42,6 +47,26 @@ def finish(folder: Path, *, others: Mapping[str, Path]) -> dict[str, int]:
     return files
 
 
+def copy_journal(journal: Path, folder: Path) -> None:
+    """The files of a journal that is in use are in the new folder, as a crash at this moment would leave them. Blocks.
+
+    Its segments only grow and are copied in their order: a record that is half written is at the end of the last, where
+    a start looks for such. One that is deleted meanwhile has nothing that is needed.
+    """
+    with named_errors(str(folder)):
+        for path in sorted(journal.rglob("*")):
+            if not path.is_file() or path.name in _NOT_COPIED or path.suffix in (".spare", ".new"):
+                continue
+            target = folder / path.relative_to(journal)
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(path, target)
+            except FileNotFoundError:
+                target.unlink(missing_ok=True)
+            else:
+                target.chmod(0o600)
+
+
 def prepare(folder: Path) -> None:
     """The folder is there and empty. Blocks. Raises StoreError where something is in it."""
     with named_errors(str(folder)):
@@ -50,8 +75,12 @@ def prepare(folder: Path) -> None:
             raise StoreError(str(folder), "is not empty")
 
 
-def restore(backup: Path, folder: Path, *, others: Mapping[str, Path]) -> dict[str, int]:
+def restore(
+    backup: Path, folder: Path, *, others: Mapping[str, Path], folders: Mapping[str, Path] | None = None
+) -> dict[str, int]:
     """What the backup holds stands in the empty folder, and in `others` what is kept elsewhere. Blocks.
+
+    others: by name; folders: by the first part of the name, each empty so far.
 
     Raises StoreError where the folder is not empty or another file is in the way, StoreCorrupt for a backup that is not
     whole.
@@ -75,9 +104,14 @@ def restore(backup: Path, folder: Path, *, others: Mapping[str, Path]) -> dict[s
             if name in files and path.exists() and path.read_bytes() != (backup / name).read_bytes():
                 raise StoreError(str(path), "is there already, and is another one than in the backup")
     prepare(folder)
+    elsewhere = dict(folders or {})
+    for first, path in elsewhere.items():
+        if any(name.startswith(f"{first}/") for name in files):
+            prepare(path)
     with named_errors(str(folder)):
         for name in files:
-            target = others.get(name, folder / name)
+            first, _, rest = name.partition("/")
+            target = others.get(name, elsewhere[first] / rest if first in elsewhere else folder / name)
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             shutil.copyfile(backup / name, target)
             target.chmod(0o600)

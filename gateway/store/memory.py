@@ -19,6 +19,8 @@ from gateway.store.epochs import NewestEpoch
 from gateway.store.pages import short_hashes
 from gateway.store.ports import (
     ArchivedPage,
+    DayCounts,
+    HeldPage,
     InboxCount,
     InboxFound,
     InboxPut,
@@ -28,6 +30,7 @@ from gateway.store.ports import (
     Kept,
     PageKey,
 )
+from gateway.tally import PageTally, add_tallies
 
 
 class MemoryJournal:
@@ -231,6 +234,7 @@ class MemoryLedgerArchive:
     def __init__(self) -> None:
         self._epochs = NewestEpoch()
         self._pages: dict[PageKey, ArchivedPage] = {}
+        self._gone: list[PageTally] = []
 
     async def write(self, epoch: OwnershipEpoch, pages: Sequence[ArchivedPage]) -> None:
         await trio.lowlevel.checkpoint()
@@ -245,6 +249,12 @@ class MemoryLedgerArchive:
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
         await trio.lowlevel.checkpoint()
         return self._pages.keys() & set(keys)
+
+    async def held(self, after: PageKey | None, pages_max: int) -> list[HeldPage]:
+        await trio.lowlevel.checkpoint()
+        keys = sorted(key for key, page in self._pages.items() if page.held and (after is None or key > after))
+        pages = [self._pages[key] for key in keys[:pages_max]]
+        return [HeldPage(page.key, page.held, page.deadline_unix_ms) for page in pages]
 
     async def newest(self, sequence: int | None) -> PageKey | None:
         await trio.lowlevel.checkpoint()
@@ -267,24 +277,53 @@ class MemoryLedgerArchive:
         wanted = device_hash & 0xFFFFFFFF
         return [key for key in keys if key in self._pages and wanted in short_hashes(self._pages[key].device_ids)]
 
+    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
+        await trio.lowlevel.checkpoint()
+        return [self._pages[key].tally if key in self._pages else None for key in keys]
+
+    async def counts(self, first_day: int, last_day: int) -> DayCounts:
+        await trio.lowlevel.checkpoint()
+        days = range(first_day, last_day + 1)
+        return DayCounts(
+            add_tallies([page.tally for page in self._pages.values()], days), add_tallies(self._gone, days)
+        )
+
+    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        await trio.lowlevel.checkpoint()
+        found = sorted(key for key, page in self._pages.items() if app in (None, page.app) and key.unix_ms in unix_ms)
+        return [key for key in found if after is None or key > after][:keys_max]
+
+    async def forget_days(self, epoch: OwnershipEpoch, before_day: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self._epochs.check(epoch)
+        self._gone = [
+            PageTally({key: cells for key, cells in tally.cells.items() if key.day >= before_day})
+            for tally in self._gone
+        ]
+
     async def forget(self, epoch: OwnershipEpoch, keys: Sequence[PageKey]) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
         for key in keys:
-            self._pages.pop(key, None)
+            self._drop(key)
+
+    def _drop(self, key: PageKey) -> None:
+        page = self._pages.pop(key, None)
+        if page is not None:
+            self._gone.append(page.tally)
 
     async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
         total = sum(_page_bytes(page) for page in self._pages.values())
         gone = []
-        for key in sorted(self._pages):
+        for key in sorted(key for key, page in self._pages.items() if not page.held):
             if key.unix_ms >= oldest_unix_ms and total <= bytes_max:
                 break
             gone.append(key)
             total -= _page_bytes(self._pages[key])
         for key in gone:
-            del self._pages[key]
+            self._drop(key)
         return len(gone)
 
 

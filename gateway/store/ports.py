@@ -20,6 +20,7 @@ import numpy as np
 from gateway.batch import OwnershipEpoch
 from gateway.columns import I64, U8, U16
 from gateway.device_columns import DeviceColumns
+from gateway.tally import PageTally, TallyKey
 
 Buffers: TypeAlias = Sequence[bytes | memoryview]
 
@@ -29,6 +30,9 @@ BATCH_RECORD = 1
 #: What became of rows of batches (store/marks.py), and how far a journal has counted (store/marks.py).
 MARKS_RECORD = 2
 COUNT_RECORD = 3
+#: Who is to get a content, and how far that has come (store/audience_records.py).
+AUDIENCE_RECORD = 4
+REACHED_RECORD = 5
 
 
 class JournalRecord(NamedTuple):
@@ -201,7 +205,8 @@ class PageKey(NamedTuple):
 
 class ArchivedPage(NamedTuple):
     """One page. parts: its bytes as `store/pages.py` makes them. device_ids: (n, 16) uint8, the targets of its rows.
-    long_tasks: ids of its tasks that began in other batches: the page in which one began follows from its id."""
+    long_tasks: ids of its tasks that began in other batches: the page in which one began follows from its id. held:
+    rows that wait in the inbox, and the first deadline of them; 0: all have ended."""
 
     key: PageKey
     app: int
@@ -209,6 +214,25 @@ class ArchivedPage(NamedTuple):
     device_ids: U8
     long_tasks: Sequence[bytes]
     parts: Sequence[bytes | memoryview]
+    held: int = 0
+    deadline_unix_ms: int = 0
+    #: What the archive's counters count for it.
+    tally: PageTally = PageTally({})
+
+
+class DayCounts(NamedTuple):
+    """Rows of archived pages by key and cell. gone: of pages that retention has deleted."""
+
+    kept: dict[TallyKey, dict[int, int]]
+    gone: dict[TallyKey, dict[int, int]]
+
+
+class HeldPage(NamedTuple):
+    """A page with rows that wait in the inbox; as in `ArchivedPage`."""
+
+    key: PageKey
+    held: int
+    deadline_unix_ms: int
 
 
 class LedgerArchive(Protocol):
@@ -226,6 +250,10 @@ class LedgerArchive(Protocol):
         """Those of the pages that are there."""
         ...
 
+    async def held(self, after: PageKey | None, pages_max: int) -> list[HeldPage]:
+        """Pages with held rows, in the order of their keys, from the first one behind `after` on."""
+        ...
+
     async def newest(self, sequence: int | None) -> PageKey | None:
         """The newest page of a sequence, or of all."""
         ...
@@ -238,10 +266,27 @@ class LedgerArchive(Protocol):
         """Those of the pages, or of an app's newest pages of so many rows, that may have rows of the device."""
         ...
 
+    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
+        """What is counted for each of the pages; None for one that is not there."""
+        ...
+
+    async def counts(self, first_day: int, last_day: int) -> DayCounts:
+        """The tallies of all pages of these days, added up."""
+        ...
+
+    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """Pages whose batches were born in that time, oldest first, from behind `after` on."""
+        ...
+
+    async def forget_days(self, epoch: OwnershipEpoch, before_day: int) -> None:
+        """Counts of pages that are gone, of days before that, are gone too."""
+        ...
+
     async def forget(self, epoch: OwnershipEpoch, keys: Sequence[PageKey]) -> None:
-        """The pages are gone."""
+        """The pages are gone; what was counted for them stays until `forget_days`."""
         ...
 
     async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:
-        """Pages older than that are gone, and the oldest of the others while all are larger; returns how many."""
+        """Pages older than that are gone, and the oldest of the others while all are larger; returns how many. Those
+        with held rows stay: their time is another."""
         ...

@@ -41,7 +41,7 @@ async def test_rows_leave_when_their_mark_is_durable(
     assert world.states(page) == {"vendor_accepted": 3}
     # The whole batch is final: it may go, and nothing more is written of it.
     assert not trail.has_dirty
-    assert trail.take_final(10) == [page]
+    assert [batch.page for batch in trail.take_final(10)] == [page]
 
 
 async def test_rendering_runs_ahead_of_marks_by_a_burst_at_most(

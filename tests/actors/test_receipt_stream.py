@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from gateway.actors.receipt_stream import Cursor, ReceiptStreams, take_rows
 from gateway.actors.rpc_streams import Streams
 from gateway.content import Variant
-from gateway.core.home import Change, row_tags
+from gateway.core.changes import Change
+from gateway.core.home import row_tags
 from gateway.ledger import Channel, Reason, Receipt, State
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest

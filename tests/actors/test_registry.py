@@ -194,3 +194,27 @@ async def test_a_cancelled_actor_leaves_its_marks_to_the_next_run(autojump_clock
         await world.actor.wait_written()
         nursery.cancel_scope.cancel()
     assert await known(world.store) == 2
+
+
+async def test_the_registry_is_behind_until_changes_are_durable_and_a_failing_disk_is_not_waited_for(
+    world: World, autojump_clock: object
+) -> None:
+    assert not world.actor.is_behind
+    world.store.gate = trio.Event()
+    world.register(0, 3)
+    assert world.actor.is_behind
+    await trio.sleep(1)
+    # It is being written.
+    assert world.actor.is_behind
+    world.register(3, 1)
+    world.store.gate.set()
+    await world.actor.wait_written()
+    assert not world.actor.is_behind
+    assert await known(world.store) == 4
+    world.store.is_full = True
+    world.register(4, 1)
+    await trio.sleep(0.1)
+    assert not world.actor.is_behind
+    world.store.is_full = False
+    await trio.sleep(2)
+    assert await known(world.store) == 5

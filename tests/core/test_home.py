@@ -15,19 +15,10 @@ from hypothesis import given
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment
 from gateway.content import TTL_S_MAX, Variant
-from gateway.core.home import (
-    NOW_OR_NEVER_S,
-    Home,
-    expiry_reasons,
-    mark,
-    row_deadlines,
-    row_tags,
-    seconds_left,
-    set_channel,
-    split_by_sequence,
-)
+from gateway.core.home import Home, mark, row_tags, split_by_sequence
+from gateway.core.lifetimes import NOW_OR_NEVER_S, expiry_reasons, row_deadlines, seconds_left
 from gateway.errors import Overloaded
-from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
+from gateway.ledger import Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import TASK_DOMAIN, BatchAddress, RowAddress
 
 SECRET = bytes(range(32))
@@ -465,16 +456,64 @@ def test_row_tags_are_sequence_and_row_in_one_number(sequence: int, rows: list[i
         assert row_tags(sequence, np.array(rows, dtype)).tolist() == [sequence << 16 | row for row in rows]
 
 
-def test_marks_add_up_and_channels_replace() -> None:
+def test_marks_add_up() -> None:
     home = home_of()
     page = home.open(batch_of(home, 3), 0.0)
     mark(page, rows_of(0, 1), Flag.TRUNCATED)
     mark(page, rows_of(1), Flag.HANDED_OVER)
-    set_channel(page, rows_of(2, 0), Channel.FCM)
     assert page.flags.tolist() == [Flag.TRUNCATED, Flag.TRUNCATED | Flag.HANDED_OVER, 0]
-    assert page.channel.tolist() == [Channel.FCM, Channel.NONE, Channel.FCM]
 
 
 def test_an_address_is_that_of_its_batch() -> None:
     home = home_of()
     assert home.next_address(5, 0.0) == BatchAddress(5, JOURNAL, 0)
+
+
+@given(st.permutations([(5, 100), (7, 90), (6, 100), (message_id.SEQUENCES_MAX - 1, 80)]))
+def test_numbers_go_on_behind_the_newest_that_any_store_names_whoever_is_asked_first(known: list) -> None:
+    home = home_of()
+    for sequence, unix_ms in known:
+        home.begin_after(sequence, unix_ms)
+    address = home.next_address(50, 0.0)
+    assert (address.sequence, address.unix_ms) == (7, 100)
+
+
+def test_numbers_that_have_begun_again_go_on_behind_the_newest() -> None:
+    home = home_of()
+    for sequence in (message_id.SEQUENCES_MAX - 1, 2, 0, message_id.SEQUENCES_MAX - 2):
+        home.begin_after(sequence, 100)
+    assert home.next_address(50, 0.0).sequence == 3
+
+
+def test_a_page_whose_rows_all_wait_may_leave_and_keeps_its_place_in_every_count() -> None:
+    home = home_of(ledger_bytes_max=1, rows_open_max=10)
+    home.may_drop = lambda page: page.rests
+    rested, due = [], []
+    home.on_rest, home.on_away_due = rested.append, due.append
+    page = home.open(batch_of(home, 8, ttls=(60,)), 0.0)
+    page.keeping += 8
+    home.move(page, np.arange(8), State.HELD, Reason.DEVICE_OFFLINE, 0.0)
+    assert not home.evict_some()
+    home.kept(page, 7)
+    assert rested == []
+    home.kept(page, 1)
+    assert rested == [page]
+    home._ledger_bytes_max = 300
+    assert home.evict_some()
+    sequence = page.batch.address.sequence
+    assert (home.page(sequence), home.away_pages.rows, home.rows_open) == (None, 8, 8)
+    assert home.rows_not_conserved() == 0
+    assert home.statistics().ledger_bytes == 300
+    # Rows that are away leave room for others, and their number is not given again.
+    home._ledger_bytes_max = 1 << 30
+    home.check_room(10)
+    home._next_sequence = sequence
+    assert home.next_address(UNIX_MS, 0.0).sequence != sequence
+    # When they are due somebody has to bring them back.
+    assert list(home.due(61.0)) == []
+    assert due == [page.batch.address]
+    home.adopt(page)
+    assert (home.page(sequence), home.away_pages.rows, home.rows_open) == (page, 0, 8)
+    home.look_again(page.batch.address, 61.0)
+    ((found, rows),) = home.due(61.1)
+    assert (found, len(rows)) == (page, 8)

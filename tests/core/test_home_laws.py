@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gateway.batch import Batch
 from gateway.content import TTL_S_MAX, Variant
-from gateway.core.home import NOW_OR_NEVER_S, Home
+from gateway.core.home import Home
+from gateway.core.lifetimes import NOW_OR_NEVER_S
 from gateway.errors import LocalProtocolError
 from gateway.ledger import FINAL_STATES, LEGAL_MOVES, OPEN_STATES, LedgerPage, Reason, Receipt, State
 

@@ -11,7 +11,7 @@ from hypothesis import given
 
 from gateway.batch import Batch
 from gateway.content import Variant
-from gateway.core.home import row_deadlines
+from gateway.core.lifetimes import row_deadlines
 from gateway.core.retry import NO_VERDICT, Action, RetryPolicy
 from gateway.core.settle import REASON_OF, Settlement, Verdicts, settle
 from gateway.ledger import LedgerPage, Reason, State

@@ -17,7 +17,7 @@ from gateway.content import Variant
 from gateway.core.home import Home
 from gateway.core.trail import Taken, Trail
 from gateway.ledger import IS_FINAL, Channel, LedgerPage, Reason, State
-from gateway.marks import RowMarks
+from gateway.marks import NO_POSITION, RowMarks
 
 ROWS = 6
 WINDOW = 8
@@ -158,13 +158,14 @@ class TrailAgainstADisk(RuleBasedStateMachine):
 
     @rule()
     def let_go(self) -> None:
-        pages = self.trail.take_final(2)
+        gone = self.trail.take_final(2)
+        pages = [batch.page for batch in gone]
         free = self.trail.take_free()
         for page in pages:
             self.batches.discard(page.batch.address.sequence)
         for position in free:
             del self.records[position]
-        self.trail.released(pages)
+        self.trail.released(gone)
         for page in pages:
             del self.pages[page.batch.address.sequence]
             for row in range(page.n):
@@ -298,8 +299,8 @@ def test_a_batch_that_ends_before_anything_was_written_costs_its_release_alone(t
     home.move(page, np.arange(ROWS), State.DROPPED, Reason.UNKNOWN_DEVICE, 1.0)
     assert not trail.has_dirty
     (gone,) = trail.take_final(10)
-    assert gone is page
-    trail.released([page])
+    assert gone.page is page
+    trail.released([gone])
     assert trail.take_free() == []
 
 
@@ -316,3 +317,63 @@ def test_records_of_marks_go_after_every_batch_that_they_are_about(trail: Trail)
         assert trail.take_free() == []
         trail.released(trail.take_final(10))
     assert trail.take_free() == [3]
+
+
+def test_with_an_archive_a_final_batch_waits_for_it_and_its_outcomes_do_not(trail: Trail) -> None:
+    trail.awaits_archive = True
+    home = home_with(trail)
+    page = page_of(home)
+    trail.follow(page, 1)
+    trail.mark(page, np.arange(ROWS), Channel.APNS, silent)
+    take_and_write(trail, 2)
+    home.move(page, np.arange(ROWS), State.IN_FLIGHT, None, 1.0)
+    home.move(page, np.arange(ROWS), State.VENDOR_ACCEPTED, Reason.NONE, 1.0)
+    assert trail.take_final(10) == []
+    # The room in its window comes back with the record, not with the archive.
+    assert trail.issued_rows() == ROWS
+    take_and_write(trail, 3)
+    assert trail.issued_rows() == 0
+    trail.archived(page)
+    trail.archived(page)
+    (gone,) = trail.take_final(10)
+    assert (gone.page, gone.trail.position) == (page, 1)
+    trail.released([gone])
+    assert trail.take_free() == [2, 3]
+
+
+def test_a_batch_of_held_rows_leaves_with_the_archive_and_what_is_marked_later_stands_alone(trail: Trail) -> None:
+    trail.awaits_archive = True
+    home = home_with(trail)
+    page = page_of(home)
+    trail.follow(page, 1)
+    home.move(page, np.arange(ROWS), State.HELD, Reason.DEVICE_OFFLINE, 1.0)
+    trail.archived(page)
+    (batch,) = trail.take_final(10)
+    # One goes to its device before the journal has let the batch go.
+    trail.mark(page, np.array([2]), Channel.LONG_LINK, silent)
+    trail.archived(page)
+    assert trail.take_final(10) == []
+    trail.released([batch])
+    assert trail.has_dirty
+    (mark,) = take_and_write(trail, 5).marks
+    assert (mark.rows.tolist(), mark.states.tolist()) == ([2], [State.IN_FLIGHT])
+    assert trail.take_free() == []
+    assert trail.issued_rows() == 1
+    home.move(page, np.array([2]), State.IN_FLIGHT, None, 1.0)
+    home.move(page, np.array([2]), State.DEVICE_ACKED, Reason.NONE, 1.0)
+    trail.archived(page)
+    (rest,) = trail.take_final(10)
+    assert (rest.trail.position, rest.trail.records) == (NO_POSITION, [5])
+    trail.released([rest])
+    assert trail.take_free() == [5]
+    assert trail.issued_rows() == 0
+    # Nothing is left to be let go.
+    trail.archived(page)
+    assert not trail.has_final
+
+
+def take_and_write(trail: Trail, position: int) -> Taken:
+    taken = trail.take(10)
+    assert taken is not None
+    trail.written(taken, position)
+    return taken

@@ -30,6 +30,10 @@ async def kill(process: Any) -> None:
     await trio.to_thread.run_sync(process.wait)
 
 
+def facts(counts: Any) -> tuple[Any, ...]:
+    return counts.accepted, counts.states, counts.reasons, counts.channels
+
+
 async def until(ask: Callable[[], Any], wanted: Any, timeout_s: float = 30.0) -> None:
     with trio.fail_after(timeout_s):
         while (found := await ask()) != wanted:
@@ -84,12 +88,7 @@ async def test_what_a_killed_gateway_was_told_is_as_it_was_after_a_start(
         await until(lambda: gateway.states(last.task_id), {"held": 1})
         after = [await gateway.client.task_state(task) for task in tasks]
         for was, now in zip(before, after, strict=True):
-            assert (was.accepted, was.states, was.reasons, was.channels) == (
-                now.accepted,
-                now.states,
-                now.reasons,
-                now.channels,
-            )
+            assert facts(was) == facts(now)
         assert after[0].reasons == {"unknown_device": 1}
         assert (await gateway.client.trace(task_id=ended.task_id, device_id=to_vendor[2])).hops == hops
         again = await gateway.client.submit(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.batch import RowFault, Submission
 from gateway.columns import Bool, TextColumn
-from gateway.content import Variant, check_variant, variable_names
+from gateway.content import FallbackStep, Variant, check_variant, variable_names
 from gateway.ledger import VENDOR_CHANNELS, Channel
 from gateway.wire.rpc import codec
 from gateway.wire.rpc.faults import BadRequest
@@ -81,7 +81,9 @@ def plain_row_field(request: Submit, row: int) -> str | None:
             value.decode()
         except UnicodeDecodeError:
             return f"variables.{name}"
-        if b"\0" in value or len(value) > LIMITS.variable_bytes_max:
+        if any((byte < 0x20 and byte not in b"\t\n\r") or byte == 0x7F for byte in value):
+            return f"variables.{name}"
+        if "\u202d" in value.decode() or "\u202e" in value.decode() or len(value) > LIMITS.variable_bytes_max:
             return f"variables.{name}"
     return None
 
@@ -127,9 +129,18 @@ CONTENTS = [
     Variant("", "", badge=-5),
     Variant("plain", "text", click=None, collapse_id="c"),
 ]
-ROW_TEXTS = st.one_of(
-    st.sampled_from([b"", b"\xff", b"a\0b", "你好".encode(), "你好".encode()[:4], b"123456789"]), st.binary(max_size=9)
-)
+_ODD = [
+    b"",
+    b"\xff",
+    b"a\0b",
+    b"\x1b[1m",
+    b"a\tb\n",
+    b"\x7f",
+    "\u202eab".encode(),
+    "你好".encode(),
+    "你好".encode()[:4],
+]
+ROW_TEXTS = st.one_of(st.sampled_from([*_ODD, b"123456789"]), st.binary(max_size=9))
 TOKENS = st.sampled_from([b"", b"ab", b"abc", b"cd", b"xy", b"a b", b"\x80\x80", b"a\x7fb", b"f" * 4097, b"f" * 4096])
 IDS = st.sampled_from([bytes(16), b"\x01" * 16, b"\x02" * 16, b"\x01" * 15 + b"\x02", b"\x02" + b"\x01" * 15])
 
@@ -210,6 +221,14 @@ def test_submit_braces_are_literal_without_variables_and_need_a_column_with_them
     refused = decode(submit(contents, variables={}))
     assert refused.n == 0
     assert refused.faults == [RowFault(0, "variables", "variable name has no column")]
+
+
+def test_submit_with_a_chain_needs_the_column_of_its_targets() -> None:
+    contents = [Variant("t", "b", fallback=(FallbackStep("fcm", 60, "phone"),))]
+    fault = RowFault(0, "fallback", "variable phone has no column")
+    assert decode(submit(contents)).faults == [fault]
+    assert decode(submit(contents, variables={"name": texts([b"x"])})).faults == [fault]
+    assert decode(submit(contents, variables={"phone": texts([b"1"])})).variants[0].fallback == contents[0].fallback
 
 
 def test_submit_variable_may_hold_any_text_but_a_cut_character_is_refused_alone() -> None:

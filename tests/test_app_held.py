@@ -1,0 +1,374 @@
+"""Rows that wait for devices leave memory with their pages, and go on from the disk: by return, by time, by hand, after
+a start. A worker in this process with real files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from bench.devices import mqtt
+from gateway.app import Ready, Worker, load
+from gateway.app_stores import files_elsewhere, folders_elsewhere
+from gateway.cli.toml_text import to_toml
+from gateway.client.requests import DeviceState
+from gateway.client.trio_client import TrioClient, open_trio_client
+from gateway.content import Variant
+from gateway.core.identity import device_password
+from gateway.errors import StoreError
+from gateway.observe.log import Log
+from gateway.store import backup
+
+SECRET = b"the secret of the shop"
+DEVICES = 200
+TASKS = 8
+#: Of 58 bytes a row: two pages of this test, and what is known of those that are away.
+LEDGER_BYTES = 58 * DEVICES * 2 + 300 * TASKS
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Short, because socket paths are: pytest's own directories can be too long for them.
+    name = tempfile.mkdtemp(prefix="pg-")
+    yield Path(name)
+    shutil.rmtree(name, ignore_errors=True)
+
+
+def make_worker(folder: Path, durability: str) -> Worker:
+    (folder / "app.secret").write_bytes(SECRET)
+    table: dict[str, Any] = {
+        "gateway": {"data_dir": str(folder / "data"), "drain_s": 2.0},
+        "dev": {"clock": True},
+        "rpc": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
+        "operator": {"socket": str(folder / "operator.sock")},
+        "http": {"address": "tcp://127.0.0.1:0"},
+        "long_link": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
+        "devices": {"devices_max": 1000, "token_bytes_max": 1_000_000},
+        "store": {"data_dir": str(folder / "store"), "shard_groups": 1},
+        "apps": [{"key": "shop", "secrets": [{"file": str(folder / "app.secret")}], "durability": durability}],
+    }
+    (folder / "gateway.toml").write_text(to_toml(table))
+    config = load(str(folder / "gateway.toml"))
+    config.gateway.data_dir.mkdir(exist_ok=True)
+    worker = Worker(config, log=Log(stream=io.StringIO()))
+    # Smaller than a configuration may have it.
+    worker.home._ledger_bytes_max, worker.home._rows_open_max = LEDGER_BYTES, 2 * DEVICES
+    return worker
+
+
+@contextlib.asynccontextmanager
+async def serving(worker: Worker) -> AsyncIterator[tuple[TrioClient, int]]:
+    """A client of the running worker and its port for devices; it is cut off afterwards."""
+    readies: list[Ready] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run, readies.append)
+        with trio.fail_after(30):
+            while not readies:
+                await trio.sleep(0.01)
+        async with open_trio_client(readies[0].rpc[0], "shop", SECRET, timeout_s=60.0) as client:
+            yield client, int(readies[0].long_link[0].rsplit(":", 1)[1])
+        nursery.cancel_scope.cancel()
+    worker.close()
+
+
+async def received(port: int, device_id: bytes, n: int, silent: list[trio.SocketStream] | None = None) -> list[bytes]:
+    """What the device gets when it connects: n messages. silent: it acknowledges nothing and stays, in the list."""
+    name, found, reader = device_id.hex(), [], mqtt.Reader()
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream if silent is None else contextlib.nullcontext():
+        await stream.send_all(mqtt.connect(name, "shop", device_password(SECRET, name), 60))
+        await stream.send_all(mqtt.subscribe(1, f"d/{name}/down", 1))
+        with trio.fail_after(30):
+            while len(found) < n:
+                for packet in reader.receive_data(bytes(await stream.receive_some(65536))):
+                    if isinstance(packet, mqtt.Publish):
+                        found.append(packet.payload)
+                        if silent is None:
+                            await stream.send_all(mqtt.puback(packet.packet_id))
+        # The last acknowledgement is with the gateway before the connection ends.
+        await stream.send_all(b"\xc0\x00")
+        with trio.fail_after(30):
+            assert await stream.receive_some(65536)
+    if silent is not None:
+        silent.append(stream)
+    return [payload.split(b'"title":"')[1].split(b'"')[0] for payload in found]
+
+
+async def until_away(worker: Worker, pages: int) -> None:
+    with trio.fail_after(60):
+        while len(worker.home.away_pages) < pages:
+            await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("durability", ["disk", "memory"])
+async def test_pages_of_held_rows_leave_memory_and_come_back_when_they_are_needed(
+    folder: Path, durability: str
+) -> None:
+    ids = [number.to_bytes(16, "big") for number in range(1, DEVICES + 1)]
+    worker = make_worker(folder, durability)
+    tasks: list[bytes] = []
+    async with serving(worker) as (client, port):
+        await client.register_devices([DeviceState(device_id=one) for one in ids])
+        for number in range(TASKS):
+            ttl_s = 600 if number < 2 else 6000
+            # The client asks again while memory is short.
+            done = await client.submit(Variant(title=f"task {number}", body="b", ttl_s=ttl_s), ids)
+            tasks.append(done.task_id)
+            assert worker.home.statistics().ledger_bytes <= LEDGER_BYTES + 58 * DEVICES
+        await until_away(worker, TASKS - 2)
+        assert worker.home.statistics().ledger_bytes <= LEDGER_BYTES
+        assert worker.rows_open()["held"] == worker.home.rows_open == TASKS * DEVICES
+        assert (await client.task_state(tasks[0])).states == {"held": DEVICES}
+        # By return: in their order, once.
+        assert await received(port, ids[5], TASKS) == [f"task {number}".encode() for number in range(TASKS)]
+        # By time.
+        worker.clock.advance(700)  # type: ignore[attr-defined]
+        for task in tasks[:2]:
+            await until_states(client, task, {"expired": DEVICES - 1, "device_acked": 1})
+        assert (await client.task_state(tasks[3])).states == {"held": DEVICES - 1, "device_acked": 1}
+        hops = (await client.trace(task_id=tasks[4], device_id=ids[5])).hops
+        assert hops[-1].receipt == "delivered"
+        # By hand.
+        async with open_trio_client(f"unix://{folder / 'operator.sock'}", role="operator") as operator:
+            assert (await operator.purge_stored(task_id=tasks[3])).rows == DEVICES - 1
+        assert (await client.task_state(tasks[3])).states == {"cancelled": DEVICES - 1, "device_acked": 1}
+        assert (await client.stop_task(tasks[5])).cancelled == DEVICES - 1
+        assert (await client.task_state(tasks[5])).states == {"cancelled": DEVICES - 1, "device_acked": 1}
+        assert worker.home.rows_not_conserved() == 0
+        with trio.fail_after(60):
+            while worker.stores.ledger.unsaved_pages or worker.home.evict_some() is False:  # type: ignore[union-attr]
+                await trio.sleep(0.05)
+        assert worker.home.statistics().ledger_bytes <= LEDGER_BYTES
+        if durability == "memory":
+            # With a journal nothing need be written that has changed since.
+            await worker.stores.flush()
+    # After a start: nothing of these pages is read before somebody needs it.
+    worker = make_worker(folder, durability)
+    async with serving(worker) as (client, port):
+        left = TASKS - 4
+        assert worker.home.rows_open == left * (DEVICES - 1)
+        assert await received(port, ids[7], left) == [
+            f"task {number}".encode() for number in range(TASKS) if number not in (0, 1, 3, 5)
+        ]
+        assert (await client.task_state(tasks[-1])).states == {"held": DEVICES - 2, "device_acked": 2}
+        assert worker.home.rows_not_conserved() == 0
+
+
+async def until_states(client: TrioClient, task_id: bytes, states: dict[str, int]) -> None:
+    with trio.fail_after(60):
+        while (found := (await client.task_state(task_id)).states) != states:
+            await trio.sleep(0.02)
+    assert found == states
+
+
+async def forever(*_: Any, **__: Any) -> Any:
+    await trio.sleep_forever()
+
+
+async def refuse(*_: Any) -> Any:
+    await trio.lowlevel.checkpoint()
+    raise StoreError("journal", "not now")
+
+
+async def until(is_so: Any) -> None:
+    with trio.fail_after(60):
+        while not is_so():
+            await trio.sleep(0.01)
+
+
+async def test_a_batch_stays_in_the_journal_until_the_archive_has_its_page(folder: Path) -> None:
+    """What became of its rows survives whatever of both writes a crash finds done."""
+    worker = make_worker(folder, "disk")
+    assert worker.disk is not None
+    assert worker.stores._archive is not None
+    content = Variant(title="t", body="b", strategy=2)
+    async with serving(worker) as (client, _):
+        await client.register_devices([DeviceState(device_id=bytes([7]) * 16)])
+        ended = await client.submit(content, [bytes([7]) * 16], request_id="one")
+        # The count of the numbers given stays.
+        await until(lambda: worker.disk.journal.statistics().records == 1)  # type: ignore[union-attr]
+        worker.stores._archive.write = forever  # type: ignore[method-assign]
+        unsaved = await client.submit(content, [bytes([7]) * 16, bytes([9]) * 16], request_id="two")
+        await until(lambda: not worker.disk.trail.has_dirty)  # type: ignore[union-attr]
+        await trio.sleep(0.2)
+        assert worker.disk.journal.statistics().records == 3
+        reasons = (await client.task_state(unsaved.task_id)).reasons
+        assert reasons == {"no_channel": 1, "unknown_device": 1}
+    worker = make_worker(folder, "disk")
+    assert worker.disk is not None
+    # Now the other half: the archive gets the page, and the journal cannot let its batch go.
+    worker.disk.journal.release = refuse  # type: ignore[method-assign]
+    async with serving(worker) as (client, _):
+        assert (await client.task_state(ended.task_id)).reasons == {"no_channel": 1}
+        assert (await client.task_state(unsaved.task_id)).reasons == reasons
+        await until(lambda: not worker.stores.ledger.unsaved_pages)  # type: ignore[union-attr]
+        hops = (await client.trace(task_id=unsaved.task_id, device_id=bytes([9]) * 16)).hops
+    worker = make_worker(folder, "disk")
+    async with serving(worker) as (client, _):
+        assert list(worker.home.pages()) == []
+        assert worker.metrics.rows_recovered.value("final") == 2
+        assert worker.metrics.rows_recovered.value("unsent") == 0
+        assert (await client.trace(task_id=unsaved.task_id, device_id=bytes([9]) * 16)).hops == hops
+        again = await client.submit(content, [bytes([7]) * 16, bytes([9]) * 16], request_id="two")
+        assert again.task_id == unsaved.task_id
+        await until(lambda: worker.disk.journal.statistics().records == 1)  # type: ignore[union-attr]
+        new = await client.submit(content, [bytes([7]) * 16])
+        assert new.task_id not in (ended.task_id, unsaved.task_id)
+
+
+@pytest.mark.parametrize("durability", ["disk", "memory"])
+async def test_a_held_row_that_was_with_its_device_at_a_crash_is_uncertain(folder: Path, durability: str) -> None:
+    """Its batch had left the journal. With one the row goes again, and says so; without, nobody knows."""
+    device_id, other = bytes([7]) * 16, bytes([8]) * 16
+    worker = make_worker(folder, durability)
+    async with serving(worker) as (client, port):
+        await client.register_devices([DeviceState(device_id=one) for one in (device_id, other)])
+        done = await client.submit(Variant(title="only", body="b"), [device_id, other])
+        assert worker.stores.ledger is not None
+        await until(lambda: worker.stores.ledger._resting)  # type: ignore[union-attr]
+        worker.home.on_short()
+        await until(lambda: next(worker.home.pages()).is_saved)
+        if worker.disk is not None:
+            await until(lambda: worker.disk.journal.statistics().records == 1)  # type: ignore[union-attr]
+        # It leaves memory, and comes back with the device.
+        worker.home._ledger_bytes_max = 0
+        worker.home.evict_some()
+        worker.home._ledger_bytes_max = LEDGER_BYTES
+        assert list(worker.home.pages()) == []
+        silent: list[trio.SocketStream] = []
+        assert await received(port, device_id, 1, silent) == [b"only"]
+        assert worker.rows_open()["in_flight"] == 1
+    await silent[0].aclose()
+    worker = make_worker(folder, durability)
+    async with serving(worker) as (client, port):
+        if durability == "disk":
+            assert worker.metrics.rows_recovered.value("resent") == 1
+            assert await received(port, device_id, 1) == [b"only"]
+            await until_states(client, done.task_id, {"held": 1, "device_acked": 1})
+        assert await received(port, other, 1) == [b"only"]
+        uncertain = {"device_acked": 1, "uncertain": 1}
+        await until_states(client, done.task_id, {"device_acked": 2} if durability == "disk" else uncertain)
+        assert worker.home.rows_not_conserved() == 0
+
+
+async def test_receipts_for_unknown_erased_and_final_rows_change_nothing_but_what_they_may(folder: Path) -> None:
+    """From a device, about rows in memory, in the archive, and of nobody."""
+    device_id = bytes([7]) * 16
+    worker = make_worker(folder, "disk")
+    async with serving(worker) as (client, port):
+        await client.register_devices([DeviceState(device_id=device_id)])
+        done = await client.submit(Variant(title="only", body="b"), [device_id, bytes([9]) * 16])
+        assert await received(port, device_id, 1) == [b"only"]
+        await until_states(client, done.task_id, {"device_acked": 1, "dropped": 1})
+        rows = await client.task_rows(done.task_id, 0, 10)
+        ids = [bytes(rows.message_ids)[at : at + 16] for at in (0, 16)]
+        await until(lambda: not worker.stores.ledger.unsaved_pages)  # type: ignore[union-attr]
+        # It leaves memory: the reports are about a page in the archive.
+        worker.home._ledger_bytes_max = 0
+        worker.home.evict_some()
+        worker.home._ledger_bytes_max = LEDGER_BYTES
+        assert list(worker.home.pages()) == []
+        refusals = worker.metrics.refusals
+        refused = refusals.value("uplink.unknown_message")
+        await report(port, device_id, "displayed", [ids[0], os.urandom(16)])
+        assert refusals.value("uplink.unknown_message") == refused + 1
+        await until_receipts(client, done.task_id, {"displayed": 1})
+        # Not its row, and not a device any more.
+        await report(port, device_id, "clicked", [ids[1]])
+        assert refusals.value("uplink.not_the_target") == 1
+        await client.erase_devices([device_id])
+        await report(port, device_id, "clicked", [ids[0]])
+        await until_receipts(client, done.task_id, {"clicked": 1})
+        # Lower and again: nothing falls, nothing is sent.
+        await report(port, device_id, "displayed", [ids[0]])
+        counts = await client.task_state(done.task_id)
+        assert (counts.states, counts.receipts) == ({"device_acked": 1, "dropped": 1}, {"clicked": 1})
+        assert await received(port, device_id, 0) == []
+        assert worker.home.rows_not_conserved() == 0
+
+
+async def until_receipts(client: TrioClient, task_id: bytes, receipts: dict[str, int]) -> None:
+    with trio.fail_after(60):
+        while (found := (await client.task_state(task_id)).receipts) != receipts:
+            await trio.sleep(0.02)
+    assert found == receipts
+
+
+async def report(port: int, device_id: bytes, event: str, message_ids: list[bytes]) -> None:
+    """The device reports, and the gateway has taken it."""
+    name = device_id.hex()
+    payload = json.dumps({"message_ids": [str(uuid.UUID(bytes=one)) for one in message_ids]}).encode()
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(mqtt.connect(name, "shop", device_password(SECRET, name), 60))
+        topic = f"d/{name}/up/{event}".encode()
+        body = len(topic).to_bytes(2, "big") + topic + b"\x00\x01" + payload
+        await stream.send_all(b"\x32" + mqtt_length(len(body)) + body)
+        found = b""
+        with trio.fail_after(30):
+            # CONNACK, PUBACK.
+            while len(found) < 8:
+                found += bytes(await stream.receive_some(65536))
+        assert found[4:6] == b"\x40\x02"
+
+
+def mqtt_length(n: int) -> bytes:
+    """MQTT 3.1.1, section 2.2.3."""
+    return bytes([n]) if n < 128 else bytes([n & 0x7F | 0x80, n >> 7])
+
+
+async def test_a_backup_has_what_is_in_the_journal_alone(folder: Path) -> None:
+    away, online = bytes([7]) * 16, bytes([8]) * 16
+    worker = make_worker(folder, "disk")
+    async with serving(worker) as (client, port):
+        await client.register_devices([DeviceState(device_id=one) for one in (away, online)])
+        held = await client.submit(Variant(title="held", body="b"), [away], request_id="one")
+        silent: list[trio.SocketStream] = []
+        # What waits for it is nothing yet: it is subscribed a moment later.
+        await received(port, online, 0, silent)
+        await until(lambda: worker.devices.statistics().online == 1)
+        flying = await client.submit(Variant(title="flying", body="b"), [online], request_id="two")
+        await until_states(client, flying.task_id, {"in_flight": 1})
+        async with open_trio_client(f"unix://{folder / 'operator.sock'}", role="operator", timeout_s=60.0) as operator:
+            files = (await operator.backup(str(folder / "copy"))).files
+        assert [name for name in files if name.startswith("journal/0000/") and name.endswith(".log")]
+        assert not [name for name in files if "lock" in name or "spare" in name]
+        # Not in the copy.
+        await client.submit(Variant(title="later", body="b"), [away])
+    await silent[0].aclose()
+    config = worker.config
+    assert config.store.data_dir is not None
+    shutil.rmtree(config.store.data_dir)
+    with pytest.raises(StoreError, match="is not empty"):
+        restore(folder, worker)
+    shutil.rmtree(config.store.data_dir)
+    shutil.rmtree(config.gateway.data_dir / "journal")
+    restore(folder, worker)
+    worker = make_worker(folder, "disk")
+    async with serving(worker) as (client, port):
+        assert worker.metrics.rows_recovered.value("resent") == 1
+        await until_states(client, held.task_id, {"held": 1})
+        again = await client.submit(Variant(title="flying", body="b"), [online], request_id="two")
+        assert again.task_id == flying.task_id
+        assert await received(port, online, 1) == [b"flying"]
+        assert await received(port, away, 1) == [b"held"]
+        assert worker.home.rows_not_conserved() == 0
+
+
+def restore(folder: Path, worker: Worker) -> None:
+    assert worker.config.store.data_dir is not None
+    backup.restore(
+        folder / "copy",
+        worker.config.store.data_dir,
+        others=files_elsewhere(worker.config),
+        folders=folders_elsewhere(worker.config),
+    )

@@ -442,6 +442,6 @@ async def test_end_of_rows_whose_home_died_is_told_by_their_holder(
     assert (await client.ask(messages.TaskState(id=6, task_id=done.task_id))).code == "not_found"
     # Callbacks have the task that it was.
     changes, _ = cluster.world(0).home.changes(0, 10)
-    lines = [line for change in changes for line in lines_of(change, np.arange(len(change.rows)), Signer("shop", "s"))]
+    lines = [line for change in changes for line in lines_of(change, np.arange(len(change.rows)), Signer("shop", b"s"))]
     assert [json.loads(line)["taskid"] for line in lines] == [to_text(done.task_id)] * 3
     client.front.closed(client)

@@ -54,7 +54,7 @@ from gateway.app_seeing import lane_status, refresh_gauges, rows_open
 from gateway.app_siblings import Siblings, online_counts
 from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
-from gateway.app_tasks import build_control, callback_actors
+from gateway.app_tasks import build_control, callback_actors, resume_audiences
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock, DevelopmentClock, SystemClock
@@ -153,6 +153,7 @@ class Worker:
         self._build_edges()
         self.router.connect(lanes, {(built.app_index, built.channel): built.guard for built in self.vendor_lanes})
         self.inbox.connect(self.router)
+        self.receipts.desk.on_undelivered = self.router.fallbacks.undelivered
 
     # -- building
 
@@ -369,6 +370,7 @@ class Worker:
             )
             if self.disk is not None:
                 await self.disk.start(self.request_ids, self.router.route, self._lane_actors())
+                resume_audiences(self, self.disk)
                 self._supervise(nursery, "journal", self.disk.actor.run)
             addresses = await self._listen(nursery)
             self._is_ready = True

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from gateway.actors.audiences import Audiences
+from gateway.actors.audiences import AudienceJournal, Audiences
 from gateway.actors.device_reports import DeviceReports
 from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.presence import Presence
@@ -57,6 +57,9 @@ def build_audiences(worker: Worker) -> Audiences:
         find=worker.presence.online_ids,
         chunk_rows=worker.config.audiences.chunk_rows_max,
         running_max=worker.config.audiences.running_max,
+        journal=None
+        if worker.disk is None
+        else AudienceJournal(worker.disk.apps, [app.key for app in worker.config.apps], worker.disk.actor.let_go),
     )
 
 

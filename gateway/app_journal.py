@@ -30,6 +30,7 @@ import trio
 
 from gateway.actors.intake import TaskGate
 from gateway.actors.journal import IssueMarks, JournalActor, Registry
+from gateway.app_audiences import FoundAudiences, SavedAudience
 from gateway.app_stopped import StoppedLog
 from gateway.batch import Batch, OwnershipEpoch, continued_tasks
 from gateway.clock import Clock
@@ -50,10 +51,19 @@ from gateway.message_id import RowAddress
 from gateway.observe.journal import JournalCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.store.audience_records import decode_audience, decode_reached
 from gateway.store.log_file import LogFile
 from gateway.store.log_journal import LogJournal
 from gateway.store.marks import Count, Marks, decode_count, decode_marks
-from gateway.store.ports import BATCH_RECORD, COUNT_RECORD, MARKS_RECORD, JournalRecord, PageKey
+from gateway.store.ports import (
+    AUDIENCE_RECORD,
+    BATCH_RECORD,
+    COUNT_RECORD,
+    MARKS_RECORD,
+    REACHED_RECORD,
+    JournalRecord,
+    PageKey,
+)
 from gateway.store.records import UnknownApp, decode_batch
 from gateway.store.request_log import RequestLog
 from vendors import SENT_ONCE
@@ -119,6 +129,7 @@ class _Read(NamedTuple):
     counts: list[tuple[int, Count]]
     damaged: list[StoreCorrupt]
     strangers: dict[int, str]
+    audiences: FoundAudiences
 
 
 class DiskJournal:
@@ -161,6 +172,8 @@ class DiskJournal:
         )
         #: Stops tasks; named before the start.
         self.tasks: TaskGate | None = None
+        #: Audiences that an ended process was not through with; known after `recover`.
+        self.saved_audiences: list[SavedAudience] = []
         self.trail = Trail(issued_rows_max=config.journal.issued_rows_max)
         self.apps = frozenset(index for index, app in enumerate(config.apps) if app.durability == "disk")
         self.actor = JournalActor(
@@ -291,6 +304,8 @@ class DiskJournal:
             self.trail.adopt(
                 position, [by_sequence[mark.sequence] for mark in record.marks if mark.sequence in by_sequence]
             )
+        self.saved_audiences = read.audiences.saved({app.key: index for index, app in enumerate(site.config.apps)})
+        self.actor.spent += read.audiences.spent
         self._report(read, sums, time.perf_counter() - started)
         pages.sort(key=lambda one: one[:2])
         return [page for _, _, page in pages]
@@ -350,7 +365,7 @@ class DiskJournal:
 
     async def _read(self) -> _Read:
         """Everything that the journal holds, damaged records apart."""
-        read = _Read({}, [], [], [], {})
+        read = _Read({}, [], [], [], {}, FoundAudiences())
         apps = {app.key: index for index, app in enumerate(self._site.config.apps)}
         position: int | None = 0
         while position is not None:
@@ -375,6 +390,10 @@ class DiskJournal:
                 read.marks.append((position, decode_marks(payload)))
             elif record.kind == COUNT_RECORD:
                 read.counts.append((position, decode_count(payload)))
+            elif record.kind == AUDIENCE_RECORD:
+                read.audiences.add(position, decode_audience(payload))
+            elif record.kind == REACHED_RECORD:
+                read.audiences.reached(position, decode_reached(payload))
             else:
                 raise ValueError(f"record of kind {record.kind}, which this version does not know")
         except UnknownApp as error:

@@ -67,6 +67,7 @@ def answer_with_desk(links: WorkerLinks, desk: ReceiptDesk) -> None:
         reply(b"")
 
     links.answer_with("receipts", functools.partial(take, desk.on_reports))
+    links.answer_with("held_receipts", functools.partial(take, desk.on_held_reports))
     links.answer_with("device_words", functools.partial(take, desk.on_words))
 
 

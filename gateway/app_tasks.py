@@ -7,15 +7,19 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
+from gateway.actors.audiences import Audience
 from gateway.actors.callbacks import Callbacks, CallbackSettings
 from gateway.actors.credentials import open_http_client
 from gateway.actors.task_control import TaskControl
 from gateway.core.callback_lines import Signer
+from gateway.core.lifetimes import NOW_OR_NEVER_S
 from gateway.core.stopping import StoppedTasks
+from gateway.message_id import to_text
 from gateway.observe.callbacks import CallbackCounts
 
 if TYPE_CHECKING:
     from gateway.app import Worker
+    from gateway.app_journal import DiskJournal
 
 
 def build_control(worker: Worker) -> TaskControl:
@@ -28,10 +32,32 @@ def build_control(worker: Worker) -> TaskControl:
         archive=worker.stores.ledger,
     )
     if worker.stores.ledger is not None:
-        worker.stores.ledger.on_recovered = control.opened
+        # A crash may have come between a stop and the page that says what it did.
+        worker.stores.ledger.on_brought_back = control.opened
     if worker.disk is not None:
         worker.disk.tasks, control.remember = control, worker.disk.stopped_log.remember
     return control
+
+
+def resume_audiences(worker: Worker, disk: DiskJournal) -> None:
+    """What an ended process had not yet sent of its audiences is sent, unless the task was stopped, or so much time has
+    passed that a row of the last chunk would be over."""
+    now, now_unix_ms = worker.clock.monotonic(), worker.clock.unix_ms()
+    log = worker.log.bind(actor="audiences")
+    for saved in disk.saved_audiences:
+        left = len(saved.ids) - saved.reached
+        is_over = now_unix_ms - saved.reached_unix_ms > max(saved.variant.ttl_s, NOW_OR_NEVER_S) * 1000
+        if is_over or saved.task_id in worker.control.stopped:
+            disk.actor.let_go([*saved.positions, saved.reached_position])
+            worker.metrics.audience_rows_left.add(left)
+            log.warning("audience not continued", task=to_text(saved.task_id), rows_left=left, is_over=is_over)
+            continue
+        began = now - (saved.reached / saved.rows_per_s if saved.rows_per_s else 0.0)
+        audience = Audience(saved.app, saved.variant, saved.ids, saved.rows_per_s, began, reached=saved.reached)
+        audience.task_id, audience.positions = saved.task_id, [*saved.positions, saved.reached_position]
+        worker.audiences.resume(audience)
+        log.info("audience goes on", task=to_text(saved.task_id), rows_left=left)
+    disk.saved_audiences = []
 
 
 def callback_actors(worker: Worker) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:

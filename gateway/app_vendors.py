@@ -29,9 +29,11 @@ from gateway.actors.token_guard import TokenGuard
 from gateway.actors.vendor_breaker import VendorBreaker, VerdictWatch
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import VendorConnection
+from gateway.actors.vendor_connection_smtp import WAITING_MAX
 from gateway.actors.vendor_pool import VendorPool
 from gateway.app_http1 import bundle_opener
 from gateway.app_journal import DiskJournal
+from gateway.app_smtp import session_opener
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.config_relations import needs_probes
@@ -121,19 +123,27 @@ def build_vendor(
     )
     own = _keeper(site, app, name, settings, CredentialWords(site.metrics, log, app.key, channel, breaker))
     keeper = own if site.joint is None else site.joint.share_credential(f"{app.key}/{name}", own, breaker)
-    open_stream = _stream_opener(config, app, name, settings, vendor)
-    is_http2 = http_version(settings) == "2"
+    speaks_smtp = getattr(vendor, "speaks_smtp", False)
+    is_http2 = http_version(settings) == "2" and not speaks_smtp
     bodies = {"keeps_ok_bodies": True} if getattr(vendor, "is_bulk", False) else {}
+    opener: Callable[..., Any]
+    if speaks_smtp:
+        opener, streams_max = session_opener(config, app.key, settings, keeper.get_nowait), 1 + WAITING_MAX
+    else:
+        open_stream = _stream_opener(config, app, name, settings, vendor)
+        if is_http2:
+            opener, streams_max = functools.partial(open_connection, open_stream, **bodies), config.http2.streams_max
+        else:
+            opener = bundle_opener(config, open_stream, SocketCounts(site.metrics, log))
+            streams_max = config.http1.sockets_max + config.http1.queue_max
     pool = VendorPool(
-        open_connection=functools.partial(open_connection, open_stream, **bodies)
-        if is_http2
-        else bundle_opener(config, open_stream, SocketCounts(site.metrics, log)),
+        open_connection=opener,
         connections_max=settings.connections_max,
         idle_s=config.http2.idle_s,
         clock=clock,
-        observer=PoolCounts(site.metrics, log) if is_http2 else BundleCounts(log),
+        observer=PoolCounts(site.metrics, log) if is_http2 or speaks_smtp else BundleCounts(log),
         breaker=breaker,
-        streams_max=config.http2.streams_max if is_http2 else config.http1.sockets_max + config.http1.queue_max,
+        streams_max=streams_max,
         rate_per_s_max=settings.rate_per_s,
         ceiling=site.ceiling if is_http2 else None,
     )
@@ -142,7 +152,12 @@ def build_vendor(
         bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
     observer = LaneCounts(site.metrics, log, channel)
     render = functools.partial(
-        LaneRenderer, renderer=site.renderer, devices=site.devices, vendor=vendor, channel=channel
+        LaneRenderer,
+        renderer=site.renderer,
+        devices=site.devices,
+        vendor=vendor,
+        channel=channel,
+        check_token=vendor.check_token,
     )
     shared: dict[str, Any] = {
         "vendor": vendor,

@@ -130,6 +130,8 @@ class Batch:
 
     source_rows: position of each row in its submit as sent; None: its position in its segment.
 
+    has_fallback: whether a variant names further channels. chains: those as columns, made by core/fallback.py.
+
     born_unix_ms is the submit time from which TTLs count; born is the same moment on the monotonic clock.
     """
 
@@ -138,9 +140,11 @@ class Batch:
         "app",
         "born",
         "born_unix_ms",
+        "chains",
         "channels",
         "device_ids",
         "duplicates",
+        "has_fallback",
         "message_ids",
         "n",
         "requests",
@@ -189,6 +193,8 @@ class Batch:
         self.variables: Mapping[str, TextColumn] = variables or {}
         self.segments = segments
         self.requests = requests
+        self.has_fallback = any(variant.fallback for variant in variants)
+        self.chains: object | None = None
 
     def variant_of(self, row: int) -> Variant:
         return self.variants[0 if self.variant_index is None else int(self.variant_index[row])]

@@ -118,11 +118,16 @@ class TextColumn:
                 lasts = np.concatenate([rows[breaks - 1], rows[-1:]]).astype(np.int64)
                 # Else positions of a narrow type wrapped round within a run.
                 if int((lasts - firsts).sum()) == n - len(firsts):
-                    return self._take_runs(rows, firsts, lasts)
+                    taken = self._take_runs(rows, firsts, lasts)
+                    taken._is_json_plain = self._is_json_plain or None
+                    return taken
         starts, ends = self.offsets[rows], self.offsets[1:][rows]
         blob = self.blob
-        taken = [blob[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-        return TextColumn.from_rows(taken, ends - starts)
+        taken = TextColumn.from_rows(
+            [blob[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)], ends - starts
+        )
+        taken._is_json_plain = self._is_json_plain or None
+        return taken
 
     def _take_runs(self, rows: Rows, firsts: I64, lasts: I64) -> TextColumn:
         """`take` where positions have few gaps, as when few of many rows are refused: a copy per run of neighbours."""
@@ -377,6 +382,7 @@ def _json_unsafe_table() -> bytes:
 
 
 _JSON_UNSAFE = _json_unsafe_table()
+_NO_CONTROLS = bytes(range(0x20, 0x100))
 _JSON_ESCAPES: list[bytes] = []
 for _value in range(256):
     if _value in b'"\\':
@@ -392,14 +398,23 @@ def json_escape(text: bytes) -> bytes:
     """UTF-8 text as the inside of a JSON string (RFC 8259 section 7); non-ASCII stays as it is."""
     if 1 not in text.translate(_JSON_UNSAFE):
         return text
-    return b"".join([_JSON_ESCAPES[value] for value in text])
+    text = text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    for value in set(text.translate(None, _NO_CONTROLS)):
+        text = text.replace(bytes([value]), _JSON_ESCAPES[value])
+    return text
 
 
 def json_escape_column(column: TextColumn) -> TextColumn:
-    """Each row JSON-escaped. A blob with nothing to escape is returned as it is (the usual case)."""
+    """Each row JSON-escaped. A blob with nothing to escape is returned as it is (the usual case); else rows that need
+    it are found by one look at the whole blob, and only they are gone through."""
     if column.is_json_plain:
         return column
-    return TextColumn.from_rows([json_escape(row) for row in column.rows()])
+    unsafe = np.flatnonzero(np.frombuffer(column.blob.translate(_JSON_UNSAFE), np.uint8))
+    rows = column.rows()
+    # An empty row has no byte: the last row that begins at or before a byte holds it.
+    for index in np.unique(np.searchsorted(column.offsets, unsafe, "right") - 1).tolist():
+        rows[index] = json_escape(rows[index])
+    return TextColumn.from_rows(rows)
 
 
 #: A blob is decoded in pieces of about this many bytes: a string of a few megabytes costs more in fresh pages than in

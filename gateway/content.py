@@ -31,10 +31,12 @@ NAME_BYTES_MAX = 128
 STRATEGY_CHANNELS = frozenset(
     [
         *("default", "long_link", "apns", "fcm", "huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu"),
-        *("webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk"),
+        *("webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk", "email"),
     ],
 )
 URL_BYTES_MAX = 2048
+#: Channels that a row may go on to, one after the other.
+FALLBACK_STEPS_MAX = 3
 #: The strategy of whatever is no notification.
 LONG_LINK_ONLY = 3
 
@@ -61,6 +63,25 @@ class Click(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     value: str = ""
 
 
+class FallbackStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Where a row goes on that has not reached its receiver by then, or finally failed before.
+
+    channel: of a vendor. after_s: seconds after the submit. target: the variable whose value is the row's target there
+    (a phone number, an openid, a URL); empty: the token that its device has of that channel.
+    """
+
+    channel: str
+    after_s: int
+    target: str = ""
+
+
+class Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What one channel's devices read instead; None: what everybody reads."""
+
+    title: str | None = None
+    body: str | None = None
+
+
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """One content with its options. Texts may hold `{{name}}`, replaced in rows that bring variables.
 
@@ -68,7 +89,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     0 (when absent) the app's own default. A mapping gives one per channel and `default`. raw: vendor name -> JSON
     object merged over the vendor's message. action: what the device is to do: show it; hand `body` and `data` to the
     app; take back what it shows under `collapse_id`, or the message that `data.revokes` names; set its badge. All but
-    the first go over the long link alone, since a vendor would show them.
+    the first go over the long link alone, since a vendor would show them. texts: channel name -> texts of its own, cut
+    and filled in as the others are.
     """
 
     title: str
@@ -87,6 +109,18 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     plan_id: str = ""
     raw: dict[str, msgspec.Raw] | None = None
     action: Action = "notification"
+    #: In order, each later than the one before.
+    fallback: tuple[FallbackStep, ...] = ()
+    texts: dict[str, Texts] | None = None
+
+
+def variant_for(variant: Variant, channel: str) -> Variant:
+    """The variant as this channel's devices read it."""
+    own = None if variant.texts is None else variant.texts.get(channel)
+    if own is None:
+        return variant
+    title = variant.title if own.title is None else own.title
+    return msgspec.structs.replace(variant, title=title, body=variant.body if own.body is None else own.body)
 
 
 class Fault(NamedTuple):
@@ -97,6 +131,9 @@ class Fault(NamedTuple):
 
 
 _VAR = re.compile(r"\{\{([A-Za-z0-9_.-]{1,64})\}\}")
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def template_parts(text: str) -> list[str]:
@@ -111,6 +148,8 @@ def variable_names(variant: Variant) -> frozenset[str]:
         texts += [value for value in variant.data.values() if isinstance(value, str)]
     if variant.click is not None:
         texts.append(variant.click.value)
+    for own in (variant.texts or {}).values():
+        texts += [text for text in (own.title, own.body) if text is not None]
     return frozenset(name for text in texts if "{{" in text for name in _VAR.findall(text))
 
 
@@ -124,6 +163,22 @@ def _check_text(field: str, text: str, bytes_max: int) -> Fault | None:
     if "\x00" in text:
         return Fault(field, f"{field} holds a NUL character at {text.index(chr(0))}")
     return None
+
+
+#: Nothing that is read holds these: controls but for tab and line ends, and the two signs that turn the order of what
+#: follows them (U+202D, U+202E), which hide what a text says. Marks of direction for Arabic and Hebrew are no fault.
+_NOT_SHOWN = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u202d\u202e]")
+
+
+def _check_shown(field: str, text: str) -> Fault | None:
+    """For title and body."""
+    fault = _check_text(field, text, TEXT_BYTES_MAX)
+    if fault is None and not text.isprintable():
+        found = _NOT_SHOWN.search(text)
+        if found is not None:
+            what = "a control character" if found[0] < "\x80" else "a sign that overrides the direction of text"
+            return Fault(field, f"{field} holds {what} at {found.start()}")
+    return fault
 
 
 def _check_line(field: str, text: str, bytes_max: int) -> Fault | None:
@@ -177,7 +232,7 @@ def _check_data(data: dict[str, Scalar]) -> Fault | None:
 
 def check_variant(variant: Variant) -> Fault | None:
     """The first fault of form, or None. Costs a few microseconds; called once per variant, not per row."""
-    fault = _check_text("title", variant.title, TEXT_BYTES_MAX) or _check_text("body", variant.body, TEXT_BYTES_MAX)
+    fault = _check_shown("title", variant.title) or _check_shown("body", variant.body)
     if fault is not None:
         return fault
     if not 0 <= variant.ttl_s <= TTL_S_MAX:
@@ -202,7 +257,48 @@ def check_variant(variant: Variant) -> Fault | None:
         fault = _check_click(variant.click)
     if fault is None and variant.action != "notification":
         fault = _check_action(variant)
+    if fault is None and variant.fallback:
+        fault = _check_fallback(variant)
+    if fault is None and variant.texts:
+        fault = _check_texts(variant.texts)
     return fault
+
+
+def fallback_variables(variant: Variant) -> frozenset[str]:
+    """Variables that hold targets."""
+    return frozenset(step.target for step in variant.fallback if step.target)
+
+
+def _check_fallback(variant: Variant) -> Fault | None:
+    steps = variant.fallback
+    if len(steps) > FALLBACK_STEPS_MAX:
+        return Fault("fallback", f"fallback has {len(steps)} steps, limit {FALLBACK_STEPS_MAX}")
+    if variant.action != "notification":
+        return Fault("fallback", f"action {variant.action} goes over the long link only")
+    earlier = 0
+    for step in steps:
+        if step.channel not in STRATEGY_CHANNELS - {"default", "long_link"}:
+            return Fault("fallback", f"fallback names {step.channel[:64]!r}, which is no channel of a vendor")
+        if not earlier < step.after_s < variant.ttl_s:
+            text = f"fallback to {step.channel} after {step.after_s} s, expected above {earlier} and below ttl_s"
+            return Fault("fallback", text)
+        if step.target and _NAME.fullmatch(step.target) is None:
+            return Fault("fallback", "target of a fallback is not the name of a variable")
+        earlier = step.after_s
+    if len({step.channel for step in steps}) < len(steps):
+        return Fault("fallback", "fallback names a channel twice")
+    return None
+
+
+def _check_texts(texts: dict[str, Texts]) -> Fault | None:
+    for channel, own in texts.items():
+        if channel == "default" or channel not in STRATEGY_CHANNELS:
+            return Fault("texts", f"texts names {channel[:64]!r}, which is no channel")
+        for name in ("title", "body"):
+            fault = _check_shown(f"texts.{channel}.{name}", getattr(own, name) or "")
+            if fault is not None:
+                return fault
+    return None
 
 
 def _check_action(variant: Variant) -> Fault | None:

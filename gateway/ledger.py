@@ -45,6 +45,7 @@ class Channel(enum.IntEnum):
     WECHAT = 15
     WECOM = 16
     DINGTALK = 17
+    EMAIL = 18
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.

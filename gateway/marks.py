@@ -24,8 +24,9 @@ U16Rows = np.ndarray[tuple[int], np.dtype[np.uint16]]
 class RowMarks(NamedTuple):
     """k rows of the batch with that sequence. rows: (k,) uint16.
 
-    states: (k,) uint8 `State`; IN_FLIGHT: issued, nobody knows whether it arrived; QUEUED: with nobody again; else the
-    final state. reasons, channels, flags: (k,) uint8 as in the ledger page.
+    states: (k,) uint8 `State`; IN_FLIGHT: issued, nobody knows whether it arrived; QUEUED: with nobody again;
+    WAITING: a vendor took it, and it waits for a receipt; else the final state. reasons, channels, flags: (k,)
+    uint8 as in the ledger page.
     """
 
     sequence: int

@@ -6,6 +6,7 @@ a variable is and how a number of `data` reads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
@@ -17,6 +18,8 @@ from gateway.escapes import escape
 from gateway.vendor import TemplateParts, parse_template, slot_text
 
 _ENCODER = msgspec.json.Encoder()
+#: RFC 6901 section 3: only ~0 and ~1 are escapes.
+_BAD_ESCAPE = re.compile(r"~(?![01])")
 
 #: No vendor's message is nested deeper than 8; the rest is room. Keeps every recursion over it short.
 RAW_DEPTH_MAX = 32
@@ -112,7 +115,11 @@ def merge_patch(target: Tree, patch: Mapping[str, Json]) -> Tree:
 
 
 def raw_object(raw: Mapping[str, msgspec.Raw] | None, vendor: str) -> Tree | str:
-    """The caller's raw JSON object for this vendor (empty when there is none), or what is wrong with it."""
+    """The caller's raw JSON object for this vendor (empty when there is none), or what is wrong with it.
+
+    A key that begins with `/` is a JSON pointer (RFC 6901) to the member it sets: `{"/aps/alert/title": "x"}` says what
+    `{"aps": {"alert": {"title": "x"}}}` does. It goes through objects only; an array is replaced as a whole.
+    """
     if raw is None or vendor not in raw:
         return {}
     try:
@@ -121,9 +128,33 @@ def raw_object(raw: Mapping[str, msgspec.Raw] | None, vendor: str) -> Tree | str
         return f"raw.{vendor} is not valid JSON"
     if not isinstance(value, dict):
         return f"raw.{vendor} is not a JSON object"
-    if not _is_within_depth(value, RAW_DEPTH_MAX):
+    pointers = [key for key in value if key.startswith("/")]
+    tree: Tree = {key: item for key, item in value.items() if not key.startswith("/")} if pointers else value
+    for pointer in pointers:
+        wrong = _set_at(tree, pointer, value[pointer])
+        if wrong:
+            return f"raw.{vendor} has a pointer {wrong}"
+    if not _is_within_depth(tree, RAW_DEPTH_MAX):
         return f"raw.{vendor} is nested deeper than {RAW_DEPTH_MAX} levels"
-    return value
+    return tree
+
+
+def _set_at(tree: Tree, pointer: str, value: Json) -> str:
+    """The tree has the value at the place the pointer names; or what is wrong with the pointer."""
+    if _BAD_ESCAPE.search(pointer):
+        return "with a ~ that is neither ~0 nor ~1"
+    *path, last = [name.replace("~1", "/").replace("~0", "~") for name in pointer[1:].split("/")]
+    if len(path) >= RAW_DEPTH_MAX:
+        return f"of more than {RAW_DEPTH_MAX} levels"
+    for name in path:
+        below = tree.setdefault(name, {})
+        if not isinstance(below, dict):
+            return f"through {name[:64]!r}, which is no object"
+        tree = below
+    if last in tree:
+        return f"to {last[:64]!r}, which is set twice"
+    tree[last] = value
+    return ""
 
 
 def _is_within_depth(value: Json, levels: int) -> bool:

@@ -197,13 +197,14 @@ class FieldLimit(NamedTuple):
 class Limits(NamedTuple):
     """A vendor's limits on texts. `payload_bytes_max` bounds the rendered body (what else counts: vendor file).
 
-    counts_token: whether the token is part of that.
+    counts_token: whether the token is part of that. needs_texts: a title or body in its template must not be blank.
     """
 
     payload_bytes_max: int
     title: FieldLimit | None = None
     body: FieldLimit | None = None
     counts_token: bool = True
+    needs_texts: bool = False
 
 
 class Vendor(Protocol):

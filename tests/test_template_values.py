@@ -87,3 +87,32 @@ def test_a_raw_object_is_an_object_of_bounded_depth_or_a_text() -> None:
     assert isinstance(of(b'{"a":' * 31 + b"1" + b"}" * 31), dict)
     assert of(b'{"a":' * 40 + b"1" + b"}" * 40) == "raw.apns is nested deeper than 32 levels"
     assert of(b'{"a":' * 100_000 + b"1" + b"}" * 100_000) == "raw.apns is not valid JSON"
+
+
+@pytest.mark.parametrize(
+    ("raw", "tree"),
+    [
+        ({"/aps/alert/title": "x"}, {"aps": {"alert": {"title": "x"}}}),
+        ({"aps": {"badge": 1}, "/aps/sound": None}, {"aps": {"badge": 1, "sound": None}}),
+        ({"/a~1b/m~0n": [1]}, {"a/b": {"m~n": [1]}}),
+        ({"/~01": 1}, {"~1": 1}),
+        ({"/": 1}, {"": 1}),
+        ({"": 1}, {"": 1}),
+    ],
+)
+def test_a_pointer_sets_what_a_nested_object_would(raw: dict[str, Any], tree: dict[str, Any]) -> None:
+    assert raw_object({"apns": msgspec.Raw(json.dumps(raw).encode())}, "apns") == tree
+
+
+@pytest.mark.parametrize(
+    ("raw", "wrong"),
+    [
+        ({"a": 1, "/a/b": 2}, "raw.apns has a pointer through 'a', which is no object"),
+        ({"/a/b": 1, "a": {"b": 2}}, "raw.apns has a pointer to 'b', which is set twice"),
+        ({"/a~2": 1}, "raw.apns has a pointer with a ~ that is neither ~0 nor ~1"),
+        ({"/a" * 40: 1}, "raw.apns has a pointer of more than 32 levels"),
+        ({"/a" * 32: {"b": 1}}, "raw.apns is nested deeper than 32 levels"),
+    ],
+)
+def test_a_pointer_that_leads_nowhere_is_refused(raw: dict[str, Any], wrong: str) -> None:
+    assert raw_object({"apns": msgspec.Raw(json.dumps(raw).encode())}, "apns") == wrong

@@ -17,6 +17,7 @@ from vendors import (
     aliyun_sms,
     apns,
     dingtalk,
+    email,
     fcm,
     harmony,
     honor,
@@ -68,6 +69,7 @@ REGISTRY: dict[str, VendorEntry] = {
     "wechat": VendorEntry(wechat.Settings, wechat.Wechat, wechat.secret_place, wechat.credential),
     "wecom": VendorEntry(wecom.Settings, wecom.Wecom, wecom.secret_place, wecom.credential),
     "dingtalk": VendorEntry(dingtalk.Settings, dingtalk.Dingtalk, dingtalk.secret_place, dingtalk.credential),
+    "email": VendorEntry(email.Settings, email.Email, email.secret_place, email.credential),
 }
 #: Vendors where a second copy is worse than none: rows without an answer end uncertain, whatever `on_uncertain` says.
 SENT_ONCE = frozenset(name for name, entry in REGISTRY.items() if not getattr(entry.vendor, "may_repeat", True))

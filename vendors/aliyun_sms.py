@@ -26,7 +26,7 @@ from typing import ClassVar
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, form_parts, merge_patch, raw_object, with_slots
+from gateway.template_values import Tree, form_parts, merge_patch, with_slots
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
@@ -56,7 +56,7 @@ from vendors.codes import (
     UNREADABLE,
 )
 from vendors.http_answer import by_status_class, counted_name, decode_object, retry_after_s, text_of
-from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret, form_value
+from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret, form_value, own_raw
 from vendors.text_template import TextTemplate, parameter, template_of
 
 VERSION, ACTION = "2017-05-25", "SendSms"
@@ -150,9 +150,9 @@ class AliyunSms(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
+        raw = own_raw(variant, self.name)
+        if isinstance(raw, Refusal):
+            return raw
         for key in raw:
             if key not in _FIELDS:
                 return Refusal("raw", f"raw.aliyun_sms key {key[:64]} is not one of {', '.join(_FIELDS)}")

@@ -44,6 +44,11 @@ def table(rows: Mapping[str, tuple[str, Answer]]) -> dict[str, Answer]:
     }
 
 
+def of_list(answer: Answer) -> Answer:
+    """What an answer means for all rows of a request: where it calls a token dead and does not say which, none is."""
+    return PAYLOAD._replace(name=answer.name) if answer.verdict is Verdict.TOKEN_DEAD else answer
+
+
 def answer_of(
     answers: Mapping[str, Answer],
     code: str,

@@ -22,7 +22,7 @@ from typing import ClassVar
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, merge_patch, raw_object
+from gateway.template_values import Tree, merge_patch
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
@@ -41,7 +41,7 @@ from vendors.auth.credential import SecretPlace
 from vendors.auth.query_token import QueryToken, query_token
 from vendors.codes import ACCEPTED, AUTH, AUTH_CONFIG, ERROR, MUTED, PAYLOAD, THROTTLED, answer_of, table
 from vendors.http_answer import code_of, decode_object
-from vendors.neutral import BulkVendorBase, check_identifier, check_secret
+from vendors.neutral import BulkVendorBase, check_identifier, check_secret, own_raw
 from vendors.work_chat import TEXT, WorkChatSettings, card_link
 
 USERS_MAX = 100
@@ -110,9 +110,9 @@ class Dingtalk(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
+        raw = own_raw(variant, self.name)
+        if isinstance(raw, Refusal):
+            return raw
         bodies = []
         for users, slot in ((slot_json("token"), "message_id"), (slot_json("users"), "address")):
             message = self._message(variant, slot, with_variables)

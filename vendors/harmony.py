@@ -21,7 +21,7 @@ from typing import ClassVar
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, merge_patch, raw_object, text_value
+from gateway.template_values import Tree, merge_patch, text_value
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
@@ -62,6 +62,7 @@ from vendors.neutral import (
     check_list_token,
     check_secret,
     data_tree,
+    own_raw,
 )
 
 PAYLOAD_BYTES_MAX = 4096
@@ -177,7 +178,7 @@ class Harmony(BulkVendorBase):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._path: TemplateParts = (f"/v3/{settings.project_id}/messages:send".encode(),)
-        self._limits = Limits(PAYLOAD_BYTES_MAX, counts_token=False)
+        self._limits = Limits(PAYLOAD_BYTES_MAX, counts_token=False, needs_texts=True)
         most = TEST_TOKENS_MAX if settings.test_messages else TOKENS_MAX
         self._rows_max = min(settings.rows_per_request_max, most)
 
@@ -189,12 +190,9 @@ class Harmony(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        for key in _RAW_REFUSED:
-            if key in raw:
-                return Refusal("raw", f"raw.harmony key {key} is the gateway's own")
+        raw = own_raw(variant, self.name, _RAW_REFUSED)
+        if isinstance(raw, Refusal):
+            return raw
         notification = self._notification(variant, with_variables)
         if isinstance(notification, Refusal):
             return notification

@@ -21,7 +21,7 @@ from typing import ClassVar
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, json_text, merge_patch, raw_object, text_value
+from gateway.template_values import Tree, json_text, merge_patch, text_value
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
@@ -61,6 +61,7 @@ from vendors.neutral import (
     check_list_token,
     check_secret,
     data_tree,
+    own_raw,
 )
 
 PAYLOAD_BYTES_MAX = 4096
@@ -171,12 +172,9 @@ class Honor(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        for key in _RAW_REFUSED:
-            if key in raw:
-                return Refusal("raw", f"raw.honor key {key} is the gateway's own")
+        raw = own_raw(variant, self.name, _RAW_REFUSED)
+        if isinstance(raw, Refusal):
+            return raw
         data = data_tree(variant, with_variables=with_variables)
         if isinstance(data, Refusal):
             return data

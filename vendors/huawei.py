@@ -21,7 +21,7 @@ from typing import ClassVar
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, json_text, merge_patch, raw_object, text_value
+from gateway.template_values import Tree, json_text, merge_patch, text_value
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
@@ -63,6 +63,7 @@ from vendors.neutral import (
     check_list_token,
     check_secret,
     data_tree,
+    own_raw,
 )
 
 PAYLOAD_BYTES_MAX = 4096
@@ -194,12 +195,9 @@ class Huawei(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        for key in _RAW_REFUSED:
-            if key in raw:
-                return Refusal("raw", f"raw.huawei key {key} is the gateway's own")
+        raw = own_raw(variant, self.name, _RAW_REFUSED)
+        if isinstance(raw, Refusal):
+            return raw
         data = data_tree(variant, with_variables=with_variables)
         if isinstance(data, Refusal):
             return data

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, layered, merge_patch, raw_object, text_value
+from gateway.template_values import Tree, layered, merge_patch, text_value
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
@@ -51,6 +51,7 @@ from vendors.codes import (
     THROTTLED,
     THROTTLED_DEVICE,
     answer_of,
+    of_list,
     table,
 )
 from vendors.http_answer import code_of, decode_object
@@ -62,6 +63,7 @@ from vendors.neutral import (
     check_list_token,
     check_secret,
     data_tree,
+    own_raw,
 )
 
 PUSH_IDS_MAX = 100
@@ -161,7 +163,7 @@ class Meizu(BulkVendorBase):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         title, body = FieldLimit("code_points", TITLE_MAX), FieldLimit("code_points", CONTENT_MAX)
-        self._limits = Limits(PAYLOAD_BYTES_MAX, title, body, counts_token=False)
+        self._limits = Limits(PAYLOAD_BYTES_MAX, title, body, counts_token=False, needs_texts=True)
 
     def authority(self) -> tuple[str, int]:
         return self.settings.host or HOSTS[self.settings.region], self.settings.port
@@ -170,9 +172,9 @@ class Meizu(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
+        raw = own_raw(variant, self.name)
+        if isinstance(raw, Refusal):
+            return raw
         message = self._message(variant, with_variables)
         if isinstance(message, Refusal):
             return message
@@ -238,10 +240,7 @@ class Meizu(BulkVendorBase):
 
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
         fields = decode_object(body)
-        answer = answer_of(ANSWERS, code_of(fields.get("code")), status, headers, STATUSES)
-        if answer.verdict is DEAD.verdict:
-            # It names one id and not which.
-            answer = PAYLOAD._replace(name=answer.name)
+        answer = of_list(answer_of(ANSWERS, code_of(fields.get("code")), status, headers, STATUSES))
         return BulkAnswer(answer, _targets(fields) if answer.verdict is ACCEPTED.verdict else {})
 
 

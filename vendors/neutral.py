@@ -6,13 +6,13 @@ vendors. Pure; what a vendor calls its fields stands in its own file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, form_text, scalar_text, scalar_value, text_value
+from gateway.template_values import Tree, form_text, raw_object, scalar_text, scalar_value, text_value
 from gateway.vendor import HttpVersion, Refusal, slot_json, slot_text
 from gateway.verdict import Answer
 from vendors.codes import UNREADABLE
@@ -21,6 +21,9 @@ from vendors.connecting import ConnectingSettings
 #: Huawei, Honor and HarmonyOS show no more on an icon.
 BADGE_MAX = 99
 TOKEN_CHARACTERS_MAX = 512
+#: The classes that OPPO and vivo share (facts/vendors-china.md sections 2.8 and 3.8).
+SYSTEM_CATEGORIES = frozenset({"IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION"})
+MARKETING_CATEGORIES = frozenset({"NEWS", "CONTENT", "MARKETING", "SOCIAL"})
 CALLBACK_URL_CHARACTERS_MAX = 128
 
 
@@ -97,6 +100,17 @@ def check_identifier(name: str, value: str) -> None:
         raise ValueError(f"{name} must be 1 or more of A-Z a-z 0-9 - _ .")
 
 
+def own_raw(variant: Variant, vendor: str, refused: Iterable[str] = ()) -> Tree | Refusal:
+    """The caller's raw object for this vendor, empty when there is none. refused: keys that the gateway sets."""
+    raw = raw_object(variant.raw, vendor)
+    if isinstance(raw, str):
+        return Refusal("raw", raw)
+    for key in refused:
+        if key in raw:
+            return Refusal("raw", f"raw.{vendor} key {key} is the gateway's own")
+    return raw
+
+
 def data_tree(variant: Variant, *, with_variables: bool, as_text: bool = False) -> Tree | Refusal:
     """Custom data: the caller's pairs, `message_id` so that a device can drop a second copy, and what a click brings
     where the vendor has no field for it. as_text: every value as a string."""
@@ -119,6 +133,15 @@ def category_of(variant: Variant, categories: Mapping[str, str], own: frozenset[
         return mapped
     upper = variant.category.upper()
     return upper if upper in own else ""
+
+
+def category_of_class(variant: Variant, categories: Mapping[str, str], vendor: str) -> str | Refusal:
+    """`category_of` where the vendor's classes are the common ones and each is for system or for marketing messages."""
+    category = category_of(variant, categories, SYSTEM_CATEGORIES | MARKETING_CATEGORIES)
+    wrong = SYSTEM_CATEGORIES if variant.class_ == "marketing" else MARKETING_CATEGORIES
+    if category in wrong:
+        return Refusal("category", f"category {category} does not fit class {variant.class_} ({vendor})")
+    return category
 
 
 def check_list_token(token: str, *, separators: str = ",;", characters_max: int = TOKEN_CHARACTERS_MAX) -> str:

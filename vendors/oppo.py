@@ -30,7 +30,6 @@ from gateway.template_values import (
     json_text,
     layered,
     merge_patch,
-    raw_object,
     text_value,
     with_slots,
 )
@@ -61,19 +60,21 @@ from vendors.codes import (
     QUOTA_CLASS,
     THROTTLED,
     answer_of,
+    of_list,
     table,
 )
 from vendors.http_answer import code_of, decode_object, text_of
 from vendors.neutral import (
     BulkSettings,
     BulkVendorBase,
-    category_of,
+    category_of_class,
     check_callback,
     check_identifier,
     check_list_token,
     check_secret,
     data_tree,
     form_value,
+    own_raw,
 )
 
 TARGETS_MAX = 1000
@@ -83,8 +84,6 @@ PARAMETERS_CHARACTERS_MAX = 4000
 URL_CHARACTERS_MAX, ACTIVITY_CHARACTERS_MAX = 2000, 500
 CALLBACK_URL_CHARACTERS_MAX = 200
 HOSTS = {"cn": "api-push-cn.heytapmobi.com", "intl": "api-intl.push.oppomobile.com"}
-SERVICE_CATEGORIES = frozenset({"IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION"})
-MARKETING_CATEGORIES = frozenset({"NEWS", "CONTENT", "MARKETING", "SOCIAL"})
 
 
 class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,7 +180,8 @@ class Oppo(BulkVendorBase):
         self.settings = settings
         content = FieldLimit("code_points", settings.content_code_points_max)
         # No limit of the body is known; its fields are bounded, and encoded they may be nine times as long.
-        self._limits = Limits(1 << 20, FieldLimit("code_points", TITLE_MAX), content, counts_token=False)
+        title = FieldLimit("code_points", TITLE_MAX)
+        self._limits = Limits(1 << 20, title, content, counts_token=False, needs_texts=True)
         form = {"auth_token": _AUTH_TOKEN, "message_id": slot_text("saved|"), "target_type": b"2"}
         # The saved id has no character that a form would change.
         around = form_parts(form)
@@ -195,12 +195,9 @@ class Oppo(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        for key in _RAW_REFUSED:
-            if key in raw:
-                return Refusal("raw", f"raw.oppo key {key} is the gateway's own")
+        raw = own_raw(variant, self.name, _RAW_REFUSED)
+        if isinstance(raw, Refusal):
+            return raw
         notification = self._notification(variant, with_variables)
         if isinstance(notification, Refusal):
             return notification
@@ -237,7 +234,8 @@ class Oppo(BulkVendorBase):
     def _notification(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
         settings = self.settings
         action = _action(variant, with_variables)
-        category = self._category(variant)
+        # OPPO refuses a category of the other class (67), so we do before.
+        category = category_of_class(variant, settings.categories, self.name)
         data = data_tree(variant, with_variables=with_variables)
         for part in (action, category, data):
             if isinstance(part, Refusal):
@@ -268,14 +266,6 @@ class Oppo(BulkVendorBase):
             notification["call_back_parameter"] = slot_json("address")
         return notification
 
-    def _category(self, variant: Variant) -> str | Refusal:
-        """OPPO refuses a category of the other class (67), so we do before."""
-        category = category_of(variant, self.settings.categories, SERVICE_CATEGORIES | MARKETING_CATEGORIES)
-        wrong = SERVICE_CATEGORIES if variant.class_ == "marketing" else MARKETING_CATEGORIES
-        if category in wrong:
-            return Refusal("category", f"category {category} does not fit class {variant.class_} (oppo)")
-        return category
-
     def check_token(self, token: str) -> str:
         return check_list_token(token)
 
@@ -285,10 +275,7 @@ class Oppo(BulkVendorBase):
 
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
         fields = decode_object(body)
-        answer = self.classify(status, headers, body)
-        if answer.verdict is DEAD.verdict:
-            # It names one id and not which.
-            answer = PAYLOAD._replace(name=answer.name)
+        answer = of_list(self.classify(status, headers, body))
         data = fields.get("data")
         if answer.verdict is not ACCEPTED.verdict:
             return BulkAnswer(answer)
@@ -303,7 +290,7 @@ class Oppo(BulkVendorBase):
         fields = decode_object(body)
         answer = self.classify(status, headers, body)
         if answer.verdict is not ACCEPTED.verdict:
-            return answer if answer.verdict is not DEAD.verdict else PAYLOAD._replace(name=answer.name)
+            return of_list(answer)
         data = fields.get("data")
         name = ""
         if isinstance(data, dict):

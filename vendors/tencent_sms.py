@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, merge_patch, raw_object, with_slots
+from gateway.template_values import Tree, merge_patch, with_slots
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
@@ -54,7 +54,7 @@ from vendors.codes import (
     UNREADABLE,
 )
 from vendors.http_answer import by_status_class, counted_name, decode_object, retry_after_s, text_of
-from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret
+from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret, own_raw
 from vendors.text_template import TextTemplate, parameter, template_of
 
 VERSION, ACTION, SERVICE = "2021-01-11", "SendSms", "sms"
@@ -187,12 +187,9 @@ class TencentSms(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        for key in _RAW_REFUSED:
-            if key in raw:
-                return Refusal("raw", f"raw.tencent_sms key {key} is the gateway's own")
+        raw = own_raw(variant, self.name, _RAW_REFUSED)
+        if isinstance(raw, Refusal):
+            return raw
         message = self._message(variant, with_variables)
         if isinstance(message, Refusal):
             return message

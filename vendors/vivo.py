@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, merge_patch, raw_object, text_value
+from gateway.template_values import Tree, merge_patch, text_value
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
@@ -51,18 +51,20 @@ from vendors.codes import (
     QUOTA_CLASS,
     THROTTLED,
     answer_of,
+    of_list,
     table,
 )
 from vendors.http_answer import code_of, decode_object, text_of
 from vendors.neutral import (
     BulkSettings,
     BulkVendorBase,
-    category_of,
+    category_of_class,
     check_callback,
     check_identifier,
     check_list_token,
     check_secret,
     data_tree,
+    own_raw,
 )
 
 LIST_MAX = 1000
@@ -72,8 +74,6 @@ CUSTOM_MAP_CHARACTERS_MAX = 1024
 SKIP_CONTENT_CHARACTERS_MAX = 2048
 #: No limit of the body is known; far above anything the fields allow.
 PAYLOAD_BYTES_MAX = 1 << 16
-SYSTEM_CATEGORIES = frozenset({"IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION"})
-MARKETING_CATEGORIES = frozenset({"NEWS", "CONTENT", "MARKETING", "SOCIAL"})
 
 
 class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -207,7 +207,8 @@ class Vivo(BulkVendorBase):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         unit = settings.text_unit
-        self._limits = Limits(PAYLOAD_BYTES_MAX, FieldLimit(unit, TITLE_MAX), FieldLimit(unit, CONTENT_MAX), False)
+        title, body = FieldLimit(unit, TITLE_MAX), FieldLimit(unit, CONTENT_MAX)
+        self._limits = Limits(PAYLOAD_BYTES_MAX, title, body, counts_token=False, needs_texts=True)
         costs_receipts = bool(settings.callback_url) and not settings.callback_id and settings.receipts == "prefer"
         self._uses_lists = not costs_receipts and settings.rows_per_request_max > 1
         push: Tree = {
@@ -227,12 +228,9 @@ class Vivo(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        for key in _RAW_REFUSED:
-            if key in raw:
-                return Refusal("raw", f"raw.vivo key {key} is the gateway's own")
+        raw = own_raw(variant, self.name, _RAW_REFUSED)
+        if isinstance(raw, Refusal):
+            return raw
         message = self._message(variant, with_variables)
         if isinstance(message, Refusal):
             return message
@@ -250,7 +248,8 @@ class Vivo(BulkVendorBase):
         settings = self.settings
         skip = _skip(variant, with_variables)
         custom = data_tree(variant, with_variables=with_variables, as_text=True)
-        category = _category(variant, settings)
+        # vivo refuses a category that does not fit the class (10097), so we do before.
+        category = category_of_class(variant, settings.categories, self.name)
         for part in (skip, custom, category):
             if isinstance(part, Refusal):
                 return part
@@ -300,8 +299,7 @@ class Vivo(BulkVendorBase):
         if answer.verdict is DEAD.verdict and told:
             # The list holds which; the others were taken.
             answer = ACCEPTED
-        elif answer.verdict is DEAD.verdict:
-            answer = PAYLOAD._replace(name=answer.name)
+        answer = of_list(answer)
         return BulkAnswer(answer, told if answer.verdict is ACCEPTED.verdict else {})
 
     def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:
@@ -324,15 +322,6 @@ def _skip(variant: Variant, with_variables: bool) -> Tree | Refusal:
         return Refusal("click", text)
     value = text_value(click.value, with_variables=with_variables)
     return {"skipType": 2 if click.type == "url" else 4, "skipContent": value}
-
-
-def _category(variant: Variant, settings: Settings) -> str | Refusal:
-    """vivo refuses a category that does not fit the class (10097), so we do before."""
-    category = category_of(variant, settings.categories, SYSTEM_CATEGORIES | MARKETING_CATEGORIES)
-    wrong = SYSTEM_CATEGORIES if variant.class_ == "marketing" else MARKETING_CATEGORIES
-    if category in wrong:
-        return Refusal("category", f"category {category} does not fit class {variant.class_} (vivo)")
-    return category
 
 
 def _invalid_users(users: list[object]) -> dict[bytes, Answer]:

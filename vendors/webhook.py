@@ -22,7 +22,7 @@ from typing import ClassVar
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, merge_patch, raw_object, text_value
+from gateway.template_values import Tree, merge_patch, text_value
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
@@ -42,7 +42,7 @@ from vendors.auth.request_hmac import webhook_signature
 from vendors.auth.static_key import StaticKey
 from vendors.codes import ACCEPTED, AUTH_CONFIG, DEAD, ERROR, PAYLOAD, THROTTLED, UNREADABLE
 from vendors.http_answer import by_status_class, decode_object, retry_after_s, text_of
-from vendors.neutral import BulkSettings, BulkVendorBase, check_list_token, check_secret, data_tree
+from vendors.neutral import BulkSettings, BulkVendorBase, check_list_token, check_secret, data_tree, own_raw
 
 MESSAGES_MAX = 1000
 #: Of one message; an adapter that takes less says so in the configuration.
@@ -125,12 +125,9 @@ class Webhook(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        for key in _RAW_REFUSED:
-            if key in raw:
-                return Refusal("raw", f"raw.{self.name} key {key} is the gateway's own")
+        raw = own_raw(variant, self.name, _RAW_REFUSED)
+        if isinstance(raw, Refusal):
+            return raw
         message = self._message(variant, with_variables)
         if isinstance(message, Refusal):
             return message

@@ -29,7 +29,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from gateway.content import Variant, template_parts
-from gateway.template_values import Tree, merge_patch, raw_object, with_slots
+from gateway.template_values import Tree, merge_patch, with_slots
 from gateway.vendor import (
     BulkAnswer,
     FieldLimit,
@@ -59,7 +59,7 @@ from vendors.codes import (
 )
 from vendors.http_answer import code_of, decode_object
 from vendors.links import link, query_value
-from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret
+from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret, own_raw
 from vendors.text_template import TextTemplate, constant_text, parameter, template_of
 
 PAGE_CHARACTERS_MAX = 1024
@@ -206,11 +206,9 @@ class Wechat(BulkVendorBase):
         return Limits(1 << 16, title, body, counts_token=False)
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        if "touser" in raw:
-            return Refusal("raw", "raw.wechat key touser is the gateway's own")
+        raw = own_raw(variant, self.name, ("touser",))
+        if isinstance(raw, Refusal):
+            return raw
         message = self._message(variant, with_variables)
         if isinstance(message, Refusal):
             return message

@@ -22,7 +22,7 @@ from typing import ClassVar
 import msgspec
 
 from gateway.content import Variant
-from gateway.template_values import Tree, merge_patch, raw_object
+from gateway.template_values import Tree, merge_patch
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
@@ -41,7 +41,7 @@ from vendors.auth.credential import SecretPlace
 from vendors.auth.query_token import QueryToken, query_token
 from vendors.codes import ACCEPTED, AUTH, AUTH_CONFIG, ERROR, MUTED, PAYLOAD, RIGHT, THROTTLED, answer_of, table
 from vendors.http_answer import code_of, decode_object, text_of
-from vendors.neutral import BulkVendorBase, check_identifier, check_secret
+from vendors.neutral import BulkVendorBase, check_identifier, check_secret, own_raw
 from vendors.work_chat import TEXT, WorkChatSettings, card_link
 
 USERS_MAX = 1000
@@ -118,12 +118,9 @@ class Wecom(BulkVendorBase):
         return self._card_limits if is_card else self._text_limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        for key in _RAW_REFUSED:
-            if key in raw:
-                return Refusal("raw", f"raw.wecom key {key} is the gateway's own")
+        raw = own_raw(variant, self.name, _RAW_REFUSED)
+        if isinstance(raw, Refusal):
+            return raw
         bodies = []
         for users, slot in ((slot_json("token"), "message_id"), (slot_json("users"), "address")):
             message = self._message(variant, slot, with_variables)

@@ -13,8 +13,9 @@ private messages go there, with variables in their parameters:
 
 Doubts, each with a safe default: Xiaomi asks to urlencode `payload` beyond the form's own encoding
 (`payload_encoding`); title and description stay beside a template; the payload's limit (4 KB) is from memory,
-`payload_bytes_max` holds it; pictures must be uploaded to Xiaomi first, so a neutral image is not sent; 20301 for a
-list says that no target was valid, and unregisters nobody, since one wrong region or package looks the same.
+`payload_bytes_max` holds it; pictures must be uploaded to Xiaomi first, so a neutral image is not sent; 20301 that
+says that no target was valid kills the token of a single push only: for a list it may as well be a wrong region or
+package, so the list is tried again, in other company, where `bad_regids` names the dead ones.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from gateway.template_values import (
     json_text,
     layered,
     merge_patch,
-    raw_object,
     scalar_text,
     text_value,
     with_slots,
@@ -63,6 +63,7 @@ from vendors.codes import (
     QUOTA_CLASS,
     THROTTLED,
     answer_of,
+    of_list,
     table,
 )
 from vendors.http_answer import code_of, decode_object, text_of
@@ -75,6 +76,7 @@ from vendors.neutral import (
     check_secret,
     data_tree,
     form_value,
+    own_raw,
 )
 
 TARGETS_MAX = 1000
@@ -195,7 +197,7 @@ class Xiaomi(BulkVendorBase):
         self.settings = settings
         title, body = FieldLimit("code_points", TITLE_MAX), FieldLimit("code_points", DESCRIPTION_MAX)
         # Texts are bounded by their characters, the rest by `_check_sizes`; encoded it may be nine times that.
-        self._limits = Limits(1 << 20, title, body, counts_token=False)
+        self._limits = Limits(1 << 20, title, body, counts_token=False, needs_texts=True)
 
     def authority(self) -> tuple[str, int]:
         return self.settings.host or HOSTS[self.settings.region], self.settings.port
@@ -204,12 +206,9 @@ class Xiaomi(BulkVendorBase):
         return self._limits
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
-        raw = raw_object(variant.raw, self.name)
-        if isinstance(raw, str):
-            return Refusal("raw", raw)
-        for key in _RAW_REFUSED:
-            if key in raw:
-                return Refusal("raw", f"raw.xiaomi key {key} is the gateway's own")
+        raw = own_raw(variant, self.name, _RAW_REFUSED)
+        if isinstance(raw, Refusal):
+            return raw
         message = self._message(variant, with_variables)
         if isinstance(message, Refusal):
             return message
@@ -318,10 +317,7 @@ class Xiaomi(BulkVendorBase):
 
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
         fields = decode_object(body)
-        answer = _answer(fields, status, headers)
-        if answer.verdict is DEAD.verdict:
-            # It names one id and not which.
-            answer = PAYLOAD._replace(name=answer.name)
+        answer = of_list(_answer(fields, status, headers))
         if answer.verdict is not ACCEPTED.verdict:
             return BulkAnswer(answer)
         data = fields.get("data")
@@ -358,7 +354,7 @@ def _answer(fields: dict[str, object], status: int, headers: Mapping[bytes, byte
     if code == "20301":
         words = f"{text_of(fields.get('reason'))} {text_of(fields.get('description'))}".lower()
         if any(word in words for word in _NO_TARGET_WORDS):
-            return PAYLOAD._replace(name=NO_TARGET)
+            return answer._replace(name=NO_TARGET)
     return answer
 
 

@@ -14,6 +14,7 @@ import msgspec
 from bench.simulators.aliyun_sms import AliyunSmsSection
 from bench.simulators.config_base import Count, Frozen, Http2Section, PlainHttp2Section, Port, Positive, Seconds
 from bench.simulators.dingtalk import DingtalkSection
+from bench.simulators.email import EmailSection
 from bench.simulators.fates import Fate
 from bench.simulators.fault_kinds import Fault
 from bench.simulators.harmony import HarmonySection
@@ -133,6 +134,7 @@ class SimulatorsConfig(Frozen, frozen=True, kw_only=True):
     dingtalk: DingtalkSection = DingtalkSection()
     webhook: WebhookSection = WebhookSection()
     ups: WebhookSection = WebhookSection()
+    email: EmailSection = EmailSection()
 
 
 def read_config(path: Path | None) -> SimulatorsConfig:

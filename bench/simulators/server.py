@@ -30,6 +30,7 @@ from bench.simulators.control import ControlPort
 from bench.simulators.counts import Counts
 from bench.simulators.credentials import ApnsKey, ServiceAccount, make_apns_key, make_service_account
 from bench.simulators.dingtalk import Dingtalk
+from bench.simulators.email import Email
 from bench.simulators.exchange import Exchange, Vendor
 from bench.simulators.fates import Fates
 from bench.simulators.faults import FaultScript
@@ -45,6 +46,7 @@ from bench.simulators.push_api import Kit, PushApi, PushSection
 from bench.simulators.rate import DeviceWindow, TokenBucket
 from bench.simulators.receipts import Courier
 from bench.simulators.received import Received
+from bench.simulators.smtp_front import SmtpFront
 from bench.simulators.tencent_sms import TencentSms
 from bench.simulators.tls import TlsFiles, make_tls_files
 from bench.simulators.vivo import Vivo
@@ -70,6 +72,7 @@ PUSH_APIS: Mapping[str, type[PushApi]] = {
     "dingtalk": Dingtalk,
     "webhook": Webhook,
     "ups": Ups,
+    "email": Email,
 }
 
 
@@ -78,7 +81,7 @@ class Simulator:
     """One vendor: what it knows, its listener, and what clients need to reach it."""
 
     exchange: Exchange
-    front: Front
+    front: Front | SmtpFront
     credentials: dict[str, Any]
     fates_of_config: Callable[[], Fates]
 
@@ -242,7 +245,11 @@ async def _start_push_api(simulators: Simulators, name: str, judge: type[PushApi
             )
             exchange.courier.start()
         protocols: list[str] = list(section.protocols)
-        front = Front(exchange, _rules(config.http2), simulators.tls_files, protocols, config)
+        front: Front | SmtpFront
+        if isinstance(vendor, Email):
+            front = SmtpFront(exchange, vendor, simulators.tls_files, config.connections_max)
+        else:
+            front = Front(exchange, _rules(config.http2), simulators.tls_files, protocols, config)
         fates = partial(judge.fresh_fates, section)
         simulators.by_name[own_name] = Simulator(exchange, front, {}, fates)
         await front.start(config.host, section.port if is_first else judge.region_port(section, region))

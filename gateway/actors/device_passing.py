@@ -161,5 +161,7 @@ class DevicePassing:
             return
         finally:
             watched.discard(worker)
+            # The socket of its next life may be full by now, and was not watched while this one was.
+            self._bell.ring()
         self._full.discard(worker)
         self._adopter().owner_is_back(worker)

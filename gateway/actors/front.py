@@ -191,7 +191,7 @@ class Front:
             case messages.Submit(task_id=task_id) if task_id is not None:
                 # A task has one home, and a repeat of the call names the same task.
                 return self._at(self._home_of(task_id), session, requested)
-            case messages.Submit(request_id=request_id) if request_id:
+            case messages.Submit(request_id=request_id) | messages.SubmitAudience(request_id=request_id) if request_id:
                 return self._at(self._ownership.home_of_request(session.app_key, request_id), session, requested)
             case (
                 messages.TaskState(task_id=task_id)

@@ -37,12 +37,22 @@ _RELEASE_BATCHES = 64
 
 
 class Accepted(NamedTuple):
-    """The answer to a submit. rows: became rows (duplicates included). faults: refused rows, never rows."""
+    """The answer to a submit. rows: became rows (duplicates included). faults: refused rows, never rows. is_repeat: the
+    request id was answered before."""
 
     task_id: bytes
     rows: int
     duplicates: int
     faults: Sequence[RowFault]
+    is_repeat: bool = False
+
+
+class Attached(NamedTuple):
+    """Records that are appended with the last batch of a submission, all of it or nothing; of apps on disk only. make:
+    the records, by the submission's task. placed: called with their positions once they are durable."""
+
+    make: Callable[[bytes], Sequence[JournalRecord]]
+    placed: Callable[[Sequence[int]], None]
 
 
 class RequestIdReused(GatewayError):
@@ -87,8 +97,8 @@ class _Call:
     """One submit under way; `parts_left` of its parts are not durable yet. key: of its request id, 0 without one."""
 
     __slots__ = (
-        *("digest", "duplicates", "faults", "is_long", "key", "parts", "parts_left", "replies", "rows", "since"),
-        "task_id",
+        *("attached", "digest", "duplicates", "faults", "is_long", "key", "parts"),
+        *("parts_left", "replies", "rows", "since", "task_id"),
     )
 
     def __init__(self, submission: Submission, reply: Reply, key: int, digest: bytes, since: float) -> None:
@@ -98,6 +108,7 @@ class _Call:
         self.rows = submission.n
         self.faults = submission.faults
         self.duplicates = _duplicates(submission)
+        self.attached: Attached | None = None
         self.task_id: bytes | None = None
         self.is_long = False
         self.parts = 0
@@ -114,6 +125,8 @@ class _Side:
         self.rows = 0
         self.bell = Bell()
         self.full = trio.Event()
+        #: Calls with attached records whose last batch is not made yet.
+        self.attached: list[_Call] = []
         self.durable: deque[tuple[Batch, list[Part[_Call]], int]] = deque()
 
 
@@ -176,6 +189,7 @@ class Intake:
         digest: bytes = b"",
         task_id: bytes = b"",
         is_part: bool = False,
+        attached: Attached | None = None,
     ) -> None:
         """The reply is called once, when the rows are durable or cannot become so.
 
@@ -211,6 +225,9 @@ class Intake:
         call.parts = call.parts_left = gather.add(submission, call)
         call.is_long = is_part or call.parts > 1
         call.task_id = task_id or None
+        if attached is not None and side.disk is not None:
+            call.attached = attached
+            side.attached.append(call)
         self._rows += submission.n
         side.rows += submission.n
         if key:
@@ -237,7 +254,7 @@ class Intake:
             task_id = b""
         elif not task_id:
             task_id = encode(self._secret, known.address, TASK_DOMAIN)
-        reply(Accepted(task_id, submission.n, _duplicates(submission), submission.faults))
+        reply(Accepted(task_id, submission.n, _duplicates(submission), submission.faults, is_repeat=True))
         return True
 
     @property
@@ -298,12 +315,15 @@ class Intake:
             made = await self._make(side)
             if not made:
                 return
+            extra = self._attached(side, made) if side.attached else []
             try:
                 records = [encode_batch(batch, self._app_keys[batch.app]) for batch, _ in made]
+                records += [record for _, more in extra for record in more]
                 if side.disk is None:
                     positions = await self._journal.append(self._epoch, records)
                 else:
                     positions = await side.disk.append(records)
+                    _place(extra, positions[len(made) :])
             except GatewayError as error:
                 for _, parts in made:
                     self._refuse(side, parts, error)
@@ -317,9 +337,20 @@ class Intake:
                     side.gathers[batch.app].put_back(parts)
                 raise
             side.durable.extend(
-                (batch, parts, position) for (batch, parts), position in zip(made, positions, strict=True)
+                (batch, parts, position) for (batch, parts), position in zip(made, positions[: len(made)], strict=True)
             )
             await self._open_durable(side)
+
+    def _attached(
+        self, side: _Side, made: Sequence[tuple[Batch, list[Part[_Call]]]]
+    ) -> list[tuple[Attached, Sequence[JournalRecord]]]:
+        """What is to be appended with these batches."""
+        last = {id(part.call) for _, parts in made for part in parts if part.piece == part.call.parts - 1}
+        return [
+            (call.attached, call.attached.make(call.task_id or b""))
+            for call in side.attached
+            if call.attached is not None and id(call) in last
+        ]
 
     async def _make(self, side: _Side) -> list[tuple[Batch, list[Part[_Call]]]]:
         """A batch of each app that has any, and all batches of a submission that is in several."""
@@ -376,26 +407,43 @@ class Intake:
                 call = part.call
                 call.parts_left -= 1
                 if call.parts_left == 0:
-                    self._answer(call)
+                    self._answer(side, call)
         finally:
             # Whatever an answer may bring, the rows are on their way.
             self._route(page)
 
-    def _answer(self, call: _Call) -> None:
+    def _answer(self, side: _Side, call: _Call) -> None:
+        _detach(side, call)
         self._pending.pop(call.key, None)
         answer = Accepted(call.task_id or b"", call.rows, call.duplicates, call.faults)
         for reply in call.replies:
             reply(answer)
+            answer = answer._replace(is_repeat=True)
 
     def _refuse(self, side: _Side, parts: list[Part[_Call]], error: GatewayError) -> None:
         for part in parts:
             self._rows -= part.submission.n
             side.rows -= part.submission.n
             call = part.call
+            _detach(side, call)
             self._pending.pop(call.key, None)
             for reply in call.replies:
                 reply(error)
             call.replies.clear()
+
+
+def _detach(side: _Side, call: _Call) -> None:
+    if call.attached is not None:
+        call.attached = None
+        side.attached.remove(call)
+
+
+def _place(extra: Sequence[tuple[Attached, Sequence[JournalRecord]]], positions: Sequence[int]) -> None:
+    """Each attached record has its place."""
+    at = 0
+    for attached, records in extra:
+        attached.placed(positions[at : at + len(records)])
+        at += len(records)
 
 
 def _duplicates(submission: Submission) -> int:

@@ -166,6 +166,11 @@ class JournalActor:
         """The page's batch is durable there; what becomes of its rows is written down from now on."""
         self.trail.follow(page, position)
 
+    def let_go(self, positions: Sequence[int]) -> None:
+        """These records are needed by nobody."""
+        self.spent += positions
+        self._final.ring()
+
     # -- the actor
 
     async def run(self) -> None:

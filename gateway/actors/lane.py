@@ -34,6 +34,7 @@ from gateway.columns import F64, I64, U8, U16, Rows
 from gateway.content import Priority
 from gateway.core.bucket import TokenBucket
 from gateway.core.device_gates import DeviceGates
+from gateway.core.fallback import accept, lose_answer
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneSlice
 from gateway.core.render_bulk import fill_saved
@@ -458,7 +459,7 @@ class LaneActor:
         if isinstance(saved, str):
             self._watch.judge_requests([Answer(Verdict.ACCEPTED)], np.zeros(0, np.uint8))
             rendered = unsent.rendered._replace(requests=fill_saved(unsent.rendered.requests, saved))
-            self._unsent.appendleft(unsent._replace(rendered=rendered, rendered_at=now))
+            self._ahead.add_saved(unsent._replace(rendered=rendered, rendered_at=now), self.lane)
             return
         is_live = unsent.page.are(unsent.rows, State.QUEUED, self.lane.key.channel)
         rows = unsent.rows[is_live]
@@ -500,7 +501,7 @@ class LaneActor:
             burst.verdicts[:] = Verdict.ACCEPTED
             self._observer.answered(page, burst.verdicts, now - burst.issued)
             self._forget(number, flight, len(places))
-            self._home.move(page, flight.rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel)
+            self._accept(page, flight.rows, now)
             return
         rows = flight.rows[places]
         burst.answered[places] = max(1, int((now - burst.issued) * 1000))
@@ -520,7 +521,7 @@ class LaneActor:
         page = flight.page
         verdicts = lane_bursts.believe_receipts(page, rows, verdicts)
         if not np.count_nonzero(verdicts):  # ACCEPTED is 0: the usual burst
-            self._home.move(page, rows, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=self.lane.key.channel)
+            self._accept(page, rows, now)
             return
         if answers:
             self._act_on_answers(flight, rows, answers, now)
@@ -558,11 +559,14 @@ class LaneActor:
             self._not_before = max(self._not_before, now + wait_s)
             self._gate_reason = reason
 
+    def _accept(self, page: LedgerPage, rows: Rows, now: float) -> None:
+        accept(self._home, page, rows, now, self.lane.key.channel, self._router.lanes_of(page))
+
     def _carry_out(self, page: LedgerPage, settlement: Settlement, now: float) -> None:
         home = self._home
         channel = self.lane.key.channel
-        home.move(page, settlement.accepted, State.VENDOR_ACCEPTED, Reason.NONE, now, channel=channel)
-        home.move(page, settlement.uncertain, State.UNCERTAIN, Reason.NO_ANSWER, now, channel=channel)
+        self._accept(page, settlement.accepted, now)
+        lose_answer(home, page, settlement.uncertain, now, channel, self._router.lanes_of(page))
         if len(settlement.failed):
             self._router.vendor_failed(page, settlement.failed, settlement.failed_reasons)
         if len(settlement.expiring):

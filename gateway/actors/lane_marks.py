@@ -37,8 +37,21 @@ class AheadOfMarks:
         self._waited: Unsent | None = None
 
     def add(self, page: LedgerPage, burst: RenderedBurst, authorization: bytes, now: float) -> None:
-        ticket = NO_TICKET if self._marks is None else self._marks.mark(page, burst.rows, self._ring)
+        bulk = burst.requests.bulk
+        # A first step sends nothing to anybody: its rows are marked when it has been answered.
+        is_first_step = bulk is not None and bulk.save is not None
+        ticket = NO_TICKET
+        if self._marks is not None and not is_first_step:
+            ticket = self._marks.mark(page, burst.rows, self._ring)
         self._unsent.append(Unsent(page, burst, 0, authorization, now, ticket))
+
+    def add_saved(self, unsent: Unsent, lane: Lane) -> None:
+        """The first step is done: the second is next, and leaves when its mark is durable. Rows that ended meanwhile
+        get no mark, which nobody would take back."""
+        ticket = NO_TICKET
+        if self._marks is not None and unsent.page.are_all(unsent.rows, State.QUEUED, lane.key.channel):
+            ticket = self._marks.mark(unsent.page, unsent.rows, self._ring)
+        self._unsent.appendleft(unsent._replace(ticket=ticket))
 
     def is_marked(self, unsent: Unsent) -> bool:
         """The mark of these rows is durable, or they need none."""

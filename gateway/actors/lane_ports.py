@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.actors.rendering import LaneBurst
-from gateway.columns import U8, Rows
+from gateway.columns import U8, Bool, Rows
 from gateway.ledger import LedgerPage
 from gateway.verdict import Verdict
 
@@ -34,6 +34,10 @@ class Credentials(Protocol):
 
 
 class RouterPort(Protocol):
+    def lanes_of(self, page: LedgerPage) -> Bool:
+        """(channels,) which channels the page's app has lanes for."""
+        ...
+
     """Where rows go that this lane cannot deliver."""
 
     def vendor_failed(self, page: LedgerPage, rows: Rows, reasons: U8) -> None: ...

@@ -147,6 +147,8 @@ class LedgerActor:
         #: Pages that rest, and since when; in that order.
         self._resting: OrderedDict[int, tuple[LedgerPage, float]] = OrderedDict()
         self._is_short = False
+        #: Called with each page that is in the home again; one of an earlier process when its held rows are checked.
+        self.on_brought_back: Callable[[LedgerPage], None] = lambda _page: None
         self._late: deque[tuple[int, Rows, Then, Callable[[], None]]] = deque()
         #: Pages that are away and may have rows that are due.
         self._due: deque[BatchAddress] = deque()
@@ -157,8 +159,6 @@ class LedgerActor:
         self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when a page is here whose rows may be due.
         self.on_due: Callable[[], None] = lambda: None
-        #: Told of each page of an earlier process that comes back.
-        self.on_recovered: Callable[[LedgerPage], None] = lambda _page: None
         #: Pages of an earlier process whose held rows the inbox has not been asked for.
         self._unchecked: set[int] = set()
 
@@ -264,6 +264,8 @@ class LedgerActor:
         else:
             self._home.adopt(page)
             self.on_adopted(page)
+            if key.sequence not in self._unchecked:
+                self.on_brought_back(page)
 
     async def away_parts(self, task_id: bytes) -> list[int]:
         """Sequences of pages that are away and may have rows of the task. Raises StoreError."""
@@ -291,7 +293,7 @@ class LedgerActor:
             # They were with their devices, and the only way to say so is to say it now.
             self._home.move(page, lost, State.IN_FLIGHT, None, now)
             self._home.move(page, lost, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
-            self.on_recovered(page)
+            self.on_brought_back(page)
 
     # -- looking up; all read-only, and not kept
 

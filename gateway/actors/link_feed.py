@@ -25,6 +25,10 @@ from gateway.marks import NO_TICKET
 AHEAD_ROWS = 8192
 #: Calls prepared at once: each is a page in the record of the marks.
 _AHEAD_CALLS = 64
+#: Texts in one call of the edge: they are copied two or three times there.
+_DELIVER_BYTES_MAX = 1 << 20
+#: So many rows make no long step, whatever their texts.
+_FEW_ROWS = 64
 
 
 class ForLink(NamedTuple):
@@ -127,3 +131,14 @@ class LinkFeed:
             columns = [np.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)]
             queue.appendleft(ForLink(first.page, *columns))
         return queue[0]
+
+
+def rows_of_one_call(page: LedgerPage, rows_max: int) -> int:
+    """Rows of the page that one call of the edge may have: rows_max by its pace, and fewer by their texts, which a pace
+    learnt on others says nothing of."""
+    batch = page.batch
+    if batch.n <= _FEW_ROWS:
+        return rows_max
+    text_bytes = max(len(variant.title.encode()) + len(variant.body.encode()) for variant in batch.variants)
+    text_bytes += sum(len(column.blob) for column in batch.variables.values()) // batch.n
+    return min(rows_max, max(_FEW_ROWS, _DELIVER_BYTES_MAX // (text_bytes + 1)))

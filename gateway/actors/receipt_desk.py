@@ -28,13 +28,16 @@ from gateway.actors.token_guard import TokenGuard
 from gateway.clock import Clock
 from gateway.columns import U8, Rows
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
+from gateway.core.holders import AWAY_WORKER
 from gateway.core.home import Home
 from gateway.core.receipt_reports import (
     EARLY_REPORTS_MAX,
     FLAGS,
     RECEIPTS,
+    ROW_UNKNOWN,
     DeviceWords,
     Reports,
+    add_flags,
     address,
     device_words,
     find_rows,
@@ -45,7 +48,7 @@ from gateway.core.receipt_reports import (
     unpack_reports,
     unpack_words,
 )
-from gateway.ledger import Channel, LedgerPage, Reason, Receipt, State
+from gateway.ledger import IS_FINAL, Channel, LedgerPage, Reason, Receipt, State
 from gateway.message_id import BatchAddress
 from gateway.receipts import TIME_UNKNOWN, Event, VendorReceipt
 
@@ -265,7 +268,7 @@ class ReceiptDesk:
             if receipt >= Receipt.DELIVERED:
                 self._call_off(page, of_rows, now)
         flags = FLAGS[reports.events]
-        self._home.add_flags(page, rows, flags)
+        add_flags(self._home, page, rows, flags)
         n_repeated = int(np.count_nonzero(told)) - rose
         self._count(channel, "repeated", n_repeated)
         self._count(channel, "counted", len(rows) - n_repeated)
@@ -273,6 +276,8 @@ class ReceiptDesk:
         lost = np.unique(rows[_is_lost(reports.events)])
         if len(lost):
             self.on_undelivered(page, lost)
+        if page.batch.has_fallback and page.away is not None:
+            self._tell_holders(page, channel, rows, reports)
         words = device_words(page, rows, reports, channel, self._devices)
         guard = self._guards.get((page.batch.app, channel))
         if guard is not None:
@@ -280,6 +285,34 @@ class ReceiptDesk:
             guard.on_verdicts(int(np.count_nonzero(reports.events == Event.DELIVERED)), 0)
         if len(words.events):
             self._tell_owners(page.batch.app, channel, words)
+
+    def _tell_holders(self, page: LedgerPage, channel: Channel, rows: Rows, reports: Reports) -> None:
+        """Rows whose chain another worker carries out: it must know what the vendor said."""
+        if page.away is None or self._neighbours is None:
+            return
+        workers = np.where(IS_FINAL[page.state[rows]], 0, page.away[rows] & AWAY_WORKER)
+        for worker in np.unique(workers[workers > 0]).tolist():
+            told = reports.take(workers == worker)
+            head = {"batch": list(page.batch.address), "channel": int(channel)}
+            if not self._neighbours.send(worker - 1, "held_receipts", head, pack_reports(told), len(told.rows)):
+                self._count(channel, "dropped", len(told.rows))
+
+    def on_held_reports(self, head: dict[str, Any], body: memoryview) -> None:
+        """What the home of rows that this worker holds was told of them. Raises ValueError for columns that do not
+        fit."""
+        channel, reports = Channel(head["channel"]), unpack_reports(body)
+        # A row has another number here; its token is the same.
+        reports = reports._replace(rows=np.full(len(reports.rows), ROW_UNKNOWN, np.int32))
+        now = self._clock.monotonic()
+        for page in self._home.shadows.of_batch(BatchAddress(*head["batch"])):
+            found = find_rows(page, channel, reports)
+            events = reports.events[found.reports]
+            for receipt, of_rows in strongest(found.rows, RECEIPTS[events]):
+                self._home.raise_receipts(page, of_rows, receipt, now)
+            add_flags(self._home, page, found.rows, FLAGS[events])
+            lost = np.unique(found.rows[_is_lost(events)])
+            if len(lost):
+                self.on_undelivered(page, lost)
 
     def _call_off(self, page: LedgerPage, rows: Rows, now: float) -> None:
         """Rows that are about to be sent once more, although they arrived, are not; their holder may be elsewhere."""

@@ -6,13 +6,14 @@ newer one, or none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from gateway.columns import U32, Bool, Pieces, Rows, TextColumn
 from gateway.core.devices import DeviceTable
+from gateway.core.fallback import Targets, targets
 from gateway.core.render import Renderer, RequestSource, TokenGroup
 from gateway.core.render_bulk import merged, rounds
 from gateway.ledger import Channel, LedgerPage, Reason
@@ -49,8 +50,9 @@ class LaneBurst(NamedTuple):
 class LaneRenderer:
     """Requests for one vendor of one app.
 
-    needs_proof: rows whose token is unproven are not rendered but named: they are to go over a probe connection
-    (core/probing.py). They are told apart here because here each device's record is at hand anyway.
+    check_token: what is wrong with a target of this vendor, "" where nothing is. needs_proof: rows whose token is
+    unproven are not rendered but named: they are to go over a probe connection (core/probing.py). They are told
+    apart here because here each device's record is at hand anyway.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class LaneRenderer:
         vendor: RequestSource,
         channel: Channel,
         needs_proof: bool = False,
+        check_token: Callable[[str], str] = lambda _token: "",
     ) -> None:
         self._renderer = renderer
         self._devices = devices
         self._vendor = vendor
         self._channel = channel
         self._needs_proof = needs_proof
+        self._check_token = check_token
         self._is_bulk: bool = getattr(vendor, "is_bulk", False)
 
     def render(self, page: LedgerPage, rows: Rows, authorization: bytes, now_unix_s: float) -> LaneBurst:
@@ -113,6 +117,33 @@ class LaneRenderer:
     def _tokens(self, page: LedgerPage, rows: Rows) -> tuple[list[TokenGroup], U32]:
         """Tokens of the rows, by group, and (k,) since when each row's is proven, 0: it is not."""
         batch = page.batch
+        if batch.has_fallback and (chosen := targets(page, rows, self._channel)) is not None:
+            return self._chosen_tokens(page, rows, chosen)
+        return self._own_tokens(page, rows)
+
+    def _chosen_tokens(self, page: LedgerPage, rows: Rows, chosen: Targets) -> tuple[list[TokenGroup], U32]:
+        """The same where the fallback chain of some rows names their targets. One that is none of this vendor's is as
+        good as absent."""
+        good = np.array([bool(text) and not self._check_target(text) for text in chosen.texts.rows()], np.bool_)
+        kept, texts = chosen.positions[good], chosen.texts.take(np.flatnonzero(good))
+        page.token_hashes[rows[kept]] = self._devices.hash_tokens(self._channel, texts, page.batch.app)
+        proven_unix_s = np.ones(len(rows), np.uint32)
+        others = np.setdiff1d(np.arange(len(rows)), chosen.positions)
+        groups, proven_unix_s[others] = self._own_tokens(page, rows[others])
+        moved = [TokenGroup(others[group.positions], group.tokens) for group in groups]
+        fixed = texts.fixed()
+        return [*moved, TokenGroup(kept, texts if fixed is None else fixed)] if len(kept) else moved, proven_unix_s
+
+    def _check_target(self, text: bytes) -> str:
+        try:
+            return self._check_token(text.decode("ascii"))
+        except UnicodeDecodeError:
+            return "not ASCII"
+
+    def _own_tokens(self, page: LedgerPage, rows: Rows) -> tuple[list[TokenGroup], U32]:
+        batch = page.batch
+        if not len(rows):
+            return [], np.zeros(0, np.uint32)
         is_token = None if batch.channels is None else batch.channels[rows] != 0
         if is_token is None or not is_token.any():
             return self._device_tokens(page, rows, np.arange(len(rows)))

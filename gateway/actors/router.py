@@ -23,9 +23,10 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.fallbacks import NOT_REACHED, FallbackObserver, Fallbacks, Ways
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
-from gateway.actors.link_feed import ForLink, LinkFeed
+from gateway.actors.link_feed import ForLink, LinkFeed, rows_of_one_call
 from gateway.actors.rendering import LinkPayload, LinkRenderer
 from gateway.actors.resending import RedeliverPort, Resending
 from gateway.actors.token_guard import TokenGuard
@@ -45,6 +46,7 @@ from gateway.core.router import (
     reroute_after_vendor,
     reroute_offline,
     route,
+    slots_of,
 )
 from gateway.core.shadow import ShadowPage
 from gateway.core.stopping import go_on
@@ -62,12 +64,6 @@ _SWEEP_S = 0.05
 _WAITS_MAX = 1 << 20
 #: Rows of strategy 4 that are in flight when their wait ends are looked at again after this long.
 _LOOK_AGAIN_S = 1.0
-
-
-#: Texts in one call of the edge: they are copied two or three times there.
-_DELIVER_BYTES_MAX = 1 << 20
-#: So many rows make no long step, whatever their texts.
-_FEW_ROWS = 64
 
 
 class LongLinkPort(RedeliverPort, Protocol):
@@ -97,7 +93,7 @@ class SpreadPort(Protocol):
     def check_room(self) -> None: ...
 
 
-class RouterObserver(Protocol):
+class RouterObserver(FallbackObserver, Protocol):
     def routed(self, page: LedgerPage, seconds: float) -> None: ...
 
     def delivered_to_edge(self, rows: int) -> None: ...
@@ -164,6 +160,8 @@ class Router:
             tick_s=_SWEEP_S, slots=1024, now=clock.monotonic(), items_max=_WAITS_MAX
         )
         self._sweep_bell = Bell()
+        ways = Ways(self._options, self.lanes_of, self._offer, inbox.forget)
+        self.fallbacks = Fallbacks(home=home, clock=clock, observer=observer, ways=ways)
         self._trail = trail
         self._remembers_devices = remembers_devices
         self._link_feed = LinkFeed(rows_max=self._link_rows_max, feed=self._feed, trail=trail)
@@ -247,16 +245,21 @@ class Router:
     async def _route_page(self, page: LedgerPage) -> None:
         options = self._options(page)
         left = page.n - page.n_routed
+        if page.batch.has_fallback and not page.n_routed:
+            self.fallbacks.follow(page)
+            self._sweep_bell.ring()
         # Slices of equal size: a short last one would cost nearly as much as a full one.
         size = -(-left // -(-left // self._slice_rows)) if left else 1
         for first in range(page.n_routed, page.n, size):
             stop = min(first + size, page.n)
             self._home.encode_rows(page.batch, first, stop)
             rows = live_rows(page, first, stop)
+            if page.batch.has_fallback:
+                rows = self.fallbacks.resume(page, rows)
             if self._spread is not None and not isinstance(page, ShadowPage):
                 rows = self._spread.send_elsewhere(page, rows)
             if len(rows):
-                routed = route(page, rows, self._devices, options, self._lanes_of(page))
+                routed = route(page, rows, self._devices, options, self.lanes_of(page))
                 page.routed_ms[first:stop] = page.stamp(self._clock.monotonic())
                 self._carry_out(page, routed, options)
             page.n_routed = stop
@@ -269,16 +272,19 @@ class Router:
             part = rows[first : first + self._slice_rows]
             self.queued_rows -= len(part)
             part = part[page.state[part] == State.QUEUED]
+            if page.batch.has_fallback:
+                part = self.fallbacks.resume(page, part)
             if self._spread is not None:
                 part = self._spread.send_elsewhere(page, part)
             if len(part):
-                self._carry_out(page, route(page, part, self._devices, options, self._lanes_of(page)), options)
+                self._carry_out(page, route(page, part, self._devices, options, self.lanes_of(page)), options)
             await trio.lowlevel.checkpoint()
 
     def _options(self, page: LedgerPage) -> Options:
         return compile_options(page.batch, self._defaults[page.batch.app])
 
-    def _lanes_of(self, page: LedgerPage) -> Bool:
+    def lanes_of(self, page: LedgerPage) -> Bool:
+        """(channels,) which channels the page's app has lanes for."""
         found = self._has_lane.get(page.batch.app)
         return np.zeros(_N_CHANNELS, np.bool_) if found is None else found
 
@@ -293,9 +299,9 @@ class Router:
                 page.channel[rows] = Channel.LONG_LINK
                 self._inbox.keep(page, rows)
                 continue
-            self._end(page, rows, reason, now)
-        if len(routed.failed):
-            self._home.move(page, routed.failed, State.FAILED, None, now)
+            goes_on = page.batch.has_fallback and reason in NOT_REACHED
+            self._end(page, self.fallbacks.move_on(page, rows) if goes_on else rows, reason, now)
+        self._fail(page, routed.failed, now)
         if len(routed.expired):
             self._home.move(page, routed.expired, State.EXPIRED, Reason.TTL_PASSED, now)
         for group in routed.vendor:
@@ -307,6 +313,12 @@ class Router:
             page.channel[routed.inbox] = Channel.LONG_LINK
             self._inbox.keep(page, routed.inbox, is_silent=is_silent)
 
+    def _fail(self, page: LedgerPage, rows: Rows, now: float) -> None:
+        """Rows have no way left, but for their chain. Their reasons stand beside them."""
+        if len(rows):
+            left = self.fallbacks.move_on(page, rows) if page.batch.has_fallback else rows
+            self._home.move(page, left, State.FAILED, None, now)
+
     def _end(self, page: LedgerPage, rows: Rows, reason: Reason, now: float) -> None:
         self._home.move(page, rows, State.DROPPED, reason, now)
 
@@ -317,6 +329,11 @@ class Router:
         self._home.move(page, moved, State.QUEUED, None, now)
         page.channel[rows] = group.channel
         self._limit_wait(page, group, options, now)
+        self._offer(page, group)
+
+    def _offer(self, page: LedgerPage, group: VendorRows) -> None:
+        """Rows that are QUEUED for that channel are in its lane, or parked before it."""
+        rows = group.rows
         key = LaneKey(page.batch.app, group.channel, group.class_)
         taken = self._lanes[key].offer(page, rows, group.priority) if not self._parked.get(key) else 0
         if taken < len(rows):
@@ -339,16 +356,14 @@ class Router:
                 # They may come back to wait; then they have waited long enough.
                 self._waits.add(now + _LOOK_AGAIN_S, _Parked(page, in_flight, priority))
             is_waiting = at_vendor & ((states == State.QUEUED) | (states == State.WAITING))
+            if page.batch.has_fallback:
+                is_waiting &= ~self.fallbacks.holds(page, rows)
             options = self._options(page)
             index = options.variant_index(page.batch, rows)
             is_waiting &= options.strategies[index, page.channel[rows]] == _VENDOR_FIRST
             waiting = rows[is_waiting]
             if len(waiting):
-                reasons = np.zeros(len(waiting), np.uint8)
-                for channel in np.unique(page.channel[waiting]).tolist():
-                    at = page.channel[waiting] == channel
-                    reasons[at] = expiry_reasons(page, waiting[at], self._waiting_reason(page, Channel(channel)))
-                self.vendor_failed(page, waiting, reasons)
+                self.vendor_failed(page, waiting, self._why(page, waiting))
 
     def lane_has_room(self, lane: LaneActor) -> None:
         """A lane took rows off its queue: what is parked for it moves up."""
@@ -364,16 +379,8 @@ class Router:
             parked.popleft()
 
     def _link_rows_max(self, page: LedgerPage) -> int:
-        """Rows of the page that one call of the edge may have: by its pace, and by their texts, which a pace learnt on
-        others says nothing of."""
         assert self._long_link is not None
-        rows_max = self._long_link.deliver_rows_max()
-        batch = page.batch
-        if batch.n <= _FEW_ROWS:
-            return rows_max
-        text_bytes = max(len(variant.title.encode()) + len(variant.body.encode()) for variant in batch.variants)
-        text_bytes += sum(len(column.blob) for column in batch.variables.values()) // batch.n
-        return min(rows_max, max(_FEW_ROWS, _DELIVER_BYTES_MAX // (text_bytes + 1)))
+        return rows_of_one_call(page, self._long_link.deliver_rows_max())
 
     def _feed(self, work: ForLink) -> None:
         page = work.page
@@ -388,7 +395,7 @@ class Router:
 
     def _after_refused_link(self, page: LedgerPage, rows: Rows, options: Options) -> Routed:
         """The next way of rows that no socket took. Strategy 4 has had its vendor: it does not ask it again."""
-        lanes = self._lanes_of(page)
+        lanes = self.lanes_of(page)
         fell_back = rows[page.reason[rows] == Reason.FALLBACK]
         if not len(fell_back):
             return reroute_offline(page, rows, self._devices, options, lanes)
@@ -446,10 +453,12 @@ class Router:
             is_stopped = page.stopped[rows]
             self._home.move(page, rows[is_stopped], State.FAILED, None, now)
             rows = rows[~is_stopped]
+        if page.batch.has_fallback:
+            rows, ended = self.fallbacks.after_failure(page, rows)
+            self._home.move(page, ended, State.FAILED, None, now)
         options = self._options(page)
-        routed = reroute_after_vendor(page, rows, self._devices, options, self._lanes_of(page))
-        if len(routed.failed):
-            self._home.move(page, routed.failed, State.FAILED, None, now)
+        routed = reroute_after_vendor(page, rows, self._devices, options, self.lanes_of(page))
+        self._fail(page, routed.failed, now)
         falls_back = np.concatenate([routed.long_link, routed.inbox])
         if len(falls_back):
             in_lane = page.state[falls_back] == State.QUEUED
@@ -462,7 +471,7 @@ class Router:
         holds removals back."""
         page.flags[rows] |= np.uint8(Flag.TOKEN_DEAD)
         channel = Channel(int(page.channel[rows[0]]))
-        slots = self._slots(page, rows, channel)
+        slots = slots_of(self._devices, page, rows, channel)
         known = slots >= 0
         since = np.array([SINCE_UNKNOWN if at is None else at for at in dead_since_unix_ms], np.int64)
         guard = self._guards[page.batch.app, channel]
@@ -472,32 +481,22 @@ class Router:
     def token_muted(self, page: LedgerPage, rows: Rows) -> None:
         """The tokens of these rows' devices are kept, and not sent to until they register again."""
         channel = Channel(int(page.channel[rows[0]]))
-        slots = self._slots(page, rows, channel)
+        slots = slots_of(self._devices, page, rows, channel)
         known = slots >= 0
         muted = self._devices.mute_tokens(slots[known], page.token_hashes[rows[known]])
         self._observer.tokens_muted(channel, int(muted.sum()))
 
     def tokens_proven(self, page: LedgerPage, rows: Rows) -> None:
         """The vendor took these probes: their tokens need none from now on."""
-        slots = self._slots(page, rows, Channel(int(page.channel[rows[0]])))
+        slots = slots_of(self._devices, page, rows, Channel(int(page.channel[rows[0]])))
         known = slots >= 0
         self._devices.prove_tokens(slots[known], page.token_hashes[rows[known]], self._clock.unix_ms() // 1000)
 
     def tokens_suspect(self, page: LedgerPage, rows: Rows) -> None:
         """The vendor refused these rows for the sake of their devices: the tokens are probed again."""
-        slots = self._slots(page, rows, Channel(int(page.channel[rows[0]])))
+        slots = slots_of(self._devices, page, rows, Channel(int(page.channel[rows[0]])))
         known = slots >= 0
         self._devices.suspect_tokens(slots[known], page.token_hashes[rows[known]])
-
-    def _slots(self, page: LedgerPage, rows: Rows, channel: Channel) -> I32:
-        """Where the devices of these rows are now: by id, or by token where the target is a token."""
-        batch = page.batch
-        slots = self._devices.find(batch.device_ids.take(rows, axis=0), batch.app)
-        if batch.channels is not None and batch.tokens is not None:
-            by_token = np.flatnonzero(batch.channels[rows] != 0)
-            tokens = batch.tokens.take(rows[by_token])
-            slots[by_token] = self._devices.find_tokens(channel, tokens, batch.app)
-        return slots
 
     # -- from the long link
 
@@ -512,7 +511,7 @@ class Router:
         held = go_on(self._home, page, held, now)
         self._observer.handed_over(len(held))
         options = self._options(page)
-        routed = reroute_after_long_link(page, held, self._devices, options, self._lanes_of(page))
+        routed = reroute_after_long_link(page, held, self._devices, options, self.lanes_of(page))
         self._carry_out(page, routed, options, is_silent=is_silent)
 
     # -- from the inbox
@@ -558,10 +557,12 @@ class Router:
         """Ends rows whose TTL has passed, and waits that have lasted long enough, page by page."""
         while True:
             waits = self._waits.next_deadline()
-            with self._clock.move_on_at(min(self._home.next_deadline(), math.inf if waits is None else waits)):
+            deadline = min(self._home.next_deadline(), self.fallbacks.next_deadline())
+            with self._clock.move_on_at(min(deadline, math.inf if waits is None else waits)):
                 await self._sweep_bell.wait()
             now = self._clock.monotonic()
             self._stop_waiting(now)
+            self.fallbacks.on_time(now)
             for page, rows in self._home.due(now):
                 self._expire(page, rows, now)
                 await trio.lowlevel.checkpoint()
@@ -569,14 +570,19 @@ class Router:
             await trio.sleep(_SWEEP_S)
 
     def _expire(self, page: LedgerPage, rows: Rows, now: float) -> None:
-        reasons = np.zeros(len(rows), np.uint8)
-        channels = page.channel[rows]
-        for channel in np.unique(channels).tolist():
-            of_channel = channels == channel
-            reasons[of_channel] = expiry_reasons(page, rows[of_channel], self._waiting_reason(page, Channel(channel)))
+        reasons = self._why(page, rows)
         held = rows[page.state[rows] == State.HELD]
         self._home.move(page, rows, State.EXPIRED, reasons, now)
         self._inbox.forget(row_tags(page.batch.address.sequence, held))
+
+    def _why(self, page: LedgerPage, rows: Rows) -> U8:
+        """(k,) what each row has waited for."""
+        reasons = np.zeros(len(rows), np.uint8)
+        channels = page.channel[rows]
+        for channel in np.unique(channels).tolist():
+            at = channels == channel
+            reasons[at] = expiry_reasons(page, rows[at], self._waiting_reason(page, Channel(channel)))
+        return reasons
 
     def _waiting_reason(self, page: LedgerPage, channel: Channel) -> Reason:
         lanes = [self._lanes.get(LaneKey(page.batch.app, channel, class_)) for class_ in Class]

@@ -50,6 +50,7 @@ from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.registration import check_registration
 from gateway.wire.rpc.server import HelloAccepted, Requested
 from gateway.wire.rpc.submit import (
+    audience_digest,
     check_submit,
     check_submit_in_steps,
     checked_content,
@@ -351,11 +352,18 @@ class Service:
             if (fault := app.ttl_fault(content)) is not None:
                 raise BadRequest(f"content.{fault.field}", fault.text)
             self._check_room()
-            started = await self._audiences.start(app.number, content, message.tag.encode(), message.rows_per_s)
+            digest = audience_digest(message) if message.request_id else b""
+            tag = message.tag.encode()
+            started = await self._audiences.start(
+                app.number, content, tag, message.rows_per_s, request_id=message.request_id, digest=digest
+            )
         self._observer.submit("accepted")
-        connection.answer(
-            messages.AudienceSubmitted(id=message.id, task_id=started.task_id or bytes(16), devices=started.devices)
-        )
+        devices = started.devices
+        if started.task_id and not devices:
+            asked = messages.TaskState(id=message.id, task_id=started.task_id)
+            devices = (await self._reports.counts(asked, functools.partial(self._may_see, connection))).accepted
+        answer = messages.AudienceSubmitted(id=message.id, task_id=started.task_id or bytes(16), devices=devices)
+        connection.answer(answer)
 
     # -- stores
 

@@ -103,14 +103,19 @@ class TaskControl:
         await self.remember(task_id, now_unix_ms)
         cancelled = seen = 0
         spans: dict[int, list[Span]] = {}
-        for page in self._home.task_pages(task_id):
-            for segment in self._home.segments_of(page, task_id):
+        for found in self._home.task_pages(task_id):
+            for segment in self._home.segments_of(found, task_id):
                 first, stop = segment.first, segment.first + segment.n
+                page: LedgerPage | None = found
                 for start in range(first, stop, STOP_ROWS):
+                    # Asked for in each step: it may leave memory in between, and come back as another object.
+                    page = self._home.page(found.batch.address.sequence)
+                    if page is None:
+                        break
                     some = self.stop_rows(page, np.arange(start, min(start + STOP_ROWS, stop)))
                     cancelled, seen = cancelled + some.cancelled, seen + some.may_have_arrived
                     await trio.lowlevel.checkpoint()
-                if page.away is not None:
+                if page is not None and page.away is not None:
                     workers = np.unique(page.away[first:stop] & 0x7F)
                     for worker in workers[workers != 0].tolist():
                         spans.setdefault(worker - 1, []).append(Span(page.batch.address, first, stop))

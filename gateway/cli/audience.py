@@ -22,12 +22,12 @@ def submit_audience(options: argparse.Namespace, output: Output) -> int:
     tag = who.removeprefix("tag:") if who.startswith("tag:") else ""
     if who != "all" and not tag:
         raise UsageError(f"--audience is {who!r}, expected all or tag:NAME")
-    if options.request_id or options.allow_duplicates:
-        raise UsageError("--request-id and --allow-duplicates are not for an --audience")
+    if options.allow_duplicates or options.task or options.group:
+        raise UsageError("--allow-duplicates, --task and --group are not for an --audience")
     content = _read_content(options.file)
     config = read_config(options.config)
     with app_client(config, choose_app(config, options.app), options.address, options.timeout) as client:
-        answer = client.submit_audience(content, tag=tag, rows_per_s=options.per_s)
+        answer = client.submit_audience(content, tag=tag, rows_per_s=options.per_s, request_id=options.request_id)
     task = to_text(answer.task_id) if any(answer.task_id) else ""
     output.document({"task": task, "devices": answer.devices})
     if not output.is_json:

@@ -26,7 +26,7 @@ from gateway.cli.output import Output
 from gateway.client.rows import Row
 from gateway.columns import TextColumn, join
 from gateway.config_sections import App
-from gateway.content import Click, Variant, template_parts
+from gateway.content import Click, Texts, Variant, template_parts
 from gateway.core.render import Renderer, TokenGroup
 from gateway.message_id import BatchAddress, encode_rows
 from gateway.vendor import Requests, Vendor, slot_text
@@ -174,6 +174,10 @@ def _filled(variant: Variant, variables: Mapping[str, str]) -> Variant:
         return "".join(parts)
 
     click = variant.click
+    own = {
+        channel: Texts(*(None if text is None else put(text) for text in (told.title, told.body)))
+        for channel, told in (variant.texts or {}).items()
+    }
     return msgspec.structs.replace(
         variant,
         title=put(variant.title),
@@ -181,6 +185,7 @@ def _filled(variant: Variant, variables: Mapping[str, str]) -> Variant:
         data={key: put(value) if isinstance(value, str) else value for key, value in (variant.data or {}).items()}
         or None,
         click=None if click is None else Click(click.type, put(click.value)),
+        texts=own or None,
     )
 
 

@@ -24,6 +24,7 @@ from gateway.client.requests import (
     UNSENT,
     DeviceState,
     Target,
+    audience_request,
     block_request,
     device_request,
     device_status_request,
@@ -73,7 +74,6 @@ from gateway.wire.rpc.messages import (
     StoredRowsFound,
     StreamPage,
     Submit,
-    SubmitAudience,
     Submitted,
     SubscribePresence,
     SubscribeReceipts,
@@ -257,12 +257,11 @@ class AsyncCalls(ABC):
         return await self._call(with_request_id(request), Submitted)
 
     async def submit_audience(
-        self, content: Variant, *, tag: str = "", rows_per_s: float | None = None
+        self, content: Variant, *, tag: str = "", rows_per_s: float | None = None, request_id: str = ""
     ) -> AudienceSubmitted:
-        """The content is on its way to all devices that are online now, or those with the tag. Sent once: a call whose
-        answer is lost may have been done."""
-        request = SubmitAudience(id=UNSENT, content=content, tag=tag, rows_per_s=rows_per_s)
-        return await self._call(request, AudienceSubmitted)
+        """The content is on its way to all devices that are online now, or those with the tag. Without a request_id one
+        is made, for retries."""
+        return await self._call(audience_request(content, tag, rows_per_s, request_id), AudienceSubmitted)
 
     async def task_state(self, task_id: bytes | str) -> TaskCounts:
         return await self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)

@@ -23,6 +23,7 @@ from gateway.client.requests import (
     UNSENT,
     DeviceState,
     Target,
+    audience_request,
     block_request,
     device_request,
     device_status_request,
@@ -71,7 +72,6 @@ from gateway.wire.rpc.messages import (
     StoredRowsFound,
     StreamPage,
     Submit,
-    SubmitAudience,
     Submitted,
     SubscribePresence,
     SubscribeReceipts,
@@ -177,11 +177,12 @@ class BlockingClient:
         while waiting:
             yield self._collect(*waiting.popleft())
 
-    def submit_audience(self, content: Variant, *, tag: str = "", rows_per_s: float | None = None) -> AudienceSubmitted:
-        """The content is on its way to all devices that are online now, or those with the tag. Sent once: a call whose
-        answer is lost may have been done."""
-        request = SubmitAudience(id=UNSENT, content=content, tag=tag, rows_per_s=rows_per_s)
-        return self._call(request, AudienceSubmitted)
+    def submit_audience(
+        self, content: Variant, *, tag: str = "", rows_per_s: float | None = None, request_id: str = ""
+    ) -> AudienceSubmitted:
+        """The content is on its way to all devices that are online now, or those with the tag. Without a request_id one
+        is made, for retries."""
+        return self._call(audience_request(content, tag, rows_per_s, request_id), AudienceSubmitted)
 
     def task_state(self, task_id: bytes | str) -> TaskCounts:
         return self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)

@@ -20,6 +20,7 @@ from gateway.wire.rpc.messages import (
     EraseDevices,
     RegisterDevices,
     Submit,
+    SubmitAudience,
     TaskRows,
     Texts,
     Trace,
@@ -215,3 +216,9 @@ def device_status_request(device_ids: Sequence[bytes | str], app_key: str = "") 
 def with_request_id(request: Submit) -> Submit:
     """The submit with a request_id, so that it may be sent twice and done once."""
     return request if request.request_id else msgspec.structs.replace(request, request_id=os.urandom(16).hex())
+
+
+def audience_request(content: Variant, tag: str, rows_per_s: float | None, request_id: str) -> SubmitAudience:
+    """With a request_id, made where there is none: it may be sent twice and is done once."""
+    request_id = request_id or os.urandom(16).hex()
+    return SubmitAudience(id=UNSENT, content=content, tag=tag, rows_per_s=rows_per_s, request_id=request_id)

@@ -34,9 +34,9 @@ class Lost(GatewayError):
 
 def may_repeat(request: Request) -> bool:
     """Doing it twice does no harm: reads, whole-state writes, and submits that the gateway knows by request_id."""
-    if isinstance(request, Submit):
+    if isinstance(request, Submit | SubmitAudience):
         return request.request_id != ""
-    return not isinstance(request, ClockAdvance | Restart | SubmitAudience)
+    return not isinstance(request, ClockAdvance | Restart)
 
 
 class Retry:

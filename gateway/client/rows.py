@@ -22,7 +22,16 @@ import msgspec
 
 from gateway.client.requests import UNSENT, Target, little_endian, texts
 from gateway.columns import TextColumn
-from gateway.content import Action, Click, Scalar, Variant, check_variant, variable_names
+from gateway.content import (
+    Action,
+    Click,
+    FallbackStep,
+    Scalar,
+    Variant,
+    check_variant,
+    fallback_variables,
+    variable_names,
+)
 from gateway.ledger import VENDOR_CHANNELS
 from gateway.message_id import from_text
 from gateway.wire.rpc.limits import CONTENTS_MAX, TOKEN_BYTES_MAX, VARIABLES_MAX
@@ -83,6 +92,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     vars: dict[str, str] | None = None
     plan_id: str = ""
     action: Action = "notification"
+    fallback: tuple[FallbackStep, ...] = ()
 
 
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(_Line)}
@@ -118,10 +128,14 @@ def parse_line(text: bytes | str, line: int, *, default_to: Target | None = None
         class_="marketing" if parsed.category == MARKETING_CATEGORY else "system",
         plan_id=parsed.plan_id,
         action=parsed.action,
+        fallback=parsed.fallback,
     )
     content_fault = check_variant(variant)
     if content_fault is not None:
         return LineFault(line, *content_fault)
+    missing = fallback_variables(variant).difference(parsed.vars or {})
+    if missing:
+        return LineFault(line, "fallback", f"variable {min(missing)} is missing")
     if parsed.vars is not None:
         missing = variable_names(variant).difference(parsed.vars)
         if missing:

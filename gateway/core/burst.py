@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import operator
 import re
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 
 from gateway import message_id
 from gateway.batch import Batch
 from gateway.columns import U16, Rows, TextColumn, json_escape
-from gateway.content import Variant, template_parts
+from gateway.content import Variant, template_parts, variant_for
 from gateway.core.compiled import Source
-from gateway.escapes import escape, escape_column
+from gateway.escapes import escape
 
 _NUMBER_MAX = 2**31 - 1
 _KEY8 = re.compile(r"[A-Za-z0-9_-]{1,8}")
@@ -42,6 +44,20 @@ def collapse_key8(collapse_id: str) -> bytes:
     return base64.urlsafe_b64encode(digest)
 
 
+#: Slots that are constant per variant follow from these of its fields, by how their names begin; others from none.
+_FIELDS_OF = {
+    "collapse_": operator.attrgetter("collapse_id"),
+    "notify_": operator.attrgetter("collapse_id", "title", "body"),
+    "ttl": operator.attrgetter("ttl_s"),
+    "expires_": operator.attrgetter("ttl_s"),
+}
+
+
+def fields_of(name: str) -> Callable[[Variant], Hashable]:
+    """What two variants of one template must share to have the same `Burst.constant` of this name."""
+    return next((fields for start, fields in _FIELDS_OF.items() if name.startswith(start)), lambda _: None)
+
+
 class Burst:
     """rows: positions in the batch. variant_index: (n,) or None when all rows have the batch's only variant.
 
@@ -58,6 +74,10 @@ class Burst:
             self.variant_index = batch.variant_index[rows]
         self._authorization = authorization
         self._now_unix_s = now_unix_s
+
+    def variant(self, index: int) -> Variant:
+        """The batch's variant of this index, as the source's devices read it."""
+        return variant_for(self.batch.variants[index], self.source.name)
 
     def constant(self, name: str, variant: Variant, *, in_json: bool) -> bytes:
         """The value of a slot that is the same for all rows of the variant. Raises KeyError for an unknown name.
@@ -141,18 +161,10 @@ class Burst:
 
     def variable(self, name: str, positions: Rows) -> TextColumn:
         """The values of `var:NAME` at these positions, as the caller sent them."""
-        return self.batch.variables[name[4:]].take(self.rows[positions])
-
-    def json_variable(self, name: str, positions: Rows) -> TextColumn:
-        """The same as they stand: as the inside of JSON strings, or as the name's steps say. Most columns have nothing
-        to escape in JSON, and know it."""
-        base, bar, chain = name.partition("|")
-        values = self.variable(base, positions)
-        if not bar:
-            chain = "j"
-        if chain[:1] == "j" and self.batch.variables[base[4:]].is_json_plain:
-            chain = chain.replace("j", "", 1)
-        return escape_column(values, chain)
+        column = self.batch.variables[name[4:]]
+        # Most columns have nothing to escape in JSON: one look for all bursts of the batch, and what is taken knows.
+        _ = column.is_json_plain
+        return column.take(self.rows[positions])
 
     def text_of_row(self, text: str, position: int) -> str:
         """The text with the variables of one row put in."""

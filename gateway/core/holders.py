@@ -28,7 +28,8 @@ from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, Receipt,
 
 #: Bit of `page.away`: the row may have left its holder's process.
 _ISSUED = np.uint8(0x80)
-_WORKER = np.uint8(0x7F)
+#: Of `page.away`: the worker that has the row, plus one.
+AWAY_WORKER = np.uint8(0x7F)
 #: (11, 11) bool: states that lead to each other in legal moves, or are the same.
 _IS_WAY: Bool = np.array([[start is to or (start, to) in PATHS for to in State] for start in State], np.bool_)
 
@@ -94,7 +95,7 @@ class Holders:
         if n and int(rows[-1]) >= page.n:
             return Reported(0, n)
         page.bursts += [burst_at_home(burst, page.batch.born) for burst in outcomes.bursts]
-        is_held = (page.away[rows] & _WORKER) == worker + 1
+        is_held = (page.away[rows] & AWAY_WORKER) == worker + 1
         is_held &= _IS_WAY[page.state[rows], outcomes.state]
         if not is_held.all():
             kept = np.flatnonzero(is_held)
@@ -170,7 +171,7 @@ class Holders:
             _, page = pages.popitem()
             assert page.away is not None
             marks = page.away
-            rows = np.flatnonzero(((marks & _WORKER) == worker + 1) & ~IS_FINAL[page.state])
+            rows = np.flatnonzero(((marks & AWAY_WORKER) == worker + 1) & ~IS_FINAL[page.state])
             was_issued = (marks[rows] & _ISSUED) != 0
             marks[rows] = 0
             self._rows[worker] -= len(rows)

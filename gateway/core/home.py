@@ -388,6 +388,8 @@ class Home:
         uncertain = rows[page.state[rows] == State.UNCERTAIN]
         if len(uncertain):
             self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
+        if page.batch.has_fallback and receipt >= Receipt.DELIVERED:
+            self._reached(page, rows, now)
         if isinstance(page, ShadowPage):
             page.touch(rose)
             return rose
@@ -402,16 +404,12 @@ class Home:
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
         return rose
 
-    def add_flags(self, page: LedgerPage, rows: Rows, flags: U8) -> None:
-        """The rows, some of them more than once, have these flags too; (k,)."""
-        if not ((page.flags[rows] & flags) != flags).any():
-            return
-        np.bitwise_or.at(page.flags, rows, flags)
-        page.changes += 1
-        if isinstance(page, ShadowPage):
-            page.touch(rows)
-        elif not page.n_open:
-            self.on_done(page)
+    def _reached(self, page: LedgerPage, rows: Rows, now: float) -> None:
+        """Rows that waited for this receipt have ended: their chains end here. Those at another worker end there."""
+        waits = (page.state[rows] == State.WAITING) & (page.reason[rows] == Reason.FALLBACK)
+        if page.away is not None:
+            waits &= page.away[rows] == 0
+        self.move(page, rows[waits], State.VENDOR_ACCEPTED, Reason.NONE, now)
 
     def _record(
         self, page: LedgerPage, rows: Rows, state: State | U8, reason: Reason | U8, channel: Channel | U8, now: float

@@ -18,6 +18,8 @@ import numpy as np
 from gateway import burst_address, message_id
 from gateway.columns import I32, I64, U8, U32, Bool, Rows, TextColumn
 from gateway.core.devices import DeviceTable
+from gateway.core.home import Home
+from gateway.core.shadow import ShadowPage
 from gateway.ledger import Channel, Flag, LedgerPage, Receipt, State
 from gateway.message_id import BatchAddress
 from gateway.receipts import Event, VendorReceipt
@@ -185,6 +187,18 @@ def remember_tokens(page: LedgerPage, channel: Channel, devices: DeviceTable) ->
         hashes[named] = devices.hash_tokens(channel, batch.tokens.take(rows[named]), batch.app)
     page.token_hashes[rows] = hashes
     return int(np.count_nonzero(hashes))
+
+
+def add_flags(home: Home, page: LedgerPage, rows: Rows, flags: U8) -> None:
+    """The rows, some of them more than once, have these flags too; (k,)."""
+    if not ((page.flags[rows] & flags) != flags).any():
+        return
+    np.bitwise_or.at(page.flags, rows, flags)
+    page.changes += 1
+    if isinstance(page, ShadowPage):
+        page.touch(rows)
+    elif not page.n_open:
+        home.on_done(page)
 
 
 class DeviceWords(NamedTuple):

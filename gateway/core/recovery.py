@@ -2,6 +2,7 @@
 
     never issued, or taken back     -> sent
     issued, outcome unknown         -> the rule on_uncertain of (channel, class): sent again, or UNCERTAIN at once
+    taken by a vendor, and a step of its fallback chain is left -> goes on waiting for a receipt
     final                           -> stays as it was
     any open row whose TTL is over  -> EXPIRED, with the others of its batch, before anything is sent
 
@@ -27,6 +28,7 @@ from gateway.marks import RowMarks
 #: In `_newest`: no mark.
 _UNMARKED = np.uint8(255)
 _QUEUED = np.uint8(State.QUEUED)
+_WAITING = np.uint8(State.WAITING)
 _IN_FLIGHT = np.uint8(State.IN_FLIGHT)
 
 
@@ -76,7 +78,7 @@ def recover(
     classes = options.classes[options.variant_index(page.batch, rows)]
     goes_again = is_issued & resends[newest.channels, classes]
     states, reasons, flags = newest.states.copy(), newest.reasons.copy(), newest.flags.copy()
-    reasons[~IS_FINAL[states]] = Reason.NONE
+    reasons[~IS_FINAL[states] & (states != _WAITING)] = Reason.NONE
     reasons[goes_again] = Reason.NO_ANSWER
     flags[goes_again] |= np.uint8(Flag.RESENT_UNCERTAIN)
     states[goes_again] = _QUEUED

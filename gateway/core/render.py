@@ -27,7 +27,7 @@ import numpy as np
 
 from gateway import burst_address, message_id
 from gateway.batch import Batch
-from gateway.columns import Rows, TextColumn
+from gateway.columns import Pieces, Rows, TextColumn
 from gateway.content import Variant
 from gateway.core.burst import Burst
 from gateway.core.compiled import ROW_SLOTS, Compiled, Source, TemplateCache
@@ -123,7 +123,7 @@ class Renderer:
     ) -> Rendered:
         """The requests of these rows of the batch. A row that no token group names is left out.
 
-        reports_cuts: also says which texts were cut, of rows without variables of their own.
+        reports_cuts: also says which texts were cut, of contents that all of their rows share.
         """
         host, port = vendor.authority()
         authority = (host if port == 443 else f"{host}:{port}").encode()
@@ -158,21 +158,21 @@ class Renderer:
 
     def _render_group(self, group: Group) -> None:
         """Chooses the way (see the module's docstring)."""
-        variants = group.burst.batch.variants
-        if group.burst.variant_index is None:
-            self._render_uniform(group, variants[0])
+        burst = group.burst
+        if burst.variant_index is None:
+            self._render_uniform(group, burst.variant(0))
             return
-        indexes = group.burst.variant_index[group.positions]
+        indexes = burst.variant_index[group.positions]
         if int(indexes.min()) == int(indexes.max()):
-            self._render_uniform(group, variants[int(indexes[0])])
+            self._render_uniform(group, burst.variant(int(indexes[0])))
             return
         order = np.argsort(indexes, kind="stable")
         starts = np.flatnonzero(np.diff(indexes[order])) + 1
-        if len(order) < self._uniform_rows_min(group, variants[int(indexes[0])]) * (len(starts) + 1):
+        if len(order) < self._uniform_rows_min(group, burst.variant(int(indexes[0]))) * (len(starts) + 1):
             render_mixed(group, lambda variant: self._template(group, variant), self._render_uniform)
             return
         for chosen in np.split(order, starts):
-            self._render_uniform(group.take(chosen), variants[int(indexes[chosen[0]])])
+            self._render_uniform(group.take(chosen), burst.variant(int(indexes[chosen[0]])))
 
     def _uniform_rows_min(self, group: Group, variant: Variant) -> int:
         if group.numbering is None:
@@ -203,7 +203,11 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
     """All rows of the group are rendered or refused; their texts are the same and fitted once."""
     burst = group.burst
     limits = burst.source.limits(variant)
-    slots = group.row_pieces(template.row_slots)
+    blank = group.blank(variant, template, variant.title, variant.body)
+    if blank is not None:
+        group.refuse(Reason.CONTENT_REFUSED, blank)
+        return
+    slots: dict[str, Pieces] = {}
     shortest, longest = _token_lengths(group.tokens) if limits.counts_token else (0, 0)
     overhead = template.constant_bytes
     has_token = False
@@ -249,7 +253,8 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
             if n_lone:
                 _render_shared(group.take(np.arange(n - n_lone, n)), variant, template)
             return
-    slots |= text_slots(template.text_slots, fitted)
+    # Only now: escaping tokens one by one is half of the work, and lists have their own.
+    slots |= group.row_pieces(template.row_slots) | text_slots(template.text_slots, fitted)
     if template.signed:
         slots |= group.signatures(template.signature_slots, template.signed, slots, n)
     body = pieces_of(template.body, slots)

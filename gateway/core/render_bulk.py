@@ -85,7 +85,7 @@ def _around(group: Group, variant: Variant, names: Sequence[tuple[str, int]]) ->
     for name, _ in names:
         base = base_name(name)
         if base == "message_id":
-            slots[name] = (_content_id(group, variant),)
+            slots[name] = (_content_id(group),)
         elif base != "address":
             slots[name] = (group.burst.constant(name, variant, in_json=True),)
     return slots
@@ -176,11 +176,12 @@ def _save(group: Group, variant: Variant, template: Compiled, slots: Mapping[str
     return Requests(1, group.authority, pieces_of(template.path, own), headers, body)
 
 
-def _content_id(group: Group, variant: Variant) -> bytes:
+def _content_id(group: Group) -> bytes:
     """What stands for the message id where many rows share a payload: the 26 characters that the ids of the batch
     share, and which of its contents this is. The same on every attempt, so that a device can drop a second copy."""
-    index = group.burst.batch.variants.index(variant) if len(group.burst.batch.variants) > 1 else 0
-    return group.burst.id_start + b"-%d" % index
+    burst = group.burst
+    index = 0 if burst.variant_index is None else int(burst.variant_index[int(group.positions[0])])
+    return burst.id_start + b"-%d" % index
 
 
 def fill_saved(requests: Requests, saved: str) -> Requests:

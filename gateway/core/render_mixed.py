@@ -1,7 +1,9 @@
 """Rendering rows of many variants, few rows each: "single" traffic that was gathered into one batch.
 
-A short loop, one row after the other. Rows whose templates agree in path and headers share one group of requests, their
-bodies ragged, so that a burst of a thousand different messages is still one call to a connection.
+Contents that differ in their texts, TTL and collapse id have one template: their rows are columns
+(core/render_columns.py). The rest, of templates with few rows, goes through a short loop, one row after the other. Rows
+whose templates agree in path and headers share one group of requests there, their bodies ragged, so that a burst of a
+thousand different messages is still one call to a connection.
 """
 
 from __future__ import annotations
@@ -13,17 +15,22 @@ import numpy as np
 
 from gateway.columns import Piece, Pieces, TextColumn, join, json_escape
 from gateway.content import Variant
+from gateway.core.burst import fields_of
 from gateway.core.compiled import Compiled, CompiledBulk, base_name
 from gateway.core.fit import Fitted, TooLong
 from gateway.core.render_bulk import add_rendered, lone_rows
+from gateway.core.render_columns import render_columns
+from gateway.core.render_template import VariableContents
 from gateway.core.rendered import Group
 from gateway.escapes import escape
 from gateway.ledger import Reason
-from gateway.vendor import Refusal, TemplateParts, slot_text
+from gateway.vendor import Limits, Refusal, TemplateParts, slot_text
 
 #: Stands in a body until the row is signed; NUL cannot occur otherwise.
 _SIGNATURE = slot_text("signature")
 _ROW_NAMES = ("message_id", "address", "token")
+#: With fewer rows of one template than this, array calls cost more than the loop over rows.
+_COLUMN_ROWS_MIN = 24
 
 TemplateOf: TypeAlias = Callable[[Variant], Compiled | Refusal]
 #: Renders rows of one variant.
@@ -56,26 +63,95 @@ def _list_of(template: Compiled, n: int) -> CompiledBulk | None:
 def render_mixed(group: Group, template_of: TemplateOf, render_uniform: RenderUniform) -> None:
     """All rows of the group are rendered or refused. render_uniform: for a row that is left alone."""
     burst = group.burst
-    n = len(group.positions)
-    variants = burst.batch.variants
-    has_variables = bool(burst.batch.variables)
     if burst.variant_index is None:
         raise ValueError("a batch of one variant is not mixed")
+    templates: dict[int, Compiled | Refusal] = {}
+    # Templates live as long as this call, so an id is as good as the template, and cheaper to look up.
+    parts: dict[tuple[int, Limits], list[int]] = {}
+    keys: dict[int, tuple[int, Limits]] = {}
+    for index, variant_at in enumerate(burst.variant_index[group.positions].tolist()):
+        key = keys.get(variant_at)
+        if key is None:
+            variant = burst.variant(variant_at)
+            template = template_of(variant)
+            key = keys[variant_at] = (id(template), burst.source.limits(variant))
+            templates[id(template)] = template
+        parts.setdefault(key, []).append(index)
+    few: list[int] = []
+    for (template_id, _), indexes in parts.items():
+        template = templates[template_id]
+        if isinstance(template, Refusal):
+            group.take(np.array(indexes)).refuse(Reason.CONTENT_REFUSED, template)
+        elif len(indexes) < _COLUMN_ROWS_MIN:
+            few += indexes
+        else:
+            render_columns(group.take(np.array(indexes)), _VariantContents, template)
+    if few:
+        few.sort()
+        _render_few(group.take(np.array(few)), template_of, render_uniform)
+
+
+class _VariantContents(VariableContents):
+    """A variant for each row."""
+
+    def __init__(self, group: Group) -> None:
+        variant_index = group.burst.variant_index
+        assert variant_index is not None
+        self._variants = [group.burst.variant(at) for at in variant_index[group.positions].tolist()]
+        super().__init__(group, self._variants[0])
+
+    def texts(self) -> tuple[Pieces, Pieces]:
+        if not self._burst.batch.variables:
+            titles, bodies = [each.title for each in self._variants], [each.body for each in self._variants]
+        else:
+            rows = [self.texts_of(index) for index in range(len(self._variants))]
+            titles, bodies = [title for title, _ in rows], [body for _, body in rows]
+        return (TextColumn.from_texts(titles),), (TextColumn.from_texts(bodies),)
+
+    def slot(self, name: str) -> Pieces:
+        return super().slot(name) if self._burst.has_variable(name) else self._constants(name, in_json=True)
+
+    def header(self, name: str) -> Pieces:
+        return self._constants(name, in_json=False)
+
+    def texts_of(self, index: int) -> tuple[str, str]:
+        position, variant = int(self._positions[index]), self._variants[index]
+        return self._burst.text_of_row(variant.title, position), self._burst.text_of_row(variant.body, position)
+
+    def _constants(self, name: str, *, in_json: bool) -> Pieces:
+        """What is the same for all rows of a variant: asked for once for all variants that agree in it."""
+        fields = fields_of(name)
+        known: dict[Hashable, bytes] = {}
+        values: list[bytes] = []
+        for variant in self._variants:
+            key = fields(variant)
+            value = known.get(key)
+            if value is None:
+                value = known[key] = self._burst.constant(name, variant, in_json=in_json)
+            values.append(value)
+        return (_piece_of(values),)
+
+
+def _render_few(group: Group, template_of: TemplateOf, render_uniform: RenderUniform) -> None:
+    """The same, one row after the other."""
+    burst = group.burst
+    n = len(group.positions)
+    has_variables = bool(burst.batch.variables)
+    assert burst.variant_index is not None
     indexes: list[int] = burst.variant_index[group.positions].tolist()
     rows: dict[str, list[bytes]] = {}
     buckets: dict[Hashable, _Bucket] = {}
     shapes: dict[tuple[int, bool], _Bucket] = {}
     refusals: dict[tuple[Reason, str, str], list[int]] = {}
-    templates: dict[int, Compiled | Refusal] = {}
-    counts_token = burst.source.limits(variants[indexes[0]]).counts_token
+    templates: dict[int, Compiled] = {}
+    counts_token = burst.source.limits(burst.variant(indexes[0])).counts_token
     for index, variant_at in enumerate(indexes):
-        variant = variants[variant_at]
+        variant = burst.variant(variant_at)
         template = templates.get(variant_at)
         if template is None:
-            template = templates[variant_at] = template_of(variant)
-        if isinstance(template, Refusal):
-            refusals.setdefault((Reason.CONTENT_REFUSED, template.field, template.text), []).append(index)
-            continue
+            made = template_of(variant)
+            assert isinstance(made, Compiled), "refused variants were left out"
+            template = templates[variant_at] = made
         bulk = _list_of(template, n)
         _need_rows(rows, group, template, bulk)
         values = _body_values(group, variant, template, bulk, rows, index)
@@ -83,6 +159,10 @@ def render_mixed(group: Group, template_of: TemplateOf, render_uniform: RenderUn
         if has_variables:
             position = int(group.positions[index])
             title, body = burst.text_of_row(title, position), burst.text_of_row(body, position)
+        blank = group.blank(variant, template, title, body)
+        if blank is not None:
+            refusals.setdefault((Reason.CONTENT_REFUSED, blank.field, blank.text), []).append(index)
+            continue
         overhead = template.constant_bytes
         for name, count in template.body_slots:
             if counts_token or base_name(name) != "token":
@@ -93,7 +173,6 @@ def render_mixed(group: Group, template_of: TemplateOf, render_uniform: RenderUn
             continue
         _put_texts(values, bulk.text_slots if bulk is not None else template.text_slots, fitted)
         header_values = [burst.constant(name, variant, in_json=False) for name in template.header_slots]
-        # Templates live as long as this call, so an id is as good as the template, and cheaper to look up.
         shape = (id(template), variant.ttl_s == 0)
         bucket = shapes.get(shape)
         if bucket is None:
@@ -197,7 +276,7 @@ def _add_list(group: Group, bucket: _Bucket, render_uniform: RenderUniform) -> N
         lone = group.take(np.array([index]))
         variant_index = group.burst.variant_index
         assert variant_index is not None
-        render_uniform(lone, group.burst.batch.variants[int(variant_index[int(group.positions[index])])])
+        render_uniform(lone, group.burst.variant(int(variant_index[int(group.positions[index])])))
 
 
 def _add_bucket(group: Group, bucket: _Bucket) -> None:

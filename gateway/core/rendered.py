@@ -116,6 +116,15 @@ class Group(NamedTuple):
         """All rows of the group are refused."""
         self.out.refused.append(RefusedRows(self.positions, reason, why.field, why.text))
 
+    def blank(self, variant: Variant, template: Compiled, title: str, body: str) -> Refusal | None:
+        """Why the vendor would refuse texts that say nothing, where it does."""
+        source = self.burst.source
+        if source.limits(variant).needs_texts:
+            for field, count, text in (("title", template.n_title, title), ("body", template.n_body, body)):
+                if count and not text.strip():
+                    return Refusal(field, f"{field} is empty ({source.name})")
+        return None
+
     def fit(self, variant: Variant, template: Compiled, title: str, body: str, overhead_bytes: int) -> Fitted | TooLong:
         """The texts, cut to the vendor's limits. overhead_bytes: the body without them."""
         burst = self.burst

@@ -14,6 +14,7 @@ import numpy as np
 from gateway.columns import I32, U8, U32, Bool, Rows
 from gateway.content import Class, Priority
 from gateway.core.device_answers import Routing
+from gateway.core.devices import DeviceTable
 from gateway.core.options import Options
 from gateway.core.records import FLAG_BLOCKED
 from gateway.core.strategy import Route, after_long_link_failure, after_vendor_failure, decide
@@ -119,7 +120,7 @@ def _route_tokens(
     is_for_vendors = options.is_for_vendors[index]
     dropped = [] if is_for_vendors.all() else [(Reason.NO_CHANNEL, targets[~is_for_vendors])]
     targets, index = targets[is_for_vendors], index[is_for_vendors]
-    vendor = _by_lane(targets, batch.channels[targets], options.classes[index], options.priorities[index])
+    vendor = by_lane(targets, batch.channels[targets], options.classes[index], options.priorities[index])
     rest = rows[~is_token]
     if not len(rest):
         empty = _sort(rest, np.zeros(0, np.uint8), None)
@@ -189,7 +190,7 @@ def _sort(rows: Rows, routes: U8, facts: _Facts | None) -> Routed:
     to_vendor = at(Route.VENDOR)
     vendor: list[VendorRows] = []
     if len(to_vendor) and facts is not None:
-        vendor = _by_lane(
+        vendor = by_lane(
             rows[to_vendor], facts.channels[to_vendor], facts.classes[to_vendor], facts.priorities[to_vendor]
         )
     return Routed(
@@ -204,7 +205,7 @@ def _sort(rows: Rows, routes: U8, facts: _Facts | None) -> Routed:
     )
 
 
-def _by_lane(rows: Rows, channels: U8, classes: U8, priorities: U8) -> list[VendorRows]:
+def by_lane(rows: Rows, channels: U8, classes: U8, priorities: U8) -> list[VendorRows]:
     """Rows grouped by channel, class and priority; a handful of groups, each in order."""
     if not len(rows):
         return []
@@ -224,3 +225,13 @@ def live_rows(page: LedgerPage, first: int, stop: int) -> Rows:
     rows = np.arange(first, stop)
     states = page.state[first:stop]
     return rows if not states.any() else rows[states == State.QUEUED]
+
+
+def slots_of(devices: DeviceTable, page: LedgerPage, rows: Rows, channel: Channel) -> I32:
+    """Where the devices of these rows are now: by id, or by token where the target is a token."""
+    batch = page.batch
+    slots = devices.find(batch.device_ids.take(rows, axis=0), batch.app)
+    if batch.channels is not None and batch.tokens is not None:
+        by_token = np.flatnonzero(batch.channels[rows] != 0)
+        slots[by_token] = devices.find_tokens(channel, batch.tokens.take(rows[by_token]), batch.app)
+    return slots

@@ -295,6 +295,10 @@ class Shadows:
             page.told(np.arange(0))
         return left
 
+    def of_batch(self, home_address: BatchAddress) -> list[ShadowPage]:
+        """Slices of that batch of another home. A look at all of them: asked for rows with a fallback chain alone."""
+        return [page for page in self if page.home_address == home_address]
+
     def of_earlier_lives(self, life: Life) -> list[ShadowPage]:
         """Those whose home was that worker in a life that has ended, rows that have ended meanwhile included."""
         return [page for page in self if page.home == life.worker and page.incarnation < life.incarnation]

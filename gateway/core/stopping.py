@@ -1,6 +1,7 @@
 """Stopping: what a stopped task's rows do from then on. Decisions over columns.
 
-    queued, held, waiting (retry, hand-over, fallback)   -> cancelled, now
+    queued, held, waiting (retry, hand-over)             -> cancelled, now
+    taken by a vendor, waiting for a receipt (fallback)  -> vendor_accepted: it went out, and goes on nowhere
     in flight                                            -> its answer ends it; if the row would go on, it is cancelled
     final                                                -> stays as it is
 
@@ -57,6 +58,10 @@ def stop_rows(home: Home, page: LedgerPage, rows: Rows, now: float) -> Stopped:
     if page.away is not None:
         # Their holder ends them, and says so.
         ends &= page.away[rows] == 0
+    # A vendor took them, and only their chain was waiting: they went out.
+    taken = ends & (states == State.WAITING) & (page.reason[rows] == Reason.FALLBACK)
+    home.move(page, rows[taken], State.VENDOR_ACCEPTED, Reason.NONE, now)
+    ends &= ~taken
     ended = rows[ends]
     held = rows[ends & (states == State.HELD)]
     home.move(page, ended, State.CANCELLED, Reason.STOPPED, now)

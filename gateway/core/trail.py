@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import U8, Rows
-from gateway.ledger import IS_FINAL, Channel, LedgerPage, State
+from gateway.columns import U8, Bool, Rows
+from gateway.ledger import IS_FINAL, Channel, LedgerPage, Reason, State
 from gateway.marks import NO_POSITION, NO_TICKET, PageTrail, RowMarks, Window
 
 Ring = Callable[[], None]
@@ -140,8 +140,8 @@ class Trail:
         if to is State.IN_FLIGHT or trail.is_gone:
             return
         self.unmark(page, rows)
-        if IS_FINAL[to]:
-            self._soil(page, trail, rows)
+        if IS_FINAL[to] or to is State.WAITING:
+            self._soil(page, trail, rows[_is_worth(page, rows)])
 
     def renew(self, page: LedgerPage, rows: Rows) -> None:
         """What is known of the rows is to be written, though they did not move."""
@@ -327,6 +327,12 @@ def _add(credits: dict[Window, int], more: dict[Window, int]) -> None:
         credits[window] = credits.get(window, 0) + rows
 
 
+def _is_worth(page: LedgerPage, rows: Rows) -> Bool:
+    """(k,) which rows that just ended or wait a restart must know of: not those that wait for another attempt."""
+    worth: Bool = (page.state[rows] != State.WAITING) | (page.reason[rows] == Reason.FALLBACK)
+    return worth
+
+
 def _snapshot(page: LedgerPage, trail: PageTrail) -> RowMarks:
     rows = np.flatnonzero(trail.dirty)
     states, marked, channels = page.state[rows], trail.marked[rows], page.channel[rows]
@@ -334,6 +340,8 @@ def _snapshot(page: LedgerPage, trail: PageTrail) -> RowMarks:
     is_issued = is_open & (marked != 0)
     states[is_open] = int(State.QUEUED)
     states[is_issued] = int(State.IN_FLIGHT)
+    # A vendor took them and they wait for a receipt: they must not go there again.
+    states[is_open & (page.state[rows] == State.WAITING) & (page.reason[rows] == Reason.FALLBACK)] = int(State.WAITING)
     channels[is_issued] = marked[is_issued]
     return RowMarks(
         page.batch.address.sequence, rows.astype(np.uint16), states, page.reason[rows], channels, page.flags[rows]

@@ -56,10 +56,12 @@ _GRAPHEME = regex.compile(r"\X")
 #: Two neighbours that never share a grapheme. Before such a right one only a prefix sign or a joiner binds (UAX 29
 #: rules GB9b, GB11), and before a whole Hangul syllable also single letters (GB6), so there the left one is narrower.
 #: Consonants of Indic scripts are left out, because GB9c looks further back than one character.
-_RIGHT = r"[\p{GCB=Other}--\p{InCB=Consonant}]"
-_LEFT = r"[^\p{GCB=Prepend}\p{GCB=ZWJ}]"
 _SYLLABLE = r"[\p{GCB=LV}\p{GCB=LVT}]"
-_BOUNDARY = rf"{_LEFT}{_RIGHT}|[\p{{GCB=Other}}{_SYLLABLE}]{_SYLLABLE}"
+SURE_PAIRS = (
+    (r"[^\p{GCB=Prepend}\p{GCB=ZWJ}]", r"[\p{GCB=Other}--\p{InCB=Consonant}]"),
+    (rf"[\p{{GCB=Other}}{_SYLLABLE}]", _SYLLABLE),
+)
+_BOUNDARY = "|".join(left + right for left, right in SURE_PAIRS)
 _BOUNDARY_BEFORE = regex.compile(f"(?r){_BOUNDARY}", regex.V1)
 
 

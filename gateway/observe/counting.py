@@ -100,6 +100,9 @@ class RouterCounts:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
+    def fell_back(self, channel: Channel, rows: int) -> None:
+        self._metrics.rows_fell_back.add(rows, channel)
+
     def routed(self, page: LedgerPage, seconds: float) -> None:
         self._metrics.route_s.observe(seconds)
 

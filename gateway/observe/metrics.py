@@ -76,6 +76,7 @@ class Metrics(MetricSet):
     receipts = counter("rows", "Rows whose receipt rose, by channel", channel=Channel, receipt=Receipt)
     rows_duplicate = counter("rows", "Rows dropped because their target came earlier in the same submit")
     rows_handed_over_unacked = counter("rows", "Rows that left the long link without an acknowledgement")
+    rows_fell_back = counter("rows", "Rows that went on along their fallback chain, by channel", channel=Channel)
     rows_uncertain = counter("rows", "Rows whose attempt ended without an answer, by channel", channel=Channel)
     rows_resent_uncertain = counter("rows", "Uncertain rows sent again under on_uncertain", channel=Channel)
     rows_truncated = counter("rows", "Rows whose text was cut to a channel's limit", channel=Channel)

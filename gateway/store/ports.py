@@ -29,6 +29,9 @@ BATCH_RECORD = 1
 #: What became of rows of batches (store/marks.py), and how far a journal has counted (store/marks.py).
 MARKS_RECORD = 2
 COUNT_RECORD = 3
+#: Who is to get a content, and how far that has come (store/audience_records.py).
+AUDIENCE_RECORD = 4
+REACHED_RECORD = 5
 
 
 class JournalRecord(NamedTuple):

@@ -2,10 +2,7 @@
 
     append, release, replay --> waiting --> one turn in a thread: commit all records, then let go, then read --> answers
 
-Theory of operation. A call that finds no turn under way begins one and takes every waiting call into it; those that
-come meanwhile wait and go together in the next turn. So a commit is as large as what arrived during the last one, an
-idle journal commits at once, and there is no task and no timer of its own. A turn, once begun, ends: a cancelled call
-that is part of it has happened, one that only waited has not.
+How calls come together is told in `turn_taking.py`.
 
 The interpreter is entered three times per commit at most (a busy main thread keeps each entry waiting for up to one
 switch interval): when the turn begins, and after each call that lets other threads run. Hence checksums of payloads,
@@ -26,6 +23,7 @@ from gateway.batch import OwnershipEpoch
 from gateway.errors import StoreError, StoreFull
 from gateway.store.epochs import NewestEpoch
 from gateway.store.ports import BATCH_RECORD, Buffers, JournalRecord
+from gateway.store.turn_taking import Call, TurnTaking
 
 #: Records of one commit, in bytes; a single larger one still goes. 16 MiB are some 20 ms of a disk with 800 MB/s, the
 #: longest a call that just missed the turn waits.
@@ -56,18 +54,7 @@ class ReadAhead(NamedTuple):
     fault: StoreError | None = None
 
 
-class _Call:
-    """One call of the port. error: what became of it, when it is done."""
-
-    __slots__ = ("error", "event", "is_done")
-
-    def __init__(self) -> None:
-        self.event = trio.Event()
-        self.error: StoreError | None = None
-        self.is_done = False
-
-
-class _Append(_Call):
+class _Append(Call):
     __slots__ = ("has_batch", "positions", "records", "size")
 
     def __init__(self, records: list[Sealed]) -> None:
@@ -78,7 +65,7 @@ class _Append(_Call):
         self.positions: Sequence[int] = ()
 
 
-class _Release(_Call):
+class _Release(Call):
     __slots__ = ("epoch", "positions")
 
     def __init__(self, epoch: int, positions: Sequence[int]) -> None:
@@ -87,7 +74,7 @@ class _Release(_Call):
         self.positions = positions
 
 
-class _Read(_Call):
+class _Read(Call):
     __slots__ = ("found", "position")
 
     def __init__(self, position: int) -> None:
@@ -105,10 +92,7 @@ class ThreadedJournal(ABC):
     def __init__(self, place: str, epoch: int) -> None:
         self._place = place
         self._epochs = NewestEpoch(epoch)
-        self._waiting: deque[_Call] = deque()
-        self._is_turning = False
-        # Of our own: a turn must not wait behind forty other uses of threads.
-        self._limiter = trio.CapacityLimiter(1)
+        self._turns: TurnTaking[Call] = TurnTaking(place, choose=_group, perform=self._perform)
 
     @abstractmethod
     def commit(self, records: Sequence[Sealed]) -> Sequence[int]:
@@ -141,14 +125,14 @@ class ThreadedJournal(ABC):
         await trio.lowlevel.checkpoint_if_cancelled()
         self._epochs.check(epoch)
         call = _Append(sealed)
-        await self._take_part(call)
+        await self._turns.take_part(call)
         return call.positions
 
     async def release(self, epoch: OwnershipEpoch, positions: Sequence[int]) -> None:
         """As the port says. Raises StaleEpoch, StoreError (then some of the records may be released)."""
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        await self._take_part(_Release(epoch.number, positions))
+        await self._turns.take_part(_Release(epoch.number, positions))
 
     async def replay(self, position: int) -> AsyncIterator[tuple[int, JournalRecord]]:
         """As the port says. Raises StoreCorrupt at a damaged record; a replay from behind it goes on."""
@@ -156,70 +140,14 @@ class ThreadedJournal(ABC):
         while at is not None:
             await trio.lowlevel.checkpoint()
             call = _Read(at)
-            await self._take_part(call)
+            await self._turns.take_part(call)
             for found in call.found.records:
                 yield found
             if call.found.fault is not None:
                 raise call.found.fault
             at = call.found.next_position
 
-    async def _take_part(self, call: _Call) -> None:
-        """The call was part of a turn. If cancelled: it was part of one, or of none and never will be."""
-        self._waiting.append(call)
-        while not call.is_done:
-            if not self._is_turning:
-                await self._turn()
-                continue
-            call.event = trio.Event()
-            try:
-                await call.event.wait()
-            except trio.Cancelled:
-                if call in self._waiting:
-                    self._waiting.remove(call)
-                    # It may have been this call's part to begin the next turn.
-                    self._wake_next()
-                raise
-        if call.error is not None:
-            # Each caller has an exception of his own; one raised by several tasks would collect their tracebacks.
-            raise type(call.error)(call.error.place, call.error.what) from call.error
-
-    async def _turn(self) -> None:
-        """What waits, up to a group's limits, is done. Not cancellable: a write cannot be called back."""
-        calls = self._group()
-        self._is_turning = True
-        try:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._perform, calls, limiter=self._limiter)
-        except BaseException:
-            for call in calls:
-                call.error = call.error or StoreError(self._place, "the turn crashed; nobody knows what was written")
-            raise
-        finally:
-            self._is_turning = False
-            for call in calls:
-                call.is_done = True
-                call.event.set()
-            self._wake_next()
-
-    def _wake_next(self) -> None:
-        """The oldest waiting call begins the next turn and takes the others along."""
-        if self._waiting and not self._is_turning:
-            self._waiting[0].event.set()
-
-    def _group(self) -> list[_Call]:
-        calls: list[_Call] = []
-        size = records = 0
-        while self._waiting:
-            call = self._waiting[0]
-            if isinstance(call, _Append):
-                size += call.size
-                records += len(call.records)
-                if calls and (size > GROUP_BYTES_MAX or records > GROUP_RECORDS_MAX):
-                    break
-            calls.append(self._waiting.popleft())
-        return calls
-
-    def _perform(self, calls: list[_Call]) -> None:
+    def _perform(self, calls: list[Call]) -> None:
         """In the thread. Loops are over calls and records, which are batches; never over rows."""
         appends = [call for call in calls if isinstance(call, _Append)]
         if appends and not self._perform_appends(appends):
@@ -244,7 +172,7 @@ class ThreadedJournal(ABC):
             first += len(call.records)
         return True
 
-    def _perform_rest(self, calls: list[_Call]) -> None:
+    def _perform_rest(self, calls: list[Call]) -> None:
         for call in calls:
             try:
                 if isinstance(call, _Release):
@@ -253,6 +181,21 @@ class ThreadedJournal(ABC):
                     call.found = self.read(call.position, READ_BYTES_MAX)
             except StoreError as error:
                 call.error = error
+
+
+def _group(waiting: deque[Call]) -> list[Call]:
+    """The oldest calls, up to the limits of one commit."""
+    calls: list[Call] = []
+    size = records = 0
+    while waiting:
+        call = waiting[0]
+        if isinstance(call, _Append):
+            size += call.size
+            records += len(call.records)
+            if calls and (size > GROUP_BYTES_MAX or records > GROUP_RECORDS_MAX):
+                break
+        calls.append(waiting.popleft())
+    return calls
 
 
 async def _seal(epoch: int, record: JournalRecord) -> Sealed:

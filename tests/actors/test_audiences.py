@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import trio
 
-from gateway.actors.audiences import Audiences
+from gateway.actors.audiences import AudienceJournal, Audiences
 from gateway.actors.intake import Accepted
+from gateway.app_audiences import FoundAudiences
 from gateway.batch import Submission
 from gateway.columns import U8
 from gateway.content import Variant
 from gateway.errors import GatewayError, Overloaded, StoreFull
+from gateway.store.audience_records import decode_audience, decode_reached
+from gateway.store.ports import AUDIENCE_RECORD
 
 CONTENT = Variant("title", "body")
 TASK = bytes(range(16))
@@ -32,6 +35,9 @@ class Desk:
         self.chunks: list[tuple[float, Submission, bytes, bool]] = []
         self.refusals: list[GatewayError] = []
         self.is_routed = True
+        self.holds = False
+        self.held: list[Callable[[], None]] = []
+        self.on_chunk: Callable[[Any], None] = lambda _attached: None
         self.left: list[tuple[int, int]] = []
         self.ids = ids(devices)
         self.asked: list[tuple[int, bytes]] = []
@@ -49,7 +55,15 @@ class Desk:
         return self.ids
 
     def submit(
-        self, app: int, submission: Submission, reply: Callable[[Any], None], *, task_id: bytes, is_part: bool
+        self,
+        app: int,
+        submission: Submission,
+        reply: Callable[[Any], None],
+        *,
+        digest: bytes,
+        task_id: bytes,
+        is_part: bool,
+        attached: Any,
     ) -> None:
         if self.refusals:
             error = self.refusals.pop(0)
@@ -58,7 +72,20 @@ class Desk:
             reply(error)
             return
         self.chunks.append((trio.current_time(), submission, task_id, is_part))
+        if self.holds:
+            self.held.append(lambda: reply(Accepted(task_id or TASK, submission.n, 0, ())))
+            return
+        self.on_chunk(attached)
         reply(Accepted(task_id or TASK, submission.n, 0, ()))
+
+    def release(self) -> None:
+        """What was held is answered."""
+        self.holds = False
+        for answer in self.held:
+            answer()
+
+    def unix_ms(self) -> int:
+        return 1_800_000_000_000
 
     def find_task(self, task_id: bytes) -> list[Any]:
         class Page:
@@ -99,7 +126,7 @@ async def until_through(desk: Desk) -> None:
             await trio.sleep(0.01)
 
 
-async def test_every_device_gets_one_row_of_one_task(run: Any) -> None:
+async def test_every_device_gets_one_row_of_one_task(run: Any, autojump_clock: Any) -> None:
     desk = await run(35)
     started = await desk.audiences.start(3, CONTENT, b"fans", None)
     assert (started.task_id, started.devices) == (TASK, 35)
@@ -119,21 +146,21 @@ async def test_every_device_gets_one_row_of_one_task(run: Any) -> None:
     assert desk.left == [(35, 0)]
 
 
-async def test_small_audience_is_a_task_like_any_other(run: Any) -> None:
+async def test_small_audience_is_a_task_like_any_other(run: Any, autojump_clock: Any) -> None:
     desk = await run(10)
     await desk.audiences.start(0, CONTENT, b"", None)
     assert [(task, is_part) for _, _, task, is_part in desk.chunks] == [(b"", False)]
     assert not desk.audiences.is_running(TASK)
 
 
-async def test_audience_of_nobody_is_no_task(run: Any) -> None:
+async def test_audience_of_nobody_is_no_task(run: Any, autojump_clock: Any) -> None:
     desk = await run(0)
     assert await desk.audiences.start(0, CONTENT, b"", None) == (b"", 0)
     assert desk.chunks == []
 
 
 @pytest.mark.parametrize("rows_per_s", [1.0, 7.0, 1000.0])
-async def test_audience_is_no_faster_than_it_may_be(run: Any, rows_per_s: float) -> None:
+async def test_audience_is_no_faster_than_it_may_be(run: Any, autojump_clock: Any, rows_per_s: float) -> None:
     desk = await run(95)
     began = trio.current_time()
     await desk.audiences.start(0, CONTENT, b"", rows_per_s)
@@ -146,7 +173,7 @@ async def test_audience_is_no_faster_than_it_may_be(run: Any, rows_per_s: float)
     assert desk.chunks[-1][0] - began == pytest.approx(90 / rows_per_s, rel=0.01, abs=0.02)
 
 
-async def test_chunk_waits_until_the_one_before_is_routed(run: Any) -> None:
+async def test_chunk_waits_until_the_one_before_is_routed(run: Any, autojump_clock: Any) -> None:
     desk = await run(30)
     desk.is_routed = False
     await desk.audiences.start(0, CONTENT, b"", None)
@@ -157,7 +184,7 @@ async def test_chunk_waits_until_the_one_before_is_routed(run: Any) -> None:
     assert len(desk.chunks) == 3
 
 
-async def test_gateway_without_room_is_asked_again_later(run: Any) -> None:
+async def test_gateway_without_room_is_asked_again_later(run: Any, autojump_clock: Any) -> None:
     desk = await run(30)
     await desk.audiences.start(0, CONTENT, b"", None)
     desk.refusals = [Overloaded("open rows", 1, 1, retry_after_s=3.0)]
@@ -167,7 +194,7 @@ async def test_gateway_without_room_is_asked_again_later(run: Any) -> None:
     assert desk.chunks[-1][0] - began >= 3.0
 
 
-async def test_store_that_fails_ends_the_audience_and_the_rest_is_counted(run: Any) -> None:
+async def test_store_that_fails_ends_the_audience_and_the_rest_is_counted(run: Any, autojump_clock: Any) -> None:
     desk = await run(30)
     await desk.audiences.start(0, CONTENT, b"", None)
     desk.refusals = [StoreFull("journal", "no room")]
@@ -176,7 +203,7 @@ async def test_store_that_fails_ends_the_audience_and_the_rest_is_counted(run: A
     assert not desk.audiences.is_running(TASK)
 
 
-async def test_audiences_beyond_their_number_are_refused_until_one_is_through(run: Any) -> None:
+async def test_audiences_beyond_their_number_are_refused_until_one_is_through(run: Any, autojump_clock: Any) -> None:
     desk = await run(30, running_max=1)
     desk.is_routed = False
     await desk.audiences.start(0, CONTENT, b"", None)
@@ -187,15 +214,89 @@ async def test_audiences_beyond_their_number_are_refused_until_one_is_through(ru
     await desk.audiences.start(0, CONTENT, b"", None)
 
 
-async def test_cancelled_audience_says_how_many_got_nothing(autojump_clock: Any) -> None:
-    desk = Desk(30)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(desk.audiences.run)
-        await trio.testing.wait_all_tasks_blocked()
-        desk.is_routed = False
-        await desk.audiences.start(0, CONTENT, b"", None)
-        await trio.sleep(1)
-        nursery.cancel_scope.cancel()
-    assert desk.left == [(30, 20)]
-    with pytest.raises(Overloaded):
-        await desk.audiences.start(0, CONTENT, b"", None)
+class Disk:
+    """A journal on disk as far as audiences see it."""
+
+    def __init__(self) -> None:
+        self.next = 0
+        self.live: dict[int, Any] = {}
+
+    def place(self, attached: Any) -> None:
+        """What is attached becomes durable."""
+        records = attached.make(TASK)
+        positions = list(range(self.next, self.next + len(records)))
+        self.next += len(records)
+        self.live.update(zip(positions, records, strict=True))
+        attached.placed(positions)
+
+    def let_go(self, positions: Any) -> None:
+        for position in positions:
+            del self.live[position]
+
+    def saved(self) -> Any:
+        """What a start would find."""
+        found = FoundAudiences()
+        for position, record in self.live.items():
+            payload = b"".join(bytes(buffer) for buffer in record.buffers)
+            if record.kind == AUDIENCE_RECORD:
+                found.add(position, decode_audience(payload))
+            else:
+                found.reached(position, decode_reached(payload))
+        return found.saved({"shop": 3})
+
+
+async def test_an_audience_on_disk_says_at_each_moment_who_has_no_row_yet(run: Any, autojump_clock: Any) -> None:
+    disk = Disk()
+    desk = await run(35, journal=AudienceJournal({3}, ["", "", "", "shop"], disk.let_go))
+    desk.on_chunk = lambda attached: disk.place(attached) if attached is not None else None
+    started = await desk.audiences.start(3, CONTENT, b"", 100.0)
+    (saved,) = disk.saved()
+    assert (saved.task_id, saved.app, saved.reached, len(saved.ids)) == (started.task_id, 3, 10, 35)
+    assert (saved.variant, saved.rows_per_s) == (CONTENT, 100.0)
+    assert np.array_equal(saved.ids, ids(35))
+    await trio.sleep(0.25)
+    (saved,) = disk.saved()
+    assert saved.reached == 30
+    assert len(disk.live) == 2
+    await until_through(desk)
+    assert disk.live == {}
+
+
+async def test_an_audience_that_is_stopped_leaves_nothing_on_the_disk(run: Any, autojump_clock: Any) -> None:
+    disk = Disk()
+    desk = await run(35, journal=AudienceJournal({3}, ["", "", "", "shop"], disk.let_go))
+    desk.on_chunk = lambda attached: disk.place(attached) if attached is not None else None
+    await desk.audiences.start(3, CONTENT, b"", 10.0)
+    desk.audiences.stop(TASK)
+    await until_through(desk)
+    assert (desk.left, disk.live) == ([(35, 25)], {})
+    assert not desk.audiences.is_running(TASK)
+
+
+async def test_an_audience_that_fits_one_chunk_needs_no_record(run: Any, autojump_clock: Any) -> None:
+    disk = Disk()
+    desk = await run(10, journal=AudienceJournal({3}, ["", "", "", "shop"], disk.let_go))
+    desk.on_chunk = lambda attached: disk.place(attached) if attached is not None else None
+    await desk.audiences.start(3, CONTENT, b"", None)
+    assert disk.next == 0
+
+
+async def test_an_actor_that_is_run_again_goes_on_and_sends_no_chunk_twice(
+    nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    desk = Desk(35)
+    with trio.CancelScope() as first:
+        async with trio.open_nursery() as inner:
+            inner.start_soon(desk.audiences.run)
+            await trio.testing.wait_all_tasks_blocked()
+            await desk.audiences.start(3, CONTENT, b"", 100.0)
+            # The next chunk is taken and not answered while the actor ends.
+            desk.holds = True
+            await trio.sleep(0.15)
+            first.cancel()
+    assert desk.audiences.is_running(TASK)
+    nursery.start_soon(desk.audiences.run)
+    await trio.sleep(1)
+    desk.release()
+    await until_through(desk)
+    assert np.array_equal(np.concatenate([chunk.device_ids for _, chunk, _, _ in desk.chunks]), ids(35))

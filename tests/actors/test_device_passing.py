@@ -132,3 +132,23 @@ async def test_socket_that_is_left_of_a_crash_is_replaced(tmp_path: Path) -> Non
     site.passing.close()
     with pytest.raises(FileNotFoundError):
         Site(0, tmp_path / "missing")
+
+
+async def test_queue_that_fills_up_as_the_peer_is_replaced_is_watched_too(tmp_path: Path) -> None:
+    """The watch of the socket before ends at the same moment: whichever comes first, nothing stays full."""
+    async with two(tmp_path, is_taking=False) as (first, second):
+        for incarnation in range(2, 7):
+            while first.passing.pass_on(1, 0, "", bytes(1000)):
+                pass
+            await trio.testing.wait_all_tasks_blocked()
+            first.peers.died(1, incarnation)
+            first.peers.up(1, incarnation + 1)
+            while first.passing.pass_on(1, 0, "", bytes(1000)):
+                pass
+            n_back = len(first.link.back)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(second.passing.run)
+                with trio.fail_after(5):
+                    while len(first.link.back) == n_back:
+                        await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()

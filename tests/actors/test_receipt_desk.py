@@ -101,7 +101,9 @@ async def settled() -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_receipts_rise_whatever_their_order_and_repetition_changes_nothing(site: Site) -> None:
+async def test_receipts_rise_whatever_their_order_and_repetition_changes_nothing(
+    site: Site, autojump_clock: Any
+) -> None:
     devices, page = await taken(site, 3)
     site.say(Event.CLICKED, page, devices[0])
     site.say(Event.DELIVERED, page, *devices[:2])
@@ -112,7 +114,7 @@ async def test_receipts_rise_whatever_their_order_and_repetition_changes_nothing
     assert (site.outcome("counted"), site.outcome("repeated")) == (2, 3)
 
 
-async def test_receipt_of_a_request_of_one_row_is_that_rows_alone(site: Site) -> None:
+async def test_receipt_of_a_request_of_one_row_is_that_rows_alone(site: Site, autojump_clock: Any) -> None:
     devices, page = await taken(site, 2)
     text = to_text(page.batch.message_ids[0].tobytes())
     site.say(Event.DELIVERED, page, devices[0], address=text)
@@ -122,7 +124,7 @@ async def test_receipt_of_a_request_of_one_row_is_that_rows_alone(site: Site) ->
     assert site.outcome("not_the_target") == 1
 
 
-async def test_forged_and_foreign_receipts_change_nothing_and_are_counted(site: Site) -> None:
+async def test_forged_and_foreign_receipts_change_nothing_and_are_counted(site: Site, autojump_clock: Any) -> None:
     devices, page = await taken(site, 1)
     _, stranger = site.world.register(2)
     site.say(Event.CLICKED, page, devices[0], address="forged")
@@ -193,7 +195,7 @@ async def test_receipt_calls_a_second_attempt_off(
     assert site.world.home.rows_not_conserved() == 0
 
 
-async def test_late_receipt_brings_its_page_back(site: Site) -> None:
+async def test_late_receipt_brings_its_page_back(site: Site, autojump_clock: Any) -> None:
     devices, page = await taken(site, 2)
     home, sequence = site.world.home, page.batch.address.sequence
     site.archive[sequence] = home._pages.pop(sequence)
@@ -203,7 +205,7 @@ async def test_late_receipt_brings_its_page_back(site: Site) -> None:
     assert page.receipt.tolist() == [Receipt.NONE, Receipt.DELIVERED]
 
 
-async def test_dead_token_is_removed_and_a_younger_registration_stays(site: Site) -> None:
+async def test_dead_token_is_removed_and_a_younger_registration_stays(site: Site, autojump_clock: Any) -> None:
     devices, page = await taken(site, 3)
     now_ms = site.world.clock.unix_ms()
     site.say(Event.TOKEN_DEAD, page, devices[0], at_unix_ms=now_ms)
@@ -229,7 +231,9 @@ async def test_dead_tokens_are_held_back_when_too_many_come(
     assert all(table.device(table.find_one(one, 0)).token for one in devices)
 
 
-async def test_muted_and_switched_off_devices_are_remembered_and_keep_their_tokens(site: Site) -> None:
+async def test_muted_and_switched_off_devices_are_remembered_and_keep_their_tokens(
+    site: Site, autojump_clock: Any
+) -> None:
     devices, page = await taken(site, 2)
     site.say(Event.TOKEN_MUTED, page, devices[0])
     site.say(Event.NOTIFICATIONS_CLOSED, page, devices[1])
@@ -243,7 +247,7 @@ async def test_muted_and_switched_off_devices_are_remembered_and_keep_their_toke
     assert (page.flags & Flag.UNDELIVERED).astype(bool).all()
 
 
-async def test_token_target_is_found_by_its_token_and_removed_from_its_device(site: Site) -> None:
+async def test_token_target_is_found_by_its_token_and_removed_from_its_device(site: Site, autojump_clock: Any) -> None:
     (device,) = site.world.register(1)
     page = await site.world.send([(Channel.APNS, site.world.token(device))])
     site.world.apns.last.answer()
@@ -283,7 +287,7 @@ async def test_work_goes_on_after_a_crash_and_in_slices(
     assert site.desk.waiting == 0
 
 
-async def test_receipt_that_overtakes_its_workers_report_waits_for_it(site: Site) -> None:
+async def test_receipt_that_overtakes_its_workers_report_waits_for_it(site: Site, autojump_clock: Any) -> None:
     devices = site.world.register(2)
     page = await site.world.send(devices)
     hashes = page.token_hashes.copy()

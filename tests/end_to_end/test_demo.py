@@ -80,6 +80,8 @@ def test_every_row_of_the_sample_is_accounted_for(folder: Path) -> None:
         states = told["channels"][channel]
         assert n == states.get("vendor_accepted", 0) + states.get("device_acked", 0)
         assert n > 5, channel
+    # Nothing was down.
+    assert "vendor_unavailable" not in told["reasons"]
     # Some waited for devices that never came back.
     assert told["states"]["expired"] > 0
     assert 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["p99"]

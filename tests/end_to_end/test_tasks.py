@@ -198,3 +198,57 @@ async def test_a_replacement_takes_the_place_of_what_is_shown_on_every_channel_t
         with pytest.raises(CallFailed, match="a replacement is a notification"):
             await gateway.client.revoke_task(task.task_id, replacement=content(collapse_id="other"))
         nursery.cancel_scope.cancel()
+
+
+async def test_an_audience_on_disk_goes_on_in_the_next_process_and_reaches_each_device_once(
+    open_gateway: Callable[..., Any], new_phone: Callable[[bytes], Any], folder: Path
+) -> None:
+    # With stores, so that rows that had ended are still known afterwards.
+    disk = {"app": {"durability": "disk"}, "audiences": {"chunk_rows_max": 2}, "store": {"data_dir": str(folder / "s")}}
+    async with open_gateway(**disk) as gateway, trio.open_nursery() as nursery:
+        devices = await gateway.register(7, "")
+        for device in devices:
+            await new_phone(device).connect(gateway.link_port, nursery)
+        ask = {"tag": "", "rows_per_s": 8.0, "request_id": "goal"}
+        started = await gateway.client.submit_audience(content(), **ask)
+        assert started.devices == 7
+        # The same call again is the same audience.
+        again = await gateway.client.submit_audience(content(), **ask)
+        assert (again.task_id, again.devices) == (started.task_id, 7)
+        with trio.fail_after(20):
+            while (await gateway.client.task_state(started.task_id)).accepted < 4:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    async with open_gateway(**disk) as gateway:
+        with trio.fail_after(20):
+            while (await gateway.client.task_state(started.task_id)).accepted < 7:
+                await trio.sleep(0.02)
+        await trio.sleep(0.5)
+        page = await gateway.client.task_rows(started.task_id)
+        found = [bytes(page.device_ids)[16 * row : 16 * row + 16] for row in range(page.n)]
+        assert sorted(found) == sorted(devices)
+        assert sorted(page.row.cast("I")) == list(range(7))
+        again = await gateway.client.submit_audience(content(), **ask)
+        assert (again.task_id, again.devices) == (started.task_id, 7)
+        await refused(gateway.client.submit_audience(content(), request_id="goal"), "request_id_reused")
+
+
+async def test_a_stopped_audience_does_not_go_on_in_the_next_process(
+    open_gateway: Callable[..., Any], new_phone: Callable[[bytes], Any]
+) -> None:
+    disk = {"app": {"durability": "disk"}, "audiences": {"chunk_rows_max": 1}}
+    async with open_gateway(**disk) as gateway, trio.open_nursery() as nursery:
+        for device in await gateway.register(3, ""):
+            await new_phone(device).connect(gateway.link_port, nursery)
+        started = await gateway.client.submit_audience(content(), rows_per_s=0.1)
+        stopped = await gateway.client.stop_task(started.task_id)
+        assert (stopped.accepted, stopped.is_final) in [(1, True), (1, False)]
+        with trio.fail_after(10):
+            while not (await gateway.client.task_state(started.task_id)).is_final:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    async with open_gateway(**disk) as gateway:
+        await trio.sleep(0.2)
+        assert not gateway.worker.audiences.is_running(started.task_id)
+        journal = gateway.worker.disk.journal
+        assert [record.kind async for _, record in journal.replay(0)].count(4) == 0

@@ -1,4 +1,5 @@
-"""Receipts end to end: strict simulators take messages and post receipts to the worker's listener, the vendors' way.
+"""Receipts end to end, and chains that wait for them: strict simulators take messages and post receipts to the worker's
+listener, the vendors' way.
 
 Every vendor at once, one worker, one process of simulators. Half of the reports come twice, half are accompanied by one
 that no vendor would send; what a token will be told later is in the first characters of the token.
@@ -7,8 +8,10 @@ that no vendor would send; what a token will be told later is in the first chara
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +24,7 @@ import trio
 
 from gateway.cli.toml_text import to_toml
 from gateway.client.requests import DeviceState
-from gateway.content import Variant
+from gateway.content import FallbackStep, Variant
 
 pytestmark = pytest.mark.timed
 
@@ -43,7 +46,13 @@ class Kind(NamedTuple):
 VENDORS: dict[str, Kind] = {
     "huawei": Kind(
         lambda one, mark: f"IQAAAACy{mark}" + one.hex() * 4,
-        {"1": ("uninstalled", True), "2": ("notifications_off", False), "3": ("inactive", False)},
+        {
+            "1": ("uninstalled", True),
+            "2": ("notifications_off", False),
+            "3": ("inactive", False),
+            # No delivery is ever told of these.
+            "4": ("cached", False),
+        },
     ),
     "harmony": Kind(
         lambda one, mark: f"MAMz{mark}" + one.hex() * 3,
@@ -102,6 +111,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[dict[
                 "forged_share": 0.5,
             },
         }
+    tables["aliyun_sms"] = {
+        "receipts": {"callback_url": f"http://127.0.0.1:{port}/v1/receipts/shop/aliyun_sms", "gather_ms": 20.0}
+    }
     for name in ("huawei", "harmony"):
         tables[name] |= {"callback_user": "receiver", "callback_secret": HUAWEI_KEY}
     config = folder / "simulators.toml"
@@ -149,6 +161,11 @@ def table_of(name: str, ready: dict[str, Any], folder: Path, port: int) -> dict[
         case "vivo":
             own = {"app_key_id": known["app_key"], "app_secret_file": secret(known["app_secret"])}
             return table | own | {"app_id": known["app_id"], "callback_url": url}
+        case "aliyun_sms":
+            own = {"access_key_id": known["access_key_id"], "sign_name": "Demo"}
+            template = {"id": "SMS_1", "params": {"title": "{{title}}", "content": "{{body}}"}}
+            key = {"access_key_secret_file": secret(known["access_key_secret"])}
+            return table | own | key | {"templates": {"default": template}}
         case _:
             own = {"app_id": known["app_id"], "app_secret_file": secret(known["app_secret"])}
             token = {"callback_token_file": secret("sim-meizu-access-token", "token")}
@@ -305,3 +322,75 @@ async def test_receipts_find_their_rows_at_whichever_worker_they_arrive(
                     answer = await gateway.client.submit(Variant("t", "last", strategy=2), list(ids))
                     found = (await gateway.until_final(answer.task_id)).states
             assert found == wanted
+
+
+def control(ready: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
+    """A call of the simulators' control port."""
+    connection = http.client.HTTPConnection(ready["control"]["host"], ready["control"]["port"], timeout=20)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        text = connection.getresponse().read().decode()
+        return [json.loads(line) for line in text.splitlines()] if path.startswith("/received") else json.loads(text)
+    finally:
+        connection.close()
+
+
+async def test_text_message_to_those_not_reached_survives_a_kill(
+    ready: dict[str, Any],
+    folder: Path,
+    port: int,
+    serve: Callable[..., Any],
+    open_clients: Callable[..., Any],
+) -> None:
+    """Huawei delivers to two of six; after an hour, and a kill -9 in between, the other four get a text message."""
+    kind, marks = VENDORS["huawei"], ["0", "0", "4", "4", "4", "4"]
+    ids = [os.urandom(16) for _ in marks]
+    phones = [f"1380000{number:04d}" for number in range(len(marks))]
+    names = ("huawei", "aliyun_sms")
+    over: dict[str, Any] = {
+        "vendors": {name: table_of(name, ready, folder, port) for name in names},
+        "receipts": {"listeners": [{"address": f"tcp://127.0.0.1:{port}"}]},
+        "app": {"durability": "disk"},
+    }
+    before = await copies_at_huawei(ready)
+    process = serve(None, **over)
+    async with open_clients(process.ready) as gateway:
+        states = [
+            DeviceState(device_id=one, channel="huawei", token=kind.token(one, mark), proven_unix_s=1)
+            for one, mark in zip(ids, marks, strict=True)
+        ]
+        await gateway.client.register_devices(states)
+        step = FallbackStep("aliyun_sms", 3600, "phone")
+        content = Variant("parcel", "is there", strategy=2, ttl_s=86_400, fallback=(step,))
+        answer = await gateway.client.submit(content, ids, variables={"phone": phones})
+        await until_states(gateway, answer.task_id, {"vendor_accepted": 2, "waiting": 4})
+    process.signal(signal.SIGKILL)
+    process.wait()
+    process = serve(None, **over)
+    async with open_clients(process.ready) as gateway:
+        await until_states(gateway, answer.task_id, {"vendor_accepted": 2, "waiting": 4})
+        await trio.to_thread.run_sync(control, ready, "PUT", "/clock", {"advance_s": 3700})
+        await gateway.operator.clock_advance(3700)
+        await until_states(gateway, answer.task_id, {"vendor_accepted": 6})
+        with trio.fail_after(WAIT_S):
+            while (counts := await gateway.client.task_state(answer.task_id)).receipts != {"delivered": 4}:
+                await trio.sleep(0.05)
+        assert counts.channels["aliyun_sms"] == {"vendor_accepted": 4}
+    received = await trio.to_thread.run_sync(control, ready, "GET", "/received?simulator=aliyun_sms")
+    assert sum(row["copies"] for row in received) == len(received) == 4
+    # The first vendor got each once, before the kill.
+    assert await copies_at_huawei(ready) == before + len(ids)
+
+
+async def copies_at_huawei(ready: dict[str, Any]) -> int:
+    rows = await trio.to_thread.run_sync(control, ready, "GET", "/received?simulator=huawei")
+    return sum(row["copies"] for row in rows)
+
+
+async def until_states(gateway: Any, task_id: bytes, wanted: dict[str, int]) -> None:
+    found: dict[str, int] = {}
+    with trio.move_on_after(WAIT_S):
+        while found != wanted:
+            found = await gateway.states(task_id)
+            await trio.sleep(0.05)
+    assert found == wanted, await told_of(gateway, "huawei")

@@ -169,7 +169,15 @@ GOOD = {
         ),
     ],
     "webhook": [("/hook", JSON, {"messages": [{"message_id": "0" * 32, "target": "t"}]})],
+    "ups": [("/hook", JSON, {"messages": [{"message_id": "0" * 32, "target": "t"}]})],
 }
+#: Asked for messages instead of paths with JSON.
+MAIL = (
+    b"From: Sim <no-reply@sim.example.com>\r\nTo: u@x.example\r\nSubject: =?utf-8?b?5qCH6aKY?=\r\n"
+    b"Date: Fri, 21 Nov 2025 04:40:00 +0000\r\nMessage-ID: <a@b.c>\r\n"
+    b'Content-Type: multipart/alternative; boundary="b"\r\n\r\n--b\r\n'
+    b"Content-Type: text/plain; charset=utf-8\r\n\r\nx\r\n--b--\r\n"
+)
 JUNK = st.one_of(
     st.none(),
     st.booleans(),
@@ -238,7 +246,22 @@ def open_judge(judge):
 
 
 def test_every_vendor_is_asked():
-    assert set(GOOD) == set(PUSH_APIS)
+    assert {*GOOD, "email"} == set(PUSH_APIS)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.data())
+def test_the_judge_of_mail_never_raises(judge, data):
+    begin = data.draw(st.integers(0, len(MAIL)))
+    end = data.draw(st.integers(begin, min(len(MAIL), begin + 20)))
+    junk = data.draw(
+        st.binary(max_size=12) | st.sampled_from([b"=?utf-8?q?", b"<", b"\r\n\r\n", b"@", b'"', b",", b"a" * 999])
+    )
+    body = MAIL[:begin] + junk + MAIL[end:]
+    recipient = data.draw(st.sampled_from(["u@x.example", "", "a b", "@"]))
+    vendor = judge("email").vendor
+    for method in ("RCPT", "DATA"):
+        assert isinstance(vendor.judge(Request(method, recipient, (), body, len(body)), None), Answer)
 
 
 @pytest.mark.parametrize("vendor", GOOD)

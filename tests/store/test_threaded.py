@@ -102,13 +102,15 @@ async def test_a_cancelled_call_that_only_waited_never_happened_and_holds_up_nob
 async def test_the_call_that_should_begin_the_next_turn_may_be_cancelled_in_that_very_moment() -> None:
     scope = trio.CancelScope()
 
-    class CancellingJournal(GatedJournal):
-        def _wake_next(self) -> None:
-            # The cancellation is on its way to the second call when the first one's turn ends and would wake it.
-            scope.cancel()
-            super()._wake_next()
+    journal, answers = GatedJournal(), []
+    wake_next = journal._turns._wake_next
 
-    journal, answers = CancellingJournal(), []
+    def cancel_and_wake() -> None:
+        # The cancellation is on its way to the second call when the first one's turn ends and would wake it.
+        scope.cancel()
+        wake_next()
+
+    journal._turns._wake_next = cancel_and_wake  # type: ignore[method-assign]
 
     async def second() -> None:
         with scope:

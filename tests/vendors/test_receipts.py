@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gateway.receipts import TIME_UNKNOWN, Callback, Event, NotTaken, Replies, VendorReceipt
 from vendors import REGISTRY
-from vendors.receipts import READERS, harmony, honor, huawei, meizu, oppo, vivo, xiaomi
+from vendors.receipts import READERS, aliyun_sms, harmony, honor, huawei, meizu, oppo, vivo, webhook, xiaomi
 
 MODULES = {
     "huawei": huawei,
@@ -27,6 +27,9 @@ MODULES = {
     "oppo": oppo,
     "vivo": vivo,
     "meizu": meizu,
+    "webhook": webhook,
+    "ups": webhook,
+    "aliyun_sms": aliyun_sms,
 }
 NOW_UNIX_S = 1_763_700_001.5
 
@@ -116,7 +119,8 @@ def test_no_body_raises(name: str, body: bytes) -> None:
 @pytest.mark.parametrize("name", sorted(READERS))
 @pytest.mark.parametrize("body", [b"", b"{", b"[]x", b"\xff\xfe", b"null", b"7", b'"text"'])
 def test_what_is_no_receipt_is_unreadable(name: str, body: bytes) -> None:
-    assert read(name, body) is NotTaken.UNREADABLE
+    wanted = NotTaken.UNPROVEN if name in ("webhook", "ups") else NotTaken.UNREADABLE
+    assert read(name, body) is wanted
 
 
 def test_huawei_reads_the_sheets_example() -> None:
@@ -271,4 +275,35 @@ def test_a_time_that_is_none_is_unknown() -> None:
 
 def test_the_readers_files_are_the_registry() -> None:
     files = {path.stem for path in Path(huawei.__file__).parent.glob("*.py")} - {"__init__", "parts"}
-    assert files == set(READERS) == set(MODULES)
+    assert files | {"ups"} == set(READERS) == set(MODULES)
+
+
+def test_webhook_reads_what_its_secret_has_signed() -> None:
+    body = json.dumps(
+        {"receipts": [{"message_id": "m", "target": "t", "event": "target_dead", "unix_ms": 1_763_700_001_000}]}
+    ).encode()
+    secret, stamp = b"both ends know it", str(int(NOW_UNIX_S))
+    signed = hmac.new(secret, f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+    known = reader("webhook", secret)
+    assert known.read(post(body, x_signature=f"t={stamp},v1={signed}"), NOW_UNIX_S) == [
+        VendorReceipt(Event.TOKEN_DEAD, "m", ("t",), 1_763_700_001_000)
+    ]
+    for header in (f"t={stamp},v1={signed[:-1]}0x", f"t=1,v1={signed}", f"v1={signed}", "t=é,v1=é", ""):
+        assert known.read(post(body, x_signature=header), NOW_UNIX_S) is NotTaken.UNPROVEN
+    assert known.read(post(body, x_signature=f"t={stamp},v1={signed}"), NOW_UNIX_S + 3600) is NotTaken.UNPROVEN
+    # Without a secret nobody is believed.
+    empty = hmac.new(b"", f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+    assert reader("ups").read(post(body, x_signature=f"t={stamp},v1={empty}"), NOW_UNIX_S) is NotTaken.UNPROVEN
+
+
+def test_aliyun_sms_reads_its_report_and_is_told_what_it_wants_to_hear() -> None:
+    def entry(**fields: Any) -> dict[str, Any]:
+        return {"phone_number": "13800000001", "err_code": "DELIVERED", "biz_id": "9^0", "out_id": "o"} | fields
+
+    body = json.dumps([entry(success=True), entry(success=False, err_code="MK:0001"), entry()]).encode()
+    assert read("aliyun_sms", body) == [
+        VendorReceipt(Event.DELIVERED, "o", ("13800000001",)),
+        VendorReceipt(Event.UNDELIVERED, "o", ("13800000001",)),
+        VendorReceipt(Event.UNKNOWN, "o", ("13800000001",), name="no_success"),
+    ]
+    assert json.loads(aliyun_sms.REPLIES.taken.body)["code"] == 0

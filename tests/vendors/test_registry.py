@@ -20,7 +20,12 @@ TEMPLATES = {"default": {"id": "SMS_1", "params": {"title": "{{title}}", "conten
 PLACES = {"default": {"id": "1", "params": {"1": "{{title}}", "2": "{{body}}"}}}
 THINGS = {"default": {"id": "T", "params": {"thing1": "{{title}}", "thing2": "{{body}}"}}}
 #: A token of the vendor's form, where it has a strict one.
-TOKENS = {"aliyun_sms": "13800000000", "tencent_sms": "+8613800000000", "wechat": "o" * 28}
+TOKENS = {
+    "aliyun_sms": "13800000000",
+    "tencent_sms": "+8613800000000",
+    "wechat": "o" * 28,
+    "email": "a.user@example.com",
+}
 #: Settings that satisfy each vendor, without the defaults.
 MINIMAL: dict[str, dict[str, Any]] = {
     "apns": {"team_id": "T", "key_id": "K", "topic": "com.example.app", "key_file": "key.p8"},
@@ -38,10 +43,11 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "tencent_sms": {"secret_id": "i", "sdk_app_id": "1400", "secret_key_file": "t", "templates": PLACES},
     "wechat": {"appid": "wx1", "app_secret_file": "w", "templates": THINGS, "page": "pages/index"},
     "wecom": {"corpid": "ww1", "agentid": 1000002, "corp_secret_file": "w", "card_url": "https://a.b/c"},
+    "email": {"host": "smtp.a.b", "sender": "Shop <no-reply@a.b>", "user_name": "u", "password_file": "p"},
     "dingtalk": {"app_key_id": "ding1", "agent_id": 7, "app_secret_file": "d", "card_url": "https://a.b/c"},
 }
 #: What a vendor has no place for.
-LACKS: dict[str, set[str]] = {}
+LACKS: dict[str, set[str]] = {"email": {"authorization"}}
 KNOWN_SLOTS = {"title", "body", "token", "message_id", "authorization", "collapse_id"}
 KNOWN_SLOTS |= {"expires_unix_s", "expires_or_zero", "ttl_left_s", "ttl", "collapse_number", "collapse_key8"}
 KNOWN_SLOTS |= {"now_unix_ms", "now_unix_s", "now_utc", "address", "signature", "saved", "notify_number", "notify_key8"}
@@ -128,7 +134,7 @@ def test_limits_are_positive_and_hosts_are_names(name: str) -> None:
     _, vendor = make(name)
     host, port = vendor.authority()
     assert "." in host
-    assert port == 443
+    assert port == (465 if name == "email" else 443)
     assert vendor.limits(Variant("t", "b")).payload_bytes_max >= 1024
 
 

@@ -2,7 +2,8 @@
 `secret_place(settings)` for what a vendor signs with, and `Reader` (gateway/receipts.py).
 
 To add one: write vendors/receipts/<name>.py and add its row here. The contract test in tests/vendors runs over them.
-APNs and FCM send no receipts.
+APNs, FCM, WeCom and DingTalk send no receipts. Those of Tencent Cloud SMS and WeChat name neither our request nor our
+message, only a number of their own, and are not read (docs/known-gaps.md).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gateway.receipts import ReceiptReader
 from vendors.auth.credential import SecretPlace
-from vendors.receipts import harmony, honor, huawei, meizu, oppo, vivo, xiaomi
+from vendors.receipts import aliyun_sms, harmony, honor, huawei, meizu, oppo, vivo, webhook, xiaomi
 
 
 class ReaderEntry(NamedTuple):
@@ -34,4 +35,7 @@ READERS: dict[str, ReaderEntry] = {
     "oppo": ReaderEntry(oppo.secret_place, oppo.Reader),
     "vivo": ReaderEntry(vivo.secret_place, vivo.Reader),
     "meizu": ReaderEntry(meizu.secret_place, meizu.Reader),
+    "webhook": ReaderEntry(webhook.secret_place, webhook.Reader),
+    "ups": ReaderEntry(webhook.secret_place, webhook.Reader),
+    "aliyun_sms": ReaderEntry(aliyun_sms.secret_place, aliyun_sms.Reader),
 }

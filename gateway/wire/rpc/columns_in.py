@@ -9,6 +9,7 @@ whoever views them as wider words.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 
 import numpy as np
@@ -104,6 +105,13 @@ class Refusals:
         return sorted(self._faults)
 
 
+#: As in content.py: controls but NUL, tab and line ends; and U+202D, U+202E.
+_CONTROLS = bytes([*range(0x01, 0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
+_IS_CONTROL = np.zeros(256, np.bool_)
+_IS_CONTROL[np.frombuffer(_CONTROLS, np.uint8)] = True
+_OVERRIDES = ("\u202d".encode(), "\u202e".encode())
+
+
 def check_texts(field: str, column: TextColumn, bytes_max: int, refusals: Refusals) -> None:
     """Rows that are not UTF-8, hold a NUL or are too long are refused. One validation of the whole blob."""
     drained(check_texts_in_steps(field, column, bytes_max, refusals))
@@ -125,6 +133,21 @@ def check_texts_in_steps(
         if int(lengths.max()) > bytes_max:
             refusals.refuse(
                 lengths > bytes_max, lambda row: Fault(field, f"{field} is {lengths[row]} bytes, limit {bytes_max}")
+            )
+
+
+def check_shown(field: str, column: TextColumn, refusals: Refusals) -> None:
+    """Rows that hold what no reader should see are refused, as in content.py. A few looks at the whole blob."""
+    blob = column.blob
+    data = np.frombuffer(blob, np.uint8)
+    if len(blob) and (int(data.min()) < 0x20 or b"\x7f" in blob) and len(blob.translate(None, _CONTROLS)) != len(blob):
+        refusals.refuse(rows_holding(column, _IS_CONTROL[data]), Fault(field, f"{field} holds a control character"))
+    for override in _OVERRIDES:
+        if override in blob:
+            begins = np.zeros(len(blob), np.bool_)
+            begins[[found.start() for found in re.finditer(override, blob)]] = True
+            refusals.refuse(
+                rows_holding(column, begins), Fault(field, f"{field} holds a sign that overrides the direction of text")
             )
 
 

@@ -142,6 +142,7 @@ class SubmitAudience(Message, kw_only=True):
     content: Variant
     tag: Annotated[str, Meta(max_length=_limits.TAG_CHARACTERS_MAX)] = ""
     rows_per_s: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    request_id: Line = ""
 
 
 class TaskState(Message, kw_only=True):

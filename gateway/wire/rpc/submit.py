@@ -18,12 +18,13 @@ import numpy as np
 
 from gateway.batch import RowFault, Submission
 from gateway.columns import U8, U16, U32, TextColumn, drained
-from gateway.content import Fault, Variant, check_variant, variable_names
+from gateway.content import Fault, Variant, check_variant, fallback_variables, variable_names
 from gateway.ledger import VENDOR_CHANNELS
 from gateway.wire.rpc import codec
 from gateway.wire.rpc.columns_in import (
     Refusals,
     byte_column,
+    check_shown,
     check_texts_in_steps,
     id_column,
     index_column,
@@ -32,7 +33,7 @@ from gateway.wire.rpc.columns_in import (
 from gateway.wire.rpc.duplicates import duplicate_targets
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.limits import RpcLimits
-from gateway.wire.rpc.messages import RefusedRow, Submit, Submitted, Texts
+from gateway.wire.rpc.messages import RefusedRow, Submit, SubmitAudience, Submitted, Texts
 from gateway.wire.rpc.targets_in import CheckTokens, ask_vendors, channel_codes, check_token_form, refuse_zero_ids
 
 #: Hashed at about a gigabyte a second.
@@ -94,6 +95,11 @@ def submit_digest_in_steps(submit: Submit) -> Generator[None, None, bytes]:
     return digest.digest()
 
 
+def audience_digest(message: SubmitAudience) -> bytes:
+    """As `submit_digest`, of a call for an audience."""
+    return hashlib.blake2b(codec.encode(msgspec.structs.replace(message, id=1)), digest_size=16).digest()
+
+
 def submitted(submit: Submit, submission: Submission, task_id: bytes) -> Submitted:
     """The answer to a submit whose accepted rows are durable as task_id."""
     duplicates = submission.duplicates
@@ -145,6 +151,7 @@ def check_submit_in_steps(
             field = f"variables.{name}"
             variables[name] = text_column(field, texts, n)
             yield from check_texts_in_steps(field, variables[name], limits.variable_bytes_max, refusals)
+            check_shown(field, variables[name], refusals)
         yield
     variants = submit.contents
     if any(variant.raw is not None for variant in variants):
@@ -229,6 +236,10 @@ def _content_fault(variant: Variant, columns: object) -> Fault | None:
         missing = variable_names(variant).difference(columns)  # type: ignore[arg-type]
         if missing:
             return Fault("variables", f"variable {min(missing)} has no column")
+    if fault is None and variant.fallback:
+        missing = fallback_variables(variant).difference(columns or ())  # type: ignore[arg-type]
+        if missing:
+            return Fault("fallback", f"variable {min(missing)} has no column")
     if fault is None and variant.raw is not None:
         return _raw_fault(variant.raw)
     return fault

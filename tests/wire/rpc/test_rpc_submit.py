@@ -81,7 +81,9 @@ def plain_row_field(request: Submit, row: int) -> str | None:
             value.decode()
         except UnicodeDecodeError:
             return f"variables.{name}"
-        if b"\0" in value or len(value) > LIMITS.variable_bytes_max:
+        if any((byte < 0x20 and byte not in b"\t\n\r") or byte == 0x7F for byte in value):
+            return f"variables.{name}"
+        if "\u202d" in value.decode() or "\u202e" in value.decode() or len(value) > LIMITS.variable_bytes_max:
             return f"variables.{name}"
     return None
 
@@ -127,9 +129,18 @@ CONTENTS = [
     Variant("", "", badge=-5),
     Variant("plain", "text", click=None, collapse_id="c"),
 ]
-ROW_TEXTS = st.one_of(
-    st.sampled_from([b"", b"\xff", b"a\0b", "你好".encode(), "你好".encode()[:4], b"123456789"]), st.binary(max_size=9)
-)
+_ODD = [
+    b"",
+    b"\xff",
+    b"a\0b",
+    b"\x1b[1m",
+    b"a\tb\n",
+    b"\x7f",
+    "\u202eab".encode(),
+    "你好".encode(),
+    "你好".encode()[:4],
+]
+ROW_TEXTS = st.one_of(st.sampled_from([*_ODD, b"123456789"]), st.binary(max_size=9))
 TOKENS = st.sampled_from([b"", b"ab", b"abc", b"cd", b"xy", b"a b", b"\x80\x80", b"a\x7fb", b"f" * 4097, b"f" * 4096])
 IDS = st.sampled_from([bytes(16), b"\x01" * 16, b"\x02" * 16, b"\x01" * 15 + b"\x02", b"\x02" + b"\x01" * 15])
 

@@ -83,6 +83,8 @@ class TaskControl:
         self._inbox = inbox
         self._clock = clock
         self._archive = archive
+        #: Tasks whose pages are being brought back, to be counted as they are stopped.
+        self._stopping: list[bytes] = []
         self.stopped = stopped
         #: Called with each task: an audience that is not through sends no more.
         self.stop_audience: Callable[[bytes], None] = lambda _task_id: None
@@ -119,7 +121,11 @@ class TaskControl:
                     workers = np.unique(page.away[first:stop] & 0x7F)
                     for worker in workers[workers != 0].tolist():
                         spans.setdefault(worker - 1, []).append(Span(page.batch.address, first, stop))
-        some = await self._stop_away(task_id)
+        self._stopping.append(task_id)
+        try:
+            some = await self._stop_away(task_id)
+        finally:
+            self._stopping.remove(task_id)
         cancelled, seen = cancelled + some.cancelled, seen + some.may_have_arrived
         if spans:
             elsewhere = await self._stop_elsewhere(task_id, spans)
@@ -136,7 +142,7 @@ class TaskControl:
         """Called for each new page: rows of tasks that were stopped while they were on their way end at once."""
         stopped = self.stopped.of(segment.task_id for segment in page.batch.segments) if len(self.stopped) else ()
         for segment in page.batch.segments if stopped else ():
-            if segment.task_id in stopped:
+            if segment.task_id in stopped and segment.task_id not in self._stopping:
                 self.stop_rows(page, np.arange(segment.first, segment.first + segment.n))
 
     async def _stop_away(self, task_id: bytes) -> Ended:

@@ -151,14 +151,7 @@ def build_vendor(
     if getattr(vendor, "rate_counts_requests", False):
         bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
     observer = LaneCounts(site.metrics, log, channel)
-    render = functools.partial(
-        LaneRenderer,
-        renderer=site.renderer,
-        devices=site.devices,
-        vendor=vendor,
-        channel=channel,
-        check_token=vendor.check_token,
-    )
+    render = _renderer(site, vendor, channel)
     shared: dict[str, Any] = {
         "vendor": vendor,
         "credentials": keeper,
@@ -186,6 +179,18 @@ def build_vendor(
             probes = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), policy=policy, **shared)
             probe_lanes.append(probes)
     return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes)
+
+
+def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRenderer]:
+    """Makes the renderers of the vendor's lanes."""
+    return functools.partial(
+        LaneRenderer,
+        renderer=site.renderer,
+        devices=site.devices,
+        vendor=vendor,
+        channel=channel,
+        check_token=vendor.check_token,
+    )
 
 
 def _keeper(

@@ -123,30 +123,23 @@ def build_vendor(
     )
     own = _keeper(site, app, name, settings, CredentialWords(site.metrics, log, app.key, channel, breaker))
     keeper = own if site.joint is None else site.joint.share_credential(f"{app.key}/{name}", own, breaker)
-    way = _way(site, app, name, settings, vendor, keeper, open_connection)
+    spoken = _way(site, app, name, settings, vendor, keeper, open_connection)
     pool = VendorPool(
-        open_connection=way.opener,
+        open_connection=spoken.opener,
         connections_max=settings.connections_max,
         idle_s=config.http2.idle_s,
         clock=clock,
-        observer=BundleCounts(log) if way.is_bundled else PoolCounts(site.metrics, log),
+        observer=BundleCounts(log) if spoken.is_bundled else PoolCounts(site.metrics, log),
         breaker=breaker,
-        streams_max=way.streams_max,
+        streams_max=spoken.streams_max,
         rate_per_s_max=settings.rate_per_s,
-        ceiling=site.ceiling if way.is_http2 else None,
+        ceiling=site.ceiling if spoken.is_http2 else None,
     )
     bucket, request_bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic()), None
     if getattr(vendor, "rate_counts_requests", False):
         bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
     observer = LaneCounts(site.metrics, log, channel)
-    render = functools.partial(
-        LaneRenderer,
-        renderer=site.renderer,
-        devices=site.devices,
-        vendor=vendor,
-        channel=channel,
-        check_token=vendor.check_token,
-    )
+    render = _renderer(site, vendor, channel)
     shared: dict[str, Any] = {
         "vendor": vendor,
         "credentials": keeper,
@@ -205,6 +198,18 @@ def _way(
         return _Way(opener, config.http2.streams_max, is_http2=True)
     bundle = bundle_opener(config, open_stream, SocketCounts(site.metrics, log))
     return _Way(bundle, config.http1.sockets_max + config.http1.queue_max, is_bundled=True)
+
+
+def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRenderer]:
+    """Makes the renderers of the vendor's lanes."""
+    return functools.partial(
+        LaneRenderer,
+        renderer=site.renderer,
+        devices=site.devices,
+        vendor=vendor,
+        channel=channel,
+        check_token=vendor.check_token,
+    )
 
 
 def _keeper(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,10 +21,12 @@ from gateway.content import (
     TTL_S_MAX,
     URL_BYTES_MAX,
     Click,
+    FallbackStep,
     Fault,
     Texts,
     Variant,
     check_variant,
+    fallback_variables,
     template_parts,
     variable_names,
 )
@@ -218,3 +221,37 @@ def test_variables_are_looked_for_in_every_text_a_device_sees() -> None:
         collapse_id="{{no}}",
     )
     assert variable_names(made) == {"a", "b", "c", "d"}
+
+
+SMS = FallbackStep("aliyun_sms", 600, "phone")
+
+
+@pytest.mark.parametrize(
+    ("steps", "fields", "text"),
+    [
+        ((FallbackStep("pager", 600),), {}, "'pager', which is no channel of a vendor"),
+        ((FallbackStep("long_link", 600),), {}, "'long_link', which is no channel of a vendor"),
+        ((FallbackStep("fcm", 0),), {}, "after 0 s, expected above 0 and below ttl_s"),
+        ((SMS,), {"ttl_s": 600}, "after 600 s, expected above 0 and below ttl_s"),
+        ((SMS, FallbackStep("fcm", 600)), {}, "fcm after 600 s, expected above 600"),
+        ((SMS, FallbackStep("aliyun_sms", 700)), {}, "names a channel twice"),
+        ((FallbackStep("fcm", 1, "a b"),), {}, "not the name of a variable"),
+        (tuple(FallbackStep("fcm", n) for n in range(1, 5)), {}, "4 steps, limit 3"),
+        ((SMS,), {"action": "transmission"}, "goes over the long link only"),
+    ],
+)
+def test_a_chain_that_leads_nowhere_is_refused(
+    steps: tuple[FallbackStep, ...], fields: dict[str, Any], text: str
+) -> None:
+    fault = check_variant(Variant("t", "b", fallback=steps, **fields))
+    assert fault is not None
+    assert fault.field == "fallback"
+    assert text in fault.text
+
+
+def test_a_chain_names_its_variables_and_travels_as_written() -> None:
+    variant = Variant("t", "b", fallback=(SMS, FallbackStep("fcm", 700)))
+    assert check_variant(variant) is None
+    assert fallback_variables(variant) == {"phone"}
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(variant), type=Variant) == variant
+    assert b"fallback" not in msgspec.msgpack.encode(Variant("t", "b"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.client.requests import Target
 from gateway.client.rows import LineFault, LineSubmit, Row, build_submits, parse_line, parse_lines
-from gateway.content import Click, Variant
+from gateway.content import Click, FallbackStep, Variant
 from gateway.ledger import VENDOR_CHANNELS
 from gateway.wire.rpc import codec
 from gateway.wire.rpc.submit import decode_submit
@@ -123,6 +123,13 @@ def test_line_may_name_tokens_and_lists() -> None:
         (line(body="{{a}} {{b}}", vars={"b": ""}), "vars", "variable a is missing"),
         (line(data={"k": "{{a}}"}, vars={}), "vars", "variable a is missing"),
         (line(vars={f"v{k}": "" for k in range(65)}), "vars", "65 variables, limit 64"),
+        (line(fallback=[{"channel": "fcm"}]), "fallback", "missing required field `after_s`"),
+        (line(fallback=[{"channel": "pager", "after_s": 60}]), "fallback", "no channel of a vendor"),
+        (
+            line(fallback=[{"channel": "fcm", "after_s": 60, "target": "phone"}]),
+            "fallback",
+            "variable phone is missing",
+        ),
     ],
 )
 def test_line_that_is_faulty_is_refused_with_field_and_reason(text: str | bytes, field: str, reason: str) -> None:
@@ -238,3 +245,10 @@ def test_line_of_any_json_is_rows_or_a_fault(value: dict[str, Any]) -> None:
     if isinstance(found, list):
         for submit in build_submits(found):
             msgspec.msgpack.decode(codec.encode(submit.submit))
+
+
+def test_line_says_where_a_row_goes_on_and_with_which_target() -> None:
+    steps = [{"channel": "aliyun_sms", "after_s": 600, "target": "phone"}]
+    (row,) = rows_of(line(fallback=steps, vars={"phone": "13800000001"}))
+    assert row.variant.fallback == (FallbackStep("aliyun_sms", 600, "phone"),)
+    assert row.variables == {"phone": "13800000001"}

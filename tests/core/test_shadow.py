@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import message_id
-from gateway.batch import Batch
+from gateway.batch import Batch, TaskSegment
 from gateway.columns import TextColumn
 from gateway.content import Variant
-from gateway.core.shadow import KEEP_S, PATHS, Life, ShadowPage, Shadows, cut_batch
+from gateway.core.shadow import KEEP_S, PATHS, Life, ShadowPage, Shadows, burst_at_home, cut_batch, cut_segments
 from gateway.ledger import LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, Reason, Receipt, State
 from gateway.message_id import SEQUENCES_MAX, BatchAddress
 
@@ -108,7 +108,8 @@ def test_bursts_go_home_when_every_row_has_its_answer() -> None:
     shadows, page = open_shadow(rows=[2, 5, 9])
     verdicts = np.array([0, NO_VERDICT], np.uint8)
     rows = np.array([0, 2], np.uint16)
-    page.bursts.append(Burst(4, 1, Channel.APNS, 11, rows, 100.5, np.zeros(2, np.uint32), verdicts, {1: "BadToken"}))
+    names = ({1: "BadToken"}, -1, {0: "its request"})
+    page.bursts.append(Burst(4, 1, Channel.APNS, 11, rows, 100.5, np.zeros(2, np.uint32), verdicts, *names))
     page.touch(np.array([0]))
     first = shadows.take_news(HOME, 0.0)
     verdicts[1] = 1
@@ -119,6 +120,7 @@ def test_bursts_go_home_when_every_row_has_its_answer() -> None:
     assert first[2].bursts == []
     (burst,) = second[2].bursts
     assert (burst.rows.tolist(), burst.issued_ms, burst.names) == ([2, 9], 500, {1: "BadToken"})
+    assert burst_at_home(burst, 100.0).request_ids == {0: "its request"}
     assert page.bursts == []
 
 
@@ -198,3 +200,18 @@ def test_every_pair_of_states_that_moves_connect_has_a_way_of_legal_moves() -> N
 
 def test_pages_of_this_worker_are_no_shadows() -> None:
     assert not isinstance(LedgerPage(make_batch(1)), ShadowPage)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=12),
+    data=st.data(),
+)
+def test_rows_of_a_slice_know_their_tasks_as_one_by_one(sizes: list[int], data: st.DataObject) -> None:
+    n = sum(sizes)
+    rows = data.draw(st.lists(st.integers(0, n - 1), min_size=1, unique=True).map(sorted))
+    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
+    segments = [TaskSegment(bytes([at]) * 16, firsts[at], size) for at, size in enumerate(sizes)]
+    plain = [next(s.task_id for s in segments if s.first <= row < s.first + s.n) for row in rows]
+    cut = cut_segments(segments, np.array(rows))
+    assert [task for segment in cut for task in [segment.task_id] * segment.n] == plain
+    assert [segment.first for segment in cut] == np.cumsum([0, *(segment.n for segment in cut[:-1])]).tolist()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.batch import RowFault, Submission
 from gateway.columns import Bool, TextColumn
-from gateway.content import Variant, check_variant, variable_names
+from gateway.content import FallbackStep, Variant, check_variant, variable_names
 from gateway.ledger import VENDOR_CHANNELS, Channel
 from gateway.wire.rpc import codec
 from gateway.wire.rpc.faults import BadRequest
@@ -221,6 +221,14 @@ def test_submit_braces_are_literal_without_variables_and_need_a_column_with_them
     refused = decode(submit(contents, variables={}))
     assert refused.n == 0
     assert refused.faults == [RowFault(0, "variables", "variable name has no column")]
+
+
+def test_submit_with_a_chain_needs_the_column_of_its_targets() -> None:
+    contents = [Variant("t", "b", fallback=(FallbackStep("fcm", 60, "phone"),))]
+    fault = RowFault(0, "fallback", "variable phone has no column")
+    assert decode(submit(contents)).faults == [fault]
+    assert decode(submit(contents, variables={"name": texts([b"x"])})).faults == [fault]
+    assert decode(submit(contents, variables={"phone": texts([b"1"])})).variants[0].fallback == contents[0].fallback
 
 
 def test_submit_variable_may_hold_any_text_but_a_cut_character_is_refused_alone() -> None:

@@ -123,29 +123,17 @@ def build_vendor(
     )
     own = _keeper(site, app, name, settings, CredentialWords(site.metrics, log, app.key, channel, breaker))
     keeper = own if site.joint is None else site.joint.share_credential(f"{app.key}/{name}", own, breaker)
-    speaks_smtp = getattr(vendor, "speaks_smtp", False)
-    is_http2 = http_version(settings) == "2" and not speaks_smtp
-    bodies = {"keeps_ok_bodies": True} if getattr(vendor, "is_bulk", False) else {}
-    opener: Callable[..., Any]
-    if speaks_smtp:
-        opener, streams_max = session_opener(config, app.key, settings, keeper.get_nowait), 1 + WAITING_MAX
-    else:
-        open_stream = _stream_opener(config, app, name, settings, vendor)
-        if is_http2:
-            opener, streams_max = functools.partial(open_connection, open_stream, **bodies), config.http2.streams_max
-        else:
-            opener = bundle_opener(config, open_stream, SocketCounts(site.metrics, log))
-            streams_max = config.http1.sockets_max + config.http1.queue_max
+    spoken = _way(site, app, name, settings, vendor, keeper, open_connection)
     pool = VendorPool(
-        open_connection=opener,
+        open_connection=spoken.opener,
         connections_max=settings.connections_max,
         idle_s=config.http2.idle_s,
         clock=clock,
-        observer=PoolCounts(site.metrics, log) if is_http2 or speaks_smtp else BundleCounts(log),
+        observer=BundleCounts(log) if spoken.is_bundled else PoolCounts(site.metrics, log),
         breaker=breaker,
-        streams_max=streams_max,
+        streams_max=spoken.streams_max,
         rate_per_s_max=settings.rate_per_s,
-        ceiling=site.ceiling if is_http2 else None,
+        ceiling=site.ceiling if spoken.is_http2 else None,
     )
     bucket, request_bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic()), None
     if getattr(vendor, "rate_counts_requests", False):
@@ -179,6 +167,37 @@ def build_vendor(
             probes = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), policy=policy, **shared)
             probe_lanes.append(probes)
     return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes)
+
+
+class _Way(NamedTuple):
+    """How a vendor is spoken to. is_bundled: the pool's connections are bundles of sockets, which count themselves."""
+
+    opener: Callable[..., Any]
+    streams_max: int
+    is_http2: bool = False
+    is_bundled: bool = False
+
+
+def _way(
+    site: Site,
+    app: App,
+    name: str,
+    settings: Any,
+    vendor: Any,
+    keeper: CredentialKeeper | BorrowedCredential,
+    open_connection: OpenConnection,
+) -> _Way:
+    """SMTP, HTTP/2 or HTTP/1.1. Raises ConfigError for files of no use."""
+    config, log = site.config, site.log.bind(actor="vendor", app=app.key, vendor=name)
+    if getattr(vendor, "speaks_smtp", False):
+        return _Way(session_opener(config, app.key, settings, keeper.get_nowait), 1 + WAITING_MAX)
+    open_stream = _stream_opener(config, app, name, settings, vendor)
+    if http_version(settings) == "2":
+        bodies = {"keeps_ok_bodies": True} if getattr(vendor, "is_bulk", False) else {}
+        opener = functools.partial(open_connection, open_stream, **bodies)
+        return _Way(opener, config.http2.streams_max, is_http2=True)
+    bundle = bundle_opener(config, open_stream, SocketCounts(site.metrics, log))
+    return _Way(bundle, config.http1.sockets_max + config.http1.queue_max, is_bundled=True)
 
 
 def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRenderer]:

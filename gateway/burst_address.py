@@ -1,7 +1,7 @@
 """The address of a request that carries many rows: what stands in its callback parameter (DESIGN.md section 2).
 
     bytes 0..10    11  the batch: 48 bits Unix ms, 12 bits journal, 22 bits sequence, 6 bits zero
-    bytes 11..14    4  the request's number, counted by the worker that made it
+    bytes 11..14    4  the request's number, counted by the process that made it from a random one on
     bytes 15..22    8  MAC: BLAKE2b under the gateway's secret
 
 As text 46 lower-case hex digits: every vendor's callback parameter takes that (OPPO, the shortest, 50 ASCII). A receipt

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -184,6 +185,7 @@ class Worker:
             templates_max=config.lanes.templates_max,
             downlink_payload_bytes_max=config.long_link.payload_bytes_max,
             address_secret=secret,
+            first_number=secrets.randbits(32),
         )
         defaults = [app_defaults(app) for app in config.apps]
         self.router = Router(

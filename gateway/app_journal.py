@@ -110,6 +110,9 @@ class Stalling(Protocol):
 class Archive(Protocol):
     """The ledger archive, as `actors/ledger.py` offers it."""
 
+    #: Told of each page with held rows that is in memory again, before anything of it moves.
+    on_adopted: Callable[[LedgerPage], None]
+
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]: ...
 
     async def bring_back(self, sequence: int) -> LedgerPage: ...
@@ -192,8 +195,15 @@ class DiskJournal:
     def stand_beside(self, archive: Archive | None, registry: Registry | None) -> None:
         """Names the stores on the disk, where there are such. To be called before `start`."""
         self._archive = archive
+        if archive is not None:
+            archive.on_adopted = self._follow_again
         self.trail.awaits_archive = archive is not None
         self.actor.registry = registry
+
+    def _follow_again(self, page: LedgerPage) -> None:
+        """What becomes of its rows from now on is marked, though its batch is not in the journal any more."""
+        if page.batch.app in self.apps:
+            self.trail.follow(page, NO_POSITION)
 
     def marks(self, app_index: int, channel: Channel) -> IssueMarks | None:
         """What the lanes of that app and channel tell the journal; None for an app in memory."""

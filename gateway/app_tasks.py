@@ -69,7 +69,7 @@ def callback_actors(worker: Worker) -> Iterator[tuple[str, Callable[[], Awaitabl
         settings = CallbackSettings(
             app=index,
             url=callback.url,
-            signer=Signer(callback.app_id or app.key, callback.secret.read().decode()),
+            signer=Signer(callback.app_id or app.key, callback.secret.read()),
             batch_rows_max=callback.batch_rows_max,
             queue_rows_max=callback.queue_rows_max,
             attempts_max=callback.attempts_max,

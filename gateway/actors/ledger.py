@@ -155,6 +155,8 @@ class LedgerActor:
         self._due_after = -math.inf
         #: Pages that are on their way, by sequence.
         self._fetched: dict[int, trio.Event] = {}
+        #: Told of each page with held rows that is in memory again, before anything of it moves.
+        self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when a page is here whose rows may be due.
         self.on_due: Callable[[], None] = lambda: None
         #: Pages of an earlier process whose held rows the inbox has not been asked for.
@@ -261,6 +263,7 @@ class LedgerActor:
             self._home.forget_away(key.sequence)
         else:
             self._home.adopt(page)
+            self.on_adopted(page)
             if key.sequence not in self._unchecked:
                 self.on_brought_back(page)
 

@@ -86,6 +86,8 @@ class TaskReports:
 
     async def counts(self, message: messages.TaskState, may_see: MaySee) -> messages.TaskCounts:
         """Where the task's rows are. Raises BadRequest, StoreError."""
+        # Before the rows are looked at: the last of them may come, and end the task's growth, while they are.
+        may_grow = self._is_running(message.task_id)
         sums: report.Sums | None = None
         groups, plans = Counter[str](), Counter[str]()
         async with aclosing(self._slices(message.task_id, may_see)) as slices:
@@ -124,7 +126,7 @@ class TaskReports:
                 if receipt and sums.receipts[receipt]
             },
             is_routed=sums.is_routed,
-            is_final=int(sums.states[IS_FINAL].sum()) == sums.rows and not self._is_running(message.task_id),
+            is_final=int(sums.states[IS_FINAL].sum()) == sums.rows and not may_grow,
             handed_over_unacked=sums.handed_over,
             waited_offline=sums.n_waited + sums.n_moved,
             submitted_unix_ms=sums.submitted_unix_ms,

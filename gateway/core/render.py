@@ -91,7 +91,9 @@ class Renderer:
 
     mark: what ends a text that was cut. may_cut: False refuses over-long rows instead (content_too_long).
     templates_max: kinds of variant kept, about 3 KiB each. address_secret: of the addresses in callback parameters, the
-    gateway's own.
+    gateway's own. first_number: of the first request of many rows. Rows of one batch are rendered by several workers,
+    and again after a restart; their addresses must differ, since vendors take a request whose id they know for a
+    repetition. So each process begins somewhere else.
     """
 
     def __init__(
@@ -102,13 +104,14 @@ class Renderer:
         templates_max: int = 1024,
         downlink_payload_bytes_max: int = PAYLOAD_BYTES_MAX_DEFAULT,
         address_secret: bytes = b"",
+        first_number: int = 0,
     ) -> None:
         self._rule = CutRule(mark, may_cut)
         self._templates = TemplateCache(templates_max)
         self._downlink = Downlink(downlink_payload_bytes_max)
         self._address_secret = address_secret
-        #: Requests of many rows made so far, over all lanes.
-        self._numbers = 0
+        #: The next request of many rows, over all lanes.
+        self._numbers = first_number % burst_address.NUMBERS_MAX
 
     def render(
         self,

@@ -14,6 +14,7 @@ with the worker's own batches. Message ids stay the home's.
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gateway import message_id
-from gateway.batch import Batch
+from gateway.batch import Batch, TaskSegment
 from gateway.columns import I64, U8, U16, U32, Bool, Rows
 from gateway.ledger import IS_FINAL, LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, State
 from gateway.message_id import SEQUENCES_MAX, BatchAddress
@@ -188,7 +189,27 @@ def cut_batch(batch: Batch, rows: Rows) -> Batch:
         channels=None if batch.channels is None else batch.channels[rows],
         tokens=None if batch.tokens is None else batch.tokens.take(rows),
         variables={name: column.take(rows) for name, column in batch.variables.items()},
+        segments=cut_segments(batch.segments, rows),
     )
+
+
+def cut_segments(segments: Sequence[TaskSegment], rows: Rows) -> list[TaskSegment]:
+    """Whose the rows are, (k,) rising, when they are a batch of their own: their holder may have to tell it."""
+    if len(segments) < 2:
+        return [segment._replace(first=0, n=len(rows)) for segment in segments]
+    low = bisect.bisect_right(segments, int(rows[0]), key=_first_row) - 1
+    used = segments[max(0, low) : bisect.bisect_right(segments, int(rows[-1]), key=_first_row)]
+    starts = np.searchsorted(rows, [segment.first for segment in used]).tolist()
+    stops = np.searchsorted(rows, [segment.first + segment.n for segment in used]).tolist()
+    return [
+        segment._replace(first=start, n=stop - start)
+        for segment, start, stop in zip(used, starts, stops, strict=True)
+        if stop > start
+    ]
+
+
+def _first_row(segment: TaskSegment) -> int:
+    return segment.first
 
 
 class Life(NamedTuple):

@@ -24,7 +24,7 @@ DOC = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text()
 
 
 def test_the_sign_is_the_one_of_the_document() -> None:
-    sign = Signer("A", "S").sign("C", "T", "M")
+    sign = Signer("A", b"S").sign("C", "T", "M")
     assert sign == hashlib.md5(b"ACTMS").hexdigest()
     assert sign in DOC
 
@@ -96,7 +96,7 @@ def test_a_change_has_a_line_for_each_row_that_has_an_event(data: st.DataObject,
     receipt, channel = column([Receipt.NONE, Receipt.CLICKED]), column([Channel.APNS, Channel.HUAWEI])
     change = Change(LedgerPage(batch), np.array(rows, np.uint16), state, 0, receipt, channel, 77)
     chosen = np.array(sorted(data.draw(st.sets(st.integers(0, len(rows) - 1)))), np.intp)
-    signer = Signer("shop", "hush")
+    signer = Signer("shop", b"hush")
     expected = []
     for at in chosen.tolist():
         values = [int(one if isinstance(one, int) else one[at]) for one in (state, receipt, channel)]

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import message_id
-from gateway.batch import Batch
+from gateway.batch import Batch, TaskSegment
 from gateway.columns import TextColumn
 from gateway.content import Variant
-from gateway.core.shadow import KEEP_S, PATHS, Life, ShadowPage, Shadows, cut_batch
+from gateway.core.shadow import KEEP_S, PATHS, Life, ShadowPage, Shadows, cut_batch, cut_segments
 from gateway.ledger import LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, Reason, Receipt, State
 from gateway.message_id import SEQUENCES_MAX, BatchAddress
 
@@ -198,3 +198,18 @@ def test_every_pair_of_states_that_moves_connect_has_a_way_of_legal_moves() -> N
 
 def test_pages_of_this_worker_are_no_shadows() -> None:
     assert not isinstance(LedgerPage(make_batch(1)), ShadowPage)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=12),
+    data=st.data(),
+)
+def test_rows_of_a_slice_know_their_tasks_as_one_by_one(sizes: list[int], data: st.DataObject) -> None:
+    n = sum(sizes)
+    rows = data.draw(st.lists(st.integers(0, n - 1), min_size=1, unique=True).map(sorted))
+    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
+    segments = [TaskSegment(bytes([at]) * 16, firsts[at], size) for at, size in enumerate(sizes)]
+    plain = [next(s.task_id for s in segments if s.first <= row < s.first + s.n) for row in rows]
+    cut = cut_segments(segments, np.array(rows))
+    assert [task for segment in cut for task in [segment.task_id] * segment.n] == plain
+    assert [segment.first for segment in cut] == np.cumsum([0, *(segment.n for segment in cut[:-1])]).tolist()

@@ -70,6 +70,11 @@ VENDORS: dict[str, Kind] = {
     "oppo": Kind(lambda one, mark: f"CN_{mark}{one.hex()[1:]}", {"1": ("regid_invalid", True)}),
     "vivo": Kind(lambda one, mark: f"1{mark}{int.from_bytes(one[-6:], 'big'):021d}", {}),
     "meizu": Kind(lambda one, mark: f"RA50{mark}{one.hex()}abcd", {}, clicked=True),
+    "webhook": Kind(
+        lambda one, mark: f"user-{mark}{one.hex()}",
+        {"1": ("dead_later", True), "2": ("closed", False)},
+        clicked=True,
+    ),
 }
 ROWS = 12
 #: For receipts to arrive: a busy machine.
@@ -161,6 +166,8 @@ def table_of(name: str, ready: dict[str, Any], folder: Path, port: int) -> dict[
         case "vivo":
             own = {"app_key_id": known["app_key"], "app_secret_file": secret(known["app_secret"])}
             return table | own | {"app_id": known["app_id"], "callback_url": url}
+        case "webhook":
+            return table | {"secret_file": secret(known["secret"])}
         case "aliyun_sms":
             own = {"access_key_id": known["access_key_id"], "sign_name": "Demo"}
             template = {"id": "SMS_1", "params": {"title": "{{title}}", "content": "{{body}}"}}
@@ -191,7 +198,7 @@ async def test_receipts_of_every_vendor_reach_their_rows_devices_and_subscribers
         for name in VENDORS:
             assert figures["pushgw_vendor_receipts_total", f"not_the_target,{name}"] == 0
             assert figures["pushgw_vendor_receipts_total", f"unknown_row,{name}"] == 0
-        signed = {"huawei", "harmony", "meizu"}
+        signed = {"huawei", "harmony", "meizu", "webhook"}
         unproven = sum(figures["pushgw_receipt_requests_total", f"unproven,{name}"] for name in signed)
         forged = sum(figures["pushgw_vendor_receipts_total", f"forged,{name}"] for name in set(VENDORS) - signed)
         repeated = sum(figures["pushgw_vendor_receipts_total", f"repeated,{name}"] for name in VENDORS)
@@ -237,7 +244,7 @@ async def check(gateway: Any, name: str, task_id: bytes, marks: dict[bytes, str]
     fates = {one: kind.later[mark][0] if mark != "0" else "" for one, mark in marks.items()}
     dead = {one for one, mark in marks.items() if mark != "0" and kind.later[mark][1]}
     wanted_marks = {
-        one: (one not in dead, fate in ("notifications_off", "disabled"), fate == "inactive")
+        one: (one not in dead, fate in ("notifications_off", "disabled", "closed"), fate == "inactive")
         for one, fate in fates.items()
     }
 

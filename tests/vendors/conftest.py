@@ -64,6 +64,7 @@ def render(
     authorization: bytes = b"credential",
     after_s: float = 0.0,
     may_cut: bool = True,
+    first_number: int = 0,
 ) -> Rendering:
     """Rows with these tokens; several variants: one per row."""
     n = len(tokens)
@@ -83,7 +84,7 @@ def render(
     column = TextColumn.from_texts(tokens)
     fixed = column.fixed()
     group = TokenGroup(np.arange(n), column if fixed is None else fixed)
-    out = Renderer(address_secret=SECRET, may_cut=may_cut).render(
+    out = Renderer(address_secret=SECRET, may_cut=may_cut, first_number=first_number).render(
         vendor,
         batch,
         np.arange(n),

@@ -167,3 +167,12 @@ def test_rejected_messages_are_known_by_their_place() -> None:
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"host": "a.b", "secret_file": "s"} | changes, Settings)
+
+
+def test_two_processes_that_render_one_batch_have_no_request_in_common(render: Callable[..., Any]) -> None:
+    """Their requests would count as repetitions, and the second one's rows would be lost."""
+    seen = [
+        render(VENDOR, Variant("t", "b"), ["A", "B", "C"], first_number=first).requests[0].headers["x-request-id"]
+        for first in (0, 1 << 31, (1 << 32) - 1)
+    ]
+    assert len(set(seen)) == 3

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gateway.cli.demo.channels import CHANNELS
 from gateway.cli.demo.cutting import are_intact, digest_of
-from gateway.cli.demo.proof import Arrival, LedgerRow, Notification, whole_of
+from gateway.cli.demo.proof import Arrival, LedgerRow, Notification, one_line, whole_of
 
 #: Of a message id and of a callback parameter alike: time, journal and sequence of the batch; in a message id, version
 #: and variant of the UUID stand between (docs/message-id.md).
@@ -95,6 +95,8 @@ def _as_message(arrival: Arrival) -> Arrival:
         texts = read(*arrival.texts)
     except (ValueError, KeyError, TypeError):
         return arrival
+    if is_one_line:
+        texts = one_line(texts[0]), one_line(texts[1])
     return arrival._replace(texts=texts, sha256=digest_of(*texts), is_one_line=is_one_line)
 
 

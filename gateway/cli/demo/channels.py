@@ -24,7 +24,8 @@ class DemoChannel(NamedTuple):
 
     simulator: keys of the simulator's section that the demo sets: caps per device are off, since a file of any length
     may be for few devices. texts: what the simulator kept as title and body -> those of the message, where a vendor
-    shows templates with parameters; raises ValueError where they are not there. is_one_line: line breaks become blanks.
+    shows templates with parameters; raises ValueError where they are not there. is_one_line: it has line ends of its
+    own.
     """
 
     platform: str
@@ -173,8 +174,8 @@ def _fcm_token(digest: bytes) -> str:
 
 
 def _mail_texts(title: str, body: str) -> tuple[str, str]:
-    """The link of a click stands behind the text; lines are compared as one, since mail has line ends of its own."""
-    return title, re.sub(r"\n\nhttps?://\S+\Z", "", body).replace("\n", " ")
+    """The link of a click stands behind the text."""
+    return title, re.sub(r"\n\nhttps?://\S+\Z", "", body)
 
 
 def _number(digest: bytes) -> str:

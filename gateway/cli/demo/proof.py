@@ -49,8 +49,8 @@ class LedgerRow(NamedTuple):
 class Arrival(NamedTuple):
     """One message id at one receiver. target: device id on the long link, else `target_of` the token.
 
-    copies: without DUP. texts: (title, body) where the receiver kept them. is_one_line: its channel takes no line
-    breaks, and has them as blanks.
+    copies: without DUP. texts: (title, body) where the receiver kept them. is_one_line: its channel has line ends
+    of its own, so that texts are compared by `one_line`.
     """
 
     channel: str
@@ -167,12 +167,12 @@ def _check_targets(evidence: Evidence) -> list[str]:
 
 
 def _check_texts(evidence: Evidence) -> list[str]:
-    changed: set[bytes] = set()
+    changed: dict[str, set[bytes]] = {}
     for arrival in evidence.arrivals:
         row = evidence.rows.get(arrival.message_id)
         if row is not None and not _is_intact(arrival, row, evidence.notifications[row.line]):
-            changed.add(arrival.message_id)
-    return [f"{len(changed)} messages with changed texts{_some(changed)}"] if changed else []
+            changed.setdefault(arrival.channel, set()).add(arrival.message_id)
+    return [f"{channel}: {len(ids)} messages with changed texts{_some(ids)}" for channel, ids in changed.items()]
 
 
 def _is_intact(arrival: Arrival, row: LedgerRow, notification: Notification) -> bool:
@@ -188,11 +188,13 @@ def _is_intact(arrival: Arrival, row: LedgerRow, notification: Notification) -> 
 def whole_of(arrival: Arrival, notification: Notification) -> tuple[str, str]:
     """The texts as this receiver should see them, if nothing is cut."""
     title, body = notification.title, notification.body
-    return (_one_line(title), _one_line(body)) if arrival.is_one_line else (title, body)
+    return (one_line(title), one_line(body)) if arrival.is_one_line else (title, body)
 
 
-def _one_line(text: str) -> str:
-    return "".join(" " if ord(letter) < ord(" ") or letter == "\x7f" else letter for letter in text)
+def one_line(text: str) -> str:
+    """The text with one blank for each run of blanks and line ends, and none at its ends: what channels with line ends
+    of their own are compared by."""
+    return " ".join(text.split())
 
 
 def _duplicates(evidence: Evidence) -> int:

@@ -1,15 +1,15 @@
 """An e-mail from the fields that a template filled: the JSON of one row -> addresses and the bytes of the message.
 
-RFC 5322 (form), RFC 2047 and 2045 (headers and bodies that are not ASCII), RFC 3834 section 5 (Auto-Submitted); all of
-it by the standard library's `email`. A vendor file gives JSON, because that is what templates are made of, and because
-`pushgw preview` then shows it as people read it. Text leaves as quoted-printable or base64, so that no server needs
-8BITMIME.
+RFC 5322 (form), RFC 2047 and 2045 (headers and bodies that are not ASCII), RFC 3834 section 5 (Auto-Submitted); all
+but Subject by the standard library's `email`. A vendor file gives JSON, because that is what templates are made of, and
+because `pushgw preview` then shows it as people read it. Text leaves as base64, so that no server needs 8BITMIME.
 
 Sans-IO: time is one of the fields. Raises ValueError for whatever cannot become a message, and nothing else.
 """
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
 from email.errors import MessageError
 from email.message import EmailMessage
@@ -47,7 +47,35 @@ class Mail(NamedTuple):
 #: What the library's parser of headers raises is whatever its parts raise.
 _LIBRARY_ERRORS = (ValueError, UnicodeError, IndexError, AttributeError, TypeError, OSError, OverflowError)
 _POLICY = SMTP.clone(cte_type="7bit", raise_on_defect=False)
+#: Bytes of one encoded word: base64 makes 60 characters of them, with its frame 72 of the 75 allowed (RFC 2047).
+_WORD_BYTES_MAX = 45
+_PLAIN_CHARACTERS_MAX = 60
 _decode = msgspec.json.Decoder(Fields).decode
+
+
+def _encoded(subject: str) -> bytes:
+    """A subject as it stands in its header: plain where nothing could change it, else encoded words.
+
+    Not by the library: where it folds, blanks between encoded and plain words come out doubled (Python 3.11).
+    Raises ValueError for control characters, which would end the header.
+    """
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in subject):
+        raise ValueError("a subject with control characters")
+    if (
+        subject.isascii()
+        and "=?" not in subject
+        and subject == subject.strip()
+        and 0 < len(subject) <= _PLAIN_CHARACTERS_MAX
+    ):
+        return subject.encode()
+    words, word = [], b""
+    for character in subject:
+        encoded = character.encode()
+        if len(word) + len(encoded) > _WORD_BYTES_MAX:
+            words.append(word)
+            word = b""
+        word += encoded
+    return b"\r\n ".join(b"=?utf-8?b?" + base64.b64encode(one) + b"?=" for one in [*words, word])
 
 
 def compose(data: bytes) -> Mail:
@@ -60,7 +88,6 @@ def compose(data: bytes) -> Mail:
     try:
         message["From"] = fields.sender
         message["To"] = fields.to
-        message["Subject"] = fields.subject
         message["Date"] = format_datetime(datetime.fromtimestamp(fields.unix_s, UTC))
         message["Message-ID"] = f"<{fields.message_id}>"
         message["Auto-Submitted"] = "auto-generated"
@@ -69,6 +96,7 @@ def compose(data: bytes) -> Mail:
         message.set_content(fields.text, cte="base64")
         if fields.html:
             message.add_alternative(fields.html, subtype="html", cte="base64")
-        return Mail(parseaddr(fields.sender)[1], fields.to, message.as_bytes())
+        data = b"Subject: " + _encoded(fields.subject) + b"\r\n" + message.as_bytes()
+        return Mail(parseaddr(fields.sender)[1], fields.to, data)
     except (MessageError, *_LIBRARY_ERRORS) as error:
         raise ValueError(f"an e-mail cannot be made of these fields: {type(error).__name__}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,10 +21,12 @@ from gateway.batch import OwnershipEpoch
 from gateway.client.requests import DeviceState, device_status_request, register_request, submit_request
 from gateway.columns import TextColumn
 from gateway.content import Variant
+from gateway.core.callback_lines import Signer, lines_of
 from gateway.core.identity import device_password
 from gateway.core.request_ids import RequestIds
 from gateway.errors import Overloaded
 from gateway.ledger import Channel, State
+from gateway.message_id import to_text
 from gateway.net.edge_table import ConnectionTable
 from gateway.observe.counting import AudienceCounts, IntakeCounts, ServiceCounts
 from gateway.store.memory import MemoryJournal
@@ -425,15 +428,20 @@ async def test_end_of_rows_whose_home_died_is_told_by_their_holder(
     await trio.sleep(1)
     assert sum(page.n for page in client.answers) == 1
     await cluster.kill(1)
-    sent.answer(n=1)
+    sent.answer(400, n=1)
     await trio.sleep(1)
     await cluster.revive(1)
     offices.open(1)
     await cluster.settle()
-    cluster.answer_all(0)
+    cluster.answer_all(0, 400)
     await trio.sleep(1)
     seen = [one for page in client.answers for one in ids_of(page)]
     assert len(seen) == len(set(seen)) == 4
-    assert {state for page in client.answers for state in page.state} == {State.VENDOR_ACCEPTED}
+    states = [state for page in client.answers for state in page.state]
+    assert states == [State.VENDOR_ACCEPTED] + [State.FAILED] * 3
     assert (await client.ask(messages.TaskState(id=6, task_id=done.task_id))).code == "not_found"
+    # Callbacks have the task that it was.
+    changes, _ = cluster.world(0).home.changes(0, 10)
+    lines = [line for change in changes for line in lines_of(change, np.arange(len(change.rows)), Signer("shop", "s"))]
+    assert [json.loads(line)["taskid"] for line in lines] == [to_text(done.task_id)] * 3
     client.front.closed(client)

@@ -16,13 +16,15 @@ import trio
 
 from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
-from gateway.actors.ledger import AskArchive, LedgerActor, MemoryPages, PageSource
+from gateway.actors.ledger import AskArchive, LedgerActor
+from gateway.actors.page_source import MemoryPages, PageSource
 from gateway.actors.registry import RegistryActor
 from gateway.actors.router import Router
 from gateway.actors.store_desk import StoreDesk
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.segments import HashKey
@@ -107,9 +109,10 @@ class Stores:
     def keep_pages(self, home: Home, secret: bytes, clock: Clock) -> PageSource:
         """Pages of the home that are done go to the archive, where there is one; where questions find pages."""
         self._home, self._clock = home, clock
+        ledger = self._config.ledger
+        home.counters = Counters(day_offset_s=ledger.day_offset_s, cells_max=ledger.counter_cells_max)
         if self._archive is None:
             return MemoryPages(home)
-        ledger = self._config.ledger
         self.ledger = LedgerActor(
             store=self._archive,
             inbox=self.inbox,
@@ -122,6 +125,7 @@ class Stores:
             retention_s=ledger.retention_s,
             retention_bytes_max=ledger.retention_bytes_max,
             retention_check_s=ledger.retention_check_s,
+            counter_days_max=ledger.counter_days_max,
         )
         return self.ledger
 
@@ -280,6 +284,9 @@ class Stores:
         if self._archive is not None and self.ledger is not None:
             self._metrics.store_bytes.set(self._archive.file_bytes(), "ledger")
             self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+        if self._home is not None:
+            self._metrics.counter_cells.set(self._home.counters.n_cells)
+            self._metrics.counter_days_forgotten.follow(self._home.counters.days_forgotten)
 
 
 def files_elsewhere(config: Config) -> dict[str, Path]:

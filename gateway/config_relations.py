@@ -46,6 +46,8 @@ LANE_ROW_BYTES = 16
 RECEIPT_BYTES = 16 + 16 + 3 + 8
 #: An entry of 24 bytes and 2.5 slots of 8 in its index (gateway/core/request_ids.py).
 REQUEST_ID_BYTES = 24 + 20
+#: One number in a dict of a key of its own, as when every submit has another plan (gateway/core/counters.py).
+COUNTER_CELL_BYTES = 500
 #: Id, time, and their place in a dictionary.
 STOPPED_TASK_BYTES = 150
 #: A row that waits alone: two cursors and a reference to its change.
@@ -188,6 +190,7 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart("receipts log", ledger.receipt_log_rows_max * RECEIPT_BYTES, "ledger.receipt_log_rows_max"),
         BudgetPart("stopped tasks", ledger.stopped_tasks_max * STOPPED_TASK_BYTES, "ledger.stopped_tasks_max"),
         BudgetPart("request ids", ledger.idempotency_ids_max * REQUEST_ID_BYTES, "ledger.idempotency_ids_max"),
+        BudgetPart("counters", ledger.counter_cells_max * COUNTER_CELL_BYTES, "ledger.counter_cells_max"),
         BudgetPart("inbox", _inbox_bytes(config), "inbox.rows_max"),
         BudgetPart(
             "lanes",

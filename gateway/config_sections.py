@@ -169,6 +169,9 @@ class Ledger(Section, frozen=True, kw_only=True):
     retention_check_s: Seconds = 600.0
     idempotency_ids_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000_000
     idempotency_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 86_400.0
+    day_offset_s: Annotated[int, Meta(ge=-50_400, le=50_400)] = 28_800
+    counter_cells_max: Annotated[int, Meta(ge=1000)] = 200_000
+    counter_days_max: Annotated[int, Meta(ge=1, le=3650)] = 400
     stopped_tasks_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
 
 

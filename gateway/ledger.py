@@ -14,7 +14,7 @@ Rules for authors: every legal move is in `_MOVES`; nothing else in the project 
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from gateway.batch import Batch
 from gateway.columns import I32, I64, U8, U32, Bool, Rows
 from gateway.errors import LocalProtocolError
 from gateway.marks import PageTrail
+
+if TYPE_CHECKING:
+    from gateway.tally import PageTally
 
 
 class Channel(enum.IntEnum):
@@ -223,6 +226,7 @@ class LedgerPage:
     state, receipt, flags, reason, channel, attempts: (n,) uint8.
     routed_ms, issued_ms, final_ms: (n,) uint32, milliseconds after the batch's birth; 0 = not yet (a stage reached
     within the first millisecond is written as 1).
+    receipt_ms: (n,) uint32, when a receipt last rose after the state; None while none has.
     slots: (n,) int32, the device's row in its owner's table as found when routed, -1 unknown. A hint: check the id.
     token_hashes: (n,) uint32, the 4-byte hash of the token each row was sent to; 0 before and without one.
     n_routed: rows 0..n_routed have been routed once.
@@ -233,9 +237,12 @@ class LedgerPage:
     keeping: held rows that the inbox has not got yet. changes: how often anything of the rows changed; saved: what it
     was when the archive got its copy, -1 before.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
+    is_touched, tally, archived_tally: core/counters.py, which alone sets them: whether rows changed since they were
+    counted, what the counters have of the page, and what the archive has.
     """
 
     __slots__ = (
+        "archived_tally",
         "attempts",
         "away",
         "batch",
@@ -245,17 +252,20 @@ class LedgerPage:
         "counts",
         "final_ms",
         "flags",
+        "is_touched",
         "issued_ms",
         "keeping",
         "n",
         "n_routed",
         "reason",
         "receipt",
+        "receipt_ms",
         "routed_ms",
         "saved",
         "slots",
         "state",
         "stopped",
+        "tally",
         "token_hashes",
         "trail",
     )
@@ -266,6 +276,7 @@ class LedgerPage:
         self.n = n
         self.state: U8 = np.zeros(n, np.uint8)
         self.receipt: U8 = np.zeros(n, np.uint8)
+        self.receipt_ms: U32 | None = None
         self.flags: U8 = np.zeros(n, np.uint8)
         self.reason: U8 = np.zeros(n, np.uint8)
         self.channel: U8 = np.zeros(n, np.uint8)
@@ -285,6 +296,9 @@ class LedgerPage:
         self.keeping = 0
         self.changes = 0
         self.saved = -1
+        self.is_touched = False
+        self.tally: PageTally | None = None
+        self.archived_tally: PageTally | None = None
 
     def move(self, rows: Rows, to: State, reason: Reason | U8 | None = Reason.NONE) -> I64:
         """Rows (distinct positions) are in state `to` afterwards; the reason is stored beside it, None keeps it.
@@ -349,6 +363,14 @@ class LedgerPage:
         """Milliseconds since the batch was born, as the stage columns hold it (at least 1)."""
         return min(max(1, int((now - self.batch.born) * 1000.0)), _STAMP_MAX)
 
+    def stamp_receipts(self, rows: Rows, now: float) -> None:
+        """Receipts of these rows rise now."""
+        if not len(rows):
+            return
+        if self.receipt_ms is None:
+            self.receipt_ms = np.zeros(self.n, np.uint32)
+        self.receipt_ms[rows] = self.stamp(now)
+
     def memory_bytes(self) -> int:
         """What the page and its batch hold, without what variants share."""
         batch = self.batch
@@ -376,6 +398,8 @@ class Burst(NamedTuple):
     verdicts: U8
     names: dict[int, str]
     first_request: int = -1
+    #: The vendor's own names for requests, by the place of each one's first row; None where nobody tells.
+    request_ids: dict[int, str] | None = None
 
 
 #: No verdict yet, in `Burst.verdicts`.

@@ -265,6 +265,10 @@ class BulkVendor(Vendor, Protocol):
         does not say does not count as accepted."""
         ...
 
+    def request_id(self, body: bytes) -> str:
+        """The vendor's own name for the request, as its answer tells; "" where it tells none. Total."""
+        ...
+
     def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:
         """The name that the first step gave (letters, digits, `-`, `_`), or why there is none. Total."""
         ...

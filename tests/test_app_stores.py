@@ -20,6 +20,7 @@ from gateway.app import Ready, Worker, load
 from gateway.app_stores import files_elsewhere
 from gateway.cli.toml_text import to_toml
 from gateway.client.errors import CallFailed
+from gateway.client.loss_calls import LossOf
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client
 from gateway.content import Variant
@@ -106,9 +107,11 @@ async def test_a_message_is_traced_after_a_restart(folder: Path, is_killed: bool
     device_id = bytes([7]) * 16
     async with serving(make_worker(folder), is_killed=is_killed) as client:
         await client.register_devices([DeviceState(device_id=device_id)])
-        done = await client.submit(Variant(title="t", body="b", strategy=2), [device_id])
+        done = await client.submit(Variant(title="t", body="b", strategy=2, plan_id="spring"), [device_id])
         before = await client.trace(task_id=done.task_id, device_id=device_id)
         assert before.hops[-1].reason == "no_channel"
+        lost = [await client.loss(of) for of in (LossOf(task_id=done.task_id), LossOf(plan_id="spring"), LossOf())]
+        assert [[line.cause for line in one.losses] for one in lost] == [["no_channel"]] * 3
         # Nothing waits for the archive but the test: a moment is enough.
         await trio.sleep(0.3)
     async with serving(make_worker(folder)) as client:
@@ -116,6 +119,9 @@ async def test_a_message_is_traced_after_a_restart(folder: Path, is_killed: bool
         assert (after.message_id, after.hops) == (before.message_id, before.hops)
         assert (await client.trace(message_id=before.message_id)).hops == before.hops
         assert (await client.task_state(done.task_id)).states == {"dropped": 1}
+        found = [await client.loss(of) for of in (LossOf(task_id=done.task_id), LossOf(plan_id="spring"), LossOf())]
+        assert [(one.channels, one.losses) for one in found] == [(one.channels, one.losses) for one in lost]
+        assert (await client.count_rows(LossOf(), recount=True)).differing == 0
         again = await client.submit(Variant(title="t", body="b", strategy=2), [device_id])
         assert again.task_id != done.task_id
 

@@ -174,6 +174,7 @@ class Harmony(BulkVendorBase):
     """The vendor port for one project (gateway/vendor.py)."""
 
     name: ClassVar[str] = "harmony"
+    request_id_keys: ClassVar[tuple[str, ...]] = ("requestId",)
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -158,6 +158,7 @@ class Honor(BulkVendorBase):
     """The vendor port for one app (gateway/vendor.py)."""
 
     name: ClassVar[str] = "honor"
+    request_id_keys: ClassVar[tuple[str, ...]] = ("data.requestId", "requestId")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -7,7 +7,7 @@ raise here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -18,6 +18,8 @@ from gateway.verdict import Answer, Scope, Verdict
 #: A vendor that asks for more than a day is not believed: no TTL-bound row should wait on a typing error.
 RETRY_AFTER_S_MAX = 86_400.0
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+#: Ids of requests: what the sheets show, and no more than a log line bears.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _DECODER = msgspec.json.Decoder()
 
 
@@ -54,6 +56,22 @@ def decode_object(body: bytes) -> dict[str, object]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def id_of(body: bytes, keys: Sequence[str]) -> str:
+    """The text or number under the first of the keys (dotted: nested) that the JSON object in a body has; "" for none,
+    and for one that has not the form of an id."""
+    fields = decode_object(body) if keys else {}
+    for key in keys:
+        value: object = fields
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        # Longer numbers than that are none of ours, and Python may refuse to write them.
+        is_number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64
+        text = str(value) if isinstance(value, str) or is_number else ""
+        if _ID.fullmatch(text):
+            return text
+    return ""
 
 
 def text_of(value: object) -> str:

@@ -174,6 +174,7 @@ class Huawei(BulkVendorBase):
     """The vendor port for one app (gateway/vendor.py)."""
 
     name: ClassVar[str] = "huawei"
+    request_id_keys: ClassVar[tuple[str, ...]] = ("requestId",)
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

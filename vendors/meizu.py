@@ -159,6 +159,7 @@ class Meizu(BulkVendorBase):
     """The vendor port for one app (gateway/vendor.py)."""
 
     name: ClassVar[str] = "meizu"
+    request_id_keys: ClassVar[tuple[str, ...]] = ("msgId",)
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

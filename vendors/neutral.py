@@ -17,6 +17,7 @@ from gateway.vendor import HttpVersion, Refusal, slot_json, slot_text
 from gateway.verdict import Answer
 from vendors.codes import UNREADABLE
 from vendors.connecting import ConnectingSettings
+from vendors.http_answer import id_of
 
 #: Huawei, Honor and HarmonyOS show no more on an icon.
 BADGE_MAX = 99
@@ -32,6 +33,12 @@ class BulkVendorBase:
 
     bad_tokens_stall: ClassVar[bool] = False
     is_bulk: ClassVar[bool] = True
+    #: Where an answer has the vendor's name for the request: keys of its JSON, dotted where they are nested.
+    request_id_keys: ClassVar[tuple[str, ...]] = ()
+
+    def request_id(self, body: bytes) -> str:
+        """The first of `request_id_keys` that the answer has, without what could not stand in a line."""
+        return id_of(body, self.request_id_keys) if self.request_id_keys else ""
 
     def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:
         return UNREADABLE

@@ -175,6 +175,7 @@ class Oppo(BulkVendorBase):
     """The vendor port for one app (gateway/vendor.py)."""
 
     name: ClassVar[str] = "oppo"
+    request_id_keys: ClassVar[tuple[str, ...]] = ("data.messageId", "data.message_id", "data.task_id")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

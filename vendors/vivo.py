@@ -203,6 +203,7 @@ class Vivo(BulkVendorBase):
     """The vendor port for one app (gateway/vendor.py)."""
 
     name: ClassVar[str] = "vivo"
+    request_id_keys: ClassVar[tuple[str, ...]] = ("taskId", "requestId")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -190,6 +190,7 @@ class Xiaomi(BulkVendorBase):
     """The vendor port for one app (gateway/vendor.py)."""
 
     name: ClassVar[str] = "xiaomi"
+    request_id_keys: ClassVar[tuple[str, ...]] = ("data.id", "trace_id")
     #: QPS counts requests, whatever they carry.
     rate_counts_requests: ClassVar[bool] = True
 

@@ -7,6 +7,7 @@
     submit with a request id        the worker that owns hash(app, request id), so that a repeat finds the first answer
     task_state, task_rows, trace,
     stop_task, revoke_task          the worker whose journal number stands in the id
+    count_rows, loss, loss_rows     the same of a task, else everybody: added up, rows worker by worker
     register_devices, device_status by row: the worker that owns the device; the answers are put together
     device                          its owner, and everybody for its last messages; by alias: everybody
     online_counts                   everybody, added up
@@ -27,6 +28,7 @@ import msgspec
 import numpy as np
 import trio
 
+from gateway.actors.loss_reports import as_count, loss_found, merge_counted
 from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rpc_listener import Caller, RpcConnection
 from gateway.actors.service import Service
@@ -202,6 +204,12 @@ class Front:
                 return self._at(self._home_of(task_id), session, requested)
             case messages.Trace(message_id=message_id, task_id=task_id):
                 return self._at(self._home_of(message_id or task_id), session, requested)
+            case messages.CountRows() | messages.Loss() | messages.LossRows() if message.task_id is not None:
+                return self._at(self._home_of(message.task_id), session, requested)
+            case messages.CountRows() | messages.Loss():
+                return functools.partial(self._count, session, message)
+            case messages.LossRows():
+                return functools.partial(self._loss_rows, session, message)
             case messages.RegisterDevices():
                 split = self._split(message)
                 return None if split is None else functools.partial(self._register, session, message, split)
@@ -269,6 +277,27 @@ class Front:
 
     async def _counts(self, session: Any, message: messages.OnlineCounts) -> messages.OnlineCounted:
         return merge_counts(message, await self._ask_each(session, [(worker, message) for worker in self._everybody()]))
+
+    async def _count(
+        self, session: Any, message: messages.CountRows | messages.Loss
+    ) -> messages.RowsCounted | messages.LossFound:
+        question = message if isinstance(message, messages.CountRows) else as_count(message)
+        answers = await self._ask_each(session, [(worker, question) for worker in self._everybody()])
+        counted = merge_counted(question, answers)
+        return counted if isinstance(message, messages.CountRows) else loss_found(message, counted)
+
+    async def _loss_rows(self, session: Any, message: messages.LossRows) -> messages.LossRowPage:
+        """The first byte of a cursor is the worker that is asked."""
+        worker = message.cursor[0] if message.cursor else 0
+        if worker >= self._ownership.workers:
+            raise BadRequest("cursor", "the cursor is not one of loss_row_page")
+        question = msgspec.structs.replace(message, cursor=message.cursor[1:])
+        found: messages.LossRowPage
+        (found,) = await self._ask_each(session, [(worker, question)])
+        cursor = bytes([worker]) + found.next_cursor
+        if not found.next_cursor:
+            cursor = bytes([worker + 1]) if worker + 1 < self._ownership.workers else b""
+        return msgspec.structs.replace(found, next_cursor=cursor)
 
     async def _device(self, session: Any, message: messages.Device) -> messages.DeviceFound:
         """What its owner knows of the device, with its last messages from all homes."""

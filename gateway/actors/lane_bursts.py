@@ -99,7 +99,8 @@ class Judged(NamedTuple):
 def judge_requests(
     vendor: BulkVendor, flight: InFlight, places: Rows, status: U16, details: Sequence[AnswerDetail | None]
 ) -> Judged:
-    """places: of the requests; status, details: their answers. Total as the vendor's own `judge` is."""
+    """places: of the requests; status, details: their answers. Total as the vendor's own `judge` is. The burst has the
+    vendor's names for the requests afterwards."""
     row_places = flight.row_places(places)
     verdicts = np.zeros(len(row_places), np.uint8)
     answers: dict[int, Answer] = {}
@@ -108,6 +109,9 @@ def judge_requests(
     for place, code, found in zip(places.tolist(), status.tolist(), details, strict=True):
         detail = found or _NO_DETAIL
         bulk = flight.bulk
+        names = flight.burst.request_ids
+        if names is not None and (request_id := vendor.request_id(detail.body)):
+            names[place if bulk is None else int(bulk.offsets[place])] = request_id
         if bulk is None:
             answer = vendor.classify(code, detail.headers, detail.body)
             requests.append(answer)
@@ -181,7 +185,7 @@ def new_burst(
     n = len(rows)
     answered, verdicts = np.zeros(n, np.uint32), np.full(n, NO_VERDICT, np.uint8)
     return Burst(
-        number, attempt, channel, connection, rows.astype(np.uint16), now, answered, verdicts, {}, first_request
+        number, attempt, channel, connection, rows.astype(np.uint16), now, answered, verdicts, {}, first_request, {}
     )
 
 

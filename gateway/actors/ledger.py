@@ -29,6 +29,7 @@ import trio
 
 from gateway import message_id
 from gateway.actors.bell import Bell
+from gateway.actors.page_source import MemoryPages, settle_touched
 from gateway.batch import OwnershipEpoch, TaskSegment, continued_tasks
 from gateway.clock import Clock
 from gateway.columns import Rows
@@ -39,7 +40,8 @@ from gateway.ledger import LedgerPage, Reason, State
 from gateway.message_id import BatchAddress
 from gateway.store.inbox_filing import device_hash
 from gateway.store.pages import page_of, page_parts
-from gateway.store.ports import ArchivedPage, Inbox, InboxQuery, LedgerArchive, PageKey
+from gateway.store.ports import ArchivedPage, DayCounts, Inbox, InboxQuery, LedgerArchive, PageKey
+from gateway.tally import PageTally, add_keys, day_of
 
 #: Pages of one write: a turn of the store packs 16 full ones in about a second, and a thousand small ones in as long.
 _WRITE_ROWS = 1 << 20
@@ -65,44 +67,6 @@ Then: TypeAlias = Callable[[LedgerPage, Rows], None]
 AskArchive: TypeAlias = Callable[[int, Rows, Then, Callable[[], None]], bool]
 
 
-class PageSource(Protocol):
-    """Where pages are found for a question. What is given is not to be changed."""
-
-    async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None: ...
-
-    def task_slices(
-        self, task_id: bytes, device_id: bytes | None = None
-    ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]: ...
-
-    def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]: ...
-
-
-class MemoryPages:
-    """A page source without an archive: what left memory is not found."""
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
-
-    async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
-        await trio.lowlevel.checkpoint()
-        return self._home.find_row(identifier)
-
-    async def task_slices(
-        self, task_id: bytes, device_id: bytes | None = None
-    ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]:
-        for page in self._home.task_pages(task_id):
-            await trio.lowlevel.checkpoint()
-            for segment in self._home.segments_of(page, task_id):
-                yield page, segment
-
-    async def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]:
-        """The app's pages in memory, newest first, whether they have the device or not."""
-        for page in reversed(list(self._home.pages())):
-            if page.batch.app == app:
-                await trio.lowlevel.checkpoint()
-                yield page
-
-
 class LedgerObserver(Protocol):
     def archived(self, pages: int) -> None: ...
 
@@ -112,8 +76,8 @@ class LedgerObserver(Protocol):
 
 
 class LedgerActor:
-    """inbox: where held rows are. held_write_s, retention_s, retention_bytes_max, retention_check_s: see [ledger] in
-    configs/reference.toml."""
+    """inbox: where held rows are. held_write_s, retention_s, retention_bytes_max, retention_check_s, counter_days_max:
+    see [ledger] in configs/reference.toml."""
 
     def __init__(
         self,
@@ -129,6 +93,7 @@ class LedgerActor:
         retention_s: float,
         retention_bytes_max: int,
         retention_check_s: float,
+        counter_days_max: int,
     ) -> None:
         self._store = store
         self._inbox = inbox
@@ -141,6 +106,11 @@ class LedgerActor:
         self._retention_s = retention_s
         self._retention_bytes_max = retention_bytes_max
         self._retention_check_s = retention_check_s
+        self._counter_days_max = counter_days_max
+        # A lock, though one actor writes: what a write moves from the counters in memory to those of the archive must
+        # be seen once by whoever adds the two.
+        self._moving = trio.Lock()
+        self._in_memory = MemoryPages(home)
         self._bell = Bell()
         #: Pages that the archive has not got as they are; bounded by what the home keeps in memory.
         self._unsaved: OrderedDict[int, LedgerPage] = OrderedDict()
@@ -255,7 +225,7 @@ class LedgerActor:
 
     async def _bring_back(self, key: PageKey) -> None:
         try:
-            page = await self._read(key)
+            page = await self._read_to_keep(key)
         except StoreCorrupt:
             self._home.forget_away(key.sequence)
             raise
@@ -348,6 +318,48 @@ class LedgerActor:
             if key not in known and (archived := await self._read(key)) is not None:
                 yield archived
 
+    async def page(self, key: PageKey) -> LedgerPage | None:
+        """From memory or the archive. Raises StoreError."""
+        found = await self._in_memory.page(key)
+        return await self._read(key) if found is None else found
+
+    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """Pages whose batches were born in that time, oldest first, from behind `after` on. Raises StoreError."""
+        found = set(await self._in_memory.keys(app, unix_ms, after, keys_max))
+        found.update(await self._store.keys(app, unix_ms, after, keys_max))
+        return sorted(found)[:keys_max]
+
+    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
+        """What each of the pages adds to the counters; None for one that is not there. Raises StoreError."""
+        archived = await self._store.tallies(keys)
+        in_memory = await self._in_memory.tallies(keys)
+        return [old if new is None else new for old, new in zip(archived, in_memory, strict=True)]
+
+    async def counts(self, days: range) -> DayCounts:
+        """Rows by key and cell, as all pages are now; gone: of pages that are deleted. Raises StoreError."""
+        await settle_touched(self._home)
+        async with self._moving:
+            archived = await self._store.counts(days.start, days.stop - 1)
+            counters = self._home.counters
+            return DayCounts(
+                add_keys([archived.kept, counters.totals()], days), add_keys([archived.gone, counters.gone()], days)
+            )
+
+    async def task_keys(self, task_id: bytes) -> list[PageKey]:
+        """Pages that may have rows of the task, in the order of their batches. Raises StoreError."""
+        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        if address is None or not self._home.is_ours(address.batch):
+            return []
+        own = PageKey(address.batch.unix_ms, address.batch.sequence)
+        return sorted({own, *await self._in_memory.task_keys(task_id), *await self._store.parts(task_id)})
+
+    async def _read_to_keep(self, key: PageKey) -> LedgerPage | None:
+        """With what the archive counts for it, since it is to change in the home."""
+        page = await self._read(key)
+        if page is not None:
+            (page.archived_tally,) = await self._store.tallies([key])
+        return page
+
     async def _read(self, key: PageKey) -> LedgerPage | None:
         data = await self._store.read(key)
         if data is None:
@@ -423,14 +435,17 @@ class LedgerActor:
         forms: list[tuple[LedgerPage, int, ArchivedPage]] = []
         for page in pages:
             if page.rests:
-                forms.append((page, page.changes, _archived(page)))
+                forms.append((page, page.changes, _archived(page, self._home.counters.settled(page))))
             else:
                 # It has begun to move again, and says so when it rests anew, or ends.
                 del self._unsaved[page.batch.address.sequence]
             await trio.lowlevel.checkpoint()
         if not forms:
             return
-        await self._store.write(self._epoch, [form for _, _, form in forms])
+        async with self._moving:
+            await self._store.write(self._epoch, [form for _, _, form in forms])
+            for page, _, form in forms:
+                self._home.counters.archived(page, form.tally)
         self._observer.archived(len(forms))
         for page, changes, form in forms:
             sequence = page.batch.address.sequence
@@ -464,7 +479,7 @@ class LedgerActor:
             page = await self.fetch(sequence)
             if page is None:
                 key = await self._store.newest(sequence)
-                page = None if key is None else await self._read(key)
+                page = None if key is None else await self._read_to_keep(key)
                 # Another late receipt, or a new batch of that number, may have come meanwhile.
                 if page is not None and self._home.page(sequence) is None and sequence not in self._home.away_pages:
                     self._home.adopt(page)
@@ -479,6 +494,8 @@ class LedgerActor:
         deleted = await self._store.retain(self._epoch, oldest, self._retention_bytes_max)
         if deleted:
             self._observer.retained(deleted)
+        today = day_of(self._clock.unix_ms(), self._home.counters.day_offset_s)
+        await self._store.forget_days(self._epoch, today - self._counter_days_max)
 
 
 def _is_archived(page: LedgerPage) -> bool:
@@ -486,7 +503,7 @@ def _is_archived(page: LedgerPage) -> bool:
     return page.is_saved and (page.trail is None or page.trail.is_blank)
 
 
-def _archived(page: LedgerPage) -> ArchivedPage:
+def _archived(page: LedgerPage, tally: PageTally) -> ArchivedPage:
     batch = page.batch
     held = np.flatnonzero(page.state == State.HELD)
     over_s = float(row_deadlines(batch, held).min()) - batch.born if len(held) else 0.0
@@ -499,4 +516,5 @@ def _archived(page: LedgerPage) -> ArchivedPage:
         parts=page_parts(page),
         held=len(held),
         deadline_unix_ms=batch.born_unix_ms + int(over_s * 1000),
+        tally=tally,
     )

@@ -74,6 +74,7 @@ def _burst_message(burst: BurstReport) -> wire.BurstColumns:
         answered_ms=column(burst.answered_ms, "<u4"),
         verdicts=packed(burst.verdicts),
         names=burst.names,
+        request_ids=burst.request_ids,
     )
 
 
@@ -89,4 +90,5 @@ def _burst_of(burst: wire.BurstColumns) -> BurstReport:
         array("burst.answered_ms", burst.answered_ms, "<u4", n).astype(np.uint32),
         unpacked("burst.verdicts", burst.verdicts, n),
         burst.names,
+        burst.request_ids,
     )

@@ -16,7 +16,7 @@ import numpy as np
 import trio
 
 from gateway.actors.intake import Accepted, Intake
-from gateway.actors.ledger import PageSource
+from gateway.actors.page_source import PageSource
 from gateway.actors.task_control import Ended, TaskControl
 from gateway.batch import Submission
 from gateway.clock import Clock

@@ -3,7 +3,7 @@
     submit, register_devices          an app's own
     task_state, task_rows, trace, stop_task, revoke_task,
                                       an app sees its own only; an operator sees all, and each of his calls is logged
-    device, device_status, online_counts, status, clock_advance
+    count_rows, loss, loss_rows, device, device_status, online_counts, status, clock_advance
     subscribe_receipts, subscribe_presence
                                       one task per stream; changes go out as columns while the client has credit
 
@@ -24,7 +24,8 @@ import trio
 from gateway.actors import store_desk
 from gateway.actors.audiences import Audiences
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
-from gateway.actors.ledger import MemoryPages, PageSource
+from gateway.actors.loss_reports import Asked, LossReports
+from gateway.actors.page_source import MemoryPages, PageSource
 from gateway.actors.presence import Presence
 from gateway.actors.receipt_stream import ReceiptStreams
 from gateway.actors.registering import cut, registrations
@@ -144,7 +145,9 @@ class Service:
         self._presence = presence
         self._wait_registered = wait_registered
         self._desk = desk
-        self._reports = TaskReports(pages or MemoryPages(home), clock, audiences.is_running)
+        pages = pages or MemoryPages(home)
+        self._reports = TaskReports(pages, clock, audiences.is_running)
+        self.losses = LossReports(home=home, pages=pages, clock=clock, app_keys=[app.key for app in apps])
         self._audiences = audiences
         self._control = control
         self._revoking = Revoking(pages=pages or MemoryPages(home), control=control, intake=intake, clock=clock)
@@ -158,6 +161,7 @@ class Service:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self.losses.run)
                 await trio.sleep_forever()
         finally:
             self._nursery = None
@@ -215,6 +219,8 @@ class Service:
                 self._submit(connection, requested, requested.message)
             case messages.TaskState() | messages.TaskRows() | messages.Trace() as message:
                 self._start(self._report, connection, message)
+            case messages.CountRows() | messages.Loss() | messages.LossRows() as message:
+                self._start(self._loss, connection, message)
             case messages.StopTask() as message:
                 self._start(self._stop_task, connection, message)
             case messages.RevokeTask() as message:
@@ -380,6 +386,9 @@ class Service:
         self, connection: Caller, message: messages.TaskState | messages.TaskRows | messages.Trace
     ) -> None:
         connection.answer(await self._reports.answer(message, functools.partial(self._may_see, connection)))
+
+    async def _loss(self, connection: Caller, message: Asked) -> None:
+        connection.answer(await self.losses.answer(message, connection.session.app_key))
 
     async def _stop_task(self, connection: Caller, message: messages.StopTask) -> None:
         may_see = functools.partial(self._may_see, connection)

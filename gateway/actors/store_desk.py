@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import trio
 
-from gateway.actors.ledger import PageSource
+from gateway.actors.page_source import PageSource
 from gateway.actors.registry import RegistryActor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock

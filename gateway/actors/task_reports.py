@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import trio
 
-from gateway.actors.ledger import PageSource
+from gateway.actors.page_source import PageSource
 from gateway.batch import TaskSegment
 from gateway.clock import Clock
 from gateway.core import report
@@ -225,6 +225,8 @@ def _hop(born_unix_ms: int, hop: report.Hop) -> messages.Hop:
         state="" if hop.state is None else hop.state.name.lower(),
         reason=hop.reason.name.lower() if hop.reason else "",
         receipt=hop.receipt.name.lower() if hop.receipt else "",
+        request=hop.request,
+        text=hop.text,
     )
 
 

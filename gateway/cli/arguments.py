@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 #: Seconds a question to the gateway may take. An answer takes milliseconds; five cover a gateway that is starting.
@@ -139,8 +140,9 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     stop = _command(commands, "stop", "stop", "Stop a task: what has not gone out is cancelled.")
     stop.add_argument("task", metavar="TASK", type=_identifier, help="task id")
     trace = _command(commands, "trace", "trace", "The way of one message: when, which channel, which verdict.")
-    trace.add_argument("task", metavar="TASK", type=_identifier, help="task id")
-    trace.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
+    trace.add_argument("what", metavar="MESSAGE_ID|TASK", type=_identifier, help="message id; a task id with DEVICE")
+    trace.add_argument("device", nargs="?", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
+    _add_loss(commands)
     device = _command(commands, "device", "device", "A device: token, presence, last messages with their states.")
     device.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
     revoke = _command(commands, "revoke", "revoke", "Stop a task, and take back what it shows where the channel can.")
@@ -166,6 +168,29 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     advance.add_argument("seconds", type=_seconds, metavar="SECONDS")
     advance.add_argument("--simulators", metavar="HOST:PORT", help="move the simulators at this control port too")
     _operator(advance)
+
+
+def _add_loss(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    loss = _command(commands, "loss", "loss", "How far the messages of a task, plan or app came, and why.")
+    loss.add_argument("what", metavar="TASK|PLAN|APP", help="task id, plan id, app key, or with --kind a group")
+    loss.add_argument("--kind", choices=("task", "plan", "group", "app"), help="what it is, where that is not plain")
+    loss.add_argument("--from", dest="from_day", type=_day, metavar="DAY", help="YYYY-MM-DD, of the submit")
+    loss.add_argument("--to", dest="to_day", type=_day, metavar="DAY", help="the last day, included")
+    loss.add_argument("--csv", type=Path, metavar="FILE", help="write the rows of --cause; - writes to stdout")
+    loss.add_argument("--cause", metavar="NAME", help="as the table names it; with --csv")
+    loss.add_argument("--channel", default="", metavar="NAME", help="with --csv: only rows of this channel")
+    loss.add_argument("--stage", default="", metavar="NAME", help="with --csv: only rows that came so far")
+    loss.add_argument("--png", type=Path, metavar="FILE", help="write the funnel as a picture")
+    loss.add_argument("--recount", action="store_true", help="count the rows themselves, and compare with the counters")
+    loss.add_argument("--app", metavar="KEY", help="ask as this app over the RPC, instead of as operator")
+    _operator(loss, SUBMIT_TIMEOUT_S)
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day, YYYY-MM-DD") from None
 
 
 def _add_stores(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -15,7 +15,10 @@ from gateway.wire.rpc.messages import Hop
 
 def run(options: argparse.Namespace, output: Output) -> int:
     with asking_client(options) as client:
-        found = client.trace(options.task, options.device)
+        if options.device is None:
+            found = client.trace(message_id=options.what)
+        else:
+            found = client.trace(options.what, options.device)
     output.document(
         {
             "task": to_text(found.task_id),
@@ -28,11 +31,11 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if not output.is_json:
         labels = [f"{name} {value}" for name, value in (("group", found.group), ("plan", found.plan_id)) if value]
         output.say(", ".join([f"message {to_text(found.message_id)}", *labels]))
-        columns = ["time", "what", "channel", "connection", "attempt", "outcome"]
+        columns = ["time", "what", "channel", "connection", "attempt", "outcome", "vendor's request"]
         output.table(f"task {to_text(found.task_id)}", columns, [_row(hop) for hop in found.hops])
     return ExitCode.GOOD
 
 
 def _row(hop: Hop) -> tuple[object, ...]:
     outcome = " ".join(text for text in (hop.verdict, hop.name, hop.state, hop.reason, hop.receipt, hop.text) if text)
-    return (moment(hop.at_unix_ms), hop.what, hop.channel, hop.connection, hop.attempt or None, outcome)
+    return (moment(hop.at_unix_ms), hop.what, hop.channel, hop.connection, hop.attempt or None, outcome, hop.request)

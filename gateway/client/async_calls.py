@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
@@ -20,6 +20,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from gateway.client.address import Address, parse_address
+from gateway.client.loss_calls import AsyncLossCalls
 from gateway.client.requests import (
     UNSENT,
     DeviceState,
@@ -174,7 +175,7 @@ class Link:
         slot.bell.ring()
 
 
-class AsyncCalls(ABC):
+class AsyncCalls(AsyncLossCalls):
     """The calls of an async client. Any number of tasks may call at once; they share one connection.
 
     Every method raises CallFailed or GatewayUnreachable. If cancelled: the request may still be done; a submit that is

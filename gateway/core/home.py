@@ -13,6 +13,7 @@ Changes are kept in a bounded ring for `subscribe_receipts`; positions in it are
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections import OrderedDict, deque
@@ -26,6 +27,7 @@ from gateway.batch import Batch, TaskSegment, task_segments
 from gateway.columns import I64, U8, U16, Rows
 from gateway.core.away import AwayPage, AwayPages
 from gateway.core.changes import Change, ChangeRing
+from gateway.core.counters import Counters
 from gateway.core.lifetimes import lifetime_s, row_deadlines
 from gateway.core.shadow import Life, ShadowPage, Shadows
 from gateway.core.trail import Trail
@@ -85,15 +87,16 @@ class Home:
         now: float,
     ) -> None:
         self._secret = secret
+        self.counters = Counters()
         self.journal = self._journal = journal
         #: Called once for each batch when its last row has become final: its journal record may go.
         self.on_final: Callable[[int], None] = lambda _sequence: None
         #: Told of each move of rows that a journal on disk holds.
         self.trail: Trail | None = None
         #: Called when a page's last row has become final, and when it changes after that: it is to be archived.
-        self.on_done: Callable[[LedgerPage], None] = _nobody
+        self.on_done: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when the open rows of a page all wait in the inbox, for the time being.
-        self.on_rest: Callable[[LedgerPage], None] = _nobody
+        self.on_rest: Callable[[LedgerPage], None] = lambda _page: None
         #: Whether a page without open rows, or one that rests, may leave memory.
         self.may_drop: Callable[[LedgerPage], bool] = lambda page: page.n_open == 0
         #: Called when memory is short and no page may be dropped.
@@ -196,6 +199,7 @@ class Home:
         self._page_bytes[sequence] = size
         self._bytes += size
         self.rows_open += page.n
+        self.counters.touch(page)
         for task_id in long_tasks:
             self._note_part(task_id, sequence)
         deadline = batch.born + min(lifetime_s(variant) for variant in batch.variants)
@@ -249,6 +253,7 @@ class Home:
 
     def _drop(self, sequence: int, page: LedgerPage) -> None:
         del self._pages[sequence]
+        self.counters.left(page)
         self._bytes -= self._page_bytes.pop(sequence)
         self._evicted += 1
         for segment in page.batch.segments if self._long_tasks else ():
@@ -263,6 +268,7 @@ class Home:
             self.evict()
         sequence = page.batch.address.sequence
         away = self.away_pages.pop(sequence)
+        self.counters.came_back(page)
         self.rows_open += page.n_open - (0 if away is None else away.held)
         self._pages[sequence] = page
         size = self._page_bytes[sequence] = page.memory_bytes()
@@ -339,6 +345,7 @@ class Home:
             return
         page.changes += 1
         channels: Channel | U8 = page.channel[rows] if channel is None else channel
+        self.counters.touch(page)
         if page.trail is not None and self.trail is not None:
             self.trail.moved(page, rows, to)
         self._observer.moved(page, rows, to, reason, channels)
@@ -350,6 +357,7 @@ class Home:
             self.rows_open -= ended
             page.final_ms[rows] = page.stamp(now)
             if not page.n_open:
+                self.counters.ended(page)
                 if ended:
                     if page.trail is not None and self.trail is not None:
                         self.trail.finished(page)
@@ -373,6 +381,7 @@ class Home:
         page.counts[:] = np.bincount(page.state, minlength=len(State))
         page.changes += 1
         self.rows_open -= open_before - page.n_open
+        self.counters.touch(page)
 
     def ended_before(self, page: LedgerPage) -> None:
         """All rows of a page from a journal had ended when the process before ended: only what follows was missing."""
@@ -385,6 +394,7 @@ class Home:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
         rose = rows[page.receipt[rows] < receipt]
         page.receipt[rose] = receipt
+        page.stamp_receipts(rose, now)
         uncertain = rows[page.state[rows] == State.UNCERTAIN]
         if len(uncertain):
             self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
@@ -394,10 +404,12 @@ class Home:
             page.touch(rose)
             return rose
         page.changes += 1
+        self.counters.touch(page)
         if len(rose):
             if page.n_open:
                 self._may_rest(page)
             else:
+                self.counters.ended(page)
                 self.on_done(page)
             channels = page.channel[rose]
             self._observer.receipts_rose(len(rose), receipt, channels)
@@ -535,7 +547,7 @@ class Home:
         address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
         if address is not None and address.batch == page.batch.address:
             # Segments are sorted by first row: a batch of 65,536 one-row tasks is searched in 16 steps.
-            own = segments[_find_segment(segments, address.row)]
+            own = segments[bisect.bisect_right(segments, address.row, key=lambda one: one.first) - 1]
             return [own] if own.task_id == task_id else []
         return task_segments(page.batch, task_id)
 
@@ -559,21 +571,6 @@ class Home:
             changes_first=self._changes.first,
             changes_next=self.next_cursor,
         )
-
-
-def _nobody(_page: LedgerPage) -> None:
-    """There is no archive: what leaves memory is gone."""
-
-
-def _find_segment(segments: Sequence[TaskSegment], row: int) -> int:
-    low, high = 0, len(segments)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if segments[middle].first <= row:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def split_by_sequence(tags: I64) -> list[tuple[int, Rows]]:

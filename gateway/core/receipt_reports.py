@@ -197,7 +197,9 @@ def add_flags(home: Home, page: LedgerPage, rows: Rows, flags: U8) -> None:
     page.changes += 1
     if isinstance(page, ShadowPage):
         page.touch(rows)
-    elif not page.n_open:
+        return
+    home.counters.touch(page)
+    if not page.n_open:
         home.on_done(page)
 
 

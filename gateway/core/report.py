@@ -17,6 +17,7 @@ from gateway.ledger import (
     IS_FINAL,
     NO_VERDICT,
     OPEN_STATES,
+    Burst,
     Channel,
     Flag,
     LedgerPage,
@@ -24,6 +25,7 @@ from gateway.ledger import (
     Receipt,
     State,
 )
+from gateway.message_id import to_text
 from gateway.verdict import Verdict
 
 Slice = tuple[LedgerPage, TaskSegment]
@@ -191,6 +193,9 @@ class Hop(NamedTuple):
     state: State | None = None
     reason: Reason = Reason.NONE
     receipt: Receipt = Receipt.NONE
+    #: The vendor's own name for the request.
+    request: str = ""
+    text: str = ""
 
 
 def trace_row(page: LedgerPage, row: int) -> list[Hop]:
@@ -209,16 +214,30 @@ def trace_row(page: LedgerPage, row: int) -> list[Hop]:
                 answered_ms = issued_ms + int(burst.answered[place])
                 name = burst.names.get(place, "")
                 verdict = Verdict(code)
-                hops.append(Hop(answered_ms, "answered", burst.channel, burst.connection, burst.attempt, verdict, name))
+                request = _request_id(burst, place, page.batch.message_ids[row].tobytes())
+                where = (burst.channel, burst.connection, burst.attempt)
+                hops.append(Hop(answered_ms, "answered", *where, verdict, name, request=request))
     channel = Channel(int(page.channel[row]))
     if channel is Channel.LONG_LINK and page.issued_ms[row]:
         hops.append(Hop(int(page.issued_ms[row]), "sent to the device", channel, attempt=int(page.attempts[row])))
     state = State(int(page.state[row]))
     at_ms = int(page.final_ms[row]) if IS_FINAL[state] else max(hop.at_ms for hop in hops)
-    hops.append(Hop(at_ms, "state", channel, state=state, reason=Reason(int(page.reason[row]))))
+    flags = ", ".join(flag.name.lower() for flag in Flag(int(page.flags[row])) if flag.name is not None)
+    hops.append(Hop(at_ms, "state", channel, state=state, reason=Reason(int(page.reason[row])), text=flags))
     if page.receipt[row]:
-        hops.append(Hop(at_ms, "receipt", channel, receipt=Receipt(int(page.receipt[row]))))
+        rose_ms = 0 if page.receipt_ms is None else int(page.receipt_ms[row])
+        hops.append(Hop(rose_ms or at_ms, "receipt", channel, receipt=Receipt(int(page.receipt[row]))))
     return sorted(hops, key=lambda hop: hop.at_ms)
+
+
+def _request_id(burst: Burst, place: int, message_id: bytes) -> str:
+    """The vendor's name for the request that carried the row in this place of its burst. APNs has the one that it was
+    given: `apns-id` is the message id."""
+    if burst.channel is Channel.APNS:
+        return to_text(message_id)
+    names = burst.request_ids or {}
+    first = max((start for start in names if start <= place), default=None)
+    return "" if first is None else names[first]
 
 
 def rows_of_device(page: LedgerPage, device_id: bytes, first: int = 0, stop: int | None = None) -> Rows:

@@ -49,6 +49,7 @@ class BurstReport(NamedTuple):
     answered_ms: U32
     verdicts: U8
     names: dict[int, str]
+    request_ids: dict[int, str]
 
 
 class Outcomes(NamedTuple):
@@ -419,6 +420,7 @@ def _take_answered_bursts(page: ShadowPage) -> list[BurstReport]:
             burst.answered,
             burst.verdicts,
             burst.names,
+            burst.request_ids or {},
         )
         done.append(report)
     page.bursts = left
@@ -437,6 +439,7 @@ def burst_at_home(report: BurstReport, born: float) -> Burst:
         report.answered_ms,
         report.verdicts,
         report.names,
+        request_ids=report.request_ids,
     )
 
 

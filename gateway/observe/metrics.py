@@ -195,6 +195,10 @@ class Metrics(MetricSet):
     store_bytes = gauge("bytes", "Bytes on disk, by store", store=STORES)
     pages_unsaved = gauge("pages", "Ledger pages whose rows have ended and that are not in the archive as they are")
     pages_archived = counter("pages", "Ledger pages written to the archive")
+    counter_cells = gauge("cells", "Counts of rows in memory that are in no archive")
+    counter_days_forgotten = counter(
+        "days", "Days whose counts were forgotten at counter_cells_max, without an archive"
+    )
     pages_deleted = counter("pages", "Archived pages deleted by retention_s and retention_bytes_max")
     registry_load_s = gauge("seconds", "How long the registry was loaded at start")
     # HTTP

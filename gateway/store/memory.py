@@ -19,6 +19,7 @@ from gateway.store.epochs import NewestEpoch
 from gateway.store.pages import short_hashes
 from gateway.store.ports import (
     ArchivedPage,
+    DayCounts,
     HeldPage,
     InboxCount,
     InboxFound,
@@ -29,6 +30,7 @@ from gateway.store.ports import (
     Kept,
     PageKey,
 )
+from gateway.tally import PageTally, add_tallies
 
 
 class MemoryJournal:
@@ -232,6 +234,7 @@ class MemoryLedgerArchive:
     def __init__(self) -> None:
         self._epochs = NewestEpoch()
         self._pages: dict[PageKey, ArchivedPage] = {}
+        self._gone: list[PageTally] = []
 
     async def write(self, epoch: OwnershipEpoch, pages: Sequence[ArchivedPage]) -> None:
         await trio.lowlevel.checkpoint()
@@ -274,11 +277,40 @@ class MemoryLedgerArchive:
         wanted = device_hash & 0xFFFFFFFF
         return [key for key in keys if key in self._pages and wanted in short_hashes(self._pages[key].device_ids)]
 
+    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
+        await trio.lowlevel.checkpoint()
+        return [self._pages[key].tally if key in self._pages else None for key in keys]
+
+    async def counts(self, first_day: int, last_day: int) -> DayCounts:
+        await trio.lowlevel.checkpoint()
+        days = range(first_day, last_day + 1)
+        return DayCounts(
+            add_tallies([page.tally for page in self._pages.values()], days), add_tallies(self._gone, days)
+        )
+
+    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        await trio.lowlevel.checkpoint()
+        found = sorted(key for key, page in self._pages.items() if app in (None, page.app) and key.unix_ms in unix_ms)
+        return [key for key in found if after is None or key > after][:keys_max]
+
+    async def forget_days(self, epoch: OwnershipEpoch, before_day: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self._epochs.check(epoch)
+        self._gone = [
+            PageTally({key: cells for key, cells in tally.cells.items() if key.day >= before_day})
+            for tally in self._gone
+        ]
+
     async def forget(self, epoch: OwnershipEpoch, keys: Sequence[PageKey]) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
         for key in keys:
-            self._pages.pop(key, None)
+            self._drop(key)
+
+    def _drop(self, key: PageKey) -> None:
+        page = self._pages.pop(key, None)
+        if page is not None:
+            self._gone.append(page.tally)
 
     async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:
         await trio.lowlevel.checkpoint()
@@ -291,7 +323,7 @@ class MemoryLedgerArchive:
             gone.append(key)
             total -= _page_bytes(self._pages[key])
         for key in gone:
-            del self._pages[key]
+            self._drop(key)
         return len(gone)
 
 

@@ -53,12 +53,15 @@ class _Burst(msgspec.Struct, array_like=True):
     verdicts: bytes
     names: dict[int, str]
     first_request: int = -1
+    request_ids: dict[int, str] = msgspec.field(default_factory=dict)
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
     batch_bytes: int
     n: int
     bursts: list[_Burst]
+    #: Whether the column receipt_ms stands behind the others.
+    has_receipt_ms: bool = False
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -82,11 +85,14 @@ def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
             burst.verdicts.tobytes(),
             dict(burst.names),
             burst.first_request,
+            dict(burst.request_ids or {}),
         )
         for burst in page.bursts
     ]
-    header = _ENCODER.encode(_Header(record.payload_bytes(), page.n, bursts))
-    columns = [np.ascontiguousarray(getattr(page, name), dtype).tobytes() for name, dtype in _COLUMNS.items()]
+    has_receipt_ms = page.receipt_ms is not None
+    header = _ENCODER.encode(_Header(record.payload_bytes(), page.n, bursts, has_receipt_ms))
+    names = _COLUMNS | ({"receipt_ms": "<u4"} if has_receipt_ms else {})
+    columns = [np.ascontiguousarray(getattr(page, name), dtype).tobytes() for name, dtype in names.items()]
     return [_LENGTH.pack(len(header)), header, *record.buffers, *columns]
 
 
@@ -121,6 +127,9 @@ def page_of(data: bytes, *, now: float, now_unix_ms: int) -> LedgerPage:
         column: np.ndarray[Any, Any] = np.frombuffer(data, dtype, page.n, at)
         getattr(page, name)[:] = column
         at += column.nbytes
+    if header.has_receipt_ms:
+        page.receipt_ms = np.frombuffer(data, "<u4", page.n, at).astype(np.uint32)
+        at += page.receipt_ms.nbytes
     if at != len(data) or header.n != page.n:
         raise ValueError(f"page is {len(data)} bytes, its columns end at {at}")
     page.counts[:] = np.bincount(page.state, minlength=len(State))
@@ -141,6 +150,7 @@ def _burst(stored: _Burst, batch: Batch) -> Burst:
         verdicts=np.frombuffer(stored.verdicts, np.uint8),
         names=stored.names,
         first_request=stored.first_request,
+        request_ids=stored.request_ids,
     )
 
 

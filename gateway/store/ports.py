@@ -20,6 +20,7 @@ import numpy as np
 from gateway.batch import OwnershipEpoch
 from gateway.columns import I64, U8, U16
 from gateway.device_columns import DeviceColumns
+from gateway.tally import PageTally, TallyKey
 
 Buffers: TypeAlias = Sequence[bytes | memoryview]
 
@@ -215,6 +216,15 @@ class ArchivedPage(NamedTuple):
     parts: Sequence[bytes | memoryview]
     held: int = 0
     deadline_unix_ms: int = 0
+    #: What the archive's counters count for it.
+    tally: PageTally = PageTally({})
+
+
+class DayCounts(NamedTuple):
+    """Rows of archived pages by key and cell. gone: of pages that retention has deleted."""
+
+    kept: dict[TallyKey, dict[int, int]]
+    gone: dict[TallyKey, dict[int, int]]
 
 
 class HeldPage(NamedTuple):
@@ -256,8 +266,24 @@ class LedgerArchive(Protocol):
         """Those of the pages, or of an app's newest pages of so many rows, that may have rows of the device."""
         ...
 
+    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
+        """What is counted for each of the pages; None for one that is not there."""
+        ...
+
+    async def counts(self, first_day: int, last_day: int) -> DayCounts:
+        """The tallies of all pages of these days, added up."""
+        ...
+
+    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """Pages whose batches were born in that time, oldest first, from behind `after` on."""
+        ...
+
+    async def forget_days(self, epoch: OwnershipEpoch, before_day: int) -> None:
+        """Counts of pages that are gone, of days before that, are gone too."""
+        ...
+
     async def forget(self, epoch: OwnershipEpoch, keys: Sequence[PageKey]) -> None:
-        """The pages are gone."""
+        """The pages are gone; what was counted for them stays until `forget_days`."""
         ...
 
     async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:

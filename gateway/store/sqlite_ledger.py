@@ -2,6 +2,7 @@
 
     pages  (sequence, unix_ms) -> app, rows, page (store/pages.py), hashes      sequences come again, with another time
     parts  task id -> addresses, of tasks that have rows in several batches
+    tallies, counts                                                             what is counted (sqlite_tallies.py)
 
 held: pages whose open rows wait in the inbox, how many they are and when the first of them is over. A table of its own:
 columns behind a page's bytes would cost a walk through them.
@@ -19,10 +20,12 @@ import numpy as np
 import trio
 
 from gateway.batch import OwnershipEpoch
+from gateway.store import sqlite_tallies
 from gateway.store.database import Database, EpochGuard, named_errors
 from gateway.store.pages import pack_page, short_hashes, unpack_page
-from gateway.store.ports import ArchivedPage, HeldPage, PageKey
+from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, PageKey
 from gateway.store.turns import Turns
+from gateway.tally import PageTally
 
 #: 1 TiB; `retention_bytes_max` is what really bounds it.
 FILE_BYTES_MAX = 1 << 40
@@ -46,6 +49,7 @@ SCHEMA = (
     CREATE TABLE held (unix_ms INTEGER NOT NULL, sequence INTEGER NOT NULL, rows INTEGER NOT NULL,
         deadline INTEGER NOT NULL, PRIMARY KEY (unix_ms, sequence)) WITHOUT ROWID;
     """,
+    sqlite_tallies.SCHEMA,
 )
 
 
@@ -117,12 +121,34 @@ class SqliteLedgerArchive:
             deleted += some
         return deleted
 
+    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: sqlite_tallies.tallies(self.database, keys))
+
+    async def counts(self, first_day: int, last_day: int) -> DayCounts:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: sqlite_tallies.counts(self.database, first_day, last_day))
+
+    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: self._keys(app, unix_ms, after or PageKey(-1, -1), keys_max))
+
+    async def forget_days(self, epoch: OwnershipEpoch, before_day: int) -> None:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        await trio.lowlevel.checkpoint()
+        number = self._epochs.check(epoch)
+        await self.turns.run(lambda: sqlite_tallies.forget_days(self.database, number, before_day))
+
     # in the thread
 
     def _write(self, epoch: int, pages: Sequence[ArchivedPage]) -> None:
         packed = [(short_hashes(page.device_ids), pack_page(page.parts)) for page in pages]
         with named_errors(self.database.place):
             connection = self.database.write(epoch)
+            sqlite_tallies.write(connection, pages)
             for page, (sorted_hashes, data) in zip(pages, packed, strict=True):
                 key = page.key
                 hashes = sorted_hashes.astype("<u4").tobytes()
@@ -202,10 +228,21 @@ class SqliteLedgerArchive:
                     found.append(key)
         return found
 
+    def _keys(self, app: int | None, unix_ms: range, after: PageKey, keys_max: int) -> list[PageKey]:
+        where, values = ("", ()) if app is None else ("AND app = ?", (app,))
+        with named_errors(self.database.place):
+            found = self.database.read.execute(
+                f"""SELECT unix_ms, sequence FROM pages WHERE unix_ms >= ? AND unix_ms < ?
+                    AND (unix_ms, sequence) > (?, ?) {where} ORDER BY unix_ms, sequence LIMIT ?""",
+                (max(unix_ms.start, after.unix_ms), unix_ms.stop, *after, *values, keys_max),
+            )
+            return [PageKey(*row) for row in found]
+
     def _forget(self, epoch: int, keys: Sequence[PageKey]) -> None:
         pairs = [(key.sequence, key.unix_ms) for key in keys]
         with named_errors(self.database.place):
             connection = self.database.write(epoch)
+            sqlite_tallies.pages_gone(connection, keys)
             connection.executemany("DELETE FROM pages WHERE sequence = ? AND unix_ms = ?", pairs)
             connection.executemany("DELETE FROM parts WHERE sequence = ? AND unix_ms = ?", pairs)
             connection.executemany("DELETE FROM held WHERE sequence = ? AND unix_ms = ?", pairs)

@@ -13,6 +13,7 @@ from gateway.burst_address import decode
 from gateway.content import Class, Variant
 from gateway.core.breaker import BreakerSettings
 from gateway.core.bucket import TokenBucket
+from gateway.core.report import trace_row
 from gateway.errors import CloseReason
 from gateway.ledger import Channel
 from gateway.wire.h2.events import Refused, RefusedWhy, Reset, TimedOut
@@ -56,8 +57,12 @@ async def test_rows_of_one_content_share_requests_and_each_row_has_one_verdict(
     assert [len(tokens) for tokens in sent] == [8, 8, 9]
     assert sorted(itertools.chain(*sent)) == sorted(world.token(device) for device in devices)
     assert world.states(page) == {"in_flight": 25}
-    vendor.last.answer(200, GOOD, n=3)
+    vendor.last.answer(200, GOOD.replace(b'"1"', b'"15744"'))
+    vendor.last.answer(200, GOOD.replace(b'"1"', b'"15745"'), n=2)
     assert world.states(page) == {"vendor_accepted": 25}
+    # A trace of each row names the vendor's own name of the request that carried it.
+    traced = [hop.request for row in range(25) for hop in trace_row(page, row) if hop.what == "answered"]
+    assert (traced.count("15744"), traced.count("15745")) == (8, 17)
     world.assert_one_verdict_per_attempt(page)
     assert world.lane(Channel.HUAWEI).is_idle
 

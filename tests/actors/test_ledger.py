@@ -59,6 +59,7 @@ def make_ledger(world: Any, store: _Disk, **settings: Any) -> LedgerActor:
         secret=world.home._secret,
         clock=world.clock,
         observer=_Observer(),
+        counter_days_max=400,
         **{"held_write_s": 5.0, "retention_s": 86_400.0, "retention_bytes_max": 1 << 40, "retention_check_s": 600.0}
         | settings,
     )

@@ -23,8 +23,11 @@ TASK = "01a20080-fc7f-8000-8000-01000033d17a"
         "task",
         "task not-a-task",
         f"task {TASK}0",
-        f"trace {TASK}",
+        "trace",
         f"trace {TASK} 0011",
+        "loss",
+        "loss spring --from yesterday",
+        "loss spring --kind parcel",
         f"device {TASK}",
         "device zz112233445566778899aabbccddeeff",
         "clock",
@@ -53,7 +56,7 @@ def test_identifiers_are_taken_as_uuid_and_as_hex() -> None:
     task = bytes.fromhex(TASK.replace("-", ""))
     for text in (TASK, TASK.replace("-", ""), TASK.upper()):
         options = parse(["trace", text, DEVICE])
-        assert (options.task, options.device) == (task, bytes.fromhex(DEVICE))
+        assert (options.what, options.device) == (task, bytes.fromhex(DEVICE))
 
 
 def test_every_command_names_a_module_that_can_run() -> None:
@@ -65,6 +68,8 @@ def test_every_command_names_a_module_that_can_run() -> None:
         ["submit", "FILE"],
         ["task", TASK],
         ["trace", TASK, DEVICE],
+        ["trace", TASK],
+        ["loss", "spring", "--from", "2026-11-01"],
         ["device", DEVICE],
         ["status"],
         ["check-config", "FILE"],

@@ -11,7 +11,7 @@ from gateway.batch import Batch, TaskSegment
 from gateway.content import Variant
 from gateway.core.report import Hop, rows_of_device, select_rows, source_rows, sum_task, trace_row
 from gateway.ledger import FINAL_STATES, NO_VERDICT, Burst, Channel, Flag, LedgerPage, Reason, Receipt, State
-from gateway.message_id import BatchAddress
+from gateway.message_id import BatchAddress, to_text
 from gateway.verdict import Verdict
 
 BORN = 500.0
@@ -201,16 +201,20 @@ def test_the_trace_of_a_retried_row_tells_each_attempt_in_order() -> None:
     page.channel[2] = Channel.APNS
     page.final_ms[2] = 2520
     page.receipt[2] = Receipt.DELIVERED
-    apns = (Channel.APNS, 42)
+    page.batch.message_ids[2] = 7
+    page.receipt_ms = np.array([0, 0, 4000], np.uint32)
+    page.flags[2] = Flag.TRUNCATED | Flag.HANDED_OVER
+    apns, its_id = (Channel.APNS, 42), to_text(bytes([7]) * 16)
     assert trace_row(page, 2) == [
         Hop(0, "submitted"),
         Hop(2, "routed"),
         Hop(15, "issued", *apns, 1),
-        Hop(30, "answered", *apns, 1, Verdict.UNAVAILABLE, "InternalServerError"),
+        Hop(30, "answered", *apns, 1, Verdict.UNAVAILABLE, "InternalServerError", request=its_id),
         Hop(2500, "issued", *apns, 2),
-        Hop(2520, "answered", *apns, 2, Verdict.ACCEPTED),
-        Hop(2520, "state", Channel.APNS, state=State.VENDOR_ACCEPTED),
-        Hop(2520, "receipt", Channel.APNS, receipt=Receipt.DELIVERED),
+        Hop(2520, "answered", *apns, 2, Verdict.ACCEPTED, request=its_id),
+        Hop(2520, "state", Channel.APNS, state=State.VENDOR_ACCEPTED, text="truncated, handed_over"),
+        # Long after its state.
+        Hop(4000, "receipt", Channel.APNS, receipt=Receipt.DELIVERED),
     ]
     # Not answered yet: the attempt stands there without an answer.
     assert [hop.what for hop in trace_row(page, 0)] == ["submitted", "routed", "issued", "issued", "state"]

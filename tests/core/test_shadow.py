@@ -13,7 +13,7 @@ from gateway import message_id
 from gateway.batch import Batch, TaskSegment
 from gateway.columns import TextColumn
 from gateway.content import Variant
-from gateway.core.shadow import KEEP_S, PATHS, Life, ShadowPage, Shadows, cut_batch, cut_segments
+from gateway.core.shadow import KEEP_S, PATHS, Life, ShadowPage, Shadows, burst_at_home, cut_batch, cut_segments
 from gateway.ledger import LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, Reason, Receipt, State
 from gateway.message_id import SEQUENCES_MAX, BatchAddress
 
@@ -108,7 +108,8 @@ def test_bursts_go_home_when_every_row_has_its_answer() -> None:
     shadows, page = open_shadow(rows=[2, 5, 9])
     verdicts = np.array([0, NO_VERDICT], np.uint8)
     rows = np.array([0, 2], np.uint16)
-    page.bursts.append(Burst(4, 1, Channel.APNS, 11, rows, 100.5, np.zeros(2, np.uint32), verdicts, {1: "BadToken"}))
+    names = ({1: "BadToken"}, -1, {0: "its request"})
+    page.bursts.append(Burst(4, 1, Channel.APNS, 11, rows, 100.5, np.zeros(2, np.uint32), verdicts, *names))
     page.touch(np.array([0]))
     first = shadows.take_news(HOME, 0.0)
     verdicts[1] = 1
@@ -119,6 +120,7 @@ def test_bursts_go_home_when_every_row_has_its_answer() -> None:
     assert first[2].bursts == []
     (burst,) = second[2].bursts
     assert (burst.rows.tolist(), burst.issued_ms, burst.names) == ([2, 9], 500, {1: "BadToken"})
+    assert burst_at_home(burst, 100.0).request_ids == {0: "its request"}
     assert page.bursts == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shlex
@@ -101,9 +102,12 @@ def test_a_message_is_followed_from_submit_to_verdict(
     assert told["states"] == {"vendor_accepted": 1, "dropped": 1}
     assert told["reasons"] == {"unknown_device": 1}
     assert told["latency_ms"]["apns"]["n"] == 1
-    hops = pushgw(running, capsys, "trace", task, PHONE)["hops"]
+    traced = pushgw(running, capsys, "trace", task, PHONE)
+    assert pushgw(running, capsys, "trace", traced["message_id"]) == traced
+    hops = traced["hops"]
     assert [hop["what"] for hop in hops][:2] == ["submitted", "routed"]
-    assert any(hop.get("verdict") == "accepted" for hop in hops)
+    (answered,) = [hop for hop in hops if hop["what"] == "answered"]
+    assert (answered["verdict"], answered["request"]) == ("accepted", traced["message_id"])
     facts = pushgw(running, capsys, "device", PHONE)["facts"]
     assert (facts["channel"], facts["is_online"], facts["platform"]) == ("apns", False, "ios")
     assert facts["messages"][0]["state"] == "vendor_accepted"
@@ -123,6 +127,41 @@ def test_tables_say_the_same_to_people(running: Running, capsys: pytest.CaptureF
         captured = capsys.readouterr()
         assert text in captured.out
         assert captured.err == ""
+
+
+def test_losses_are_shown_as_funnel_rows_and_picture(
+    running: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lines = [{"to": PHONE, "plan_id": "spring"}, {"to": NOBODY, "plan_id": "spring"}, {"to": PHONE}]
+    task = submit(running, capsys, tmp_path, *lines)
+    wait_final(running, capsys, task)
+    told = pushgw(running, capsys, "loss", task)
+    # The same target twice in one submit is one row and one duplicate.
+    assert told["all"] == [3, 1, 1, 1, 0, 0, 0]
+    assert {(line["cause"], line["bucket"], line["rows"]) for line in told["losses"]} == {
+        ("unknown_device", "d13", 1),
+        ("duplicate_target", "d2", 1),
+        ("no_receipt", "d14", 1),
+    }
+    assert pushgw(running, capsys, "loss", "spring")["all"] == [2, 1, 1, 1, 0, 0, 0]
+    of_app = pushgw(running, capsys, "loss", "shop", "--recount")
+    assert of_app["differing"] == 0
+    assert of_app["all"][0] >= 3
+    assert pushgw(running, capsys, "loss", "shop", "--to", "1999-01-01", "--from", "1999-01-01")["all"] == [0] * 7
+    file, picture = tmp_path / "rows.csv", tmp_path / "funnel.png"
+    command = ["loss", task, "--config", running.config]
+    assert main([*command, "--csv", str(file), "--cause", "unknown_device"]) == ExitCode.GOOD
+    head, *rows = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
+    assert [dict(zip(head, row, strict=True))["device_id"] for row in rows] == [NOBODY]
+    assert main([*command, "--png", str(picture)]) == ExitCode.GOOD
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    captured = capsys.readouterr()
+    assert "unknown_device" in captured.out
+    assert "█" in captured.out
+    for wrong in (["--csv", str(file)], ["--cause", "held"], ["--from", "2026-01-01"], ["--kind", "task"]):
+        what = "no-task" if wrong[0] == "--kind" else task
+        assert main(["loss", what, *wrong, "--config", running.config]) == ExitCode.USAGE
+    capsys.readouterr()
 
 
 def test_an_app_may_ask_for_itself(running: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

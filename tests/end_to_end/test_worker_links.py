@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from gateway.client.errors import CallFailed
+from gateway.client.loss_calls import LossOf
 from gateway.client.trio_client import open_trio_client
 from gateway.content import Variant
 from gateway.core.ownership import Ownership
@@ -55,6 +56,28 @@ def owners(devices: list[bytes], workers: int = 2) -> list[int]:
     return [ownership.owner(device) for device in devices]
 
 
+async def losses_are_the_same_at_each(clients: list[Any], tasks: list[bytes]) -> None:
+    """Whoever is asked adds up what all workers counted, and finds the rows of all of them."""
+    of_task, of_app = {"vendor": 60, "link": 20}, len(tasks)
+    for client in clients:
+        found = await client.loss(LossOf(task_id=tasks[0]))
+        assert found.channels == {
+            "long_link": [of_task["link"]] * 5 + [0, 0],
+            "apns": [of_task["vendor"]] * 4 + [0, 0, 0],
+        }
+        found = await client.loss(LossOf())
+        assert (found.channels["apns"][3], found.channels["long_link"][4]) == (60 * of_app, 20 * of_app)
+        assert (await client.count_rows(LossOf(), recount=True)).differing == 0
+        ids, cursor = set(), b""
+        while True:
+            page = await client.loss_rows(LossOf(), "no_receipt", n=50, cursor=cursor)
+            ids |= {bytes(page.message_ids[16 * at : 16 * at + 16]) for at in range(page.n)}
+            cursor = page.next_cursor
+            if not cursor:
+                break
+        assert len(ids) == 60 * of_app
+
+
 async def test_any_worker_takes_rows_for_all_devices_and_answers_for_all(
     simulators: Any, serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any]
 ) -> None:
@@ -83,6 +106,10 @@ async def test_any_worker_takes_rows_for_all_devices_and_answers_for_all(
             hops = [(await client.trace(task_id=task, device_id=devices[0])).hops for client in clients]
             assert all([hop.what for hop in way] == [hop.what for hop in hops[0]] for way in hops)
             assert {hop.verdict for hop in hops[0]} >= {"accepted"}
+            traced = await clients[0].trace(task_id=task, device_id=devices[0])
+            named = [await client.trace(message_id=traced.message_id) for client in clients]
+            assert [(one.task_id, one.hops) for one in named] == [(task, traced.hops)] * len(clients)
+        await losses_are_the_same_at_each(clients, tasks)
         for client in clients:
             status = await client.device_status(bare + devices)
             assert list(status.is_online) == [1] * 20 + [0] * 60

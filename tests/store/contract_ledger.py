@@ -15,7 +15,25 @@ from hypothesis import given
 
 from gateway.batch import OwnershipEpoch
 from gateway.store.inbox_filing import device_hash
-from gateway.store.ports import ArchivedPage, HeldPage, LedgerArchive, PageKey
+from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, LedgerArchive, PageKey
+from gateway.tally import PageTally, TallyKey, add_tallies
+
+tallies = st.builds(
+    PageTally,
+    st.dictionaries(
+        st.builds(
+            TallyKey,
+            st.integers(0, 3),
+            st.integers(0, 1),
+            st.sampled_from(["", "春"]),
+            st.sampled_from(["", "g"]),
+            st.just(0),
+        ),
+        st.dictionaries(st.integers(0, 5), st.integers(1, 9), min_size=1),
+        max_size=2,
+    ),
+    st.booleans(),
+)
 
 
 def page_for(
@@ -35,6 +53,7 @@ class LedgerArchiveContract(EpochsContract):
             lambda: store.write(epoch, [page_for(3)]),
             lambda: store.forget(epoch, [PageKey(1000, 3)]),
             lambda: store.retain(epoch, 0, 1 << 40),
+            lambda: store.forget_days(epoch, 0),
         ]
 
     async def content(self, store: LedgerArchive) -> Any:
@@ -127,6 +146,54 @@ class LedgerArchiveContract(EpochsContract):
         assert await archive.newest(None) == PageKey(1005, 5)
         assert await archive.retain(EPOCH, 0, 0) >= 1
         assert await archive.newest(None) is None
+
+    @given(
+        st.lists(
+            st.lists(st.tuples(st.integers(0, 4), tallies), max_size=3).map(dict)
+            | st.lists(st.integers(0, 4), max_size=2)
+            | st.integers(0, 3),
+            max_size=10,
+        )
+    )
+    async def test_the_counts_of_days_are_those_of_the_pages_and_of_what_is_gone(self, steps: list) -> None:
+        archive = self.open()
+        kept: dict[int, PageTally] = {}
+        gone: list[PageTally] = []
+        for step in steps:
+            if isinstance(step, dict):
+                await archive.write(EPOCH, [page_for(at)._replace(tally=tally) for at, tally in step.items()])
+                kept |= step
+            elif isinstance(step, list):
+                await archive.forget(EPOCH, [PageKey(1000, at) for at in step])
+                gone += [kept.pop(at) for at in dict.fromkeys(step) if at in kept]
+            else:
+                await archive.forget_days(EPOCH, step)
+                gone = [
+                    PageTally({key: cells for key, cells in tally.cells.items() if key.day >= step}) for tally in gone
+                ]
+        for days in (range(4), range(1, 2)):
+            counts = await archive.counts(days.start, days.stop - 1)
+            assert counts.kept == add_tallies(kept.values(), days)
+            assert counts.gone == add_tallies(gone, days)
+        found = await archive.tallies([PageKey(1000, at) for at in range(5)])
+        assert found == [kept.get(at) for at in range(5)]
+
+    async def test_pages_are_listed_by_app_and_time_from_one_on(self) -> None:
+        archive = self.open()
+        await archive.write(EPOCH, [page_for(at, unix_ms=1000 + at // 2, app=at % 2) for at in range(8)])
+        keys = [PageKey(1000 + at // 2, at) for at in range(8)]
+        assert await archive.keys(None, range(2000), None, 100) == keys
+        assert await archive.keys(None, range(1001, 1003), None, 100) == keys[2:6]
+        assert await archive.keys(1, range(2000), None, 100) == keys[1::2]
+        assert await archive.keys(None, range(2000), keys[2], 3) == keys[3:6]
+        assert await archive.keys(0, range(2000), PageKey(1001, 1), 2) == [keys[2], keys[4]]
+
+    async def test_rows_of_pages_that_retention_deletes_stay_counted(self) -> None:
+        archive = self.open()
+        tally = PageTally({TallyKey(5, 0, "plan", "group", 1): {7: 2}}, is_one_task=True)
+        await archive.write(EPOCH, [page_for(1)._replace(tally=tally)])
+        assert await archive.retain(EPOCH, 2000, 1 << 40) == 1
+        assert await archive.counts(0, 9) == DayCounts({}, dict(tally.cells))
 
     @pytest.mark.parametrize(("cut", "is_there"), list(itertools.product(CUTS, [False, True])))
     async def test_a_cut_write_leaves_the_old_page_or_the_new(self, cut: int, is_there: bool) -> None:

@@ -52,9 +52,9 @@ async def test_a_reopened_archive_has_its_pages(tmp_path: Path) -> None:
     archive.close()
     archive = SqliteLedgerArchive(tmp_path / "ledger.db")
     assert await archive.read(PageKey(1000, 1)) == b"keptkept"
-    archive.database.read.execute("PRAGMA user_version = 3")
+    archive.database.read.execute("PRAGMA user_version = 4")
     archive.close()
-    with pytest.raises(StoreCorrupt, match="schema 3, this version knows up to 2"):
+    with pytest.raises(StoreCorrupt, match="schema 4, this version knows up to 3"):
         SqliteLedgerArchive(tmp_path / "ledger.db")
 
 
@@ -84,7 +84,10 @@ def page_of_rows(n: int, rng: np.random.Generator) -> LedgerPage:
     rows = np.arange(n, dtype=np.uint16)[::2]
     answered = rng.integers(0, 1000, len(rows)).astype(np.uint32)
     verdicts = rng.integers(0, 5, len(rows)).astype(np.uint8)
-    page.bursts.append(Burst(4, 1, Channel.APNS, 12, rows, 500.25, answered, verdicts, {0: "BadDeviceToken"}))
+    names = ({0: "BadDeviceToken"}, -1, {0: "request-1"} if n % 3 else None)
+    page.bursts.append(Burst(4, 1, Channel.APNS, 12, rows, 500.25, answered, verdicts, *names))
+    if n % 2:
+        page.receipt_ms = rng.integers(0, 1 << 32, n).astype(np.uint32)
     return page
 
 
@@ -104,6 +107,10 @@ def test_a_page_comes_back_as_it_was_on_the_clock_of_another_process(n: int, see
     for name in ("routed_ms", "issued_ms", "final_ms", "token_hashes"):
         assert (getattr(found, name) == getattr(page, name)).all()
         getattr(found, name)[:] = 0
+    assert (found.receipt_ms is None) == (page.receipt_ms is None)
+    if page.receipt_ms is not None:
+        assert found.receipt_ms.tolist() == page.receipt_ms.tolist()
+    assert [burst.request_ids for burst in found.bursts] == [burst.request_ids or {} for burst in page.bursts]
     assert found.counts.tolist() == np.bincount(page.state, minlength=len(State)).tolist()
     assert found.n_routed == n
     ((old,), (new,)) = page.bursts, found.bursts

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.verdict import Verdict
-from vendors.http_answer import by_status_class, counted_name, decode_object, retry_after_s
+from vendors import REGISTRY
+from vendors.http_answer import by_status_class, counted_name, decode_object, id_of, retry_after_s
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 
@@ -39,6 +42,38 @@ def test_retry_after_is_read_in_both_forms(headers: dict[bytes, bytes], seconds:
 def test_retry_after_is_total(value: bytes, date: bytes) -> None:
     seconds = retry_after_s({b"retry-after": value, b"date": date})
     assert seconds is None or 0 <= seconds <= 86_400
+
+
+@given(st.binary(max_size=60) | st.integers().map(lambda number: b'{"id":%d}' % number))
+def test_the_id_of_a_request_is_total_and_fits_a_line(body: bytes) -> None:
+    found = id_of(body, ("data.id", "id"))
+    assert len(found) <= 128
+    assert found.isascii()
+
+
+@pytest.mark.parametrize(
+    ("vendor", "body", "request_id"),
+    [
+        (
+            "huawei",
+            b'{"code":"80000000","msg":"Success","requestId":"1574409555495"}',
+            "1574409555495",
+        ),
+        ("harmony", b'{"code":"80000000","msg":"Success","requestId":"1574"}', "1574"),
+        ("honor", b'{"code":200,"message":"ok","data":{"sendResult":true,"requestId":"161"}}', "161"),
+        ("xiaomi", b'{"result":"ok","trace_id":"Xcm0","code":0,"data":{"id":"scm00b0"}}', "scm00b0"),
+        ("xiaomi", b'{"result":"error","trace_id":"Xcm0","code":21301}', "Xcm0"),
+        ("oppo", b'{"code":0,"message":"Success","data":{"messageId":"5b4e","status":"call_success"}}', "5b4e"),
+        ("vivo", b'{"result":0,"desc":"ok","taskId":"800000000000000001"}', "800000000000000001"),
+        ("meizu", b'{"code":"200","message":"","value":{},"msgId":"c2ee5c3b","redirect":""}', "c2ee5c3b"),
+        ("meizu", b"not json", ""),
+        ("huawei", b'{"requestId":"two\\nlines"}', ""),
+        ("huawei", b'{"requestId":123}', "123"),
+    ],
+)
+def test_each_vendors_answer_names_its_request(vendor: str, body: bytes, request_id: str) -> None:
+    found: Any = REGISTRY[vendor].vendor
+    assert found.request_id(found, body) == request_id
 
 
 @given(st.text(max_size=80), st.integers(0, 999))

@@ -40,6 +40,7 @@ Line = Annotated[str, Meta(max_length=_limits.REQUEST_ID_CHARACTERS_MAX)]
 AppKey = Annotated[str, Meta(max_length=_limits.APP_KEY_CHARACTERS_MAX)]
 ChannelNames = Annotated[list[str], Meta(max_length=_limits.VENDORS_MAX)]
 Names = Annotated[list[str], Meta(max_length=256)]
+Day = Annotated[str, Meta(pattern=r"^(\d{4}-\d{2}-\d{2})?$")]
 RowCount = Annotated[int, Meta(ge=1, le=_limits.ROWS_MAX)]
 
 
@@ -189,6 +190,52 @@ class Trace(Message, kw_only=True):
     task_id: Id16 | None = None
     device_id: Id16 | None = None
     message_id: Id16 | None = None
+
+
+class CountRows(Message, kw_only=True):
+    """Rows counted by what they are: of a task; or of a plan, a group, an app, by the days of their submits.
+
+    from_day, to_day: YYYY-MM-DD, both included; absent: docs/rpc.md. recount: from the rows themselves, compared with
+    the counters. Answer: rows_counted.
+    """
+
+    id: RequestNumber
+    task_id: Id16 | None = None
+    plan_id: Line = ""
+    group: Line = ""
+    app_key: AppKey = ""
+    from_day: Day = ""
+    to_day: Day = ""
+    recount: bool = False
+
+
+class Loss(Message, kw_only=True):
+    """How far the same rows came, and what stopped the others. Answer: loss_found."""
+
+    id: RequestNumber
+    task_id: Id16 | None = None
+    plan_id: Line = ""
+    group: Line = ""
+    app_key: AppKey = ""
+    from_day: Day = ""
+    to_day: Day = ""
+
+
+class LossRows(Message, kw_only=True):
+    """Of the same rows those with one cause, about n at a time. cursor: of the page before. Answer: loss_row_page."""
+
+    id: RequestNumber
+    cause: Line
+    task_id: Id16 | None = None
+    plan_id: Line = ""
+    group: Line = ""
+    app_key: AppKey = ""
+    from_day: Day = ""
+    to_day: Day = ""
+    channel: Line = ""
+    stage: Line = ""
+    n: Annotated[int, Meta(ge=1, le=1 << 16)] = 1000
+    cursor: Annotated[bytes, Meta(max_length=64)] = b""
 
 
 class RegisterDevices(Message, kw_only=True):
@@ -475,6 +522,8 @@ class Hop(msgspec.Struct, kw_only=True, omit_defaults=True):
     state: str = ""
     reason: str = ""
     receipt: str = ""
+    #: The vendor's own name for the request.
+    request: str = ""
     text: str = ""
 
 
@@ -485,6 +534,79 @@ class TraceHops(Message, kw_only=True):
     hops: list[Hop]
     group: str = ""
     plan_id: str = ""
+
+
+class CountKey(msgspec.Struct, array_like=True, frozen=True):
+    """[day, app key, plan id, group, class]; class: system or marketing."""
+
+    day: str
+    app_key: str
+    plan_id: str
+    group: str
+    class_: str
+
+
+class RowsCounted(Message, kw_only=True):
+    """Columns of n counts. key: u32, position in keys. flags: bit 1 it was sent, bit 2 notifications are closed. rows:
+    u64. rows_gone: counted rows whose pages are deleted. differing: counts that differ from the counters (recount)."""
+
+    id: RequestNumber
+    n: int
+    keys: list[CountKey]
+    key: memoryview
+    channel: memoryview
+    state: memoryview
+    reason: memoryview
+    receipt: memoryview
+    flags: memoryview
+    rows: memoryview
+    rows_gone: int = 0
+    differing: int = 0
+
+
+class LossLine(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Rows that came as far as `stage`. bucket: GeTui's cause, d2 to d14. is_open: they are still under way."""
+
+    channel: str
+    stage: str
+    cause: str
+    rows: int
+    bucket: str = ""
+    is_open: bool = False
+    advice: str = ""
+
+
+class LossFound(Message, kw_only=True):
+    """channels: name -> rows that reached each of the stages. What is lost between two stages are the lines of the
+    first of them."""
+
+    id: RequestNumber
+    stages: list[str]
+    channels: dict[str, list[int]]
+    losses: list[LossLine]
+    from_day: str = ""
+    to_day: str = ""
+    rows_gone: int = 0
+
+
+class LossRowPage(Message, kw_only=True):
+    """Columns of n rows; words: the vendor's own, where it had any. next_cursor: where to go on, empty at the end; n
+    may be 0 before it."""
+
+    id: RequestNumber
+    n: int
+    task_ids: memoryview
+    device_ids: memoryview
+    message_ids: memoryview
+    channel: memoryview
+    state: memoryview
+    reason: memoryview
+    receipt: memoryview
+    attempts: memoryview
+    born_unix_ms: memoryview
+    final_unix_ms: memoryview
+    words: Texts
+    next_cursor: bytes = b""
 
 
 class DevicesRegistered(Message, kw_only=True):
@@ -642,6 +764,9 @@ Request: TypeAlias = (
     | RevokeTask
     | TaskRows
     | Trace
+    | CountRows
+    | Loss
+    | LossRows
     | RegisterDevices
     | EraseDevices
     | BlockDevices
@@ -669,6 +794,9 @@ Answer: TypeAlias = (
     | TaskRevoked
     | TaskRowPage
     | TraceHops
+    | RowsCounted
+    | LossFound
+    | LossRowPage
     | DevicesRegistered
     | DevicesErased
     | DevicesBlocked
@@ -698,6 +826,9 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     RevokeTask: TaskRevoked,
     TaskRows: TaskRowPage,
     Trace: TraceHops,
+    CountRows: RowsCounted,
+    Loss: LossFound,
+    LossRows: LossRowPage,
     RegisterDevices: DevicesRegistered,
     EraseDevices: DevicesErased,
     BlockDevices: DevicesBlocked,

@@ -63,6 +63,7 @@ class BurstColumns(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     answered_ms: memoryview
     verdicts: memoryview
     names: dict[int, str]
+    request_ids: dict[int, str]
 
 
 class Outcomes(msgspec.Struct, array_like=True, tag=3, forbid_unknown_fields=True):

@@ -1,0 +1,149 @@
+"""Tally: how many rows of a page are what; the words that counters, the archive and reports share.
+
+A row is counted in one *cell*: what it is (channel, state, reason, receipt, whether it was sent, whether notifications
+are closed at its device), as one number. A cell belongs to a *key*: whose row it is (day, app, plan, group, class). A
+page of 65,536 rows has a handful of keys and some dozens of cells.
+
+    cell   23      16 15       8 7    4 3      2     1            0
+           | channel | reason  | state | receipt | is_closed | was_sent |
+
+Rules for authors: cells stand in the archive: a new fact takes a bit above, none is given another meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from gateway.columns import I64, U8, Bool
+from gateway.ledger import Flag, LedgerPage
+
+#: Bits of a cell; the page's key stands above it while rows are counted.
+CELL_BITS = 24
+_DAY_S = 86_400
+
+
+class TallyKey(NamedTuple):
+    """Whose rows. day: days since 1970-01-01 where the day begins `day_offset_s` before UTC's; of the submit."""
+
+    day: int
+    app: int
+    plan: str
+    group: str
+    class_: int
+
+
+#: cell -> rows.
+Cells = Mapping[int, int]
+
+
+class PageTally(NamedTuple):
+    """What a page adds to the counters; two pages that say the same are equal."""
+
+    cells: Mapping[TallyKey, Cells]
+    #: All rows are of one task: what is said of the page is said of the task.
+    is_one_task: bool = False
+
+
+class CellColumns(NamedTuple):
+    """Cells taken apart, as columns of k; rows: (k,) int64."""
+
+    channel: U8
+    state: U8
+    reason: U8
+    receipt: U8
+    was_sent: Bool
+    is_closed: Bool
+    rows: I64
+
+
+def row_cells(page: LedgerPage, start: int, stop: int) -> I64:
+    """(k,) the cell of each of the rows start..stop."""
+    span = slice(start, stop)
+    cells: I64 = page.channel[span].astype(np.int64)
+    cells <<= 8
+    cells |= page.reason[span]
+    cells <<= 4
+    cells |= page.state[span]
+    cells <<= 2
+    cells |= page.receipt[span]
+    cells <<= 2
+    cells |= (page.flags[span] & np.uint8(Flag.NOTIFICATION_CLOSED)) << 1
+    cells |= page.attempts[span] > 0
+    return cells
+
+
+def take_apart(cells: I64, rows: I64) -> CellColumns:
+    return CellColumns(
+        (cells >> 16).astype(np.uint8),
+        (cells >> 4 & 0xF).astype(np.uint8),
+        (cells >> 8 & 0xFF).astype(np.uint8),
+        (cells >> 2 & 0x3).astype(np.uint8),
+        (cells & 1).astype(np.bool_),
+        (cells >> 1 & 1).astype(np.bool_),
+        rows,
+    )
+
+
+def columns_of(cells: Cells) -> CellColumns:
+    """The cells of one key as columns."""
+    return take_apart(
+        np.fromiter(cells.keys(), np.int64, len(cells)), np.fromiter(cells.values(), np.int64, len(cells))
+    )
+
+
+def day_of(unix_ms: int, day_offset_s: int) -> int:
+    return (unix_ms // 1000 + day_offset_s) // _DAY_S
+
+
+def day_starts_unix_ms(day: int, day_offset_s: int) -> int:
+    return (day * _DAY_S - day_offset_s) * 1000
+
+
+def add_tallies(tallies: Iterable[PageTally], days: range) -> dict[TallyKey, dict[int, int]]:
+    """What several pages add up to on these days."""
+    return add_keys((tally.cells for tally in tallies), days)
+
+
+def add_keys(parts: Iterable[Mapping[TallyKey, Cells]], days: range) -> dict[TallyKey, dict[int, int]]:
+    """The sum of several by key, of these days; what comes to nothing is left out."""
+    summed: dict[TallyKey, dict[int, int]] = {}
+    for part in parts:
+        for key, cells in part.items():
+            if key.day in days:
+                known = summed.setdefault(key, {})
+                for cell, n in cells.items():
+                    known[cell] = known.get(cell, 0) + n
+    kept = {key: {cell: n for cell, n in cells.items() if n} for key, cells in summed.items()}
+    return {key: cells for key, cells in kept.items() if cells}
+
+
+# -- as bytes, beside an archived page
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    is_one_task: bool
+    keys: list[tuple[int, int, str, str, int]]
+    cells: list[dict[int, int]]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(_Stored)
+
+
+def encode_tally(tally: PageTally) -> bytes:
+    keys = [(key.day, key.app, key.plan, key.group, key.class_) for key in tally.cells]
+    return _ENCODER.encode(_Stored(tally.is_one_task, keys, [dict(cells) for cells in tally.cells.values()]))
+
+
+def decode_tally(data: bytes) -> PageTally:
+    """Raises ValueError for bytes that `encode_tally` did not make."""
+    try:
+        stored = _DECODER.decode(data)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"tally: {error}") from error
+    keys = [TallyKey(*key) for key in stored.keys]
+    return PageTally(dict(zip(keys, stored.cells, strict=True)), stored.is_one_task)

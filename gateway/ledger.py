@@ -345,8 +345,8 @@ class LedgerPage:
 
     @property
     def rests(self) -> bool:
-        """Nothing but the inbox has to do with its open rows, if there are any: no queue, no timer, no socket. (Rows with
-        a fallback chain have a timer.)"""
+        """Nothing but the inbox has to do with its open rows, if there are any: no queue, no timer (which rows with a
+        fallback chain have), no socket."""
         n_open = self.n_open
         if not n_open:
             return True

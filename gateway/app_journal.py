@@ -287,7 +287,7 @@ class DiskJournal:
                 await self._archive.check(page)
             if self.tasks is not None:
                 self.tasks.opened(page)
-            if page.counts[State.QUEUED]:
+            if page.counts[State.QUEUED] or (batch.has_fallback and page.n_open):
                 page.n_routed = 0
                 assert page.trail is not None
                 pages.append((urgency(options), page.trail.position, page))

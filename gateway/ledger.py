@@ -345,10 +345,13 @@ class LedgerPage:
 
     @property
     def rests(self) -> bool:
-        """Nothing but the inbox has to do with its open rows, if there are any: no queue, no timer, no socket."""
+        """Nothing but the inbox has to do with its open rows, if there are any: no queue, no timer (which rows with a
+        fallback chain have), no socket."""
         n_open = self.n_open
         if not n_open:
             return True
+        if self.batch.has_fallback:
+            return False
         return not self.keeping and n_open == self.counts[State.HELD] and (self.away is None or not self.away.any())
 
     @property

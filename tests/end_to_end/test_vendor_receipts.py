@@ -400,4 +400,4 @@ async def until_states(gateway: Any, task_id: bytes, wanted: dict[str, int]) -> 
         while found != wanted:
             found = await gateway.states(task_id)
             await trio.sleep(0.05)
-    assert found == wanted, await told_of(gateway, "huawei")
+    assert found == wanted, (found, await told_of(gateway, "huawei"))

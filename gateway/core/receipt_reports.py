@@ -194,7 +194,6 @@ def add_flags(home: Home, page: LedgerPage, rows: Rows, flags: U8) -> None:
     if not ((page.flags[rows] & flags) != flags).any():
         return
     np.bitwise_or.at(page.flags, rows, flags)
-    home.counters.touch(page)
     page.changes += 1
     if isinstance(page, ShadowPage):
         page.touch(rows)

@@ -8,6 +8,7 @@ skipped with that reason and listed at the end; with PUSHGW_REQUIRE_TOOLS=1 it f
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import ipaddress
@@ -76,6 +77,44 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip(text)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Profile dev leaves out what is marked `long`. Where tests run in several processes, each of which begins with its
+    part of the list, slow files stand at the beginning of two parts, and `timed` ones, which wait for them, last."""
+    if PROFILE == "dev":
+        for item in items:
+            if item.get_closest_marker("long") is not None:
+                item.add_marker(pytest.mark.skip(reason="takes long: profile ci runs it"))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes == 1:
+        return
+    piles: dict[str, list[pytest.Item]] = {"slow": [], "slow too": [], "rest": [], "timed": []}
+    pile_of: dict[str, str] = {}
+    for item in items:
+        kind = next((name for name in ("slow", "timed") if item.get_closest_marker(name) is not None), "rest")
+        if kind == "slow":
+            shorter = min(("slow", "slow too"), key=lambda name: len(piles[name]))
+            # A file stays together: its tests share simulators.
+            kind = pile_of.setdefault(item.nodeid.partition("::")[0], shorter)
+        piles[kind].append(item)
+    first = max(0, len(items) // processes - len(piles["slow"]))
+    rest = piles["rest"]
+    items[:] = [*piles["slow"], *rest[:first], *piles["slow too"], *rest[first:], *piles["timed"]]
+
+
+def _hold_machine(folder: Path, mine: str, other: str) -> contextlib.ExitStack:
+    """Held as long as the stack is open: as many as like of one kind, none beside one of the other."""
+    folder.mkdir(exist_ok=True)
+    held = contextlib.ExitStack()
+    own = held.enter_context((folder / f"{mine}.lock").open("w"))
+    # Through the gate one at a time, so that whoever waits for the other kind to end is not overtaken for ever.
+    with (folder / "gate.lock").open("w") as gate, (folder / f"{other}.lock").open("w") as others:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(others, fcntl.LOCK_EX)
+        fcntl.flock(own, fcntl.LOCK_SH)
+    return held
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Where tests run in several processes, none marked `timed` runs beside one marked `slow`: those take the whole
@@ -83,10 +122,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     marks = {mark.name for mark in item.iter_markers()} & {"slow", "timed"}
     if "PYTEST_XDIST_WORKER" not in os.environ or not marks:
         return (yield)
-    folder = item.config.rootpath / ".pytest_cache"
-    folder.mkdir(exist_ok=True)
-    with (folder / "machine.lock").open("w") as machine:
-        fcntl.flock(machine, fcntl.LOCK_EX if "slow" in marks else fcntl.LOCK_SH)
+    mine, other = ("slow", "timed") if "slow" in marks else ("timed", "slow")
+    with _hold_machine(item.config.rootpath / ".pytest_cache", mine, other):
         return (yield)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import itertools
 import os
 import re
 import shutil
@@ -65,7 +66,9 @@ def test_lock_file_pins_what_the_dependencies_need_in_turn() -> None:
 def test_every_import_of_the_product_is_a_declared_dependency() -> None:
     """What is imported without being named would vanish with the package that happens to bring it."""
     modules = importlib.metadata.packages_distributions()
-    declared = {canonical(re.split(r"[\[>]", requirement)[0]) for requirement in PROJECT["dependencies"]}
+    extras = {name: named for name, named in PROJECT["optional-dependencies"].items() if name != "dev"}
+    named = [*PROJECT["dependencies"], *itertools.chain(*extras.values())]
+    declared = {canonical(re.split(r"[\[>]", requirement)[0]) for requirement in named}
     ours = {"gateway", "vendors", "bench"}
     for path in (path for folder in ours for path in (ROOT / folder).rglob("*.py")):
         for name in imported_packages(path.read_text()) - sys.stdlib_module_names - ours:

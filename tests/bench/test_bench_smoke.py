@@ -80,6 +80,7 @@ def test_http1_runs_each_client_over_clear_text_and_tls() -> None:
         assert (line["body_bytes"], line["connections"]) == (1024, 16)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_vendor_measures_waiting_rows_latency_probing_and_neighbours() -> None:
     only = [word for name in vendor_strict.WORKLOADS for word in ("--only", name)]
@@ -165,6 +166,7 @@ def test_ledger_finds_the_messages_it_archived() -> None:
     assert 0 < lines[0]["disk_bytes_per_row"] < 60  # type: ignore[operator]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.needs_tools("mosquitto")
 def test_longlink_runs_beside_mosquitto_with_several_workers_and_through_a_storm() -> None:

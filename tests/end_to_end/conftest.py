@@ -359,9 +359,10 @@ def own_simulators(folder: Path) -> Iterator[Simulators]:
 
 
 @contextlib.asynccontextmanager
-async def _clients(ready: dict[str, Any]) -> AsyncIterator[Gateway]:
+async def _clients(ready: dict[str, Any], timeout_s: float = 10.0) -> AsyncIterator[Gateway]:
+    """timeout_s: of the app's calls, which are repeated so long while the gateway says that it cannot take them."""
     async with (
-        open_trio_client(ready["rpc"][0], "shop", SECRET, timeout_s=10.0) as client,
+        open_trio_client(ready["rpc"][0], "shop", SECRET, timeout_s=timeout_s) as client,
         open_trio_client(ready["operator"], role="operator", timeout_s=10.0) as operator,
     ):
         yield Gateway(ready, client, operator)

@@ -8,6 +8,7 @@ connections end for the reason and with the code that the day calls for.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import struct
 from collections import Counter
@@ -413,6 +414,7 @@ async def test_a_connection_may_be_reset_at_every_point(
         impatient = {"first_s": 0.02, "wait_s_min": 0.01, "jitter": 0.1}
         async with open_gateway(ready, http2=IMPATIENT, retry=impatient | {"factor": 1.0}) as gateway:
             points = [(is_ours, n) for is_ours, each in ((True, OUR_POINTS), (False, THEIR_POINTS)) for n in each]
+            points = points if os.environ.get("PROFILE") == "ci" else points[::4]
             devices = await gateway.register(20)
             answers = []
             for number, point in enumerate(points, 1):

@@ -206,7 +206,7 @@ async def test_a_journal_that_is_full_refuses_new_rows_and_sends_those_it_has(
     limits = {"segment_bytes": 1 << 16, "bytes_max": 1 << 20, "retry_s": 0.2}
     process = await started(serve, simulators, journal=limits, gateway={"batch_bytes_max": 1 << 18})
     accepted = 0
-    async with open_clients(process.ready) as gateway:
+    async with open_clients(process.ready, timeout_s=3.0) as gateway:
         # The client asks again until its deadline, which may find it between two refusals or in the middle of one.
         refused = r"nothing can be made durable: .*limit 1048576|no answer before the deadline"
         with pytest.raises((CallFailed, GatewayUnreachable), match=refused):  # noqa: PT012
@@ -232,7 +232,7 @@ async def test_a_data_folder_removed_under_us_stops_intake_and_what_was_accepted
     simulators = own_simulators
     simulators.stop()
     process = await started(serve, simulators)
-    async with open_clients(process.ready) as gateway:
+    async with open_clients(process.ready, timeout_s=3.0) as gateway:
         await gateway.client.submit(vendor_only(), tokens(50))
         shutil.rmtree(folder / "data" / "journal")
         with pytest.raises(CallFailed, match="removed while it was in use"):

@@ -11,6 +11,8 @@ in that life, and everything else is dropped and counted.
 
 A row that was not issued is routed again. One that may have been issued is sent again or ends uncertain, as
 `on_uncertain` says of its vendor and class; on the long link it is always sent again, since devices drop second copies.
+Lanes announce a burst before it leaves. The long link does not: a device has its row before the report of it is written,
+so a row that no report placed with a vendor may have been shown, and bears the flag when it goes again.
 """
 
 from __future__ import annotations
@@ -188,9 +190,19 @@ class Holders:
         # Announced and not yet reported as sent: it may have been, so it is taken for sent.
         self._home.move(page, uncertain[page.state[uncertain] == State.QUEUED], State.IN_FLIGHT, None, now)
         self._home.move(page, uncertain, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
-        page.flags[rows[may_go & was_issued]] |= np.uint8(Flag.RESENT_UNCERTAIN)
+        may_be_shown = may_go & (was_issued | _may_be_on_link(page, rows))
+        page.flags[rows[may_be_shown]] |= np.uint8(Flag.RESENT_UNCERTAIN)
         self._home.move(page, again[page.state[again] != State.QUEUED], State.QUEUED, Reason.NONE, now)
         return Returned(page, go_on(self._home, page, again, now), uncertain)
+
+
+def _may_be_on_link(page: LedgerPage, rows: Rows) -> Bool:
+    """(k,) rows for devices, of which it is not known that their owner gave them to a vendor. One that was stored may have been
+    delivered since."""
+    states = page.state[rows]
+    is_open: Bool = ((states == State.QUEUED) & (page.channel[rows] <= Channel.LONG_LINK)) | (states == State.HELD)
+    targets = page.batch.channels
+    return is_open if targets is None else is_open & (targets[rows] == 0)
 
 
 def _take(outcomes: Outcomes, kept: Rows) -> Outcomes:

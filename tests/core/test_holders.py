@@ -147,26 +147,28 @@ def test_expiry_of_rows_elsewhere_is_their_holders_to_find() -> None:
 def test_death_routes_unsent_rows_again_and_ends_sent_ones_as_the_rule_says() -> None:
     home, owner = make_home(), make_home()
     holders = Holders(home)
-    page = open_page(home, 6)
-    shadow = hand_out(holders, page, np.arange(6), owner, 1, HOME)
+    page = open_page(home, 7)
+    shadow = hand_out(holders, page, np.arange(7), owner, 1, HOME)
     shadow.channel[:] = Channel.APNS
-    # 0: queued; 1: announced; 2: sent; 3: waits for a retry; 4: sent on the long link; 5: ended.
+    # 0: nothing was told, perhaps it has just been shown; 1: announced; 2: sent; 3: waits for a retry; 4: sent on the
+    # long link; 5: ended; 6: waits in a lane.
     owner.announce(shadow, np.array([1, 2, 3, 5]))
     owner.move(shadow, np.array([2, 3, 5]), State.IN_FLIGHT, None, 0.5)
     owner.move(shadow, np.array([3]), State.WAITING, Reason.THROTTLED, 0.5)
     owner.move(shadow, np.array([5]), State.VENDOR_ACCEPTED, Reason.NONE, 0.5)
     shadow.channel[4] = Channel.LONG_LINK
     owner.move(shadow, np.array([4]), State.IN_FLIGHT, None, 0.5)
+    shadow.touch(np.array([6]))
     report_all(owner, holders, 1)
     (returned,) = holders.take_back(1, none_resend, 1.0)
-    assert returned.again.tolist() == [0, 3, 4]
+    assert returned.again.tolist() == [0, 3, 4, 6]
     assert returned.uncertain.tolist() == [1, 2]
     assert [State(state).name for state in page.state.tolist()] == [
-        *("QUEUED", "UNCERTAIN", "UNCERTAIN", "QUEUED", "QUEUED", "VENDOR_ACCEPTED"),
+        *("QUEUED", "UNCERTAIN", "UNCERTAIN", "QUEUED", "QUEUED", "VENDOR_ACCEPTED", "QUEUED"),
     ]
     assert page.reason[[1, 2]].tolist() == [Reason.PROCESS_ENDED] * 2
-    assert (page.flags & Flag.RESENT_UNCERTAIN != 0).tolist() == [False, False, False, False, True, False]
-    assert (home.rows_open, home.rows_not_conserved(), holders.rows_at(1)) == (3, 0, 0)
+    assert np.flatnonzero(page.flags & Flag.RESENT_UNCERTAIN).tolist() == [0, 4]
+    assert (home.rows_open, home.rows_not_conserved(), holders.rows_at(1)) == (4, 0, 0)
 
 
 def test_taking_back_that_was_interrupted_goes_on_where_it_was() -> None:

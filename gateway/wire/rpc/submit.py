@@ -151,6 +151,7 @@ def check_submit_in_steps(
             field = f"variables.{name}"
             variables[name] = text_column(field, texts, n)
             yield from check_texts_in_steps(field, variables[name], limits.variable_bytes_max, refusals)
+            yield
             check_shown(field, variables[name], refusals)
         yield
     variants = submit.contents

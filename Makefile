@@ -11,8 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROFILE ?= dev
-# processes that tests run in: one more than cores, because many tests wait for sockets and timers. JOBS=0: in this one
-JOBS ?= $(shell echo $$(( $$(nproc) + 1 )))
+# processes that tests run in: two more than cores, because many tests wait for sockets and timers. JOBS=0: in this one
+JOBS ?= $(shell echo $$(( $$(nproc) + 2 )))
 # make fuzz: the seed is printed, so that a failure can be repeated with SEED=n
 ifndef SEED
 SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')

@@ -50,6 +50,8 @@ class Load:
         self.devices, self.phones = devices, phones
         self.tasks: list[bytes] = []
         self.numbers = 0
+        #: Submits that have no answer yet: they are repeated, and may be taken long after a pause began.
+        self.under_way = 0
         self.has_pause = False
 
     async def submit(self, client: Any) -> None:
@@ -65,11 +67,14 @@ class Load:
             targets += [("apns", chance.randbytes(32).hex()) for _ in range(chance.choice([0, 0, 5]))]
             class_ = chance.choice(["system", "marketing"])
             content = Variant("title", "body", class_=class_, ttl_s=600)
+            self.under_way += 1
             try:
                 done = await client.submit(content, targets, request_id=f"torture {self.numbers}")
                 self.tasks.append(done.task_id)
             except (CallFailed, GatewayUnreachable):
                 pass
+            finally:
+                self.under_way -= 1
             await trio.sleep(chance.choice([0, 0.01, 0.03]))
 
 
@@ -168,6 +173,9 @@ async def one_round(gateway: Any, load: Load, phones: list[Any], devices: list[b
         facts = (await gateway.operator.status()).facts["workers"]
         return all(one["state"] == "ready" for one in facts) and facts[victim]["pid"] != pid
 
+    async def all_answered() -> bool:
+        return load.under_way == 0
+
     async def nothing_open() -> bool:
         found = await gateway.metrics()
         return not sum(value for (name, _), value in found.items() if name == "pushgw_rows_open")
@@ -183,6 +191,7 @@ async def one_round(gateway: Any, load: Load, phones: list[Any], devices: list[b
     load.has_pause = True
     await register_again(gateway, devices)
     await until(all_online, "the phones are back")
+    await until(all_answered, "every submit has its answer")
     await until(nothing_open, "every row has ended")
     found = Round()
     await found.ask(gateway, list(load.tasks))

@@ -288,14 +288,16 @@ async def test_an_endpoint_that_is_down_or_has_a_wrong_certificate_is_a_failure(
         # not our CA: the system's own list does not hold it
         kept = Kept(grant(endpoint.url))
         down = Kept(grant("https://127.0.0.1:1/token"), certificates[0])
-        with trio.move_on_after(10):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(kept.keeper.run)
-                nursery.start_soon(down.keeper.run)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kept.keeper.run)
+            nursery.start_soon(down.keeper.run)
+            while not (kept.events and down.events):
+                await trio.sleep(1)
+            nursery.cancel_scope.cancel()
         for one in (kept, down):
-            assert one.events
             assert {event.kind for event in one.events} == {"failed"}
-            assert {event.name for event in one.events} == {"ConnectError"}
+            # On a busy machine the clock of the test may jump over the time that a connection may take.
+            assert {event.name for event in one.events} <= {"ConnectError", "ConnectTimeout"}
         assert endpoint.questions == []
 
 

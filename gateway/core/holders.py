@@ -11,8 +11,8 @@ in that life, and everything else is dropped and counted.
 
 A row that was not issued is routed again. One that may have been issued is sent again or ends uncertain, as
 `on_uncertain` says of its vendor and class; on the long link it is always sent again, since devices drop second copies.
-Lanes announce a burst before it leaves. The long link does not: a device has its row before the report of it is written,
-so a row that no report placed with a vendor may have been shown, and bears the flag when it goes again.
+Lanes announce a burst before it leaves. The long link does not: a device has its row before the report of it is
+written, so a row that no report placed with a vendor may have been shown, and bears the flag when it goes again.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ class Holders:
 
 
 def _may_be_on_link(page: LedgerPage, rows: Rows) -> Bool:
-    """(k,) rows for devices, of which it is not known that their owner gave them to a vendor. One that was stored may have been
-    delivered since."""
+    """(k,) rows for devices, of which it is not known that their owner gave them to a vendor. One that was stored may
+    have been delivered since."""
     states = page.state[rows]
     is_open: Bool = ((states == State.QUEUED) & (page.channel[rows] <= Channel.LONG_LINK)) | (states == State.HELD)
     targets = page.batch.channels

@@ -257,10 +257,9 @@ class HuaweiCloud(PushApi):
     def _signature(self, *, is_forged: bool) -> str:
         secret = self.cloud.callback_secret.encode()
         key = base64.b64decode(secret) if self.cloud.callback_secret_form == "base64" else secret
-        nonce = str(uuid.uuid4())
-        text = f"{self.now_ms}{nonce}{self.cloud.callback_user}"
-        value = callback_signature(b"forged" if is_forged else key, text)
-        return f"timestamp={self.now_ms}; nonce={nonce}; value={value}"
+        now_ms, nonce = self.now_ms, str(uuid.uuid4())
+        value = callback_signature(b"forged" if is_forged else key, f"{now_ms}{nonce}{self.cloud.callback_user}")
+        return f"timestamp={now_ms}; nonce={nonce}; value={value}"
 
     def is_receipt_taken(self, status: int, body: bytes) -> bool:
         """HTTP 200; a body other than {"code":"0"} is counted."""

@@ -49,6 +49,8 @@ class Channel(enum.IntEnum):
     WECOM = 16
     DINGTALK = 17
     EMAIL = 18
+    WECOM_ROBOT = 19
+    DINGTALK_ROBOT = 20
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.

@@ -45,6 +45,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "email": {"host": "smtp.a.b", "sender": "Shop <no-reply@a.b>", "user_name": "u", "password_file": "p"},
     "wecom": {"corpid": "ww1", "agentid": 1000002, "corp_secret_file": "k", "card_url": "https://a.b/c"},
     "dingtalk": {"app_key_id": "ding1", "agent_id": 7, "app_secret_file": "k", "card_url": "https://a.b/c"},
+    "wecom_robot": {"robots_file": "k", "card_url": "https://a.b/c"},
+    "dingtalk_robot": {"robots_file": "k", "card_url": "https://a.b/c"},
 }
 #: A token of the vendor's form, where it has a strict one; number: tells them apart.
 TOKEN_FORMS = {
@@ -56,7 +58,9 @@ TOKEN_FORMS = {
 #: Whose fact sheet calls title and body required, or gives a code for their absence.
 NEED_TEXTS = {"harmony", "xiaomi", "oppo", "vivo", "meizu"}
 PUSH_VENDORS = sorted(
-    set(SETTINGS) - {"webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk", "email"}
+    set(SETTINGS)
+    - {"webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk", "email"}
+    - {"wecom_robot", "dingtalk_robot"}
 )
 
 

@@ -47,6 +47,7 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
 from gateway.core.render import Renderer
+from gateway.core.target_paces import TargetPaces
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.net.proxy import HttpProxy
@@ -202,7 +203,8 @@ def _way(
 
 
 def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRenderer]:
-    """Makes the renderers of the vendor's lanes."""
+    """Makes the renderers of the vendor's lanes, which share the paces of its targets."""
+    pace = getattr(vendor, "target_pace", None)
     return functools.partial(
         LaneRenderer,
         renderer=site.renderer,
@@ -210,6 +212,7 @@ def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRe
         vendor=vendor,
         channel=channel,
         check_token=vendor.check_token,
+        paces=None if pace is None else TargetPaces(pace),
     )
 
 

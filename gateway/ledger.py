@@ -59,6 +59,8 @@ class Channel(enum.IntEnum):
     OPPO_INTL = 25
     MEIZU_CN = 26
     MEIZU_OVERSEAS = 27
+    WECOM_ROBOT = 28
+    DINGTALK_ROBOT = 29
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.

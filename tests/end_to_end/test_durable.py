@@ -62,21 +62,6 @@ async def until_received(simulators: Any, n: int, timeout_s: float = 60.0) -> Co
             await trio.sleep(0.05)
 
 
-async def until_written(gateway: Any) -> None:
-    """The journal has written what it has to say: nothing new over ten questions, each a turn of its loop and more."""
-
-    async def writes() -> float:
-        found = await gateway.metrics()
-        return sum(n for (name, _), n in found.items() if name == "pushgw_journal_write_seconds_count")
-
-    with trio.fail_after(60):
-        before, same = await writes(), 0
-        while same < 10:
-            await trio.sleep(0.05)
-            now = await writes()
-            before, same = now, same + 1 if now == before else 0
-
-
 async def test_queued_rows_of_a_killed_gateway_go_out_once_at_the_next_start_and_none_is_uncertain(
     serve: Callable[..., Any], open_clients: Callable[..., Any], own_simulators: Any
 ) -> None:
@@ -87,7 +72,7 @@ async def test_queued_rows_of_a_killed_gateway_go_out_once_at_the_next_start_and
         for _ in range(5):
             await gateway.client.submit(vendor_only(), tokens(200))
         # Lanes have had them for a while, and no connection to send them over.
-        await until_written(gateway)
+        await gateway.until_written()
     await kill(process)
     simulators.start()
     process = await started(serve, simulators)
@@ -119,7 +104,7 @@ async def test_a_request_id_gets_its_first_answer_after_a_restart(
         if are_final:
             await gateway.until_final(first.task_id)
             await gateway.until_final(other.task_id)
-            await until_written(gateway)
+            await gateway.until_written()
     await kill(process)
     process = await started(serve, simulators)
     assert logged(process, "recovered")[0]["batches"] == (0 if are_final else 2)
@@ -292,7 +277,7 @@ async def test_a_damaged_record_stops_intake_until_it_is_given_up_and_the_others
     async with open_clients(process.ready) as gateway:
         answer = await gateway.client.submit(vendor_only(), tokens(1))
         await gateway.until_final(answer.task_id)
-        await until_written(gateway)
+        await gateway.until_written()
     await kill(process)
     process = await started(serve, simulators)
     assert not logged(process, "damaged record")

@@ -96,7 +96,9 @@ class Stores:
             raise store_error(path, error) from error
 
     def follow(self, devices: DeviceTable) -> None:
-        """Changes of the table are carried to the registry once it is loaded."""
+        """Changes of the table are carried to the registry once it is loaded; pages keep its hashes of tokens."""
+        if self.ledger is not None:
+            self.ledger.hash_tokens = devices.hash_tokens
         if self._registry is not None:
             self.registry = RegistryActor(
                 store=self._registry,

@@ -376,6 +376,7 @@ class LedgerPage:
         batch = self.batch
         texts = sum(len(column.blob) for column in batch.variables.values())
         tokens = len(batch.tokens.blob) if batch.tokens is not None else 0
+        tokens += 4 * self.n if batch.channels is not None else 0
         return self.n * (6 + 20 + 32) + texts + tokens
 
 

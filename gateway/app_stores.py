@@ -20,6 +20,7 @@ from gateway.actors.ledger import AskArchive, LedgerActor
 from gateway.actors.page_source import MemoryPages, PageSource
 from gateway.actors.registry import RegistryActor
 from gateway.actors.router import Router
+from gateway.actors.spilling import Spilling
 from gateway.actors.store_desk import StoreDesk
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
@@ -36,6 +37,7 @@ from gateway.observe.store_counts import LedgerCounts, StoreCounts
 from gateway.store import backup
 from gateway.store.log_file import store_error
 from gateway.store.memory import MemoryInbox
+from gateway.store.spill import Spill
 from gateway.store.sqlite_inbox import SqliteInbox
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
 from gateway.store.sqlite_registry import SqliteRegistry
@@ -65,6 +67,7 @@ class Stores:
         self._archive: SqliteLedgerArchive | None = None
         self._home: Home | None = None
         self._clock: Clock | None = None
+        self.spill: Spill | None = None
         self.ledger: LedgerActor | None = None
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
@@ -129,6 +132,10 @@ class Stores:
             retention_check_s=ledger.retention_check_s,
             counter_days_max=ledger.counter_days_max,
         )
+        if self.folder is not None and ledger.spill_bytes_max:
+            self.spill = Spill(self.folder, bytes_max=ledger.spill_bytes_max)
+            counts = LedgerCounts(self._metrics, self._log)
+            self.ledger.make_room = Spilling(home=home, spill=self.spill, observer=counts).make_room
         return self.ledger
 
     def desk(self, devices: DeviceTable, pages: PageSource, inbox: InboxActor) -> StoreDesk:
@@ -286,6 +293,8 @@ class Stores:
         if self._archive is not None and self.ledger is not None:
             self._metrics.store_bytes.set(self._archive.file_bytes(), "ledger")
             self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+        if self.spill is not None:
+            self._metrics.store_bytes.set(self.spill.bytes, "spill")
         if self._home is not None:
             self._metrics.counter_cells.set(self._home.counters.n_cells)
             self._metrics.counter_days_forgotten.follow(self._home.counters.days_forgotten)

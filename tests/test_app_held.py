@@ -329,6 +329,19 @@ def mqtt_length(n: int) -> bytes:
     return bytes([n]) if n < 128 else bytes([n & 0x7F | 0x80, n >> 7])
 
 
+def dead_vendor(folder: Path) -> dict[str, Any]:
+    """The section of a vendor of text messages where nobody answers."""
+    (folder / "sms.secret").write_bytes(b"s")
+    return {
+        "access_key_id": "key",
+        "access_key_secret_file": str(folder / "sms.secret"),
+        "sign_name": "Shop",
+        "templates": {"default": {"id": "SMS_1", "params": {"content": "{{body}}"}}},
+        "host": "127.0.0.1",
+        "port": 1,
+    }
+
+
 def holding(folder: Path, texts: list[bytes]) -> set[str]:
     """Names of the files below the folder that have one of the texts."""
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -344,16 +357,8 @@ def archived_pages(folder: Path) -> list[bytes]:
 async def test_pages_and_logs_hold_no_tokens_and_no_phone_numbers_and_the_journal_only_while_rows_are_open(
     folder: Path,
 ) -> None:
-    """Numbers as targets, as what a fallback names, and as the token of a device. Nothing answers there."""
-    (folder / "sms.secret").write_bytes(b"s")
-    sms = {
-        "access_key_id": "key",
-        "access_key_secret_file": str(folder / "sms.secret"),
-        "sign_name": "Shop",
-        "templates": {"default": {"id": "SMS_1", "params": {"content": "{{body}}"}}},
-        "host": "127.0.0.1",
-        "port": 1,
-    }
+    """Numbers as targets, as what a fallback names, and as the token of a device."""
+    sms = dead_vendor(folder)
     numbers = [f"1397731{n:04d}" for n in range(9)]
     texts = [number.encode() for number in numbers]
     ids = [bytes([n]) * 16 for n in range(1, 7)]
@@ -397,6 +402,21 @@ async def test_pages_and_logs_hold_no_tokens_and_no_phone_numbers_and_the_journa
         await report(port, ids[5], "displayed", [sent[at : at + 16] for at in range(0, 5 * 16, 16)])
         await until_receipts(client, to_numbers.task_id, {"displayed": 1})
         assert worker.metrics.refusals.value("uplink.not_the_target") == 4
+
+
+async def test_more_rows_are_queued_than_memory_has_room_for_their_texts(folder: Path) -> None:
+    worker = make_worker(folder, "disk", aliyun_sms=dead_vendor(folder))
+    worker.home._rows_open_max, n = 20_000, 1500
+    worker.home._ledger_bytes_max = 2 * 100 * n
+    async with serving(worker) as (client, _):
+        # The client asks again while room is made.
+        for first in range(0, 8 * n, n):
+            targets = [("aliyun_sms", f"139{row:08d}") for row in range(first, first + n)]
+            await client.submit(Variant("t", "b"), targets, variables={"name": [f"a name of some length {first}"] * n})
+        assert worker.rows_open()["queued"] == worker.home.rows_open == 8 * n
+        assert worker.metrics.pages_spilled.value() >= 5
+        worker.stores.refresh_gauges()
+        assert worker.metrics.store_bytes.value("spill") > 0
 
 
 async def test_a_backup_has_what_is_in_the_journal_alone(folder: Path) -> None:

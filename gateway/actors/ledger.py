@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeAlias
 
@@ -131,6 +131,8 @@ class LedgerActor:
         self._fetched: dict[int, trio.Event] = {}
         #: Told of each page with held rows that is in memory again, before anything of it moves.
         self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
+        #: Called when memory is short, for pages that cannot leave it.
+        self.make_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         #: Called when a page is here whose rows may be due.
         self.on_due: Callable[[], None] = lambda: None
         #: Pages of an earlier process whose held rows the inbox has not been asked for.
@@ -392,7 +394,10 @@ class LedgerActor:
                 await self._bring_due()
                 await self._bring_late()
                 self._take_rested()
+                is_short = self._is_short
                 await self._write_unsaved()
+                if is_short:
+                    await self.make_room()
                 if trio.current_time() >= next_check:
                     next_check = trio.current_time() + self._retention_check_s
                     await self._retain()

@@ -1,7 +1,9 @@
-"""Stopped tasks on the disk, beside the journal: a stop outlives a crash, and so does what it refuses.
+"""Stopped tasks on the disk, beside the journal: a stop outlives a crash, and so does what it refuses. Without a
+journal they stand in store.data_dir, where there is one: pages of apps in memory outlive the process there.
 
 data_dir/journal/0007/stopped/     a log in the form of the request ids' (store/request_log.py): the address that a
                                    task's id stands for, with the time of the stop in the place of the key
+store.data_dir/stopped/0007/       the same
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ class StoppedLog:
     """tasks_max: worth keeping. age_s: how long after its begin a task can be named. Raises StoreError."""
 
     def __init__(
-        self, folder: Path, secret: bytes, clock: Clock, *, tasks_max: int, age_s: float, file_type: type[LogFile]
+        self,
+        folder: Path,
+        secret: bytes,
+        clock: Clock,
+        *,
+        tasks_max: int,
+        age_s: float,
+        file_type: type[LogFile] = LogFile,
     ) -> None:
         self._log = RequestLog(folder, ids_max=tasks_max, file_type=file_type)
         self._secret = secret

@@ -22,6 +22,7 @@ from gateway.actors.registry import RegistryActor
 from gateway.actors.router import Router
 from gateway.actors.spilling import Spilling
 from gateway.actors.store_desk import StoreDesk
+from gateway.app_stopped import StoppedLog
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
@@ -67,7 +68,9 @@ class Stores:
         self._archive: SqliteLedgerArchive | None = None
         self._home: Home | None = None
         self._clock: Clock | None = None
+        self._secret = b""
         self.spill: Spill | None = None
+        self._stopped_log: StoppedLog | None = None
         self.ledger: LedgerActor | None = None
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
@@ -113,7 +116,7 @@ class Stores:
 
     def keep_pages(self, home: Home, secret: bytes, clock: Clock) -> PageSource:
         """Pages of the home that are done go to the archive, where there is one; where questions find pages."""
-        self._home, self._clock = home, clock
+        self._home, self._clock, self._secret = home, clock, secret
         ledger = self._config.ledger
         home.counters = Counters(day_offset_s=ledger.day_offset_s, cells_max=ledger.counter_cells_max)
         if self._archive is None:
@@ -137,6 +140,19 @@ class Stores:
             counts = LedgerCounts(self._metrics, self._log)
             self.ledger.make_room = Spilling(home=home, spill=self.spill, observer=counts).make_room
         return self.ledger
+
+    def open_stopped_log(self, home: Home, clock: Clock) -> StoppedLog | None:
+        """Where stops of tasks are kept without a journal; None where nothing is kept. After `keep_pages`. Raises
+        StoreError."""
+        if self.folder is None:
+            return None
+        ledger = self._config.ledger
+        folder = self.folder / "stopped" / f"{home.journal:04d}"
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        self._stopped_log = StoppedLog(
+            folder, self._secret, clock, tasks_max=ledger.stopped_tasks_max, age_s=ledger.retention_s
+        )
+        return self._stopped_log
 
     def desk(self, devices: DeviceTable, pages: PageSource, inbox: InboxActor) -> StoreDesk:
         """Who answers what is asked of the stores. After `keep_pages`."""
@@ -172,6 +188,8 @@ class Stores:
         for first, journal in folders_elsewhere(self._config).items():
             if journal.exists():
                 await trio.to_thread.run_sync(backup.copy_journal, journal, folder / first)
+        if (self.folder / "stopped").exists():
+            await trio.to_thread.run_sync(backup.copy_journal, self.folder / "stopped", folder / "stopped")
         copies = [(self._registry.turns, database) for database in self._registry.databases]
         copies += [(self._archive.turns, self._archive.database), (self.inbox.turns, self.inbox.database)]
         for turns, database in copies:
@@ -278,6 +296,8 @@ class Stores:
 
     def close(self) -> None:
         """Blocks; no call may be under way."""
+        if self._stopped_log is not None:
+            self._stopped_log.close()
         if isinstance(self.inbox, SqliteInbox):
             self.inbox.close()
         if self._archive is not None:

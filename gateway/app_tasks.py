@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def build_control(worker: Worker) -> TaskControl:
-    """Stops tasks; durably where the worker has a journal on the disk."""
+    """Stops tasks; durably where the worker has a journal or stores on the disk."""
     control = TaskControl(
         home=worker.home,
         inbox=worker.inbox,
@@ -36,6 +36,10 @@ def build_control(worker: Worker) -> TaskControl:
         worker.stores.ledger.on_brought_back = control.opened
     if worker.disk is not None:
         worker.disk.tasks, control.remember = control, worker.disk.stopped_log.remember
+    elif (log := worker.stores.open_stopped_log(worker.home, worker.clock)) is not None:
+        control.remember = log.remember
+        for task_id, stopped_unix_ms in log.load():
+            control.stopped.add(task_id, stopped_unix_ms)
     return control
 
 

@@ -22,6 +22,7 @@ from bench.devices import mqtt
 from gateway.app import Ready, Worker, load
 from gateway.app_stores import files_elsewhere, folders_elsewhere
 from gateway.cli.toml_text import to_toml
+from gateway.client.errors import CallFailed
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client
 from gateway.content import FallbackStep, Variant
@@ -402,6 +403,26 @@ async def test_pages_and_logs_hold_no_tokens_and_no_phone_numbers_and_the_journa
         await report(port, ids[5], "displayed", [sent[at : at + 16] for at in range(0, 5 * 16, 16)])
         await until_receipts(client, to_numbers.task_id, {"displayed": 1})
         assert worker.metrics.refusals.value("uplink.not_the_target") == 4
+
+
+async def test_a_stop_of_an_app_in_memory_outlives_the_process_where_its_pages_do(folder: Path) -> None:
+    device_id = bytes([7]) * 16
+    worker = make_worker(folder, "memory")
+    async with serving(worker) as (client, _):
+        await client.register_devices([DeviceState(device_id=device_id)])
+        done = await client.submit(Variant("t", "b"), [device_id])
+        await worker.stores.flush()
+        assert (await client.stop_task(done.task_id)).cancelled == 1
+        async with open_trio_client(f"unix://{folder / 'operator.sock'}", role="operator", timeout_s=60.0) as operator:
+            files = (await operator.backup(str(folder / "copy"))).files
+        assert [name for name in files if name.startswith("stopped/0000/")]
+    worker = make_worker(folder, "memory")
+    async with serving(worker) as (client, port):
+        with pytest.raises(CallFailed, match="was stopped"):
+            await client.submit(Variant("t", "b"), [device_id], task_id=done.task_id)
+        assert await received(port, device_id, 0) == []
+        await until_states(client, done.task_id, {"cancelled": 1})
+        assert worker.home.rows_not_conserved() == 0
 
 
 async def test_more_rows_are_queued_than_memory_has_room_for_their_texts(folder: Path) -> None:

@@ -135,6 +135,7 @@ class Stores:
             retention_check_s=ledger.retention_check_s,
             counter_days_max=ledger.counter_days_max,
         )
+        self.ledger.told_apps = frozenset(i for i, app in enumerate(self._config.apps) if app.callback is not None)
         if self.folder is not None and ledger.spill_bytes_max:
             self.spill = Spill(self.folder, bytes_max=ledger.spill_bytes_max)
             counts = LedgerCounts(self._metrics, self._log)

@@ -325,6 +325,7 @@ class Callback(Section, frozen=True, kw_only=True):
     url: str
     secret: Secret
     app_id: str = ""
+    with_alias: bool = False
     batch_rows_max: Annotated[int, Meta(ge=1, le=10_000)] = 500
     queue_rows_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
     attempts_max: Annotated[int, Meta(ge=1, le=100)] = 8

@@ -35,6 +35,7 @@ from gateway.clock import Clock
 from gateway.columns import U8, U32, Rows, TextColumn
 from gateway.core.home import Home
 from gateway.core.lifetimes import row_deadlines
+from gateway.core.untold import changed_unix_ms
 from gateway.errors import StoreCorrupt, StoreError
 from gateway.ledger import LedgerPage, Reason, State
 from gateway.message_id import BatchAddress
@@ -116,6 +117,8 @@ class LedgerActor:
         self._bell = Bell()
         #: What a page keeps of targets that are tokens; until somebody names it, nothing.
         self.hash_tokens: HashTokens = lambda _channels, tokens, _app: np.zeros(len(tokens), np.uint32)
+        #: Apps whose services are told of changes, in the next process, too.
+        self.told_apps: frozenset[int] = frozenset()
         #: Pages that the archive has not got as they are; bounded by what the home keeps in memory.
         self._unsaved: OrderedDict[int, LedgerPage] = OrderedDict()
         #: Pages that rest, and since when; in that order.
@@ -196,6 +199,20 @@ class LedgerActor:
         self._late.append((sequence, rows, then, missing))
         self._bell.ring()
         return True
+
+    # -- who was told
+
+    async def told(self, app: int) -> int | None:
+        """Up to when the app's service was told of changes. Raises StoreError."""
+        return await self._store.told(app)
+
+    async def tell(self, app: int, unix_ms: int) -> None:
+        """The app's service was told of every change before that. Raises StoreError."""
+        await self._store.tell(self._epoch, app, unix_ms)
+
+    async def changed(self, app: int, since_unix_ms: int, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """Archived pages with changes since then. Raises StoreError."""
+        return await self._store.changed(app, since_unix_ms, after, keys_max)
 
     # -- bringing back
 
@@ -445,7 +462,10 @@ class LedgerActor:
         for page in pages:
             await self._hash_targets(page.batch)
             if page.rests:
-                forms.append((page, page.changes, _archived(page, self._home.counters.settled(page))))
+                form = _archived(page, self._home.counters.settled(page))
+                if page.batch.app in self.told_apps:
+                    form = form._replace(changed_unix_ms=changed_unix_ms(page))
+                forms.append((page, page.changes, form))
             else:
                 # It has begun to move again, and says so when it rests anew, or ends.
                 del self._unsaved[page.batch.address.sequence]

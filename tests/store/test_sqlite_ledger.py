@@ -52,9 +52,9 @@ async def test_a_reopened_archive_has_its_pages(tmp_path: Path) -> None:
     archive.close()
     archive = SqliteLedgerArchive(tmp_path / "ledger.db")
     assert await archive.read(PageKey(1000, 1)) == b"keptkept"
-    archive.database.read.execute("PRAGMA user_version = 4")
+    archive.database.read.execute("PRAGMA user_version = 5")
     archive.close()
-    with pytest.raises(StoreCorrupt, match="schema 4, this version knows up to 3"):
+    with pytest.raises(StoreCorrupt, match="schema 5, this version knows up to 4"):
         SqliteLedgerArchive(tmp_path / "ledger.db")
 
 

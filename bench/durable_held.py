@@ -135,7 +135,6 @@ class _World:
             inbox=self.store,
             epoch=_EPOCH,
             home=self.home,
-            secret=_SECRET,
             clock=clock,
             observer=LedgerCounts(metrics, Log()),
             held_write_s=10.0,

@@ -24,6 +24,7 @@ from gateway.core.shadow import Life
 from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.message_id import BatchAddress
 from gateway.observe.receipts import ReceiptCounts, ReceiptGuardCounts
+from gateway.regions import vendor_name
 
 if TYPE_CHECKING:
     from gateway.app import Worker
@@ -139,7 +140,7 @@ def _endpoints(worker: Worker) -> dict[str, Endpoint]:
     found: dict[str, Endpoint] = {}
     for index, app in enumerate(worker.config.apps):
         for name, settings in app.vendors.items():
-            entry = vendors.receipts.READERS.get(name)
+            entry = vendors.receipts.READERS.get(vendor_name(name))
             if entry is None:
                 continue
             place = entry.secret_place(settings)

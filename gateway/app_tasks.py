@@ -12,6 +12,7 @@ from gateway.actors.callback_history import CallbackHistory
 from gateway.actors.callbacks import Callbacks, CallbackSettings
 from gateway.actors.credentials import open_http_client
 from gateway.actors.task_control import TaskControl
+from gateway.config import message_id_secret
 from gateway.core.callback_lines import Signer
 from gateway.core.devices import DeviceTable
 from gateway.core.lifetimes import NOW_OR_NEVER_S
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 def build_control(worker: Worker) -> TaskControl:
     """Stops tasks; durably where the worker has a journal or stores on the disk."""
+    config = worker.config
     control = TaskControl(
         home=worker.home,
         inbox=worker.inbox,
         clock=worker.clock,
-        stopped=StoppedTasks(worker.config.ledger.stopped_tasks_max),
+        stopped=StoppedTasks(config.ledger.stopped_tasks_max),
         archive=worker.stores.ledger,
     )
     if worker.stores.ledger is not None:
@@ -38,9 +40,11 @@ def build_control(worker: Worker) -> TaskControl:
         worker.stores.ledger.on_brought_back = control.opened
     if worker.disk is not None:
         worker.disk.tasks, control.remember = control, worker.disk.stopped_log.remember
-    elif (log := worker.stores.open_stopped_log(worker.home, worker.clock)) is not None:
+    elif (
+        log := worker.stores.open_stopped_log(worker.home.journal, message_id_secret(config), worker.clock)
+    ) is not None:
         control.remember = log.remember
-        for task_id, stopped_unix_ms in log.load():
+        for task_id, stopped_unix_ms in log.load_all():
             control.stopped.add(task_id, stopped_unix_ms)
     return control
 

@@ -47,6 +47,7 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
 from gateway.core.render import Renderer
+from gateway.core.target_paces import TargetPaces
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.net.proxy import HttpProxy
@@ -55,6 +56,7 @@ from gateway.observe.counting import BundleCounts, LaneCounts, PoolCounts, Socke
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.observe.vendor_health import BreakerCounts, GuardCounts
+from gateway.regions import section_name
 from gateway.vendor import http_version
 
 OpenStream: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
@@ -109,7 +111,7 @@ def build_vendor(
     that is of no use."""
     config, clock, channel = site.config, site.clock, CHANNEL_NAMES[name]
     log = site.log.bind(actor="vendor", app=app.key, vendor=name)
-    vendor = vendors.REGISTRY[name].vendor(settings)
+    vendor = vendors.entry_of(name).vendor(settings)
     lanes: list[LaneActor] = []
     probe_lanes: list[ProbeLane] = []
     breaker = VendorBreaker(
@@ -201,7 +203,8 @@ def _way(
 
 
 def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRenderer]:
-    """Makes the renderers of the vendor's lanes."""
+    """Makes the renderers of the vendor's lanes, which share the paces of its targets."""
+    pace = getattr(vendor, "target_pace", None)
     return functools.partial(
         LaneRenderer,
         renderer=site.renderer,
@@ -209,19 +212,20 @@ def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRe
         vendor=vendor,
         channel=channel,
         check_token=vendor.check_token,
+        paces=None if pace is None else TargetPaces(pace),
     )
 
 
 def _keeper(
     site: Site, app: App, name: str, settings: Any, report: Callable[[CredentialEvent], None]
 ) -> CredentialKeeper:
-    entry = vendors.REGISTRY[name]
+    entry = vendors.entry_of(name)
     place = entry.secret_place(settings)
     secret = Secret(file=Path(place.file)) if place.file else Secret(env=place.env)
     try:
         credential = entry.credential(settings, secret.read())
     except ValueError as error:
-        raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable secret") from error
+        raise ConfigError(f"apps.{app.key}.{section_name(name)}", str(error), "a usable secret") from error
     return CredentialKeeper(
         f"{app.key}/{name}",
         credential,
@@ -243,7 +247,9 @@ def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: A
             alpn=(alpn,),
         )
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"apps.{app.key}.{name}", str(error), "usable CA and certificate files") from error
+        raise ConfigError(
+            f"apps.{app.key}.{section_name(name)}", str(error), "usable CA and certificate files"
+        ) from error
     host, port = vendor.authority()
     return functools.partial(
         open_tls_stream,
@@ -270,4 +276,4 @@ def _proxy(app: App, name: str, settings: Any) -> HttpProxy | None:
     try:
         return HttpProxy(host, port, settings.proxy_user, secret.read().decode())
     except ValueError as error:
-        raise ConfigError(f"apps.{app.key}.{name}.proxy_password", secret, "UTF-8 text") from error
+        raise ConfigError(f"apps.{app.key}.{section_name(name)}.proxy_password", secret, "UTF-8 text") from error

@@ -59,8 +59,13 @@ class Spill:
         self._segment_bytes = segment_bytes
         self._segment: tuple[int, mmap.mmap] | None = None
         self._end = 0
-        #: Of all segments that are in use.
-        self.bytes = 0
+        #: Segments that are in use: descriptor -> bytes. Entered in the thread, and left wherever a last column goes.
+        self._live: dict[int, int] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Of all segments that are in use."""
+        return sum(list(self._live.values()))
 
     @staticmethod
     def takes(page: LedgerPage) -> bool:
@@ -119,14 +124,15 @@ class Spill:
             # Private: whoever wrote to a column would write to memory, and to no other's.
             mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
             descriptor = os.dup(file.fileno())
-        self.bytes += size
+        self._live[descriptor] = size
         # Columns hold their segment; it goes with the last of them.
-        weakref.finalize(mapped, self._gone, descriptor, size)
+        weakref.finalize(mapped, self._gone, descriptor)
         return descriptor, mapped
 
-    def _gone(self, descriptor: int, size: int) -> None:
+    def _gone(self, descriptor: int) -> None:
+        # Before its number may be another's.
+        del self._live[descriptor]
         os.close(descriptor)
-        self.bytes -= size
 
 
 def _texts(batch: Batch) -> list[TextColumn]:

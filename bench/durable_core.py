@@ -1,8 +1,8 @@
 """The core path with journal and stores on disk: part of `python -m bench durable`.
 
-The worker, devices and transports are those of `bench core`; the app's durability is "disk" and `store.data_dir` is given,
-so inside of the clock are also the commit of each batch, the marks before bytes leave, outcomes, the pages that go to the
-ledger archive and the release of batches. The registry has its devices before the clock starts.
+The worker, devices and transports are those of `bench core`; the app's durability is "disk" and `store.data_dir` is
+given, so inside of the clock are also the commit of each batch, the marks before bytes leave, outcomes, the pages that
+go to the ledger archive and the release of batches. The registry has its devices before the clock starts.
 
     core_disk      rows/s of submits of 10,000 rows with one shared content, and of single submits
     core_answer    single submits at half of that rate, open loop: from the intended send to the answer

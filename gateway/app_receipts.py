@@ -31,6 +31,7 @@ from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.message_id import BatchAddress
 from gateway.observe.receipts import PollCounts, ReceiptCounts, ReceiptGuardCounts
+from gateway.regions import vendor_name
 
 if TYPE_CHECKING:
     from gateway.app import Worker
@@ -192,7 +193,7 @@ def _endpoints(worker: Worker) -> dict[str, Endpoint]:
     found: dict[str, Endpoint] = {}
     for index, app in enumerate(worker.config.apps):
         for name, settings in app.vendors.items():
-            entry = vendors.receipts.READERS.get(name)
+            entry = vendors.receipts.READERS.get(vendor_name(name))
             if entry is None:
                 continue
             place = entry.secret_place(settings)

@@ -57,6 +57,7 @@ from gateway.observe.counting import BundleCounts, LaneCounts, PoolCounts, Socke
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.observe.vendor_health import BreakerCounts, GuardCounts
+from gateway.regions import section_name
 from gateway.vendor import http_version
 
 OpenStream: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
@@ -117,7 +118,7 @@ def build_vendor(
     that is of no use."""
     config, clock, channel = site.config, site.clock, CHANNEL_NAMES[name]
     log = site.log.bind(actor="vendor", app=app.key, vendor=name)
-    vendor = vendors.REGISTRY[name].vendor(settings)
+    vendor = vendors.entry_of(name).vendor(settings)
     lanes: list[LaneActor] = []
     probe_lanes: list[ProbeLane] = []
     breaker = VendorBreaker(
@@ -226,13 +227,13 @@ def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRe
 def _keeper(
     site: Site, app: App, name: str, settings: Any, report: Callable[[CredentialEvent], None]
 ) -> CredentialKeeper:
-    entry = vendors.REGISTRY[name]
+    entry = vendors.entry_of(name)
     place = entry.secret_place(settings)
     secret = Secret(file=Path(place.file)) if place.file else Secret(env=place.env)
     try:
         credential = entry.credential(settings, secret.read())
     except ValueError as error:
-        raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable secret") from error
+        raise ConfigError(f"apps.{app.key}.{section_name(name)}", str(error), "a usable secret") from error
     return CredentialKeeper(
         f"{app.key}/{name}",
         credential,
@@ -254,7 +255,9 @@ def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: A
             alpn=(alpn,),
         )
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"apps.{app.key}.{name}", str(error), "usable CA and certificate files") from error
+        raise ConfigError(
+            f"apps.{app.key}.{section_name(name)}", str(error), "usable CA and certificate files"
+        ) from error
     host, port = vendor.authority()
     return functools.partial(
         open_tls_stream,
@@ -282,4 +285,4 @@ def proxy_of(app: App, name: str, settings: Any) -> HttpProxy | None:
     try:
         return HttpProxy(host, port, settings.proxy_user, secret.read().decode())
     except ValueError as error:
-        raise ConfigError(f"apps.{app.key}.{name}.proxy_password", secret, "UTF-8 text") from error
+        raise ConfigError(f"apps.{app.key}.{section_name(name)}.proxy_password", secret, "UTF-8 text") from error

@@ -23,6 +23,7 @@ from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
 from gateway.core.receipt_reports import EARLY_REPORTS_MAX
 from gateway.errors import ConfigError
+from gateway.regions import section_name
 from gateway.vendor import HttpVersion, http_version
 
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
@@ -119,7 +120,7 @@ def needs_probes(name: str, settings: object) -> bool:
     """Rows with unproven tokens go over connections of their own: as the key says, else as the vendor's file does."""
     wanted = getattr(settings, "probes", False)
     if wanted is None:
-        wanted = vendors.REGISTRY[name].vendor(settings).bad_tokens_stall
+        wanted = vendors.entry_of(name).vendor(settings).bad_tokens_stall
     return bool(wanted) and probes_max(int(getattr(settings, "connections_max", 1))) > 0
 
 
@@ -412,9 +413,9 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
             yield f"{path}.secrets", app.secrets, "at least one secret"
         if app.callback is not None and not re.match(r"https?://[^/\s]+", app.callback.url):
             yield f"{path}.callback.url", app.callback.url, "an http or https URL"
-    if config.store.data_dir is not None and config.gateway.workers > 1:
-        expected = "no value: stores on the disk are for gateway.workers = 1 in this version"
-        yield "store.data_dir", str(config.store.data_dir), expected
+    if config.store.data_dir is not None and config.gateway.workers > config.store.shard_groups:
+        groups = config.store.shard_groups
+        yield "gateway.workers", config.gateway.workers, f"at most store.shard_groups ({groups}): each owns one or more"
     if config.dev.make_secrets and not config.dev.clock:
         yield "dev.make_secrets", True, "dev.clock = true beside it: both are for development only"
 
@@ -460,7 +461,7 @@ def _named(node: object, path: str) -> Iterator[tuple[str, Secret | Path]]:
                 yield here, Secret(env=value)
             elif field == "vendors":
                 for name, settings in value.items():
-                    yield from _named(settings, f"{path}.{name}")
+                    yield from _named(settings, f"{path}.{section_name(name)}")
             else:
                 yield from _named(value, here)
     elif isinstance(node, list):

@@ -118,7 +118,7 @@ class Receipts(Section, frozen=True, kw_only=True):
     body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=16 * MIB)] = 512 * KIB
     receipts_max: Count = 100_000
     own_ids_max: Count = 500_000
-    own_ids_s: Seconds = 259_200.0
+    own_ids_s: Annotated[float, Meta(gt=0, le=30 * 86_400)] = 259_200.0
 
 
 class LongLink(Section, frozen=True, kw_only=True):
@@ -158,6 +158,7 @@ class LongLink(Section, frozen=True, kw_only=True):
     failed_login_rest_s_max: Seconds = 300.0
     failed_login_forget_s: Seconds = 900.0
     failed_addresses_max: Count = 16_384
+    io_uring: bool = True
     bans_file: Path | None = None
     bans_check_s: Seconds = 10.0
 

@@ -49,8 +49,18 @@ class Channel(enum.IntEnum):
     WECOM = 16
     DINGTALK = 17
     EMAIL = 18
-    WECOM_ROBOT = 19
-    DINGTALK_ROBOT = 20
+    # Regions of vendors (regions.py): accounts of their own, so lanes of their own.
+    XIAOMI_CN = 19
+    XIAOMI_RU = 20
+    XIAOMI_IN = 21
+    XIAOMI_EU = 22
+    XIAOMI_GLOBAL = 23
+    OPPO_CN = 24
+    OPPO_INTL = 25
+    MEIZU_CN = 26
+    MEIZU_OVERSEAS = 27
+    WECOM_ROBOT = 28
+    DINGTALK_ROBOT = 29
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.
@@ -354,7 +364,9 @@ class LedgerPage:
             return True
         if self.batch.has_fallback:
             return False
-        return not self.keeping and n_open == self.counts[State.HELD] and (self.away is None or not self.away.any())
+        if self.keeping or n_open != self.counts[State.HELD]:
+            return False
+        return self.away is None or not bool((self.away[self.state == State.HELD] != 0).any())
 
     @property
     def is_saved(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from gateway.regions import vendor_name
 from gateway.vendor import Vendor
 from vendors import (
     aliyun_sms,
@@ -79,5 +80,12 @@ REGISTRY: dict[str, VendorEntry] = {
     ),
     "email": VendorEntry(email.Settings, email.Email, email.secret_place, email.credential),
 }
+
+
+def entry_of(channel: str) -> VendorEntry:
+    """The entry of the vendor that the channel with that name belongs to: regions share their vendor's."""
+    return REGISTRY[vendor_name(channel)]
+
+
 #: Vendors where a second copy is worse than none: rows without an answer end uncertain, whatever `on_uncertain` says.
 SENT_ONCE = frozenset(name for name, entry in REGISTRY.items() if not getattr(entry.vendor, "may_repeat", True))

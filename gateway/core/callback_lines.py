@@ -25,6 +25,7 @@ from gateway.columns import Rows
 from gateway.core.changes import Change
 from gateway.ledger import Channel, Reason, Receipt, State
 from gateway.message_id import to_text
+from gateway.regions import vendor_channel
 
 #: receipt -> actionId of a channel without its own.
 _ACTIONS = {Receipt.DELIVERED: "0", Receipt.DISPLAYED: "10000", Receipt.CLICKED: "10010"}
@@ -73,9 +74,9 @@ def outcome(state: int, reason: int, receipt: int, channel: int, *, is_transmiss
         if is_transmission and receipt == Receipt.DELIVERED:
             return "200", _TRANSMISSION_ARRIVED
         known = Receipt(receipt)
-        return "200", _OWN_ACTIONS.get((Channel(channel), known), _ACTIONS[known])
+        return "200", _OWN_ACTIONS.get((vendor_channel(Channel(channel)), known), _ACTIONS[known])
     if state in (State.VENDOR_ACCEPTED, State.DEVICE_ACKED):
-        action = _SENT.get(Channel(channel))
+        action = _SENT.get(vendor_channel(Channel(channel)))
         return None if action is None else ("200", action)
     if reason == Reason.UNKNOWN_DEVICE:
         return "401", ""

@@ -22,6 +22,7 @@ from gateway.batch import Batch, Submission
 from gateway.columns import I64, U8, U16, Bool, Rows, TextColumn, uuid_text
 from gateway.content import LONG_LINK_ONLY, TTL_S_DEFAULT, Variant
 from gateway.ledger import Channel, Flag, LedgerPage, State
+from gateway.regions import vendor_channel
 
 #: Vendors that show a message in the place of the one before it of the same collapse id.
 REPLACING = frozenset(
@@ -37,7 +38,7 @@ REPLACING = frozenset(
         Channel.MEIZU,
     }
 )
-_REPLACES: Bool = np.array([channel in REPLACING for channel in Channel], np.bool_)
+_REPLACES: Bool = np.array([vendor_channel(channel) in REPLACING for channel in Channel], np.bool_)
 #: The variable that names the message to take back.
 _NAME = "revokes"
 _UUID_BYTES = 36

@@ -362,8 +362,7 @@ class World:
         )
         limits = DeviceLimits(devices_max=5000, token_bytes_max=1 << 22, aliases_max=10, tag_bindings_max=10)
         self.devices = DeviceTable(limits, HashKey(b"k" * 32))
-        fresh = MemoryInbox(rows_per_device_max=100, rows_max=10_000)
-        self.inbox_store = fresh if inbox_store is None else inbox_store
+        self.inbox_store = MemoryInbox(rows_per_device_max=100, rows_max=10_000) if inbox_store is None else inbox_store
         self.inbox = InboxActor(store=self.inbox_store, epoch=EPOCH, home=self.home, clock=self.clock)
         self.renderer = Renderer(address_secret=SECRET)
         self._request_bucket = request_bucket

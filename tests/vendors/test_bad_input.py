@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.render_check import form, reader_of
+from bench.render_check import Request, form, reader_of
 from gateway.content import Click, Variant
 from gateway.ledger import VENDOR_CHANNELS
 from gateway.vendor import BulkVendor, Vendor, slot_text
@@ -180,7 +180,9 @@ def test_odd_texts_reach_the_vendor_as_they_are(name: str, is_shared: bool, rend
     def seen_in(made: Any) -> dict[str, tuple[str, str]]:
         seen = [(request.path, request.body.replace(SAVED, b"saved")) for request in made.requests]
         saves = [(request.save.path, request.save.body) for request in made.requests if request.save is not None]
-        return {row.token: (row.title, row.body) for path, body in [*saves, *seen] for row in read(path, body)}
+        return {
+            row.token: (row.title, row.body) for path, body in [*saves, *seen] for row in read(Request(path, {}, body))
+        }
 
     if is_shared:
         for odd in ODD:

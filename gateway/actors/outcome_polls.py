@@ -33,6 +33,8 @@ from gateway.receipts import Outcome, OutcomeAsker, Question, Told, VendorReceip
 ANSWER_BYTES_MAX = 1 << 20
 #: Where the vendor is down or there is no credential.
 _PAUSE_S = 30.0
+#: For one answer, however slowly it drips.
+_ANSWER_S = 30.0
 
 
 class PollObserver(Protocol):
@@ -157,17 +159,18 @@ class OutcomePolls:
 
     async def _post(self, client: httpx.AsyncClient, question: Question) -> tuple[int, bytes] | None:
         """Status and body; None: there is no answer, or none that would be kept."""
-        url = self._base_url + question.path
-        try:
-            async with (
-                client.stream("POST", url, headers=dict(question.headers), content=question.body) as response,
-                aclosing(response.aiter_bytes()) as parts,
-            ):
+        url, headers = self._base_url + question.path, dict(question.headers)
+        with trio.move_on_after(_ANSWER_S):
+            try:
+                answer = await client.send(
+                    client.build_request("POST", url, headers=headers, content=question.body), stream=True
+                )
                 body = bytearray()
-                async for part in parts:
-                    body += part
-                    if len(body) > ANSWER_BYTES_MAX:
-                        return None
-                return response.status_code, bytes(body)
-        except httpx.HTTPError:
-            return None
+                async with aclosing(answer):
+                    # Read to its end in any case, so that httpx leaves nothing open.
+                    async for part in answer.aiter_bytes():
+                        body += part[: ANSWER_BYTES_MAX + 1 - len(body)]
+            except httpx.HTTPError:
+                return None
+            return None if len(body) > ANSWER_BYTES_MAX else (answer.status_code, bytes(body))
+        return None

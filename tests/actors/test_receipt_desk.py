@@ -15,6 +15,7 @@ from gateway.actors.own_ids import OwnIdBook, pack_receipts
 from gateway.actors.receipt_desk import ReceiptDesk
 from gateway.actors.token_guard import TokenGuard
 from gateway.burst_address import BurstAddress, encode
+from gateway.core.addresses import Addresses
 from gateway.core.holders import Holders
 from gateway.core.own_ids import OwnIds
 from gateway.core.retry import RetryPolicy
@@ -390,7 +391,7 @@ async def test_reports_go_to_the_home_of_their_rows_and_words_to_the_owner_of_th
     there.sites = [owner]
     here = Site(world, neighbours=there)
     here.desk._home = make_world().home
-    here.desk._home._journal = 999
+    here.desk._home.addresses = Addresses(here.secret, 999)
     there.worker_of = lambda batch: 1  # type: ignore[method-assign]
     nursery.start_soon(here.desk.run)
     here.say(Event.DELIVERED, page, devices[0])

@@ -773,6 +773,46 @@ def test_many_answers_of_four_bytes_are_told_apart(benches: list[Bench], io_urin
     assert sorted(acknowledged) == [number for number in range(40) if number not in answers]
 
 
+def test_answers_to_several_messages_in_one_read_are_settled_together(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device = bench.device(1).log_in()
+    assert all(bench.deliver([device] * 5, list(range(5)), (b"x",)))
+    packet_ids = [device.receive_push().packet_id for _ in range(5)]
+    device.send(b"".join(puback(packet_id) for packet_id in packet_ids[:3]))
+    bench.until(lambda: bench.link.statistics().in_flight == 2)
+    assert bench.link.statistics().packets_in["puback"] == 3
+    # A broken one among them: what came before it counts, as when they come one by one.
+    device.send(puback(packet_ids[3]) + b"\x40\x02\x00\x00" + puback(packet_ids[4]))
+    assert device.is_closed()
+    assert [event[1] for event in bench.owner.take() if event[0] == "acknowledged"] == [0, 1, 2, 3]
+
+
+def test_few_answers_while_many_are_awaited_ask_for_a_pause_and_nothing_else_does(benches: list[Bench]) -> None:
+    bench = start(benches)
+    devices = [bench.device(number).log_in() for number in range(10)]
+    for device in devices:
+        assert all(bench.deliver([device] * 30, list(range(30)), (b"x",)))
+    packet_ids = [device.receive_push().packet_id for device in devices]
+    devices[0].send(puback(packet_ids[0]))
+    bench.until(lambda: bench.link.statistics().in_flight == 299)
+    assert bench.link.pause_s > 0
+    # Whoever says something else, or comes, does not wait.
+    devices[1].send(b"\xc0\x00")
+    bench.until(lambda: bench.link.statistics().packets_in["pingreq"] == 1)
+    assert bench.link.pause_s == 0
+    devices[2].send(puback(packet_ids[2]) + b"\xc0\x00")
+    bench.until(lambda: bench.link.statistics().packets_in["pingreq"] == 2)
+    assert bench.link.pause_s == 0
+    # Few are awaited in the end.
+    devices[3].socket.close()
+    bench.until(lambda: bench.link.statistics().in_flight == 268)
+    devices[4].socket.close()
+    bench.until(lambda: bench.link.statistics().in_flight == 238)
+    devices[5].send(puback(packet_ids[5]))
+    bench.until(lambda: bench.link.statistics().in_flight == 237)
+    assert bench.link.pause_s == 0
+
+
 def test_repeated_and_unknown_pubacks_are_counted_and_change_nothing(benches: list[Bench]) -> None:
     bench = start(benches)
     one, two = bench.device(1).log_in(), bench.device(2).log_in()

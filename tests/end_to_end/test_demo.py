@@ -152,7 +152,10 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+# Ctrl-C goes SIGTERM's way.
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL]
+)
 def test_its_processes_end_with_it_however_it_ends(number: signal.Signals, folder: Path) -> None:
     process = start(folder, "--devices", "30")
     try:

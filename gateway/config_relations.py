@@ -18,6 +18,7 @@ import msgspec
 import vendors
 from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
+from gateway.core.own_ids import OWN_ID_BYTES, UNKNOWN_REPORTS_MAX
 from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
 from gateway.core.receipt_reports import EARLY_REPORTS_MAX
@@ -226,10 +227,11 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart(
             "receipts of vendors",
             receipts.connections_max * (SESSION_BYTES + receipts.body_bytes_max)
-            + (receipts.receipts_max + EARLY_REPORTS_MAX) * VENDOR_RECEIPT_BYTES
+            + (receipts.receipts_max + EARLY_REPORTS_MAX + UNKNOWN_REPORTS_MAX) * VENDOR_RECEIPT_BYTES
+            + receipts.own_ids_max * OWN_ID_BYTES
             if receipts.listeners
             else 0,
-            "receipts.connections_max, receipts.body_bytes_max, receipts.receipts_max",
+            "receipts.connections_max, receipts.body_bytes_max, receipts.receipts_max, receipts.own_ids_max",
         ),
         BudgetPart(
             "signatures", len(config.apps) * config.http.signatures_max * SIGNATURE_BYTES, "http.signatures_max"

@@ -117,6 +117,8 @@ class Receipts(Section, frozen=True, kw_only=True):
     header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
     body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=16 * MIB)] = 512 * KIB
     receipts_max: Count = 100_000
+    own_ids_max: Count = 500_000
+    own_ids_s: Annotated[float, Meta(gt=0, le=30 * 86_400)] = 259_200.0
 
 
 class LongLink(Section, frozen=True, kw_only=True):

@@ -76,7 +76,7 @@ async def serving(worker: Worker) -> AsyncIterator[tuple[TrioClient, int]]:
     readies: list[Ready] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run, readies.append)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not readies:
                 await trio.sleep(0.01)
         async with open_trio_client(readies[0].rpc[0], "shop", SECRET, timeout_s=60.0) as client:
@@ -92,7 +92,7 @@ async def received(port: int, device_id: bytes, n: int, silent: list[trio.Socket
     async with stream if silent is None else contextlib.nullcontext():
         await stream.send_all(mqtt.connect(name, "shop", device_password(SECRET, name), 60))
         await stream.send_all(mqtt.subscribe(1, f"d/{name}/down", 1))
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while len(found) < n:
                 for packet in reader.receive_data(bytes(await stream.receive_some(65536))):
                     if isinstance(packet, mqtt.Publish):
@@ -101,7 +101,7 @@ async def received(port: int, device_id: bytes, n: int, silent: list[trio.Socket
                             await stream.send_all(mqtt.puback(packet.packet_id))
         # The last acknowledgement is with the gateway before the connection ends.
         await stream.send_all(b"\xc0\x00")
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert await stream.receive_some(65536)
     if silent is not None:
         silent.append(stream)
@@ -318,7 +318,7 @@ async def report(port: int, device_id: bytes, event: str, message_ids: list[byte
         body = len(topic).to_bytes(2, "big") + topic + b"\x00\x01" + payload
         await stream.send_all(b"\x32" + mqtt_length(len(body)) + body)
         found = b""
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             # CONNACK, PUBACK.
             while len(found) < 8:
                 found += bytes(await stream.receive_some(65536))

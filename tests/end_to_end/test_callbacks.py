@@ -78,7 +78,7 @@ def callback(service: Service, folder: Path) -> Callable[..., dict[str, Any]]:
 
 
 async def until(is_so: Callable[[], Any]) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not is_so():
             await trio.sleep(0.02)
 

@@ -24,6 +24,7 @@ from gateway.core.probing import probes_max
 from gateway.core.receipt_reports import EARLY_REPORTS_MAX
 from gateway.errors import ConfigError
 from gateway.regions import section_name
+from gateway.store.spill import SEGMENT_BYTES
 from gateway.vendor import HttpVersion, http_version
 
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
@@ -253,7 +254,7 @@ def _audiences_part(config: Config) -> BudgetPart:
 
 
 def files_needed(config: Config) -> int:
-    """Open files a worker may need at once: every connection, listeners, the reserve."""
+    """Open files a worker may need at once: every connection, listeners, the reserve, spilled pages."""
     return (
         config.long_link.connections_max
         + config.long_link.files_reserve
@@ -266,6 +267,7 @@ def files_needed(config: Config) -> int:
         + 3
         + vendor_connections_max(config, "2")
         + vendor_connections_max(config, "1.1") * config.http1.sockets_max
+        + (2 * -(-config.ledger.spill_bytes_max // SEGMENT_BYTES) if config.store.data_dir is not None else 0)
     )
 
 

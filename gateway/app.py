@@ -35,6 +35,7 @@ from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
+from gateway.app_consents import build_consents, consent_actors, consent_desk
 from gateway.app_devices import (
     BansWatch,
     OnlineGauges,
@@ -181,6 +182,7 @@ class Worker:
         self.stores.follow(self.devices)
         self.inbox_store = self.stores.inbox
         self.inbox = self.stores.inbox_actor(self.home, clock)
+        self.consents = build_consents(self, secret, FIRST_EPOCH)
         self.renderer = Renderer(
             templates_max=config.lanes.templates_max,
             downlink_payload_bytes_max=config.long_link.payload_bytes_max,
@@ -292,6 +294,7 @@ class Worker:
             audiences=self.audiences,
             control=self.control,
         )
+        self.service.consents = consent_desk(self)
         self.uplink = build_uplink(self)
         self.receipts = Receipts(self)
         self.front = self.service if self.joint is None else self.joint.serve(self.service)
@@ -355,7 +358,7 @@ class Worker:
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "uplink", self.uplink.run)
-            for name, run in (*self.receipts.actors(), *callback_actors(self)):
+            for name, run in (*self.receipts.actors(), *callback_actors(self), *consent_actors(self)):
                 self._supervise(nursery, name, run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)

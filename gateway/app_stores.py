@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -24,6 +25,7 @@ from gateway.actors.store_desk import StoreDesk
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.config_relations import counts_consents
 from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
@@ -36,12 +38,23 @@ from gateway.observe.store_counts import LedgerCounts, StoreCounts
 from gateway.store import backup
 from gateway.store.log_file import store_error
 from gateway.store.memory import MemoryInbox
+from gateway.store.sqlite_consents import SqliteConsents
 from gateway.store.sqlite_inbox import SqliteInbox
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
 from gateway.store.sqlite_registry import SqliteRegistry
 
 #: Bytes of the key of token hashes.
 _HASH_KEY_BYTES = 32
+
+
+class Behind(Protocol):
+    """Somebody with something in the stores."""
+
+    async def load(self) -> None:
+        """Raises StoreError, Overloaded."""
+
+    async def flush(self) -> None:
+        """Raises StoreError."""
 
 
 class Stores:
@@ -66,6 +79,9 @@ class Stores:
         self._home: Home | None = None
         self._clock: Clock | None = None
         self.ledger: LedgerActor | None = None
+        self.consents: SqliteConsents | None = None
+        #: What keeps something in them beside devices, rows and pages: loaded at start, flushed at the end.
+        self.behind: list[Behind] = []
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
             return
@@ -75,6 +91,8 @@ class Stores:
             self._check_apps(apps)
             self.inbox = SqliteInbox(self.folder / "inbox.db", **inbox_limits)
             self._archive = SqliteLedgerArchive(self.folder / "ledger.db")
+            if counts_consents(config):
+                self.consents = SqliteConsents(self.folder / "consents.db")
         except BaseException:
             self.close()
             raise
@@ -165,6 +183,8 @@ class Stores:
                 await trio.to_thread.run_sync(backup.copy_journal, journal, folder / first)
         copies = [(self._registry.turns, database) for database in self._registry.databases]
         copies += [(self._archive.turns, self._archive.database), (self.inbox.turns, self.inbox.database)]
+        if self.consents is not None:
+            copies.append((self.consents.turns, self.consents.database))
         for turns, database in copies:
             target = folder / database.path.relative_to(self.folder)
             await turns.run(functools.partial(database.copy_to, target))
@@ -193,6 +213,8 @@ class Stores:
         if isinstance(self.inbox, SqliteInbox) and self._home is not None:
             born_unix_ms, tag = self.inbox.newest_at_start
             self._home.begin_after(tag >> 16, born_unix_ms)
+        for one in self.behind:
+            await one.load()
         if self.registry is not None:
             started = time.perf_counter()
             await self.registry.load()
@@ -249,6 +271,11 @@ class Stores:
                 await self.registry.flush()
             except StoreError as error:
                 self._log.error("registry not written", error=str(error))
+        for one in self.behind:
+            try:
+                await one.flush()
+            except StoreError as error:
+                self._log.error("not written", error=str(error))
         if self.ledger is not None:
             try:
                 await self.ledger.flush()
@@ -273,6 +300,8 @@ class Stores:
             self.inbox.close()
         if self._archive is not None:
             self._archive.close()
+        if self.consents is not None:
+            self.consents.close()
         if self._registry is not None:
             self._registry.close()
 
@@ -284,6 +313,8 @@ class Stores:
         if self._archive is not None and self.ledger is not None:
             self._metrics.store_bytes.set(self._archive.file_bytes(), "ledger")
             self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+        if self.consents is not None:
+            self._metrics.store_bytes.set(self.consents.database.file_bytes(), "consents")
         if self._home is not None:
             self._metrics.counter_cells.set(self._home.counters.n_cells)
             self._metrics.counter_days_forgotten.follow(self._home.counters.days_forgotten)

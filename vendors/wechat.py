@@ -12,8 +12,8 @@ request.
 A click opens a page of the mini program: `intent` names it, `url` goes to `web_view_page` with the URL as its
 parameter, `app` and none to `page`. The message id stands in the page's query.
 
-Consent is the quota: one acceptance by the user is one message. WeChat counts it; 43101 says that none is left, which
-ends the row and keeps the openid. A repeated message would cost a second acceptance, so rows without an answer end
+Consent is the quota: one acceptance by the user is one message. WeChat counts it, and so does the gateway where it is
+told of acceptances (actors/consents.py); 43101 says that none is left, which ends the row and keeps the openid. A repeated message would cost a second acceptance, so rows without an answer end
 uncertain.
 
 Doubts, each with a safe default: calls per minute (`rate_per_s`, 500); the exact forms of types (a value that passes
@@ -104,6 +104,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     templates: category -> template and values, `default` for all others. page: what a tap opens without a click of its
     own; empty: nothing. web_view_page: a page that shows the URL in its parameter `url`. rate_per_s: messages.
+    consents: strict: a row without a reported consent is refused here; trust: WeChat decides. permanent_templates: ids of
+    those that need one acceptance for ever.
     """
 
     appid: str
@@ -114,6 +116,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     web_view_page: str = ""
     miniprogram_state: Literal["developer", "trial", "formal"] = "formal"
     lang: Literal["zh_CN", "en_US", "zh_HK", "zh_TW"] = "zh_CN"
+    consents: Literal["trust", "strict"] = "trust"
+    permanent_templates: list[str] = msgspec.field(default_factory=list)
     token_uri: str = ""
     host: str = "api.weixin.qq.com"
     rate_per_s: float = 500.0
@@ -184,6 +188,7 @@ class Wechat(BulkVendorBase):
 
     name: ClassVar[str] = "wechat"
     may_repeat: ClassVar[bool] = False
+    no_consent: ClassVar[str] = NO_CONSENT
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -220,6 +225,14 @@ class Wechat(BulkVendorBase):
             return Refusal("category", text)
         body = parse_template(msgspec.json.encode({"touser": slot_json("token"), **message}))
         return RequestTemplate(_PATH, _HEADERS, body)
+
+    def consent_of(self, variant: Variant) -> str:
+        """The template whose consent a message of this content uses; "" for none, or one that needs none each."""
+        template = template_of(self.settings.templates, variant.category)
+        raw = own_raw(variant, self.name, ())
+        own = None if isinstance(raw, Refusal) else raw.get("template_id")
+        name = own if isinstance(own, str) and own else "" if template is None else template.id
+        return "" if name in self.settings.permanent_templates else name
 
     def _message(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
         settings = self.settings

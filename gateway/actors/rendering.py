@@ -7,7 +7,7 @@ newer one, or none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,8 +47,16 @@ class LaneBurst(NamedTuple):
     unproven: Rows
 
 
+class Gate(Protocol):
+    """Who says which rows may go; see `actors/consents.py`."""
+
+    def admit(self, page: LedgerPage, rows: Rows, groups: list[TokenGroup]) -> tuple[list[TokenGroup], Rows]:
+        """The groups without the rows that may not, and the positions of those."""
+        ...
+
+
 class LaneRenderer:
-    """Requests for one vendor of one app.
+    """Requests for one vendor of one app. gate: rows that it bars are refused with reason `no_consent`.
 
     check_token: what is wrong with a target of this vendor, "" where nothing is. needs_proof: rows whose token is
     unproven are not rendered but named: they are to go over a probe connection (core/probing.py). They are told
@@ -64,6 +72,7 @@ class LaneRenderer:
         channel: Channel,
         needs_proof: bool = False,
         check_token: Callable[[str], str] = lambda _token: "",
+        gate: Gate | None = None,
     ) -> None:
         self._renderer = renderer
         self._devices = devices
@@ -71,27 +80,34 @@ class LaneRenderer:
         self._channel = channel
         self._needs_proof = needs_proof
         self._check_token = check_token
+        self._gate = gate
         self._is_bulk: bool = getattr(vendor, "is_bulk", False)
 
     def render(self, page: LedgerPage, rows: Rows, authorization: bytes, now_unix_s: float) -> LaneBurst:
         """The requests of these rows; the hash of each row's token stands in the page afterwards."""
         groups, unproven = self._divide(*self._tokens(page, rows))
+        n_targets = sum(len(group.positions) for group in groups)
+        barred = _NO_ROWS
+        if self._gate is not None and groups:
+            groups, barred = self._gate.admit(page, rows, groups)
         if self._is_bulk and groups:
             groups = _for_lists(groups, page.token_hashes[rows])
         rendered = self._renderer.render(
             self._vendor, page.batch, rows, groups, authorization=authorization, now_unix_s=now_unix_s
         )
         tokenless = rows[:0]
-        if sum(len(group.positions) for group in groups) + len(unproven) < len(rows):
+        if n_targets + len(unproven) < len(rows):
             has_token = np.zeros(len(rows), np.bool_)
             has_token[unproven] = True
+            has_token[barred] = True
             for group in groups:
                 has_token[group.positions] = True
             tokenless = rows[~has_token]
         return LaneBurst(
             [RenderedBurst(rows[group.positions], group.requests, group.truncated) for group in rendered.groups],
             tokenless,
-            [(rows[refused.positions], refused.reason) for refused in rendered.refused],
+            [(rows[refused.positions], refused.reason) for refused in rendered.refused]
+            + ([(rows[barred], Reason.NO_CONSENT)] if len(barred) else []),
             rows[unproven],
         )
 

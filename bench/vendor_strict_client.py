@@ -34,7 +34,7 @@ import numpy as np
 import trio
 
 from bench.core_transport import FeedStream
-from bench.harness import Line, peak_rss_bytes
+from bench.harness import Line, peak_rss_bytes, resident_bytes
 from bench.vendor_client import contents
 from bench.vendor_stopwatch import Stopwatch, percentiles
 from bench.worker import GatedWorker, register, running
@@ -179,11 +179,11 @@ async def queued(site: Site) -> Line:
     await site.fill(first)
     rows = sum(rows for rows, _, _ in rest)
     text_bytes = sum(size for _, _, size in rest)
-    before = _resident_bytes()
+    before = resident_bytes()
     # The frames stand in memory before and after; whoever keeps a part of one does not make it look cheaper.
     await site.fill(rest)
     gc.collect()
-    after = _resident_bytes()
+    after = resident_bytes()
     assert site.queued() == rows + first[0][0]
     return {
         "rows": rows,
@@ -298,10 +298,6 @@ def _control(ready: dict[str, Any], method: str, fault: dict[str, Any] | None) -
         assert response.status == 200, response.read()
     finally:
         connection.close()
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _config(job: Job, folder: Path) -> Any:

@@ -49,6 +49,7 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
 from gateway.core.render import Renderer
+from gateway.core.target_paces import TargetPaces
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.net.proxy import HttpProxy
@@ -205,7 +206,8 @@ def _way(
 
 
 def _renderer(site: Site, vendor: Any, channel: Channel, gate: Gate | None) -> Callable[..., LaneRenderer]:
-    """Makes the renderers of the vendor's lanes."""
+    """Makes the renderers of the vendor's lanes, which share the paces of its targets."""
+    pace = getattr(vendor, "target_pace", None)
     return functools.partial(
         LaneRenderer,
         renderer=site.renderer,
@@ -214,6 +216,7 @@ def _renderer(site: Site, vendor: Any, channel: Channel, gate: Gate | None) -> C
         channel=channel,
         check_token=vendor.check_token,
         gate=gate,
+        paces=None if pace is None else TargetPaces(pace),
     )
 
 

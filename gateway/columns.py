@@ -319,7 +319,7 @@ def _merge_fixed(pieces: Pieces, start: int, stop: int) -> list[list[bytes]]:
 
 _HEX = np.frombuffer(b"".join(b"%02x" % value for value in range(256)), np.uint16)
 #: The same for two bytes at once, as a little-endian machine reads them: half the look-ups.
-_HEX_PAIRS = np.frombuffer(b"".join(b"%02x%02x" % (value & 255, value >> 8) for value in range(65_536)), np.uint32)
+_HEX_PAIRS = (_HEX.astype(np.uint32) | _HEX.astype(np.uint32)[:, None] << 16).reshape(-1)
 
 
 def hex_lower(ids: U8) -> U8:

@@ -425,9 +425,9 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
                 yield f"{path}.{section_name(name)}.consents", "strict", expected
         if app.callback is not None and not re.match(r"https?://[^/\s]+", app.callback.url):
             yield f"{path}.callback.url", app.callback.url, "an http or https URL"
-    if config.store.data_dir is not None and config.gateway.workers > 1:
-        expected = "no value: stores on the disk are for gateway.workers = 1 in this version"
-        yield "store.data_dir", str(config.store.data_dir), expected
+    if config.store.data_dir is not None and config.gateway.workers > config.store.shard_groups:
+        groups = config.store.shard_groups
+        yield "gateway.workers", config.gateway.workers, f"at most store.shard_groups ({groups}): each owns one or more"
     if config.dev.make_secrets and not config.dev.clock:
         yield "dev.make_secrets", True, "dev.clock = true beside it: both are for development only"
 

@@ -156,6 +156,7 @@ class LongLink(Section, frozen=True, kw_only=True):
     failed_login_rest_s_max: Seconds = 300.0
     failed_login_forget_s: Seconds = 900.0
     failed_addresses_max: Count = 16_384
+    io_uring: bool = True
     bans_file: Path | None = None
     bans_check_s: Seconds = 10.0
 

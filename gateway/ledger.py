@@ -59,6 +59,8 @@ class Channel(enum.IntEnum):
     OPPO_INTL = 25
     MEIZU_CN = 26
     MEIZU_OVERSEAS = 27
+    WECOM_ROBOT = 28
+    DINGTALK_ROBOT = 29
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.
@@ -364,7 +366,9 @@ class LedgerPage:
             return True
         if self.batch.has_fallback:
             return False
-        return not self.keeping and n_open == self.counts[State.HELD] and (self.away is None or not self.away.any())
+        if self.keeping or n_open != self.counts[State.HELD]:
+            return False
+        return self.away is None or not bool((self.away[self.state == State.HELD] != 0).any())
 
     @property
     def is_saved(self) -> bool:

@@ -194,6 +194,13 @@ class FieldLimit(NamedTuple):
     max: int
 
 
+class TargetPace(NamedTuple):
+    """A vendor may have one, as `target_pace`: so many messages to one target in any span of so many seconds."""
+
+    messages: int
+    span_s: float
+
+
 class Limits(NamedTuple):
     """A vendor's limits on texts. `payload_bytes_max` bounds the rendered body (what else counts: vendor file).
 

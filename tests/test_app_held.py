@@ -190,14 +190,14 @@ async def test_a_batch_stays_in_the_journal_until_the_archive_has_its_page(folde
     """What became of its rows survives whatever of both writes a crash finds done."""
     worker = make_worker(folder, "disk")
     assert worker.disk is not None
-    assert worker.stores._archive is not None
+    (archive,) = worker.stores._archives
     content = Variant(title="t", body="b", strategy=2)
     async with serving(worker) as (client, _):
         await client.register_devices([DeviceState(device_id=bytes([7]) * 16)])
         ended = await client.submit(content, [bytes([7]) * 16], request_id="one")
         # The count of the numbers given stays.
         await until(lambda: worker.disk.journal.statistics().records == 1)  # type: ignore[union-attr]
-        worker.stores._archive.write = forever  # type: ignore[method-assign]
+        archive.write = forever  # type: ignore[method-assign]
         unsaved = await client.submit(content, [bytes([7]) * 16, bytes([9]) * 16], request_id="two")
         await until(lambda: not worker.disk.trail.has_dirty)  # type: ignore[union-attr]
         await trio.sleep(0.2)

@@ -280,11 +280,14 @@ class LaneActor:
         if until is None:
             return slice_
         is_held = until > now
-        held = rows[is_held]
-        self.lane.bucket.give_back(len(held))
-        self._home.move(page, held, State.WAITING, Reason.THROTTLED, now)
-        self._wait(page, held, until[is_held])
+        self._hold(page, rows[is_held], until[is_held], now)
         return LaneSlice(page, rows[~is_held])
+
+    def _hold(self, page: LedgerPage, rows: Rows, until: F64, now: float) -> None:
+        """Rows of the queue wait for their device or target."""
+        self.lane.bucket.give_back(len(rows))
+        self._home.move(page, rows, State.WAITING, Reason.THROTTLED, now)
+        self._wait(page, rows, until)
 
     def _wait(self, page: LedgerPage, rows: Rows, not_before: F64) -> None:
         """Rows that are WAITING come back to this lane then."""
@@ -309,6 +312,8 @@ class LaneActor:
             assert self.probes is not None, "only a renderer for lanes with probes tells tokens apart"
             self.lane.bucket.give_back(len(rendered.unproven))
             self.probes.take_over(page, rendered.unproven)
+        if rendered.paced is not None:
+            self._hold(page, rendered.paced.rows, now + rendered.paced.wait_s, now)
         for refused, reason in rendered.refused:
             self._router.vendor_failed(page, refused, np.full(len(refused), reason, np.uint8))
             self.lane.bucket.give_back(len(refused))
@@ -549,10 +554,7 @@ class LaneActor:
 
     def _close_gate(self, answer: Answer, now: float) -> None:
         """Nothing leaves this lane, or any lane of the app, before the time the vendor names."""
-        wait_s, reason = self._policy.throttle_s, Reason.THROTTLED
-        if answer.verdict is Verdict.QUOTA:
-            wait_s, reason = self._policy.next_day_s(self._clock.unix_ms()), Reason.QUOTA_EXHAUSTED
-        wait_s = wait_s if answer.retry_after_s is None else answer.retry_after_s
+        wait_s, reason = lane_bursts.gate_of(answer, self._policy, self._clock.unix_ms())
         if answer.scope is Scope.APP:
             self._pool.close_gate(now + wait_s, reason)
         else:

@@ -15,8 +15,9 @@ import numpy as np
 from gateway.actors.lane_ports import RouterPort
 from gateway.actors.rendering import RenderedBurst
 from gateway.columns import F64, U8, U16, Rows, TextColumn, piece_rows
+from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Verdicts
-from gateway.ledger import NO_VERDICT, Burst, Channel, LedgerPage
+from gateway.ledger import NO_VERDICT, Burst, Channel, LedgerPage, Reason
 from gateway.marks import NO_TICKET
 from gateway.vendor import Bulk, BulkAnswer, BulkVendor
 from gateway.verdict import Answer, Scope, Verdict
@@ -159,6 +160,14 @@ def read_saved(vendor: BulkVendor, status: int, found: AnswerDetail | None) -> s
     """The name that a first step gave, or why there is none."""
     detail = found or _NO_DETAIL
     return vendor.read_saved(status, detail.headers, detail.body)
+
+
+def gate_of(answer: Answer, policy: RetryPolicy, unix_ms: int) -> tuple[float, Reason]:
+    """For how long an answer of THROTTLED or QUOTA closes a gate, and what the rows behind it are told."""
+    wait_s, reason = policy.throttle_s, Reason.THROTTLED
+    if answer.verdict is Verdict.QUOTA:
+        wait_s, reason = policy.next_day_s(unix_ms), Reason.QUOTA_EXHAUSTED
+    return wait_s if answer.retry_after_s is None else answer.retry_after_s, reason
 
 
 def verdict_columns(rows: Rows, verdicts: U8, answers: Mapping[int, Answer]) -> Verdicts:

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import trio
 
-from gateway import message_id
 from gateway.actors.bell import Bell
 from gateway.actors.page_source import MemoryPages, settle_touched
 from gateway.batch import OwnershipEpoch, TaskSegment, continued_tasks
@@ -37,7 +36,7 @@ from gateway.core.home import Home
 from gateway.core.lifetimes import row_deadlines
 from gateway.errors import StoreCorrupt, StoreError
 from gateway.ledger import LedgerPage, Reason, State
-from gateway.message_id import BatchAddress
+from gateway.message_id import TASK_DOMAIN, BatchAddress
 from gateway.store.inbox_filing import device_hash
 from gateway.store.pages import page_of, page_parts
 from gateway.store.ports import ArchivedPage, DayCounts, Inbox, InboxQuery, LedgerArchive, PageKey
@@ -86,7 +85,6 @@ class LedgerActor:
         inbox: Inbox,
         epoch: OwnershipEpoch,
         home: Home,
-        secret: bytes,
         clock: Clock,
         observer: LedgerObserver,
         held_write_s: float,
@@ -100,7 +98,6 @@ class LedgerActor:
         self._held_write_s = held_write_s
         self._epoch = epoch
         self._home = home
-        self._secret = secret
         self._clock = clock
         self._observer = observer
         self._retention_s = retention_s
@@ -129,6 +126,8 @@ class LedgerActor:
         self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when a page is here whose rows may be due.
         self.on_due: Callable[[], None] = lambda: None
+        #: Places of a page's rows that wait in an inbox.
+        self.stored_rows: Callable[[LedgerPage], Awaitable[Rows]] = self._rows_in_inbox
         #: Pages of an earlier process whose held rows the inbox has not been asked for.
         self._unchecked: set[int] = set()
 
@@ -145,7 +144,7 @@ class LedgerActor:
         key: PageKey | None = None
         while found := await self._store.held(key, _HELD_PAGES):
             for key, held, deadline_unix_ms in found:
-                address = BatchAddress(key.unix_ms, home.journal, key.sequence)
+                address = home.addresses.of_sequence(key.unix_ms, key.sequence)
                 home.adopt_away(address, held, now + (deadline_unix_ms - now_unix_ms) / 1000)
                 self._unchecked.add(key.sequence)
         home.on_done = self._done
@@ -239,7 +238,7 @@ class LedgerActor:
 
     async def away_parts(self, task_id: bytes) -> list[int]:
         """Sequences of pages that are away and may have rows of the task. Raises StoreError."""
-        began = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        began = self._home.addresses.decode(task_id, TASK_DOMAIN)
         if began is None or not len(self._home.away_pages):
             await trio.lowlevel.checkpoint()
             return []
@@ -252,18 +251,23 @@ class LedgerActor:
         sequence = page.batch.address.sequence
         if sequence not in self._unchecked:
             return
-        first = sequence << 16
-        found = await self._inbox.find(InboxQuery(tags=[(first, first + page.n - 1)]), page.n)
+        found = await self.stored_rows(page)
         if sequence in self._unchecked and self._home.page(sequence) is page:
             self._unchecked.discard(sequence)
             held = page.state == State.HELD
-            held[found.tags - first] = False
+            held[found] = False
             lost = np.flatnonzero(held)
             now = self._clock.monotonic()
             # They were with their devices, and the only way to say so is to say it now.
             self._home.move(page, lost, State.IN_FLIGHT, None, now)
             self._home.move(page, lost, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
             self.on_brought_back(page)
+
+    async def _rows_in_inbox(self, page: LedgerPage) -> Rows:
+        first = page.batch.address.sequence << 16
+        found = await self._inbox.find(InboxQuery(tags=[(first, first + page.n - 1)]), page.n)
+        rows: Rows = (found.tags - first).astype(np.intp)
+        return rows
 
     # -- looking up; all read-only, and not kept
 
@@ -277,8 +281,8 @@ class LedgerActor:
         if found is not None:
             await trio.lowlevel.checkpoint()
             return found
-        address = message_id.decode(self._secret, identifier)
-        if address is None or not self._home.is_ours(address.batch):
+        address = self._home.addresses.decode(identifier)
+        if address is None:
             return None
         page = await self._read(PageKey(address.batch.unix_ms, address.batch.sequence))
         return None if page is None or address.row >= page.n else (page, address.row)
@@ -290,8 +294,8 @@ class LedgerActor:
 
         Raises StoreError.
         """
-        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
-        if address is None or not self._home.is_ours(address.batch):
+        address = self._home.addresses.decode(task_id, TASK_DOMAIN)
+        if address is None:
             return
         in_memory = {
             PageKey(page.batch.address.unix_ms, page.batch.address.sequence): page
@@ -347,8 +351,8 @@ class LedgerActor:
 
     async def task_keys(self, task_id: bytes) -> list[PageKey]:
         """Pages that may have rows of the task, in the order of their batches. Raises StoreError."""
-        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
-        if address is None or not self._home.is_ours(address.batch):
+        address = self._home.addresses.decode(task_id, TASK_DOMAIN)
+        if address is None:
             return []
         own = PageKey(address.batch.unix_ms, address.batch.sequence)
         return sorted({own, *await self._in_memory.task_keys(task_id), *await self._store.parts(task_id)})
@@ -369,6 +373,7 @@ class LedgerActor:
             page = page_of(data, now=now, now_unix_ms=self._home.label(self._clock.unix_ms(), now))
         except ValueError as error:
             raise StoreCorrupt("ledger", f"page {key.sequence} of {key.unix_ms}: {error}") from error
+        page.batch.address = self._home.addresses.kept(page.batch.address)
         page.saved = page.changes
         for first in range(0, page.n, _IDS_ROWS):
             self._home.encode_rows(page.batch, first, min(first + _IDS_ROWS, page.n))

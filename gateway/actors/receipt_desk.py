@@ -222,6 +222,7 @@ class ReceiptDesk:
 
     def apply(self, batch: BatchAddress, app: int, channel: Channel, reports: Reports, looks: int = 0) -> None:
         """Reports about a batch of this home do what they do."""
+        batch = self._home.addresses.kept(batch)
         page = self._home.page(batch.sequence)
         if page is None and self._bring_back is not None:
             then = functools.partial(self._brought_back, batch, app, channel, reports)

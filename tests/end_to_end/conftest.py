@@ -1,7 +1,7 @@
 """A whole site on loopback: the simulators as a process, a worker in this one or as `pushgw serve`, devices by hand.
 
 The simulators run once per module and are emptied between tests; workers are made per test, with the limits that the
-test is about.
+test is about. Where a test fails, the ends of their logs stand in its report.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,49 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRET = b"the secret of the shop"
 #: Seconds for a process to say that it is ready: imports on a busy machine.
 READY_S = 60.0
+#: Of each log in the report of a test that fails, and so many logs, the newest.
+LOG_TAIL_CHARS = 6_000
+LOGS_MAX = 6
+#: What may be shown: logs of processes and of workers in this process, as long as their folders are there.
+_logs: list[Path] = []
+_simulators_up: list[Simulators] = []
 _SAMPLE = re.compile(r"^([a-z_]+)(?:\{(.*)\})? ([0-9.e+-]+)$")
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A failure on a machine that nobody can log in to must be understood from its print."""
+    report = yield
+    _logs[:] = [log for log in _logs if log.exists()]
+    if report.failed:
+        for log in _logs[-LOGS_MAX:]:
+            if text := log.read_text(errors="replace"):
+                report.sections.append((f"end of {log.name}", _tail(text)))
+        for simulators in _simulators_up:
+            with contextlib.suppress(Exception):
+                found = {"counts": simulators.call("GET", "/statistics"), "refused": simulators.call("GET", "/refused")}
+                report.sections.append(("simulators", _tail(json.dumps(found))))
+    return report
+
+
+def _tail(text: str) -> str:
+    cut = f"({len(text) - LOG_TAIL_CHARS} characters before)\n" if len(text) > LOG_TAIL_CHARS else ""
+    return cut + text[-LOG_TAIL_CHARS:]
+
+
+def shown_on_failure(log: Path) -> Path:
+    """The log, known to the report of a test that fails."""
+    if log not in _logs:
+        _logs.append(log)
+    return log
 
 
 class Process:
     """A child with one line of JSON on stdout when it is ready; ended by its id."""
 
     def __init__(self, *arguments: str, directory: Path) -> None:
-        self.log = directory / f"{arguments[0]}-{time.monotonic_ns()}.log"
+        self.log = shown_on_failure(directory / f"{arguments[0]}-{time.monotonic_ns()}.log")
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
@@ -110,10 +144,13 @@ class Simulators:
         options = ["--config", str(config), "--dir", str(folder), "--json", "--exit-with-parent"]
         self._process = Process("bench.simulators", *options, directory=self._directory)
         self.ready = self._process.ready
+        _simulators_up.append(self)
         self._ports = {name: {"port": self.ready[name]["port"]} for name in ("apns", "fcm")}
 
     def stop(self) -> None:
         assert self._process is not None
+        if self in _simulators_up:
+            _simulators_up.remove(self)
         self._process.end()
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
@@ -378,7 +415,7 @@ def open_gateway(folder: Path) -> Callable[..., contextlib.AbstractAsyncContextM
         file.write_text(to_toml(config_table(folder, simulators, **over)))
         config = load(str(file))
         config.gateway.data_dir.mkdir(exist_ok=True)
-        with (folder / "gateway.log").open("a") as lines:
+        with shown_on_failure(folder / "gateway.log").open("a") as lines:
             worker = Worker(config, log=Log(stream=lines, level=Level.INFO))
             started = trio.Event()
             told: list[Any] = []

@@ -17,8 +17,9 @@ from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.errors import StoreCorrupt
 from gateway.ledger import Burst, Channel, LedgerPage, State
-from gateway.message_id import BatchAddress
+from gateway.message_id import SEQUENCES_MAX, BatchAddress
 from gateway.store.database import Database
+from gateway.store.joined_ledger import JoinedLedger
 from gateway.store.pages import pack_page, page_of, page_parts, unpack_page
 from gateway.store.ports import PageKey
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
@@ -44,6 +45,39 @@ class TestSqliteLedgerArchive(LedgerArchiveContract):
         archive = SqliteLedgerArchive(self.path / f"{next(self.numbers)}.db")
         self.opened.append(archive)
         return archive
+
+
+class TestJoinedLedgerOfOne(TestSqliteLedgerArchive):
+    """Beside archives of other journals a worker's own pages are where they were."""
+
+    def open(self) -> JoinedLedger:  # type: ignore[override]
+        own = super().open()
+        others = [SqliteLedgerArchive(self.path / f"other-{next(self.numbers)}.db") for _ in range(2)]
+        self.opened += others
+        return JoinedLedger(own, dict(zip((3, 5), others, strict=True)))
+
+
+async def test_pages_of_several_journals_are_kept_apart_and_found_together(tmp_path: Path) -> None:
+    """The same sequence in each; a worker's index stands before those of the others."""
+    own, other = (SqliteLedgerArchive(tmp_path / f"{name}.db") for name in ("own", "other"))
+    joined = JoinedLedger(own, {3: other})
+    far = 3 * SEQUENCES_MAX
+    page = page_for(1, b"one")
+    await joined.write(EPOCH, [page._replace(key=PageKey(1000, sequence)) for sequence in (1, far + 1, 2)])
+    assert await own.read(PageKey(1000, 1)) == await other.read(PageKey(1000, 1)) == b"oneone"
+    keys = [PageKey(1000, 1), PageKey(1000, 2), PageKey(1000, far + 1)]
+    assert await joined.known([*keys, PageKey(1000, 5 * SEQUENCES_MAX)]) == set(keys)
+    assert await joined.keys(None, range(0, 9999), None, 10) == keys
+    assert await joined.keys(None, range(0, 9999), keys[0], 10) == keys[1:]
+    assert await joined.keys(None, range(0, 9999), keys[1], 1) == keys[2:]
+    assert await joined.newest(None) == PageKey(1000, 2)
+    assert await joined.newest(far + 1) == PageKey(1000, far + 1)
+    assert len(await joined.tallies(keys)) == 3
+    await joined.forget(EPOCH, [keys[2]])
+    assert await other.read(PageKey(1000, 1)) is None
+    assert await joined.known(keys) == set(keys[:2])
+    own.close()
+    other.close()
 
 
 async def test_a_reopened_archive_has_its_pages(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ from gateway.wire.mqtt.packets import REMAINING_LENGTH_MAX
 _PUBLISH_QOS_0 = 0x30
 _PUBLISH_QOS_1 = 0x32
 _DUP = 0x08
+#: PUBACK and its remaining length, as the upper half of a big-endian number.
+_PUBACK_HEAD = np.uint32(0x4002)
 
 
 def publish_packets(
@@ -155,13 +157,17 @@ def split_pubacks(reads: Sequence[bytes]) -> Pubacks:
     is_puback: Bool = lengths == 4
     if not is_puback.any():
         return Pubacks(is_puback, np.zeros(0, np.uint16))
-    if is_puback.all():
-        words = np.frombuffer(b"".join(reads), np.uint8).reshape(n, 4)
-    else:
-        words = np.frombuffer(b"".join([data for data in reads if len(data) == 4]), np.uint8).reshape(-1, 4)
-    packet_ids = np.ascontiguousarray(words[:, 2:4]).view(">u2").ravel().astype(np.uint16)
-    good = (words[:, 0] == 0x40) & (words[:, 1] == 2) & (packet_ids != 0)
-    if not good.all():
-        is_puback[np.flatnonzero(is_puback)[~good]] = False
-        packet_ids = packet_ids[good]
+    fours = reads if is_puback.all() else [data for data in reads if len(data) == 4]
+    good, packet_ids = read_pubacks(np.frombuffer(b"".join(fours), np.uint8).reshape(-1, 4))
+    is_puback[is_puback] = good
+    return Pubacks(is_puback, packet_ids)
+
+
+def read_pubacks(words: U8) -> Pubacks:
+    """The same for reads that are known to have four bytes each: (n, 4)."""
+    numbers = np.ascontiguousarray(words).view(">u4").ravel()
+    packet_ids = numbers.astype(np.uint16)
+    is_puback: Bool = (numbers >> np.uint32(16) == _PUBACK_HEAD) & (packet_ids != 0)
+    if np.count_nonzero(is_puback) < len(is_puback):
+        packet_ids = packet_ids[is_puback]
     return Pubacks(is_puback, packet_ids)

@@ -299,7 +299,7 @@ class Worker:
         self.uplink = build_uplink(self)
         self.receipts = Receipts(self)
         self.front = self.service if self.joint is None else self.joint.serve(self.service)
-        self.desk = build_desk(self)
+        self.desks = build_desk(self)
         self.rpc = RpcListener(
             limits=rpc_limits(config),
             service=self.front,
@@ -477,7 +477,7 @@ class Worker:
             if shared is None
             else SharedScrape(self.metrics, shared.columns, shared.control.refresh_all).page
         )
-        http = HealthServer(page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
+        http = HealthServer(page, self._not_ready, self.metrics, health_settings(self.config), *self.desks)
         address = await self.doors.open(nursery, Listener(address=self.config.http.address), http.converse)
         told = self.receipts.site(self._not_ready).converse
         receipts = [await self.doors.open(nursery, listener, told) for listener in self.config.receipts.listeners]

@@ -11,13 +11,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
 
+from gateway.__main__ import main
 from gateway.cli.toml_text import to_toml
 from gateway.client.requests import DeviceState
 from gateway.content import FallbackStep, Variant
+from gateway.core.signed_requests import sign_request
 
 TEMPLATE = "TPLdemo00000000000000000000000000000000000a"
 OTHER = "TPLdemo00000000000000000000000000000000000b"
@@ -25,6 +28,8 @@ PERMANENT = "TPLdemo00000000000000000000000000000000000c"
 #: What WeChat itself knows of: two of each user for each template.
 ACCEPTANCES = 2
 WAIT_S = 60.0
+#: Of the app in config_table.
+SECRET = b"the secret of the shop"
 
 
 def openid(number: int) -> str:
@@ -246,6 +251,55 @@ async def test_consents_outlive_the_process_where_the_gateway_has_a_store(
         assert await outcome(gateway, [1, 2]) == {"vendor_accepted": 1, "no_consent": 1}
     # No openid is in the file.
     assert openid(1).encode() not in b"".join(file.read_bytes() for file in (folder / "store").glob("consents.db*"))
+
+
+def signed(gateway: Any, now: int, body: bytes, secret: bytes) -> tuple[int, dict[str, Any]]:
+    """POST /v1/consents, signed at that time; status and answer."""
+    headers = {
+        "Pushgw-App": "shop",
+        "Pushgw-Timestamp": str(now),
+        "Pushgw-Signature": sign_request(secret, "shop", str(now), body),
+    }
+    place = urlsplit(gateway.ready["http"])
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
+    try:
+        connection.request("POST", "/v1/consents", body, headers)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+async def test_services_report_over_http_and_operators_by_command(
+    folder: Path, gateway_of: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with gateway_of() as gateway:
+        now = int(gateway.worker.clock.unix_ms() / 1000)
+
+        async def post(secret: bytes = SECRET, **fields: Any) -> tuple[int, dict[str, Any]]:
+            body = json.dumps({"users": [openid(1), openid(2)], "template": TEMPLATE} | fields).encode()
+            return await trio.to_thread.run_sync(signed, gateway, now, body, secret)
+
+        assert await post() == (200, {"left": [1, 1]})
+        assert await post(count=2) == (200, {"left": [3, 3]})
+        assert await post(count=1, is_total=True) == (200, {"left": [1, 1]})
+        # The same signature is taken once.
+        assert (await post(count=1, is_total=True))[0] == 409
+        assert (await post(b"another secret", count=3))[0] == 401
+        for wrong in ({"users": []}, {"users": ["short"]}, {"colour": "red"}, {"template": ""}):
+            status, problem = await post(**wrong)
+            assert (status, problem["error"]) == (400, "bad_request")
+        assert await left(gateway, [1, 2]) == [1, 1]
+
+        async def command(*options: str) -> dict[str, Any]:
+            arguments = ["consents", openid(1), TEMPLATE, "--config", str(folder / "gateway.toml"), "--json", *options]
+            assert await trio.to_thread.run_sync(main, arguments) == 0
+            answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+            return answer
+
+        assert (await command())["left"] == 1
+        assert (await command("--add", "4"))["left"] == 5
+        assert (await command("--set", "2"))["left"] == 2
 
 
 async def test_a_report_that_cannot_be_read_or_kept_is_refused(gateway_of: Callable[..., Any]) -> None:

@@ -13,8 +13,8 @@ A click opens a page of the mini program: `intent` names it, `url` goes to `web_
 parameter, `app` and none to `page`. The message id stands in the page's query.
 
 Consent is the quota: one acceptance by the user is one message. WeChat counts it, and so does the gateway where it is
-told of acceptances (actors/consents.py); 43101 says that none is left, which ends the row and keeps the openid. A repeated message would cost a second acceptance, so rows without an answer end
-uncertain.
+told of acceptances (actors/consents.py); 43101 says that none is left, which ends the row and keeps the openid. A
+repeated message would cost a second acceptance, so rows without an answer end uncertain.
 
 Doubts, each with a safe default: calls per minute (`rate_per_s`, 500); the exact forms of types (a value that passes
 ours may still get 47003).
@@ -104,8 +104,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     templates: category -> template and values, `default` for all others. page: what a tap opens without a click of its
     own; empty: nothing. web_view_page: a page that shows the URL in its parameter `url`. rate_per_s: messages.
-    consents: strict: a row without a reported consent is refused here; trust: WeChat decides. permanent_templates: ids of
-    those that need one acceptance for ever.
+    consents: strict: a row without a reported consent is refused here; trust: WeChat decides. permanent_templates: ids
+    of those that need one acceptance for ever.
     """
 
     appid: str

@@ -35,7 +35,7 @@ from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
-from gateway.app_consents import build_consents, consent_actors, consent_desk
+from gateway.app_consents import build_consents, consent_actors
 from gateway.app_devices import (
     BansWatch,
     OnlineGauges,
@@ -145,7 +145,7 @@ class Worker:
         self._stopping = trio.Event()
         self._spread_s = 0.0
         self.doors = Doors(siblings)
-        self._scrape = Scrape(self.metrics, [self._refresh_gauges])
+        self._scrape = Scrape(self.metrics, [functools.partial(refresh_gauges, self)])
         self._is_ready = False
         self._nursery: trio.Nursery | None = None
         self.ceiling = Ceiling(config.http2.connections_max)
@@ -295,7 +295,6 @@ class Worker:
             audiences=self.audiences,
             control=self.control,
         )
-        self.service.consents = consent_desk(self)
         self.uplink = build_uplink(self)
         self.receipts = Receipts(self)
         self.front = self.service if self.joint is None else self.joint.serve(self.service)
@@ -359,7 +358,7 @@ class Worker:
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "uplink", self.uplink.run)
-            for name, run in (*self.receipts.actors(), *callback_actors(self), *consent_actors(self)):
+            for name, run in (*self.receipts.actors(), *consent_actors(self)):
                 self._supervise(nursery, name, run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
@@ -378,6 +377,8 @@ class Worker:
                 await self.disk.start(self.request_ids, self.router.route, self._lane_actors())
                 resume_audiences(self, self.disk)
                 self._supervise(nursery, "journal", self.disk.actor.run)
+            for name, run in callback_actors(self):
+                self._supervise(nursery, name, run)
             addresses = await self._listen(nursery)
             self._is_ready = True
             _settle_garbage()
@@ -542,9 +543,6 @@ class Worker:
         """Rows that are in this process's memory alone, those that it holds for others included."""
         held = {} if self.joint is None else self.joint.rows_held()
         return {state: rows + held.get(state, 0) for state, rows in self.rows_open().items()}
-
-    def _refresh_gauges(self) -> None:
-        refresh_gauges(self)
 
     def status(self) -> dict[str, Any]:
         """What `pushgw status` shows."""

@@ -18,6 +18,7 @@ from gateway.actors.presence import Presence
 from gateway.actors.uplink import UplinkActor
 from gateway.api.consents import ConsentsPort
 from gateway.api.devices import DeviceDesk
+from gateway.app_consents import consent_desk
 from gateway.config_bans import read_bans
 from gateway.config_settings import signing_limits
 from gateway.core.admission import Admission
@@ -48,7 +49,7 @@ def build_desk(worker: Worker) -> tuple[DeviceDesk, ConsentsPort | None]:
         now=worker.clock.monotonic,
         now_unix_s=lambda: worker.clock.unix_ms() / 1000,
     )
-    consents = worker.service.consents
+    consents = worker.service.consents = consent_desk(worker)
     if consents is None:
         return desk, None
     return desk, ConsentsPort(requests, worker.clock.monotonic, lambda: worker.clock.unix_ms() / 1000, consents.answer)

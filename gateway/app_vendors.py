@@ -23,6 +23,7 @@ from gateway.actors.consents import Consents
 from gateway.actors.credential_words import CredentialWords
 from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
 from gateway.actors.lane import LaneActor
+from gateway.actors.own_ids import OwnIdTap
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import Gate, LaneRenderer
 from gateway.actors.router import Router
@@ -78,6 +79,12 @@ class VendorLane(NamedTuple):
     bucket: TokenBucket
     lanes: list[LaneActor]
     probe_lanes: list[ProbeLane]
+    own_ids: OwnIdTap
+
+    @property
+    def channel_name(self) -> str:
+        """As its section in the configuration is called."""
+        return self.channel.name.lower()
 
 
 class Lenders(Protocol):
@@ -143,7 +150,7 @@ def build_vendor(
     bucket, request_bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic()), None
     if getattr(vendor, "rate_counts_requests", False):
         bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
-    observer = LaneCounts(site.metrics, log, channel)
+    observer, own_ids = LaneCounts(site.metrics, log, channel), OwnIdTap()
     render = _renderer(site, vendor, channel, consent_gate(site.consents, app, channel, settings, vendor))
     shared: dict[str, Any] = {
         "vendor": vendor,
@@ -159,6 +166,7 @@ def build_vendor(
         "device_gates": DeviceGates(),
         "marks": None if site.disk is None else site.disk.marks(index, channel),
         "request_bucket": request_bucket,
+        "own_ids": own_ids,
     }
     has_probes = needs_probes(name, settings)
     for class_ in Class:
@@ -171,7 +179,7 @@ def build_vendor(
             way = ProbeWay(pool, wait_s=config.http2.probe_wait_s, clock=clock, observer=observer)
             probes = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), policy=policy, **shared)
             probe_lanes.append(probes)
-    return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes)
+    return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes, own_ids)
 
 
 class _Way(NamedTuple):
@@ -236,7 +244,7 @@ def _keeper(
         clock=site.clock,
         report=report,
         random=random.random,
-        open_client=functools.partial(open_http_client, settings.ca_file, proxy=_proxy(app, name, settings)),
+        open_client=functools.partial(open_http_client, settings.ca_file, proxy=proxy_of(app, name, settings)),
         settings=keeper_settings(site.config),
     )
 
@@ -263,13 +271,14 @@ def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: A
         connect_timeout_s=config.http2.connect_timeout_s,
         alpn=alpn,
         sessions=TlsSessions(),
-        proxy=_proxy(app, name, settings),
+        proxy=proxy_of(app, name, settings),
         # Not all workers and apps begin with the same address.
         turns=itertools.count(random.randrange(1 << 16)),
     )
 
 
-def _proxy(app: App, name: str, settings: Any) -> HttpProxy | None:
+def proxy_of(app: App, name: str, settings: Any) -> HttpProxy | None:
+    """The proxy of a vendor, where it has one. Raises ConfigError for a password of no use."""
     if not settings.proxy:
         return None
     host, port = settings.proxy_place()

@@ -89,12 +89,14 @@ def bulk_part(bulk: Bulk, start: int, stop: int) -> Bulk:
 
 class Judged(NamedTuple):
     """What the answers to some requests of one burst mean. places, verdicts: by row. answers: by index into them, of
-    rows that got anything but a plain acceptance. requests: one answer per request, what it says of itself."""
+    rows that got anything but a plain acceptance. requests: one answer per request, what it says of itself.
+    own_ids: what the vendor calls the messages, where that is to be remembered."""
 
     places: Rows
     verdicts: U8
     answers: dict[int, Answer]
     requests: list[Answer]
+    own_ids: list[str]
 
 
 def judge_requests(
@@ -106,10 +108,13 @@ def judge_requests(
     verdicts = np.zeros(len(row_places), np.uint8)
     answers: dict[int, Answer] = {}
     requests: list[Answer] = []
+    own_ids: list[str] = []
     at = 0
     for place, code, found in zip(places.tolist(), status.tolist(), details, strict=True):
         detail = found or _NO_DETAIL
         bulk = flight.bulk
+        if vendor.keeps_own_ids:
+            own_ids += vendor.own_ids(detail.body)
         names = flight.burst.request_ids
         if names is not None and (request_id := vendor.request_id(detail.body)):
             names[place if bulk is None else int(bulk.offsets[place])] = request_id
@@ -134,7 +139,7 @@ def judge_requests(
             verdicts[at + index] = answer.verdict
             answers[at + index] = answer
         at += stop - first
-    return Judged(row_places, verdicts, answers, requests)
+    return Judged(row_places, verdicts, answers, requests, own_ids)
 
 
 def _named(told: BulkAnswer, bulk: Bulk, first: int, stop: int) -> list[tuple[int, Answer]]:

@@ -347,9 +347,9 @@ class World:
         request_bucket: TokenBucket | None = None,
         target_pace: TargetPace | None = None,
     ) -> None:
-        self._paces = None if target_pace is None else TargetPaces(target_pace)
-        self.trail = trail
-        self.clock, self.metrics, self.log_lines = clock or SystemClock(), Metrics(), io.StringIO()
+        self.paces = target_pace and TargetPaces(target_pace)
+        self.trail, self.clock = trail, clock or SystemClock()
+        self.metrics, self.log_lines = Metrics(), io.StringIO()
         self.log = Log(stream=self.log_lines)
         self.home = Home(
             secret=SECRET,
@@ -460,7 +460,7 @@ class World:
             devices=self.devices,
             vendor=vendor,
             channel=channel,
-            paces=self._paces,
+            paces=self.paces,
         )
         shared: dict[str, Any] = {
             "vendor": vendor,

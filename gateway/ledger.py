@@ -204,6 +204,8 @@ class Reason(enum.IntEnum):
     NOTIFICATIONS_CLOSED = 9
     #: A newer message of its collapse id came while it waited for the device.
     COLLAPSED = 10
+    #: Its receiver has agreed to no further message of its template.
+    NO_CONSENT = 11
     # final words of a vendor
     REJECTED_BY_VENDOR = 16
     TOKEN_DEAD = 17

@@ -285,7 +285,7 @@ class Device:
 
 
 class Bench:
-    def __init__(self, *, perf_counter: Callable[[], float] = time.perf_counter, **limits: Any) -> None:
+    def __init__(self, *, cpu_clock: Callable[[], float] = time.thread_time, **limits: Any) -> None:
         edge = {name: limits.pop(name) for name in list(limits) if name in EdgeSettings.__struct_fields__}
         self.now = 100.0
         self.owner = Recorder()
@@ -297,7 +297,7 @@ class Bench:
             self.owner,
             admission=self.admission,
             clock=lambda: self.now,
-            perf_counter=perf_counter,
+            cpu_clock=cpu_clock,
         )
         self.owner.link = self.link
         self.address = self.link.listen()[0]
@@ -581,7 +581,7 @@ def test_silent_connections_by_the_hundred_do_not_keep_an_honest_one_out(benches
 def test_step_that_takes_too_long_leaves_the_other_reads_to_the_next_one(benches: list[Bench]) -> None:
     # A second passes whenever the long link looks at its watch: each step has time for one connection.
     ticks = itertools.count()
-    bench = start(benches, perf_counter=lambda: float(next(ticks)))
+    bench = start(benches, cpu_clock=lambda: float(next(ticks)))
     devices = [bench.device(number).log_in() for number in (1, 2, 3)]
     for device in devices:
         device.send(b"\xc0\x00")
@@ -595,7 +595,7 @@ def test_step_that_takes_too_long_leaves_the_other_reads_to_the_next_one(benches
 
 def test_deferred_read_of_a_connection_that_was_taken_over_is_dropped(benches: list[Bench]) -> None:
     ticks = itertools.count()
-    bench = start(benches, perf_counter=lambda: float(next(ticks)))
+    bench = start(benches, cpu_clock=lambda: float(next(ticks)))
     older, newer = bench.device(1).log_in(), bench.device(1)
     bench.until(lambda: bench.link.statistics().connections == 2)
     newer.send(connect_packet(newer.id))

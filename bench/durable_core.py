@@ -1,7 +1,8 @@
-"""The core path with the journal on disk: part of `python -m bench durable`.
+"""The core path with journal and stores on disk: part of `python -m bench durable`.
 
-The worker, devices and transports are those of `bench core`; the app's durability is "disk", so inside of the clock are
-also the commit of each batch, the marks before bytes leave, outcomes, and the release of batches.
+The worker, devices and transports are those of `bench core`; the app's durability is "disk" and `store.data_dir` is
+given, so inside of the clock are also the commit of each batch, the marks before bytes leave, outcomes, the pages that
+go to the ledger archive and the release of batches. The registry has its devices before the clock starts.
 
     core_disk      rows/s of submits of 10,000 rows with one shared content, and of single submits
     core_answer    single submits at half of that rate, open loop: from the intended send to the answer
@@ -137,6 +138,7 @@ async def _answer_times(bench: CoreBench, count: int, per_s: float) -> Any:
             nursery.start_soon(edge.acknowledge)
             nursery.start_soon(worker.rpc.converse, feed, "rpc")
             await feed.wait_welcome()
+            await worker.stores.wait_written()
             work = jobs("single", warm_up + count, 1, bench.ids, bench.seed)
             frames = feed.encode([job.submit for job in work])
             gc.collect()

@@ -77,6 +77,11 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def resident_bytes() -> int:
+    """Of this process, now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def calibrate(rounds: int = 3) -> float:
     """Million additions per second of a fixed pure-Python loop, the best of some rounds: what this core gives now."""
     n = 400_000

@@ -162,7 +162,6 @@ async def _ask(
         epoch=_EPOCH,
         held_write_s=10.0,
         home=home,
-        secret=_SECRET,
         clock=clock,
         observer=observer,
         counter_days_max=400,

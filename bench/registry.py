@@ -92,7 +92,7 @@ def _register(table: DeviceTable, n: int, seed: int, *, has_details: bool) -> No
 
 async def _write(folder: Path, table: DeviceTable) -> Line:
     registry = SqliteRegistry(folder, ["bench"])
-    rows = table.changes.marked(255)
+    rows = np.concatenate(list(table.changes.blocks()))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     started = time.perf_counter()
     for first in range(0, len(rows), CALL_ROWS):

@@ -20,7 +20,6 @@ import os
 import random
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -34,7 +33,7 @@ import numpy as np
 import trio
 
 from bench.core_transport import FeedStream
-from bench.harness import Line, peak_rss_bytes
+from bench.harness import Line, peak_rss_bytes, resident_bytes
 from bench.vendor_client import contents
 from bench.vendor_stopwatch import Stopwatch, percentiles
 from bench.worker import GatedWorker, register, running
@@ -179,11 +178,11 @@ async def queued(site: Site) -> Line:
     await site.fill(first)
     rows = sum(rows for rows, _, _ in rest)
     text_bytes = sum(size for _, _, size in rest)
-    before = _resident_bytes()
+    before = resident_bytes()
     # The frames stand in memory before and after; whoever keeps a part of one does not make it look cheaper.
     await site.fill(rest)
     gc.collect()
-    after = _resident_bytes()
+    after = resident_bytes()
     assert site.queued() == rows + first[0][0]
     return {
         "rows": rows,
@@ -300,10 +299,6 @@ def _control(ready: dict[str, Any], method: str, fault: dict[str, Any] | None) -
         connection.close()
 
 
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def _config(job: Job, folder: Path) -> Any:
     devices = sum(app.tokens for app in job.apps)
     apps = []
@@ -327,13 +322,6 @@ def _config(job: Job, folder: Path) -> Any:
 
 
 JOBS = {"queued": queued, "drain": drain, "latency": latency, "neighbours": neighbours}
-
-
-def closed_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _work(job: Job, folder: Path) -> Line:

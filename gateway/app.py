@@ -52,9 +52,10 @@ from gateway.app_memory import keep_freed_memory
 from gateway.app_parts import app_view, make_log
 from gateway.app_receipts import Receipts
 from gateway.app_seeing import lane_status, refresh_gauges, rows_open
-from gateway.app_siblings import Siblings, online_counts
+from gateway.app_siblings import Siblings, journals_of, online_counts, place_of
 from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
+from gateway.app_stores_ready import make_stores_ready
 from gateway.app_tasks import build_control, callback_actors, resume_audiences
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
@@ -74,7 +75,6 @@ from gateway.config_types import Address
 from gateway.core.admission import Admission
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
-from gateway.core.ownership import journal_of
 from gateway.core.render import Renderer
 from gateway.core.request_ids import RequestIds
 from gateway.observe.counting import (
@@ -161,22 +161,23 @@ class Worker:
     def _build_core(self) -> None:
         config, clock, metrics = self.config, self.clock, self.metrics
         secret = message_id_secret(config)
-        now = clock.monotonic()
+        now, journals = clock.monotonic(), journals_of(config, self.siblings)
         keys = [app.key for app in config.apps]
         self.home = Home(
             secret=secret,
-            journal=journal_of(config.gateway.node, 0 if self.siblings is None else self.siblings.place.worker),
+            journal=journals[0],
             observer=HomeCounts(metrics),
             ledger_bytes_max=config.ledger.ledger_memory_bytes_max,
             rows_open_max=config.gateway.open_rows_max,
             change_rows_max=config.ledger.receipt_log_rows_max,
             now=now,
+            adopted=journals[1:],
         )
         self.disk: DiskJournal | None = None
         if any(app.durability == "disk" for app in config.apps):
             self.disk = DiskJournal(self, self.home.journal, secret, FIRST_EPOCH)
-        self.stores = Stores(config, FIRST_EPOCH, metrics, self.log)
-        self.pages = self.stores.keep_pages(self.home, secret, clock)
+        self.stores = Stores(config, FIRST_EPOCH, metrics, self.log, place_of(self.siblings))
+        self.pages = self.stores.keep_pages(self.home, clock)
         self.devices = DeviceTable(device_limits(config), self.stores.hash_key(secret))
         self.stores.follow(self.devices)
         self.inbox_store = self.stores.inbox
@@ -272,6 +273,7 @@ class Worker:
         self._connect_link()
         self.online_gauges = OnlineGauges(metrics, [app.key for app in config.apps])
         self.presence = build_presence(self)
+        desk = self.stores.desk(self.devices, self.pages, self.inbox)
         self.audiences = build_audiences(self)
         self.control.stop_audience = self.audiences.stop
         self.service = Service(
@@ -287,8 +289,7 @@ class Worker:
             presence=self.presence,
             wait_registered=self.stores.wait_written,
             pages=self.pages,
-            # Devices and rows of other workers would be missing.
-            desk=self.stores.desk(self.devices, self.pages, self.inbox) if config.gateway.workers == 1 else None,
+            desk=desk if self.joint is None else self.joint.join_desk(desk),
             audiences=self.audiences,
             control=self.control,
         )
@@ -355,7 +356,7 @@ class Worker:
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "uplink", self.uplink.run)
-            for name, run in (*self.receipts.actors(), *callback_actors(self)):
+            for name, run in self.receipts.actors():
                 self._supervise(nursery, name, run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
@@ -374,6 +375,8 @@ class Worker:
                 await self.disk.start(self.request_ids, self.router.route, self._lane_actors())
                 resume_audiences(self, self.disk)
                 self._supervise(nursery, "journal", self.disk.actor.run)
+            for name, run in callback_actors(self):
+                self._supervise(nursery, name, run)
             addresses = await self._listen(nursery)
             self._is_ready = True
             _settle_garbage()
@@ -579,6 +582,7 @@ def serve(config: Config, *, ready: Callable[[dict[str, Any]], None] | None = No
     """Runs the gateway until SIGTERM or SIGINT; returns the exit code. Raises ConfigError before anything starts."""
     data_dir = DataDir(config.gateway.data_dir)
     make_missing_secrets(config)
+    make_stores_ready(config)
     # The journal's thread must not wait for long, nor hold the loop up: docs/decisions.md has the measurement.
     sys.setswitchinterval(config.gateway.switch_interval_ms / 1000)
     try:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import trio
 
@@ -25,21 +26,25 @@ from gateway.actors.foreign_rows import ForeignRows
 from gateway.actors.foreign_stops import ForeignStops
 from gateway.actors.front import Front
 from gateway.actors.held_rows import HeldRows
+from gateway.actors.inbox_places import InboxPlaces
+from gateway.actors.joined_copies import JoinedCopies
+from gateway.actors.ledger import LedgerActor
 from gateway.actors.merged_receipts import ReceiptSource
 from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rate_sharing import RateSharing, SharedRate
 from gateway.actors.service import Service
 from gateway.actors.spread import Spread
+from gateway.actors.store_desk import StoreDesk
 from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks, make_hello
-from gateway.app_siblings import Siblings
+from gateway.app_siblings import Siblings, ownership_of
 from gateway.columns import U8, Bool, Rows
 from gateway.config import Config
 from gateway.core.options import AppDefaults, compile_options
-from gateway.core.ownership import Ownership
 from gateway.core.recovery import resend_table
 from gateway.core.report import open_rows
 from gateway.core.shadow import Life
+from gateway.errors import StoreError
 from gateway.ledger import CHANNEL_NAMES, LedgerPage
 from gateway.net.unix import open_unix_listener
 from gateway.observe.links import LinkCounts
@@ -50,6 +55,9 @@ if TYPE_CHECKING:
     from gateway.app_vendors import VendorLane
 
 
+_SPANS = msgspec.msgpack.Decoder(list[tuple[int, int]])
+
+
 class Joint:
     """worker: built as far as its router; its service is named by `serve`."""
 
@@ -57,7 +65,7 @@ class Joint:
         config, place = worker.config, siblings.place
         self._worker = worker
         self._siblings = siblings
-        self.ownership = Ownership(place.workers)
+        self.ownership = ownership_of(config)
         counts = LinkCounts(worker.metrics, worker.log)
         self.spread = Spread(
             ownership=self.ownership,
@@ -88,12 +96,66 @@ class Joint:
         self.stops = ForeignStops(worker.home, self.links, worker.control)
         self.foreign.on_arrived = self.stops.arrived
         self.held = HeldRows(worker.home, self.spread.holders, self.links)
+        self.inbox_places: InboxPlaces | None = None
+        self._copies: JoinedCopies | None = None
+        if worker.stores.ledger is not None:
+            self._join_stores(worker.stores.ledger)
         worker.router.connect_spread(self.spread)
         worker.router.on_routed = self.foreign.on_routed
         self.spread.route_again = worker.router.route_again
         self.front: Front | None = None
         self._distant_reports: DistantReports | None = None
         self._nursery: trio.Nursery | None = None
+
+    def _join_stores(self, ledger: LedgerActor) -> None:
+        """Rows of the inbox may have their page at another worker."""
+        worker, place = self._worker, self._siblings.place
+        self.inbox_places = worker.inbox.places = InboxPlaces(
+            home=worker.home,
+            clock=worker.clock,
+            store=worker.inbox_store,
+            ownership=self.ownership,
+            me=place.worker,
+            node=worker.config.gateway.node,
+            links=self.links,
+            spread=self.spread,
+            fetch=worker.inbox.fetch_page,
+            forget=worker.inbox.forget_stored,
+            on_arrived=self.stops.arrived,
+        )
+        ledger.stored_rows = self.inbox_places.stored_rows
+
+    def join_desk(self, desk: StoreDesk) -> StoreDesk:
+        """The desk knows the tasks of all homes, and copies the stores of all workers."""
+        self._desk = desk
+        desk.find_spans = self._find_spans
+        self.links.answer_with("spans", self._on_ask_spans)
+        if desk.copies is not None:
+            place = self._siblings.place
+            self._copies = JoinedCopies(desk.copies, self.links, workers=place.workers, me=place.worker)
+            desk.copies = self._copies
+        return desk
+
+    async def _find_spans(self, task_id: bytes) -> list[tuple[int, int]]:
+        assert self.front is not None
+        home = self.front.home_of(task_id)
+        if home == self._siblings.place.worker:
+            return await self._desk.spans(task_id)
+        return _SPANS.decode(await self.links.ask(home, "spans", {"task": task_id}))
+
+    def _on_ask_spans(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
+        if self._nursery is None:
+            reply(msgspec.msgpack.encode([]))
+        else:
+            self._nursery.start_soon(self._tell_spans, head["task"], reply)
+
+    async def _tell_spans(self, task_id: bytes, reply: Reply) -> None:
+        try:
+            reply(msgspec.msgpack.encode(await self._desk.spans(task_id)))
+        except StoreError:
+            # The question is not answered at all; whoever asked is told when the disk is mended, or gives up.
+            self._worker.log.error("spans of a task cannot be read")
+            reply(msgspec.msgpack.encode([]))
 
     def share_credential(
         self, name: str, keeper: CredentialKeeper, breaker: VendorBreaker
@@ -179,6 +241,10 @@ class Joint:
         supervise(nursery, "foreign rows", self.foreign.run)
         supervise(nursery, "stops", self.stops.run)
         supervise(nursery, "front", self.front.run)
+        if self.inbox_places is not None:
+            supervise(nursery, "inbox places", self.inbox_places.run)
+        if self._copies is not None:
+            supervise(nursery, "copies", self._copies.run)
         supervise(nursery, "device reports", self._distant_reports.run)
         supervise(nursery, "rates", self._share_rates(self._worker.vendor_lanes).run)
         listener = await open_unix_listener(str(self._path(self._siblings.place.worker)), mode=0o600)

@@ -20,7 +20,7 @@ from gateway.actors.rpc_listener import RpcConnection, RpcListener
 from gateway.app_doors import Doors
 from gateway.app_siblings import operator_socket
 from gateway.client.errors import CallFailed, GatewayUnreachable
-from gateway.client.trio_client import TrioClient
+from gateway.client.trio_client import TrioClient, open_trio_client
 from gateway.config_sections import Listener
 from gateway.config_settings import rpc_limits
 from gateway.config_types import Address
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: An answer of a worker takes milliseconds; one that is stuck must not keep the operator from hearing of the others.
 _ASK_S = 3.0
+#: Some seconds per GiB.
+_BACKUP_S = 3600.0
 #: Longest and smallest of several, not their sum.
 _LARGEST = ("longest_step_ms", "now_unix_ms")
 #: What names a lane.
@@ -123,8 +125,16 @@ class OperatorService:
             case messages.Restart():
                 done = await self._supervisor.restart(may_lose=message.may_lose)
                 return messages.Restarted(id=message.id, workers=done)
+            case messages.Backup():
+                return await self._back_up(message)
             case _:
                 return await self._ask_one(message)
+
+    async def _back_up(self, message: messages.Backup) -> Any:
+        """By the first worker, which asks the others; however long it takes."""
+        address = f"unix://{operator_socket(str(self._supervisor.run_folder.path), 0)}"
+        async with open_trio_client(address, role="operator", timeout_s=_BACKUP_S) as client:
+            return await client.ask(message)
 
     async def _status(self, message: messages.Status) -> messages.GatewayStatus:
         answers = await self._ask_each(message)

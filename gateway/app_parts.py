@@ -8,14 +8,15 @@ from gateway.config import App, Config
 from gateway.ledger import CHANNEL_NAMES
 from gateway.observe.log import Level, Log
 from gateway.observe.metrics import Metrics
+from gateway.regions import names_of_app
 
 
 def app_view(index: int, app: App) -> AppView:
     checks = {
-        CHANNEL_NAMES[name]: vendors.REGISTRY[name].vendor(settings).check_token
+        CHANNEL_NAMES[name]: vendors.entry_of(name).vendor(settings).check_token
         for name, settings in app.vendors.items()
     }
-    return AppView(index, app.key, frozenset(checks), checks, app.ttl_s_max)
+    return AppView(index, app.key, frozenset(checks), checks, app.ttl_s_max, names_of_app(app.vendors))
 
 
 def make_log(config: Config, metrics: Metrics) -> Log:

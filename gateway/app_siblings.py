@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from gateway.actors.control_port import ControlPort
 from gateway.actors.peers import Peers, WorkerPlace
+from gateway.config import Config
+from gateway.core.ownership import Ownership
 from gateway.observe.shared import SharedColumns
 
 
@@ -36,6 +38,24 @@ class Siblings(NamedTuple):
 
     def set_online(self, app_index: int, devices: int) -> None:
         self.columns[self.place.worker].online[app_index] = devices
+
+
+def place_of(siblings: Siblings | None) -> WorkerPlace:
+    return WorkerPlace() if siblings is None else siblings.place
+
+
+def journals_of(config: Config, siblings: Siblings | None) -> list[int]:
+    """Numbers of the journals whose batches are this worker's, its own first."""
+    place = place_of(siblings)
+    return ownership_of(config).journals_of(place.worker, config.gateway.node)
+
+
+def ownership_of(config: Config) -> Ownership:
+    """Shard groups are those of the registry, where it is on the disk."""
+    workers = config.gateway.workers
+    if config.store.data_dir is None:
+        return Ownership(workers)
+    return Ownership(workers, shard_groups=config.store.shard_groups)
 
 
 def operator_socket(run_folder: str, worker: int) -> Path:

@@ -1,4 +1,11 @@
-"""The stores of one worker: on the disk where [store] data_dir says where, else in memory, ending with the process."""
+"""The stores of one worker: on the disk where [store] data_dir says where, else in memory, ending with the process.
+
+data_dir/hash.key, apps.json, workers      of all workers; app_stores_ready.py makes them before any worker runs
+data_dir/registry/group-007.db             devices of a shard group: of the worker that owns it
+data_dir/inbox.db, inbox-001.db ...        rows for the devices of worker 0, 1 ...
+data_dir/ledger.db, ledger-001.db ...      pages of the batches that worker 0, 1 ... has journaled; of a worker that
+                                           this start does not have at the one that answers for its journal
+"""
 
 from __future__ import annotations
 
@@ -18,28 +25,41 @@ from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
 from gateway.actors.ledger import AskArchive, LedgerActor
 from gateway.actors.page_source import MemoryPages, PageSource
+from gateway.actors.peers import WorkerPlace
 from gateway.actors.registry import RegistryActor
 from gateway.actors.router import Router
+from gateway.actors.spilling import Spilling
 from gateway.actors.store_desk import StoreDesk
+from gateway.app_stopped import StoppedLog
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
+from gateway.core.ownership import WORKERS_MAX
 from gateway.core.segments import HashKey
 from gateway.errors import StoreError
+from gateway.message_id import SEQUENCES_MAX
 from gateway.observe.counting import ServiceCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.observe.store_counts import LedgerCounts, StoreCounts
 from gateway.store import backup
+from gateway.store.database import Database
+from gateway.store.inbox_moves import inbox_path
+from gateway.store.joined_ledger import JoinedLedger
 from gateway.store.log_file import store_error
 from gateway.store.memory import MemoryInbox
+from gateway.store.spill import Spill
 from gateway.store.sqlite_inbox import SqliteInbox
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
 from gateway.store.sqlite_registry import SqliteRegistry
+from gateway.store.turns import Turns
 
+_ALONE = WorkerPlace()
+#: How many workers the last start had, whose inboxes the folder holds.
+WORKERS_FILE = "workers"
 #: Bytes of the key of token hashes.
 _HASH_KEY_BYTES = 32
 
@@ -47,8 +67,11 @@ _HASH_KEY_BYTES = 32
 class Stores:
     """Opening blocks. Raises StoreError: a place that cannot be used, or is used by another process."""
 
-    def __init__(self, config: Config, epoch: OwnershipEpoch, metrics: Metrics, log: Log) -> None:
+    def __init__(
+        self, config: Config, epoch: OwnershipEpoch, metrics: Metrics, log: Log, place: WorkerPlace = _ALONE
+    ) -> None:
         self._config = config
+        self._place = place
         self._epoch = epoch
         self._metrics = metrics
         self._log = log
@@ -62,22 +85,35 @@ class Stores:
             "bytes_per_device_max": limits.bytes_per_device_max,
             "bytes_max": limits.bytes_max,
         }
-        self._archive: SqliteLedgerArchive | None = None
+        #: The first is of this worker's own journal.
+        self._archives: list[SqliteLedgerArchive] = []
         self._home: Home | None = None
         self._clock: Clock | None = None
+        self.spill: Spill | None = None
+        self._stopped_log: StoppedLog | None = None
         self.ledger: LedgerActor | None = None
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
             return
         apps = [app.key for app in config.apps]
-        self._registry = SqliteRegistry(self.folder / "registry", apps, shard_groups=config.store.shard_groups)
+        groups = config.store.shard_groups
+        owned = range(place.worker, groups, place.workers)
+        self._registry = SqliteRegistry(self.folder / "registry", apps, shard_groups=groups, groups=owned)
         try:
-            self._check_apps(apps)
-            self.inbox = SqliteInbox(self.folder / "inbox.db", **inbox_limits)
-            self._archive = SqliteLedgerArchive(self.folder / "ledger.db")
+            check_apps(self.folder, apps)
+            self.inbox = SqliteInbox(inbox_path(self.folder, place.worker), worker=place.worker, **inbox_limits)
+            paths = [_ledger_path(self.folder, worker) for worker in self._answers_for]
+            self._archives = [SqliteLedgerArchive(path) for path in paths]
         except BaseException:
             self.close()
             raise
+
+    @property
+    def _answers_for(self) -> list[int]:
+        """Workers with an archive that is this one's, itself first."""
+        assert self.folder is not None
+        others = range(self._place.worker + self._place.workers, WORKERS_MAX, self._place.workers)
+        return [self._place.worker, *(one for one in others if _ledger_path(self.folder, one).exists())]
 
     def hash_key(self, secret: bytes) -> HashKey:
         """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it.
@@ -87,16 +123,12 @@ class Stores:
         """
         if self.folder is None:
             return HashKey(hashlib.blake2b(secret, digest_size=_HASH_KEY_BYTES, person=b"token hash").digest())
-        path = self.folder / "hash.key"
-        try:
-            if not path.exists():
-                _write_secret(path, secrets.token_bytes(_HASH_KEY_BYTES))
-            return HashKey(path.read_bytes())
-        except OSError as error:
-            raise store_error(path, error) from error
+        return HashKey(make_hash_key(self.folder))
 
     def follow(self, devices: DeviceTable) -> None:
-        """Changes of the table are carried to the registry once it is loaded."""
+        """Changes of the table are carried to the registry once it is loaded; pages keep its hashes of tokens."""
+        if self.ledger is not None:
+            self.ledger.hash_tokens = devices.hash_tokens
         if self._registry is not None:
             self.registry = RegistryActor(
                 store=self._registry,
@@ -106,19 +138,19 @@ class Stores:
                 seen_write_s=self._config.store.seen_write_s,
             )
 
-    def keep_pages(self, home: Home, secret: bytes, clock: Clock) -> PageSource:
+    def keep_pages(self, home: Home, clock: Clock) -> PageSource:
         """Pages of the home that are done go to the archive, where there is one; where questions find pages."""
         self._home, self._clock = home, clock
         ledger = self._config.ledger
         home.counters = Counters(day_offset_s=ledger.day_offset_s, cells_max=ledger.counter_cells_max)
-        if self._archive is None:
+        if not self._archives:
             return MemoryPages(home)
+        own, *adopted = self._archives
         self.ledger = LedgerActor(
-            store=self._archive,
+            store=JoinedLedger(own, dict(zip(self._answers_for[1:], adopted, strict=True))) if adopted else own,
             inbox=self.inbox,
             epoch=self._epoch,
             home=home,
-            secret=secret,
             clock=clock,
             observer=LedgerCounts(self._metrics, self._log),
             held_write_s=ledger.held_write_s,
@@ -127,7 +159,26 @@ class Stores:
             retention_check_s=ledger.retention_check_s,
             counter_days_max=ledger.counter_days_max,
         )
+        self.ledger.told_apps = frozenset(i for i, app in enumerate(self._config.apps) if app.callback is not None)
+        if self.folder is not None and ledger.spill_bytes_max:
+            self.spill = Spill(self.folder, bytes_max=ledger.spill_bytes_max)
+            counts = LedgerCounts(self._metrics, self._log)
+            self.ledger.make_room = Spilling(home=home, spill=self.spill, observer=counts).make_room
         return self.ledger
+
+    def open_stopped_log(self, journal: int, secret: bytes, clock: Clock) -> StoppedLog | None:
+        """Where stops of tasks are kept without a journal; None where nothing is kept. Raises StoreError."""
+        if self.folder is None:
+            return None
+        ledger = self._config.ledger
+        self._stopped_log = StoppedLog(
+            self.folder / "stopped" / f"{journal:04d}",
+            secret,
+            clock,
+            tasks_max=ledger.stopped_tasks_max,
+            age_s=ledger.retention_s,
+        )
+        return self._stopped_log
 
     def desk(self, devices: DeviceTable, pages: PageSource, inbox: InboxActor) -> StoreDesk:
         """Who answers what is asked of the stores. After `keep_pages`."""
@@ -138,52 +189,49 @@ class Stores:
             devices=devices,
             registry=self.registry,
             pages=pages,
-            fetch=inbox.fetch,
+            inbox_actor=inbox,
             inbox=self.inbox,
             epoch=self._epoch,
             home=home,
             clock=clock,
             audit=ServiceCounts(self._metrics, self._log.bind(actor="stores")),
-            back_up=None if self.folder is None else self.back_up,
+            copies=None if self.folder is None else self,
         )
 
-    async def back_up(self, folder: Path) -> dict[str, int]:
-        """A copy of every store stands in the folder, which was not there or empty; name and bytes of each file. In the
-        order that store/backup.py gives.
+    # -- copies of every store, in the order that store/backup.py gives; each database is held up while it is copied
 
-        Each database is held up while it is copied, the registry's sixteen one after another. Raises StoreError.
-        """
-        assert self.folder is not None
-        assert self._registry is not None
-        assert self._archive is not None
-        assert isinstance(self.inbox, SqliteInbox)
-        await self.flush()
+    async def begin_copy(self, folder: Path) -> None:
+        """The folder is there and empty, but for the journal and stopped tasks. Raises StoreError."""
         await trio.to_thread.run_sync(backup.prepare, folder)
         await trio.to_thread.run_sync(lambda: (folder / "registry").mkdir(mode=0o700))
-        for first, journal in folders_elsewhere(self._config).items():
+        assert self.folder is not None
+        for first, journal in (folders_elsewhere(self._config) | {"stopped": self.folder / "stopped"}).items():
             if journal.exists():
                 await trio.to_thread.run_sync(backup.copy_journal, journal, folder / first)
+
+    async def copy_pages(self, folder: Path) -> None:
+        """Registry and archive of this worker are in the folder. Raises StoreError."""
+        assert self._registry is not None
+        await self.flush()
         copies = [(self._registry.turns, database) for database in self._registry.databases]
-        copies += [(self._archive.turns, self._archive.database), (self.inbox.turns, self.inbox.database)]
-        for turns, database in copies:
-            target = folder / database.path.relative_to(self.folder)
-            await turns.run(functools.partial(database.copy_to, target))
-        others = {"hash.key": self.folder / "hash.key", "apps.json": self.folder / "apps.json"}
+        for turns, database in [*copies, *((one.turns, one.database) for one in self._archives)]:
+            await self._copy(turns, database, folder)
+
+    async def copy_inbox(self, folder: Path) -> None:
+        """The inbox of this worker is in the folder. Raises StoreError."""
+        assert isinstance(self.inbox, SqliteInbox)
+        await self._copy(self.inbox.turns, self.inbox.database, folder)
+
+    async def _copy(self, turns: Turns, database: Database, folder: Path) -> None:
+        assert self.folder is not None
+        await turns.run(functools.partial(database.copy_to, folder / database.path.relative_to(self.folder)))
+
+    async def end_copy(self, folder: Path) -> dict[str, int]:
+        """The copy is whole: name and bytes of each file. Raises StoreError."""
+        assert self.folder is not None
+        others = {name: self.folder / name for name in ("hash.key", "apps.json", WORKERS_FILE)}
         others |= files_elsewhere(self._config)
         return await trio.to_thread.run_sync(lambda: backup.finish(folder, others=others))
-
-    def _check_apps(self, apps: list[str]) -> None:
-        """Rows and pages know apps by their place in the configuration. Raises StoreError where that has changed."""
-        assert self.folder is not None
-        path = self.folder / "apps.json"
-        known = json.loads(path.read_text()) if path.exists() else []
-        common = min(len(known), len(apps))
-        if known[:common] != apps[:common]:
-            was, now = ", ".join(known), ", ".join(apps)
-            what = f"apps were {was}; the configuration has {now}: keep their order, and add new ones at the end"
-            raise StoreError(str(path), what)
-        if len(apps) > len(known):
-            _write_secret(path, json.dumps(apps).encode())
 
     async def _load(self) -> None:
         """The device table knows what the registry knows, new batches come behind archived ones. Raises StoreError,
@@ -192,7 +240,7 @@ class Stores:
             await self.ledger.load()
         if isinstance(self.inbox, SqliteInbox) and self._home is not None:
             born_unix_ms, tag = self.inbox.newest_at_start
-            self._home.begin_after(tag >> 16, born_unix_ms)
+            self._home.begin_after((tag >> 16) % SEQUENCES_MAX, born_unix_ms)
         if self.registry is not None:
             started = time.perf_counter()
             await self.registry.load()
@@ -269,10 +317,12 @@ class Stores:
 
     def close(self) -> None:
         """Blocks; no call may be under way."""
+        if self._stopped_log is not None:
+            self._stopped_log.close()
         if isinstance(self.inbox, SqliteInbox):
             self.inbox.close()
-        if self._archive is not None:
-            self._archive.close()
+        for archive in self._archives:
+            archive.close()
         if self._registry is not None:
             self._registry.close()
 
@@ -281,12 +331,42 @@ class Stores:
             self._metrics.store_bytes.set(self._registry.file_bytes(), "registry")
         if isinstance(self.inbox, SqliteInbox):
             self._metrics.store_bytes.set(self.inbox.file_bytes(), "inbox")
-        if self._archive is not None and self.ledger is not None:
-            self._metrics.store_bytes.set(self._archive.file_bytes(), "ledger")
+        if self.ledger is not None:
+            self._metrics.store_bytes.set(sum(one.file_bytes() for one in self._archives), "ledger")
             self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+        if self.spill is not None:
+            self._metrics.store_bytes.set(self.spill.bytes, "spill")
         if self._home is not None:
             self._metrics.counter_cells.set(self._home.counters.n_cells)
             self._metrics.counter_days_forgotten.follow(self._home.counters.days_forgotten)
+
+
+def check_apps(folder: Path, apps: list[str]) -> None:
+    """Rows and pages know apps by their place in the configuration. Raises StoreError where that has changed."""
+    path = folder / "apps.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    common = min(len(known), len(apps))
+    if known[:common] != apps[:common]:
+        was, now = ", ".join(known), ", ".join(apps)
+        what = f"apps were {was}; the configuration has {now}: keep their order, and add new ones at the end"
+        raise StoreError(str(path), what)
+    if len(apps) > len(known):
+        write_secret(path, json.dumps(apps).encode())
+
+
+def make_hash_key(folder: Path) -> bytes:
+    """The key in the folder, made where there is none. Raises StoreError."""
+    path = folder / "hash.key"
+    try:
+        if not path.exists():
+            write_secret(path, secrets.token_bytes(_HASH_KEY_BYTES))
+        return path.read_bytes()
+    except OSError as error:
+        raise store_error(path, error) from error
+
+
+def _ledger_path(folder: Path, worker: int) -> Path:
+    return folder / ("ledger.db" if worker == 0 else f"ledger-{worker:03d}.db")
 
 
 def files_elsewhere(config: Config) -> dict[str, Path]:
@@ -300,7 +380,7 @@ def folders_elsewhere(config: Config) -> dict[str, Path]:
     return {"journal": config.gateway.data_dir / "journal"}
 
 
-def _write_secret(path: Path, data: bytes) -> None:
+def write_secret(path: Path, data: bytes) -> None:
     """The file is there, whole, readable by its owner alone."""
     part = path.with_name(path.name + ".new")
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:

@@ -22,6 +22,7 @@ from gateway.actors.borrowed_credential import BorrowedCredential
 from gateway.actors.credential_words import CredentialWords
 from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
 from gateway.actors.lane import LaneActor
+from gateway.actors.own_ids import OwnIdTap
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer
 from gateway.actors.router import Router
@@ -47,6 +48,7 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
 from gateway.core.render import Renderer
+from gateway.core.target_paces import TargetPaces
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.net.proxy import HttpProxy
@@ -55,6 +57,7 @@ from gateway.observe.counting import BundleCounts, LaneCounts, PoolCounts, Socke
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.observe.vendor_health import BreakerCounts, GuardCounts
+from gateway.regions import section_name
 from gateway.vendor import http_version
 
 OpenStream: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
@@ -74,6 +77,12 @@ class VendorLane(NamedTuple):
     bucket: TokenBucket
     lanes: list[LaneActor]
     probe_lanes: list[ProbeLane]
+    own_ids: OwnIdTap
+
+    @property
+    def channel_name(self) -> str:
+        """As its section in the configuration is called."""
+        return self.channel.name.lower()
 
 
 class Lenders(Protocol):
@@ -109,7 +118,7 @@ def build_vendor(
     that is of no use."""
     config, clock, channel = site.config, site.clock, CHANNEL_NAMES[name]
     log = site.log.bind(actor="vendor", app=app.key, vendor=name)
-    vendor = vendors.REGISTRY[name].vendor(settings)
+    vendor = vendors.entry_of(name).vendor(settings)
     lanes: list[LaneActor] = []
     probe_lanes: list[ProbeLane] = []
     breaker = VendorBreaker(
@@ -138,7 +147,7 @@ def build_vendor(
     bucket, request_bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic()), None
     if getattr(vendor, "rate_counts_requests", False):
         bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
-    observer = LaneCounts(site.metrics, log, channel)
+    observer, own_ids = LaneCounts(site.metrics, log, channel), OwnIdTap()
     render = _renderer(site, vendor, channel)
     shared: dict[str, Any] = {
         "vendor": vendor,
@@ -154,6 +163,7 @@ def build_vendor(
         "device_gates": DeviceGates(),
         "marks": None if site.disk is None else site.disk.marks(index, channel),
         "request_bucket": request_bucket,
+        "own_ids": own_ids,
     }
     has_probes = needs_probes(name, settings)
     for class_ in Class:
@@ -166,7 +176,7 @@ def build_vendor(
             way = ProbeWay(pool, wait_s=config.http2.probe_wait_s, clock=clock, observer=observer)
             probes = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), policy=policy, **shared)
             probe_lanes.append(probes)
-    return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes)
+    return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes, own_ids)
 
 
 class _Way(NamedTuple):
@@ -201,7 +211,8 @@ def _way(
 
 
 def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRenderer]:
-    """Makes the renderers of the vendor's lanes."""
+    """Makes the renderers of the vendor's lanes, which share the paces of its targets."""
+    pace = getattr(vendor, "target_pace", None)
     return functools.partial(
         LaneRenderer,
         renderer=site.renderer,
@@ -209,26 +220,27 @@ def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRe
         vendor=vendor,
         channel=channel,
         check_token=vendor.check_token,
+        paces=None if pace is None else TargetPaces(pace),
     )
 
 
 def _keeper(
     site: Site, app: App, name: str, settings: Any, report: Callable[[CredentialEvent], None]
 ) -> CredentialKeeper:
-    entry = vendors.REGISTRY[name]
+    entry = vendors.entry_of(name)
     place = entry.secret_place(settings)
     secret = Secret(file=Path(place.file)) if place.file else Secret(env=place.env)
     try:
         credential = entry.credential(settings, secret.read())
     except ValueError as error:
-        raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable secret") from error
+        raise ConfigError(f"apps.{app.key}.{section_name(name)}", str(error), "a usable secret") from error
     return CredentialKeeper(
         f"{app.key}/{name}",
         credential,
         clock=site.clock,
         report=report,
         random=random.random,
-        open_client=functools.partial(open_http_client, settings.ca_file, proxy=_proxy(app, name, settings)),
+        open_client=functools.partial(open_http_client, settings.ca_file, proxy=proxy_of(app, name, settings)),
         settings=keeper_settings(site.config),
     )
 
@@ -243,7 +255,9 @@ def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: A
             alpn=(alpn,),
         )
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"apps.{app.key}.{name}", str(error), "usable CA and certificate files") from error
+        raise ConfigError(
+            f"apps.{app.key}.{section_name(name)}", str(error), "usable CA and certificate files"
+        ) from error
     host, port = vendor.authority()
     return functools.partial(
         open_tls_stream,
@@ -253,13 +267,14 @@ def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: A
         connect_timeout_s=config.http2.connect_timeout_s,
         alpn=alpn,
         sessions=TlsSessions(),
-        proxy=_proxy(app, name, settings),
+        proxy=proxy_of(app, name, settings),
         # Not all workers and apps begin with the same address.
         turns=itertools.count(random.randrange(1 << 16)),
     )
 
 
-def _proxy(app: App, name: str, settings: Any) -> HttpProxy | None:
+def proxy_of(app: App, name: str, settings: Any) -> HttpProxy | None:
+    """The proxy of a vendor, where it has one. Raises ConfigError for a password of no use."""
     if not settings.proxy:
         return None
     host, port = settings.proxy_place()
@@ -270,4 +285,4 @@ def _proxy(app: App, name: str, settings: Any) -> HttpProxy | None:
     try:
         return HttpProxy(host, port, settings.proxy_user, secret.read().decode())
     except ValueError as error:
-        raise ConfigError(f"apps.{app.key}.{name}.proxy_password", secret, "UTF-8 text") from error
+        raise ConfigError(f"apps.{app.key}.{section_name(name)}.proxy_password", secret, "UTF-8 text") from error

@@ -18,6 +18,7 @@ import msgspec
 from gateway.config_sections import App
 from gateway.config_types import Address, Secret, resolved
 from gateway.errors import ConfigError
+from gateway.regions import REGIONS, channel_name
 
 S = TypeVar("S", bound=msgspec.Struct)
 _SECRET_WORDS = frozenset({"secret", "secrets", "password", "passwd", "key", "token", "pem", "credential"})
@@ -190,11 +191,41 @@ class Reader:
     def _vendor_tables(self, rest: dict[str, Any], path: str) -> dict[str, msgspec.Struct]:
         tables: dict[str, msgspec.Struct] = {}
         for name, kind in self._vendors.items():
-            if name in rest:
-                settings = self.struct(kind, rest.pop(name), _join(path, name))
-                if settings is not None:
-                    tables[name] = settings
+            if name not in rest:
+                continue
+            table, here = rest.pop(name), _join(path, name)
+            regions: object = None
+            if name in REGIONS and isinstance(table, dict) and "regions" in table:
+                regions = table["regions"]
+                table = {key: value for key, value in table.items() if key != "regions"}
+            # An app may have regions of a vendor and no main one.
+            settings = self.struct(kind, table, here) if table or regions is None else None
+            if settings is not None:
+                tables[name] = settings
+            if regions is not None:
+                tables |= self._regions(name, regions, _join(here, "regions"), getattr(settings, "region", ""))
         return tables
+
+    def _regions(self, vendor: str, tables: object, path: str, main: str) -> dict[str, msgspec.Struct]:
+        """The Settings of a vendor's further regions, by the names of their channels; each has all keys of its own."""
+        found: dict[str, msgspec.Struct] = {}
+        if not isinstance(tables, dict):
+            self.fault(path, _shown(path, tables), "a table with a table for each region")
+            return found
+        for region, table in tables.items():
+            here, expected = _join(path, region), ", ".join(each for each in REGIONS[vendor] if each != main)
+            if region == main:
+                self.fault(here, _Shown("<table>"), f"one of {expected}: [{vendor}] itself is region {main}")
+            elif region not in REGIONS[vendor]:
+                self.fault(here, _Shown("<table>"), f"one of {expected}")
+            elif isinstance(table, dict) and table.get("region", region) != region:
+                self.fault(_join(here, "region"), table["region"], f"{region}, as the table is called, or nothing")
+            else:
+                own = table | {"region": region} if isinstance(table, dict) else table
+                settings = self.struct(self._vendors[vendor], own, here)
+                if settings is not None:
+                    found[channel_name(vendor, region)] = settings
+        return found
 
     def _unknown(self, rest: dict[str, Any], known: list[str], path: str) -> None:
         for key, value in rest.items():

@@ -18,10 +18,12 @@ import msgspec
 import vendors
 from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
+from gateway.core.own_ids import OWN_ID_BYTES, UNKNOWN_REPORTS_MAX
 from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
 from gateway.core.receipt_reports import EARLY_REPORTS_MAX
 from gateway.errors import ConfigError
+from gateway.regions import section_name
 from gateway.vendor import HttpVersion, http_version
 
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
@@ -56,6 +58,8 @@ CALLBACK_ROW_BYTES = 400
 TRAIL_ROW_BYTES = 3
 #: State, stage, id and target columns of one open row (gateway/ledger.py, LedgerPage.memory_bytes), without texts.
 OPEN_ROW_BYTES = 50
+#: What stays in memory of one whose page is spilled (store/spill.py): six columns of a byte and five of four.
+SPILLED_ROW_BYTES = 26
 #: Columns of one socket of the long link, with its share of the device index.
 CONNECTION_BYTES = 88
 #: What TLS or WebSocket add to one: 16 KiB measured when idle (TLS 1.3 and 1.2, OpenSSL 3), and a record of 16 KiB half
@@ -118,7 +122,7 @@ def needs_probes(name: str, settings: object) -> bool:
     """Rows with unproven tokens go over connections of their own: as the key says, else as the vendor's file does."""
     wanted = getattr(settings, "probes", False)
     if wanted is None:
-        wanted = vendors.REGISTRY[name].vendor(settings).bad_tokens_stall
+        wanted = vendors.entry_of(name).vendor(settings).bad_tokens_stall
     return bool(wanted) and probes_max(int(getattr(settings, "connections_max", 1))) > 0
 
 
@@ -222,10 +226,11 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart(
             "receipts of vendors",
             receipts.connections_max * (SESSION_BYTES + receipts.body_bytes_max)
-            + (receipts.receipts_max + EARLY_REPORTS_MAX) * VENDOR_RECEIPT_BYTES
+            + (receipts.receipts_max + EARLY_REPORTS_MAX + UNKNOWN_REPORTS_MAX) * VENDOR_RECEIPT_BYTES
+            + receipts.own_ids_max * OWN_ID_BYTES
             if receipts.listeners
             else 0,
-            "receipts.connections_max, receipts.body_bytes_max, receipts.receipts_max",
+            "receipts.connections_max, receipts.body_bytes_max, receipts.receipts_max, receipts.own_ids_max",
         ),
         BudgetPart(
             "signatures", len(config.apps) * config.http.signatures_max * SIGNATURE_BYTES, "http.signatures_max"
@@ -339,11 +344,13 @@ def _budget(config: Config) -> Iterator[tuple[str, object, str]]:
         largest = sorted(parts, key=lambda part: -part.size_bytes)[:4]
         listed = "; ".join(f"{part.part} {part.size_bytes} ({part.keys})" for part in largest)
         yield "gateway.memory_bytes_max", limit, f"at least {total}, the sum of its parts; the largest: {listed}"
-    open_bytes = config.gateway.open_rows_max * OPEN_ROW_BYTES
+    is_spilled = config.store.data_dir is not None and config.ledger.spill_bytes_max > 0
+    row_bytes = SPILLED_ROW_BYTES if is_spilled else OPEN_ROW_BYTES
+    open_bytes = config.gateway.open_rows_max * row_bytes
     if open_bytes > config.ledger.ledger_memory_bytes_max:
         expected = (
-            f"at least {open_bytes}: open rows cannot leave memory, and gateway.open_rows_max is "
-            f"{config.gateway.open_rows_max} at {OPEN_ROW_BYTES} bytes each"
+            f"at least {open_bytes}: so much of open rows cannot leave memory, and gateway.open_rows_max is "
+            f"{config.gateway.open_rows_max} at {row_bytes} bytes each"
         )
         yield "ledger.ledger_memory_bytes_max", config.ledger.ledger_memory_bytes_max, expected
 
@@ -410,9 +417,9 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
             yield f"{path}.secrets", app.secrets, "at least one secret"
         if app.callback is not None and not re.match(r"https?://[^/\s]+", app.callback.url):
             yield f"{path}.callback.url", app.callback.url, "an http or https URL"
-    if config.store.data_dir is not None and config.gateway.workers > 1:
-        expected = "no value: stores on the disk are for gateway.workers = 1 in this version"
-        yield "store.data_dir", str(config.store.data_dir), expected
+    if config.store.data_dir is not None and config.gateway.workers > config.store.shard_groups:
+        groups = config.store.shard_groups
+        yield "gateway.workers", config.gateway.workers, f"at most store.shard_groups ({groups}): each owns one or more"
     if config.dev.make_secrets and not config.dev.clock:
         yield "dev.make_secrets", True, "dev.clock = true beside it: both are for development only"
 
@@ -458,7 +465,7 @@ def _named(node: object, path: str) -> Iterator[tuple[str, Secret | Path]]:
                 yield here, Secret(env=value)
             elif field == "vendors":
                 for name, settings in value.items():
-                    yield from _named(settings, f"{path}.{name}")
+                    yield from _named(settings, f"{path}.{section_name(name)}")
             else:
                 yield from _named(value, here)
     elif isinstance(node, list):

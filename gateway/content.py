@@ -27,13 +27,22 @@ DATA_BYTES_MAX = 1 << 15
 COLLAPSE_ID_BYTES_MAX = 64
 NAME_BYTES_MAX = 128
 #: What a strategy per channel may name: the channels of `ledger.Channel` (which imports this file, so that a test keeps
-#: the two equal) and the rest.
+#: the two equal) that are no region of another one, and the rest.
 STRATEGY_CHANNELS = frozenset(
     [
         *("default", "long_link", "apns", "fcm", "huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu"),
         *("webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk", "email"),
+        *("wecom_robot", "dingtalk_robot"),
     ],
 )
+#: The others: what a step of a fallback may name, too.
+REGION_CHANNELS = frozenset(
+    [
+        *("xiaomi_cn", "xiaomi_ru", "xiaomi_in", "xiaomi_eu", "xiaomi_global"),
+        *("oppo_cn", "oppo_intl", "meizu_cn", "meizu_overseas"),
+    ]
+)
+_FALLBACK_CHANNELS = (STRATEGY_CHANNELS | REGION_CHANNELS) - {"default", "long_link"}
 URL_BYTES_MAX = 2048
 #: Channels that a row may go on to, one after the other.
 FALLBACK_STEPS_MAX = 3
@@ -277,7 +286,7 @@ def _check_fallback(variant: Variant) -> Fault | None:
         return Fault("fallback", f"action {variant.action} goes over the long link only")
     earlier = 0
     for step in steps:
-        if step.channel not in STRATEGY_CHANNELS - {"default", "long_link"}:
+        if step.channel not in _FALLBACK_CHANNELS:
             return Fault("fallback", f"fallback names {step.channel[:64]!r}, which is no channel of a vendor")
         if not earlier < step.after_s < variant.ttl_s:
             text = f"fallback to {step.channel} after {step.after_s} s, expected above {earlier} and below ttl_s"

@@ -49,6 +49,18 @@ class Channel(enum.IntEnum):
     WECOM = 16
     DINGTALK = 17
     EMAIL = 18
+    # Regions of vendors (regions.py): accounts of their own, so lanes of their own.
+    XIAOMI_CN = 19
+    XIAOMI_RU = 20
+    XIAOMI_IN = 21
+    XIAOMI_EU = 22
+    XIAOMI_GLOBAL = 23
+    OPPO_CN = 24
+    OPPO_INTL = 25
+    MEIZU_CN = 26
+    MEIZU_OVERSEAS = 27
+    WECOM_ROBOT = 28
+    DINGTALK_ROBOT = 29
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.
@@ -239,6 +251,7 @@ class LedgerPage:
     keeping: held rows that the inbox has not got yet. changes: how often anything of the rows changed; saved: what it
     was when the archive got its copy, -1 before.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
+    is_spilled: the columns of its batch are on the disk (store/spill.py).
     is_touched, tally, archived_tally: core/counters.py, which alone sets them: whether rows changed since they were
     counted, what the counters have of the page, and what the archive has.
     """
@@ -254,6 +267,7 @@ class LedgerPage:
         "counts",
         "final_ms",
         "flags",
+        "is_spilled",
         "is_touched",
         "issued_ms",
         "keeping",
@@ -298,6 +312,7 @@ class LedgerPage:
         self.keeping = 0
         self.changes = 0
         self.saved = -1
+        self.is_spilled = False
         self.is_touched = False
         self.tally: PageTally | None = None
         self.archived_tally: PageTally | None = None
@@ -355,7 +370,9 @@ class LedgerPage:
             return True
         if self.batch.has_fallback:
             return False
-        return not self.keeping and n_open == self.counts[State.HELD] and (self.away is None or not self.away.any())
+        if self.keeping or n_open != self.counts[State.HELD]:
+            return False
+        return self.away is None or not bool((self.away[self.state == State.HELD] != 0).any())
 
     @property
     def is_saved(self) -> bool:
@@ -376,10 +393,13 @@ class LedgerPage:
         self.receipt_ms[rows] = self.stamp(now)
 
     def memory_bytes(self) -> int:
-        """What the page and its batch hold, without what variants share."""
+        """What the page and its batch hold in memory, without what variants share."""
+        if self.is_spilled:
+            return self.n * (6 + 20)
         batch = self.batch
-        texts = sum(len(column.blob) for column in batch.variables.values())
-        tokens = len(batch.tokens.blob) if batch.tokens is not None else 0
+        texts = sum(int(column.offsets[-1]) for column in batch.variables.values())
+        tokens = int(batch.tokens.offsets[-1]) if batch.tokens is not None else 0
+        tokens += 4 * self.n if batch.channels is not None else 0
         return self.n * (6 + 20 + 32) + texts + tokens
 
 

@@ -325,7 +325,7 @@ def test_each_socket_of_an_http1_vendor_is_an_open_file(tmp_path: Path) -> None:
 
 def test_open_rows_must_fit_into_the_ledger(tmp_path: Path) -> None:
     found = faults(tmp_path, SMALL + "open_rows_max = 100_000_000")
-    assert "open rows cannot leave memory" in found["ledger.ledger_memory_bytes_max"].expected
+    assert "so much of open rows cannot leave memory" in found["ledger.ledger_memory_bytes_max"].expected
 
 
 def test_files_needed_counts_every_connection_that_the_limits_allow(tmp_path: Path) -> None:
@@ -504,9 +504,9 @@ def test_vendor_settings_come_from_the_registry() -> None:
         assert {"rate_per_s", "burst", "connections_max", "ca_file", "host", "port"} <= fields, name
 
 
-def test_stores_on_the_disk_are_refused_for_several_workers(tmp_path: Path) -> None:
-    text = SMALL + 'workers = 2\n[store]\ndata_dir = "store"\n'
+def test_stores_on_the_disk_have_a_shard_group_for_each_worker(tmp_path: Path) -> None:
+    text = SMALL + 'workers = 4\n[store]\ndata_dir = "store"\nshard_groups = 2\n'
     found = faults(tmp_path, text)
-    assert set(found) == {"store.data_dir"}
-    assert "gateway.workers = 1" in found["store.data_dir"].expected
-    assert load(tmp_path, SMALL + '[store]\ndata_dir = "store"\n').store.data_dir == tmp_path / "store"
+    assert set(found) == {"gateway.workers"}
+    assert "store.shard_groups (2)" in found["gateway.workers"].expected
+    assert load(tmp_path, text.replace("workers = 4", "workers = 2")).store.data_dir == tmp_path / "store"

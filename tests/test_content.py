@@ -16,6 +16,7 @@ from gateway.content import (
     DATA_BYTES_MAX,
     DATA_KEYS_MAX,
     NAME_BYTES_MAX,
+    REGION_CHANNELS,
     STRATEGY_CHANNELS,
     TEXT_BYTES_MAX,
     TTL_S_MAX,
@@ -31,7 +32,8 @@ from gateway.content import (
     variable_names,
 )
 from gateway.core.options import AppDefaults, compile_options
-from gateway.ledger import CHANNEL_NAMES
+from gateway.ledger import VENDOR_CHANNELS
+from gateway.regions import VENDORS
 
 
 def variant(**fields: object) -> Variant:
@@ -136,7 +138,8 @@ def test_the_first_of_several_faults_is_told() -> None:
 
 
 def test_a_strategy_may_name_every_channel_there_is_and_the_rest() -> None:
-    assert {"default", *CHANNEL_NAMES} == STRATEGY_CHANNELS
+    assert {"default", "long_link", *VENDORS} == STRATEGY_CHANNELS
+    assert set(VENDOR_CHANNELS) - VENDORS == REGION_CHANNELS
 
 
 class _Rows:

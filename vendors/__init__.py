@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from gateway.regions import vendor_name
 from gateway.vendor import Vendor
 from vendors import (
     aliyun_sms,
     apns,
     dingtalk,
+    dingtalk_robot,
     email,
     fcm,
     harmony,
@@ -29,6 +31,7 @@ from vendors import (
     webhook,
     wechat,
     wecom,
+    wecom_robot,
     xiaomi,
 )
 from vendors.auth.credential import Credential, SecretPlace
@@ -69,7 +72,20 @@ REGISTRY: dict[str, VendorEntry] = {
     "wechat": VendorEntry(wechat.Settings, wechat.Wechat, wechat.secret_place, wechat.credential),
     "wecom": VendorEntry(wecom.Settings, wecom.Wecom, wecom.secret_place, wecom.credential),
     "dingtalk": VendorEntry(dingtalk.Settings, dingtalk.Dingtalk, dingtalk.secret_place, dingtalk.credential),
+    "wecom_robot": VendorEntry(
+        wecom_robot.Settings, wecom_robot.WecomRobot, wecom_robot.secret_place, wecom_robot.credential
+    ),
+    "dingtalk_robot": VendorEntry(
+        dingtalk_robot.Settings, dingtalk_robot.DingtalkRobot, dingtalk_robot.secret_place, dingtalk_robot.credential
+    ),
     "email": VendorEntry(email.Settings, email.Email, email.secret_place, email.credential),
 }
+
+
+def entry_of(channel: str) -> VendorEntry:
+    """The entry of the vendor that the channel with that name belongs to: regions share their vendor's."""
+    return REGISTRY[vendor_name(channel)]
+
+
 #: Vendors where a second copy is worse than none: rows without an answer end uncertain, whatever `on_uncertain` says.
 SENT_ONCE = frozenset(name for name, entry in REGISTRY.items() if not getattr(entry.vendor, "may_repeat", True))

@@ -23,7 +23,7 @@ ours may still get 47003).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import msgspec
@@ -59,7 +59,7 @@ from vendors.codes import (
 )
 from vendors.http_answer import code_of, decode_object
 from vendors.links import link, query_value
-from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret, own_raw
+from vendors.neutral import BulkSettings, BulkVendorBase, check_at_most_one, check_identifier, check_secret, own_raw
 from vendors.text_template import TextTemplate, constant_text, parameter, template_of
 
 PAGE_CHARACTERS_MAX = 1024
@@ -103,7 +103,9 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One mini program. The app secret is a file or an environment variable, never inline.
 
     templates: category -> template and values, `default` for all others. page: what a tap opens without a click of its
-    own; empty: nothing. web_view_page: a page that shows the URL in its parameter `url`. rate_per_s: messages.
+    own; empty: nothing. web_view_page: a page that shows the URL in its parameter `url`. callback_secret: the token of
+    the console's message push, and on a second line its EncodingAESKey where messages are encrypted; without one events
+    are not taken. rate_per_s: messages.
     """
 
     appid: str
@@ -115,6 +117,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     miniprogram_state: Literal["developer", "trial", "formal"] = "formal"
     lang: Literal["zh_CN", "en_US", "zh_HK", "zh_TW"] = "zh_CN"
     token_uri: str = ""
+    callback_secret_file: str = ""
+    callback_secret_env: str = ""
     host: str = "api.weixin.qq.com"
     rate_per_s: float = 500.0
     burst: int = 500
@@ -123,6 +127,7 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         self.check(rows_max=1)
         check_secret("app_secret", self.app_secret_file, self.app_secret_env)
+        check_at_most_one("callback_secret", self.callback_secret_file, self.callback_secret_env)
         check_identifier("appid", self.appid)
         for page in (self.page, self.web_view_page):
             if page and not _PAGE_FORM.fullmatch(page):
@@ -184,6 +189,9 @@ class Wechat(BulkVendorBase):
 
     name: ClassVar[str] = "wechat"
     may_repeat: ClassVar[bool] = False
+    #: Reports name it as MsgID.
+    request_id_keys: ClassVar[tuple[str, ...]] = ("msgid",)
+    keeps_own_ids: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -266,6 +274,10 @@ class Wechat(BulkVendorBase):
 
     def classify(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         return answer_of(ANSWERS, code_of(decode_object(body).get("errcode")), status, headers, STATUSES)
+
+    def own_ids(self, body: bytes) -> Sequence[str]:
+        named = self.request_id(body)
+        return (named,) if named else ()
 
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
         return BulkAnswer(self.classify(status, headers, body))

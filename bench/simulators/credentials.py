@@ -5,6 +5,7 @@ Files of an earlier start in the same directory are used again, so that a gatewa
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
 import string
@@ -102,6 +103,8 @@ def _private_pem(key: PrivateKeyTypes) -> bytes:
     )
 
 
+@functools.lru_cache(maxsize=16)
 def _public_pem(private_pem: bytes) -> bytes:
+    # Kept, because reading an RSA key checks it for a tenth of a second.
     key = serialization.load_pem_private_key(private_pem, None)
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -151,10 +151,14 @@ BROADCAST_FORM: Check = record(
 
 
 class OppoSection(PushSection, frozen=True, kw_only=True):
-    """The OPPO simulators. categories: service categories approved for the app. templates: id -> variable names."""
+    """The OPPO simulators. categories: service categories approved for the app. templates: id -> variable names.
+
+    region_secrets: region -> the master secret there, which another region does not know; absent: master_secret.
+    """
 
     regions: tuple[Literal["cn", "intl"], ...] = ("cn",)
     region_ports: dict[str, int] = msgspec.field(default_factory=dict)
+    region_secrets: dict[str, str] = msgspec.field(default_factory=dict)
     app_id: str = "30000001"
     app_key: str = "sim-oppo-app-key"
     master_secret: str = "sim-oppo-master-secret"
@@ -215,10 +219,15 @@ class Oppo(PushApi):
         """As configured; the first one is plain `oppo`."""
         return section.regions
 
+    @property
+    def _secret(self) -> str:
+        """The master secret, as this region knows it."""
+        return self._section.region_secrets.get(self.kit.region, self._section.master_secret)
+
     def credentials(self, host: str, port: int) -> dict[str, Any]:
         """The master secret signs; the app's own secret is not the server's business."""
         section = self._section
-        known = {"app_id": section.app_id, "app_key": section.app_key, "master_secret": section.master_secret}
+        known = {"app_id": section.app_id, "app_key": section.app_key, "master_secret": self._secret}
         return known | {"region": self.kit.region}
 
     def reset(self) -> None:
@@ -263,7 +272,7 @@ class Oppo(PushApi):
         stamp = form["timestamp"]
         if not re.fullmatch(r"[0-9]{13}", stamp) or abs(int(stamp) / 1000 - self.now) > AUTH_SKEW_S:
             raise Refused("19", f"timestamp is {stamp[:20]!r}, expected milliseconds within {AUTH_SKEW_S} s of now")
-        if form["sign"] != auth_signature(section.app_key, stamp, section.master_secret):
+        if form["sign"] != auth_signature(section.app_key, stamp, self._secret):
             raise Refused("16", "sign is not sha256(app_key + timestamp + master_secret) in lower hex")
         token = secrets.token_hex(24)
         self._tokens.add(token, self.now)

@@ -125,11 +125,13 @@ class XiaomiSection(PushSection, frozen=True, kw_only=True):
     """The Xiaomi simulators. channels: channel id -> "public" or "private". templates: id -> names of its variables.
 
     region_prefixes: region -> how regids of its devices begin; a token without any of them is at home everywhere.
+    region_secrets: region -> the app's secret there, which another region does not know; absent: app_secret.
     """
 
     regions: tuple[str, ...] = ("cn",)
     region_ports: dict[str, int] = msgspec.field(default_factory=dict)
     region_prefixes: dict[str, str] = msgspec.field(default_factory=dict)
+    region_secrets: dict[str, str] = msgspec.field(default_factory=dict)
     app_secret: str = "sim-xiaomi-app-secret"
     packages: tuple[str, ...] = ("com.example.app",)
     rate_per_s: float = 3_000.0
@@ -191,10 +193,15 @@ class Xiaomi(PushApi):
         """As configured; the first one is plain `xiaomi`."""
         return section.regions
 
+    @property
+    def _secret(self) -> str:
+        """Of the app, as this region knows it."""
+        return self._section.region_secrets.get(self.kit.region, self._section.app_secret)
+
     def credentials(self, host: str, port: int) -> dict[str, Any]:
         """The secret is the header, the package is in each request."""
         section = self._section
-        known = {"app_secret": section.app_secret, "packages": list(section.packages), "region": self.kit.region}
+        known = {"app_secret": self._secret, "packages": list(section.packages), "region": self.kit.region}
         return known | {"channels": dict(section.channels)}
 
     def reset(self) -> None:
@@ -229,7 +236,7 @@ class Xiaomi(PushApi):
         value = header_of(request, b"authorization")
         if not value.startswith("key="):
             raise Refused("21301", "authorization is missing or does not begin with key=")
-        if value != f"key={self._section.app_secret}":
+        if value != f"key={self._secret}":
             raise Refused("21301", "the app secret is wrong")
 
     # ---- form

@@ -8,7 +8,9 @@
     task_state, task_rows, trace,
     stop_task, revoke_task          the worker whose journal number stands in the id
     count_rows, loss, loss_rows     the same of a task, else everybody: added up, rows worker by worker
-    register_devices, device_status by row: the worker that owns the device; the answers are put together
+    register_, erase_, block_devices,
+    device_status                   by row: the worker that owns the device; the answers are put together
+    stored_rows, purge_stored       everybody, added up
     device                          its owner, and everybody for its last messages; by alias: everybody
     online_counts                   everybody, added up
     subscribe_receipts, _presence   everybody, merged (merged_streams.py)
@@ -43,9 +45,12 @@ from gateway.wire.rpc.columns_in import id_column
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.parts import (
     Part,
+    devices_part,
     merge_counts,
+    merge_devices,
     merge_registered,
     merge_statuses,
+    merge_stored,
     registration_part,
     status_part,
 )
@@ -192,7 +197,7 @@ class Front:
         match message:
             case messages.Submit(task_id=task_id) if task_id is not None:
                 # A task has one home, and a repeat of the call names the same task.
-                return self._at(self._home_of(task_id), session, requested)
+                return self._at(self.home_of(task_id), session, requested)
             case messages.Submit(request_id=request_id) | messages.SubmitAudience(request_id=request_id) if request_id:
                 return self._at(self._ownership.home_of_request(session.app_key, request_id), session, requested)
             case (
@@ -201,11 +206,11 @@ class Front:
                 | messages.StopTask(task_id=task_id)
                 | messages.RevokeTask(task_id=task_id)
             ):
-                return self._at(self._home_of(task_id), session, requested)
+                return self._at(self.home_of(task_id), session, requested)
             case messages.Trace(message_id=message_id, task_id=task_id):
-                return self._at(self._home_of(message_id or task_id), session, requested)
+                return self._at(self.home_of(message_id or task_id), session, requested)
             case messages.CountRows() | messages.Loss() | messages.LossRows() if message.task_id is not None:
-                return self._at(self._home_of(message.task_id), session, requested)
+                return self._at(self.home_of(message.task_id), session, requested)
             case messages.CountRows() | messages.Loss():
                 return functools.partial(self._count, session, message)
             case messages.LossRows():
@@ -216,6 +221,11 @@ class Front:
             case messages.DeviceStatus():
                 split = self._split(message)
                 return None if split is None else functools.partial(self._statuses, session, message, split)
+            case messages.EraseDevices() | messages.BlockDevices():
+                split = self._split(message)
+                return None if split is None else functools.partial(self._change_devices, session, message, split)
+            case messages.StoredRows() | messages.PurgeStored():
+                return functools.partial(self._stored, session, message)
             case messages.Device():
                 return functools.partial(self._device, session, message)
             case messages.OnlineCounts():
@@ -230,14 +240,17 @@ class Front:
     def _at(self, worker: int, session: Any, requested: Requested) -> Callable[[], Any] | None:
         return None if worker == self._me else functools.partial(self._ask, worker, session, requested)
 
-    def _home_of(self, identifier: bytes | None) -> int:
+    def home_of(self, identifier: bytes | None) -> int:
         """Who has the journal of a message or task id. One that is none of ours is for this worker to refuse."""
         if identifier is None:
             return self._me
         worker = self._ownership.worker_of_journal(int.from_bytes(identifier[6:8], "big") & 0xFFF, self._node)
         return self._me if worker is None else worker
 
-    def _split(self, message: messages.RegisterDevices | messages.DeviceStatus) -> list[tuple[int, Rows]] | None:
+    def _split(
+        self,
+        message: messages.RegisterDevices | messages.DeviceStatus | messages.EraseDevices | messages.BlockDevices,
+    ) -> list[tuple[int, Rows]] | None:
         """Rows of the call by owner; None: all of them are here."""
         owners = self._ownership.owners(id_column("device_ids", message.device_ids, message.n))
         found = np.unique(owners).tolist()
@@ -274,6 +287,21 @@ class Front:
     ) -> messages.DeviceStatuses:
         answers = await self._ask_each(session, [(worker, status_part(message, rows)) for worker, rows in split])
         return merge_statuses(message, [Part(rows, answer) for (_, rows), answer in zip(split, answers, strict=True)])
+
+    async def _change_devices(
+        self, session: Any, message: messages.EraseDevices | messages.BlockDevices, split: Sequence[tuple[int, Rows]]
+    ) -> messages.DevicesErased | messages.DevicesBlocked:
+        """Each again changes nothing: a call that fails in part is repeated as a whole."""
+        answers = await self._ask_each(session, [(worker, devices_part(message, rows)) for worker, rows in split])
+        return merge_devices(message, answers)
+
+    async def _stored(
+        self, session: Any, message: messages.StoredRows | messages.PurgeStored
+    ) -> messages.StoredRowsFound | messages.StoredPurged:
+        answers = await self._ask_each(session, [(worker, message) for worker in self._everybody()])
+        if isinstance(message, messages.StoredRows):
+            return merge_stored(message, answers)
+        return messages.StoredPurged(id=message.id, rows=sum(answer.rows for answer in answers))
 
     async def _counts(self, session: Any, message: messages.OnlineCounts) -> messages.OnlineCounted:
         return merge_counts(message, await self._ask_each(session, [(worker, message) for worker in self._everybody()]))

@@ -11,6 +11,7 @@ in the archive: it is brought back first. Waits for: the inbox store, LedgerActo
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -19,6 +20,7 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.inbox_places import OwnPlaces, Places
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.columns import I64, Rows
@@ -85,6 +87,9 @@ class InboxActor:
         self._owner: InboxOwner | None = None
         #: The page of a sequence, for a change in this step of the loop; from the archive, where there is one.
         self.fetch: Callable[[int], Awaitable[LedgerPage | None]] = self._page_in_memory
+        self.places: Places = OwnPlaces(home, clock, self.fetch_page)
+        #: Devices of whose rows nothing could be said.
+        self._later: set[bytes] = set()
         #: Rows that a sweep has removed.
         self.swept = 0
 
@@ -93,6 +98,10 @@ class InboxActor:
 
     async def _page_in_memory(self, sequence: int) -> LedgerPage | None:
         return self._home.page(sequence)
+
+    async def fetch_page(self, sequence: int) -> LedgerPage | None:
+        """By whoever `fetch` is by now. Raises StoreError."""
+        return await self.fetch(sequence)
 
     def keep(self, page: LedgerPage, rows: Rows, *, is_silent: bool = False) -> None:
         """The rows are HELD from now on; they are in the store a moment later. Bounded by the home's open rows.
@@ -124,7 +133,12 @@ class InboxActor:
             self.came_back(device_id)
 
     def forget(self, tags: I64) -> None:
-        """Rows that ended elsewhere need not be kept."""
+        """Rows of pages here, sequence << 16 | row, that ended elsewhere need not be kept."""
+        if len(tags):
+            self.forget_stored(self.places.stored(tags))
+
+    def forget_stored(self, tags: I64) -> None:
+        """The same of tags as the store has them."""
         if len(tags):
             self._to_forget.append(tags)
             self._bell.ring()
@@ -134,7 +148,11 @@ class InboxActor:
         # What a crashed run had queued is still there.
         self._bell.ring()
         while True:
-            await self._bell.wait()
+            with trio.move_on_after(_RETRY_S if self._later else math.inf):
+                await self._bell.wait()
+            for device_id in self._later:
+                self.came_back(device_id)
+            self._later.clear()
             try:
                 await self._work()
             except* StoreError as errors:
@@ -157,9 +175,9 @@ class InboxActor:
                     if not len(tags):
                         break
                     gone = [
-                        row_tags(sequence, rows)
-                        for sequence, rows in split_by_sequence(tags)
-                        if self._home.page(sequence) is None and sequence not in self._home.away_pages
+                        row_tags(number, rows)
+                        for number, rows in split_by_sequence(tags)
+                        if self.places.is_nobodys(number)
                     ]
                     if gone:
                         self.swept += await self._store.forget(self._epoch, np.concatenate(gone))
@@ -187,19 +205,17 @@ class InboxActor:
         batch = page.batch
         rows = rows[page.state[rows] == State.HELD]
         deadlines = batch.born_unix_ms + ((row_deadlines(batch, rows) - batch.born) * 1000).astype(np.int64)
-        tags = row_tags(batch.address.sequence, rows)
+        tags = self.places.tags(page, rows)
         stored = InboxRows(batch.device_ids[rows], tags, deadlines, **stored_columns(batch, rows))
         kept, replaced = await self._store.put(self._epoch, stored)
         is_held, now = page.state[rows] == State.HELD, self._clock.monotonic()
         self._home.move(page, rows[(kept == Kept.NO_ROOM) & is_held], State.DROPPED, Reason.INBOX_FULL, now)
         self._home.move(page, rows[(kept == Kept.SUPERSEDED) & is_held], State.DROPPED, Reason.COLLAPSED, now)
         # Rows that ended while they were written were not there to be forgotten yet.
-        self.forget(tags[(kept == Kept.YES) & ~is_held])
-        for sequence, older in split_by_sequence(replaced):
-            other = await self.fetch(sequence)
-            if other is not None:
-                still = older[other.state[older] == State.HELD]
-                self._home.move(other, still, State.DROPPED, Reason.COLLAPSED, now)
+        self.forget_stored(tags[(kept == Kept.YES) & ~is_held])
+        self.places.kept(page, rows[(kept == Kept.YES) & is_held])
+        for number, older in split_by_sequence(replaced):
+            await self.places.end(number, older, State.DROPPED, Reason.COLLAPSED)
         for device_id in () if is_silent else self._owner.online_ids(page, rows):
             self.came_back(device_id)
 
@@ -224,24 +240,28 @@ class InboxActor:
             tags = await self._store.peek(device_id, TAKE_ROWS_MAX)
             gone: list[I64] = []
             is_full = False
-            for sequence, rows in split_by_sequence(tags):
-                page = await self.fetch(sequence)
-                if page is None:
-                    gone.append(row_tags(sequence, rows))
-                    continue
-                held = rows[page.state[rows] == State.HELD]
-                if not is_full:
-                    await self._owner.mark_held(page, held)
-                    held = rows[page.state[rows] == State.HELD]
-                left = held if is_full else self._owner.deliver_held(page, held)
-                if len(left):
-                    # They are not marked any more, if they were.
-                    self._home.kept(page, 0)
-                gone.append(row_tags(sequence, np.setdiff1d(rows, left)))
-                if len(left) and not is_full:
-                    # Before anything is waited for: the acknowledgements may all come meanwhile.
-                    is_full = True
-                    self._full.add(device_id)
+            for number, rows in split_by_sequence(tags):
+                located = await self.places.locate(number, rows, device_id)
+                stays = [located.later]
+                if len(located.later):
+                    self._later.add(device_id)
+                for page, places, at in located.found:
+                    is_held = page.state[at] == State.HELD
+                    held = at[is_held]
+                    if not is_full:
+                        await self._owner.mark_held(page, held)
+                        held = held[page.state[held] == State.HELD]
+                    left = held if is_full else self._owner.deliver_held(page, held)
+                    if len(left):
+                        self.places.kept(page, left)
+                        # They are not marked any more, if they were.
+                        self._home.kept(page, 0)
+                    stays.append(places[np.isin(at, left)])
+                    if len(left) and not is_full:
+                        # Before anything is waited for: the acknowledgements may all come meanwhile.
+                        is_full = True
+                        self._full.add(device_id)
+                gone.append(row_tags(number, np.setdiff1d(rows, np.concatenate(stays))))
             done = np.concatenate(gone) if gone else tags[:0]
             if len(done):
                 await self._store.forget(self._epoch, done)

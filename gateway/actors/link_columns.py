@@ -16,7 +16,7 @@ from gateway.store.records import decode_batch, encode_batch
 from gateway.wire.worker_link import messages as wire
 from gateway.wire.worker_link.messages import array, column, packed, unpacked
 
-_BYTES = ("state", "reason", "channel", "receipt", "flags", "attempts", "is_announced")
+_BYTES = ("state", "reason", "channel", "receipt", "flags", "attempts", "is_announced", "is_back")
 _WORDS = ("routed_ms", "issued_ms", "final_ms", "token_hashes")
 _N_STATES = len(IS_FINAL)
 
@@ -52,7 +52,8 @@ def outcomes_of(message: wire.Outcomes) -> Outcomes:
     """Raises ValueError for columns that do not fit each other, or codes that are none."""
     n = message.n
     bytes_: dict[str, Any] = {name: unpacked(name, getattr(message, name), n) for name in _BYTES}
-    bytes_["is_announced"] = bytes_["is_announced"] != 0
+    for name in ("is_announced", "is_back"):
+        bytes_[name] = bytes_[name] != 0
     if n and int(bytes_["state"].max()) >= _N_STATES:
         raise ValueError(f"state is {int(bytes_['state'].max())}, limit {_N_STATES - 1}")
     rows = array("rows", message.rows, "<u2", n)

@@ -150,19 +150,34 @@ class RegistryActor:
 
     async def _write_marked(self, kinds: int) -> None:
         changes = self._devices.changes
-        rows = changes.marked(kinds)
-        for first in range(0, len(rows), _WRITE_ROWS):
-            # Some may have been removed, or written, while the slices before were.
-            part = np.intersect1d(rows[first : first + _WRITE_ROWS], changes.marked(NOW | LATER), assume_unique=True)
-            devices = self._devices.export(part)
-            changes.drop(part)
-            try:
-                await self._store.write(self._epoch, devices)
-            except BaseException:
-                # Also when cancelled: nobody knows, and a second write of the same changes nothing.
-                self._mark_again(part, devices.device_ids)
-                raise
-            self._observer.written(len(part))
+        rows, n_written = changes.take(), 0
+        try:
+            for first in range(0, len(rows), _WRITE_ROWS):
+                await self._write_rows(rows[first : first + _WRITE_ROWS])
+                n_written = first + _WRITE_ROWS
+        finally:
+            changes.come_back(rows[n_written:])
+        if kinds & LATER:
+            for block in changes.blocks():
+                await trio.lowlevel.checkpoint()
+                for first in range(0, len(block), _WRITE_ROWS):
+                    await self._write_rows(block[first : first + _WRITE_ROWS])
+
+    async def _write_rows(self, rows: I32) -> None:
+        changes = self._devices.changes
+        # Some may have been removed, or written, while the slices before were.
+        part = changes.still(rows)
+        if not len(part):
+            return
+        devices = self._devices.export(part)
+        changes.drop(part)
+        try:
+            await self._store.write(self._epoch, devices)
+        except BaseException:
+            # Also when cancelled: nobody knows, and a second write of the same changes nothing.
+            self._mark_again(part, devices.device_ids)
+            raise
+        self._observer.written(len(part))
 
     def _mark_again(self, rows: I32, device_ids: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> None:
         """Those of the rows that are still the same devices; others have marks of their own."""

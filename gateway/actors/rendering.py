@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import U32, Bool, Pieces, Rows, TextColumn
+from gateway.columns import F64, U32, Bool, Pieces, Rows, TextColumn
 from gateway.core.devices import DeviceTable
 from gateway.core.fallback import Targets, targets
 from gateway.core.render import Renderer, RequestSource, TokenGroup
 from gateway.core.render_bulk import merged, rounds
+from gateway.core.target_paces import TargetPaces
 from gateway.ledger import Channel, LedgerPage, Reason
 from gateway.vendor import Requests
 
@@ -38,13 +39,21 @@ class RenderedBurst(NamedTuple):
         return request if bulk is None else int(bulk.offsets[request])
 
 
+class PacedRows(NamedTuple):
+    """Rows whose target has had its share for now. wait_s: (k,) until it may have each."""
+
+    rows: Rows
+    wait_s: F64
+
+
 class LaneBurst(NamedTuple):
-    """All rows of one slice: each in a burst, among the tokenless or the unproven, or refused with a reason."""
+    """All rows of one slice: in a burst, among the tokenless, the unproven or the paced, or refused with a reason."""
 
     bursts: list[RenderedBurst]
     tokenless: Rows
     refused: list[tuple[Rows, Reason]]
     unproven: Rows
+    paced: PacedRows | None = None
 
 
 class LaneRenderer:
@@ -52,7 +61,7 @@ class LaneRenderer:
 
     check_token: what is wrong with a target of this vendor, "" where nothing is. needs_proof: rows whose token is
     unproven are not rendered but named: they are to go over a probe connection (core/probing.py). They are told
-    apart here because here each device's record is at hand anyway.
+    apart here because here each device's record is at hand anyway. paces: of a vendor that bounds what one target gets.
     """
 
     def __init__(
@@ -64,6 +73,7 @@ class LaneRenderer:
         channel: Channel,
         needs_proof: bool = False,
         check_token: Callable[[str], str] = lambda _token: "",
+        paces: TargetPaces | None = None,
     ) -> None:
         self._renderer = renderer
         self._devices = devices
@@ -71,11 +81,15 @@ class LaneRenderer:
         self._channel = channel
         self._needs_proof = needs_proof
         self._check_token = check_token
+        self._paces = paces
         self._is_bulk: bool = getattr(vendor, "is_bulk", False)
 
     def render(self, page: LedgerPage, rows: Rows, authorization: bytes, now_unix_s: float) -> LaneBurst:
         """The requests of these rows; the hash of each row's token stands in the page afterwards."""
         groups, unproven = self._divide(*self._tokens(page, rows))
+        paced = None
+        if self._paces is not None:
+            rows, groups, paced = _pace(self._paces, page, rows, groups, now_unix_s)
         if self._is_bulk and groups:
             groups = _for_lists(groups, page.token_hashes[rows])
         rendered = self._renderer.render(
@@ -93,6 +107,7 @@ class LaneRenderer:
             tokenless,
             [(rows[refused.positions], refused.reason) for refused in rendered.refused],
             rows[unproven],
+            paced,
         )
 
     def _divide(self, groups: list[TokenGroup], proven_unix_s: U32) -> tuple[list[TokenGroup], Rows]:
@@ -102,16 +117,7 @@ class LaneRenderer:
         is_proven = proven_unix_s != 0
         kept = [(group, is_proven[group.positions]) for group in groups]
         unproven = [group.positions[~proven] for group, proven in kept]
-        chosen = [
-            TokenGroup(
-                group.positions[proven],
-                group.tokens.take(np.flatnonzero(proven))
-                if isinstance(group.tokens, TextColumn)
-                else group.tokens[proven],
-            )
-            for group, proven in kept
-            if proven.any()
-        ]
+        chosen = [_part(group, proven) for group, proven in kept if proven.any()]
         return chosen, np.sort(np.concatenate([_NO_ROWS, *unproven]))
 
     def _tokens(self, page: LedgerPage, rows: Rows) -> tuple[list[TokenGroup], U32]:
@@ -170,6 +176,29 @@ class LaneRenderer:
         found = self._devices.take_own_tokens(page.slots[wanted], ids, self._channel)
         page.token_hashes[wanted] = found.hashes
         return [TokenGroup(positions[group.positions], group.tokens) for group in found.groups], found.proven_unix_s
+
+
+def _part(group: TokenGroup, which: Bool) -> TokenGroup:
+    """The rows of the group that are chosen."""
+    tokens = group.tokens
+    chosen = tokens.take(np.flatnonzero(which)) if isinstance(tokens, TextColumn) else tokens[which]
+    return TokenGroup(group.positions[which], chosen)
+
+
+def _pace(
+    paces: TargetPaces, page: LedgerPage, rows: Rows, groups: list[TokenGroup], now_unix_s: float
+) -> tuple[Rows, list[TokenGroup], PacedRows | None]:
+    """The rows that are not to wait for their target, with their groups, and those that are."""
+    wait_s = np.zeros(len(rows))
+    for group in groups:
+        wait_s[group.positions] = paces.take(page.token_hashes[rows[group.positions]], now_unix_s)
+    may_leave = wait_s <= 0
+    if may_leave.all():
+        return rows, groups, None
+    places = np.cumsum(may_leave) - 1
+    parts = [_part(group, may_leave[group.positions]) for group in groups]
+    left = [part._replace(positions=places[part.positions]) for part in parts if len(part.positions)]
+    return rows[may_leave], left, PacedRows(rows[~may_leave], wait_s[~may_leave])
 
 
 def _for_lists(groups: list[TokenGroup], hashes: U32) -> list[TokenGroup]:

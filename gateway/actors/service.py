@@ -44,8 +44,9 @@ from gateway.core.identity import device_password
 from gateway.core.registration import Outcome
 from gateway.core.stopping import TaskStopped
 from gateway.errors import GatewayError, Overloaded
-from gateway.ledger import Channel, LedgerPage
+from gateway.ledger import VENDOR_CHANNELS, Channel, LedgerPage
 from gateway.observe.redact import short_hash
+from gateway.regions import missing
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.registration import check_registration
@@ -75,6 +76,7 @@ class AppView(NamedTuple):
     channels: frozenset[Channel]
     check_token: Mapping[Channel, Callable[[str], str]]
     ttl_s_max: int = TTL_S_MAX
+    channel_names: Mapping[str, Channel] = VENDOR_CHANNELS
 
     def content_faults(self, requested: Requested, submit: messages.Submit) -> Mapping[int, Fault]:
         """Faults of contents: those that could not be read, and those that want to live longer than the app's may."""
@@ -94,7 +96,7 @@ class AppView(NamedTuple):
         """(n,) true where a token has the form of the channel's; a text where the app has no such channel."""
         check = self.check_token.get(channel)
         if check is None:
-            return f"app {self.key} has no credentials for {channel.name.lower()}"
+            return missing(self.key, channel)
         return np.fromiter((not check(row.decode("ascii", "replace")) for row in tokens.rows()), np.bool_, len(tokens))
 
 
@@ -293,7 +295,9 @@ class Service:
             return
         try:
             self._check_room()
-            submission = check_submit(submit, app.check_tokens, content_faults=app.content_faults(requested, submit))
+            submission = check_submit(
+                submit, app.check_tokens, None, app.content_faults(requested, submit), app.channel_names
+            )
             digest = submit_digest(submit) if submit.request_id else b""
             self._take_in(connection, requested, submit, submission, app, digest)
         except (Overloaded, BadRequest, RequestIdReused, TaskStopped) as error:
@@ -310,7 +314,9 @@ class Service:
             if submit.task_id is not None:
                 await self._reports.check_task(submit.task_id, functools.partial(self._may_see, connection))
             submission = await _in_steps(
-                check_submit_in_steps(submit, app.check_tokens, content_faults=app.content_faults(requested, submit))
+                check_submit_in_steps(
+                    submit, app.check_tokens, None, app.content_faults(requested, submit), app.channel_names
+                )
             )
             digest = await _in_steps(submit_digest_in_steps(submit)) if submit.request_id else b""
             self._take_in(connection, requested, submit, submission, app, digest)
@@ -443,7 +449,7 @@ class Service:
         Raises: BadRequest, StoreError. If cancelled: some are written.
         """
         app = self._apps[app_key]
-        registration = check_registration(message, app.check_tokens)
+        registration = check_registration(message, app.check_tokens, None, app.channel_names)
         columns = registrations(registration)
         faults: list[messages.RefusedRow] = [messages.RefusedRow(*fault) for fault in registration.faults]
         registered = 0

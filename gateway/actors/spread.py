@@ -110,11 +110,15 @@ class Spread:
     def waiting_rows(self, worker: int) -> int:
         return sum(len(waiting.rows) for waiting in self._queues.get(worker, ()))
 
+    def is_taking_back(self, worker: int) -> bool:
+        """What its last life held is not all here again: its next life is given nothing."""
+        return worker in self._deaths
+
     # -- used by the link
 
     def next_slice(self, worker: int, rows_max: int) -> Slice | None:
         """The next rows for that worker, which holds them from now on: the caller sends them. None: none wait."""
-        if worker in self._deaths:
+        if self.is_taking_back(worker):
             # Its next life is there already; what the last one held is taken back first.
             return None
         queue = self._queues.get(worker)

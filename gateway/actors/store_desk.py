@@ -6,7 +6,7 @@ Waits for: the registry, the inbox store, LedgerActor, a backup. Is waited for b
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -14,15 +14,17 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import trio
 
+from gateway.actors.inbox import InboxActor
 from gateway.actors.page_source import PageSource
 from gateway.actors.registry import RegistryActor
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.columns import I32, I64
+from gateway.core.addresses import number_of
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home, split_by_sequence
 from gateway.errors import GatewayError
-from gateway.ledger import LedgerPage, Reason, State
+from gateway.ledger import Reason, State
 from gateway.store.ports import Inbox, InboxQuery
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.columns_in import id_column
@@ -48,10 +50,22 @@ class Audit(Protocol):
     def audit(self, command: str, fields: Mapping[str, object]) -> None: ...
 
 
+class Copies(Protocol):
+    """Copies of this worker's stores, in these steps: a row goes from the journal to the archive, and from the inbox to
+    its device, so several workers take each step together."""
+
+    async def begin_copy(self, folder: Path) -> None: ...
+
+    async def copy_pages(self, folder: Path) -> None: ...
+
+    async def copy_inbox(self, folder: Path) -> None: ...
+
+    async def end_copy(self, folder: Path) -> dict[str, int]: ...
+
+
 class StoreDesk:
-    """registry: None where devices are in memory only. pages: where tasks are found. fetch: the page of a sequence, for
-    a change in this step of the loop. back_up: copies every store into a new folder and says name and
-    bytes of each file; None where nothing is on the disk."""
+    """registry: None where devices are in memory only. pages: where tasks are found. inbox_actor: whose `places` know
+    where the pages of stored rows are. copies: of every store; None where nothing is on the disk."""
 
     def __init__(
         self,
@@ -59,24 +73,27 @@ class StoreDesk:
         devices: DeviceTable,
         registry: RegistryActor | None,
         pages: PageSource,
-        fetch: Callable[[int], Awaitable[LedgerPage | None]],
+        inbox_actor: InboxActor,
         inbox: Inbox,
         epoch: OwnershipEpoch,
         home: Home,
         clock: Clock,
         audit: Audit,
-        back_up: Callable[[Path], Awaitable[dict[str, int]]] | None,
+        copies: Copies | None,
     ) -> None:
         self._devices = devices
         self._registry = registry
         self._pages = pages
-        self._fetch = fetch
+        self._inbox_actor = inbox_actor
+        #: Where a task's rows stand in the inboxes, as spans of tags; several workers: asked at its home.
+        self.find_spans: Callable[[bytes], Awaitable[Sequence[tuple[int, int]]]] = self.spans
         self._inbox = inbox
         self._epoch = epoch
         self._home = home
         self._clock = clock
         self._audit = audit
-        self._back_up = back_up
+        #: Several workers copy together.
+        self.copies = copies
 
     async def answer(self, message: Request, app: int | None, app_key: str) -> Answer:
         """app: the one asked about; None: all, for questions of operators. Raises BadRequest, StoreError."""
@@ -147,15 +164,20 @@ class StoreDesk:
     async def _query(self, message: messages.StoredRows | messages.PurgeStored, app: int | None) -> InboxQuery:
         spans = None
         if message.task_id is not None:
-            bases = []
-            async with aclosing(self._pages.task_slices(message.task_id)) as slices:
-                async for page, segment in slices:
-                    bases.append((page.batch.address.sequence << 16 | segment.first, segment.n))
-            spans = [(first, first + n - 1) for first, n in bases]
+            spans = await self.find_spans(message.task_id)
         before = None
         if message.older_than_s:
             before = self._clock.unix_ms() - int(message.older_than_s * 1000)
         return InboxQuery(app=app, device_id=message.device_id, tags=spans, born_before_unix_ms=before)
+
+    async def spans(self, task_id: bytes) -> list[tuple[int, int]]:
+        """First and last tag of each piece of a task of this home. Raises StoreError."""
+        found = []
+        async with aclosing(self._pages.task_slices(task_id)) as slices:
+            async for page, segment in slices:
+                first = number_of(page.batch.address) << 16 | segment.first
+                found.append((first, first + segment.n - 1))
+        return found
 
     async def _end_rows(self, query: InboxQuery) -> int:
         """Stored rows that the query names are gone, cancelled where they still waited; how many there were."""
@@ -164,27 +186,31 @@ class StoreDesk:
             tags = (await self._inbox.find(query, _PURGE_ROWS)).tags
             if not len(tags):
                 return ended
-            now = self._clock.monotonic()
-            for sequence, rows in split_by_sequence(tags):
-                page = await self._fetch(sequence)
-                if page is not None:
-                    held = rows[page.state[rows] == State.HELD]
-                    self._home.move(page, held, State.CANCELLED, Reason.STOPPED, now)
+            for number, rows in split_by_sequence(tags):
+                await self._inbox_actor.places.end(number, rows, State.CANCELLED, Reason.STOPPED)
             await self._inbox.forget(self._epoch, tags)
             ended += len(tags)
             query = query._replace(first_tag=int(tags[-1]) + 1)
 
     async def _copy(self, message: messages.Backup) -> messages.BackedUp:
-        if self._back_up is None:
+        copies, folder = self._where_to(message)
+        try:
+            await copies.begin_copy(folder)
+            await copies.copy_pages(folder)
+            await copies.copy_inbox(folder)
+            files = await copies.end_copy(folder)
+        except GatewayError as error:
+            raise BadRequest("folder", str(error)) from error
+        return messages.BackedUp(id=message.id, files=files)
+
+    def _where_to(self, message: messages.Backup) -> tuple[Copies, Path]:
+        """Who copies, and where to. Raises BadRequest."""
+        if self.copies is None:
             raise BadRequest("folder", "nothing is on the disk: store.data_dir is not set", code="not_found")
         folder = Path(message.folder)
         if not folder.is_absolute():
             raise BadRequest("folder", f"{message.folder!r} is not an absolute path")
-        try:
-            files = await self._back_up(folder)
-        except GatewayError as error:
-            raise BadRequest("folder", str(error)) from error
-        return messages.BackedUp(id=message.id, files=files)
+        return self.copies, folder
 
 
 def _one(app: int | None) -> int:

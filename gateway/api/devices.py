@@ -23,6 +23,7 @@ from gateway.columns import TextColumn
 from gateway.core.identity import device_password
 from gateway.core.signed_requests import Proven, Refused, SignedRequests
 from gateway.errors import Overloaded, StoreError
+from gateway.regions import channel_name
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import DevicesRegistered, RegisterDevices, Texts
 
@@ -42,6 +43,7 @@ class DeviceRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     device_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")] | None = None
     channel: Annotated[str, Meta(max_length=64)] = ""
+    region: Annotated[str, Meta(max_length=32)] = ""
     token: Annotated[str, Meta(max_length=4096)] = ""
     proven_unix_s: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] = 0
     platform: Annotated[str, Meta(max_length=128)] = ""
@@ -179,6 +181,10 @@ def _registration(device_id: bytes, request: DeviceRequest) -> RegisterDevices:
         raise BadRequest("tags", "a tag holds a newline")
     if bool(request.channel) != bool(request.token):
         raise BadRequest("token" if request.channel else "channel", "channel and token come together")
+    try:
+        channel = channel_name(request.channel, request.region)
+    except ValueError as error:
+        raise BadRequest("region", str(error)) from error
 
     def text(value: str) -> Texts | None:
         return _texts(value) if value else None
@@ -187,9 +193,9 @@ def _registration(device_id: bytes, request: DeviceRequest) -> RegisterDevices:
         id=1,
         n=1,
         device_ids=memoryview(device_id),
-        channels=[request.channel] if request.channel else [],
-        channel_index=memoryview(b"\x01") if request.channel else None,
-        tokens=_texts(request.token) if request.channel else None,
+        channels=[channel] if channel else [],
+        channel_index=memoryview(b"\x01") if channel else None,
+        tokens=_texts(request.token) if channel else None,
         proven_unix_s=memoryview(request.proven_unix_s.to_bytes(4, "little")) if request.proven_unix_s else None,
         platform=text(request.platform),
         app_version=text(request.app_version),

@@ -93,7 +93,7 @@ def _vendors(app: App, names: list[str]) -> dict[str, Vendor]:
             raise UsageError(f"app {app.key} has no vendor {name!r}; it has {', '.join(sorted(app.vendors)) or 'none'}")
     if not wanted:
         raise UsageError(f"app {app.key} has no vendor")
-    return {name: vendors.REGISTRY[name].vendor(app.vendors[name]) for name in wanted}
+    return {name: vendors.entry_of(name).vendor(app.vendors[name]) for name in wanted}
 
 
 def previews(row: Row, chosen: dict[str, Vendor], n: int) -> Iterator[Preview]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.message_id import from_text
+from gateway.regions import channel_name
 from gateway.wire.rpc.messages import (
     BlockDevices,
     Device,
@@ -26,8 +27,8 @@ from gateway.wire.rpc.messages import (
     Trace,
 )
 
-#: A device id (16 bytes, or 32 hex digits), or (vendor, device token).
-Target: TypeAlias = bytes | str | tuple[str, str]
+#: A device id (16 bytes, or 32 hex digits), or (vendor, device token), or those with the vendor's region.
+Target: TypeAlias = bytes | str | tuple[str, str] | tuple[str, str, str]
 #: The number of a request that has not been sent.
 UNSENT = 1
 
@@ -38,6 +39,11 @@ def id_bytes(name: str, value: bytes | str) -> bytes:
     if found is None or len(found) != 16:
         raise ValueError(f"{name} is neither 16 bytes nor 32 hex digits")
     return found
+
+
+def channel_and_token(target: tuple[str, str] | tuple[str, str, str]) -> tuple[str, str]:
+    """Raises ValueError for a region that the vendor does not have."""
+    return channel_name(target[0], target[2] if len(target) == 3 else ""), target[1]
 
 
 def texts(column: TextColumn) -> Texts:
@@ -65,13 +71,13 @@ def submit_request(
 
     variables: name -> one value per target. task_id: of an earlier task that the rows become part of.
 
-    Raises ValueError where the lengths differ or an id has not its form.
+    Raises ValueError where the lengths differ, an id has not its form, or a vendor has no such region.
     """
     n = len(to)
     ids, vendors, vendor_index, tokens = bytearray(16 * n), list[str](), bytearray(n), list[bytes]()
     for row, target in enumerate(to):
         if isinstance(target, tuple):
-            vendor, token = target
+            vendor, token = channel_and_token(target)
             if vendor not in vendors:
                 vendors.append(vendor)
             vendor_index[row] = vendors.index(vendor) + 1
@@ -104,11 +110,15 @@ def submit_request(
 
 
 class DeviceState(msgspec.Struct, kw_only=True, frozen=True):
-    """The whole state of one device as register_devices writes it. channel "": no vendor token, long link only."""
+    """The whole state of one device as register_devices writes it. channel "": no vendor token, long link only.
+
+    region: of the device at its vendor (Xiaomi, OPPO, Meizu); "": the app's main one.
+    """
 
     device_id: bytes | str
     channel: str = ""
     token: str = ""
+    region: str = ""
     proven_unix_s: int = 0
     platform: str = ""
     app_version: str = ""
@@ -122,9 +132,10 @@ def register_request(devices: Sequence[DeviceState], *, want_passwords: bool = F
 
     want_passwords: the answer carries each device's password of the long link.
 
-    Raises ValueError for an id without its form or a tag with a newline.
+    Raises ValueError for an id without its form, a tag with a newline, or a region that its vendor does not have.
     """
-    channels = sorted({device.channel for device in devices if device.channel})
+    names = [channel_name(device.channel, device.region) for device in devices]
+    channels = sorted(set(names) - {""})
     position = {name: k for k, name in enumerate(channels, 1)} | {"": 0}
     if any("\n" in tag for device in devices for tag in device.tags):
         raise ValueError("a tag holds a newline")
@@ -139,7 +150,7 @@ def register_request(devices: Sequence[DeviceState], *, want_passwords: bool = F
         n=len(devices),
         device_ids=memoryview(b"".join(id_bytes("device id", device.device_id) for device in devices)),
         channels=channels,
-        channel_index=little_endian([position[device.channel] for device in devices], "u1") if channels else None,
+        channel_index=little_endian([position[name] for name in names], "u1") if channels else None,
         tokens=texts(TextColumn.from_texts([device.token for device in devices])) if channels else None,
         proven_unix_s=little_endian(proven, "<u4") if any(proven) else None,
         platform=lines["platform"],

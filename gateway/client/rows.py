@@ -4,7 +4,8 @@
 
 A line is one JSON object:
 
-    to           32 hex digits, {"vendor", "token"}, or a list of these; required unless the caller has a default
+    to           32 hex digits, {"vendor", "token", "region"}, or a list of these; required unless the caller has a
+                 default. region: of Xiaomi, OPPO and Meizu; absent: the app's main one
     title, body  required; one may be empty
     data ttl_s strategy category collapse_id badge sound image click plan_id    optional, as in gateway/content.py
     vars         {name: text}; `{{name}}` is replaced only in lines that have `vars`
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.client.requests import UNSENT, Target, little_endian, texts
+from gateway.client.requests import UNSENT, Target, channel_and_token, little_endian, texts
 from gateway.columns import TextColumn
 from gateway.content import (
     Action,
@@ -34,6 +35,7 @@ from gateway.content import (
 )
 from gateway.ledger import VENDOR_CHANNELS
 from gateway.message_id import from_text
+from gateway.regions import channel_name
 from gateway.wire.rpc.limits import CONTENTS_MAX, TOKEN_BYTES_MAX, VARIABLES_MAX
 from gateway.wire.rpc.messages import Submit
 
@@ -72,6 +74,7 @@ class LineSubmit(NamedTuple):
 class _Token(msgspec.Struct, forbid_unknown_fields=True):
     vendor: str
     token: str
+    region: str = ""
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -191,10 +194,14 @@ def _targets(parsed: _Line, line: int, default_to: Target | None) -> list[Target
         if isinstance(target, _Token):
             if target.vendor not in VENDOR_CHANNELS:
                 return LineFault(line, "to", f"vendor {target.vendor[:64]!r} is not known")
+            try:
+                channel = channel_name(target.vendor, target.region)
+            except ValueError as error:
+                return LineFault(line, "to", str(error))
             size = len(target.token)
             if not 0 < size <= TOKEN_BYTES_MAX or not target.token.isascii():
                 return LineFault(line, "to", f"token is {size} characters, expected 1 to {TOKEN_BYTES_MAX} of ASCII")
-            out.append((target.vendor, target.token))
+            out.append((channel, target.token))
         else:
             device_id = from_text(target) if len(target) == 32 else None
             if device_id is None:
@@ -236,7 +243,7 @@ class _Columns:
         self._index.append(position)
         self.lines.append(row.line)
         if isinstance(row.target, tuple):
-            vendor, token = row.target
+            vendor, token = channel_and_token(row.target)
             if vendor not in self._vendors:
                 self._vendors.append(vendor)
             self._vendor_index.append(self._vendors.index(vendor) + 1)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +25,7 @@ from gateway.columns import Rows
 from gateway.core.changes import Change
 from gateway.ledger import Channel, Reason, Receipt, State
 from gateway.message_id import to_text
+from gateway.regions import vendor_channel
 
 #: receipt -> actionId of a channel without its own.
 _ACTIONS = {Receipt.DELIVERED: "0", Receipt.DISPLAYED: "10000", Receipt.CLICKED: "10010"}
@@ -73,9 +74,9 @@ def outcome(state: int, reason: int, receipt: int, channel: int, *, is_transmiss
         if is_transmission and receipt == Receipt.DELIVERED:
             return "200", _TRANSMISSION_ARRIVED
         known = Receipt(receipt)
-        return "200", _OWN_ACTIONS.get((Channel(channel), known), _ACTIONS[known])
+        return "200", _OWN_ACTIONS.get((vendor_channel(Channel(channel)), known), _ACTIONS[known])
     if state in (State.VENDOR_ACCEPTED, State.DEVICE_ACKED):
-        action = _SENT.get(Channel(channel))
+        action = _SENT.get(vendor_channel(Channel(channel)))
         return None if action is None else ("200", action)
     if reason == Reason.UNKNOWN_DEVICE:
         return "401", ""
@@ -84,8 +85,11 @@ def outcome(state: int, reason: int, receipt: int, channel: int, *, is_transmiss
     return ("400" if state == State.FAILED and channel > Channel.LONG_LINK else "500"), ""
 
 
-def lines_of(change: Change, rows: Rows, signer: Signer) -> Iterator[bytes]:
-    """The lines of some rows of a change. A few microseconds each: the caller takes a step's worth."""
+def lines_of(
+    change: Change, rows: Rows, signer: Signer, alias_of: Callable[[bytes], str] | None = None
+) -> Iterator[bytes]:
+    """The lines of some rows of a change. A few microseconds each: the caller takes a step's worth. alias_of: of a
+    device id, "" for none, where lines have one."""
     page = change.page
     batch = page.batch
     firsts = [segment.first for segment in batch.segments] if len(batch.segments) > 1 else [0]
@@ -119,6 +123,8 @@ def lines_of(change: Change, rows: Rows, signer: Signer) -> Iterator[bytes]:
             "actionId": action,
             "recvtime": change.at_unix_ms,
         }
+        if alias_of is not None and cid and (alias := alias_of(device)):
+            line["alias"] = alias
         yield _ENCODER.encode(line)
 
 

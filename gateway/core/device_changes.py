@@ -7,7 +7,7 @@ and losing a few minutes of them in a crash costs a probe or a line in a report.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,33 +17,62 @@ NOW = 1
 LATER = 2
 
 
+#: Marks looked at in one step: a scan of a hundred million of them takes a tenth of a second in all.
+_BLOCK_ROWS = 1 << 20
+
+
 class DeviceChanges:
     """on_change: called after rows were marked to be written at once."""
 
-    __slots__ = ("_marks", "on_change")
+    __slots__ = ("_marks", "_pending", "on_change")
 
     def __init__(self, devices_max: int) -> None:
         self._marks: U8 = np.zeros(devices_max + 1, np.uint8)
+        #: Where marks of NOW are, so that a registration costs no look at all devices; some may be gone by now.
+        self._pending: list[Rows | I32] = []
         self.on_change: Callable[[], None] = _nobody
 
-    def mark(self, rows: Rows) -> None:
+    def mark(self, rows: Rows | I32) -> None:
         """The rows, -1 not among them, are to be written at once."""
         if len(rows):
-            self._marks[rows] |= np.uint8(NOW)
+            fresh = rows[self._marks[rows] & np.uint8(NOW) == 0]
+            self._marks[fresh] |= np.uint8(NOW)
+            if len(fresh):
+                self._pending.append(fresh)
             self.on_change()
 
     def mark_later(self, rows: Rows | int) -> None:
         """The rows, -1 not among them, are to be written some time."""
         self._marks[rows] |= np.uint8(LATER)
 
-    def drop(self, rows: I32) -> None:
-        """The rows are nobody's any more."""
+    def drop(self, rows: Rows | I32) -> None:
+        """The rows are nobody's any more, or about to be written."""
         self._marks[rows] = 0
 
-    def marked(self, kinds: int) -> I32:
-        """The rows marked with one of the kinds. They stay marked until `drop`."""
-        found: I32 = np.flatnonzero(self._marks & np.uint8(kinds)).astype(np.int32)
+    def take(self) -> I32:
+        """The rows that are to be written at once, ascending. They stay marked until `drop`, and are not told again
+        unless they come back."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return np.zeros(0, np.int32)
+        rows: I32 = np.unique(np.concatenate(pending)).astype(np.int32)
+        return self.still(rows, NOW)
+
+    def come_back(self, rows: I32) -> None:
+        """Rows that were taken and not written."""
+        if len(rows):
+            self._pending.append(rows)
+
+    def still(self, rows: I32, kinds: int = NOW | LATER) -> I32:
+        """Those of the rows that are marked with one of the kinds."""
+        found: I32 = rows[self._marks[rows] & np.uint8(kinds) != 0]
         return found
+
+    def blocks(self) -> Iterator[I32]:
+        """All marked rows, of whichever kind, ascending: what a block has is found when it is asked for."""
+        for first in range(0, len(self._marks), _BLOCK_ROWS):
+            found: I32 = (np.flatnonzero(self._marks[first : first + _BLOCK_ROWS]) + first).astype(np.int32)
+            yield found
 
 
 def _nobody() -> None:

@@ -120,6 +120,14 @@ class Holders:
         was_open = page.n_open
         self._move(page, rows, outcomes, now)
         self._raise_receipts(page, rows, outcomes.receipt, now)
+        if outcomes.is_back.any():
+            back = rows[outcomes.is_back & (page.state[rows] == State.HELD)]
+            page.away[back] = 0
+            self._rows[worker] -= len(back)
+            if not ((page.away & AWAY_WORKER == worker + 1) & ~IS_FINAL[page.state]).any():
+                self._pages[worker].pop(page.batch.address.sequence, None)
+            # It may rest now.
+            self._home.kept(page, 0)
         if page.n_open < was_open:
             is_final = IS_FINAL[outcomes.state]
             page.final_ms[rows[is_final]] = outcomes.final_ms[is_final]

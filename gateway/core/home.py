@@ -17,7 +17,7 @@ import bisect
 import itertools
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ import numpy as np
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment, task_segments
 from gateway.columns import I64, U8, U16, Rows
+from gateway.core.addresses import SHADOWS_FROM, Addresses, as_sent
 from gateway.core.away import AwayPage, AwayPages
 from gateway.core.changes import Change, ChangeRing
 from gateway.core.counters import Counters
@@ -73,6 +74,7 @@ class Home:
 
     ledger_bytes_max: pages beyond it are evicted, oldest first, if their rows are final or wait in the inbox alone.
     rows_open_max: intake is refused above it. change_rows_max: rows the ring of changes may hold.
+    adopted: journals of workers that this start does not have, whose archived pages are this home's.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class Home:
         rows_open_max: int,
         change_rows_max: int,
         now: float,
+        adopted: Collection[int] = (),
     ) -> None:
         self._secret = secret
+        self.addresses = Addresses(secret, journal, adopted)
         self.counters = Counters()
         self.journal = self._journal = journal
         #: Called once for each batch when its last row has become final: its journal record may go.
@@ -112,11 +116,8 @@ class Home:
         self.shadows = Shadows(secret)
         self.shadows.on_orphans = self._tell_orphans
         self._page_bytes: dict[int, int] = {}
-        self._bytes = 0
-        self._evicted = 0
         self.rows_open = self._rows_wanted = 0
-        self._next_sequence = 0
-        self._newest_unix_ms = 0
+        self._bytes = self._evicted = self._next_sequence = self._newest_unix_ms = 0
         #: The monotonic time of that label.
         self._labelled_at = now
         #: Tasks that have rows in more than one batch: task id -> sequences.
@@ -173,7 +174,7 @@ class Home:
 
     def is_ours(self, address: BatchAddress) -> bool:
         """Whether batches of this home have such addresses."""
-        return address.journal == self._journal
+        return self.addresses.is_ours(address)
 
     def check_room(self, rows: int) -> None:
         """Raises Overloaded when `rows` more would exceed a limit."""
@@ -195,9 +196,7 @@ class Home:
         page = LedgerPage(batch)
         sequence = batch.address.sequence
         self._pages[sequence] = page
-        size = page.memory_bytes()
-        self._page_bytes[sequence] = size
-        self._bytes += size
+        self.resized(page)
         self.rows_open += page.n
         self.counters.touch(page)
         for task_id in long_tasks:
@@ -271,8 +270,13 @@ class Home:
         self.counters.came_back(page)
         self.rows_open += page.n_open - (0 if away is None else away.held)
         self._pages[sequence] = page
-        size = self._page_bytes[sequence] = page.memory_bytes()
-        self._bytes += size
+        self.resized(page)
+
+    def resized(self, page: LedgerPage) -> None:
+        """A page of this home takes as much memory as it says."""
+        sequence, size = page.batch.address.sequence, page.memory_bytes()
+        self._bytes += size - self._page_bytes.get(sequence, 0)
+        self._page_bytes[sequence] = size
 
     def adopt_away(self, address: BatchAddress, held: int, deadline: float) -> None:
         """An earlier process left a page in the archive with so many rows held; the first of them is due then."""
@@ -302,7 +306,7 @@ class Home:
         """The task has rows in that batch; the one in which it began is noted with its second."""
         sequences = self._long_tasks.get(task_id)
         if sequences is None:
-            address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+            address = self.addresses.decode(task_id, message_id.TASK_DOMAIN)
             page = None if address is None else self._pages.get(address.batch.sequence)
             is_here = page is not None and address is not None and page.batch.address == address.batch
             sequences = self._long_tasks[task_id] = [address.batch.sequence] if is_here and address is not None else []
@@ -506,10 +510,15 @@ class Home:
 
     def page(self, sequence: int) -> LedgerPage | None:
         """The page of a batch of this home, or the shadow of a slice that it holds."""
-        return self._pages.get(sequence) if sequence < message_id.SEQUENCES_MAX else self.shadows.get(sequence)
+        return self._pages.get(sequence) if sequence < SHADOWS_FROM else self.shadows.get(sequence)
 
     def pages(self) -> Iterator[LedgerPage]:
         return iter(list(self._pages.values()))
+
+    def crowding(self, pages_max: int, share: float) -> list[LedgerPage]:
+        """The pages that eviction looks at next, where the ledger has more than that share of its bytes; else none."""
+        is_crowded = self.ledger_bytes > share * self._ledger_bytes_max
+        return list(itertools.islice(self._pages.values(), pages_max)) if is_crowded else []
 
     def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
         """The page and row of a message id; None when it is not ours or no longer in memory."""
@@ -523,8 +532,7 @@ class Home:
 
     def address_of(self, identifier: bytes) -> RowAddress | None:
         """Where the row of a message id is, in memory or not; None when it is not ours."""
-        address = message_id.decode(self._secret, identifier)
-        return None if address is None or address.batch.journal != self._journal else address
+        return self.addresses.decode(identifier)
 
     def find_task(self, task_id: bytes) -> list[tuple[LedgerPage, TaskSegment]]:
         """The rows of a task: (page, segment) in order; empty when unknown or no longer in memory."""
@@ -533,8 +541,8 @@ class Home:
 
     def task_pages(self, task_id: bytes) -> list[LedgerPage]:
         """The pages that have rows of the task, in order; costs a look-up for each."""
-        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
-        if address is None or address.batch.journal != self._journal:
+        address = self.addresses.decode(task_id, message_id.TASK_DOMAIN)
+        if address is None:
             return []
         sequences = self._long_tasks.get(task_id, [address.batch.sequence])
         return [self._pages[sequence] for sequence in sequences if sequence in self._pages]
@@ -544,7 +552,7 @@ class Home:
         segments = page.batch.segments
         if len(segments) == 1:
             return [segments[0]] if segments[0].task_id == task_id else []
-        address = message_id.decode(self._secret, task_id, message_id.TASK_DOMAIN)
+        address = self.addresses.decode(task_id, message_id.TASK_DOMAIN)
         if address is not None and address.batch == page.batch.address:
             # Segments are sorted by first row: a batch of 65,536 one-row tasks is searched in 16 steps.
             own = segments[bisect.bisect_right(segments, address.row, key=lambda one: one.first) - 1]
@@ -553,9 +561,10 @@ class Home:
 
     def encode_rows(self, batch: Batch, first: int, stop: int) -> None:
         """Message ids of rows first..stop stand in the batch; done by slice, so that no step is long."""
-        if batch.address.sequence >= message_id.SEQUENCES_MAX:
+        if batch.address.sequence >= SHADOWS_FROM:
             return  # a shadow's are its home's and came with it
-        batch.message_ids[first:stop] = message_id.encode_rows(self._secret, batch.address, np.arange(first, stop))
+        rows = np.arange(first, stop)
+        batch.message_ids[first:stop] = message_id.encode_rows(self._secret, as_sent(batch.address), rows)
 
     def rows_not_conserved(self) -> int:
         """Open rows by count of moves less open rows by look at the columns: 0, or a bug of ours."""
@@ -563,13 +572,9 @@ class Home:
         return self.rows_open - in_memory - self.away_pages.rows
 
     def statistics(self) -> HomeStatistics:
+        changes = self._changes
         return HomeStatistics(
-            pages=len(self._pages),
-            rows_open=self.rows_open,
-            ledger_bytes=self.ledger_bytes,
-            pages_evicted=self._evicted,
-            changes_first=self._changes.first,
-            changes_next=self.next_cursor,
+            len(self._pages), self.rows_open, self.ledger_bytes, self._evicted, changes.first, changes.next
         )
 
 

@@ -15,6 +15,7 @@ from gateway.columns import U8, Bool, Rows
 from gateway.content import LONG_LINK_ONLY, Class, Priority, Variant
 from gateway.core.strategy import strategy_table
 from gateway.ledger import VENDOR_CHANNELS, Channel
+from gateway.regions import VENDOR_OF, VENDORS
 
 
 class Options(NamedTuple):
@@ -41,8 +42,8 @@ class AppDefaults(NamedTuple):
     marketing_categories: frozenset[str] = frozenset()
 
 
-#: Channel name -> code, of the channels a strategy may name.
-_CODES = {name: int(channel) for name, channel in VENDOR_CHANNELS.items()}
+#: Channel name -> code, of the channels a strategy may name; what it says of a vendor holds for its regions.
+_CODES = {name: int(channel) for name, channel in VENDOR_CHANNELS.items() if name in VENDORS}
 
 
 def compile_options(batch: Batch, defaults: AppDefaults) -> Options:
@@ -72,7 +73,7 @@ def _strategies(strategies: list[int | dict[str, int]]) -> U8:
     table[:] = np.array(plain, np.uint8)[:, None]
     for index, strategy in enumerate(strategies):
         if not isinstance(strategy, int):
-            table[index] = strategy_table(strategy, _CODES)[: len(Channel)]
+            table[index] = strategy_table(strategy, _CODES)[VENDOR_OF]
     return table
 
 

@@ -177,10 +177,13 @@ class Group(NamedTuple):
         return self.signed_slots(names, join(pieces_of(signed, slots), 0, n))
 
     def signed_slots(self, names: Sequence[str], texts: Sequence[bytes]) -> dict[str, Pieces]:
-        """The same of texts that are joined already: a short loop, since a digest is one call each. All signatures of a
-        vendor have one width; `signature:A:B` is a part of it."""
+        """The same of texts that are joined already: a short loop, since a digest is one call each.
+        `signature:A:B` is a part of it, of vendors whose signatures all have one width."""
         assert self.sign is not None, "only a vendor that signs has a signature in its template"
-        column = np.frombuffer(b"".join(map(self.sign, texts)), np.uint8).reshape(len(texts), -1)
+        made = list(map(self.sign, texts))
+        if len(set(map(len, made))) > 1:
+            return {name: (TextColumn.from_rows(made),) for name in names}
+        column = np.frombuffer(b"".join(made), np.uint8).reshape(len(texts), -1)
         slots: dict[str, Pieces] = {}
         for name in names:
             _, bar, span = name.partition(":")

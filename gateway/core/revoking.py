@@ -22,6 +22,7 @@ from gateway.batch import Batch, Submission
 from gateway.columns import I64, U8, U16, Bool, Rows, TextColumn, uuid_text
 from gateway.content import LONG_LINK_ONLY, TTL_S_DEFAULT, Variant
 from gateway.ledger import Channel, Flag, LedgerPage, State
+from gateway.regions import vendor_channel
 
 #: Vendors that show a message in the place of the one before it of the same collapse id.
 REPLACING = frozenset(
@@ -37,7 +38,7 @@ REPLACING = frozenset(
         Channel.MEIZU,
     }
 )
-_REPLACES: Bool = np.array([channel in REPLACING for channel in Channel], np.bool_)
+_REPLACES: Bool = np.array([vendor_channel(channel) in REPLACING for channel in Channel], np.bool_)
 #: The variable that names the message to take back.
 _NAME = "revokes"
 _UUID_BYTES = 36
@@ -88,6 +89,9 @@ def choose(page: LedgerPage, rows: Rows, *, has_replacement: bool) -> Chosen:
     on_link = is_shown & (channels == Channel.LONG_LINK)
     at_vendor = is_shown & (channels > Channel.LONG_LINK)
     replaceable = _REPLACES[channels] | on_link
+    if batch.channels is not None and batch.tokens is None:
+        # A page out of the archive has no tokens: nothing can be sent to these.
+        replaceable &= batch.channels[rows] == 0
     outcomes = np.full(len(rows), Outcome.NOT_SHOWN, np.uint8)
     outcomes[on_link] = Outcome.REVOKED
     outcomes[at_vendor] = Outcome.CANNOT
@@ -169,7 +173,7 @@ def _submission(
         n=len(rows),
         source_rows=np.arange(first, first + len(rows), dtype=np.uint32),
         device_ids=np.ascontiguousarray(batch.device_ids[rows]),
-        channels=None if batch.channels is None else batch.channels[rows],
+        channels=None if batch.channels is None or batch.tokens is None else batch.channels[rows],
         tokens=None if batch.tokens is None else batch.tokens.take(rows),
         variant_index=variant_index,
         variables=variables,

@@ -24,8 +24,9 @@ import numpy as np
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment
 from gateway.columns import I64, U8, U16, U32, Bool, Rows
+from gateway.core.addresses import SHADOWS_FROM, as_sent
 from gateway.ledger import IS_FINAL, LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, State
-from gateway.message_id import SEQUENCES_MAX, BatchAddress
+from gateway.message_id import BatchAddress
 
 #: Shadows of one worker are told apart by so many numbers; tags stay within 63 bits.
 _SHADOWS_MAX = 1 << 40
@@ -56,7 +57,8 @@ class Outcomes(NamedTuple):
     """What became of k rows of one batch: their columns as the holder has them now. rows: positions at home.
 
     Columns (k,): state, reason, channel, receipt, flags, attempts: uint8; routed_ms, issued_ms, final_ms, token_hashes:
-    uint32. is_announced: rows that may have left the process by now.
+    uint32. is_announced: rows that may have left the process by now. is_back: rows in
+    the holder's inbox, durably, which their home has again (actors/inbox_places.py).
     """
 
     address: BatchAddress
@@ -72,6 +74,7 @@ class Outcomes(NamedTuple):
     final_ms: U32
     token_hashes: U32
     is_announced: Bool
+    is_back: Bool
     bursts: Sequence[BurstReport] = ()
 
 
@@ -79,11 +82,13 @@ class ShadowPage(LedgerPage):
     """home, incarnation: the worker that journaled the batch, and which life of it. home_rows: (n,) uint16.
 
     size_bytes: what the slice cost in credit. dirty: (n,) bool, not reported since. is_announced: (n,) bool, are about
-    to leave the process, or have. is_told: (n,) bool, and their home has been told so.
+    to leave the process, or have. is_told: (n,) bool, and their home has been told so. goes_back: (n,) bool, the next
+    report gives them back; is_back: (n,) bool, one has, and they are nothing to us: CANCELLED, which nobody is told.
     """
 
     __slots__ = (
         "dirty",
+        "goes_back",
         "has_dirty",
         "has_home",
         "home",
@@ -91,6 +96,7 @@ class ShadowPage(LedgerPage):
         "home_rows",
         "incarnation",
         "is_announced",
+        "is_back",
         "is_orphan",
         "is_told",
         "on_dirty",
@@ -111,6 +117,8 @@ class ShadowPage(LedgerPage):
         self.dirty: Bool = np.zeros(batch.n, np.bool_)
         self.is_announced: Bool = np.zeros(batch.n, np.bool_)
         self.is_told: Bool = np.zeros(batch.n, np.bool_)
+        self.goes_back: Bool = np.zeros(batch.n, np.bool_)
+        self.is_back: Bool = np.zeros(batch.n, np.bool_)
         self.has_dirty = False
         self.has_home = True
         #: Its home is dead and will not be back.
@@ -133,6 +141,25 @@ class ShadowPage(LedgerPage):
             self.final_ms[rows] = self.stamp(now)
             self.on_ended(self, len(rows) - int(came[IS_FINAL].sum()))
         self.touch(rows)
+
+    def give_back(self, rows: Rows) -> None:
+        """These rows, HELD, are in a durable inbox: their home has them again when the next report is out, unless they
+        have moved by then."""
+        self.goes_back[rows] = True
+        self.touch(rows)
+
+    def stay(self) -> None:
+        """Nobody takes rows back."""
+        self.goes_back[:] = False
+
+    def let_go(self, rows: Rows) -> None:
+        """These rows, HELD, are their home's."""
+        self.goes_back[rows] = False
+        self.is_back[rows] = True
+        self.state[rows] = State.CANCELLED
+        self.counts[State.HELD] -= len(rows)
+        self.counts[State.CANCELLED] += len(rows)
+        self.on_ended(self, len(rows))
 
     def announce(self, rows: Rows) -> None:
         """These rows are about to leave the process: their home is told before they do."""
@@ -261,8 +288,8 @@ class Shadows:
         if len(home_rows) != batch.n or (batch.n > 1 and not bool((home_rows[1:] > home_rows[:-1]).all())):
             raise ValueError(f"{len(home_rows)} rows for a slice of {batch.n}, expected as many, rising")
         address = batch.address
-        batch.message_ids = message_id.encode_rows(self._secret, address, home_rows.astype(np.intp))
-        sequence = SEQUENCES_MAX + self._number % _SHADOWS_MAX
+        batch.message_ids = message_id.encode_rows(self._secret, as_sent(address), home_rows.astype(np.intp))
+        sequence = SHADOWS_FROM + self._number % _SHADOWS_MAX
         self._number += 1
         batch.address = BatchAddress(address.unix_ms, address.journal, sequence)
         page = ShadowPage(
@@ -367,9 +394,11 @@ class Shadows:
 
 def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
     """The report of everything that changed since the last one, and its rows here; the page is clean afterwards."""
-    rows = np.flatnonzero(page.dirty)
-    page.dirty[rows] = False
+    rows = np.flatnonzero(page.dirty & ~page.is_back)
+    page.dirty[:] = False
     page.has_dirty = False
+    is_back = page.goes_back[rows] & (page.state[rows] == State.HELD)
+    page.goes_back[rows] = False
     # A row that waits, is kept or has ended got its answer: its next attempt is announced anew.
     page.is_announced[rows] &= _MAY_BE_OUT[page.state[rows]]
     page.is_told[rows] &= page.is_announced[rows]
@@ -379,7 +408,7 @@ def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
         # A whole slice with news is the usual case, and a copy costs a fraction of picking rows out.
         return column.copy() if is_whole else column[rows]
 
-    return rows, Outcomes(
+    outcomes = Outcomes(
         address=page.home_address,
         rows=taken(page.home_rows),
         state=taken(page.state),
@@ -393,8 +422,12 @@ def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
         final_ms=taken(page.final_ms),
         token_hashes=taken(page.token_hashes),
         is_announced=taken(page.is_announced),
+        is_back=is_back,
         bursts=_take_answered_bursts(page),
     )
+    if is_back.any():
+        page.let_go(rows[is_back])
+    return rows, outcomes
 
 
 def _take_answered_bursts(page: ShadowPage) -> list[BurstReport]:

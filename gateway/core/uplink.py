@@ -1,6 +1,6 @@
 """What a device reports: one payload per event, and what it asks for. Decisions only (docs/device-protocol.md).
 
-    token      {"channel": str, "token": str}          the vendor's token has changed; "" and "": there is none
+    token      {"channel": str, "token": str, "region": str?}  the vendor's token has changed; "" and "": there is none
     displayed  {"message_id": str | "message_ids": [..]}
     clicked    the same
     closed     the same: it was not shown, because notifications are switched off
@@ -27,6 +27,7 @@ from gateway.core.tokens import TOKEN_BYTES_MAX
 from gateway.errors import LocalProtocolError
 from gateway.ledger import Flag, Receipt
 from gateway.message_id import from_text
+from gateway.regions import channel_name
 
 EVENTS: Final = ("token", "displayed", "clicked", "closed", "switch", "tags", "alias", "state")
 CUSTOM_FIRST, CUSTOM_COUNT = 90_000, 1_000
@@ -49,6 +50,8 @@ class AppState(enum.IntFlag):
 
 
 class TokenUpload(NamedTuple):
+    """channel: with the region, as in regions.py."""
+
     channel: str
     token: str
 
@@ -124,6 +127,7 @@ _Tags = Annotated[list[_Tag], Meta(max_length=TAGS_PER_DEVICE_MAX)]
 class _Token(msgspec.Struct):
     channel: Annotated[str, Meta(max_length=32)]
     token: Annotated[str, Meta(max_length=TOKEN_BYTES_MAX)]
+    region: Annotated[str, Meta(max_length=32)] = ""
 
 
 class _Messages(msgspec.Struct):
@@ -189,7 +193,10 @@ def _from_form(event: str, form: object) -> Uplink:
             if bool(form.channel) != bool(form.token):
                 raise MalformedUplink("channel and token come together")
             _check_line(form.token)
-            return TokenUpload(form.channel, form.token)
+            try:
+                return TokenUpload(channel_name(form.channel, form.region), form.token)
+            except ValueError as error:
+                raise MalformedUplink(str(error)) from error
         case _Messages():
             return Report(_message_ids(form), *_RECEIPTS[event])
         case _Switch():

@@ -45,12 +45,16 @@ SCHEMA = (
 )
 _INSERT = "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,?)"
 _TAGS = "SELECT value FROM json_each(?)"
+#: Above these bits of a tag stands the worker that journaled the row (core/addresses.py).
+_WORKER_BITS = 38
 
 
 class SqliteInbox:
     """Opening blocks: it counts the rows that are there, 10 million in some seconds.
 
-    Limits: see [inbox] in configs/reference.toml. Raises what `Database` raises.
+    Limits: see [inbox] in configs/reference.toml. worker: whose batches `newest_at_start` is about.
+
+    Raises what `Database` raises.
     """
 
     def __init__(
@@ -61,7 +65,9 @@ class SqliteInbox:
         rows_max: int,
         bytes_per_device_max: int,
         bytes_max: int,
+        worker: int = 0,
     ) -> None:
+        self._worker = worker
         self._rows_per_device_max = rows_per_device_max
         self._rows_max = rows_max
         self._bytes_per_device_max = bytes_per_device_max
@@ -83,6 +89,9 @@ class SqliteInbox:
             columns = np.array(found, np.int64)
             self._filing.add(columns[:, 0], columns[:, 1])
             self._filing.commit()
+            columns = columns[columns[:, 3] >> _WORKER_BITS == self._worker]
+            if not len(columns):
+                continue
             at = int(np.lexsort((columns[:, 3], columns[:, 2]))[-1])
             self.newest_at_start = max(self.newest_at_start, (int(columns[at, 2]), int(columns[at, 3])))
         (newest,) = run("SELECT coalesce(max(arrival), 0) FROM rows").fetchone()
@@ -150,7 +159,7 @@ class SqliteInbox:
         with named_errors(self.database.place):
             k = len(rows.tags)
             kept = np.full(k, Kept.YES, np.uint8)
-            is_new = self._are_new(connection, rows.tags)
+            is_new = self._are_new(connection, rows)
             hashes = device_hashes(rows.device_ids) if k else rows.tags
             sizes, collapse, apps, born = (
                 rows.column("sizes"),
@@ -188,10 +197,10 @@ class SqliteInbox:
             self._filing.add(hashes[at_rows], sizes[at_rows])
             return InboxPut(kept, gone)
 
-    @staticmethod
-    def _are_new(connection: sqlite3.Connection, tags: I64) -> Bool:
+    def _are_new(self, connection: sqlite3.Connection, rows: InboxRows) -> Bool:
         """(k,) which tags are not stored. A slice of a batch that comes for the first time costs one look: no stored
-        tag lies between its own."""
+        tag lies between its own. What is left of an older batch, whose number was given again, is deleted."""
+        tags = rows.tags
         is_new = np.ones(len(tags), np.bool_)
         if not len(tags):
             return is_new
@@ -199,8 +208,11 @@ class SqliteInbox:
         found = connection.execute("SELECT 1 FROM rows WHERE tag BETWEEN ? AND ? LIMIT 1", span).fetchone()
         if found is not None:
             text = json.dumps(tags.tolist())
-            stored = [tag for (tag,) in connection.execute(f"SELECT tag FROM rows WHERE tag IN ({_TAGS})", (text,))]
-            is_new &= ~np.isin(tags, np.array(stored, np.int64))
+            stored = dict(connection.execute(f"SELECT tag, born FROM rows WHERE tag IN ({_TAGS})", (text,)))
+            born = dict(zip(tags.tolist(), rows.born().tolist(), strict=True))
+            older = [tag for tag, its_born in stored.items() if its_born < born[tag]]
+            self._delete(connection, np.array(older, np.int64))
+            is_new &= ~np.isin(tags, np.array([tag for tag in stored if tag not in older], np.int64))
         return is_new
 
     def _collapse(

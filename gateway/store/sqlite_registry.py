@@ -120,8 +120,11 @@ class _Group:
             run = self.database.write(0).execute
             for block in folding.blocks[:blocks_max]:
                 devices = self.merged(block, folding.log)
-                data = encode_devices(devices)
-                run("REPLACE INTO snapshots VALUES (?, ?)", (block, data))
+                if devices.n:
+                    run("REPLACE INTO snapshots VALUES (?, ?)", (block, encode_devices(devices)))
+                else:
+                    # A load takes a turn for each block that has a row.
+                    run("DELETE FROM snapshots WHERE block = ?", (block,))
             del folding.blocks[:blocks_max]
             if not folding.blocks:
                 run("DELETE FROM log WHERE position <= ?", (folding.position,))
@@ -224,31 +227,51 @@ def _keys(ids: U8, apps: U16) -> np.ndarray[tuple[int], np.dtype[np.void]]:
     return found
 
 
+def fix_shard_groups(folder: Path, shard_groups: int) -> None:
+    """The folder has so many shard groups, now and for ever. Raises StoreError where it has another number."""
+    path = folder / "shard_groups"
+    with named_errors(str(folder)):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_known = path.exists()
+        try:
+            found = int(path.read_text()) if is_known else len(list(folder.glob("group-*.db")))
+        except ValueError as error:
+            raise StoreCorrupt(str(path), "is no number") from error
+        if found != shard_groups and (is_known or found):
+            what = f"folder has {found} shard groups, the configuration {shard_groups} (shard_groups)"
+            raise StoreError(str(folder), what)
+        if not is_known:
+            path.write_text(f"{shard_groups}\n", encoding="ascii")
+
+
 class SqliteRegistry:
     """Opening blocks. apps: their keys in the order of the configuration. shard_groups: a power of two, fixed for a
-    folder when it is made.
+    folder when it is made. groups: those that are opened, of whose devices all calls are; None for all.
 
     Raises StoreInUse, StoreCorrupt, StoreFull, StoreReadOnly, StoreError.
     """
 
-    def __init__(self, folder: Path, apps: Sequence[str], *, shard_groups: int = 16) -> None:
+    def __init__(
+        self, folder: Path, apps: Sequence[str], *, shard_groups: int = 16, groups: Sequence[int] | None = None
+    ) -> None:
         self._folder = folder
         self._group_shards = SHARDS // shard_groups
-        found = len(list(folder.glob("group-*.db")))
-        if found not in (0, shard_groups):
-            what = f"folder has {found} shard groups, the configuration {shard_groups} (shard_groups)"
-            raise StoreError(str(folder), what)
-        self._groups: list[_Group] = []
+        fix_shard_groups(folder, shard_groups)
+        self._by_number: dict[int, _Group] = {}
         n_blocks = self._group_shards // BLOCK_SHARDS
         try:
-            for number in range(shard_groups):
+            for number in range(shard_groups) if groups is None else groups:
                 path = folder / f"group-{number:03d}.db"
-                self._groups.append(_Group(path, apps, number * n_blocks, n_blocks))
+                self._by_number[number] = _Group(path, apps, number * n_blocks, n_blocks)
         except BaseException:
             self.close()
             raise
         self._epochs = EpochGuard([group.database for group in self._groups])
         self._turns = Turns(str(folder), commit=self._commit, undo=self._undo)
+
+    @property
+    def _groups(self) -> list[_Group]:
+        return list(self._by_number.values())
 
     @property
     def databases(self) -> list[Database]:
@@ -290,9 +313,9 @@ class SqliteRegistry:
         groups = sorted({int(shard) // self._group_shards for shard in shards})
         await self._turns.run(lambda: self._erase(number, app, device_ids, shards))
         for group in groups:
-            while await self._turns.run(lambda g=group: self._fold_whole(self._groups[g])):  # type: ignore[misc]
+            while await self._turns.run(lambda g=group: self._fold_whole(self._by_number[g])):  # type: ignore[misc]
                 pass
-            await self._turns.run(self._groups[group].database.scrub)
+            await self._turns.run(self._by_number[group].database.scrub)
 
     async def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
         """As the port says: one block at a time, in the order of shards. Raises StoreCorrupt."""
@@ -321,7 +344,7 @@ class SqliteRegistry:
     def _write(self, epoch: int, devices: DeviceColumns) -> None:
         numbers = devices.shards // self._group_shards
         for number in np.unique(numbers).tolist():
-            group = self._groups[number]
+            group = self._by_number[number]
             part = devices if (numbers == number).all() else devices.take(np.flatnonzero(numbers == number))
             stored = part._replace(apps=group.to_stored[part.apps])
             group.append(epoch, _WRITTEN, encode_devices(stored))
@@ -329,7 +352,7 @@ class SqliteRegistry:
     def _erase(self, epoch: int, app: int, device_ids: U8, shards: U16) -> None:
         numbers = shards // self._group_shards
         for number in np.unique(numbers).tolist():
-            group = self._groups[number]
+            group = self._by_number[number]
             group.append(epoch, _ERASED, encode_keys(device_ids[numbers == number], int(group.to_stored[app])))
 
     @staticmethod

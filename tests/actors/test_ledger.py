@@ -56,7 +56,6 @@ def make_ledger(world: Any, store: _Disk, **settings: Any) -> LedgerActor:
         inbox=world.inbox_store,
         epoch=EPOCH,
         home=world.home,
-        secret=world.home._secret,
         clock=world.clock,
         observer=_Observer(),
         counter_days_max=400,

@@ -18,6 +18,7 @@ from gateway.api.health import HealthServer
 from gateway.core.identity import check_device_password
 from gateway.core.signed_requests import SignedRequests, SigningLimits, sign_request
 from gateway.errors import Overloaded
+from gateway.ledger import Channel
 from gateway.observe.exposition import Page
 from gateway.observe.metric_types import OTHER
 from gateway.observe.metrics import Metrics
@@ -127,6 +128,14 @@ async def test_desk_registers_the_whole_state_that_is_given() -> None:
     assert [column.row(0) for column in texts if column] == [b"a" * 64, b"ios", b"u-1", b"vip\nbeta"]
 
 
+async def test_desk_registers_a_device_with_the_region_of_its_vendor() -> None:
+    desk = Desk()
+    await desk.ask({"channel": "xiaomi", "token": "abc", "region": "eu"})
+    registration = check_registration(desk.registered[0][1])
+    assert registration.channels is not None
+    assert registration.channels.tolist() == [Channel.XIAOMI_EU]
+
+
 async def test_desk_makes_the_password_of_a_given_id_and_writes_nothing() -> None:
     desk = Desk()
     status, _, answer = await desk.ask({"device_id": "ab" * 16}, secret=b"old")
@@ -145,6 +154,7 @@ async def test_desk_makes_the_password_of_a_given_id_and_writes_nothing() -> Non
         ({"tags": ["a", "b\nc"]}, "tags"),
         ({"token": "abc"}, "channel"),
         ({"channel": "apns"}, "token"),
+        ({"channel": "xiaomi", "token": "abc", "region": "europe"}, "region"),
         (b"{", "body"),
     ],
 )

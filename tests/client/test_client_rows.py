@@ -82,6 +82,8 @@ def test_line_defaults_are_the_gateways_own() -> None:
 def test_line_may_name_tokens_and_lists() -> None:
     token = {"vendor": "apns", "token": "abc"}
     assert [row.target for row in rows_of(line(to=token))] == [("apns", "abc")]
+    abroad = {"vendor": "xiaomi", "token": "abc", "region": "eu"}
+    assert [row.target for row in rows_of(line(to=abroad))] == [("xiaomi_eu", "abc")]
     assert [row.target for row in rows_of(line(to=[*ID, token]))] == [*map(bytes.fromhex, ID), ("apns", "abc")]
 
 
@@ -104,6 +106,11 @@ def test_line_may_name_tokens_and_lists() -> None:
         (line(to=[]), "to", "empty list"),
         (line(to=[ID[0], 5]), "to", "Expected"),
         (line(to={"vendor": "nokia", "token": "x"}), "to", "vendor 'nokia' is not known"),
+        (
+            line(to={"vendor": "oppo", "token": "x", "region": "eu"}),
+            "to",
+            "region is 'eu', of 'oppo', expected one of cn",
+        ),
         (line(to={"vendor": "long_link", "token": "x"}), "to", "vendor 'long_link' is not known"),
         (line(to={"vendor": "apns", "token": ""}), "to", "token is 0 characters"),
         (line(to={"vendor": "apns"}), "to", "missing required field `token`"),

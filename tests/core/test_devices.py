@@ -10,7 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gateway.columns import TextColumn
 from gateway.core.details import Profile
-from gateway.core.device_changes import LATER, NOW
 from gateway.core.devices import SINCE_UNKNOWN, DeviceLimits, DeviceTable
 from gateway.core.registration import Outcome, Registrations
 from gateway.core.segments import HashKey
@@ -230,7 +229,7 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @rule()
     def save(self):
-        rows = self.table.changes.marked(NOW | LATER)
+        (rows,) = self.table.changes.blocks()
         columns = self.table.export(rows)
         self.table.changes.drop(rows)
         for at in range(columns.n):

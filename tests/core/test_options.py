@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given
 
 from gateway.batch import Batch
-from gateway.content import Class, Priority, Variant
+from gateway.content import STRATEGY_CHANNELS, Class, Priority, Variant
 from gateway.core.options import AppDefaults, class_of, compile_options, priority_of
-from gateway.ledger import CHANNEL_NAMES, VENDOR_CHANNELS, Channel
+from gateway.ledger import VENDOR_CHANNELS, Channel
 from gateway.message_id import BatchAddress
+from gateway.regions import REGIONS
 
 variants = st.builds(
     Variant,
     title=st.just("t"),
     body=st.just("b"),
     strategy=st.integers(0, 4)
-    | st.dictionaries(st.sampled_from(["default", *CHANNEL_NAMES]), st.integers(1, 4), max_size=4),
+    | st.dictionaries(st.sampled_from(sorted(STRATEGY_CHANNELS)), st.integers(1, 4), max_size=4),
     ttl_s=st.sampled_from([0, 1, 7200]),
     category=st.sampled_from(["", "ads", "chat"]),
     class_=st.sampled_from(["system", "marketing"]),
@@ -41,6 +42,7 @@ def plain_strategy(variant: Variant, app: AppDefaults, channel: Channel) -> int:
         return variant.strategy or app.strategy
     # A device without a vendor channel is reached by the long link only.
     name = "long_link" if channel is Channel.NONE else channel.name.lower()
+    name = next((vendor for vendor in REGIONS if name.startswith(f"{vendor}_")), name)
     return variant.strategy.get(name, variant.strategy.get("default", app.strategy))
 
 

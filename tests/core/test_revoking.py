@@ -13,7 +13,7 @@ from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.core import revoking
 from gateway.core.revoking import Outcome
-from gateway.ledger import Channel, Flag, LedgerPage, State
+from gateway.ledger import CHANNEL_NAMES, Channel, Flag, LedgerPage, State
 from gateway.message_id import BatchAddress, to_text
 
 VARIANTS = [
@@ -25,6 +25,8 @@ _ON_SCREEN = (State.DEVICE_ACKED, State.VENDOR_ACCEPTED, State.UNCERTAIN, State.
 
 
 def plain_outcome(state: int, channel: int, flags: int, variant: Variant, *, has_replacement: bool) -> Outcome:
+    # What a vendor can do, it can do in all of its regions.
+    channel = CHANNEL_NAMES.get(Channel(channel).name.lower().partition("_")[0], Channel(channel))
     was_seen = bool(flags & (Flag.HANDED_OVER | Flag.RESENT_UNCERTAIN))
     if variant.action != "notification" or not (state in _ON_SCREEN or was_seen) or channel == Channel.NONE:
         return Outcome.NOT_SHOWN

@@ -34,6 +34,7 @@ ID_BYTES = bytes.fromhex(ID.replace("-", ""))
 GOOD: list[tuple[str, Any, Any]] = [
     ("token", {"channel": "fcm", "token": "abc"}, TokenUpload("fcm", "abc")),
     ("token", {"channel": "", "token": ""}, TokenUpload("", "")),
+    ("token", {"channel": "xiaomi", "token": "abc", "region": "eu"}, TokenUpload("xiaomi_eu", "abc")),
     ("displayed", {"message_id": ID}, Report((ID_BYTES,), Receipt.DISPLAYED)),
     ("clicked", {"message_ids": [ID, ID]}, Report((ID_BYTES,), Receipt.CLICKED)),
     ("closed", {"message_id": ID}, Report((ID_BYTES,), Receipt.DELIVERED, Flag.NOTIFICATION_CLOSED)),
@@ -53,6 +54,8 @@ def test_report_in_its_form_is_read(event: str, said: Any, meant: Any) -> None:
 
 BAD = [
     ("token", {"channel": "fcm", "token": ""}),
+    ("token", {"channel": "fcm", "token": "abc", "region": "eu"}),
+    ("token", {"channel": "xiaomi", "token": "abc", "region": "europe"}),
     ("token", {"channel": "fcm"}),
     ("token", {"channel": "fcm", "token": "a\nb"}),
     ("token", {"channel": "fcm", "token": "x" * 10_000}),

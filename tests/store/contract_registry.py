@@ -15,6 +15,7 @@ from hypothesis import given
 from gateway.batch import OwnershipEpoch
 from gateway.columns import TextColumn
 from gateway.device_columns import DeviceColumns, concatenate, no_devices
+from gateway.ledger import Channel
 from gateway.store.ports import Registry
 
 
@@ -28,7 +29,8 @@ def columns_of(devices: dict[int, bytes], app: int = 0) -> DeviceColumns:
         device_ids=ids_of([bytes([number]) * 16 for number in devices]) if n else no_devices().device_ids,
         shards=(numbers * 400).astype(np.uint16),
         apps=np.full(n, app, np.uint16),
-        channels=np.array([word % 5 for word in words], np.uint8),
+        # Regions of vendors among them: the channel is all that says where a device is.
+        channels=np.array([word % len(Channel) for word in words], np.uint8),
         flags=np.array([word % 16 for word in words], np.uint8),
         tokens=TextColumn.from_rows([b"token-" + word if word else b"" for word in devices.values()]),
         registered_unix_s=np.array([word + 1 for word in words], np.uint32),

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 
-from cryptography.x509 import load_pem_x509_certificates
-
 from vendors.auth.credential import Issued
 
 
@@ -20,6 +18,9 @@ class ClientCertificate:
     gap_s = 0.0
 
     def __init__(self, pem: bytes) -> None:
+        # Few have one, and the library takes a twentieth of the time in which a worker starts.
+        from cryptography.x509 import load_pem_x509_certificates
+
         begin = pem.find(b"-----BEGIN CERTIFICATE-----")
         try:
             # The first is ours; the rest is its chain. A key before it is not for us to read.

@@ -77,23 +77,19 @@ _NOTHING = -1
 _FAULT = -2
 
 
-def _build_transitions(tree: list[list[int]]) -> tuple[list[int], list[int]]:
-    """(next state, emitted symbol) by state * 16 + half byte."""
-    nexts = [0] * (len(tree) * 16)
-    emits = [_NOTHING] * (len(tree) * 16)
-    for state in range(len(tree)):
-        for nibble in range(16):
-            node, emitted = state, _NOTHING
-            for bit in (3, 2, 1, 0):
-                child = tree[node][nibble >> bit & 1]
-                if child < 0:
-                    symbol = -1 - child
-                    emitted = _FAULT if symbol == _EOS else symbol
-                    child = 0
-                node = child
-            nexts[state * 16 + nibble] = node
-            emits[state * 16 + nibble] = emitted
-    return nexts, emits
+def _build_transitions(tree: list[list[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(next state, emitted symbol) by state * 16 + half byte. All of them bit by bit: every start pays for this."""
+    children = np.array(tree, np.int64)
+    nibbles = np.tile(np.arange(16), len(tree))
+    nodes = np.repeat(np.arange(len(tree)), 16)
+    emits = np.full(len(tree) * 16, _NOTHING, np.int64)
+    for bit in (3, 2, 1, 0):
+        nodes = children[nodes, nibbles >> bit & 1]
+        is_symbol = nodes < 0
+        emits[is_symbol] = -1 - nodes[is_symbol]
+        nodes[is_symbol] = 0
+    emits[emits == _EOS] = _FAULT
+    return nodes, emits
 
 
 def _build_accepting(tree: list[list[int]]) -> bytes:
@@ -113,26 +109,34 @@ _ACCEPTING = _build_accepting(_TREE)
 _BROKEN = len(_TREE)
 
 
-def _build_byte_transitions() -> tuple[npt.NDArray[np.int64], list[bytes | None]]:
-    """Transitions by whole bytes, which complete at most two symbols: (next state, text) by state * 256 + byte.
-
-    The text is None where EOS was read.
-    """
-    nexts, emits = (np.array(each, np.int64) for each in _build_transitions(_TREE))
+def _build_byte_transitions() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Transitions by whole bytes, which complete at most two symbols: next state by state * 256 + byte; what its two
+    halves emit, (2, the same)."""
+    nexts, emits = _build_transitions(_TREE)
     states = np.repeat(np.arange(len(_TREE)), 256)
     data = np.tile(np.arange(256), len(_TREE))
     first = states * 16 + (data >> 4)
     second = nexts[first] * 16 + (data & 15)
-    pairs: dict[tuple[int, int], bytes | None] = {}
-    texts: list[bytes | None] = []
-    for pair in zip(emits[first].tolist(), emits[second].tolist(), strict=True):
-        if pair not in pairs:
-            pairs[pair] = None if _FAULT in pair else bytes([symbol for symbol in pair if symbol >= 0])
-        texts.append(pairs[pair])
-    return nexts[second], texts
+    return nexts[second], np.stack((emits[first], emits[second]))
 
 
-_NEXTS, _TEXTS = _build_byte_transitions()
+def _build_texts(emits: npt.NDArray[np.int64]) -> list[bytes | None]:
+    """What a transition emits; None where EOS was read."""
+    # As one number, and of the numbers those that occur: each text is made once.
+    codes = (emits[0] - _FAULT) * 512 + emits[1] - _FAULT
+    occurs = np.bincount(codes) > 0
+    pairs = np.flatnonzero(occurs)
+    symbols = [b"\xff", b"", *(bytes([symbol]) for symbol in range(_EOS))]
+    texts: list[bytes | None] = [
+        symbols[first] + symbols[second] if first and second else None
+        for first, second in zip((pairs >> 9).tolist(), (pairs & 511).tolist(), strict=True)
+    ]
+    which = np.cumsum(occurs) - 1
+    return list(map(texts.__getitem__, which[codes].tolist()))
+
+
+_NEXTS, _EMITS = _build_byte_transitions()
+_TEXTS = _build_texts(_EMITS)
 _NEXTS_LIST: list[int] = _NEXTS.tolist()
 
 
@@ -141,8 +145,7 @@ def _build_checks(forbidden: bytes) -> tuple[npt.NDArray[np.int64], Bool]:
 
     EOS and forbidden symbols lead to _BROKEN, from which nothing leads away.
     """
-    is_bad = {text: text is None or any(symbol in forbidden for symbol in text) for text in set(_TEXTS)}
-    bad = np.array([is_bad[text] for text in _TEXTS], np.bool_)
+    bad = np.isin(_EMITS, [_FAULT, *forbidden]).any(axis=0)
     follow = np.append(np.where(bad, _BROKEN, _NEXTS), np.full(256, _BROKEN, np.int64)) * 256
     return follow, np.array([*_ACCEPTING, 0], np.bool_)
 

@@ -7,7 +7,7 @@ those of the call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -110,6 +110,46 @@ def merge_statuses(message: messages.DeviceStatus, parts: Sequence[Part]) -> mes
     platform = _merge_texts(message.n, [(rows, answer.platform) for rows, answer in parts])
     assert platform is not None
     return messages.DeviceStatuses(id=message.id, n=message.n, platform=platform, **columns)
+
+
+# -- erase_devices, block_devices
+
+_Devices: TypeAlias = messages.EraseDevices | messages.BlockDevices
+
+
+def devices_part(message: _Devices, rows: Rows) -> _Devices:
+    """The same call for these devices alone. Raises BadRequest for ids without their form."""
+    ids = id_column("device_ids", message.device_ids, message.n)
+    return msgspec.structs.replace(message, n=len(rows), device_ids=_bytes(ids[rows], "u1"))
+
+
+def merge_devices(message: _Devices, answers: Sequence[Any]) -> messages.DevicesErased | messages.DevicesBlocked:
+    if isinstance(message, messages.EraseDevices):
+        return messages.DevicesErased(id=message.id, erased=sum(answer.erased for answer in answers))
+    return messages.DevicesBlocked(id=message.id, known=sum(answer.known for answer in answers))
+
+
+# -- stored_rows
+
+
+def merge_stored(message: messages.StoredRows, answers: Sequence[messages.StoredRowsFound]) -> messages.StoredRowsFound:
+    """Sums, and the first n rows in the order of their birth."""
+    ids = np.concatenate([np.frombuffer(answer.device_ids, np.uint8).reshape(-1, 16) for answer in answers])
+    born, deadlines = (
+        np.concatenate([np.frombuffer(getattr(answer, name), "<u8") for answer in answers])
+        for name in ("born_unix_ms", "deadline_unix_ms")
+    )
+    first = np.argsort(born, kind="stable")[: message.n]
+    return messages.StoredRowsFound(
+        id=message.id,
+        rows=sum(answer.rows for answer in answers),
+        bytes=sum(answer.bytes for answer in answers),
+        devices=sum(answer.devices for answer in answers),
+        n=len(first),
+        device_ids=_bytes(ids[first], "u1"),
+        born_unix_ms=_bytes(born[first], "<u8"),
+        deadline_unix_ms=_bytes(deadlines[first], "<u8"),
+    )
 
 
 # -- online_counts

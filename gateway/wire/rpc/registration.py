@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gateway.batch import RowFault
 from gateway.columns import U8, U32, TextColumn
 from gateway.content import Fault
+from gateway.ledger import VENDOR_CHANNELS, Channel
 from gateway.wire.rpc.columns_in import (
     Refusals,
     byte_column,
@@ -61,9 +62,12 @@ def devices_registered(request: RegisterDevices, registration: Registration) -> 
 
 
 def check_registration(
-    request: RegisterDevices, check_tokens: CheckTokens | None = None, limits: RpcLimits | None = None
+    request: RegisterDevices,
+    check_tokens: CheckTokens | None = None,
+    limits: RpcLimits | None = None,
+    names: Mapping[str, Channel] = VENDOR_CHANNELS,
 ) -> Registration:
-    """The accepted rows of the call. Raises BadRequest when a column does not fit."""
+    """The accepted rows of the call. Raises BadRequest when a column does not fit. names: of the app's channels."""
     limits = limits or _DEFAULT_LIMITS
     n = request.n
     if n > limits.submit_rows_max:
@@ -74,7 +78,7 @@ def check_registration(
     again = duplicate_ids(device_ids)
     if again is not None:
         refusals.refuse(again, Fault("device_id", "the same device stands earlier in this call"))
-    channels, tokens = _check_channels(request, check_tokens, refusals)
+    channels, tokens = _check_channels(request, check_tokens, names, refusals)
     proven = None if request.proven_unix_s is None else word_column("proven_unix_s", request.proven_unix_s, n)
     closed = request.notifications_closed
     is_closed = None if closed is None else byte_column("notifications_closed", closed, n)
@@ -100,7 +104,7 @@ def check_registration(
 
 
 def _check_channels(
-    request: RegisterDevices, check_tokens: CheckTokens | None, refusals: Refusals
+    request: RegisterDevices, check_tokens: CheckTokens | None, names: Mapping[str, Channel], refusals: Refusals
 ) -> tuple[U8 | None, TextColumn | None]:
     n = request.n
     if request.channel_index is None or request.tokens is None:
@@ -108,7 +112,7 @@ def _check_channels(
             raise BadRequest("channels", "channels, channel_index and tokens come together")
         return None, None
     position = byte_column("channel_index", request.channel_index, n)
-    channels = channel_codes("channel", request.channels, position, refusals)
+    channels = channel_codes("channel", request.channels, position, refusals, names)
     tokens = text_column("tokens", request.tokens, n)
     check_token_form("tokens", tokens, channels != 0, refusals)
     if check_tokens is not None:

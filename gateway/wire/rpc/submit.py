@@ -19,7 +19,8 @@ import numpy as np
 from gateway.batch import RowFault, Submission
 from gateway.columns import U8, U16, U32, TextColumn, drained
 from gateway.content import Fault, Variant, check_variant, fallback_variables, variable_names
-from gateway.ledger import VENDOR_CHANNELS
+from gateway.ledger import VENDOR_CHANNELS, Channel
+from gateway.regions import VENDORS
 from gateway.wire.rpc import codec
 from gateway.wire.rpc.columns_in import (
     Refusals,
@@ -118,13 +119,14 @@ def check_submit(
     check_tokens: CheckTokens | None = None,
     limits: RpcLimits | None = None,
     content_faults: Mapping[int, Fault] | None = None,
+    names: Mapping[str, Channel] = VENDOR_CHANNELS,
 ) -> Submission:
     """The accepted rows of the call. Raises BadRequest when a column does not fit.
 
-    content_faults: position -> fault of contents that could not be read (codec.Mended).
+    content_faults: position -> fault of contents that could not be read (codec.Mended). names: of the app's channels.
     submission.faults lists at most limits.refused_rows_max rows; submit.n - submission.n is the true count.
     """
-    return drained(check_submit_in_steps(submit, check_tokens, limits, content_faults))
+    return drained(check_submit_in_steps(submit, check_tokens, limits, content_faults, names))
 
 
 def check_submit_in_steps(
@@ -132,6 +134,7 @@ def check_submit_in_steps(
     check_tokens: CheckTokens | None = None,
     limits: RpcLimits | None = None,
     content_faults: Mapping[int, Fault] | None = None,
+    names: Mapping[str, Channel] = VENDOR_CHANNELS,
 ) -> Generator[None, None, Submission]:
     """`check_submit`, interrupted between columns: a column of megabytes takes milliseconds."""
     limits = limits or _DEFAULT_LIMITS
@@ -143,7 +146,7 @@ def check_submit_in_steps(
     refusals = Refusals(n, limits.refused_rows_max)
     index = yield from _check_contents(submit, content_faults or {}, refusals)
     yield
-    device_ids, channels, tokens = _check_targets(submit, check_tokens, refusals)
+    device_ids, channels, tokens = _check_targets(submit, check_tokens, names, refusals)
     variables: dict[str, TextColumn] = {}
     if submit.variables:
         for name, texts in submit.variables.items():
@@ -248,7 +251,7 @@ def _content_fault(variant: Variant, columns: object) -> Fault | None:
 
 def _raw_fault(raw: Mapping[str, msgspec.Raw]) -> Fault | None:
     for vendor, value in raw.items():
-        if vendor not in VENDOR_CHANNELS:
+        if vendor not in VENDORS:
             return Fault("raw", f"raw names {vendor[:64]!r}, which is no vendor")
         try:
             if not isinstance(msgspec.json.decode(_to_json(value)), dict):
@@ -273,7 +276,7 @@ def _json_raw(variant: Variant) -> Variant:
 
 
 def _check_targets(
-    submit: Submit, check_tokens: CheckTokens | None, refusals: Refusals
+    submit: Submit, check_tokens: CheckTokens | None, names: Mapping[str, Channel], refusals: Refusals
 ) -> tuple[U8, U8 | None, TextColumn | None]:
     """Device ids, channel codes and tokens as in Submission."""
     n = submit.n
@@ -285,7 +288,7 @@ def _check_targets(
         device_ids = id_column("device_ids", submit.device_ids, n)
         refuse_zero_ids(device_ids, None, refusals)
         return device_ids, None, None
-    channels = _channel_column(submit, refusals)
+    channels = _channel_column(submit, names, refusals)
     tokens = text_column("tokens", submit.tokens, n)
     is_token = channels != 0
     check_token_form("tokens", tokens, is_token, refusals)
@@ -302,7 +305,7 @@ def _check_targets(
     return device_ids, channels, tokens
 
 
-def _channel_column(submit: Submit, refusals: Refusals) -> U8:
+def _channel_column(submit: Submit, names: Mapping[str, Channel], refusals: Refusals) -> U8:
     """(n,) uint8 channel codes, 0 for devices; UNKNOWN_CHANNEL in rows that are refused for it."""
     if submit.vendor_index is None:
         if submit.device_ids is not None or len(submit.vendors) != 1:
@@ -310,4 +313,4 @@ def _channel_column(submit: Submit, refusals: Refusals) -> U8:
         position = np.ones(submit.n, np.uint8)
     else:
         position = byte_column("vendor_index", submit.vendor_index, submit.n)
-    return channel_codes("vendor", submit.vendors, position, refusals)
+    return channel_codes("vendor", submit.vendors, position, refusals, names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -41,12 +41,21 @@ def check_token_form(field: str, tokens: TextColumn, wanted: Bool | None, refusa
         refusals.refuse(rows_holding(tokens, wrong), Fault(field, f"{field} holds a byte that is not printable ASCII"))
 
 
-def channel_codes(field: str, names: Sequence[str], position: U8, refusals: Refusals) -> U8:
-    """(n,) uint8 channel codes. position: (n,) uint8, 0 = no channel, k = names[k - 1]; unknown ones are refused."""
+def channel_codes(
+    field: str,
+    names: Sequence[str],
+    position: U8,
+    refusals: Refusals,
+    known: Mapping[str, Channel] = VENDOR_CHANNELS,
+) -> U8:
+    """(n,) uint8 channel codes. position: (n,) uint8, 0 = no channel, k = names[k - 1]; unknown ones are refused.
+
+    known: what the app's callers may write (regions.py).
+    """
     codes = np.full(256, UNKNOWN_CHANNEL, np.uint8)
     codes[0] = 0
     for k, name in enumerate(names, 1):
-        codes[k] = VENDOR_CHANNELS.get(name, UNKNOWN_CHANNEL)
+        codes[k] = known.get(name, UNKNOWN_CHANNEL)
     channels: U8 = codes[position]
     unknown = channels == UNKNOWN_CHANNEL
     if unknown.any():

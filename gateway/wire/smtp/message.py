@@ -10,11 +10,14 @@ Sans-IO: time is one of the fields. Raises ValueError for whatever cannot become
 from __future__ import annotations
 
 import base64
+import binascii
+import re
 from datetime import UTC, datetime
 from email.errors import MessageError
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -50,6 +53,14 @@ _POLICY = SMTP.clone(cte_type="7bit", raise_on_defect=False)
 #: Bytes of one encoded word: base64 makes 60 characters of them, with its frame 72 of the 75 allowed (RFC 2047).
 _WORD_BYTES_MAX = 45
 _PLAIN_CHARACTERS_MAX = 60
+#: Names that stand in a header as they are, on one line.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9.@_+-]{,63}")
+_REST_OF_HEAD = (
+    b'Auto-Submitted: auto-generated\r\nContent-Type: text/plain; charset="utf-8"\r\n'
+    b"Content-Transfer-Encoding: base64\r\nMIME-Version: 1.0\r\n\r\n"
+)
+#: Bytes of a line of base64: 76 characters (RFC 2045 section 6.8).
+_LINE_BYTES = 57
 _decode = msgspec.json.Decoder(Fields).decode
 
 
@@ -84,6 +95,54 @@ def compose(data: bytes) -> Mail:
         fields = _decode(data)
     except msgspec.DecodeError as error:
         raise ValueError(f"fields of an e-mail: {error}") from error
+    return (_laid_out if _is_plain(fields) else _built)(fields)
+
+
+def _is_plain(fields: Fields) -> bool:
+    """Nothing in it needs the library's judgement: a text alone, and short names in ASCII."""
+    names = (fields.to, fields.message_id)
+    return not fields.html and not fields.headers and all(map(_PLAIN_NAME.fullmatch, names))
+
+
+def _laid_out(fields: Fields) -> Mail:
+    """As `_built`, a twentieth of its price: what the library says once of sender and date is kept, and a text's base64
+    needs no library."""
+    envelope, sender = _sender_lines(fields.sender)
+    text = b"\r\n".join(fields.text.encode().splitlines()) + b"\r\n"
+    message = b"".join(
+        [
+            *(b"Subject: ", _encoded(fields.subject), b"\r\n", sender, b"To: ", fields.to.encode(), b"\r\n"),
+            *(_date_line(fields.unix_s), b"Message-ID: <", fields.message_id.encode(), b">\r\n", _REST_OF_HEAD),
+            *(
+                binascii.b2a_base64(text[at : at + _LINE_BYTES], newline=False) + b"\r\n"
+                for at in range(0, len(text), _LINE_BYTES)
+            ),
+        ]
+    )
+    return Mail(envelope, fields.to, message)
+
+
+@lru_cache(maxsize=256)
+def _sender_lines(sender: str) -> tuple[str, bytes]:
+    """The address alone, and the header's lines. Raises ValueError."""
+    message = EmailMessage(policy=_POLICY)
+    try:
+        message["From"] = sender
+        return parseaddr(sender)[1], message.as_bytes().removesuffix(b"\r\n")
+    except (MessageError, *_LIBRARY_ERRORS) as error:
+        raise ValueError(f"an e-mail cannot be sent from this sender: {type(error).__name__}") from error
+
+
+@lru_cache(maxsize=16)
+def _date_line(unix_s: int) -> bytes:
+    """Raises ValueError for a time that is no date."""
+    try:
+        return b"Date: " + format_datetime(datetime.fromtimestamp(unix_s, UTC)).encode() + b"\r\n"
+    except (OverflowError, OSError) as error:
+        raise ValueError(f"unix_s {unix_s} is no date") from error
+
+
+def _built(fields: Fields) -> Mail:
     message = EmailMessage(policy=_POLICY)
     try:
         message["From"] = fields.sender

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-VERSION = 1
+VERSION = 2
 U32_MAX = (1 << 32) - 1
 WorkerIndex = Annotated[int, Meta(ge=0, le=255)]
 Number = Annotated[int, Meta(ge=0, le=U32_MAX)]
@@ -79,6 +79,7 @@ class Outcomes(msgspec.Struct, array_like=True, tag=3, forbid_unknown_fields=Tru
     flags: memoryview
     attempts: memoryview
     is_announced: memoryview
+    is_back: memoryview
     routed_ms: memoryview
     issued_ms: memoryview
     final_ms: memoryview

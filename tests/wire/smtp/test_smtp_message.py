@@ -94,6 +94,27 @@ def test_any_text_arrives_in_short_ascii_lines_and_adds_no_header(subject: str, 
     assert str(message["Subject"]) == subject
 
 
+@given(
+    printable,
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=300),
+    st.sampled_from(["商店 <no-reply@shop.example>", "a@b.c", '"Shop, 1" <a@b.c>', "x" * 90 + " <a@b.c>"]),
+    st.integers(0, 1 << 33),
+)
+def test_a_plain_message_is_what_the_library_makes_of_it(subject: str, text: str, sender: str, unix_s: int) -> None:
+    """A header of one's own takes the way through the library; without it the message is laid out by hand."""
+    told = {"subject": subject, "text": text, "sender": sender, "unix_s": unix_s}
+    quick, library = compose(fields(**told)), compose(fields(**told, headers={"X-Own": "1"}))
+    assert (quick.sender, quick.recipient) == (library.sender, library.recipient)
+    twin = read(library.message)
+    del twin["X-Own"]
+    found = read(quick.message)
+    assert sorted((name, str(value)) for name, value in found.items()) == sorted(
+        (name, str(value)) for name, value in twin.items()
+    )
+    assert found.get_content() == twin.get_content()
+    assert all(len(line) <= 998 for line in quick.message.split(b"\r\n"))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import U8, U64, Rows, hex_lower, uuid_text
+from gateway.columns import U8, U64, Rows, hex_lower
 
 ROWS_MAX = 1 << 16
 SEQUENCES_MAX = 1 << 22
@@ -130,7 +130,7 @@ def text_parts(ids: U8) -> tuple[bytes, U8]:
 
     A burst's rows have one batch, and their texts stand in every request: this is a sixth of `columns.uuid_text`.
     """
-    shared = uuid_text(ids[:1])[0, :_BATCH_CHARACTERS].tobytes() if len(ids) else bytes(_BATCH_CHARACTERS)
+    shared = to_text(ids[0].tobytes())[:_BATCH_CHARACTERS].encode() if len(ids) else bytes(_BATCH_CHARACTERS)
     return shared, hex_lower(ids[:, _BATCH_BYTES:])
 
 

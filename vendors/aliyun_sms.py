@@ -59,7 +59,7 @@ from vendors.codes import (
 )
 from vendors.http_answer import by_status_class, counted_name, decode_object, retry_after_s, text_of
 from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret, form_value, own_raw
-from vendors.text_template import TextTemplate, parameter, template_of
+from vendors.text_template import TemplateRooms, TextTemplate, parameter, template_of
 
 VERSION, ACTION, BATCH_ACTION = "2017-05-25", "SendSms", "SendBatchSms"
 NUMBERS_MAX, MESSAGES_MAX = 1000, 100
@@ -146,9 +146,8 @@ class AliyunSms(BulkVendorBase):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        limit = FieldLimit("code_points", settings.param_code_points_max)
-        # No limit of the body is known; its parameters are bounded.
-        self._limits = Limits(1 << 20, limit, limit, counts_token=False)
+        self._limit = FieldLimit("code_points", settings.param_code_points_max)
+        self._rooms = TemplateRooms(settings.templates, lambda _: self._limit)
         self._host = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
         self._credential = f"{ACS3} Credential={settings.access_key_id},SignedHeaders={ACS3_SIGNED},Signature=".encode()
 
@@ -156,7 +155,9 @@ class AliyunSms(BulkVendorBase):
         return self.settings.host, self.settings.port
 
     def limits(self, variant: Variant) -> Limits:
-        return self._limits
+        """Of each parameter; none of the body is known."""
+        title, body, variables = self._rooms.of(variant)
+        return Limits(1 << 20, title or self._limit, body or self._limit, counts_token=False, variables=variables)
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
         raw = own_raw(variant, self.name)

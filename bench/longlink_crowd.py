@@ -4,8 +4,9 @@ Further lines of `bench longlink`, with the same generator. Sources are 127.0.0.
 
     two_workers  CPU per million deliveries of two workers over that of one, rounds of two gateways alternating; how
                  evenly the two share it; the wall-clock ratio. Submits go over 16 RPC connections, so both are homes
-    crowd        180,000 connections on twelve workers, 5 % of them reconnecting per minute, 2,000 pushes per second to
-                 devices drawn at random: latency from before the submit to the generator, and rows lost
+    crowd        180,000 connections (`--set devices=N`: fewer) on twelve workers, 5 % of them reconnecting per minute,
+                 2,000 pushes per second to devices drawn at random: latency from before the submit to the generator,
+                 and rows lost
     storm        one of two workers is killed; how long until all its devices are back, which come within five seconds,
                  as phones do that draw their wait; and what the vendor lanes of the others feel of it: p99 from the
                  intended submit to the verdict as its sender sees it, over that of the window without the storm
@@ -32,6 +33,10 @@ from gateway.content import Variant
 WORKLOADS = ("two_workers", "crowd", "storm")
 #: Connections of one generator or worker: 20,000 files each, less what else is open.
 PER_PROCESS = 15_000
+#: Two busy cores have taken 100 seconds for a third of the crowd.
+_CONNECTED_S_MAX = 900.0
+#: Submits between two words on how it goes: ten seconds.
+_PROGRESS_TICKS = 200
 
 
 def two_workers(folder: Path, options: Options) -> Line:
@@ -77,6 +82,7 @@ def two_workers(folder: Path, options: Options) -> Line:
 
 def crowd(folder: Path, options: Options) -> Line:
     workers, per_fleet, seconds = (2, 200, 3.0) if options.smoke else (12, PER_PROCESS, 60.0)
+    per_fleet = int(options.extra.get("devices", workers * per_fleet)) // workers
     n = workers * per_fleet
     # Owners are drawn by a hash: some have a little more than their share.
     at_most = per_fleet + max(500, per_fleet // 20)
@@ -90,8 +96,7 @@ def crowd(folder: Path, options: Options) -> Line:
         fleets = [Fleet(children, f"fleet-{k}") for k in range(workers)]
         for k, fleet in enumerate(fleets):
             fleet.begin(gateway, k * per_fleet, per_fleet, sources=[f"127.0.0.{2 + k}"], comes_back_within_s=0.05)
-        for fleet in fleets:
-            fleet.wait_ready(per_fleet)
+        _wait_connected(fleets, per_fleet, started)
         connected_s = time.monotonic() - started
         progress(f"  connected after {connected_s:.1f} s; {seconds:g} s of pushes ...")
         for fleet in fleets:
@@ -129,6 +134,15 @@ def crowd(folder: Path, options: Options) -> Line:
     return figures
 
 
+def _wait_connected(fleets: list[Fleet], per_fleet: int, started: float) -> None:
+    """All devices of all fleets are connected; a word from time to time, since a busy machine takes minutes."""
+    for k, fleet in enumerate(fleets):
+        while (ready := fleet.call("wait", what="ready", n=per_fleet, timeout_s=10.0)["ready"]) < per_fleet:
+            took_s = time.monotonic() - started
+            progress(f"  fleet {k + 1} of {len(fleets)}: {ready:,} of {per_fleet:,} connected after {took_s:.0f} s")
+            assert took_s < _CONNECTED_S_MAX, f"fleet {k + 1}: {ready} of {per_fleet} devices are connected"
+
+
 def _pushes(gateway: Gateway, n: int, seconds: float, source: random.Random) -> tuple[list[bytes], int, float]:
     """2,000 rows a second in submits of 100, open loop: (task ids, rows, latest submit in seconds)."""
     tasks, rows, late_s = [], 0, 0.0
@@ -137,6 +151,8 @@ def _pushes(gateway: Gateway, n: int, seconds: float, source: random.Random) -> 
         due = started + tick * 0.05
         time.sleep(max(0.0, due - time.monotonic()))
         late_s = max(late_s, time.monotonic() - due)
+        if tick and tick % _PROGRESS_TICKS == 0:
+            progress(f"  {rows:,} rows after {tick * 0.05:.0f} s, latest submit {late_s * 1000:.0f} ms late")
         devices = source.sample(range(n), 100)
         tasks.append(gateway.push_to(devices))
         rows += len(devices)

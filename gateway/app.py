@@ -356,7 +356,7 @@ class Worker:
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "uplink", self.uplink.run)
-            for name, run in (*self.receipts.actors(), *callback_actors(self)):
+            for name, run in self.receipts.actors():
                 self._supervise(nursery, name, run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
@@ -375,6 +375,8 @@ class Worker:
                 await self.disk.start(self.request_ids, self.router.route, self._lane_actors())
                 resume_audiences(self, self.disk)
                 self._supervise(nursery, "journal", self.disk.actor.run)
+            for name, run in callback_actors(self):
+                self._supervise(nursery, name, run)
             addresses = await self._listen(nursery)
             self._is_ready = True
             _settle_garbage()

@@ -28,7 +28,9 @@ from gateway.actors.page_source import MemoryPages, PageSource
 from gateway.actors.peers import WorkerPlace
 from gateway.actors.registry import RegistryActor
 from gateway.actors.router import Router
+from gateway.actors.spilling import Spilling
 from gateway.actors.store_desk import StoreDesk
+from gateway.app_stopped import StoppedLog
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
@@ -49,6 +51,7 @@ from gateway.store.inbox_moves import inbox_path
 from gateway.store.joined_ledger import JoinedLedger
 from gateway.store.log_file import store_error
 from gateway.store.memory import MemoryInbox
+from gateway.store.spill import Spill
 from gateway.store.sqlite_inbox import SqliteInbox
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
 from gateway.store.sqlite_registry import SqliteRegistry
@@ -86,6 +89,8 @@ class Stores:
         self._archives: list[SqliteLedgerArchive] = []
         self._home: Home | None = None
         self._clock: Clock | None = None
+        self.spill: Spill | None = None
+        self._stopped_log: StoppedLog | None = None
         self.ledger: LedgerActor | None = None
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
@@ -121,7 +126,9 @@ class Stores:
         return HashKey(make_hash_key(self.folder))
 
     def follow(self, devices: DeviceTable) -> None:
-        """Changes of the table are carried to the registry once it is loaded."""
+        """Changes of the table are carried to the registry once it is loaded; pages keep its hashes of tokens."""
+        if self.ledger is not None:
+            self.ledger.hash_tokens = devices.hash_tokens
         if self._registry is not None:
             self.registry = RegistryActor(
                 store=self._registry,
@@ -152,7 +159,26 @@ class Stores:
             retention_check_s=ledger.retention_check_s,
             counter_days_max=ledger.counter_days_max,
         )
+        self.ledger.told_apps = frozenset(i for i, app in enumerate(self._config.apps) if app.callback is not None)
+        if self.folder is not None and ledger.spill_bytes_max:
+            self.spill = Spill(self.folder, bytes_max=ledger.spill_bytes_max)
+            counts = LedgerCounts(self._metrics, self._log)
+            self.ledger.make_room = Spilling(home=home, spill=self.spill, observer=counts).make_room
         return self.ledger
+
+    def open_stopped_log(self, journal: int, secret: bytes, clock: Clock) -> StoppedLog | None:
+        """Where stops of tasks are kept without a journal; None where nothing is kept. Raises StoreError."""
+        if self.folder is None:
+            return None
+        ledger = self._config.ledger
+        self._stopped_log = StoppedLog(
+            self.folder / "stopped" / f"{journal:04d}",
+            secret,
+            clock,
+            tasks_max=ledger.stopped_tasks_max,
+            age_s=ledger.retention_s,
+        )
+        return self._stopped_log
 
     def desk(self, devices: DeviceTable, pages: PageSource, inbox: InboxActor) -> StoreDesk:
         """Who answers what is asked of the stores. After `keep_pages`."""
@@ -175,10 +201,11 @@ class Stores:
     # -- copies of every store, in the order that store/backup.py gives; each database is held up while it is copied
 
     async def begin_copy(self, folder: Path) -> None:
-        """The folder is there and empty, but for the journal. Raises StoreError."""
+        """The folder is there and empty, but for the journal and stopped tasks. Raises StoreError."""
         await trio.to_thread.run_sync(backup.prepare, folder)
         await trio.to_thread.run_sync(lambda: (folder / "registry").mkdir(mode=0o700))
-        for first, journal in folders_elsewhere(self._config).items():
+        assert self.folder is not None
+        for first, journal in (folders_elsewhere(self._config) | {"stopped": self.folder / "stopped"}).items():
             if journal.exists():
                 await trio.to_thread.run_sync(backup.copy_journal, journal, folder / first)
 
@@ -290,6 +317,8 @@ class Stores:
 
     def close(self) -> None:
         """Blocks; no call may be under way."""
+        if self._stopped_log is not None:
+            self._stopped_log.close()
         if isinstance(self.inbox, SqliteInbox):
             self.inbox.close()
         for archive in self._archives:
@@ -305,6 +334,8 @@ class Stores:
         if self.ledger is not None:
             self._metrics.store_bytes.set(sum(one.file_bytes() for one in self._archives), "ledger")
             self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+        if self.spill is not None:
+            self._metrics.store_bytes.set(self.spill.bytes, "spill")
         if self._home is not None:
             self._metrics.counter_cells.set(self._home.counters.n_cells)
             self._metrics.counter_days_forgotten.follow(self._home.counters.days_forgotten)

@@ -130,6 +130,9 @@ class Batch:
 
     source_rows: position of each row in its submit as sent; None: its position in its segment.
 
+    target_hashes: (n,) uint32, keyed hashes of targets that are tokens, 0 for devices. A batch out of the ledger
+    archive has these and no tokens; else they are made when it goes there.
+
     has_fallback: whether a variant names further channels. chains: those as columns, made by core/fallback.py.
 
     born_unix_ms is the submit time from which TTLs count; born is the same moment on the monotonic clock.
@@ -150,6 +153,7 @@ class Batch:
         "requests",
         "segments",
         "source_rows",
+        "target_hashes",
         "tokens",
         "variables",
         "variant_index",
@@ -174,6 +178,7 @@ class Batch:
         variables: Mapping[str, TextColumn] | None = None,
         segments: Sequence[TaskSegment] = (),
         requests: Sequence[RequestMark] = (),
+        target_hashes: U32 | None = None,
     ) -> None:
         if not 0 < n <= ROWS_MAX:
             raise ValueError(f"a batch of {n} rows, limit {ROWS_MAX}")
@@ -193,6 +198,7 @@ class Batch:
         self.variables: Mapping[str, TextColumn] = variables or {}
         self.segments = segments
         self.requests = requests
+        self.target_hashes = target_hashes
         self.has_fallback = any(variant.fallback for variant in variants)
         self.chains: object | None = None
 

@@ -40,14 +40,16 @@ class TextColumn:
     blob: bytes, owned. offsets: (n + 1,) uint32, not decreasing, last = len(blob).
 
     A column made from rows keeps them and joins the blob when somebody asks for it: rendered bodies are made row by row
-    and written row by row, and nobody ever does.
+    and written row by row, and nobody ever does. One that was moved has its text elsewhere, and its blob is made anew
+    each time somebody asks.
     """
 
-    __slots__ = ("_blob", "_is_json_plain", "_rows", "offsets")
+    __slots__ = ("_blob", "_is_json_plain", "_place", "_rows", "offsets")
 
     def __init__(self, blob: bytes, offsets: U32) -> None:
         self._blob: bytes | None = blob
         self._rows: Sequence[bytes] | None = None
+        self._place: memoryview | None = None
         self._is_json_plain: bool | None = None
         self.offsets = offsets
 
@@ -55,10 +57,17 @@ class TextColumn:
     def blob(self) -> bytes:
         blob = self._blob
         if blob is None:
+            if self._place is not None:
+                return self._place.tobytes()
             assert self._rows is not None
             blob = self._blob = b"".join(self._rows)
             self._rows = None
         return blob
+
+    def move(self, place: memoryview, offsets: U32) -> None:
+        """The text is used from there, which holds it already, as do the offsets; nothing of it stays here."""
+        self._place, self.offsets = place, offsets
+        self._blob = self._rows = None
 
     @classmethod
     def from_rows(cls, rows: Sequence[bytes], lengths: npt.NDArray[np.integer] | None = None) -> TextColumn:
@@ -94,6 +103,8 @@ class TextColumn:
     def row(self, index: int) -> bytes:
         if self._rows is not None:
             return self._rows[index]
+        if self._place is not None:
+            return self._place[self.offsets[index] : self.offsets[index + 1]].tobytes()
         return self.blob[self.offsets[index] : self.offsets[index + 1]]
 
     def rows(self) -> list[bytes]:
@@ -131,11 +142,11 @@ class TextColumn:
 
     def _take_runs(self, rows: Rows, firsts: I64, lasts: I64) -> TextColumn:
         """`take` where positions have few gaps, as when few of many rows are refused: a copy per run of neighbours."""
-        blob = self.blob
+        blob = self.blob if self._place is None else self._place
         starts, ends = self.offsets[firsts].tolist(), self.offsets[lasts + 1].tolist()
         if len(starts) == 1:
             first, stop = int(firsts[0]), int(lasts[0]) + 1
-            return TextColumn(blob[starts[0] : ends[0]], self.offsets[first : stop + 1] - self.offsets[first])
+            return TextColumn(bytes(blob[starts[0] : ends[0]]), self.offsets[first : stop + 1] - self.offsets[first])
         offsets = np.zeros(len(rows) + 1, np.uint32)
         np.cumsum(self.offsets[1:][rows] - self.offsets[rows], out=offsets[1:])
         return TextColumn(b"".join([blob[a:b] for a, b in zip(starts, ends, strict=True)]), offsets)

@@ -58,6 +58,8 @@ CALLBACK_ROW_BYTES = 400
 TRAIL_ROW_BYTES = 3
 #: State, stage, id and target columns of one open row (gateway/ledger.py, LedgerPage.memory_bytes), without texts.
 OPEN_ROW_BYTES = 50
+#: What stays in memory of one whose page is spilled (store/spill.py): six columns of a byte and five of four.
+SPILLED_ROW_BYTES = 26
 #: Columns of one socket of the long link, with its share of the device index.
 CONNECTION_BYTES = 88
 #: What TLS or WebSocket add to one: 16 KiB measured when idle (TLS 1.3 and 1.2, OpenSSL 3), and a record of 16 KiB half
@@ -342,11 +344,13 @@ def _budget(config: Config) -> Iterator[tuple[str, object, str]]:
         largest = sorted(parts, key=lambda part: -part.size_bytes)[:4]
         listed = "; ".join(f"{part.part} {part.size_bytes} ({part.keys})" for part in largest)
         yield "gateway.memory_bytes_max", limit, f"at least {total}, the sum of its parts; the largest: {listed}"
-    open_bytes = config.gateway.open_rows_max * OPEN_ROW_BYTES
+    is_spilled = config.store.data_dir is not None and config.ledger.spill_bytes_max > 0
+    row_bytes = SPILLED_ROW_BYTES if is_spilled else OPEN_ROW_BYTES
+    open_bytes = config.gateway.open_rows_max * row_bytes
     if open_bytes > config.ledger.ledger_memory_bytes_max:
         expected = (
-            f"at least {open_bytes}: open rows cannot leave memory, and gateway.open_rows_max is "
-            f"{config.gateway.open_rows_max} at {OPEN_ROW_BYTES} bytes each"
+            f"at least {open_bytes}: so much of open rows cannot leave memory, and gateway.open_rows_max is "
+            f"{config.gateway.open_rows_max} at {row_bytes} bytes each"
         )
         yield "ledger.ledger_memory_bytes_max", config.ledger.ledger_memory_bytes_max, expected
 

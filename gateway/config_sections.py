@@ -170,6 +170,7 @@ class Ledger(Section, frozen=True, kw_only=True):
     retention_s: Annotated[float, Meta(gt=0, le=400 * 86400)] = 14 * 86400.0
     retention_bytes_max: Count = 64 * GIB
     retention_check_s: Seconds = 600.0
+    spill_bytes_max: Annotated[int, Meta(ge=0)] = 8 * GIB
     idempotency_ids_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000_000
     idempotency_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 86_400.0
     day_offset_s: Annotated[int, Meta(ge=-50_400, le=50_400)] = 28_800
@@ -327,6 +328,7 @@ class Callback(Section, frozen=True, kw_only=True):
     url: str
     secret: Secret
     app_id: str = ""
+    with_alias: bool = False
     batch_rows_max: Annotated[int, Meta(ge=1, le=10_000)] = 500
     queue_rows_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
     attempts_max: Annotated[int, Meta(ge=1, le=100)] = 8

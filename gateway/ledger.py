@@ -249,6 +249,7 @@ class LedgerPage:
     keeping: held rows that the inbox has not got yet. changes: how often anything of the rows changed; saved: what it
     was when the archive got its copy, -1 before.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
+    is_spilled: the columns of its batch are on the disk (store/spill.py).
     is_touched, tally, archived_tally: core/counters.py, which alone sets them: whether rows changed since they were
     counted, what the counters have of the page, and what the archive has.
     """
@@ -264,6 +265,7 @@ class LedgerPage:
         "counts",
         "final_ms",
         "flags",
+        "is_spilled",
         "is_touched",
         "issued_ms",
         "keeping",
@@ -308,6 +310,7 @@ class LedgerPage:
         self.keeping = 0
         self.changes = 0
         self.saved = -1
+        self.is_spilled = False
         self.is_touched = False
         self.tally: PageTally | None = None
         self.archived_tally: PageTally | None = None
@@ -386,10 +389,13 @@ class LedgerPage:
         self.receipt_ms[rows] = self.stamp(now)
 
     def memory_bytes(self) -> int:
-        """What the page and its batch hold, without what variants share."""
+        """What the page and its batch hold in memory, without what variants share."""
+        if self.is_spilled:
+            return self.n * (6 + 20)
         batch = self.batch
-        texts = sum(len(column.blob) for column in batch.variables.values())
-        tokens = len(batch.tokens.blob) if batch.tokens is not None else 0
+        texts = sum(int(column.offsets[-1]) for column in batch.variables.values())
+        tokens = int(batch.tokens.offsets[-1]) if batch.tokens is not None else 0
+        tokens += 4 * self.n if batch.channels is not None else 0
         return self.n * (6 + 20 + 32) + texts + tokens
 
 

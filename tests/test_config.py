@@ -325,7 +325,7 @@ def test_each_socket_of_an_http1_vendor_is_an_open_file(tmp_path: Path) -> None:
 
 def test_open_rows_must_fit_into_the_ledger(tmp_path: Path) -> None:
     found = faults(tmp_path, SMALL + "open_rows_max = 100_000_000")
-    assert "open rows cannot leave memory" in found["ledger.ledger_memory_bytes_max"].expected
+    assert "so much of open rows cannot leave memory" in found["ledger.ledger_memory_bytes_max"].expected
 
 
 def test_files_needed_counts_every_connection_that_the_limits_allow(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from gateway.verdict import Verdict
 
 #: Who listens or connects.
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor", "receipts")
-STORES = ("registry", "inbox", "ledger")
+STORES = ("registry", "inbox", "ledger", "spill")
 DIRECTIONS = ("in", "out")
 #: sent: to the owner; received: from a home; report_dropped: of rows that the worker did not hold, or of a life that
 #: had ended; routed_again, uncertain: of a worker that died; home_died: news for a home that had ended.
@@ -206,6 +206,7 @@ class Metrics(MetricSet):
     store_bytes = gauge("bytes", "Bytes on disk, by store", store=STORES)
     pages_unsaved = gauge("pages", "Ledger pages whose rows have ended and that are not in the archive as they are")
     pages_archived = counter("pages", "Ledger pages written to the archive")
+    pages_spilled = counter("pages", "Ledger pages with open rows whose ids, targets and texts went to the disk")
     counter_cells = gauge("cells", "Counts of rows in memory that are in no archive")
     counter_days_forgotten = counter(
         "days", "Days whose counts were forgotten at counter_cells_max, without an archive"

@@ -36,7 +36,7 @@ KEYS = {
     "latency_ms",
     "duration_s",
 }
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 OPEN_STATES = {"queued", "held", "in_flight", "waiting"}
 
 
@@ -158,7 +158,7 @@ def test_its_processes_end_with_it_however_it_ends(number: signal.Signals, folde
         wait_for("three children", lambda: len(children_of(process.pid)) == 3)
         children = children_of(process.pid)
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         wait_for("the end of all children", lambda: not any(map(is_running, children)))
     finally:
         process.kill()

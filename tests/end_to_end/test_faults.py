@@ -37,7 +37,7 @@ def vendor_only(**fields: Any) -> Variant:
     return Variant("title", "body", **({"strategy": 2} | fields))
 
 
-async def read_all(stream: trio.abc.ReceiveStream, timeout_s: float = 10.0) -> bytes:
+async def read_all(stream: trio.abc.ReceiveStream, timeout_s: float = 60.0) -> bytes:
     """Everything until the gateway closes the connection; fails when it does not."""
     data = b""
     with trio.fail_after(timeout_s):
@@ -394,7 +394,7 @@ async def test_sigterm_drains_what_is_in_flight_and_reports_the_rest(
         simulators.fault("apns", "latency", distribution="fixed", ms=1500, for_s=20)
         answer = await gateway.client.submit(vendor_only(), devices)
         held = await gateway.client.submit(HELLO, away)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while (await gateway.states(answer.task_id)).get("in_flight", 0) < 30:
                 await trio.sleep(0.02)
         assert await gateway.states(held.task_id) == {"held": 5}
@@ -426,7 +426,7 @@ async def test_sigterm_ends_within_its_budget_whatever_the_vendor_does(
         await gateway.until_final(first.task_id)
         simulators.fault("apns", "no_answer", for_s=30)
         answer = await gateway.client.submit(vendor_only(), devices)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while (await gateway.states(answer.task_id)).get("in_flight", 0) < 20:
                 await trio.sleep(0.02)
         begun = time.monotonic()

@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -87,12 +86,6 @@ PATH_SECRET = "a-secret-of-the-path"
 WAIT_S = 60.0
 
 
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
-
-
 def beginning(kind: Kind, mark: str) -> str:
     """What all tokens with the mark begin with."""
     one, other = kind.token(b"\x00" * 16, mark), kind.token(b"\xff" * 16, mark)
@@ -100,7 +93,7 @@ def beginning(kind: Kind, mark: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def port() -> int:
+def port(free_port: Callable[[], int]) -> int:
     return free_port()
 
 
@@ -139,7 +132,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[dict[
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def table_of(name: str, ready: dict[str, Any], folder: Path, port: int) -> dict[str, Any]:
@@ -385,7 +378,7 @@ async def test_receipts_find_their_rows_at_whichever_worker_they_arrive(
 
 def control(ready: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
     """A call of the simulators' control port."""
-    connection = http.client.HTTPConnection(ready["control"]["host"], ready["control"]["port"], timeout=20)
+    connection = http.client.HTTPConnection(ready["control"]["host"], ready["control"]["port"], timeout=60)
     try:
         connection.request(method, path, None if body is None else json.dumps(body))
         text = connection.getresponse().read().decode()

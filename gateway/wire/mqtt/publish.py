@@ -142,25 +142,43 @@ def _heads(first: int, topic_lengths: I64, rest_lengths: I64) -> U8 | TextColumn
 
 
 class Pubacks(NamedTuple):
-    """Which of many reads are exactly one PUBACK, and what they acknowledge."""
+    """Which of many reads are PUBACKs and nothing else, and what they acknowledge."""
 
     is_puback: Bool
     """(n,) over the reads."""
     packet_ids: U16
-    """(number of true rows,) never 0: a read whose identifier is 0 is no PUBACK and goes to the packet parser."""
+    """Those of all true reads, in their order, never 0: a read with that identifier goes to the packet parser."""
+    counts: I64 | None = None
+    """(number of true reads,) how many each has; None: one each."""
+
+    def take(self, which: Bool) -> Pubacks:
+        """The same without the true reads that are not chosen. which: (number of true reads,)."""
+        is_puback = self.is_puback.copy()
+        is_puback[self.is_puback] = which
+        if self.counts is None:
+            return Pubacks(is_puback, self.packet_ids[which])
+        return Pubacks(is_puback, self.packet_ids[np.repeat(which, self.counts)], self.counts[which])
 
 
 def split_pubacks(reads: Sequence[bytes]) -> Pubacks:
-    """The commonest uplink by far, 4 bytes that are one PUBACK, found in all reads of a turn at once."""
+    """The commonest uplink by far, one PUBACK of 4 bytes or several, found in all reads of a turn at once."""
     n = len(reads)
     lengths = np.fromiter(map(len, reads), np.int64, n)
-    is_puback: Bool = lengths == 4
-    if not is_puback.any():
+    is_puback: Bool = lengths & 3 == 0
+    n_even = np.count_nonzero(is_puback)
+    if not n_even:
         return Pubacks(is_puback, np.zeros(0, np.uint16))
-    fours = reads if is_puback.all() else [data for data in reads if len(data) == 4]
-    good, packet_ids = read_pubacks(np.frombuffer(b"".join(fours), np.uint8).reshape(-1, 4))
-    is_puback[is_puback] = good
-    return Pubacks(is_puback, packet_ids)
+    even = reads if n_even == n else [data for data in reads if not len(data) & 3]
+    found = read_pubacks(np.frombuffer(b"".join(even), np.uint8).reshape(-1, 4))
+    if len(found.is_puback) == n_even:
+        is_puback[is_puback] = found.is_puback
+        return Pubacks(is_puback, found.packet_ids)
+    counts = lengths[is_puback] >> 2
+    # No read is empty: an end is no read.
+    are_all = np.logical_and.reduceat(found.is_puback, np.cumsum(counts) - counts)
+    is_puback[is_puback] = are_all
+    packet_ids = found.packet_ids[np.repeat(are_all, counts)[found.is_puback]]
+    return Pubacks(is_puback, packet_ids, counts[are_all])
 
 
 def read_pubacks(words: U8) -> Pubacks:

@@ -335,8 +335,7 @@ async def test_reports_go_to_the_home_of_their_rows_and_words_to_the_owner_of_th
     there = OtherSide()
     there.sites = [owner]
     here = Site(world, neighbours=there)
-    here.desk._home = make_world().home
-    here.desk._home._journal = 999
+    here.desk._home = make_world(journal=999).home
     there.worker_of = lambda batch: 1  # type: ignore[method-assign]
     nursery.start_soon(here.desk.run)
     here.say(Event.DELIVERED, page, devices[0])

@@ -37,10 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", help="append the JSON lines to FILE")
     parser.add_argument("--smoke", action="store_true", help="smallest sizes: proves that it runs, measures nothing")
     parser.add_argument("--only", action="append", default=[], metavar="WORKLOAD", help="only these workloads")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a size of a workload, for development"
+    )
     parser.add_argument("--seed", type=int, default=Options.seed)
     chosen = parser.parse_args(arguments)
     module = importlib.import_module(BENCHMARKS[chosen.name])
-    options = Options(smoke=chosen.smoke, seed=chosen.seed, only=tuple(chosen.only))
+    extra = dict(pair.split("=", 1) for pair in chosen.set)
+    options = Options(smoke=chosen.smoke, seed=chosen.seed, only=tuple(chosen.only), extra=extra)
     lines: list[Line] = []
     with open(chosen.out, "a", encoding="utf-8") if chosen.out else nullcontext() as kept:
         try:

@@ -11,9 +11,9 @@ batch, opening the journal.
             switch interval of the interpreter (how long a thread asks before it takes the interpreter from another)
     busy_short  the same in steps of 0.2 ms, which are usual here: a thread that asks for longer than a step starves
 
-After these, the core path with journal and stores on disk: bench/durable_core.py, and what a row costs that waits:
-bench/durable_active.py. Workloads of `--only`: `log_piped` and so on, core_disk, core_answer, core_recovery,
-core_active.
+After these, the core path with journal and stores on disk: bench/durable_core.py, what a row costs that waits:
+bench/durable_active.py, and rows for devices that are away: bench/durable_held.py. Workloads of `--only`: `log_piped`
+and so on, core_disk, core_answer, core_recovery, core_active, held.
 
 answer: append called until it has returned. commit: the same as the thread sees it, without the way there and back. The
 yardstick `bare` is one write and fdatasync of as many bytes into a preallocated file, by the main thread. Cells are
@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import trio
 
-from bench import durable_active, durable_core
+from bench import durable_active, durable_core, durable_held
 from bench.harness import Line, Options, calibrate, line, progress
 from gateway.batch import Batch, OwnershipEpoch, TaskSegment
 from gateway.content import Variant
@@ -113,6 +113,8 @@ def run(options: Options) -> Iterator[Line]:
     yield from _adapters(options)
     yield from durable_core.run(options)
     yield from durable_active.run(options)
+    if not options.only or "held" in options.only:
+        yield durable_held.run(options)
 
 
 def _adapters(options: Options) -> Iterator[Line]:

@@ -1,6 +1,7 @@
 """The long link with several workers: what they cost together, a crowd of devices, and a worker that dies.
 
 Further lines of `bench longlink`, with the same generator. Sources are 127.0.0.2 and up, one for each generator.
+For development: `--set rounds=N` for two_workers and storm, `--set devices=N` for the crowd.
 
     two_workers  CPU per million deliveries of two workers over that of one, rounds of two gateways alternating; how
                  evenly the two share it; the wall-clock ratio. Submits go over 16 RPC connections, so both are homes
@@ -32,10 +33,15 @@ from gateway.content import Variant
 WORKLOADS = ("two_workers", "crowd", "storm")
 #: Connections of one generator or worker: 20,000 files each, less what else is open.
 PER_PROCESS = 15_000
+#: Two busy cores have taken 100 seconds for a third of the crowd.
+_CONNECTED_S_MAX = 900.0
+#: Submits between two words on how it goes: ten seconds.
+_PROGRESS_TICKS = 200
 
 
 def two_workers(folder: Path, options: Options) -> Line:
     n, rounds, pushes = (200, 2, 2) if options.smoke else (5_000, 9, 10)
+    rounds = int(options.extra.get("rounds", rounds))
     progress(f"longlink two_workers: {rounds} rounds of {pushes} messages to each of {n:,} devices ...")
     rates: dict[int, list[float]] = {1: [], 2: []}
     cpu: dict[int, list[float]] = {1: [], 2: []}
@@ -77,6 +83,7 @@ def two_workers(folder: Path, options: Options) -> Line:
 
 def crowd(folder: Path, options: Options) -> Line:
     workers, per_fleet, seconds = (2, 200, 3.0) if options.smoke else (12, PER_PROCESS, 60.0)
+    per_fleet = int(options.extra.get("devices", workers * per_fleet)) // workers
     n = workers * per_fleet
     # Owners are drawn by a hash: some have a little more than their share.
     at_most = per_fleet + max(500, per_fleet // 20)
@@ -90,8 +97,7 @@ def crowd(folder: Path, options: Options) -> Line:
         fleets = [Fleet(children, f"fleet-{k}") for k in range(workers)]
         for k, fleet in enumerate(fleets):
             fleet.begin(gateway, k * per_fleet, per_fleet, sources=[f"127.0.0.{2 + k}"], comes_back_within_s=0.05)
-        for fleet in fleets:
-            fleet.wait_ready(per_fleet)
+        _wait_connected(fleets, per_fleet, started)
         connected_s = time.monotonic() - started
         progress(f"  connected after {connected_s:.1f} s; {seconds:g} s of pushes ...")
         for fleet in fleets:
@@ -129,6 +135,15 @@ def crowd(folder: Path, options: Options) -> Line:
     return figures
 
 
+def _wait_connected(fleets: list[Fleet], per_fleet: int, started: float) -> None:
+    """All devices of all fleets are connected; a word from time to time, since a busy machine takes minutes."""
+    for k, fleet in enumerate(fleets):
+        while (ready := fleet.call("wait", what="ready", n=per_fleet, timeout_s=10.0)["ready"]) < per_fleet:
+            took_s = time.monotonic() - started
+            progress(f"  fleet {k + 1} of {len(fleets)}: {ready:,} of {per_fleet:,} connected after {took_s:.0f} s")
+            assert took_s < _CONNECTED_S_MAX, f"fleet {k + 1}: {ready} of {per_fleet} devices are connected"
+
+
 def _pushes(gateway: Gateway, n: int, seconds: float, source: random.Random) -> tuple[list[bytes], int, float]:
     """2,000 rows a second in submits of 100, open loop: (task ids, rows, latest submit in seconds)."""
     tasks, rows, late_s = [], 0, 0.0
@@ -137,6 +152,8 @@ def _pushes(gateway: Gateway, n: int, seconds: float, source: random.Random) -> 
         due = started + tick * 0.05
         time.sleep(max(0.0, due - time.monotonic()))
         late_s = max(late_s, time.monotonic() - due)
+        if tick and tick % _PROGRESS_TICKS == 0:
+            progress(f"  {rows:,} rows after {tick * 0.05:.0f} s, latest submit {late_s * 1000:.0f} ms late")
         devices = source.sample(range(n), 100)
         tasks.append(gateway.push_to(devices))
         rows += len(devices)
@@ -159,6 +176,7 @@ def _final(gateway: Gateway, tasks: list[bytes], rows: int) -> dict[str, int]:
 
 def storm(folder: Path, options: Options) -> Line:
     n, rounds, seconds = (400, 1, 3.0) if options.smoke else (10_000, 5, 12.0)
+    rounds = int(options.extra.get("rounds", rounds))
     progress(f"longlink storm: {rounds} rounds, one of two workers with {n:,} devices is killed ...")
     back_s, with_ms, without_ms = [], [], []
     with Children(folder) as children, simulators(folder / "apns", apns={}) as ready:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bench.longlink_generator import device_id
+from bench.ports import free_port
 from gateway.cli.demo.processes import READY_S, Child, Children
 from gateway.cli.toml_text import to_toml
 from gateway.client.blocking import BlockingClient
@@ -120,9 +121,7 @@ class Mosquitto:
         found = find_mosquitto()
         assert found is not None
         folder.mkdir(parents=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.address = ("127.0.0.1", port)
         self.secret = ""
         config = folder / "mosquitto.conf"

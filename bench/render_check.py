@@ -200,7 +200,7 @@ def rows_seen(vendor: str, chunks: Iterable[bytes], greeting: list[bytes] | None
     if vendor == "email":
         yield from map(_mail, chunks)
         return
-    reader = _reader_of(vendor)
+    reader = reader_of(vendor)
     for request in http1_requests(chunks) if greeting is None else h2_requests([*greeting, *chunks]):
         yield from reader(request)
 
@@ -235,7 +235,7 @@ class _Steps:
         return [Seen(told["regId"], told["title"], told["content"])]
 
 
-def _reader_of(vendor: str) -> Callable[[Request], list[Seen]]:
+def reader_of(vendor: str) -> Callable[[Request], list[Seen]]:
     """Reads one request of the vendor."""
     steps = _Steps()
     readers: dict[str, Any] = {

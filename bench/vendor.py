@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 
 from bench import vendor_strict
 from bench.harness import Line, Options, calibrate, line, progress
+from bench.ports import free_port
 from bench.simulators.tls import make_tls_files
 
 TOOLS = ("nghttpd", "h2load")
@@ -180,9 +181,7 @@ class VendorBench:
     def _serve(self, workload: Workload) -> Iterator[Server]:
         pem = str(self._tls.good)
         if workload.header is None:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
+            port = free_port()
             www = str(self._folder / "www")
             command = [
                 self._tools["nghttpd"],

@@ -29,7 +29,8 @@ from typing import Any
 import msgspec
 
 from bench.harness import Line, Options, calibrate, line, progress
-from bench.vendor_strict_client import AppPlan, Job, closed_port
+from bench.ports import free_port
+from bench.vendor_strict_client import AppPlan, Job
 from gateway.cli.toml_text import to_toml
 
 QUEUED_ROWS = 1_000_000
@@ -164,7 +165,7 @@ class StrictBench:
         progress(f"vendor neighbours: {self._rounds} rounds of {2 * len(faults)} windows of {seconds:g} s ...")
         limits = {"device_messages_per_minute": 0, "device_messages_per_hour": 0}
         with simulators(self._folder / "near", apns={}) as near, simulators(self._folder / "far", fcm=limits) as far:
-            gone = far | {"fcm": far["fcm"] | {"port": closed_port()}}
+            gone = far | {"fcm": far["fcm"] | {"port": free_port()}}
             far_faults = {name: fault and {"simulator": "fcm", **fault} for name, fault in faults.items()}
             report, calibration = self._calibrated(
                 job="neighbours",

@@ -20,7 +20,6 @@ import os
 import random
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -323,13 +322,6 @@ def _config(job: Job, folder: Path) -> Any:
 
 
 JOBS = {"queued": queued, "drain": drain, "latency": latency, "neighbours": neighbours}
-
-
-def closed_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _work(job: Job, folder: Path) -> Line:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import vendors.receipts
+from gateway.actors.credentials import open_http_client
+from gateway.actors.outcome_polls import OutcomePolls
+from gateway.actors.own_ids import OwnIdBook
 from gateway.actors.receipt_desk import ReceiptDesk
 from gateway.actors.report_post import ReportPost
 from gateway.actors.token_guard import TokenGuard
 from gateway.actors.worker_links import Reply, WorkerLinks
 from gateway.api.receipts import Endpoint, ReceiptsSite
+from gateway.app_vendors import VendorLane, proxy_of
 from gateway.columns import U8, Rows
 from gateway.config import message_id_secret
 from gateway.config_settings import guard_settings, receipt_settings
 from gateway.config_types import Secret
+from gateway.core.own_ids import OwnIds
 from gateway.core.ownership import Ownership, split_by_owner
 from gateway.core.shadow import Life
+from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.message_id import BatchAddress
-from gateway.observe.receipts import ReceiptCounts, ReceiptGuardCounts
+from gateway.observe.receipts import PollCounts, ReceiptCounts, ReceiptGuardCounts
 from gateway.regions import vendor_name
 
 if TYPE_CHECKING:
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Reports on their way to other workers.
 _POST_ROWS_MAX = 200_000
+#: The end of a path that nobody can guess.
+_PATH_SECRET = re.compile(rb"[0-9A-Za-z_-]{16,128}")
 
 
 class OtherWorkers:
@@ -53,6 +62,9 @@ class OtherWorkers:
     def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int) -> bool:
         return self._post.send(worker, what, head, body, rows)
 
+    def others(self) -> Iterable[int]:
+        return [worker for worker in range(self._ownership.workers) if worker != self._me]
+
 
 def answer_with_desk(links: WorkerLinks, desk: ReceiptDesk) -> None:
     """What other workers send is dealt with by the desk, and answered at once."""
@@ -68,6 +80,7 @@ def answer_with_desk(links: WorkerLinks, desk: ReceiptDesk) -> None:
         reply(b"")
 
     links.answer_with("receipts", functools.partial(take, desk.on_reports))
+    links.answer_with("own_ids", functools.partial(take, desk.on_own_ids))
     links.answer_with("held_receipts", functools.partial(take, desk.on_held_reports))
     links.answer_with("device_words", functools.partial(take, desk.on_words))
 
@@ -97,15 +110,50 @@ class Receipts:
             receipts_max=config.receipts.receipts_max,
             bring_back=None if ledger is None else ledger.late,
             neighbours=neighbours,
+            own_ids=self._book(counts),
         )
         if worker.joint is not None:
             answer_with_desk(worker.joint.links, self.desk)
         self.endpoints = _endpoints(worker)
+        self._polls = [
+            self._poll(built) for built in worker.vendor_lanes if built.channel_name in vendors.receipts.ASKERS
+        ]
 
     def actors(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         """What has to run, by name."""
         post = [] if self.post is None else [("report post", self.post.run)]
-        return [("receipts", self.desk.run), *post]
+        return [("receipts", self.desk.run), *post, *self._polls]
+
+    def _book(self, counts: ReceiptCounts) -> OwnIdBook | None:
+        """What vendors call their messages, where some report by that and somebody listens."""
+        worker, receipts = self._worker, self._worker.config.receipts
+        named = [built for built in worker.vendor_lanes if _names_own_ids(built.channel_name)]
+        if not named or not receipts.listeners:
+            return None
+        ids = OwnIds(receipts.own_ids_max, receipts.own_ids_s)
+        book = OwnIdBook(message_id_secret(worker.config), ids, clock=worker.clock, observer=counts)
+        for built in named:
+            built.own_ids.on_ids = functools.partial(book.told, built.app_index, built.channel)
+        return book
+
+    def _poll(self, built: VendorLane) -> tuple[str, Callable[[], Awaitable[None]]]:
+        """Asks a vendor that sends no receipts: its name as an actor, and what runs."""
+        worker, name = self._worker, built.channel_name
+        settings: Any = built.app.vendors[name]
+        polls = OutcomePolls(
+            vendors.receipts.ASKERS[name](settings),
+            base_url=f"https://{settings.host}:{settings.port}",
+            secret=message_id_secret(worker.config),
+            credentials=built.keeper,
+            open_client=functools.partial(
+                open_http_client, settings.ca_file, proxy=proxy_of(built.app, name, settings)
+            ),
+            take=functools.partial(self.desk.take, built.app_index, built.channel),
+            clock=worker.clock,
+            observer=PollCounts(worker.metrics, built.channel),
+        )
+        built.own_ids.on_ids = polls.told
+        return f"outcomes {built.app.key}/{name}", polls.run
 
     def site(self, not_ready: Callable[[], Sequence[str]]) -> ReceiptsSite:
         """What the listeners are about."""
@@ -118,6 +166,11 @@ class Receipts:
             now_unix_s=lambda: worker.clock.unix_ms() / 1000,
             not_ready=not_ready,
         )
+
+
+def _names_own_ids(name: str) -> bool:
+    entry = vendors.receipts.READERS.get(name)
+    return entry is not None and entry.names_own_ids
 
 
 def _guards(worker: Worker) -> dict[tuple[int, Channel], TokenGuard]:
@@ -147,5 +200,14 @@ def _endpoints(worker: Worker) -> dict[str, Endpoint]:
             secret = b""
             if place is not None:
                 secret = (Secret(file=Path(place.file)) if place.file else Secret(env=place.env)).read()
-            found[f"{app.key}/{name}"] = Endpoint(index, CHANNEL_NAMES[name], entry.reader(settings, secret))
+            if entry.is_in_path and not secret:
+                continue
+            if entry.is_in_path and not _PATH_SECRET.fullmatch(secret):
+                raise ConfigError(f"apps.{app.key}.{name}.callback_secret", "", "16 or more of A-Z a-z 0-9 - _")
+            end = f"/{secret.decode()}" if entry.is_in_path else ""
+            try:
+                reader = entry.reader(settings, secret)
+            except ValueError as error:
+                raise ConfigError(f"apps.{app.key}.{name}", str(error), "a usable secret") from error
+            found[f"{app.key}/{name}{end}"] = Endpoint(index, CHANNEL_NAMES[name], reader)
     return found

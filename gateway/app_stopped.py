@@ -1,7 +1,9 @@
-"""Stopped tasks on the disk, beside the journal: a stop outlives a crash, and so does what it refuses.
+"""Stopped tasks on the disk, beside the journal: a stop outlives a crash, and so does what it refuses. Without a
+journal they stand in store.data_dir, where there is one: pages of apps in memory outlive the process there.
 
 data_dir/journal/0007/stopped/     a log in the form of the request ids' (store/request_log.py): the address that a
                                    task's id stands for, with the time of the stop in the place of the key
+store.data_dir/stopped/0007/       the same
 """
 
 from __future__ import annotations
@@ -23,8 +25,17 @@ class StoppedLog:
     """tasks_max: worth keeping. age_s: how long after its begin a task can be named. Raises StoreError."""
 
     def __init__(
-        self, folder: Path, secret: bytes, clock: Clock, *, tasks_max: int, age_s: float, file_type: type[LogFile]
+        self,
+        folder: Path,
+        secret: bytes,
+        clock: Clock,
+        *,
+        tasks_max: int,
+        age_s: float,
+        file_type: type[LogFile] = LogFile,
     ) -> None:
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        self._folder, self._tasks_max = folder, tasks_max
         self._log = RequestLog(folder, ids_max=tasks_max, file_type=file_type)
         self._secret = secret
         self._clock = clock
@@ -37,6 +48,16 @@ class StoppedLog:
         for entries in self._log.load():
             for unix_ms, place, rest in entries.tolist():
                 yield encode(self._secret, address_of(place, rest), TASK_DOMAIN), unix_ms
+
+    def load_all(self) -> Iterator[tuple[bytes, int]]:
+        """The same with those of logs beside it: of workers whose pages another one has now. What one of them is just
+        writing may be missing."""
+        for folder in sorted(self._folder.parent.iterdir()):
+            if folder != self._folder:
+                beside = StoppedLog(folder, self._secret, self._clock, tasks_max=self._tasks_max, age_s=self._age_s)
+                yield from beside.load()
+                beside.close()
+        yield from self.load()
 
     async def remember(self, task_id: bytes, unix_ms: int) -> None:
         """The stop is durable. Raises StoreError. If cancelled: it may be."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -28,10 +29,13 @@ from gateway.actors.page_source import MemoryPages, PageSource
 from gateway.actors.peers import WorkerPlace
 from gateway.actors.registry import RegistryActor
 from gateway.actors.router import Router
+from gateway.actors.spilling import Spilling
 from gateway.actors.store_desk import StoreDesk
+from gateway.app_stopped import StoppedLog
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.config_relations import counts_consents
 from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
@@ -49,6 +53,8 @@ from gateway.store.inbox_moves import inbox_path
 from gateway.store.joined_ledger import JoinedLedger
 from gateway.store.log_file import store_error
 from gateway.store.memory import MemoryInbox
+from gateway.store.spill import Spill
+from gateway.store.sqlite_consents import SqliteConsents
 from gateway.store.sqlite_inbox import SqliteInbox
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
 from gateway.store.sqlite_registry import SqliteRegistry
@@ -59,6 +65,16 @@ _ALONE = WorkerPlace()
 WORKERS_FILE = "workers"
 #: Bytes of the key of token hashes.
 _HASH_KEY_BYTES = 32
+
+
+class Behind(Protocol):
+    """Somebody with something in the stores."""
+
+    async def load(self) -> None:
+        """Raises StoreError, Overloaded."""
+
+    async def flush(self) -> None:
+        """Raises StoreError."""
 
 
 class Stores:
@@ -86,7 +102,12 @@ class Stores:
         self._archives: list[SqliteLedgerArchive] = []
         self._home: Home | None = None
         self._clock: Clock | None = None
+        self.spill: Spill | None = None
+        self._stopped_log: StoppedLog | None = None
         self.ledger: LedgerActor | None = None
+        self.consents: SqliteConsents | None = None
+        #: What keeps something in them beside devices, rows and pages: loaded at start, flushed at the end.
+        self.behind: list[Behind] = []
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
             return
@@ -99,6 +120,8 @@ class Stores:
             self.inbox = SqliteInbox(inbox_path(self.folder, place.worker), worker=place.worker, **inbox_limits)
             paths = [_ledger_path(self.folder, worker) for worker in self._answers_for]
             self._archives = [SqliteLedgerArchive(path) for path in paths]
+            if counts_consents(config):
+                self.consents = SqliteConsents(self.folder / "consents.db")
         except BaseException:
             self.close()
             raise
@@ -121,7 +144,9 @@ class Stores:
         return HashKey(make_hash_key(self.folder))
 
     def follow(self, devices: DeviceTable) -> None:
-        """Changes of the table are carried to the registry once it is loaded."""
+        """Changes of the table are carried to the registry once it is loaded; pages keep its hashes of tokens."""
+        if self.ledger is not None:
+            self.ledger.hash_tokens = devices.hash_tokens
         if self._registry is not None:
             self.registry = RegistryActor(
                 store=self._registry,
@@ -152,7 +177,26 @@ class Stores:
             retention_check_s=ledger.retention_check_s,
             counter_days_max=ledger.counter_days_max,
         )
+        self.ledger.told_apps = frozenset(i for i, app in enumerate(self._config.apps) if app.callback is not None)
+        if self.folder is not None and ledger.spill_bytes_max:
+            self.spill = Spill(self.folder, bytes_max=ledger.spill_bytes_max)
+            counts = LedgerCounts(self._metrics, self._log)
+            self.ledger.make_room = Spilling(home=home, spill=self.spill, observer=counts).make_room
         return self.ledger
+
+    def open_stopped_log(self, journal: int, secret: bytes, clock: Clock) -> StoppedLog | None:
+        """Where stops of tasks are kept without a journal; None where nothing is kept. Raises StoreError."""
+        if self.folder is None:
+            return None
+        ledger = self._config.ledger
+        self._stopped_log = StoppedLog(
+            self.folder / "stopped" / f"{journal:04d}",
+            secret,
+            clock,
+            tasks_max=ledger.stopped_tasks_max,
+            age_s=ledger.retention_s,
+        )
+        return self._stopped_log
 
     def desk(self, devices: DeviceTable, pages: PageSource, inbox: InboxActor) -> StoreDesk:
         """Who answers what is asked of the stores. After `keep_pages`."""
@@ -175,10 +219,11 @@ class Stores:
     # -- copies of every store, in the order that store/backup.py gives; each database is held up while it is copied
 
     async def begin_copy(self, folder: Path) -> None:
-        """The folder is there and empty, but for the journal. Raises StoreError."""
+        """The folder is there and empty, but for the journal and stopped tasks. Raises StoreError."""
         await trio.to_thread.run_sync(backup.prepare, folder)
         await trio.to_thread.run_sync(lambda: (folder / "registry").mkdir(mode=0o700))
-        for first, journal in folders_elsewhere(self._config).items():
+        assert self.folder is not None
+        for first, journal in (folders_elsewhere(self._config) | {"stopped": self.folder / "stopped"}).items():
             if journal.exists():
                 await trio.to_thread.run_sync(backup.copy_journal, journal, folder / first)
 
@@ -187,6 +232,8 @@ class Stores:
         assert self._registry is not None
         await self.flush()
         copies = [(self._registry.turns, database) for database in self._registry.databases]
+        if self.consents is not None:
+            copies.append((self.consents.turns, self.consents.database))
         for turns, database in [*copies, *((one.turns, one.database) for one in self._archives)]:
             await self._copy(turns, database, folder)
 
@@ -214,6 +261,8 @@ class Stores:
         if isinstance(self.inbox, SqliteInbox) and self._home is not None:
             born_unix_ms, tag = self.inbox.newest_at_start
             self._home.begin_after((tag >> 16) % SEQUENCES_MAX, born_unix_ms)
+        for one in self.behind:
+            await one.load()
         if self.registry is not None:
             started = time.perf_counter()
             await self.registry.load()
@@ -270,6 +319,11 @@ class Stores:
                 await self.registry.flush()
             except StoreError as error:
                 self._log.error("registry not written", error=str(error))
+        for one in self.behind:
+            try:
+                await one.flush()
+            except StoreError as error:
+                self._log.error("not written", error=str(error))
         if self.ledger is not None:
             try:
                 await self.ledger.flush()
@@ -296,10 +350,14 @@ class Stores:
 
     def close(self) -> None:
         """Blocks; no call may be under way."""
+        if self._stopped_log is not None:
+            self._stopped_log.close()
         if isinstance(self.inbox, SqliteInbox):
             self.inbox.close()
         for archive in self._archives:
             archive.close()
+        if self.consents is not None:
+            self.consents.close()
         if self._registry is not None:
             self._registry.close()
 
@@ -311,6 +369,10 @@ class Stores:
         if self.ledger is not None:
             self._metrics.store_bytes.set(sum(one.file_bytes() for one in self._archives), "ledger")
             self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+        if self.consents is not None:
+            self._metrics.store_bytes.set(self.consents.database.file_bytes(), "consents")
+        if self.spill is not None:
+            self._metrics.store_bytes.set(self.spill.bytes, "spill")
         if self._home is not None:
             self._metrics.counter_cells.set(self._home.counters.n_cells)
             self._metrics.counter_days_forgotten.follow(self._home.counters.days_forgotten)

@@ -8,10 +8,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gateway.actors.audiences import Audience
+from gateway.actors.callback_history import CallbackHistory
 from gateway.actors.callbacks import Callbacks, CallbackSettings
 from gateway.actors.credentials import open_http_client
 from gateway.actors.task_control import TaskControl
+from gateway.config import message_id_secret
 from gateway.core.callback_lines import Signer
+from gateway.core.devices import DeviceTable
 from gateway.core.lifetimes import NOW_OR_NEVER_S
 from gateway.core.stopping import StoppedTasks
 from gateway.message_id import to_text
@@ -23,12 +26,13 @@ if TYPE_CHECKING:
 
 
 def build_control(worker: Worker) -> TaskControl:
-    """Stops tasks; durably where the worker has a journal on the disk."""
+    """Stops tasks; durably where the worker has a journal or stores on the disk."""
+    config = worker.config
     control = TaskControl(
         home=worker.home,
         inbox=worker.inbox,
         clock=worker.clock,
-        stopped=StoppedTasks(worker.config.ledger.stopped_tasks_max),
+        stopped=StoppedTasks(config.ledger.stopped_tasks_max),
         archive=worker.stores.ledger,
     )
     if worker.stores.ledger is not None:
@@ -36,6 +40,12 @@ def build_control(worker: Worker) -> TaskControl:
         worker.stores.ledger.on_brought_back = control.opened
     if worker.disk is not None:
         worker.disk.tasks, control.remember = control, worker.disk.stopped_log.remember
+    elif (
+        log := worker.stores.open_stopped_log(worker.home.journal, message_id_secret(config), worker.clock)
+    ) is not None:
+        control.remember = log.remember
+        for task_id, stopped_unix_ms in log.load_all():
+            control.stopped.add(task_id, stopped_unix_ms)
     return control
 
 
@@ -61,7 +71,8 @@ def resume_audiences(worker: Worker, disk: DiskJournal) -> None:
 
 
 def callback_actors(worker: Worker) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
-    """Name and run of the actor of each app that has [apps.callback]."""
+    """Name and run of the actor of each app that has [apps.callback]. To be called when the journal was replayed: what
+    an ended process had not told is looked for in its pages."""
     for index, app in enumerate(worker.config.apps):
         callback = app.callback
         if callback is None:
@@ -75,12 +86,23 @@ def callback_actors(worker: Worker) -> Iterator[tuple[str, Callable[[], Awaitabl
             attempts_max=callback.attempts_max,
             timeout_s=callback.timeout_s,
             has_cursor=worker.siblings is None,
+            alias_of=functools.partial(_alias_of, worker.devices, index) if callback.with_alias else None,
         )
+        ledger = worker.stores.ledger
+        history = None
+        if ledger is not None:
+            history = CallbackHistory(archive=ledger, home=worker.home, clock=worker.clock, app=index)
         actor = Callbacks(
             settings,
             home=worker.home,
             open_client=functools.partial(open_http_client, callback.ca_file, timeout_s=callback.timeout_s),
             observer=CallbackCounts(worker.metrics, worker.log.bind(actor="callbacks", app=app.key), app.key),
             random=random.random,
+            history=history,
         )
         yield f"callbacks {app.key}", actor.run
+
+
+def _alias_of(devices: DeviceTable, app: int, device_id: bytes) -> str:
+    slot = devices.find_one(device_id, app)
+    return "" if slot < 0 else devices.device(slot).alias.decode()

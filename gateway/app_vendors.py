@@ -19,11 +19,13 @@ import trio
 
 import vendors
 from gateway.actors.borrowed_credential import BorrowedCredential
+from gateway.actors.consents import Consents
 from gateway.actors.credential_words import CredentialWords
 from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
 from gateway.actors.lane import LaneActor
+from gateway.actors.own_ids import OwnIdTap
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
-from gateway.actors.rendering import LaneRenderer
+from gateway.actors.rendering import Gate, LaneRenderer
 from gateway.actors.router import Router
 from gateway.actors.token_guard import TokenGuard
 from gateway.actors.vendor_breaker import VendorBreaker, VerdictWatch
@@ -31,6 +33,7 @@ from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import VendorConnection
 from gateway.actors.vendor_connection_smtp import WAITING_MAX
 from gateway.actors.vendor_pool import VendorPool
+from gateway.app_consents import consent_gate
 from gateway.app_http1 import bundle_opener
 from gateway.app_journal import DiskJournal
 from gateway.app_smtp import session_opener
@@ -47,6 +50,7 @@ from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneKey
 from gateway.core.render import Renderer
+from gateway.core.target_paces import TargetPaces
 from gateway.errors import ConfigError
 from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.net.proxy import HttpProxy
@@ -75,6 +79,12 @@ class VendorLane(NamedTuple):
     bucket: TokenBucket
     lanes: list[LaneActor]
     probe_lanes: list[ProbeLane]
+    own_ids: OwnIdTap
+
+    @property
+    def channel_name(self) -> str:
+        """As its section in the configuration is called."""
+        return self.channel.name.lower()
 
 
 class Lenders(Protocol):
@@ -97,6 +107,7 @@ class Site(Protocol):
     renderer: Renderer
     router: Router
     ceiling: Ceiling
+    consents: Consents | None
     disk: DiskJournal | None
 
     @property
@@ -139,8 +150,8 @@ def build_vendor(
     bucket, request_bucket = TokenBucket(settings.rate_per_s, settings.burst, now=clock.monotonic()), None
     if getattr(vendor, "rate_counts_requests", False):
         bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
-    observer = LaneCounts(site.metrics, log, channel)
-    render = _renderer(site, vendor, channel)
+    observer, own_ids = LaneCounts(site.metrics, log, channel), OwnIdTap()
+    render = _renderer(site, vendor, channel, consent_gate(site.consents, app, channel, settings, vendor))
     shared: dict[str, Any] = {
         "vendor": vendor,
         "credentials": keeper,
@@ -155,6 +166,7 @@ def build_vendor(
         "device_gates": DeviceGates(),
         "marks": None if site.disk is None else site.disk.marks(index, channel),
         "request_bucket": request_bucket,
+        "own_ids": own_ids,
     }
     has_probes = needs_probes(name, settings)
     for class_ in Class:
@@ -167,7 +179,7 @@ def build_vendor(
             way = ProbeWay(pool, wait_s=config.http2.probe_wait_s, clock=clock, observer=observer)
             probes = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), policy=policy, **shared)
             probe_lanes.append(probes)
-    return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes)
+    return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes, own_ids)
 
 
 class _Way(NamedTuple):
@@ -201,8 +213,9 @@ def _way(
     return _Way(bundle, config.http1.sockets_max + config.http1.queue_max, is_bundled=True)
 
 
-def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRenderer]:
-    """Makes the renderers of the vendor's lanes."""
+def _renderer(site: Site, vendor: Any, channel: Channel, gate: Gate | None) -> Callable[..., LaneRenderer]:
+    """Makes the renderers of the vendor's lanes, which share the paces of its targets."""
+    pace = getattr(vendor, "target_pace", None)
     return functools.partial(
         LaneRenderer,
         renderer=site.renderer,
@@ -210,6 +223,8 @@ def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRe
         vendor=vendor,
         channel=channel,
         check_token=vendor.check_token,
+        gate=gate,
+        paces=None if pace is None else TargetPaces(pace),
     )
 
 
@@ -229,7 +244,7 @@ def _keeper(
         clock=site.clock,
         report=report,
         random=random.random,
-        open_client=functools.partial(open_http_client, settings.ca_file, proxy=_proxy(app, name, settings)),
+        open_client=functools.partial(open_http_client, settings.ca_file, proxy=proxy_of(app, name, settings)),
         settings=keeper_settings(site.config),
     )
 
@@ -256,13 +271,14 @@ def _stream_opener(config: Config, app: App, name: str, settings: Any, vendor: A
         connect_timeout_s=config.http2.connect_timeout_s,
         alpn=alpn,
         sessions=TlsSessions(),
-        proxy=_proxy(app, name, settings),
+        proxy=proxy_of(app, name, settings),
         # Not all workers and apps begin with the same address.
         turns=itertools.count(random.randrange(1 << 16)),
     )
 
 
-def _proxy(app: App, name: str, settings: Any) -> HttpProxy | None:
+def proxy_of(app: App, name: str, settings: Any) -> HttpProxy | None:
+    """The proxy of a vendor, where it has one. Raises ConfigError for a password of no use."""
     if not settings.proxy:
         return None
     host, port = settings.proxy_place()

@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from gateway.columns import U8, U16, U32, Bool, TextColumn
 from gateway.content import Variant
-from gateway.message_id import ROWS_MAX, BatchAddress
+from gateway.message_id import ROWS_MAX, BatchAddress, MessageIds
+
+#: Of a batch that has no home yet.
+NO_IDS: U8 = np.zeros((0, 16), np.uint8)
 
 #: A batch takes no more submissions once its texts, tokens and variables reach this; it never splits a submission.
 #: 8 MiB = 128 bytes for each of 65,536 rows; keeps one journal record a few milliseconds of writing.
@@ -124,11 +129,14 @@ class RequestMark(NamedTuple):
 
 
 class Batch:
-    """n rows of one app. Columns as in Submission; message_ids: (n, 16) uint8.
+    """n rows of one app. Columns as in Submission; message_ids: (n, 16) uint8, or what makes them.
 
     requests: the request ids of submits whose first row is in this batch.
 
     source_rows: position of each row in its submit as sent; None: its position in its segment.
+
+    target_hashes: (n,) uint32, keyed hashes of targets that are tokens, 0 for devices. A batch out of the ledger
+    archive has these and no tokens; else they are made when it goes there.
 
     has_fallback: whether a variant names further channels. chains: those as columns, made by core/fallback.py.
 
@@ -150,6 +158,7 @@ class Batch:
         "requests",
         "segments",
         "source_rows",
+        "target_hashes",
         "tokens",
         "variables",
         "variant_index",
@@ -164,7 +173,7 @@ class Batch:
         n: int,
         *,
         device_ids: U8,
-        message_ids: U8,
+        message_ids: U8 | MessageIds = NO_IDS,
         variants: Sequence[Variant],
         variant_index: U16 | None = None,
         channels: U8 | None = None,
@@ -174,6 +183,7 @@ class Batch:
         variables: Mapping[str, TextColumn] | None = None,
         segments: Sequence[TaskSegment] = (),
         requests: Sequence[RequestMark] = (),
+        target_hashes: U32 | None = None,
     ) -> None:
         if not 0 < n <= ROWS_MAX:
             raise ValueError(f"a batch of {n} rows, limit {ROWS_MAX}")
@@ -183,7 +193,7 @@ class Batch:
         self.born_unix_ms = address.unix_ms
         self.n = n
         self.device_ids = device_ids
-        self.message_ids = message_ids
+        self.message_ids: U8 | MessageIds = message_ids
         self.variants = variants
         self.variant_index = variant_index
         self.channels = channels
@@ -193,6 +203,7 @@ class Batch:
         self.variables: Mapping[str, TextColumn] = variables or {}
         self.segments = segments
         self.requests = requests
+        self.target_hashes = target_hashes
         self.has_fallback = any(variant.fallback for variant in variants)
         self.chains: object | None = None
 

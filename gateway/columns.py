@@ -40,25 +40,36 @@ class TextColumn:
     blob: bytes, owned. offsets: (n + 1,) uint32, not decreasing, last = len(blob).
 
     A column made from rows keeps them and joins the blob when somebody asks for it: rendered bodies are made row by row
-    and written row by row, and nobody ever does.
+    and written row by row, and nobody ever does. One that was moved has its text elsewhere, and its blob is made anew
+    each time somebody asks.
     """
 
-    __slots__ = ("_blob", "_is_json_plain", "_rows", "offsets")
+    __slots__ = ("_blob", "_is_json_plain", "_place", "_rows", "_width", "offsets")
 
     def __init__(self, blob: bytes, offsets: U32) -> None:
         self._blob: bytes | None = blob
         self._rows: Sequence[bytes] | None = None
+        self._place: memoryview | None = None
         self._is_json_plain: bool | None = None
+        #: What `width` answered; _NOT_ASKED before.
+        self._width: int | None = _NOT_ASKED
         self.offsets = offsets
 
     @property
     def blob(self) -> bytes:
         blob = self._blob
         if blob is None:
+            if self._place is not None:
+                return self._place.tobytes()
             assert self._rows is not None
             blob = self._blob = b"".join(self._rows)
             self._rows = None
         return blob
+
+    def move(self, place: memoryview, offsets: U32) -> None:
+        """The text is used from there, which holds it already, as do the offsets; nothing of it stays here."""
+        self._place, self.offsets = place, offsets
+        self._blob = self._rows = None
 
     @classmethod
     def from_rows(cls, rows: Sequence[bytes], lengths: npt.NDArray[np.integer] | None = None) -> TextColumn:
@@ -94,6 +105,8 @@ class TextColumn:
     def row(self, index: int) -> bytes:
         if self._rows is not None:
             return self._rows[index]
+        if self._place is not None:
+            return self._place[self.offsets[index] : self.offsets[index + 1]].tobytes()
         return self.blob[self.offsets[index] : self.offsets[index + 1]]
 
     def rows(self) -> list[bytes]:
@@ -121,6 +134,15 @@ class TextColumn:
                     taken = self._take_runs(rows, firsts, lasts)
                     taken._is_json_plain = self._is_json_plain or None
                     return taken
+        if n >= _FIXED_ROWS_MIN and self._rows is None and (width := self.width()):
+            # Numbers, codes, dates: an array call instead of a slice per row.
+            fixed = self.fixed()
+            assert fixed is not None
+            offsets = np.arange(0, (n + 1) * width, width, dtype=np.uint32)
+            taken = TextColumn(fixed.take(rows, axis=0).tobytes(), offsets)
+            taken._width = width
+            taken._is_json_plain = self._is_json_plain or None
+            return taken
         starts, ends = self.offsets[rows], self.offsets[1:][rows]
         blob = self.blob
         taken = TextColumn.from_rows(
@@ -131,11 +153,11 @@ class TextColumn:
 
     def _take_runs(self, rows: Rows, firsts: I64, lasts: I64) -> TextColumn:
         """`take` where positions have few gaps, as when few of many rows are refused: a copy per run of neighbours."""
-        blob = self.blob
+        blob = self.blob if self._place is None else self._place
         starts, ends = self.offsets[firsts].tolist(), self.offsets[lasts + 1].tolist()
         if len(starts) == 1:
             first, stop = int(firsts[0]), int(lasts[0]) + 1
-            return TextColumn(blob[starts[0] : ends[0]], self.offsets[first : stop + 1] - self.offsets[first])
+            return TextColumn(bytes(blob[starts[0] : ends[0]]), self.offsets[first : stop + 1] - self.offsets[first])
         offsets = np.zeros(len(rows) + 1, np.uint32)
         np.cumsum(self.offsets[1:][rows] - self.offsets[rows], out=offsets[1:])
         return TextColumn(b"".join([blob[a:b] for a, b in zip(starts, ends, strict=True)]), offsets)
@@ -163,23 +185,30 @@ class TextColumn:
         return self._is_json_plain
 
     def width(self) -> int | None:
-        """The length all rows share, or None when they differ or there is no row."""
-        lengths = np.diff(self.offsets)
-        if len(lengths) == 0 or int(lengths.min()) != int(lengths.max()):
-            return None
-        return int(lengths[0])
+        """The length all rows share, or None when they differ or there is no row; remembered."""
+        if self._width == _NOT_ASKED:
+            lengths = np.diff(self.offsets)
+            is_fixed = len(lengths) > 0 and int(lengths.min()) == int(lengths.max())
+            self._width = int(lengths[0]) if is_fixed else None
+        return self._width
 
     def fixed(self) -> U8 | None:
         """A read-only (n, width) view of the blob when all rows have one length, else None."""
         width = self.width()
         if width is None:
             return None
-        return np.frombuffer(self.blob, np.uint8).reshape(len(self), width)
+        n, blob = len(self), self.blob
+        # A part of a column begins somewhere in the blob of the whole.
+        return np.frombuffer(blob, np.uint8, n * width, int(self.offsets[0]) if width else 0).reshape(n, width)
 
     def __repr__(self) -> str:
         return f"<TextColumn of {len(self)} rows, {int(self.offsets[-1])} bytes>"
 
 
+#: No width.
+_NOT_ASKED = -1
+#: Below so many rows slices cost less than the array calls.
+_FIXED_ROWS_MIN = 32
 #: RFC 8259 section 7: control characters, those below, are escaped.
 _CONTROLS_END = 0x20
 #: Runs of neighbours are copied as one where so many rows share one on average; below, rows are sliced one by one.

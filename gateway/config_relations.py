@@ -18,11 +18,14 @@ import msgspec
 import vendors
 from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
+from gateway.core.consents import KEY_BYTES
+from gateway.core.own_ids import OWN_ID_BYTES, UNKNOWN_REPORTS_MAX
 from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
 from gateway.core.receipt_reports import EARLY_REPORTS_MAX
 from gateway.errors import ConfigError
 from gateway.regions import section_name
+from gateway.store.spill import SEGMENT_BYTES
 from gateway.vendor import HttpVersion, http_version
 
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
@@ -57,6 +60,8 @@ CALLBACK_ROW_BYTES = 400
 TRAIL_ROW_BYTES = 3
 #: State, stage, id and target columns of one open row (gateway/ledger.py, LedgerPage.memory_bytes), without texts.
 OPEN_ROW_BYTES = 50
+#: What stays in memory of one whose page is spilled (store/spill.py): six columns of a byte and five of four.
+SPILLED_ROW_BYTES = 26
 #: Columns of one socket of the long link, with its share of the device index.
 CONNECTION_BYTES = 88
 #: What TLS or WebSocket add to one: 16 KiB measured when idle (TLS 1.3 and 1.2, OpenSSL 3), and a record of 16 KiB half
@@ -217,16 +222,20 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "connections_max of each vendor",
         ),
         _audiences_part(config),
+        BudgetPart(
+            "consents", config.consents.keys_max * KEY_BYTES if counts_consents(config) else 0, "consents.keys_max"
+        ),
         BudgetPart("callbacks", _callback_rows(config) * CALLBACK_ROW_BYTES, "queue_rows_max of each app's callback"),
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),
         BudgetPart(
             "receipts of vendors",
             receipts.connections_max * (SESSION_BYTES + receipts.body_bytes_max)
-            + (receipts.receipts_max + EARLY_REPORTS_MAX) * VENDOR_RECEIPT_BYTES
+            + (receipts.receipts_max + EARLY_REPORTS_MAX + UNKNOWN_REPORTS_MAX) * VENDOR_RECEIPT_BYTES
+            + receipts.own_ids_max * OWN_ID_BYTES
             if receipts.listeners
             else 0,
-            "receipts.connections_max, receipts.body_bytes_max, receipts.receipts_max",
+            "receipts.connections_max, receipts.body_bytes_max, receipts.receipts_max, receipts.own_ids_max",
         ),
         BudgetPart(
             "signatures", len(config.apps) * config.http.signatures_max * SIGNATURE_BYTES, "http.signatures_max"
@@ -239,6 +248,12 @@ def memory_budget(config: Config) -> list[BudgetPart]:
     ]
 
 
+def counts_consents(config: Config) -> bool:
+    """Whether the worker keeps the table of consents: an app has a vendor with such a quota, and nobody shares it."""
+    has_any = any("consents" in settings.__struct_fields__ for app in config.apps for settings in app.vendors.values())
+    return has_any and config.gateway.workers == 1
+
+
 def _callback_rows(config: Config) -> int:
     return sum(app.callback.queue_rows_max for app in config.apps if app.callback is not None)
 
@@ -249,7 +264,7 @@ def _audiences_part(config: Config) -> BudgetPart:
 
 
 def files_needed(config: Config) -> int:
-    """Open files a worker may need at once: every connection, listeners, the reserve."""
+    """Open files a worker may need at once: every connection, listeners, the reserve, spilled pages."""
     return (
         config.long_link.connections_max
         + config.long_link.files_reserve
@@ -262,6 +277,7 @@ def files_needed(config: Config) -> int:
         + 3
         + vendor_connections_max(config, "2")
         + vendor_connections_max(config, "1.1") * config.http1.sockets_max
+        + (2 * -(-config.ledger.spill_bytes_max // SEGMENT_BYTES) if config.store.data_dir is not None else 0)
     )
 
 
@@ -340,11 +356,13 @@ def _budget(config: Config) -> Iterator[tuple[str, object, str]]:
         largest = sorted(parts, key=lambda part: -part.size_bytes)[:4]
         listed = "; ".join(f"{part.part} {part.size_bytes} ({part.keys})" for part in largest)
         yield "gateway.memory_bytes_max", limit, f"at least {total}, the sum of its parts; the largest: {listed}"
-    open_bytes = config.gateway.open_rows_max * OPEN_ROW_BYTES
+    is_spilled = config.store.data_dir is not None and config.ledger.spill_bytes_max > 0
+    row_bytes = SPILLED_ROW_BYTES if is_spilled else OPEN_ROW_BYTES
+    open_bytes = config.gateway.open_rows_max * row_bytes
     if open_bytes > config.ledger.ledger_memory_bytes_max:
         expected = (
-            f"at least {open_bytes}: open rows cannot leave memory, and gateway.open_rows_max is "
-            f"{config.gateway.open_rows_max} at {OPEN_ROW_BYTES} bytes each"
+            f"at least {open_bytes}: so much of open rows cannot leave memory, and gateway.open_rows_max is "
+            f"{config.gateway.open_rows_max} at {row_bytes} bytes each"
         )
         yield "ledger.ledger_memory_bytes_max", config.ledger.ledger_memory_bytes_max, expected
 
@@ -409,6 +427,10 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
             yield f"{path}.durability", "disk", "'memory' while gateway.workers is more than 1 (docs/known-gaps.md)"
         if not app.secrets:
             yield f"{path}.secrets", app.secrets, "at least one secret"
+        for name, settings in app.vendors.items():
+            if getattr(settings, "consents", "") == "strict" and config.gateway.workers > 1:
+                expected = "'trust' while gateway.workers is more than 1 (docs/known-gaps.md)"
+                yield f"{path}.{section_name(name)}.consents", "strict", expected
         if app.callback is not None and not re.match(r"https?://[^/\s]+", app.callback.url):
             yield f"{path}.callback.url", app.callback.url, "an http or https URL"
     if config.store.data_dir is not None and config.gateway.workers > config.store.shard_groups:

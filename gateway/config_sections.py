@@ -117,6 +117,8 @@ class Receipts(Section, frozen=True, kw_only=True):
     header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
     body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=16 * MIB)] = 512 * KIB
     receipts_max: Count = 100_000
+    own_ids_max: Count = 500_000
+    own_ids_s: Annotated[float, Meta(gt=0, le=30 * 86_400)] = 259_200.0
 
 
 class LongLink(Section, frozen=True, kw_only=True):
@@ -156,6 +158,7 @@ class LongLink(Section, frozen=True, kw_only=True):
     failed_login_rest_s_max: Seconds = 300.0
     failed_login_forget_s: Seconds = 900.0
     failed_addresses_max: Count = 16_384
+    io_uring: bool = True
     bans_file: Path | None = None
     bans_check_s: Seconds = 10.0
 
@@ -167,6 +170,7 @@ class Ledger(Section, frozen=True, kw_only=True):
     retention_s: Annotated[float, Meta(gt=0, le=400 * 86400)] = 14 * 86400.0
     retention_bytes_max: Count = 64 * GIB
     retention_check_s: Seconds = 600.0
+    spill_bytes_max: Annotated[int, Meta(ge=0)] = 8 * GIB
     idempotency_ids_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000_000
     idempotency_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 86_400.0
     day_offset_s: Annotated[int, Meta(ge=-50_400, le=50_400)] = 28_800
@@ -324,6 +328,7 @@ class Callback(Section, frozen=True, kw_only=True):
     url: str
     secret: Secret
     app_id: str = ""
+    with_alias: bool = False
     batch_rows_max: Annotated[int, Meta(ge=1, le=10_000)] = 500
     queue_rows_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
     attempts_max: Annotated[int, Meta(ge=1, le=100)] = 8
@@ -356,6 +361,13 @@ class Audiences(Section, frozen=True, kw_only=True):
     running_max: Annotated[int, Meta(ge=1, le=256)] = 4
 
 
+class Consents(Section, frozen=True, kw_only=True):
+    """What users of WeChat's mini programs have agreed to."""
+
+    keys_max: Annotated[int, Meta(ge=1, le=50_000_000)] = 1_000_000
+    write_s: Seconds = 1.0
+
+
 class Config(Section, frozen=True, kw_only=True):
     """The whole configuration; immutable. A reload makes a new one."""
 
@@ -371,6 +383,7 @@ class Config(Section, frozen=True, kw_only=True):
     inbox: Inbox
     store: Store
     audiences: Audiences
+    consents: Consents
     devices: Devices
     retry: Retry
     credentials: Credentials

@@ -90,6 +90,7 @@ def long_link_settings(config: Config) -> LongLinkSettings:
         pending_bytes_max=link.pending_bytes_max,
         pending_total_bytes_max=link.pending_total_bytes_max,
         partial_total_bytes_max=link.packets_bytes_max,
+        io_uring=link.io_uring,
         step_s_max=config.gateway.step_ms_max / 1000,
     )
     return LongLinkSettings(

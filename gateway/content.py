@@ -32,6 +32,7 @@ STRATEGY_CHANNELS = frozenset(
     [
         *("default", "long_link", "apns", "fcm", "huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu"),
         *("webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk", "email"),
+        *("wecom_robot", "dingtalk_robot"),
     ],
 )
 #: The others: what a step of a fallback may name, too.

@@ -59,6 +59,8 @@ class Channel(enum.IntEnum):
     OPPO_INTL = 25
     MEIZU_CN = 26
     MEIZU_OVERSEAS = 27
+    WECOM_ROBOT = 28
+    DINGTALK_ROBOT = 29
 
 
 #: Name as users see it ("long_link", else the vendor file's name) -> channel.
@@ -84,6 +86,8 @@ class State(enum.IntEnum):
 
 
 OPEN_STATES = frozenset({State.QUEUED, State.HELD, State.IN_FLIGHT, State.WAITING})
+_N_OPEN = len(OPEN_STATES)
+assert frozenset(range(_N_OPEN)) == OPEN_STATES, "open states come first: LedgerPage.n_open"
 FINAL_STATES = frozenset(State) - OPEN_STATES
 
 #: from -> to. Why each is there:
@@ -202,6 +206,8 @@ class Reason(enum.IntEnum):
     NOTIFICATIONS_CLOSED = 9
     #: A newer message of its collapse id came while it waited for the device.
     COLLAPSED = 10
+    #: Its receiver has agreed to no further message of its template.
+    NO_CONSENT = 11
     # final words of a vendor
     REJECTED_BY_VENDOR = 16
     TOKEN_DEAD = 17
@@ -247,6 +253,7 @@ class LedgerPage:
     keeping: held rows that the inbox has not got yet. changes: how often anything of the rows changed; saved: what it
     was when the archive got its copy, -1 before.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
+    is_spilled: the columns of its batch are on the disk (store/spill.py).
     is_touched, tally, archived_tally: core/counters.py, which alone sets them: whether rows changed since they were
     counted, what the counters have of the page, and what the archive has.
     """
@@ -262,6 +269,7 @@ class LedgerPage:
         "counts",
         "final_ms",
         "flags",
+        "is_spilled",
         "is_touched",
         "issued_ms",
         "keeping",
@@ -306,6 +314,7 @@ class LedgerPage:
         self.keeping = 0
         self.changes = 0
         self.saved = -1
+        self.is_spilled = False
         self.is_touched = False
         self.tally: PageTally | None = None
         self.archived_tally: PageTally | None = None
@@ -350,8 +359,9 @@ class LedgerPage:
 
     @property
     def n_open(self) -> int:
-        counts = self.counts
-        return int(counts[State.QUEUED] + counts[State.HELD] + counts[State.IN_FLIGHT] + counts[State.WAITING])
+        # The open states are the first four; asked several times per burst, where elements of an array cost dear.
+        queued, held, in_flight, waiting = self.counts[:_N_OPEN].tolist()
+        return int(queued + held + in_flight + waiting)
 
     @property
     def rests(self) -> bool:
@@ -373,7 +383,8 @@ class LedgerPage:
 
     def stamp(self, now: float) -> int:
         """Milliseconds since the batch was born, as the stage columns hold it (at least 1)."""
-        return min(max(1, int((now - self.batch.born) * 1000.0)), _STAMP_MAX)
+        ms = int((now - self.batch.born) * 1000.0)
+        return 1 if ms < 1 else ms if ms < _STAMP_MAX else _STAMP_MAX
 
     def stamp_receipts(self, rows: Rows, now: float) -> None:
         """Receipts of these rows rise now."""
@@ -384,11 +395,14 @@ class LedgerPage:
         self.receipt_ms[rows] = self.stamp(now)
 
     def memory_bytes(self) -> int:
-        """What the page and its batch hold, without what variants share."""
+        """What the page and its batch hold in memory, without what variants share."""
+        if self.is_spilled:
+            return self.n * (6 + 20)
         batch = self.batch
-        texts = sum(len(column.blob) for column in batch.variables.values())
-        tokens = len(batch.tokens.blob) if batch.tokens is not None else 0
-        return self.n * (6 + 20 + 32) + texts + tokens
+        texts = sum(int(column.offsets[-1]) + 4 * self.n for column in batch.variables.values())
+        tokens = int(batch.tokens.offsets[-1]) if batch.tokens is not None else 0
+        tokens += 4 * self.n if batch.channels is not None else 0
+        return self.n * (6 + 20 + 16) + texts + tokens
 
 
 class Burst(NamedTuple):

@@ -40,7 +40,8 @@ class Event(enum.IntEnum):
 class VendorReceipt(NamedTuple):
     """One event of one request, for some of its tokens. address: the callback parameter, "" where none came back.
 
-    name: the vendor's own word where the event is UNKNOWN.
+    name: the vendor's own word where the event is UNKNOWN. own_id: the vendor's number of the message, where it names
+    that instead (core/own_ids.py); only with one token.
     """
 
     event: Event
@@ -48,6 +49,7 @@ class VendorReceipt(NamedTuple):
     tokens: Sequence[str]
     at_unix_ms: int = TIME_UNKNOWN
     name: str = ""
+    own_id: str = ""
 
 
 class Callback(NamedTuple):
@@ -84,11 +86,65 @@ class Replies(NamedTuple):
 
 
 class ReceiptReader(Protocol):
-    """One vendor of one app."""
+    """One vendor of one app. Where the vendor greets an address by GET before it posts there, a reader has
+    `greet(query, now_unix_s) -> Reply` as well."""
 
     @property
     def replies(self) -> Replies: ...
 
     def read(self, callback: Callback, now_unix_s: float) -> list[VendorReceipt] | NotTaken:
         """What the request tells. Total: arbitrary bytes never raise."""
+        ...
+
+
+class Question(NamedTuple):
+    """What asks a vendor by POST. path: with its query."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Told(enum.Enum):
+    """What an answer was, where it told nothing of messages."""
+
+    #: Too many questions, or the vendor is not well: later.
+    LATER = "later"
+    #: The credential is not taken.
+    CREDENTIAL = "credential"
+    #: The vendor knows nothing of this message, or not what we ask.
+    REFUSED = "refused"
+
+
+class Outcome(NamedTuple):
+    """What became of the messages of one request so far. is_settled: nothing of it will change.
+
+    receipts: without addresses.
+    """
+
+    receipts: list[VendorReceipt]
+    is_settled: bool
+
+
+class AskTimes(NamedTuple):
+    """after_s: from a message to the first question. again_s: from one question to the next. asks_max: of one request.
+    waiting_max: requests that wait to be asked for. rate_per_s: questions."""
+
+    after_s: float
+    again_s: float
+    asks_max: int
+    waiting_max: int
+    rate_per_s: float
+
+
+class OutcomeAsker(Protocol):
+    """One vendor of one app, which tells only who asks. Pure translation, as readers are."""
+
+    @property
+    def times(self) -> AskTimes: ...
+
+    def question(self, own_id: str, authorization: bytes) -> Question: ...
+
+    def read(self, status: int, body: bytes) -> Outcome | Told:
+        """What the answer tells. Total: arbitrary bytes never raise."""
         ...

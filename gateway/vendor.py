@@ -18,7 +18,7 @@ that came from a caller are refused when they hold one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -188,16 +188,26 @@ class Requests(NamedTuple):
 
 
 class FieldLimit(NamedTuple):
-    """How long one text field may be. unit: `code_points`, `half_width` or `utf8_bytes`."""
+    """How long one text field may be. unit: `code_points`, `half_width` or `utf8_bytes`. has_mark: what is cut ends in
+    the mark; not where a field takes only letters or digits."""
 
     unit: str
     max: int
+    has_mark: bool = True
+
+
+class TargetPace(NamedTuple):
+    """A vendor may have one, as `target_pace`: so many messages to one target in any span of so many seconds."""
+
+    messages: int
+    span_s: float
 
 
 class Limits(NamedTuple):
     """A vendor's limits on texts. `payload_bytes_max` bounds the rendered body (what else counts: vendor file).
 
     counts_token: whether the token is part of that. needs_texts: a title or body in its template must not be blank.
+    variables: of what rows put into fields by themselves (slots `var:NAME`), by name.
     """
 
     payload_bytes_max: int
@@ -205,6 +215,7 @@ class Limits(NamedTuple):
     body: FieldLimit | None = None
     counts_token: bool = True
     needs_texts: bool = False
+    variables: tuple[tuple[str, FieldLimit], ...] = ()
 
 
 class Vendor(Protocol):
@@ -259,6 +270,8 @@ class BulkVendor(Vendor, Protocol):
 
     #: Told apart from others by this attribute: asking a protocol costs 30 us.
     is_bulk: ClassVar[bool]
+    #: What it calls messages has to be remembered: its reports name nothing else, or are asked for by it.
+    keeps_own_ids: ClassVar[bool]
 
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
         """What the answer to a request of many rows means. Total: arbitrary bytes never raise, and what a cut-off body
@@ -267,6 +280,10 @@ class BulkVendor(Vendor, Protocol):
 
     def request_id(self, body: bytes) -> str:
         """The vendor's own name for the request, as its answer tells; "" where it tells none. Total."""
+        ...
+
+    def own_ids(self, body: bytes) -> Sequence[str]:
+        """What the vendor calls the messages that this answer accepts, each at most 128 characters. Total."""
         ...
 
     def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:

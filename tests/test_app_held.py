@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -21,13 +22,15 @@ from bench.devices import mqtt
 from gateway.app import Ready, Worker, load
 from gateway.app_stores import files_elsewhere, folders_elsewhere
 from gateway.cli.toml_text import to_toml
+from gateway.client.errors import CallFailed
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client
-from gateway.content import Variant
+from gateway.content import FallbackStep, Variant
 from gateway.core.identity import device_password
 from gateway.errors import StoreError
 from gateway.observe.log import Log
 from gateway.store import backup
+from gateway.store.pages import unpack_page
 
 SECRET = b"the secret of the shop"
 DEVICES = 200
@@ -44,8 +47,9 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(name, ignore_errors=True)
 
 
-def make_worker(folder: Path, durability: str) -> Worker:
+def make_worker(folder: Path, durability: str, stream: io.StringIO | None = None, **vendors: Any) -> Worker:
     (folder / "app.secret").write_bytes(SECRET)
+    app = {"key": "shop", "secrets": [{"file": str(folder / "app.secret")}], "durability": durability}
     table: dict[str, Any] = {
         "gateway": {"data_dir": str(folder / "data"), "drain_s": 2.0},
         "dev": {"clock": True},
@@ -55,12 +59,12 @@ def make_worker(folder: Path, durability: str) -> Worker:
         "long_link": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
         "devices": {"devices_max": 1000, "token_bytes_max": 1_000_000},
         "store": {"data_dir": str(folder / "store"), "shard_groups": 1},
-        "apps": [{"key": "shop", "secrets": [{"file": str(folder / "app.secret")}], "durability": durability}],
+        "apps": [app | vendors],
     }
     (folder / "gateway.toml").write_text(to_toml(table))
     config = load(str(folder / "gateway.toml"))
     config.gateway.data_dir.mkdir(exist_ok=True)
-    worker = Worker(config, log=Log(stream=io.StringIO()))
+    worker = Worker(config, log=Log(stream=stream or io.StringIO()))
     # Smaller than a configuration may have it.
     worker.home._ledger_bytes_max, worker.home._rows_open_max = LEDGER_BYTES, 2 * DEVICES
     return worker
@@ -72,7 +76,7 @@ async def serving(worker: Worker) -> AsyncIterator[tuple[TrioClient, int]]:
     readies: list[Ready] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run, readies.append)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not readies:
                 await trio.sleep(0.01)
         async with open_trio_client(readies[0].rpc[0], "shop", SECRET, timeout_s=60.0) as client:
@@ -88,7 +92,7 @@ async def received(port: int, device_id: bytes, n: int, silent: list[trio.Socket
     async with stream if silent is None else contextlib.nullcontext():
         await stream.send_all(mqtt.connect(name, "shop", device_password(SECRET, name), 60))
         await stream.send_all(mqtt.subscribe(1, f"d/{name}/down", 1))
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while len(found) < n:
                 for packet in reader.receive_data(bytes(await stream.receive_some(65536))):
                     if isinstance(packet, mqtt.Publish):
@@ -97,7 +101,7 @@ async def received(port: int, device_id: bytes, n: int, silent: list[trio.Socket
                             await stream.send_all(mqtt.puback(packet.packet_id))
         # The last acknowledgement is with the gateway before the connection ends.
         await stream.send_all(b"\xc0\x00")
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert await stream.receive_some(65536)
     if silent is not None:
         silent.append(stream)
@@ -314,7 +318,7 @@ async def report(port: int, device_id: bytes, event: str, message_ids: list[byte
         body = len(topic).to_bytes(2, "big") + topic + b"\x00\x01" + payload
         await stream.send_all(b"\x32" + mqtt_length(len(body)) + body)
         found = b""
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             # CONNACK, PUBACK.
             while len(found) < 8:
                 found += bytes(await stream.receive_some(65536))
@@ -324,6 +328,116 @@ async def report(port: int, device_id: bytes, event: str, message_ids: list[byte
 def mqtt_length(n: int) -> bytes:
     """MQTT 3.1.1, section 2.2.3."""
     return bytes([n]) if n < 128 else bytes([n & 0x7F | 0x80, n >> 7])
+
+
+def dead_vendor(folder: Path) -> dict[str, Any]:
+    """The section of a vendor of text messages where nobody answers."""
+    (folder / "sms.secret").write_bytes(b"s")
+    return {
+        "access_key_id": "key",
+        "access_key_secret_file": str(folder / "sms.secret"),
+        "sign_name": "Shop",
+        "templates": {"default": {"id": "SMS_1", "params": {"content": "{{body}}"}}},
+        "host": "127.0.0.1",
+        "port": 1,
+    }
+
+
+def holding(folder: Path, texts: list[bytes]) -> set[str]:
+    """Names of the files below the folder that have one of the texts."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.name for path in files if any(text in path.read_bytes() for text in texts)}
+
+
+def archived_pages(folder: Path) -> list[bytes]:
+    """What the archive's pages hold, which are compressed there."""
+    with contextlib.closing(sqlite3.connect(folder / "ledger.db")) as database:
+        return [unpack_page(page) for (page,) in database.execute("SELECT page FROM pages")]
+
+
+async def test_pages_and_logs_hold_no_tokens_and_no_phone_numbers_and_the_journal_only_while_rows_are_open(
+    folder: Path,
+) -> None:
+    """Numbers as targets, as what a fallback names, and as the token of a device."""
+    sms = dead_vendor(folder)
+    numbers = [f"1397731{n:04d}" for n in range(9)]
+    texts = [number.encode() for number in numbers]
+    ids = [bytes([n]) * 16 for n in range(1, 7)]
+    log = io.StringIO()
+    worker = make_worker(folder, "disk", log, aliyun_sms=sms)
+    async with serving(worker) as (client, port):
+        states = [DeviceState(device_id=one) for one in ids]
+        states[5] = DeviceState(device_id=ids[5], channel="aliyun_sms", token=numbers[8])
+        await client.register_devices(states)
+        to_numbers = await client.submit(
+            Variant("t", "b", strategy=2), [("aliyun_sms", one) for one in (*numbers[:4], numbers[8])]
+        )
+        step = FallbackStep("aliyun_sms", 3600, "phone")
+        content = Variant("t", "b", fallback=(step,), ttl_s=86_400)
+        with_chain = await client.submit(content, ids[:4], variables={"phone": numbers[4:8]})
+        named = await client.submit(Variant("{{name}}", "b"), ids[:2], variables={"name": ["first", "second"]})
+        assert await received(port, ids[0], 2) == [b"t", b"first"]
+        assert holding(folder / "data" / "journal", texts[:8])
+        assert (await client.stop_task(to_numbers.task_id)).cancelled == 5
+        assert (await client.stop_task(with_chain.task_id)).cancelled == 3
+        # What is held is written, too.
+        await worker.stores.flush()
+        await until(lambda: worker.disk.journal.statistics().records == 1)  # type: ignore[union-attr]
+        assert (folder / "store" / "ledger.db-wal").stat().st_size > 0
+        assert holding(folder / "store", texts[:8]) == set()
+    assert holding(folder / "store", texts[:8]) == set()
+    # A device's token is in the registry, which sends to it.
+    assert holding(folder / "store", texts) == {"group-000.db"}
+    pages = archived_pages(folder / "store")
+    assert len(pages) == 3
+    assert not any(text in page for text in [*texts, b"first"] for page in pages)
+    assert any(b"second" in page for page in pages)
+    assert log.getvalue()
+    assert not any(text in log.getvalue().encode() for text in texts)
+    worker = make_worker(folder, "disk", aliyun_sms=sms)
+    async with serving(worker) as (client, port):
+        assert await received(port, ids[1], 1) == [b"second"]
+        await until_states(client, named.task_id, {"device_acked": 2})
+        # By the hash of its token the device is known as the target of a row, and of no other.
+        sent = bytes((await client.task_rows(to_numbers.task_id, 0, 10)).message_ids)
+        await report(port, ids[5], "displayed", [sent[at : at + 16] for at in range(0, 5 * 16, 16)])
+        await until_receipts(client, to_numbers.task_id, {"displayed": 1})
+        assert worker.metrics.refusals.value("uplink.not_the_target") == 4
+
+
+async def test_a_stop_of_an_app_in_memory_outlives_the_process_where_its_pages_do(folder: Path) -> None:
+    device_id = bytes([7]) * 16
+    worker = make_worker(folder, "memory")
+    async with serving(worker) as (client, _):
+        await client.register_devices([DeviceState(device_id=device_id)])
+        done = await client.submit(Variant("t", "b"), [device_id])
+        await worker.stores.flush()
+        assert (await client.stop_task(done.task_id)).cancelled == 1
+        async with open_trio_client(f"unix://{folder / 'operator.sock'}", role="operator", timeout_s=60.0) as operator:
+            files = (await operator.backup(str(folder / "copy"))).files
+        assert [name for name in files if name.startswith("stopped/0000/")]
+    worker = make_worker(folder, "memory")
+    async with serving(worker) as (client, port):
+        with pytest.raises(CallFailed, match="was stopped"):
+            await client.submit(Variant("t", "b"), [device_id], task_id=done.task_id)
+        assert await received(port, device_id, 0) == []
+        await until_states(client, done.task_id, {"cancelled": 1})
+        assert worker.home.rows_not_conserved() == 0
+
+
+async def test_more_rows_are_queued_than_memory_has_room_for_their_texts(folder: Path) -> None:
+    worker = make_worker(folder, "disk", aliyun_sms=dead_vendor(folder))
+    worker.home._rows_open_max, n = 20_000, 1500
+    worker.home._ledger_bytes_max = 2 * 100 * n
+    async with serving(worker) as (client, _):
+        # The client asks again while room is made.
+        for first in range(0, 7 * n, n):
+            targets = [("aliyun_sms", f"139{row:08d}") for row in range(first, first + n)]
+            await client.submit(Variant("t", "b"), targets, variables={"name": [f"a name of some length {first}"] * n})
+        assert worker.rows_open()["queued"] == worker.home.rows_open == 7 * n
+        assert worker.metrics.pages_spilled.value() >= 4
+        worker.stores.refresh_gauges()
+        assert worker.metrics.store_bytes.value("spill") > 0
 
 
 async def test_a_backup_has_what_is_in_the_journal_alone(folder: Path) -> None:

@@ -516,7 +516,7 @@ async def test_a_disk_that_refuses_stops_intake_and_lets_what_was_accepted_go(li
         # An app in memory is none of the disk's business.
         hints = life.submit(devices(5), app=1)
         await until(lambda: hints)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await life.issue(life.pages[0], np.arange(10))
         assert life.metrics.rows_issued_unmarked.value() == 10
         assert life.metrics.journal_failed.value() == 1

@@ -76,7 +76,7 @@ async def serving(worker: Worker, *, is_killed: bool = False) -> AsyncIterator[T
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not readies:
                 await trio.sleep(0.01)
         async with open_trio_client(readies[0].rpc[0], "shop", SECRET) as client:
@@ -141,7 +141,7 @@ async def waiting(folder: Path, client: TrioClient, device_ids: list[bytes]) -> 
     """A task whose rows wait for these devices, in the inbox."""
     done = await client.submit(Variant(title="t", body="bb", strategy=3), device_ids)
     async with operator(folder) as asking:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while (await asking.stored_rows(task_id=done.task_id)).rows < len(device_ids):
                 await trio.sleep(0.02)
     counts = await client.task_state(done.task_id)
@@ -197,7 +197,7 @@ async def test_a_blocked_device_gets_nothing_until_it_is_unblocked_also_after_a_
 
     async def reasons(client: TrioClient) -> dict[str, int]:
         done = await client.submit(Variant(title="t", body="b", strategy=2), ids)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not (counts := await client.task_state(done.task_id)).is_final:
                 await trio.sleep(0.02)
         return counts.reasons

@@ -18,6 +18,7 @@ from vendors import (
     aliyun_sms,
     apns,
     dingtalk,
+    dingtalk_robot,
     email,
     fcm,
     harmony,
@@ -30,6 +31,7 @@ from vendors import (
     webhook,
     wechat,
     wecom,
+    wecom_robot,
     xiaomi,
 )
 from vendors.auth.credential import Credential, SecretPlace
@@ -70,6 +72,12 @@ REGISTRY: dict[str, VendorEntry] = {
     "wechat": VendorEntry(wechat.Settings, wechat.Wechat, wechat.secret_place, wechat.credential),
     "wecom": VendorEntry(wecom.Settings, wecom.Wecom, wecom.secret_place, wecom.credential),
     "dingtalk": VendorEntry(dingtalk.Settings, dingtalk.Dingtalk, dingtalk.secret_place, dingtalk.credential),
+    "wecom_robot": VendorEntry(
+        wecom_robot.Settings, wecom_robot.WecomRobot, wecom_robot.secret_place, wecom_robot.credential
+    ),
+    "dingtalk_robot": VendorEntry(
+        dingtalk_robot.Settings, dingtalk_robot.DingtalkRobot, dingtalk_robot.secret_place, dingtalk_robot.credential
+    ),
     "email": VendorEntry(email.Settings, email.Email, email.secret_place, email.credential),
 }
 

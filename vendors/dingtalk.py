@@ -4,9 +4,9 @@ Source: https://open.dingtalk.com, "work notices" (asyncsend_v2; a copy of 2019-
 2026-11) and "gettoken" (codes and newer limits from memory: there is no fact sheet).
 
 One request takes up to 100 persons of one content; different texts go one by one. A message that opens something is a
-link (`click` of type url, or `card_url`), any other a text. DingTalk only says that it took a notice:
-what became of it for each person is not asked for (getsendresult). `raw.dingtalk` is a JSON Merge Patch (RFC 7396) over
-`msg`.
+link (`click` of type url, or `card_url`), any other a text. DingTalk only says that it took a notice; what became of it
+for each person is asked for later (getsendresult, vendors/receipts/dingtalk.py). `raw.dingtalk` is a JSON Merge Patch
+(RFC 7396) over `msg`.
 
 Doubts, each with a safe default: the limit of 2,048 bytes is of `msg` (the whole body without its targets is kept below
 it); the same text to the same person a second time on one day is taken and not shown, which nobody is told, so the
@@ -16,7 +16,7 @@ message id stands in the link.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -53,7 +53,8 @@ USER_FORM = re.compile(r"[0-9A-Za-z_.@-]{1,64}")
 class Settings(WorkChatSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One application of one company. Its secret is a file or an environment variable, never inline.
 
-    app_key_id: DingTalk's AppKey, which stands in the console for all to see. rate_per_s: persons.
+    app_key_id: DingTalk's AppKey, which stands in the console for all to see. rate_per_s: persons. results_...: when
+    and how often it is asked what became of a notice; results_asks_max 0: never.
     """
 
     app_key_id: str
@@ -65,8 +66,19 @@ class Settings(WorkChatSettings, frozen=True, kw_only=True, forbid_unknown_field
     rate_per_s: float = 1_000.0
     burst: int = 1_000
     rows_per_request_max: int = USERS_MAX
+    results_after_s: float = 60.0
+    results_again_s: float = 1800.0
+    results_asks_max: int = 3
+    results_waiting_max: int = 100_000
+    results_per_s: float = 10.0
 
     def __post_init__(self) -> None:
+        if min(self.results_after_s, self.results_again_s, self.results_per_s) <= 0 or self.results_asks_max < 0:
+            raise ValueError(
+                "results_after_s, results_again_s and results_per_s must be positive, results_asks_max 0 or more"
+            )
+        if not 1 <= self.results_waiting_max <= 10_000_000:
+            raise ValueError(f"results_waiting_max is {self.results_waiting_max}, expected 1 to 10000000")
         self.check(rows_max=USERS_MAX)
         self.check_cards()
         check_secret("app_secret", self.app_secret_file, self.app_secret_env)
@@ -97,6 +109,9 @@ class Dingtalk(BulkVendorBase):
     """The vendor port for one application (gateway/vendor.py)."""
 
     name: ClassVar[str] = "dingtalk"
+    #: What became of a notice is asked for by it (vendors/receipts/dingtalk.py).
+    request_id_keys: ClassVar[tuple[str, ...]] = ("task_id",)
+    keeps_own_ids: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -139,6 +154,10 @@ class Dingtalk(BulkVendorBase):
 
     def classify(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         return answer_of(ANSWERS, code_of(decode_object(body).get("errcode")), status, headers, STATUSES)
+
+    def own_ids(self, body: bytes) -> Sequence[str]:
+        named = self.request_id(body)
+        return (named,) if named.isdigit() else ()
 
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
         answer = self.classify(status, headers, body)

@@ -6,7 +6,7 @@ vendors. Pure; what a vendor calls its fields stands in its own file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -22,6 +22,8 @@ from vendors.http_answer import id_of
 #: Huawei, Honor and HarmonyOS show no more on an icon.
 BADGE_MAX = 99
 TOKEN_CHARACTERS_MAX = 512
+#: What a vendor calls a message; longer ones are none of theirs.
+OWN_ID_CHARACTERS_MAX = 128
 #: The classes that OPPO and vivo share (facts/vendors-china.md sections 2.8 and 3.8).
 SYSTEM_CATEGORIES = frozenset({"IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION"})
 MARKETING_CATEGORIES = frozenset({"NEWS", "CONTENT", "MARKETING", "SOCIAL"})
@@ -35,10 +37,15 @@ class BulkVendorBase:
     is_bulk: ClassVar[bool] = True
     #: Where an answer has the vendor's name for the request: keys of its JSON, dotted where they are nested.
     request_id_keys: ClassVar[tuple[str, ...]] = ()
+    keeps_own_ids: ClassVar[bool] = False
 
     def request_id(self, body: bytes) -> str:
         """The first of `request_id_keys` that the answer has, without what could not stand in a line."""
         return id_of(body, self.request_id_keys) if self.request_id_keys else ""
+
+    def own_ids(self, body: bytes) -> Sequence[str]:
+        """See gateway/vendor.py; asked for only where `keeps_own_ids` says so."""
+        return ()
 
     def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:
         return UNREADABLE
@@ -83,6 +90,12 @@ def check_secret(name: str, file: str, env: str) -> None:
         raise ValueError(f"exactly one of {name}_file and {name}_env must be set")
 
 
+def check_at_most_one(name: str, file: str, env: str) -> None:
+    """Raises ValueError for a secret that is named twice."""
+    if file and env:
+        raise ValueError(f"at most one of {name}_file and {name}_env may be set")
+
+
 def check_callback(url: str, characters_max: int = CALLBACK_URL_CHARACTERS_MAX) -> None:
     """Raises ValueError for a callback address that a vendor would not take."""
     if not url:
@@ -95,8 +108,7 @@ def check_callback(url: str, characters_max: int = CALLBACK_URL_CHARACTERS_MAX) 
 
 def check_callback_secret(user: str, file: str, env: str) -> None:
     """Raises ValueError unless user and secret of signed receipts come together, the secret named at most once."""
-    if file and env:
-        raise ValueError("at most one of callback_secret_file and callback_secret_env may be set")
+    check_at_most_one("callback_secret", file, env)
     if bool(user) != bool(file or env):
         raise ValueError("callback_user and one of callback_secret_file and callback_secret_env come together")
 

@@ -16,7 +16,7 @@ Doubts, each with a safe default: a parameter has 12 characters unless the accou
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import msgspec
@@ -54,8 +54,16 @@ from vendors.codes import (
     UNREADABLE,
 )
 from vendors.http_answer import by_status_class, counted_name, decode_object, retry_after_s, text_of
-from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret, own_raw
-from vendors.text_template import TextTemplate, parameter, template_of
+from vendors.neutral import (
+    OWN_ID_CHARACTERS_MAX,
+    BulkSettings,
+    BulkVendorBase,
+    check_at_most_one,
+    check_identifier,
+    check_secret,
+    own_raw,
+)
+from vendors.text_template import TemplateRooms, TextTemplate, parameter, template_of
 
 VERSION, ACTION, SERVICE = "2021-01-11", "SendSms", "sms"
 CONTENT_TYPE = "application/json; charset=utf-8"
@@ -70,7 +78,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     sign_name: the approved signature, required for mainland numbers. templates: category -> template and parameters,
     `default` for all others; parameters are named by their place, from 1. numbers: which numbers are targets.
-    rate_per_s: requests; 3000 is the API's.
+    rate_per_s: requests; 3000 is the API's. callback_secret: the end of the path that reports are posted to, since they
+    are not signed; without one they are not taken.
     """
 
     secret_id: str
@@ -82,6 +91,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     numbers: Literal["mainland", "international"] = "mainland"
     region: str = "ap-guangzhou"
     param_code_points_max: int = PARAM_CODE_POINTS_MAX
+    callback_secret_file: str = ""
+    callback_secret_env: str = ""
     host: str = "sms.tencentcloudapi.com"
     rate_per_s: float = 3_000.0
     burst: int = 3_000
@@ -90,6 +101,7 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         self.check(rows_max=NUMBERS_MAX)
         check_secret("secret_key", self.secret_key_file, self.secret_key_env)
+        check_at_most_one("callback_secret", self.callback_secret_file, self.callback_secret_env)
         for name in ("secret_id", "sdk_app_id", "region"):
             check_identifier(name, getattr(self, name))
         if not 1 <= self.param_code_points_max <= 1000:
@@ -163,12 +175,13 @@ class TencentSms(BulkVendorBase):
     name: ClassVar[str] = "tencent_sms"
     rate_counts_requests: ClassVar[bool] = True
     may_repeat: ClassVar[bool] = False
+    #: Reports name `sid`, which is the number's SerialNo.
+    keeps_own_ids: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        limit = FieldLimit("code_points", settings.param_code_points_max)
-        # No limit of the body is known; its parameters are bounded.
-        self._limits = Limits(1 << 20, limit, limit, counts_token=False)
+        self._limit = FieldLimit("code_points", settings.param_code_points_max)
+        self._rooms = TemplateRooms(settings.templates, lambda _: self._limit)
         self._host = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
         # The whole header is the signature's: the date in its scope changes with the day.
         self._headers: tuple[tuple[bytes, TemplateParts], ...] = (
@@ -184,7 +197,9 @@ class TencentSms(BulkVendorBase):
         return self.settings.host, self.settings.port
 
     def limits(self, variant: Variant) -> Limits:
-        return self._limits
+        """Of each parameter; none of the body is known."""
+        title, body, variables = self._rooms.of(variant)
+        return Limits(1 << 20, title or self._limit, body or self._limit, counts_token=False, variables=variables)
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
         raw = own_raw(variant, self.name, _RAW_REFUSED)
@@ -242,9 +257,14 @@ class TencentSms(BulkVendorBase):
         told = self.judge(status, headers, body, is_distinct=False)
         return next(iter(told.by_token.values()), told.rest)
 
+    def own_ids(self, body: bytes) -> Sequence[str]:
+        listed = _response_in(body).get("SendStatusSet")
+        entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        serials = [text_of(entry.get("SerialNo")) for entry in entries]
+        return [serial for serial in serials if 0 < len(serial) <= OWN_ID_CHARACTERS_MAX]
+
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
-        response = decode_object(body).get("Response")
-        response = response if isinstance(response, dict) else {}
+        response = _response_in(body)
         error = response.get("Error")
         if isinstance(error, dict) or status != 200:
             code = text_of(error.get("Code")) if isinstance(error, dict) else ""
@@ -266,6 +286,11 @@ class TencentSms(BulkVendorBase):
                 return BulkAnswer(UNREADABLE)
             told[number.encode("utf-8", "replace")] = _answer(code, status, headers)
         return BulkAnswer(ACCEPTED, {number: one for number, one in told.items() if one is not ACCEPTED})
+
+
+def _response_in(body: bytes) -> dict[str, object]:
+    response = decode_object(body).get("Response")
+    return response if isinstance(response, dict) else {}
 
 
 def _answer(code: str, status: int, headers: Mapping[bytes, bytes]) -> Answer:

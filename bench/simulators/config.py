@@ -14,6 +14,7 @@ import msgspec
 from bench.simulators.aliyun_sms import AliyunSmsSection
 from bench.simulators.config_base import Count, Frozen, Http2Section, PlainHttp2Section, Port, Positive, Seconds
 from bench.simulators.dingtalk import DingtalkSection
+from bench.simulators.dingtalk_robot import DingtalkRobotSection
 from bench.simulators.email import EmailSection
 from bench.simulators.fates import Fate
 from bench.simulators.fault_kinds import Fault
@@ -28,6 +29,7 @@ from bench.simulators.vivo import VivoSection
 from bench.simulators.webhook import WebhookSection
 from bench.simulators.wechat import WechatSection
 from bench.simulators.wecom import WecomSection
+from bench.simulators.wecom_robot import WecomRobotSection
 from bench.simulators.xiaomi import XiaomiSection
 
 
@@ -132,6 +134,8 @@ class SimulatorsConfig(Frozen, frozen=True, kw_only=True):
     tencent_sms: TencentSmsSection = TencentSmsSection()
     wecom: WecomSection = WecomSection()
     dingtalk: DingtalkSection = DingtalkSection()
+    wecom_robot: WecomRobotSection = WecomRobotSection()
+    dingtalk_robot: DingtalkRobotSection = DingtalkRobotSection()
     webhook: WebhookSection = WebhookSection()
     ups: WebhookSection = WebhookSection()
     email: EmailSection = EmailSection()

@@ -1,9 +1,8 @@
-"""DingTalk as a judge: gettoken, work notices (asyncsend_v2, getsendresult), group robots with a signature. No sockets.
+"""DingTalk as a judge: gettoken, work notices (asyncsend_v2, getsendresult). No sockets.
 
 No fact sheet covers it. Written from open-doc.dingtalk.com, "工作通知消息" (2019-1-7, read in 2026-11: 2,048 bytes,
-one text a day for each person) and "自定义机器人接入", the codes and newer limits from memory. Order of the checks:
-path, access token, JSON, agent, receivers, message, then person by person; of a robot: token, time, signature,
-message, rate.
+one text a day for each person), the codes and newer limits from memory. Order of the checks: path, access token, JSON,
+agent, receivers, message, then person by person. Robots: dingtalk_robot.py.
 
 A link is recorded with title and text, other messages with an empty title and the content; rows are named by
 `message_id` in the query of a link's messageUrl, else not at all. Nothing is reported: what became of a notice is
@@ -12,18 +11,15 @@ asked for by getsendresult. A text that a person had today is taken and not show
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from bench.simulators.config_base import Count, Positive, Seconds
+from bench.simulators.config_base import Positive, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, each, flag, parsed, record, text, to_json, whole
+from bench.simulators.fields import Check, an_object, flag, parsed, record, text, to_json, whole
 from bench.simulators.kept_token import KeptToken
 from bench.simulators.push_api import (
     DAY_S,
@@ -45,11 +41,10 @@ from bench.simulators.push_api import (
 from bench.simulators.rate import DeviceWindow
 from bench.simulators.received import target_of
 
-TOKEN_PATH, ROBOT_PATH = "/gettoken", "/robot/send"
+TOKEN_PATH = "/gettoken"
 NOTICE_PATH = "/topapi/message/corpconversation/asyncsend_v2"
 RESULT_PATH = "/topapi/message/corpconversation/getsendresult"
 MESSAGE_BYTES_MAX = 2_048
-ROBOT_SKEW_S = 3_600.0
 TASKS_MAX = 10_000
 USER_FORM = re.compile(r"[0-9A-Za-z_.@-]{1,64}")
 TEXTS = {
@@ -60,9 +55,6 @@ TEXTS = {
     "40089": "不合法的corpid或corpsecret",
     "42001": "access_token超时",
     "33012": "无效的USERID",
-    "130101": "send too fast",
-    "300001": "token is not exist",
-    "310000": "robot security check failed",
 }
 MESSAGES: Mapping[str, Check] = {
     "text": record({"content": text(n_min=1)}, ["content"]),
@@ -82,12 +74,10 @@ NOTICE: Check = record(
     },
     ["agent_id", "userid_list", "msg"],
 )
-_AT = record({"atMobiles": each(text(20), 100), "atUserIds": each(text(64), 100), "isAtAll": flag})
-ROBOT: Check = record({**_MESSAGE_FIELDS, "at": _AT}, ["msgtype"])
 
 
 class DingtalkSection(PushSection, frozen=True, kw_only=True):
-    """The DingTalk simulator. robot_secret: "" = robots need no signature. robot_keyword: texts must hold it."""
+    """The DingTalk simulator."""
 
     appkey: str = "ding0000000000000001"
     appsecret: str = "sim-dingtalk-secret"
@@ -95,10 +85,6 @@ class DingtalkSection(PushSection, frozen=True, kw_only=True):
     access_token_life_s: Seconds = 7_200.0
     users_max: Positive = 100
     same_text_once_a_day: bool = True
-    robot_token: str = "sim-dingtalk-robot-token"
-    robot_secret: str = "SECsim-dingtalk-robot-secret"
-    robot_keyword: str = ""
-    robot_per_minute: Count = 20
 
 
 class Dingtalk(PushApi):
@@ -117,18 +103,15 @@ class Dingtalk(PushApi):
         self.reset()
 
     def credentials(self, host: str, port: int) -> dict[str, Any]:
-        """Of the application, and of the robot."""
+        """Of the application."""
         section = self._section
-        known = {"appkey": section.appkey, "appsecret": section.appsecret, "agent_id": section.agent_id}
-        robot = f"https://{host}:{port}{ROBOT_PATH}?access_token={section.robot_token}"
-        return known | {"robot_url": robot, "robot_secret": section.robot_secret}
+        return {"appkey": section.appkey, "appsecret": section.appsecret, "agent_id": section.agent_id}
 
     def reset(self) -> None:
         """No token is valid, nobody has had a notice."""
         super().reset()
         self._token_kept.clear()
         self._texts = DeviceWindow(1 if self._section.same_text_once_a_day else 0, DAY_S)
-        self._robots = DeviceWindow(self._section.robot_per_minute, 60.0)
         self._tasks: OrderedDict[int, dict[str, list[str]]] = OrderedDict()
 
     def refusal(self, refused: Refused, request: Request) -> Answer:
@@ -142,7 +125,7 @@ class Dingtalk(PushApi):
         return refused_answer(refused, body)
 
     def answer_call(self, request: Request) -> Answer:
-        """A token, a notice, its result, or a message of a robot."""
+        """A token, a notice, or its result."""
         call = (request.method, path_of(request))
         query = query_of(request)
         match call:
@@ -154,8 +137,6 @@ class Dingtalk(PushApi):
             case ("POST", path) if path == RESULT_PATH:
                 self._token_kept.check(query.get("access_token", ""), self.now)
                 return self._result(_object_in(request))
-            case ("POST", path) if path == ROBOT_PATH:
-                return self._robot(query, _object_in(request))
             case _:
                 raise Refused("404", f"{call[0][:16]} {call[1][:60]} is not simulated", status=404)
 
@@ -242,35 +223,6 @@ class Dingtalk(PushApi):
             return "", shown["content"], ""
         named = message_id_of_url(shown.get("messageUrl", ""))
         return shown["title"], shown["text"], named
-
-    # ---- robots
-
-    def _robot(self, query: Mapping[str, str], value: dict[str, Any]) -> Answer:
-        section = self._section
-        if query.get("access_token") != section.robot_token:
-            raise Refused("300001", "access_token of the robot is unknown")
-        if section.robot_secret:
-            stamp = query.get("timestamp", "")
-            if not re.fullmatch(r"[0-9]{13}", stamp) or abs(int(stamp) / 1000 - self.now) > ROBOT_SKEW_S:
-                raise Refused("310000", "invalid timestamp")
-            if query.get("sign") != robot_signature(section.robot_secret, stamp):
-                raise Refused("310000", "sign not match")
-        fault = self.faults_of(ROBOT, value)
-        if fault is not None:
-            raise Refused("40035", str(fault))
-        title, body, named = self._texts_of(value)
-        if section.robot_keyword and section.robot_keyword not in f"{title} {body}":
-            raise Refused("310000", "keywords not in content")
-        if self._robots.take("", self.now) > 0:
-            raise Refused("130101", f"more than {section.robot_per_minute} messages in a minute")
-        rows = self.rows_of(named, "", [section.robot_token], title, body)
-        return json_answer(200, {"errcode": 0, "errmsg": "ok"}, rows=rows)
-
-
-def robot_signature(secret: str, timestamp: str) -> str:
-    """Base64 of HMAC-SHA256 with the secret over the milliseconds, a line feed and the secret."""
-    text_ = f"{timestamp}\n{secret}".encode()
-    return base64.b64encode(hmac.new(secret.encode(), text_, hashlib.sha256).digest()).decode()
 
 
 def _object_in(request: Request) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from bench.simulators.control import ControlPort
 from bench.simulators.counts import Counts
 from bench.simulators.credentials import ApnsKey, ServiceAccount, make_apns_key, make_service_account
 from bench.simulators.dingtalk import Dingtalk
+from bench.simulators.dingtalk_robot import DingtalkRobot
 from bench.simulators.email import Email
 from bench.simulators.exchange import Exchange, Vendor
 from bench.simulators.fates import Fates
@@ -53,6 +54,7 @@ from bench.simulators.vivo import Vivo
 from bench.simulators.webhook import Ups, Webhook
 from bench.simulators.wechat import Wechat
 from bench.simulators.wecom import Wecom
+from bench.simulators.wecom_robot import WecomRobot
 from bench.simulators.xiaomi import Xiaomi
 
 DEVICE_RATE_WINDOW_S = 60.0
@@ -70,6 +72,8 @@ PUSH_APIS: Mapping[str, type[PushApi]] = {
     "tencent_sms": TencentSms,
     "wecom": Wecom,
     "dingtalk": Dingtalk,
+    "wecom_robot": WecomRobot,
+    "dingtalk_robot": DingtalkRobot,
     "webhook": Webhook,
     "ups": Ups,
     "email": Email,

@@ -1,8 +1,8 @@
-"""WeCom (enterprise WeChat) as a judge: gettoken, application messages to persons, group robots. No sockets.
+"""WeCom (enterprise WeChat) as a judge: gettoken, application messages to persons. No sockets. Robots: wecom_robot.py.
 
 No fact sheet covers it. Written from developer.work.weixin.qq.com, "发送应用消息" (a copy at qiyeweixin.apifox.cn,
-read in 2026-11, for partial failures, 81013 and the check for repeats) and "群机器人配置说明", the codes and limits
-from memory. Order of the checks: path, access token, JSON, agent, receivers, message, then person by person.
+read in 2026-11, for partial failures, 81013 and the check for repeats), the codes and limits from memory. Order of the
+checks: path, access token, JSON, agent, receivers, message, then person by person.
 
 Receivers are persons (touser) only. A text card is recorded with title and description, other messages with an empty
 title and the content. Nothing is echoed and nothing reported; rows are named by `message_id` in the query of a text
@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.simulators.config_base import Count, Seconds
 from bench.simulators.exchange import Answer, Request
-from bench.simulators.fields import Check, an_object, each, octets, one_of, parsed, record, text, to_json, whole
+from bench.simulators.fields import Check, an_object, octets, one_of, parsed, record, text, to_json, whole
 from bench.simulators.kept_token import KeptToken
 from bench.simulators.push_api import (
     Kit,
@@ -35,13 +35,11 @@ from bench.simulators.push_api import (
 from bench.simulators.rate import DeviceWindow
 from bench.simulators.received import target_of
 
-TOKEN_PATH, SEND_PATH, ROBOT_PATH = "/cgi-bin/gettoken", "/cgi-bin/message/send", "/cgi-bin/webhook/send"
+TOKEN_PATH, SEND_PATH = "/cgi-bin/gettoken", "/cgi-bin/message/send"
 USERS_MAX = 1_000
 TEXT_BYTES_MAX = 2_048
-MARKDOWN_BYTES_MAX, ROBOT_MARKDOWN_BYTES_MAX = 2_048, 4_096
+MARKDOWN_BYTES_MAX = 2_048
 REPEAT_S = 1_800.0
-ROBOT_KEY = "00000000-0000-0000-0000-000000000001"
-KEY_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 USER_FORM = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.@-]{0,63}")
 TEXTS = {
     "-1": "system busy",
@@ -57,7 +55,6 @@ TEXTS = {
     "47001": "data format error",
     "81013": "user & party & tag all invalid",
     "82001": "touser & toparty & totag all empty",
-    "93000": "invalid webhook url",
 }
 _FLAG = one_of(0, 1)
 _PLAIN: Check = record({"content": octets(TEXT_BYTES_MAX)}, ["content"])
@@ -82,22 +79,10 @@ ENVELOPE: Check = record(
     },
     ["msgtype", "agentid"],
 )
-ROBOT_MESSAGES: Mapping[str, Check] = {
-    "text": record(
-        {
-            "content": octets(TEXT_BYTES_MAX),
-            "mentioned_list": each(text(64), USERS_MAX),
-            "mentioned_mobile_list": each(text(20), USERS_MAX),
-        },
-        ["content"],
-    ),
-    "markdown": record({"content": octets(ROBOT_MARKDOWN_BYTES_MAX)}, ["content"]),
-}
-ROBOT_ENVELOPE: Check = record({"msgtype": text(32), **dict.fromkeys(ROBOT_MESSAGES, an_object)}, ["msgtype"])
 
 
 class WecomSection(PushSection, frozen=True, kw_only=True):
-    """The WeCom simulator. robot_keys: keys of group robots; empty = any key in the form of a UUID."""
+    """The WeCom simulator."""
 
     corpid: str = "ww0000000000000001"
     corpsecret: str = "sim-wecom-secret"
@@ -105,8 +90,6 @@ class WecomSection(PushSection, frozen=True, kw_only=True):
     access_token_life_s: Seconds = 7_200.0
     user_per_minute: Count = 30
     user_per_hour: Count = 1_000
-    robot_keys: tuple[str, ...] = ()
-    robot_per_minute: Count = 20
 
 
 class Wecom(PushApi):
@@ -125,11 +108,9 @@ class Wecom(PushApi):
         self.reset()
 
     def credentials(self, host: str, port: int) -> dict[str, Any]:
-        """Of the application; robots have a key in their URL."""
+        """Of the application."""
         section = self._section
-        robot = f"https://{host}:{port}{ROBOT_PATH}?key={(*section.robot_keys, ROBOT_KEY)[0]}"
-        known = {"corpid": section.corpid, "corpsecret": section.corpsecret, "agentid": section.agentid}
-        return known | {"robot_url": robot}
+        return {"corpid": section.corpid, "corpsecret": section.corpsecret, "agentid": section.agentid}
 
     def reset(self) -> None:
         """No token is valid, nobody has had a message."""
@@ -138,7 +119,6 @@ class Wecom(PushApi):
         section = self._section
         self._per_minute = DeviceWindow(section.user_per_minute, 60.0)
         self._per_hour = DeviceWindow(section.user_per_hour, 3_600.0)
-        self._per_robot = DeviceWindow(section.robot_per_minute, 60.0)
         self._repeats = DeviceWindow(1, REPEAT_S)
 
     def refusal(self, refused: Refused, request: Request) -> Answer:
@@ -147,7 +127,7 @@ class Wecom(PushApi):
         return refused_answer(refused, {"errcode": as_number(refused.code), "errmsg": f"{words}, {refused.why}"})
 
     def answer_call(self, request: Request) -> Answer:
-        """A token, a message to persons, or one of a robot."""
+        """A token, or a message to persons."""
         call = (request.method, path_of(request))
         query = query_of(request)
         match call:
@@ -156,8 +136,6 @@ class Wecom(PushApi):
             case ("POST", path) if path == SEND_PATH:
                 self._token_kept.check(query.get("access_token", ""), self.now)
                 return self._send(_object_in(request))
-            case ("POST", path) if path == ROBOT_PATH:
-                return self._robot(query.get("key", ""), _object_in(request))
             case _:
                 raise Refused("404", f"{call[0][:16]} {call[1][:60]} is not simulated", status=404)
 
@@ -232,16 +210,6 @@ class Wecom(PushApi):
                 self.kit.n_seen["repeat, not shown"] += 1
                 return False
         return True
-
-    def _robot(self, key: str, value: Mapping[str, Any]) -> Answer:
-        known = self._section.robot_keys
-        if (known and key not in known) or not KEY_FORM.fullmatch(key):
-            raise Refused("93000", "key is unknown")
-        kind = self._check(value, ROBOT_ENVELOPE, ROBOT_MESSAGES)
-        if self._per_robot.take(key, self.now) > 0:
-            raise Refused("45009", f"more than {self._section.robot_per_minute} messages in a minute")
-        title, body, named = _texts_of(kind, value[kind])
-        return json_answer(200, {"errcode": 0, "errmsg": "ok"}, rows=self.rows_of(named, "", [key], title, body))
 
 
 def _texts_of(kind: str, message: Mapping[str, Any]) -> tuple[str, str, str]:

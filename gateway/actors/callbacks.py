@@ -6,13 +6,17 @@
 
 Each request carries the cursor of `subscribe_receipts` behind its rows (`X-Pushgw-Cursor`): a service that lost some
 (the log names them, counters count them) reads on from the last one it got, as long as the ring has it. Lines come at
-least once and in order. Waits for: the service's HTTP server, which delays nobody else. Is waited for by: nobody.
+least once and in order. Where pages are on the disk, what an ended process had not told is told first
+(callback_history.py). Waits for: the service's HTTP server, which delays nobody else; the ledger archive. Is waited for
+by: nobody.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
@@ -25,6 +29,7 @@ from gateway.actors.receipt_stream import Cursor
 from gateway.core.callback_lines import Signer, lines_of
 from gateway.core.changes import Change
 from gateway.core.home import Home
+from gateway.errors import StoreError
 
 #: Changes looked at in one step.
 _CHANGES_MAX = 256
@@ -35,10 +40,14 @@ _GATHER_S = 0.05
 #: An answer is not read further than this: consumers answer with any body.
 _ANSWER_BYTES_MAX = 64 << 10
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
+#: How often it is written down up to when everything was told, and how soon a store that failed is asked again: a crash
+#: repeats a second's lines.
+_NOTE_S = 1.0
 
 
 class CallbackSettings(NamedTuple):
-    """See [apps.callback] in configs/reference.toml. has_cursor: there is one ring to read on from (one worker)."""
+    """See [apps.callback] in configs/reference.toml. has_cursor: there is one ring to read on from (one worker).
+    alias_of: of a device, where lines have its alias."""
 
     app: int
     url: str
@@ -48,6 +57,7 @@ class CallbackSettings(NamedTuple):
     attempts_max: int
     timeout_s: float
     has_cursor: bool
+    alias_of: Callable[[bytes], str] | None = None
 
 
 class CallbackObserver(Protocol):
@@ -62,18 +72,31 @@ class CallbackObserver(Protocol):
     def lost(self, outcome: str, rows: int, after_cursor: str) -> None: ...
 
 
+class HistoryPort(Protocol):
+    """As `callback_history.py` offers it."""
+
+    def now_unix_ms(self) -> int: ...
+
+    async def begin(self) -> int | None: ...
+
+    async def tell(self, unix_ms: int) -> None: ...
+
+    def changes(self, since_unix_ms: int) -> AsyncGenerator[Change, None]: ...
+
+
 class _Part(NamedTuple):
-    """Rows of one change that are to be told. cursor: of the stream, behind them; before: in front of them."""
+    """Rows of one change that are to be told. cursor: of the stream, behind them; before: in front of them; None for
+    changes of an earlier process."""
 
     change: Change
     first: int
     stop: int
-    before: Cursor
-    cursor: Cursor
+    before: Cursor | None
+    cursor: Cursor | None
 
 
 class Callbacks:
-    """random: 0 to 1, spreads retries."""
+    """random: 0 to 1, spreads retries. history: where pages outlive the process; else None."""
 
     def __init__(
         self,
@@ -83,6 +106,7 @@ class Callbacks:
         open_client: Callable[[], httpx.AsyncClient],
         observer: CallbackObserver,
         random: Callable[[], float],
+        history: HistoryPort | None = None,
     ) -> None:
         self._settings = settings
         self._home = home
@@ -94,6 +118,13 @@ class Callbacks:
         self._position = home.next_cursor
         #: Taken from the queue and not answered yet.
         self._sending: list[_Part] = []
+        self._history = history
+        #: What processes before had not told is told.
+        self._is_resumed = history is None
+        #: Something was told that is not written down.
+        self._is_noted = True
+        self._note_at = -math.inf
+        self._noted_unix_ms = 0
 
     async def run(self) -> None:
         """Tells until cancelled. If cancelled: what was not answered is told by the next run."""
@@ -103,11 +134,47 @@ class Callbacks:
         self._sending = []
         async with self._open_client() as client, trio.open_nursery() as nursery:
             nursery.start_soon(self._take)
+            await self._resume(client)
             while True:
+                await self._note()
                 if not self._queue:
                     await trio.sleep(_GATHER_S)
                     continue
-                await self._send(client)
+                await self._send(client, self._next_parts())
+
+    # -- what an earlier process was told, and this one has
+
+    async def _resume(self, client: httpx.AsyncClient) -> None:
+        """What processes before had not told is told. If cancelled: some is, and all of it by the next run."""
+        while self._history is not None and not self._is_resumed:
+            try:
+                since = await self._history.begin()
+                if since is not None:
+                    async with aclosing(self._history.changes(since)) as changes:
+                        async for change in changes:
+                            for part in self._parts(change, None):
+                                await self._send(client, [part])
+                self._is_resumed, self._is_noted = True, False
+            except StoreError as error:
+                self._observer.failing(type(error).__name__, 0, _NOTE_S)
+                await trio.sleep(_NOTE_S)
+
+    async def _note(self) -> None:
+        """Up to when everything was told is written down, now and then. If cancelled: more is told again."""
+        if self._history is None or self._is_noted or trio.current_time() < self._note_at:
+            return
+        untold = [*self._sending, *itertools.islice(self._queue, 1)]
+        is_behind = not untold and self._position < self._home.next_cursor
+        if is_behind:
+            return
+        self._note_at = trio.current_time() + _NOTE_S
+        until_unix_ms = untold[0].change.at_unix_ms if untold else self._history.now_unix_ms()
+        try:
+            if until_unix_ms != self._noted_unix_ms:
+                await self._history.tell(until_unix_ms)
+            self._noted_unix_ms, self._is_noted = until_unix_ms, not untold
+        except StoreError as error:
+            self._observer.failing(type(error).__name__, 0, _NOTE_S)
 
     # -- from the ring to the queue
 
@@ -128,37 +195,44 @@ class Callbacks:
             self._observer.queued(self._rows)
             await trio.sleep(0 if changes else _GATHER_S)
 
-    def _put(self, change: Change, position: int) -> None:
-        n = len(change.rows)
-        size = self._settings.batch_rows_max
+    def _parts(self, change: Change, position: int | None) -> Iterator[_Part]:
+        """The change in requests' worth. position: of the change in the ring."""
+        n, size = len(change.rows), self._settings.batch_rows_max
         for first in range(0, n, size):
             stop = min(n, first + size)
-            behind = Cursor(position + 1, 0) if stop == n else Cursor(position, stop)
-            self._queue.append(_Part(change, first, stop, Cursor(position, first), behind))
-        self._rows += n
+            before = behind = None
+            if position is not None:
+                before = Cursor(position, first)
+                behind = Cursor(position + 1, 0) if stop == n else Cursor(position, stop)
+            yield _Part(change, first, stop, before, behind)
+
+    def _put(self, change: Change, position: int) -> None:
+        self._queue.extend(self._parts(change, position))
+        self._rows += len(change.rows)
         while self._rows > self._settings.queue_rows_max and len(self._queue) > 1:
             gone = self._queue.popleft()
             self._rows -= gone.stop - gone.first
             self._observer.ended("dropped", gone.stop - gone.first)
-            self._observer.lost("dropped", gone.stop - gone.first, gone.before.encode().hex())
+            self._observer.lost("dropped", gone.stop - gone.first, _name(gone.before))
 
     # -- from the queue to the server
 
-    async def _send(self, client: httpx.AsyncClient) -> None:
-        """The next batch has ended, one way or the other."""
-        parts = self._sending = self._next_parts()
+    async def _send(self, client: httpx.AsyncClient, parts: list[_Part]) -> None:
+        """The batch has ended, one way or the other."""
+        self._sending = parts if self._is_resumed else []
         rows = sum(map(_size, parts))
         lines: list[bytes] = []
         for part in parts:
             for first in range(part.first, part.stop, _LINES_PER_STEP):
                 chosen = np.arange(first, min(first + _LINES_PER_STEP, part.stop))
-                lines += lines_of(part.change, chosen, self._settings.signer)
+                lines += lines_of(part.change, chosen, self._settings.signer, self._settings.alias_of)
                 await trio.lowlevel.checkpoint()
         outcome = await self._post(client, b"\n".join(lines), parts[-1].cursor) if lines else "answered"
         self._sending = []
+        self._is_noted = False
         self._observer.ended(outcome, rows)
         if outcome == "undelivered":
-            self._observer.lost(outcome, rows, parts[0].before.encode().hex())
+            self._observer.lost(outcome, rows, _name(parts[0].before))
 
     def _next_parts(self) -> list[_Part]:
         parts: list[_Part] = []
@@ -169,9 +243,9 @@ class Callbacks:
         self._rows -= rows
         return parts
 
-    async def _post(self, client: httpx.AsyncClient, body: bytes, cursor: Cursor) -> str:
+    async def _post(self, client: httpx.AsyncClient, body: bytes, cursor: Cursor | None) -> str:
         headers = {"content-type": "text/plain; charset=utf-8"}
-        if self._settings.has_cursor:
+        if self._settings.has_cursor and cursor is not None:
             headers["x-pushgw-cursor"] = cursor.encode().hex()
         for attempt in range(1, self._settings.attempts_max + 1):
             status, why = await self._attempt(client, body, headers)
@@ -201,6 +275,10 @@ class Callbacks:
         except trio.TooSlowError:
             return 0, "timeout"
         return answer.status_code, f"status {answer.status_code}"
+
+
+def _name(cursor: Cursor | None) -> str:
+    return "" if cursor is None else cursor.encode().hex()
 
 
 def _size(part: _Part) -> int:

@@ -26,7 +26,7 @@ from gateway.actors.ledger import AskArchive
 from gateway.actors.report_post import ReportPost
 from gateway.actors.worker_links import Reply, WorkerLinks
 from gateway.clock import Clock
-from gateway.columns import Rows
+from gateway.columns import Rows, TextColumn
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home, mark
 from gateway.core.ownership import Ownership
@@ -97,7 +97,7 @@ class DeviceReports:
                 found = self._home.find_row(message_id)
                 if found is None:
                     self._take_late(message_id, told)
-                elif not is_target(*found, told):
+                elif not self._is_target(*found, told):
                     self._observer.refused("not_the_target")
                 else:
                     page, row = found
@@ -110,6 +110,21 @@ class DeviceReports:
             mark(page, rows, Flag(told.flag))
         self._home.raise_receipts(page, rows, Receipt(told.receipt), self._clock.monotonic())
 
+    def _is_target(self, page: LedgerPage, row: int, told: Told) -> bool:
+        """Whether the row was for this device: by its id, or for the token that it has."""
+        batch = page.batch
+        if batch.app != told.app:
+            return False
+        if batch.channels is None or not batch.channels[row]:
+            return bool(batch.device_ids[row].tobytes() == told.device_id)
+        if not told.token or batch.channels[row] != told.channel:
+            return False
+        if batch.tokens is not None:
+            return batch.tokens.row(row) == told.token
+        # The page came out of the archive.
+        (hashed,) = self._devices.hash_tokens(told.channel, TextColumn.from_rows([told.token]), told.app).tolist()
+        return batch.target_hashes is not None and bool(hashed) and int(batch.target_hashes[row]) == hashed
+
     def _take_late(self, message_id: bytes, told: Told) -> None:
         """The page of the row has left memory, or was never there."""
         address = self._home.address_of(message_id)
@@ -118,7 +133,7 @@ class DeviceReports:
         def take(page: LedgerPage, rows: Rows) -> None:
             if address is None or page.batch.address != address.batch or not len(rows):
                 missing()
-            elif not is_target(page, int(rows[0]), told):
+            elif not self._is_target(page, int(rows[0]), told):
                 self._observer.refused("not_the_target")
             else:
                 self._raise(page, rows, told)
@@ -130,17 +145,6 @@ class DeviceReports:
             or not self.ask_archive(address.batch.sequence, rows, take, missing)
         ):
             missing()
-
-
-def is_target(page: LedgerPage, row: int, told: Told) -> bool:
-    """Whether the row was for this device: by its id, or for the token that it has."""
-    batch = page.batch
-    if batch.app != told.app:
-        return False
-    if batch.channels is None or not batch.channels[row]:
-        return bool(batch.device_ids[row].tobytes() == told.device_id)
-    assert batch.tokens is not None
-    return bool(told.token) and batch.channels[row] == told.channel and batch.tokens.row(row) == told.token
 
 
 class DistantReports:

@@ -26,6 +26,7 @@ from gateway.actors.lane_bursts import InFlight, Saving, Unsent
 from gateway.actors.lane_marks import AheadOfMarks
 from gateway.actors.lane_paces import LanePaces
 from gateway.actors.lane_ports import Credentials, LaneObserver, Marks, Probes, Renderer, RouterPort
+from gateway.actors.own_ids import OwnIdTap
 from gateway.actors.vendor_breaker import VerdictWatch
 from gateway.actors.vendor_pool import PoolPort
 from gateway.actors.vendor_tags import make_tags, split_by_burst
@@ -84,6 +85,7 @@ class LaneActor:
         request_bucket: TokenBucket | None = None,
         random_source: random.Random | None = None,
         marks: Marks | None = None,
+        own_ids: OwnIdTap | None = None,
     ) -> None:
         self.lane = lane
         self._vendor = vendor
@@ -98,6 +100,7 @@ class LaneActor:
         self._clock = clock
         self._observer = observer
         self._watch = watch
+        self._own_ids = own_ids or OwnIdTap()
         self._device_gates = device_gates
         self._paces = LanePaces(step_s_max, rows_max=burst_rows_max)
         self._request_timeout_s = request_timeout_s
@@ -252,14 +255,14 @@ class LaneActor:
         slice_ = self._hold_throttled(slice_, now)
         if not len(slice_.rows):
             return True
-        started = time.perf_counter()
+        started = time.thread_time()
         try:
             self._render(slice_, authorization, now)
         except BaseException:
             # Whatever is wrong with them, no row may leave its lane without an end.
             self.lane.put_back(*slice_)
             raise
-        self._paces.on_step(slice_.page, len(slice_.rows), time.perf_counter() - started)
+        self._paces.on_step(slice_.page, len(slice_.rows), time.thread_time() - started)
         return True
 
     def return_stalled(self) -> None:
@@ -280,11 +283,14 @@ class LaneActor:
         if until is None:
             return slice_
         is_held = until > now
-        held = rows[is_held]
-        self.lane.bucket.give_back(len(held))
-        self._home.move(page, held, State.WAITING, Reason.THROTTLED, now)
-        self._wait(page, held, until[is_held])
+        self._hold(page, rows[is_held], until[is_held], now)
         return LaneSlice(page, rows[~is_held])
+
+    def _hold(self, page: LedgerPage, rows: Rows, until: F64, now: float) -> None:
+        """Rows of the queue wait for their device or target."""
+        self.lane.bucket.give_back(len(rows))
+        self._home.move(page, rows, State.WAITING, Reason.THROTTLED, now)
+        self._wait(page, rows, until)
 
     def _wait(self, page: LedgerPage, rows: Rows, not_before: F64) -> None:
         """Rows that are WAITING come back to this lane then."""
@@ -301,17 +307,16 @@ class LaneActor:
         for burst in rendered.bursts:
             self._home.announce(page, burst.rows)
             self._ahead.add(page, burst, authorization, now)
-        if len(rendered.tokenless):
-            reasons = np.full(len(rendered.tokenless), Reason.NO_CHANNEL, np.uint8)
-            self._router.vendor_failed(page, rendered.tokenless, reasons)
-            self.lane.bucket.give_back(len(rendered.tokenless))
         if len(rendered.unproven):
             assert self.probes is not None, "only a renderer for lanes with probes tells tokens apart"
             self.lane.bucket.give_back(len(rendered.unproven))
             self.probes.take_over(page, rendered.unproven)
-        for refused, reason in rendered.refused:
-            self._router.vendor_failed(page, refused, np.full(len(refused), reason, np.uint8))
-            self.lane.bucket.give_back(len(refused))
+        if rendered.paced is not None:
+            self._hold(page, rendered.paced.rows, now + rendered.paced.wait_s, now)
+        for refused, reason in ((rendered.tokenless, Reason.NO_CHANNEL), *rendered.refused):
+            if len(refused):
+                self._router.vendor_failed(page, refused, np.full(len(refused), reason, np.uint8))
+                self.lane.bucket.give_back(len(refused))
 
     def _send_next(self, authorization: bytes, now: float) -> bool:
         """Sends as much of the first rendered burst as a connection takes. False when it takes nothing."""
@@ -384,8 +389,7 @@ class LaneActor:
     def _record(
         self, unsent: Unsent, rows: Rows, number: int, connection: int, now: float, bulk: Bulk | None = None
     ) -> InFlight:
-        page = unsent.page
-        attempts = page.attempts[rows]
+        page, attempts = unsent.page, unsent.page.attempts[rows]
         page.attempts[rows] = np.minimum(attempts, np.uint8(254)) + np.uint8(1)
         self._home.move(page, rows, State.IN_FLIGHT, None, now, channel=self.lane.key.channel)
         page.issued_ms[rows] = page.stamp(now)
@@ -449,6 +453,8 @@ class LaneActor:
         for answer, rows in lane_bursts.counted(judged.answers).items():
             self._observer.named(answer.verdict, answer.name, rows, is_unknown=answer.is_unknown)
         self._watch.judge_requests(judged.requests, judged.verdicts)
+        if judged.own_ids:
+            self._own_ids.told(flight.page, flight.rows, judged.own_ids)
         self._settle_burst(number, judged.places, judged.verdicts, judged.answers)
 
     def _on_saved(self, number: int, saved: str | Answer) -> None:
@@ -549,10 +555,7 @@ class LaneActor:
 
     def _close_gate(self, answer: Answer, now: float) -> None:
         """Nothing leaves this lane, or any lane of the app, before the time the vendor names."""
-        wait_s, reason = self._policy.throttle_s, Reason.THROTTLED
-        if answer.verdict is Verdict.QUOTA:
-            wait_s, reason = self._policy.next_day_s(self._clock.unix_ms()), Reason.QUOTA_EXHAUSTED
-        wait_s = wait_s if answer.retry_after_s is None else answer.retry_after_s
+        wait_s, reason = lane_bursts.gate_of(answer, self._policy, self._clock.unix_ms())
         if answer.scope is Scope.APP:
             self._pool.close_gate(now + wait_s, reason)
         else:
@@ -563,8 +566,7 @@ class LaneActor:
         accept(self._home, page, rows, now, self.lane.key.channel, self._router.lanes_of(page))
 
     def _carry_out(self, page: LedgerPage, settlement: Settlement, now: float) -> None:
-        home = self._home
-        channel = self.lane.key.channel
+        home, channel = self._home, self.lane.key.channel
         self._accept(page, settlement.accepted, now)
         lose_answer(home, page, settlement.uncertain, now, channel, self._router.lanes_of(page))
         if len(settlement.failed):

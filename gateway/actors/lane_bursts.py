@@ -15,8 +15,9 @@ import numpy as np
 from gateway.actors.lane_ports import RouterPort
 from gateway.actors.rendering import RenderedBurst
 from gateway.columns import F64, U8, U16, Rows, TextColumn, piece_rows
+from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Verdicts
-from gateway.ledger import NO_VERDICT, Burst, Channel, LedgerPage
+from gateway.ledger import NO_VERDICT, Burst, Channel, LedgerPage, Reason
 from gateway.marks import NO_TICKET
 from gateway.vendor import Bulk, BulkAnswer, BulkVendor
 from gateway.verdict import Answer, Scope, Verdict
@@ -88,12 +89,14 @@ def bulk_part(bulk: Bulk, start: int, stop: int) -> Bulk:
 
 class Judged(NamedTuple):
     """What the answers to some requests of one burst mean. places, verdicts: by row. answers: by index into them, of
-    rows that got anything but a plain acceptance. requests: one answer per request, what it says of itself."""
+    rows that got anything but a plain acceptance. requests: one answer per request, what it says of itself.
+    own_ids: what the vendor calls the messages, where that is to be remembered."""
 
     places: Rows
     verdicts: U8
     answers: dict[int, Answer]
     requests: list[Answer]
+    own_ids: list[str]
 
 
 def judge_requests(
@@ -105,10 +108,13 @@ def judge_requests(
     verdicts = np.zeros(len(row_places), np.uint8)
     answers: dict[int, Answer] = {}
     requests: list[Answer] = []
+    own_ids: list[str] = []
     at = 0
     for place, code, found in zip(places.tolist(), status.tolist(), details, strict=True):
         detail = found or _NO_DETAIL
         bulk = flight.bulk
+        if vendor.keeps_own_ids:
+            own_ids += vendor.own_ids(detail.body)
         names = flight.burst.request_ids
         if names is not None and (request_id := vendor.request_id(detail.body)):
             names[place if bulk is None else int(bulk.offsets[place])] = request_id
@@ -133,7 +139,7 @@ def judge_requests(
             verdicts[at + index] = answer.verdict
             answers[at + index] = answer
         at += stop - first
-    return Judged(row_places, verdicts, answers, requests)
+    return Judged(row_places, verdicts, answers, requests, own_ids)
 
 
 def _named(told: BulkAnswer, bulk: Bulk, first: int, stop: int) -> list[tuple[int, Answer]]:
@@ -159,6 +165,14 @@ def read_saved(vendor: BulkVendor, status: int, found: AnswerDetail | None) -> s
     """The name that a first step gave, or why there is none."""
     detail = found or _NO_DETAIL
     return vendor.read_saved(status, detail.headers, detail.body)
+
+
+def gate_of(answer: Answer, policy: RetryPolicy, unix_ms: int) -> tuple[float, Reason]:
+    """For how long an answer of THROTTLED or QUOTA closes a gate, and what the rows behind it are told."""
+    wait_s, reason = policy.throttle_s, Reason.THROTTLED
+    if answer.verdict is Verdict.QUOTA:
+        wait_s, reason = policy.next_day_s(unix_ms), Reason.QUOTA_EXHAUSTED
+    return wait_s if answer.retry_after_s is None else answer.retry_after_s, reason
 
 
 def verdict_columns(rows: Rows, verdicts: U8, answers: Mapping[int, Answer]) -> Verdicts:

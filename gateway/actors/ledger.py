@@ -29,11 +29,12 @@ import trio
 
 from gateway.actors.bell import Bell
 from gateway.actors.page_source import MemoryPages, settle_touched
-from gateway.batch import OwnershipEpoch, TaskSegment, continued_tasks
+from gateway.batch import Batch, OwnershipEpoch, TaskSegment, continued_tasks
 from gateway.clock import Clock
-from gateway.columns import Rows
+from gateway.columns import U8, U32, Rows, TextColumn
 from gateway.core.home import Home
 from gateway.core.lifetimes import row_deadlines
+from gateway.core.untold import changed_unix_ms
 from gateway.errors import StoreCorrupt, StoreError
 from gateway.ledger import LedgerPage, Reason, State
 from gateway.message_id import TASK_DOMAIN, BatchAddress
@@ -52,8 +53,8 @@ _RETRY_S = 1.0
 #: Pages brought back at once because rows of them may be due, and how long they have: the router looks every 50 ms.
 _DUE_PAGES = 4
 _DUE_WAIT_S = 0.1
-#: Message ids made in one step of the loop.
-_IDS_ROWS = 4096
+#: Targets hashed in one step of the loop.
+_HASH_ROWS = 4096
 #: Late receipts that wait for their page, in calls; beyond it they are dropped and counted as strays.
 LATE_MAX = 10_000
 #: Rows of an app's newest pages that are searched for one device.
@@ -62,6 +63,8 @@ _DEVICE_ROWS_MAX = 20_000_000
 
 #: Told of the page, for a change in this step of the loop, and of the rows that were asked for.
 Then: TypeAlias = Callable[[LedgerPage, Rows], None]
+#: Keyed hashes of tokens: their channels (n,), the texts, the app. `DeviceTable.hash_tokens`.
+HashTokens: TypeAlias = Callable[[U8, TextColumn, int], U32]
 #: `LedgerActor.late`.
 AskArchive: TypeAlias = Callable[[int, Rows, Then, Callable[[], None]], bool]
 
@@ -109,6 +112,10 @@ class LedgerActor:
         self._moving = trio.Lock()
         self._in_memory = MemoryPages(home)
         self._bell = Bell()
+        #: What a page keeps of targets that are tokens; until somebody names it, nothing.
+        self.hash_tokens: HashTokens = lambda _channels, tokens, _app: np.zeros(len(tokens), np.uint32)
+        #: Apps whose services are told of changes, in the next process, too.
+        self.told_apps: frozenset[int] = frozenset()
         #: Pages that the archive has not got as they are; bounded by what the home keeps in memory.
         self._unsaved: OrderedDict[int, LedgerPage] = OrderedDict()
         #: Pages that rest, and since when; in that order.
@@ -124,6 +131,8 @@ class LedgerActor:
         self._fetched: dict[int, trio.Event] = {}
         #: Told of each page with held rows that is in memory again, before anything of it moves.
         self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
+        #: Called when memory is short, for pages that cannot leave it.
+        self.make_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         #: Called when a page is here whose rows may be due.
         self.on_due: Callable[[], None] = lambda: None
         #: Places of a page's rows that wait in an inbox.
@@ -189,6 +198,20 @@ class LedgerActor:
         self._late.append((sequence, rows, then, missing))
         self._bell.ring()
         return True
+
+    # -- who was told
+
+    async def told(self, app: int) -> int | None:
+        """Up to when the app's service was told of changes. Raises StoreError."""
+        return await self._store.told(app)
+
+    async def tell(self, app: int, unix_ms: int) -> None:
+        """The app's service was told of every change before that. Raises StoreError."""
+        await self._store.tell(self._epoch, app, unix_ms)
+
+    async def changed(self, app: int, since_unix_ms: int, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """Archived pages with changes since then. Raises StoreError."""
+        return await self._store.changed(app, since_unix_ms, after, keys_max)
 
     # -- bringing back
 
@@ -381,9 +404,7 @@ class LedgerActor:
             raise StoreCorrupt("ledger", f"page {key.sequence} of {key.unix_ms}: {error}") from error
         page.batch.address = self._home.addresses.kept(page.batch.address)
         page.saved = page.changes
-        for first in range(0, page.n, _IDS_ROWS):
-            self._home.encode_rows(page.batch, first, min(first + _IDS_ROWS, page.n))
-            await trio.lowlevel.checkpoint()
+        self._home.name_rows(page.batch)
         return page
 
     # -- work
@@ -399,7 +420,10 @@ class LedgerActor:
                 await self._bring_due()
                 await self._bring_late()
                 self._take_rested()
+                is_short = self._is_short
                 await self._write_unsaved()
+                if is_short:
+                    await self.make_room()
                 if trio.current_time() >= next_check:
                     next_check = trio.current_time() + self._retention_check_s
                     await self._retain()
@@ -445,8 +469,12 @@ class LedgerActor:
     async def _write(self, pages: list[LedgerPage]) -> None:
         forms: list[tuple[LedgerPage, int, ArchivedPage]] = []
         for page in pages:
+            await self._hash_targets(page.batch)
             if page.rests:
-                forms.append((page, page.changes, _archived(page, self._home.counters.settled(page))))
+                form = _archived(page, self._home.counters.settled(page))
+                if page.batch.app in self.told_apps:
+                    form = form._replace(changed_unix_ms=changed_unix_ms(page))
+                forms.append((page, page.changes, form))
             else:
                 # It has begun to move again, and says so when it rests anew, or ends.
                 del self._unsaved[page.batch.address.sequence]
@@ -470,6 +498,17 @@ class LedgerActor:
                 del self._unsaved[sequence]
             else:
                 self._unsaved.move_to_end(sequence)
+
+    async def _hash_targets(self, batch: Batch) -> None:
+        """The archive gets no tokens, but hashes to know them again."""
+        if batch.tokens is None or batch.channels is None or batch.target_hashes is not None:
+            return
+        hashes = np.zeros(batch.n, np.uint32)
+        for first in range(0, batch.n, _HASH_ROWS):
+            rows = np.arange(first, min(first + _HASH_ROWS, batch.n))
+            hashes[rows] = self.hash_tokens(batch.channels[rows], batch.tokens.take(rows), batch.app)
+            await trio.lowlevel.checkpoint()
+        batch.target_hashes = hashes
 
     async def _bring_due(self) -> None:
         """A few at a time: they must be looked at before memory for the next ones makes them leave again."""

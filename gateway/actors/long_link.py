@@ -36,6 +36,7 @@ from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
 from gateway.core.admission import Admission, Rule
 from gateway.errors import CloseReason, RemoteProtocolError
 from gateway.net.edge import Closed, Edge
+from gateway.net.edge_calls import Fours
 from gateway.net.edge_table import (
     CLOSE_REASONS,
     FLAG_MQTT_5,
@@ -48,7 +49,7 @@ from gateway.pace import Pace
 from gateway.wire.mqtt import answers
 from gateway.wire.mqtt import packets as mqtt
 from gateway.wire.mqtt.packets import ConnectCode, ConnectFault, FrameTooLarge, PacketType
-from gateway.wire.mqtt.publish import split_pubacks
+from gateway.wire.mqtt.publish import Pubacks, read_pubacks, split_pubacks
 from gateway.wire.mqtt.reason_codes import ReasonCode
 from gateway.wire.mqtt.session import (
     Act,
@@ -59,6 +60,12 @@ from gateway.wire.mqtt.session import (
 
 #: Rows in one call of `deliver` at most: about what a slice of the router has online. Larger calls leave the cache.
 _DELIVER_ROWS_MAX = 1600
+#: As numpy compares them at once: an enum member costs six times as much.
+_CONNECTED, _PARTIAL = np.uint8(SessionState.CONNECTED), np.uint8(FLAG_PARTIAL)
+#: A step that found fewer PUBACKs than this, and nothing else, while so many are still to come, is followed by a short
+#: wait: a poll and its columns cost some 300 us however few answers there are (network drivers wait before they look at
+#: the next packets for the same reason). No device notices two milliseconds.
+_FEW_ACKS, _MANY_IN_FLIGHT, _ACK_WAIT_S = 256, 256, 0.002
 #: Between two looks at how many connections are to be closed by now.
 _CLOSE_LOOK_S = 0.01
 
@@ -74,15 +81,16 @@ class LongLink:
         *,
         admission: Admission | None = None,
         clock: Callable[[], float] = time.monotonic,
-        perf_counter: Callable[[], float] = time.perf_counter,
+        cpu_clock: Callable[[], float] = time.thread_time,
         elsewhere: Elsewhere | None = None,
     ) -> None:
-        """elsewhere: the other workers, where there are any."""
+        """elsewhere: the other workers, where there are any. cpu_clock: what steps are measured with, so that a busy
+        machine does not make them smaller: small steps cost more per row, and the machine would be busier still."""
         self.settings = settings
         self._owner = owner
         self._admission = admission or Admission(apps)
         self._clock = clock
-        self._perf_counter = perf_counter
+        self._cpu_clock = cpu_clock
         edge = settings.edge
         self.table = ConnectionTable(edge.files_max, edge.connections_max, now=clock())
         self.edge = Edge(edge, self.table, self._farewell)
@@ -110,6 +118,8 @@ class LongLink:
         self._drain_until: float | None = None
         self._spread_s = 0.0
         self._has_new_bans = False
+        self.pause_s = 0.0
+        """After the last step: how long the next one has time, so that answers come together."""
         self._stopped = trio.Event()
         # Reads that did not fit into the step in which they were made: (fd, generation, data).
         self._deferred: collections.deque[tuple[int, int, bytes]] = collections.deque()
@@ -134,7 +144,9 @@ class LongLink:
                 busy = self.step(now)
                 if now >= self._next_tick:
                     busy = self.tick(now) or busy
-                if busy:
+                if self.pause_s:
+                    await trio.sleep(self.pause_s)
+                elif busy:
                     await trio.lowlevel.checkpoint()
                 else:
                     with trio.move_on_after(max(0.0, self._wake_at() - self._clock())):
@@ -202,23 +214,32 @@ class LongLink:
 
     def step(self, now: float) -> bool:
         """One bounded step; true when it did something, so that another one is worth while at once."""
-        started = self._perf_counter()
+        started = self._cpu_clock()
+        self.pause_s = 0.0
         self.edge.resume_accepting(now)
         is_busy = bool(self._deferred)
         if is_busy:
             self._take_deferred(now, started)
         else:
             reads = self.edge.poll(now)
+            n_others = self._n_others_in()
+            if len(reads.fours.fds):
+                self._take_fours(reads.fours, now)
             if reads.fds:
-                self._take_reads(reads.fds, reads.data, now, started)
+                self._take_reads(reads.fds, reads.data, now)
+            if self._deferred:
+                self._take_deferred(now, started)
             for fd, reason in reads.ended:
                 if self.table.state_at[fd]:
                     self.edge.close(fd, reason)
-            items = len(reads.fds) + len(reads.ended)
+            items = len(reads.fds) + len(reads.fours.fds) + len(reads.ended)
             is_busy = items > 0
-            self.edge.pace.on_step(items, self._perf_counter() - started)
+            self.edge.pace.on_step(items, self._cpu_clock() - started)
+            is_quiet = 0 < items < _FEW_ACKS and not reads.ended and self._n_others_in() == n_others
+            if is_quiet and len(self.downlink.in_flight) >= _MANY_IN_FLIGHT:
+                self.pause_s = _ACK_WAIT_S
         if self.edge.accept(now):
-            is_busy = True
+            is_busy, self.pause_s = True, 0.0
         self._report(now)
         return is_busy
 
@@ -282,24 +303,39 @@ class LongLink:
 
     # Uplink.
 
-    def _take_reads(self, fds: list[int], data: list[bytes], now: float, started: float) -> None:
+    def _n_others_in(self) -> int:
+        """Packets that were no PUBACK."""
+        return int(self.packets_in.sum() - self.packets_in[PacketType.PUBACK])
+
+    def _take_reads(self, fds: list[int], data: list[bytes], now: float) -> None:
         """PUBACKs that came alone are settled in columns; whatever else there is goes through the packet parser."""
         table = self.table
         fds_array = np.array(fds, np.int32)
         table.touch(fds_array, now)
-        pubacks = split_pubacks(data)
-        if pubacks.is_puback.any():
-            acking = fds_array[pubacks.is_puback]
-            plain = (table.state[acking] == SessionState.CONNECTED) & (table.flags[acking] & FLAG_PARTIAL == 0)
-            packet_ids = pubacks.packet_ids
-            if not plain.all():
-                pubacks.is_puback[np.flatnonzero(pubacks.is_puback)[~plain]] = False
-                acking, packet_ids = acking[plain], packet_ids[plain]
-            self.packets_in[PacketType.PUBACK] += len(acking)
-            self._settle(acking, table.generation[acking], packet_ids, now)
-        for position in np.flatnonzero(~pubacks.is_puback).tolist():
+        for position in self._take_pubacks(fds_array, split_pubacks(data), now):
             self._deferred.append((fds[position], table.generation_at[fds[position]], data[position]))
-        self._take_deferred(now, started)
+
+    def _take_fours(self, fours: Fours, now: float) -> None:
+        """The same for reads that are columns already."""
+        table = self.table
+        table.touch(fours.fds, now)
+        for position in self._take_pubacks(fours.fds, read_pubacks(fours.words), now):
+            fd = int(fours.fds[position])
+            self._deferred.append((fd, table.generation_at[fd], fours.words[position].tobytes()))
+
+    def _take_pubacks(self, fds: I32, pubacks: Pubacks, now: float) -> list[int]:
+        """Settles what is a PUBACK of a session; the positions of all other reads."""
+        table = self.table
+        acking = fds[pubacks.is_puback]
+        if len(acking):
+            is_plain = (table.state[acking] == _CONNECTED) & (table.flags[acking] & _PARTIAL == 0)
+            if np.count_nonzero(is_plain) < len(acking):
+                pubacks, acking = pubacks.take(is_plain), acking[is_plain]
+            by = acking if pubacks.counts is None else np.repeat(acking, pubacks.counts)
+            self.packets_in[PacketType.PUBACK] += len(by)
+            self._settle(by, table.generation[by], pubacks.packet_ids, now)
+        others: list[int] = np.flatnonzero(~pubacks.is_puback).tolist()
+        return others
 
     def _take_deferred(self, now: float, started: float) -> None:
         """Parses reads until the step that began at `started` is over; nothing else is read before all are done.
@@ -311,7 +347,7 @@ class LongLink:
             # A takeover or an eviction may have closed it in the meantime.
             if self.table.generation_at[fd] == generation:
                 self._take_packets(fd, data, now)
-            if self._perf_counter() - started >= self.settings.edge.step_s_max:
+            if self._cpu_clock() - started >= self.settings.edge.step_s_max:
                 break
         self._settle_slow_acks(now)
 
@@ -495,10 +531,10 @@ class LongLink:
         if self._drain_until is not None:
             self._count(Count.REFUSED_OFFLINE, len(fds))
             return np.zeros(len(fds), np.bool_)
-        started = self._perf_counter()
+        started = self._cpu_clock()
         self._resumption.claim(now)
         taken = self.downlink.deliver(fds, generations, device_ids, tags, payload, now, expiry_s)
-        self.write_pace.on_step(int(np.count_nonzero(taken)), self._perf_counter() - started)
+        self.write_pace.on_step(int(np.count_nonzero(taken)), self._cpu_clock() - started)
         return taken
 
     def redeliver(

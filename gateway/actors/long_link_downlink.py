@@ -234,14 +234,13 @@ class Downlink:
     def _write(self, fds: I32, packets: U8 | list[bytes], has_repeats: bool, now: float) -> Bool:
         """Writes rows, one write per connection; (n,) true where the row is on its way."""
         n = len(fds)
-        rows = packets if isinstance(packets, list) else fixed_rows(packets)
-        targets: list[int] = fds.tolist()
         written = np.ones(n, np.bool_)
         if not has_repeats:
-            written[self._edge.write_rows(targets, rows, now)] = False
+            written[self._edge.calls.write(fds, packets, now)] = False
         else:
+            rows = packets if isinstance(packets, list) else fixed_rows(packets)
             groups: dict[int, list[int]] = {}
-            for position, fd in enumerate(targets):
+            for position, fd in enumerate(fds.tolist()):
                 groups.setdefault(fd, []).append(position)
             members = list(groups.values())
             joined = [b"".join([rows[position] for position in group]) for group in members]

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.own_ids import OwnIdBook, pack_receipts, unpack_receipts
 from gateway.actors.token_guard import TokenGuard
 from gateway.clock import Clock
 from gateway.columns import U8, Rows
@@ -89,6 +90,8 @@ class Neighbours(Protocol):
 
     def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int) -> bool: ...
 
+    def others(self) -> Iterable[int]: ...
+
 
 class _Told(NamedTuple):
     app: int
@@ -127,7 +130,9 @@ class ReceiptDesk:
         receipts_max: int,
         bring_back: BringBack | None = None,
         neighbours: Neighbours | None = None,
+        own_ids: OwnIdBook | None = None,
     ) -> None:
+        self._own_ids = own_ids
         self._secret = secret
         self._home = home
         self._devices = devices
@@ -165,6 +170,7 @@ class ReceiptDesk:
         while True:
             # Parked reports are few and seconds old: the machine's clock is near enough.
             due = self._early[0].due if self._early else float("inf")
+            due = due if self._own_ids is None else min(due, self._own_ids.next_look)
             with trio.move_on_after(max(0.0, due - self._clock.monotonic())):
                 await self._bell.wait()
                 # What comes in the same moment is dealt with together: it costs as much as one alone.
@@ -191,7 +197,9 @@ class ReceiptDesk:
         self.waiting -= tokens
         self._deal_with(app, channel, now_part)
 
-    def _deal_with(self, app: int, channel: Channel, receipts: list[VendorReceipt]) -> None:
+    def _deal_with(self, app: int, channel: Channel, receipts: list[VendorReceipt], looks: int = 0) -> None:
+        if self._own_ids is not None and any(receipt.own_id for receipt in receipts):
+            receipts = self._named(self._own_ids, app, channel, receipts, looks)
         for receipt in receipts:
             if receipt.event is Event.UNKNOWN:
                 self._observer.unknown(channel, receipt.name, len(receipt.tokens))
@@ -212,6 +220,29 @@ class ReceiptDesk:
         head = {"batch": list(batch), "app": app, "channel": int(channel)}
         if not self._neighbours.send(worker, "receipts", head, pack_reports(reports), len(reports.rows)):
             self._count(channel, "dropped", len(reports.rows))
+
+    # -- receipts that name the vendor's own number
+
+    def _named(
+        self, book: OwnIdBook, app: int, channel: Channel, receipts: list[VendorReceipt], looks: int
+    ) -> list[VendorReceipt]:
+        """Those whose number this worker was told, under an address. The others are looked at again, and at last told
+        to the other workers."""
+        known, unknown = book.named(app, channel, receipts)
+        if unknown and not book.park(app, channel, unknown, looks):
+            others = () if self._neighbours is None else self._neighbours.others()
+            body, head = pack_receipts(unknown), {"app": app, "channel": int(channel)}
+            sent = [
+                self._neighbours.send(one, "own_ids", head, body, len(unknown)) for one in others if self._neighbours
+            ]
+            self._count(channel, "passed_on" if any(sent) else "unknown_id", len(unknown))
+        return known
+
+    def on_own_ids(self, head: dict[str, Any], body: memoryview) -> None:
+        """Receipts whose numbers another worker was not told. Raises ValueError for what is none."""
+        if self._own_ids is not None:
+            known, _ = self._own_ids.named(head["app"], Channel(head["channel"]), unpack_receipts(body))
+            self._deal_with(head["app"], Channel(head["channel"]), known)
 
     # -- at the home of the rows
 
@@ -337,6 +368,8 @@ class ReceiptDesk:
         return True
 
     def _look_again(self) -> None:
+        for app, channel, receipts, looks in () if self._own_ids is None else self._own_ids.take_due():
+            self._deal_with(app, channel, receipts, looks)
         now = self._clock.monotonic()
         while self._early and self._early[0].due <= now:
             early = self._early.popleft()

@@ -7,15 +7,16 @@ newer one, or none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from gateway.columns import U32, Bool, Pieces, Rows, TextColumn
+from gateway.columns import F64, U32, Bool, Pieces, Rows, TextColumn
 from gateway.core.devices import DeviceTable
 from gateway.core.fallback import Targets, targets
 from gateway.core.render import Renderer, RequestSource, TokenGroup
 from gateway.core.render_bulk import merged, rounds
+from gateway.core.target_paces import TargetPaces
 from gateway.ledger import Channel, LedgerPage, Reason
 from gateway.vendor import Requests
 
@@ -38,21 +39,37 @@ class RenderedBurst(NamedTuple):
         return request if bulk is None else int(bulk.offsets[request])
 
 
+class PacedRows(NamedTuple):
+    """Rows whose target has had its share for now. wait_s: (k,) until it may have each."""
+
+    rows: Rows
+    wait_s: F64
+
+
 class LaneBurst(NamedTuple):
-    """All rows of one slice: each in a burst, among the tokenless or the unproven, or refused with a reason."""
+    """All rows of one slice: in a burst, among the tokenless, the unproven or the paced, or refused with a reason."""
 
     bursts: list[RenderedBurst]
     tokenless: Rows
     refused: list[tuple[Rows, Reason]]
     unproven: Rows
+    paced: PacedRows | None = None
+
+
+class Gate(Protocol):
+    """Who says which rows may go; see `actors/consents.py`."""
+
+    def admit(self, page: LedgerPage, rows: Rows, groups: list[TokenGroup]) -> tuple[list[TokenGroup], Rows]:
+        """The groups without the rows that may not, and the positions of those."""
+        ...
 
 
 class LaneRenderer:
-    """Requests for one vendor of one app.
+    """Requests for one vendor of one app. gate: rows that it bars are refused with reason `no_consent`.
 
     check_token: what is wrong with a target of this vendor, "" where nothing is. needs_proof: rows whose token is
     unproven are not rendered but named: they are to go over a probe connection (core/probing.py). They are told
-    apart here because here each device's record is at hand anyway.
+    apart here because here each device's record is at hand anyway. paces: of a vendor that bounds what one target gets.
     """
 
     def __init__(
@@ -64,6 +81,8 @@ class LaneRenderer:
         channel: Channel,
         needs_proof: bool = False,
         check_token: Callable[[str], str] = lambda _token: "",
+        gate: Gate | None = None,
+        paces: TargetPaces | None = None,
     ) -> None:
         self._renderer = renderer
         self._devices = devices
@@ -71,28 +90,40 @@ class LaneRenderer:
         self._channel = channel
         self._needs_proof = needs_proof
         self._check_token = check_token
+        self._gate = gate
+        self._paces = paces
         self._is_bulk: bool = getattr(vendor, "is_bulk", False)
 
     def render(self, page: LedgerPage, rows: Rows, authorization: bytes, now_unix_s: float) -> LaneBurst:
         """The requests of these rows; the hash of each row's token stands in the page afterwards."""
         groups, unproven = self._divide(*self._tokens(page, rows))
+        paced = None
+        if self._paces is not None:
+            rows, groups, paced = _pace(self._paces, page, rows, groups, now_unix_s)
+        n_targets = sum(len(group.positions) for group in groups)
+        barred = _NO_ROWS
+        if self._gate is not None and groups:
+            groups, barred = self._gate.admit(page, rows, groups)
         if self._is_bulk and groups:
             groups = _for_lists(groups, page.token_hashes[rows])
         rendered = self._renderer.render(
             self._vendor, page.batch, rows, groups, authorization=authorization, now_unix_s=now_unix_s
         )
         tokenless = rows[:0]
-        if sum(len(group.positions) for group in groups) + len(unproven) < len(rows):
+        if n_targets + len(unproven) < len(rows):
             has_token = np.zeros(len(rows), np.bool_)
             has_token[unproven] = True
+            has_token[barred] = True
             for group in groups:
                 has_token[group.positions] = True
             tokenless = rows[~has_token]
         return LaneBurst(
             [RenderedBurst(rows[group.positions], group.requests, group.truncated) for group in rendered.groups],
             tokenless,
-            [(rows[refused.positions], refused.reason) for refused in rendered.refused],
+            [(rows[refused.positions], refused.reason) for refused in rendered.refused]
+            + ([(rows[barred], Reason.NO_CONSENT)] if len(barred) else []),
             rows[unproven],
+            paced,
         )
 
     def _divide(self, groups: list[TokenGroup], proven_unix_s: U32) -> tuple[list[TokenGroup], Rows]:
@@ -102,16 +133,7 @@ class LaneRenderer:
         is_proven = proven_unix_s != 0
         kept = [(group, is_proven[group.positions]) for group in groups]
         unproven = [group.positions[~proven] for group, proven in kept]
-        chosen = [
-            TokenGroup(
-                group.positions[proven],
-                group.tokens.take(np.flatnonzero(proven))
-                if isinstance(group.tokens, TextColumn)
-                else group.tokens[proven],
-            )
-            for group, proven in kept
-            if proven.any()
-        ]
+        chosen = [_part(group, proven) for group, proven in kept if proven.any()]
         return chosen, np.sort(np.concatenate([_NO_ROWS, *unproven]))
 
     def _tokens(self, page: LedgerPage, rows: Rows) -> tuple[list[TokenGroup], U32]:
@@ -170,6 +192,29 @@ class LaneRenderer:
         found = self._devices.take_own_tokens(page.slots[wanted], ids, self._channel)
         page.token_hashes[wanted] = found.hashes
         return [TokenGroup(positions[group.positions], group.tokens) for group in found.groups], found.proven_unix_s
+
+
+def _part(group: TokenGroup, which: Bool) -> TokenGroup:
+    """The rows of the group that are chosen."""
+    tokens = group.tokens
+    chosen = tokens.take(np.flatnonzero(which)) if isinstance(tokens, TextColumn) else tokens[which]
+    return TokenGroup(group.positions[which], chosen)
+
+
+def _pace(
+    paces: TargetPaces, page: LedgerPage, rows: Rows, groups: list[TokenGroup], now_unix_s: float
+) -> tuple[Rows, list[TokenGroup], PacedRows | None]:
+    """The rows that are not to wait for their target, with their groups, and those that are."""
+    wait_s = np.zeros(len(rows))
+    for group in groups:
+        wait_s[group.positions] = paces.take(page.token_hashes[rows[group.positions]], now_unix_s)
+    may_leave = wait_s <= 0
+    if may_leave.all():
+        return rows, groups, None
+    places = np.cumsum(may_leave) - 1
+    parts = [_part(group, may_leave[group.positions]) for group in groups]
+    left = [part._replace(positions=places[part.positions]) for part in parts if len(part.positions)]
+    return rows[may_leave], left, PacedRows(rows[~may_leave], wait_s[~may_leave])
 
 
 def _for_lists(groups: list[TokenGroup], hashes: U32) -> list[TokenGroup]:

@@ -6,7 +6,8 @@
 
 A vendor is told "taken" when its receipts are queued, also where some of them are forged or about nobody's row: sending
 them again would change nothing. What the readers prove and what they say is in vendors/receipts; which paths there are
-follows from the vendors that the apps have.
+follows from the vendors that the apps have. A vendor that signs nothing has a secret in its path,
+`/v1/receipts/APP/VENDOR/SECRET` (`ReaderEntry.path_secret`).
 """
 
 from __future__ import annotations
@@ -81,6 +82,9 @@ class ReceiptsSite:
 
     def _deal_with(self, endpoint: Endpoint, request: h11.Request, body: bytes | None) -> tuple[str, Reply]:
         replies = endpoint.reader.replies
+        greet = getattr(endpoint.reader, "greet", None)
+        if request.method == b"GET" and greet is not None:
+            return "greeting", greet(query_of(request.target), self._now_unix_s())
         if request.method != b"POST":
             return "method", Reply(405, b"only POST\n", "text/plain")
         if body is None:

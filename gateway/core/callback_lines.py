@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -85,8 +85,11 @@ def outcome(state: int, reason: int, receipt: int, channel: int, *, is_transmiss
     return ("400" if state == State.FAILED and channel > Channel.LONG_LINK else "500"), ""
 
 
-def lines_of(change: Change, rows: Rows, signer: Signer) -> Iterator[bytes]:
-    """The lines of some rows of a change. A few microseconds each: the caller takes a step's worth."""
+def lines_of(
+    change: Change, rows: Rows, signer: Signer, alias_of: Callable[[bytes], str] | None = None
+) -> Iterator[bytes]:
+    """The lines of some rows of a change. A few microseconds each: the caller takes a step's worth. alias_of: of a
+    device id, "" for none, where lines have one."""
     page = change.page
     batch = page.batch
     firsts = [segment.first for segment in batch.segments] if len(batch.segments) > 1 else [0]
@@ -120,6 +123,8 @@ def lines_of(change: Change, rows: Rows, signer: Signer) -> Iterator[bytes]:
             "actionId": action,
             "recvtime": change.at_unix_ms,
         }
+        if alias_of is not None and cid and (alias := alias_of(device)):
+            line["alias"] = alias
         yield _ENCODER.encode(line)
 
 

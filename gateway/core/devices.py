@@ -325,8 +325,9 @@ class DeviceTable:
         """(n,) uint32 hash of each device's token, 0 where there is none: what a batch keeps to know a token again."""
         return (self._records.gather_words(rows)[:, 4] >> np.uint64(32)).astype(np.uint32)
 
-    def hash_tokens(self, channel: int, tokens: TextColumn, app_index: int) -> U32:
-        """(n,) uint32, the same hash of tokens given as text: of targets that are tokens, and of receipts."""
+    def hash_tokens(self, channel: int | U8, tokens: TextColumn, app_index: int) -> U32:
+        """(n,) uint32, the same hash of tokens given as text: of targets that are tokens, and of receipts. channel: of
+        all, or (n,). 0 for an empty text."""
         hashes = self._tokens.column(app_index, np.full(len(tokens), channel, np.uint8), tokens).hashes
         return (hashes >> np.uint64(32)).astype(np.uint32)
 

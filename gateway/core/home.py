@@ -116,11 +116,8 @@ class Home:
         self.shadows = Shadows(secret)
         self.shadows.on_orphans = self._tell_orphans
         self._page_bytes: dict[int, int] = {}
-        self._bytes = 0
-        self._evicted = 0
         self.rows_open = self._rows_wanted = 0
-        self._next_sequence = 0
-        self._newest_unix_ms = 0
+        self._bytes = self._evicted = self._next_sequence = self._newest_unix_ms = 0
         #: The monotonic time of that label.
         self._labelled_at = now
         #: Tasks that have rows in more than one batch: task id -> sequences.
@@ -196,12 +193,11 @@ class Home:
 
         long_tasks: ids of tasks that have rows in this batch and in others.
         """
+        self.name_rows(batch)
         page = LedgerPage(batch)
         sequence = batch.address.sequence
         self._pages[sequence] = page
-        size = page.memory_bytes()
-        self._page_bytes[sequence] = size
-        self._bytes += size
+        self.resized(page)
         self.rows_open += page.n
         self.counters.touch(page)
         for task_id in long_tasks:
@@ -275,8 +271,13 @@ class Home:
         self.counters.came_back(page)
         self.rows_open += page.n_open - (0 if away is None else away.held)
         self._pages[sequence] = page
-        size = self._page_bytes[sequence] = page.memory_bytes()
-        self._bytes += size
+        self.resized(page)
+
+    def resized(self, page: LedgerPage) -> None:
+        """A page of this home takes as much memory as it says."""
+        sequence, size = page.batch.address.sequence, page.memory_bytes()
+        self._bytes += size - self._page_bytes.get(sequence, 0)
+        self._page_bytes[sequence] = size
 
     def adopt_away(self, address: BatchAddress, held: int, deadline: float) -> None:
         """An earlier process left a page in the archive with so many rows held; the first of them is due then."""
@@ -515,6 +516,11 @@ class Home:
     def pages(self) -> Iterator[LedgerPage]:
         return iter(list(self._pages.values()))
 
+    def crowding(self, pages_max: int, share: float) -> list[LedgerPage]:
+        """The pages that eviction looks at next, where the ledger has more than that share of its bytes; else none."""
+        is_crowded = self.ledger_bytes > share * self._ledger_bytes_max
+        return list(itertools.islice(self._pages.values(), pages_max)) if is_crowded else []
+
     def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
         """The page and row of a message id; None when it is not ours or no longer in memory."""
         address = self.address_of(identifier)
@@ -554,12 +560,9 @@ class Home:
             return [own] if own.task_id == task_id else []
         return task_segments(page.batch, task_id)
 
-    def encode_rows(self, batch: Batch, first: int, stop: int) -> None:
-        """Message ids of rows first..stop stand in the batch; done by slice, so that no step is long."""
-        if batch.address.sequence >= SHADOWS_FROM:
-            return  # a shadow's are its home's and came with it
-        rows = np.arange(first, stop)
-        batch.message_ids[first:stop] = message_id.encode_rows(self._secret, as_sent(batch.address), rows)
+    def name_rows(self, batch: Batch) -> None:
+        """The batch has message ids."""
+        batch.message_ids = message_id.MessageIds(self._secret, as_sent(batch.address))
 
     def rows_not_conserved(self) -> int:
         """Open rows by count of moves less open rows by look at the columns: 0, or a bug of ours."""
@@ -567,13 +570,9 @@ class Home:
         return self.rows_open - in_memory - self.away_pages.rows
 
     def statistics(self) -> HomeStatistics:
+        changes = self._changes
         return HomeStatistics(
-            pages=len(self._pages),
-            rows_open=self.rows_open,
-            ledger_bytes=self.ledger_bytes,
-            pages_evicted=self._evicted,
-            changes_first=self._changes.first,
-            changes_next=self.next_cursor,
+            len(self._pages), self.rows_open, self.ledger_bytes, self._evicted, changes.first, changes.next
         )
 
 

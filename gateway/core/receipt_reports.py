@@ -185,6 +185,9 @@ def remember_tokens(page: LedgerPage, channel: Channel, devices: DeviceTable) ->
     if batch.channels is not None and batch.tokens is not None:
         named = np.flatnonzero(batch.channels[rows] == int(channel))
         hashes[named] = devices.hash_tokens(channel, batch.tokens.take(rows[named]), batch.app)
+    elif batch.channels is not None and batch.target_hashes is not None:
+        named = np.flatnonzero(batch.channels[rows] == int(channel))
+        hashes[named] = batch.target_hashes[rows[named]]
     page.token_hashes[rows] = hashes
     return int(np.count_nonzero(hashes))
 
@@ -218,7 +221,7 @@ class DeviceWords(NamedTuple):
 
 def device_words(page: LedgerPage, rows: Rows, reports: Reports, channel: Channel, devices: DeviceTable) -> DeviceWords:
     """Those of k rows, each with its report, that speak of devices. A row whose target is a token brings the device of
-    this worker that holds it, else zeros."""
+    this worker that holds it, else zeros; zeros, too, where the page came out of the archive and has no token."""
     which = np.flatnonzero(_OF_DEVICES[reports.events])
     rows, batch = rows[which], page.batch
     ids = batch.device_ids.take(rows, axis=0)

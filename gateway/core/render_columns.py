@@ -15,6 +15,7 @@ import numpy as np
 
 from gateway.columns import (
     I64,
+    U8,
     Bool,
     Piece,
     Pieces,
@@ -28,17 +29,19 @@ from gateway.columns import (
 from gateway.content import Variant
 from gateway.core.compiled import ROW_SLOTS, Compiled, CompiledBulk, base_name
 from gateway.core.cut_columns import cut_rows, shorten_rows
-from gateway.core.fit import TooLong
+from gateway.core.fit import TooLong, too_long
 from gateway.core.render_bulk import add_distinct, lone_rows
-from gateway.core.rendered import Group, pieces_of
+from gateway.core.rendered import Group, TextCut, pieces_of
 from gateway.core.truncate import cut, measure_rows
-from gateway.escapes import escape, escape_column
+from gateway.escapes import column_of, escape, escape_column
 from gateway.ledger import Reason
 from gateway.vendor import FieldLimit, Refusal, Slot
 
 #: Bytes that begin a character of white space: those of ASCII, and the first ones of the others' UTF-8.
 _MAY_BE_BLANK = np.zeros(256, np.bool_)
 _MAY_BE_BLANK[[*range(0x09, 0x0E), *range(0x1C, 0x21), 0xC2, 0xE1, 0xE2, 0xE3]] = True
+#: Fewer rows than this are joined sooner than they are looked at.
+_FIXED_ROWS_MIN = 32
 #: With less room than this for the body the title may have to give way too: `fit` decides.
 _BODY_BYTES_MIN = 64
 
@@ -65,6 +68,14 @@ class Contents(Protocol):
         """Title and body of one row."""
         ...
 
+    def variable(self, name: str) -> TextColumn:
+        """The values of a variable of the batch."""
+        ...
+
+    def put(self, name: str, column: TextColumn) -> None:
+        """Slots of the variable have these values instead; texts have not."""
+        ...
+
 
 #: Made anew for a part of the rows.
 ContentsOf: TypeAlias = Callable[[Group], Contents]
@@ -86,6 +97,10 @@ def render_columns(group: Group, contents_of: ContentsOf, template: Compiled) ->
         _render_others(group, contents_of, template, blank)
         return
     truncated = np.zeros(n, np.bool_)
+    refused = _fit_variables(group, contents, template, bulk, truncated)
+    if refused:
+        _render_others(group, contents_of, template, refused)
+        return
     over = _fit_fields(group, variant, texts, truncated)
     slots = _slots(group, contents, template, bulk)
     slots["title"], slots["body"] = _escaped(texts.title, "j"), _escaped(texts.body, "j")
@@ -162,7 +177,15 @@ def _is_raw(name: str) -> bool:
 
 
 def _escaped(pieces: Pieces, chain: str) -> Pieces:
-    return tuple([escape_column(p, chain) if isinstance(p, TextColumn) else escape(bytes(p), chain) for p in pieces])
+    return tuple([escape(piece, chain) if isinstance(piece, bytes) else _narrowest(piece, chain) for piece in pieces])
+
+
+def _narrowest(piece: U8 | TextColumn, chain: str) -> Piece:
+    """The values with those steps. Those of one length become one array with the constants around them: one part of
+    each row less to join."""
+    column = escape_column(piece if isinstance(piece, TextColumn) else column_of(piece), chain)
+    fixed = column.fixed() if len(column) >= _FIXED_ROWS_MIN else None
+    return column if fixed is None or not fixed.shape[1] else fixed
 
 
 def _fit_fields(group: Group, variant: Variant, texts: _Texts, truncated: Bool) -> Bool:
@@ -176,9 +199,43 @@ def _fit_fields(group: Group, variant: Variant, texts: _Texts, truncated: Bool) 
     return over
 
 
+def _fit_variables(
+    group: Group, contents: Contents, template: Compiled, bulk: CompiledBulk | None, truncated: Bool
+) -> list[int]:
+    """What rows put into fields by themselves is cut to the fields' limits; where it may not be, those rows are
+    refused. Returns their indexes."""
+    burst, mark = group.burst, group.rule.mark
+    used = {
+        base_name(name) for name in ([name for name, _ in template.body_slots] if bulk is None else bulk.list_slots)
+    }
+    refused: set[int] = set()
+    for name, limit in burst.source.limits(contents.variant).variables:
+        slot = f"var:{name}"
+        if slot not in used or not burst.has_variable(slot):
+            continue
+        column = contents.variable(slot)
+        if int(column.lengths().max(initial=0)) <= limit.max:
+            continue
+        if group.rule.may_cut:
+            shorter, rows = cut_rows(column, limit.max, limit.unit, mark if limit.has_mark else "")
+            truncated[rows] = True
+            contents.put(slot, shorter)
+            if group.out.cuts is not None:
+                pairs = [(column.row(row).decode(), shorter.row(row).decode()) for row in rows.tolist()]
+                group.out.cuts.extend(TextCut(f"vars.{name}", len(was), len(now)) for was, now in pairs)
+            continue
+        lengths = measure_rows(column, limit.unit)
+        for index in np.flatnonzero(lengths > limit.max).tolist():
+            if index not in refused:
+                why = too_long(f"vars.{name}", int(lengths[index]), limit, burst.source.name)
+                group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, why)
+                refused.add(index)
+    return sorted(refused)
+
+
 def _fit_field(group: Group, text: Pieces, limit: FieldLimit, truncated: Bool, over: Bool) -> Pieces:
     """The text within the limit, as one column where that had to be looked at. truncated, over: as above, marked."""
-    n, mark = len(truncated), group.rule.mark
+    n, mark = len(truncated), group.rule.mark if limit.has_mark else ""
     if all(isinstance(piece, bytes) for piece in text):
         raw = b"".join([piece for piece in text if isinstance(piece, bytes)])
         shorter = cut(raw.decode(), limit.max, limit.unit, mark)
@@ -242,7 +299,16 @@ def _replaced(pieces: Pieces, n: int, texts: Mapping[int, bytes]) -> Pieces:
 
 def _text_of(pieces: Pieces, index: int) -> bytes:
     """One row of a text."""
-    return b"".join([piece if isinstance(piece, bytes) else piece_rows(piece, index, index + 1)[0] for piece in pieces])
+    return b"".join(
+        [
+            piece
+            if isinstance(piece, bytes)
+            else piece.row(index)
+            if isinstance(piece, TextColumn)
+            else piece[index].tobytes()
+            for piece in pieces
+        ]
+    )
 
 
 def _fit_payload(
@@ -260,7 +326,8 @@ def _fit_payload(
     and `slots`. The indexes of those for which there are none, refused."""
     n = len(truncated)
     titles: dict[int, bytes] = {}
-    bodies = _shorter_bodies(group, contents.variant, template, bulk, slots["body"], sizes, over)
+    in_json = _shorter_bodies(group, contents.variant, template, bulk, slots["body"], sizes, over)
+    bodies = dict(in_json)
     refused: list[int] = []
     for index in over.tolist():
         if index in bodies:
@@ -274,7 +341,9 @@ def _fit_payload(
         if any(_is_raw(name) for name in (template if bulk is None else bulk).text_slots):
             texts.title, texts.body = _replaced(texts.title, n, titles), _replaced(texts.body, n, bodies)
         slots["title"] = _replaced(slots["title"], n, _in_json(titles))
-        slots["body"] = _replaced(slots["body"], n, _in_json(bodies))
+        # Of the usual ones no byte is escaped.
+        in_json |= _in_json({index: text for index, text in bodies.items() if index not in in_json})
+        slots["body"] = _replaced(slots["body"], n, in_json)
     return refused
 
 

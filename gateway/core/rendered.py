@@ -177,10 +177,13 @@ class Group(NamedTuple):
         return self.signed_slots(names, join(pieces_of(signed, slots), 0, n))
 
     def signed_slots(self, names: Sequence[str], texts: Sequence[bytes]) -> dict[str, Pieces]:
-        """The same of texts that are joined already: a short loop, since a digest is one call each. All signatures of a
-        vendor have one width; `signature:A:B` is a part of it."""
+        """The same of texts that are joined already: a short loop, since a digest is one call each.
+        `signature:A:B` is a part of it, of vendors whose signatures all have one width."""
         assert self.sign is not None, "only a vendor that signs has a signature in its template"
-        column = np.frombuffer(b"".join(map(self.sign, texts)), np.uint8).reshape(len(texts), -1)
+        made = list(map(self.sign, texts))
+        if len(set(map(len, made))) > 1:
+            return {name: (TextColumn.from_rows(made),) for name in names}
+        column = np.frombuffer(b"".join(made), np.uint8).reshape(len(texts), -1)
         slots: dict[str, Pieces] = {}
         for name in names:
             _, bar, span = name.partition(":")
@@ -204,6 +207,12 @@ def text_slots(names: Iterable[str], fitted: Fitted) -> dict[str, Pieces]:
 
 def pieces_of(parts: TemplateParts, slots: Mapping[str, Pieces]) -> Pieces:
     """The parts with their slots filled in, neighbouring constants joined."""
+    if len(parts) == 1:
+        # Most headers: one constant, or one column.
+        (only,) = parts
+        filled = (only,) if isinstance(only, bytes) else slots[only.name]
+        if len(filled) == 1:
+            return filled
     pieces: list[Piece] = []
     for part in parts:
         for piece in (part,) if isinstance(part, bytes) else slots[part.name]:

@@ -89,6 +89,9 @@ def choose(page: LedgerPage, rows: Rows, *, has_replacement: bool) -> Chosen:
     on_link = is_shown & (channels == Channel.LONG_LINK)
     at_vendor = is_shown & (channels > Channel.LONG_LINK)
     replaceable = _REPLACES[channels] | on_link
+    if batch.channels is not None and batch.tokens is None:
+        # A page out of the archive has no tokens: nothing can be sent to these.
+        replaceable &= batch.channels[rows] == 0
     outcomes = np.full(len(rows), Outcome.NOT_SHOWN, np.uint8)
     outcomes[on_link] = Outcome.REVOKED
     outcomes[at_vendor] = Outcome.CANNOT
@@ -170,7 +173,7 @@ def _submission(
         n=len(rows),
         source_rows=np.arange(first, first + len(rows), dtype=np.uint32),
         device_ids=np.ascontiguousarray(batch.device_ids[rows]),
-        channels=None if batch.channels is None else batch.channels[rows],
+        channels=None if batch.channels is None or batch.tokens is None else batch.channels[rows],
         tokens=None if batch.tokens is None else batch.tokens.take(rows),
         variant_index=variant_index,
         variables=variables,

@@ -84,6 +84,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     receive_buffer_bytes: Annotated[int, _meta("SO_RCVBUF, 0 = the kernel's default", 0)] = 65_536
     accepts_per_step: Annotated[int, _meta("connections accepted in one step: 64 take about a millisecond")] = 64
     accept_pause_s: Annotated[float, _meta("rest after running out of descriptors or memory", 0.001)] = 0.1
+    io_uring: bool = True
+    """Read and write many sockets in one system call where the system lets us."""
     step_s_max: Annotated[float, _meta("longest step of the loop (DESIGN.md section 4)", 0.0001)] = 0.002
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from gateway.verdict import Verdict
 
 #: Who listens or connects.
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor", "receipts")
-STORES = ("registry", "inbox", "ledger")
+STORES = ("registry", "inbox", "ledger", "spill", "consents")
 DIRECTIONS = ("in", "out")
 #: sent: to the owner; received: from a home; report_dropped: of rows that the worker did not hold, or of a life that
 #: had ended; routed_again, uncertain: of a worker that died; home_died: news for a home that had ended.
@@ -34,6 +34,8 @@ LOGIN_RULES = (
 )
 #: Who proves an app secret: a device's password, an RPC client's hello, a signed HTTP request.
 SECRET_PLACES = ("device", "rpc", "http")
+#: In the words of actors/consents.py.
+CONSENT_EVENTS = ("reported", "used", "given_back", "emptied", "refused")
 #: In the order of core/breaker.py's enums.
 BREAKER_STATES = ("closed", "half_open", "open")
 BREAKER_CAUSES = ("none", "failures", "connect", "credential")
@@ -44,12 +46,18 @@ RECOVERED_FATES = ("final", "unsent", "resent", "uncertain", "expired")
 #: What becomes of a removal that the unregister guard holds back.
 HELD_OUTCOMES = ("held", "dropped", "rechecked", "removed")
 #: What becomes of one vendor's receipt of one token. repeated: it said nothing new; forged: its callback parameter is
-#: none of ours; not_the_target: no row of its batch went to that token there; dropped: no room on the way to its home.
-RECEIPT_OUTCOMES = ("counted", "repeated", "forged", "no_address", "unknown_row", "not_the_target", "dropped")
+#: none of ours; not_the_target: no row of its batch went to that token there; dropped: no room on the way to its home;
+#: unknown_id: it names a number of the vendor's that nobody was told; passed_on: nobody here, so other workers heard.
+RECEIPT_OUTCOMES = (
+    *("counted", "repeated", "forged", "no_address", "unknown_row", "not_the_target", "dropped"),
+    *("unknown_id", "passed_on"),
+)
+#: What became of a question what became of messages. open: there is more to come; given_up: it was the last one.
+QUESTION_OUTCOMES = ("settled", "open", "later", "refused", "failed", "dropped", "given_up")
 #: What becomes of rows that a service is to be told of by HTTP.
 CALLBACK_OUTCOMES = ("answered", "refused", "undelivered", "dropped")
 #: What a vendor's request was told.
-RECEIPT_REQUESTS = ("taken", "unreadable", "unproven", "busy", "too_large", "method")
+RECEIPT_REQUESTS = ("taken", "unreadable", "unproven", "busy", "too_large", "method", "greeting")
 #: Ten microseconds to ten seconds: a step should stay under 2 ms, a stall is seconds.
 STEP_BOUNDS_S = log_bounds(1e-5, 10.0, 3)
 #: One row to a full batch.
@@ -159,6 +167,11 @@ class Metrics(MetricSet):
     receipt_removals_held = gauge(
         "removals", "Receipts' removals of dead tokens that wait held back", app=open_label(), vendor=Channel
     )
+    own_ids = gauge("ids", "Numbers of vendors' own that are remembered for their receipts")
+    own_ids_fallen = counter("ids", "Numbers of vendors' own that had to make room before their time")
+    outcome_questions = counter(
+        "questions", "Questions to vendors what became of messages", vendor=Channel, outcome=QUESTION_OUTCOMES
+    )
     receipts_waiting = gauge("receipts", "Vendors' receipts that wait to be dealt with")
     # between workers
     link_rows = counter("rows", "Rows between workers, by what became of them", what=LINK_ROWS)
@@ -195,12 +208,16 @@ class Metrics(MetricSet):
     store_bytes = gauge("bytes", "Bytes on disk, by store", store=STORES)
     pages_unsaved = gauge("pages", "Ledger pages whose rows have ended and that are not in the archive as they are")
     pages_archived = counter("pages", "Ledger pages written to the archive")
+    pages_spilled = counter("pages", "Ledger pages with open rows whose ids, targets and texts went to the disk")
     counter_cells = gauge("cells", "Counts of rows in memory that are in no archive")
     counter_days_forgotten = counter(
         "days", "Days whose counts were forgotten at counter_cells_max, without an archive"
     )
     pages_deleted = counter("pages", "Archived pages deleted by retention_s and retention_bytes_max")
     registry_load_s = gauge("seconds", "How long the registry was loaded at start")
+    consents = gauge("keys", "Pairs of user and template with a consent that is left or in use")
+    consents_held = gauge("rows", "Rows that hold a consent until they have ended")
+    consent_events = counter("consents", "What became of consents, by app", app=open_label(), what=CONSENT_EVENTS)
     # HTTP
     http_requests = counter("requests", "Requests to the HTTP listener", path=open_label(), status=open_label())
     device_requests = counter(

@@ -31,11 +31,26 @@ class ReceiptCounts:
         """Another worker did not come back in time."""
         self._metrics.refusals.add(reports, "receipts.worker_gone")
 
+    def own_ids(self, remembered: int, fallen: int) -> None:
+        self._metrics.own_ids.set(remembered)
+        if fallen:
+            self._metrics.own_ids_fallen.add(fallen)
+
     def tokens_dead(self, channel: Channel, rows: int, forgotten: int) -> None:
         self._metrics.tokens_dead.add(forgotten, channel)
 
     def tokens_muted(self, channel: Channel, muted: int) -> None:
         self._metrics.tokens_muted.add(muted, channel)
+
+
+class PollCounts:
+    """Questions to one vendor about what became of its messages."""
+
+    def __init__(self, metrics: Metrics, channel: Channel) -> None:
+        self._metrics, self._channel = metrics, channel
+
+    def asked(self, outcome: str, questions: int = 1) -> None:
+        self._metrics.outcome_questions.add(questions, self._channel, outcome)
 
 
 class ReceiptGuardCounts(GuardCounts):

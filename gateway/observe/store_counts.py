@@ -41,3 +41,10 @@ class LedgerCounts:
 
     def retained(self, pages: int) -> None:
         self._metrics.pages_deleted.add(pages)
+
+    def spilled(self, pages: int) -> None:
+        self._metrics.pages_spilled.add(pages)
+
+    def not_spilled(self, error: StoreError) -> None:
+        self._metrics.store_failures.add(1, "spill", type(error).__name__)
+        self._log.error("ledger pages not spilled", error=str(error))

@@ -105,6 +105,24 @@ class JoinedLedger:
         ]
         return list(heapq.merge(*parts))[:keys_max]
 
+    async def changed(self, app: int, since_unix_ms: int, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """As the port says. Raises StoreError."""
+        parts = [
+            [_outer(worker, key) for key in await one.changed(app, since_unix_ms, _behind(worker, after), keys_max)]
+            for worker, one in self._all.items()
+        ]
+        return list(heapq.merge(*parts))[:keys_max]
+
+    async def told(self, app: int) -> int | None:
+        """As the port says: up to when it was of each journal. Raises StoreError."""
+        found = [unix_ms for one in self._all.values() if (unix_ms := await one.told(app)) is not None]
+        return min(found, default=None)
+
+    async def tell(self, epoch: OwnershipEpoch, app: int, unix_ms: int) -> None:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        for one in self._all.values():
+            await one.tell(epoch, app, unix_ms)
+
     async def forget_days(self, epoch: OwnershipEpoch, before_day: int) -> None:
         """As the port says. Raises StaleEpoch, StoreError."""
         for one in self._all.values():

@@ -238,6 +238,7 @@ class MemoryLedgerArchive:
         self._epochs = NewestEpoch()
         self._pages: dict[PageKey, ArchivedPage] = {}
         self._gone: list[PageTally] = []
+        self._told: dict[int, int] = {}
 
     async def write(self, epoch: OwnershipEpoch, pages: Sequence[ArchivedPage]) -> None:
         await trio.lowlevel.checkpoint()
@@ -295,6 +296,21 @@ class MemoryLedgerArchive:
         await trio.lowlevel.checkpoint()
         found = sorted(key for key, page in self._pages.items() if app in (None, page.app) and key.unix_ms in unix_ms)
         return [key for key in found if after is None or key > after][:keys_max]
+
+    async def changed(self, app: int, since_unix_ms: int, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        await trio.lowlevel.checkpoint()
+        pages = [page for page in self._pages.values() if page.app == app and page.changed_unix_ms]
+        found = sorted(page.key for page in pages if page.changed_unix_ms >= since_unix_ms)
+        return [key for key in found if after is None or key > after][:keys_max]
+
+    async def told(self, app: int) -> int | None:
+        await trio.lowlevel.checkpoint()
+        return self._told.get(app)
+
+    async def tell(self, epoch: OwnershipEpoch, app: int, unix_ms: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self._epochs.check(epoch)
+        self._told[app] = unix_ms
 
     async def forget_days(self, epoch: OwnershipEpoch, before_day: int) -> None:
         await trio.lowlevel.checkpoint()

@@ -2,6 +2,11 @@
 
     page = version (1 byte) | zlib of: header length (4 bytes) | header (MessagePack) | batch record | columns | bursts
 
+What a row was sent to is not in its page (privacy: pages hold device ids and token hashes, never tokens or phone
+numbers): of targets that are tokens there are the keyed hashes, and of variables, which may name the target of a
+fallback, the values of rows that are still open, since a device that returns is shown their text. Rows of batches with
+fallbacks and rows whose target is a token never wait in an inbox, so nobody needs their targets from here.
+
 Message ids are left out: they follow from the batch's address and the gateway's secret. Stage times are milliseconds
 after the batch's birth and stay so; what is on the monotonic clock (`Burst.issued`) is written as seconds after it.
 """
@@ -17,8 +22,8 @@ import msgspec
 import numpy as np
 
 from gateway.batch import Batch
-from gateway.columns import U8, U32
-from gateway.ledger import Burst, Channel, LedgerPage, State
+from gateway.columns import U8, U32, Bool, TextColumn
+from gateway.ledger import IS_FINAL, Burst, Channel, LedgerPage, State
 from gateway.store.inbox_filing import device_hashes
 from gateway.store.records import decode_batch, encode_batch
 
@@ -70,9 +75,9 @@ _DECODER = msgspec.msgpack.Decoder(_Header)
 
 def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
     """What `pack_page` takes. State columns are copied, since the page may change afterwards; the batch's do not change
-    and are views. Costs per column and burst."""
+    and are views. Costs per column and burst. The batch has its `target_hashes` where it has tokens."""
     batch = page.batch
-    record = encode_batch(batch)
+    record = encode_batch(without_targets(batch, ~IS_FINAL[page.state]))
     bursts = [
         _Burst(
             burst.number,
@@ -94,6 +99,43 @@ def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
     names = _COLUMNS | ({"receipt_ms": "<u4"} if has_receipt_ms else {})
     columns = [np.ascontiguousarray(getattr(page, name), dtype).tobytes() for name, dtype in names.items()]
     return [_LENGTH.pack(len(header)), header, *record.buffers, *columns]
+
+
+def without_targets(batch: Batch, is_open: Bool) -> Batch:
+    """The batch as its page has it: no tokens, and of variables the values of open rows alone. is_open: (n,)."""
+    variables = batch.variables
+    if batch.tokens is None and (not variables or bool(is_open.all())):
+        return batch
+    if not is_open.any():
+        variables = {}
+    elif not is_open.all():
+        variables = {name: _only(column, is_open) for name, column in variables.items()}
+    return Batch(
+        batch.address,
+        batch.app,
+        batch.born,
+        batch.n,
+        device_ids=batch.device_ids,
+        message_ids=batch.message_ids,
+        variants=batch.variants,
+        variant_index=batch.variant_index,
+        channels=batch.channels,
+        duplicates=batch.duplicates,
+        source_rows=batch.source_rows,
+        variables=variables,
+        segments=batch.segments,
+        requests=batch.requests,
+        target_hashes=batch.target_hashes,
+    )
+
+
+def _only(column: TextColumn, chosen: Bool) -> TextColumn:
+    """The column with the texts of the chosen rows; the others are empty."""
+    lengths = column.lengths()
+    kept = np.frombuffer(column.blob, np.uint8)[np.repeat(chosen, lengths)]
+    offsets = np.zeros(len(column) + 1, np.uint32)
+    np.cumsum(np.where(chosen, lengths, 0), out=offsets[1:])
+    return TextColumn(kept.tobytes(), offsets)
 
 
 def pack_page(parts: Sequence[bytes | memoryview]) -> bytes:

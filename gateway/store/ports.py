@@ -219,6 +219,8 @@ class ArchivedPage(NamedTuple):
     deadline_unix_ms: int = 0
     #: What the archive's counters count for it.
     tally: PageTally = PageTally({})
+    #: When a row of it last ended or had a receipt, for pages that somebody is told of; else 0.
+    changed_unix_ms: int = 0
 
 
 class DayCounts(NamedTuple):
@@ -277,6 +279,18 @@ class LedgerArchive(Protocol):
 
     async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
         """Pages whose batches were born in that time, oldest first, from behind `after` on."""
+        ...
+
+    async def changed(self, app: int, since_unix_ms: int, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """The app's pages whose `changed_unix_ms` is that or later, in the order of their keys, from behind `after`."""
+        ...
+
+    async def told(self, app: int) -> int | None:
+        """Up to when the app's service was told of changes, as `tell` said last; None where it never did."""
+        ...
+
+    async def tell(self, epoch: OwnershipEpoch, app: int, unix_ms: int) -> None:
+        """The app's service was told of every change before that."""
         ...
 
     async def forget_days(self, epoch: OwnershipEpoch, before_day: int) -> None:

@@ -61,6 +61,8 @@ def encode_batch(batch: Batch, app_key: str = "") -> JournalRecord:
         columns.append(("duplicates", _view(batch.duplicates)))
     if batch.source_rows is not None:
         columns.append(("source_rows", _view(batch.source_rows)))
+    if batch.target_hashes is not None:
+        columns.append(("target_hashes", _view(batch.target_hashes)))
     texts = dict(batch.variables)
     if batch.tokens is not None:
         columns += [("tokens.offsets", _view(batch.tokens.offsets)), ("tokens.blob", batch.tokens.blob)]
@@ -144,7 +146,6 @@ def decode_batch(
         born if isinstance(born, float) else born(header.address[0]),
         header.n,
         device_ids=device_ids.reshape(header.n, 16),
-        message_ids=np.zeros((header.n, 16), np.uint8),
         variants=variants,
         variant_index=columns.array("variant_index", "<u2"),
         channels=columns.array("channels", "u1"),
@@ -154,6 +155,7 @@ def decode_batch(
         variables={name: columns.text("var", f":{name}") for name in names},
         segments=segments,
         requests=[RequestMark(*request) for request in header.requests],
+        target_hashes=columns.array("target_hashes", "<u4"),
     )
 
 

@@ -3,6 +3,7 @@
     pages  (sequence, unix_ms) -> app, rows, page (store/pages.py), hashes      sequences come again, with another time
     parts  task id -> addresses, of tasks that have rows in several batches
     tallies, counts                                                             what is counted (sqlite_tallies.py)
+    changed, told                                                               who was told of what (sqlite_told.py)
 
 held: pages whose open rows wait in the inbox, how many they are and when the first of them is over. A table of its own:
 columns behind a page's bytes would cost a walk through them.
@@ -20,7 +21,7 @@ import numpy as np
 import trio
 
 from gateway.batch import OwnershipEpoch
-from gateway.store import sqlite_tallies
+from gateway.store import sqlite_tallies, sqlite_told
 from gateway.store.database import Database, EpochGuard, named_errors
 from gateway.store.pages import pack_page, short_hashes, unpack_page
 from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, PageKey
@@ -50,6 +51,7 @@ SCHEMA = (
         deadline INTEGER NOT NULL, PRIMARY KEY (unix_ms, sequence)) WITHOUT ROWID;
     """,
     sqlite_tallies.SCHEMA,
+    sqlite_told.SCHEMA,
 )
 
 
@@ -136,6 +138,22 @@ class SqliteLedgerArchive:
         await trio.lowlevel.checkpoint()
         return await self.turns.run(lambda: self._keys(app, unix_ms, after or PageKey(-1, -1), keys_max))
 
+    async def changed(self, app: int, since_unix_ms: int, after: PageKey | None, keys_max: int) -> list[PageKey]:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: sqlite_told.changed(self.database, app, since_unix_ms, after, keys_max))
+
+    async def told(self, app: int) -> int | None:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: sqlite_told.told(self.database, app))
+
+    async def tell(self, epoch: OwnershipEpoch, app: int, unix_ms: int) -> None:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        await trio.lowlevel.checkpoint()
+        number = self._epochs.check(epoch)
+        await self.turns.run(lambda: sqlite_told.tell(self.database, number, app, unix_ms))
+
     async def forget_days(self, epoch: OwnershipEpoch, before_day: int) -> None:
         """As the port says. Raises StaleEpoch, StoreError."""
         await trio.lowlevel.checkpoint()
@@ -149,6 +167,7 @@ class SqliteLedgerArchive:
         with named_errors(self.database.place):
             connection = self.database.write(epoch)
             sqlite_tallies.write(connection, pages)
+            sqlite_told.write(connection, pages)
             for page, (sorted_hashes, data) in zip(pages, packed, strict=True):
                 key = page.key
                 hashes = sorted_hashes.astype("<u4").tobytes()
@@ -243,6 +262,7 @@ class SqliteLedgerArchive:
         with named_errors(self.database.place):
             connection = self.database.write(epoch)
             sqlite_tallies.pages_gone(connection, keys)
+            sqlite_told.pages_gone(connection, keys)
             connection.executemany("DELETE FROM pages WHERE sequence = ? AND unix_ms = ?", pairs)
             connection.executemany("DELETE FROM parts WHERE sequence = ? AND unix_ms = ?", pairs)
             connection.executemany("DELETE FROM held WHERE sequence = ? AND unix_ms = ?", pairs)

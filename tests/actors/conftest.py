@@ -51,6 +51,7 @@ from gateway.core.render import Renderer
 from gateway.core.retry import RetryPolicy
 from gateway.core.segments import HashKey
 from gateway.core.stopping import StoppedTasks
+from gateway.core.target_paces import TargetPaces
 from gateway.core.trail import Trail
 from gateway.core.unregister_guard import GuardSettings
 from gateway.errors import CloseReason
@@ -61,6 +62,7 @@ from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.observe.vendor_health import BreakerCounts, GuardCounts
 from gateway.store.memory import MemoryInbox
+from gateway.vendor import TargetPace
 from gateway.wire.h2.events import AnswerDetail, Answers, SettingsChanged, Terminated
 from gateway.wire.rpc.client import Answered, ClientSession, Closed
 from vendors import apns, fcm, huawei, vivo
@@ -343,9 +345,10 @@ class World:
         trail: Trail | None = None,
         more_channels: Sequence[Channel] = (),
         request_bucket: TokenBucket | None = None,
+        target_pace: TargetPace | None = None,
     ) -> None:
-        self.trail = trail
-        self.clock = clock or SystemClock()
+        self.paces = target_pace and TargetPaces(target_pace)
+        self.trail, self.clock = trail, clock or SystemClock()
         self.metrics, self.log_lines = Metrics(), io.StringIO()
         self.log = Log(stream=self.log_lines)
         self.home = Home(
@@ -359,8 +362,7 @@ class World:
         )
         limits = DeviceLimits(devices_max=5000, token_bytes_max=1 << 22, aliases_max=10, tag_bindings_max=10)
         self.devices = DeviceTable(limits, HashKey(b"k" * 32))
-        fresh = MemoryInbox(rows_per_device_max=100, rows_max=10_000)
-        self.inbox_store = fresh if inbox_store is None else inbox_store
+        self.inbox_store = MemoryInbox(rows_per_device_max=100, rows_max=10_000) if inbox_store is None else inbox_store
         self.inbox = InboxActor(store=self.inbox_store, epoch=EPOCH, home=self.home, clock=self.clock)
         self.renderer = Renderer(address_secret=SECRET)
         self._request_bucket = request_bucket
@@ -453,7 +455,12 @@ class World:
         vendor = make_vendor(channel)
         observer = LaneCounts(self.metrics, self.log, channel)
         render = functools.partial(
-            LaneRenderer, renderer=self.renderer, devices=self.devices, vendor=vendor, channel=channel
+            LaneRenderer,
+            renderer=self.renderer,
+            devices=self.devices,
+            vendor=vendor,
+            channel=channel,
+            paces=self.paces,
         )
         shared: dict[str, Any] = {
             "vendor": vendor,

@@ -17,6 +17,7 @@ from gateway.content import Class, Variant
 from gateway.core.retry import RetryPolicy
 from gateway.errors import CloseReason
 from gateway.ledger import Channel, Flag, Reason, State
+from gateway.vendor import TargetPace
 from gateway.verdict import Verdict
 from gateway.wire.h2.events import Refused, RefusedWhy, Reset, TimedOut
 
@@ -66,6 +67,21 @@ async def test_lane_sends_no_more_at_once_than_a_connection_takes(
     assert sent == [7, 14, 20, 20]
     assert world.states(page) == {"vendor_accepted": 20}
     world.assert_one_verdict_per_attempt(page)
+
+
+async def test_lane_keeps_the_pace_of_each_target_and_lets_others_pass(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world(target_pace=TargetPace(2, 60.0))
+    await world.start(nursery)
+    busy, quiet = world.register(2)
+    page = await world.send([busy, busy, busy, busy, busy, quiet])
+    assert len(world.apns.requests()) == 3
+    assert world.states(page) == {"in_flight": 3, "waiting": 3}
+    assert set(page.reason[page.state == State.WAITING].tolist()) == {Reason.THROTTLED}
+    for seconds, sent in ((59, 3), (2, 5), (57, 5), (4, 6), (200, 6)):
+        await world.wait(seconds)
+        assert len(world.apns.requests()) == sent
 
 
 async def test_lane_lets_through_what_its_bucket_allows(

@@ -11,10 +11,13 @@ import trio
 import trio.testing
 
 from gateway import message_id
+from gateway.actors.own_ids import OwnIdBook, pack_receipts
 from gateway.actors.receipt_desk import ReceiptDesk
 from gateway.actors.token_guard import TokenGuard
 from gateway.burst_address import BurstAddress, encode
+from gateway.core.addresses import Addresses
 from gateway.core.holders import Holders
+from gateway.core.own_ids import OwnIds
 from gateway.core.retry import RetryPolicy
 from gateway.core.unregister_guard import GuardSettings
 from gateway.ledger import Channel, Flag, LedgerPage, Receipt
@@ -42,6 +45,8 @@ class Site:
         guard = TokenGuard(
             settings.pop("guard", GuardSettings()), devices=world.devices, clock=world.clock, observer=NoGuardNews()
         )
+        counts = ReceiptCounts(world.metrics)
+        self.book = OwnIdBook(self.secret, OwnIds(100, 3600.0), clock=world.clock, observer=counts)
         self.desk = ReceiptDesk(
             secret=self.secret,
             home=world.home,
@@ -49,8 +54,9 @@ class Site:
             guards={(0, Channel.APNS): guard},
             switch=self,
             clock=world.clock,
-            observer=ReceiptCounts(world.metrics),
+            observer=counts,
             bring_back=self.bring_back,
+            own_ids=self.book,
             **{"receipts_max": 1000} | settings,
         )
 
@@ -112,6 +118,55 @@ async def test_receipts_rise_whatever_their_order_and_repetition_changes_nothing
     assert page.receipt.tolist() == [Receipt.CLICKED, Receipt.DELIVERED, Receipt.NONE]
     assert site.world.states(page) == {"vendor_accepted": 3}
     assert (site.outcome("counted"), site.outcome("repeated")) == (2, 3)
+
+
+async def test_a_receipt_by_the_vendors_own_number_finds_its_row(site: Site, autojump_clock: Any) -> None:
+    devices, page = await taken(site, 2)
+    site.book.told(0, Channel.APNS, page.batch.address, ["2645:1", "2645:2"])
+    site.say(Event.DELIVERED, page, devices[0], address="", own_id="2645:1")
+    # Of a number that nobody was told.
+    site.say(Event.CLICKED, page, devices[1], address="", own_id="2645:9")
+    await settled()
+    assert page.receipt.tolist() == [Receipt.DELIVERED, Receipt.NONE]
+    await trio.sleep(5)
+    assert (site.outcome("counted"), site.outcome("unknown_id")) == (1, 1)
+    assert site.world.metrics.own_ids.value() == 2
+
+
+async def test_a_receipt_may_overtake_the_answer_that_tells_its_number(site: Site, autojump_clock: Any) -> None:
+    devices, page = await taken(site, 1)
+    site.say(Event.DELIVERED, page, devices[0], address="", own_id="2645:1")
+    await trio.sleep(0.7)
+    site.book.told(0, Channel.APNS, page.batch.address, ["2645:1"])
+    await trio.sleep(1)
+    assert page.receipt.tolist() == [Receipt.DELIVERED]
+    assert site.outcome("unknown_id") == 0
+
+
+async def test_another_worker_is_told_of_numbers_that_nobody_here_knows(site: Site, autojump_clock: Any) -> None:
+    sent: list[tuple[int, str, dict[str, Any], bytes]] = []
+
+    class Others:
+        def others(self) -> list[int]:
+            return [1, 2]
+
+        def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int) -> bool:
+            sent.append((worker, what, head, body))
+            return True
+
+    devices, page = await taken(site, 1)
+    site.desk._neighbours = Others()  # type: ignore[assignment]
+    site.say(Event.DELIVERED, page, devices[0], address="", own_id="2645:1")
+    await trio.sleep(5)
+    assert [(worker, what) for worker, what, _, _ in sent] == [(1, "own_ids"), (2, "own_ids")]
+    assert site.outcome("passed_on") == 1
+    # The one that was told the number deals with it.
+    site.book.told(0, Channel.APNS, page.batch.address, ["2645:1"])
+    site.desk.on_own_ids(sent[0][2], memoryview(sent[0][3]))
+    assert page.receipt.tolist() == [Receipt.DELIVERED]
+    told = VendorReceipt(Event.CLICKED, "", ("x",), own_id="2645:7")
+    site.desk.on_own_ids({"app": 0, "channel": int(Channel.APNS)}, memoryview(pack_receipts([told])))
+    assert site.outcome("forged") == site.outcome("unknown_id") == 0
 
 
 async def test_receipt_of_a_request_of_one_row_is_that_rows_alone(site: Site, autojump_clock: Any) -> None:
@@ -335,7 +390,8 @@ async def test_reports_go_to_the_home_of_their_rows_and_words_to_the_owner_of_th
     there = OtherSide()
     there.sites = [owner]
     here = Site(world, neighbours=there)
-    here.desk._home = make_world(journal=999).home
+    here.desk._home = make_world().home
+    here.desk._home.addresses = Addresses(here.secret, 999)
     there.worker_of = lambda batch: 1  # type: ignore[method-assign]
     nursery.start_soon(here.desk.run)
     here.say(Event.DELIVERED, page, devices[0])

@@ -409,7 +409,7 @@ async def test_a_body_that_ends_with_its_connection_is_whole_only_after_a_tls_go
 
     owner = Owner(open_stream)
     nursery.start_soon(owner.run)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not owner.send(1):
             await trio.sleep(0.01)
         while not owner.answered():
@@ -438,7 +438,7 @@ async def test_rows_over_real_tls_are_answered_and_sessions_resumed(
 
     owner = Owner(open_stream, sockets_max=4)
     nursery.start_soon(owner.run)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not owner.connection.capacity():
             await trio.sleep(0.01)
         for _ in range(20):
@@ -451,7 +451,7 @@ async def test_rows_over_real_tls_are_answered_and_sessions_resumed(
     assert sessions.handshakes == 4
     assert sessions.resumed >= 1
     owner.connection.drain(5)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while owner.reason is None or server.open:
             await trio.sleep(0.01)
     assert owner.reason is CloseReason.SHUTDOWN

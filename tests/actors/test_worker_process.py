@@ -59,7 +59,7 @@ class Company:
         self._note("crashed", code)
 
     async def until(self, *event: Any, times: int = 1) -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while self.events.count(event) < times:
                 await self.changed.wait()
 
@@ -188,7 +188,7 @@ async def test_worker_that_speaks_another_protocol_is_killed() -> None:
 async def test_stop_during_the_wait_for_a_restart_ends_it() -> None:
     company = Company()
     worker = worker_of("sys.exit(1)", company)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run)
             await company.until("crashed", 1)

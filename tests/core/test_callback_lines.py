@@ -109,4 +109,7 @@ def test_a_change_has_a_line_for_each_row_that_has_an_event(data: st.DataObject,
     lines = [json.loads(line) for line in lines_of(change, chosen, signer)]
     keys = ("cid", "taskid", "msgid", "code", "actionId", "sign", "recvtime")
     assert [tuple(line[key] for key in keys) for line in lines] == expected
-    assert all(line["appid"] == "shop" and line["desc"] for line in lines)
+    assert all(line["appid"] == "shop" and line["desc"] and "alias" not in line for line in lines)
+    named = lines_of(change, chosen, signer, lambda device_id: device_id.hex() if device_id[0] & 1 else "")
+    aliases = [json.loads(line).get("alias", "") for line in named]
+    assert aliases == [line[0] if int(line[0][:2], 16) & 1 else "" for line in expected]

@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 import trio
 
+from bench import ports
 from bench.devices import mqtt
 from gateway.app import Worker, load
 from gateway.cli.demo.channels import vendor_tables
@@ -38,13 +39,29 @@ from vendors import REGISTRY
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = b"the secret of the shop"
 #: Seconds for a process to say that it is ready: imports on a busy machine.
-READY_S = 60.0
+READY_S = 120.0
+#: For one call of a client to be answered.
+CALL_S = 30.0
+#: For what a test waits for, on a machine that is busy; it takes a second on one that is not.
+WAIT_S = 60.0
 #: Of each log in the report of a test that fails, and so many logs, the newest.
 LOG_TAIL_CHARS = 6_000
 LOGS_MAX = 6
 #: What may be shown: logs of processes and of workers in this process, as long as their folders are there.
 _logs: list[Path] = []
 _simulators_up: list[Simulators] = []
+#: Timeouts of the configuration. On a busy machine seconds pass between two steps of a process, so that only tests of
+#: timeouts, marked `timed(short=True)`, beside which nothing heavy runs, have short ones.
+PATIENT: dict[str, dict[str, Any]] = {
+    "rpc": {"hello_timeout_s": 30.0, "frame_timeout_s": 30.0},
+    "long_link": {"handshake_timeout_s": 30.0, "packet_timeout_s": 30.0, "ack_timeout_s": 30.0},
+    "http2": {"connect_timeout_s": 10.0, "request_timeout_s": 30.0},
+}
+IMPATIENT: dict[str, dict[str, Any]] = {
+    "rpc": {"hello_timeout_s": 1.0, "frame_timeout_s": 1.0},
+    "long_link": {"handshake_timeout_s": 1.0, "packet_timeout_s": 1.0, "ack_timeout_s": 1.0},
+    "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 3.0},
+}
 _SAMPLE = re.compile(r"^([a-z_]+)(?:\{(.*)\})? ([0-9.e+-]+)$")
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 
@@ -100,7 +117,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = WAIT_S) -> int:
         code = self._process.wait(timeout_s)
         self._close()
         return code
@@ -109,7 +126,8 @@ class Process:
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(10)
+                # Longer than any gateway here drains, and than its supervisor waits for workers.
+                self._process.wait(30)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -126,7 +144,7 @@ class Simulators:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._ports: dict[str, Any] = {}
+        self._ports = {name: {"port": ports.free_port()} for name in ("apns", "fcm")}
         self._process: Process | None = None
         self.start()
 
@@ -135,8 +153,8 @@ class Simulators:
         limits = {"device_messages_per_minute": 0, "device_messages_per_hour": 0}
         table = {
             "received": {"keep_texts": True},
-            "apns": self._ports.get("apns", {}),
-            "fcm": limits | self._ports.get("fcm", {}),
+            "apns": self._ports["apns"],
+            "fcm": limits | self._ports["fcm"],
         }
         config.write_text(to_toml(table))
         folder = self._directory / "simulators"
@@ -145,7 +163,6 @@ class Simulators:
         self._process = Process("bench.simulators", *options, directory=self._directory)
         self.ready = self._process.ready
         _simulators_up.append(self)
-        self._ports = {name: {"port": self.ready[name]["port"]} for name in ("apns", "fcm")}
 
     def stop(self) -> None:
         assert self._process is not None
@@ -155,7 +172,7 @@ class Simulators:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         control = self.ready["control"]
-        connection = http.client.HTTPConnection(control["host"], control["port"], timeout=20)
+        connection = http.client.HTTPConnection(control["host"], control["port"], timeout=CALL_S)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             response = connection.getresponse()
@@ -213,7 +230,7 @@ class Phone:
 
     async def _packets(self, reader: mqtt.Reader) -> list[Any]:
         assert self.stream is not None
-        with trio.fail_after(10):
+        with trio.fail_after(CALL_S):
             while True:
                 data = await self.stream.receive_some(65536)
                 assert data, "the gateway closed the connection"
@@ -267,7 +284,7 @@ class Gateway:
         host, port = self.ready["http"].removeprefix("http://").rsplit(":", 1)
 
         def scrape() -> str:
-            connection = http.client.HTTPConnection(host, int(port), timeout=10)
+            connection = http.client.HTTPConnection(host, int(port), timeout=CALL_S)
             try:
                 connection.request("GET", "/metrics")
                 return connection.getresponse().read().decode()
@@ -304,7 +321,7 @@ class Gateway:
         assert sum(counts.states.values()) == counts.accepted, "not conserved"
         return counts.states
 
-    async def until_final(self, task_id: bytes, timeout_s: float = 20.0) -> Any:
+    async def until_final(self, task_id: bytes, timeout_s: float = WAIT_S) -> Any:
         """The task's counts when no row is open any more."""
         with trio.fail_after(timeout_s):
             while True:
@@ -313,6 +330,21 @@ class Gateway:
                 if counts.is_final:
                     return counts
                 await trio.sleep(0.02)
+
+    async def until_written(self) -> None:
+        """The journal has written what it has to say, so that a kill takes nothing of it: nothing new over ten
+        questions, each of which takes the loop a turn and more."""
+
+        async def writes() -> float:
+            found = await self.metrics()
+            return sum(n for (name, _), n in found.items() if name == "pushgw_journal_write_seconds_count")
+
+        with trio.fail_after(WAIT_S):
+            before, same = await writes(), 0
+            while same < 10:
+                await trio.sleep(0.05)
+                now = await writes()
+                before, same = now, same + 1 if now == before else 0
 
     async def rows(self, task_id: bytes) -> list[tuple[str, str, int]]:
         """(message id, state, flags) of every row."""
@@ -326,12 +358,15 @@ def config_table(
     directory: Path,
     simulators: dict[str, Any] | None,
     vendors: dict[str, Any] | None = None,
+    *,
+    is_impatient: bool = False,
     **over: Any,
 ) -> dict[str, Any]:
-    """A configuration for impatient tests. vendors: their tables, beside those of the simulators. `over` lays tables
-    over it, those of a vendor's name over the app's. copies: further apps like the first, `shop1`, `shop2` ... app:
-    further keys of theirs.
+    """A configuration for tests. vendors: their tables, beside those of the simulators. `over` lays tables over it,
+    those of a vendor's name over the app's. copies: further apps like the first, `shop1`, `shop2` ... app: further
+    keys of theirs.
     """
+    timeouts = IMPATIENT if is_impatient else PATIENT
     copies, app_keys = over.pop("copies", 0), over.pop("app", {})
     secret = directory / "app.secret"
     secret.touch(mode=0o600)
@@ -339,19 +374,14 @@ def config_table(
     table: dict[str, Any] = {
         "gateway": {"data_dir": str(directory / "data"), "drain_s": 5.0},
         "dev": {"clock": True},
-        "rpc": {"listeners": [{"address": "tcp://127.0.0.1:0"}], "hello_timeout_s": 1.0, "frame_timeout_s": 1.0},
+        "rpc": {"listeners": [{"address": "tcp://127.0.0.1:0"}]} | timeouts["rpc"],
         "operator": {"socket": str(directory / "operator.sock")},
         "http": {"address": "tcp://127.0.0.1:0"},
-        "long_link": {
-            "listeners": [{"address": "tcp://127.0.0.1:0"}],
-            "handshake_timeout_s": 1.0,
-            "packet_timeout_s": 1.0,
-            "ack_timeout_s": 1.0,
-        },
+        "long_link": {"listeners": [{"address": "tcp://127.0.0.1:0"}]} | timeouts["long_link"],
         "devices": {"devices_max": 10_000, "token_bytes_max": 4_000_000},
         "retry": {"first_s": 0.2, "factor": 1.5, "wait_s_min": 0.1, "throttled_s": 0.5, "cap_s": 900.0},
         "breaker": {"open_s": 0.2, "open_s_max": 0.5},
-        "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 3.0},
+        "http2": timeouts["http2"],
         "observe": {"log_level": "warning"},
     }
     vendors = (vendor_tables(simulators) if simulators is not None else {}) | (vendors or {})
@@ -395,23 +425,31 @@ def own_simulators(folder: Path) -> Iterator[Simulators]:
     running.stop()
 
 
+def _is_impatient(request: pytest.FixtureRequest) -> bool:
+    mark = request.node.get_closest_marker("timed")
+    return mark is not None and mark.kwargs.get("short", False)
+
+
 @contextlib.asynccontextmanager
-async def _clients(ready: dict[str, Any], timeout_s: float = 10.0) -> AsyncIterator[Gateway]:
+async def _clients(ready: dict[str, Any], timeout_s: float = CALL_S) -> AsyncIterator[Gateway]:
     """timeout_s: of the app's calls, which are repeated so long while the gateway says that it cannot take them."""
     async with (
         open_trio_client(ready["rpc"][0], "shop", SECRET, timeout_s=timeout_s) as client,
-        open_trio_client(ready["operator"], role="operator", timeout_s=10.0) as operator,
+        open_trio_client(ready["operator"], role="operator", timeout_s=CALL_S) as operator,
     ):
         yield Gateway(ready, client, operator)
 
 
 @pytest.fixture
-def open_gateway(folder: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Gateway]]:
+def open_gateway(
+    folder: Path, request: pytest.FixtureRequest
+) -> Callable[..., contextlib.AbstractAsyncContextManager[Gateway]]:
     """A worker in this process for the block: `async with open_gateway(simulators.ready, rpc={...}) as gateway`."""
 
     @contextlib.asynccontextmanager
     async def run(simulators: dict[str, Any] | None = None, **over: Any) -> AsyncIterator[Gateway]:
         file = folder / "gateway.toml"
+        over["is_impatient"] = _is_impatient(request)
         file.write_text(to_toml(config_table(folder, simulators, **over)))
         config = load(str(file))
         config.gateway.data_dir.mkdir(exist_ok=True)
@@ -437,15 +475,19 @@ def open_gateway(folder: Path) -> Callable[..., contextlib.AbstractAsyncContextM
     return run
 
 
-@pytest.fixture
-def serve(folder: Path) -> Iterator[Callable[..., Process]]:
-    """`pushgw serve` as a process; ended after the test."""
+def _write_config(folder: Path, simulators: dict[str, Any] | None, over: dict[str, Any]) -> Path:
+    file = folder / "gateway.toml"
+    over["observe"] = {"log_level": "info"} | over.get("observe", {})
+    file.write_text(to_toml(config_table(folder, simulators, **over)))
+    return file
+
+
+@contextlib.contextmanager
+def _serving(folder: Path, *, is_impatient: bool) -> Iterator[Callable[..., Process]]:
     running: list[Process] = []
 
-    def start(simulators: dict[str, Any], **over: dict[str, Any]) -> Process:
-        file = folder / "gateway.toml"
-        over["observe"] = {"log_level": "info"} | over.get("observe", {})
-        file.write_text(to_toml(config_table(folder, simulators, **over)))
+    def start(simulators: dict[str, Any] | None, **over: dict[str, Any]) -> Process:
+        file = _write_config(folder, simulators, over | {"is_impatient": is_impatient})
         running.append(Process("gateway", "serve", "--config", str(file), "--ready-json", directory=folder))
         return running[-1]
 
@@ -455,8 +497,34 @@ def serve(folder: Path) -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture
+def serve(folder: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Process]]:
+    """`pushgw serve` as a process; ended after the test."""
+    with _serving(folder, is_impatient=_is_impatient(request)) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_for_all(request: pytest.FixtureRequest) -> Iterator[Callable[..., Process]]:
+    """`pushgw serve` as a process that several tests of a module share; ended after the last."""
+    is_impatient = _is_impatient(request)
+    with tempfile.TemporaryDirectory(prefix="pg-") as name, _serving(Path(name), is_impatient=is_impatient) as start:
+        yield start
+
+
+@pytest.fixture
+def configure(folder: Path) -> Callable[..., Path]:
+    """The configuration file that `serve` would start with."""
+    return lambda simulators=None, **over: _write_config(folder, simulators, over)
+
+
+@pytest.fixture
 def open_clients() -> Callable[[dict[str, Any]], contextlib.AbstractAsyncContextManager[Gateway]]:
     return _clients
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    return ports.free_port
 
 
 @pytest.fixture

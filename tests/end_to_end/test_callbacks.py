@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 
+from gateway.client.requests import DeviceState
 from gateway.content import Variant
 
 
@@ -77,7 +78,7 @@ def callback(service: Service, folder: Path) -> Callable[..., dict[str, Any]]:
 
 
 async def until(is_so: Callable[[], Any]) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not is_so():
             await trio.sleep(0.02)
 
@@ -165,3 +166,47 @@ async def test_a_service_that_is_down_costs_counted_rows_and_no_memory_beyond_th
         service.answers = []
         await gateway.client.submit(Variant("t", "b"), [b"stranger of sixt"])
         await until(lambda: rows.value("shop", "answered") == 1)
+
+
+async def test_what_was_not_told_when_the_process_ended_is_told_by_the_next_and_once_told_no_more(
+    open_gateway: Callable[..., Any],
+    service: Service,
+    callback: Callable[..., Any],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a row in an archived page, of one that ended in a batch that is still open, and of one in memory."""
+    monkeypatch.setattr("gateway.actors.callbacks._NOTE_S", 0.05)
+    monkeypatch.setattr("gateway.actors.callback_history.MARGIN_MS", 0)
+    stranger, kept = b"stranger of sixt", {"store": {"data_dir": str(folder / "store"), "shard_groups": 1}}
+    disk = callback(attempts_max=100, batch_rows_max=1, with_alias=True) | {"durability": "disk"}
+    service.answers = [500] * 1000
+    async with open_gateway(app=disk, **kept) as gateway:
+        ledger = gateway.worker.stores.ledger
+        away = bytes([7]) * 16
+        await gateway.client.register_devices([DeviceState(device_id=away, alias="春")])
+        ended = await gateway.client.submit(Variant("t", "b"), [stranger])
+        half = await gateway.client.submit(Variant("t", "b"), [stranger, away])
+        await until(lambda: service.requests and not ledger.unsaved_pages)
+        await until(lambda: not gateway.worker.disk.trail.has_dirty)
+    service.requests.clear()
+    service.answers = []
+    async with open_gateway(app=disk, **kept) as gateway:
+        await until(lambda: len(service.lines()) >= 2)
+        new = await gateway.client.submit(Variant("t", "b"), [stranger])
+        await until(lambda: len(service.lines()) >= 3)
+        tasks = [line["taskid"].replace("-", "") for line in service.lines()]
+        assert sorted(tasks) == sorted(task.task_id.hex() for task in (ended, half, new))
+        assert {(line["cid"], line["code"]) for line in service.lines()} == {(stranger.hex(), "401")}
+        ledger, last = gateway.worker.stores.ledger, max(line["recvtime"] for line in service.lines())
+        with trio.fail_after(30):
+            while (await ledger.told(0)) <= last:
+                await trio.sleep(0.02)
+        # What rests goes to the archive, as it would by itself after a while.
+        await ledger.flush()
+        await until(lambda: gateway.worker.disk.journal.statistics().records == 1)
+    service.requests.clear()
+    async with open_gateway(app=disk, **kept) as gateway:
+        await gateway.client.stop_task(half.task_id)
+        await until(service.lines)
+        assert [(line["cid"], line["code"], line["alias"]) for line in service.lines()] == [(away.hex(), "500", "春")]

@@ -236,7 +236,7 @@ def test_the_printed_line_receives_what_is_submitted(
     line = [*shlex.split(capsys.readouterr().out), "-C", "1", "-W", "30"]
     task = submit(running, capsys, tmp_path, {"to": BARE, "title": "你好 👋", "body": "first push"})
     # It was offline when the message came: connecting fetches it.
-    received = json.loads(subprocess.run(line, capture_output=True, timeout=60, check=True).stdout)
+    received = json.loads(subprocess.run(line, capture_output=True, timeout=120, check=True).stdout)
     assert (received["title"], received["body"]) == ("你好 👋", "first push")
     assert wait_final(running, capsys, task)["states"] == {"device_acked": 1}
 
@@ -254,7 +254,7 @@ def test_serve_with_a_wrong_configuration_ends_with_code_2(tmp_path: Path) -> No
     file = tmp_path / "bad.toml"
     file.write_text('[gateway]\ndata_dir = "d"\nworkers = 99\n')
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(file)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == ExitCode.USAGE
     assert "gateway.workers = 99" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -283,6 +283,6 @@ def test_serve_ends_cleanly_on_sigterm_and_when_its_stdin_closes() -> None:
                 assert json.loads(process.stdout.readline())["rpc"][0].startswith("tcp://127.0.0.1:")
                 if how == "signal":
                     process.send_signal(signal.SIGTERM)
-                _, err = process.communicate(timeout=30)
+                _, err = process.communicate(timeout=120)
             assert process.returncode == 0
             assert b'"stopped"' in err

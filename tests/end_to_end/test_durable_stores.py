@@ -34,7 +34,7 @@ def facts(counts: Any) -> tuple[Any, ...]:
     return counts.accepted, counts.states, counts.reasons, counts.channels
 
 
-async def until(ask: Callable[[], Any], wanted: Any, timeout_s: float = 30.0) -> None:
+async def until(ask: Callable[[], Any], wanted: Any, timeout_s: float = 60.0) -> None:
     with trio.fail_after(timeout_s):
         while (found := await ask()) != wanted:
             await trio.sleep(0.05)

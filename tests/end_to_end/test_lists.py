@@ -52,7 +52,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def table_of(name: str, ready: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -93,7 +93,7 @@ async def long_link() -> AsyncIterator[tuple[Owner, LongLink, int]]:
     link = LongLink(settings, {"app": App()}, owner, clock=time.monotonic)
     owner.link = link
     port = link.listen()[0][1]
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
             yield owner, link, port
@@ -349,7 +349,7 @@ async def test_paho_of_5_is_sent_on_by_a_server_that_has_moved() -> None:
     )
     link = LongLink(settings, {"app": App()}, owner, clock=time.monotonic)
     port = link.listen()[0][1]
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
             device = PahoDevice(port, paho.MQTTv5)

@@ -280,4 +280,5 @@ async def check(gateway: Any, load: Load, phones: list[Any]) -> None:
     if os.environ.get("TORTURE_REPORT"):
         states = Counter(state for state, _ in rows.values())
         report = {"tasks": len(load.tasks), "gone": gone, "states": states, "seen": len(seen), "twice": len(twice)}
-        Path(os.environ["TORTURE_REPORT"]).write_text(json.dumps(report))
+        with Path(os.environ["TORTURE_REPORT"]).open("a") as file:
+            file.write(json.dumps(report) + "\n")

@@ -35,12 +35,12 @@ def ready(folder: Path) -> Iterator[dict[str, Any]]:
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def call(ready: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
     control = ready["control"]
-    connection = http.client.HTTPConnection(control["host"], control["port"], timeout=20)
+    connection = http.client.HTTPConnection(control["host"], control["port"], timeout=60)
     try:
         connection.request(method, path, None if body is None else json.dumps(body))
         response = connection.getresponse()

@@ -57,7 +57,7 @@ class Phone:
 
 async def facts(gateway: Any, device: bytes, **wanted: Any) -> dict[str, Any]:
     """What is known of the device, as soon as the wanted facts are."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while True:
             found = (await gateway.client.device(device)).facts
             if all(found[key] == value for key, value in wanted.items()):
@@ -71,7 +71,7 @@ async def test_reports_of_a_phone_change_its_registration_and_raise_its_receipts
     async with open_gateway(simulators.ready) as gateway:
         device, other = await gateway.register(2, "")
         phone = Phone(device, gateway.link_port)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await phone.online()
             answer = await gateway.client.submit(Variant("Parcel", "at your door"), [device, other])
             _, message = await phone.told.receive()
@@ -104,7 +104,7 @@ async def test_reports_of_a_phone_change_its_registration_and_raise_its_receipts
             assert (await gateway.until_final(answer.task_id)).states == {"vendor_accepted": 1}
             # A token that is none is refused by the registry.
             assert await phone.report("token", {"channel": "apns", "token": "no token"}) == 0
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while (await gateway.metrics()).get(("pushgw_refusals_total", "uplink.registration")) != 1:
                     await trio.sleep(0.02)
         await phone.close()
@@ -119,7 +119,7 @@ async def test_phone_that_reports_too_much_is_told_so(open_gateway: Callable[...
     async with open_gateway(long_link={"uplink_events_per_minute_max": 3}) as gateway:
         (device,) = await gateway.register(1, "")
         phone = Phone(device, gateway.link_port)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await phone.online()
             assert [await phone.report("90001", b"") for _ in range(4)] == [0, 0, 0, 0x97]
         await phone.close()
@@ -131,7 +131,7 @@ async def test_phone_is_told_what_to_do_with_a_message(open_gateway: Callable[..
     async with open_gateway() as gateway:
         (device,) = await gateway.register(1, "")
         phone = Phone(device, gateway.link_port)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await phone.online()
             variant = Variant("", "for the app", action=action, badge=4, collapse_id="o-1", data={"k": "v"})
             answer = await gateway.client.submit(variant, [device])
@@ -160,7 +160,7 @@ async def test_presence_is_followed_over_the_rpc(open_gateway: Callable[..., Any
                 seen.extend((ids[16 * row : 16 * row + 16], page.change[row], page.state[row]) for row in range(page.n))
             return cursor
 
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with gateway.client.subscribe_presence() as pages:
                 # Its answer comes after the stream has begun.
                 await gateway.client.online_counts()

@@ -25,7 +25,7 @@ def log_events(folder: Any, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-async def until(claim: Callable[[], Any], timeout_s: float = 10.0) -> None:
+async def until(claim: Callable[[], Any], timeout_s: float = 60.0) -> None:
     with trio.fail_after(timeout_s):
         while not await claim():
             await trio.sleep(0.02)

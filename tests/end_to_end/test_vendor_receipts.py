@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -75,16 +74,16 @@ VENDORS: dict[str, Kind] = {
         {"1": ("dead_later", True), "2": ("closed", False)},
         clicked=True,
     ),
+    # These two report by numbers of their own.
+    "tencent_sms": Kind(
+        lambda one, mark: f"+86139{mark}{int.from_bytes(one[-4:], 'big') % 10**7:07d}", {"1": ("unreachable", False)}
+    ),
+    "wechat": Kind(lambda one, mark: f"o{mark}{one.hex()[:26]}", {"1": ("not_sent", False)}),
 }
 ROWS = 12
+PATH_SECRET = "a-secret-of-the-path"
 #: For receipts to arrive: a busy machine.
 WAIT_S = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
 
 
 def beginning(kind: Kind, mark: str) -> str:
@@ -94,7 +93,7 @@ def beginning(kind: Kind, mark: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def port() -> int:
+def port(free_port: Callable[[], int]) -> int:
     return free_port()
 
 
@@ -119,6 +118,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[dict[
     tables["aliyun_sms"] = {
         "receipts": {"callback_url": f"http://127.0.0.1:{port}/v1/receipts/shop/aliyun_sms", "gather_ms": 20.0}
     }
+    fates = [{"fate": fate, "tokens": [fate]} for fate in ("failed", "invalid")]
+    tables["dingtalk"] = {"fates": fates}
+    tables["tencent_sms"]["receipts"]["callback_url"] += f"/{PATH_SECRET}"
     for name in ("huawei", "harmony"):
         tables[name] |= {"callback_user": "receiver", "callback_secret": HUAWEI_KEY}
     config = folder / "simulators.toml"
@@ -130,7 +132,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[dict[
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def table_of(name: str, ready: dict[str, Any], folder: Path, port: int) -> dict[str, Any]:
@@ -173,6 +175,21 @@ def table_of(name: str, ready: dict[str, Any], folder: Path, port: int) -> dict[
             template = {"id": "SMS_1", "params": {"title": "{{title}}", "content": "{{body}}"}}
             key = {"access_key_secret_file": secret(known["access_key_secret"])}
             return table | own | key | {"templates": {"default": template}}
+        case "tencent_sms":
+            template = {"id": "1234567", "params": {"1": "{{title}}", "2": "{{body}}"}}
+            own = {"secret_id": known["secret_id"], "sdk_app_id": known["sdk_app_id"], "sign_name": "Demo"}
+            secrets = {"secret_key_file": secret(known["secret_key"])}
+            secrets |= {"callback_secret_file": secret(PATH_SECRET, "path")}
+            return table | own | secrets | {"templates": {"default": template}}
+        case "wechat":
+            template = {"id": "T" * 43, "params": {"thing1": "{{title}}", "thing2": "{{body}}"}}
+            own = {"appid": known["appid"], "app_secret_file": secret(known["secret"])}
+            own |= {"callback_secret_file": secret(known["callback_token"], "callback")}
+            return table | own | {"templates": {"default": template}}
+        case "dingtalk":
+            own = {"app_key_id": known["appkey"], "agent_id": known["agent_id"]}
+            times = {"results_after_s": 0.2, "results_again_s": 0.2}
+            return table | own | times | {"app_secret_file": secret(known["appsecret"])}
         case _:
             own = {"app_id": known["app_id"], "app_secret_file": secret(known["app_secret"])}
             token = {"callback_token_file": secret("sim-meizu-access-token", "token")}
@@ -195,16 +212,44 @@ async def test_receipts_of_every_vendor_reach_their_rows_devices_and_subscribers
             await told_by_stream(gateway, tasks, stream)
             nursery.cancel_scope.cancel()
         figures = await gateway.metrics()
+        # Forged statuses of Tencent are about numbers that nobody was told; they are looked at for two seconds.
+        unknown = ("pushgw_vendor_receipts_total", "unknown_id,tencent_sms")
+        with trio.fail_after(WAIT_S):
+            while not figures[unknown]:
+                await trio.sleep(0.1)
+                figures = await gateway.metrics()
         for name in VENDORS:
             assert figures["pushgw_vendor_receipts_total", f"not_the_target,{name}"] == 0
             assert figures["pushgw_vendor_receipts_total", f"unknown_row,{name}"] == 0
-        signed = {"huawei", "harmony", "meizu", "webhook"}
+        signed = {"huawei", "harmony", "meizu", "webhook", "wechat"}
         unproven = sum(figures["pushgw_receipt_requests_total", f"unproven,{name}"] for name in signed)
         forged = sum(figures["pushgw_vendor_receipts_total", f"forged,{name}"] for name in set(VENDORS) - signed)
         repeated = sum(figures["pushgw_vendor_receipts_total", f"repeated,{name}"] for name in VENDORS)
         assert unproven > 0
         assert forged > 0
         assert repeated > 0
+        assert figures["pushgw_rows_not_conserved", ""] == 0
+
+
+async def test_dingtalk_is_asked_what_became_of_its_notices(
+    ready: dict[str, Any], folder: Path, open_gateway: Callable[..., Any]
+) -> None:
+    tables = {"dingtalk": table_of("dingtalk", ready, folder, 0)}
+    async with open_gateway(None, vendors=tables) as gateway:
+        ids = {name: os.urandom(16) for name in ("good", "other", "failed", "invalid")}
+        states = [DeviceState(device_id=one, channel="dingtalk", token=name) for name, one in ids.items()]
+        await gateway.client.register_devices(states)
+        answer = await gateway.client.submit(Variant("标题", "内容", strategy=2), list(ids.values()))
+        with trio.move_on_after(WAIT_S):
+            while (counts := await gateway.client.task_state(answer.task_id)).receipts != {"delivered": 2}:
+                await trio.sleep(0.05)
+        assert counts.receipts == {"delivered": 2}
+        assert counts.states == {"vendor_accepted": 4}
+        device = gateway.worker.devices
+        muted = {name: device.device(device.find_one(one, 0)).is_muted for name, one in ids.items()}
+        assert muted == {"good": False, "other": False, "failed": False, "invalid": True}
+        figures = await gateway.metrics()
+        assert figures["pushgw_outcome_questions_total", "open,dingtalk"] > 0
         assert figures["pushgw_rows_not_conserved", ""] == 0
 
 
@@ -333,7 +378,7 @@ async def test_receipts_find_their_rows_at_whichever_worker_they_arrive(
 
 def control(ready: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
     """A call of the simulators' control port."""
-    connection = http.client.HTTPConnection(ready["control"]["host"], ready["control"]["port"], timeout=20)
+    connection = http.client.HTTPConnection(ready["control"]["host"], ready["control"]["port"], timeout=60)
     try:
         connection.request(method, path, None if body is None else json.dumps(body))
         text = connection.getresponse().read().decode()
@@ -371,6 +416,7 @@ async def test_text_message_to_those_not_reached_survives_a_kill(
         content = Variant("parcel", "is there", strategy=2, ttl_s=86_400, fallback=(step,))
         answer = await gateway.client.submit(content, ids, variables={"phone": phones})
         await until_states(gateway, answer.task_id, {"vendor_accepted": 2, "waiting": 4})
+        await gateway.until_written()
     process.signal(signal.SIGKILL)
     process.wait()
     process = serve(None, **over)

@@ -41,7 +41,8 @@ class Bench:
         reads = self.edge.poll(self.now)
         # MQTT may put reads off; a connection must not end before what came last is dealt with
         assert not set(reads.fds) & {fd for fd, _ in reads.ended}
-        for fd, data in zip(reads.fds, reads.data, strict=True):
+        fours = [word.tobytes() for word in reads.fours.words]
+        for fd, data in zip(reads.fds + reads.fours.fds.tolist(), reads.data + fours, strict=True):
             self.received[fd] = self.received.get(fd, b"") + data
             if self.echoes:
                 self.edge.write(fd, data, self.now)

@@ -56,7 +56,7 @@ async def test_bytes_go_both_ways_at_once(open_pair) -> None:
             got += await stream.receive_some()
         received[name] = got
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for stream, name in ((ours, "ours"), (theirs, "theirs")):
                 nursery.start_soon(stream.send_all, data)
@@ -176,7 +176,7 @@ async def test_sender_waits_while_the_peer_does_not_read(open_pair) -> None:
         await ours.send_all(data)
         sent.set()
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             await trio.testing.wait_all_tasks_blocked()

@@ -42,7 +42,7 @@ async def test_a_listener_has_its_mode_and_talks(path: str, mode: int) -> None:
         assert stat.S_ISSOCK(os.stat(path).st_mode)
         assert mode_of(path) == mode
         nursery.start_soon(echo_once, listener)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with await trio.open_unix_socket(path) as stream:
                 await stream.send_all(b"hello")
                 assert await stream.receive_some(10) == b"hello"
@@ -84,7 +84,7 @@ async def test_a_socket_in_use_is_left_to_its_owner(path: str) -> None:
             await open_unix_listener(path, mode=0o600)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(echo_once, first)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 async with await trio.open_unix_socket(path) as stream:
                     await stream.send_all(b"x")
                     # The probe's own connection may be first in the queue.

@@ -41,7 +41,7 @@ from bench.simulators.exchange import Answer, Request
 from bench.simulators.push_api import Kit, PushApi
 from bench.simulators.server import PUSH_APIS, serve_simulators
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 TOKEN = "ab" * 32
 TOPIC = "com.example.app"
 

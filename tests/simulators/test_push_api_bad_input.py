@@ -149,6 +149,8 @@ GOOD = {
             JSON,
             {"touser": "a|b", "msgtype": "text", "agentid": 1000002, "text": {"content": "x"}},
         ),
+    ],
+    "wecom_robot": [
         (
             "/cgi-bin/webhook/send?key=00000000-0000-0000-0000-000000000001",
             JSON,
@@ -162,8 +164,10 @@ GOOD = {
             {"agent_id": 1234567, "userid_list": "a,b", "msg": {"msgtype": "text", "text": {"content": "x"}}},
         ),
         ("/topapi/message/corpconversation/getsendresult?access_token=x", JSON, {"task_id": 1}),
+    ],
+    "dingtalk_robot": [
         (
-            "/robot/send?access_token=sim-dingtalk-robot-token",
+            f"/robot/send?access_token={'0' * 64}",
             JSON,
             {"msgtype": "link", "link": {"title": "t", "text": "x", "messageUrl": "u"}},
         ),

@@ -1,17 +1,12 @@
-"""The judges of WeCom and DingTalk: tokens, messages to persons, partial failures, robots."""
+"""The judges of WeCom and DingTalk: tokens, messages to persons, partial failures."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 import uuid
 from urllib.parse import urlencode
 
 import pytest
-
-from bench.simulators.dingtalk import robot_signature
 
 WECOM, DINGTALK = "/cgi-bin/message/send", "/topapi/message/corpconversation/asyncsend_v2"
 RESULT = "/topapi/message/corpconversation/getsendresult"
@@ -91,16 +86,6 @@ def test_wecom_person_sees_so_many_messages_and_no_checked_repeat(judge):
     assert [len(_wecom(again, touser="li", enable_duplicate_check=1).rows) for _ in range(2)] == [1, 0]
 
 
-def test_wecom_robot_has_a_key_and_a_rate(judge):
-    wecom = judge("wecom", robot_per_minute=1)
-    path = wecom.known["robot_url"].partition(":1")[2]
-    body = {"msgtype": "markdown", "markdown": {"content": "# hello"}}
-    answer = wecom.ask(path, body)
-    assert (_said(answer), answer.rows[0].body) == (0, "# hello")
-    assert _said(wecom.ask(path, body)) == 45009
-    assert _said(wecom.ask("/cgi-bin/webhook/send?key=x", body)) == 93000
-
-
 # ---- DingTalk
 
 
@@ -164,23 +149,3 @@ def test_dingtalk_refuses_strangers(judge):
     token = _dingtalk_token(dingtalk)["access_token"]
     dingtalk.clock.advance(7_200)
     assert _said(dingtalk.ask(f"{DINGTALK}?access_token={token}", {})) == 42001
-
-
-def test_dingtalk_robot_wants_a_signature_a_keyword_and_a_pace(judge):
-    dingtalk = judge("dingtalk", robot_keyword="gateway", robot_per_minute=1)
-    secret, stamp = dingtalk.known["robot_secret"], str(int(dingtalk.clock.now_unix_s() * 1000))
-    expected = base64.b64encode(hmac.new(secret.encode(), f"{stamp}\n{secret}".encode(), hashlib.sha256).digest())
-    assert robot_signature(secret, stamp) == expected.decode()
-
-    def send(content, **changes):
-        query = {"access_token": "sim-dingtalk-robot-token", "timestamp": stamp, "sign": expected.decode()} | changes
-        body = {"msgtype": "text", "text": {"content": content}, "at": {"isAtAll": False}}
-        return dingtalk.ask(f"/robot/send?{urlencode(query)}", body)
-
-    assert _said(send("gateway", access_token="x")) == 300001
-    assert _said(send("gateway", sign="x")) == 310000
-    assert _said(send("gateway", timestamp="1")) == 310000
-    assert _said(send("hello")) == 310000
-    answer = send("gateway down")
-    assert (_said(answer), answer.rows[0].body) == (0, "gateway down")
-    assert _said(send("gateway down")) == 130101

@@ -54,6 +54,7 @@ class LedgerArchiveContract(EpochsContract):
             lambda: store.forget(epoch, [PageKey(1000, 3)]),
             lambda: store.retain(epoch, 0, 1 << 40),
             lambda: store.forget_days(epoch, 0),
+            lambda: store.tell(epoch, 0, 5),
         ]
 
     async def content(self, store: LedgerArchive) -> Any:
@@ -77,6 +78,23 @@ class LedgerArchiveContract(EpochsContract):
                 await archive.forget(EPOCH, [PageKey(1000, sequence) for sequence in step])
                 model = {sequence: page for sequence, page in model.items() if sequence not in step}
             assert await self.content(archive) == [model.get(sequence) for sequence in range(6)]
+
+    async def test_pages_are_found_by_when_they_changed_and_apps_by_when_they_were_told(self) -> None:
+        archive = self.open()
+        pages = [page_for(s, unix_ms=1000 - s, app=s % 2)._replace(changed_unix_ms=2000 + s * s) for s in range(6)]
+        await archive.write(EPOCH, [*pages, page_for(7), page_for(8)._replace(changed_unix_ms=2050)])
+        await archive.write(EPOCH, [page_for(8)._replace(changed_unix_ms=2060)])
+        assert await archive.changed(0, 2004, None, 10) == [PageKey(996, 4), PageKey(998, 2), PageKey(1000, 8)]
+        assert await archive.changed(0, 2004, None, 1) == [PageKey(996, 4)]
+        assert await archive.changed(0, 2004, PageKey(996, 4), 10) == [PageKey(998, 2), PageKey(1000, 8)]
+        assert await archive.changed(1, 2026, None, 10) == []
+        await archive.forget(EPOCH, [PageKey(998, 2)])
+        assert await archive.changed(0, 2004, None, 10) == [PageKey(996, 4), PageKey(1000, 8)]
+        assert await archive.told(0) is None
+        await archive.tell(EPOCH, 0, 5)
+        await archive.tell(EPOCH, 0, 7)
+        await archive.tell(EPOCH, 1, 6)
+        assert (await archive.told(0), await archive.told(1)) == (7, 6)
 
     async def test_a_sequence_that_comes_again_is_another_page(self) -> None:
         archive = self.open()

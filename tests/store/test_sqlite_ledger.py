@@ -16,7 +16,7 @@ from gateway.batch import Batch, TaskSegment
 from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.errors import StoreCorrupt
-from gateway.ledger import Burst, Channel, LedgerPage, State
+from gateway.ledger import OPEN_STATES, Burst, Channel, LedgerPage, State
 from gateway.message_id import SEQUENCES_MAX, BatchAddress
 from gateway.store.database import Database
 from gateway.store.joined_ledger import JoinedLedger
@@ -86,9 +86,9 @@ async def test_a_reopened_archive_has_its_pages(tmp_path: Path) -> None:
     archive.close()
     archive = SqliteLedgerArchive(tmp_path / "ledger.db")
     assert await archive.read(PageKey(1000, 1)) == b"keptkept"
-    archive.database.read.execute("PRAGMA user_version = 4")
+    archive.database.read.execute("PRAGMA user_version = 5")
     archive.close()
-    with pytest.raises(StoreCorrupt, match="schema 4, this version knows up to 3"):
+    with pytest.raises(StoreCorrupt, match="schema 5, this version knows up to 4"):
         SqliteLedgerArchive(tmp_path / "ledger.db")
 
 
@@ -152,6 +152,35 @@ def test_a_page_comes_back_as_it_was_on_the_clock_of_another_process(n: int, see
     assert (new.number, new.attempt, new.channel, new.connection, new.names) == (4, 1, Channel.APNS, 12, old.names)
     for name in ("rows", "answered", "verdicts"):
         assert getattr(new, name).tolist() == getattr(old, name).tolist()
+
+
+@given(st.lists(st.tuples(st.sampled_from(State), st.text(max_size=5), st.booleans()), min_size=1, max_size=30))
+def test_a_page_has_no_tokens_and_of_variables_only_what_open_rows_say(rows: list[tuple[State, str, bool]]) -> None:
+    n = len(rows)
+    batch = Batch(
+        BatchAddress(1_700_000_000_123, 3, 77),
+        2,
+        500.0,
+        n,
+        device_ids=np.zeros((n, 16), np.uint8),
+        message_ids=np.zeros((n, 16), np.uint8),
+        variants=[Variant(title="t", body="b")],
+        channels=np.array([2 * has_token for _, _, has_token in rows], np.uint8),
+        tokens=TextColumn.from_rows([b"secret" if has_token else b"" for _, _, has_token in rows]),
+        variables={"name": TextColumn.from_texts([text for _, text, _ in rows])},
+        target_hashes=np.arange(n, dtype=np.uint32),
+    )
+    page = LedgerPage(batch)
+    page.state[:] = [state for state, _, _ in rows]
+    data = unpack_page(pack_page(page_parts(page)))
+    assert b"secret" not in data
+    found = page_of(data, now=9000.0, now_unix_ms=1_700_000_010_123).batch
+    assert found.tokens is None
+    assert found.target_hashes is not None
+    assert found.target_hashes.tolist() == list(range(n))
+    kept = [text.encode() if state in OPEN_STATES else b"" for state, text, _ in rows]
+    assert found.variables["name"].rows() == kept if any(state in OPEN_STATES for state, _, _ in rows) else True
+    assert batch.tokens is not None
 
 
 @given(st.data())

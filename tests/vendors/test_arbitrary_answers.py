@@ -29,6 +29,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "wechat": {"appid": "a", "app_secret_file": "s"},
     "wecom": {"corpid": "a", "agentid": 1, "corp_secret_file": "s"},
     "dingtalk": {"app_key_id": "a", "agent_id": 1, "app_secret_file": "s"},
+    "wecom_robot": {"robots_file": "s"},
+    "dingtalk_robot": {"robots_file": "s"},
 }
 WORDS = [
     *("code", "result", "data", "msg", "value", "bad_regids", "invalidUsers", "invalidUser", "status", "userid"),

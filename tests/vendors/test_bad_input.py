@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.render_check import form, reader_of
+from bench.render_check import Request, form, reader_of
 from gateway.content import Click, Variant
 from gateway.ledger import VENDOR_CHANNELS
 from gateway.vendor import BulkVendor, Vendor, slot_text
@@ -45,6 +45,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "email": {"host": "smtp.a.b", "sender": "Shop <no-reply@a.b>", "user_name": "u", "password_file": "p"},
     "wecom": {"corpid": "ww1", "agentid": 1000002, "corp_secret_file": "k", "card_url": "https://a.b/c"},
     "dingtalk": {"app_key_id": "ding1", "agent_id": 7, "app_secret_file": "k", "card_url": "https://a.b/c"},
+    "wecom_robot": {"robots_file": "k", "card_url": "https://a.b/c"},
+    "dingtalk_robot": {"robots_file": "k", "card_url": "https://a.b/c"},
 }
 #: A token of the vendor's form, where it has a strict one; number: tells them apart.
 TOKEN_FORMS = {
@@ -56,7 +58,9 @@ TOKEN_FORMS = {
 #: Whose fact sheet calls title and body required, or gives a code for their absence.
 NEED_TEXTS = {"harmony", "xiaomi", "oppo", "vivo", "meizu"}
 PUSH_VENDORS = sorted(
-    set(SETTINGS) - {"webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk", "email"}
+    set(SETTINGS)
+    - {"webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk", "email"}
+    - {"wecom_robot", "dingtalk_robot"}
 )
 
 
@@ -176,7 +180,9 @@ def test_odd_texts_reach_the_vendor_as_they_are(name: str, is_shared: bool, rend
     def seen_in(made: Any) -> dict[str, tuple[str, str]]:
         seen = [(request.path, request.body.replace(SAVED, b"saved")) for request in made.requests]
         saves = [(request.save.path, request.save.body) for request in made.requests if request.save is not None]
-        return {row.token: (row.title, row.body) for path, body in [*saves, *seen] for row in read(path, body)}
+        return {
+            row.token: (row.title, row.body) for path, body in [*saves, *seen] for row in read(Request(path, {}, body))
+        }
 
     if is_shared:
         for odd in ODD:

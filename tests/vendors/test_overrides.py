@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import pytest
 
-from bench.render_check import reader_of
+from bench.render_check import Request, reader_of
 from gateway.content import Texts, Variant
 from vendors import REGISTRY
 
@@ -41,7 +41,9 @@ def make(name: str) -> Any:
 def texts_of(name: str, made: Any) -> dict[str, tuple[str, str]]:
     assert not made.refused
     read = reader_of(name)
-    return {row.token: (row.title, row.body) for each in made.requests for row in read(each.path, each.body)}
+    return {
+        row.token: (row.title, row.body) for each in made.requests for row in read(Request(each.path, {}, each.body))
+    }
 
 
 def test_texts_of_a_channel_stand_in_for_everybodys(name: str, render: Callable[..., Any]) -> None:

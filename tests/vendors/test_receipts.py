@@ -17,7 +17,23 @@ from hypothesis import strategies as st
 
 from gateway.receipts import TIME_UNKNOWN, Callback, Event, NotTaken, Replies, VendorReceipt
 from vendors import REGISTRY
-from vendors.receipts import READERS, aliyun_sms, harmony, honor, huawei, meizu, oppo, vivo, webhook, xiaomi
+from vendors.receipts import (
+    ASKERS,
+    READERS,
+    aliyun_sms,
+    dingtalk,
+    email,
+    harmony,
+    honor,
+    huawei,
+    meizu,
+    oppo,
+    tencent_sms,
+    vivo,
+    webhook,
+    wechat,
+    xiaomi,
+)
 
 MODULES = {
     "huawei": huawei,
@@ -30,6 +46,9 @@ MODULES = {
     "webhook": webhook,
     "ups": webhook,
     "aliyun_sms": aliyun_sms,
+    "tencent_sms": tencent_sms,
+    "wechat": wechat,
+    "email": email,
 }
 NOW_UNIX_S = 1_763_700_001.5
 
@@ -119,7 +138,7 @@ def test_no_body_raises(name: str, body: bytes) -> None:
 @pytest.mark.parametrize("name", sorted(READERS))
 @pytest.mark.parametrize("body", [b"", b"{", b"[]x", b"\xff\xfe", b"null", b"7", b'"text"'])
 def test_what_is_no_receipt_is_unreadable(name: str, body: bytes) -> None:
-    wanted = NotTaken.UNPROVEN if name in ("webhook", "ups") else NotTaken.UNREADABLE
+    wanted = NotTaken.UNPROVEN if name in ("webhook", "ups", "wechat") else NotTaken.UNREADABLE
     assert read(name, body) is wanted
 
 
@@ -275,7 +294,8 @@ def test_a_time_that_is_none_is_unknown() -> None:
 
 def test_the_readers_files_are_the_registry() -> None:
     files = {path.stem for path in Path(huawei.__file__).parent.glob("*.py")} - {"__init__", "parts"}
-    assert files | {"ups"} == set(READERS) == set(MODULES)
+    assert files - set(ASKERS) | {"ups"} == set(READERS) == set(MODULES)
+    assert set(ASKERS) == {dingtalk.__name__.rpartition(".")[2]}
 
 
 def test_webhook_reads_what_its_secret_has_signed() -> None:

@@ -45,6 +45,8 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "wecom": {"corpid": "ww1", "agentid": 1000002, "corp_secret_file": "w", "card_url": "https://a.b/c"},
     "email": {"host": "smtp.a.b", "sender": "Shop <no-reply@a.b>", "user_name": "u", "password_file": "p"},
     "dingtalk": {"app_key_id": "ding1", "agent_id": 7, "app_secret_file": "d", "card_url": "https://a.b/c"},
+    "wecom_robot": {"robots_file": "r", "card_url": "https://a.b/c"},
+    "dingtalk_robot": {"robots_file": "r", "card_url": "https://a.b/c"},
 }
 #: What a vendor has no place for.
 LACKS: dict[str, set[str]] = {"email": {"authorization"}}

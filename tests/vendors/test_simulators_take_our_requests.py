@@ -26,6 +26,7 @@ from gateway.content import Click, Variant
 from vendors import (
     aliyun_sms,
     dingtalk,
+    dingtalk_robot,
     harmony,
     honor,
     huawei,
@@ -36,8 +37,10 @@ from vendors import (
     webhook,
     wechat,
     wecom,
+    wecom_robot,
     xiaomi,
 )
+from vendors.auth.robot_keys import RobotKeys
 from vendors.text_template import TextTemplate
 
 NOW_UNIX_S = 1_763_700_000
@@ -76,6 +79,9 @@ _WECHAT = wechat.Settings(
     },
 )
 _WECOM = wecom.Settings(corpid="ww0000000000000001", agentid=1_000_002, corp_secret_file=FILE)
+_CARD = "https://example.com/open?a=b#c"
+_ROBOTS = b"\n".join(b"%064x %064x SECsim-dingtalk-robot-secret" % (n, n) for n in range(3))
+_KEYS = b"\n".join(b"%064x 00000000-0000-0000-0000-%012x" % (n, n) for n in range(3))
 _DINGTALK = dingtalk.Settings(app_key_id="ding0000000000000001", agent_id=1_234_567, app_secret_file=FILE)
 VENDORS: dict[str, list[Any]] = {
     "huawei": [huawei.Huawei(huawei.Settings(client_id="104000001", client_secret_file=FILE, badge_class="a.B"))],
@@ -92,6 +98,7 @@ VENDORS: dict[str, list[Any]] = {
     "aliyun_sms": [
         aliyun_sms.AliyunSms(_ALIYUN),
         aliyun_sms.AliyunSms(msgspec.structs.replace(_ALIYUN, rows_per_request_max=1000)),
+        aliyun_sms.AliyunSms(msgspec.structs.replace(_ALIYUN, messages_per_request_max=100)),
     ],
     "tencent_sms": [tencent_sms.TencentSms(_TENCENT)],
     "wechat": [wechat.Wechat(_WECHAT)],
@@ -103,8 +110,17 @@ VENDORS: dict[str, list[Any]] = {
         dingtalk.Dingtalk(_DINGTALK),
         dingtalk.Dingtalk(msgspec.structs.replace(_DINGTALK, card_url="https://example.com/open?a=b#c")),
     ],
+    "wecom_robot": [
+        wecom_robot.WecomRobot(wecom_robot.Settings(robots_file=FILE, mentioned=("@all",))),
+        wecom_robot.WecomRobot(wecom_robot.Settings(robots_file=FILE, card_url=_CARD)),
+    ],
+    "dingtalk_robot": [
+        dingtalk_robot.DingtalkRobot(dingtalk_robot.Settings(robots_file=FILE, mentioned=("@all", "u"))),
+        dingtalk_robot.DingtalkRobot(dingtalk_robot.Settings(robots_file=FILE, card_url=_CARD, style="markdown")),
+    ],
 }
 TOKEN = {"oppo": "CN_{:032x}", "vivo": "{:023d}", "meizu": "R" * 40 + "{}", "xiaomi": "dEmO+regid{}="}
+TOKEN |= {"wecom_robot": "{:064x}", "dingtalk_robot": "{:064x}"}
 TOKEN |= {"aliyun_sms": "1380000000{}", "tencent_sms": "+861380000000{}", "wechat": "o" * 27 + "{}"}
 CONTENTS = {
     "plain": Variant("标题", "Text"),
@@ -177,6 +193,10 @@ class Asked:
                 return self._got(f"/cgi-bin/gettoken?{query}")
             case "dingtalk":
                 return self._got(f"/gettoken?{urlencode({key: known[key] for key in ('appkey', 'appsecret')})}")
+            case "wecom_robot":
+                return RobotKeys(_KEYS).issue(0.0).authorization
+            case "dingtalk_robot":
+                return RobotKeys(_ROBOTS).issue(0.0).authorization
             case "aliyun_sms":
                 return str(known["access_key_secret"]).encode()
             case "tencent_sms":
@@ -211,5 +231,6 @@ def test_every_row_is_taken(
             assert port == 443
             answer = asked.ask(request.path, {"host": host} | request.headers, body)
             assert answer.is_success, answer.why
-            taken += [row.token for row in answer.rows]
+            # A robot is known by its key there, and by its name here.
+            taken += [tokens[request.rows[0]] if "robot" in name else row.token for row in answer.rows]
         assert sorted(taken) == tokens

@@ -2,8 +2,9 @@
 `secret_place(settings)` for what a vendor signs with, and `Reader` (gateway/receipts.py).
 
 To add one: write vendors/receipts/<name>.py and add its row here. The contract test in tests/vendors runs over them.
-APNs, FCM, WeCom and DingTalk send no receipts. Those of Tencent Cloud SMS and WeChat name neither our request nor our
-message, only a number of their own, and are not read (docs/known-gaps.md).
+APNs, FCM, WeCom, DingTalk and the robots of the two send no receipts; what became of a notice of DingTalk is asked for
+(`ASKERS`). Those of Tencent Cloud SMS and WeChat name neither our request nor our message, only a number of their own,
+which is remembered (gateway/core/own_ids.py).
 """
 
 from __future__ import annotations
@@ -11,19 +12,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gateway.receipts import ReceiptReader
+from gateway.receipts import OutcomeAsker, ReceiptReader
 from vendors.auth.credential import SecretPlace
-from vendors.receipts import aliyun_sms, harmony, honor, huawei, meizu, oppo, vivo, webhook, xiaomi
+from vendors.receipts import (
+    aliyun_sms,
+    dingtalk,
+    email,
+    harmony,
+    honor,
+    huawei,
+    meizu,
+    oppo,
+    tencent_sms,
+    vivo,
+    webhook,
+    wechat,
+    xiaomi,
+)
 
 
 class ReaderEntry(NamedTuple):
     """The callables take that vendor's own Settings. secret_place: None where nothing is signed, or nothing checked.
 
-    reader: of settings and the secret's bytes, empty without one.
+    reader: of settings and the secret's bytes, empty without one. names_own_ids: reports name the vendor's own numbers.
+    is_in_path: the vendor signs nothing, so the secret is the end of the path it posts to, and without one there is no
+    path.
     """
 
     secret_place: Callable[[Any], SecretPlace | None]
     reader: Callable[[Any, bytes], ReceiptReader]
+    names_own_ids: bool = False
+    is_in_path: bool = False
 
 
 #: Vendor name -> entry.
@@ -38,4 +57,9 @@ READERS: dict[str, ReaderEntry] = {
     "webhook": ReaderEntry(webhook.secret_place, webhook.Reader),
     "ups": ReaderEntry(webhook.secret_place, webhook.Reader),
     "aliyun_sms": ReaderEntry(aliyun_sms.secret_place, aliyun_sms.Reader),
+    "tencent_sms": ReaderEntry(tencent_sms.secret_place, tencent_sms.Reader, names_own_ids=True, is_in_path=True),
+    "email": ReaderEntry(email.secret_place, email.Reader, is_in_path=True),
+    "wechat": ReaderEntry(wechat.secret_place, wechat.Reader, names_own_ids=True),
 }
+#: Vendor name -> what asks it later what became of messages: of settings.
+ASKERS: dict[str, Callable[[Any], OutcomeAsker]] = {"dingtalk": dingtalk.Asker}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ class DemoChannel(NamedTuple):
     simulator: keys of the simulator's section that the demo sets: caps per device are off, since a file of any length
     may be for few devices. texts: what the simulator kept as title and body -> those of the message, where a vendor
     shows templates with parameters; raises ValueError where they are not there. is_one_line: it has line ends of its
-    own.
+    own. nth_token: where the configuration names all targets.
     """
 
     platform: str
@@ -34,6 +35,11 @@ class DemoChannel(NamedTuple):
     simulator: Table
     texts: Callable[[str, str], tuple[str, str]] | None = None
     is_one_line: bool = False
+    nth_token: Callable[[int], str] | None = None
+
+    def token_of(self, digest: bytes, nth: int) -> str:
+        """The token of the nth device of this channel."""
+        return self.token(digest) if self.nth_token is None else self.nth_token(nth)
 
 
 def _apns(known: Mapping[str, Any], secret: SecretFile) -> Table:
@@ -149,6 +155,41 @@ def _dingtalk(known: Mapping[str, Any], secret: SecretFile) -> Table:
     }
 
 
+#: As many groups as devices of the demo take turns with.
+ROBOTS = 200
+
+
+def _robot_key(nth: int) -> str:
+    """The key of a robot of WeCom; it is the robot's name as well, by which its messages are found again."""
+    return str(uuid.UUID(int=nth % ROBOTS + 1))
+
+
+def _robot_token(nth: int) -> str:
+    """The same of DingTalk."""
+    return f"{nth % ROBOTS + 1:064x}"
+
+
+#: The demo's groups read as fast as it writes.
+_ROBOT: Table = {"messages_per_minute": 100_000, "rate_per_s": 1000.0, "burst": 1000}
+_ROBOT |= {"card_url": "https://example.com/open"}
+
+
+def _wecom_robot(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    keys = map(_robot_key, range(ROBOTS))
+    return {"robots_file": secret("\n".join(f"{key} {key}" for key in keys)), **_ROBOT}
+
+
+def _dingtalk_robot(known: Mapping[str, Any], secret: SecretFile) -> Table:
+    lines = [f"{token} {token} {known['robot_secret']}" for token in map(_robot_token, range(ROBOTS))]
+    return {"robots_file": secret("\n".join(lines)), **_ROBOT}
+
+
+def _markdown_texts(title: str, body: str) -> tuple[str, str]:
+    """The title stands in asterisks on a line of its own, a link behind the text."""
+    first, _, rest = body.partition("\n")
+    return first.removeprefix("**").removesuffix("**"), re.sub(r"\n\n\[[^\]]*\]\([^)]*\)\Z", "", rest)
+
+
 def _email(known: Mapping[str, Any], secret: SecretFile) -> Table:
     return {
         "sender": known["sender"],
@@ -221,6 +262,12 @@ CHANNELS: dict[str, DemoChannel] = {
     ),
     "dingtalk": DemoChannel(
         "work_chat", lambda digest: digest[16:24].hex(), _dingtalk, {"same_text_once_a_day": False}
+    ),
+    "wecom_robot": DemoChannel(
+        "work_chat", bytes.hex, _wecom_robot, {"messages_per_minute": 0}, _markdown_texts, nth_token=_robot_key
+    ),
+    "dingtalk_robot": DemoChannel(
+        "work_chat", bytes.hex, _dingtalk_robot, {"messages_per_minute": 0}, nth_token=_robot_token
     ),
 }
 

@@ -32,7 +32,7 @@ def make_devices(n: int, online: float, seed: str) -> list[DemoDevice]:
         phase = (len(KINDS) - 1 - index % len(KINDS)) / len(KINDS)
         is_online = int(round((nth + 1) * online + phase, 9)) > int(round(nth * online + phase, 9))
         digest = hashlib.sha512(f"{seed} device {index}".encode()).digest()
-        token = CHANNELS[channel].token(digest) if channel else ""
+        token = CHANNELS[channel].token_of(digest, nth) if channel else ""
         devices.append(DemoDevice(digest[:16], channel, token, is_online))
     return devices
 

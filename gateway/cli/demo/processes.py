@@ -23,8 +23,9 @@ import msgspec
 import gateway
 from gateway.errors import GatewayError
 
-#: Seconds until a child says that it is ready: imports, key generation and TLS on a busy machine take a few.
-READY_S = 45.0
+#: Seconds until a child says that it is ready: imports, key generation and TLS take a few, and on a machine with a load
+#: of thirty more than 45. One that has ended is noticed at once.
+READY_S = 180.0
 #: Seconds that a child may take to end after SIGTERM before it is killed.
 END_S = 6.0
 _READ_BYTES = 1 << 18

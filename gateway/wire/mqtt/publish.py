@@ -39,6 +39,8 @@ from gateway.wire.mqtt.packets import REMAINING_LENGTH_MAX
 _PUBLISH_QOS_0 = 0x30
 _PUBLISH_QOS_1 = 0x32
 _DUP = 0x08
+#: PUBACK and its remaining length, as the upper half of a big-endian number.
+_PUBACK_HEAD = np.uint32(0x4002)
 
 
 def publish_packets(
@@ -140,28 +142,50 @@ def _heads(first: int, topic_lengths: I64, rest_lengths: I64) -> U8 | TextColumn
 
 
 class Pubacks(NamedTuple):
-    """Which of many reads are exactly one PUBACK, and what they acknowledge."""
+    """Which of many reads are PUBACKs and nothing else, and what they acknowledge."""
 
     is_puback: Bool
     """(n,) over the reads."""
     packet_ids: U16
-    """(number of true rows,) never 0: a read whose identifier is 0 is no PUBACK and goes to the packet parser."""
+    """Those of all true reads, in their order, never 0: a read with that identifier goes to the packet parser."""
+    counts: I64 | None = None
+    """(number of true reads,) how many each has; None: one each."""
+
+    def take(self, which: Bool) -> Pubacks:
+        """The same without the true reads that are not chosen. which: (number of true reads,)."""
+        is_puback = self.is_puback.copy()
+        is_puback[self.is_puback] = which
+        if self.counts is None:
+            return Pubacks(is_puback, self.packet_ids[which])
+        return Pubacks(is_puback, self.packet_ids[np.repeat(which, self.counts)], self.counts[which])
 
 
 def split_pubacks(reads: Sequence[bytes]) -> Pubacks:
-    """The commonest uplink by far, 4 bytes that are one PUBACK, found in all reads of a turn at once."""
+    """The commonest uplink by far, one PUBACK of 4 bytes or several, found in all reads of a turn at once."""
     n = len(reads)
     lengths = np.fromiter(map(len, reads), np.int64, n)
-    is_puback: Bool = lengths == 4
-    if not is_puback.any():
+    is_puback: Bool = lengths & 3 == 0
+    n_even = np.count_nonzero(is_puback)
+    if not n_even:
         return Pubacks(is_puback, np.zeros(0, np.uint16))
-    if is_puback.all():
-        words = np.frombuffer(b"".join(reads), np.uint8).reshape(n, 4)
-    else:
-        words = np.frombuffer(b"".join([data for data in reads if len(data) == 4]), np.uint8).reshape(-1, 4)
-    packet_ids = np.ascontiguousarray(words[:, 2:4]).view(">u2").ravel().astype(np.uint16)
-    good = (words[:, 0] == 0x40) & (words[:, 1] == 2) & (packet_ids != 0)
-    if not good.all():
-        is_puback[np.flatnonzero(is_puback)[~good]] = False
-        packet_ids = packet_ids[good]
+    even = reads if n_even == n else [data for data in reads if not len(data) & 3]
+    found = read_pubacks(np.frombuffer(b"".join(even), np.uint8).reshape(-1, 4))
+    if len(found.is_puback) == n_even:
+        is_puback[is_puback] = found.is_puback
+        return Pubacks(is_puback, found.packet_ids)
+    counts = lengths[is_puback] >> 2
+    # No read is empty: an end is no read.
+    are_all = np.logical_and.reduceat(found.is_puback, np.cumsum(counts) - counts)
+    is_puback[is_puback] = are_all
+    packet_ids = found.packet_ids[np.repeat(are_all, counts)[found.is_puback]]
+    return Pubacks(is_puback, packet_ids, counts[are_all])
+
+
+def read_pubacks(words: U8) -> Pubacks:
+    """The same for reads that are known to have four bytes each: (n, 4)."""
+    numbers = np.ascontiguousarray(words).view(">u4").ravel()
+    packet_ids = numbers.astype(np.uint16)
+    is_puback: Bool = (numbers >> np.uint32(16) == _PUBACK_HEAD) & (packet_ids != 0)
+    if np.count_nonzero(is_puback) < len(is_puback):
+        packet_ids = packet_ids[is_puback]
     return Pubacks(is_puback, packet_ids)

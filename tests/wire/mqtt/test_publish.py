@@ -130,14 +130,30 @@ def test_take_pieces_takes_the_rows_in_order(data: st.DataObject, n: int) -> Non
 
 
 puback = st.integers(0, 65_535).map(lambda packet_id: b"\x40\x02" + packet_id.to_bytes(2, "big"))
-reads = st.lists(puback | st.binary(min_size=1, max_size=6) | st.just(b"\x40\x03\x00\x01"), max_size=12)
+several = st.lists(puback, min_size=1, max_size=4).map(b"".join)
+reads = st.lists(
+    puback
+    | several
+    | st.binary(min_size=1, max_size=9)
+    | st.just(b"\x40\x03\x00\x01")
+    | several.map(lambda s: s + b"\xc0\0\xc0\0"),
+    max_size=12,
+)
 
 
 @given(reads)
 def test_split_pubacks_agrees_with_looking_at_each_read(data: list[bytes]) -> None:
     found = split_pubacks(data)
-    expected = [len(read) == 4 and read[:2] == b"\x40\x02" and read[2:] != b"\0\0" for read in data]
-    assert found.is_puback.tolist() == expected
-    assert found.packet_ids.tolist() == [
-        int.from_bytes(read[2:], "big") for read, is_puback in zip(data, expected, strict=True) if is_puback
-    ]
+    words = [[read[at : at + 4] for at in range(0, len(read), 4)] for read in data]
+    is_good = [all(len(one) == 4 and one[:2] == b"\x40\x02" and one[2:] != b"\0\0" for one in read) for read in words]
+    good = [read for read, is_puback in zip(words, is_good, strict=True) if is_puback]
+    assert found.is_puback.tolist() == is_good
+    assert found.packet_ids.tolist() == [int.from_bytes(one[2:], "big") for read in good for one in read]
+    assert (found.counts is None and all(len(read) == 1 for read in good)) or (
+        found.counts is not None and found.counts.tolist() == [len(read) for read in good]
+    )
+    which = np.arange(len(good)) % 2 == 0
+    fewer, kept = found.take(which), good[::2]
+    assert fewer.packet_ids.tolist() == [int.from_bytes(one[2:], "big") for read in kept for one in read]
+    assert np.flatnonzero(fewer.is_puback).tolist() == np.flatnonzero(found.is_puback)[::2].tolist()
+    assert fewer.counts is None or fewer.counts.tolist() == [len(read) for read in kept]

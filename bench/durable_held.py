@@ -1,0 +1,266 @@
+"""How much memory do rows take that wait for their devices? Part of `python -m bench durable`, workload `held`.
+
+Unit: rows of one content for devices that are away, in batches of 65,536, through the stores as a worker has them: the
+home, the inbox and its actor, the ledger archive and its actor. In a process of its own, whose memory is what is asked
+for. Inside of the clock: pages opened, rows put into the inbox (durable), pages packed and written, pages let go.
+
+    rows_per_s       until every row is in the inbox, and every page that had to leave memory has left it
+    rss_*_bytes      of the process: with the stores open and empty, the most at any time, and at the end
+    limit_bytes      rss_empty_bytes, ledger.ledger_memory_bytes_max, 300 bytes for each page that is away, and
+                     WORK_BYTES for what the stores have under way; the run fails where the memory was above it
+    open_s           the same stores opened by a new process: rows counted, pages known; its memory as rss_opened_bytes
+    return_ms        a device is back: from the question for its rows to their page in memory
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import trio
+
+from bench.harness import Line, Options, calibrate, line, progress
+from gateway.actors.inbox import InboxActor
+from gateway.actors.ledger import LedgerActor
+from gateway.batch import Batch, OwnershipEpoch, TaskSegment
+from gateway.clock import SystemClock
+from gateway.columns import U8, Rows
+from gateway.content import Variant
+from gateway.core.home import Home, split_by_sequence
+from gateway.errors import Overloaded
+from gateway.ledger import LedgerPage
+from gateway.observe.counting import HomeCounts
+from gateway.observe.log import Log
+from gateway.observe.metrics import Metrics
+from gateway.observe.store_counts import LedgerCounts
+from gateway.store.sqlite_inbox import SqliteInbox
+from gateway.store.sqlite_ledger import SqliteLedgerArchive
+
+ROWS = 10_000_000
+SMOKE_ROWS = 100_000
+BATCH_ROWS = 65_536
+SMOKE_BATCH_ROWS = 8192
+#: Rows that the router hands to the inbox at once.
+_SLICE_ROWS = 5120
+#: Two million rows of 58 bytes: a small part of what is held. In the smallest size, two of its batches.
+LEDGER_BYTES = 128 << 20
+SMOKE_LEDGER_BYTES = 2 * 58 * SMOKE_BATCH_ROWS
+#: A write of a million rows (columns copied, joined and packed: some 130 bytes a row), the caches of both databases (64
+#: and 2 MiB), the inbox's counters (8 MiB), rows on their way into it. Ten million rows took 112 MB of it.
+WORK_BYTES = 256 << 20
+_LOOKS = 20
+_EPOCH = OwnershipEpoch(1)
+_SECRET = bytes(32)
+
+
+def run(options: Options) -> Line:
+    rows = SMOKE_ROWS if options.smoke else ROWS
+    batch_rows, ledger_bytes = (SMOKE_BATCH_ROWS, SMOKE_LEDGER_BYTES) if options.smoke else (BATCH_ROWS, LEDGER_BYTES)
+    before = calibrate()
+    progress(f"durable held: {rows:,} rows that wait for their devices ...")
+    folder = Path(tempfile.mkdtemp(prefix="pushgw-bench-"))
+    figures: Line = {}
+    try:
+        for part in ("fill", "open"):
+            arguments = [part, str(folder), str(rows), str(batch_rows), str(ledger_bytes), str(options.seed)]
+            done = subprocess.run(
+                [sys.executable, "-m", "bench.durable_held", *arguments], stdout=subprocess.PIPE, check=True
+            )
+            figures |= json.loads(done.stdout)
+        disk = sum(path.stat().st_size for path in folder.iterdir())
+    finally:
+        shutil.rmtree(folder)
+    assert figures["rows_held"] == figures["rows_opened"] == rows, "rows are missing"
+    assert figures["ledger_bytes"] <= ledger_bytes, "the ledger is above ledger_memory_bytes_max"
+    assert figures["rss_max_bytes"] <= figures["limit_bytes"], "the memory was above its limit"
+    return line(
+        "durable",
+        "held",
+        content="shared",
+        batch_rows=batch_rows,
+        rows=rows,
+        **figures,
+        disk_bytes_per_row=round(disk / rows, 1),
+        calibration_before=before,
+        calibration_after=calibrate(),
+        calibration_unit="million additions per s",
+    )
+
+
+class _NobodyIsThere:
+    """The router, as the inbox knows it, while all devices are away."""
+
+    def online_ids(self, page: LedgerPage, rows: Rows) -> list[bytes]:
+        return []
+
+    async def mark_held(self, page: LedgerPage, rows: Rows) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def deliver_held(self, page: LedgerPage, rows: Rows) -> Rows:
+        return rows
+
+
+class _World:
+    """The stores of a worker, in a folder."""
+
+    def __init__(self, folder: Path, ledger_bytes: int) -> None:
+        metrics, clock = Metrics(), SystemClock()
+        self.clock = clock
+        self.home = Home(
+            secret=_SECRET,
+            journal=0,
+            observer=HomeCounts(metrics),
+            ledger_bytes_max=ledger_bytes,
+            rows_open_max=1 << 40,
+            change_rows_max=1,
+            now=clock.monotonic(),
+        )
+        limits = {
+            "rows_per_device_max": 100,
+            "rows_max": 1 << 40,
+            "bytes_per_device_max": 1 << 20,
+            "bytes_max": 1 << 60,
+        }
+        self.store = SqliteInbox(folder / "inbox.db", **limits)
+        self.archive = SqliteLedgerArchive(folder / "ledger.db")
+        self.ledger = LedgerActor(
+            store=self.archive,
+            inbox=self.store,
+            epoch=_EPOCH,
+            home=self.home,
+            clock=clock,
+            observer=LedgerCounts(metrics, Log()),
+            held_write_s=10.0,
+            retention_s=86_400.0,
+            retention_bytes_max=1 << 60,
+            retention_check_s=86_400.0,
+            counter_days_max=400,
+        )
+        self.inbox = InboxActor(store=self.store, epoch=_EPOCH, home=self.home, clock=clock)
+        self.inbox.fetch = self.ledger.fetch
+        self.inbox.connect(_NobodyIsThere())
+
+    def close(self) -> None:
+        self.store.close()
+        self.archive.close()
+
+
+async def _fill(folder: Path, rows: int, batch_rows: int, ledger_bytes: int, seed: int) -> Line:
+    world = _World(folder, ledger_bytes)
+    random = np.random.default_rng(seed)
+    home = world.home
+    gc.collect()
+    empty = most = rss_bytes()
+    started = time.perf_counter()
+    async with trio.open_nursery() as nursery:
+        await world.ledger.load()
+        nursery.start_soon(world.ledger.run)
+        nursery.start_soon(world.inbox.run)
+        for number, first in enumerate(range(0, rows, batch_rows)):
+            n = min(batch_rows, rows - first)
+            while True:
+                most = max(most, rss_bytes())
+                try:
+                    home.check_room(n)
+                    break
+                except Overloaded:
+                    # As a client does that asks again.
+                    await trio.sleep(0.02)
+            page = home.open(_batch(world, number, random.integers(0, 256, (n, 16), np.uint8)), world.clock.monotonic())
+            page.n_routed = n
+            for at in range(0, n, _SLICE_ROWS):
+                world.inbox.keep(page, np.arange(at, min(at + _SLICE_ROWS, n)))
+                await trio.lowlevel.checkpoint()
+            # Intake is paced by what the inbox takes, as that of a worker is by its clients.
+            while page.keeping > n // 2:  # noqa: ASYNC110 - actors ring nobody here
+                await trio.sleep(0.005)
+        while len(world.store) < rows or any(page.keeping for page in home.pages()):
+            await trio.sleep(0.02)
+            most = max(most, rss_bytes())
+        home.on_short()
+        while world.ledger.unsaved_pages or not home.evict_some():
+            await trio.sleep(0.02)
+            most = max(most, rss_bytes())
+        seconds = time.perf_counter() - started
+        await world.ledger.flush()
+        nursery.cancel_scope.cancel()
+    statistics = home.statistics()
+    away = home.away_pages.memory_bytes
+    world.close()
+    return {
+        "rows_held": home.rows_open,
+        "rows_per_s": round(rows / seconds),
+        "seconds": round(seconds, 1),
+        "pages_away": len(home.away_pages),
+        "ledger_bytes": statistics.ledger_bytes,
+        "rss_empty_bytes": empty,
+        "rss_max_bytes": most,
+        "rss_end_bytes": rss_bytes(),
+        "limit_bytes": empty + ledger_bytes + away + WORK_BYTES,
+    }
+
+
+def _batch(world: _World, number: int, ids: U8) -> Batch:
+    n = len(ids)
+    address = world.home.next_address(world.clock.unix_ms(), world.clock.monotonic())
+    return Batch(
+        address,
+        0,
+        world.clock.monotonic(),
+        n,
+        device_ids=ids,
+        message_ids=np.zeros((n, 16), np.uint8),
+        variants=[Variant(title="您的订单已发货", body="your order has shipped", ttl_s=3 * 86_400)],
+        segments=[TaskSegment(number.to_bytes(16, "big"), 0, n)],
+    )
+
+
+async def _open(folder: Path, rows: int, batch_rows: int, ledger_bytes: int, seed: int) -> Line:
+    """A new process finds them, and some devices come back."""
+    started = time.perf_counter()
+    world = _World(folder, ledger_bytes)
+    await world.ledger.load()
+    opened_s, opened = time.perf_counter() - started, rss_bytes()
+    chosen = np.random.default_rng(seed).integers(0, min(rows, batch_rows), _LOOKS)
+    # Those of the first batch, made anew.
+    ids = np.random.default_rng(seed).integers(0, 256, (min(rows, batch_rows), 16), np.uint8)
+    took: list[float] = []
+    for row in chosen.tolist():
+        device_id = ids[row].tobytes()
+        started = time.perf_counter()
+        ((sequence, found),) = split_by_sequence(await world.store.peek(device_id, 32))
+        page = await world.ledger.bring_back(sequence)
+        took.append(time.perf_counter() - started)
+        assert page.batch.device_ids[found[0]].tobytes() == device_id, "a row of another device"
+    held = world.home.rows_open
+    world.close()
+    return {
+        "rows_opened": held,
+        "open_s": round(opened_s, 2),
+        "rss_opened_bytes": opened,
+        "return_ms_first": round(took[0] * 1000, 2),
+        "return_ms_p50": round(float(np.median(took)) * 1000, 2),
+    }
+
+
+def rss_bytes() -> int:
+    """Of this process, now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def main() -> None:
+    part, folder, *numbers = sys.argv[1:]
+    rows, batch_rows, ledger_bytes, seed = map(int, numbers)
+    figures = trio.run(_fill if part == "fill" else _open, Path(folder), rows, batch_rows, ledger_bytes, seed)
+    sys.stdout.write(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -33,6 +33,8 @@ ROUNDS ?= 50
 QUEUED ?= 1000000
 # of them, with one of two workers killed and the other going on
 WORKER_ROUNDS ?= 20
+# and with stores on the disk: one worker killed, or all of them and another number started
+STORES_ROUNDS ?= 12
 
 .PHONY: help install demo test check format fuzz torture bench lock clean
 
@@ -95,7 +97,9 @@ torture: install  ## kill -9 under load: of the gateway ROUNDS times, of one of 
 	@report=$$(mktemp); trap 'rm -f "$$report"' EXIT; \
 	TORTURE_ROUNDS=$(ROUNDS) TORTURE_QUEUED=$(QUEUED) TORTURE_WORKER_ROUNDS=$(WORKER_ROUNDS) TORTURE_REPORT="$$report" \
 	    $(BIN)/python -m pytest -q tests/end_to_end/test_torture.py tests/end_to_end/test_torture_workers.py \
-	    tests/test_app_journal.py $(ARGS); cat "$$report"
+	    tests/test_app_journal.py $(ARGS); \
+	TORTURE_STORES_ROUNDS=$(STORES_ROUNDS) TORTURE_REPORT="$$report" PROFILE=ci \
+	    $(BIN)/python -m pytest -q tests/end_to_end/test_stores_of_workers.py $(ARGS); cat "$$report"
 
 bench: install  ## one benchmark, NAME=core
 	@$(BIN)/python -m bench $(NAME) --json $(ARGS)

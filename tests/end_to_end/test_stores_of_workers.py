@@ -176,19 +176,17 @@ class Load:
     async def come_and_go(self, phone: Any, port: int, *, stays: bool = False) -> None:
         """Until cancelled: online for a moment, away for a moment, back whenever its worker is."""
         while True:
-            async with trio.open_nursery() as nursery:
-                try:
-                    await phone.connect(port, nursery)
-                except (OSError, AssertionError, trio.TooSlowError, trio.BrokenResourceError):
-                    if phone.stream is not None:
-                        await phone.close()
-                    await trio.sleep(0.05)
-                    continue
-                with trio.move_on_after(math.inf if stays else self.chance.uniform(0.02, 0.3)):
-                    while phone.stream.socket.fileno() >= 0:
-                        await trio.sleep(0.02)
-                nursery.cancel_scope.cancel()
-            await phone.close()
+            try:
+                async with trio.open_nursery() as nursery:
+                    with contextlib.suppress(OSError, AssertionError, trio.TooSlowError, trio.BrokenResourceError):
+                        await phone.connect(port, nursery)
+                        with trio.move_on_after(math.inf if stays else self.chance.uniform(0.02, 0.3)):
+                            while phone.stream.socket.fileno() >= 0:
+                                await trio.sleep(0.02)
+                    nursery.cancel_scope.cancel()
+            finally:
+                if phone.stream is not None:
+                    phone.stream.socket.close()
             await trio.sleep(self.chance.uniform(0.05, 0.5))
 
 
@@ -214,8 +212,12 @@ async def test_no_row_is_left_waiting_or_seen_twice_uncounted_whoever_is_killed(
             for phone in phones:
                 nursery.start_soon(functools.partial(load.come_and_go, phone, gateway.link_port, stays=is_last))
             if is_last:
-                break_off = functools.partial(nothing_waits, gateway, load)
-                await until(break_off, (0, 0))
+                await until(functools.partial(stored_rows, gateway), 0)
+                # Pages come back; what no inbox has was on its way to its device when a process ended: uncertain.
+                for task in load.tasks:
+                    with contextlib.suppress(CallFailed):
+                        await gateway.client.stop_task(task)
+                await until(functools.partial(open_rows, gateway), 0)
                 await check(gateway, load, phones)
                 nursery.cancel_scope.cancel()
                 continue
@@ -244,10 +246,12 @@ async def ready_workers(gateway: Any) -> int:
     return sum(one["state"] == "ready" for one in (await gateway.operator.status()).facts["workers"])
 
 
-async def nothing_waits(gateway: Any, load: Load) -> tuple[int, int]:
-    """Rows in the inboxes, rows that are open."""
-    facts = (await gateway.operator.status()).facts
-    return (await gateway.operator.stored_rows()).rows, sum(facts["rows_open"].values())
+async def stored_rows(gateway: Any) -> int:
+    return int((await gateway.operator.stored_rows()).rows)
+
+
+async def open_rows(gateway: Any) -> int:
+    return sum((await gateway.operator.status()).facts["rows_open"].values())
 
 
 async def check(gateway: Any, load: Load, phones: list[Any]) -> None:
@@ -271,9 +275,10 @@ async def check(gateway: Any, load: Load, phones: list[Any]) -> None:
     uncounted = [one for one in twice.values() if not one[1] & _MAY_COME_TWICE and one[0] != "uncertain"]
     assert not uncounted
     assert all(seen[message] for message, (state, _) in rows.items() if state == "device_acked")
-    # What the ledgers of workers that were killed did not know any more is not the most.
-    assert gone < len(load.tasks) / 2
+    assert "cancelled" not in {state for state, _ in rows.values()}, "a row waited in no inbox"
+    assert gone < len(load.tasks), "every page was in memory alone"
     if os.environ.get("TORTURE_REPORT"):
         states = Counter(state for state, _ in rows.values())
         report = {"tasks": len(load.tasks), "gone": gone, "states": states, "seen": len(seen), "twice": len(twice)}
-        Path(os.environ["TORTURE_REPORT"]).write_text(json.dumps(report))
+        with Path(os.environ["TORTURE_REPORT"]).open("a") as file:
+            file.write(json.dumps(report) + "\n")

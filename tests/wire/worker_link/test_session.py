@@ -28,7 +28,8 @@ def make_slice(n: int, size: int = 10) -> Slice:
 
 def make_outcomes(n: int) -> Outcomes:
     byte, word = packed(np.zeros(n)), column(np.zeros(n), "<u4")
-    bytes_ = dict.fromkeys(["state", "reason", "channel", "receipt", "flags", "attempts", "is_announced"], byte)
+    names = ["state", "reason", "channel", "receipt", "flags", "attempts", "is_announced", "is_back"]
+    bytes_ = dict.fromkeys(names, byte)
     words = dict.fromkeys(["routed_ms", "issued_ms", "final_ms", "token_hashes"], word)
     return Outcomes(address=(1, 2, 3), n=n, rows=column(np.arange(n), "<u2"), bursts=[], **bytes_, **words)
 

@@ -41,6 +41,8 @@ class FakeVendor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     key_file: str
     topic: str = ""
     port: int = 443
+    #: As WeChat's: users agree to each message.
+    consents: str = "trust"
     rate_per_s: float = 1000.0
     connections_max: int = 4
 

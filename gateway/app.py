@@ -541,8 +541,9 @@ class Worker:
 
     def rows_to_lose(self) -> dict[str, int]:
         """Rows that are in this process's memory alone, those that it holds for others included."""
-        held = {} if self.joint is None else self.joint.rows_held()
-        return {state: rows + held.get(state, 0) for state, rows in self.rows_open().items()}
+        here, held = self.rows_open(), {} if self.joint is None else self.joint.rows_held()
+        here["held"] -= self.stores.rows_at_rest(self.home)
+        return {state: rows + held.get(state, 0) for state, rows in here.items()}
 
     def status(self) -> dict[str, Any]:
         """What `pushgw status` shows."""

@@ -302,7 +302,7 @@ class Stores:
     def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:
         actor = InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
         if self.ledger is not None:
-            actor.fetch = self.ledger.fetch
+            actor.fetch, actor.fetch_to_end = self.ledger.fetch, self.ledger.fetch_to_end
         return actor
 
     async def wait_written(self) -> None:
@@ -336,6 +336,12 @@ class Stores:
             return 0
         resting = (page for page in home.pages() if page.trail is None and page.rests and page.is_saved)
         return home.away_pages.rows + sum(page.n_open for page in resting)
+
+    def rows_at_rest(self, home: Home) -> int:
+        """Rows that the end of this process leaves in inbox and archive: those that it writes down at last, too."""
+        if self.ledger is None:
+            return 0
+        return home.away_pages.rows + sum(page.n_open for page in home.pages() if page.n_open and page.rests)
 
     def on_inbox_error(self, error: BaseException) -> None:
         """The inbox tries again; what waits is in ledger pages meanwhile."""

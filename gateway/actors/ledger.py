@@ -227,6 +227,12 @@ class LedgerActor:
             else:
                 return page
 
+    async def fetch_to_end(self, sequence: int) -> LedgerPage | None:
+        """The same for rows that have left the inbox and end now: not asked whether the inbox has them. Raises
+        StoreError."""
+        page = self._home.page(sequence)
+        return await self.bring_back(sequence) if page is None and sequence in self._home.away_pages else page
+
     async def bring_back(self, sequence: int) -> LedgerPage:
         """A page that is away is in the home. Raises StoreError; a page that cannot be read is away no longer."""
         while (page := self._home.page(sequence)) is None:

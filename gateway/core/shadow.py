@@ -363,6 +363,11 @@ class Shadows:
             else:
                 self._orphan(page)
 
+    def drop_if_done(self, page: ShadowPage) -> None:
+        """A page of a home that is no more, and of which nothing is left here, is forgotten."""
+        if not page.n_open and not page.has_home:
+            self._pages.pop(page.batch.address.sequence, None)
+
     def _drop_news(self, page: ShadowPage) -> None:
         page.has_dirty = False
         if page.is_orphan or not self.awaits_home(page.batch.app):

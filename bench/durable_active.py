@@ -51,7 +51,8 @@ def run(options: Options) -> Iterator[Line]:
         progress(f"durable core_active {workload}: {rows:,} rows that wait ...")
         folder = Path(tempfile.mkdtemp(prefix="pushgw-bench-"))
         try:
-            bench = CoreBench(folder, 2 * rows, options.seed, durability="disk")
+            # Fewer would be fewer connections than a configuration may have.
+            bench = CoreBench(folder, max(2 * rows, 20_000), options.seed, durability="disk")
             figures = trio.run(_waiting, bench, workload, rows, batch_rows)
         finally:
             shutil.rmtree(folder)

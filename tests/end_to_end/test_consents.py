@@ -82,6 +82,13 @@ def site(_site: Site) -> Site:
     return _site
 
 
+async def have_credentials(gateway: Any) -> None:
+    """No token is being fetched any more: httpcore leaves its socket open when it is cancelled in a handshake."""
+    with trio.fail_after(WAIT_S):
+        while any(built.keeper.get_nowait() is None for built in gateway.worker.vendor_lanes):
+            await trio.sleep(0.01)
+
+
 @pytest.fixture
 def gateway_of(site: Site, folder: Path, open_gateway: Callable[..., Any]) -> Callable[..., Any]:
     """A gateway with one mini program, `async with gateway_of(consents="strict")`; others: sections over it."""
@@ -109,6 +116,7 @@ def gateway_of(site: Site, folder: Path, open_gateway: Callable[..., Any]) -> Ca
         }
         vendors = {"wechat": table} | over.pop("vendors", {})
         async with open_gateway(None, vendors=vendors, **({"consents": {"write_s": 0.05}} | over)) as gateway:
+            await have_credentials(gateway)
             yield gateway
 
     return run

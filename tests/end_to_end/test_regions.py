@@ -110,12 +110,20 @@ def oppo_id(region: str, number: int) -> str:
     return f"{OPPO_IDS[region]}{number:032x}"
 
 
+async def have_credentials(gateway: Any) -> None:
+    """No token is being fetched any more: httpcore leaves its socket open when it is cancelled in a handshake."""
+    with trio.fail_after(WAIT_S):
+        while any(built.keeper.get_nowait() is None for built in gateway.worker.vendor_lanes):
+            await trio.sleep(0.01)
+
+
 async def test_a_devices_region_decides_where_its_message_goes(
     site: Site, folder: Path, open_gateway: Callable[..., Any], free_port: int
 ) -> None:
     vendors = tables(site, folder, f"http://127.0.0.1:{free_port}")
     listeners = {"listeners": [{"address": f"tcp://127.0.0.1:{free_port}"}]}
     async with open_gateway(None, vendors=vendors, receipts=listeners) as gateway:
+        await have_credentials(gateway)
         client = gateway.client
         homes = {
             "xiaomi": DeviceState(device_id=os.urandom(16), channel="xiaomi", token=regid("cn", 1)),
@@ -164,6 +172,7 @@ async def test_a_token_that_was_registered_with_the_wrong_region_is_unknown_ther
     vendors = tables(site, folder, f"http://127.0.0.1:{free_port}")
     listeners = {"listeners": [{"address": f"tcp://127.0.0.1:{free_port}"}]}
     async with open_gateway(None, vendors=vendors, receipts=listeners) as gateway:
+        await have_credentials(gateway)
         wrong = {
             "xiaomi_eu": DeviceState(device_id=os.urandom(16), channel="xiaomi", token=regid("cn", 11), region="eu"),
             "oppo_intl": DeviceState(device_id=os.urandom(16), channel="oppo", token=oppo_id("cn", 12), region="intl"),
@@ -188,6 +197,7 @@ async def test_the_secret_of_one_region_is_refused_by_another(
     vendors = tables(site, folder, "http://127.0.0.1:9")
     vendors["xiaomi"]["regions"]["eu"]["app_secret_file"] = vendors["xiaomi"]["app_secret_file"]
     async with open_gateway(None, vendors=vendors, retry={"attempts_max": 1}) as gateway:
+        await have_credentials(gateway)
         targets = [("xiaomi", regid("cn", 21)), ("xiaomi", regid("eu", 22), "eu")]
         sent = await gateway.client.submit(Variant("标题", "内容", strategy=2, ttl_s=3600), targets)
         with trio.fail_after(WAIT_S):

@@ -206,6 +206,8 @@ class Reason(enum.IntEnum):
     NOTIFICATIONS_CLOSED = 9
     #: A newer message of its collapse id came while it waited for the device.
     COLLAPSED = 10
+    #: Its receiver has agreed to no further message of its template.
+    NO_CONSENT = 11
     # final words of a vendor
     REJECTED_BY_VENDOR = 16
     TOKEN_DEAD = 17
@@ -397,10 +399,10 @@ class LedgerPage:
         if self.is_spilled:
             return self.n * (6 + 20)
         batch = self.batch
-        texts = sum(int(column.offsets[-1]) for column in batch.variables.values())
+        texts = sum(int(column.offsets[-1]) + 4 * self.n for column in batch.variables.values())
         tokens = int(batch.tokens.offsets[-1]) if batch.tokens is not None else 0
         tokens += 4 * self.n if batch.channels is not None else 0
-        return self.n * (6 + 20 + 32) + texts + tokens
+        return self.n * (6 + 20 + 16) + texts + tokens
 
 
 class Burst(NamedTuple):

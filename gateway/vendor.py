@@ -188,10 +188,12 @@ class Requests(NamedTuple):
 
 
 class FieldLimit(NamedTuple):
-    """How long one text field may be. unit: `code_points`, `half_width` or `utf8_bytes`."""
+    """How long one text field may be. unit: `code_points`, `half_width` or `utf8_bytes`. has_mark: what is cut ends in
+    the mark; not where a field takes only letters or digits."""
 
     unit: str
     max: int
+    has_mark: bool = True
 
 
 class TargetPace(NamedTuple):
@@ -205,6 +207,7 @@ class Limits(NamedTuple):
     """A vendor's limits on texts. `payload_bytes_max` bounds the rendered body (what else counts: vendor file).
 
     counts_token: whether the token is part of that. needs_texts: a title or body in its template must not be blank.
+    variables: of what rows put into fields by themselves (slots `var:NAME`), by name.
     """
 
     payload_bytes_max: int
@@ -212,6 +215,7 @@ class Limits(NamedTuple):
     body: FieldLimit | None = None
     counts_token: bool = True
     needs_texts: bool = False
+    variables: tuple[tuple[str, FieldLimit], ...] = ()
 
 
 class Vendor(Protocol):

@@ -7,9 +7,10 @@ Signature version 3 (ACS3-HMAC-SHA256) in headers, parameters as a form. A text 
 (vendors/text_template.py); category -> `templates`, or `raw.aliyun_sms`, a JSON Merge Patch (RFC 7396) over SignName,
 TemplateCode, TemplateParam and SmsUpExtendCode.
 
-One request takes up to 1000 numbers of one text and answers for all of them at once: one number that Aliyun does not
-like refuses the others as well, and only receipts name numbers. So `rows_per_request_max` is 1 unless somebody asks for
-more. There is no idempotency: an answer that got lost leaves a text that may have been sent.
+One request takes up to 1000 numbers of one text (SendSms) or 100 with a text each (SendBatchSms, one template) and
+answers for all of them at once: one number that Aliyun does not like refuses the others as well, and only receipts name
+numbers. So `rows_per_request_max` and `messages_per_request_max` are 1 unless somebody asks for more. There is no
+idempotency: an answer that got lost leaves a text that may have been sent.
 
 Doubts, each with a safe default: the length of a parameter depends on the kind of template (`param_code_points_max`,
 35); whether a flow control is by minute, hour or day stands in the message's text only, and the shortest is taken where
@@ -37,6 +38,7 @@ from gateway.vendor import (
     RowList,
     Slot,
     TemplateParts,
+    parse_template,
     slot_text,
 )
 from gateway.verdict import Answer, Verdict
@@ -57,10 +59,10 @@ from vendors.codes import (
 )
 from vendors.http_answer import by_status_class, counted_name, decode_object, retry_after_s, text_of
 from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret, form_value, own_raw
-from vendors.text_template import TextTemplate, parameter, template_of
+from vendors.text_template import TemplateRooms, TextTemplate, parameter, template_of
 
-VERSION, ACTION = "2017-05-25", "SendSms"
-NUMBERS_MAX = 1000
+VERSION, ACTION, BATCH_ACTION = "2017-05-25", "SendSms", "SendBatchSms"
+NUMBERS_MAX, MESSAGES_MAX = 1000, 100
 PARAM_CODE_POINTS_MAX = 35
 #: Mainland numbers in their four spellings, others with their country code.
 NUMBER_FORM = re.compile(r"(\+|00)?[0-9]{6,18}")
@@ -70,7 +72,7 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One account (RAM user). The access key's secret is a file or an environment variable, never inline.
 
     sign_name: the approved signature. templates: category -> template and parameters, `default` for all others.
-    rate_per_s: requests; 5000 is a user's quota.
+    messages_per_request_max: texts of their own in one request. rate_per_s: requests; 5000 is a user's quota.
     """
 
     access_key_id: str
@@ -81,9 +83,14 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     param_code_points_max: int = PARAM_CODE_POINTS_MAX
     host: str = "dysmsapi.aliyuncs.com"
     rows_per_request_max: int = 1
+    messages_per_request_max: int = 1
 
     def __post_init__(self) -> None:
         self.check(rows_max=NUMBERS_MAX)
+        if not 1 <= self.messages_per_request_max <= MESSAGES_MAX:
+            raise ValueError(
+                f"messages_per_request_max is {self.messages_per_request_max}, expected 1 to {MESSAGES_MAX}"
+            )
         check_secret("access_key_secret", self.access_key_secret_file, self.access_key_secret_env)
         check_identifier("access_key_id", self.access_key_id)
         if not 1 <= self.param_code_points_max <= 1000:
@@ -124,6 +131,8 @@ ANSWERS: dict[str, Answer] = {
 _MINUTE_S, _HOUR_S = 60.0, 3600.0
 _FIELDS = ("SignName", "TemplateCode", "TemplateParam", "SmsUpExtendCode")
 _NUMBERS = RowList("numbers", (Slot("token"),), b",", "f")
+#: Array of SendBatchSms -> the field of SendSms that is in it for each number.
+_ARRAYS = {"TemplateParamJson": "TemplateParam", "SignNameJson": "SignName", "SmsUpExtendCodeJson": "SmsUpExtendCode"}
 _SINGLE_NONCE: TemplateParts = (Slot("message_id"), b"-", Slot("now_unix_ms"))
 _MANY_NONCE: TemplateParts = (Slot("address"), b"-", Slot("now_unix_ms"))
 
@@ -137,9 +146,8 @@ class AliyunSms(BulkVendorBase):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        limit = FieldLimit("code_points", settings.param_code_points_max)
-        # No limit of the body is known; its parameters are bounded.
-        self._limits = Limits(1 << 20, limit, limit, counts_token=False)
+        self._limit = FieldLimit("code_points", settings.param_code_points_max)
+        self._rooms = TemplateRooms(settings.templates, lambda _: self._limit)
         self._host = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
         self._credential = f"{ACS3} Credential={settings.access_key_id},SignedHeaders={ACS3_SIGNED},Signature=".encode()
 
@@ -147,7 +155,9 @@ class AliyunSms(BulkVendorBase):
         return self.settings.host, self.settings.port
 
     def limits(self, variant: Variant) -> Limits:
-        return self._limits
+        """Of each parameter; none of the body is known."""
+        title, body, variables = self._rooms.of(variant)
+        return Limits(1 << 20, title or self._limit, body or self._limit, counts_token=False, variables=variables)
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
         raw = own_raw(variant, self.name)
@@ -172,14 +182,33 @@ class AliyunSms(BulkVendorBase):
         many: TemplateParts = (b"PhoneNumbers=", Slot("numbers"), b"&", *around)
         shared = BulkTemplate(
             (b"/",),
-            self._headers(_MANY_NONCE),
+            self._headers(ACTION, _MANY_NONCE),
             many,
             (_NUMBERS,),
             self.settings.rows_per_request_max,
-            signed=_signed(_MANY_NONCE, many),
+            signed=_signed(ACTION, _MANY_NONCE, many),
         )
-        signed = _signed(_SINGLE_NONCE, single)
-        return RequestTemplate((b"/",), self._headers(_SINGLE_NONCE), single, signed=signed, shared=shared)
+        signed, headers = _signed(ACTION, _SINGLE_NONCE, single), self._headers(ACTION, _SINGLE_NONCE)
+        distinct = self._batch(message)
+        return RequestTemplate((b"/",), headers, single, signed=signed, shared=shared, distinct=distinct)
+
+    def _batch(self, message: Tree) -> BulkTemplate | None:
+        """The request of many texts: arrays that run beside each other. Parameters first: they are what is counted."""
+        rows_max = self.settings.messages_per_request_max
+        if rows_max == 1:
+            return None
+        lists: list[RowList] = []
+        parts: list[bytes | Slot] = []
+        for name, key in _ARRAYS.items():
+            if message.get(key):
+                parts += [f"&{name}=%5B".encode(), Slot(name), b"%5D"]
+                lists.append(RowList(name, parse_template(msgspec.json.encode(message[key])), b",", "f"))
+        lists.append(RowList("numbers", (b'"', Slot("token"), b'"'), b",", "f"))
+        code = form_parts({"TemplateCode": form_value(message["TemplateCode"]), "OutId": slot_text("address|")})
+        body: TemplateParts = (b"PhoneNumberJson=%5B", Slot("numbers"), b"%5D&", *code, *parts)
+        headers = self._headers(BATCH_ACTION, _MANY_NONCE)
+        signed = _signed(BATCH_ACTION, _MANY_NONCE, body)
+        return BulkTemplate((b"/",), headers, body, tuple(lists), rows_max, signed=signed)
 
     def _message(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
         message: Tree = {"SignName": self.settings.sign_name}
@@ -194,10 +223,10 @@ class AliyunSms(BulkVendorBase):
             params[name] = value
         return message | {"TemplateCode": template.id, "TemplateParam": params}
 
-    def _headers(self, nonce: TemplateParts) -> tuple[tuple[bytes, TemplateParts], ...]:
+    def _headers(self, action: str, nonce: TemplateParts) -> tuple[tuple[bytes, TemplateParts], ...]:
         return (
             (b"content-type", (b"application/x-www-form-urlencoded",)),
-            (b"x-acs-action", (ACTION.encode(),)),
+            (b"x-acs-action", (action.encode(),)),
             (b"x-acs-version", (VERSION.encode(),)),
             (b"x-acs-date", (Slot("now_utc"),)),
             (b"x-acs-signature-nonce", nonce),
@@ -210,12 +239,12 @@ class AliyunSms(BulkVendorBase):
 
     def sign(self, text: bytes) -> bytes:
         """The body's hash, which is a header as well, and the signature: 64 hex digits each."""
-        secret, date, nonce, body = text.split(b"\n", 3)
+        action, secret, date, nonce, body = text.split(b"\n", 4)
         content = hashlib.sha256(body).hexdigest()
         signature = acs3_signature(
             secret,
             host=self._host,
-            action=ACTION,
+            action=action.decode(),
             version=VERSION,
             date=date.decode(),
             nonce=nonce.decode(),
@@ -254,8 +283,8 @@ def _flow_control(message: str) -> Answer:
     return THROTTLED_DEVICE._replace(retry_after_s=_MINUTE_S)
 
 
-def _signed(nonce: TemplateParts, body: TemplateParts) -> TemplateParts:
-    return (Slot("authorization"), b"\n", Slot("now_utc"), b"\n", *nonce, b"\n", *body)
+def _signed(action: str, nonce: TemplateParts, body: TemplateParts) -> TemplateParts:
+    return (f"{action}\n".encode(), Slot("authorization"), b"\n", Slot("now_utc"), b"\n", *nonce, b"\n", *body)
 
 
 def secret_place(settings: Settings) -> SecretPlace:

@@ -42,12 +42,15 @@ from vendors.codes import (
 )
 from vendors.connecting import ConnectingSettings
 from vendors.http_answer import by_status_class
+from vendors.neutral import check_at_most_one
 
 MESSAGE_BYTES_MAX = 262_144
 #: RFC 5321 section 4.5.3.1: 64 of the local part, 256 of a path with its brackets.
 ADDRESS_CHARACTERS_MAX = 254
 ADDRESS_FORM = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 PHASE = b"smtp-phase"
+#: With `+` and a message id the local part has 64 (RFC 5321 section 4.5.3.1.1).
+BOUNCE_LOCAL_CHARACTERS_MAX = 27
 
 
 class Settings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,7 +58,9 @@ class Settings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown_fie
 
     security: tls from the first byte (465), or starttls (587). sender: `Name <address>`; the address's domain stands in
     Message-ID. local_name: what we call ourselves (EHLO). rate_per_s: messages. connections_max: each sends one message
-    after the other.
+    after the other. bounce_address: where bounces go, with `+` and the message id behind its local part; empty: to the
+    sender. callback_secret: the end of the path that they are posted to (vendors/receipts/email.py); without one they
+    are not taken.
     """
 
     host: str
@@ -70,6 +75,9 @@ class Settings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown_fie
     rate_per_s: float = 50.0
     burst: int = 50
     connections_max: int = 4
+    bounce_address: str = ""
+    callback_secret_file: str = ""
+    callback_secret_env: str = ""
     subject_code_points_max: int = 200
     message_bytes_max: int = MESSAGE_BYTES_MAX
 
@@ -81,6 +89,14 @@ class Settings(ConnectingSettings, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("exactly one of password_file and password_env must be set")
         if not ADDRESS_FORM.fullmatch(parseaddr(self.sender)[1]) or not self.sender.isprintable():
             raise ValueError("sender is not an address, or a name with one in angle brackets")
+        check_at_most_one("callback_secret", self.callback_secret_file, self.callback_secret_env)
+        if self.bounce_address and (
+            not ADDRESS_FORM.fullmatch(self.bounce_address)
+            or len(self.bounce_address.partition("@")[0]) > BOUNCE_LOCAL_CHARACTERS_MAX
+        ):
+            raise ValueError(
+                f"bounce_address is not an address with at most {BOUNCE_LOCAL_CHARACTERS_MAX} characters before the @"
+            )
         if not self.host or not self.local_name.isascii() or " " in self.local_name:
             raise ValueError("host and local_name must be names")
         if not 0 < self.port < 65_536 or self.rate_per_s <= 0 or self.burst < 1 or self.connections_max < 1:
@@ -173,6 +189,9 @@ class Email:
             "subject": msgspec.Raw(b'"' + slot_text("title|lj") + b'"'),
             "text": text,
         }
+        if self.settings.bounce_address:
+            local, _, domain = self.settings.bounce_address.encode().partition(b"@")
+            fields["envelope"] = msgspec.Raw(b'"' + local + b"+" + slot_text("message_id") + b"@" + domain + b'"')
         patch = with_slots(raw, with_variables=with_variables)
         assert isinstance(patch, dict)
         merge_patch(fields, patch)

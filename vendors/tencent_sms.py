@@ -63,7 +63,7 @@ from vendors.neutral import (
     check_secret,
     own_raw,
 )
-from vendors.text_template import TextTemplate, parameter, template_of
+from vendors.text_template import TemplateRooms, TextTemplate, parameter, template_of
 
 VERSION, ACTION, SERVICE = "2021-01-11", "SendSms", "sms"
 CONTENT_TYPE = "application/json; charset=utf-8"
@@ -180,9 +180,8 @@ class TencentSms(BulkVendorBase):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        limit = FieldLimit("code_points", settings.param_code_points_max)
-        # No limit of the body is known; its parameters are bounded.
-        self._limits = Limits(1 << 20, limit, limit, counts_token=False)
+        self._limit = FieldLimit("code_points", settings.param_code_points_max)
+        self._rooms = TemplateRooms(settings.templates, lambda _: self._limit)
         self._host = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
         # The whole header is the signature's: the date in its scope changes with the day.
         self._headers: tuple[tuple[bytes, TemplateParts], ...] = (
@@ -198,7 +197,9 @@ class TencentSms(BulkVendorBase):
         return self.settings.host, self.settings.port
 
     def limits(self, variant: Variant) -> Limits:
-        return self._limits
+        """Of each parameter; none of the body is known."""
+        title, body, variables = self._rooms.of(variant)
+        return Limits(1 << 20, title or self._limit, body or self._limit, counts_token=False, variables=variables)
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
         raw = own_raw(variant, self.name, _RAW_REFUSED)

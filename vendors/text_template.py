@@ -7,14 +7,15 @@ title and body of a message become parameters. A parameter is a text of the conf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
 from gateway.columns import json_escape
 from gateway.content import Variant, template_parts
 from gateway.template_values import scalar_text
-from gateway.vendor import Refusal, slot_text
+from gateway.vendor import FieldLimit, Refusal, slot_text
 
 #: The template of categories that have none of their own.
 DEFAULT = "default"
@@ -58,6 +59,72 @@ def parameter(text: str, variant: Variant, *, with_variables: bool, steps: str =
             return Refusal("vars", f"the row has no variable {part}, which the template asks for")
     out += b'"'
     return msgspec.Raw(bytes(out))
+
+
+class Rooms(NamedTuple):
+    """What a template leaves for what differs per row. title, body: None where it has no place for them, or no
+    limit."""
+
+    title: FieldLimit | None
+    body: FieldLimit | None
+    variables: tuple[tuple[str, FieldLimit], ...]
+
+
+class TemplateRooms:
+    """The rooms of each template. limit_of: of a parameter, by its name. Those that no message's data changes are known
+    from the beginning, since limits are asked for with every burst."""
+
+    def __init__(self, templates: Mapping[str, TextTemplate], limit_of: Callable[[str], FieldLimit | None]) -> None:
+        self._templates = templates
+        self._limit_of = limit_of
+        self._known = {
+            name: _rooms(template, {}, limit_of)
+            for name, template in templates.items()
+            if not any(_DATA in text for text in template.params.values())
+        }
+
+    def of(self, variant: Variant) -> Rooms:
+        """The room of each text and variable in the parameters it stands in: what the constant text leaves; several in
+        one parameter share it evenly."""
+        name = variant.category if variant.category in self._templates else DEFAULT
+        known = self._known.get(name)
+        if known is not None:
+            return known
+        return _rooms(template_of(self._templates, variant.category), variant.data or {}, self._limit_of)
+
+
+def _rooms(
+    template: TextTemplate | None, data: Mapping[str, object], limit_of: Callable[[str], FieldLimit | None]
+) -> Rooms:
+    found: dict[str, FieldLimit] = {}
+    for name, text in template.params.items() if template is not None else ():
+        limit = limit_of(name)
+        if limit is None:
+            continue
+        constant, slots = _parts_of(text, data)
+        each = max(0, limit.max - constant) // max(1, len(slots))
+        for slot in slots:
+            known = found.get(slot)
+            if known is None or each < known.max:
+                found[slot] = limit._replace(max=each, has_mark=limit.has_mark and (known is None or known.has_mark))
+    title, body = found.pop("title", None), found.pop("body", None)
+    return Rooms(title, body, tuple(sorted(found.items())))
+
+
+def _parts_of(text: str, data: Mapping[str, object]) -> tuple[int, list[str]]:
+    """Code points that are the same in all rows, and the names of what is not: title, body and variables."""
+    constant, slots = 0, list[str]()
+    for index, part in enumerate(template_parts(text)):
+        if not index % 2:
+            constant += len(part)
+        elif not part.startswith(_DATA):
+            slots.append(part)
+        else:
+            value = data.get(part.removeprefix(_DATA), "")
+            pieces = template_parts(value) if isinstance(value, str) else [str(value)]
+            constant += sum(map(len, pieces[::2]))
+            slots += pieces[1::2]
+    return constant, slots
 
 
 def uses(template: TextTemplate, text: str) -> list[str]:

@@ -5,16 +5,16 @@ parts of it from memory, as the sheet marks.
 
 One openid per request; the access token stands in the query. A message is an approved template with typed values
 (vendors/text_template.py): keys are type and number (`thing1`, `time3`), and each type has its own form. Title and body
-are cut to the types they stand in and lose their line breaks; other values that do not fit are refused before WeChat
-sees them, but for variables, which WeChat judges (47003). `raw.wechat` is a JSON Merge Patch (RFC 7396) over the
+are cut to the types they stand in and lose their line breaks, and so are variables, whose form WeChat judges (47003);
+other values that do not fit are refused before WeChat sees them. `raw.wechat` is a JSON Merge Patch (RFC 7396) over the
 request.
 
 A click opens a page of the mini program: `intent` names it, `url` goes to `web_view_page` with the URL as its
 parameter, `app` and none to `page`. The message id stands in the page's query.
 
-Consent is the quota: one acceptance by the user is one message. WeChat counts it; 43101 says that none is left, which
-ends the row and keeps the openid. A repeated message would cost a second acceptance, so rows without an answer end
-uncertain.
+Consent is the quota: one acceptance by the user is one message. WeChat counts it, and so does the gateway where it is
+told of acceptances (actors/consents.py); 43101 says that none is left, which ends the row and keeps the openid. A
+repeated message would cost a second acceptance, so rows without an answer end uncertain.
 
 Doubts, each with a safe default: calls per minute (`rate_per_s`, 500); the exact forms of types (a value that passes
 ours may still get 47003).
@@ -60,9 +60,11 @@ from vendors.codes import (
 from vendors.http_answer import code_of, decode_object
 from vendors.links import link, query_value
 from vendors.neutral import BulkSettings, BulkVendorBase, check_at_most_one, check_identifier, check_secret, own_raw
-from vendors.text_template import TextTemplate, constant_text, parameter, template_of
+from vendors.text_template import TemplateRooms, TextTemplate, constant_text, parameter, template_of
 
 PAGE_CHARACTERS_MAX = 1024
+#: Stands for whatever mark is configured: types that do not take this one take none.
+MARK = "…"
 OPENID_FORM = re.compile(r"[A-Za-z0-9_-]{28}")
 KEY_FORM = re.compile(r"([a-z_]+?)[0-9]{1,2}")
 _PAGE_FORM = re.compile(r"[A-Za-z0-9_/-]+(\?[!-~]*)?")
@@ -106,6 +108,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     own; empty: nothing. web_view_page: a page that shows the URL in its parameter `url`. callback_secret: the token of
     the console's message push, and on a second line its EncodingAESKey where messages are encrypted; without one events
     are not taken. rate_per_s: messages.
+    consents: strict: a row without a reported consent is refused here; trust: WeChat decides. permanent_templates: ids
+    of those that need one acceptance for ever.
     """
 
     appid: str
@@ -116,6 +120,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     web_view_page: str = ""
     miniprogram_state: Literal["developer", "trial", "formal"] = "formal"
     lang: Literal["zh_CN", "en_US", "zh_HK", "zh_TW"] = "zh_CN"
+    consents: Literal["trust", "strict"] = "trust"
+    permanent_templates: list[str] = msgspec.field(default_factory=list)
     token_uri: str = ""
     callback_secret_file: str = ""
     callback_secret_env: str = ""
@@ -189,29 +195,23 @@ class Wechat(BulkVendorBase):
 
     name: ClassVar[str] = "wechat"
     may_repeat: ClassVar[bool] = False
+    no_consent: ClassVar[str] = NO_CONSENT
     #: Reports name it as MsgID.
     request_id_keys: ClassVar[tuple[str, ...]] = ("msgid",)
     keeps_own_ids: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._rooms = TemplateRooms(settings.templates, _limit_of)
 
     def authority(self) -> tuple[str, int]:
         return self.settings.host, self.settings.port
 
     def limits(self, variant: Variant) -> Limits:
-        """Title and body have the room that is left in the values they stand in."""
-        template = template_of(self.settings.templates, variant.category)
-        rooms: dict[str, int] = {}
-        for key, text in template.params.items() if template is not None else ():
-            found, parts = KEY_FORM.fullmatch(key), template_parts(text)
-            most = TYPES[found[1]].code_points_max if found else 0
-            for part in parts[1::2]:
-                if most and part in ("title", "body"):
-                    rooms[part] = min(rooms.get(part, most), most - _constant_length(parts))
-        title, body = (FieldLimit("code_points", rooms[name]) if name in rooms else None for name in ("title", "body"))
+        """Title, body and variables have the room that is left in the values they stand in."""
+        title, body, variables = self._rooms.of(variant)
         # No limit of the body is known; its values are bounded.
-        return Limits(1 << 16, title, body, counts_token=False)
+        return Limits(1 << 16, title, body, counts_token=False, variables=variables)
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
         raw = own_raw(variant, self.name, ("touser",))
@@ -228,6 +228,14 @@ class Wechat(BulkVendorBase):
             return Refusal("category", text)
         body = parse_template(msgspec.json.encode({"touser": slot_json("token"), **message}))
         return RequestTemplate(_PATH, _HEADERS, body)
+
+    def consent_of(self, variant: Variant) -> str:
+        """The template whose consent a message of this content uses; "" for none, or one that needs none each."""
+        template = template_of(self.settings.templates, variant.category)
+        raw = own_raw(variant, self.name, ())
+        own = None if isinstance(raw, Refusal) else raw.get("template_id")
+        name = own if isinstance(own, str) and own else "" if template is None else template.id
+        return "" if name in self.settings.permanent_templates else name
 
     def _message(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
         settings = self.settings
@@ -284,6 +292,15 @@ class Wechat(BulkVendorBase):
 
 
 _TOO_LONG = Refusal("click", f"page is over {PAGE_CHARACTERS_MAX} characters (wechat)")
+
+
+def _limit_of(key: str) -> FieldLimit | None:
+    found = KEY_FORM.fullmatch(key)
+    kind = TYPES[found[1]] if found else None
+    if kind is None or not kind.code_points_max:
+        return None
+    # Letters, digits and phrases take no mark.
+    return FieldLimit("code_points", kind.code_points_max, has_mark=kind.form.fullmatch(MARK) is not None)
 
 
 def _misfit(key: str, value: str | msgspec.Raw) -> Refusal | None:

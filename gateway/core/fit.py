@@ -93,7 +93,12 @@ def _shorten(title: str, body: str, left: int, room: Room, mark: str, was_cut: b
 
 
 def _cut_field(text: str, limit: FieldLimit | None, mark: str) -> tuple[str, bool]:
-    return (text, False) if limit is None else cut(text, limit.max, limit.unit, mark)
+    return (text, False) if limit is None else cut(text, limit.max, limit.unit, mark if limit.has_mark else "")
+
+
+def too_long(field: str, length: int, limit: FieldLimit, channel: str) -> TooLong:
+    """What a text of that length is told."""
+    return TooLong(field, f"{field} is {length} {_UNITS_READ_AS[limit.unit]}, limit {limit.max} ({channel})")
 
 
 def _check_field(field: str, text: str, limit: FieldLimit | None, channel: str) -> TooLong | None:
@@ -102,4 +107,4 @@ def _check_field(field: str, text: str, limit: FieldLimit | None, channel: str) 
     length = measure(text, limit.unit)
     if length <= limit.max:
         return None
-    return TooLong(field, f"{field} is {length} {_UNITS_READ_AS[limit.unit]}, limit {limit.max} ({channel})")
+    return too_long(field, length, limit, channel)

@@ -29,9 +29,9 @@ from gateway.columns import (
 from gateway.content import Variant
 from gateway.core.compiled import ROW_SLOTS, Compiled, CompiledBulk, base_name
 from gateway.core.cut_columns import cut_rows, shorten_rows
-from gateway.core.fit import TooLong
+from gateway.core.fit import TooLong, too_long
 from gateway.core.render_bulk import add_distinct, lone_rows
-from gateway.core.rendered import Group, pieces_of
+from gateway.core.rendered import Group, TextCut, pieces_of
 from gateway.core.truncate import cut, measure_rows
 from gateway.escapes import column_of, escape, escape_column
 from gateway.ledger import Reason
@@ -68,6 +68,14 @@ class Contents(Protocol):
         """Title and body of one row."""
         ...
 
+    def variable(self, name: str) -> TextColumn:
+        """The values of a variable of the batch."""
+        ...
+
+    def put(self, name: str, column: TextColumn) -> None:
+        """Slots of the variable have these values instead; texts have not."""
+        ...
+
 
 #: Made anew for a part of the rows.
 ContentsOf: TypeAlias = Callable[[Group], Contents]
@@ -89,6 +97,10 @@ def render_columns(group: Group, contents_of: ContentsOf, template: Compiled) ->
         _render_others(group, contents_of, template, blank)
         return
     truncated = np.zeros(n, np.bool_)
+    refused = _fit_variables(group, contents, template, bulk, truncated)
+    if refused:
+        _render_others(group, contents_of, template, refused)
+        return
     over = _fit_fields(group, variant, texts, truncated)
     slots = _slots(group, contents, template, bulk)
     slots["title"], slots["body"] = _escaped(texts.title, "j"), _escaped(texts.body, "j")
@@ -187,9 +199,43 @@ def _fit_fields(group: Group, variant: Variant, texts: _Texts, truncated: Bool) 
     return over
 
 
+def _fit_variables(
+    group: Group, contents: Contents, template: Compiled, bulk: CompiledBulk | None, truncated: Bool
+) -> list[int]:
+    """What rows put into fields by themselves is cut to the fields' limits; where it may not be, those rows are
+    refused. Returns their indexes."""
+    burst, mark = group.burst, group.rule.mark
+    used = {
+        base_name(name) for name in ([name for name, _ in template.body_slots] if bulk is None else bulk.list_slots)
+    }
+    refused: set[int] = set()
+    for name, limit in burst.source.limits(contents.variant).variables:
+        slot = f"var:{name}"
+        if slot not in used or not burst.has_variable(slot):
+            continue
+        column = contents.variable(slot)
+        if int(column.lengths().max(initial=0)) <= limit.max:
+            continue
+        if group.rule.may_cut:
+            shorter, rows = cut_rows(column, limit.max, limit.unit, mark if limit.has_mark else "")
+            truncated[rows] = True
+            contents.put(slot, shorter)
+            if group.out.cuts is not None:
+                pairs = [(column.row(row).decode(), shorter.row(row).decode()) for row in rows.tolist()]
+                group.out.cuts.extend(TextCut(f"vars.{name}", len(was), len(now)) for was, now in pairs)
+            continue
+        lengths = measure_rows(column, limit.unit)
+        for index in np.flatnonzero(lengths > limit.max).tolist():
+            if index not in refused:
+                why = too_long(f"vars.{name}", int(lengths[index]), limit, burst.source.name)
+                group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, why)
+                refused.add(index)
+    return sorted(refused)
+
+
 def _fit_field(group: Group, text: Pieces, limit: FieldLimit, truncated: Bool, over: Bool) -> Pieces:
     """The text within the limit, as one column where that had to be looked at. truncated, over: as above, marked."""
-    n, mark = len(truncated), group.rule.mark
+    n, mark = len(truncated), group.rule.mark if limit.has_mark else ""
     if all(isinstance(piece, bytes) for piece in text):
         raw = b"".join([piece for piece in text if isinstance(piece, bytes)])
         shorter = cut(raw.decode(), limit.max, limit.unit, mark)

@@ -17,11 +17,12 @@ from gateway.columns import Piece, Pieces, TextColumn, join, json_escape
 from gateway.content import Variant
 from gateway.core.burst import fields_of
 from gateway.core.compiled import Compiled, CompiledBulk, base_name
-from gateway.core.fit import Fitted, TooLong
+from gateway.core.fit import Fitted, TooLong, too_long
 from gateway.core.render_bulk import add_rendered, lone_rows
 from gateway.core.render_columns import render_columns
 from gateway.core.render_template import VariableContents
-from gateway.core.rendered import Group
+from gateway.core.rendered import Group, TextCut
+from gateway.core.truncate import cut, measure
 from gateway.escapes import escape
 from gateway.ledger import Reason
 from gateway.vendor import Limits, Refusal, TemplateParts, slot_text
@@ -178,6 +179,10 @@ def _render_few(group: Group, known: Mapping[int, Compiled | Refusal], render_un
             _need_rows(rows, group, template, way.bulk)
         bulk = way.bulk
         values = _body_values(group, variant, way.names, rows, index)
+        was_cut = has_variables and _fit_variables(group, variant, values, index)
+        if isinstance(was_cut, TooLong):
+            refusals.setdefault((Reason.CONTENT_TOO_LONG, was_cut.field, was_cut.text), []).append(index)
+            continue
         title, body = variant.title, variant.body
         if has_variables:
             position = int(group.positions[index])
@@ -200,7 +205,7 @@ def _render_few(group: Group, known: Mapping[int, Compiled | Refusal], render_un
         if bucket is None:
             bucket = shapes[shape] = _bucket_of(buckets, template, variant, bulk)
         bucket.indexes.append(index)
-        bucket.truncated.append(fitted.was_cut)
+        bucket.truncated.append(fitted.was_cut or was_cut)
         if template.signed and bulk is None:
             bucket.signed.append(_filled(template.signed, values))
             values["signature"] = _SIGNATURE
@@ -263,6 +268,30 @@ def _body_values(
         else:
             values[name] = burst.constant(name, variant, in_json=True)
     return values
+
+
+def _fit_variables(group: Group, variant: Variant, values: dict[str, bytes], index: int) -> bool | TooLong:
+    """Whether what the row puts into fields by itself had to be cut, in values; or why it may not be."""
+    burst, was_cut = group.burst, False
+    limits = dict(burst.source.limits(variant).variables)
+    if not limits:
+        return False
+    for name in [name for name in values if burst.has_variable(name)]:
+        base, bar, chain = name.partition("|")
+        limit = limits.get(base[4:])
+        if limit is None:
+            continue
+        row = int(burst.rows[int(group.positions[index])])
+        text = burst.batch.variables[base[4:]].row(row).decode()
+        shorter = cut(text, limit.max, limit.unit, group.rule.mark if limit.has_mark else "")
+        if not shorter.was_cut:
+            continue
+        if not group.rule.may_cut:
+            return too_long(f"vars.{base[4:]}", measure(text, limit.unit), limit, burst.source.name)
+        if group.out.cuts is not None:
+            group.out.cuts.append(TextCut(f"vars.{base[4:]}", len(text), len(shorter.text)))
+        values[name], was_cut = escape(shorter.text.encode(), chain if bar else "j"), True
+    return was_cut
 
 
 def _bucket_of(

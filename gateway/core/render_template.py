@@ -23,6 +23,8 @@ class VariableContents:
         self._burst = group.burst
         self._positions = group.positions
         self._columns: dict[str, TextColumn] = {}
+        #: Values of slots that were cut; texts have them whole.
+        self._cut: dict[str, TextColumn] = {}
 
     def texts(self) -> tuple[Pieces, Pieces]:
         return self._text(self.variant.title), self._text(self.variant.body)
@@ -31,7 +33,7 @@ class VariableContents:
         base, bar, chain = name.partition("|")
         if not self._burst.has_variable(base):
             return (self._burst.constant(name, self.variant, in_json=True),)
-        return (escape_column(self._column(base), chain if bar else "j"),)
+        return (escape_column(self._cut.get(base) or self.variable(base), chain if bar else "j"),)
 
     def header(self, name: str) -> Pieces:
         return (self._burst.constant(name, self.variant, in_json=False),)
@@ -41,7 +43,10 @@ class VariableContents:
         burst, variant = self._burst, self.variant
         return burst.text_of_row(variant.title, position), burst.text_of_row(variant.body, position)
 
-    def _column(self, name: str) -> TextColumn:
+    def put(self, name: str, column: TextColumn) -> None:
+        self._cut[name] = column
+
+    def variable(self, name: str) -> TextColumn:
         if name not in self._columns:
             self._columns[name] = self._burst.variable(name, self._positions)
         return self._columns[name]
@@ -52,7 +57,7 @@ class VariableContents:
             [
                 part.encode()
                 if not index % 2
-                else self._column(f"var:{part}")
+                else self.variable(f"var:{part}")
                 if self._burst.has_variable(f"var:{part}")
                 else b"{{" + part.encode() + b"}}"
                 for index, part in enumerate(template_parts(text))

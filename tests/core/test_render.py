@@ -186,15 +186,19 @@ def plain_length(text: str, unit: str) -> int:
     return len(text) if unit == "code_points" else len(text.encode())
 
 
-def plain_shorter(text: str, fits: Callable[[str], bool]) -> tuple[str, bool]:
+def plain_shorter(text: str, fits: Callable[[str], bool], mark: str = MARK) -> tuple[str, bool]:
     if fits(text):
         return text, False
     graphemes = regex.findall(r"\X", text)
     while graphemes:
         graphemes.pop()
-        if fits("".join(graphemes) + MARK):
-            return "".join(graphemes) + MARK, True
+        if fits("".join(graphemes) + mark):
+            return "".join(graphemes) + mark, True
     return "", True
+
+
+def mark_of(limit: FieldLimit | None) -> str:
+    return MARK if limit is None or limit.has_mark else ""
 
 
 def says_nothing(row: Row, limits: Limits) -> bool:
@@ -220,8 +224,8 @@ def twin(
     if not may_cut:
         good = within(limits.title)(title) and within(limits.body)(body) and fits(title, body)
         return (tree(row, title, body), False) if good else None
-    title, title_cut = plain_shorter(title, within(limits.title))
-    body, body_cut = plain_shorter(body, within(limits.body))
+    title, title_cut = plain_shorter(title, within(limits.title), mark_of(limits.title))
+    body, body_cut = plain_shorter(body, within(limits.body), mark_of(limits.body))
     was_cut = title_cut or body_cut
     if not fits(title, body):
         was_cut = True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
@@ -18,6 +20,8 @@ from gateway.cli.demo.channels import vendor_tables
 from gateway.client.requests import DeviceState
 from gateway.content import Variant
 from gateway.errors import CloseReason
+from gateway.ledger import Flag
+from gateway.message_id import to_text
 from gateway.net.smtp import SessionFailed, SessionLost, SmtpPlace, SmtpSession
 from gateway.net.tls import client_context
 from gateway.wire.smtp.message import Mail, compose
@@ -127,3 +131,44 @@ def test_a_session_that_does_not_come_about_says_why(
         session(ready, **changes)
     assert caught.value.reason is reason
     assert "wrong" not in str(caught.value)
+
+
+async def test_a_bounce_buries_the_address_of_its_row(
+    ready: dict[str, Any], folder: Path, open_gateway: Callable[..., Any]
+) -> None:
+    """The return path is what the server was told; the bounce is posted as a mail server's pipe does."""
+    secret = folder / "bounces.secret"
+    secret.write_text("a-secret-of-the-path")
+    bounces = {"bounce_address": "bounce@sim.example.com", "callback_secret_file": str(secret)}
+    tables = vendor_tables(ready)
+    tables["email"] |= bounces
+    ids, addresses = [os.urandom(16), os.urandom(16)], ["hard@x.example", "soft@x.example"]
+    listeners = {"listeners": [{"address": "tcp://127.0.0.1:0"}]}
+    async with open_gateway(None, vendors=tables, receipts=listeners, unregister_guard={"rows_min": 100}) as gateway:
+        pairs = zip(ids, addresses, strict=True)
+        states = [DeviceState(device_id=one, channel="email", token=address) for one, address in pairs]
+        await gateway.client.register_devices(states)
+        answer = await gateway.client.submit(Variant("t", "b", strategy=2), ids)
+        assert (await gateway.until_final(answer.task_id)).states == {"vendor_accepted": 2}
+        page = next(iter(gateway.worker.home.pages()))
+        rows = {one.tobytes(): row for row, one in enumerate(page.batch.device_ids)}
+        for one, address, status in zip(ids, addresses, ("5.1.1", "4.4.7"), strict=True):
+            named = to_text(page.batch.message_ids[rows[one]].tobytes())
+            body = (
+                f"From: MAILER-DAEMON\r\nTo: bounce+{named}@sim.example.com\r\nMIME-Version: 1.0\r\n"
+                'Content-Type: multipart/report; report-type=delivery-status; boundary="b"\r\n\r\n'
+                "--b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; x\r\n\r\n"
+                f"Final-Recipient: rfc822; {address}\r\nAction: failed\r\nStatus: {status}\r\n\r\n--b--\r\n"
+            )
+            url = f"http://{gateway.ready['receipts'][0].removeprefix('tcp://')}/v1/receipts/shop/email"
+            async with httpx.AsyncClient() as client:
+                assert (await client.post(url, content=body)).status_code == 404
+                assert (await client.post(f"{url}/a-secret-of-the-path", content=body)).status_code == 200
+        devices = gateway.worker.devices
+        tokens = [True, True]
+        with trio.move_on_after(30):
+            while tokens != [False, True]:
+                await trio.sleep(0.02)
+                tokens = [bool(devices.device(devices.find_one(one, 0)).token) for one in ids]
+        assert tokens == [False, True]
+        assert [bool(page.flags[rows[one]] & Flag.UNDELIVERED) for one in ids] == [True, True]

@@ -162,3 +162,32 @@ def test_flow_control_says_how_long(message: str, verdict: Verdict, wait_s: floa
 def test_of_a_list_nobody_is_buried() -> None:
     told = VENDOR.judge(200, {}, b'{"Code":"isv.MOBILE_NUMBER_ILLEGAL"}', is_distinct=False)
     assert (told.rest.verdict, told.rest.name) == (Verdict.REJECTED, "isv_MOBILE_NUMBER_ILLEGAL")
+
+
+def test_texts_that_differ_go_a_hundred_at_once_where_that_is_asked_for(render: Callable[..., Any]) -> None:
+    own = AliyunSms(msgspec.structs.replace(SETTINGS, messages_per_request_max=100))
+    numbers = [f"1530000{number:04d}" for number in range(150)]
+    names = [f'王"{number}&' for number in range(150)]
+    made = render(own, Variant("t", "{{x}}"), numbers, variables={"x": names}, authorization=b"testSecret")
+    assert [len(request.rows) for request in made.requests] == [75, 75]
+    found: list[tuple[str, str, str]] = []
+    for request in made.requests:
+        assert request.headers["x-acs-action"] == "SendBatchSms"
+        check_signature(request, "testSecret")
+        fields = form(request.body)
+        assert fields["TemplateCode"] == "SMS_71390007"
+        assert len(fields["OutId"]) == 46
+        arrays = [json.loads(fields[name]) for name in ("PhoneNumberJson", "SignNameJson", "TemplateParamJson")]
+        found += [(number, sign, params["customer"]) for number, sign, params in zip(*arrays, strict=True)]
+    assert found == [(number, SETTINGS.sign_name, name) for number, name in zip(numbers, names, strict=True)]
+    # One text for all of them still goes by SendSms where that takes many; alone a row goes singly.
+    shared = AliyunSms(msgspec.structs.replace(own.settings, rows_per_request_max=1000))
+    (request,) = render(shared, Variant("t", "b"), numbers).requests
+    assert (request.headers["x-acs-action"], len(form(request.body)["PhoneNumbers"].split(","))) == ("SendSms", 150)
+    (request,) = render(own, Variant("t", "{{x}}"), numbers[:1], variables={"x": ["a"]}).requests
+    assert request.headers["x-acs-action"] == "SendSms"
+    # One answer for all of them: it names nobody.
+    body = b'{"Code":"isv.MOBILE_NUMBER_ILLEGAL","Message":"x"}'
+    assert own.judge(400, {}, body, is_distinct=True).rest.verdict is Verdict.REJECTED
+    with pytest.raises(ValueError, match="messages_per_request_max"):
+        AliyunSms(Settings(access_key_id="i", access_key_secret_file="s", messages_per_request_max=101))

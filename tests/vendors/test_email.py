@@ -158,3 +158,18 @@ def test_arbitrary_replies_never_raise_and_bury_nobody_without_a_code(code: int,
         assert text.lstrip().startswith(b"5.1.")
     if answer.verdict is Verdict.ACCEPTED:
         assert (code, text) == (200, b"")
+
+
+def test_bounces_go_to_an_address_that_names_the_message(render: Callable[..., Any]) -> None:
+    own = Email(msgspec.structs.replace(SETTINGS, bounce_address="bounce@push.example"))
+    for variant in (Variant("t", "b"), Variant("t", "b", raw={"email": msgspec.Raw(b'{"html":"<b>x</b>"}')})):
+        (request,) = render(own, variant, [ADDRESS]).requests
+        mail = compose(request.body)
+        named = json.loads(request.body)["message_id"].partition("@")[0]
+        assert mail.sender == f"bounce+{named}@push.example"
+        assert len(mail.sender.partition("@")[0]) <= 64
+        assert b"no-reply@shop.example" in mail.message
+    assert compose(render(VENDOR, Variant("t", "b"), [ADDRESS]).requests[0].body).sender == "no-reply@shop.example"
+    for wrong in ("bounce", "b" * 28 + "@push.example", 'a"b@push.example'):
+        with pytest.raises(ValueError, match="bounce_address"):
+            Settings(**{**msgspec.structs.asdict(SETTINGS), "bounce_address": wrong})

@@ -22,6 +22,7 @@ from vendors.receipts import (
     READERS,
     aliyun_sms,
     dingtalk,
+    email,
     harmony,
     honor,
     huawei,
@@ -47,6 +48,7 @@ MODULES = {
     "aliyun_sms": aliyun_sms,
     "tencent_sms": tencent_sms,
     "wechat": wechat,
+    "email": email,
 }
 NOW_UNIX_S = 1_763_700_001.5
 

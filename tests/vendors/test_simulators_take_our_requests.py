@@ -98,6 +98,7 @@ VENDORS: dict[str, list[Any]] = {
     "aliyun_sms": [
         aliyun_sms.AliyunSms(_ALIYUN),
         aliyun_sms.AliyunSms(msgspec.structs.replace(_ALIYUN, rows_per_request_max=1000)),
+        aliyun_sms.AliyunSms(msgspec.structs.replace(_ALIYUN, messages_per_request_max=100)),
     ],
     "tencent_sms": [tencent_sms.TencentSms(_TENCENT)],
     "wechat": [wechat.Wechat(_WECHAT)],

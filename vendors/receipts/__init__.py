@@ -17,6 +17,7 @@ from vendors.auth.credential import SecretPlace
 from vendors.receipts import (
     aliyun_sms,
     dingtalk,
+    email,
     harmony,
     honor,
     huawei,
@@ -57,6 +58,7 @@ READERS: dict[str, ReaderEntry] = {
     "ups": ReaderEntry(webhook.secret_place, webhook.Reader),
     "aliyun_sms": ReaderEntry(aliyun_sms.secret_place, aliyun_sms.Reader),
     "tencent_sms": ReaderEntry(tencent_sms.secret_place, tencent_sms.Reader, names_own_ids=True, is_in_path=True),
+    "email": ReaderEntry(email.secret_place, email.Reader, is_in_path=True),
     "wechat": ReaderEntry(wechat.secret_place, wechat.Reader, names_own_ids=True),
 }
 #: Vendor name -> what asks it later what became of messages: of settings.

@@ -26,7 +26,7 @@ import msgspec
 class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One message. sender: `Name <address>`. message_id: with its domain, without brackets. unix_s: for Date.
 
-    headers: others that the caller wants (Reply-To, List-Unsubscribe).
+    headers: others that the caller wants (Reply-To, List-Unsubscribe). envelope: where bounces go; the sender without.
     """
 
     sender: str
@@ -37,6 +37,7 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
     html: str = ""
     headers: dict[str, str] = {}
+    envelope: str = ""
 
 
 class Mail(NamedTuple):
@@ -119,7 +120,7 @@ def _laid_out(fields: Fields) -> Mail:
             ),
         ]
     )
-    return Mail(envelope, fields.to, message)
+    return Mail(fields.envelope or envelope, fields.to, message)
 
 
 @lru_cache(maxsize=256)
@@ -156,6 +157,6 @@ def _built(fields: Fields) -> Mail:
         if fields.html:
             message.add_alternative(fields.html, subtype="html", cte="base64")
         data = b"Subject: " + _encoded(fields.subject) + b"\r\n" + message.as_bytes()
-        return Mail(parseaddr(fields.sender)[1], fields.to, data)
+        return Mail(fields.envelope or parseaddr(fields.sender)[1], fields.to, data)
     except (MessageError, *_LIBRARY_ERRORS) as error:
         raise ValueError(f"an e-mail cannot be made of these fields: {type(error).__name__}") from error

@@ -186,6 +186,10 @@ class CoreBench:
             rows = sum(job.submit.n for job in measured)
             assert feed.answers - answered == len(measured), "a submit was not answered"
             states = sum(page.counts for page in list(worker.home.pages())[-len(measured) - 1 :])
+            acked = self._edge.rows - edge_rows
+            assert acked > rows * ONLINE_SHARE / 2, (
+                f"the long link took {acked} of {rows} rows: the counter is not in use"
+            )
             nursery.cancel_scope.cancel()
         worker.close()
         cpu_s = spent.ru_utime + spent.ru_stime - usage.ru_utime - usage.ru_stime

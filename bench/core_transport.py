@@ -12,7 +12,7 @@ import numpy as np
 import trio
 
 from gateway.actors.long_link import LongLink
-from gateway.columns import U8, U16
+from gateway.columns import I32, U8, U16, fixed_rows
 from gateway.core.devices import DeviceTable
 from gateway.ledger import Channel
 from gateway.net.edge_table import FLAG_QOS_1, FLAG_SUBSCRIBED
@@ -151,9 +151,14 @@ class CountingEdge:
         for fd, row in enumerate(devices.find(ids[online], 0).tolist()):
             devices.set_online(row, fd, 1, 0)
         long_link.edge.write_rows = self.write_rows  # type: ignore[method-assign]
+        long_link.edge.calls.write = self.write  # type: ignore[method-assign]
 
     def start_sampling(self) -> None:
         self._is_sampling = True
+
+    def write(self, fds: I32, packets: U8 | list[bytes], now: float) -> list[int]:
+        """Takes the place of the calls for rows of distinct devices."""
+        return self.write_rows(fds.tolist(), packets if isinstance(packets, list) else fixed_rows(packets), now)
 
     def write_rows(self, fds: Sequence[int], packets: Sequence[bytes | memoryview], now: float) -> list[int]:
         """Takes the place of one write(2) per device. Where the packet id stands follows from the topic's length."""

@@ -1,12 +1,12 @@
 """The long link with several workers: what they cost together, a crowd of devices, and a worker that dies.
 
 Further lines of `bench longlink`, with the same generator. Sources are 127.0.0.2 and up, one for each generator.
+For development: `--set rounds=N` for two_workers and storm, `--set devices=N` for the crowd.
 
     two_workers  CPU per million deliveries of two workers over that of one, rounds of two gateways alternating; how
                  evenly the two share it; the wall-clock ratio. Submits go over 16 RPC connections, so both are homes
-    crowd        180,000 connections (`--set devices=N`: fewer) on twelve workers, 5 % of them reconnecting per minute,
-                 2,000 pushes per second to devices drawn at random: latency from before the submit to the generator,
-                 and rows lost
+    crowd        180,000 connections on twelve workers, 5 % of them reconnecting per minute, 2,000 pushes per second to
+                 devices drawn at random: latency from before the submit to the generator, and rows lost
     storm        one of two workers is killed; how long until all its devices are back, which come within five seconds,
                  as phones do that draw their wait; and what the vendor lanes of the others feel of it: p99 from the
                  intended submit to the verdict as its sender sees it, over that of the window without the storm
@@ -41,6 +41,7 @@ _PROGRESS_TICKS = 200
 
 def two_workers(folder: Path, options: Options) -> Line:
     n, rounds, pushes = (200, 2, 2) if options.smoke else (5_000, 9, 10)
+    rounds = int(options.extra.get("rounds", rounds))
     progress(f"longlink two_workers: {rounds} rounds of {pushes} messages to each of {n:,} devices ...")
     rates: dict[int, list[float]] = {1: [], 2: []}
     cpu: dict[int, list[float]] = {1: [], 2: []}
@@ -175,6 +176,7 @@ def _final(gateway: Gateway, tasks: list[bytes], rows: int) -> dict[str, int]:
 
 def storm(folder: Path, options: Options) -> Line:
     n, rounds, seconds = (400, 1, 3.0) if options.smoke else (10_000, 5, 12.0)
+    rounds = int(options.extra.get("rounds", rounds))
     progress(f"longlink storm: {rounds} rounds, one of two workers with {n:,} devices is killed ...")
     back_s, with_ms, without_ms = [], [], []
     with Children(folder) as children, simulators(folder / "apns", apns={}) as ready:

@@ -35,6 +35,7 @@ from gateway.actors.supervisor import supervise
 from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import OnEvents, VendorConnection
 from gateway.api.health import HealthServer
+from gateway.app_consents import build_consents, consent_actors
 from gateway.app_devices import (
     BansWatch,
     OnlineGauges,
@@ -144,7 +145,7 @@ class Worker:
         self._stopping = trio.Event()
         self._spread_s = 0.0
         self.doors = Doors(siblings)
-        self._scrape = Scrape(self.metrics, [self._refresh_gauges])
+        self._scrape = Scrape(self.metrics, [functools.partial(refresh_gauges, self)])
         self._is_ready = False
         self._nursery: trio.Nursery | None = None
         self.ceiling = Ceiling(config.http2.connections_max)
@@ -182,6 +183,7 @@ class Worker:
         self.stores.follow(self.devices)
         self.inbox_store = self.stores.inbox
         self.inbox = self.stores.inbox_actor(self.home, clock)
+        self.consents = build_consents(self, secret, FIRST_EPOCH)
         self.renderer = Renderer(
             templates_max=config.lanes.templates_max,
             downlink_payload_bytes_max=config.long_link.payload_bytes_max,
@@ -296,7 +298,7 @@ class Worker:
         self.uplink = build_uplink(self)
         self.receipts = Receipts(self)
         self.front = self.service if self.joint is None else self.joint.serve(self.service)
-        self.desk = build_desk(self)
+        self.desks = build_desk(self)
         self.rpc = RpcListener(
             limits=rpc_limits(config),
             service=self.front,
@@ -356,7 +358,7 @@ class Worker:
             self._supervise(nursery, "presence", self.presence.run)
             self._supervise(nursery, "audiences", self.audiences.run)
             self._supervise(nursery, "uplink", self.uplink.run)
-            for name, run in self.receipts.actors():
+            for name, run in (*self.receipts.actors(), *consent_actors(self)):
                 self._supervise(nursery, name, run)
             self._supervise(nursery, "router", self.router.run)
             self._supervise(nursery, "intake", self.intake.run)
@@ -476,7 +478,7 @@ class Worker:
             if shared is None
             else SharedScrape(self.metrics, shared.columns, shared.control.refresh_all).page
         )
-        http = HealthServer(page, self._not_ready, self.metrics, health_settings(self.config), self.desk)
+        http = HealthServer(page, self._not_ready, self.metrics, health_settings(self.config), *self.desks)
         address = await self.doors.open(nursery, Listener(address=self.config.http.address), http.converse)
         told = self.receipts.site(self._not_ready).converse
         receipts = [await self.doors.open(nursery, listener, told) for listener in self.config.receipts.listeners]
@@ -539,11 +541,9 @@ class Worker:
 
     def rows_to_lose(self) -> dict[str, int]:
         """Rows that are in this process's memory alone, those that it holds for others included."""
-        held = {} if self.joint is None else self.joint.rows_held()
-        return {state: rows + held.get(state, 0) for state, rows in self.rows_open().items()}
-
-    def _refresh_gauges(self) -> None:
-        refresh_gauges(self)
+        here, held = self.rows_open(), {} if self.joint is None else self.joint.rows_held()
+        here["held"] -= self.stores.rows_at_rest(self.home)
+        return {state: rows + held.get(state, 0) for state, rows in here.items()}
 
     def status(self) -> dict[str, Any]:
         """What `pushgw status` shows."""

@@ -16,7 +16,9 @@ from gateway.actors.device_reports import DeviceReports
 from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.presence import Presence
 from gateway.actors.uplink import UplinkActor
+from gateway.api.consents import ConsentsPort
 from gateway.api.devices import DeviceDesk
+from gateway.app_consents import consent_desk
 from gateway.config_bans import read_bans
 from gateway.config_settings import signing_limits
 from gateway.core.admission import Admission
@@ -35,16 +37,22 @@ if TYPE_CHECKING:
 _PLATFORM_SERIES_MAX = 48
 
 
-def build_desk(worker: Worker) -> DeviceDesk:
-    """POST /v1/devices. Passwords are made from the newest secret, which is the first."""
-    return DeviceDesk(
-        requests=SignedRequests(worker.app_secrets, signing_limits(worker.config)),
+def build_desk(worker: Worker) -> tuple[DeviceDesk, ConsentsPort | None]:
+    """POST /v1/devices and, where consents are counted, POST /v1/consents. Passwords are made from the newest secret,
+    which is the first."""
+    requests = SignedRequests(worker.app_secrets, signing_limits(worker.config))
+    desk = DeviceDesk(
+        requests=requests,
         newest_secret=lambda app_key: worker.app_secrets[app_key][0],
         register=lambda app_key, message: worker.front.register(message, app_key),
         new_id=lambda: secrets.token_bytes(16),
         now=worker.clock.monotonic,
         now_unix_s=lambda: worker.clock.unix_ms() / 1000,
     )
+    consents = worker.service.consents = consent_desk(worker)
+    if consents is None:
+        return desk, None
+    return desk, ConsentsPort(requests, worker.clock.monotonic, lambda: worker.clock.unix_ms() / 1000, consents.answer)
 
 
 def build_audiences(worker: Worker) -> Audiences:

@@ -291,9 +291,6 @@ class DiskJournal:
                 page.n_routed = 0
                 assert page.trail is not None
                 pages.append((urgency(options), page.trail.position, page))
-            else:
-                # Nobody routes it any more, which is when a page gets its ids.
-                home.encode_rows(batch, 0, batch.n)
             home.kept(page, 0)
             await trio.lowlevel.checkpoint()
         for position, record in read.marks:

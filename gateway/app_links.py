@@ -119,7 +119,7 @@ class Joint:
             node=worker.config.gateway.node,
             links=self.links,
             spread=self.spread,
-            fetch=worker.inbox.fetch_page,
+            pages=worker.inbox,
             forget=worker.inbox.forget_stored,
             on_arrived=self.stops.arrived,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gateway.actors.lane import LaneActor
+from gateway.app_consents import refresh_consents
 from gateway.app_devices import record_admission
 from gateway.app_vendors import VendorLane
 from gateway.core.home import Home
@@ -46,6 +47,7 @@ def refresh_gauges(worker: Worker) -> None:
     if worker.disk is not None:
         worker.disk.refresh_gauges()
     worker.stores.refresh_gauges()
+    refresh_consents(worker)
     parked = worker.router.parked()
     lanes = [(built.channel, actor.lane) for built in worker.vendor_lanes for actor in built.lanes]
     for channel, class_ in {(channel, lane.key.class_) for channel, lane in lanes}:

@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -34,6 +35,7 @@ from gateway.app_stopped import StoppedLog
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.config_relations import counts_consents
 from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
@@ -52,6 +54,7 @@ from gateway.store.joined_ledger import JoinedLedger
 from gateway.store.log_file import store_error
 from gateway.store.memory import MemoryInbox
 from gateway.store.spill import Spill
+from gateway.store.sqlite_consents import SqliteConsents
 from gateway.store.sqlite_inbox import SqliteInbox
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
 from gateway.store.sqlite_registry import SqliteRegistry
@@ -62,6 +65,16 @@ _ALONE = WorkerPlace()
 WORKERS_FILE = "workers"
 #: Bytes of the key of token hashes.
 _HASH_KEY_BYTES = 32
+
+
+class Behind(Protocol):
+    """Somebody with something in the stores."""
+
+    async def load(self) -> None:
+        """Raises StoreError, Overloaded."""
+
+    async def flush(self) -> None:
+        """Raises StoreError."""
 
 
 class Stores:
@@ -92,6 +105,9 @@ class Stores:
         self.spill: Spill | None = None
         self._stopped_log: StoppedLog | None = None
         self.ledger: LedgerActor | None = None
+        self.consents: SqliteConsents | None = None
+        #: What keeps something in them beside devices, rows and pages: loaded at start, flushed at the end.
+        self.behind: list[Behind] = []
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
             return
@@ -104,6 +120,8 @@ class Stores:
             self.inbox = SqliteInbox(inbox_path(self.folder, place.worker), worker=place.worker, **inbox_limits)
             paths = [_ledger_path(self.folder, worker) for worker in self._answers_for]
             self._archives = [SqliteLedgerArchive(path) for path in paths]
+            if counts_consents(config):
+                self.consents = SqliteConsents(self.folder / "consents.db")
         except BaseException:
             self.close()
             raise
@@ -214,6 +232,8 @@ class Stores:
         assert self._registry is not None
         await self.flush()
         copies = [(self._registry.turns, database) for database in self._registry.databases]
+        if self.consents is not None:
+            copies.append((self.consents.turns, self.consents.database))
         for turns, database in [*copies, *((one.turns, one.database) for one in self._archives)]:
             await self._copy(turns, database, folder)
 
@@ -241,6 +261,8 @@ class Stores:
         if isinstance(self.inbox, SqliteInbox) and self._home is not None:
             born_unix_ms, tag = self.inbox.newest_at_start
             self._home.begin_after((tag >> 16) % SEQUENCES_MAX, born_unix_ms)
+        for one in self.behind:
+            await one.load()
         if self.registry is not None:
             started = time.perf_counter()
             await self.registry.load()
@@ -280,7 +302,7 @@ class Stores:
     def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:
         actor = InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
         if self.ledger is not None:
-            actor.fetch = self.ledger.fetch
+            actor.fetch, actor.fetch_to_end = self.ledger.fetch, self.ledger.fetch_to_end
         return actor
 
     async def wait_written(self) -> None:
@@ -297,6 +319,11 @@ class Stores:
                 await self.registry.flush()
             except StoreError as error:
                 self._log.error("registry not written", error=str(error))
+        for one in self.behind:
+            try:
+                await one.flush()
+            except StoreError as error:
+                self._log.error("not written", error=str(error))
         if self.ledger is not None:
             try:
                 await self.ledger.flush()
@@ -309,6 +336,12 @@ class Stores:
             return 0
         resting = (page for page in home.pages() if page.trail is None and page.rests and page.is_saved)
         return home.away_pages.rows + sum(page.n_open for page in resting)
+
+    def rows_at_rest(self, home: Home) -> int:
+        """Rows that the end of this process leaves in inbox and archive: those that it writes down at last, too."""
+        if self.ledger is None:
+            return 0
+        return home.away_pages.rows + sum(page.n_open for page in home.pages() if page.n_open and page.rests)
 
     def on_inbox_error(self, error: BaseException) -> None:
         """The inbox tries again; what waits is in ledger pages meanwhile."""
@@ -323,6 +356,8 @@ class Stores:
             self.inbox.close()
         for archive in self._archives:
             archive.close()
+        if self.consents is not None:
+            self.consents.close()
         if self._registry is not None:
             self._registry.close()
 
@@ -334,6 +369,8 @@ class Stores:
         if self.ledger is not None:
             self._metrics.store_bytes.set(sum(one.file_bytes() for one in self._archives), "ledger")
             self._metrics.pages_unsaved.set(self.ledger.unsaved_pages)
+        if self.consents is not None:
+            self._metrics.store_bytes.set(self.consents.database.file_bytes(), "consents")
         if self.spill is not None:
             self._metrics.store_bytes.set(self.spill.bytes, "spill")
         if self._home is not None:

@@ -19,12 +19,13 @@ import trio
 
 import vendors
 from gateway.actors.borrowed_credential import BorrowedCredential
+from gateway.actors.consents import Consents
 from gateway.actors.credential_words import CredentialWords
 from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
 from gateway.actors.lane import LaneActor
 from gateway.actors.own_ids import OwnIdTap
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
-from gateway.actors.rendering import LaneRenderer
+from gateway.actors.rendering import Gate, LaneRenderer
 from gateway.actors.router import Router
 from gateway.actors.token_guard import TokenGuard
 from gateway.actors.vendor_breaker import VendorBreaker, VerdictWatch
@@ -32,6 +33,7 @@ from gateway.actors.vendor_ceiling import Ceiling
 from gateway.actors.vendor_connection import VendorConnection
 from gateway.actors.vendor_connection_smtp import WAITING_MAX
 from gateway.actors.vendor_pool import VendorPool
+from gateway.app_consents import consent_gate
 from gateway.app_http1 import bundle_opener
 from gateway.app_journal import DiskJournal
 from gateway.app_smtp import session_opener
@@ -105,6 +107,7 @@ class Site(Protocol):
     renderer: Renderer
     router: Router
     ceiling: Ceiling
+    consents: Consents | None
     disk: DiskJournal | None
 
     @property
@@ -148,7 +151,7 @@ def build_vendor(
     if getattr(vendor, "rate_counts_requests", False):
         bucket, request_bucket = TokenBucket(math.inf, 1, now=clock.monotonic()), bucket
     observer, own_ids = LaneCounts(site.metrics, log, channel), OwnIdTap()
-    render = _renderer(site, vendor, channel)
+    render = _renderer(site, vendor, channel, consent_gate(site.consents, app, channel, settings, vendor))
     shared: dict[str, Any] = {
         "vendor": vendor,
         "credentials": keeper,
@@ -210,7 +213,7 @@ def _way(
     return _Way(bundle, config.http1.sockets_max + config.http1.queue_max, is_bundled=True)
 
 
-def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRenderer]:
+def _renderer(site: Site, vendor: Any, channel: Channel, gate: Gate | None) -> Callable[..., LaneRenderer]:
     """Makes the renderers of the vendor's lanes, which share the paces of its targets."""
     pace = getattr(vendor, "target_pace", None)
     return functools.partial(
@@ -220,6 +223,7 @@ def _renderer(site: Site, vendor: Any, channel: Channel) -> Callable[..., LaneRe
         vendor=vendor,
         channel=channel,
         check_token=vendor.check_token,
+        gate=gate,
         paces=None if pace is None else TargetPaces(pace),
     )
 

@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from gateway.columns import U8, U16, U32, Bool, TextColumn
 from gateway.content import Variant
-from gateway.message_id import ROWS_MAX, BatchAddress
+from gateway.message_id import ROWS_MAX, BatchAddress, MessageIds
+
+#: Of a batch that has no home yet.
+NO_IDS: U8 = np.zeros((0, 16), np.uint8)
 
 #: A batch takes no more submissions once its texts, tokens and variables reach this; it never splits a submission.
 #: 8 MiB = 128 bytes for each of 65,536 rows; keeps one journal record a few milliseconds of writing.
@@ -124,7 +129,7 @@ class RequestMark(NamedTuple):
 
 
 class Batch:
-    """n rows of one app. Columns as in Submission; message_ids: (n, 16) uint8.
+    """n rows of one app. Columns as in Submission; message_ids: (n, 16) uint8, or what makes them.
 
     requests: the request ids of submits whose first row is in this batch.
 
@@ -168,7 +173,7 @@ class Batch:
         n: int,
         *,
         device_ids: U8,
-        message_ids: U8,
+        message_ids: U8 | MessageIds = NO_IDS,
         variants: Sequence[Variant],
         variant_index: U16 | None = None,
         channels: U8 | None = None,
@@ -188,7 +193,7 @@ class Batch:
         self.born_unix_ms = address.unix_ms
         self.n = n
         self.device_ids = device_ids
-        self.message_ids = message_ids
+        self.message_ids: U8 | MessageIds = message_ids
         self.variants = variants
         self.variant_index = variant_index
         self.channels = channels

@@ -44,13 +44,15 @@ class TextColumn:
     each time somebody asks.
     """
 
-    __slots__ = ("_blob", "_is_json_plain", "_place", "_rows", "offsets")
+    __slots__ = ("_blob", "_is_json_plain", "_place", "_rows", "_width", "offsets")
 
     def __init__(self, blob: bytes, offsets: U32) -> None:
         self._blob: bytes | None = blob
         self._rows: Sequence[bytes] | None = None
         self._place: memoryview | None = None
         self._is_json_plain: bool | None = None
+        #: What `width` answered; _NOT_ASKED before.
+        self._width: int | None = _NOT_ASKED
         self.offsets = offsets
 
     @property
@@ -132,6 +134,15 @@ class TextColumn:
                     taken = self._take_runs(rows, firsts, lasts)
                     taken._is_json_plain = self._is_json_plain or None
                     return taken
+        if n >= _FIXED_ROWS_MIN and self._rows is None and (width := self.width()):
+            # Numbers, codes, dates: an array call instead of a slice per row.
+            fixed = self.fixed()
+            assert fixed is not None
+            offsets = np.arange(0, (n + 1) * width, width, dtype=np.uint32)
+            taken = TextColumn(fixed.take(rows, axis=0).tobytes(), offsets)
+            taken._width = width
+            taken._is_json_plain = self._is_json_plain or None
+            return taken
         starts, ends = self.offsets[rows], self.offsets[1:][rows]
         blob = self.blob
         taken = TextColumn.from_rows(
@@ -174,23 +185,30 @@ class TextColumn:
         return self._is_json_plain
 
     def width(self) -> int | None:
-        """The length all rows share, or None when they differ or there is no row."""
-        lengths = np.diff(self.offsets)
-        if len(lengths) == 0 or int(lengths.min()) != int(lengths.max()):
-            return None
-        return int(lengths[0])
+        """The length all rows share, or None when they differ or there is no row; remembered."""
+        if self._width == _NOT_ASKED:
+            lengths = np.diff(self.offsets)
+            is_fixed = len(lengths) > 0 and int(lengths.min()) == int(lengths.max())
+            self._width = int(lengths[0]) if is_fixed else None
+        return self._width
 
     def fixed(self) -> U8 | None:
         """A read-only (n, width) view of the blob when all rows have one length, else None."""
         width = self.width()
         if width is None:
             return None
-        return np.frombuffer(self.blob, np.uint8).reshape(len(self), width)
+        n, blob = len(self), self.blob
+        # A part of a column begins somewhere in the blob of the whole.
+        return np.frombuffer(blob, np.uint8, n * width, int(self.offsets[0]) if width else 0).reshape(n, width)
 
     def __repr__(self) -> str:
         return f"<TextColumn of {len(self)} rows, {int(self.offsets[-1])} bytes>"
 
 
+#: No width.
+_NOT_ASKED = -1
+#: Below so many rows slices cost less than the array calls.
+_FIXED_ROWS_MIN = 32
 #: RFC 8259 section 7: control characters, those below, are escaped.
 _CONTROLS_END = 0x20
 #: Runs of neighbours are copied as one where so many rows share one on average; below, rows are sliced one by one.

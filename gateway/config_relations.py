@@ -18,12 +18,14 @@ import msgspec
 import vendors
 from gateway.config_sections import MIB, Config, Listener
 from gateway.config_types import Address, Secret
+from gateway.core.consents import KEY_BYTES
 from gateway.core.own_ids import OWN_ID_BYTES, UNKNOWN_REPORTS_MAX
 from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
 from gateway.core.receipt_reports import EARLY_REPORTS_MAX
 from gateway.errors import ConfigError
 from gateway.regions import section_name
+from gateway.store.spill import SEGMENT_BYTES
 from gateway.vendor import HttpVersion, http_version
 
 #: Interpreter, numpy, cryptography and our own code, before the first row: 54 MiB measured with every import, and
@@ -220,6 +222,9 @@ def memory_budget(config: Config) -> list[BudgetPart]:
             "connections_max of each vendor",
         ),
         _audiences_part(config),
+        BudgetPart(
+            "consents", config.consents.keys_max * KEY_BYTES if counts_consents(config) else 0, "consents.keys_max"
+        ),
         BudgetPart("callbacks", _callback_rows(config) * CALLBACK_ROW_BYTES, "queue_rows_max of each app's callback"),
         BudgetPart("rpc frames", rpc.frames_bytes_max, "rpc.frames_bytes_max"),
         BudgetPart("sessions", sessions * SESSION_BYTES, "connections_max of rpc, operator and http"),
@@ -243,6 +248,12 @@ def memory_budget(config: Config) -> list[BudgetPart]:
     ]
 
 
+def counts_consents(config: Config) -> bool:
+    """Whether the worker keeps the table of consents: an app has a vendor with such a quota, and nobody shares it."""
+    has_any = any("consents" in settings.__struct_fields__ for app in config.apps for settings in app.vendors.values())
+    return has_any and config.gateway.workers == 1
+
+
 def _callback_rows(config: Config) -> int:
     return sum(app.callback.queue_rows_max for app in config.apps if app.callback is not None)
 
@@ -253,7 +264,7 @@ def _audiences_part(config: Config) -> BudgetPart:
 
 
 def files_needed(config: Config) -> int:
-    """Open files a worker may need at once: every connection, listeners, the reserve."""
+    """Open files a worker may need at once: every connection, listeners, the reserve, spilled pages."""
     return (
         config.long_link.connections_max
         + config.long_link.files_reserve
@@ -266,6 +277,7 @@ def files_needed(config: Config) -> int:
         + 3
         + vendor_connections_max(config, "2")
         + vendor_connections_max(config, "1.1") * config.http1.sockets_max
+        + (2 * -(-config.ledger.spill_bytes_max // SEGMENT_BYTES) if config.store.data_dir is not None else 0)
     )
 
 
@@ -415,6 +427,10 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
             yield f"{path}.durability", "disk", "'memory' while gateway.workers is more than 1 (docs/known-gaps.md)"
         if not app.secrets:
             yield f"{path}.secrets", app.secrets, "at least one secret"
+        for name, settings in app.vendors.items():
+            if getattr(settings, "consents", "") == "strict" and config.gateway.workers > 1:
+                expected = "'trust' while gateway.workers is more than 1 (docs/known-gaps.md)"
+                yield f"{path}.{section_name(name)}.consents", "strict", expected
         if app.callback is not None and not re.match(r"https?://[^/\s]+", app.callback.url):
             yield f"{path}.callback.url", app.callback.url, "an http or https URL"
     if config.store.data_dir is not None and config.gateway.workers > config.store.shard_groups:

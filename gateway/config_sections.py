@@ -361,6 +361,13 @@ class Audiences(Section, frozen=True, kw_only=True):
     running_max: Annotated[int, Meta(ge=1, le=256)] = 4
 
 
+class Consents(Section, frozen=True, kw_only=True):
+    """What users of WeChat's mini programs have agreed to."""
+
+    keys_max: Annotated[int, Meta(ge=1, le=50_000_000)] = 1_000_000
+    write_s: Seconds = 1.0
+
+
 class Config(Section, frozen=True, kw_only=True):
     """The whole configuration; immutable. A reload makes a new one."""
 
@@ -376,6 +383,7 @@ class Config(Section, frozen=True, kw_only=True):
     inbox: Inbox
     store: Store
     audiences: Audiences
+    consents: Consents
     devices: Devices
     retry: Retry
     credentials: Credentials

@@ -86,6 +86,8 @@ class State(enum.IntEnum):
 
 
 OPEN_STATES = frozenset({State.QUEUED, State.HELD, State.IN_FLIGHT, State.WAITING})
+_N_OPEN = len(OPEN_STATES)
+assert frozenset(range(_N_OPEN)) == OPEN_STATES, "open states come first: LedgerPage.n_open"
 FINAL_STATES = frozenset(State) - OPEN_STATES
 
 #: from -> to. Why each is there:
@@ -204,6 +206,8 @@ class Reason(enum.IntEnum):
     NOTIFICATIONS_CLOSED = 9
     #: A newer message of its collapse id came while it waited for the device.
     COLLAPSED = 10
+    #: Its receiver has agreed to no further message of its template.
+    NO_CONSENT = 11
     # final words of a vendor
     REJECTED_BY_VENDOR = 16
     TOKEN_DEAD = 17
@@ -355,8 +359,9 @@ class LedgerPage:
 
     @property
     def n_open(self) -> int:
-        counts = self.counts
-        return int(counts[State.QUEUED] + counts[State.HELD] + counts[State.IN_FLIGHT] + counts[State.WAITING])
+        # The open states are the first four; asked several times per burst, where elements of an array cost dear.
+        queued, held, in_flight, waiting = self.counts[:_N_OPEN].tolist()
+        return int(queued + held + in_flight + waiting)
 
     @property
     def rests(self) -> bool:
@@ -378,7 +383,8 @@ class LedgerPage:
 
     def stamp(self, now: float) -> int:
         """Milliseconds since the batch was born, as the stage columns hold it (at least 1)."""
-        return min(max(1, int((now - self.batch.born) * 1000.0)), _STAMP_MAX)
+        ms = int((now - self.batch.born) * 1000.0)
+        return 1 if ms < 1 else ms if ms < _STAMP_MAX else _STAMP_MAX
 
     def stamp_receipts(self, rows: Rows, now: float) -> None:
         """Receipts of these rows rise now."""
@@ -393,10 +399,10 @@ class LedgerPage:
         if self.is_spilled:
             return self.n * (6 + 20)
         batch = self.batch
-        texts = sum(int(column.offsets[-1]) for column in batch.variables.values())
+        texts = sum(int(column.offsets[-1]) + 4 * self.n for column in batch.variables.values())
         tokens = int(batch.tokens.offsets[-1]) if batch.tokens is not None else 0
         tokens += 4 * self.n if batch.channels is not None else 0
-        return self.n * (6 + 20 + 32) + texts + tokens
+        return self.n * (6 + 20 + 16) + texts + tokens
 
 
 class Burst(NamedTuple):

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import U8, U64, Rows, hex_lower, uuid_text
+from gateway.columns import U8, U64, Rows, hex_lower
 
 ROWS_MAX = 1 << 16
 SEQUENCES_MAX = 1 << 22
@@ -98,12 +98,39 @@ def encode_rows(secret: bytes, batch: BatchAddress, rows: Rows, domain: bytes = 
     return out.view(np.uint8).reshape(len(row), 16)
 
 
+class MessageIds:
+    """The ids of a batch's rows, made when they are asked for: 16 bytes a row that need no memory.
+
+    Indexed like the column (n, 16) uint8 that they stand for, by one row or an array of them.
+    """
+
+    __slots__ = ("_batch", "_rows", "_secret")
+    #: It does not know how many there are.
+    __iter__ = None
+
+    def __init__(self, secret: bytes, batch: BatchAddress, rows: Rows | None = None) -> None:
+        """rows: the row in the id for each row here; None: the same."""
+        self._secret = secret
+        self._batch = batch
+        self._rows = rows
+
+    def __getitem__(self, rows: Rows | int) -> U8:
+        if isinstance(rows, np.ndarray):
+            return self.take(rows)
+        row = int(rows if self._rows is None else self._rows[rows])
+        return np.frombuffer(encode(self._secret, RowAddress(self._batch, row)), np.uint8)
+
+    def take(self, rows: Rows, axis: int = 0) -> U8:
+        """(len(rows), 16). axis: 0, as of the column."""
+        return encode_rows(self._secret, self._batch, rows if self._rows is None else self._rows.take(rows))
+
+
 def text_parts(ids: U8) -> tuple[bytes, U8]:
     """(n, 16) ids of one batch -> what their canonical texts share, 26 characters, and the rest, (n, 10).
 
     A burst's rows have one batch, and their texts stand in every request: this is a sixth of `columns.uuid_text`.
     """
-    shared = uuid_text(ids[:1])[0, :_BATCH_CHARACTERS].tobytes() if len(ids) else bytes(_BATCH_CHARACTERS)
+    shared = to_text(ids[0].tobytes())[:_BATCH_CHARACTERS].encode() if len(ids) else bytes(_BATCH_CHARACTERS)
     return shared, hex_lower(ids[:, _BATCH_BYTES:])
 
 

@@ -1,4 +1,8 @@
-"""Pace: how much work fits into one step of the loop (DESIGN.md section 4: slices sized by measured cost)."""
+"""Pace: how much work fits into one step of the loop (DESIGN.md section 4: slices sized by measured cost).
+
+The cost is CPU time of the thread (`time.thread_time`), system calls included. By the clock on the wall a busy machine
+would make slices small, small slices would cost more CPU per item, and the machine would be busier still.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ class Pace:
     def on_step(self, items: int, took_s: float) -> None:
         """A step moves the cost the more, the more items it had: a step of one shows little but its fixed cost.
 
-        It counts at most double: the time in which the system ran somebody else is not the price of our work.
+        took_s: CPU time. It counts at most double: one page fault or a cold cache is not the price of our work.
         """
         if items:
             sample_s = min(max(took_s / items, 1e-7), 2 * self._cost_s)

@@ -119,6 +119,23 @@ def test_take_of_runs_in_any_order_agrees_with_picking_rows_one_by_one(positions
     assert taken.rows() == [rows[position] for position in positions]
 
 
+@given(st.data(), st.integers(0, 5), st.integers(32, 60), st.integers(0, 3))
+def test_take_of_rows_of_one_length_agrees_with_picking_them_one_by_one(
+    data: st.DataObject, width: int, n: int, first: int
+) -> None:
+    rows = [(b"%05d" % row)[5 - width :] for row in range(3 + n)]
+    whole = TextColumn.from_rows(rows)
+    assert whole.blob == b"".join(rows)  # a blob with offsets, as it comes out of a call
+    column = whole.part(first, first + n)
+    positions = data.draw(st.lists(st.integers(0, n - 1), min_size=30, max_size=40))
+    taken = column.take(np.array(positions, np.uint16))
+    assert taken.rows() == [rows[first + position] for position in positions]
+    assert (int(taken.offsets[-1]), taken.width()) == (len(taken.blob), width)
+    fixed = column.fixed()
+    assert fixed is not None
+    assert [row.tobytes() for row in fixed] == rows[first : first + n]
+
+
 def test_take_of_nothing_is_an_empty_column() -> None:
     for rows in ([], [b"a", b"b"]):
         taken = TextColumn.from_rows(rows).take(np.zeros(0, np.int64))

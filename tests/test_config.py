@@ -41,6 +41,8 @@ class FakeVendor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     key_file: str
     topic: str = ""
     port: int = 443
+    #: As WeChat's: users agree to each message.
+    consents: str = "trust"
     rate_per_s: float = 1000.0
     connections_max: int = 4
 
@@ -326,6 +328,21 @@ def test_each_socket_of_an_http1_vendor_is_an_open_file(tmp_path: Path) -> None:
 def test_open_rows_must_fit_into_the_ledger(tmp_path: Path) -> None:
     found = faults(tmp_path, SMALL + "open_rows_max = 100_000_000")
     assert "so much of open rows cannot leave memory" in found["ledger.ledger_memory_bytes_max"].expected
+
+
+def test_what_is_spilled_of_open_rows_needs_files_and_no_room_in_the_ledger(tmp_path: Path) -> None:
+    spilled = SMALL + 'open_rows_max = 25_000_000\n[store]\ndata_dir = "store"\n'
+    spilled += "[ledger]\nledger_memory_bytes_max = 700_000_000\n"
+    assert load(tmp_path, spilled).gateway.open_rows_max == 25_000_000
+    assert (
+        "at 50 bytes each"
+        in faults(tmp_path, spilled + "spill_bytes_max = 0")["ledger.ledger_memory_bytes_max"].expected
+    )
+    on_disk = '\n[store]\ndata_dir = "store"\n[ledger]\nspill_bytes_max = '
+    with_files, without = (
+        load(tmp_path, app('secrets = [{ env = "HOME" }]') + on_disk + size) for size in ("1_000_000_000", "0")
+    )
+    assert files_needed(with_files) == files_needed(without) + 2 * 15
 
 
 def test_files_needed_counts_every_connection_that_the_limits_allow(tmp_path: Path) -> None:

@@ -194,4 +194,4 @@ def test_memory_grows_with_rows_tokens_and_variables() -> None:
     bare = page_of(10).memory_bytes()
     tokens = TextColumn.from_rows([b"x" * 64] * 10)
     assert page_of(20).memory_bytes() == 2 * bare
-    assert page_of(10, tokens=tokens, variables={"a": tokens, "b": tokens}).memory_bytes() == bare + 3 * 640
+    assert page_of(10, tokens=tokens, variables={"a": tokens, "b": tokens}).memory_bytes() == bare + 3 * 640 + 2 * 40

@@ -19,6 +19,7 @@ from gateway.message_id import (
     TASK_DOMAIN,
     UNIX_MS_MAX,
     BatchAddress,
+    MessageIds,
     RowAddress,
     decode,
     encode,
@@ -52,6 +53,18 @@ def test_encode_rows_agrees_with_encoding_one_by_one(secret, batch, rows, domain
     assert ids.shape == (len(rows), 16)
     assert ids.dtype == np.uint8
     assert [one.tobytes() for one in ids] == [encode(secret, RowAddress(batch, row), domain) for row in rows]
+
+
+@given(secrets, batches, st.lists(row_numbers, min_size=1, max_size=20))
+def test_ids_made_when_they_are_asked_for_are_those_of_their_rows(secret, batch, rows) -> None:
+    wanted = encode_rows(secret, batch, np.array(rows))
+    own, some = MessageIds(secret, batch), MessageIds(secret, batch, np.array(rows, np.uint16))
+    at = np.arange(len(rows))[::-1]
+    assert own[np.array(rows)].tobytes() == own.take(np.array(rows), axis=0).tobytes() == wanted.tobytes()
+    assert some[at].tobytes() == wanted[at].tobytes()
+    assert own[rows[0]].tobytes() == some[0].tobytes() == wanted[0].tobytes()
+    with pytest.raises(TypeError):
+        iter(own)
 
 
 @given(secrets, batches, row_numbers, domains)

@@ -12,9 +12,9 @@ request.
 A click opens a page of the mini program: `intent` names it, `url` goes to `web_view_page` with the URL as its
 parameter, `app` and none to `page`. The message id stands in the page's query.
 
-Consent is the quota: one acceptance by the user is one message. WeChat counts it; 43101 says that none is left, which
-ends the row and keeps the openid. A repeated message would cost a second acceptance, so rows without an answer end
-uncertain.
+Consent is the quota: one acceptance by the user is one message. WeChat counts it, and so does the gateway where it is
+told of acceptances (actors/consents.py); 43101 says that none is left, which ends the row and keeps the openid. A
+repeated message would cost a second acceptance, so rows without an answer end uncertain.
 
 Doubts, each with a safe default: calls per minute (`rate_per_s`, 500); the exact forms of types (a value that passes
 ours may still get 47003).
@@ -108,6 +108,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     own; empty: nothing. web_view_page: a page that shows the URL in its parameter `url`. callback_secret: the token of
     the console's message push, and on a second line its EncodingAESKey where messages are encrypted; without one events
     are not taken. rate_per_s: messages.
+    consents: strict: a row without a reported consent is refused here; trust: WeChat decides. permanent_templates: ids
+    of those that need one acceptance for ever.
     """
 
     appid: str
@@ -118,6 +120,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     web_view_page: str = ""
     miniprogram_state: Literal["developer", "trial", "formal"] = "formal"
     lang: Literal["zh_CN", "en_US", "zh_HK", "zh_TW"] = "zh_CN"
+    consents: Literal["trust", "strict"] = "trust"
+    permanent_templates: list[str] = msgspec.field(default_factory=list)
     token_uri: str = ""
     callback_secret_file: str = ""
     callback_secret_env: str = ""
@@ -191,6 +195,7 @@ class Wechat(BulkVendorBase):
 
     name: ClassVar[str] = "wechat"
     may_repeat: ClassVar[bool] = False
+    no_consent: ClassVar[str] = NO_CONSENT
     #: Reports name it as MsgID.
     request_id_keys: ClassVar[tuple[str, ...]] = ("msgid",)
     keeps_own_ids: ClassVar[bool] = True
@@ -223,6 +228,14 @@ class Wechat(BulkVendorBase):
             return Refusal("category", text)
         body = parse_template(msgspec.json.encode({"touser": slot_json("token"), **message}))
         return RequestTemplate(_PATH, _HEADERS, body)
+
+    def consent_of(self, variant: Variant) -> str:
+        """The template whose consent a message of this content uses; "" for none, or one that needs none each."""
+        template = template_of(self.settings.templates, variant.category)
+        raw = own_raw(variant, self.name, ())
+        own = None if isinstance(raw, Refusal) else raw.get("template_id")
+        name = own if isinstance(own, str) and own else "" if template is None else template.id
+        return "" if name in self.settings.permanent_templates else name
 
     def _message(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
         settings = self.settings

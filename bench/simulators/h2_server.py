@@ -77,6 +77,7 @@ class Http2Connection(asyncio.Protocol):
         self._limit = self._wanted_limit()
         self._pauses: set[str] = set()
         self._close_reason: str | None = None
+        self._has_client_left = False
         self._is_frozen = False  # small windows: no WINDOW_UPDATE is ever sent
         self._idle_timer: asyncio.TimerHandle | None = None
         self._timers: set[asyncio.TimerHandle] = set()
@@ -186,6 +187,7 @@ class Http2Connection(asyncio.Protocol):
                 if code != ErrorCodes.NO_ERROR:
                     name = code.name if isinstance(code, ErrorCodes) else str(code)
                     self._exchange.counts.client_goaways[name] += 1
+                self._has_client_left = True
                 self._close_when_drained("client_goaway")
             case _:
                 pass
@@ -254,6 +256,10 @@ class Http2Connection(asyncio.Protocol):
             return
         answer = self._exchange.judge(request, self._bond, plan)
         stream.is_judged = answer is not None
+        if self._has_client_left:
+            # h2 sends nothing after a GOAWAY; what came before it has been taken all the same.
+            self._forget(stream_id)
+            return
         match plan.instead:
             case RefusedStream():
                 self._refuse(stream_id)

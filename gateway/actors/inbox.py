@@ -87,7 +87,9 @@ class InboxActor:
         self._owner: InboxOwner | None = None
         #: The page of a sequence, for a change in this step of the loop; from the archive, where there is one.
         self.fetch: Callable[[int], Awaitable[LedgerPage | None]] = self._page_in_memory
-        self.places: Places = OwnPlaces(home, clock, self.fetch_page)
+        #: The same of rows that have left the store, and end now.
+        self.fetch_to_end: Callable[[int], Awaitable[LedgerPage | None]] = self._page_in_memory
+        self.places: Places = OwnPlaces(home, clock, self)
         #: Devices of whose rows nothing could be said.
         self._later: set[bytes] = set()
         #: Rows that a sweep has removed.
@@ -98,10 +100,6 @@ class InboxActor:
 
     async def _page_in_memory(self, sequence: int) -> LedgerPage | None:
         return self._home.page(sequence)
-
-    async def fetch_page(self, sequence: int) -> LedgerPage | None:
-        """By whoever `fetch` is by now. Raises StoreError."""
-        return await self.fetch(sequence)
 
     def keep(self, page: LedgerPage, rows: Rows, *, is_silent: bool = False) -> None:
         """The rows are HELD from now on; they are in the store a moment later. Bounded by the home's open rows.

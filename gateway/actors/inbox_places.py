@@ -48,7 +48,15 @@ _AGAIN_S = 0.2
 #: Batches with rows that were not given back yet, beyond which those without any are forgotten.
 _HERE_MIN = 1024
 
-Fetch = Callable[[int], Awaitable[LedgerPage | None]]
+
+class Pages(Protocol):
+    """The pages of this home, by sequence, for a change in this step of the loop. Both raise StoreError.
+
+    fetch_to_end: of rows that have left the inbox and end now.
+    """
+
+    fetch: Callable[[int], Awaitable[LedgerPage | None]]
+    fetch_to_end: Callable[[int], Awaitable[LedgerPage | None]]
 
 
 class Found(NamedTuple):
@@ -95,10 +103,10 @@ class Places(Protocol):
 
 
 async def end_held(
-    home: Home, fetch: Fetch, clock: Clock, sequence: int, rows: Rows, to: State, reason: Reason
+    home: Home, pages: Pages, clock: Clock, sequence: int, rows: Rows, to: State, reason: Reason
 ) -> None:
-    """Rows of a page of this home that wait in an inbox have ended. Raises StoreError."""
-    page = await fetch(sequence)
+    """Rows of a page of this home that waited in an inbox have ended. Raises StoreError."""
+    page = await pages.fetch_to_end(sequence)
     if page is not None:
         rows = rows[rows < page.n]
         home.move(page, rows[_waits_here(page, rows)], to, reason, clock.monotonic())
@@ -112,10 +120,10 @@ def _waits_here(page: LedgerPage, rows: Rows) -> Bool:
 class OwnPlaces:
     """Of a worker whose inbox holds nothing but rows of its own pages and shadows."""
 
-    def __init__(self, home: Home, clock: Clock, fetch: Fetch) -> None:
+    def __init__(self, home: Home, clock: Clock, pages: Pages) -> None:
         self._home = home
         self._clock = clock
-        self._fetch = fetch
+        self._pages = pages
 
     def tags(self, page: LedgerPage, rows: Rows) -> I64:
         return row_tags(page.batch.address.sequence, rows)
@@ -127,11 +135,11 @@ class OwnPlaces:
         return tags
 
     async def locate(self, number: int, rows: Rows, device_id: bytes) -> Located:
-        page = await self._fetch(number)
+        page = await self._pages.fetch(number)
         return Located([] if page is None else [Found(page, rows, rows)], rows[:0])
 
     async def end(self, number: int, rows: Rows, state: State, reason: Reason) -> None:
-        await end_held(self._home, self._fetch, self._clock, number, rows, state, reason)
+        await end_held(self._home, self._pages, self._clock, number, rows, state, reason)
 
     def is_nobodys(self, number: int) -> bool:
         return self._home.page(number) is None and number not in self._home.away_pages
@@ -146,7 +154,7 @@ class _Errand(NamedTuple):
 class InboxPlaces:
     """Of one of several workers, where inbox and archive are on the disk. me: its index. node: of its journals.
 
-    fetch: the page of a sequence of this home. forget: takes tags out of this worker's inbox.
+    forget: takes tags out of this worker's inbox.
     """
 
     def __init__(
@@ -160,7 +168,7 @@ class InboxPlaces:
         node: int,
         links: WorkerLinks,
         spread: Spread,
-        fetch: Fetch,
+        pages: Pages,
         forget: Callable[[I64], None],
         on_arrived: Callable[[ShadowPage], None],
     ) -> None:
@@ -172,7 +180,7 @@ class InboxPlaces:
         self._node = node
         self._links = links
         self._spread = spread
-        self._fetch = fetch
+        self._pages = pages
         self._forget = forget
         self._on_arrived = on_arrived
         #: Slices with rows that were not given back, by the number of their batch.
@@ -242,23 +250,38 @@ class InboxPlaces:
     async def locate(self, number: int, rows: Rows, device_id: bytes) -> Located:
         sequence = self._home.addresses.sequence_of(number)
         if sequence is not None:
-            page = await self._fetch(sequence)
+            page = await self._pages.fetch(sequence)
             return self._in_own(page, rows)
         found: list[Found] = []
+        homeless: list[Found] = []
         for shadow in self._here.get(number, ()):
             at = np.minimum(np.searchsorted(shadow.home_rows, rows), shadow.n - 1)
             is_here = (shadow.home_rows[at] == rows) & (shadow.state[at] == State.HELD)
             if is_here.any():
-                found.append(Found(shadow, rows[is_here], at[is_here]))
-                rows = rows[~is_here]
+                (found if shadow.has_home else homeless).append(Found(shadow, rows[is_here], at[is_here]))
+                rows = rows[~is_here] if shadow.has_home else rows
         worker = self._home_of(number)
         if not len(rows) or worker is None:
             return Located(found, rows[:0])
         recalled, later = await self._recall(worker, number, rows, device_id)
+        found += self._without_home(homeless, recalled, later)
         # Those that are here may have been given back meanwhile.
         still = [one._replace(rows=one.rows[waits], at=one.at[waits]) for one, waits in map(_still_held, found)]
         lost = [one.rows[~waits] for one, waits in map(_still_held, found)]
         return Located([*still, *recalled], np.concatenate([later, *lost]))
+
+    def _without_home(self, homeless: list[Found], recalled: list[Found], later: Rows) -> list[Found]:
+        """Of rows whose home has died: those that its next life does not know. It knows pages that it had archived."""
+        known = np.concatenate([later, *(one.rows for one in recalled)])
+        left: list[Found] = []
+        for page, rows, at in homeless:
+            assert isinstance(page, ShadowPage)
+            is_known = np.isin(rows, known) & (page.state[at] == State.HELD)
+            page.let_go(at[is_known & ~np.isin(rows, later)])
+            self._home.shadows.drop_if_done(page)
+            if not np.isin(rows, known).all():
+                left.append(Found(page, rows[~np.isin(rows, known)], at[~np.isin(rows, known)]))
+        return left
 
     def _in_own(self, page: LedgerPage | None, rows: Rows) -> Located:
         if page is None:
@@ -300,7 +323,7 @@ class InboxPlaces:
     async def end(self, number: int, rows: Rows, state: State, reason: Reason) -> None:
         sequence = self._home.addresses.sequence_of(number)
         if sequence is not None:
-            await end_held(self._home, self._fetch, self._clock, sequence, rows, state, reason)
+            await end_held(self._home, self._pages, self._clock, sequence, rows, state, reason)
             return
         now = self._clock.monotonic()
         for page in self._here.get(number, ()):
@@ -343,7 +366,7 @@ class InboxPlaces:
     async def _answer_recall(self, life: Life, number: int, rows: Rows, device_id: bytes, reply: Reply) -> None:
         sequence = self._home.addresses.sequence_of(number)
         try:
-            page = None if sequence is None else await self._fetch(sequence)
+            page = None if sequence is None else await self._pages.fetch(sequence)
         except StoreError:
             reply(msgspec.msgpack.encode((rows.astype("<u2").tobytes(), b"")))
             return
@@ -425,7 +448,7 @@ class InboxPlaces:
                     sequence = self._home.addresses.sequence_of(number)
                     if sequence is not None:
                         state, reason = State(head["state"]), Reason(head["reason"])
-                        await end_held(self._home, self._fetch, self._clock, sequence, rows, state, reason)
+                        await end_held(self._home, self._pages, self._clock, sequence, rows, state, reason)
             except StoreError:
                 return
             self._to_end.popleft()

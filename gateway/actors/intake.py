@@ -416,9 +416,8 @@ class Intake:
         _detach(side, call)
         self._pending.pop(call.key, None)
         answer = Accepted(call.task_id or b"", call.rows, call.duplicates, call.faults)
-        for reply in call.replies:
-            reply(answer)
-            answer = answer._replace(is_repeat=True)
+        for place, reply in enumerate(call.replies):
+            reply(answer._replace(is_repeat=True) if place else answer)
 
     def _refuse(self, side: _Side, parts: list[Part[_Call]], error: GatewayError) -> None:
         for part in parts:

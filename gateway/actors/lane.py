@@ -255,14 +255,14 @@ class LaneActor:
         slice_ = self._hold_throttled(slice_, now)
         if not len(slice_.rows):
             return True
-        started = time.perf_counter()
+        started = time.thread_time()
         try:
             self._render(slice_, authorization, now)
         except BaseException:
             # Whatever is wrong with them, no row may leave its lane without an end.
             self.lane.put_back(*slice_)
             raise
-        self._paces.on_step(slice_.page, len(slice_.rows), time.perf_counter() - started)
+        self._paces.on_step(slice_.page, len(slice_.rows), time.thread_time() - started)
         return True
 
     def return_stalled(self) -> None:

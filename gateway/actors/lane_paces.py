@@ -21,14 +21,35 @@ class LanePaces:
             Pace(_STEP_SHARE * step_s_max, fewest=fewest, most=rows_max),
             Pace(_STEP_SHARE * step_s_max, fewest=fewest, most=rows_max),
         )
-        self._paced_page: LedgerPage | None = None
+        self._fewest = fewest
+        #: The page with texts per row that was last asked about, and how long its texts are compared to what the pace
+        #: was learnt on.
+        self._asked_page: LedgerPage | None = None
+        self._share = 0.0
+        #: Bytes of text per row of the page that was last rendered; 0 before the first.
+        self._paced_bytes = 0.0
 
     def rows_max(self, page: LedgerPage | None) -> int:
-        """Rows of the next step, which begins with that page. Few for a batch with texts per row of which none was
-        rendered yet: it may be of over-long texts, each of which costs as much as a hundred others."""
-        has_texts = page is not None and bool(page.batch.variables)
-        return _STEP_ROWS_MIN if has_texts and page is not self._paced_page else self._paces[has_texts].items()
+        """Rows of the next step, which begins with that page. Fewer for a batch whose texts are longer than those that
+        were rendered before: a text that has to be cut costs as much as a hundred others."""
+        if page is None or not page.batch.variables:
+            return self._paces[False].items()
+        if page is not self._asked_page:
+            self._asked_page = page
+            self._share = min(1.0, self._paced_bytes / max(1.0, _text_bytes(page)))
+        return max(self._fewest, int(self._paces[True].items() * self._share))
 
     def on_step(self, page: LedgerPage, rows: int, seconds: float) -> None:
-        self._paced_page = page
-        self._paces[bool(page.batch.variables)].on_step(rows, seconds)
+        """seconds: of CPU."""
+        has_texts = bool(page.batch.variables)
+        self._paces[has_texts].on_step(rows, seconds)
+        if has_texts:
+            self._paced_bytes = _text_bytes(page)
+            if page is self._asked_page:
+                self._share = 1.0
+
+
+def _text_bytes(page: LedgerPage) -> float:
+    """Bytes of variables per row."""
+    columns = page.batch.variables.values()
+    return sum(int(column.offsets[-1]) - int(column.offsets[0]) for column in columns) / page.n

@@ -53,8 +53,8 @@ _RETRY_S = 1.0
 #: Pages brought back at once because rows of them may be due, and how long they have: the router looks every 50 ms.
 _DUE_PAGES = 4
 _DUE_WAIT_S = 0.1
-#: Message ids made, and targets hashed, in one step of the loop.
-_IDS_ROWS = 4096
+#: Targets hashed in one step of the loop.
+_HASH_ROWS = 4096
 #: Late receipts that wait for their page, in calls; beyond it they are dropped and counted as strays.
 LATE_MAX = 10_000
 #: Rows of an app's newest pages that are searched for one device.
@@ -227,6 +227,12 @@ class LedgerActor:
             else:
                 return page
 
+    async def fetch_to_end(self, sequence: int) -> LedgerPage | None:
+        """The same for rows that have left the inbox and end now: not asked whether the inbox has them. Raises
+        StoreError."""
+        page = self._home.page(sequence)
+        return await self.bring_back(sequence) if page is None and sequence in self._home.away_pages else page
+
     async def bring_back(self, sequence: int) -> LedgerPage:
         """A page that is away is in the home. Raises StoreError; a page that cannot be read is away no longer."""
         while (page := self._home.page(sequence)) is None:
@@ -398,9 +404,7 @@ class LedgerActor:
             raise StoreCorrupt("ledger", f"page {key.sequence} of {key.unix_ms}: {error}") from error
         page.batch.address = self._home.addresses.kept(page.batch.address)
         page.saved = page.changes
-        for first in range(0, page.n, _IDS_ROWS):
-            self._home.encode_rows(page.batch, first, min(first + _IDS_ROWS, page.n))
-            await trio.lowlevel.checkpoint()
+        self._home.name_rows(page.batch)
         return page
 
     # -- work
@@ -500,8 +504,8 @@ class LedgerActor:
         if batch.tokens is None or batch.channels is None or batch.target_hashes is not None:
             return
         hashes = np.zeros(batch.n, np.uint32)
-        for first in range(0, batch.n, _IDS_ROWS):
-            rows = np.arange(first, min(first + _IDS_ROWS, batch.n))
+        for first in range(0, batch.n, _HASH_ROWS):
+            rows = np.arange(first, min(first + _HASH_ROWS, batch.n))
             hashes[rows] = self.hash_tokens(batch.channels[rows], batch.tokens.take(rows), batch.app)
             await trio.lowlevel.checkpoint()
         batch.target_hashes = hashes

@@ -7,7 +7,7 @@ newer one, or none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -56,8 +56,16 @@ class LaneBurst(NamedTuple):
     paced: PacedRows | None = None
 
 
+class Gate(Protocol):
+    """Who says which rows may go; see `actors/consents.py`."""
+
+    def admit(self, page: LedgerPage, rows: Rows, groups: list[TokenGroup]) -> tuple[list[TokenGroup], Rows]:
+        """The groups without the rows that may not, and the positions of those."""
+        ...
+
+
 class LaneRenderer:
-    """Requests for one vendor of one app.
+    """Requests for one vendor of one app. gate: rows that it bars are refused with reason `no_consent`.
 
     check_token: what is wrong with a target of this vendor, "" where nothing is. needs_proof: rows whose token is
     unproven are not rendered but named: they are to go over a probe connection (core/probing.py). They are told
@@ -73,6 +81,7 @@ class LaneRenderer:
         channel: Channel,
         needs_proof: bool = False,
         check_token: Callable[[str], str] = lambda _token: "",
+        gate: Gate | None = None,
         paces: TargetPaces | None = None,
     ) -> None:
         self._renderer = renderer
@@ -81,6 +90,7 @@ class LaneRenderer:
         self._channel = channel
         self._needs_proof = needs_proof
         self._check_token = check_token
+        self._gate = gate
         self._paces = paces
         self._is_bulk: bool = getattr(vendor, "is_bulk", False)
 
@@ -90,22 +100,28 @@ class LaneRenderer:
         paced = None
         if self._paces is not None:
             rows, groups, paced = _pace(self._paces, page, rows, groups, now_unix_s)
+        n_targets = sum(len(group.positions) for group in groups)
+        barred = _NO_ROWS
+        if self._gate is not None and groups:
+            groups, barred = self._gate.admit(page, rows, groups)
         if self._is_bulk and groups:
             groups = _for_lists(groups, page.token_hashes[rows])
         rendered = self._renderer.render(
             self._vendor, page.batch, rows, groups, authorization=authorization, now_unix_s=now_unix_s
         )
         tokenless = rows[:0]
-        if sum(len(group.positions) for group in groups) + len(unproven) < len(rows):
+        if n_targets + len(unproven) < len(rows):
             has_token = np.zeros(len(rows), np.bool_)
             has_token[unproven] = True
+            has_token[barred] = True
             for group in groups:
                 has_token[group.positions] = True
             tokenless = rows[~has_token]
         return LaneBurst(
             [RenderedBurst(rows[group.positions], group.requests, group.truncated) for group in rendered.groups],
             tokenless,
-            [(rows[refused.positions], refused.reason) for refused in rendered.refused],
+            [(rows[refused.positions], refused.reason) for refused in rendered.refused]
+            + ([(rows[barred], Reason.NO_CONSENT)] if len(barred) else []),
             rows[unproven],
             paced,
         )

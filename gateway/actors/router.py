@@ -252,7 +252,6 @@ class Router:
         size = -(-left // -(-left // self._slice_rows)) if left else 1
         for first in range(page.n_routed, page.n, size):
             stop = min(first + size, page.n)
-            self._home.encode_rows(page.batch, first, stop)
             rows = live_rows(page, first, stop)
             if page.batch.has_fallback:
                 rows = self.fallbacks.resume(page, rows)

@@ -214,10 +214,10 @@ class RpcConnection:
                 self._take(session.peer_closed())
             else:
                 self._observer.received(len(data))
-                started = time.perf_counter()
+                started = time.thread_time()
                 self._take(session.receive_data(data, trio.current_time()))
                 self._bound_buffer()
-                self._adapt(len(data), time.perf_counter() - started)
+                self._adapt(len(data), time.thread_time() - started)
             self._bell.ring()
 
     def _bound_buffer(self) -> None:

@@ -77,18 +77,26 @@ class VendorConnection:
 
     def capacity(self) -> int:
         """Requests that `send` may take now."""
-        if self._machine is None or self._is_draining:
+        machine = self._machine
+        if machine is None or not self._has_buffer(machine):
             return 0
-        if self._machine.unsent_bytes() + self._writing_bytes >= self._limits.unsent_bytes_max:
+        return machine.capacity()
+
+    def _has_buffer(self, machine: ClientConnection) -> bool:
+        """It takes requests, and their bytes have room."""
+        if self._is_draining:
+            return False
+        if machine.unsent_bytes() + self._writing_bytes >= self._limits.unsent_bytes_max:
             self._is_starved = True
-            return 0
-        return self._machine.capacity()
+            return False
+        return True
 
     def send(self, requests: Requests, start: int, tags: I64, deadline: float) -> int:
         """Rows start.. are on their way as far as there is room; returns how many. tags as in
         `ClientConnection.send_requests`; deadline: monotonic s, per request."""
         machine = self._machine
-        if machine is None or self.capacity() == 0:
+        # What the machine has room for it asks itself.
+        if machine is None or not self._has_buffer(machine):
             return 0
         now = trio.current_time()
         taken = machine.send_requests(requests, start, tags, now=now, deadline=deadline)

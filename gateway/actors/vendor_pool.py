@@ -294,11 +294,14 @@ class VendorPool:
     def _roomiest(self, role: Role) -> tuple[int, _Link | None]:
         """The connection for rows of that kind with most room for them."""
         is_lent = role is Role.PROBE and self._may_lend()
-        return max(
-            ((link.room(role), link) for link in self._links.values() if link.role is role or is_lent),
-            default=(0, None),
-            key=_room,
-        )
+        best, chosen = 0, None
+        # A plain loop: asked several times per burst, and of a few connections.
+        for link in self._links.values():
+            if link.role is role or is_lent:
+                room = link.room(role)
+                if room > best or chosen is None:
+                    best, chosen = room, link
+        return best, chosen
 
     def _has_probes(self) -> bool:
         """With all connections open that may be, one of them can still change its role, where there are two."""
@@ -569,7 +572,3 @@ class VendorPool:
                 links.sort(key=lambda link: (link.connection.open_requests(), link.used_at), reverse=True)
                 while surplus.is_surplus(len(links), now):
                     links.pop().connection.drain(REPLACE_TIMEOUT_S, CloseReason.IDLE)
-
-
-def _room(candidate: tuple[int, _Link | None]) -> int:
-    return candidate[0]

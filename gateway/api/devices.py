@@ -13,6 +13,7 @@ Source: docs/device-protocol.md, "Getting an identity"; RFC 6585 section 4 (429)
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, NamedTuple
 
@@ -85,29 +86,18 @@ _DECODER = msgspec.json.Decoder(DeviceRequest)
 _ENCODE = msgspec.json.encode
 
 
-class DeviceDesk:
-    """Answers requests for device identities; one object per worker.
+class SignedDesk(ABC):
+    """Answers requests that prove to be an app's. requests: shared by all desks, so that what was signed for one of
+    them is taken once, whichever it is sent to."""
 
-    register: writes one device of an app, as the RPC's register_devices does. newest_secret: of an app that is
-    configured. new_id: 16 random bytes.
-    """
-
-    def __init__(
-        self,
-        *,
-        requests: SignedRequests,
-        newest_secret: Callable[[str], bytes],
-        register: Callable[[str, RegisterDevices], Awaitable[DevicesRegistered]],
-        new_id: Callable[[], bytes],
-        now: Callable[[], float],
-        now_unix_s: Callable[[], float],
-    ) -> None:
+    def __init__(self, requests: SignedRequests, now: Callable[[], float], now_unix_s: Callable[[], float]) -> None:
         self._requests = requests
-        self._newest_secret = newest_secret
-        self._register = register
-        self._new_id = new_id
         self._now = now
         self._now_unix_s = now_unix_s
+
+    @abstractmethod
+    async def perform(self, app_key: str, proven: Proven, body: bytes) -> DeviceAnswer:
+        """Does what the body asks. Raises BadRequest, Overloaded, StoreError, and what msgspec raises."""
 
     async def answer(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> DeviceAnswer:
         """What to say to one request. headers: names in lower case. If cancelled: the device may be registered."""
@@ -124,7 +114,7 @@ class DeviceDesk:
         if isinstance(checked, Refused):
             return _refused(checked)
         try:
-            return await self._issue(app_key, checked, _DECODER.decode(body))
+            return await self.perform(app_key, checked, body)
         except msgspec.ValidationError as error:
             text, _, path = str(error).partition(" - at `$")
             refused = Refused("bad_request", path.strip("`.") or "body", text)
@@ -140,7 +130,31 @@ class DeviceDesk:
             refused = Refused("overloaded", "store", f"not durable: {error.what}", retry_after_s=1.0)
         return _refused(refused)._replace(app_key=app_key, secret_index=checked.secret_index)
 
-    async def _issue(self, app_key: str, proven: Proven, request: DeviceRequest) -> DeviceAnswer:
+
+class DeviceDesk(SignedDesk):
+    """Answers requests for device identities; one object per worker.
+
+    register: writes one device of an app, as the RPC's register_devices does. newest_secret: of an app that is
+    configured. new_id: 16 random bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        requests: SignedRequests,
+        newest_secret: Callable[[str], bytes],
+        register: Callable[[str, RegisterDevices], Awaitable[DevicesRegistered]],
+        new_id: Callable[[], bytes],
+        now: Callable[[], float],
+        now_unix_s: Callable[[], float],
+    ) -> None:
+        super().__init__(requests, now, now_unix_s)
+        self._newest_secret = newest_secret
+        self._register = register
+        self._new_id = new_id
+
+    async def perform(self, app_key: str, proven: Proven, body: bytes) -> DeviceAnswer:
+        request = _DECODER.decode(body)
         is_new = request.device_id is None
         device_id = self._new_id() if request.device_id is None else bytes.fromhex(request.device_id)
         is_registered = is_new or request != DeviceRequest(device_id=request.device_id)

@@ -150,7 +150,14 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     revoke.add_argument(
         "--replace-with", metavar="FILE", type=Path, help="one notification as JSON, without `to`: it takes their place"
     )
-    for parser in (task, stop, revoke, trace, device):
+    consents = _command(commands, "consents", "consents", "What a user of a WeChat mini program has agreed to.")
+    consents.add_argument("user", metavar="OPENID", help="of the mini program")
+    consents.add_argument("template", metavar="TEMPLATE", help="template id")
+    said = consents.add_mutually_exclusive_group()
+    said.add_argument("--add", type=_listed, default=0, metavar="N", help="he agreed to so many messages more")
+    said.add_argument("--set", type=_listed, metavar="N", help="he has just so many left")
+    consents.add_argument("--of", metavar="KEY", help="of this app (default: the only one)")
+    for parser in (task, stop, revoke, trace, device, consents):
         parser.add_argument("--app", metavar="KEY", help="ask as this app over the RPC, instead of as operator")
         _operator(parser)
     _operator(_command(commands, "status", "status", "What the gateway is doing."))

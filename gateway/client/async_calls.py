@@ -20,6 +20,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from gateway.client.address import Address, parse_address
+from gateway.client.consent_calls import AsyncConsentCalls
 from gateway.client.loss_calls import AsyncLossCalls
 from gateway.client.requests import (
     UNSENT,
@@ -175,7 +176,7 @@ class Link:
         slot.bell.ring()
 
 
-class AsyncCalls(AsyncLossCalls):
+class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
     """The calls of an async client. Any number of tasks may call at once; they share one connection.
 
     Every method raises CallFailed or GatewayUnreachable. If cancelled: the request may still be done; a submit that is

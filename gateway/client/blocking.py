@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from gateway.client.address import Address, parse_address, tls_context
+from gateway.client.consent_calls import BlockingConsentCalls
 from gateway.client.loss_calls import BlockingLossCalls
 from gateway.client.requests import (
     UNSENT,
@@ -92,7 +93,7 @@ _READ_BYTES = 256 << 10
 _STREAM_ROWS = 8192
 
 
-class BlockingClient(BlockingLossCalls):
+class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
     """address: see address.py. secret None: operator on the operator's Unix socket. timeout_s: per call, all attempts.
 
     Connects at the first call. Every method raises CallFailed or GatewayUnreachable.

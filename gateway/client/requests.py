@@ -20,6 +20,7 @@ from gateway.wire.rpc.messages import (
     DeviceStatus,
     EraseDevices,
     RegisterDevices,
+    ReportConsents,
     Submit,
     SubmitAudience,
     TaskRows,
@@ -216,6 +217,28 @@ def block_request(device_ids: Sequence[bytes | str], blocked: bool, app_key: str
     """Raises ValueError for an id without its form."""
     ids = b"".join(id_bytes("device id", one) for one in device_ids)
     return BlockDevices(id=UNSENT, n=len(device_ids), device_ids=memoryview(ids), blocked=blocked, app_key=app_key)
+
+
+def consents_request(
+    users: Sequence[str], template: str | Sequence[str], counts: int | Sequence[int], *, is_total: bool, app_key: str
+) -> ReportConsents:
+    """template, counts: one for all users, or one for each. Raises ValueError where the lengths differ."""
+    names = [template] * len(users) if isinstance(template, str) else list(template)
+    numbers = [counts] * len(users) if isinstance(counts, int) else list(counts)
+    if len(names) != len(users) or len(numbers) != len(users):
+        raise ValueError(f"{len(users)} users with {len(names)} templates and {len(numbers)} counts")
+    templates = list(dict.fromkeys(names))
+    position = {name: k for k, name in enumerate(templates)}
+    return ReportConsents(
+        id=UNSENT,
+        n=len(users),
+        users=texts(TextColumn.from_texts(list(users))),
+        templates=templates,
+        template_index=None if len(templates) == 1 else little_endian([position[name] for name in names], "u1"),
+        counts=None if set(numbers) == {1} else little_endian(numbers, "<u4"),
+        is_total=is_total,
+        app_key=app_key,
+    )
 
 
 def device_status_request(device_ids: Sequence[bytes | str], app_key: str = "") -> DeviceStatus:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from gateway.client.errors import CallFailed, GatewayUnreachable
 from gateway.errors import CloseReason, GatewayError
-from gateway.wire.rpc.messages import ClockAdvance, Error, Request, Restart, Submit, SubmitAudience
+from gateway.wire.rpc.messages import ClockAdvance, Error, ReportConsents, Request, Restart, Submit, SubmitAudience
 
 #: Seconds a call may take with all its attempts: longer than a restart of the gateway.
 TIMEOUT_S = 30.0
@@ -36,6 +36,9 @@ def may_repeat(request: Request) -> bool:
     """Doing it twice does no harm: reads, whole-state writes, and submits that the gateway knows by request_id."""
     if isinstance(request, Submit | SubmitAudience):
         return request.request_id != ""
+    if isinstance(request, ReportConsents):
+        # What is added would be added twice.
+        return request.is_total or (request.counts is not None and not any(request.counts))
     return not isinstance(request, ClockAdvance | Restart)
 
 

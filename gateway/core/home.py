@@ -193,6 +193,7 @@ class Home:
 
         long_tasks: ids of tasks that have rows in this batch and in others.
         """
+        self.name_rows(batch)
         page = LedgerPage(batch)
         sequence = batch.address.sequence
         self._pages[sequence] = page
@@ -559,12 +560,9 @@ class Home:
             return [own] if own.task_id == task_id else []
         return task_segments(page.batch, task_id)
 
-    def encode_rows(self, batch: Batch, first: int, stop: int) -> None:
-        """Message ids of rows first..stop stand in the batch; done by slice, so that no step is long."""
-        if batch.address.sequence >= SHADOWS_FROM:
-            return  # a shadow's are its home's and came with it
-        rows = np.arange(first, stop)
-        batch.message_ids[first:stop] = message_id.encode_rows(self._secret, as_sent(batch.address), rows)
+    def name_rows(self, batch: Batch) -> None:
+        """The batch has message ids."""
+        batch.message_ids = message_id.MessageIds(self._secret, as_sent(batch.address))
 
     def rows_not_conserved(self) -> int:
         """Open rows by count of moves less open rows by look at the columns: 0, or a bug of ours."""

@@ -91,6 +91,7 @@ _CAUSES: dict[int, Cause] = {
     Reason.VENDOR_UNAVAILABLE: Cause("d11", "the vendor was down until the time was over: a longer ttl_s"),
     Reason.ATTEMPTS_USED_UP: Cause("d11", "every attempt failed: see the verdicts of one in its trace"),
     Reason.NO_ANSWER: Cause("d11", "no answer came, so it may have arrived: on_uncertain decides on a second attempt"),
+    Reason.NO_CONSENT: Cause("d6", "the user has agreed to no further message of this template: ask again in the app"),
     Reason.CONTENT_REFUSED: Cause("d2", "the content cannot be said to this vendor: pushgw preview names the field"),
     Reason.BREAKER_OPEN: Cause("d11", "nothing was sent to the vendor, because too much of it failed: see its breaker"),
     Reason.TTL_PASSED: Cause("d14", "its time was over before its turn came: a longer ttl_s, or more speed"),

@@ -15,6 +15,7 @@ import numpy as np
 
 from gateway.columns import (
     I64,
+    U8,
     Bool,
     Piece,
     Pieces,
@@ -32,13 +33,15 @@ from gateway.core.fit import TooLong, too_long
 from gateway.core.render_bulk import add_distinct, lone_rows
 from gateway.core.rendered import Group, TextCut, pieces_of
 from gateway.core.truncate import cut, measure_rows
-from gateway.escapes import escape, escape_column
+from gateway.escapes import column_of, escape, escape_column
 from gateway.ledger import Reason
 from gateway.vendor import FieldLimit, Refusal, Slot
 
 #: Bytes that begin a character of white space: those of ASCII, and the first ones of the others' UTF-8.
 _MAY_BE_BLANK = np.zeros(256, np.bool_)
 _MAY_BE_BLANK[[*range(0x09, 0x0E), *range(0x1C, 0x21), 0xC2, 0xE1, 0xE2, 0xE3]] = True
+#: Fewer rows than this are joined sooner than they are looked at.
+_FIXED_ROWS_MIN = 32
 #: With less room than this for the body the title may have to give way too: `fit` decides.
 _BODY_BYTES_MIN = 64
 
@@ -174,7 +177,15 @@ def _is_raw(name: str) -> bool:
 
 
 def _escaped(pieces: Pieces, chain: str) -> Pieces:
-    return tuple([escape_column(p, chain) if isinstance(p, TextColumn) else escape(bytes(p), chain) for p in pieces])
+    return tuple([escape(piece, chain) if isinstance(piece, bytes) else _narrowest(piece, chain) for piece in pieces])
+
+
+def _narrowest(piece: U8 | TextColumn, chain: str) -> Piece:
+    """The values with those steps. Those of one length become one array with the constants around them: one part of
+    each row less to join."""
+    column = escape_column(piece if isinstance(piece, TextColumn) else column_of(piece), chain)
+    fixed = column.fixed() if len(column) >= _FIXED_ROWS_MIN else None
+    return column if fixed is None or not fixed.shape[1] else fixed
 
 
 def _fit_fields(group: Group, variant: Variant, texts: _Texts, truncated: Bool) -> Bool:
@@ -288,7 +299,16 @@ def _replaced(pieces: Pieces, n: int, texts: Mapping[int, bytes]) -> Pieces:
 
 def _text_of(pieces: Pieces, index: int) -> bytes:
     """One row of a text."""
-    return b"".join([piece if isinstance(piece, bytes) else piece_rows(piece, index, index + 1)[0] for piece in pieces])
+    return b"".join(
+        [
+            piece
+            if isinstance(piece, bytes)
+            else piece.row(index)
+            if isinstance(piece, TextColumn)
+            else piece[index].tobytes()
+            for piece in pieces
+        ]
+    )
 
 
 def _fit_payload(
@@ -306,7 +326,8 @@ def _fit_payload(
     and `slots`. The indexes of those for which there are none, refused."""
     n = len(truncated)
     titles: dict[int, bytes] = {}
-    bodies = _shorter_bodies(group, contents.variant, template, bulk, slots["body"], sizes, over)
+    in_json = _shorter_bodies(group, contents.variant, template, bulk, slots["body"], sizes, over)
+    bodies = dict(in_json)
     refused: list[int] = []
     for index in over.tolist():
         if index in bodies:
@@ -320,7 +341,9 @@ def _fit_payload(
         if any(_is_raw(name) for name in (template if bulk is None else bulk).text_slots):
             texts.title, texts.body = _replaced(texts.title, n, titles), _replaced(texts.body, n, bodies)
         slots["title"] = _replaced(slots["title"], n, _in_json(titles))
-        slots["body"] = _replaced(slots["body"], n, _in_json(bodies))
+        # Of the usual ones no byte is escaped.
+        in_json |= _in_json({index: text for index, text in bodies.items() if index not in in_json})
+        slots["body"] = _replaced(slots["body"], n, in_json)
     return refused
 
 

@@ -8,8 +8,8 @@ thousand different messages is still one call to a connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import TypeAlias
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -89,7 +89,8 @@ def render_mixed(group: Group, template_of: TemplateOf, render_uniform: RenderUn
             render_columns(group.take(np.array(indexes)), _VariantContents, template)
     if few:
         few.sort()
-        _render_few(group.take(np.array(few)), template_of, render_uniform)
+        known = {at: templates[key[0]] for at, key in keys.items()}
+        _render_few(group.take(np.array(few)), known, render_uniform)
 
 
 class _VariantContents(VariableContents):
@@ -133,8 +134,30 @@ class _VariantContents(VariableContents):
         return (_piece_of(values),)
 
 
-def _render_few(group: Group, template_of: TemplateOf, render_uniform: RenderUniform) -> None:
-    """The same, one row after the other."""
+class _Way(NamedTuple):
+    """What all rows of one template need, worked out once. names: slots whose values differ per row or variant.
+    counted: those of them that count for the payload's size, with how often. parts: what is filled."""
+
+    bulk: CompiledBulk | None
+    names: tuple[str, ...]
+    counted: tuple[tuple[str, int], ...]
+    text_slots: tuple[str, ...]
+    parts: TemplateParts
+
+
+def _way(template: Compiled, n: int, *, counts_token: bool) -> _Way:
+    bulk = _list_of(template, n)
+    return _Way(
+        bulk,
+        (*(name for name, _ in template.body_slots), *(bulk.list_slots if bulk is not None else ())),
+        tuple((name, count) for name, count in template.body_slots if counts_token or base_name(name) != "token"),
+        template.text_slots if bulk is None else bulk.text_slots,
+        template.body if bulk is None else bulk.lists[0].parts,
+    )
+
+
+def _render_few(group: Group, known: Mapping[int, Compiled | Refusal], render_uniform: RenderUniform) -> None:
+    """The same, one row after the other. known: the template of each variant, by its index in the batch."""
     burst = group.burst
     n = len(group.positions)
     has_variables = bool(burst.batch.variables)
@@ -144,18 +167,18 @@ def _render_few(group: Group, template_of: TemplateOf, render_uniform: RenderUni
     buckets: dict[Hashable, _Bucket] = {}
     shapes: dict[tuple[int, bool], _Bucket] = {}
     refusals: dict[tuple[Reason, str, str], list[int]] = {}
-    templates: dict[int, Compiled] = {}
+    ways: dict[int, _Way] = {}
     counts_token = burst.source.limits(burst.variant(indexes[0])).counts_token
     for index, variant_at in enumerate(indexes):
         variant = burst.variant(variant_at)
-        template = templates.get(variant_at)
-        if template is None:
-            made = template_of(variant)
-            assert isinstance(made, Compiled), "refused variants were left out"
-            template = templates[variant_at] = made
-        bulk = _list_of(template, n)
-        _need_rows(rows, group, template, bulk)
-        values = _body_values(group, variant, template, bulk, rows, index)
+        template = known[variant_at]
+        assert isinstance(template, Compiled), "refused variants were left out"
+        way = ways.get(id(template))
+        if way is None:
+            way = ways[id(template)] = _way(template, n, counts_token=counts_token)
+            _need_rows(rows, group, template, way.bulk)
+        bulk = way.bulk
+        values = _body_values(group, variant, way.names, rows, index)
         was_cut = has_variables and _fit_variables(group, variant, values, index)
         if isinstance(was_cut, TooLong):
             refusals.setdefault((Reason.CONTENT_TOO_LONG, was_cut.field, was_cut.text), []).append(index)
@@ -169,14 +192,13 @@ def _render_few(group: Group, template_of: TemplateOf, render_uniform: RenderUni
             refusals.setdefault((Reason.CONTENT_REFUSED, blank.field, blank.text), []).append(index)
             continue
         overhead = template.constant_bytes
-        for name, count in template.body_slots:
-            if counts_token or base_name(name) != "token":
-                overhead += count * len(values.get(name, b""))
+        for name, count in way.counted:
+            overhead += count * len(values.get(name, b""))
         fitted = group.fit(variant, template, title, body, overhead)
         if isinstance(fitted, TooLong):
             refusals.setdefault((Reason.CONTENT_TOO_LONG, fitted.field, fitted.text), []).append(index)
             continue
-        _put_texts(values, bulk.text_slots if bulk is not None else template.text_slots, fitted)
+        _put_texts(values, way.text_slots, fitted)
         header_values = [burst.constant(name, variant, in_json=False) for name in template.header_slots]
         shape = (id(template), variant.ttl_s == 0)
         bucket = shapes.get(shape)
@@ -187,7 +209,7 @@ def _render_few(group: Group, template_of: TemplateOf, render_uniform: RenderUni
         if template.signed and bulk is None:
             bucket.signed.append(_filled(template.signed, values))
             values["signature"] = _SIGNATURE
-        bucket.bodies.append(_filled(template.body if bulk is None else bulk.lists[0].parts, values))
+        bucket.bodies.append(_filled(way.parts, values))
         for column, value in zip(bucket.header_values, header_values, strict=True):
             column.append(value)
     for (reason, field, text), refused in refusals.items():
@@ -228,17 +250,13 @@ def _put_texts(values: dict[str, bytes], names: tuple[str, ...], fitted: Fitted)
 def _body_values(
     group: Group,
     variant: Variant,
-    template: Compiled,
-    bulk: CompiledBulk | None,
+    names: Sequence[str],
     rows: dict[str, list[bytes]],
     index: int,
 ) -> dict[str, bytes]:
     """Slot name -> the value of one row, ready to stand inside a JSON string; texts come later."""
     burst = group.burst
     values: dict[str, bytes] = {}
-    names = [name for name, _ in template.body_slots]
-    if bulk is not None:
-        names += bulk.list_slots
     for name in names:
         if rows.get(name):
             values[name] = rows[name][index]
@@ -256,7 +274,9 @@ def _fit_variables(group: Group, variant: Variant, values: dict[str, bytes], ind
     """Whether what the row puts into fields by itself had to be cut, in values; or why it may not be."""
     burst, was_cut = group.burst, False
     limits = dict(burst.source.limits(variant).variables)
-    for name in [name for name in values if limits and burst.has_variable(name)]:
+    if not limits:
+        return False
+    for name in [name for name in values if burst.has_variable(name)]:
         base, bar, chain = name.partition("|")
         limit = limits.get(base[4:])
         if limit is None:

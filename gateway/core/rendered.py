@@ -207,6 +207,12 @@ def text_slots(names: Iterable[str], fitted: Fitted) -> dict[str, Pieces]:
 
 def pieces_of(parts: TemplateParts, slots: Mapping[str, Pieces]) -> Pieces:
     """The parts with their slots filled in, neighbouring constants joined."""
+    if len(parts) == 1:
+        # Most headers: one constant, or one column.
+        (only,) = parts
+        filled = (only,) if isinstance(only, bytes) else slots[only.name]
+        if len(filled) == 1:
+            return filled
     pieces: list[Piece] = []
     for part in parts:
         for piece in (part,) if isinstance(part, bytes) else slots[part.name]:

@@ -54,6 +54,10 @@ _MASK64 = (1 << 64) - 1
 #: entry - 1 is below this in its lower half only for a live entry.
 _LIVE_BELOW = np.uint64(_LOW - 1)
 
+#: Slots of a long probe that are looked at together: 64 bytes.
+_WINDOW = 8
+_WINDOW_STEPS: I64 = np.arange(_WINDOW)
+
 #: Odd constants of the fixed hash: 2^64 / golden ratio, and the multiplier of Steele and Vigna's 64-bit LCG.
 _FIXED_1 = 0x9E3779B97F4A7C15
 _FIXED_2 = 0xD1342543DE82EF95
@@ -234,40 +238,63 @@ class Segments:
         return int(self._live.sum())
 
     def find(self, shards: I64, hashes: U64, verify: Verify) -> I32:
-        """(n,) int32 row of each key, -1 for an unknown one. All keys are probed at once, then the open ones again."""
+        """(n,) int32 row of each key, -1 for an unknown one. All keys are probed at once, then the open ones."""
         pool = self._pool.entries
-        masks = self._masks[shards]
-        bases = self._bases[shards]
+        masks = self._masks.take(shards, mode="clip")
+        bases = self._bases.take(shards, mode="clip")
         highs = hashes & _HIGH64
-        slots = (hashes >> _SHIFT32).view(np.int64) & masks
+        slots = (hashes >> _SHIFT32).view(np.int64)
+        slots &= masks
         entries = pool.take(bases + slots, mode="clip")
         # A live entry of this fingerprint becomes its row; anything else becomes at least 2^32 - 2.
-        found = (entries ^ highs) - _ONE64
+        found = entries ^ highs
+        found -= _ONE64
         is_hit = found < _LIVE_BELOW
         rows: I32 = np.where(is_hit, found, _LOW64).astype(np.uint32).view(np.int32)
         rest = np.flatnonzero((entries != 0) > is_hit)
         if len(rest):
-            bases, masks, highs, slots = bases[rest], masks[rest], highs[rest], slots[rest]
-        while len(rest):
-            slots = (slots + 1) & masks
-            entries = pool.take(bases + slots, mode="clip")
-            found = (entries ^ highs) - _ONE64
-            is_hit = found < _LIVE_BELOW
-            rows[rest[is_hit]] = found[is_hit]
-            is_open = (entries != 0) > is_hit
-            rest, bases, masks, highs, slots = (
-                rest[is_open],
-                bases[is_open],
-                masks[is_open],
-                highs[is_open],
-                slots[is_open],
-            )
+            self._find_behind(rows, rest, bases.take(rest), masks.take(rest), highs.take(rest), slots.take(rest) + 1)
         wrong = np.flatnonzero((rows >= 0) > verify(slice(None), rows))
         for index in wrong.tolist():
             # Two keys of one fingerprint, once in millions of look-ups: go on behind the wrong candidate.
             verify_row = _one_at_a_time(verify, index)
             rows[index] = self.find_one(int(shards[index]), int(hashes[index]), verify_row)
         return rows
+
+    def _find_behind(self, rows: I32, rest: I64, bases: I64, masks: I64, highs: U64, slots: I64) -> None:
+        """`rows` at the positions `rest` are found from these slots on: a quarter of the keys, as a rule.
+
+        The next slot is looked at alone, since it ends two searches in three; then a cache line's worth at once, where
+        a round for each slot would be twenty rounds for a handful of keys.
+        """
+        pool = self._pool.entries
+        slots &= masks
+        entries = pool.take(bases + slots, mode="clip")
+        found = entries ^ highs
+        found -= _ONE64
+        is_hit = found < _LIVE_BELOW
+        rows[rest[is_hit]] = found[is_hit]
+        is_open = np.flatnonzero((entries != 0) > is_hit)
+        slots += 1
+        while len(is_open):
+            rest, bases, masks = rest.take(is_open), bases.take(is_open), masks.take(is_open)
+            highs, slots = highs.take(is_open), slots.take(is_open)
+            # (k, _WINDOW): the slots from each one's own on.
+            places = slots[:, None] + _WINDOW_STEPS
+            places &= masks[:, None]
+            places += bases[:, None]
+            near = pool.take(places, mode="clip")
+            candidates = near ^ highs[:, None]
+            candidates -= _ONE64
+            is_near_hit = candidates < _LIVE_BELOW
+            ends = is_near_hit | (near == 0)
+            # Where each search ends: at its first hit or empty slot, at its first slot if there is neither.
+            at = ends.argmax(axis=1)
+            at += np.arange(0, len(rest) * _WINDOW, _WINDOW)
+            hit = np.flatnonzero(is_near_hit.ravel().take(at))
+            rows[rest.take(hit)] = candidates.ravel().take(at.take(hit))
+            is_open = np.flatnonzero(~ends.ravel().take(at))
+            slots += _WINDOW
 
     def find_one(self, shard: int, key_hash: int, verify_row: Callable[[int], bool]) -> int:
         """The row of one key or -1. For few keys this costs less than the array calls of `find`."""

@@ -211,7 +211,6 @@ def cut_batch(batch: Batch, rows: Rows) -> Batch:
         batch.born,
         len(rows),
         device_ids=batch.device_ids.take(rows, axis=0),
-        message_ids=np.zeros((0, 16), np.uint8),
         variants=variants,
         variant_index=variant_index,
         channels=None if batch.channels is None else batch.channels[rows],
@@ -288,7 +287,7 @@ class Shadows:
         if len(home_rows) != batch.n or (batch.n > 1 and not bool((home_rows[1:] > home_rows[:-1]).all())):
             raise ValueError(f"{len(home_rows)} rows for a slice of {batch.n}, expected as many, rising")
         address = batch.address
-        batch.message_ids = message_id.encode_rows(self._secret, as_sent(address), home_rows.astype(np.intp))
+        batch.message_ids = message_id.MessageIds(self._secret, as_sent(address), home_rows)
         sequence = SHADOWS_FROM + self._number % _SHADOWS_MAX
         self._number += 1
         batch.address = BatchAddress(address.unix_ms, address.journal, sequence)
@@ -363,6 +362,11 @@ class Shadows:
                 page.touch(np.arange(page.n))
             else:
                 self._orphan(page)
+
+    def drop_if_done(self, page: ShadowPage) -> None:
+        """A page of a home that is no more, and of which nothing is left here, is forgotten."""
+        if not page.n_open and not page.has_home:
+            self._pages.pop(page.batch.address.sequence, None)
 
     def _drop_news(self, page: ShadowPage) -> None:
         page.has_dirty = False

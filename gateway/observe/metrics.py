@@ -18,7 +18,7 @@ from gateway.verdict import Verdict
 
 #: Who listens or connects.
 LISTENERS = ("rpc", "operator", "http", "long_link", "vendor", "receipts")
-STORES = ("registry", "inbox", "ledger", "spill")
+STORES = ("registry", "inbox", "ledger", "spill", "consents")
 DIRECTIONS = ("in", "out")
 #: sent: to the owner; received: from a home; report_dropped: of rows that the worker did not hold, or of a life that
 #: had ended; routed_again, uncertain: of a worker that died; home_died: news for a home that had ended.
@@ -34,6 +34,8 @@ LOGIN_RULES = (
 )
 #: Who proves an app secret: a device's password, an RPC client's hello, a signed HTTP request.
 SECRET_PLACES = ("device", "rpc", "http")
+#: In the words of actors/consents.py.
+CONSENT_EVENTS = ("reported", "used", "given_back", "emptied", "refused")
 #: In the order of core/breaker.py's enums.
 BREAKER_STATES = ("closed", "half_open", "open")
 BREAKER_CAUSES = ("none", "failures", "connect", "credential")
@@ -213,6 +215,9 @@ class Metrics(MetricSet):
     )
     pages_deleted = counter("pages", "Archived pages deleted by retention_s and retention_bytes_max")
     registry_load_s = gauge("seconds", "How long the registry was loaded at start")
+    consents = gauge("keys", "Pairs of user and template with a consent that is left or in use")
+    consents_held = gauge("rows", "Rows that hold a consent until they have ended")
+    consent_events = counter("consents", "What became of consents, by app", app=open_label(), what=CONSENT_EVENTS)
     # HTTP
     http_requests = counter("requests", "Requests to the HTTP listener", path=open_label(), status=open_label())
     device_requests = counter(

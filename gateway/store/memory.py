@@ -111,9 +111,12 @@ class MemoryInbox:
         fields = zip(*(column.tolist() for column in (*columns, rows.column("collapse"))), strict=True)
         added: dict[int, int] = {}
         for index, (tag, values) in enumerate(zip(rows.tags.tolist(), fields, strict=True)):
-            if tag in self._rows:
-                continue
             row = _InboxRow(ids[16 * index : 16 * index + 16], *values)
+            known = self._rows.get(tag)
+            if known is not None and known.born_unix_ms >= row.born_unix_ms:
+                continue
+            # What is left of an older batch, whose number was given again.
+            self._remove(tag)
             older = self._older(row)
             if older is None:
                 kept[index] = Kept.SUPERSEDED

@@ -150,7 +150,8 @@ class Inbox(Protocol):
     """Per device, ordered by arrival, bounded in rows and bytes; of one collapse id of a device the newest stays."""
 
     async def put(self, epoch: OwnershipEpoch, rows: InboxRows) -> InboxPut:
-        """Rows are kept; a tag that is there already is not stored twice."""
+        """Rows are kept; a tag that is there already is not stored twice. One whose row was born later is another row
+        of a number that was given again, and takes its place."""
         ...
 
     async def peek(self, device_id: bytes, rows_max: int) -> I64:

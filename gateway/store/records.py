@@ -146,7 +146,6 @@ def decode_batch(
         born if isinstance(born, float) else born(header.address[0]),
         header.n,
         device_ids=device_ids.reshape(header.n, 16),
-        message_ids=np.zeros((header.n, 16), np.uint8),
         variants=variants,
         variant_index=columns.array("variant_index", "<u2"),
         channels=columns.array("channels", "u1"),

@@ -1,7 +1,7 @@
 """Spill: what batches say of open rows, on the disk instead of in memory, while nobody looks at it.
 
     in memory: a row's states, stage times and hashes                      26 bytes a row, looked at and written always
-    spilled:   its ids, its target, its texts, which contents it has       32 bytes a row and its texts, never written
+    spilled:   its ids, its target, its texts, which contents it has       16 bytes a row and its texts, never written
 
 A page whose rows are queued, in flight or wait for a retry stays an object that lanes, wheels and connections hold;
 only the columns of its batch move, into mapped files, and are used from there as before: the kernel reads what is
@@ -45,7 +45,7 @@ SEGMENT_BYTES = 64 << 20
 ROWS_MIN = 1024
 #: Columns begin at multiples of a cache line.
 _ALIGNED = 64
-_COLUMNS = ("device_ids", "message_ids", "channels", "variant_index", "source_rows", "duplicates", "target_hashes")
+_COLUMNS = ("device_ids", "channels", "variant_index", "source_rows", "duplicates", "target_hashes")
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -69,7 +69,7 @@ class Spill:
 
     @staticmethod
     def takes(page: LedgerPage) -> bool:
-        """Whether it is worth it, and all that is written once has been: ids are made as rows are routed."""
+        """Whether it is worth it, and its rows have been routed: what is routed next is looked at at once."""
         return page.n >= ROWS_MIN and not page.is_spilled and page.n_routed == page.n
 
     async def take(self, page: LedgerPage) -> None:

@@ -55,7 +55,6 @@ def ledger_of(world: Any, store: MemoryLedgerArchive) -> LedgerActor:
         epoch=EPOCH,
         held_write_s=5.0,
         home=world.home,
-        secret=world.home._secret,
         clock=world.clock,
         observer=_Nobody(),
         retention_s=86_400.0,

@@ -97,7 +97,6 @@ def end(world: Any, page: Any, rows: list[int], state: State = State.CANCELLED, 
 
 def opened(world: Any, n: int) -> Any:
     page = world.open(world.register(n, Channel.NONE))
-    world.home.encode_rows(page.batch, 0, n)
     return page
 
 

@@ -29,7 +29,6 @@ def routed(world: Any, targets: Any, variants: Any = None) -> Any:
     """A page whose rows have been looked up, as the router leaves it."""
     page = world.open(targets, variants)
     page.slots[:] = world.devices.find(page.batch.device_ids, 0)
-    world.home.encode_rows(page.batch, 0, page.n)
     return page
 
 

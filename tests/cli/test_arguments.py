@@ -43,6 +43,9 @@ TASK = "01a20080-fc7f-8000-8000-01000033d17a"
         "demo --fault explode",
         "check-config",
         "device-login shop",
+        "consents openid",
+        "consents openid template --add 1 --set 1",
+        "consents openid template --add -1",
     ],
 )
 def test_a_wrong_command_line_ends_with_code_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:

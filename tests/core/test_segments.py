@@ -289,3 +289,16 @@ def test_several_blocks_for_one_call_are_taken_all_or_none():
     n_fit = 27 * 900
     segments.insert(many[:n_fit], hashes[rows[:n_fit]], rows[:n_fit])
     assert len(segments) == len(first) + n_fit
+
+
+def test_keys_of_one_home_slot_are_found_however_long_their_probes_are():
+    table = Segments(1000, "slots_max")
+    n = 100
+    # All have one shard and one home slot, so that the last stands a hundred slots behind it, around the segment's end.
+    hashes = (np.arange(1, 2 * n + 1, dtype=np.uint64) << np.uint64(42)) | np.uint64(1000 << 32)
+    shards = np.full(2 * n, 7, np.int64)
+    rows = np.arange(n, dtype=np.int32)
+    table.insert(shards[:n], hashes[:n], rows)
+    table.remove(shards[: n // 2], hashes[: n // 2], rows[: n // 2])
+    found = table.find(shards, hashes, lambda index, candidates: np.ones(len(candidates), np.bool_))
+    assert found.tolist() == [-1] * (n // 2) + list(range(n // 2, n)) + [-1] * n

@@ -50,8 +50,8 @@ LOGS_MAX = 6
 #: What may be shown: logs of processes and of workers in this process, as long as their folders are there.
 _logs: list[Path] = []
 _simulators_up: list[Simulators] = []
-#: Timeouts of the configuration, by whether the test is marked `timed`. On a busy machine a second passes between two
-#: steps of a process, so that only tests of timeouts, beside which nothing heavy runs, have short ones.
+#: Timeouts of the configuration. On a busy machine seconds pass between two steps of a process, so that only tests of
+#: timeouts, marked `timed(short=True)`, beside which nothing heavy runs, have short ones.
 PATIENT: dict[str, dict[str, Any]] = {
     "rpc": {"hello_timeout_s": 30.0, "frame_timeout_s": 30.0},
     "long_link": {"handshake_timeout_s": 30.0, "packet_timeout_s": 30.0, "ack_timeout_s": 30.0},
@@ -331,6 +331,21 @@ class Gateway:
                     return counts
                 await trio.sleep(0.02)
 
+    async def until_written(self) -> None:
+        """The journal has written what it has to say, so that a kill takes nothing of it: nothing new over ten
+        questions, each of which takes the loop a turn and more."""
+
+        async def writes() -> float:
+            found = await self.metrics()
+            return sum(n for (name, _), n in found.items() if name == "pushgw_journal_write_seconds_count")
+
+        with trio.fail_after(WAIT_S):
+            before, same = await writes(), 0
+            while same < 10:
+                await trio.sleep(0.05)
+                now = await writes()
+                before, same = now, same + 1 if now == before else 0
+
     async def rows(self, task_id: bytes) -> list[tuple[str, str, int]]:
         """(message id, state, flags) of every row."""
         page = await self.client.task_rows(task_id, 0, 60_000)
@@ -411,7 +426,8 @@ def own_simulators(folder: Path) -> Iterator[Simulators]:
 
 
 def _is_impatient(request: pytest.FixtureRequest) -> bool:
-    return request.node.get_closest_marker("timed") is not None
+    mark = request.node.get_closest_marker("timed")
+    return mark is not None and mark.kwargs.get("short", False)
 
 
 @contextlib.asynccontextmanager

@@ -71,7 +71,8 @@ async def test_queued_rows_of_a_killed_gateway_go_out_once_at_the_next_start_and
     async with open_clients(process.ready) as gateway:
         for _ in range(5):
             await gateway.client.submit(vendor_only(), tokens(200))
-        await trio.sleep(1.0)
+        # Lanes have had them for a while, and no connection to send them over.
+        await gateway.until_written()
     await kill(process)
     simulators.start()
     process = await started(serve, simulators)
@@ -103,7 +104,7 @@ async def test_a_request_id_gets_its_first_answer_after_a_restart(
         if are_final:
             await gateway.until_final(first.task_id)
             await gateway.until_final(other.task_id)
-        await trio.sleep(0.5)
+            await gateway.until_written()
     await kill(process)
     process = await started(serve, simulators)
     assert logged(process, "recovered")[0]["batches"] == (0 if are_final else 2)
@@ -276,7 +277,7 @@ async def test_a_damaged_record_stops_intake_until_it_is_given_up_and_the_others
     async with open_clients(process.ready) as gateway:
         answer = await gateway.client.submit(vendor_only(), tokens(1))
         await gateway.until_final(answer.task_id)
-        await trio.sleep(0.3)
+        await gateway.until_written()
     await kill(process)
     process = await started(serve, simulators)
     assert not logged(process, "damaged record")

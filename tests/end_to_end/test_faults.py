@@ -26,7 +26,7 @@ from gateway.core.identity import device_password
 from gateway.wire.rpc import codec, messages, proof
 from gateway.wire.rpc.framing import frame
 
-pytestmark = pytest.mark.timed
+pytestmark = pytest.mark.timed(short=True)
 
 SECRET = b"the secret of the shop"
 HELLO = Variant("title", "body")
@@ -80,6 +80,14 @@ async def works(gateway: Any) -> None:
         assert (await gateway.until_final(answer.task_id)).states == {"dropped": 1}
 
 
+async def until_open(gateway: Any, listener: str, n: int) -> dict[tuple[str, str], float]:
+    """The metrics once that many connections are open: a close is counted when both ends have said goodbye."""
+    with trio.fail_after(60):
+        while (metrics := await gateway.metrics())["pushgw_connections_open", listener] != n:
+            await trio.sleep(0.02)
+    return metrics
+
+
 # -- RPC
 
 
@@ -117,15 +125,13 @@ async def test_rpc_names_and_counts_what_is_wrong_and_serves_the_others(open_gat
             await stream.send_all(recorded)
             assert codes(await read_all(stream)) == ["bad_credentials"]
         await works(gateway)
-        await trio.sleep(0.1)
-        metrics = await gateway.metrics()
+        metrics = await until_open(gateway, "rpc", 1)
         closes = {labels: n for (name, labels), n in metrics.items() if name == CLOSES and n}
         assert closes["rpc,frame_too_large"] == 4
         assert closes["rpc,protocol_error"] == 2
         assert closes["rpc,bad_credentials"] == 2
         assert closes["rpc,half_frame_timeout"] == 1
         assert closes["rpc,handshake_timeout"] == 1
-        assert metrics["pushgw_connections_open", "rpc"] == 1
 
 
 async def test_rpc_answers_an_unknown_kind_as_a_fault_of_that_request(open_gateway: Callable[..., Any]) -> None:
@@ -143,7 +149,7 @@ async def test_rpc_answers_an_unknown_kind_as_a_fault_of_that_request(open_gatew
 
 
 async def test_rpc_serves_a_real_client_among_many_that_say_nothing(open_gateway: Callable[..., Any]) -> None:
-    limits = {"hellos_max": 64, "connections_max": 8, "hello_timeout_s": 2.0}
+    limits = {"hellos_max": 64, "connections_max": 8, "hello_timeout_s": 60.0}
     async with open_gateway(rpc={"listeners": [{"address": "tcp://127.0.0.1:0"}]} | limits) as gateway:
         silent = []
         slowest = 0.0
@@ -153,22 +159,17 @@ async def test_rpc_serves_a_real_client_among_many_that_say_nothing(open_gateway
                 begun = trio.current_time()
                 await works(gateway)
                 slowest = max(slowest, trio.current_time() - begun)
-        assert slowest < 1.0
+        # None waited for the silent ones to be sent away.
+        assert slowest < 20.0
         # also somebody who comes now is served
-        async with trio.open_nursery() as nursery:
-            stream, challenge = await rpc(gateway)
-            await stream.send_all(hello(challenge, SECRET))
-            assert codes(bytes(await stream.receive_some(65536))) == []
-            for each in silent:
-                nursery.start_soon(read_all, each)
+        stream, challenge = await rpc(gateway)
+        await stream.send_all(hello(challenge, SECRET))
+        assert codes(bytes(await stream.receive_some(65536))) == []
         for each in (*silent, stream):
             await each.aclose()
-        await trio.sleep(0.1)
-        metrics = await gateway.metrics()
-        evicted = metrics[CLOSES, "rpc,too_many_connections"]
-        assert evicted + metrics[CLOSES, "rpc,handshake_timeout"] == 300
-        assert evicted >= 300 - 64 - 1
-        assert metrics["pushgw_connections_open", "rpc"] == 1
+        metrics = await until_open(gateway, "rpc", 1)
+        # The oldest had to go; those that nobody needed the room of were there until we left.
+        assert 300 - 64 - 1 <= metrics[CLOSES, "rpc,too_many_connections"] < 300
 
 
 async def test_rpc_request_id_makes_a_submit_idempotent(open_gateway: Callable[..., Any]) -> None:
@@ -327,7 +328,7 @@ async def test_a_phone_that_vanishes_gets_its_rows_when_it_returns(
         (device,) = await gateway.register(1, "")
         phone = await new_phone(device).connect(gateway.link_port, nursery)
         await phone.close()
-        await trio.sleep(0.1)
+        await until_open(gateway, "long_link", 0)
         tasks = [(await gateway.client.submit(Variant(str(n), "b"), [device])).task_id for n in range(60)]
         again = await new_phone(device).connect(gateway.link_port, nursery)
         for task in tasks:
@@ -384,14 +385,16 @@ async def greets(gateway: Any) -> bool:
 async def test_sigterm_drains_what_is_in_flight_and_reports_the_rest(
     serve: Callable[..., Any], open_clients: Callable[..., Any], simulators: Any
 ) -> None:
-    process = await trio.to_thread.run_sync(serve, simulators.ready)
+    process = await trio.to_thread.run_sync(
+        lambda: serve(simulators.ready, gateway={"drain_s": 20.0}, http2={"request_timeout_s": 30.0})
+    )
     async with open_clients(process.ready) as gateway:
         devices = await gateway.register(30)
         away = await gateway.register(5, "", first=100)
         # afterwards the connection is known to its peer, and the tokens to us
         first = await gateway.client.submit(vendor_only(), devices)
         await gateway.until_final(first.task_id)
-        simulators.fault("apns", "latency", distribution="fixed", ms=1500, for_s=20)
+        simulators.fault("apns", "latency", distribution="fixed", ms=4000, for_s=60)
         answer = await gateway.client.submit(vendor_only(), devices)
         held = await gateway.client.submit(HELLO, away)
         with trio.fail_after(60):
@@ -401,13 +404,13 @@ async def test_sigterm_drains_what_is_in_flight_and_reports_the_rest(
         begun = time.monotonic()
         process.signal(signal.SIGTERM)
         # from now on nobody new is served, while the answers are awaited
-        with trio.fail_after(1.2):
+        with trio.fail_after(3.5):
             while await greets(gateway):
                 await trio.sleep(0.02)
     code = await trio.to_thread.run_sync(process.wait)
     took_s = time.monotonic() - begun
     assert code == 0
-    assert 0.5 < took_s < 8
+    assert 0.5 < took_s < 18
     # what was in flight got its answers
     assert len(simulators.copies("apns")) == 60
     lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
@@ -433,7 +436,8 @@ async def test_sigterm_ends_within_its_budget_whatever_the_vendor_does(
         process.signal(signal.SIGTERM)
     code = await trio.to_thread.run_sync(process.wait)
     assert code == 0
-    assert time.monotonic() - begun < 5
+    # A second, and what a busy machine takes; the vendor would take half a minute.
+    assert time.monotonic() - begun < 15
     lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
     (stopped,) = [line for line in lines if line["event"] == "stopped"]
     assert sum(stopped["rows_open"].values()) == 20

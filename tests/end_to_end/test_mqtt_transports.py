@@ -161,7 +161,7 @@ async def test_mosquitto_sub_is_pushed_to_over_tls(
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.timed
+@pytest.mark.timed(short=True)
 async def test_wrong_words_at_each_listener_are_counted_by_name_and_cost_the_others_nothing(
     open_gateway: Callable[..., Any], listeners: list[dict[str, Any]], certificate: Path
 ) -> None:

@@ -416,6 +416,7 @@ async def test_text_message_to_those_not_reached_survives_a_kill(
         content = Variant("parcel", "is there", strategy=2, ttl_s=86_400, fallback=(step,))
         answer = await gateway.client.submit(content, ids, variables={"phone": phones})
         await until_states(gateway, answer.task_id, {"vendor_accepted": 2, "waiting": 4})
+        await gateway.until_written()
     process.signal(signal.SIGKILL)
     process.wait()
     process = serve(None, **over)

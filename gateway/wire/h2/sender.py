@@ -82,7 +82,8 @@ class BurstSender:
         self._wanted_bytes = 0
 
     def ids_left(self) -> int:
-        return max(0, (self._config.stream_id_max - self.next_id) // 2 + 1)
+        left = (self._config.stream_id_max - self.next_id) // 2 + 1
+        return left if left > 0 else 0
 
     def has_window(self) -> bool:
         """Whether the row that the connection window did not hold at the last call would be taken now. False only

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from gateway.batch import RowFault
-from gateway.columns import U8, U32, Bool, TextColumn, drained, utf8_good_rows_in_steps
+from gateway.columns import I64, U8, U32, Bool, TextColumn, drained, utf8_good_rows_in_steps
 from gateway.content import Fault
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import Texts
@@ -110,6 +110,7 @@ _IS_CONTROL = np.zeros(256, np.bool_)
 _IS_CONTROL[np.frombuffer(_CONTROLS, np.uint8)] = True
 #: They differ in their last byte alone.
 _OVERRIDES = ("\u202d".encode(), "\u202e".encode())
+_OVERRIDE_PAIR = np.uint16(int.from_bytes(_OVERRIDES[0][:2], "little"))
 
 
 def check_texts(field: str, column: TextColumn, bytes_max: int, refusals: Refusals) -> None:
@@ -141,19 +142,36 @@ def check_shown(field: str, column: TextColumn, refusals: Refusals) -> None:
     which costs next to nothing where there is nothing to find."""
     blob = column.blob
     data = np.frombuffer(blob, np.uint8)
-    low = data[np.flatnonzero(data < 0x20)]
+    # A minimum costs a tenth of a comparison: most columns have no byte of these, not even a line end.
+    low = data[np.flatnonzero(data < 0x20)] if len(data) and int(data.min()) < 0x20 else data[:0]
     if b"\x7f" in blob or (len(low) and bool(_IS_CONTROL[low].any())):
         refusals.refuse(rows_holding(column, _IS_CONTROL[data]), Fault(field, f"{field} holds a control character"))
-    firsts = np.flatnonzero(data[:-2] == _OVERRIDES[0][0])
-    if len(firsts):
-        firsts = firsts[data[firsts + 1] == _OVERRIDES[0][1]]
-        firsts = firsts[(data[firsts + 2] == _OVERRIDES[0][2]) | (data[firsts + 2] == _OVERRIDES[1][2])]
+    firsts = _override_starts(blob)
     if len(firsts):
         begins = np.zeros(len(blob), np.bool_)
         begins[firsts] = True
         refusals.refuse(
             rows_holding(column, begins), Fault(field, f"{field} holds a sign that overrides the direction of text")
         )
+
+
+def _override_starts(blob: bytes) -> I64:
+    """Where U+202D and U+202E begin, in no order. The first two of their three bytes are looked for as numbers of two
+    bytes, once at even and once at odd places: half the price of looking for the first byte, which emoji share."""
+    found = []
+    for shift in (0, 1):
+        pairs = np.frombuffer(blob, "<u2", max(0, len(blob) - shift) // 2, min(shift, len(blob)))
+        is_start = pairs == _OVERRIDE_PAIR
+        if np.count_nonzero(is_start):
+            found.append(np.flatnonzero(is_start) * 2 + shift)
+    if not found:
+        return np.zeros(0, np.int64)
+    data = np.frombuffer(blob, np.uint8)
+    starts = np.concatenate(found)
+    starts = starts[starts + 2 < len(data)]
+    lasts = data[starts + 2]
+    here: I64 = starts[(lasts == _OVERRIDES[0][2]) | (lasts == _OVERRIDES[1][2])]
+    return here
 
 
 def rows_holding(column: TextColumn, marked: Bool) -> Bool:

@@ -282,6 +282,20 @@ class BlockDevices(Message, kw_only=True):
     app_key: AppKey = ""
 
 
+class ReportConsents(Message, kw_only=True):
+    """n users agreed to so many messages of a template more, or (is_total) have just so many left. counts absent: one
+    each; 0: to ask. An operator names the app. Answer: consents_reported."""
+
+    id: RequestNumber
+    n: RowCount
+    users: Texts
+    templates: Annotated[list[Line], Meta(min_length=1, max_length=256)]
+    template_index: memoryview | None = None
+    counts: memoryview | None = None
+    is_total: bool = False
+    app_key: AppKey = ""
+
+
 class Device(Message, kw_only=True):
     """One device by id or by alias; an operator names the app. Answer: device_found."""
 
@@ -633,6 +647,14 @@ class DevicesBlocked(Message, kw_only=True):
     known: int
 
 
+class ConsentsReported(Message, kw_only=True):
+    """left: u32, what each row's user has left of its template after the call, without what rows are under way with."""
+
+    id: RequestNumber
+    n: int
+    left: memoryview
+
+
 class StoredRowsFound(Message, kw_only=True):
     """rows, bytes (of text), devices: of all. Columns of the first n: born_unix_ms, deadline_unix_ms are u64."""
 
@@ -770,6 +792,7 @@ Request: TypeAlias = (
     | RegisterDevices
     | EraseDevices
     | BlockDevices
+    | ReportConsents
     | Device
     | DeviceStatus
     | OnlineCounts
@@ -800,6 +823,7 @@ Answer: TypeAlias = (
     | DevicesRegistered
     | DevicesErased
     | DevicesBlocked
+    | ConsentsReported
     | StoredRowsFound
     | StoredPurged
     | BackedUp
@@ -832,6 +856,7 @@ ANSWER_OF: dict[type[Message], type[Message]] = {
     RegisterDevices: DevicesRegistered,
     EraseDevices: DevicesErased,
     BlockDevices: DevicesBlocked,
+    ReportConsents: ConsentsReported,
     StoredRows: StoredRowsFound,
     PurgeStored: StoredPurged,
     Backup: BackedUp,

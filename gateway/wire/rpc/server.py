@@ -108,6 +108,7 @@ CODE_NAMES = CodeNames(
     states=_table(State), reasons=_table(Reason, 0), channels=_table(Channel, 0), receipts=_table(Receipt)
 )
 _NO_FAULTS: Mapping[int, Fault] = {}
+_HELLO_FIRST = "hello has to come first"
 
 
 class ServerSession:
@@ -130,6 +131,7 @@ class ServerSession:
         "_lookup_secret",
         "_nonce",
         "_out",
+        "_out_bytes",
         "_phase",
         "_reader",
         "_streams",
@@ -169,7 +171,9 @@ class ServerSession:
         self.role: Literal["app", "operator"] | None = None
         self.close_reason: CloseReason | None = None
         challenge = Challenge(version=proof.VERSION, nonce=nonce, frame_bytes_max=self._reader.frame_bytes_max)
-        self._out: list[bytes] | None = [frame(codec.encode(challenge))]
+        self._out: list[bytes] | None = None
+        self._out_bytes = 0
+        self._append(frame(codec.encode(challenge)))
 
     # --- what the actor asks -----------------------------------------------------------------------------------
 
@@ -185,7 +189,7 @@ class ServerSession:
     @property
     def pending_bytes(self) -> int:
         """Bytes that data_to_send() would give: the actor bounds them and ends a slow consumer."""
-        return sum(map(len, self._out)) if self._out else 0
+        return self._out_bytes
 
     @property
     def buffered_bytes(self) -> int:
@@ -202,6 +206,7 @@ class ServerSession:
             return b""
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out = None
+        self._out_bytes = 0
         return data
 
     def next_deadline(self) -> float:
@@ -307,7 +312,15 @@ class ServerSession:
 
     def _on_payload(self, payload: bytes, events: list[Event]) -> None:
         message = codec.decode_from_client(payload)
-        if isinstance(message, codec.Mended):
+        if type(message) is Submit:
+            # By far the most frequent: none of the other questions first.
+            self._input(
+                Input.REQUEST,
+                events,
+                request=Requested(message, len(payload), _NO_FAULTS),
+                text=_HELLO_FIRST,
+            )
+        elif isinstance(message, codec.Mended):
             self._input(Input.REQUEST, events, request=Requested(message.submit, len(payload), message.faults))
         elif isinstance(message, codec.Faulty):
             input_ = Input.FAULTY if message.id else Input.NAMELESS_FAULT
@@ -317,13 +330,13 @@ class ServerSession:
         elif isinstance(message, Hello):
             self._input(Input.HELLO, events, hello=message, text="hello came twice")
         elif isinstance(message, Credit):
-            self._input(Input.CREDIT, events, credit=message, text="hello has to come first")
+            self._input(Input.CREDIT, events, credit=message, text=_HELLO_FIRST)
         else:
             self._input(
                 Input.REQUEST,
                 events,
                 request=Requested(message, len(payload), _NO_FAULTS),
-                text="hello has to come first",
+                text=_HELLO_FIRST,
             )
 
     def _input(
@@ -544,3 +557,5 @@ class ServerSession:
         if self._out is None:
             self._out = []
         self._out.append(data)
+        # Asked after each answer; adding them up anew would make the answers of a batch cost their square.
+        self._out_bytes += len(data)

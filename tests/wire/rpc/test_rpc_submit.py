@@ -137,6 +137,8 @@ _ODD = [
     b"a\tb\n",
     b"\x7f",
     "\u202eab".encode(),
+    "x\u202d".encode(),
+    "\u201c\u202c\u2028".encode(),
     "你好".encode(),
     "你好".encode()[:4],
 ]

@@ -1,0 +1,86 @@
+"""The parts of a worker that know what users of mini programs have agreed to: table, gates, store, desk."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import vendors
+from gateway.actors.consent_desk import ConsentDesk
+from gateway.actors.consents import ConsentGate, ConsentRules, Consents
+from gateway.batch import OwnershipEpoch
+from gateway.config import App
+from gateway.config_relations import counts_consents
+from gateway.errors import StoreError
+from gateway.ledger import Channel
+from gateway.observe.log import Log
+from gateway.observe.metrics import Metrics
+
+if TYPE_CHECKING:
+    from gateway.app import Worker
+
+
+class ConsentCounts:
+    def __init__(self, metrics: Metrics, log: Log) -> None:
+        self._metrics = metrics
+        self._log = log
+
+    def consents(self, app_key: str, what: str, count: int) -> None:
+        self._metrics.consent_events.add(count, app_key, what)
+
+    def not_written(self, error: StoreError) -> None:
+        self._metrics.store_failures.add(1, "consents", type(error).__name__)
+        self._log.error("consents not written, trying again", error=str(error))
+
+
+def build_consents(worker: Worker, secret: bytes, epoch: OwnershipEpoch) -> Consents | None:
+    """None where no app has a channel with consents, or several workers would each count their own."""
+    config = worker.config
+    if not counts_consents(config):
+        return None
+    consents = Consents(
+        keys_max=config.consents.keys_max,
+        write_s=config.consents.write_s,
+        key=worker.stores.hash_key(secret),
+        epoch=epoch,
+        store=worker.stores.consents,
+        observer=ConsentCounts(worker.metrics, worker.log.bind(actor="consents")),
+    )
+    worker.stores.behind.append(consents)
+    return consents
+
+
+def consent_gate(
+    consents: Consents | None, app: App, channel: Channel, settings: Any, vendor: Any
+) -> ConsentGate | None:
+    """The gate of one app's vendor; None for one without consents."""
+    if consents is None or not hasattr(vendor, "consent_of"):
+        return None
+    rules = ConsentRules(vendor.consent_of, vendor.no_consent, settings.consents == "strict")
+    return consents.gate(app.key, channel, rules)
+
+
+def consent_desk(worker: Worker) -> ConsentDesk | None:
+    """Who answers reports."""
+    if worker.consents is None:
+        return None
+    checks: dict[str, Callable[[str], str]] = {}
+    for app in worker.config.apps:
+        for name, settings in app.vendors.items():
+            if "consents" in settings.__struct_fields__:
+                checks[app.key] = vendors.entry_of(name).vendor(settings).check_token
+    return ConsentDesk(worker.consents, checks)
+
+
+def consent_actors(worker: Worker) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+    """What has to run, by name."""
+    if worker.consents is not None:
+        yield "consents", worker.consents.run
+
+
+def refresh_consents(worker: Worker) -> None:
+    """Gauges say how it is now."""
+    if worker.consents is not None:
+        found = worker.consents.table.statistics()
+        worker.metrics.consents.set(found.keys)
+        worker.metrics.consents_held.set(found.held)

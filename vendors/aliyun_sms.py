@@ -31,8 +31,6 @@ from gateway.template_values import Tree, form_parts, merge_patch, with_slots
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
-    FieldLimit,
-    Limits,
     Refusal,
     RequestTemplate,
     RowList,
@@ -58,8 +56,9 @@ from vendors.codes import (
     UNREADABLE,
 )
 from vendors.http_answer import by_status_class, counted_name, decode_object, retry_after_s, text_of
-from vendors.neutral import BulkSettings, BulkVendorBase, check_identifier, check_secret, form_value, own_raw
-from vendors.text_template import TemplateRooms, TextTemplate, parameter, template_of
+from vendors.neutral import check_identifier, check_secret, form_value, own_raw
+from vendors.sms import SmsBase, SmsSettings
+from vendors.text_template import parameter, template_of
 
 VERSION, ACTION, BATCH_ACTION = "2017-05-25", "SendSms", "SendBatchSms"
 NUMBERS_MAX, MESSAGES_MAX = 1000, 100
@@ -68,33 +67,29 @@ PARAM_CODE_POINTS_MAX = 35
 NUMBER_FORM = re.compile(r"(\+|00)?[0-9]{6,18}")
 
 
-class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(SmsSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One account (RAM user). The access key's secret is a file or an environment variable, never inline.
 
-    sign_name: the approved signature. templates: category -> template and parameters, `default` for all others.
-    messages_per_request_max: texts of their own in one request. rate_per_s: requests; 5000 is a user's quota.
+    messages_per_request_max: texts of their own in one request. rate_per_s: requests; 5000 is a user's quota. The rest:
+    vendors/sms.py.
     """
 
     access_key_id: str
     access_key_secret_file: str = ""
     access_key_secret_env: str = ""
-    sign_name: str = ""
-    templates: dict[str, TextTemplate] = msgspec.field(default_factory=dict)
     param_code_points_max: int = PARAM_CODE_POINTS_MAX
     host: str = "dysmsapi.aliyuncs.com"
     rows_per_request_max: int = 1
     messages_per_request_max: int = 1
 
     def __post_init__(self) -> None:
-        self.check(rows_max=NUMBERS_MAX)
+        self.check_sms(rows_max=NUMBERS_MAX)
         if not 1 <= self.messages_per_request_max <= MESSAGES_MAX:
             raise ValueError(
                 f"messages_per_request_max is {self.messages_per_request_max}, expected 1 to {MESSAGES_MAX}"
             )
         check_secret("access_key_secret", self.access_key_secret_file, self.access_key_secret_env)
         check_identifier("access_key_id", self.access_key_id)
-        if not 1 <= self.param_code_points_max <= 1000:
-            raise ValueError(f"param_code_points_max is {self.param_code_points_max}, expected 1 to 1000")
 
 
 #: Code -> answer: every row of the sheet's section 7A.13.
@@ -137,27 +132,14 @@ _SINGLE_NONCE: TemplateParts = (Slot("message_id"), b"-", Slot("now_unix_ms"))
 _MANY_NONCE: TemplateParts = (Slot("address"), b"-", Slot("now_unix_ms"))
 
 
-class AliyunSms(BulkVendorBase):
+class AliyunSms(SmsBase[Settings]):
     """The vendor port for one account (gateway/vendor.py)."""
 
     name: ClassVar[str] = "aliyun_sms"
-    rate_counts_requests: ClassVar[bool] = True
-    may_repeat: ClassVar[bool] = False
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._limit = FieldLimit("code_points", settings.param_code_points_max)
-        self._rooms = TemplateRooms(settings.templates, lambda _: self._limit)
-        self._host = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
+        super().__init__(settings)
         self._credential = f"{ACS3} Credential={settings.access_key_id},SignedHeaders={ACS3_SIGNED},Signature=".encode()
-
-    def authority(self) -> tuple[str, int]:
-        return self.settings.host, self.settings.port
-
-    def limits(self, variant: Variant) -> Limits:
-        """Of each parameter; none of the body is known."""
-        title, body, variables = self._rooms.of(variant)
-        return Limits(1 << 20, title or self._limit, body or self._limit, counts_token=False, variables=variables)
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
         raw = own_raw(variant, self.name)

@@ -38,7 +38,7 @@ from gateway.vendor import (
 )
 from gateway.verdict import Answer
 from vendors.auth.credential import SecretPlace
-from vendors.auth.query_token import QueryToken, query_token
+from vendors.auth.query_token import QueryToken, query_token, token_url
 from vendors.codes import ACCEPTED, AUTH, AUTH_CONFIG, ERROR, MUTED, PAYLOAD, THROTTLED, answer_of, table
 from vendors.http_answer import code_of, decode_object
 from vendors.neutral import BulkVendorBase, check_identifier, check_secret, own_raw
@@ -174,6 +174,5 @@ def secret_place(settings: Settings) -> SecretPlace:
 
 def credential(settings: Settings, secret: bytes) -> QueryToken:
     """The asker for access tokens. Raises ValueError for a secret of the wrong form."""
-    place = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
-    url = settings.token_uri or f"https://{place}/gettoken"
+    url = token_url(settings, "/gettoken")
     return query_token(secret, url=url, id_name="appkey", id_value=settings.app_key_id, secret_name="appsecret")

@@ -26,8 +26,6 @@ from gateway.template_values import Tree, merge_patch, with_slots
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
-    FieldLimit,
-    Limits,
     Refusal,
     RequestTemplate,
     RowList,
@@ -56,14 +54,13 @@ from vendors.codes import (
 from vendors.http_answer import by_status_class, counted_name, decode_object, retry_after_s, text_of
 from vendors.neutral import (
     OWN_ID_CHARACTERS_MAX,
-    BulkSettings,
-    BulkVendorBase,
     check_at_most_one,
     check_identifier,
     check_secret,
     own_raw,
 )
-from vendors.text_template import TemplateRooms, TextTemplate, parameter, template_of
+from vendors.sms import SmsBase, SmsSettings
+from vendors.text_template import parameter, template_of
 
 VERSION, ACTION, SERVICE = "2021-01-11", "SendSms", "sms"
 CONTENT_TYPE = "application/json; charset=utf-8"
@@ -73,21 +70,18 @@ MAINLAND_FORM = re.compile(r"\+861[3-9][0-9]{9}")
 NUMBER_FORM = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
-class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(SmsSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One SMS application. The secret key is a file or an environment variable, never inline.
 
-    sign_name: the approved signature, required for mainland numbers. templates: category -> template and parameters,
-    `default` for all others; parameters are named by their place, from 1. numbers: which numbers are targets.
-    rate_per_s: requests; 3000 is the API's. callback_secret: the end of the path that reports are posted to, since they
-    are not signed; without one they are not taken.
+    sign_name is required for mainland numbers; parameters of templates are named by their place, from 1. numbers: which
+    numbers are targets. rate_per_s: requests; 3000 is the API's. callback_secret: the end of the path that reports are
+    posted to, since they are not signed; without one they are not taken. The rest: vendors/sms.py.
     """
 
     secret_id: str
     sdk_app_id: str
     secret_key_file: str = ""
     secret_key_env: str = ""
-    sign_name: str = ""
-    templates: dict[str, TextTemplate] = msgspec.field(default_factory=dict)
     numbers: Literal["mainland", "international"] = "mainland"
     region: str = "ap-guangzhou"
     param_code_points_max: int = PARAM_CODE_POINTS_MAX
@@ -99,13 +93,11 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rows_per_request_max: int = NUMBERS_MAX
 
     def __post_init__(self) -> None:
-        self.check(rows_max=NUMBERS_MAX)
+        self.check_sms(rows_max=NUMBERS_MAX)
         check_secret("secret_key", self.secret_key_file, self.secret_key_env)
         check_at_most_one("callback_secret", self.callback_secret_file, self.callback_secret_env)
         for name in ("secret_id", "sdk_app_id", "region"):
             check_identifier(name, getattr(self, name))
-        if not 1 <= self.param_code_points_max <= 1000:
-            raise ValueError(f"param_code_points_max is {self.param_code_points_max}, expected 1 to 1000")
         for category, template in self.templates.items():
             if set(template.params) != {str(place) for place in range(1, len(template.params) + 1)}:
                 raise ValueError(f"params of template {category} are not named 1, 2, ...")
@@ -169,20 +161,15 @@ _RAW_REFUSED = ("PhoneNumberSet", "SmsSdkAppId", "SessionContext")
 _NUMBERS = RowList("numbers", (b'"', Slot("token"), b'"'), b",")
 
 
-class TencentSms(BulkVendorBase):
+class TencentSms(SmsBase[Settings]):
     """The vendor port for one SMS application (gateway/vendor.py)."""
 
     name: ClassVar[str] = "tencent_sms"
-    rate_counts_requests: ClassVar[bool] = True
-    may_repeat: ClassVar[bool] = False
     #: Reports name `sid`, which is the number's SerialNo.
     keeps_own_ids: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._limit = FieldLimit("code_points", settings.param_code_points_max)
-        self._rooms = TemplateRooms(settings.templates, lambda _: self._limit)
-        self._host = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
+        super().__init__(settings)
         # The whole header is the signature's: the date in its scope changes with the day.
         self._headers: tuple[tuple[bytes, TemplateParts], ...] = (
             (b"content-type", (CONTENT_TYPE.encode(),)),
@@ -192,14 +179,6 @@ class TencentSms(BulkVendorBase):
             (b"x-tc-timestamp", (Slot("now_unix_s"),)),
             (b"authorization", (Slot("signature"),)),
         )
-
-    def authority(self) -> tuple[str, int]:
-        return self.settings.host, self.settings.port
-
-    def limits(self, variant: Variant) -> Limits:
-        """Of each parameter; none of the body is known."""
-        title, body, variables = self._rooms.of(variant)
-        return Limits(1 << 20, title or self._limit, body or self._limit, counts_token=False, variables=variables)
 
     def template(self, variant: Variant, *, with_variables: bool = False) -> RequestTemplate | Refusal:
         raw = own_raw(variant, self.name, _RAW_REFUSED)

@@ -43,7 +43,7 @@ from gateway.vendor import (
 )
 from gateway.verdict import Answer
 from vendors.auth.credential import SecretPlace
-from vendors.auth.query_token import QueryToken, wechat_token
+from vendors.auth.query_token import QueryToken, token_url, wechat_token
 from vendors.codes import (
     ACCEPTED,
     AUTH,
@@ -318,5 +318,4 @@ def secret_place(settings: Settings) -> SecretPlace:
 
 def credential(settings: Settings, secret: bytes) -> QueryToken:
     """The asker for access tokens. Raises ValueError for a secret of the wrong form."""
-    place = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
-    return wechat_token(secret, appid=settings.appid, url=settings.token_uri or f"https://{place}/cgi-bin/stable_token")
+    return wechat_token(secret, appid=settings.appid, url=token_url(settings, "/cgi-bin/stable_token"))

@@ -38,7 +38,7 @@ from gateway.vendor import (
 )
 from gateway.verdict import Answer, Verdict
 from vendors.auth.credential import SecretPlace
-from vendors.auth.query_token import QueryToken, query_token
+from vendors.auth.query_token import QueryToken, query_token, token_url
 from vendors.codes import ACCEPTED, AUTH, AUTH_CONFIG, ERROR, MUTED, PAYLOAD, RIGHT, THROTTLED, answer_of, table
 from vendors.http_answer import code_of, decode_object, text_of
 from vendors.neutral import BulkVendorBase, check_identifier, check_secret, own_raw
@@ -167,6 +167,5 @@ def secret_place(settings: Settings) -> SecretPlace:
 
 def credential(settings: Settings, secret: bytes) -> QueryToken:
     """The asker for access tokens. Raises ValueError for a secret of the wrong form."""
-    place = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
-    url = settings.token_uri or f"https://{place}/cgi-bin/gettoken"
+    url = token_url(settings, "/cgi-bin/gettoken")
     return query_token(secret, url=url, id_name="corpid", id_value=settings.corpid, secret_name="corpsecret")

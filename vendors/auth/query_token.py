@@ -10,6 +10,7 @@ ends the token before, is not used.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -42,6 +43,12 @@ class QueryToken:
         is_passing = code in _PASSING or code in ("", "0") or status >= 500 or status in (408, 429)
         name = counted_name(f"code_{code}" if code not in ("", "0") else "", status)
         return Denied(name, not is_passing, retry_after_s(headers))
+
+
+def token_url(settings: Any, path: str) -> str:
+    """Where a token is asked for: as the settings say, else at their host."""
+    place = settings.host if settings.port == 443 else f"{settings.host}:{settings.port}"
+    return settings.token_uri or f"https://{place}{path}"
 
 
 def wechat_token(secret: bytes, *, appid: str, url: str) -> QueryToken:

@@ -97,9 +97,10 @@ torture: install  ## kill -9 under load: of the gateway ROUNDS times, of one of 
 	@report=$$(mktemp); trap 'rm -f "$$report"' EXIT; \
 	TORTURE_ROUNDS=$(ROUNDS) TORTURE_QUEUED=$(QUEUED) TORTURE_WORKER_ROUNDS=$(WORKER_ROUNDS) TORTURE_REPORT="$$report" \
 	    $(BIN)/python -m pytest -q tests/end_to_end/test_torture.py tests/end_to_end/test_torture_workers.py \
-	    tests/test_app_journal.py $(ARGS); \
+	    tests/test_app_journal.py $(ARGS); first=$$?; \
 	TORTURE_STORES_ROUNDS=$(STORES_ROUNDS) TORTURE_REPORT="$$report" PROFILE=ci \
-	    $(BIN)/python -m pytest -q tests/end_to_end/test_stores_of_workers.py $(ARGS); cat "$$report"
+	    $(BIN)/python -m pytest -q tests/end_to_end/test_stores_of_workers.py $(ARGS); second=$$?; \
+	cat "$$report"; exit $$((first | second))
 
 bench: install  ## one benchmark, NAME=core
 	@$(BIN)/python -m bench $(NAME) --json $(ARGS)

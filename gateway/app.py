@@ -50,7 +50,7 @@ from gateway.app_journal import DataDir, DiskJournal, app_defaults
 from gateway.app_leaving import leave
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
-from gateway.app_parts import app_view, make_log
+from gateway.app_parts import app_view, cut_rules, make_log
 from gateway.app_receipts import Receipts
 from gateway.app_seeing import lane_status, refresh_gauges, rows_open
 from gateway.app_siblings import Siblings, journals_of, online_counts, place_of
@@ -185,6 +185,7 @@ class Worker:
         self.inbox = self.stores.inbox_actor(self.home, clock)
         self.consents = build_consents(self, secret, FIRST_EPOCH)
         self.renderer = Renderer(
+            rules=cut_rules(config),
             templates_max=config.lanes.templates_max,
             downlink_payload_bytes_max=config.long_link.payload_bytes_max,
             address_secret=secret,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import vendors
 from gateway.actors.service import AppView
 from gateway.config import App, Config
+from gateway.core.rendered import CutRule
 from gateway.ledger import CHANNEL_NAMES
 from gateway.observe.log import Level, Log
 from gateway.observe.metrics import Metrics
@@ -17,6 +18,15 @@ def app_view(index: int, app: App) -> AppView:
         for name, settings in app.vendors.items()
     }
     return AppView(index, app.key, frozenset(checks), checks, app.ttl_s_max, names_of_app(app.vendors))
+
+
+def cut_rules(config: Config) -> dict[int, CutRule]:
+    """How texts that are too long are cut, by the app's index."""
+    return {index: cut_rule(app) for index, app in enumerate(config.apps)}
+
+
+def cut_rule(app: App) -> CutRule:
+    return CutRule(app.truncation.mark, app.truncation.enabled)
 
 
 def make_log(config: Config, metrics: Metrics) -> Log:

@@ -431,6 +431,8 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
             if getattr(settings, "consents", "") == "strict" and config.gateway.workers > 1:
                 expected = "'trust' while gateway.workers is more than 1 (docs/known-gaps.md)"
                 yield f"{path}.{section_name(name)}.consents", "strict", expected
+        if not app.truncation.mark.isprintable() and app.truncation.mark:
+            yield f"{path}.truncation.mark", repr(app.truncation.mark), "characters that can be seen, on one line"
         if app.callback is not None and not re.match(r"https?://[^/\s]+", app.callback.url):
             yield f"{path}.callback.url", app.callback.url, "an http or https URL"
     if config.store.data_dir is not None and config.gateway.workers > config.store.shard_groups:

@@ -336,6 +336,13 @@ class Callback(Section, frozen=True, kw_only=True):
     ca_file: str = ""
 
 
+class Truncation(Section, frozen=True, kw_only=True):
+    """What becomes of texts that are longer than a vendor takes."""
+
+    enabled: bool = True
+    mark: Annotated[str, Meta(max_length=8)] = "…"
+
+
 class App(Section, frozen=True, kw_only=True):
     """One app: its key, the secrets of its services and devices, its vendors.
 
@@ -351,6 +358,7 @@ class App(Section, frozen=True, kw_only=True):
     ttl_s_max: Literal[259_200, 604_800, 3_456_000] = 3_456_000
     marketing_categories: list[str] = msgspec.field(default_factory=list)
     callback: Callback | None = None
+    truncation: Truncation = Truncation()
     vendors: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
 
 

@@ -271,6 +271,11 @@ def test_vendor_settings_faults_are_named_with_their_path(tmp_path: Path) -> Non
             "apps[0].callback.url",
             "an http or https URL",
         ),
+        (
+            '[[apps]]\nkey = "a"\nsecrets = [{ env = "HOME" }]\n[apps.truncation]\nmark = "a\\nb"',
+            "apps[0].truncation.mark",
+            "characters that can be seen, on one line",
+        ),
         ("[dev]\nmake_secrets = true", "dev.make_secrets", "dev.clock = true"),
     ],
 )

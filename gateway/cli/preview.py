@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 import vendors
+from gateway.app_parts import cut_rule
 from gateway.batch import Batch
 from gateway.cli.connection import choose_app, read_config
 from gateway.cli.exit_codes import ExitCode, UsageError
@@ -28,6 +29,7 @@ from gateway.columns import TextColumn, join
 from gateway.config_sections import App
 from gateway.content import Click, Texts, Variant, template_parts
 from gateway.core.render import Renderer, TokenGroup
+from gateway.core.rendered import CutRule
 from gateway.message_id import BatchAddress, encode_rows
 from gateway.vendor import Requests, Vendor, slot_text
 
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     chosen = _vendors(app, options.vendor)
     with open_lines(options.file) as lines:
         reader = LineReader(lines, default_to=itertools.repeat(bytes(16)))
-        found = [preview for row in reader.rows() for preview in previews(row, chosen, options.rows)]
+        found = [preview for row in reader.rows() for preview in previews(row, chosen, options.rows, cut_rule(app))]
     output.document(
         {
             "lines": [_document(preview) for preview in found],
@@ -96,16 +98,16 @@ def _vendors(app: App, names: list[str]) -> dict[str, Vendor]:
     return {name: vendors.entry_of(name).vendor(app.vendors[name]) for name in wanted}
 
 
-def previews(row: Row, chosen: dict[str, Vendor], n: int) -> Iterator[Preview]:
+def previews(row: Row, chosen: dict[str, Vendor], n: int, rule: CutRule) -> Iterator[Preview]:
     """What becomes of the row at each vendor it may go to, as if n devices got it."""
     variant = _filled(row.variant, row.variables or {})
     for name, vendor in chosen.items():
         if isinstance(row.target, tuple) and row.target[0] != name:
             continue
-        yield _preview(row.line, name, vendor, variant, n)
+        yield _preview(row.line, name, vendor, variant, n, rule)
 
 
-def _preview(line: int, name: str, vendor: Vendor, variant: Variant, n: int) -> Preview:
+def _preview(line: int, name: str, vendor: Vendor, variant: Variant, n: int, rule: CutRule) -> Preview:
     now = time.time()
     address = BatchAddress(int(now * 1000), 0, 0)
     batch = Batch(
@@ -119,7 +121,7 @@ def _preview(line: int, name: str, vendor: Vendor, variant: Variant, n: int) -> 
     )
     tokens = TextColumn.from_texts([f"TOKEN{number:04d}" for number in range(1, n + 1)]).fixed()
     assert tokens is not None
-    rendered = Renderer(address_secret=_SECRET).render(
+    rendered = Renderer(address_secret=_SECRET, rules={batch.app: rule}).render(
         vendor,
         batch,
         np.arange(n),

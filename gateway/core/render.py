@@ -20,7 +20,7 @@ has a column of that name, and stays text elsewhere. So rows with and without va
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -50,7 +50,6 @@ from gateway.core.rendered import (
     pieces_of,
     text_slots,
 )
-from gateway.core.truncate import MARK
 from gateway.ledger import Reason
 from gateway.vendor import Refusal
 
@@ -67,6 +66,7 @@ __all__ = [
 
 #: With fewer rows per variant than this, a group per variant costs more than the loop over rows.
 _UNIFORM_ROWS_MIN = 16
+_USUAL = CutRule()
 #: The same where a group becomes a request of many rows: that saves requests from two rows on.
 _SHARED_ROWS_MIN = 2
 _MESSAGE_ID_BYTES = 36
@@ -89,7 +89,7 @@ def _home_address(batch: Batch) -> message_id.BatchAddress:
 class Renderer:
     """Keeps templates between bursts. Owned by one actor at a time; no I/O, no clock.
 
-    mark: what ends a text that was cut. may_cut: False refuses over-long rows instead (content_too_long).
+    rules: how texts of an app's rows are cut, by the app's index; others have the usual rule.
     templates_max: kinds of variant kept, about 3 KiB each. address_secret: of the addresses in callback parameters, the
     gateway's own. first_number: of the first request of many rows. Rows of one batch are rendered by several workers,
     and again after a restart; their addresses must differ, since vendors take a request whose id they know for a
@@ -99,14 +99,13 @@ class Renderer:
     def __init__(
         self,
         *,
-        mark: str = MARK,
-        may_cut: bool = True,
+        rules: Mapping[int, CutRule] | None = None,
         templates_max: int = 1024,
         downlink_payload_bytes_max: int = PAYLOAD_BYTES_MAX_DEFAULT,
         address_secret: bytes = b"",
         first_number: int = 0,
     ) -> None:
-        self._rule = CutRule(mark, may_cut)
+        self._rules = rules or {}
         self._templates = TemplateCache(templates_max)
         self._downlink = Downlink(downlink_payload_bytes_max)
         self._address_secret = address_secret
@@ -136,9 +135,10 @@ class Renderer:
         if getattr(vendor, "is_bulk", False):
             texts = functools.partial(burst_address.encode_numbers, self._address_secret, _home_address(batch))
             sign, numbering = getattr(vendor, "sign"), Numbering(self._take_numbers, texts)  # noqa: B009
+        rule = self._rules.get(batch.app, _USUAL)
         for positions, column in tokens:
             if len(positions):
-                self._render_group(Group(burst, self._rule, authority, positions, column, out, sign, numbering))
+                self._render_group(Group(burst, rule, authority, positions, column, out, sign, numbering))
         return out
 
     def _take_numbers(self, count: int) -> int:
@@ -151,7 +151,8 @@ class Renderer:
         burst = Burst(self._downlink, batch, rows, b"", now_unix_s)
         out = Rendered([], [])
         if len(rows):
-            self._render_group(Group(burst, self._rule, b"", np.arange(len(rows)), None, out))
+            rule = self._rules.get(batch.app, _USUAL)
+            self._render_group(Group(burst, rule, b"", np.arange(len(rows)), None, out))
         groups = [PayloadGroup(group.positions, group.requests.body, group.truncated) for group in out.groups]
         return RenderedPayloads(groups, out.refused)
 

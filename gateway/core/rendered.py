@@ -12,6 +12,7 @@ from gateway.content import Variant
 from gateway.core.burst import Burst
 from gateway.core.compiled import Compiled
 from gateway.core.fit import Fitted, Room, TooLong, fit
+from gateway.core.truncate import MARK
 from gateway.escapes import escape, escape_token
 from gateway.ledger import Reason
 from gateway.vendor import Refusal, Requests, TemplateParts
@@ -74,10 +75,10 @@ class RenderedPayloads(NamedTuple):
 
 
 class CutRule(NamedTuple):
-    """mark: what ends a text that was cut. may_cut: False refuses over-long rows instead."""
+    """mark: what ends a text that was cut. may_cut: False refuses over-long rows instead (content_too_long)."""
 
-    mark: str
-    may_cut: bool
+    mark: str = MARK
+    may_cut: bool = True
 
 
 class Numbering(NamedTuple):

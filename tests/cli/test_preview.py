@@ -81,6 +81,20 @@ def test_cuts_are_told_with_field_and_lengths(preview: Any) -> None:
     }
 
 
+def test_the_mark_and_whether_texts_are_cut_at_all_are_the_apps(preview: Any, tmp_path: Path) -> None:
+    line = {"title": "a" * 60, "body": "b"}
+    for section, wanted in (
+        ('mark = "..."', "a" * 46 + "..."),
+        ('mark = ""', "a" * 49),
+        ("enabled = false", "title: title is 60 code points, limit 49 (xiaomi)"),
+    ):
+        config = tmp_path / "other.toml"
+        config.write_text(CONFIG + f"[apps.truncation]\n{section}\n")
+        _, told, _ = preview([line], "--json", "--vendor", "xiaomi", "--config", str(config))
+        (seen,) = told["lines"]
+        assert seen["refused"] == [wanted] if "enabled" in section else wanted in json.dumps(seen["requests"])
+
+
 def test_lists_and_their_first_steps_are_shown_on_request(preview: Any) -> None:
     _, told, _ = preview([{"title": "t", "body": "b", "category": "marketing"}], "--json", "--rows", "3")
     by_vendor = {line["vendor"]: line["requests"] for line in told["lines"]}

@@ -19,6 +19,7 @@ from gateway.batch import Batch
 from gateway.columns import TextColumn, join
 from gateway.content import Click, Variant
 from gateway.core.render import Rendered, Renderer, TokenGroup
+from gateway.core.rendered import CutRule
 from gateway.ledger import Reason
 from gateway.message_id import BatchAddress, encode_rows
 from gateway.vendor import FieldLimit, Limits
@@ -401,7 +402,7 @@ def check_against_twin(
 @given(bursts(), limits_small, st.booleans())
 def test_apns_requests_agree_with_the_plain_twin(burst: Any, limits: Limits, may_cut: bool) -> None:
     batch, rows, tokens, groups = burst
-    rendered = Renderer(may_cut=may_cut).render(
+    rendered = Renderer(rules={0: CutRule(may_cut=may_cut)}).render(
         apns(limits), batch, np.array(rows), groups, authorization=AUTHORIZATION, now_unix_s=NOW_UNIX_S
     )
     plain = [row_of(batch, row, token) for row, token in zip(rows, tokens, strict=True)]
@@ -412,7 +413,7 @@ def test_apns_requests_agree_with_the_plain_twin(burst: Any, limits: Limits, may
 def test_fcm_requests_agree_with_the_plain_twin(burst: Any, limits: Limits, may_cut: bool) -> None:
     batch, rows, tokens, groups = burst
     limits = limits._replace(payload_bytes_max=limits.payload_bytes_max + 400)
-    rendered = Renderer(may_cut=may_cut).render(
+    rendered = Renderer(rules={0: CutRule(may_cut=may_cut)}).render(
         fcm(limits), batch, np.array(rows), groups, authorization=AUTHORIZATION, now_unix_s=NOW_UNIX_S
     )
     plain = [row_of(batch, row, token) for row, token in zip(rows, tokens, strict=True)]
@@ -423,7 +424,7 @@ def test_fcm_requests_agree_with_the_plain_twin(burst: Any, limits: Limits, may_
 
 @given(batches(), st.sampled_from([120, 200, 300, 16384]), st.booleans())
 def test_downlink_payloads_agree_with_the_plain_twin(batch: Batch, limit: int, may_cut: bool) -> None:
-    renderer = Renderer(may_cut=may_cut, downlink_payload_bytes_max=limit)
+    renderer = Renderer(rules={0: CutRule(may_cut=may_cut)}, downlink_payload_bytes_max=limit)
     rendered = renderer.render_downlink(batch, np.arange(batch.n), now_unix_s=NOW_UNIX_S)
     seen = {position for group in rendered.refused for position in group.positions.tolist()}
     for positions, payload, truncated in rendered.groups:
@@ -551,11 +552,13 @@ def test_a_variant_that_cannot_be_sent_is_refused_with_field_and_text(
 
 
 def test_without_cutting_an_over_long_row_is_refused_with_its_size() -> None:
-    rendered = render_one(apns(), Variant("t", "b" * 5000), may_cut=False)
+    rendered = render_one(apns(), Variant("t", "b" * 5000), rules={0: CutRule(may_cut=False)})
     (refused,) = rendered.refused
     assert refused.reason is Reason.CONTENT_TOO_LONG
     assert refused.text == "payload is 5111 bytes, limit 4096 (apns)"
-    rendered = render_one(apns(Limits(4096, FieldLimit("half_width", 40))), Variant("订" * 21, "b"), may_cut=False)
+    rendered = render_one(
+        apns(Limits(4096, FieldLimit("half_width", 40))), Variant("订" * 21, "b"), rules={0: CutRule(may_cut=False)}
+    )
     assert rendered.refused[0].text == "title is 42 half-width units, limit 40 (apns)"
 
 

@@ -17,6 +17,7 @@ from gateway.columns import TextColumn, join
 from gateway.content import Variant
 from gateway.core import render_mixed
 from gateway.core.render import Rendered, Renderer, TokenGroup
+from gateway.core.rendered import CutRule
 from gateway.message_id import BatchAddress, encode_rows
 from gateway.vendor import Vendor
 
@@ -66,7 +67,7 @@ def batches(draw: st.DrawFn) -> Batch:
 
 def rendered(vendor: Vendor, batch: Batch, *, may_cut: bool, column_rows_min: int) -> Rendered:
     tokens = TokenGroup(np.arange(batch.n), TextColumn.from_texts([f"token{row}" for row in range(batch.n)]))
-    renderer = Renderer(may_cut=may_cut, address_secret=b"s" * 16)
+    renderer = Renderer(rules={0: CutRule(may_cut=may_cut)}, address_secret=b"s" * 16)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(render_mixed, "_COLUMN_ROWS_MIN", column_rows_min)
         return renderer.render(

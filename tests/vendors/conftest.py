@@ -13,6 +13,7 @@ from gateway.batch import Batch
 from gateway.columns import TextColumn, join
 from gateway.content import Variant
 from gateway.core.render import Renderer, TokenGroup
+from gateway.core.rendered import CutRule
 from gateway.message_id import BatchAddress, encode_rows
 from gateway.vendor import Requests
 
@@ -84,7 +85,7 @@ def render(
     column = TextColumn.from_texts(tokens)
     fixed = column.fixed()
     group = TokenGroup(np.arange(n), column if fixed is None else fixed)
-    out = Renderer(address_secret=SECRET, may_cut=may_cut, first_number=first_number).render(
+    out = Renderer(address_secret=SECRET, rules={0: CutRule(may_cut=may_cut)}, first_number=first_number).render(
         vendor,
         batch,
         np.arange(n),

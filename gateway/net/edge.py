@@ -287,6 +287,14 @@ class Edge:
         self._handshaking[fd] = address
         self._handshaking_by_address.setdefault(address, {})[fd] = None
 
+    def has_room(self) -> bool:
+        """One more connection may be here; of a full house the one that has shaken hands longest goes for it."""
+        if self._table.n_open >= self.settings.connections_max:
+            if not self._handshaking:
+                return False
+            self._evict(next(iter(self._handshaking)), Count.EVICTED_HANDSHAKING_MAX)
+        return True
+
     def _evict(self, fd: int, limit: Count) -> None:
         self._table.count_at[limit] += 1
         self.close(fd, CloseReason.TOO_MANY_CONNECTIONS)

@@ -54,9 +54,9 @@ class EdgeMoves:
         table.count_at[Count.ADOPTED] += 1
         reason = edge.refusal_of(address, now) if address else None
         limit = Count.REFUSED_ADDRESS
-        if reason is None and (
-            fd >= edge.settings.files_max - edge.settings.files_reserve or table.n_open >= edge.settings.connections_max
-        ):
+        # Those that shake hands here may be other workers': where all houses are full of them, each waiting for room in
+        # another one, nobody's own devices would ever get in.
+        if reason is None and (fd >= edge.settings.files_max - edge.settings.files_reserve or not edge.has_room()):
             limit, reason = Count.REFUSED_CONNECTIONS_MAX, CloseReason.TOO_MANY_CONNECTIONS
         if reason is not None:
             os.close(fd)

@@ -188,3 +188,30 @@ def test_adopted_connection_of_a_refused_address_is_closed_and_counted(way: Way)
 def test_connection_that_was_lost_on_the_way_is_counted(way: Way) -> None:
     assert not way.owner.edge.moves.adopt(-1, "", way.owner.now)
     assert way.owner.count(Count.MOVES_LOST) == 1
+
+
+def test_a_full_house_lets_its_own_devices_in_before_those_that_wait_for_another(start: Start) -> None:
+    way = Way(start(PLAIN), start(PLAIN, connections_max=10))
+    try:
+        waiting = [way.owner.connect() for _ in range(10)]
+        way.owner.until_open(10)
+        devices = []
+        for n in range(10):
+            devices.append(way.acceptor.connect())
+            way.acceptor.until_open(1)
+            fd = the_fd(way.acceptor)
+            way.pass_on(fd)
+            way.acceptor.edge.moves.release(fd)
+            way.owner.edge.end_handshake(way.arrive())
+            assert way.owner.table.n_open == 10
+            assert way.owner.count(Count.EVICTED_HANDSHAKING_MAX) == n + 1
+            # The one that has shaken hands longest has gone.
+            assert waiting[n].recv(1) == b""
+        late = way.acceptor.connect()
+        way.acceptor.until_open(1)
+        assert not way.owner.edge.moves.adopt(os.dup(the_fd(way.acceptor)), "", way.owner.now)
+        assert way.owner.count(Count.REFUSED_CONNECTIONS_MAX) == 1
+        assert len(devices) == 10
+        late.close()
+    finally:
+        way.close()

@@ -48,8 +48,8 @@ from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.observe.store_counts import LedgerCounts, StoreCounts
 from gateway.store import backup
-from gateway.store.database import Database
-from gateway.store.inbox_moves import inbox_path
+from gateway.store.database import Database, named_errors
+from gateway.store.inbox_moves import clean_mark, inbox_path
 from gateway.store.joined_ledger import JoinedLedger
 from gateway.store.log_file import store_error
 from gateway.store.memory import MemoryInbox
@@ -106,6 +106,9 @@ class Stores:
         self._stopped_log: StoppedLog | None = None
         self.ledger: LedgerActor | None = None
         self.consents: SqliteConsents | None = None
+        #: The last process that had the inbox did not live to write down all that it did.
+        self._is_doubtful = False
+        self._inbox_actor: InboxActor | None = None
         #: What keeps something in them beside devices, rows and pages: loaded at start, flushed at the end.
         self.behind: list[Behind] = []
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
@@ -118,6 +121,10 @@ class Stores:
         try:
             check_apps(self.folder, apps)
             self.inbox = SqliteInbox(inbox_path(self.folder, place.worker), worker=place.worker, **inbox_limits)
+            mark = clean_mark(self.folder, place.worker)
+            self._is_doubtful = not mark.exists()
+            with named_errors(str(mark)):
+                mark.unlink(missing_ok=True)
             paths = [_ledger_path(self.folder, worker) for worker in self._answers_for]
             self._archives = [SqliteLedgerArchive(path) for path in paths]
             if counts_consents(config):
@@ -277,6 +284,8 @@ class Stores:
         try:
             await self._load()
             yield
+            if self.folder is not None and self._inbox_actor is not None and self._inbox_actor.is_at_rest:
+                clean_mark(self.folder, self._place.worker).touch(mode=0o600)
         finally:
             self.close()
 
@@ -303,6 +312,9 @@ class Stores:
         actor = InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
         if self.ledger is not None:
             actor.fetch, actor.fetch_to_end = self.ledger.fetch, self.ledger.fetch_to_end
+        if isinstance(self.inbox, SqliteInbox) and self._is_doubtful:
+            actor.doubtful_until_unix_ms = self.inbox.newest_born_at_start
+        self._inbox_actor = actor
         return actor
 
     async def wait_written(self) -> None:

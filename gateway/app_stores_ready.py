@@ -12,7 +12,7 @@ from gateway.config import Config
 from gateway.core.ownership import WORKERS_MAX
 from gateway.observe.log import Log
 from gateway.store.database import named_errors
-from gateway.store.inbox_moves import move_rows
+from gateway.store.inbox_moves import clean_mark, move_rows
 from gateway.store.sqlite_registry import fix_shard_groups
 
 
@@ -33,7 +33,15 @@ def make_stores_ready(config: Config) -> None:
         before = path.read_text().strip() if path.exists() else "1"
     if before == str(workers):
         return
+    marks = [clean_mark(folder, worker) for worker in range(int(before))]
+    was_clean = all(mark.exists() for mark in marks)
+    with named_errors(str(folder)):
+        # Rows change their inbox: one that was left in the middle of something makes all of them doubtful.
+        for mark in marks:
+            mark.unlink(missing_ok=True)
     moved = move_rows(folder, ownership_of(config).owners, workers_max=WORKERS_MAX)
     with named_errors(str(path)):
+        for worker in range(workers if was_clean else 0):
+            clean_mark(folder, worker).touch(mode=0o600)
         write_secret(path, f"{workers}\n".encode())
     Log().info("another number of workers", before=int(before), workers=workers, stored_rows_moved=moved)

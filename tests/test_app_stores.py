@@ -18,6 +18,7 @@ import trio
 from gateway.__main__ import main
 from gateway.app import Ready, Worker, load
 from gateway.app_stores import files_elsewhere
+from gateway.app_stores_ready import make_stores_ready
 from gateway.cli.toml_text import to_toml
 from gateway.client.errors import CallFailed
 from gateway.client.loss_calls import LossOf
@@ -28,6 +29,7 @@ from gateway.errors import StoreCorrupt, StoreError, StoreInUse
 from gateway.observe.log import Log
 from gateway.store import backup
 from gateway.store.database import Database
+from gateway.store.inbox_moves import clean_mark
 from gateway.wire.rpc.messages import TaskCounts
 
 SECRET = b"the secret of the shop"
@@ -147,6 +149,38 @@ async def waiting(folder: Path, client: TrioClient, device_ids: list[bytes]) -> 
     counts = await client.task_state(done.task_id)
     assert counts.states == {"held": len(device_ids)}
     return counts
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_what_waited_when_a_process_died_bears_the_mark_that_it_may_come_twice(
+    folder: Path, is_killed: bool
+) -> None:
+    """The inbox of an app in memory learns of a delivery a moment after it; nothing else says whether it was made."""
+    mark = clean_mark(folder / "store", 0)
+    worker = make_worker(folder)
+    async with serving(worker, is_killed=is_killed) as client:
+        assert not mark.exists()
+        assert worker.inbox.doubtful_until_unix_ms == 0
+        await client.register_devices([DeviceState(device_id=bytes([7]) * 16)])
+        await waiting(folder, client, [bytes([7]) * 16])
+    assert mark.exists() is not is_killed
+    worker = make_worker(folder)
+    async with serving(worker) as client:
+        assert (worker.inbox.doubtful_until_unix_ms > 0) is is_killed
+
+
+@pytest.mark.parametrize(("ended", "doubtful"), [((0, 1), False), ((0,), True), ((), True)])
+async def test_another_number_of_workers_makes_all_rows_doubtful_where_one_died(
+    folder: Path, ended: tuple[int, ...], doubtful: bool
+) -> None:
+    worker = make_worker(folder)
+    worker.stores.close()
+    (folder / "store" / "workers").write_text("2\n")
+    for number in ended:
+        clean_mark(folder / "store", number).touch()
+    make_stores_ready(load(str(folder / "gateway.toml")))
+    assert clean_mark(folder / "store", 0).exists() is not doubtful
+    assert not clean_mark(folder / "store", 1).exists()
 
 
 async def test_stored_rows_are_counted_listed_and_purged_by_device_task_and_age(folder: Path) -> None:

@@ -94,6 +94,9 @@ class InboxActor:
         self._later: set[bytes] = set()
         #: Rows that a sweep has removed.
         self.swept = 0
+        #: Rows of batches that were submitted until then may have been delivered by a process that did not live to
+        #: write it down; 0: none.
+        self.doubtful_until_unix_ms = 0
 
     def connect(self, owner: InboxOwner) -> None:
         self._owner = owner
@@ -123,6 +126,11 @@ class InboxActor:
     @property
     def has_full_windows(self) -> bool:
         return bool(self._full)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """The store knows everything that this actor does."""
+        return not (self._to_keep or self._to_drain or self._to_forget)
 
     def room_appeared(self, device_id: bytes) -> None:
         """The device's window has room again."""
@@ -246,6 +254,9 @@ class InboxActor:
                 for page, places, at in located.found:
                     is_held = page.state[at] == State.HELD
                     held = at[is_held]
+                    if page.trail is None and page.batch.born_unix_ms <= self.doubtful_until_unix_ms:
+                        # No journal says whether it was issued.
+                        page.flags[held] |= np.uint8(Flag.RESENT_UNCERTAIN)
                     if not is_full:
                         await self._owner.mark_held(page, held)
                         held = held[page.state[held] == State.HELD]

@@ -13,7 +13,6 @@ read by the peer even when this process is killed the moment after. Waits for: t
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import trio
@@ -30,9 +29,6 @@ from gateway.wire.worker_link.session import Closed, Event, LinkSession, Opened
 _READ_BYTES = 256 << 10
 #: Bytes made ready ahead of the socket: more would only make reports older.
 _AHEAD_BYTES = 256 << 10
-#: Between reports that nobody waits for: states of rows come by the dozen, and each report costs its home a turn,
-#: however many rows it has. The first after a while goes at once.
-_GATHER_S = 0.005
 
 
 class LinkEnds(Protocol):
@@ -67,30 +63,14 @@ class WorkerLink:
         self.life: Life | None = None
         self.is_draining = False
         self._told: list[tuple[ShadowPage, Rows]] = []
-        #: When the reports that there are have to go, and when some last went.
-        self._report_at, self._reported_at = math.inf, -math.inf
 
     # -- called by others, at once
 
     def ring(self) -> None:
-        """There are rows."""
-        self._bell.ring()
-
-    def ring_later(self) -> None:
-        """There is a report that nobody waits for."""
-        if self._report_at == math.inf:
-            self._report_at = max(trio.current_time(), self._reported_at + _GATHER_S)
-            self._bell.ring()
-
-    def ring_now(self) -> None:
-        """There is a report that somebody waits for."""
-        self._report_at = -math.inf
+        """There is a report, or rows."""
         self._bell.ring()
 
     def send(self, message: Ask | Answer) -> None:
-        """What has become of rows before is told before it."""
-        if self._report_at < math.inf:
-            self._report_at = -math.inf
         self._session.send(message)
         self._bell.ring()
 
@@ -140,8 +120,6 @@ class WorkerLink:
                 # It has no life: the writer must not take rows or reports for a socket that is about to close.
                 return False
             self.life = life
-            # What there was to say before there was a link.
-            self._report_at = -math.inf
             return True
         if self.life is None:
             raise LocalProtocolError("a link without a peer brought a message")
@@ -168,8 +146,7 @@ class WorkerLink:
             self._fill()
             data = session.data_to_send()
             if not data:
-                with trio.move_on_at(self._report_at):
-                    await self._bell.wait()
+                await self._bell.wait()
                 continue
             try:
                 await self._stream.send_all(data)
@@ -186,22 +163,14 @@ class WorkerLink:
         session, life = self._session, self.life
         if life is None:
             return
-        now = trio.current_time()
-        if now >= self._report_at:
-            self._take_reports(session, life, now)
+        while session.unsent_bytes < _AHEAD_BYTES:
+            report = self._ends.next_report(life)
+            if report is None:
+                break
+            session.send(report.message)
+            self._told.append((report.page, report.rows))
         while session.unsent_bytes < _AHEAD_BYTES and session.has_room() and not self.is_draining:
             slice_ = self._ends.next_slice(life, session.room_rows)
             if slice_ is None:
                 return
             session.send_slice(slice_)
-
-    def _take_reports(self, session: LinkSession, life: Life, now: float) -> None:
-        """All that fit; what is left goes with the next bytes."""
-        self._reported_at = now
-        while session.unsent_bytes < _AHEAD_BYTES:
-            report = self._ends.next_report(life)
-            if report is None:
-                self._report_at = math.inf
-                return
-            session.send(report.message)
-            self._told.append((report.page, report.rows))

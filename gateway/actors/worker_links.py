@@ -100,7 +100,7 @@ class WorkerLinks:
         self._watchers: list[DeathWatcher] = []
         self._bell = Bell()
         spread.on_rows = self._ring
-        foreign.connect(self._ring_later, self._ring_life, self._give)
+        foreign.connect(self._ring_life, self._give)
 
     # -- who lives; called by `Peers`
 
@@ -236,15 +236,8 @@ class WorkerLinks:
         if link is not None:
             link.ring()
 
-    def _ring_later(self, life: Life) -> None:
-        link = self._links.get(life.worker)
-        if link is not None:
-            link.ring_later()
-
     def _ring_life(self, life: Life) -> None:
-        link = self._links.get(life.worker)
-        if link is not None:
-            link.ring_now()
+        self._ring(life.worker)
 
     def _give(self, life: Life, rows: int, size: int) -> None:
         link = self._links.get(life.worker)

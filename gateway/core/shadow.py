@@ -99,7 +99,6 @@ class ShadowPage(LedgerPage):
         "is_back",
         "is_orphan",
         "is_told",
-        "on_awaited",
         "on_dirty",
         "on_ended",
         "on_told",
@@ -127,8 +126,6 @@ class ShadowPage(LedgerPage):
         #: Called once each when the next report is out.
         self.on_told: list[Callable[[], None]] = []
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
-        #: Called when somebody waits for the next report.
-        self.on_awaited: Callable[[ShadowPage], None] = _nobody
         self.on_ended: Callable[[ShadowPage, int], None] = _nobody_counts
 
     def touch(self, rows: Rows) -> None:
@@ -176,7 +173,6 @@ class ShadowPage(LedgerPage):
         if not self.has_home or bool(self.is_told[rows].all()):
             return True
         self.on_told.append(ring)
-        self.on_awaited(self)
         return False
 
     def told(self, rows: Rows) -> None:
@@ -251,8 +247,7 @@ class Life(NamedTuple):
 
 
 class Shadows:
-    """The shadows of one worker. secret: of message ids. on_dirty: called when a life has something to be told.
-    on_awaited: called when somebody waits until it has been told."""
+    """The shadows of one worker. secret: of message ids. on_dirty: called when a life has something to be told."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -270,7 +265,6 @@ class Shadows:
         #: Rows with news for a home that has died: counted and dropped.
         self.rows_for_the_dead = 0
         self.on_dirty: Callable[[Life], None] = lambda _life: None
-        self.on_awaited: Callable[[Life], None] = lambda _life: None
         #: Takes rows that changed and whose home is no more.
         self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens
         #: Whether an app's batches come back with the next life of their home, which then adopts what is held here.
@@ -306,13 +300,9 @@ class Shadows:
             size_bytes=size_bytes,
         )
         page.on_dirty, page.on_ended = self._is_dirty, self._count_ended
-        page.on_awaited = self._is_awaited
         self._pages[sequence] = page
         self.rows_open += page.n
         return page
-
-    def _is_awaited(self, page: ShadowPage) -> None:
-        self.on_awaited(Life(page.home, page.incarnation))
 
     def _is_dirty(self, page: ShadowPage) -> None:
         life = Life(page.home, page.incarnation)

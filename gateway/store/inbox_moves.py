@@ -26,6 +26,11 @@ def inbox_path(folder: Path, worker: int) -> Path:
     return folder / ("inbox.db" if worker == 0 else f"inbox-{worker:03d}.db")
 
 
+def clean_mark(folder: Path, worker: int) -> Path:
+    """A file that is there while no process has the inbox, and the last one ended with everything written."""
+    return folder / f"inbox-{worker:03d}.clean"
+
+
 def move_rows(folder: Path, owners: Callable[[U8], U8], *, workers_max: int) -> int:
     """Every row is in the inbox of its owner; how many were moved. owners: (n, 16) ids -> (n,) their workers.
 

@@ -76,6 +76,8 @@ class SqliteInbox:
         self._filing = Filing()
         #: (born, tag) of the row submitted last, as found when the inbox was opened; (0, -1) where there was none.
         self.newest_at_start = (0, -1)
+        #: When the newest row of any worker was submitted, as found then; 0 where there was none.
+        self.newest_born_at_start = 0
         with named_errors(self.database.place):
             self._next_arrival = self._count_rows()
         self._epochs = EpochGuard([self.database])
@@ -89,6 +91,7 @@ class SqliteInbox:
             columns = np.array(found, np.int64)
             self._filing.add(columns[:, 0], columns[:, 1])
             self._filing.commit()
+            self.newest_born_at_start = max(self.newest_born_at_start, int(columns[:, 2].max()))
             columns = columns[columns[:, 3] >> _WORKER_BITS == self._worker]
             if not len(columns):
                 continue

@@ -204,10 +204,6 @@ class Cluster:
         await self._up(self.workers[index])
 
     async def settle(self) -> None:
-        """Nothing moves any more, reports that wait for others included."""
-        for _ in range(3):
-            await trio.testing.wait_all_tasks_blocked()
-            await trio.sleep(0.01)
         await trio.testing.wait_all_tasks_blocked()
 
     # -- devices and rows

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from gateway.actors.control_port import ControlPort
 from gateway.actors.peers import Peers, WorkerPlace
 from gateway.config import Config
-from gateway.core.ownership import Ownership
+from gateway.core.ownership import SHARDS, Ownership
 from gateway.observe.shared import SharedColumns
 
 
@@ -54,7 +54,8 @@ def ownership_of(config: Config) -> Ownership:
     """Shard groups are those of the registry, where it is on the disk."""
     workers = config.gateway.workers
     if config.store.data_dir is None:
-        return Ownership(workers)
+        # Nothing lies in files by group, so that the shares may be as even as shards are.
+        return Ownership(workers, shard_groups=SHARDS)
     return Ownership(workers, shard_groups=config.store.shard_groups)
 
 

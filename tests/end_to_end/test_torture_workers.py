@@ -28,7 +28,7 @@ import trio
 from gateway.client.errors import CallFailed, GatewayUnreachable
 from gateway.client.trio_client import open_trio_client
 from gateway.content import Variant
-from gateway.core.ownership import Ownership
+from gateway.core.ownership import SHARDS, Ownership
 from gateway.ledger import Flag
 
 pytestmark = pytest.mark.slow
@@ -141,7 +141,7 @@ async def test_worker_that_is_killed_under_load_doubles_and_loses_nothing_that_i
         "apns": {"probes": False},
     }
     process = await trio.to_thread.run_sync(lambda: serve(simulators.ready, **over))
-    ownership = Ownership(2)
+    ownership = Ownership(2, shard_groups=SHARDS)
     phones = [new_phone(os.urandom(16)) for _ in range(PHONES)]
     rounds: list[Round] = []
     async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:

@@ -17,7 +17,7 @@ from gateway.client.errors import CallFailed
 from gateway.client.loss_calls import LossOf
 from gateway.client.trio_client import open_trio_client
 from gateway.content import Variant
-from gateway.core.ownership import Ownership
+from gateway.core.ownership import SHARDS, Ownership
 from gateway.ledger import Receipt
 
 SECRET = b"the secret of the shop"
@@ -52,7 +52,7 @@ def varint(n: int) -> bytes:
 
 
 def owners(devices: list[bytes], workers: int = 2) -> list[int]:
-    ownership = Ownership(workers)
+    ownership = Ownership(workers, shard_groups=SHARDS)
     return [ownership.owner(device) for device in devices]
 
 

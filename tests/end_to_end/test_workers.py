@@ -18,7 +18,7 @@ import trio
 
 from gateway.client.errors import CallFailed
 from gateway.core.identity import device_password
-from gateway.core.ownership import Ownership
+from gateway.core.ownership import SHARDS, Ownership
 from gateway.wire.rpc.messages import Variant
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ async def two(_two: Any, open_clients: Callable[..., Any]) -> Any:
 
 def device_of(worker: int, workers: int = 2) -> bytes:
     """A device id that this worker owns."""
-    ownership = Ownership(workers)
+    ownership = Ownership(workers, shard_groups=SHARDS)
     return next(one for one in iter(lambda: os.urandom(16), b"") if ownership.owner(one) == worker)
 
 
@@ -316,7 +316,7 @@ async def test_worker_with_rows_in_memory_alone_is_not_restarted_unless_they_may
         (home,) = [one["worker"] for one in before if one["rows_open"]]
         done = (await gateway.operator.restart()).workers
         # Its home, and the worker that keeps it until the device is back.
-        kept = {home, Ownership(2).owner(device)}
+        kept = {home, Ownership(2, shard_groups=SHARDS).owner(device)}
         assert [one.outcome for one in done] == ["kept" if one.worker in kept else "restarted" for one in done]
         assert all(done[worker].rows_open == {"held": 1} for worker in kept)
         after = await until_all_ready(gateway)

@@ -93,9 +93,9 @@ def test_a_receiver_that_loses_or_repeats_rows_is_found(fault: str, folder: Path
     code, told, err = demo(folder, "--devices", "60", "--fault", fault)
     assert code == 1, err
     assert told["conserved"] is (fault == "double"), err
-    # Three requests at each receiver; some vendors take several rows in one. A row that was handed over on a slow
-    # machine may come twice, and is not counted.
-    least = 3 * len(told["received"]) - told["handed_over_unacked"]
+    # Each receiver doubles its first requests, up to three: how many it gets depends on how many rows a list takes. A row
+    # that was handed over on a slow machine may come twice, and is not counted.
+    least = len(told["received"]) - told["handed_over_unacked"]
     assert fault == "drop" or told["duplicates"] >= max(1, least), err
     assert fault == "double" or told["duplicates"] == 0, err
     assert told["texts_intact"], err

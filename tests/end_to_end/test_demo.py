@@ -93,8 +93,8 @@ def test_a_receiver_that_loses_or_repeats_rows_is_found(fault: str, folder: Path
     code, told, err = demo(folder, "--devices", "60", "--fault", fault)
     assert code == 1, err
     assert told["conserved"] is (fault == "double"), err
-    # Each receiver doubles its first requests, up to three: how many it gets depends on how many rows a list takes. A row
-    # that was handed over on a slow machine may come twice, and is not counted.
+    # Each receiver doubles its first requests, up to three: how many it gets depends on how many rows a list takes. A
+    # row that was handed over on a slow machine may come twice, and is not counted.
     least = len(told["received"]) - told["handed_over_unacked"]
     assert fault == "drop" or told["duplicates"] >= max(1, least), err
     assert fault == "double" or told["duplicates"] == 0, err

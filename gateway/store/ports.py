@@ -33,6 +33,8 @@ COUNT_RECORD = 3
 #: Who is to get a content, and how far that has come (store/audience_records.py).
 AUDIENCE_RECORD = 4
 REACHED_RECORD = 5
+#: How far another journal's records have been copied into this one (store/marks.py); of no use once that is over.
+MOVED_RECORD = 6
 
 
 class JournalRecord(NamedTuple):

@@ -89,7 +89,8 @@ class Output:
         for name, items in lists.items():
             columns = list(items[0])
             rows = [[readable(column, item.get(column)) for column in columns] for item in items]
-            self.table(name, [label(column) for column in columns], rows)
+            numbers = [at for at, column in enumerate(columns) if _is_number(items[0].get(column))]
+            self.table(name, [label(column) for column in columns], rows, numbers=numbers)
 
     def say(self, text: str) -> None:
         """A line for people beside the tables."""
@@ -175,6 +176,9 @@ def readable(name: str, value: object) -> object:
         return ", ".join(map(str, value))
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {one}" for key, one in value.items())
+    if name.endswith("pid") and isinstance(value, int):
+        # It goes into the next command: no separators.
+        return str(value)
     if isinstance(value, int) and name.endswith(("unix_ms", "unix_s")):
         return moment(value if name.endswith("unix_ms") else 1000 * value) if value else None
     return value
@@ -186,6 +190,10 @@ def moment(unix_ms: int) -> str:
         return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
     except (ValueError, OverflowError, OSError):
         return str(unix_ms)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_list_of_mappings(value: object) -> bool:

@@ -220,7 +220,7 @@ def show(report: Report, output: Output, *, was_waited_for: bool) -> None:
         output.table("where the rows are", ["channel", "state", "rows"], by_channel, numbers=[2])
     sums = f"{counted(report.reader.n_rows, 'row')}: {report.accepted:,} accepted, {report.n_refused:,} refused"
     unanswered = report.reader.n_rows - report.accepted - report.n_refused
-    output.say(sums + (f", {unanswered:,} without an answer" if unanswered else ""))
+    output.say(sums + (f", {unanswered:,} not known to be taken" if unanswered else ""))
     for task_id in dict.fromkeys(sent.task_id for sent in report.sent):
         output.say(f"task {to_text(task_id)}")
 

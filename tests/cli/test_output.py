@@ -73,6 +73,7 @@ def test_points_in_time_are_dates_and_bytes_are_hex() -> None:
     assert readable("proven_unix_s", 1_795_304_786) == "2026-11-21 23:46:26.000 UTC"
     assert readable("proven_unix_s", 0) is None
     assert readable("device_id", b"\x01\xff") == "01ff"
+    assert shown(readable("pid", 17_752)) == "17752"
     assert moment(1 << 62) == str(1 << 62)
 
 

@@ -203,7 +203,7 @@ def test_a_submit_that_fails_is_an_error_after_the_report(
     scripted.on[Submit] = lambda message: Error(id=message.id, code="bad_request", text="no", field="n")  # type: ignore[attr-defined]
     assert submit(config_file, [notification(to=DEVICES[0]), "{"]) == ExitCode.USAGE
     captured = capsys.readouterr()
-    assert "2 rows: 0 accepted, 1 refused, 1 without an answer" in captured.out
+    assert "2 rows: 0 accepted, 1 refused, 1 not known to be taken" in captured.out
     assert "bad_request" in captured.err
 
 

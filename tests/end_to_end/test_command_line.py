@@ -195,6 +195,19 @@ def test_what_is_not_there_ends_with_code_2(running: Running, capsys: pytest.Cap
         assert text in error
 
 
+def test_erased_devices_are_forgotten_and_unknown_ones_are_named_as_such(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = "b" * 32
+    with BlockingClient(running.listening["rpc"][0], "shop", SECRET.encode()) as client:
+        client.register_devices([DeviceState(device_id=gone)])
+    assert pushgw(running, capsys, "device", gone)["device"] == gone
+    assert pushgw(running, capsys, "erase", gone, gone) == {"app": "shop", "erased": 1, "unknown": 0}
+    assert main(["device", gone, "--config", running.config]) == ExitCode.USAGE
+    assert main(["erase", gone, "--config", running.config]) == ExitCode.ROWS_REFUSED
+    assert "0 devices of shop erased, 1 not known" in capsys.readouterr().out
+
+
 def test_refused_and_dropped_rows_are_told_by_line(
     running: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

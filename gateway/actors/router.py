@@ -459,6 +459,7 @@ class Router:
         self._fail(page, routed.failed, now)
         falls_back = np.concatenate([routed.long_link, routed.inbox])
         if len(falls_back):
+            page.fell_back(falls_back, now)
             in_lane = page.state[falls_back] == State.QUEUED
             self._home.move(page, falls_back[~in_lane], State.QUEUED, Reason.FALLBACK, now)
             page.reason[falls_back[in_lane]] = Reason.FALLBACK
@@ -505,6 +506,7 @@ class Router:
             return
         now = self._clock.monotonic()
         page.flags[held] |= np.uint8(Flag.HANDED_OVER)
+        page.left_link(held, now)
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
         held = go_on(self._home, page, held, now)
         self._observer.handed_over(len(held))

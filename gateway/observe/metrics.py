@@ -57,7 +57,7 @@ QUESTION_OUTCOMES = ("settled", "open", "later", "refused", "failed", "dropped",
 #: What becomes of rows that a service is to be told of by HTTP.
 CALLBACK_OUTCOMES = ("answered", "refused", "undelivered", "dropped")
 #: What a vendor's request was told.
-RECEIPT_REQUESTS = ("taken", "unreadable", "unproven", "busy", "too_large", "method", "greeting")
+RECEIPT_REQUESTS = ("taken", "not_durable", "unreadable", "unproven", "busy", "too_large", "method", "greeting")
 #: Ten microseconds to ten seconds: a step should stay under 2 ms, a stall is seconds.
 STEP_BOUNDS_S = log_bounds(1e-5, 10.0, 3)
 #: One row to a full batch.

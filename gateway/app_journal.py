@@ -44,6 +44,7 @@ from gateway.config_settings import retry_policy
 from gateway.content import Class
 from gateway.core.home import Home
 from gateway.core.options import AppDefaults, compile_options
+from gateway.core.receipt_notes import ReceiptNotes, hear_again
 from gateway.core.recovery import Recovered, leave_out, recover, resend_table, urgency
 from gateway.core.request_ids import RequestIds, entry
 from gateway.core.shadow import Life
@@ -55,6 +56,7 @@ from gateway.message_id import RowAddress
 from gateway.observe.journal import JournalCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.page_history import RowNotes
 from gateway.store.audience_records import decode_audience, decode_reached
 from gateway.store.log_file import LogFile
 from gateway.store.log_journal import LogJournal
@@ -66,9 +68,11 @@ from gateway.store.ports import (
     MARKS_RECORD,
     MOVED_RECORD,
     REACHED_RECORD,
+    RECEIPTS_RECORD,
     JournalRecord,
     PageKey,
 )
+from gateway.store.receipt_records import decode_receipts
 from gateway.store.records import UnknownApp, decode_batch
 from gateway.store.request_log import RequestLog
 from vendors import SENT_ONCE
@@ -117,10 +121,14 @@ class Archive(Protocol):
 
     #: Told of each page with held rows that is in memory again, before anything of it moves.
     on_adopted: Callable[[LedgerPage], None]
+    #: Told of each page that the archive has as it is.
+    on_archived: Callable[[LedgerPage], None]
 
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]: ...
 
     async def bring_back(self, sequence: int) -> LedgerPage: ...
+
+    async def bring(self, key: PageKey) -> LedgerPage | None: ...
 
     async def check(self, page: LedgerPage) -> None: ...
 
@@ -147,6 +155,8 @@ class _Read(NamedTuple):
     damaged: list[StoreCorrupt]
     strangers: dict[int, str]
     audiences: FoundAudiences
+    #: Receipts: by batch, with the positions of their records.
+    receipts: dict[PageKey, list[tuple[int, RowNotes]]]
 
 
 class DiskJournal:
@@ -193,9 +203,11 @@ class DiskJournal:
         self.saved_audiences: list[SavedAudience] = []
         self.trail = Trail(issued_rows_max=config.journal.issued_rows_max)
         self.apps = frozenset(index for index, app in enumerate(config.apps) if app.durability == "disk")
+        self.notes = ReceiptNotes(self.apps)
         self.actor = JournalActor(
             journal=self.journal,
             trail=self.trail,
+            notes=self.notes,
             home=site.home,
             request_log=self._request_log,
             epoch=epoch,
@@ -206,6 +218,7 @@ class DiskJournal:
             request_age_ms=int(config.ledger.idempotency_s * 1000),
         )
         site.home.trail = self.trail
+        site.home.on_heard = self.notes.note
         self._archive: Archive | None = None
         #: Named before the start, where there are other workers.
         self.held: HeldElsewhere | None = None
@@ -216,7 +229,8 @@ class DiskJournal:
         self._archive = archive
         if archive is not None:
             archive.on_adopted = self._follow_again
-        self.trail.awaits_archive = archive is not None
+            archive.on_archived = self.notes.archived
+        self.trail.awaits_archive = self.notes.has_archive = archive is not None
         self.actor.registry = registry
 
     def _follow_again(self, page: LedgerPage) -> None:
@@ -312,10 +326,11 @@ class DiskJournal:
                 continue
             options = compile_options(batch, self._defaults[batch.app])
             marks = marks_of.get(sequence, ())
+            notes = [one for _, one in read.receipts.get(_page_key(batch), ())]
             elsewhere = None
             if self.held is not None and len(held := self.held.held(page)):
                 elsewhere = leave_out(home, page, marks, held)
-            sums = sums.plus(recover(home, page, marks, options, resends[batch.app], now, elsewhere))
+            sums = sums.plus(recover(home, page, marks, options, resends[batch.app], now, elsewhere, notes))
             if self.held is not None:
                 self.held.adopt(page)
             if self._archive is not None:
@@ -336,11 +351,36 @@ class DiskJournal:
             self.trail.adopt(
                 position, [by_sequence[mark.sequence] for mark in record.marks if mark.sequence in by_sequence]
             )
+        await self._hear_again(read, by_sequence, now)
         self.saved_audiences = read.audiences.saved({app.key: index for index, app in enumerate(site.config.apps)})
         self.actor.spent += read.audiences.spent
         self._report(read, sums, time.perf_counter() - started)
         pages.sort(key=lambda one: one[:2])
         return [page for _, _, page in pages]
+
+    async def _hear_again(self, read: _Read, by_sequence: Mapping[int, LedgerPage], now: float) -> None:
+        """Receipts that the journal has of pages beyond its batches count, and their records are kept until the archive
+        has those pages. Raises StoreError."""
+        home = self._site.home
+        needed_by: dict[int, list[LedgerPage]] = {}
+        strange: set[int] = set()
+        for key, found in read.receipts.items():
+            page = by_sequence.get(key.sequence)
+            if page is None or _page_key(page.batch) != key or home.page(key.sequence) is not page:
+                page = None if self._archive is None else await self._archive.bring(key)
+                if page is not None:
+                    hear_again(home, page, [one for _, one in found], now)
+                    home.kept(page, 0)
+            needing = [] if page is None or page.is_saved else [page]
+            for position, _ in found:
+                needed_by.setdefault(position, []).extend(needing)
+                if key.sequence in read.strangers:
+                    strange.add(position)
+            await trio.lowlevel.checkpoint()
+        for position, pages in needed_by.items():
+            # Those of an app that is gone are kept with its batches.
+            if position not in strange:
+                self.notes.adopt(position, pages)
 
     def _marks_by_sequence(self, read: _Read) -> dict[int, list[RowMarks]]:
         """Marks of batches in the journal, and of pages whose rows were held when their batch left it; in order."""
@@ -397,7 +437,7 @@ class DiskJournal:
 
     async def _read(self) -> _Read:
         """Everything that the journal holds, damaged records apart."""
-        read = _Read({}, [], [], [], {}, FoundAudiences())
+        read = _Read({}, [], [], [], {}, FoundAudiences(), {})
         apps = {app.key: index for index, app in enumerate(self._site.config.apps)}
         position: int | None = 0
         while position is not None:
@@ -421,6 +461,9 @@ class DiskJournal:
                 read.batches[batch.address.sequence] = (position, batch)
             elif record.kind == MARKS_RECORD:
                 read.marks.append((position, decode_marks(payload)))
+            elif record.kind == RECEIPTS_RECORD:
+                for note in decode_receipts(payload):
+                    read.receipts.setdefault(PageKey(note.unix_ms, note.sequence), []).append((position, note))
             elif record.kind == COUNT_RECORD:
                 read.counts.append((position, decode_count(payload)))
             elif record.kind == AUDIENCE_RECORD:

@@ -41,6 +41,7 @@ from gateway.errors import ConfigError, StoreCorrupt, StoreError, StoreInUse
 from gateway.marks import RowMarks
 from gateway.message_id import SEQUENCES_MAX, RowAddress
 from gateway.observe.log import Log
+from gateway.page_history import RowNotes
 from gateway.store.audience_records import decode_audience, decode_reached
 from gateway.store.database import named_errors
 from gateway.store.log_journal import LogJournal
@@ -52,8 +53,10 @@ from gateway.store.ports import (
     MARKS_RECORD,
     MOVED_RECORD,
     REACHED_RECORD,
+    RECEIPTS_RECORD,
     JournalRecord,
 )
+from gateway.store.receipt_records import decode_receipts, encode_receipts
 from gateway.store.records import read_heading
 from gateway.store.request_log import RequestLog
 from gateway.store.threaded import READ_BYTES_MAX
@@ -216,6 +219,8 @@ async def _move_from(
                 parts = {_worker_of(address.journal, ownership, node, source): record}
             elif record.kind == MARKS_RECORD:
                 parts = _split_marks(decode_marks(payload), source, ownership)
+            elif record.kind == RECEIPTS_RECORD:
+                parts = _split_receipts(decode_receipts(payload), source, ownership)
             elif record.kind in (AUDIENCE_RECORD, REACHED_RECORD):
                 decode = decode_audience if record.kind == AUDIENCE_RECORD else decode_reached
                 journal = int.from_bytes(decode(payload).task_id[6:8], "big") & 0xFFF
@@ -247,13 +252,27 @@ def _split_marks(found: Marks, source: int, ownership: Ownership) -> dict[int, J
     """The marks by the journals that they belong to, under the sequences that mean their batches there."""
     parts: dict[int, list[RowMarks]] = {}
     for mark in found.marks:
-        of, plain = divmod(mark.sequence, SEQUENCES_MAX)
-        # Without a number they are of the journal that they stand in.
-        of = of or source
-        worker = of % ownership.workers
-        sequence = plain if of == worker else of * SEQUENCES_MAX + plain
+        worker, sequence = _place(mark.sequence, source, ownership)
         parts.setdefault(worker, []).append(mark._replace(sequence=sequence))
     return {worker: encode_marks(found.unix_ms, marks) for worker, marks in parts.items()}
+
+
+def _split_receipts(found: Sequence[RowNotes], source: int, ownership: Ownership) -> dict[int, JournalRecord]:
+    """The same for receipts."""
+    parts: dict[int, list[RowNotes]] = {}
+    for note in found:
+        worker, sequence = _place(note.sequence, source, ownership)
+        parts.setdefault(worker, []).append(note._replace(sequence=sequence))
+    return {worker: encode_receipts(notes) for worker, notes in parts.items()}
+
+
+def _place(kept: int, source: int, ownership: Ownership) -> tuple[int, int]:
+    """Whose journal a batch belongs to, and the sequence that means it there. kept: what means it in `source`."""
+    of, plain = divmod(kept, SEQUENCES_MAX)
+    # Without a number they are of the journal that they stand in.
+    of = of or source
+    worker = of % ownership.workers
+    return worker, plain if of == worker else of * SEQUENCES_MAX + plain
 
 
 def _sort_ids(places: Mapping[int, Path], of_batches: Sequence[Entries], ownership: Ownership, config: Config) -> int:

@@ -25,6 +25,7 @@ from gateway.errors import StoreError
 from gateway.ledger import Channel, State
 from gateway.marks import RowMarks
 from gateway.message_id import SEQUENCES_MAX, BatchAddress, RowAddress
+from gateway.page_history import RowNotes
 from gateway.store.audience_records import Reached, decode_audience, decode_reached, encode_audience, encode_reached
 from gateway.store.log_journal import LogJournal
 from gateway.store.marks import Count, decode_count, decode_marks, encode_count, encode_marks
@@ -35,8 +36,10 @@ from gateway.store.ports import (
     MARKS_RECORD,
     MOVED_RECORD,
     REACHED_RECORD,
+    RECEIPTS_RECORD,
     JournalRecord,
 )
+from gateway.store.receipt_records import decode_receipts, encode_receipts
 from gateway.store.records import encode_batch, read_heading
 from gateway.store.request_log import RequestLog
 
@@ -98,6 +101,10 @@ class Node:
                 for mark in decode_marks(payload).marks:
                     of, sequence = divmod(mark.sequence, SEQUENCES_MAX)
                     found.setdefault((of or worker, sequence), []).append(mark.states.tolist())
+            elif record.kind == RECEIPTS_RECORD:
+                for note in decode_receipts(payload):
+                    of, sequence = divmod(note.sequence, SEQUENCES_MAX)
+                    found.setdefault((of or worker, sequence), []).append(f"heard at {note.at_ms.tolist()}")
         return found
 
     def ids(self, worker: int) -> dict[int, RowAddress | None]:
@@ -135,6 +142,12 @@ def marks(*of: tuple[int, State]) -> JournalRecord:
     return encode_marks(5, made)
 
 
+def receipts(*of: tuple[int, int]) -> JournalRecord:
+    """A record that says of a row of each of these sequences when a receipt came for it, in ms."""
+    row, zero = np.zeros(1, np.uint16), np.zeros(1, np.uint8)
+    return encode_receipts([RowNotes(5, number, row, zero, zero, np.full(1, at, np.uint32)) for number, at in of])
+
+
 def task(worker: int) -> bytes:
     return b"\0" * 6 + (0x8000 | worker).to_bytes(2, "big") + b"\0" * 8
 
@@ -170,6 +183,20 @@ def test_batches_and_their_marks_go_to_the_worker_that_answers_for_them_and_back
     assert node.contents(1) == {(1, 5): ["batch", [ISSUED], [ENDED]], (1, 6): ["batch", [ENDED], [ISSUED]]}
     assert node.contents(0)[0, 5] == ["batch", [ISSUED], [ENDED]]
     assert node.contents(2) == {}
+
+
+def test_receipts_go_where_their_batches_go(node: Node) -> None:
+    node.start(2)
+    node.append(0, batch(0, 5), receipts((5, 40)))
+    node.append(1, batch(1, 5), batch(1, 6), receipts((5, 50), (6, 60)))
+    node.start(1)
+    node.append(0, receipts((SEQUENCES_MAX + 6, 61), (5, 41)))
+    node.start(2)
+    assert node.contents(0) == {(0, 5): ["batch", "heard at [40]", "heard at [41]"]}
+    assert node.contents(1) == {
+        (1, 5): ["batch", "heard at [50]"],
+        (1, 6): ["batch", "heard at [60]", "heard at [61]"],
+    }
 
 
 def test_a_start_with_the_same_number_of_workers_reads_no_journal(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

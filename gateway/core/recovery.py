@@ -13,18 +13,20 @@ knows of: a wall clock that was set back lengthens none.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import Bool, Rows
+from gateway.columns import U8, Bool, Rows
 from gateway.content import Class
 from gateway.core.home import Home
 from gateway.core.lifetimes import row_deadlines
 from gateway.core.options import Options
-from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, State
+from gateway.core.receipt_notes import hear_again, receipts_of
+from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.marks import RowMarks
+from gateway.page_history import RowNotes
 
 #: In `_newest`: no mark.
 _UNMARKED = np.uint8(255)
@@ -87,12 +89,14 @@ def recover(
     resends: Bool,
     now: float,
     elsewhere: Rows | None = None,
+    notes: Sequence[RowNotes] = (),
 ) -> Recovered:
     """Every row of the page is in the state that it goes on from. The page must be open and followed already; it is
     new, or comes from the archive with its held rows.
 
     resends: (channels, classes) bool, whether rows of that kind go again when nobody knows what became of them.
-    elsewhere: rows that are left alone, because a living worker has them.
+    elsewhere: rows that are left alone, because a living worker has them. notes: receipts that had come; a row that a
+    vendor said anything of is not sent to it again.
     """
     newest = newest_marks(page.n, marks)
     if elsewhere is not None and len(elsewhere):
@@ -103,18 +107,22 @@ def recover(
     is_issued = newest.states == _IN_FLIGHT
     classes = options.classes[options.variant_index(page.batch, rows)]
     goes_again = is_issued & resends[newest.channels, classes]
+    if notes:
+        goes_again &= ~receipts_of(page.n, notes)[1][rows] | (newest.channels == int(Channel.LONG_LINK))
     states, reasons, flags = newest.states.copy(), newest.reasons.copy(), newest.flags.copy()
     reasons[~IS_FINAL[states] & (states != _WAITING)] = Reason.NONE
     reasons[goes_again] = Reason.NO_ANSWER
     flags[goes_again] |= np.uint8(Flag.RESENT_UNCERTAIN)
     states[goes_again] = _QUEUED
-    home.restore(page, rows, newest._replace(reasons=reasons, flags=flags), states)
+    _restore(home, page, rows, newest._replace(reasons=reasons, flags=flags), states)
     again, lost = rows[goes_again], rows[is_issued & ~goes_again]
     page.attempts[rows[is_issued]] = 1
     home.move(page, lost, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
     if home.trail is not None:
         # Written down as not issued: they are uncertain once, not at each further crash.
         home.trail.renew(page, again)
+    if notes:
+        hear_again(home, page, notes, now)
     expired = _expire(home, page, elsewhere, now)
     if not page.n_open:
         home.ended_before(page)
@@ -128,6 +136,22 @@ def recover(
         expired=expired,
         elsewhere=n_elsewhere,
     )
+
+
+def _restore(home: Home, page: LedgerPage, rows: Rows, marks: RowMarks, states: U8) -> None:
+    """The rows are as an earlier process left them; nobody is told, since they were counted then.
+
+    marks: k rows, of which reasons, channels and flags are taken. states: (k,), what they are now.
+    """
+    page.state[rows] = states
+    page.reason[rows], page.channel[rows], page.flags[rows] = marks.reasons, marks.channels, marks.flags
+    # What a device acknowledged was delivered.
+    page.receipt[rows[states == State.DEVICE_ACKED]] = Receipt.DELIVERED
+    open_before = page.n_open
+    page.counts[:] = np.bincount(page.state, minlength=len(State))
+    page.changes += 1
+    home.rows_open -= open_before - page.n_open
+    home.counters.touch(page)
 
 
 def _chosen(marks: RowMarks, which: Bool) -> RowMarks:

@@ -18,7 +18,6 @@ since nobody could count them if both died. Rows of apps in memory leave when th
 
 from __future__ import annotations
 
-import bisect
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gateway import message_id
-from gateway.batch import Batch, TaskSegment
+from gateway.batch import Batch
 from gateway.columns import I64, U8, U16, U32, Bool, Rows
 from gateway.core.addresses import SHADOWS_FROM, as_sent
 from gateway.ledger import IS_FINAL, LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, State
@@ -298,50 +297,6 @@ def _nobody_counts(_page: ShadowPage, _rows: int) -> None:
 
 def _nobody_listens(_page: ShadowPage, _rows: Rows) -> None:
     """There is no home around this table."""
-
-
-def cut_batch(batch: Batch, rows: Rows) -> Batch:
-    """The rows as a batch of their own under the same address; contents that none of them has are left out.
-
-    Its message ids are empty: the holder makes them from the address.
-    """
-    variants, variant_index = batch.variants, batch.variant_index
-    if variant_index is not None:
-        used, index = np.unique(variant_index[rows], return_inverse=True)
-        variants = [variants[position] for position in used.tolist()]
-        variant_index = index.reshape(-1).astype(np.uint16) if len(variants) > 1 else None
-    return Batch(
-        batch.address,
-        batch.app,
-        batch.born,
-        len(rows),
-        device_ids=batch.device_ids.take(rows, axis=0),
-        variants=variants,
-        variant_index=variant_index,
-        channels=None if batch.channels is None else batch.channels[rows],
-        tokens=None if batch.tokens is None else batch.tokens.take(rows),
-        variables={name: column.take(rows) for name, column in batch.variables.items()},
-        segments=cut_segments(batch.segments, rows),
-    )
-
-
-def cut_segments(segments: Sequence[TaskSegment], rows: Rows) -> list[TaskSegment]:
-    """Whose the rows are, (k,) rising, when they are a batch of their own: their holder may have to tell it."""
-    if len(segments) < 2:
-        return [segment._replace(first=0, n=len(rows)) for segment in segments]
-    low = bisect.bisect_right(segments, int(rows[0]), key=_first_row) - 1
-    used = segments[max(0, low) : bisect.bisect_right(segments, int(rows[-1]), key=_first_row)]
-    starts = np.searchsorted(rows, [segment.first for segment in used]).tolist()
-    stops = np.searchsorted(rows, [segment.first + segment.n for segment in used]).tolist()
-    return [
-        segment._replace(first=start, n=stop - start)
-        for segment, start, stop in zip(used, starts, stops, strict=True)
-        if stop > start
-    ]
-
-
-def _first_row(segment: TaskSegment) -> int:
-    return segment.first
 
 
 class Life(NamedTuple):

@@ -310,7 +310,8 @@ async def test_receipt_at_the_home_ends_the_chain_of_a_row_that_another_worker_h
     """The holder has a shadow of the row; what its home was told arrives there in columns."""
     from gateway.actors.receipt_desk import ReceiptDesk
     from gateway.core.receipt_reports import ROW_UNKNOWN, Reports, pack_reports
-    from gateway.core.shadow import Life, cut_batch
+    from gateway.core.shadow import Life
+    from gateway.core.slices import cut_batch
     from gateway.observe.receipts import ReceiptCounts
     from gateway.receipts import Event
 

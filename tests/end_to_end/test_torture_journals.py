@@ -118,6 +118,26 @@ async def until(holds: Callable[[], Any], why: str) -> None:
     pytest.fail(f"not within {BACK_S:g} s: {why}")
 
 
+def settings(folder: Path, rpc_port: int, link_port: int, workers: int) -> dict[str, Any]:
+    return {
+        "app": {"durability": "disk"},
+        "gateway": {"workers": workers, "drain_s": 30.0},
+        "store": {"data_dir": str(folder / "store"), "shard_groups": 4},
+        "ledger": {"held_write_s": 0.05},
+        "journal": {"segment_bytes": 1 << 20, "issued_rows_max": ISSUED_ROWS_MAX},
+        "rpc": {"listeners": [{"address": f"tcp://127.0.0.1:{rpc_port}"}]},
+        "long_link": {
+            "listeners": [{"address": f"tcp://127.0.0.1:{link_port}"}],
+            "handshake_timeout_s": 30.0,
+            "packet_timeout_s": 30.0,
+            "ack_timeout_s": 20.0,
+        },
+        "retry": {"first_s": 0.1, "cap_s": 900.0, "throttled_s": 0.5, "wait_s_min": 0.1},
+        "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 20.0},
+        "apns": {"probes": False},
+    }
+
+
 async def test_nothing_answered_by_two_workers_is_lost_or_doubled_uncounted_whoever_is_killed(
     serve: Callable[..., Any],
     open_clients: Callable[..., Any],
@@ -130,27 +150,10 @@ async def test_nothing_answered_by_two_workers_is_lost_or_doubled_uncounted_whoe
     simulators.fault("apns", "latency", ms=30)
     rpc_port, link_port = free_port(), free_port()
 
-    def over(workers: int) -> dict[str, Any]:
-        return {
-            "app": {"durability": "disk"},
-            "gateway": {"workers": workers, "drain_s": 30.0},
-            "store": {"data_dir": str(folder / "store"), "shard_groups": 4},
-            "ledger": {"held_write_s": 0.05},
-            "journal": {"segment_bytes": 1 << 20, "issued_rows_max": ISSUED_ROWS_MAX},
-            "rpc": {"listeners": [{"address": f"tcp://127.0.0.1:{rpc_port}"}]},
-            "long_link": {
-                "listeners": [{"address": f"tcp://127.0.0.1:{link_port}"}],
-                "handshake_timeout_s": 30.0,
-                "packet_timeout_s": 30.0,
-                "ack_timeout_s": 20.0,
-            },
-            "retry": {"first_s": 0.1, "cap_s": 900.0, "throttled_s": 0.5, "wait_s_min": 0.1},
-            "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 20.0},
-            "apns": {"probes": False},
-        }
-
     async def start(workers: int) -> Any:
-        return await trio.to_thread.run_sync(lambda: serve(simulators.ready, **over(workers)))
+        return await trio.to_thread.run_sync(
+            lambda: serve(simulators.ready, **settings(folder, rpc_port, link_port, workers))
+        )
 
     async def end(process: Any, how: signal.Signals) -> None:
         process.signal(how)

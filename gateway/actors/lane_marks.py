@@ -1,8 +1,8 @@
 """Rendered rows of a lane that wait for room on a connection, and for the mark that they are about to be issued.
 
 Where a journal on disk holds the app's batches, a lane renders ahead: while one burst's mark is being written the next
-one is rendered, so that the connection does not wait for the disk. What is ahead is bounded by the rows of two bursts, by
-the window of the marks, and by the number of bursts, each of which is a page in the record of the marks. It is not
+one is rendered, so that the connection does not wait for the disk. What is ahead is bounded by the rows of two bursts,
+by the window of the marks, and by the number of bursts, each of which is a page in the record of the marks. It is not
 filled up by the few rows that happen to have left: half a burst costs nearly what a whole one does.
 """
 
@@ -26,8 +26,8 @@ _NO_LIMIT = 1 << 17
 
 
 class AheadOfMarks:
-    """unsent: the lane's rendered rows. rows_max: of a burst. marks: None where the app's batches are in memory: then nothing waits for a
-    mark, and nothing is rendered ahead. ring: wakes the lane."""
+    """unsent: the lane's rendered rows. rows_max: of a burst. marks: None where the app's batches are in memory: then
+    nothing waits for a mark, and nothing is rendered ahead. ring: wakes the lane."""
 
     def __init__(self, unsent: deque[Unsent], marks: Marks | None, *, rows_max: int, ring: Callable[[], None]) -> None:
         self._unsent = unsent

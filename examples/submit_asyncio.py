@@ -31,5 +31,7 @@ async def main(address: str, app_key: str, secret: bytes, device_ids: list[str])
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit(__doc__)
     _, address, app_key, secret_file, *device_ids = sys.argv
     sys.exit(asyncio.run(main(address, app_key, Path(secret_file).read_bytes().strip(), device_ids)))

@@ -5,6 +5,9 @@
     data_dir/journal/0007/ids/     request ids of batches that are gone from it
     data_dir/journal/0007/stopped/ tasks that were stopped (app_stopped.py)
 
+With several workers each has its own. One that comes back while others live has links to them before it replays: rows
+that they hold are left out, whatever the journal knew of them, and adopted (actors/held_rows.py).
+
 Order at start: registry, inbox and archive are opened (app_stores.py), the journal is replayed, its rows are on their
 way, then the doors open. Of a batch that both the journal and the archive have, the archive's page is the truth: it was
 written when every row had ended or waited in the inbox, and only the release was missing. Marks that stand there
@@ -21,7 +24,7 @@ import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -34,7 +37,7 @@ from gateway.app_audiences import FoundAudiences, SavedAudience
 from gateway.app_stopped import StoppedLog
 from gateway.batch import Batch, OwnershipEpoch, continued_tasks
 from gateway.clock import Clock
-from gateway.columns import Bool
+from gateway.columns import Bool, Rows
 from gateway.config import Config
 from gateway.config_sections import App
 from gateway.config_settings import retry_policy
@@ -42,17 +45,18 @@ from gateway.content import Class
 from gateway.core.home import Home
 from gateway.core.options import AppDefaults, compile_options
 from gateway.core.receipt_notes import ReceiptNotes, hear_again
-from gateway.core.recovery import Recovered, recover, resend_table, urgency
+from gateway.core.recovery import Recovered, leave_out, recover, resend_table, urgency
 from gateway.core.request_ids import RequestIds, entry
+from gateway.core.shadow import Life
 from gateway.core.trail import Trail
 from gateway.errors import ConfigError, StoreCorrupt, StoreInUse
 from gateway.ledger import CHANNEL_NAMES, Channel, LedgerPage, State
 from gateway.marks import NO_POSITION, RowMarks
 from gateway.message_id import RowAddress
-from gateway.page_history import RowNotes
 from gateway.observe.journal import JournalCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.page_history import RowNotes
 from gateway.store.audience_records import decode_audience, decode_reached
 from gateway.store.log_file import LogFile
 from gateway.store.log_journal import LogJournal
@@ -126,6 +130,18 @@ class Archive(Protocol):
     async def bring(self, key: PageKey) -> LedgerPage | None: ...
 
     async def check(self, page: LedgerPage) -> None: ...
+
+
+class HeldElsewhere(Protocol):
+    """What other workers hold of earlier lives of this home; see `actors/held_rows.py`."""
+
+    async def ask(self, living: Collection[Life]) -> int: ...
+
+    def held(self, page: LedgerPage) -> Rows: ...
+
+    def adopt(self, page: LedgerPage) -> int: ...
+
+    async def adopted(self) -> None: ...
 
 
 class _Read(NamedTuple):
@@ -203,6 +219,8 @@ class DiskJournal:
         site.home.trail = self.trail
         site.home.on_heard = self.notes.note
         self._archive: Archive | None = None
+        #: Named before the start, where there are other workers.
+        self.held: HeldElsewhere | None = None
         self._is_closed = False
 
     def stand_beside(self, archive: Archive | None, registry: Registry | None) -> None:
@@ -242,10 +260,20 @@ class DiskJournal:
         }
 
     async def start(
-        self, request_ids: RequestIds, route: Callable[[LedgerPage], None], lanes: Iterable[Stalling]
+        self,
+        request_ids: RequestIds,
+        route: Callable[[LedgerPage], None],
+        lanes: Iterable[Stalling],
+        living: Collection[Life] = (),
     ) -> None:
-        """What an earlier process left is on its way; the actor may run now."""
-        for page in await self.recover(request_ids):
+        """What an earlier process left is on its way; the actor may run now. living: workers that may have rows of
+        it."""
+        if self.held is not None:
+            await self.held.ask(living)
+        pages = await self.recover(request_ids)
+        if self.held is not None:
+            await self.held.adopted()
+        for page in pages:
             route(page)
         self.actor.holders += [lane.return_stalled for lane in lanes]
 
@@ -296,9 +324,14 @@ class DiskJournal:
                 sums = sums.plus(Recovered(final=batch.n))
                 continue
             options = compile_options(batch, self._defaults[batch.app])
-            notes = [one for _, one in read.receipts.get(_page_key(batch), ())]
             marks = marks_of.get(sequence, ())
-            sums = sums.plus(recover(home, page, marks, options, resends[batch.app], now, notes))
+            notes = [one for _, one in read.receipts.get(_page_key(batch), ())]
+            elsewhere = None
+            if self.held is not None and len(held := self.held.held(page)):
+                elsewhere = leave_out(home, page, marks, held)
+            sums = sums.plus(recover(home, page, marks, options, resends[batch.app], now, elsewhere, notes))
+            if self.held is not None:
+                self.held.adopt(page)
             if self._archive is not None:
                 await self._archive.check(page)
             if self.tasks is not None:
@@ -423,6 +456,7 @@ class DiskJournal:
         try:
             if record.kind == BATCH_RECORD:
                 batch = decode_batch(payload, born=0.0, apps=apps)
+                batch.address = self._site.home.addresses.kept(batch.address)
                 read.batches[batch.address.sequence] = (position, batch)
             elif record.kind == MARKS_RECORD:
                 read.marks.append((position, decode_marks(payload)))
@@ -459,7 +493,8 @@ class DiskJournal:
         for count in counted:
             home.begin_after(count.sequence - 1, count.unix_ms)
         for _, batch in read.batches.values():
-            home.begin_after(batch.address.sequence, batch.born_unix_ms)
+            if batch.address.journal == home.journal:
+                home.begin_after(batch.address.sequence, batch.born_unix_ms)
         home.label_after(unix_ms, now)
         self.actor.incarnation = 1 + max((count.incarnation for count in counted), default=0)
         self.actor.spent += [position for position, _ in read.counts]
@@ -489,6 +524,7 @@ class DiskJournal:
             rows_uncertain_resent=sums.resent,
             rows_expired=sums.expired,
             rows_final=sums.final,
+            rows_elsewhere=sums.elsewhere,
             torn_bytes_cut=statistics.cut_bytes,
             seconds=round(seconds, 3),
         )

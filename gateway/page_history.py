@@ -1,4 +1,4 @@
-"""What happened to rows of a page beside their state: receipts with the time of each, and attempts that others followed.
+"""What happened to rows of a page beside their state: receipts with their times, and attempts that others followed.
 
     rows  (n,) uint16 | kinds (n,) uint8 of `Kind` | channels (n,) uint8 | at_ms (n,) uint32, after the batch's birth
 

@@ -205,8 +205,9 @@ class DistantReports:
         links.answer_with("reports", self._on_ask)
 
     def send(self, told: Told, wait: Wait | None) -> Told:
-        """Parts for other homes wait for them, and `wait` has a part for each; the rest is returned. Raises: Overloaded,
-        and nothing waits."""
+        """Parts for other homes wait for them, and `wait` has a part for each; the rest is returned.
+
+        Raises: Overloaded, and nothing waits."""
         by_home: dict[int, list[bytes]] = {}
         for message_id in told.message_ids:
             by_home.setdefault(self._home_of(message_id), []).append(message_id)

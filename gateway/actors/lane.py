@@ -116,7 +116,7 @@ class LaneActor:
             tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
         )
         self._unsent: deque[Unsent] = deque()
-        self._ahead = AheadOfMarks(self._unsent, marks, rows_max=burst_rows_max, ring=self.ring)
+        self._ahead = AheadOfMarks(self._unsent, marks, home, rows_max=burst_rows_max, ring=self.ring)
         self._bursts: dict[int, InFlight] = {}
         #: First steps under way, by the burst number of their tag.
         self._saves: dict[int, Saving] = {}
@@ -231,6 +231,7 @@ class LaneActor:
     def _step(self) -> bool:
         """Renders a slice, or sends one burst of what is rendered. False when nothing can leave now."""
         now = self._clock.monotonic()
+        self._ahead.take_up(self.lane)
         if not self.has_rows or now < max(self._not_before, self._pool.not_before):
             return False
         rows_max = self._paces.rows_max(self.lane.next_page)
@@ -240,8 +241,8 @@ class LaneActor:
         if authorization is None:
             return False
         room = self._ahead.room()
-        if self._unsent and (not room or self._may_leave(self._unsent[0])):
-            return self._send_next(authorization, now)
+        if self._unsent and (self._ahead.bring_forward(self.lane) or not room):
+            return not self._unsent or self._send_next(authorization, now)
         rows_max = min(rows_max, room)
         if not rows_max:
             return False
@@ -253,7 +254,7 @@ class LaneActor:
                 self._observer.throttled(max(0.0, self.lane.next_deadline() - now))
             return False
         slice_ = self._hold_throttled(slice_, now)
-        if not len(slice_.rows):
+        if not len(slice_.rows) or self._ahead.set_aside(slice_, self.lane):
             return True
         started = time.thread_time()
         try:
@@ -330,7 +331,7 @@ class LaneActor:
             self.lane.put_back(page, rows[is_live])
             self.lane.bucket.give_back(int((~is_live).sum()))
             return True
-        if not self._may_leave(unsent):
+        if not self._ahead.may_leave(unsent):
             return False
         wanted = self._requests_granted(min(unsent.requests_left, _POSITIONS_MAX), now)
         if not wanted:
@@ -370,10 +371,6 @@ class LaneActor:
         if not granted:
             self._observer.throttled(max(0.0, (self._request_bucket.next_deadline() or now) - now))
         return granted
-
-    def _may_leave(self, unsent: Unsent) -> bool:
-        """Whoever must know it before these rows leave knows it; else this lane is rung."""
-        return self._ahead.is_marked(unsent) and self._home.may_leave(unsent.page, unsent.rows, self._bell.ring)
 
     def _issue(self, unsent: Unsent, taken: int, number: int, connection: int, now: float) -> None:
         """The next `taken` requests are in flight, with a record in the burst log."""

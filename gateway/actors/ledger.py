@@ -254,7 +254,7 @@ class LedgerActor:
         return page
 
     async def bring(self, key: PageKey) -> LedgerPage | None:
-        """That page is in the home, whatever its rows are; None where there is none. Not asked whether the inbox has its
+        """That page is in the home, whatever its rows are; None where there is none. The inbox is not asked for its
         held rows. Raises StoreError."""
         page = self._home.page(key.sequence)
         away = self._home.away_pages.get(key.sequence)

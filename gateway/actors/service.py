@@ -514,7 +514,8 @@ class Service:
             slots = self._devices.alias_rows(app.number, message.alias.encode())
             slot = int(slots[0]) if len(slots) else -1
         if slot < 0:
-            raise BadRequest("device_id", "no such device of this app", code="not_found")
+            known_by = "this alias" if message.device_id is None else f"id {bytes(message.device_id).hex()}"
+            raise BadRequest("device_id", f"app {app.key} has no device of {known_by}", code="not_found")
         device = self._devices.device(slot)
         facts: dict[str, Any] = {
             "app": app.key,

@@ -62,7 +62,9 @@ def entry(key: int, digest: int, address: RowAddress | None, *, unix_ms: int = 0
     if address is None:
         return key, unix_ms << 16 | _NO_TASK, digest << 34
     batch = address.batch
-    return key, batch.unix_ms << 16 | address.row, digest << 34 | batch.journal << 22 | batch.sequence
+    # As message ids have it, whoever keeps the batch (core/addresses.py).
+    sequence = batch.sequence & 0x3FFFFF
+    return key, batch.unix_ms << 16 | address.row, digest << 34 | batch.journal << 22 | sequence
 
 
 class RequestIds:

@@ -221,10 +221,11 @@ def _vendor_rows(code: int, rows: Rows) -> VendorRows:
 
 
 def live_rows(page: LedgerPage, first: int, stop: int) -> Rows:
-    """Rows first..stop that are still queued (duplicates and cancelled rows are not)."""
+    """Rows first..stop that are still queued (duplicates and cancelled rows are not), and not with another worker."""
     rows = np.arange(first, stop)
     states = page.state[first:stop]
-    return rows if not states.any() else rows[states == State.QUEUED]
+    rows = rows if not states.any() else rows[states == State.QUEUED]
+    return rows if page.away is None else rows[page.away[rows] == 0]
 
 
 def slots_of(devices: DeviceTable, page: LedgerPage, rows: Rows, channel: Channel) -> I32:

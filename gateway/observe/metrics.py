@@ -42,7 +42,7 @@ BREAKER_CAUSES = ("none", "failures", "connect", "credential")
 #: Why the journal on disk refuses.
 JOURNAL_ERRORS = ("full", "read_only", "corrupt", "other")
 #: What becomes of rows that a replay finds, as core/recovery.py names it.
-RECOVERED_FATES = ("final", "unsent", "resent", "uncertain", "expired")
+RECOVERED_FATES = ("final", "unsent", "resent", "uncertain", "expired", "elsewhere")
 #: What becomes of a removal that the unregister guard holds back.
 HELD_OUTCOMES = ("held", "dropped", "rechecked", "removed")
 #: What becomes of one vendor's receipt of one token. repeated: it said nothing new; forged: its callback parameter is

@@ -21,7 +21,8 @@ from gateway.message_id import SEQUENCES_MAX, BatchAddress
 from gateway.page_history import RECEIPT_KINDS
 from gateway.store.database import Database
 from gateway.store.joined_ledger import JoinedLedger
-from gateway.store.pages import pack_page, page_of, page_parts, unpack_page
+from gateway.store.packing import pack_page, unpack_page
+from gateway.store.pages import page_of, page_parts
 from gateway.store.ports import PageKey
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
 

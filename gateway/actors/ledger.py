@@ -131,6 +131,8 @@ class LedgerActor:
         self._fetched: dict[int, trio.Event] = {}
         #: Told of each page with held rows that is in memory again, before anything of it moves.
         self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
+        #: Apps whose receipts a journal on disk is told.
+        self.noted_apps: frozenset[int] = frozenset()
         #: Told of each page that the archive has as it is.
         self.on_archived: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when memory is short, for pages that cannot leave it.
@@ -165,6 +167,10 @@ class LedgerActor:
         home.may_drop = self._may_drop
 
     def _done(self, page: LedgerPage) -> None:
+        if page.saved >= 0 and page.batch.app in self.noted_apps and page.history is not None:
+            # The journal has its receipts: it is written once for all that come in a while.
+            self._rest(page)
+            return
         self._resting.pop(page.batch.address.sequence, None)
         self._unsaved[page.batch.address.sequence] = page
         self._bell.ring()

@@ -87,6 +87,7 @@ class Fallbacks:
             now = self._clock.monotonic()
             held = going[page.state[going] == State.HELD]
             is_queued = page.state[going] == State.QUEUED
+            page.fell_back(going, now)
             self._home.move(page, going[~is_queued], State.QUEUED, Reason.FALLBACK, now)
             page.reason[going[is_queued]] = Reason.FALLBACK
             if len(held):

@@ -118,7 +118,7 @@ class LaneActor:
             tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
         )
         self._unsent: deque[Unsent] = deque()
-        self._ahead = AheadOfMarks(self._unsent, marks, rows_max=burst_rows_max, ring=self.ring)
+        self._ahead = AheadOfMarks(self._unsent, marks, home, rows_max=burst_rows_max, ring=self.ring)
         self._bursts: dict[int, InFlight] = {}
         #: First steps under way, by the burst number of their tag.
         self._saves: dict[int, Saving] = {}
@@ -233,6 +233,7 @@ class LaneActor:
     def _step(self) -> bool:
         """Renders a slice, or sends one burst of what is rendered. False when nothing can leave now."""
         now = self._clock.monotonic()
+        self._ahead.take_up(self.lane)
         if not self.has_rows or now < max(self._not_before, self._pool.not_before):
             return False
         rows_max = 0 if self._unsent else self._paces.rows_max(self.lane.next_page)
@@ -244,9 +245,9 @@ class LaneActor:
             return False
         room = self._ahead.room()
         if self._unsent:
-            may_leave = self._may_leave(self._unsent[0])
+            may_leave = self._ahead.bring_forward(self.lane)
             if may_leave or not room:
-                return self._send(authorization, now, capacity, may_leave=may_leave)
+                return not self._unsent or self._send(authorization, now, capacity, may_leave=may_leave)
             rows_max = self._paces.rows_max(self.lane.next_page)
         rows_max = min(rows_max, room)
         if not rows_max:
@@ -259,7 +260,7 @@ class LaneActor:
                 self._observer.throttled(max(0.0, self.lane.next_deadline() - now))
             return False
         slice_ = self._hold_throttled(slice_, now)
-        if not len(slice_.rows):
+        if not len(slice_.rows) or self._ahead.set_aside(slice_, self.lane):
             return True
         started = time.thread_time()
         try:
@@ -330,7 +331,7 @@ class LaneActor:
             # A full connection rings when it has room: another turn of the loop would only find it full.
             wanted = self._requests_wanted(_POSITIONS_MAX)
             capacity = self._pool.capacity(wanted) if wanted else 0
-            may_leave = capacity > 0 and bool(self._unsent) and self._may_leave(self._unsent[0])
+            may_leave = capacity > 0 and bool(self._unsent) and self._ahead.may_leave(self._unsent[0])
             if not may_leave or self._clock.monotonic() - now > _ANOTHER_S:
                 return capacity > 0
         return False
@@ -377,10 +378,6 @@ class LaneActor:
         if self._request_bucket is not None:
             self._request_bucket.give_back(wanted - taken)
         return taken > 0
-
-    def _may_leave(self, unsent: Unsent) -> bool:
-        """Whoever must know it before these rows leave knows it; else this lane is rung."""
-        return self._ahead.is_marked(unsent) and self._home.may_leave(unsent.page, unsent.rows, self._bell.ring)
 
     def _issue(self, unsent: Unsent, taken: int, number: int, connection: int, now: float) -> None:
         """The next `taken` requests are in flight, with a record in the burst log."""

@@ -26,7 +26,7 @@ from gateway.actors.bell import Bell
 from gateway.actors.fallbacks import NOT_REACHED, FallbackObserver, Fallbacks, Ways
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
-from gateway.actors.link_feed import ForLink, LinkFeed, rows_of_one_call
+from gateway.actors.link_feed import ForLink, LinkFeed, mark_held, rows_of_one_call
 from gateway.actors.rendering import LinkPayload, LinkRenderer
 from gateway.actors.resending import RedeliverPort, Resending
 from gateway.actors.token_guard import TokenGuard
@@ -48,7 +48,7 @@ from gateway.core.router import (
     route,
     slots_of,
 )
-from gateway.core.shadow import ShadowPage
+from gateway.core.shadow import ShadowPage, stay_here
 from gateway.core.stopping import go_on
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
@@ -389,8 +389,7 @@ class Router:
             work = work.take(page.are(work.rows, State.QUEUED, Channel.LONG_LINK))
         left = self._to_long_link(work, self._clock.monotonic())
         if len(left):
-            if self._trail is not None:
-                self._trail.unmark(page, left)
+            self._unmark(page, left)
             options = self._options(page)
             self._carry_out(page, self._after_refused_link(page, left, options), options)
 
@@ -462,6 +461,7 @@ class Router:
         self._fail(page, routed.failed, now)
         falls_back = np.concatenate([routed.long_link, routed.inbox])
         if len(falls_back):
+            page.fell_back(falls_back, now)
             in_lane = page.state[falls_back] == State.QUEUED
             self._home.move(page, falls_back[~in_lane], State.QUEUED, Reason.FALLBACK, now)
             page.reason[falls_back[in_lane]] = Reason.FALLBACK
@@ -508,6 +508,7 @@ class Router:
             return
         now = self._clock.monotonic()
         page.flags[held] |= np.uint8(Flag.HANDED_OVER)
+        page.left_link(held, now)
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
         held = go_on(self._home, page, held, now)
         self._observer.handed_over(len(held))
@@ -523,17 +524,9 @@ class Router:
         ids = page.batch.device_ids[rows[online]]
         return [row.tobytes() for row in ids]
 
-    async def mark_held(self, page: LedgerPage, rows: Rows) -> None:
-        """Held rows are about to be delivered: a journal on disk that holds their batch has been told. If cancelled:
-        they may be marked."""
-        if self._trail is None or page.trail is None or not len(rows):
-            return
-        bell = Bell()
-        while self._trail.room(page.batch.app, Channel.LONG_LINK, bell.ring) < len(rows):
-            await bell.wait()
-        ticket = self._trail.mark(page, rows, Channel.LONG_LINK, bell.ring)
-        while not self._trail.is_durable(ticket):
-            await bell.wait()
+    async def mark_held(self, page: LedgerPage, rows: Rows) -> bool:
+        """As `link_feed.mark_held`."""
+        return await mark_held(self._trail, page, rows)
 
     def deliver_held(self, page: LedgerPage, rows: Rows) -> Rows:
         """Rows of one device whose time has come back: to its socket. Returns those that stay HELD."""
@@ -544,9 +537,14 @@ class Router:
         work = ForLink(page, online, found.fd[found.is_online], found.generation[found.is_online])
         left = self._to_long_link(work, self._clock.monotonic())
         held = np.sort(np.concatenate([left, rows[~found.is_online]]))
-        if self._trail is not None:
-            self._trail.unmark(page, held)
+        self._unmark(page, held)
         return held
+
+    def _unmark(self, page: LedgerPage, rows: Rows) -> None:
+        """Rows that were to leave did not."""
+        if self._trail is not None:
+            self._trail.unmark(page, rows)
+        stay_here(page, rows)
 
     # -- by time
 

@@ -250,10 +250,11 @@ def _vendor_rows(code: int, shift: int, kind: int, rows: Rows) -> VendorRows:
 
 
 def live_rows(page: LedgerPage, first: int, stop: int) -> Rows:
-    """Rows first..stop that are still queued (duplicates and cancelled rows are not)."""
+    """Rows first..stop that are still queued (duplicates and cancelled rows are not), and not with another worker."""
     rows = np.arange(first, stop)
     states = page.state[first:stop]
-    return rows if not np.count_nonzero(states) else rows[states == _QUEUED]
+    rows = rows if not np.count_nonzero(states) else rows[states == _QUEUED]
+    return rows if page.away is None else rows[page.away[rows] == 0]
 
 
 def slots_of(devices: DeviceTable, page: LedgerPage, rows: Rows, channel: Channel) -> I32:

@@ -394,3 +394,21 @@ def test_tallies_are_added_up_by_day_and_what_comes_to_nothing_is_left_out() -> 
     parts = [PageTally({key: {1: 2, 2: 1}}), PageTally({key: {1: -2}, later: {1: 1}})]
     assert add_tallies(parts, range(1, 2)) == {key: {2: 1}}
     assert add_tallies(parts, DAYS) == {key: {2: 1}, later: {1: 1}}
+
+
+@pytest.mark.parametrize("share_with_reason", [0.0, 0.3])
+def test_a_large_page_is_counted_as_its_rows_say(share_with_reason: float) -> None:
+    n = 1500
+    random = np.random.default_rng(11)
+    small, large = (
+        LedgerPage(batch_of(BatchAddress(UNIX_MS, 0, at), [Variant("t", "b")], None, segments_of([(rows, "a")]), rows))
+        for at, rows in enumerate((5, n))
+    )
+    large.channel[:] = random.integers(0, len(Channel), n)
+    large.state[:] = random.integers(0, len(State), n)
+    large.receipt[:] = random.integers(0, len(Receipt), n)
+    large.flags[:] = random.integers(0, 256, n)
+    large.attempts[:] = random.integers(0, 3, n)
+    large.reason[:] = np.where(random.random(n) < share_with_reason, int(Reason.RETRY), 0)
+    for page, tally in zip((large, small), tally_pages([large, small], OFFSET_S), strict=True):
+        assert in_words(tally.cells) == plain_tally(page)

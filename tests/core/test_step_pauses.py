@@ -1,3 +1,5 @@
+"""When the long link steps again, by what its last step found."""
+
 from __future__ import annotations
 
 import pytest

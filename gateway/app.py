@@ -53,7 +53,7 @@ from gateway.app_memory import keep_freed_memory
 from gateway.app_parts import app_view, cut_rules, make_log
 from gateway.app_receipts import Receipts
 from gateway.app_seeing import lane_status, refresh_gauges, rows_open
-from gateway.app_siblings import Siblings, journals_of, online_counts, place_of
+from gateway.app_siblings import Siblings, journals_of, living, online_counts, place_of
 from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
 from gateway.app_stores_ready import make_stores_ready
@@ -374,8 +374,10 @@ class Worker:
             nursery.start_soon(
                 functools.partial(watch_lag, self.metrics, interval_s=self.config.observe.lag_interval_ms / 1000)
             )
+            if self.joint is not None:
+                await self.joint.start(nursery, self._supervise)
             if self.disk is not None:
-                await self.disk.start(self.request_ids, self.router.route, self._lane_actors())
+                await self.disk.start(self.request_ids, self.router.route, self._lane_actors(), living(self.siblings))
                 resume_audiences(self, self.disk)
                 self._supervise(nursery, "journal", self.disk.actor.run)
             for name, run in callback_actors(self):
@@ -434,8 +436,6 @@ class Worker:
             self.passing.listen()
             self.siblings.peers.watch(self.passing)
             self._supervise(nursery, "device passing", self.passing.run)
-        if self.joint is not None:
-            await self.joint.start(nursery, self._supervise)
         links = self.long_link.listen() if config.long_link.listeners else []
         if links:
             bound = tuple(

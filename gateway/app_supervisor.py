@@ -51,9 +51,11 @@ from gateway.wire.worker_control import (
     AllRefreshed,
     AskRefresh,
     Kept,
+    Linked,
     Message,
     PeerDied,
     PeerDraining,
+    PeerLinked,
     PeerUp,
     Refresh,
     Refreshed,
@@ -205,6 +207,7 @@ class Supervisor:
             unix_listeners=listeners,
             metric_files=self._files,
             clock_offset_s=self.clock_offset_s,
+            living=[(other.worker, other.incarnation) for other in self.workers if other.is_linked],
         )
         return Plan(start, [*self._files, *listeners.values()])
 
@@ -225,6 +228,11 @@ class Supervisor:
             case Kept():
                 self._kept[worker.worker] = message.rows_open
                 self._tell_others(worker, PeerDraining(**_name(worker), is_over=True))
+            case Linked():
+                for other in self.workers:
+                    if other is not worker and other.is_linked:
+                        worker.send(PeerLinked(**_name(other)))
+                self._tell_others(worker, PeerLinked(**_name(worker)))
             case _:
                 for other in self.workers:
                     if other is not worker and other.state in (WorkerState.READY, WorkerState.LEAVING):

@@ -94,7 +94,7 @@ class LongLink:
         self.edge.refusal_of = self._refusal_of
         self.write_pace = Pace(edge.step_s_max, most=_DELIVER_ROWS_MAX)
         self.downlink = Downlink(settings, self.table, self.edge)
-        self._sessions = Sessions(settings, self.table, owner)
+        self._sessions = Sessions(settings, self.table, owner, lambda fd, data: self.edge.write(fd, data, clock()))
         self._resumption = Resumption(settings, self.table, self.downlink, self._sessions.exchanges, owner)
         self._closed: list[Closed] = []
         self._logins = Logins(
@@ -562,6 +562,7 @@ class LongLink:
             side_tables={
                 **self.edge.statistics(),
                 "qos_2_unreleased": len(self._sessions.exchanges),
+                "acks_owed": len(self._sessions.owed),
                 **self._resumption.sizes(),
             },
             counts={count.name.lower(): int(self.table.counts[count]) for count in Count},

@@ -33,6 +33,8 @@ COUNT_RECORD = 3
 #: Who is to get a content, and how far that has come (store/audience_records.py).
 AUDIENCE_RECORD = 4
 REACHED_RECORD = 5
+#: Receipts that came for rows (store/receipt_records.py).
+RECEIPTS_RECORD = 6
 
 
 class JournalRecord(NamedTuple):

@@ -101,7 +101,7 @@ class Recorder:
         )
         return known
 
-    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes, later: Any) -> UplinkAnswer:
         if self.is_overloaded:
             raise Overloaded("uplink_max", 1, 1)
         self.events.append(("uplink", slot, device_id, event, payload))

@@ -1,4 +1,4 @@
-"""When the long link steps again, by what its last step found."""
+"""How long the long link's loop pauses after a step: a wait, and until when answers gather."""
 
 from __future__ import annotations
 

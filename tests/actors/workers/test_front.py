@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.core.callback_lines import Signer, lines_of
 from gateway.core.identity import device_password
-from gateway.core.request_ids import RequestIds
+from gateway.core.request_ids import RequestIds, request_key
 from gateway.errors import Overloaded
 from gateway.ledger import Channel, State
 from gateway.message_id import to_text
@@ -149,6 +150,7 @@ class Offices:
             me=index,
             node=0,
             app_numbers={"shop": 0},
+            request_key=functools.partial(request_key, b"secret"),
             receipts=MergedStream(ReceiptSource(world.home), worker.links, worker.life, workers),
             presence=MergedStream(presence.source(), worker.links, worker.life, workers),
         )

@@ -246,7 +246,6 @@ def test_every_pair_of_bytes_has_its_digits() -> None:
     assert hex_lower(pairs).tobytes() == pairs.tobytes().hex().encode()
 
 
-
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=10))
 def test_uuid_text_agrees_with_the_uuid_library(rows: list[bytes]) -> None:
     texts = uuid_text(fixed(rows, 16))

@@ -66,6 +66,7 @@ from gateway.store.ports import (
     BATCH_RECORD,
     COUNT_RECORD,
     MARKS_RECORD,
+    MOVED_RECORD,
     REACHED_RECORD,
     RECEIPTS_RECORD,
     JournalRecord,
@@ -179,7 +180,7 @@ class DiskJournal:
         config = site.config
         self._site = site
         self._log = site.log.bind(actor="journal")
-        folder = config.gateway.data_dir / "journal" / f"{number:04d}"
+        self._folder = folder = config.gateway.data_dir / "journal" / f"{number:04d}"
         try:
             self.journal = LogJournal(
                 folder,
@@ -306,7 +307,7 @@ class DiskJournal:
             request_ids.add(entries, site.clock.unix_ms())
             await trio.lowlevel.checkpoint()
         if self.tasks is not None:
-            for task_id, stopped_unix_ms in self.stopped_log.load():
+            for task_id, stopped_unix_ms in self.stopped_log.load_all(self._folder.parent.glob("*/stopped")):
                 self.tasks.stopped.add(task_id, stopped_unix_ms)
         read = await self._read()
         now, unix_ms = site.clock.monotonic(), self._newest_unix_ms(read)
@@ -472,6 +473,9 @@ class DiskJournal:
                 read.audiences.add(position, decode_audience(payload))
             elif record.kind == REACHED_RECORD:
                 read.audiences.reached(position, decode_reached(payload))
+            elif record.kind == MOVED_RECORD:
+                # The copy that it was about is over, else this worker would not run.
+                self.actor.spent.append(position)
             else:
                 raise ValueError(f"record of kind {record.kind}, which this version does not know")
         except UnknownApp as error:

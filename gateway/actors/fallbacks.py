@@ -111,7 +111,7 @@ class Fallbacks:
     def _offer(self, page: LedgerPage, rows: Rows) -> None:
         options = self._ways.options(page)
         index = options.variant_index(page.batch, rows)
-        for group in by_lane(rows, page.channel[rows], options.classes[index], options.priorities[index]):
+        for group in by_lane(rows, page.channel[rows], options.kinds(index)):
             self._observer.fell_back(group.channel, len(group.rows))
             self._ways.offer(page, group)
 

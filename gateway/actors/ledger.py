@@ -167,13 +167,16 @@ class LedgerActor:
         home.may_drop = self._may_drop
 
     def _done(self, page: LedgerPage) -> None:
-        if page.saved >= 0 and page.batch.app in self.noted_apps and page.history is not None:
+        if page.saved >= 0 and self._is_noted(page):
             # The journal has its receipts: it is written once for all that come in a while.
             self._rest(page)
             return
         self._resting.pop(page.batch.address.sequence, None)
         self._unsaved[page.batch.address.sequence] = page
         self._bell.ring()
+
+    def _is_noted(self, page: LedgerPage) -> bool:
+        return not page.n_open and page.history is not None and page.batch.app in self.noted_apps
 
     def _rest(self, page: LedgerPage) -> None:
         self._resting.setdefault(page.batch.address.sequence, (page, trio.current_time()))
@@ -510,7 +513,7 @@ class LedgerActor:
         for page, changes, form in forms:
             sequence = page.batch.address.sequence
             is_same = page.changes == changes
-            page.saved = changes if is_same else page.saved
+            page.saved = changes
             if is_same:
                 self.on_archived(page)
             if self._home.trail is not None and (is_same or not form.held):
@@ -519,6 +522,9 @@ class LedgerActor:
                 continue
             if is_same or not page.rests:
                 del self._unsaved[sequence]
+            elif self._is_noted(page):
+                del self._unsaved[sequence]
+                self._rest(page)
             else:
                 self._unsaved.move_to_end(sequence)
 

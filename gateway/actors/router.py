@@ -57,7 +57,7 @@ from gateway.ledger import Channel, Flag, LedgerPage, Reason, State
 
 _N_CHANNELS = len(Channel)
 #: Strategy 4.
-_VENDOR_FIRST = 4
+_VENDOR_FIRST = np.uint8(4)
 #: Between two sweeps.
 _SWEEP_S = 0.05
 #: Slices of strategy 4 that may wait for a vendor at once; one per batch and lane.
@@ -258,7 +258,8 @@ class Router:
             if self._spread is not None and not isinstance(page, ShadowPage):
                 rows = self._spread.send_elsewhere(page, rows)
             if len(rows):
-                routed = route(page, rows, self._devices, options, self.lanes_of(page))
+                span = slice(first, stop) if len(rows) == stop - first else None
+                routed = route(page, rows, self._devices, options, self.lanes_of(page), span)
                 page.routed_ms[first:stop] = page.stamp(self._clock.monotonic())
                 self._carry_out(page, routed, options)
             page.n_routed = stop
@@ -323,9 +324,10 @@ class Router:
 
     def _to_lane(self, page: LedgerPage, group: VendorRows, options: Options, now: float) -> None:
         rows = group.rows
-        # Rows that come from elsewhere (a timer, the long link) are queued again; queued ones stay so.
-        moved = rows[page.state[rows] != State.QUEUED]
-        self._home.move(page, moved, State.QUEUED, None, now)
+        states = page.state[rows]
+        # Rows that come from elsewhere (a timer, the long link) are queued again; queued ones, zeros, stay so.
+        if np.count_nonzero(states):
+            self._home.move(page, rows[states.nonzero()], State.QUEUED, None, now)
         page.channel[rows] = group.channel
         self._limit_wait(page, group, options, now)
         self._offer(page, group)
@@ -341,7 +343,7 @@ class Router:
 
     def _limit_wait(self, page: LedgerPage, group: VendorRows, options: Options, now: float) -> None:
         """Rows of strategy 4 do not wait for a vendor longer than `strategy4_wait_s`."""
-        if (options.strategies == _VENDOR_FIRST).any():
+        if np.count_nonzero(options.strategies == _VENDOR_FIRST):
             self._waits.add(now + self._strategy4_wait_s, _Parked(page, group.rows, group.priority))
             self._sweep_bell.ring()
 
@@ -428,18 +430,18 @@ class Router:
         ids = page.batch.device_ids.take(rows, axis=0)
         left = _lifetimes(page, rows, now)
         taken = self._long_link.deliver(fds, generations, ids, tags, group.payload, trio.current_time(), left)
-        sent = rows[taken]
+        sent = rows if np.count_nonzero(taken) == len(rows) else rows[taken]
         if len(sent):
             page.channel[sent] = Channel.LONG_LINK
             self._home.move(page, sent, State.IN_FLIGHT, None, now, channel=Channel.LONG_LINK)
             page.attempts[sent] = np.minimum(page.attempts[sent], np.uint8(254)) + np.uint8(1)
             page.issued_ms[sent] = page.stamp(now)
             self._observer.delivered_to_edge(len(sent))
-            cut = rows[taken & group.truncated]
-            if len(cut):
+            if np.count_nonzero(group.truncated):
+                cut = rows[taken & group.truncated]
                 page.flags[cut] |= np.uint8(Flag.TRUNCATED)
                 self._observer.truncated(len(cut))
-        return rows[~taken]
+        return rows[:0] if sent is rows else rows[~taken]
 
     # -- from lanes
 

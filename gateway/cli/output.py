@@ -89,7 +89,7 @@ class Output:
         for name, items in lists.items():
             columns = list(items[0])
             rows = [[readable(column, item.get(column)) for column in columns] for item in items]
-            numbers = [at for at, column in enumerate(columns) if _is_number(items[0].get(column))]
+            numbers = [at for at, column in enumerate(columns) if _is_number(column, items[0].get(column))]
             self.table(name, [label(column) for column in columns], rows, numbers=numbers)
 
     def say(self, text: str) -> None:
@@ -192,8 +192,9 @@ def moment(unix_ms: int) -> str:
         return str(unix_ms)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(name: str, value: object) -> bool:
+    """A point in time is shown as a date."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and label(name) == name
 
 
 def _is_list_of_mappings(value: object) -> bool:

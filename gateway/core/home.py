@@ -363,14 +363,15 @@ class Home:
             ended = len(rows) - came.item(State.UNCERTAIN)
             self.rows_open -= ended
             page.final_ms[rows] = page.stamp(now)
-            if not page.n_open:
+            n_open = page.n_open
+            if not n_open:
                 self.counters.ended(page)
                 if ended:
                     if page.trail is not None and self.trail is not None:
                         self.trail.finished(page)
                     self.on_final(page.batch.address.sequence)
                 self.on_done(page)
-            else:
+            elif n_open == page.counts.item(State.HELD):
                 self._may_rest(page)
             self._observer.finished(page, rows, to, channels, now)
             self._record(page, rows, to, page.reason[rows] if reason is None else reason, channels, now)

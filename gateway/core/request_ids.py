@@ -24,7 +24,6 @@ from gateway.columns import I32, I64, U64, Bool
 from gateway.core.segments import Segments
 from gateway.message_id import BatchAddress, RowAddress
 
-ENTRY_BYTES = 24
 _DIGEST_BITS = 30
 #: Entries forgotten in one call beside those that make room: a day that ends must not be one long step.
 _EXPIRED_MAX = 4096

@@ -208,10 +208,6 @@ class Trail:
     def has_dirty(self) -> bool:
         return bool(self._dirty)
 
-    @property
-    def dirty_pages(self) -> int:
-        return len(self._dirty)
-
     def take(self, pages_max: int) -> Taken | None:
         """Snapshots of what changed, of at most so many pages; None when nothing did. One at a time: it must be
         `written` or `unwritten` before the next."""

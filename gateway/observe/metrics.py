@@ -199,7 +199,7 @@ class Metrics(MetricSet):
         "events", "Events 90000 to 90999 of devices, by app and number", app=open_label(), event=open_label()
     )
     inbox_rows = gauge("rows", "Rows that wait for a device to come back")
-    inbox_swept = gauge("rows", "Stored rows that a sweep removed because their time was over and nobody had them")
+    inbox_swept = counter("rows", "Stored rows that a sweep removed because their time was over and nobody had them")
     # stores
     registry_writes = counter("devices", "Devices written to the registry on disk")
     store_failures = counter(

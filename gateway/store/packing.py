@@ -121,8 +121,7 @@ def _unpack(part: _Part, body: memoryview) -> bytes | memoryview:
         return bytes(body) * (part.size // part.item)
     if part.kind == _NARROW:
         wide = np.frombuffer(body, f"<u{part.width}").astype(f"<u{part.item}")
-        numbers: _Numbers = wide + wide.dtype.type(part.low)
-        return numbers.data.cast("B")
+        return memoryview(wide + wide.dtype.type(part.low)).cast("B")
     return _inflate(body) if part.kind == _TEXT else body
 
 

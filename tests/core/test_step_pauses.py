@@ -1,3 +1,5 @@
+"""How long the long link's loop pauses after a step: a wait, and until when answers gather."""
+
 from __future__ import annotations
 
 import pytest

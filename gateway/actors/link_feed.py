@@ -99,11 +99,26 @@ class LinkFeed:
         ticket, work = self._marked[0]
         if self._trail is not None and not self._trail.is_durable(ticket):
             return False
+        if self._trail is not None:
+            ticket, work = self._merge_marked(self._trail, self._rows_max(work.page))
         # It leaves the queue when the edge has had it: what a crash interrupts is done again by the next run.
         self._feed(work)
         self._marked.popleft()
         self._marked_rows -= len(work.rows)
         return True
+
+    def _merge_marked(self, trail: Trail, size: int) -> tuple[int, ForLink]:
+        """The first of the marked, with what follows it of the same page while both may leave and one call of the edge
+        takes them."""
+        marked = self._marked
+        while len(marked) > 1:
+            (_, first), (ticket, second) = marked[0], marked[1]
+            is_too_long = len(first.rows) + len(second.rows) > size
+            if second.page is not first.page or is_too_long or not trail.is_durable(ticket):
+                break
+            marked.popleft()
+            marked[0] = (ticket, _join(first, second))
+        return marked[0]
 
     def _prepare(self) -> bool:
         """The first work, or as much of it as one call may have, is marked. False where its window has no room."""
@@ -184,10 +199,14 @@ class LinkFeed:
         edge cost less per row than several small ones."""
         queue = self._waiting
         while len(queue) > 1 and queue[1].page is queue[0].page and len(queue[0].rows) < size:
-            first, second = queue.popleft(), queue.popleft()
-            columns = [np.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)]
-            queue.appendleft(ForLink(first.page, *columns))
+            queue.appendleft(_join(queue.popleft(), queue.popleft()))
         return queue[0]
+
+
+def _join(first: ForLink, second: ForLink) -> ForLink:
+    """Both, of one page, as one call of the edge."""
+    columns = [np.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)]
+    return ForLink(first.page, *columns)
 
 
 def rows_of_one_call(page: LedgerPage, rows_max: int) -> int:

@@ -99,6 +99,7 @@ class ShadowPage(LedgerPage):
         "is_back",
         "is_orphan",
         "is_told",
+        "may_go_back",
         "on_dirty",
         "on_ended",
         "on_told",
@@ -120,6 +121,8 @@ class ShadowPage(LedgerPage):
         self.goes_back: Bool = np.zeros(batch.n, np.bool_)
         self.is_back: Bool = np.zeros(batch.n, np.bool_)
         self.has_dirty = False
+        #: Any of `goes_back`.
+        self.may_go_back = False
         self.has_home = True
         #: Its home is dead and will not be back.
         self.is_orphan = False
@@ -137,6 +140,9 @@ class ShadowPage(LedgerPage):
 
     def moved(self, rows: Rows, to: State, came: I64, now: float) -> None:
         """The rows have moved; their home will hear of it. came: (11,) how many from each state."""
+        if self.may_go_back:
+            # What was in the inbox is not there any more, or not yet again.
+            self.goes_back[rows] = False
         if IS_FINAL[to]:
             self.final_ms[rows] = self.stamp(now)
             self.on_ended(self, len(rows) - int(came[IS_FINAL].sum()))
@@ -145,12 +151,12 @@ class ShadowPage(LedgerPage):
     def give_back(self, rows: Rows) -> None:
         """These rows, HELD, are in a durable inbox: their home has them again when the next report is out, unless they
         have moved by then."""
-        self.goes_back[rows] = True
+        self.goes_back[rows] = self.may_go_back = True
         self.touch(rows)
 
     def stay(self) -> None:
         """Nobody takes rows back."""
-        self.goes_back[:] = False
+        self.goes_back[:] = self.may_go_back = False
 
     def let_go(self, rows: Rows) -> None:
         """These rows, HELD, are their home's."""
@@ -401,8 +407,9 @@ def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
     rows = np.flatnonzero(page.dirty & ~page.is_back)
     page.dirty[:] = False
     page.has_dirty = False
-    is_back = page.goes_back[rows] & (page.state[rows] == State.HELD)
-    page.goes_back[rows] = False
+    is_back = page.goes_back[rows]
+    if page.may_go_back:
+        page.goes_back[:] = page.may_go_back = False
     # A row that waits, is kept or has ended got its answer: its next attempt is announced anew.
     page.is_announced[rows] &= _MAY_BE_OUT[page.state[rows]]
     page.is_told[rows] &= page.is_announced[rows]

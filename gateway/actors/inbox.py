@@ -30,6 +30,7 @@ from gateway.columns import I64, U8, Rows
 from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.core.inbox_rows import stored_columns
 from gateway.core.lifetimes import row_deadlines
+from gateway.core.shadow import ShadowPage
 from gateway.errors import StoreError
 from gateway.ledger import Flag, LedgerPage, Reason, State
 from gateway.store.ports import Inbox, InboxQuery, InboxRows, Kept
@@ -68,8 +69,8 @@ class InboxOwner(Protocol):
         """Those of the devices that can be delivered to now. device_ids: (k, 16) uint8."""
         ...
 
-    async def mark_held(self, page: LedgerPage, rows: Rows) -> None:
-        """A journal on disk knows that these rows are about to be delivered."""
+    async def mark_held(self, page: LedgerPage, rows: Rows) -> bool:
+        """A journal on disk knows that these rows are about to be delivered. False: not now, their home is down."""
         ...
 
     def deliver_held(self, page: LedgerPage, rows: Rows) -> Rows:
@@ -197,6 +198,10 @@ class InboxActor:
         for device_id in device_ids:
             self._again.setdefault(device_id, (app, trio.current_time() + self._offer_again_s))
 
+    def _look_soon(self, device_id: bytes) -> None:
+        """Nothing can be said now of some of the device's rows."""
+        self._later.setdefault(device_id, trio.current_time() + _RETRY_S)
+
     def _offer_again(self, now: float) -> None:
         """Some of the devices whose time has come; the others in the next round."""
         assert self._owner is not None
@@ -299,23 +304,25 @@ class InboxActor:
                 located = await self.places.locate(number, rows, device_id)
                 stays = [located.later]
                 if len(located.later):
-                    self._later.setdefault(device_id, trio.current_time() + _RETRY_S)
+                    self._look_soon(device_id)
                 for page, places, at in located.found:
                     is_held = page.state[at] == State.HELD
                     held = at[is_held]
-                    if page.trail is None and page.batch.born_unix_ms <= self.doubtful_until_unix_ms:
+                    if not _has_marks(page) and page.batch.born_unix_ms <= self.doubtful_until_unix_ms:
                         # No journal says whether it was issued.
                         page.flags[held] |= np.uint8(Flag.RESENT_UNCERTAIN)
-                    if not is_full:
-                        await self._owner.mark_held(page, held)
-                        held = held[page.state[held] == State.HELD]
-                    left = held if is_full else self._owner.deliver_held(page, held)
+                    may_leave = not is_full and await self._owner.mark_held(page, held)
+                    held = held[page.state[held] == State.HELD]
+                    left = self._owner.deliver_held(page, held) if may_leave else held
                     if len(left):
                         self.places.kept(page, left)
                         # They are not marked any more, if they were.
                         self._home.kept(page, 0)
-                    stays.append(places[np.isin(at, left) | self.places.given_back(page, at)])
-                    if len(left) and not is_full:
+                    is_homes = self.places.given_back(page, at)
+                    stays.append(places[np.isin(at, left) | is_homes])
+                    if is_homes.any() or (len(left) and not may_leave and not is_full):
+                        self._look_soon(device_id)
+                    if len(left) and may_leave and not is_full:
                         # Before anything is waited for: the acknowledgements may all come meanwhile.
                         is_full = True
                         self._full.add(device_id)
@@ -326,3 +333,8 @@ class InboxActor:
                 await self._store.forget(self._epoch, done)
             if is_full or not len(done):
                 return
+
+
+def _has_marks(page: LedgerPage) -> bool:
+    """A journal on disk, this worker's or that of the rows' home, says which of its rows were issued."""
+    return page.trail is not None or (isinstance(page, ShadowPage) and page.asked is not None)

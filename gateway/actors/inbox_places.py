@@ -300,6 +300,8 @@ class InboxPlaces:
             at = np.minimum(np.searchsorted(shadow.home_rows, rows), shadow.n - 1)
             is_here = (shadow.home_rows[at] == rows) & (shadow.state[at] == State.HELD)
             if is_here.any():
+                # About to be delivered; what is not is given back then.
+                shadow.goes_back[at[is_here]] = False
                 (found if shadow.has_home else homeless).append(Found(shadow, rows[is_here], at[is_here]))
                 rows = rows[~is_here] if shadow.has_home else rows
         worker = self._home_of(number)

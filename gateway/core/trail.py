@@ -117,6 +117,17 @@ class Trail:
                 self.on_work()
         return trail.ticket
 
+    def remember(self, page: LedgerPage, rows: Rows, channels: U8) -> None:
+        """The journal says of these rows, which are with their holders yet, that they were issued there."""
+        trail = page.trail
+        assert trail is not None
+        trail.marked[rows] = channels
+        trail.is_sure[rows] = True
+        for channel, count in enumerate(np.bincount(channels).tolist()):
+            if count:
+                window = (page.batch.app, channel)
+                self._windows[window] = self._windows.get(window, 0) + count
+
     def is_durable(self, ticket: int) -> bool:
         return ticket <= self._written
 
@@ -196,10 +207,6 @@ class Trail:
     @property
     def has_dirty(self) -> bool:
         return bool(self._dirty)
-
-    @property
-    def dirty_pages(self) -> int:
-        return len(self._dirty)
 
     def take(self, pages_max: int) -> Taken | None:
         """Snapshots of what changed, of at most so many pages; None when nothing did. One at a time: it must be

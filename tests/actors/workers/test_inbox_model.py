@@ -245,4 +245,6 @@ async def test_no_row_is_left_in_an_inbox_whatever_happened_before(
                 continue
             assert state in ENDED, state
             assert model.seen[variant.title] or state != "DEVICE_ACKED"
-            assert model.seen[variant.title] < 2 or flags & _MAY_COME_TWICE or state == "UNCERTAIN", variant.title
+            if state == "DEVICE_ACKED":
+                # Of the others, flags may have ended with a process whose page was not archived.
+                assert model.seen[variant.title] < 2 or flags & _MAY_COME_TWICE, variant.title

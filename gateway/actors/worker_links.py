@@ -109,7 +109,7 @@ class WorkerLinks:
         self.is_serving = True
         spread.on_rows = self._ring
         spread.on_marked = self._tell_marked
-        foreign.connect(self._ring_life, self._give)
+        foreign.connect(self._ring_later, self._ring_reports, self._give)
 
     # -- who lives; called by `Peers`
 
@@ -268,8 +268,15 @@ class WorkerLinks:
         if link is not None:
             link.ring()
 
-    def _ring_life(self, life: Life) -> None:
-        self._ring(life.worker)
+    def _ring_later(self, life: Life) -> None:
+        link = self._links.get(life.worker)
+        if link is not None:
+            link.ring_later()
+
+    def _ring_reports(self, life: Life) -> None:
+        link = self._links.get(life.worker)
+        if link is not None:
+            link.ring_reports()
 
     def _give(self, life: Life, rows: int, size: int) -> None:
         link = self._links.get(life.worker)

@@ -110,6 +110,7 @@ class ShadowPage(LedgerPage):
         "is_orphan",
         "is_told",
         "may_go_back",
+        "on_awaited",
         "on_dirty",
         "on_ended",
         "on_told",
@@ -140,6 +141,8 @@ class ShadowPage(LedgerPage):
         #: Called once each when rows may leave that might not before.
         self.on_told: list[Callable[[], None]] = []
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
+        #: Called when rows wait for the next report.
+        self.on_awaited: Callable[[ShadowPage], None] = _nobody
         self.on_ended: Callable[[ShadowPage, int], None] = _nobody_counts
 
     def touch(self, rows: Rows) -> None:
@@ -188,6 +191,7 @@ class ShadowPage(LedgerPage):
             self.is_announced[new] = True
             self.goes_back[new] = False
             self.touch(new)
+            self.on_awaited(self)
 
     def stay_here(self, rows: Rows) -> None:
         """Announced rows that did not leave after all: nobody need count them as sent."""
@@ -224,6 +228,7 @@ class ShadowPage(LedgerPage):
         """Called once when rows may leave that might not before."""
         if ring not in self.on_told:
             self.on_told.append(ring)
+        self.on_awaited(self)
 
     def told(self, rows: Rows) -> None:
         """A report of these rows is on its way, and outlives this process."""
@@ -341,6 +346,8 @@ class Shadows:
         #: Rows with news for a home that has died: counted and dropped.
         self.rows_for_the_dead = 0
         self.on_dirty: Callable[[Life], None] = lambda _life: None
+        #: Called when rows wait for what a life is to be told.
+        self.on_awaited: Callable[[Life], None] = lambda _life: None
         #: Takes rows that changed and whose home is no more.
         self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens
         #: Whether an app's batches come back with the next life of their home, which then adopts what is held here.
@@ -375,7 +382,7 @@ class Shadows:
             home_rows=home_rows,
             size_bytes=size_bytes,
         )
-        page.on_dirty, page.on_ended = self._is_dirty, self._count_ended
+        page.on_dirty, page.on_ended, page.on_awaited = self._is_dirty, self._count_ended, self._is_awaited
         if self.awaits_home(batch.app):
             page.asked = np.zeros(page.n, np.uint32)
         self._pages[sequence] = page
@@ -389,6 +396,9 @@ class Shadows:
             return
         self._dirty.setdefault(life, deque()).append(page)
         self.on_dirty(life)
+
+    def _is_awaited(self, page: ShadowPage) -> None:
+        self.on_awaited(Life(page.home, page.incarnation))
 
     def _count_ended(self, page: ShadowPage, rows: int) -> None:
         self.rows_open -= rows

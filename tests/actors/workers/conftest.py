@@ -15,6 +15,7 @@ from gateway.actors.foreign_stops import ForeignStops
 from gateway.actors.inbox_places import InboxPlaces
 from gateway.actors.ledger import LedgerActor
 from gateway.actors.spread import Spread
+from gateway.actors.worker_link import GATHER_S
 from gateway.actors.worker_links import WorkerLinks, make_hello
 from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
@@ -210,6 +211,9 @@ class Cluster:
         await self._up(self.workers[index])
 
     async def settle(self) -> None:
+        """Everything has happened that happens at once, reports that gather included."""
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(3 * GATHER_S)
         await trio.testing.wait_all_tasks_blocked()
 
     # -- devices and rows

@@ -271,6 +271,10 @@ class Stores:
         Overloaded."""
         if self.ledger is not None:
             await self.ledger.load()
+            if self._is_doubtful and self._inbox_actor is not None:
+                # Rows that wait in other workers' inboxes, too.
+                until = max(self._inbox_actor.doubtful_until_unix_ms, self.ledger.newest_at_start_unix_ms)
+                self._inbox_actor.doubtful_until_unix_ms = until
         if isinstance(self.inbox, SqliteInbox) and self._home is not None:
             born_unix_ms, tag = self.inbox.newest_at_start
             self._home.begin_after((tag >> 16) % SEQUENCES_MAX, born_unix_ms)
@@ -314,8 +318,15 @@ class Stores:
         """Who brings pages back for late reports; nobody, where there is no archive."""
         return None if self.ledger is None else self.ledger.late
 
-    def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:
-        actor = InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
+    def inbox_actor(self, home: Home, clock: Clock, *, offer_again_s: float) -> InboxActor:
+        actor = InboxActor(
+            store=self.inbox,
+            epoch=self._epoch,
+            home=home,
+            clock=clock,
+            offer_again_s=offer_again_s,
+            on_error=self.on_inbox_error,
+        )
         if self.ledger is not None:
             actor.fetch, actor.fetch_to_end = self.ledger.fetch, self.ledger.fetch_to_end
         if isinstance(self.inbox, SqliteInbox) and self._is_doubtful:

@@ -149,6 +149,8 @@ class LedgerActor:
         self.stored_rows: Callable[[LedgerPage], Awaitable[Rows]] = self._rows_in_inbox
         #: Pages of an earlier process whose held rows the inbox has not been asked for.
         self._unchecked: set[int] = set()
+        #: When the newest batch that an earlier process archived was submitted; 0 where there is none.
+        self.newest_at_start_unix_ms = 0
 
     async def load(self) -> None:
         """New batches get addresses behind those of the archive, its pages with held rows are known, and pages that end
@@ -157,6 +159,7 @@ class LedgerActor:
         newest = await self._store.newest(None)
         now, now_unix_ms = self._clock.monotonic(), self._clock.unix_ms()
         if newest is not None:
+            self.newest_at_start_unix_ms = newest.unix_ms
             home.begin_after(newest.sequence, newest.unix_ms)
             # A wall clock that was set back between two processes makes no row younger.
             now_unix_ms = max(now_unix_ms, newest.unix_ms)
@@ -476,8 +479,9 @@ class LedgerActor:
 
     def _take_rested(self, *, all_of_them: bool = False) -> None:
         """Pages that have rested long enough are to be written; all that rest, where memory is short."""
-        before = math.inf if all_of_them or self._is_short else trio.current_time() - self._held_write_s
-        while self._resting and next(iter(self._resting.values()))[1] <= before:
+        now = math.inf if all_of_them or self._is_short else trio.current_time()
+        # The sum that `run` waits for: the difference may be a rounding error away from it.
+        while self._next_rested() <= now and self._resting:
             sequence, (page, _) = self._resting.popitem(last=False)
             # Otherwise it will say so when it rests again.
             if page.rests and self._home.page(sequence) is page and not is_archived(page):

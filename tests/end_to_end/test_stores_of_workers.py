@@ -200,10 +200,6 @@ class Load:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(
-    "TORTURE_STORES_ROUNDS" not in os.environ,
-    reason="fails in one run of nine (docs/known-gaps.md, rows that stay in an inbox): make torture runs it",
-)
 async def test_no_row_is_left_waiting_or_seen_twice_uncounted_whoever_is_killed(
     serve: Callable[..., Any],
     open_clients: Callable[..., Any],

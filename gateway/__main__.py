@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from gateway.cli.arguments import parse
 from gateway.cli.exit_codes import ExitCode, UsageError, code_of
-from gateway.cli.output import Output
+from gateway.cli.output import Output, StdoutFull
 from gateway.errors import GatewayError
 
 
@@ -22,11 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = importlib.import_module(options.module)
     try:
         return int(command.run(options, output))
+    except StdoutFull as error:
+        # Python must not try once more at its own end.
+        sys.stdout = None
+        output.error(str(error))
+        return ExitCode.USAGE
     except (GatewayError, UsageError) as error:
         output.error(str(error))
         return code_of(error)
     except BrokenPipeError:
-        # The reader of our output has left (`pushgw task ... | head`); Python must not complain at its own end.
+        # The reader of our output has left (`pushgw task ... | head`); nor here.
         sys.stdout = None
         return ExitCode.GOOD
     except KeyboardInterrupt:

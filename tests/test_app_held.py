@@ -30,7 +30,7 @@ from gateway.core.identity import device_password
 from gateway.errors import StoreError
 from gateway.observe.log import Log
 from gateway.store import backup
-from gateway.store.pages import unpack_page
+from gateway.store.packing import unpack_page
 
 SECRET = b"the secret of the shop"
 DEVICES = 200

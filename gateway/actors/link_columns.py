@@ -43,6 +43,7 @@ def outcomes_message(outcomes: Outcomes) -> wire.Outcomes:
         n=len(outcomes.rows),
         rows=column(outcomes.rows, "<u2"),
         bursts=[_burst_message(burst) for burst in outcomes.bursts],
+        number=outcomes.number,
         **{name: packed(columns[name]) for name in _BYTES},
         **{name: column(columns[name], "<u4") for name in _WORDS},
     )
@@ -61,7 +62,8 @@ def outcomes_of(message: wire.Outcomes) -> Outcomes:
         raise ValueError("rows of a report do not rise")
     words: dict[str, Any] = {name: array(name, getattr(message, name), "<u4", n) for name in _WORDS}
     bursts = [_burst_of(burst) for burst in message.bursts]
-    return Outcomes(address=BatchAddress(*message.address), rows=rows, bursts=bursts, **bytes_, **words)
+    address, number = BatchAddress(*message.address), message.number
+    return Outcomes(address=address, rows=rows, bursts=bursts, number=number, **bytes_, **words)
 
 
 def _burst_message(burst: BurstReport) -> wire.BurstColumns:

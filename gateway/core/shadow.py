@@ -10,6 +10,10 @@ move, and a report is never refused (DESIGN.md section 4, the stream of outcomes
 
 A shadow's address has a sequence beyond those of message ids, so that tags of rows (sequence << 16 | row) never clash
 with the worker's own batches. Message ids stay the home's.
+
+**Rows of an app on disk** leave when their home has answered that their marks are durable: the report that announces
+them bears a number, and the answer names it (core/foreign_marks.py). While their home is down they wait, since nobody
+could count them if both died. Rows of apps in memory leave when the report of them is in the kernel.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ _SHADOWS_MAX = 1 << 40
 #: `long_link.ack_timeout_s`, and less where many end at once.
 KEEP_S = 60.0
 KEPT_ROWS_MAX = 1 << 20
+_U32_MAX = (1 << 32) - 1
 #: States in which a row that was announced may have left.
 _MAY_BE_OUT: Bool = np.array([state in (State.QUEUED, State.IN_FLIGHT) for state in State], np.bool_)
 
@@ -58,7 +63,8 @@ class Outcomes(NamedTuple):
 
     Columns (k,): state, reason, channel, receipt, flags, attempts: uint8; routed_ms, issued_ms, final_ms, token_hashes:
     uint32. is_announced: rows that may have left the process by now. is_back: rows in
-    the holder's inbox, durably, which their home has again (actors/inbox_places.py).
+    the holder's inbox, durably, which their home has again (actors/inbox_places.py). number: the home answers with it
+    when the marks of the announced rows are durable; 0: nobody waits for that.
     """
 
     address: BatchAddress
@@ -76,6 +82,7 @@ class Outcomes(NamedTuple):
     is_announced: Bool
     is_back: Bool
     bursts: Sequence[BurstReport] = ()
+    number: int = 0
 
 
 class ShadowPage(LedgerPage):
@@ -84,9 +91,12 @@ class ShadowPage(LedgerPage):
     size_bytes: what the slice cost in credit. dirty: (n,) bool, not reported since. is_announced: (n,) bool, are about
     to leave the process, or have. is_told: (n,) bool, and their home has been told so. goes_back: (n,) bool, the next
     report gives them back; is_back: (n,) bool, one has, and they are nothing to us: CANCELLED, which nobody is told.
+    asked: of an app on disk, (n,) uint32, the number of the report that announced the row while its home has not
+    answered, 0: none; None for an app in memory.
     """
 
     __slots__ = (
+        "asked",
         "dirty",
         "goes_back",
         "has_dirty",
@@ -119,11 +129,12 @@ class ShadowPage(LedgerPage):
         self.is_told: Bool = np.zeros(batch.n, np.bool_)
         self.goes_back: Bool = np.zeros(batch.n, np.bool_)
         self.is_back: Bool = np.zeros(batch.n, np.bool_)
+        self.asked: U32 | None = None
         self.has_dirty = False
         self.has_home = True
         #: Its home is dead and will not be back.
         self.is_orphan = False
-        #: Called once each when the next report is out.
+        #: Called once each when rows may leave that might not before.
         self.on_told: list[Callable[[], None]] = []
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
         self.on_ended: Callable[[ShadowPage, int], None] = _nobody_counts
@@ -140,6 +151,9 @@ class ShadowPage(LedgerPage):
         if IS_FINAL[to]:
             self.final_ms[rows] = self.stamp(now)
             self.on_ended(self, len(rows) - int(came[IS_FINAL].sum()))
+        if not _MAY_BE_OUT[to]:
+            # It waits, is kept or has ended: its next attempt is announced anew.
+            self._forget_announced(rows)
         self.touch(rows)
 
     def give_back(self, rows: Rows) -> None:
@@ -166,21 +180,74 @@ class ShadowPage(LedgerPage):
         new = rows[~self.is_announced[rows]]
         if len(new):
             self.is_announced[new] = True
+            self.goes_back[new] = False
             self.touch(new)
+
+    def stay_here(self, rows: Rows) -> None:
+        """Announced rows that did not leave after all: nobody need count them as sent."""
+        old = rows[self.is_announced[rows]]
+        if len(old):
+            self._forget_announced(old)
+            self.touch(old)
+
+    def _forget_announced(self, rows: Rows) -> None:
+        self.is_announced[rows] = False
+        self.is_told[rows] = False
+        if self.asked is not None:
+            self.asked[rows] = 0
+        if self.on_told:
+            self.ring_waiting()
+
+    @property
+    def waits_for_home(self) -> bool:
+        """Its home is down and will be back: what it has not answered for stays until then."""
+        return self.asked is not None and not self.has_home and not self.is_orphan
 
     def may_leave(self, rows: Rows, ring: Callable[[], None]) -> bool:
         """Their home knows that these rows leave, or is no more; else `ring` is called when that may have changed."""
-        if not self.has_home or bool(self.is_told[rows].all()):
+        waits = ~self.is_told[rows]
+        if not waits.any() or (not self.has_home and not self.waits_for_home):
             return True
-        self.on_told.append(ring)
+        # One that ended, or is kept elsewhere, is nobody's to wait for.
+        if not (waits & (self.is_announced[rows] | _MAY_BE_OUT[self.state[rows]])).any():
+            return True
+        self.ring_when_free(ring)
         return False
+
+    def ring_when_free(self, ring: Callable[[], None]) -> None:
+        """Called once when rows may leave that might not before."""
+        if ring not in self.on_told:
+            self.on_told.append(ring)
 
     def told(self, rows: Rows) -> None:
         """A report of these rows is on its way, and outlives this process."""
-        self.is_told[rows] = self.is_announced[rows]
+        if self.asked is None:
+            self.is_told[rows] = self.is_announced[rows]
+            self.ring_waiting()
+
+    def answered(self, number: int) -> None:
+        """The home has durable marks of what that report announced."""
+        if self.asked is not None:
+            rows = np.flatnonzero(self.asked == number)
+            self.is_told[rows] = True
+            self.asked[rows] = 0
+        self.ring_waiting()
+
+    def ring_waiting(self) -> None:
         waiting, self.on_told = self.on_told, []
         for ring in waiting:
             ring()
+
+
+def stay_here(page: LedgerPage, rows: Rows) -> None:
+    """Rows that were announced to their home, where that is another worker, did not leave after all."""
+    if isinstance(page, ShadowPage):
+        page.stay_here(rows)
+
+
+def waits_for_home(page: LedgerPage) -> bool:
+    """Its home is another worker that is down and will be back; until then its rows stay."""
+    return isinstance(page, ShadowPage) and page.waits_for_home
 
 
 def _nobody(_page: ShadowPage) -> None:
@@ -260,6 +327,9 @@ class Shadows:
         #: (until, page) of shadows that have ended.
         self._ended: deque[tuple[float, ShadowPage]] = deque()
         self._kept_rows = 0
+        #: Pages of apps on disk with rows that wait for the answer of that number.
+        self._asked: dict[Life, dict[int, ShadowPage]] = {}
+        self._reports = 0
         #: Rows that are not final.
         self.rows_open = 0
         #: Rows with news for a home that has died: counted and dropped.
@@ -300,6 +370,8 @@ class Shadows:
             size_bytes=size_bytes,
         )
         page.on_dirty, page.on_ended = self._is_dirty, self._count_ended
+        if self.awaits_home(batch.app):
+            page.asked = np.zeros(page.n, np.uint32)
         self._pages[sequence] = page
         self.rows_open += page.n
         return page
@@ -325,10 +397,20 @@ class Shadows:
         if not queue:
             return None
         page = queue.popleft()
-        rows, outcomes = take_outcomes(page)
+        number = (self._reports + 1) & _U32_MAX or 1
+        rows, outcomes = take_outcomes(page, number)
+        if outcomes.number:
+            self._reports = number
+            self._asked.setdefault(life, {})[number] = page
         if not page.n_open and not page.bursts:
             self._keep(page, now)
         return page, rows, outcomes
+
+    def answered(self, life: Life, number: int) -> None:
+        """That home has durable marks of the rows that the report of this number announced."""
+        page = self._asked.get(life, {}).pop(number, None)
+        if page is not None:
+            page.answered(number)
 
     def home_died(self, life: Life) -> int:
         """That home hears no reports any more; its rows go on to their end, and `on_orphans` is told. Returns how
@@ -340,7 +422,10 @@ class Shadows:
         for page in self.of(life):
             left += page.n_open
             page.has_home = False
-            page.told(np.arange(0))
+            if page.asked is not None:
+                page.asked[:] = 0
+            page.ring_waiting()
+        self._asked.pop(life, None)
         return left
 
     def of_batch(self, home_address: BatchAddress) -> list[ShadowPage]:
@@ -360,6 +445,7 @@ class Shadows:
                 page.incarnation, page.has_home = life.incarnation, True
                 page.is_told[:] = False
                 page.touch(np.arange(page.n))
+                page.ring_waiting()
             else:
                 self._orphan(page)
 
@@ -377,6 +463,7 @@ class Shadows:
 
     def _orphan(self, page: ShadowPage) -> None:
         page.is_orphan = True
+        page.ring_waiting()
         rows = np.flatnonzero(page.dirty)
         self.rows_for_the_dead += len(rows)
         page.dirty[rows] = False
@@ -396,16 +483,17 @@ class Shadows:
             self._pages.pop(gone.batch.address.sequence, None)
 
 
-def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
-    """The report of everything that changed since the last one, and its rows here; the page is clean afterwards."""
+def take_outcomes(page: ShadowPage, number: int = 0) -> tuple[Rows, Outcomes]:
+    """The report of everything that changed since the last one, and its rows here; the page is clean afterwards.
+
+    number: of the report, where rows of it wait for their home's answer.
+    """
     rows = np.flatnonzero(page.dirty & ~page.is_back)
     page.dirty[:] = False
     page.has_dirty = False
     is_back = page.goes_back[rows] & (page.state[rows] == State.HELD)
     page.goes_back[rows] = False
-    # A row that waits, is kept or has ended got its answer: its next attempt is announced anew.
-    page.is_announced[rows] &= _MAY_BE_OUT[page.state[rows]]
-    page.is_told[rows] &= page.is_announced[rows]
+    asks = 0 if page.asked is None else _ask(page, page.asked, rows, number)
     is_whole = len(rows) == page.n
 
     def taken(column: Any) -> Any:
@@ -428,10 +516,18 @@ def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
         is_announced=taken(page.is_announced),
         is_back=is_back,
         bursts=_take_answered_bursts(page),
+        number=asks,
     )
     if is_back.any():
         page.let_go(rows[is_back])
     return rows, outcomes
+
+
+def _ask(page: ShadowPage, asked: U32, rows: Rows, number: int) -> int:
+    """The number, where any of the rows is announced and waits for its home's answer; else 0."""
+    new = rows[page.is_announced[rows] & ~page.is_told[rows] & (asked[rows] == 0)]
+    asked[new] = number
+    return number if len(new) else 0
 
 
 def _take_answered_bursts(page: ShadowPage) -> list[BurstReport]:

@@ -237,17 +237,6 @@ class Counter(_Cells):
         """What `follow` was last told; 0 before."""
         return self._followed.get(labels, 0.0)
 
-    def add_counts(self, counts: npt.ArrayLike, *labels: LabelValue) -> None:
-        """Adds a column of counts along the last label; the labels before it are given.
-
-        counts: (k,) with k at most the last label's size, as `np.bincount` of codes makes it.
-        """
-        if len(labels) != len(self.labels) - 1:
-            raise TypeError(f"{self.name} takes {len(self.labels) - 1} labels beside the column, {len(labels)} given")
-        at = tuple(label.index(value) for label, value in zip(self.labels, labels, strict=False))
-        column = np.asarray(counts)
-        self.values[at][: len(column)] += column
-
 
 class Gauge(_Cells):
     """Rises and falls; owners set it when it changes or just before a scrape. merge: over several workers."""

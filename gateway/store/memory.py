@@ -347,4 +347,4 @@ class MemoryLedgerArchive:
 
 
 def _page_bytes(page: ArchivedPage) -> int:
-    return sum(map(len, page.parts)) + 4 * page.rows
+    return sum(memoryview(part).nbytes for part in page.parts) + 4 * page.rows

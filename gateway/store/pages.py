@@ -1,6 +1,8 @@
-"""Ledger pages as bytes and back: the batch as in its journal record, the state columns, the burst log; compressed.
+"""Ledger pages as bytes and back: the batch as in its journal record, the state columns, the burst log; packed.
 
-    page = version (1 byte) | zlib of: header length (4 bytes) | header (MessagePack) | batch record | columns | bursts
+    page = header length (4 bytes) | header (MessagePack) | batch record | columns | columns of all bursts
+
+What stands in the archive of these bytes is `store/packing.py`'s.
 
 What a row was sent to is not in its page (privacy: pages hold device ids and token hashes, never tokens or phone
 numbers): of targets that are tokens there are the keyed hashes, and of variables, which may name the target of a
@@ -14,8 +16,6 @@ after the batch's birth and stay so; what is on the monotonic clock (`Burst.issu
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -23,14 +23,12 @@ import numpy as np
 
 from gateway.batch import Batch
 from gateway.columns import U8, U32, Bool, TextColumn
-from gateway.ledger import IS_FINAL, Burst, Channel, LedgerPage, State
+from gateway.ledger import IS_FINAL, Burst, Channel, LedgerPage, Receipt, State
+from gateway.page_history import PageHistory
 from gateway.store.inbox_filing import device_hashes
 from gateway.store.records import decode_batch, encode_batch
 
-_VERSION = b"\x01"
 _LENGTH = struct.Struct("<I")
-#: Level 1: state columns are runs and shrink to nothing, device ids are random and do not shrink at any level.
-_LEVEL = 1
 _COLUMNS = {
     "state": "u1",
     "receipt": "u1",
@@ -43,10 +41,17 @@ _COLUMNS = {
     "final_ms": "<u4",
     "token_hashes": "<u4",
 }
+#: Of the history, in this order: the widest first, so that views stay aligned.
+_PAST_COLUMNS = {"at_ms": "<u4", "rows": "<u2", "kinds": "u1", "channels": "u1"}
+
+
+#: Of each burst, one behind the other.
+_BURST_COLUMNS = {"rows": "<u2", "answered": "<u4", "verdicts": "u1"}
 
 
 class _Burst(msgspec.Struct, array_like=True):
-    """issued_s: after the birth of the batch. rows, answered, verdicts: bytes of the columns."""
+    """issued_s: after the birth of the batch. n: its rows, whose columns stand behind those of the page; rows,
+    answered, verdicts: the bytes of these columns in pages that were written before they stood there."""
 
     number: int
     attempt: int
@@ -59,14 +64,17 @@ class _Burst(msgspec.Struct, array_like=True):
     names: dict[int, str]
     first_request: int = -1
     request_ids: dict[int, str] = msgspec.field(default_factory=dict)
+    n: int = 0
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
     batch_bytes: int
     n: int
     bursts: list[_Burst]
-    #: Whether the column receipt_ms stands behind the others.
+    #: Of an earlier version: whether a column with the time of each row's highest receipt stands behind the others.
     has_receipt_ms: bool = False
+    #: Entries of the history, whose columns stand behind the others.
+    past: int = 0
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -74,8 +82,9 @@ _DECODER = msgspec.msgpack.Decoder(_Header)
 
 
 def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
-    """What `pack_page` takes. State columns are copied, since the page may change afterwards; the batch's do not change
-    and are views. Costs per column and burst. The batch has its `target_hashes` where it has tokens."""
+    """The page's bytes in parts, columns as views of their type. State columns are copied, since the page may change
+    afterwards; the batch's do not change. Costs per column and burst. The batch has its `target_hashes` where it has
+    tokens."""
     batch = page.batch
     record = encode_batch(without_targets(batch, ~IS_FINAL[page.state]))
     bursts = [
@@ -85,19 +94,23 @@ def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
             int(burst.channel),
             burst.connection,
             burst.issued - batch.born,
-            burst.rows.tobytes(),
-            burst.answered.tobytes(),
-            burst.verdicts.tobytes(),
+            *(b"", b"", b""),
             dict(burst.names),
             burst.first_request,
             dict(burst.request_ids or {}),
+            len(burst.rows),
         )
         for burst in page.bursts
     ]
-    has_receipt_ms = page.receipt_ms is not None
-    header = _ENCODER.encode(_Header(record.payload_bytes(), page.n, bursts, has_receipt_ms))
-    names = _COLUMNS | ({"receipt_ms": "<u4"} if has_receipt_ms else {})
-    columns = [np.ascontiguousarray(getattr(page, name), dtype).tobytes() for name, dtype in names.items()]
+    past = page.history
+    header = _ENCODER.encode(_Header(record.payload_bytes(), page.n, bursts, past=0 if past is None else past.n))
+    columns = [np.array(getattr(page, name), dtype).data for name, dtype in _COLUMNS.items()]
+    if past is not None:
+        columns += [np.array(getattr(past, name), dtype).data for name, dtype in _PAST_COLUMNS.items()]
+    if bursts:
+        for name, dtype in _BURST_COLUMNS.items():
+            together = np.concatenate([getattr(burst, name) for burst in page.bursts])
+            columns.append(together.astype(dtype, copy=False).data)
     return [_LENGTH.pack(len(header)), header, *record.buffers, *columns]
 
 
@@ -138,21 +151,6 @@ def _only(column: TextColumn, chosen: Bool) -> TextColumn:
     return TextColumn(kept.tobytes(), offsets)
 
 
-def pack_page(parts: Sequence[bytes | memoryview]) -> bytes:
-    """The page's bytes. Lets other threads run while it compresses."""
-    return _VERSION + zlib.compress(b"".join(parts), _LEVEL)
-
-
-def unpack_page(data: bytes) -> bytes:
-    """What `page_of` takes. Lets other threads run. Raises ValueError for damaged bytes."""
-    if data[:1] != _VERSION:
-        raise ValueError(f"page has version {data[:1].hex()}, expected {_VERSION.hex()}")
-    try:
-        return zlib.decompress(memoryview(data)[1:])
-    except zlib.error as error:
-        raise ValueError(f"page: {error}") from error
-
-
 def page_of(data: bytes, *, now: float, now_unix_ms: int) -> LedgerPage:
     """The page, without message ids. now, now_unix_ms: one moment on both clocks. Raises ValueError."""
     try:
@@ -170,26 +168,50 @@ def page_of(data: bytes, *, now: float, now_unix_ms: int) -> LedgerPage:
         getattr(page, name)[:] = column
         at += column.nbytes
     if header.has_receipt_ms:
-        page.receipt_ms = np.frombuffer(data, "<u4", page.n, at).astype(np.uint32)
-        at += page.receipt_ms.nbytes
+        receipt_ms = np.frombuffer(data, "<u4", page.n, at)
+        at += receipt_ms.nbytes
+        rows = np.flatnonzero((receipt_ms != 0) & (page.receipt != Receipt.NONE))
+        page.history = PageHistory(page.n)
+        page.history.restore(rows, page.receipt[rows] - np.uint8(1), page.channel[rows], receipt_ms[rows])
+    if header.past:
+        past: dict[str, Any] = {}
+        for name, dtype in _PAST_COLUMNS.items():
+            past[name] = np.frombuffer(data, dtype, header.past, at)
+            at += past[name].nbytes
+        if int(past["rows"].max()) >= page.n:
+            raise ValueError(f"page has {page.n} rows, its history names {int(past['rows'].max())}")
+        page.history = PageHistory(page.n)
+        page.history.restore(past["rows"].astype(np.intp), past["kinds"], past["channels"], past["at_ms"])
+    sizes = [burst.n for burst in header.bursts]
+    columns: list[np.ndarray[Any, Any]] = []
+    for dtype in _BURST_COLUMNS.values():
+        columns.append(np.frombuffer(data, dtype, sum(sizes), at))
+        at += columns[-1].nbytes
     if at != len(data) or header.n != page.n:
         raise ValueError(f"page is {len(data)} bytes, its columns end at {at}")
     page.counts[:] = np.bincount(page.state, minlength=len(State))
     page.n_routed = page.n
-    page.bursts = [_burst(burst, batch) for burst in header.bursts]
+    ends = np.cumsum(sizes).tolist()
+    for burst, end in zip(header.bursts, ends, strict=True):
+        page.bursts.append(_burst(burst, batch, [column[end - burst.n : end] for column in columns]))
     return page
 
 
-def _burst(stored: _Burst, batch: Batch) -> Burst:
+def _burst(stored: _Burst, batch: Batch, columns: list[np.ndarray[Any, Any]]) -> Burst:
+    """columns: the burst's own, in the order of _BURST_COLUMNS; empty in an old page, whose header has them."""
+    if not stored.n:
+        texts = (stored.rows, stored.answered, stored.verdicts)
+        columns = [np.frombuffer(text, dtype) for text, dtype in zip(texts, _BURST_COLUMNS.values(), strict=True)]
+    rows, answered, verdicts = columns
     return Burst(
         number=stored.number,
         attempt=stored.attempt,
         channel=Channel(stored.channel),
         connection=stored.connection,
-        rows=np.frombuffer(stored.rows, np.uint16),
+        rows=rows,
         issued=stored.issued_s + batch.born,
-        answered=np.frombuffer(stored.answered, np.uint32),
-        verdicts=np.frombuffer(stored.verdicts, np.uint8),
+        answered=answered,
+        verdicts=verdicts,
         names=stored.names,
         first_request=stored.first_request,
         request_ids=stored.request_ids,

@@ -1,6 +1,6 @@
 """The ledger archive in SQLite: pages that may leave memory, found by address, by task and by device.
 
-    pages  (sequence, unix_ms) -> app, rows, page (store/pages.py), hashes      sequences come again, with another time
+    pages  (sequence, unix_ms) -> app, rows, page (store/packing.py), hashes    sequences come again, with another time
     parts  task id -> addresses, of tasks that have rows in several batches
     tallies, counts                                                             what is counted (sqlite_tallies.py)
     changed, told                                                               who was told of what (sqlite_told.py)
@@ -23,7 +23,8 @@ import trio
 from gateway.batch import OwnershipEpoch
 from gateway.store import sqlite_tallies, sqlite_told
 from gateway.store.database import Database, EpochGuard, named_errors
-from gateway.store.pages import pack_page, short_hashes, unpack_page
+from gateway.store.packing import pack_page, unpack_page
+from gateway.store.pages import short_hashes
 from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, PageKey
 from gateway.store.turns import Turns
 from gateway.tally import PageTally

@@ -150,7 +150,7 @@ async def test_another_worker_is_told_of_numbers_that_nobody_here_knows(site: Si
         def others(self) -> list[int]:
             return [1, 2]
 
-        def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int) -> bool:
+        def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int, wait: Any = None) -> bool:
             sent.append((worker, what, head, body))
             return True
 
@@ -364,6 +364,7 @@ class OtherSide:
     def __init__(self) -> None:
         self.sites: list[Site] = []
         self.sent: list[str] = []
+        self.answers: list[bool] = []
 
     def worker_of(self, batch: Any) -> int | None:
         return 1 if batch.journal == 1 else None
@@ -371,10 +372,13 @@ class OtherSide:
     def split(self, device_ids: Any) -> Any:
         return np.arange(0), [(1, np.arange(len(device_ids)))]
 
-    def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int) -> bool:
+    def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int, wait: Any = None) -> bool:
         self.sent.append(what)
         desk = self.sites[0].desk
-        (desk.on_reports if what == "receipts" else desk.on_words)(head, memoryview(body))
+        if what == "receipts":
+            desk.on_reports(head, memoryview(body), self.answers.append)
+        else:
+            desk.on_words(head, memoryview(body))
         return True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h11
@@ -33,6 +33,9 @@ class Site:
         self.metrics = Metrics()
         self.taken: list[tuple[int, Channel, list[VendorReceipt]]] = []
         self.has_room = True
+        self.told: list[Callable[[bool], None]] = []
+        #: What the desk says at once; None: nothing yet.
+        self.is_durable: bool | None = True
         self.not_ready: Sequence[str] = ()
         endpoints = {
             "shop/huawei": Endpoint(0, Channel.HUAWEI, READERS["huawei"].reader(Settings(), b"key")),
@@ -47,9 +50,15 @@ class Site:
             not_ready=lambda: self.not_ready,
         )
 
-    def take(self, app: int, channel: Channel, receipts: list[VendorReceipt]) -> bool:
+    def take(
+        self, app: int, channel: Channel, receipts: list[VendorReceipt], told: Callable[[bool], None] | None = None
+    ) -> bool:
         if self.has_room:
             self.taken.append((app, channel, receipts))
+            assert told is not None
+            self.told.append(told)
+            if self.is_durable is not None:
+                told(self.is_durable)
         return self.has_room
 
     async def ask(self, *requests: bytes) -> list[tuple[int, bytes]]:

@@ -17,6 +17,7 @@ from gateway.core.home import Home, mark
 from gateway.core.receipt_reports import add_flags
 from gateway.ledger import LEGAL_MOVES, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import BatchAddress
+from gateway.receipts import Event
 from gateway.tally import PageTally, TallyKey, add_keys, add_tallies, columns_of, day_of, decode_tally, encode_tally
 
 UNIX_MS = 1_700_000_000_000
@@ -302,7 +303,7 @@ def test_receipts_and_flags_of_a_page_that_has_ended_and_was_counted_are_counted
     for change in (
         lambda: home.raise_receipts(page, rows[:1], Receipt.DELIVERED, 2.0),
         lambda: home.raise_receipts(page, rows, Receipt.CLICKED, 3.0),
-        lambda: add_flags(home, page, rows[1:], np.array([Flag.NOTIFICATION_CLOSED], np.uint8)),
+        lambda: add_flags(home, page, rows[1:], np.array([Event.NOTIFICATIONS_CLOSED], np.uint8), 4.0),
     ):
         machine.count(True)
         assert not list(home.counters.portions())

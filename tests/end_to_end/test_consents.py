@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -324,6 +326,50 @@ async def test_a_report_that_cannot_be_read_or_kept_is_refused(gateway_of: Calla
         ):
             with pytest.raises(Exception, match=text):
                 await client.report_consents(users, template)
+
+
+async def test_what_wechat_tells_of_a_choice_is_counted_once(
+    site: Site, folder: Path, gateway_of: Callable[..., Any], free_port: Callable[[], int]
+) -> None:
+    """The event as WeChat's pages describe it, from a sender that shares no code with the reader."""
+    port, secret = free_port(), folder / "push.token"
+    secret.write_text("console-token")
+    told = {"callback_secret_file": str(secret), "consent_events": True}
+    table = mini_program(site, folder, "strict") | told
+    listeners = {"listeners": [{"address": f"tcp://127.0.0.1:{port}"}]}
+
+    def post(name: str, choice: str, at: int, token: str = "console-token") -> tuple[int, str]:
+        stamp = str(int(time.time()))
+        signature = hashlib.sha1("".join(sorted((token, stamp, "7"))).encode()).hexdigest()
+        chosen = [{"TemplateId": TEMPLATE, "SubscribeStatusString": choice, "PopupScene": "1"}]
+        event = {"ToUserName": "gh_1", "FromUserName": openid(1), "CreateTime": at, "MsgType": "event"}
+        body = json.dumps(event | {"Event": name, "List": chosen})
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            query = f"signature={signature}&timestamp={stamp}&nonce=7"
+            connection.request("POST", f"/v1/receipts/shop/wechat?{query}", body)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    async def say(*of: Any) -> tuple[int, str]:
+        return await trio.to_thread.run_sync(post, *of)
+
+    async with gateway_of(receipts=listeners, vendors={"wechat": table}) as gateway:
+        popup, change = "subscribe_msg_popup_event", "subscribe_msg_change_event"
+        assert await outcome(gateway, [1]) == {"no_consent": 1}
+        assert await say(popup, "accept", 1) == (200, "success")
+        assert await say(popup, "accept", 1) == (200, "success")
+        assert await left(gateway, [1]) == [1]
+        assert await outcome(gateway, [1]) == {"vendor_accepted": 1}
+        assert await say(popup, "reject", 2) == (200, "success")
+        assert (await say(popup, "accept", 3, "somebody's"))[0] == 401
+        assert await left(gateway, [1]) == [0]
+        assert [await say(popup, "accept", at) for at in (4, 5)] == [(200, "success")] * 2
+        assert await left(gateway, [1]) == [2]
+        assert await say(change, "reject", 6) == (200, "success")
+        assert await left(gateway, [1]) == [0]
 
 
 async def test_several_workers_use_a_consent_once_and_say_the_same_of_it(

@@ -114,7 +114,10 @@ class AheadOfMarks:
         return self.is_marked(unsent) and self._home.may_leave(unsent.page, unsent.rows, self._ring)
 
     def bring_forward(self, lane: Lane) -> bool:
-        """Whether the first of the rendered may leave; of those that wait for other homes, the first that may."""
+        """Whether the first of the rendered may leave; of those that wait for other homes, the first that may. There is
+        one."""
+        if not isinstance(self._unsent[0].page, ShadowPage):
+            return self.is_marked(self._unsent[0])
         while self._unsent and waits_for_home(self._unsent[0].page) and not self.may_leave(self._unsent[0]):
             unsent = self._unsent.popleft()
             stay_here(unsent.page, unsent.rows)

@@ -12,7 +12,7 @@ import numpy as np
 import trio
 
 from gateway.actors.long_link import LongLink
-from gateway.columns import I32, U8, U16, fixed_rows
+from gateway.columns import I32, U8, U16
 from gateway.core.devices import DeviceTable
 from gateway.ledger import Channel
 from gateway.net.edge_table import FLAG_QOS_1, FLAG_SUBSCRIBED
@@ -36,6 +36,11 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">L", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">L", stream) + payload
 
 
+#: Answers to as many requests as may be open; their stream ids are laid over it.
+_ANSWERS = _frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 0, bytes([_STATUS_200])) * STREAMS_MAX
+_ANSWER_BYTES = len(_ANSWERS) // STREAMS_MAX
+
+
 def greeting() -> bytes:
     """What a vendor says first: its settings, ours acknowledged, a window that never stops a burst."""
     settings = _frame(FrameType.SETTINGS, 0, 0, _SETTINGS) + _frame(FrameType.SETTINGS, ACK, 0, b"")
@@ -46,9 +51,8 @@ def good_answers(machine: ClientConnection, answered: int, sent: int) -> bytes:
     """`:status 200` to requests answered..sent of the connection, and credit where it wants some."""
     n = sent - answered
     assert n <= STREAMS_MAX, f"{n} streams open, limit {STREAMS_MAX}"
-    data = bytearray(_frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 0, bytes([_STATUS_200])) * n)
-    ids = np.arange(answered * 2 + 1, sent * 2 + 1, 2).astype(">u4")
-    np.frombuffer(data, np.uint8).reshape(n, 10)[:, 5:9] = ids.view(np.uint8).reshape(n, 4)
+    data: bytes | bytearray = bytearray(_ANSWERS[: n * _ANSWER_BYTES])
+    np.ndarray((n,), ">u4", data, 5, (_ANSWER_BYTES,))[:] = np.arange(answered * 2 + 1, sent * 2 + 1, 2)
     if not answered:
         # The client allows no header table: the first block says that it is empty (RFC 7541 section 4.2).
         data = _frame(FrameType.HEADERS, END_HEADERS | END_STREAM, 1, bytes([0x20, _STATUS_200])) + data[10:]
@@ -140,7 +144,7 @@ class CountingEdge:
         self.chunks: list[tuple[bool, bytes]] = []
         self._link = long_link
         self._is_sampling = False
-        self._waiting: deque[tuple[Sequence[int], U16]] = deque()
+        self._waiting: deque[tuple[I32, U16]] = deque()
         self._bell = trio.Event()
         table = long_link.table
         fds = np.arange(len(online), dtype=np.int32)
@@ -157,8 +161,16 @@ class CountingEdge:
         self._is_sampling = True
 
     def write(self, fds: I32, packets: U8 | list[bytes], now: float) -> list[int]:
-        """Takes the place of the calls for rows of distinct devices."""
-        return self.write_rows(fds.tolist(), packets if isinstance(packets, list) else fixed_rows(packets), now)
+        """Takes the place of the calls for rows of distinct devices. Packets of one length stay columns, as they do on
+        their way to the system calls."""
+        if isinstance(packets, list):
+            return self.write_rows(fds.tolist(), packets, now)
+        self.rows += len(packets)
+        if self._is_sampling:
+            self.chunks += [(True, packet.tobytes()) for packet in packets[::_SAMPLE_EVERY]]
+        at = _packet_id_at(packets[0].tobytes())
+        self._wrote(fds, packets[:, at : at + 2].tobytes())
+        return []
 
     def write_rows(self, fds: Sequence[int], packets: Sequence[bytes | memoryview], now: float) -> list[int]:
         """Takes the place of one write(2) per device. Where the packet id stands follows from the topic's length."""
@@ -166,18 +178,18 @@ class CountingEdge:
         if self._is_sampling:
             self.chunks += [(True, bytes(packet)) for packet in packets[::_SAMPLE_EVERY]]
         at = _packet_id_at(packets[0])
-        joined = b"".join(packets)
-        if len(joined) == len(packets) * len(packets[0]):
-            # All of one length, so the ids are a column. Were it not so, wrong ids would end no row, and the run not.
-            ids = np.frombuffer(joined, np.uint8).reshape(len(packets), -1)[:, at : at + 2].tobytes()
-        elif max(map(len, packets)) < 16_384:
+        if max(map(len, packets)) < 16_384:
             # The topics have one length, and so have the remaining lengths of packets of more than 130 bytes.
             ids = b"".join([packet[at : at + 2] for packet in packets])
         else:
             ids = b"".join([packet[_packet_id_at(packet) :][:2] for packet in packets])
+        self._wrote(np.array(fds, np.int32), ids)
+        return []
+
+    def _wrote(self, fds: I32, ids: bytes) -> None:
+        """ids: the packet identifiers, two bytes each."""
         self._waiting.append((fds, np.frombuffer(ids, ">u2").astype(np.uint16)))
         self._bell.set()
-        return []
 
     async def acknowledge(self) -> None:
         """PUBACKs of everything that was written, as one poll of the edge would bring them."""
@@ -186,9 +198,8 @@ class CountingEdge:
             self._bell = trio.Event()
             while self._waiting:
                 fds, packet_ids = self._waiting.popleft()
-                columns = np.array(fds, np.int32)
-                generations = self._link.table.generation[columns]
-                self._link._settle(columns, generations, packet_ids, trio.current_time())
+                generations = self._link.table.generation[fds]
+                self._link._settle(fds, generations, packet_ids, trio.current_time())
                 await trio.lowlevel.checkpoint()
 
 

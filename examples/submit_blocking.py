@@ -35,4 +35,6 @@ def main(address: str, app_key: str, secret_file: str, *device_ids: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit(__doc__)
     sys.exit(main(*sys.argv[1:]))

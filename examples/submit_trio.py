@@ -32,5 +32,7 @@ async def main(address: str, app_key: str, secret: bytes, device_ids: list[str])
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit(__doc__)
     _, address, app_key, secret_file, *device_ids = sys.argv
     sys.exit(trio.run(main, address, app_key, Path(secret_file).read_bytes().strip(), device_ids))

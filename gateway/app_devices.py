@@ -90,7 +90,15 @@ def build_uplink(worker: Worker) -> UplinkActor:
     """What devices report."""
     config, app_keys = worker.config, [app.key for app in worker.config.apps]
     observer = UplinkCounts(worker.metrics, app_keys)
-    reports = DeviceReports(devices=worker.devices, home=worker.home, clock=worker.clock, observer=observer)
+    disk = worker.disk
+    apps_on_disk = frozenset() if disk is None else disk.apps
+    reports = DeviceReports(
+        devices=worker.devices,
+        home=worker.home,
+        clock=worker.clock,
+        observer=observer,
+        notes=None if disk is None else disk.notes,
+    )
     reports.ask_archive = worker.stores.ask_archive
     if worker.joint is not None:
         worker.joint.share_reports(reports, observer)
@@ -109,6 +117,8 @@ def build_uplink(worker: Worker) -> UplinkActor:
         changes_max=config.long_link.uplink_changes_max,
         register=worker.service.register,
         states=worker.presence,
+        wait_written=worker.stores.wait_written,
+        apps_on_disk=apps_on_disk,
     )
     worker.owner.on_uplink = uplink.take
     return uplink

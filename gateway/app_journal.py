@@ -5,6 +5,9 @@
     data_dir/journal/0007/ids/     request ids of batches that are gone from it
     data_dir/journal/0007/stopped/ tasks that were stopped (app_stopped.py)
 
+With several workers each has its own. One that comes back while others live has links to them before it replays: rows
+that they hold are left out, whatever the journal knew of them, and adopted (actors/held_rows.py).
+
 Order at start: registry, inbox and archive are opened (app_stores.py), the journal is replayed, its rows are on their
 way, then the doors open. Of a batch that both the journal and the archive have, the archive's page is the truth: it was
 written when every row had ended or waited in the inbox, and only the release was missing. Marks that stand there
@@ -21,7 +24,7 @@ import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -34,15 +37,17 @@ from gateway.app_audiences import FoundAudiences, SavedAudience
 from gateway.app_stopped import StoppedLog
 from gateway.batch import Batch, OwnershipEpoch, continued_tasks
 from gateway.clock import Clock
-from gateway.columns import Bool
+from gateway.columns import Bool, Rows
 from gateway.config import Config
 from gateway.config_sections import App
 from gateway.config_settings import retry_policy
 from gateway.content import Class
 from gateway.core.home import Home
 from gateway.core.options import AppDefaults, compile_options
-from gateway.core.recovery import Recovered, recover, resend_table, urgency
+from gateway.core.receipt_notes import ReceiptNotes, hear_again
+from gateway.core.recovery import Recovered, leave_out, recover, resend_table, urgency
 from gateway.core.request_ids import RequestIds, entry
+from gateway.core.shadow import Life
 from gateway.core.trail import Trail
 from gateway.errors import ConfigError, StoreCorrupt, StoreInUse
 from gateway.ledger import CHANNEL_NAMES, Channel, LedgerPage, State
@@ -51,6 +56,7 @@ from gateway.message_id import RowAddress
 from gateway.observe.journal import JournalCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.page_history import RowNotes
 from gateway.store.audience_records import decode_audience, decode_reached
 from gateway.store.log_file import LogFile
 from gateway.store.log_journal import LogJournal
@@ -60,10 +66,13 @@ from gateway.store.ports import (
     BATCH_RECORD,
     COUNT_RECORD,
     MARKS_RECORD,
+    MOVED_RECORD,
     REACHED_RECORD,
+    RECEIPTS_RECORD,
     JournalRecord,
     PageKey,
 )
+from gateway.store.receipt_records import decode_receipts
 from gateway.store.records import UnknownApp, decode_batch
 from gateway.store.request_log import RequestLog
 from vendors import SENT_ONCE
@@ -112,12 +121,30 @@ class Archive(Protocol):
 
     #: Told of each page with held rows that is in memory again, before anything of it moves.
     on_adopted: Callable[[LedgerPage], None]
+    #: Apps whose receipts a journal on disk is told.
+    noted_apps: frozenset[int]
+    #: Told of each page that the archive has as it is.
+    on_archived: Callable[[LedgerPage], None]
 
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]: ...
 
     async def bring_back(self, sequence: int) -> LedgerPage: ...
 
+    async def bring(self, key: PageKey) -> LedgerPage | None: ...
+
     async def check(self, page: LedgerPage) -> None: ...
+
+
+class HeldElsewhere(Protocol):
+    """What other workers hold of earlier lives of this home; see `actors/held_rows.py`."""
+
+    async def ask(self, living: Collection[Life]) -> int: ...
+
+    def held(self, page: LedgerPage) -> Rows: ...
+
+    def adopt(self, page: LedgerPage) -> int: ...
+
+    async def adopted(self) -> None: ...
 
 
 class _Read(NamedTuple):
@@ -130,6 +157,8 @@ class _Read(NamedTuple):
     damaged: list[StoreCorrupt]
     strangers: dict[int, str]
     audiences: FoundAudiences
+    #: Receipts: by batch, with the positions of their records.
+    receipts: dict[PageKey, list[tuple[int, RowNotes]]]
 
 
 class DiskJournal:
@@ -151,7 +180,7 @@ class DiskJournal:
         config = site.config
         self._site = site
         self._log = site.log.bind(actor="journal")
-        folder = config.gateway.data_dir / "journal" / f"{number:04d}"
+        self._folder = folder = config.gateway.data_dir / "journal" / f"{number:04d}"
         try:
             self.journal = LogJournal(
                 folder,
@@ -176,9 +205,11 @@ class DiskJournal:
         self.saved_audiences: list[SavedAudience] = []
         self.trail = Trail(issued_rows_max=config.journal.issued_rows_max)
         self.apps = frozenset(index for index, app in enumerate(config.apps) if app.durability == "disk")
+        self.notes = ReceiptNotes(self.apps)
         self.actor = JournalActor(
             journal=self.journal,
             trail=self.trail,
+            notes=self.notes,
             home=site.home,
             request_log=self._request_log,
             epoch=epoch,
@@ -189,7 +220,10 @@ class DiskJournal:
             request_age_ms=int(config.ledger.idempotency_s * 1000),
         )
         site.home.trail = self.trail
+        site.home.on_heard = self.notes.note
         self._archive: Archive | None = None
+        #: Named before the start, where there are other workers.
+        self.held: HeldElsewhere | None = None
         self._is_closed = False
 
     def stand_beside(self, archive: Archive | None, registry: Registry | None) -> None:
@@ -197,7 +231,9 @@ class DiskJournal:
         self._archive = archive
         if archive is not None:
             archive.on_adopted = self._follow_again
-        self.trail.awaits_archive = archive is not None
+            archive.on_archived = self.notes.archived
+            archive.noted_apps = self.apps
+        self.trail.awaits_archive = self.notes.has_archive = archive is not None
         self.actor.registry = registry
 
     def _follow_again(self, page: LedgerPage) -> None:
@@ -228,10 +264,20 @@ class DiskJournal:
         }
 
     async def start(
-        self, request_ids: RequestIds, route: Callable[[LedgerPage], None], lanes: Iterable[Stalling]
+        self,
+        request_ids: RequestIds,
+        route: Callable[[LedgerPage], None],
+        lanes: Iterable[Stalling],
+        living: Collection[Life] = (),
     ) -> None:
-        """What an earlier process left is on its way; the actor may run now."""
-        for page in await self.recover(request_ids):
+        """What an earlier process left is on its way; the actor may run now. living: workers that may have rows of
+        it."""
+        if self.held is not None:
+            await self.held.ask(living)
+        pages = await self.recover(request_ids)
+        if self.held is not None:
+            await self.held.adopted()
+        for page in pages:
             route(page)
         self.actor.holders += [lane.return_stalled for lane in lanes]
 
@@ -261,7 +307,7 @@ class DiskJournal:
             request_ids.add(entries, site.clock.unix_ms())
             await trio.lowlevel.checkpoint()
         if self.tasks is not None:
-            for task_id, stopped_unix_ms in self.stopped_log.load():
+            for task_id, stopped_unix_ms in self.stopped_log.load_all(self._folder.parent.glob("*/stopped")):
                 self.tasks.stopped.add(task_id, stopped_unix_ms)
         read = await self._read()
         now, unix_ms = site.clock.monotonic(), self._newest_unix_ms(read)
@@ -282,7 +328,14 @@ class DiskJournal:
                 sums = sums.plus(Recovered(final=batch.n))
                 continue
             options = compile_options(batch, self._defaults[batch.app])
-            sums = sums.plus(recover(home, page, marks_of.get(sequence, ()), options, resends[batch.app], now))
+            marks = marks_of.get(sequence, ())
+            notes = [one for _, one in read.receipts.get(_page_key(batch), ())]
+            elsewhere = None
+            if self.held is not None and len(held := self.held.held(page)):
+                elsewhere = leave_out(home, page, marks, held)
+            sums = sums.plus(recover(home, page, marks, options, resends[batch.app], now, elsewhere, notes))
+            if self.held is not None:
+                self.held.adopt(page)
             if self._archive is not None:
                 await self._archive.check(page)
             if self.tasks is not None:
@@ -301,11 +354,36 @@ class DiskJournal:
             self.trail.adopt(
                 position, [by_sequence[mark.sequence] for mark in record.marks if mark.sequence in by_sequence]
             )
+        await self._hear_again(read, by_sequence, now)
         self.saved_audiences = read.audiences.saved({app.key: index for index, app in enumerate(site.config.apps)})
         self.actor.spent += read.audiences.spent
         self._report(read, sums, time.perf_counter() - started)
         pages.sort(key=lambda one: one[:2])
         return [page for _, _, page in pages]
+
+    async def _hear_again(self, read: _Read, by_sequence: Mapping[int, LedgerPage], now: float) -> None:
+        """Receipts that the journal has of pages beyond its batches count, and their records are kept until the archive
+        has those pages. Raises StoreError."""
+        home = self._site.home
+        needed_by: dict[int, list[LedgerPage]] = {}
+        strange: set[int] = set()
+        for key, found in read.receipts.items():
+            page = by_sequence.get(key.sequence)
+            if page is None or _page_key(page.batch) != key or home.page(key.sequence) is not page:
+                page = None if self._archive is None else await self._archive.bring(key)
+                if page is not None:
+                    hear_again(home, page, [one for _, one in found], now)
+                    home.kept(page, 0)
+            needing = [] if page is None or page.is_saved else [page]
+            for position, _ in found:
+                needed_by.setdefault(position, []).extend(needing)
+                if key.sequence in read.strangers:
+                    strange.add(position)
+            await trio.lowlevel.checkpoint()
+        for position, pages in needed_by.items():
+            # Those of an app that is gone are kept with its batches.
+            if position not in strange:
+                self.notes.adopt(position, pages)
 
     def _marks_by_sequence(self, read: _Read) -> dict[int, list[RowMarks]]:
         """Marks of batches in the journal, and of pages whose rows were held when their batch left it; in order."""
@@ -362,7 +440,7 @@ class DiskJournal:
 
     async def _read(self) -> _Read:
         """Everything that the journal holds, damaged records apart."""
-        read = _Read({}, [], [], [], {}, FoundAudiences())
+        read = _Read({}, [], [], [], {}, FoundAudiences(), {})
         apps = {app.key: index for index, app in enumerate(self._site.config.apps)}
         position: int | None = 0
         while position is not None:
@@ -382,15 +460,22 @@ class DiskJournal:
         try:
             if record.kind == BATCH_RECORD:
                 batch = decode_batch(payload, born=0.0, apps=apps)
+                batch.address = self._site.home.addresses.kept(batch.address)
                 read.batches[batch.address.sequence] = (position, batch)
             elif record.kind == MARKS_RECORD:
                 read.marks.append((position, decode_marks(payload)))
+            elif record.kind == RECEIPTS_RECORD:
+                for note in decode_receipts(payload):
+                    read.receipts.setdefault(PageKey(note.unix_ms, note.sequence), []).append((position, note))
             elif record.kind == COUNT_RECORD:
                 read.counts.append((position, decode_count(payload)))
             elif record.kind == AUDIENCE_RECORD:
                 read.audiences.add(position, decode_audience(payload))
             elif record.kind == REACHED_RECORD:
                 read.audiences.reached(position, decode_reached(payload))
+            elif record.kind == MOVED_RECORD:
+                # The copy that it was about is over, else this worker would not run.
+                self.actor.spent.append(position)
             else:
                 raise ValueError(f"record of kind {record.kind}, which this version does not know")
         except UnknownApp as error:
@@ -415,7 +500,8 @@ class DiskJournal:
         for count in counted:
             home.begin_after(count.sequence - 1, count.unix_ms)
         for _, batch in read.batches.values():
-            home.begin_after(batch.address.sequence, batch.born_unix_ms)
+            if batch.address.journal == home.journal:
+                home.begin_after(batch.address.sequence, batch.born_unix_ms)
         home.label_after(unix_ms, now)
         self.actor.incarnation = 1 + max((count.incarnation for count in counted), default=0)
         self.actor.spent += [position for position, _ in read.counts]
@@ -445,6 +531,7 @@ class DiskJournal:
             rows_uncertain_resent=sums.resent,
             rows_expired=sums.expired,
             rows_final=sums.final,
+            rows_elsewhere=sums.elsewhere,
             torn_bytes_cut=statistics.cut_bytes,
             seconds=round(seconds, 3),
         )

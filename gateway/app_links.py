@@ -39,10 +39,10 @@ from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks, make_hello
 from gateway.app_siblings import Siblings, ownership_of
 from gateway.columns import U8, Bool, Rows
-from gateway.config import Config
+from gateway.config import Config, message_id_secret
 from gateway.core.options import AppDefaults, compile_options
 from gateway.core.recovery import resend_table
-from gateway.core.report import open_rows
+from gateway.core.request_ids import request_key
 from gateway.core.shadow import Life
 from gateway.errors import StoreError
 from gateway.ledger import CHANNEL_NAMES, LedgerPage
@@ -96,6 +96,11 @@ class Joint:
         self.stops = ForeignStops(worker.home, self.links, worker.control)
         self.foreign.on_arrived = self.stops.arrived
         self.held = HeldRows(worker.home, self.spread.holders, self.links)
+        self.links.is_serving = worker.disk is None
+        if worker.disk is not None:
+            disk_apps = worker.disk.apps
+            worker.disk.held = self.held
+            worker.home.shadows.awaits_home = lambda app: app in disk_apps
         self.inbox_places: InboxPlaces | None = None
         self._copies: JoinedCopies | None = None
         if worker.stores.ledger is not None:
@@ -227,13 +232,15 @@ class Joint:
             me=place.worker,
             node=config.gateway.node,
             app_numbers={app.key: index for index, app in enumerate(config.apps)},
+            request_key=functools.partial(request_key, message_id_secret(config)),
             receipts=MergedStream(ReceiptSource(self._worker.home), self.links, life, place.workers),
             presence=MergedStream(self._worker.presence.source(), self.links, life, place.workers),
         )
         return self.front
 
     async def start(self, nursery: trio.Nursery, supervise: Callable[..., None]) -> None:
-        """The socket for links is open, and everything here runs."""
+        """The socket for links is open, and everything here runs. With a journal on the disk, most of what others ask
+        is answered when that is read."""
         assert self.front is not None
         assert self._distant_reports is not None
         self._nursery = nursery
@@ -251,7 +258,9 @@ class Joint:
         nursery.start_soon(trio.serve_listeners, self.links.serve, [listener])
         # Not supervised: where it fails, rows are under way that nobody can account for, and the worker must end.
         nursery.start_soon(self.links.run)
+        self._siblings.peers.watch_links(self.links)
         self._siblings.peers.watch(self.links)
+        self._siblings.control.linked()
 
     async def _find_audience(self, app: int, tag: bytes) -> U8:
         """Ids of devices online at any worker; those of one that goes meanwhile are offline."""
@@ -289,10 +298,6 @@ class Joint:
         with trio.move_on_at(deadline):
             while any(self._worker.home.shadows.has_news(life) for life in self.links.lives()):  # noqa: ASYNC110
                 await trio.sleep(0.005)
-
-    def rows_held(self) -> dict[str, int]:
-        """Open rows of other homes that this worker holds, by state."""
-        return open_rows(self._worker.home.shadows)
 
 
 def _waiting_rows(built: VendorLane) -> int:

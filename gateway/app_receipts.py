@@ -15,8 +15,9 @@ from gateway.actors.credentials import open_http_client
 from gateway.actors.outcome_polls import OutcomePolls
 from gateway.actors.own_ids import OwnIdBook
 from gateway.actors.receipt_desk import ReceiptDesk
-from gateway.actors.report_post import ReportPost
+from gateway.actors.report_post import NOT_DURABLE, ReportPost
 from gateway.actors.token_guard import TokenGuard
+from gateway.actors.waiting import Wait
 from gateway.actors.worker_links import Reply, WorkerLinks
 from gateway.api.receipts import Endpoint, ReceiptsSite
 from gateway.app_vendors import VendorLane, proxy_of
@@ -59,15 +60,17 @@ class OtherWorkers:
     def split(self, device_ids: U8) -> tuple[Rows, list[tuple[int, Rows]]]:
         return split_by_owner(self._ownership.owners(np.ascontiguousarray(device_ids)), self._me)
 
-    def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int) -> bool:
-        return self._post.send(worker, what, head, body, rows)
+    def send(
+        self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int, wait: Wait | None = None
+    ) -> bool:
+        return self._post.send(worker, what, head, body, rows, wait)
 
     def others(self) -> Iterable[int]:
         return [worker for worker in range(self._ownership.workers) if worker != self._me]
 
 
 def answer_with_desk(links: WorkerLinks, desk: ReceiptDesk) -> None:
-    """What other workers send is dealt with by the desk, and answered at once."""
+    """What other workers send is dealt with by the desk, and answered at once; receipts when they are durable."""
 
     def take(
         apply: Callable[[dict[str, Any], memoryview], None],
@@ -79,7 +82,10 @@ def answer_with_desk(links: WorkerLinks, desk: ReceiptDesk) -> None:
         apply(head, body)
         reply(b"")
 
-    links.answer_with("receipts", functools.partial(take, desk.on_reports))
+    def take_receipts(_life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
+        desk.on_reports(head, body, lambda is_durable: reply(b"" if is_durable else NOT_DURABLE))
+
+    links.answer_with("receipts", take_receipts)
     links.answer_with("own_ids", functools.partial(take, desk.on_own_ids))
     links.answer_with("held_receipts", functools.partial(take, desk.on_held_reports))
     links.answer_with("device_words", functools.partial(take, desk.on_words))
@@ -111,6 +117,8 @@ class Receipts:
             bring_back=None if ledger is None else ledger.late,
             neighbours=neighbours,
             own_ids=self._book(counts),
+            notes=None if worker.disk is None else worker.disk.notes,
+            apps_on_disk=frozenset() if worker.disk is None else worker.disk.apps,
         )
         if worker.joint is not None:
             answer_with_desk(worker.joint.links, self.desk)

@@ -34,6 +34,7 @@ def refresh_gauges(worker: Worker) -> None:
     metrics.devices_registered.set(devices.devices)
     metrics.devices_online.set(devices.online)
     metrics.inbox_rows.set(len(worker.inbox_store))
+    metrics.inbox_swept.follow(worker.inbox.swept)
     metrics.receipts_waiting.set(worker.receipts.desk.waiting)
     metrics.rows_not_conserved.set(worker.home.rows_not_conserved())
     if worker.joint is not None:

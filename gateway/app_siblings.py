@@ -13,6 +13,7 @@ from gateway.actors.control_port import ControlPort
 from gateway.actors.peers import Peers, WorkerPlace
 from gateway.config import Config
 from gateway.core.ownership import SHARDS, Ownership
+from gateway.core.shadow import Life
 from gateway.observe.shared import SharedColumns
 
 
@@ -25,6 +26,8 @@ class Siblings(NamedTuple):
     columns: Sequence[SharedColumns]
     unix_listeners: dict[str, int]
     clock_offset_s: float
+    #: Workers that lived when this one was started.
+    living: Sequence[Life] = ()
 
     @property
     def operator_socket(self) -> Path:
@@ -48,6 +51,11 @@ def journals_of(config: Config, siblings: Siblings | None) -> list[int]:
     """Numbers of the journals whose batches are this worker's, its own first."""
     place = place_of(siblings)
     return ownership_of(config).journals_of(place.worker, config.gateway.node)
+
+
+def living(siblings: Siblings | None) -> Sequence[Life]:
+    """Workers that lived when this one was started, and may have rows of an earlier life of it."""
+    return () if siblings is None else siblings.living
 
 
 def ownership_of(config: Config) -> Ownership:

@@ -31,11 +31,11 @@ from gateway.actors.worker_process import (
 )
 from gateway.app import Ready
 from gateway.app_journal import DataDir
+from gateway.app_journals_ready import make_data_ready
 from gateway.app_operator import OperatorService, open_operator
 from gateway.app_parts import make_log
 from gateway.app_run_folder import RunFolder
 from gateway.app_signals import serve_until_signal
-from gateway.app_stores_ready import make_stores_ready
 from gateway.app_worker import map_columns
 from gateway.cli.exit_codes import ExitCode
 from gateway.config import Config, make_missing_secrets, message_id_secret
@@ -51,9 +51,11 @@ from gateway.wire.worker_control import (
     AllRefreshed,
     AskRefresh,
     Kept,
+    Linked,
     Message,
     PeerDied,
     PeerDraining,
+    PeerLinked,
     PeerUp,
     Refresh,
     Refreshed,
@@ -205,6 +207,7 @@ class Supervisor:
             unix_listeners=listeners,
             metric_files=self._files,
             clock_offset_s=self.clock_offset_s,
+            living=[(other.worker, other.incarnation) for other in self.workers if other.is_linked],
         )
         return Plan(start, [*self._files, *listeners.values()])
 
@@ -225,6 +228,11 @@ class Supervisor:
             case Kept():
                 self._kept[worker.worker] = message.rows_open
                 self._tell_others(worker, PeerDraining(**_name(worker), is_over=True))
+            case Linked():
+                for other in self.workers:
+                    if other is not worker and other.is_linked:
+                        worker.send(PeerLinked(**_name(other)))
+                self._tell_others(worker, PeerLinked(**_name(worker)))
             case _:
                 for other in self.workers:
                     if other is not worker and other.state in (WorkerState.READY, WorkerState.LEAVING):
@@ -379,7 +387,7 @@ def supervise(
     make_missing_secrets(config)
     # Made once, here, and not by several workers at the same time.
     message_id_secret(config)
-    make_stores_ready(config)
+    make_data_ready(config)
     try:
         serve_until_signal(lambda: Supervisor(config, config_file, config_text), ready)
     except WorkerRefused:

@@ -23,6 +23,7 @@ from gateway.app_signals import serve_until_signal
 from gateway.cli.exit_codes import ExitCode
 from gateway.config import Config, load_config
 from gateway.config_shares import share_of_worker, with_addresses
+from gateway.core.shadow import Life
 from gateway.errors import ConfigError
 from gateway.observe.metrics import Metrics
 from gateway.observe.shared import SharedColumns
@@ -69,7 +70,10 @@ def _serve(control: socket.socket, received: WorkerEnd, start: Start, more: list
         control.setblocking(False)
         peers = Peers()
         port = ControlPort(trio.SocketStream(trio.socket.from_stdlib_socket(control)), peers, received, more)
-        siblings = Siblings(place, peers, port, columns, start.unix_listeners, start.clock_offset_s)
+        living = [Life(*one) for one in start.living]
+        for life in living:
+            peers.linked(*life)
+        siblings = Siblings(place, peers, port, columns, start.unix_listeners, start.clock_offset_s, living)
         log = make_log(config, metrics).bind(worker=place.worker)
         return Worker(config, log=log, metrics=metrics, siblings=siblings)
 

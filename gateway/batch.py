@@ -23,14 +23,6 @@ NO_IDS: U8 = np.zeros((0, 16), np.uint8)
 BATCH_BYTES_MAX = 8 << 20
 
 
-class WorkerAddress(NamedTuple):
-    """A worker in the whole installation. incarnation counts the starts of that worker."""
-
-    node: int
-    worker: int
-    incarnation: int
-
-
 class OwnershipEpoch(NamedTuple):
     """Which version of the ownership map a write was made under; stores refuse older ones."""
 

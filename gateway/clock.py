@@ -75,7 +75,8 @@ class DevelopmentClock:
         self._moves: list[tuple[float, float]] = []
 
     def monotonic(self) -> float:
-        return self._system.monotonic() + self._offset_s
+        # As the system's: a call less, for one that is made several times per burst.
+        return trio.current_time() + self._offset_s
 
     def unix_ms(self) -> int:
         return self._system.unix_ms() + int(self._offset_s * 1000)

@@ -361,19 +361,6 @@ def hex_lower(ids: U8) -> U8:
     return digits.view(np.uint8).reshape(n, 2 * k)
 
 
-_UNHEX = np.full(256, 255, np.uint8)
-_UNHEX[np.frombuffer(b"0123456789", np.uint8)] = np.arange(10, dtype=np.uint8)
-_UNHEX[np.frombuffer(b"abcdef", np.uint8)] = np.arange(10, 16, dtype=np.uint8)
-_UNHEX[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16, dtype=np.uint8)
-
-
-def unhex(digits: U8) -> tuple[U8, Bool]:
-    """(n, 2k) hex digits of either case -> ((n, k) bytes, (n,) true where every digit was one)."""
-    values = _UNHEX[digits]
-    good = (values != 255).all(axis=1)
-    return (values[:, 0::2] << 4 | (values[:, 1::2] & 15)).astype(np.uint8), good
-
-
 #: Where the dashes of a UUID's text stand, and where its 32 hex digits go.
 _UUID_DASHES = (8, 13, 18, 23)
 _UUID_DIGITS = np.array([i for i in range(36) if i not in _UUID_DASHES])

@@ -10,7 +10,7 @@ from gateway.actors.credentials import KeeperSettings
 from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.vendor_connection import ConnectionLimits
 from gateway.api.conversation import HttpSettings
-from gateway.config_sections import Config
+from gateway.config_sections import Config, Http, Receipts
 from gateway.content import Class
 from gateway.core.admission import AdmissionLimits
 from gateway.core.breaker import BreakerSettings
@@ -221,24 +221,20 @@ def guard_settings(config: Config) -> GuardSettings:
 
 
 def health_settings(config: Config) -> HttpSettings:
-    http = config.http
-    return HttpSettings(
-        connections_max=http.connections_max,
-        header_timeout_s=http.header_timeout_s,
-        idle_timeout_s=http.idle_timeout_s,
-        header_bytes_max=http.header_bytes_max,
-        body_bytes_max=http.body_bytes_max,
-    )
+    return _http_settings(config.http)
 
 
 def receipt_settings(config: Config) -> HttpSettings:
-    receipts = config.receipts
+    return _http_settings(config.receipts)
+
+
+def _http_settings(section: Http | Receipts) -> HttpSettings:
     return HttpSettings(
-        connections_max=receipts.connections_max,
-        header_timeout_s=receipts.header_timeout_s,
-        idle_timeout_s=receipts.idle_timeout_s,
-        header_bytes_max=receipts.header_bytes_max,
-        body_bytes_max=receipts.body_bytes_max,
+        connections_max=section.connections_max,
+        header_timeout_s=section.header_timeout_s,
+        idle_timeout_s=section.idle_timeout_s,
+        header_bytes_max=section.header_bytes_max,
+        body_bytes_max=section.body_bytes_max,
     )
 
 

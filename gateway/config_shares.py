@@ -3,8 +3,9 @@
 Three kinds of limits (configs/reference.toml says for each key which it is, where it is not the first):
 
 * per worker: memory, files, connections of clients, queues. What a process can hold; two workers hold twice as much.
-* divided: what the outside sees of the gateway as one (rates and connections towards vendors, requests for identities).
-  Each worker has an equal share, at least one; rows and devices are spread evenly by hash, so the shares fill evenly.
+* divided: what the outside sees of the gateway as one (rates and connections towards vendors, requests for identities,
+  rows that a crash makes uncertain, bytes of the journal). Each worker has an equal share, at least one; rows and
+  devices are spread evenly by hash, so the shares fill evenly.
 * counted together: `apps.connections_max`, in the workers' shared columns (app_siblings.py).
 """
 
@@ -17,6 +18,9 @@ import msgspec
 
 from gateway.config_sections import Config, LinkListener, Listener
 from gateway.config_types import Address
+
+#: As `journal.issued_rows_max` at least: what waits for a device is marked a window of the long link at a time.
+ISSUED_ROWS_MIN = 64
 
 
 def share_of_worker(config: Config, workers: int) -> Config:
@@ -31,6 +35,11 @@ def share_of_worker(config: Config, workers: int) -> Config:
             devices_burst_max=math.ceil(http.devices_burst_max / workers),
         ),
         http2=replace(http2, connections_max=math.ceil(http2.connections_max / workers)),
+        journal=replace(
+            config.journal,
+            issued_rows_max=max(ISSUED_ROWS_MIN, math.ceil(config.journal.issued_rows_max / workers)),
+            bytes_max=max(2 * config.journal.segment_bytes, config.journal.bytes_max // workers),
+        ),
         apps=[
             replace(app, vendors={name: _vendor_share(settings, workers) for name, settings in app.vendors.items()})
             for app in config.apps

@@ -330,7 +330,8 @@ def revoked_message(variant: Variant) -> str:
 
 def _check_click(click: Click) -> Fault | None:
     if click.type == "url" and "{{" not in click.value:
-        return _check_url("click", click.value)
+        fault = _check_url("click.value", click.value)
+        return None if fault is None else Fault("click", fault.text)
     if click.type != "app" and not click.value:
         return Fault("click", f"click of type {click.type} needs a value")
     return _check_text("click", click.value, URL_BYTES_MAX)

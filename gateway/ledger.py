@@ -22,6 +22,7 @@ from gateway.batch import Batch
 from gateway.columns import I32, I64, U8, U32, Bool, Rows
 from gateway.errors import LocalProtocolError
 from gateway.marks import PageTrail
+from gateway.page_history import Kind, PageHistory
 
 if TYPE_CHECKING:
     from gateway.tally import PageTally
@@ -242,7 +243,7 @@ class LedgerPage:
     state, receipt, flags, reason, channel, attempts: (n,) uint8.
     routed_ms, issued_ms, final_ms: (n,) uint32, milliseconds after the batch's birth; 0 = not yet (a stage reached
     within the first millisecond is written as 1).
-    receipt_ms: (n,) uint32, when a receipt last rose after the state; None while none has.
+    history: receipts with their times, and attempts that others followed (page_history.py); None while there are none.
     slots: (n,) int32, the device's row in its owner's table as found when routed, -1 unknown. A hint: check the id.
     token_hashes: (n,) uint32, the 4-byte hash of the token each row was sent to; 0 before and without one.
     n_routed: rows 0..n_routed have been routed once.
@@ -269,6 +270,7 @@ class LedgerPage:
         "counts",
         "final_ms",
         "flags",
+        "history",
         "is_spilled",
         "is_touched",
         "issued_ms",
@@ -277,7 +279,6 @@ class LedgerPage:
         "n_routed",
         "reason",
         "receipt",
-        "receipt_ms",
         "routed_ms",
         "saved",
         "slots",
@@ -294,7 +295,7 @@ class LedgerPage:
         self.n = n
         self.state: U8 = np.zeros(n, np.uint8)
         self.receipt: U8 = np.zeros(n, np.uint8)
-        self.receipt_ms: U32 | None = None
+        self.history: PageHistory | None = None
         self.flags: U8 = np.zeros(n, np.uint8)
         self.reason: U8 = np.zeros(n, np.uint8)
         self.channel: U8 = np.zeros(n, np.uint8)
@@ -386,23 +387,40 @@ class LedgerPage:
         ms = int((now - self.batch.born) * 1000.0)
         return 1 if ms < 1 else ms if ms < _STAMP_MAX else _STAMP_MAX
 
-    def stamp_receipts(self, rows: Rows, now: float) -> None:
-        """Receipts of these rows rise now."""
+    def hear(self, rows: Rows, kinds: U8 | Kind, now: float) -> int:
+        """Receipts (k,) of these rows came now, over the channel that each has; how many had not come before."""
         if not len(rows):
-            return
-        if self.receipt_ms is None:
-            self.receipt_ms = np.zeros(self.n, np.uint32)
-        self.receipt_ms[rows] = self.stamp(now)
+            return 0
+        if self.history is None:
+            self.history = PageHistory(self.n)
+        kinds = np.full(len(rows), kinds, np.uint8) if isinstance(kinds, Kind) else kinds
+        return self.history.hear(rows, kinds, self.channel[rows], np.full(len(rows), self.stamp(now), np.uint32))
+
+    def left_link(self, rows: Rows, now: float) -> None:
+        """These rows leave the long link unacknowledged; when they were written to it stays known."""
+        self._attempted(rows, Kind.LINK_ATTEMPT, self.issued_ms[rows])
+        self._attempted(rows, Kind.HANDED_OVER, np.full(len(rows), self.stamp(now), np.uint32))
+
+    def fell_back(self, rows: Rows, now: float) -> None:
+        """These rows leave the channel that they have for the next one of their strategy or chain."""
+        rows = rows[self.channel[rows] != Channel.NONE]
+        self._attempted(rows, Kind.FELL_BACK, np.full(len(rows), self.stamp(now), np.uint32))
+
+    def _attempted(self, rows: Rows, kind: Kind, at_ms: U32) -> None:
+        if len(rows):
+            self.history = PageHistory(self.n) if self.history is None else self.history
+            self.history.attempted(rows, kind, self.channel[rows], at_ms)
 
     def memory_bytes(self) -> int:
         """What the page and its batch hold in memory, without what variants share."""
+        heard = 0 if self.history is None else self.history.memory_bytes()
         if self.is_spilled:
-            return self.n * (6 + 20)
+            return self.n * (6 + 20) + heard
         batch = self.batch
         texts = sum(int(column.offsets[-1]) + 4 * self.n for column in batch.variables.values())
         tokens = int(batch.tokens.offsets[-1]) if batch.tokens is not None else 0
         tokens += 4 * self.n if batch.channels is not None else 0
-        return self.n * (6 + 20 + 16) + texts + tokens
+        return self.n * (6 + 20 + 16) + texts + tokens + heard
 
 
 class Burst(NamedTuple):

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from gateway.columns import I64, U8, Pieces, TextColumn
+from gateway.columns import I64, U8, Piece, Pieces, TextColumn
 from gateway.content import Variant
 from gateway.verdict import Answer
 
@@ -61,6 +61,7 @@ class Slot(NamedTuple):
 
     address           callback parameter of a request: of many rows gateway/burst_address.py, of one row its message id
     signature         what `BulkVendor.sign` makes of `signed`, in the body or in headers; signature:A:B: a part of it
+    payload           a field of `signed`: the request's body as it is sent
     saved             what the answer to `BulkTemplate.save` named
     a RowList's name  the rows themselves
 
@@ -78,6 +79,8 @@ class Slot(NamedTuple):
 
 TemplatePart: TypeAlias = bytes | Slot
 TemplateParts: TypeAlias = tuple[TemplatePart, ...]
+#: What a signature is made of, in the vendor's own order.
+SignedFields: TypeAlias = tuple[TemplateParts, ...]
 
 
 def slot_text(name: str) -> bytes:
@@ -122,8 +125,9 @@ class RowList(NamedTuple):
 class BulkTemplate(NamedTuple):
     """A request that carries many rows. Slots outside of the lists are the same for all of its rows.
 
-    rows_max: rows of one request. signed: what the slot `signature` is made of. save: a request that has to be answered
-    first; its answer names what the slot `saved` stands for (two-step flows). It sends nothing to anybody by itself.
+    rows_max: rows of one request. signed: the fields that the slot `signature` is made of. save: a request that has to
+    be answered first; its answer names what the slot `saved` stands for (two-step flows). It sends nothing to anybody
+    by itself.
     """
 
     path: TemplateParts
@@ -131,7 +135,7 @@ class BulkTemplate(NamedTuple):
     body: TemplateParts
     lists: tuple[RowList, ...]
     rows_max: int
-    signed: TemplateParts = ()
+    signed: SignedFields = ()
     save: RequestTemplate | None = None
 
 
@@ -145,7 +149,7 @@ class RequestTemplate(NamedTuple):
     path: TemplateParts
     headers: tuple[tuple[bytes, TemplateParts], ...]
     body: TemplateParts
-    signed: TemplateParts = ()
+    signed: SignedFields = ()
     shared: BulkTemplate | None = None
     distinct: BulkTemplate | None = None
 
@@ -290,6 +294,7 @@ class BulkVendor(Vendor, Protocol):
         """The name that the first step gave (letters, digits, `-`, `_`), or why there is none. Total."""
         ...
 
-    def sign(self, text: bytes) -> bytes:
-        """The signature of one request, in characters that stand everywhere as they are."""
+    def sign(self, fields: Sequence[Pieces], n: int) -> Piece:
+        """The signatures of n requests, in characters that stand everywhere as they are. fields: those of `signed`, in
+        its order."""
         ...

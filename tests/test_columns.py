@@ -23,7 +23,6 @@ from gateway.columns import (
     piece_width,
     pieces_lengths,
     pieces_width,
-    unhex,
     utf8_good_rows,
     utf8_good_rows_in_steps,
     uuid_text,
@@ -233,33 +232,18 @@ def test_fill_refuses_a_ragged_piece() -> None:
 
 
 @given(st.integers(0, 6).flatmap(lambda k: st.lists(st.binary(min_size=k, max_size=k), max_size=10)))
-def test_hex_of_rows_agrees_with_hex_of_each_and_comes_back(rows: list[bytes]) -> None:
+def test_hex_of_rows_agrees_with_hex_of_each(rows: list[bytes]) -> None:
     width = len(rows[0]) if rows else 3
     digits = hex_lower(fixed(rows, width))
     assert [row.tobytes() for row in digits] == [row.hex().encode() for row in rows]
     wide = np.full((len(rows), width + 3), 0xEE, np.uint8)
     wide[:, 1 : 1 + width] = fixed(rows, width)
     assert hex_lower(wide[:, 1 : 1 + width]).tobytes() == digits.tobytes()
-    upper = np.frombuffer(digits.tobytes().upper(), np.uint8).reshape(digits.shape)
-    for text in (digits, upper):
-        back, good = unhex(text)
-        assert [row.tobytes() for row in back] == rows
-        assert good.all()
 
 
 def test_every_pair_of_bytes_has_its_digits() -> None:
     pairs = np.arange(65_536, dtype=">u2").view(np.uint8).reshape(-1, 2)
     assert hex_lower(pairs).tobytes() == pairs.tobytes().hex().encode()
-
-
-@given(st.lists(st.binary(min_size=4, max_size=4), max_size=20))
-def test_unhex_finds_the_rows_that_are_no_digits(rows: list[bytes]) -> None:
-    values, good = unhex(fixed(rows, 4))
-    plain = [all(byte in b"0123456789abcdefABCDEF" for byte in row) for row in rows]
-    assert good.tolist() == plain
-    assert [values[i].tobytes() for i, ok in enumerate(plain) if ok] == [
-        bytes.fromhex(row.decode()) for row, ok in zip(rows, plain, strict=True) if ok
-    ]
 
 
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=10))

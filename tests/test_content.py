@@ -110,7 +110,7 @@ BAD = [
     ({"data": {"k": "\x00"}}, "data", "data holds a NUL character at 0"),
     ({"data": {"k": math.nan}}, "data", "data holds a number that JSON has no form for"),
     ({"data": {"k": -math.inf}}, "data", "data holds a number that JSON has no form for"),
-    ({"click": Click("url", "javascript:1")}, "click", "click is not an http or https URL"),
+    ({"click": Click("url", "javascript:1")}, "click", "click.value is not an http or https URL"),
     ({"click": Click("intent")}, "click", "click of type intent needs a value"),
     ({"action": "revoke"}, "collapse_id", "action revoke needs collapse_id, or data.revokes with a message id"),
     ({"action": "badge"}, "badge", "action badge needs badge"),

@@ -19,13 +19,13 @@ it cannot be read.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
 
+from gateway.columns import Piece, Pieces, join
 from gateway.content import Variant
 from gateway.template_values import Tree, form_parts, merge_patch, with_slots
 from gateway.vendor import (
@@ -34,6 +34,7 @@ from gateway.vendor import (
     Refusal,
     RequestTemplate,
     RowList,
+    SignedFields,
     Slot,
     TemplateParts,
     parse_template,
@@ -41,7 +42,8 @@ from gateway.vendor import (
 )
 from gateway.verdict import Answer, Verdict
 from vendors.auth.credential import SecretPlace
-from vendors.auth.request_hmac import ACS3, ACS3_SIGNED, acs3_signature
+from vendors.auth.digest_columns import constant_of
+from vendors.auth.request_hmac import ACS3, ACS3_SIGNED, acs3_signatures
 from vendors.auth.static_key import StaticKey
 from vendors.codes import (
     ACCEPTED,
@@ -168,9 +170,9 @@ class AliyunSms(SmsBase[Settings]):
             many,
             (_NUMBERS,),
             self.settings.rows_per_request_max,
-            signed=_signed(ACTION, _MANY_NONCE, many),
+            signed=_signed(ACTION, _MANY_NONCE),
         )
-        signed, headers = _signed(ACTION, _SINGLE_NONCE, single), self._headers(ACTION, _SINGLE_NONCE)
+        signed, headers = _signed(ACTION, _SINGLE_NONCE), self._headers(ACTION, _SINGLE_NONCE)
         distinct = self._batch(message)
         return RequestTemplate((b"/",), headers, single, signed=signed, shared=shared, distinct=distinct)
 
@@ -189,7 +191,7 @@ class AliyunSms(SmsBase[Settings]):
         code = form_parts({"TemplateCode": form_value(message["TemplateCode"]), "OutId": slot_text("address|")})
         body: TemplateParts = (b"PhoneNumberJson=%5B", Slot("numbers"), b"%5D&", *code, *parts)
         headers = self._headers(BATCH_ACTION, _MANY_NONCE)
-        signed = _signed(BATCH_ACTION, _MANY_NONCE, body)
+        signed = _signed(BATCH_ACTION, _MANY_NONCE)
         return BulkTemplate((b"/",), headers, body, tuple(lists), rows_max, signed=signed)
 
     def _message(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
@@ -219,20 +221,18 @@ class AliyunSms(SmsBase[Settings]):
     def check_token(self, token: str) -> str:
         return "" if NUMBER_FORM.fullmatch(token) else "token is no telephone number"
 
-    def sign(self, text: bytes) -> bytes:
+    def sign(self, fields: Sequence[Pieces], n: int) -> Piece:
         """The body's hash, which is a header as well, and the signature: 64 hex digits each."""
-        action, secret, date, nonce, body = text.split(b"\n", 4)
-        content = hashlib.sha256(body).hexdigest()
-        signature = acs3_signature(
-            secret,
+        action, secret, date, nonces, bodies = fields
+        return acs3_signatures(
+            constant_of(secret),
             host=self._host,
-            action=action.decode(),
+            action=constant_of(action),
             version=VERSION,
-            date=date.decode(),
-            nonce=nonce.decode(),
-            content_sha256=content,
+            date=constant_of(date),
+            nonces=nonces,
+            bodies=join(bodies, 0, n),
         )
-        return (content + signature).encode()
 
     def classify(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         fields = decode_object(body)
@@ -265,8 +265,8 @@ def _flow_control(message: str) -> Answer:
     return THROTTLED_DEVICE._replace(retry_after_s=_MINUTE_S)
 
 
-def _signed(action: str, nonce: TemplateParts, body: TemplateParts) -> TemplateParts:
-    return (f"{action}\n".encode(), Slot("authorization"), b"\n", Slot("now_utc"), b"\n", *nonce, b"\n", *body)
+def _signed(action: str, nonce: TemplateParts) -> SignedFields:
+    return (action.encode(),), (Slot("authorization"),), (Slot("now_utc"),), nonce, (Slot("payload"),)
 
 
 def secret_place(settings: Settings) -> SecretPlace:

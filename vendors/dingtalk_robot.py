@@ -26,10 +26,10 @@ from gateway.content import Variant
 from gateway.template_values import Tree, merge_patch
 from gateway.vendor import FieldLimit, Limits, Refusal, RequestTemplate, Slot, TemplateParts, parse_template, slot_json
 from gateway.verdict import Answer
-from vendors.auth.robot_keys import dingtalk_signature, robot_of
+from vendors.auth.robot_keys import Robot, dingtalk_signature
 from vendors.codes import ACCEPTED, ERROR, PAYLOAD, RIGHT, THROTTLED_DEVICE, table
 from vendors.neutral import own_raw
-from vendors.robot import RobotBase, RobotSettings, credential, markdown, markdown_link, secret_place, signed_parts
+from vendors.robot import SIGNED, RobotBase, RobotSettings, credential, markdown, markdown_link, secret_place
 from vendors.work_chat import TEXT, card_link
 
 __all__ = ["DingtalkRobot", "Settings", "credential", "secret_place"]
@@ -69,7 +69,6 @@ ANSWERS = table(
 
 _PATH: TemplateParts = (b"/robot/send?", Slot("signature"))
 _HEADERS: tuple[tuple[bytes, TemplateParts], ...] = ((b"content-type", (b"application/json",)),)
-_SIGNED: TemplateParts = (Slot("authorization"), b"\n", Slot("token"), b"\n", Slot("now_unix_ms"))
 
 
 class DingtalkRobot(RobotBase):
@@ -94,7 +93,7 @@ class DingtalkRobot(RobotBase):
         if isinstance(message, Refusal):
             return message
         body = parse_template(msgspec.json.encode(merge_patch(message, raw)))
-        return RequestTemplate(_PATH, _HEADERS, body, signed=_SIGNED)
+        return RequestTemplate(_PATH, _HEADERS, body, signed=SIGNED)
 
     def _message(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
         settings = self.settings
@@ -117,14 +116,11 @@ class DingtalkRobot(RobotBase):
             card["picUrl"] = variant.image
         return {"msgtype": "link", "link": card}
 
-    def sign(self, text: bytes) -> bytes:
-        """The query; of a robot that the file does not name one that DingTalk refuses."""
-        signed = signed_parts(text)
-        robot = robot_of(signed.robots, signed.name)
+    def query(self, robot: Robot | None, stamp: bytes) -> bytes:
         if robot is None:
             return b"access_token=unknown"
         query = b"access_token=" + robot.key
         if not robot.secret:
             return query
-        signature = quote_from_bytes(dingtalk_signature(robot.secret, signed.stamp), safe="").encode()
-        return query + b"&timestamp=" + signed.stamp + b"&sign=" + signature
+        signature = quote_from_bytes(dingtalk_signature(robot.secret, stamp), safe="").encode()
+        return query + b"&timestamp=" + stamp + b"&sign=" + signature

@@ -13,12 +13,12 @@ Doubts, each with a safe default: whether the QPS of 200 counts targets or reque
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import msgspec
 
+from gateway.columns import Piece, Pieces, join
 from gateway.content import Variant
 from gateway.template_values import Tree, layered, merge_patch, text_value
 from gateway.vendor import (
@@ -37,6 +37,7 @@ from gateway.vendor import (
 )
 from gateway.verdict import Answer
 from vendors.auth.credential import SecretPlace
+from vendors.auth.digest_columns import lead_of, md5_hex
 from vendors.auth.static_key import StaticKey
 from vendors.codes import (
     ACCEPTED,
@@ -192,13 +193,13 @@ class Meizu(BulkVendorBase):
             parse_template(form + slot_text("push_ids") + sign),
             (_IDS, _SIGNED_IDS),
             self.settings.rows_per_request_max,
-            signed=parse_template(signed + slot_text("signed_ids") + secret),
+            signed=(parse_template(signed + slot_text("signed_ids") + secret),),
         )
         return RequestTemplate(
             _PATH,
             _HEADERS,
             parse_template(form + slot_text("token|f") + sign),
-            signed=parse_template(signed + slot_text("token") + secret),
+            signed=(parse_template(signed + slot_text("token") + secret),),
             shared=many,
         )
 
@@ -229,9 +230,11 @@ class Meizu(BulkVendorBase):
     def check_token(self, token: str) -> str:
         return check_list_token(token)
 
-    def sign(self, text: bytes) -> bytes:
+    def sign(self, fields: Sequence[Pieces], n: int) -> Piece:
         """MD5, lower-case hex."""
-        return hashlib.md5(text, usedforsecurity=False).hexdigest().encode()
+        (text,) = fields
+        lead, rest = lead_of(text)
+        return md5_hex(lead, join(rest, 0, n))
 
     def classify(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         fields = decode_object(body)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import msgspec
 
+from gateway.columns import Piece, Pieces
 from gateway.content import Variant
 from gateway.template_values import Tree, form_text, raw_object, scalar_text, scalar_value, text_value
 from gateway.vendor import HttpVersion, Refusal, slot_json, slot_text
@@ -50,7 +51,7 @@ class BulkVendorBase:
     def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:
         return UNREADABLE
 
-    def sign(self, text: bytes) -> bytes:
+    def sign(self, fields: Sequence[Pieces], n: int) -> Piece:
         return b""
 
 

@@ -10,17 +10,19 @@ who goes on is shut out for a while.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import msgspec
 
-from gateway.columns import json_escape
+from gateway.columns import Piece, Pieces, TextColumn, join, json_escape
 from gateway.content import URL_BYTES_MAX, Variant
-from gateway.vendor import BulkAnswer, Refusal, TargetPace, slot_text
+from gateway.vendor import BulkAnswer, Refusal, SignedFields, Slot, TargetPace, slot_text
 from gateway.verdict import Answer
 from vendors.auth.credential import SecretPlace
-from vendors.auth.robot_keys import NAME_FORM, RobotKeys
+from vendors.auth.digest_columns import constant_of
+from vendors.auth.robot_keys import NAME_FORM, Robot, RobotKeys, robot_of
 from vendors.codes import answer_of
 from vendors.http_answer import code_of, decode_object
 from vendors.neutral import BulkVendorBase, check_secret
@@ -29,6 +31,8 @@ from vendors.work_chat import WorkChatSettings, card_link
 MESSAGES_PER_MINUTE = 20
 #: What stands around texts and link, and what the message id adds to the link.
 _AROUND_BYTES = 128
+#: The robots' keys, the robot's name, the milliseconds.
+SIGNED: SignedFields = ((Slot("authorization"),), (Slot("token"),), (Slot("now_unix_ms"),))
 
 
 class RobotSettings(WorkChatSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,6 +76,14 @@ class RobotBase(BulkVendorBase):
     def authority(self) -> tuple[str, int]:
         return self.settings.host, self.settings.port
 
+    @abstractmethod
+    def query(self, robot: Robot | None, stamp: bytes) -> bytes:
+        """The end of the path; of a robot that the file does not name one that the vendor refuses. stamp: in ms."""
+
+    def sign(self, fields: Sequence[Pieces], n: int) -> Piece:
+        robots, stamp = constant_of(fields[0]), constant_of(fields[2])
+        return TextColumn.from_rows([self.query(robot_of(robots, name), stamp) for name in join(fields[1], 0, n)])
+
     def check_token(self, token: str) -> str:
         return "" if NAME_FORM.fullmatch(token) else "token is no name of a robot"
 
@@ -80,20 +92,6 @@ class RobotBase(BulkVendorBase):
 
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
         return BulkAnswer(self.classify(status, headers, body))
-
-
-class Signed(NamedTuple):
-    """The parts of what a robot's request is signed with: see `signed_parts`."""
-
-    robots: bytes
-    name: bytes
-    stamp: bytes
-
-
-def signed_parts(text: bytes) -> Signed:
-    """The credential, the robot's name and the milliseconds, in lines."""
-    robots, name, stamp = text.split(b"\n")
-    return Signed(robots, name, stamp)
 
 
 def markdown_link(variant: Variant, settings: RobotSettings, *, with_variables: bool) -> bytes | Refusal | None:

@@ -21,6 +21,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from gateway.columns import Piece, Pieces, fill, join
 from gateway.content import Variant
 from gateway.template_values import Tree, merge_patch, with_slots
 from gateway.vendor import (
@@ -29,6 +30,7 @@ from gateway.vendor import (
     Refusal,
     RequestTemplate,
     RowList,
+    SignedFields,
     Slot,
     TemplateParts,
     parse_template,
@@ -37,7 +39,8 @@ from gateway.vendor import (
 )
 from gateway.verdict import Answer, Scope, Verdict
 from vendors.auth.credential import SecretPlace
-from vendors.auth.request_hmac import TC3, TC3_SIGNED, tc3_date, tc3_signature
+from vendors.auth.digest_columns import constant_of
+from vendors.auth.request_hmac import TC3, TC3_SIGNED, tc3_date, tc3_signatures
 from vendors.auth.static_key import StaticKey
 from vendors.codes import (
     ACCEPTED,
@@ -157,6 +160,8 @@ FAMILIES: dict[str, Answer] = {
     **dict.fromkeys(["UnauthorizedOperation", "AuthFailure"], AUTH_CONFIG),
     "RequestLimitExceeded": THROTTLED,
 }
+#: Secret, time, body.
+_SIGNED: SignedFields = ((Slot("authorization"),), (Slot("now_unix_s"),), (Slot("payload"),))
 _RAW_REFUSED = ("PhoneNumberSet", "SmsSdkAppId", "SessionContext")
 _NUMBERS = RowList("numbers", (b'"', Slot("token"), b'"'), b",")
 
@@ -198,8 +203,8 @@ class TencentSms(SmsBase[Settings]):
         listed = _body({"PhoneNumberSet": many, **own, "SessionContext": slot_json("address")})
         rows_max = self.settings.rows_per_request_max
         path: TemplateParts = (b"/",)
-        shared = BulkTemplate(path, self._headers, listed, (_NUMBERS,), rows_max, signed=_signed(listed))
-        return RequestTemplate(path, self._headers, single, signed=_signed(single), shared=shared)
+        shared = BulkTemplate(path, self._headers, listed, (_NUMBERS,), rows_max, signed=_SIGNED)
+        return RequestTemplate(path, self._headers, single, signed=_SIGNED, shared=shared)
 
     def _message(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
         message: Tree = {"SignName": self.settings.sign_name} if self.settings.sign_name else {}
@@ -221,16 +226,20 @@ class TencentSms(SmsBase[Settings]):
             return f"token is no {self.settings.numbers} number"
         return ""
 
-    def sign(self, text: bytes) -> bytes:
+    def sign(self, fields: Sequence[Pieces], n: int) -> Piece:
         """The value of `authorization`."""
-        secret, stamp, body = text.split(b"\n", 2)
-        unix_s = int(stamp)
-        host = self._host
-        signature = tc3_signature(
-            secret, host=host, service=SERVICE, content_type=CONTENT_TYPE, unix_s=unix_s, body=body
+        secret, stamp, bodies = fields
+        unix_s = int(constant_of(stamp))
+        signatures = tc3_signatures(
+            constant_of(secret),
+            host=self._host,
+            service=SERVICE,
+            content_type=CONTENT_TYPE,
+            unix_s=unix_s,
+            bodies=join(bodies, 0, n),
         )
         scope = f"{self.settings.secret_id}/{tc3_date(unix_s)}/{SERVICE}/tc3_request"
-        return f"{TC3} Credential={scope}, SignedHeaders={TC3_SIGNED}, Signature={signature}".encode()
+        return fill((f"{TC3} Credential={scope}, SignedHeaders={TC3_SIGNED}, Signature=".encode(), signatures), 0, n)
 
     def classify(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         told = self.judge(status, headers, body, is_distinct=False)
@@ -289,10 +298,6 @@ def _answer(code: str, status: int, headers: Mapping[bytes, bytes]) -> Answer:
 
 def _body(tree: Tree) -> TemplateParts:
     return parse_template(msgspec.json.encode(tree))
-
-
-def _signed(body: TemplateParts) -> TemplateParts:
-    return (Slot("authorization"), b"\n", Slot("now_unix_s"), b"\n", *body)
 
 
 def secret_place(settings: Settings) -> SecretPlace:

@@ -16,11 +16,12 @@ The receiver drops a second copy by request id or by message id, so that sending
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
 
+from gateway.columns import Piece, Pieces, join
 from gateway.content import Variant
 from gateway.template_values import Tree, merge_patch, text_value
 from gateway.vendor import (
@@ -30,6 +31,7 @@ from gateway.vendor import (
     Refusal,
     RequestTemplate,
     RowList,
+    SignedFields,
     Slot,
     TemplateParts,
     parse_template,
@@ -38,7 +40,8 @@ from gateway.vendor import (
 )
 from gateway.verdict import Answer
 from vendors.auth.credential import SecretPlace
-from vendors.auth.request_hmac import webhook_signature
+from vendors.auth.digest_columns import constant_of
+from vendors.auth.request_hmac import webhook_signatures
 from vendors.auth.static_key import StaticKey
 from vendors.codes import ACCEPTED, AUTH_CONFIG, DEAD, ERROR, PAYLOAD, THROTTLED, UNREADABLE
 from vendors.http_answer import by_status_class, decode_object, retry_after_s, text_of
@@ -105,6 +108,8 @@ _MANY_HEADERS: tuple[tuple[bytes, TemplateParts], ...] = (
     (b"x-request-id", (Slot("address"),)),
     (b"x-signature", _SIGNATURE),
 )
+#: Secret, time, body.
+_SIGNED: SignedFields = ((Slot("authorization"),), (Slot("now_unix_s"),), (Slot("payload"),))
 _RAW_REFUSED = ("message_id", "target")
 
 
@@ -141,9 +146,9 @@ class Webhook(BulkVendorBase):
             many,
             (RowList("messages", element, b","),),
             self.settings.rows_per_request_max,
-            signed=_signed(many),
+            signed=_SIGNED,
         )
-        return RequestTemplate(path, _SINGLE_HEADERS, single, signed=_signed(single), distinct=distinct)
+        return RequestTemplate(path, _SINGLE_HEADERS, single, signed=_SIGNED, distinct=distinct)
 
     def _message(self, variant: Variant, with_variables: bool) -> Tree | Refusal:
         if len(variant.category) > NAME_CHARACTERS_MAX:
@@ -178,11 +183,10 @@ class Webhook(BulkVendorBase):
     def check_token(self, token: str) -> str:
         return check_list_token(token, separators="")
 
-    def sign(self, text: bytes) -> bytes:
-        """Hex of 64 characters; `text` as `_signed` joins it."""
-        secret, _, rest = text.partition(b"\n")
-        stamp, _, body = rest.partition(b"\n")
-        return webhook_signature(secret, stamp, body)
+    def sign(self, fields: Sequence[Pieces], n: int) -> Piece:
+        """Hex of 64 characters."""
+        secret, stamp, bodies = fields
+        return webhook_signatures(constant_of(secret), constant_of(stamp), join(bodies, 0, n))
 
     def classify(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         told = self.judge(status, headers, body, is_distinct=True)
@@ -210,10 +214,6 @@ class Ups(Webhook):
     """The same under the name of the unified push: phones of Smartisan, Sony, Hisense."""
 
     name: ClassVar[str] = "ups"
-
-
-def _signed(body: TemplateParts) -> TemplateParts:
-    return (Slot("authorization"), b"\n", Slot("now_unix_s"), b"\n", *body)
 
 
 def _refused(error: str, status: int, headers: Mapping[bytes, bytes]) -> Answer:

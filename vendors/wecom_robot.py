@@ -24,10 +24,11 @@ from gateway.content import Variant
 from gateway.template_values import Tree, merge_patch
 from gateway.vendor import FieldLimit, Limits, Refusal, RequestTemplate, Slot, TemplateParts, parse_template
 from gateway.verdict import Answer
-from vendors.auth.robot_keys import robot_of
+from vendors.auth.robot_keys import Robot
 from vendors.codes import ACCEPTED, ERROR, PAYLOAD, RIGHT, THROTTLED_DEVICE, table
 from vendors.neutral import own_raw
 from vendors.robot import (
+    SIGNED,
     RobotBase,
     RobotSettings,
     credential,
@@ -35,7 +36,6 @@ from vendors.robot import (
     markdown_link,
     room_bytes,
     secret_place,
-    signed_parts,
 )
 from vendors.work_chat import TEXT
 
@@ -67,7 +67,6 @@ ANSWERS = table(
 
 _PATH: TemplateParts = (b"/cgi-bin/webhook/send?key=", Slot("signature"))
 _HEADERS: tuple[tuple[bytes, TemplateParts], ...] = ((b"content-type", (b"application/json",)),)
-_SIGNED: TemplateParts = (Slot("authorization"), b"\n", Slot("token"), b"\n", Slot("now_unix_ms"))
 
 
 class WecomRobot(RobotBase):
@@ -94,7 +93,7 @@ class WecomRobot(RobotBase):
         if isinstance(link, Refusal):
             return link
         body = parse_template(msgspec.json.encode(merge_patch(self._message(variant, link), raw)))
-        return RequestTemplate(_PATH, _HEADERS, body, signed=_SIGNED)
+        return RequestTemplate(_PATH, _HEADERS, body, signed=SIGNED)
 
     def _message(self, variant: Variant, link: bytes | None) -> Tree:
         if self._is_markdown(variant):
@@ -106,8 +105,5 @@ class WecomRobot(RobotBase):
             text["mentioned_mobile_list"] = list(self.settings.mentioned_mobiles)
         return {"msgtype": "text", "text": text}
 
-    def sign(self, text: bytes) -> bytes:
-        """The robot's key; of a robot that the file does not name what WeCom refuses."""
-        signed = signed_parts(text)
-        robot = robot_of(signed.robots, signed.name)
+    def query(self, robot: Robot | None, stamp: bytes) -> bytes:
         return b"unknown" if robot is None else robot.key

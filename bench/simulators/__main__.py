@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="simulators-") as directory:
             return uvloop.run(_serve(config, Path(directory), options.json, options.exit_with_parent))
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"simulators: {error}\n")
         return 2
 
 

@@ -9,14 +9,32 @@ import trio
 
 
 class Bell:
+    """What a `trio.Event` per ring would do, at half of its cost: bells ring several times per burst."""
+
+    __slots__ = ("_is_rung", "_listener")
+
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self._is_rung = False
+        #: The task in `wait`, as long as nobody has rung for it.
+        self._listener: trio.lowlevel.Task | None = None
 
     def ring(self) -> None:
         """The listener's present or next `wait` returns."""
-        self._event.set()
+        self._is_rung = True
+        if self._listener is not None:
+            trio.lowlevel.reschedule(self._listener)
+            self._listener = None
 
     async def wait(self) -> None:
         """Returns once the bell has been rung since the last return. If cancelled: the ring is not lost."""
-        await self._event.wait()
-        self._event = trio.Event()
+        if self._is_rung:
+            await trio.lowlevel.checkpoint()
+        else:
+            assert self._listener is None, "a bell has one listener"
+            self._listener = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._leave)
+        self._is_rung = False
+
+    def _leave(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._listener = None
+        return trio.lowlevel.Abort.SUCCEEDED

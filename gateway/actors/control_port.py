@@ -17,9 +17,11 @@ from gateway.wire.worker_control import (
     AllRefreshed,
     AskRefresh,
     Kept,
+    Linked,
     Message,
     PeerDied,
     PeerDraining,
+    PeerLinked,
     PeerUp,
     Ready,
     Refresh,
@@ -86,6 +88,10 @@ class ControlPort:
                 pass
             nursery.cancel_scope.cancel()
 
+    def linked(self) -> None:
+        """The supervisor learns that other workers can be heard."""
+        self._send(Linked())
+
     def ready(self) -> None:
         """The supervisor learns that the listeners are open."""
         self._send(Ready())
@@ -104,6 +110,8 @@ class ControlPort:
 
     def _take(self, nursery: trio.Nursery, worker: Controlled, message: ToWorker) -> None:
         match message:
+            case PeerLinked():
+                self._peers.linked(message.worker, message.incarnation)
             case PeerUp():
                 self._peers.up(message.worker, message.incarnation)
             case PeerDied():

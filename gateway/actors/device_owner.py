@@ -14,7 +14,7 @@ import numpy as np
 
 from gateway.actors.inbox import InboxActor
 from gateway.actors.ledger import AskArchive
-from gateway.actors.long_link_port import F64, Unacknowledged, UplinkAnswer
+from gateway.actors.long_link_port import F64, Later, Unacknowledged, UplinkAnswer
 from gateway.actors.resending import Resent
 from gateway.actors.router import Router
 from gateway.clock import Clock
@@ -72,8 +72,8 @@ class DeviceOwner:
         #: Devices that came online, and went; see `Presence`.
         self.on_came: Callable[[int], None] = lambda row: None
         self.on_went: Callable[[I32], None] = lambda rows: None
-        #: (device slot, app index, device id, event, payload); see `UplinkActor.take`.
-        self.on_uplink: Callable[[int, int, bytes, str, bytes], UplinkAnswer] | None = None
+        #: (device slot, app index, device id, event, payload, later); see `UplinkActor.take`.
+        self.on_uplink: Callable[[int, int, bytes, str, bytes, Later | None], UplinkAnswer] | None = None
 
     def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
         """The device's row; it is registered bare if it was unknown.
@@ -175,8 +175,8 @@ class DeviceOwner:
                 parts.append(Resent(page, (tags[which] & 0xFFFF).astype(np.intp), which))
         return self._router.resending.redeliver(parts, fds, packet_ids)
 
-    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes, later: Later | None) -> UplinkAnswer:
         """What a device reports. Raises: Overloaded."""
         if self.on_uplink is None:
             return UplinkAnswer.TAKEN
-        return self.on_uplink(slot, self._devices.app_of(slot), device_id, event, payload)
+        return self.on_uplink(slot, self._devices.app_of(slot), device_id, event, payload, later)

@@ -87,6 +87,7 @@ class Fallbacks:
             now = self._clock.monotonic()
             held = going[page.state[going] == State.HELD]
             is_queued = page.state[going] == State.QUEUED
+            page.fell_back(going, now)
             self._home.move(page, going[~is_queued], State.QUEUED, Reason.FALLBACK, now)
             page.reason[going[is_queued]] = Reason.FALLBACK
             if len(held):
@@ -110,7 +111,7 @@ class Fallbacks:
     def _offer(self, page: LedgerPage, rows: Rows) -> None:
         options = self._ways.options(page)
         index = options.variant_index(page.batch, rows)
-        for group in by_lane(rows, page.channel[rows], options.classes[index], options.priorities[index]):
+        for group in by_lane(rows, page.channel[rows], options.kinds(index)):
             self._observer.fell_back(group.channel, len(group.rows))
             self._ways.offer(page, group)
 

@@ -106,6 +106,10 @@ class ForeignRows:
         news = self._home.shadows.take_news(life, self._clock.monotonic())
         return None if news is None else Report(outcomes_message(news[2]), news[0], news[1])
 
+    def on_marked(self, life: Life, number: int) -> None:
+        """That home has durable marks of what was announced under this number."""
+        self._home.shadows.answered(life, number)
+
     def on_died(self, life: Life) -> None:
         """That home is no more: its rows go on to their end, and those who follow receipts are told of it here."""
         self._debts.pop(life, None)

@@ -4,7 +4,7 @@
                             +--> link --> Front.answer --> Service of that worker --> link --> client
 
     submit that names a task        the worker whose journal number stands in the task's id
-    submit with a request id        the worker that owns hash(app, request id), so that a repeat finds the first answer
+    submit with a request id        the worker that owns the id's key, so that a repeat finds the first answer
     task_state, task_rows, trace,
     stop_task, revoke_task          the worker whose journal number stands in the id
     count_rows, loss, loss_rows     the same of a task, else everybody: added up, rows worker by worker
@@ -101,7 +101,8 @@ class CallRefused(GatewayError):
 
 
 class Front:
-    """me: this worker's index. node: of its message ids. app_numbers: by app key."""
+    """me: this worker's index. node: of its message ids. app_numbers: by app key. request_key: of an app's key and a
+    request id."""
 
     def __init__(
         self,
@@ -112,6 +113,7 @@ class Front:
         me: int,
         node: int,
         app_numbers: dict[str, int],
+        request_key: Callable[[str, str], int],
         receipts: MergedStream,
         presence: MergedStream,
     ) -> None:
@@ -121,6 +123,7 @@ class Front:
         self._me = me
         self._node = node
         self._app_numbers = app_numbers
+        self._request_key = request_key
         self._receipts = receipts
         self._presence = presence
         self._nursery: trio.Nursery | None = None
@@ -199,7 +202,8 @@ class Front:
                 # A task has one home, and a repeat of the call names the same task.
                 return self._at(self.home_of(task_id), session, requested)
             case messages.Submit(request_id=request_id) | messages.SubmitAudience(request_id=request_id) if request_id:
-                return self._at(self._ownership.home_of_request(session.app_key, request_id), session, requested)
+                key = self._request_key(session.app_key, request_id)
+                return self._at(self._ownership.home_of_request(key), session, requested)
             case (
                 messages.TaskState(task_id=task_id)
                 | messages.TaskRows(task_id=task_id)

@@ -3,11 +3,12 @@
     new life of a home                                        a worker that holds rows of the life before
       ask() ---------------------- "held" -----------------> shadows of any earlier life of that worker
       opens the pages of its journal <--- addresses, rows ---
-      adopt(page): those rows are elsewhere, and not sent
+      held(page), adopt(page): those rows are elsewhere, and not sent
       adopted() ------------------ "adopted": addresses ---> they have a home again; all their rows are reported to it
 
 So a row that a living worker holds is never sent a second time, whatever the journal knew of it, and its outcome comes
-as any other: rows that ended while they had no home are kept for `KEEP_S` (core/shadow.py). What a worker held that has
+as any other: rows that ended while they had no home are kept for `KEEP_S` (core/shadow.py). Rows that were given back
+to the home are its own again, whether it has heard of that or not. What a worker held that has
 died too is for the journal's own marks to say. Shadows that the new home does not know are orphans for good.
 
 Waits for: answers of other workers, which wait for nobody. Is waited for by: nobody.
@@ -15,6 +16,7 @@ Waits for: answers of other workers, which wait for nobody. Is waited for by: no
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import msgspec
@@ -53,9 +55,13 @@ class HeldRows:
 
     # -- as a new home, in this order, before any row of the journal is routed
 
-    async def ask(self) -> int:
+    async def ask(self, living: Collection[Life] = ()) -> int:
         """It is known what every linked worker holds of earlier lives of this home; returns how many rows. If
-        cancelled: of some."""
+        cancelled: of some.
+
+        living: those that a link is waited for with first, unless they die.
+        """
+        await self._links.wait_linked(living)
         n = 0
         for life in self._links.lives():
             self._adopted[life] = []
@@ -70,8 +76,15 @@ class HeldRows:
                 n += len(held.rows)
         return n
 
+    def held(self, page: LedgerPage) -> Rows:
+        """Rows of a page from the journal that living workers hold."""
+        lives = self._links.lives()
+        found = [held.rows for held in self._held.get(page.batch.address, ()) if held.life in lives]
+        rows = np.concatenate(found) if found else np.zeros(0, np.intp)
+        return rows[rows < page.n]
+
     def adopt(self, page: LedgerPage) -> int:
-        """Rows of a page from the journal that living workers hold are with them; returns how many."""
+        """Those rows are with their holders; returns how many. The final ones of them are known to be."""
         n = 0
         for life, rows in self._held.pop(page.batch.address, ()):
             if life in self._links.lives():
@@ -82,8 +95,10 @@ class HeldRows:
         return n
 
     async def adopted(self) -> None:
-        """The holders know which rows have a home again, and report. If cancelled: some do not."""
+        """The holders know which rows have a home again, and report; others may ask what they like from now on. If
+        cancelled: some do not know it."""
         self._held.clear()
+        self._links.is_serving = True
         adopted, self._adopted = self._adopted, {}
         for life, addresses in adopted.items():
             try:
@@ -97,7 +112,7 @@ class HeldRows:
         pages = self._home.shadows.of_earlier_lives(life)
         reply(
             msgspec.msgpack.encode(
-                [(tuple(page.home_address), page.home_rows.astype("<u2").tobytes()) for page in pages]
+                [(tuple(page.home_address), page.home_rows[~page.is_back].astype("<u2").tobytes()) for page in pages]
             )
         )
 

@@ -27,6 +27,7 @@ from gateway.columns import I64, Rows
 from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.core.inbox_rows import stored_columns
 from gateway.core.lifetimes import row_deadlines
+from gateway.core.shadow import ShadowPage
 from gateway.errors import StoreError
 from gateway.ledger import Flag, LedgerPage, Reason, State
 from gateway.store.ports import Inbox, InboxQuery, InboxRows, Kept
@@ -52,8 +53,8 @@ class InboxOwner(Protocol):
         """Ids of the rows' devices that can be delivered to now."""
         ...
 
-    async def mark_held(self, page: LedgerPage, rows: Rows) -> None:
-        """A journal on disk knows that these rows are about to be delivered."""
+    async def mark_held(self, page: LedgerPage, rows: Rows) -> bool:
+        """A journal on disk knows that these rows are about to be delivered. False: not now, their home is down."""
         ...
 
     def deliver_held(self, page: LedgerPage, rows: Rows) -> Rows:
@@ -254,19 +255,20 @@ class InboxActor:
                 for page, places, at in located.found:
                     is_held = page.state[at] == State.HELD
                     held = at[is_held]
-                    if page.trail is None and page.batch.born_unix_ms <= self.doubtful_until_unix_ms:
+                    if not _has_marks(page) and page.batch.born_unix_ms <= self.doubtful_until_unix_ms:
                         # No journal says whether it was issued.
                         page.flags[held] |= np.uint8(Flag.RESENT_UNCERTAIN)
-                    if not is_full:
-                        await self._owner.mark_held(page, held)
-                        held = held[page.state[held] == State.HELD]
-                    left = held if is_full else self._owner.deliver_held(page, held)
+                    may_leave = not is_full and await self._owner.mark_held(page, held)
+                    held = held[page.state[held] == State.HELD]
+                    left = self._owner.deliver_held(page, held) if may_leave else held
                     if len(left):
                         self.places.kept(page, left)
                         # They are not marked any more, if they were.
                         self._home.kept(page, 0)
                     stays.append(places[np.isin(at, left)])
-                    if len(left) and not is_full:
+                    if len(left) and not may_leave and not is_full:
+                        self._later.add(device_id)
+                    elif len(left) and not is_full:
                         # Before anything is waited for: the acknowledgements may all come meanwhile.
                         is_full = True
                         self._full.add(device_id)
@@ -276,3 +278,8 @@ class InboxActor:
                 await self._store.forget(self._epoch, done)
             if is_full or not len(done):
                 return
+
+
+def _has_marks(page: LedgerPage) -> bool:
+    """A journal on disk, this worker's or that of the rows' home, says which of its rows were issued."""
+    return page.trail is not None or (isinstance(page, ShadowPage) and page.asked is not None)

@@ -30,6 +30,7 @@ from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.columns import Rows
 from gateway.core.home import Home
+from gateway.core.receipt_notes import ReceiptNotes
 from gateway.core.request_ids import Entries, entry
 from gateway.core.trail import Ring, Trail
 from gateway.errors import StoreError, StoreUnavailable
@@ -38,6 +39,7 @@ from gateway.marks import NO_POSITION
 from gateway.message_id import RowAddress
 from gateway.store.marks import Count, encode_count, encode_marks
 from gateway.store.ports import Journal, JournalRecord
+from gateway.store.receipt_records import encode_receipts
 
 #: Pages in one record of outcomes; a snapshot costs some 10 us.
 _PAGES_MAX = 128
@@ -84,6 +86,7 @@ class JournalActor:
         *,
         journal: Journal,
         trail: Trail,
+        notes: ReceiptNotes,
         home: Home,
         request_log: RequestIdLog,
         epoch: OwnershipEpoch,
@@ -95,6 +98,7 @@ class JournalActor:
     ) -> None:
         self._journal = journal
         self.trail = trail
+        self.notes = notes
         self._home = home
         self._request_log = request_log
         self._epoch = epoch
@@ -120,15 +124,21 @@ class JournalActor:
         self._bell = Bell()
         self._urgent = Bell()
         self._final = Bell()
-        trail.on_work = self._on_work
+        trail.on_work = notes.on_work = self._on_work
 
     def _on_work(self) -> None:
-        if self.trail.has_dirty:
+        if self._has_dirty:
             self._bell.ring()
-        if self.trail.is_urgent:
+        if self.trail.is_urgent or self.notes.is_awaited:
             self._urgent.ring()
+        if self.notes.has_free:
+            self.let_go(self.notes.take_free())
         if self.trail.has_final:
             self._final.ring()
+
+    @property
+    def _has_dirty(self) -> bool:
+        return self.trail.has_dirty or self.notes.has_noted
 
     # -- used by the intake
 
@@ -189,44 +199,54 @@ class JournalActor:
 
     async def finish(self) -> None:
         """Everything that is known is written. If cancelled: some of it is not."""
-        while self.trail.has_dirty or self.trail.has_final or self.spent:  # noqa: ASYNC110 - once, at the end
+        while self._has_dirty or self.trail.has_final or self.spent:  # noqa: ASYNC110 - once, at the end
             await trio.sleep(0.01)
 
     async def _write(self) -> None:
         while True:
             await self._bell.wait()
-            while self.trail.has_dirty:
-                if not self.trail.is_urgent:
+            while self._has_dirty:
+                if not (self.trail.is_urgent or self.notes.is_awaited):
                     wait_s = max(self._outcome_wait_s, self._marks_retry_at - trio.current_time())
                     with trio.move_on_after(wait_s):
                         await self._urgent.wait()
                 await self._write_marks()
 
     async def _write_marks(self) -> None:
-        taken = self.trail.take(_PAGES_MAX)
-        if taken is None:
+        taken, noted = self.trail.take(_PAGES_MAX), self.notes.take()
+        if taken is None and noted is None:
             await trio.lowlevel.checkpoint()
             return
         is_done = False
         try:
             if trio.current_time() >= self._marks_retry_at:
-                label = self._home.label(self._clock.unix_ms(), self._clock.monotonic())
-                record = encode_marks(label, taken.marks)
+                records = []
+                if taken is not None:
+                    label = self._home.label(self._clock.unix_ms(), self._clock.monotonic())
+                    records.append(encode_marks(label, taken.marks))
+                if noted is not None:
+                    records.append(encode_receipts(noted.notes))
                 started = trio.current_time()
                 # Not to be cut: what was taken must become written or unwritten.
                 with trio.CancelScope(shield=True):
-                    (position,) = await self._journal.append(self._epoch, [record])
+                    positions = await self._journal.append(self._epoch, records)
                 self._observer.written("marks", trio.current_time() - started)
-                _ring(self.trail.written(taken, position))
                 is_done = True
+                if noted is not None:
+                    self.notes.written(noted, positions[-1])
+                if taken is not None:
+                    _ring(self.trail.written(taken, positions[0]))
         except StoreError as error:
             self._marks_retry_at = trio.current_time() + self._retry_s
             self._failed(error)
         finally:
             if not is_done:
-                if taken.issued_rows:
-                    self._observer.issued_unmarked(taken.issued_rows)
-                _ring(self.trail.unwritten(taken))
+                if noted is not None:
+                    self.notes.unwritten(noted)
+                if taken is not None:
+                    if taken.issued_rows:
+                        self._observer.issued_unmarked(taken.issued_rows)
+                    _ring(self.trail.unwritten(taken))
         await trio.lowlevel.checkpoint()
 
     async def _let_go(self) -> None:
@@ -258,6 +278,8 @@ class JournalActor:
         finally:
             if is_done:
                 _ring(self.trail.released(batches))
+                for page, _ in () if self.notes.has_archive else batches:
+                    self.notes.archived(page)
             else:
                 self.trail.put_back_final(batches)
                 self.trail.put_back_free(free)

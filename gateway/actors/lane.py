@@ -55,6 +55,8 @@ _STALE_S = 1.0
 #: Positions a tag has room for, and slices that may wait for a retry at once: one per burst with retries.
 _POSITIONS_MAX = 1 << 16
 _WHEEL_ITEMS_MAX = 1 << 20
+#: A step that took no longer so far sends another burst before it lets the loop go on.
+_ANOTHER_S = 0.0005
 
 
 class LaneActor:
@@ -116,7 +118,7 @@ class LaneActor:
             tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
         )
         self._unsent: deque[Unsent] = deque()
-        self._ahead = AheadOfMarks(self._unsent, marks, rows_max=burst_rows_max, ring=self.ring)
+        self._ahead = AheadOfMarks(self._unsent, marks, home, rows_max=burst_rows_max, ring=self.ring)
         self._bursts: dict[int, InFlight] = {}
         #: First steps under way, by the burst number of their tag.
         self._saves: dict[int, Saving] = {}
@@ -231,17 +233,22 @@ class LaneActor:
     def _step(self) -> bool:
         """Renders a slice, or sends one burst of what is rendered. False when nothing can leave now."""
         now = self._clock.monotonic()
+        self._ahead.take_up(self.lane)
         if not self.has_rows or now < max(self._not_before, self._pool.not_before):
             return False
-        rows_max = self._paces.rows_max(self.lane.next_page)
-        if not self._pool.capacity(self._requests_wanted(rows_max)):
+        rows_max = 0 if self._unsent else self._paces.rows_max(self.lane.next_page)
+        capacity = self._pool.capacity(self._requests_wanted(rows_max))
+        if not capacity:
             return False
         authorization = self._credentials.get_nowait()
         if authorization is None:
             return False
         room = self._ahead.room()
-        if self._unsent and (not room or self._may_leave(self._unsent[0])):
-            return self._send_next(authorization, now)
+        if self._unsent:
+            may_leave = self._ahead.bring_forward(self.lane)
+            if may_leave or not room:
+                return not self._unsent or self._send(authorization, now, capacity, may_leave=may_leave)
+            rows_max = self._paces.rows_max(self.lane.next_page)
         rows_max = min(rows_max, room)
         if not rows_max:
             return False
@@ -253,7 +260,7 @@ class LaneActor:
                 self._observer.throttled(max(0.0, self.lane.next_deadline() - now))
             return False
         slice_ = self._hold_throttled(slice_, now)
-        if not len(slice_.rows):
+        if not len(slice_.rows) or self._ahead.set_aside(slice_, self.lane):
             return True
         started = time.thread_time()
         try:
@@ -318,8 +325,20 @@ class LaneActor:
                 self._router.vendor_failed(page, refused, np.full(len(refused), reason, np.uint8))
                 self.lane.bucket.give_back(len(refused))
 
-    def _send_next(self, authorization: bytes, now: float) -> bool:
-        """Sends as much of the first rendered burst as a connection takes. False when it takes nothing."""
+    def _send(self, authorization: bytes, now: float, capacity: int, *, may_leave: bool) -> bool:
+        """Sends rendered bursts for a part of a step. False when nothing can leave now."""
+        while self._send_next(authorization, now, capacity, may_leave=may_leave):
+            # A full connection rings when it has room: another turn of the loop would only find it full.
+            wanted = self._requests_wanted(_POSITIONS_MAX)
+            capacity = self._pool.capacity(wanted) if wanted else 0
+            may_leave = capacity > 0 and bool(self._unsent) and self._ahead.may_leave(self._unsent[0])
+            if not may_leave or self._clock.monotonic() - now > _ANOTHER_S:
+                return capacity > 0
+        return False
+
+    def _send_next(self, authorization: bytes, now: float, capacity: int, *, may_leave: bool) -> bool:
+        """Sends as much of the first rendered burst as a connection takes. False when it takes nothing. capacity: the
+        requests that one has room for."""
         unsent = self._unsent[0]
         page, rendered, start = unsent.page, unsent.rendered, unsent.start
         rows = unsent.rows
@@ -330,9 +349,11 @@ class LaneActor:
             self.lane.put_back(page, rows[is_live])
             self.lane.bucket.give_back(int((~is_live).sum()))
             return True
-        if not self._may_leave(unsent):
+        if not may_leave:
             return False
-        wanted = self._requests_granted(min(unsent.requests_left, _POSITIONS_MAX), now)
+        wanted = min(unsent.requests_left, capacity, _POSITIONS_MAX)
+        if self._request_bucket is not None:
+            wanted = lane_bursts.granted(self._request_bucket, wanted, now, self._observer)
         if not wanted:
             return False
         number = self._burst_number
@@ -356,24 +377,7 @@ class LaneActor:
                     self._unsent.popleft()
         if self._request_bucket is not None:
             self._request_bucket.give_back(wanted - taken)
-        if not taken:
-            return False
-        # A full connection rings when it has room: another turn of the loop would only find it full.
-        next_wanted = self._requests_wanted(_POSITIONS_MAX)
-        return next_wanted > 0 and self._pool.capacity(next_wanted) > 0
-
-    def _requests_granted(self, wanted: int, now: float) -> int:
-        """How many requests may leave now, where the vendor counts those."""
-        if self._request_bucket is None:
-            return wanted
-        granted = self._request_bucket.take(now, wanted)
-        if not granted:
-            self._observer.throttled(max(0.0, (self._request_bucket.next_deadline() or now) - now))
-        return granted
-
-    def _may_leave(self, unsent: Unsent) -> bool:
-        """Whoever must know it before these rows leave knows it; else this lane is rung."""
-        return self._ahead.is_marked(unsent) and self._home.may_leave(unsent.page, unsent.rows, self._bell.ring)
+        return taken > 0
 
     def _issue(self, unsent: Unsent, taken: int, number: int, connection: int, now: float) -> None:
         """The next `taken` requests are in flight, with a record in the burst log."""
@@ -388,19 +392,10 @@ class LaneActor:
 
     def _record(
         self, unsent: Unsent, rows: Rows, number: int, connection: int, now: float, bulk: Bulk | None = None
-    ) -> InFlight:
-        page, attempts = unsent.page, unsent.page.attempts[rows]
-        page.attempts[rows] = np.minimum(attempts, np.uint8(254)) + np.uint8(1)
-        self._home.move(page, rows, State.IN_FLIGHT, None, now, channel=self.lane.key.channel)
-        page.issued_ms[rows] = page.stamp(now)
-        first_request = -1 if bulk is None else bulk.first_number
-        burst = lane_bursts.new_burst(
-            number, int(attempts[0]) + 1, self.lane.key.channel, connection, rows, now, first_request
-        )
-        page.bursts.append(burst)
-        flight = self._bursts[number] = InFlight(page, rows, burst, unsent.authorization, bulk)
-        self._observer.issued(len(rows), now - page.batch.born)
-        return flight
+    ) -> None:
+        channel = self.lane.key.channel
+        self._bursts[number] = lane_bursts.record(self._home, unsent, rows, number, channel, connection, now, bulk)
+        self._observer.issued(len(rows), now - unsent.page.batch.born)
 
     # -- answers
 
@@ -431,6 +426,12 @@ class LaneActor:
                     self._on_requests(self._bulk, number, places, status[indexes], told)
             return
         n = len(tags)
+        if (runs := lane_bursts.accepted_runs(tags, status, details)) is not None:
+            # The usual event: no row need be picked out.
+            self._watch.accepted(n)
+            for number, first, stop in runs:
+                self._settle_accepted(number, first, stop)
+            return
         verdicts, answers = np.zeros(n, np.uint8), dict[int, Answer]()
         odd = np.flatnonzero(status != 200).tolist()
         # A 200 that brought something along is the vendor's to judge: over HTTP/1.1 many tell errors in the body.
@@ -442,7 +443,8 @@ class LaneActor:
             verdicts[index] = answer.verdict
             self._observer.named(answer.verdict, answer.name, 1, is_unknown=answer.is_unknown)
         self._watch.judge(verdicts, answers)
-        self._settle_tags(tags, verdicts, answers)
+        for number, indexes, places in split_by_burst(tags):
+            self._settle_burst(number, places, verdicts[indexes], lane_bursts.answers_at(answers, indexes))
 
     def _on_requests(
         self, vendor: BulkVendor, number: int, places: Rows, status: U16, details: list[AnswerDetail | None]
@@ -488,27 +490,22 @@ class LaneActor:
             self._watch.judge_requests([answer] * len(places), np.zeros(0, np.uint8))
             self._settle_burst(number, row_places, np.full(len(row_places), answer.verdict, np.uint8), {})
 
-    def _settle_tags(self, tags: I64, verdicts: U8, answers: dict[int, Answer]) -> None:
-        """For requests of one row each."""
-        for number, indexes, places in split_by_burst(tags):
-            own: dict[int, Answer] = {}
-            if answers:
-                own = {place: answers[index] for place, index in enumerate(indexes.tolist()) if index in answers}
-            self._settle_burst(number, places, verdicts[indexes], own)
+    def _settle_accepted(self, number: int, first: int, stop: int) -> None:
+        """The vendor took the rows at these places of a burst."""
+        now = self._clock.monotonic()
+        flight = self._bursts[number]
+        page, burst = flight.page, flight.burst
+        burst.answered[first:stop] = max(1, int((now - burst.issued) * 1000))
+        burst.verdicts[first:stop] = int(Verdict.ACCEPTED)
+        self._observer.answered(page, burst.verdicts[first:stop], now - burst.issued)
+        self._forget(number, flight, stop - first)
+        self._accept(page, flight.rows[first:stop], now)
 
     def _settle_burst(self, number: int, places: Rows, verdicts: U8, answers: dict[int, Answer]) -> None:
         """Rows of one burst have ended. places: in the burst; answers: by index into places."""
         now = self._clock.monotonic()
         flight = self._bursts[number]
         page, burst = flight.page, flight.burst
-        if not answers and len(places) == len(flight.rows) and not np.count_nonzero(verdicts):
-            # The whole burst at once, and all of it accepted: no row need be picked out.
-            burst.answered[:] = max(1, int((now - burst.issued) * 1000))
-            burst.verdicts[:] = Verdict.ACCEPTED
-            self._observer.answered(page, burst.verdicts, now - burst.issued)
-            self._forget(number, flight, len(places))
-            self._accept(page, flight.rows, now)
-            return
         rows = flight.rows[places]
         burst.answered[places] = max(1, int((now - burst.issued) * 1000))
         burst.verdicts[places] = verdicts

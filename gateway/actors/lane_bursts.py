@@ -12,17 +12,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.actors.lane_ports import RouterPort
+from gateway.actors.lane_ports import LaneObserver, RouterPort
 from gateway.actors.rendering import RenderedBurst
-from gateway.columns import F64, U8, U16, Rows, TextColumn, piece_rows
+from gateway.actors.vendor_tags import runs_by_burst
+from gateway.columns import F64, I64, U8, U16, Rows, TextColumn, piece_rows
+from gateway.core.bucket import TokenBucket
+from gateway.core.home import Home
 from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Verdicts
-from gateway.ledger import NO_VERDICT, Burst, Channel, LedgerPage, Reason
+from gateway.ledger import NO_VERDICT, Burst, Channel, LedgerPage, Reason, State
 from gateway.marks import NO_TICKET
 from gateway.vendor import Bulk, BulkAnswer, BulkVendor
 from gateway.verdict import Answer, Scope, Verdict
 from gateway.wire.h2.events import AnswerDetail
 
+#: A status of 200 as it stands in a column.
+_OK = np.uint16(200).tobytes()
+#: Attempts of a row are counted up to one more than this.
+_ATTEMPTS_COUNTED, _ONE = np.uint8(254), np.uint8(1)
 _NO_DETAIL = AnswerDetail({}, b"")
 _CUT_OFF = Answer(Verdict.UNCERTAIN, "answer_cut_off")
 
@@ -192,15 +199,50 @@ def believe_receipts(page: LedgerPage, rows: Rows, verdicts: U8) -> U8:
     return np.where(is_known, np.uint8(Verdict.ACCEPTED), verdicts) if is_known.any() else verdicts
 
 
-def new_burst(
-    number: int, attempt: int, channel: Channel, connection: int, rows: Rows, now: float, first_request: int
-) -> Burst:
-    """The record of rows that leave now."""
-    n = len(rows)
+def record(
+    home: Home,
+    unsent: Unsent,
+    rows: Rows,
+    number: int,
+    channel: Channel,
+    connection: int,
+    now: float,
+    bulk: Bulk | None = None,
+) -> InFlight:
+    """Rows that leave now are in flight, with a record in the burst log of their page."""
+    page, n = unsent.page, len(rows)
+    attempts = page.attempts[rows]
+    page.attempts[rows] = np.minimum(attempts, _ATTEMPTS_COUNTED) + _ONE
+    home.move(page, rows, State.IN_FLIGHT, None, now, channel=channel)
+    page.issued_ms[rows] = page.stamp(now)
     answered, verdicts = np.zeros(n, np.uint32), np.full(n, NO_VERDICT, np.uint8)
-    return Burst(
-        number, attempt, channel, connection, rows.astype(np.uint16), now, answered, verdicts, {}, first_request, {}
-    )
+    attempt, first_request = attempts.item(0) + 1, -1 if bulk is None else bulk.first_number
+    places = rows.astype(np.uint16)
+    burst = Burst(number, attempt, channel, connection, places, now, answered, verdicts, {}, first_request, {})
+    page.bursts.append(burst)
+    return InFlight(page, rows, burst, unsent.authorization, bulk)
+
+
+def granted(bucket: TokenBucket, wanted: int, now: float, observer: LaneObserver) -> int:
+    """How many requests may leave now, where the vendor counts those."""
+    taken = bucket.take(now, wanted)
+    if not taken:
+        observer.throttled(max(0.0, (bucket.next_deadline() or now) - now))
+    return taken
+
+
+def accepted_runs(tags: I64, status: U16, details: Mapping[int, AnswerDetail]) -> list[tuple[int, int, int]] | None:
+    """`runs_by_burst` where all requests were answered with a plain 200, and few stretches hold them; else None."""
+    if details or status.tobytes() != _OK * len(tags):
+        return None
+    return runs_by_burst(tags)
+
+
+def answers_at(answers: Mapping[int, Answer], indexes: Rows) -> dict[int, Answer]:
+    """Those of the tags at these positions of an event, by index into the positions."""
+    if not answers:
+        return {}
+    return {place: answers[index] for place, index in enumerate(indexes.tolist()) if index in answers}
 
 
 def act_on_tokens(

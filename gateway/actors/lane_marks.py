@@ -4,6 +4,9 @@ Where a journal on disk holds the app's batches, a lane renders ahead: while one
 one is rendered, so that the connection does not wait for the disk. What is ahead is bounded by the rows of two bursts,
 by the window of the marks, and by the number of bursts, each of which is a page in the record of the marks. It is not
 filled up by the few rows that happen to have left: half a burst costs nearly what a whole one does.
+
+Rows of another home are marked there. While that home is down they are set aside, so that they keep no other rows from
+being rendered; each is still in its page, and comes back to the queue when the home is back.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from collections.abc import Callable
 from gateway.actors.lane_bursts import Unsent
 from gateway.actors.lane_ports import Marks
 from gateway.actors.rendering import RenderedBurst
-from gateway.core.lane import Lane
+from gateway.core.home import Home
+from gateway.core.lane import Lane, LaneSlice
+from gateway.core.shadow import ShadowPage, stay_here, waits_for_home
 from gateway.ledger import LedgerPage, State
 from gateway.marks import NO_TICKET
 
@@ -29,9 +34,14 @@ class AheadOfMarks:
     """unsent: the lane's rendered rows. rows_max: of a burst. marks: None where the app's batches are in memory: then
     nothing waits for a mark, and nothing is rendered ahead. ring: wakes the lane."""
 
-    def __init__(self, unsent: deque[Unsent], marks: Marks | None, *, rows_max: int, ring: Callable[[], None]) -> None:
+    def __init__(
+        self, unsent: deque[Unsent], marks: Marks | None, home: Home, *, rows_max: int, ring: Callable[[], None]
+    ) -> None:
         self._unsent = unsent
         self._marks = marks
+        self._home = home
+        #: Rows whose home is down.
+        self._aside: list[LaneSlice] = []
         self._rows_max = rows_max
         self._ring = ring
         #: The first of the rendered that could have left when stalls were last looked for.
@@ -58,6 +68,53 @@ class AheadOfMarks:
         """The mark of these rows is durable, or they need none."""
         return self._marks is None or self._marks.is_durable(unsent.ticket)
 
+    def may_leave(self, unsent: Unsent) -> bool:
+        """Whoever must know it before these rows leave knows it; else the lane is rung."""
+        return self.is_marked(unsent) and self._home.may_leave(unsent.page, unsent.rows, self._ring)
+
+    def bring_forward(self, lane: Lane) -> bool:
+        """Whether the first of the rendered may leave; of those that wait for other homes, the first that may."""
+        while self._unsent and waits_for_home(self._unsent[0].page) and not self.may_leave(self._unsent[0]):
+            unsent = self._unsent.popleft()
+            stay_here(unsent.page, unsent.rows)
+            self.set_aside(LaneSlice(unsent.page, unsent.rows), lane)
+        while self._unsent and not _is_announced(self._unsent[0]):
+            # Their home is back, and has to know of them first.
+            page, rows = self._unsent[0].page, self._unsent.popleft().rows
+            is_live = page.are(rows, State.QUEUED, lane.key.channel)
+            lane.put_back(page, rows[is_live])
+            lane.bucket.give_back(int((~is_live).sum()))
+        if not self._unsent or not self.is_marked(self._unsent[0]):
+            return False
+        for place, unsent in enumerate(self._unsent):
+            if self.may_leave(unsent):
+                if place:
+                    del self._unsent[place]
+                    self._unsent.appendleft(unsent)
+                return True
+        return False
+
+    def set_aside(self, slice_: LaneSlice, lane: Lane) -> bool:
+        """True where the rows' home is down: they wait for it."""
+        page, rows = slice_
+        if not isinstance(page, ShadowPage) or not page.waits_for_home:
+            return False
+        lane.bucket.give_back(len(rows))
+        self._aside.append(slice_)
+        page.ring_when_free(self._ring)
+        return True
+
+    def take_up(self, lane: Lane) -> None:
+        """What waited for a home that is back, or is no more, is queued again."""
+        if not self._aside:
+            return
+        aside, self._aside = self._aside, []
+        for page, rows in aside:
+            if waits_for_home(page):
+                self._aside.append(LaneSlice(page, rows))
+            else:
+                lane.put_back(page, rows[page.are(rows, State.QUEUED, lane.key.channel)], returns_tokens=False)
+
     def room(self) -> int:
         """Rows that may be rendered now."""
         if self._marks is None:
@@ -72,7 +129,7 @@ class AheadOfMarks:
         """Rendered rows that were free to leave at the last call and did not are queued again, and marked no more, so
         that nobody takes them for issued while a vendor is away. False where there were none."""
         first = self._unsent[0] if self._unsent and self._marks is not None else None
-        if first is not None and not self.is_marked(first):
+        if first is not None and not self.may_leave(first):
             first = None
         if self._marks is None or first is None or first is not self._waited:
             self._waited = first
@@ -85,4 +142,10 @@ class AheadOfMarks:
             lane.put_back(page, rows[is_live])
             lane.bucket.give_back(int((~is_live).sum()))
             self._marks.unmark(page, rows[is_live])
+            stay_here(page, rows[is_live])
         return True
+
+
+def _is_announced(unsent: Unsent) -> bool:
+    page = unsent.page
+    return not isinstance(page, ShadowPage) or page.is_announced_whole(unsent.rows)

@@ -136,6 +136,10 @@ class LedgerActor:
         self._fetched: dict[int, trio.Event] = {}
         #: Told of each page with held rows that is in memory again, before anything of it moves.
         self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
+        #: Apps whose receipts a journal on disk is told.
+        self.noted_apps: frozenset[int] = frozenset()
+        #: Told of each page that the archive has as it is.
+        self.on_archived: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when memory is short, for pages that cannot leave it.
         self.make_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         #: Called when a page is here whose rows may be due.
@@ -168,6 +172,10 @@ class LedgerActor:
         home.may_drop = self._may_drop
 
     def _done(self, page: LedgerPage) -> None:
+        if page.saved >= 0 and page.batch.app in self.noted_apps and page.history is not None:
+            # The journal has its receipts: it is written once for all that come in a while.
+            self._rest(page)
+            return
         self._resting.pop(page.batch.address.sequence, None)
         self._unsaved[page.batch.address.sequence] = page
         if self._write_at == math.inf:
@@ -257,6 +265,19 @@ class LedgerActor:
                 del self._fetched[sequence]
                 is_coming.set()
         return page
+
+    async def bring(self, key: PageKey) -> LedgerPage | None:
+        """That page is in the home, whatever its rows are; None where there is none. The inbox is not asked for its
+        held rows. Raises StoreError."""
+        page = self._home.page(key.sequence)
+        away = self._home.away_pages.get(key.sequence)
+        if page is None and away is not None and away.address.unix_ms == key.unix_ms:
+            page = await self.bring_back(key.sequence)
+        elif page is None and away is None:
+            page = await self._read_to_keep(key)
+            if page is not None:
+                self._home.adopt(page)
+        return page if page is not None and page.batch.address.unix_ms == key.unix_ms else None
 
     async def _bring_back(self, key: PageKey) -> None:
         try:
@@ -503,6 +524,8 @@ class LedgerActor:
             sequence = page.batch.address.sequence
             is_same = page.changes == changes
             page.saved = changes if is_same else page.saved
+            if is_same:
+                self.on_archived(page)
             if self._home.trail is not None and (is_same or not form.held):
                 self._home.trail.archived(page)
             if self._unsaved.get(sequence) is not page:

@@ -1,9 +1,10 @@
 """LinkFeed: rows on their way from the router to the edge, marked as issued before their bytes leave.
 
     router --add--> waiting --mark (where a journal on disk holds the batch)--> marked --durable--> one call of the edge
+                        +-----announce (where that is another home's)--> announced --answered--^
 
 Marks run ahead of the edge by up to AHEAD_ROWS, so that it does not wait for the disk; rows of batches in memory pass
-at once. Waits for: its bell. Is waited for by: nobody.
+at once. Rows whose home is down are set aside until it is back. Waits for: its bell. Is waited for by: nobody.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import trio
 
 from gateway.actors.bell import Bell
 from gateway.columns import I32, U32, Bool, Rows
+from gateway.core.shadow import ShadowPage, waits_for_home
 from gateway.core.trail import Trail
 from gateway.ledger import Channel, LedgerPage, State
 from gateway.marks import NO_TICKET
@@ -61,6 +63,11 @@ class LinkFeed:
         self._waiting: deque[ForLink] = deque()
         self._marked: deque[tuple[int, ForLink]] = deque()
         self._marked_rows = 0
+        #: Announced to their homes, which have not answered for all of them.
+        self._announced: list[tuple[ShadowPage, ForLink]] = []
+        self._announced_rows = 0
+        #: Rows whose home is down.
+        self._aside: list[ForLink] = []
 
     def add(self, work: ForLink) -> None:
         self._waiting.append(work)
@@ -68,7 +75,7 @@ class LinkFeed:
 
     @property
     def is_idle(self) -> bool:
-        return not self._waiting and not self._marked
+        return not self._waiting and not self._marked and not self._announced
 
     async def run(self) -> None:
         """Feeds the edge until cancelled. If cancelled: the rest waits for the next run."""
@@ -85,6 +92,8 @@ class LinkFeed:
                 break
             if self._trail is None:
                 break
+        if self._announced and self._feed_answered():
+            return True
         if not self._marked:
             return False
         ticket, work = self._marked[0]
@@ -116,6 +125,8 @@ class LinkFeed:
         size = self._rows_max(self._waiting[0].page)
         work = self._merge(size)
         page = work.page
+        if isinstance(page, ShadowPage) and page.asked is not None:
+            return self._announce(page, work, size)
         ticket = NO_TICKET
         if self._trail is not None and page.trail is not None:
             room = self._trail.room(page.batch.app, Channel.LONG_LINK, self._bell.ring)
@@ -131,11 +142,63 @@ class LinkFeed:
                 ticket = self._trail.mark(page, live, Channel.LONG_LINK, self._bell.ring)
         self._marked.append((ticket, part))
         self._marked_rows += len(part.rows)
+        self._leave_rest(work, size)
+        return True
+
+    def _leave_rest(self, work: ForLink, size: int) -> None:
+        """The first work but for its first rows goes on waiting."""
         if len(work.rows) > size:
             self._waiting[0] = work.take(slice(size, None))
         else:
             self._waiting.popleft()
+
+    def _announce(self, page: ShadowPage, work: ForLink, size: int) -> bool:
+        """Rows of another home's journal: announced to it, or set aside where it is down. False where too many wait."""
+        if page.waits_for_home:
+            self._aside.append(self._waiting.popleft())
+            page.ring_when_free(self._take_up)
+            return True
+        if self._announced_rows >= AHEAD_ROWS or len(self._announced) >= _AHEAD_CALLS:
+            self._waiting.rotate(-1)
+            return False
+        if self._trail is not None:
+            # What is asked for at once must fit into the window of its home.
+            size = min(size, self._trail.issued_rows_max)
+        part = work.take(slice(0, size))
+        page.announce(part.rows[page.are(part.rows, State.QUEUED, Channel.LONG_LINK)])
+        self._announced.append((page, part))
+        self._announced_rows += len(part.rows)
+        self._leave_rest(work, size)
         return True
+
+    def _feed_answered(self) -> bool:
+        """The edge has the first of the announced that may leave. False where none may."""
+        for place, (page, work) in enumerate(self._announced):
+            may_leave = page.may_leave(work.rows, self._bell.ring)
+            if not may_leave and not page.waits_for_home and page.is_announced_whole(work.rows):
+                continue
+            if may_leave:
+                self._feed(work)
+            elif not page.is_announced_whole(work.rows):
+                # Their home is back, and has to know of them first.
+                self._waiting.append(work)
+            else:
+                page.stay_here(work.rows)
+                self._aside.append(work)
+                page.ring_when_free(self._take_up)
+            del self._announced[place]
+            self._announced_rows -= len(work.rows)
+            return True
+        return False
+
+    def _take_up(self) -> None:
+        """A home is back, or is no more: what waited for it is tried again."""
+        self._waiting.extend(work for work in self._aside if not waits_for_home(work.page))
+        self._aside = [work for work in self._aside if waits_for_home(work.page)]
+        for work in self._aside:
+            assert isinstance(work.page, ShadowPage)
+            work.page.ring_when_free(self._take_up)
+        self._bell.ring()
 
     def _merge(self, size: int) -> ForLink:
         """The first work, with what follows it of the same page until `size` rows are together: full calls of the
@@ -161,3 +224,31 @@ def rows_of_one_call(page: LedgerPage, rows_max: int) -> int:
     text_bytes = max(len(variant.title.encode()) + len(variant.body.encode()) for variant in batch.variants)
     text_bytes += sum(len(column.blob) for column in batch.variables.values()) // batch.n
     return min(rows_max, max(_FEW_ROWS, _DELIVER_BYTES_MAX // (text_bytes + 1)))
+
+
+async def mark_held(trail: Trail | None, page: LedgerPage, rows: Rows) -> bool:
+    """Held rows may be delivered: the journal on disk that holds their batch, if one does, has been told. False where
+    it is that of a worker that is down. If cancelled: they may be marked."""
+    bell = Bell()
+    if isinstance(page, ShadowPage):
+        if page.asked is None or not len(rows):
+            return True
+        page.announce(rows)
+        while not page.is_orphan:
+            held = rows[page.state[rows] == State.HELD]
+            if page.is_told[held].all():
+                return True
+            if page.waits_for_home or not page.is_announced[held].all():
+                page.stay_here(held)
+                return False
+            page.ring_when_free(bell.ring)
+            await bell.wait()
+        return True
+    if trail is None or page.trail is None or not len(rows):
+        return True
+    while trail.room(page.batch.app, Channel.LONG_LINK, bell.ring) < len(rows):
+        await bell.wait()
+    ticket = trail.mark(page, rows, Channel.LONG_LINK, bell.ring)
+    while not trail.is_durable(ticket):
+        await bell.wait()
+    return True

@@ -34,6 +34,7 @@ from gateway.actors.long_link_resume import Resumption
 from gateway.actors.long_link_sessions import Sessions
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
 from gateway.core.admission import Admission, Rule
+from gateway.core.step_pauses import SMALL_STEP, StepPauses
 from gateway.errors import CloseReason, RemoteProtocolError
 from gateway.net.edge import Closed, Edge
 from gateway.net.edge_calls import Fours
@@ -62,10 +63,6 @@ from gateway.wire.mqtt.session import (
 _DELIVER_ROWS_MAX = 1600
 #: As numpy compares them at once: an enum member costs six times as much.
 _CONNECTED, _PARTIAL = np.uint8(SessionState.CONNECTED), np.uint8(FLAG_PARTIAL)
-#: A step that found fewer PUBACKs than this, and nothing else, while so many are still to come, is followed by a short
-#: wait: a poll and its columns cost some 300 us however few answers there are (network drivers wait before they look at
-#: the next packets for the same reason). No device notices two milliseconds.
-_FEW_ACKS, _MANY_IN_FLIGHT, _ACK_WAIT_S = 256, 256, 0.002
 #: Between two looks at how many connections are to be closed by now.
 _CLOSE_LOOK_S = 0.01
 
@@ -97,7 +94,7 @@ class LongLink:
         self.edge.refusal_of = self._refusal_of
         self.write_pace = Pace(edge.step_s_max, most=_DELIVER_ROWS_MAX)
         self.downlink = Downlink(settings, self.table, self.edge)
-        self._sessions = Sessions(settings, self.table, owner)
+        self._sessions = Sessions(settings, self.table, owner, lambda fd, data: self.edge.write(fd, data, clock()))
         self._resumption = Resumption(settings, self.table, self.downlink, self._sessions.exchanges, owner)
         self._closed: list[Closed] = []
         self._logins = Logins(
@@ -114,12 +111,13 @@ class LongLink:
         self._moves = None if elsewhere is None else Moves(elsewhere, self.table, self.edge)
         self.packets_in = np.zeros(16, np.uint64)
         """(16,) packets by PacketType."""
+        self._n_parsed = 0
+        """Packets that were more than a plain PUBACK."""
         self._next_tick = clock() + settings.tick_s
         self._drain_until: float | None = None
         self._spread_s = 0.0
         self._has_new_bans = False
-        self.pause_s = 0.0
-        """After the last step: how long the next one has time, so that answers come together."""
+        self.pauses = StepPauses()
         self._stopped = trio.Event()
         # Reads that did not fit into the step in which they were made: (fd, generation, data).
         self._deferred: collections.deque[tuple[int, int, bytes]] = collections.deque()
@@ -144,13 +142,16 @@ class LongLink:
                 busy = self.step(now)
                 if now >= self._next_tick:
                     busy = self.tick(now) or busy
-                if self.pause_s:
-                    await trio.sleep(self.pause_s)
+                if self.pauses.wait_s:
+                    await trio.sleep(self.pauses.wait_s)
                 elif busy:
                     await trio.lowlevel.checkpoint()
                 else:
                     with trio.move_on_after(max(0.0, self._wake_at() - self._clock())):
                         await trio.lowlevel.wait_readable(self.edge.fileno())
+                    pause_s = self.pauses.gather_until - self._clock()
+                    if pause_s > 0.0:
+                        await trio.sleep(pause_s)
             await self._close_all()
         finally:
             self.dispose()
@@ -213,16 +214,16 @@ class LongLink:
         return wake_at
 
     def step(self, now: float) -> bool:
-        """One bounded step; true when it did something, so that another one is worth while at once."""
+        """One bounded step; true when there is probably more to do, so that another one is worth while at once."""
         started = self._cpu_clock()
-        self.pause_s = 0.0
         self.edge.resume_accepting(now)
-        is_busy = bool(self._deferred)
-        if is_busy:
+        n_parsed = self._n_parsed
+        n_reads, n_ended, may_read = 0, 0, True
+        if self._deferred:
             self._take_deferred(now, started)
-        else:
+            may_read = not self._deferred and self._cpu_clock() - started < self.settings.edge.step_s_max / 2
+        if may_read:
             reads = self.edge.poll(now)
-            n_others = self._n_others_in()
             if len(reads.fours.fds):
                 self._take_fours(reads.fours, now)
             if reads.fds:
@@ -232,16 +233,15 @@ class LongLink:
             for fd, reason in reads.ended:
                 if self.table.state_at[fd]:
                     self.edge.close(fd, reason)
-            items = len(reads.fds) + len(reads.fours.fds) + len(reads.ended)
-            is_busy = items > 0
-            self.edge.pace.on_step(items, self._cpu_clock() - started)
-            is_quiet = 0 < items < _FEW_ACKS and not reads.ended and self._n_others_in() == n_others
-            if is_quiet and len(self.downlink.in_flight) >= _MANY_IN_FLIGHT:
-                self.pause_s = _ACK_WAIT_S
-        if self.edge.accept(now):
-            is_busy, self.pause_s = True, 0.0
+            n_reads, n_ended = len(reads.fds) + len(reads.fours.fds), len(reads.ended)
+            if n_reads + n_ended >= SMALL_STEP:
+                # What a smaller one cost was the step, not its reads.
+                self.edge.pace.on_step(n_reads + n_ended, self._cpu_clock() - started)
+        n_accepted = self.edge.accept(now)
         self._report(now)
-        return is_busy
+        n_others = self._n_parsed - n_parsed + n_ended + n_accepted
+        self.pauses.on_step(now, n_reads, n_others, len(self.downlink.in_flight))
+        return bool(self._deferred) or n_reads + n_others >= SMALL_STEP
 
     def tick(self, now: float) -> bool:
         """The scans over deadlines; true when some are left for another step."""
@@ -302,10 +302,6 @@ class LongLink:
             self.edge.wake()
 
     # Uplink.
-
-    def _n_others_in(self) -> int:
-        """Packets that were no PUBACK."""
-        return int(self.packets_in.sum() - self.packets_in[PacketType.PUBACK])
 
     def _take_reads(self, fds: list[int], data: list[bytes], now: float) -> None:
         """PUBACKs that came alone are settled in columns; whatever else there is goes through the packet parser."""
@@ -414,6 +410,7 @@ class LongLink:
         """Does what the packet asks for; answers go to `replies`. Raises: RemoteProtocolError."""
         act = act_for(self.table.state_at[fd], packet)
         self.packets_in[_TYPE_OF[type(packet)]] += 1
+        self._n_parsed += 1
         match act:
             case Act.LOG_IN:
                 assert isinstance(packet, mqtt.Connect)
@@ -479,9 +476,10 @@ class LongLink:
         """Tells the owner what the step brought: ends first, so that it knows who is offline when rows come back."""
         self._take_closed(now)
         self._resumption.claim(now)
-        closed, self._closed = self._closed, []
-        for ended in closed:
-            self._owner.disconnected(ended.slots, ended.fds, ended.generations, ended.reasons)
+        if self._closed:
+            closed, self._closed = self._closed, []
+            for ended in closed:
+                self._owner.disconnected(ended.slots, ended.fds, ended.generations, ended.reasons)
         lost = self._resumption.take_lost()
         if len(lost):
             self._owner.unacknowledged(lost, Unacknowledged.CONNECTION_CLOSED)
@@ -534,7 +532,8 @@ class LongLink:
         started = self._cpu_clock()
         self._resumption.claim(now)
         taken = self.downlink.deliver(fds, generations, device_ids, tags, payload, now, expiry_s)
-        self.write_pace.on_step(int(np.count_nonzero(taken)), self._cpu_clock() - started)
+        if len(fds) >= SMALL_STEP:
+            self.write_pace.on_step(int(np.count_nonzero(taken)), self._cpu_clock() - started)
         return taken
 
     def redeliver(
@@ -563,6 +562,7 @@ class LongLink:
             side_tables={
                 **self.edge.statistics(),
                 "qos_2_unreleased": len(self._sessions.exchanges),
+                "acks_owed": len(self._sessions.owed),
                 **self._resumption.sizes(),
             },
             counts={count.name.lower(): int(self.table.counts[count]) for count in Count},

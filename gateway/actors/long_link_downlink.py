@@ -42,6 +42,7 @@ from gateway.wire.mqtt.in_flight import InFlight, Settled
 from gateway.wire.mqtt.publish import publish_lengths, publish_packets, publish_properties
 
 _ONE = np.uint16(1)
+_NO_TAGS = np.zeros(0, np.int64)
 #: What decides over the form of a PUBLISH. 3.1.1 with QoS 1 comes first: a call of such rows alone is one group.
 _KIND = np.uint8(FLAG_SUBSCRIBED | FLAG_QOS_1 | FLAG_MQTT_5 | FLAG_ALIAS | FLAG_ALIAS_SET)
 _ALIASED = FLAG_MQTT_5 | FLAG_ALIAS
@@ -51,6 +52,7 @@ _KINDS = tuple(
     for qos in (FLAG_QOS_1, 0)
     for version in (0, FLAG_MQTT_5, _ALIASED | FLAG_ALIAS_SET, _ALIASED)
 )
+_USUAL_KIND = bytes([_KINDS[0]])
 #: d/<32 hex digits>/down
 _TOPIC_BYTES = 39
 
@@ -112,8 +114,10 @@ class Downlink:
         """(n,) true where the row was taken. Arguments as in `LongLink.deliver`."""
         n = len(fds)
         flags = self._table.flags.take(fds, mode="clip") & _KIND
-        flags[~self._table.is_live(fds, generations)] = 0
+        flags *= self._table.is_live(fds, generations).view(np.uint8)
         every = _Group(fds, generations, device_ids, tags, payload)
+        if flags.tobytes() == _USUAL_KIND * n:
+            return self._send_qos_1(every, _KINDS[0], now)
         taken = np.zeros(n, np.bool_)
         n_left = n
         for kind in _KINDS:
@@ -158,8 +162,11 @@ class Downlink:
         n = len(group.fds)
         taken = np.zeros(n, np.bool_)
         ranks = ranks_within(group.fds)
+        has_repeats = bool(np.count_nonzero(ranks))
         window = self._table.window[group.fds] if kind & FLAG_MQTT_5 else self._window
-        rows = np.flatnonzero(self._table.in_flight[group.fds] + ranks < window)
+        open_before = self._table.in_flight.take(group.fds)
+        has_room = (open_before + ranks if has_repeats else open_before) < window
+        rows = has_room.nonzero()[0]
         if len(rows) < n:
             self._count(Count.REFUSED_WINDOW, n - len(rows))
             entries = self.in_flight.add(group.fds[rows], group.generations[rows], group.tags[rows], now)
@@ -177,13 +184,18 @@ class Downlink:
         packet_ids = self.in_flight.packet_ids(entries)
         packets = publish_packets(group.topics(), packet_ids, group.payload, len(rows), properties=group.properties)
         fds = group.fds
-        written = self._write(fds, packets, bool(np.count_nonzero(ranks)), now)
-        if np.count_nonzero(written) < len(written):
+        written = self._write(fds, packets, has_repeats, now)
+        n_written = int(np.count_nonzero(written))
+        self._count(Count.DELIVERED, n_written)
+        if n_written == n and not has_repeats:
+            # The usual call: every row of it, each of another device.
+            self._table.in_flight[fds] += _ONE
+            return written
+        if n_written < len(written):
             self.in_flight.release(entries[~written])
             rows, fds = rows[written], fds[written]
         # With a scalar of the column's own type: any other takes numpy's slow path, twenty times slower.
         np.add.at(self._table.in_flight, fds, _ONE)
-        self._count(Count.DELIVERED, len(rows))
         taken[rows] = True
         return taken
 
@@ -236,7 +248,8 @@ class Downlink:
         n = len(fds)
         written = np.ones(n, np.bool_)
         if not has_repeats:
-            written[self._edge.calls.write(fds, packets, now)] = False
+            if failed := self._edge.calls.write(fds, packets, now):
+                written[failed] = False
         else:
             rows = packets if isinstance(packets, list) else fixed_rows(packets)
             groups: dict[int, list[int]] = {}
@@ -244,8 +257,8 @@ class Downlink:
                 groups.setdefault(fd, []).append(position)
             members = list(groups.values())
             joined = [b"".join([rows[position] for position in group]) for group in members]
-            for failed in self._edge.write_rows(list(groups), joined, now):
-                written[members[failed]] = False
+            for device in self._edge.write_rows(list(groups), joined, now):
+                written[members[device]] = False
         n_written = int(np.count_nonzero(written))
         self.n_published += n_written
         self._count(Count.REFUSED_PENDING, n - n_written)
@@ -283,7 +296,7 @@ class Downlink:
     def take_sent_qos_0(self) -> I64:
         """Tags of the rows written with QoS 0 since the last call."""
         if not self._sent_qos_0:
-            return np.zeros(0, np.int64)
+            return _NO_TAGS
         tags, self._sent_qos_0 = np.concatenate(self._sent_qos_0), []
         return tags
 

@@ -7,7 +7,8 @@ length, and arrays belong to the callee from then on.
 from __future__ import annotations
 
 import enum
-from typing import Annotated, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Annotated, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -102,12 +103,18 @@ class Unacknowledged(enum.Enum):
     """Written, but the device subscribed with QoS 0: nobody will ever say whether it came."""
 
 
+#: Whether what a message said is durable.
+Later: TypeAlias = Callable[[bool], None]
+
+
 class UplinkAnswer(enum.Enum):
     """What became of a message of a device."""
 
     TAKEN = "taken"
     MALFORMED = "malformed"
     """Its payload has not the form of its event. Sending it again would not help: it is acknowledged in 3.1.1."""
+    LATER = "later"
+    """It is acknowledged when what it says is durable: `later` is called once, with False if it cannot be."""
 
 
 class Owner(Protocol):
@@ -136,8 +143,9 @@ class Owner(Protocol):
         this returns. (n,) true where it was sent again; where it was not, the row is the owner's."""
         ...
 
-    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
-        """A message of a device. Raises: Overloaded (it gets no PUBACK and sends it again)."""
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes, later: Later | None) -> UplinkAnswer:
+        """A message of a device. later: None where nobody waits (QoS 0); it may be called before this returns LATER.
+        Raises: Overloaded (it gets no PUBACK and sends it again)."""
         ...
 
 

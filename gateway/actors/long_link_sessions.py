@@ -4,8 +4,12 @@ version. Part of the long-link actor, which owns it; nothing here waits or close
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
+from gateway.actors.long_link_acks import OWED_MAX, OwedAck, OwedAcks
 from gateway.actors.long_link_exchanges import Exchanges
 from gateway.actors.long_link_port import LongLinkSettings, Owner, UplinkAnswer
 from gateway.core.uplink import event_of_number, number_of_event
@@ -28,18 +32,25 @@ from gateway.wire.mqtt.session import downlink_topic, grant, uplink_event
 class Sessions:
     """Shares table and owner with the actor; answers are appended to the caller's `replies`."""
 
-    def __init__(self, settings: LongLinkSettings, table: ConnectionTable, owner: Owner) -> None:
+    def __init__(
+        self, settings: LongLinkSettings, table: ConnectionTable, owner: Owner, write: Callable[[int, bytes], None]
+    ) -> None:
+        """write: to a connection, between steps of the actor."""
         self._settings = settings
         self._table = table
         self._owner = owner
         self.exchanges = Exchanges(settings.exchanges_parked_max)
         self.packets_out = np.zeros(16, np.uint64)
         """(16,) packets by PacketType, less PUBLISH, counted by the downlink, and the edge's farewells."""
+        self.owed = OwedAcks(table, write, self._count_out)
         self.subscribed: list[tuple[int, int]] = []
         """(fd, generation) that were granted QoS 1 in this step; emptied by the actor at its end."""
 
     def _count(self, counter: Count, by: int = 1) -> None:
         self._table.count_at[counter] += by
+
+    def _count_out(self, kind: PacketType) -> None:
+        self.packets_out[kind] += 1
 
     def version(self, fd: int) -> int:
         return VERSION_5 if self._table.flags_at[fd] & FLAG_MQTT_5 else VERSION_3_1_1
@@ -83,7 +94,7 @@ class Sessions:
         if event is None:
             self._count(Count.UPLINK_TOPIC_REFUSED)
             if publish.qos and self.version(fd) == VERSION_5:
-                self._refuse_uplink(publish, ReasonCode.TOPIC_NAME_INVALID, replies)
+                self._refuse_uplink(fd, publish, ReasonCode.TOPIC_NAME_INVALID, replies)
                 return
             text = "PUBLISH to a topic that is not this device's"  # 3.1.1: [MQTT-3.3.5-2]
             raise RemoteProtocolError(text, wire_code=ReasonCode.TOPIC_NAME_INVALID)
@@ -92,22 +103,38 @@ class Sessions:
             if n_open >= self._settings.qos_2_unreleased_max and (publish.qos == 2 or self.version(fd) == VERSION_5):
                 text = f"{n_open} QoS 2 messages without PUBREL, limit {self._settings.qos_2_unreleased_max}"
                 raise RemoteProtocolError(text, wire_code=ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
+            ack = self.owed.open(fd)
             try:
-                answer = self._owner.uplink(self._table.slot_at[fd], device_id, event, publish.payload)
+                if publish.qos and self.owed.is_full(fd):
+                    raise Overloaded("acknowledgements owed", len(self.owed), OWED_MAX)
+                slot, later = self._table.slot_at[fd], ack.resolve if publish.qos else None
+                answer = self._owner.uplink(slot, device_id, event, publish.payload, later)
             except Overloaded:
                 self._count(Count.UPLINK_OVERLOADED)
                 if self.version(fd) == VERSION_5:
-                    self._refuse_uplink(publish, ReasonCode.QUOTA_EXCEEDED, replies)
+                    self._refuse_uplink(fd, publish, ReasonCode.QUOTA_EXCEEDED, replies)
                 return
             self._count(Count.UPLINK)
             if answer is UplinkAnswer.MALFORMED and self.version(fd) == VERSION_5:
-                self._refuse_uplink(publish, ReasonCode.PAYLOAD_FORMAT_INVALID, replies)
+                self._refuse_uplink(fd, publish, ReasonCode.PAYLOAD_FORMAT_INVALID, replies)
                 return
+            is_later = answer is UplinkAnswer.LATER
+        else:
+            ack, is_later = self.owed.open(fd), False
         if publish.qos == 1:
-            self.reply(replies, PacketType.PUBACK, mqtt.encode_puback(publish.packet_id))
+            ack.packet = mqtt.encode_puback(publish.packet_id)
         elif publish.qos == 2:
             self.exchanges.begin(fd, publish.packet_id)
-            self.reply(replies, PacketType.PUBREC, mqtt.encode_pubrec(publish.packet_id))
+            ack.kind, ack.packet = PacketType.PUBREC, mqtt.encode_pubrec(publish.packet_id)
+            ack.undo = partial(self.exchanges.end, fd, publish.packet_id)
+        if is_later and self.version(fd) == VERSION_5:
+            ack.refusal = _refusal(publish, ReasonCode.QUOTA_EXCEEDED)
+        self._acknowledge(fd, ack, replies, is_later=is_later)
+
+    def _acknowledge(self, fd: int, ack: OwedAck, replies: bytearray, *, is_later: bool) -> None:
+        """It is said in the order of the device's messages. Of QoS 0 there is nothing to say."""
+        if ack.packet and not self.owed.say(fd, ack, is_later=is_later):
+            self.reply(replies, ack.kind, ack.packet)
 
     def _event(self, fd: int, publish: mqtt.Publish, device_id: bytes) -> str | None:
         """The event that the topic or its alias names; None where it is not one of this device. Raises:
@@ -134,9 +161,14 @@ class Sessions:
         is_known = self.exchanges.end(fd, packet_id)
         self.reply(replies, PacketType.PUBCOMP, answers.pubcomp(self.version(fd), packet_id, is_known=is_known))
 
-    def _refuse_uplink(self, publish: mqtt.Publish, code: ReasonCode, replies: bytearray) -> None:
+    def _refuse_uplink(self, fd: int, publish: mqtt.Publish, code: ReasonCode, replies: bytearray) -> None:
         """MQTT 5.0: the exchange ends with a reason, the connection goes on. QoS 0 has no answer."""
-        if publish.qos == 1:
-            self.reply(replies, PacketType.PUBACK, answers.puback_refused(publish.packet_id, code))
-        elif publish.qos == 2:
-            self.reply(replies, PacketType.PUBREC, answers.pubrec_refused(publish.packet_id, code))
+        ack = self.owed.open(fd)
+        ack.kind, ack.packet = (PacketType.PUBREC if publish.qos == 2 else PacketType.PUBACK), _refusal(publish, code)
+        self._acknowledge(fd, ack, replies, is_later=False)
+
+
+def _refusal(publish: mqtt.Publish, code: ReasonCode) -> bytes:
+    if publish.qos == 1:
+        return answers.puback_refused(publish.packet_id, code)
+    return answers.pubrec_refused(publish.packet_id, code) if publish.qos == 2 else b""

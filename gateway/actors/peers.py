@@ -25,6 +25,15 @@ class WorkerPlace(NamedTuple):
         return self.workers == 1
 
 
+class LinkWatcher(Protocol):
+    """Of the links alone: told of a worker before it is ready, so that a home that is back can ask who holds its
+    rows."""
+
+    def peer_linked(self, worker: int, incarnation: int) -> None:
+        """That worker's socket for links is open; it takes no rows yet."""
+        ...
+
+
 class PeerWatcher(Protocol):
     def peer_up(self, worker: int, incarnation: int) -> None:
         """That worker's sockets in the run folder are open."""
@@ -46,7 +55,21 @@ class Peers:
         self.alive: dict[int, int] = {}
         """Worker -> incarnation, without this one."""
         self.draining: set[int] = set()
+        self._linked: dict[int, int] = {}
         self._watchers: list[PeerWatcher] = []
+        self._link_watchers: list[LinkWatcher] = []
+
+    def watch_links(self, watcher: LinkWatcher) -> None:
+        self._link_watchers.append(watcher)
+        for worker, incarnation in self._linked.items():
+            watcher.peer_linked(worker, incarnation)
+
+    def linked(self, worker: int, incarnation: int) -> None:
+        """Watchers of links are told once of each life."""
+        if incarnation not in (self._linked.get(worker), self.alive.get(worker)):
+            self._linked[worker] = incarnation
+            for watcher in self._link_watchers:
+                watcher.peer_linked(worker, incarnation)
 
     def watch(self, watcher: PeerWatcher) -> None:
         self._watchers.append(watcher)
@@ -64,6 +87,8 @@ class Peers:
             watcher.peer_up(worker, incarnation)
 
     def died(self, worker: int, incarnation: int) -> None:
+        if self._linked.get(worker) == incarnation:
+            del self._linked[worker]
         if self.alive.get(worker) == incarnation:
             del self.alive[worker]
             self.draining.discard(worker)

@@ -125,6 +125,11 @@ class ProbeLane(LaneActor):
     def _next_send(self) -> float:
         return min(super()._next_send(), self._way.next_deadline())
 
+    def _settle_accepted(self, number: int, first: int, stop: int) -> None:
+        flight = self._bursts[number]
+        self._router.tokens_proven(flight.page, flight.rows[first:stop])
+        super()._settle_accepted(number, first, stop)
+
     def _settle_burst(self, number: int, places: Rows, verdicts: U8, answers: dict[int, Answer]) -> None:
         flight = self._bursts[number]
         accepted = flight.rows[places[np.flatnonzero(verdicts == Verdict.ACCEPTED)]]

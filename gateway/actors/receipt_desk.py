@@ -5,10 +5,12 @@
                                                      +--> other worker's journal: over the links (report_post.py)
     rows found --> words about devices --> their owner: dead tokens (under a guard), muted ones, closed notifications
 
-The vendor is answered when its receipts are queued; `receipts_max` bounds the queue, and beyond it the listener says
-`busy`. A receipt changes no custody but that of an uncertain row, and of one that waits to be sent once more although
-the first attempt arrived. What comes twice, late, in another order or for a row of somebody else is counted and changes
-nothing (core/receipt_reports.py).
+The vendor is answered when what its receipts say is durable, for apps on disk: rows of this home are noted in its
+journal (core/receipt_notes.py), another worker says so of its own; all requests of one window share a commit. Apps in
+memory answer when they are queued. `receipts_max` bounds the queue, and beyond it the listener says `busy`. A receipt
+changes no custody but that of an uncertain row, and of one that waits to be sent once more although the first attempt
+arrived. What comes twice, late, in another order or for a row of somebody else is counted and changes nothing
+(core/receipt_reports.py).
 
 Waits for: nobody. Is waited for by: nobody.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,14 +28,15 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.actors.own_ids import OwnIdBook, pack_receipts, unpack_receipts
 from gateway.actors.token_guard import TokenGuard
+from gateway.actors.waiting import Wait
 from gateway.clock import Clock
 from gateway.columns import U8, Rows
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
 from gateway.core.holders import AWAY_WORKER
 from gateway.core.home import Home
+from gateway.core.receipt_notes import ReceiptNotes
 from gateway.core.receipt_reports import (
     EARLY_REPORTS_MAX,
-    FLAGS,
     RECEIPTS,
     ROW_UNKNOWN,
     DeviceWords,
@@ -88,7 +91,11 @@ class Neighbours(Protocol):
     def split(self, device_ids: U8) -> tuple[Rows, list[tuple[int, Rows]]]:
         """Positions of devices that this worker owns, and those of each other worker."""
 
-    def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int) -> bool: ...
+    def send(
+        self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int, wait: Wait | None = None
+    ) -> bool:
+        """They are on their way; False where too many wait. wait: a part of it is done when they are dealt with."""
+        ...
 
     def others(self) -> Iterable[int]: ...
 
@@ -98,6 +105,7 @@ class _Told(NamedTuple):
     channel: Channel
     receipts: list[VendorReceipt]
     tokens: int
+    wait: Wait | None
 
 
 class _Early(NamedTuple):
@@ -107,6 +115,7 @@ class _Early(NamedTuple):
     channel: Channel
     reports: Reports
     looks: int
+    wait: Wait | None
 
 
 #: Asks the archive for a page: its sequence, no rows, whom to tell, whom to tell when there is none.
@@ -115,7 +124,7 @@ BringBack = Callable[[int, Rows, Callable[[LedgerPage, Rows], None], Callable[[]
 
 class ReceiptDesk:
     """receipts_max: tokens of receipts that may wait here. guards: between dead tokens and the device table, by (app
-    index, vendor)."""
+    index, vendor). notes: what the journal on disk is told; apps_on_disk: whose receipts it is told."""
 
     def __init__(
         self,
@@ -131,7 +140,11 @@ class ReceiptDesk:
         bring_back: BringBack | None = None,
         neighbours: Neighbours | None = None,
         own_ids: OwnIdBook | None = None,
+        notes: ReceiptNotes | None = None,
+        apps_on_disk: Collection[int] = (),
     ) -> None:
+        self._notes = notes
+        self._apps_on_disk = apps_on_disk
         self._own_ids = own_ids
         self._secret = secret
         self._home = home
@@ -153,15 +166,23 @@ class ReceiptDesk:
 
     # -- from the listener
 
-    def take(self, app: int, channel: Channel, receipts: list[VendorReceipt]) -> bool:
-        """They will be dealt with; False when too many wait already."""
+    def take(
+        self, app: int, channel: Channel, receipts: list[VendorReceipt], told: Callable[[bool], None] | None = None
+    ) -> bool:
+        """They will be dealt with; False when too many wait already. told: called when what they say is as durable as
+        the app asks for, or, with False, is not."""
         tokens = sum(len(receipt.tokens) for receipt in receipts)
         if self.waiting and self.waiting + tokens > self._receipts_max:
             return False
+        wait = None if told is None or app not in self._apps_on_disk else Wait(told)
         if tokens:
-            self._queue.append(_Told(app, channel, receipts, tokens))
+            self._queue.append(_Told(app, channel, receipts, tokens, wait))
             self.waiting += tokens
             self._bell.ring()
+        elif wait is not None:
+            wait.done()
+        if told is not None and wait is None:
+            told(True)
         return True
 
     async def run(self) -> None:
@@ -183,21 +204,47 @@ class ReceiptDesk:
 
     def _deal_with_next(self) -> None:
         """A slice of what waits, of one vendor of one app."""
-        app, channel, receipts, tokens = self._queue.popleft()
-        receipts = list(receipts)
+        app, channel, receipts, tokens, wait = self._queue.popleft()
+        receipts, waits = list(receipts), [wait]
         while self._queue and tokens < _SLICE_TOKENS and self._queue[0][:2] == (app, channel):
             more = self._queue.popleft()
             receipts += more.receipts
             tokens += more.tokens
+            waits.append(more.wait)
         now_part, rest = _cut(receipts, _SLICE_TOKENS)
         if rest:
+            # Of the last request alone: the ones before it would have filled the slice.
             left = sum(len(receipt.tokens) for receipt in rest)
-            self._queue.appendleft(_Told(app, channel, rest, left))
+            self._queue.appendleft(_Told(app, channel, rest, left, waits[-1]))
             tokens -= left
+            if waits[-1] is not None:
+                waits[-1].hold()
         self.waiting -= tokens
-        self._deal_with(app, channel, now_part)
+        all_of_them = [wait for wait in waits if wait is not None]
+        if not all_of_them:
+            self._deal_with(app, channel, now_part)
+            return
 
-    def _deal_with(self, app: int, channel: Channel, receipts: list[VendorReceipt], looks: int = 0) -> None:
+        def tell(is_good: bool) -> None:
+            for one in all_of_them:
+                one.done(is_good)
+
+        slice_wait = Wait(tell)
+        self._deal_with(app, channel, now_part, wait=slice_wait)
+        self._when_durable(app, slice_wait)
+
+    def _when_durable(self, app: int, wait: Wait | None) -> None:
+        """A part of it is done when everything that was noted so far is durable."""
+        if wait is None:
+            return
+        if self._notes is None or app not in self._apps_on_disk:
+            wait.done()
+        else:
+            self._notes.wait(wait.done)
+
+    def _deal_with(
+        self, app: int, channel: Channel, receipts: list[VendorReceipt], looks: int = 0, wait: Wait | None = None
+    ) -> None:
         if self._own_ids is not None and any(receipt.own_id for receipt in receipts):
             receipts = self._named(self._own_ids, app, channel, receipts, looks)
         for receipt in receipts:
@@ -207,18 +254,18 @@ class ReceiptDesk:
         self._count(channel, "no_address", found.without_address)
         self._count(channel, "forged", found.forged)
         for batch, reports in found.by_batch.items():
-            self._route(batch, app, channel, reports)
+            self._route(batch, app, channel, reports, wait)
 
-    def _route(self, batch: BatchAddress, app: int, channel: Channel, reports: Reports) -> None:
+    def _route(self, batch: BatchAddress, app: int, channel: Channel, reports: Reports, wait: Wait | None) -> None:
         if self._home.is_ours(batch):
-            self.apply(batch, app, channel, reports)
+            self.apply(batch, app, channel, reports, wait=wait)
             return
         worker = None if self._neighbours is None else self._neighbours.worker_of(batch)
         if worker is None or self._neighbours is None:
             self._count(channel, "unknown_row", len(reports.rows))
             return
         head = {"batch": list(batch), "app": app, "channel": int(channel)}
-        if not self._neighbours.send(worker, "receipts", head, pack_reports(reports), len(reports.rows)):
+        if not self._neighbours.send(worker, "receipts", head, pack_reports(reports), len(reports.rows), wait):
             self._count(channel, "dropped", len(reports.rows))
 
     # -- receipts that name the vendor's own number
@@ -246,26 +293,46 @@ class ReceiptDesk:
 
     # -- at the home of the rows
 
-    def on_reports(self, head: dict[str, Any], body: memoryview) -> None:
-        """Reports that another worker received. Raises ValueError for columns that do not fit."""
-        reports = unpack_reports(body)
-        self.apply(BatchAddress(*head["batch"]), head["app"], Channel(head["channel"]), reports)
+    def on_reports(self, head: dict[str, Any], body: memoryview, told: Callable[[bool], None]) -> None:
+        """Reports that another worker received; `told` is called when they are durable. Raises ValueError for columns
+        that do not fit."""
+        reports, wait = unpack_reports(body), Wait(told)
+        self.apply(BatchAddress(*head["batch"]), head["app"], Channel(head["channel"]), reports, wait=wait)
+        self._when_durable(head["app"], wait)
 
-    def apply(self, batch: BatchAddress, app: int, channel: Channel, reports: Reports, looks: int = 0) -> None:
-        """Reports about a batch of this home do what they do."""
+    def apply(
+        self,
+        batch: BatchAddress,
+        app: int,
+        channel: Channel,
+        reports: Reports,
+        looks: int = 0,
+        wait: Wait | None = None,
+    ) -> None:
+        """Reports about a batch of this home do what they do. wait: has parts for what is done later."""
         batch = self._home.addresses.kept(batch)
         page = self._home.page(batch.sequence)
         if page is None and self._bring_back is not None:
-            then = functools.partial(self._brought_back, batch, app, channel, reports)
-            missing = functools.partial(self._count, channel, "unknown_row", len(reports.rows))
+            then = functools.partial(self._brought_back, batch, app, channel, reports, wait)
+            missing = functools.partial(self._brought_back, batch, app, channel, reports, wait, None)
             if self._bring_back(batch.sequence, np.zeros(0, np.intp), then, missing):
+                if wait is not None:
+                    wait.hold()
                 return
-        self._apply_to(page, batch, app, channel, reports, looks)
+        self._apply_to(page, batch, app, channel, reports, looks, wait)
 
     def _brought_back(
-        self, batch: BatchAddress, app: int, channel: Channel, reports: Reports, page: LedgerPage, _rows: Rows
+        self,
+        batch: BatchAddress,
+        app: int,
+        channel: Channel,
+        reports: Reports,
+        wait: Wait | None,
+        page: LedgerPage | None,
+        _rows: Rows | None = None,
     ) -> None:
-        self._apply_to(page, batch, app, channel, reports, _LOOKS_MAX)
+        self._apply_to(page, batch, app, channel, reports, _LOOKS_MAX, wait)
+        self._when_durable(app, wait)
 
     def _apply_to(
         self,
@@ -275,6 +342,7 @@ class ReceiptDesk:
         channel: Channel,
         reports: Reports,
         looks: int,
+        wait: Wait | None,
     ) -> None:
         if page is None or page.batch.address != batch or page.batch.app != app:
             self._count(channel, "unknown_row", len(reports.rows))
@@ -286,7 +354,7 @@ class ReceiptDesk:
         if len(found.missing):
             missing = reports.take(found.missing)
             is_early = page.away is not None and looks < _LOOKS_MAX
-            if not is_early or not self._park(_Early(0.0, batch, app, channel, missing, looks + 1)):
+            if not is_early or not self._park(_Early(0.0, batch, app, channel, missing, looks + 1, wait)):
                 self._count(channel, "not_the_target", len(found.missing))
         if len(found.rows):
             self._raise(page, channel, found.rows, reports.take(found.reports))
@@ -299,8 +367,7 @@ class ReceiptDesk:
             rose += len(self._home.raise_receipts(page, of_rows, receipt, now))
             if receipt >= Receipt.DELIVERED:
                 self._call_off(page, of_rows, now)
-        flags = FLAGS[reports.events]
-        add_flags(self._home, page, rows, flags)
+        add_flags(self._home, page, rows, reports.events, now)
         n_repeated = int(np.count_nonzero(told)) - rose
         self._count(channel, "repeated", n_repeated)
         self._count(channel, "counted", len(rows) - n_repeated)
@@ -341,7 +408,7 @@ class ReceiptDesk:
             events = reports.events[found.reports]
             for receipt, of_rows in strongest(found.rows, RECEIPTS[events]):
                 self._home.raise_receipts(page, of_rows, receipt, now)
-            add_flags(self._home, page, found.rows, FLAGS[events])
+            add_flags(self._home, page, found.rows, events, now)
             lost = np.unique(found.rows[_is_lost(events)])
             if len(lost):
                 self.on_undelivered(page, lost)
@@ -363,6 +430,8 @@ class ReceiptDesk:
         if self._early_rows + n > EARLY_REPORTS_MAX:
             return False
         self._early_rows += n
+        if early.wait is not None:
+            early.wait.hold()
         self._early.append(early._replace(due=self._clock.monotonic() + _LOOK_AGAIN_S))
         self._bell.ring()
         return True
@@ -374,7 +443,8 @@ class ReceiptDesk:
         while self._early and self._early[0].due <= now:
             early = self._early.popleft()
             self._early_rows -= len(early.reports.rows)
-            self.apply(early.batch, early.app, early.channel, early.reports, early.looks)
+            self.apply(early.batch, early.app, early.channel, early.reports, early.looks, early.wait)
+            self._when_durable(early.app, early.wait)
 
     # -- at the owner of the devices
 

@@ -18,9 +18,12 @@ from typing import Any, NamedTuple, Protocol
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.waiting import Wait
 from gateway.actors.worker_links import WorkerGone
 from gateway.errors import Overloaded
 
+#: What a worker answers that could not make durable what it was told.
+NOT_DURABLE = b"not durable"
 #: A worker that has died is back in two or three seconds.
 KEEP_S = 30.0
 _AGAIN_S = 0.2
@@ -36,6 +39,7 @@ class _Letter(NamedTuple):
     body: bytes
     rows: int
     sent_at: float
+    wait: Wait | None
 
 
 class ReportPost:
@@ -54,11 +58,16 @@ class ReportPost:
         """Reports that wait."""
         return self._rows
 
-    def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int) -> bool:
-        """They are on their way; False where too many wait."""
+    def send(
+        self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int, wait: Wait | None = None
+    ) -> bool:
+        """They are on their way; False where too many wait. wait: a part of it is done when the other worker answers,
+        and well if that says nothing."""
         if self._rows + rows > self._rows_max:
             return False
-        letter = _Letter(what, head, body, rows, trio.current_time())
+        if wait is not None:
+            wait.hold()
+        letter = _Letter(what, head, body, rows, trio.current_time(), wait)
         self._queues.setdefault(worker, deque()).append(letter)
         self._rows += rows
         self._bell.ring()
@@ -78,9 +87,9 @@ class ReportPost:
 
     async def _carry(self, worker: int, queue: deque[_Letter]) -> None:
         while queue:
-            letter = queue[0]
+            letter, is_good = queue[0], False
             try:
-                await self._links.ask(worker, letter.what, letter.head, letter.body)
+                is_good = not len(await self._links.ask(worker, letter.what, letter.head, letter.body))
             except (WorkerGone, Overloaded):
                 if trio.current_time() - letter.sent_at <= KEEP_S:
                     await trio.sleep(_AGAIN_S)
@@ -88,4 +97,6 @@ class ReportPost:
                 self._on_dropped(letter.rows)
             queue.popleft()
             self._rows -= letter.rows
+            if letter.wait is not None:
+                letter.wait.done(is_good)
         self._busy.discard(worker)

@@ -26,7 +26,7 @@ from gateway.actors.bell import Bell
 from gateway.actors.fallbacks import NOT_REACHED, FallbackObserver, Fallbacks, Ways
 from gateway.actors.inbox import InboxActor
 from gateway.actors.lane import LaneActor
-from gateway.actors.link_feed import ForLink, LinkFeed, rows_of_one_call
+from gateway.actors.link_feed import ForLink, LinkFeed, mark_held, rows_of_one_call
 from gateway.actors.rendering import LinkPayload, LinkRenderer
 from gateway.actors.resending import RedeliverPort, Resending
 from gateway.actors.token_guard import TokenGuard
@@ -48,7 +48,7 @@ from gateway.core.router import (
     route,
     slots_of,
 )
-from gateway.core.shadow import ShadowPage
+from gateway.core.shadow import ShadowPage, stay_here
 from gateway.core.stopping import go_on
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
@@ -57,7 +57,7 @@ from gateway.ledger import Channel, Flag, LedgerPage, Reason, State
 
 _N_CHANNELS = len(Channel)
 #: Strategy 4.
-_VENDOR_FIRST = 4
+_VENDOR_FIRST = np.uint8(4)
 #: Between two sweeps.
 _SWEEP_S = 0.05
 #: Slices of strategy 4 that may wait for a vendor at once; one per batch and lane.
@@ -258,7 +258,8 @@ class Router:
             if self._spread is not None and not isinstance(page, ShadowPage):
                 rows = self._spread.send_elsewhere(page, rows)
             if len(rows):
-                routed = route(page, rows, self._devices, options, self.lanes_of(page))
+                span = slice(first, stop) if len(rows) == stop - first else None
+                routed = route(page, rows, self._devices, options, self.lanes_of(page), span)
                 page.routed_ms[first:stop] = page.stamp(self._clock.monotonic())
                 self._carry_out(page, routed, options)
             page.n_routed = stop
@@ -323,9 +324,10 @@ class Router:
 
     def _to_lane(self, page: LedgerPage, group: VendorRows, options: Options, now: float) -> None:
         rows = group.rows
-        # Rows that come from elsewhere (a timer, the long link) are queued again; queued ones stay so.
-        moved = rows[page.state[rows] != State.QUEUED]
-        self._home.move(page, moved, State.QUEUED, None, now)
+        states = page.state[rows]
+        # Rows that come from elsewhere (a timer, the long link) are queued again; queued ones, zeros, stay so.
+        if np.count_nonzero(states):
+            self._home.move(page, rows[states.nonzero()], State.QUEUED, None, now)
         page.channel[rows] = group.channel
         self._limit_wait(page, group, options, now)
         self._offer(page, group)
@@ -341,7 +343,7 @@ class Router:
 
     def _limit_wait(self, page: LedgerPage, group: VendorRows, options: Options, now: float) -> None:
         """Rows of strategy 4 do not wait for a vendor longer than `strategy4_wait_s`."""
-        if (options.strategies == _VENDOR_FIRST).any():
+        if np.count_nonzero(options.strategies == _VENDOR_FIRST):
             self._waits.add(now + self._strategy4_wait_s, _Parked(page, group.rows, group.priority))
             self._sweep_bell.ring()
 
@@ -387,8 +389,7 @@ class Router:
             work = work.take(page.are(work.rows, State.QUEUED, Channel.LONG_LINK))
         left = self._to_long_link(work, self._clock.monotonic())
         if len(left):
-            if self._trail is not None:
-                self._trail.unmark(page, left)
+            self._unmark(page, left)
             options = self._options(page)
             self._carry_out(page, self._after_refused_link(page, left, options), options)
 
@@ -429,18 +430,18 @@ class Router:
         ids = page.batch.device_ids.take(rows, axis=0)
         left = _lifetimes(page, rows, now)
         taken = self._long_link.deliver(fds, generations, ids, tags, group.payload, trio.current_time(), left)
-        sent = rows[taken]
+        sent = rows if np.count_nonzero(taken) == len(rows) else rows[taken]
         if len(sent):
             page.channel[sent] = Channel.LONG_LINK
             self._home.move(page, sent, State.IN_FLIGHT, None, now, channel=Channel.LONG_LINK)
             page.attempts[sent] = np.minimum(page.attempts[sent], np.uint8(254)) + np.uint8(1)
             page.issued_ms[sent] = page.stamp(now)
             self._observer.delivered_to_edge(len(sent))
-            cut = rows[taken & group.truncated]
-            if len(cut):
+            if np.count_nonzero(group.truncated):
+                cut = rows[taken & group.truncated]
                 page.flags[cut] |= np.uint8(Flag.TRUNCATED)
                 self._observer.truncated(len(cut))
-        return rows[~taken]
+        return rows[:0] if sent is rows else rows[~taken]
 
     # -- from lanes
 
@@ -460,6 +461,7 @@ class Router:
         self._fail(page, routed.failed, now)
         falls_back = np.concatenate([routed.long_link, routed.inbox])
         if len(falls_back):
+            page.fell_back(falls_back, now)
             in_lane = page.state[falls_back] == State.QUEUED
             self._home.move(page, falls_back[~in_lane], State.QUEUED, Reason.FALLBACK, now)
             page.reason[falls_back[in_lane]] = Reason.FALLBACK
@@ -506,6 +508,7 @@ class Router:
             return
         now = self._clock.monotonic()
         page.flags[held] |= np.uint8(Flag.HANDED_OVER)
+        page.left_link(held, now)
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
         held = go_on(self._home, page, held, now)
         self._observer.handed_over(len(held))
@@ -521,17 +524,9 @@ class Router:
         ids = page.batch.device_ids[rows[online]]
         return [row.tobytes() for row in ids]
 
-    async def mark_held(self, page: LedgerPage, rows: Rows) -> None:
-        """Held rows are about to be delivered: a journal on disk that holds their batch has been told. If cancelled:
-        they may be marked."""
-        if self._trail is None or page.trail is None or not len(rows):
-            return
-        bell = Bell()
-        while self._trail.room(page.batch.app, Channel.LONG_LINK, bell.ring) < len(rows):
-            await bell.wait()
-        ticket = self._trail.mark(page, rows, Channel.LONG_LINK, bell.ring)
-        while not self._trail.is_durable(ticket):
-            await bell.wait()
+    async def mark_held(self, page: LedgerPage, rows: Rows) -> bool:
+        """As `link_feed.mark_held`."""
+        return await mark_held(self._trail, page, rows)
 
     def deliver_held(self, page: LedgerPage, rows: Rows) -> Rows:
         """Rows of one device whose time has come back: to its socket. Returns those that stay HELD."""
@@ -542,9 +537,14 @@ class Router:
         work = ForLink(page, online, found.fd[found.is_online], found.generation[found.is_online])
         left = self._to_long_link(work, self._clock.monotonic())
         held = np.sort(np.concatenate([left, rows[~found.is_online]]))
-        if self._trail is not None:
-            self._trail.unmark(page, held)
+        self._unmark(page, held)
         return held
+
+    def _unmark(self, page: LedgerPage, rows: Rows) -> None:
+        """Rows that were to leave did not."""
+        if self._trail is not None:
+            self._trail.unmark(page, rows)
+        stay_here(page, rows)
 
     # -- by time
 

@@ -49,7 +49,7 @@ from gateway.ledger import VENDOR_CHANNELS, Channel, LedgerPage
 from gateway.observe.redact import short_hash
 from gateway.regions import missing
 from gateway.wire.rpc import messages
-from gateway.wire.rpc.faults import BadRequest
+from gateway.wire.rpc.faults import BadRequest, Code
 from gateway.wire.rpc.registration import check_registration
 from gateway.wire.rpc.server import HelloAccepted, Requested
 from gateway.wire.rpc.submit import (
@@ -67,6 +67,15 @@ _T = TypeVar("_T")
 _LARGE_BYTES = 1 << 19
 #: Devices written in one step of the loop: two to three milliseconds; smaller slices cost far more per device.
 _REGISTER_ROWS = 500
+
+#: What a call is answered with for these; any other error of ours is `internal`.
+_CODES: dict[type[GatewayError], Code] = {
+    RequestIdReused: "request_id_reused",
+    TaskStopped: "task_stopped",
+    ShuttingDown: "shutting_down",
+}
+#: Errors that are a caller's, or the hour's.
+_REFUSALS: tuple[type[GatewayError], ...] = (BadRequest, Overloaded, *_CODES)
 
 
 class AppView(NamedTuple):
@@ -204,17 +213,17 @@ class Service:
         message = requested.message
         try:
             self._dispatch(connection, requested)
-        except (BadRequest, Overloaded) as error:
-            self._observer.error(error.code if isinstance(error, BadRequest) else "overloaded")
-            connection.refuse(message.id, error)
-        except RequestIdReused as error:
-            self._fail(connection, message.id, "request_id_reused", str(error))
-        except TaskStopped as error:
-            self._fail(connection, message.id, "task_stopped", str(error))
-        except ShuttingDown as error:
-            self._fail(connection, message.id, "shutting_down", str(error))
+        except _REFUSALS as error:
+            self._refuse(connection, message.id, error)
 
-    def _fail(self, connection: Caller, request_id: int, code: Any, text: str) -> None:
+    def _refuse(self, connection: Caller, request_id: int, error: GatewayError) -> None:
+        if isinstance(error, BadRequest | Overloaded):
+            self._observer.error(error.code if isinstance(error, BadRequest) else "overloaded")
+            connection.refuse(request_id, error)
+        else:
+            self._fail(connection, request_id, _CODES.get(type(error), "internal"), str(error))
+
+    def _fail(self, connection: Caller, request_id: int, code: Code, text: str) -> None:
         self._observer.error(code)
         connection.answer(messages.Error(id=request_id, code=code, text=text))
 
@@ -276,17 +285,8 @@ class Service:
         """A request that takes longer fails alone: its error is its answer."""
         try:
             await function(connection, message, *args)
-        except (BadRequest, Overloaded) as error:
-            self._observer.error(error.code if isinstance(error, BadRequest) else "overloaded")
-            connection.refuse(message.id, error)
-        except RequestIdReused as error:
-            self._fail(connection, message.id, "request_id_reused", str(error))
-        except TaskStopped as error:
-            self._fail(connection, message.id, "task_stopped", str(error))
-        except ShuttingDown as error:
-            self._fail(connection, message.id, "shutting_down", str(error))
         except GatewayError as error:
-            self._fail(connection, message.id, "internal", str(error))
+            self._refuse(connection, message.id, error)
 
     def _app(self, connection: Caller) -> AppView:
         return self._apps[connection.session.app_key]
@@ -514,7 +514,8 @@ class Service:
             slots = self._devices.alias_rows(app.number, message.alias.encode())
             slot = int(slots[0]) if len(slots) else -1
         if slot < 0:
-            raise BadRequest("device_id", "no such device of this app", code="not_found")
+            known_by = "this alias" if message.device_id is None else f"id {bytes(message.device_id).hex()}"
+            raise BadRequest("device_id", f"app {app.key} has no device of {known_by}", code="not_found")
         device = self._devices.device(slot)
         facts: dict[str, Any] = {
             "app": app.key,

@@ -74,6 +74,10 @@ class Spread:
         self._resends = resends
         self._parked_rows_max = parked_rows_max
         self.holders = Holders(home)
+        self._mark_bell = Bell()
+        self.holders.marks.on_work = self._mark_bell.ring
+        #: Called with a worker and the number of its report, when what this announced is durably known.
+        self.on_marked: Callable[[int, int], None] = lambda _worker, _number: None
         self._queues: dict[int, deque[_Waiting]] = {}
         self.parked_rows = 0
         self._deaths: deque[int] = deque()
@@ -169,23 +173,35 @@ class Spread:
 
     def on_died(self, worker: int) -> None:
         """That life of the worker has ended, and everything it said has been read."""
+        self.holders.marks.forget(worker)
         self._deaths.append(worker)
         self._bell.ring()
 
     # -- the actor
 
     async def run(self) -> None:
-        """Takes rows back after deaths, page by page, until cancelled. If cancelled: the rest is taken in the next
-        run."""
+        """Takes rows back after deaths, page by page, and answers holders, until cancelled. If cancelled: the rest is
+        done in the next run."""
         self._bell.ring()
+        self._mark_bell.ring()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._answer)
+            while True:
+                await self._bell.wait()
+                while self._deaths:
+                    await self._take_back(self._deaths[0])
+
+    async def _answer(self) -> None:
         while True:
-            await self._bell.wait()
-            while self._deaths:
-                worker = self._deaths[0]
-                for page, again, uncertain in self.holders.take_back(worker, self._resends, self._clock.monotonic()):
-                    self._observer.taken_back(worker, len(again), len(uncertain))
-                    if len(again):
-                        self.route_again(page, again)
-                    await trio.lowlevel.checkpoint()
-                self._deaths.popleft()
-                self.on_rows(worker)
+            await self._mark_bell.wait()
+            for worker, number in self.holders.marks.advance():
+                self.on_marked(worker, number)
+
+    async def _take_back(self, worker: int) -> None:
+        for page, again, uncertain in self.holders.take_back(worker, self._resends, self._clock.monotonic()):
+            self._observer.taken_back(worker, len(again), len(uncertain))
+            if len(again):
+                self.route_again(page, again)
+            await trio.lowlevel.checkpoint()
+        self._deaths.popleft()
+        self.on_rows(worker)

@@ -191,7 +191,7 @@ class TaskReports:
         if message.message_id is not None:
             found = await self._pages.find_row(message.message_id)
             if found is None or not may_see(found[0]):
-                raise BadRequest("message_id", "no such message here", code="not_found")
+                raise BadRequest("message_id", f"no message {to_text(message.message_id)} here", code="not_found")
             page, row = found
             segment = next(s for s in page.batch.segments if s.first <= row < s.first + s.n)
             return page, row, segment

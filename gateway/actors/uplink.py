@@ -1,7 +1,9 @@
 """UplinkActor: what devices report is carried out: receipts rise, registrations change, counts grow.
 
     long link --> DeviceOwner.uplink --> take() --+--> at once: receipts (device_reports.py), states of the app, counts
-                                                  +--> mailbox --> run(): changes of the registry, one device at a time
+                                                  +--> mailbox --> run(): changes of the registry, some devices at once
+
+A device of an app on disk is acknowledged when what it said is durable: `later` is told.
 
 Changes are written through `register`, the one way into the
 registry, as whole states: the device's own with the one thing changed.
@@ -12,15 +14,18 @@ Is waited for by: nobody.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import trio
 
 from gateway.actors.bell import Bell
 from gateway.actors.device_reports import DeviceReports
-from gateway.actors.long_link_port import UplinkAnswer
+from gateway.actors.long_link_port import Later, UplinkAnswer
+from gateway.actors.waiting import Wait
 from gateway.clock import Clock
 from gateway.core.devices import DeviceTable
 from gateway.core.uplink import (
@@ -45,6 +50,15 @@ from gateway.wire.rpc.messages import DevicesRegistered, RegisterDevices, Texts
 
 #: A device that was told to slow down may come back after it.
 _RETRY_S = 60.0
+#: Changes carried out at once.
+_AT_ONCE = 64
+
+
+class _Change(NamedTuple):
+    app_index: int
+    device_id: bytes
+    change: Uplink
+    later: Later | None
 
 
 class UplinkObserver(Protocol):
@@ -78,8 +92,12 @@ class UplinkActor:
         changes_max: int,
         register: Callable[[RegisterDevices, str], Awaitable[DevicesRegistered]],
         states: States,
+        wait_written: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+        apps_on_disk: Collection[int] = (),
     ) -> None:
-        """register: as `Service.register`."""
+        """register: as `Service.register`. wait_written: until what was changed is in the registry on the disk."""
+        self._wait_written = wait_written
+        self._apps_on_disk = apps_on_disk
         self._devices = devices
         self._reports = reports
         self._clock = clock
@@ -90,15 +108,18 @@ class UplinkActor:
         self._register = register
         self._states = states
         self._bell = Bell()
-        #: (app index, device id, change)
-        self._changes: deque[tuple[int, bytes, Uplink]] = deque()
+        self._changes: deque[_Change] = deque()
 
     def __len__(self) -> int:
         """Changes that wait."""
         return len(self._changes)
 
-    def take(self, slot: int, app_index: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
+    def take(
+        self, slot: int, app_index: int, device_id: bytes, event: str, payload: bytes, later: Later | None = None
+    ) -> UplinkAnswer:
         """One message of a device is carried out, or is in the mailbox. Raises: Overloaded."""
+        if app_index not in self._apps_on_disk:
+            later = None
         if not self._rates.take(RateKind.EVENTS, slot, self._clock.monotonic()):
             self._observer.refused("rate")
             raise Overloaded("uplink events of one device", 0, 0, retry_after_s=_RETRY_S)
@@ -108,9 +129,9 @@ class UplinkActor:
             self._observer.refused("malformed")
             return UplinkAnswer.MALFORMED
         if isinstance(uplink, CHANGES):
-            self._enqueue(slot, app_index, device_id, uplink)
+            self._enqueue(slot, app_index, device_id, uplink, later)
         elif isinstance(uplink, Report):
-            self._reports.report(app_index, device_id, uplink)
+            self._reports.report(app_index, device_id, uplink, None if later is None else Wait(later))
         elif isinstance(uplink, StateReport):
             self._states.change_state(slot, uplink)
         elif isinstance(uplink, CustomEvent):
@@ -121,18 +142,19 @@ class UplinkActor:
             self._observer.refused("unknown_event")
             return UplinkAnswer.TAKEN
         self._observer.taken(event)
-        return UplinkAnswer.TAKEN
+        is_later = later is not None and isinstance(uplink, (*CHANGES, Report))
+        return UplinkAnswer.LATER if is_later else UplinkAnswer.TAKEN
 
     # Changes of the registry.
 
-    def _enqueue(self, slot: int, app_index: int, device_id: bytes, change: Uplink) -> None:
+    def _enqueue(self, slot: int, app_index: int, device_id: bytes, change: Uplink, later: Later | None) -> None:
         if len(self._changes) >= self._changes_max:
             self._observer.refused("changes_max")
             raise Overloaded("uplink changes", len(self._changes), self._changes_max)
         if not self._rates.take(RateKind.CHANGES, slot, self._clock.monotonic()):
             self._observer.refused("change_rate")
             raise Overloaded("uplink changes of one device", 0, 0, retry_after_s=_RETRY_S)
-        self._changes.append((app_index, device_id, change))
+        self._changes.append(_Change(app_index, device_id, change, later))
         self._bell.ring()
 
     async def run(self) -> None:
@@ -141,8 +163,22 @@ class UplinkActor:
         while True:
             await self._bell.wait()
             while self._changes:
-                await self._change(*self._changes[0])
-                self._changes.popleft()
+                await self._change_some()
+
+    async def _change_some(self) -> None:
+        """The oldest changes, of different devices: their writes share a commit."""
+        chosen: dict[tuple[int, bytes], _Change] = {}
+        for change in itertools.islice(self._changes, _AT_ONCE):
+            if (change.app_index, change.device_id) in chosen:
+                break
+            chosen[change.app_index, change.device_id] = change
+        async with trio.open_nursery() as nursery:
+            for change in chosen.values():
+                nursery.start_soon(self._change, *change[:3])
+        for _ in chosen:
+            change = self._changes.popleft()
+            if change.later is not None:
+                change.later(True)
 
     async def _change(self, app_index: int, device_id: bytes, change: Uplink) -> None:
         slot = self._devices.find_one(device_id, app_index)
@@ -152,6 +188,8 @@ class UplinkActor:
             return
         if isinstance(change, Switch):
             self._states.switch_notifications(slot, is_on=change.is_on)
+            if app_index in self._apps_on_disk:
+                await self._wait_written()
             return
         device = self._devices.device(slot)
         channel = Channel(device.channel).name.lower() if device.channel else ""

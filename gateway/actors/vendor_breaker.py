@@ -116,8 +116,7 @@ class VerdictWatch:
         that are no plain acceptance."""
         n = len(verdicts)
         if not answers and not np.count_nonzero(verdicts):
-            self.breaker.ended(Outcomes(answered=n))
-            self._guard.on_verdicts(n, 0)
+            self.accepted(n)
             return
         counts = np.bincount(verdicts, minlength=len(Verdict)).tolist()
         failed = counts[Verdict.UNAVAILABLE] + counts[Verdict.UNCERTAIN]
@@ -130,6 +129,11 @@ class VerdictWatch:
         self.breaker.ended(Outcomes(n - failed - refused - void, failed, refused, void))
         dead = counts[Verdict.TOKEN_DEAD]
         self._guard.on_verdicts(counts[Verdict.ACCEPTED] + counts[Verdict.TOKEN_MUTED], dead)
+
+    def accepted(self, rows: int) -> None:
+        """`judge` where the vendor took all of so many rows."""
+        self.breaker.ended(Outcomes(answered=rows))
+        self._guard.on_verdicts(rows, 0)
 
     def judge_requests(self, answers: Sequence[Answer], verdicts: U8) -> None:
         """The same where a request may carry many rows. answers: what each request's answer says of itself, since the

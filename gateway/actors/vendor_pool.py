@@ -219,6 +219,8 @@ class VendorPool:
         self._surplus = {role: Surplus(connections_max, idle_s, now) for role in Role}
         #: Since when the rows of a role have found no room at all.
         self._full_since: dict[Role, float | None] = dict.fromkeys(Role)
+        #: The connection whose room a lane of that role was told last.
+        self._offered: dict[Role, _Link | None] = dict.fromkeys(Role)
         self._probes_max = probes_max(connections_max)
         self._proven_sent_at = -math.inf
         self._links: dict[int, _Link] = {}
@@ -252,6 +254,7 @@ class VendorPool:
         their way, and one burst for many freed streams costs a fraction of many bursts for a few.
         """
         best, link = self._roomiest(role)
+        self._offered[role] = link
         if best == 0 or link is None:
             is_new = self._full_since[role] is None
             if is_new:
@@ -267,8 +270,13 @@ class VendorPool:
     def send(
         self, requests: Requests, start: int, tags: I64, deadline: float, role: Role = Role.NORMAL
     ) -> tuple[int, int]:
-        """(requests taken, number of the connection that took them); the one with most room is asked."""
-        best, link = self._roomiest(role)
+        """(requests taken, number of the connection that took them); the one with most room is asked, which is the
+        one whose room the lane was just told."""
+        link = self._offered[role]
+        self._offered[role] = None
+        best = 0 if link is None else link.room(role)
+        if not best:
+            best, link = self._roomiest(role)
         if link is None:
             self._bell.ring()
             return 0, -1
@@ -486,6 +494,7 @@ class VendorPool:
         others = [link for link in self._links.values() if link.role is not role and not link.connection.is_leaving()]
         min(others, key=lambda link: link.connection.open_requests()).role = role
         self._full_since[role] = None
+        self._offered = dict.fromkeys(Role)
         for lane in self._lanes_of[role]:
             lane.ring()
 

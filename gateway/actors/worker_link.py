@@ -8,7 +8,9 @@ worker itself handed out (outcomes) or asked (answers). So two workers that are 
 what became of their own. Reports are made when they are sent, from columns: however often a row moved, it waits as one.
 
 A row's report that it is about to leave the process is out when the kernel has it: what was written to a Unix socket is
-read by the peer even when this process is killed the moment after. Waits for: the socket. Is waited for by: nobody.
+read by the peer even when this process is killed the moment after. For a row of an app on disk that is not enough: its
+home answers (`marked`) when its journal knows it. Waits for: the socket. Is waited for by:
+nobody.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from gateway.actors.foreign_rows import Report
 from gateway.columns import Rows
 from gateway.core.shadow import Life, ShadowPage
 from gateway.errors import LocalProtocolError, RemoteProtocolError
-from gateway.wire.worker_link.messages import Answer, Ask, Credit, Hello, Outcomes, Slice
+from gateway.wire.worker_link.messages import Answer, Ask, Credit, Hello, Marked, Outcomes, Slice
 from gateway.wire.worker_link.session import Closed, Event, LinkSession, Opened
 
 #: One read: a slice or two, decoded in about a millisecond.
@@ -45,6 +47,8 @@ class LinkEnds(Protocol):
     def on_ask(self, life: Life, ask: Ask) -> None: ...
 
     def on_answer(self, life: Life, answer: Answer) -> None: ...
+
+    def on_marked(self, life: Life, number: int) -> None: ...
 
     def next_report(self, life: Life) -> Report | None: ...
 
@@ -70,7 +74,7 @@ class WorkerLink:
         """There is a report, or rows."""
         self._bell.ring()
 
-    def send(self, message: Ask | Answer) -> None:
+    def send(self, message: Ask | Answer | Marked) -> None:
         self._session.send(message)
         self._bell.ring()
 
@@ -134,6 +138,8 @@ class WorkerLink:
                     self._ends.on_ask(life, event)
                 case Answer():
                     self._ends.on_answer(life, event)
+                case Marked(number=number):
+                    self._ends.on_marked(life, number)
                 case Credit():
                     pass
         except ValueError as error:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol, TypeAlias
 
 import trio
@@ -28,7 +28,7 @@ from gateway.actors.spread import Spread
 from gateway.actors.worker_link import WorkerLink
 from gateway.core.shadow import Life
 from gateway.errors import GatewayError, Overloaded, RemoteProtocolError
-from gateway.wire.worker_link.messages import U32_MAX, VERSION, Answer, Ask, Hello, Outcomes, Slice
+from gateway.wire.worker_link.messages import U32_MAX, VERSION, Answer, Ask, Hello, Marked, Outcomes, Slice
 
 #: How long what a dead worker had written may take to be read: it is in memory.
 READ_S = 1.0
@@ -36,6 +36,8 @@ READ_S = 1.0
 LOST_S = 5.0
 #: Between two tries to dial: the other's socket is there, or will be in a moment.
 _DIAL_AGAIN_S = 0.05
+#: Questions that a worker answers before it has read its journal: nobody who asks them is waited for in turn.
+EARLY = frozenset({"held", "adopted", "find held"})
 #: Questions to one worker without an answer; each is a request of a client or a lease.
 ASKS_MAX = 4096
 
@@ -99,17 +101,29 @@ class WorkerLinks:
         self._numbers = itertools.count(1)
         self._watchers: list[DeathWatcher] = []
         self._bell = Bell()
+        self._changed = trio.Event()
+        #: False until the journal is read: other questions than those of EARLY are answered `unknown`.
+        self.is_serving = True
         spread.on_rows = self._ring
+        spread.on_marked = self._tell_marked
         foreign.connect(self._ring_life, self._give)
 
     # -- who lives; called by `Peers`
 
+    def peer_linked(self, worker: int, incarnation: int) -> None:
+        """That worker's socket is there; it wants no rows before `peer_up`."""
+        if self._alive.get(worker) != incarnation:
+            self._draining.add(worker)
+            self._meet(worker, incarnation)
+
     def peer_up(self, worker: int, incarnation: int) -> None:
-        """That worker's socket is there. Said again of the same life, it changes nothing."""
-        if self._alive.get(worker) == incarnation:
-            return
+        """That worker is ready. Said again of the same life, it changes nothing."""
+        self.peer_draining(worker, incarnation, is_over=True)
+        if self._alive.get(worker) != incarnation:
+            self._meet(worker, incarnation)
+
+    def _meet(self, worker: int, incarnation: int) -> None:
         self._alive[worker] = incarnation
-        self._draining.discard(worker)
         if worker < self._hello.worker:
             self._to_dial.add(worker)
             self._bell.ring()
@@ -138,6 +152,16 @@ class WorkerLinks:
     def lives(self) -> list[Life]:
         """Those with a link."""
         return [link.life for link in self._links.values() if link.life is not None]
+
+    async def wait_linked(self, lives: Collection[Life]) -> None:
+        """There is a link with each of these, or it has ended, maybe before anybody here was told of it."""
+        while any(self._alive.get(life.worker) == life.incarnation and life not in self.lives() for life in lives):
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     # -- questions
 
@@ -224,6 +248,7 @@ class WorkerLinks:
         if life.incarnation <= self._dead.get(life.worker, -1):
             return
         self._dead[life.worker] = life.incarnation
+        self._change()
         for asked in self._asked.pop(life, {}).values():
             asked.done.set()
         self._foreign.on_died(life)
@@ -244,6 +269,11 @@ class WorkerLinks:
         if link is not None and link.life == life:
             link.give(rows, size)
 
+    def _tell_marked(self, worker: int, number: int) -> None:
+        link = self._links.get(worker)
+        if link is not None:
+            link.send(Marked(number))
+
     # -- the ends of a link
 
     def opened(self, link: WorkerLink, life: Life) -> bool:
@@ -257,6 +287,7 @@ class WorkerLinks:
             self._observer.ended(life.worker)
             self._end(other.life)
         self._links[life.worker] = link
+        self._change()
         link.is_draining = life.worker in self._draining
         self._observer.opened(life.worker)
         return True
@@ -270,10 +301,13 @@ class WorkerLinks:
         else:
             self._spread.on_outcomes(life.worker, message)
 
+    def on_marked(self, life: Life, number: int) -> None:
+        self._foreign.on_marked(life, number)
+
     def on_ask(self, life: Life, ask: Ask) -> None:
         answer = self._answerers.get(ask.what)
         reply = functools.partial(self._reply, life, ask.number)
-        if answer is None:
+        if answer is None or not (self.is_serving or ask.what in EARLY):
             reply(b"", is_known=False)
         else:
             answer(life, ask.head, ask.body, reply)

@@ -28,6 +28,7 @@ from gateway.errors import GatewayError
 from gateway.wire.worker_control import (
     BadControlFrame,
     Kept,
+    Linked,
     Message,
     Ready,
     Start,
@@ -102,6 +103,8 @@ class WorkerProcess:
         self.worker = worker
         self.state = WorkerState.WAITING
         self.incarnation = 0
+        #: Its socket for other workers is open.
+        self.is_linked = False
         self.pid: int | None = None
         self.restarts = 0
         self._plan = plan
@@ -148,6 +151,7 @@ class WorkerProcess:
             code = await self._live(plan)
             was_leaving, was_ready = self.state is WorkerState.LEAVING, was_ready or self.state is WorkerState.READY
             self.state = WorkerState.WAITING
+            self.is_linked = False
             self.pid = None
             self._company.ended(self, plan.start.incarnation)
             if self._is_stopping:
@@ -209,6 +213,8 @@ class WorkerProcess:
                 for message in machine.receive_data(bytes(data)):
                     if isinstance(message, Ready) or (isinstance(message, Kept) and self.state is WorkerState.LEAVING):
                         self.state = WorkerState.READY
+                    elif isinstance(message, Linked):
+                        self.is_linked = True
                     self._company.told(self, message)
         except BadControlFrame:
             self.kill()

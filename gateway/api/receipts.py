@@ -4,10 +4,10 @@
                                 |                    +-- no room, or not ready: "busy", so that it comes again
                                 +-- no receipt, or its signature is not the vendor's: refused in the vendor's words
 
-A vendor is told "taken" when its receipts are queued, also where some of them are forged or about nobody's row: sending
-them again would change nothing. What the readers prove and what they say is in vendors/receipts; which paths there are
-follows from the vendors that the apps have. A vendor that signs nothing has a secret in its path,
-`/v1/receipts/APP/VENDOR/SECRET` (`ReaderEntry.path_secret`).
+A vendor is told "taken" when its receipts are as durable as the app asks for, also where some of them are forged or
+about nobody's row: sending them again would change nothing. What the readers prove and what they say is in
+vendors/receipts; which paths there are follows from the vendors that the apps have. A vendor that signs nothing has a
+secret in its path, `/v1/receipts/APP/VENDOR/SECRET` (`ReaderEntry.path_secret`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,16 @@ from gateway.observe.metrics import Metrics
 from gateway.receipts import Callback, NotTaken, ReceiptReader, Reply, VendorReceipt
 
 PREFIX = "/v1/receipts/"
+#: A vendor whose receipts are not durable after so long is told to come again; vendors wait three to ten seconds.
+DURABLE_S = 5.0
 
 
 class Desk(Protocol):
-    def take(self, app: int, channel: Channel, receipts: list[VendorReceipt]) -> bool:
-        """They will be dealt with; False when too many wait already."""
+    def take(
+        self, app: int, channel: Channel, receipts: list[VendorReceipt], told: Callable[[bool], None] | None = None
+    ) -> bool:
+        """They will be dealt with; False when too many wait already. told: called when what they say is as durable as
+        the app asks for, or, with False, is not."""
         ...
 
 
@@ -39,6 +44,20 @@ class Endpoint(NamedTuple):
     app: int
     channel: Channel
     reader: ReceiptReader
+
+
+class _Answer:
+    """What the desk says of the receipts of one request."""
+
+    __slots__ = ("event", "is_good", "is_there")
+
+    def __init__(self) -> None:
+        self.is_there = self.is_good = False
+        self.event = trio.Event()
+
+    def told(self, is_good: bool) -> None:
+        self.is_there, self.is_good = True, is_good
+        self.event.set()
 
 
 class ReceiptsSite:
@@ -75,12 +94,12 @@ class ReceiptsSite:
         if endpoint is None:
             self.count(OTHER, 404)
             return HttpAnswer(404, b"no receipts are taken here\n")
-        outcome, reply = self._deal_with(endpoint, request, body)
+        outcome, reply = await self._deal_with(endpoint, request, body)
         self._metrics.receipt_requests.add(1, endpoint.channel, outcome)
         self.count(PREFIX, reply.status)
         return HttpAnswer(reply.status, reply.body, reply.content_type)
 
-    def _deal_with(self, endpoint: Endpoint, request: h11.Request, body: bytes | None) -> tuple[str, Reply]:
+    async def _deal_with(self, endpoint: Endpoint, request: h11.Request, body: bytes | None) -> tuple[str, Reply]:
         replies = endpoint.reader.replies
         greet = getattr(endpoint.reader, "greet", None)
         if request.method == b"GET" and greet is not None:
@@ -96,9 +115,13 @@ class ReceiptsSite:
             return "unreadable", replies.unreadable
         if isinstance(told, NotTaken):
             return "unproven", replies.unproven
-        if not self._desk.take(endpoint.app, endpoint.channel, told):
+        answer = _Answer()
+        if not self._desk.take(endpoint.app, endpoint.channel, told, answer.told):
             return "busy", replies.busy
-        return "taken", replies.taken
+        if not answer.is_there:
+            with trio.move_on_after(DURABLE_S):
+                await answer.event.wait()
+        return ("taken", replies.taken) if answer.is_good else ("not_durable", replies.busy)
 
     def count(self, path: str, status: int) -> None:
         self._metrics.http_requests.add(1, path, str(status))

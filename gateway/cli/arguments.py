@@ -157,7 +157,10 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     said.add_argument("--add", type=_listed, default=0, metavar="N", help="he agreed to so many messages more")
     said.add_argument("--set", type=_listed, metavar="N", help="he has just so many left")
     consents.add_argument("--of", metavar="KEY", help="of this app (default: the only one)")
-    for parser in (task, stop, revoke, trace, device, consents):
+    erase = _command(commands, "erase", "erase", "Forget devices, with what waits for them.")
+    erase.add_argument("devices", nargs="+", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
+    erase.add_argument("--of", metavar="KEY", help="of this app (default: the only one)")
+    for parser in (task, stop, revoke, trace, device, consents, erase):
         parser.add_argument("--app", metavar="KEY", help="ask as this app over the RPC, instead of as operator")
         _operator(parser)
     _operator(_command(commands, "status", "status", "What the gateway is doing."))

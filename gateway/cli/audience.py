@@ -7,7 +7,7 @@ import argparse
 from gateway.cli.connection import app_client, choose_app, read_config
 from gateway.cli.exit_codes import ExitCode, UsageError
 from gateway.cli.lines import open_lines
-from gateway.cli.output import Output
+from gateway.cli.output import Output, counted
 from gateway.client.rows import LineFault, parse_line
 from gateway.content import Variant
 from gateway.message_id import to_text
@@ -31,7 +31,7 @@ def submit_audience(options: argparse.Namespace, output: Output) -> int:
     task = to_text(answer.task_id) if any(answer.task_id) else ""
     output.document({"task": task, "devices": answer.devices})
     if not output.is_json:
-        output.say(f"{answer.devices:,} devices" + (f"\ntask {task}" if task else ""))
+        output.say(f"{counted(answer.devices, 'device')}" + (f"\ntask {task}" if task else ""))
     return ExitCode.GOOD
 
 
@@ -43,7 +43,7 @@ def _read_content(file: str) -> Variant:
         raise UsageError(f"an --audience gets one notification, {file} has {len(texts)} lines")
     rows = parse_line(texts[0][1], texts[0][0], default_to=_NOBODY)
     if isinstance(rows, LineFault):
-        raise UsageError(f"line {rows.line}: {rows.field}: {rows.text}")
+        raise UsageError(f"{file}, line {rows.line}: {rows.text}")
     if len(rows) != 1 or rows[0].target != _NOBODY or rows[0].variables:
         raise UsageError("a notification to an --audience has neither `to` nor `vars`")
     return rows[0].variant

@@ -8,7 +8,7 @@ import numpy as np
 
 from gateway.cli.connection import operator_only
 from gateway.cli.exit_codes import ExitCode
-from gateway.cli.output import Output, moment
+from gateway.cli.output import Output, counted, moment
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
             purged = client.purge_stored(**wanted).rows
             output.document({"purged_rows": purged})
             if not output.is_json:
-                output.say(f"{purged} rows purged")
+                output.say(f"{counted(purged, 'row')} purged")
             return ExitCode.GOOD
         found = client.stored_rows(rows_max=options.rows, **wanted)
     ids = np.frombuffer(found.device_ids, np.uint8).reshape(-1, 16)
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     ]
     output.document({"rows": found.rows, "bytes": found.bytes, "devices": found.devices, "listed": listed})
     if not output.is_json:
-        output.say(f"{found.rows} rows of {found.devices} devices, {found.bytes:,} bytes of text")
+        output.say(f"{counted(found.rows, 'row')} of {counted(found.devices, 'device')}, {found.bytes:,} bytes of text")
         for row in listed:
             expires = moment(int(str(row["expires_unix_ms"])))
             output.say(f"  {row['device_id']}  submitted {moment(int(str(row['submitted_unix_ms'])))}  ends {expires}")

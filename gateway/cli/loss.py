@@ -18,7 +18,7 @@ import numpy as np
 
 from gateway.cli.connection import asking_client, read_config
 from gateway.cli.exit_codes import ExitCode, UsageError
-from gateway.cli.output import Output, moment
+from gateway.cli.output import Output, counted, moment, to_stdout
 from gateway.client.blocking import BlockingClient
 from gateway.client.loss_calls import LossOf
 from gateway.columns import TextColumn
@@ -39,20 +39,20 @@ def run(options: argparse.Namespace, output: Output) -> int:
     with asking_client(options) as client:
         if options.csv is not None:
             return _write_rows(client, of, options, output)
-        counted = client.count_rows(of, recount=True) if options.recount else None
+        recount = client.count_rows(of, recount=True) if options.recount else None
         found = client.loss(of)
-    output.document(_document(found, counted))
+    output.document(_document(found, recount))
     if not output.is_json:
-        _show(options.what, found, output)
-        if counted is not None:
-            n = int(np.frombuffer(counted.rows, "<u8").sum())
-            output.say(f"recount: {n:,} rows, {counted.differing} counts differ from the counters")
+        _show(f"{options.what} ({options.kind or _kind(options)})", found, output)
+        if recount is not None:
+            n = int(np.frombuffer(recount.rows, "<u8").sum())
+            output.say(f"recount: {counted(n, 'row')}, {recount.differing} counts differ from the counters")
     if options.png is not None:
         from gateway.cli.funnel_picture import write_png
 
         write_png(options.png, options.what, found)
         output.progress(f"the funnel is in {options.png}")
-    return ExitCode.GOOD if counted is None or not counted.differing else ExitCode.NOT_CONSERVED
+    return ExitCode.GOOD if recount is None or not recount.differing else ExitCode.NOT_CONSERVED
 
 
 def _of(options: argparse.Namespace) -> LossOf:
@@ -86,7 +86,7 @@ def total(found: LossFound) -> list[int]:
     return [sum(rows) for rows in zip(*found.channels.values(), strict=True)] or [0] * len(found.stages)
 
 
-def _document(found: LossFound, counted: RowsCounted | None) -> dict[str, Any]:
+def _document(found: LossFound, recount: RowsCounted | None) -> dict[str, Any]:
     document = {
         "stages": found.stages,
         "all": total(found),
@@ -96,23 +96,27 @@ def _document(found: LossFound, counted: RowsCounted | None) -> dict[str, Any]:
         "to_day": found.to_day,
         "rows_gone": found.rows_gone,
     }
-    return document if counted is None else document | {"differing": counted.differing}
+    return document if recount is None else document | {"differing": recount.differing}
 
 
 def _show(what: str, found: LossFound, output: Output) -> None:
     everything = total(found)
     days = found.from_day if found.from_day == found.to_day else f"{found.from_day} to {found.to_day}"
-    output.say(f"{what}: {everything[0]:,} rows submitted on {days or 'no day'}")
     if not everything[0]:
+        output.say(f"{what}: no rows in {days}" if days else f"{what}: no rows are known of it")
         return
+    output.say(f"{what}: {counted(everything[0], 'row')} submitted" + (f" on {days}" if days else ""))
     for stage, rows in zip(found.stages, everything, strict=True):
         share = rows / everything[0]
         output.say(f"{stage:>10} {bar(share):<{_BAR}} {rows:>12,}  {share:7.2%}")
     output.table(
         "by channel",
-        ["channel", *found.stages],
-        [(name, *rows) for name, rows in found.channels.items()],
-        numbers=range(1, 8),
+        ["channel", *found.stages, "went on"],
+        [
+            (name, *found.channels.get(name, [0] * len(found.stages)), found.went_on.get(name, 0))
+            for name in dict.fromkeys([*found.channels, *found.went_on])
+        ],
+        numbers=range(1, 9),
     )
     output.table(
         "what stopped them",
@@ -149,31 +153,37 @@ _COLUMNS = (
 
 
 def _write_rows(client: BlockingClient, of: LossOf, options: argparse.Namespace, output: Output) -> int:
-    cursor, n = b"", 0
+    def asked(cursor: bytes) -> LossRowPage:
+        return client.loss_rows(of, options.cause, channel=options.channel, stage=options.stage, n=_ROWS, cursor=cursor)
+
+    # Asked first: a wrong cause must not leave a file with nothing but a header.
+    page = asked(b"")
+    n = page.n
     with _opened(options.csv) as stream:
         writer = csv.writer(stream)
         writer.writerow(_COLUMNS)
-        while True:
-            page = client.loss_rows(
-                of, options.cause, channel=options.channel, stage=options.stage, n=_ROWS, cursor=cursor
-            )
+        writer.writerows(rows_of(page))
+        while page.next_cursor:
+            page = asked(page.next_cursor)
             writer.writerows(rows_of(page))
             n += page.n
-            cursor = page.next_cursor
-            if not cursor:
-                break
-    output.progress(f"{n:,} rows")
+    output.progress(counted(n, "row"))
     return ExitCode.GOOD
 
 
 @contextmanager
 def _opened(path: Any) -> Iterator[TextIO]:
+    """A file to write to, or stdout for "-". Raises UsageError where it takes nothing."""
     if str(path) == "-":
-        yield sys.stdout
-        sys.stdout.flush()
+        with to_stdout():
+            yield sys.stdout
+            sys.stdout.flush()
         return
-    with open(path, "w", encoding="utf-8", newline="") as stream:
-        yield stream
+    try:
+        with open(path, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
 
 
 def rows_of(page: LossRowPage) -> Iterator[Sequence[object]]:

@@ -1,7 +1,7 @@
 """What commands say: progress and errors on stderr; results on stdout, as tables for people or JSON for machines.
 
 With --json the tables go to stderr, so that stdout holds nothing but JSON lines. Texts of users are never read as
-markup.
+markup. A reader that has left (`| head`) is BrokenPipeError, whoever wrote.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.cli.exit_codes import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 #: Width of tables where stdout is no terminal: a file has no width, and a task id must not be broken.
 _WIDTH_WITHOUT_TERMINAL = 140
+
+
+class StdoutFull(UsageError):
+    """stdout takes nothing more: a full disk behind it."""
 
 
 class Output:
@@ -32,7 +38,13 @@ class Output:
         if is_stderr not in self._consoles:
             from rich.console import Console
 
-            console = Console(stderr=is_stderr, markup=False, emoji=False, highlight=False)
+            class PlainConsole(Console):
+                """rich would end the process with code 1, which says that rows were lost."""
+
+                def on_broken_pipe(self) -> None:
+                    raise BrokenPipeError
+
+            console = PlainConsole(stderr=is_stderr, markup=False, emoji=False, highlight=False)
             if not console.is_terminal:
                 console.width = _WIDTH_WITHOUT_TERMINAL
             self._consoles[is_stderr] = console
@@ -43,13 +55,13 @@ class Output:
     def document(self, value: Mapping[str, Any]) -> None:
         """One JSON object as one line on stdout; nothing without --json."""
         if self.is_json:
-            sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-            sys.stdout.flush()
+            self.text(msgspec.json.encode(value).decode())
 
     def text(self, text: str) -> None:
         """A result that is copied or piped: written as it is, never wrapped."""
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        sys.stdout.flush()
+        with to_stdout():
+            sys.stdout.write(text if text.endswith("\n") else text + "\n")
+            sys.stdout.flush()
 
     def table(
         self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = ()
@@ -67,7 +79,8 @@ class Output:
             table.add_column(Text(column), justify="right" if position in right else "left", overflow="fold")
         for row in rows:
             table.add_row(*[Text(shown(cell)) for cell in row])
-        self._console(is_stderr=self.is_json).print(table)
+        with to_stdout():
+            self._console(is_stderr=self.is_json).print(table)
 
     def facts(self, title: str, facts: Mapping[str, Any]) -> None:
         """A table of names and values, nested names dotted; each list of mappings is a table of its own below it."""
@@ -76,11 +89,13 @@ class Output:
         for name, items in lists.items():
             columns = list(items[0])
             rows = [[readable(column, item.get(column)) for column in columns] for item in items]
-            self.table(name, columns, rows)
+            numbers = [at for at, column in enumerate(columns) if _is_number(column, items[0].get(column))]
+            self.table(name, [label(column) for column in columns], rows, numbers=numbers)
 
     def say(self, text: str) -> None:
         """A line for people beside the tables."""
-        self._console(is_stderr=self.is_json).print(text, soft_wrap=True)
+        with to_stdout():
+            self._console(is_stderr=self.is_json).print(text, soft_wrap=True)
 
     # -- progress and errors
 
@@ -107,6 +122,22 @@ class Output:
             yield lambda done: progress.update(task, completed=done)
 
 
+@contextlib.contextmanager
+def to_stdout() -> Iterator[None]:
+    """Raises StdoutFull; BrokenPipeError as it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StdoutFull(f"stdout: {error.strerror}") from error
+
+
+def counted(n: int, what: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def shown(value: object) -> str:
     """A cell: counts with separators, times and sizes short, nothing as a dash."""
     if value is None or value == "":
@@ -128,8 +159,13 @@ def flat(facts: Mapping[str, Any], path: str = "") -> list[tuple[str, object]]:
         if isinstance(value, Mapping) and value:
             out += flat(value, here)
         else:
-            out.append((here, readable(here, value)))
+            out.append((label(here), readable(here, value)))
     return out
+
+
+def label(name: str) -> str:
+    """A name above what `readable` makes of its value: a date has no unit."""
+    return name.removesuffix("_unix_ms").removesuffix("_unix_s")
 
 
 def readable(name: str, value: object) -> object:
@@ -140,6 +176,9 @@ def readable(name: str, value: object) -> object:
         return ", ".join(map(str, value))
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {one}" for key, one in value.items())
+    if name.endswith("pid") and isinstance(value, int):
+        # It goes into the next command: no separators.
+        return str(value)
     if isinstance(value, int) and name.endswith(("unix_ms", "unix_s")):
         return moment(value if name.endswith("unix_ms") else 1000 * value) if value else None
     return value
@@ -151,6 +190,11 @@ def moment(unix_ms: int) -> str:
         return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
     except (ValueError, OverflowError, OSError):
         return str(unix_ms)
+
+
+def _is_number(name: str, value: object) -> bool:
+    """A point in time is shown as a date."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and label(name) == name
 
 
 def _is_list_of_mappings(value: object) -> bool:

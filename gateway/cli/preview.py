@@ -23,7 +23,7 @@ from gateway.batch import Batch
 from gateway.cli.connection import choose_app, read_config
 from gateway.cli.exit_codes import ExitCode, UsageError
 from gateway.cli.lines import LineReader, open_lines
-from gateway.cli.output import Output
+from gateway.cli.output import Output, counted
 from gateway.client.rows import Row
 from gateway.columns import TextColumn, join
 from gateway.config_sections import App
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         for preview in found:
             output.text(_as_text(preview))
         for fault in reader.faults:
-            output.error(f"line {fault.line}: {fault.field}: {fault.text}")
+            output.error(f"line {fault.line}: {fault.text}")
     is_refused = reader.n_faults or any(preview.refused for preview in found)
     return ExitCode.ROWS_REFUSED if is_refused else ExitCode.GOOD
 
@@ -197,7 +197,7 @@ def _as_text(preview: Preview) -> str:
     for request in preview.requests:
         step: Shown | None = request
         while step is not None:
-            lines.append(f"{head}: POST {step.url} ({step.rows} rows)")
+            lines.append(f"{head}: POST {step.url} ({counted(step.rows, 'row')})")
             lines += [f"  {name}: {value}" for name, value in step.headers.items()]
             body = msgspec.json.format(msgspec.json.encode(step.body), indent=2).decode()
             lines += [f"  {line}" for line in body.splitlines()]

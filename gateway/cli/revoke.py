@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.cli.connection import asking_client
 from gateway.cli.exit_codes import ExitCode, UsageError
-from gateway.cli.output import Output
+from gateway.cli.output import Output, counted
 from gateway.client.rows import LineFault, parse_line
 from gateway.content import Variant
 from gateway.message_id import to_text
@@ -51,12 +51,12 @@ def read_content(path: Path) -> Variant:
         raise UsageError(f"{path}: {error.strerror}") from error
     found = parse_line(text, 1, default_to=_NOBODY)
     if isinstance(found, LineFault):
-        raise UsageError(f"{path}: {found.field}: {found.text}")
+        raise UsageError(f"{path}: {found.text}")
     return found[0].variant
 
 
 def show(revoked: TaskRevoked, output: Output) -> None:
-    output.say(f"task {to_text(revoked.task_id)}: stopped, {revoked.cancelled:,} rows cancelled by this call")
+    output.say(f"task {to_text(revoked.task_id)}: stopped, {counted(revoked.cancelled, 'row')} cancelled by this call")
     rows = [
         (channel, name, n, _MEANINGS.get(name, ""))
         for channel, outcomes in revoked.channels.items()

@@ -6,7 +6,7 @@ import argparse
 
 from gateway.cli.connection import asking_client
 from gateway.cli.exit_codes import ExitCode
-from gateway.cli.output import Output
+from gateway.cli.output import Output, counted
 from gateway.message_id import to_text
 from gateway.wire.rpc.messages import TaskStopped
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
 
 
 def show(stopped: TaskStopped, output: Output) -> None:
-    ended = f"{stopped.cancelled:,} of {stopped.accepted:,} rows cancelled by this call"
+    ended = f"{stopped.cancelled:,} of {counted(stopped.accepted, 'row')} cancelled by this call"
     output.say(f"task {to_text(stopped.task_id)}: stopped, {ended}")
     if stopped.may_have_arrived:
         output.say(f"{stopped.may_have_arrived:,} of them may have been seen: an earlier attempt had no answer")

@@ -18,7 +18,7 @@ from gateway.cli.audience import submit_audience
 from gateway.cli.connection import app_client, choose_app, read_config
 from gateway.cli.exit_codes import ExitCode, UsageError, code_of
 from gateway.cli.lines import LISTED_MAX, LineReader, open_lines
-from gateway.cli.output import Output
+from gateway.cli.output import Output, counted
 from gateway.client.blocking import BlockingClient
 from gateway.client.rows import Row, build_submits
 from gateway.errors import GatewayError
@@ -108,12 +108,15 @@ def run(options: argparse.Namespace, output: Output) -> int:
                     list_dropped(client, report, names)
         except GatewayError as error:
             failure = error
-    show(report, output, was_waited_for=not options.no_wait)
+    if failure is None or report.reader.n_rows:
+        show(report, output, was_waited_for=not options.no_wait)
     if failure is not None:
         output.error(str(failure))
         return code_of(failure)
     if report.unrouted_tasks:
-        output.error(f"{report.unrouted_tasks} tasks were not routed within {options.timeout:g} s; see pushgw task")
+        output.error(
+            f"{counted(report.unrouted_tasks, 'task')} not routed within {options.timeout:g} s; see pushgw task"
+        )
         return ExitCode.UNREACHABLE
     return ExitCode.ROWS_REFUSED if report.n_refused else ExitCode.GOOD
 
@@ -215,12 +218,12 @@ def show(report: Report, output: Output, *, was_waited_for: bool) -> None:
     by_channel = [(channel, name, n) for channel, found in channels.items() for name, n in found.items()]
     if by_channel:
         output.table("where the rows are", ["channel", "state", "rows"], by_channel, numbers=[2])
-    counted = f"{report.reader.n_rows:,} rows: {report.accepted:,} accepted, {report.n_refused:,} refused"
+    sums = f"{counted(report.reader.n_rows, 'row')}: {report.accepted:,} accepted, {report.n_refused:,} refused"
     unanswered = report.reader.n_rows - report.accepted - report.n_refused
-    output.say(counted + (f", {unanswered:,} without an answer" if unanswered else ""))
+    output.say(sums + (f", {unanswered:,} not known to be taken" if unanswered else ""))
     for task_id in dict.fromkeys(sent.task_id for sent in report.sent):
         output.say(f"task {to_text(task_id)}")
 
 
 def _listed(what: str, listed: int, total: int) -> str:
-    return f"{what}: {total:,} rows" + (f", the first {listed:,} of them" if listed < total else "")
+    return f"{what}: {counted(total, 'row')}" + (f", the first {listed:,} of them" if listed < total else "")

@@ -6,7 +6,7 @@ import argparse
 
 from gateway.cli.connection import asking_client
 from gateway.cli.exit_codes import ExitCode
-from gateway.cli.output import Output
+from gateway.cli.output import Output, counted
 from gateway.client.blocking import BlockingClient
 from gateway.message_id import to_text
 from gateway.wire.rpc.messages import TaskCounts
@@ -43,7 +43,7 @@ def document(counts: TaskCounts) -> dict[str, object]:
 
 def show(counts: TaskCounts, output: Output) -> None:
     where = "all rows have ended" if counts.is_final else "rows are open" if counts.is_routed else "being routed"
-    output.say(f"task {to_text(counts.task_id)}: {counts.accepted:,} rows accepted, {where}")
+    output.say(f"task {to_text(counts.task_id)}: {counted(counts.accepted, 'row')} accepted, {where}")
     rows: list[tuple[str, str, int]] = []
     for title, found in (
         ("state", counts.states),

@@ -7,16 +7,18 @@ import argparse
 import msgspec
 
 from gateway.cli.connection import asking_client
-from gateway.cli.exit_codes import ExitCode
+from gateway.cli.exit_codes import ExitCode, UsageError
 from gateway.cli.output import Output, moment
+from gateway.client.blocking import BlockingClient
+from gateway.client.errors import CallFailed
 from gateway.message_id import to_text
-from gateway.wire.rpc.messages import Hop
+from gateway.wire.rpc.messages import Hop, TraceHops
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
     with asking_client(options) as client:
         if options.device is None:
-            found = client.trace(message_id=options.what)
+            found = _by_message(client, options.what)
         else:
             found = client.trace(options.what, options.device)
     output.document(
@@ -34,6 +36,15 @@ def run(options: argparse.Namespace, output: Output) -> int:
         columns = ["time", "what", "channel", "connection", "attempt", "outcome", "vendor's request"]
         output.table(f"task {to_text(found.task_id)}", columns, [_row(hop) for hop in found.hops])
     return ExitCode.GOOD
+
+
+def _by_message(client: BlockingClient, message_id: bytes) -> TraceHops:
+    try:
+        return client.trace(message_id=message_id)
+    except CallFailed as error:
+        if error.code != "not_found":
+            raise
+        raise UsageError(f"{error}; with the id of a task, name the device as well: trace TASK DEVICE") from error
 
 
 def _row(hop: Hop) -> tuple[object, ...]:

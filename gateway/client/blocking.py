@@ -472,7 +472,7 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
                 opened.close()
             is_certificate = isinstance(error, ssl.SSLCertVerificationError)
             reason = CloseReason.CERTIFICATE_INVALID if is_certificate else CloseReason.CONNECT_FAILED
-            raise Lost(f"{address}: {error}", reason=reason) from error
+            raise Lost(f"{address}: {error.strerror or error}", reason=reason) from error
 
     def _read(self, deadline: float | None) -> None:
         """Takes what the server has sent, waiting for it. Raises Lost, or TimeoutError at the deadline."""

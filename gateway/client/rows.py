@@ -16,8 +16,9 @@ line: one fault, whatever the number of its targets. Identical contents become o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
@@ -98,6 +99,9 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     fallback: tuple[FallbackStep, ...] = ()
 
 
+_EXPECTED = re.compile("Expected `(?P<expected>[^`]+)`, got `(?P<got>[^`]+)`")
+_NO_CHOICE = re.compile("Invalid enum value (.+)")
+_CHOICES = {"action": get_args(Action), "click.type": get_args(get_type_hints(Click)["type"])}
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(_Line)}
 
 
@@ -182,8 +186,33 @@ def _shape_fault(found: dict[str, Any], line: int) -> LineFault | None:
         try:
             msgspec.convert(value, _TYPES[key])
         except msgspec.ValidationError as error:
-            return LineFault(line, key, str(error))
+            return LineFault(line, key, _wrong_type(key, value, error))
     return None
+
+
+def _is_good(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _wrong_type(key: str, value: Any, error: msgspec.ValidationError) -> str:
+    """What msgspec found, in the words of the other faults: where it stands, what it is, what was expected."""
+    said, _, path = str(error).partition(" - at `$")
+    path = path.rstrip("`")
+    if path == "[...]":
+        # One of the values of `data`, `vars` or `strategy`: msgspec does not say which.
+        path = next(f".{name[:64]}" for name in value if not _is_good({name: value[name]}, _TYPES[key]))
+    where = key + path
+    wrong = _EXPECTED.fullmatch(said)
+    if wrong is not None:
+        return f"{where} is {wrong['got']}, expected {wrong['expected'].replace(' | ', ' or ')}"
+    choice = _NO_CHOICE.fullmatch(said)
+    if choice is not None and where in _CHOICES:
+        return f"{where} is {choice[1][:64]}, expected one of {', '.join(_CHOICES[where])}"
+    return f"{where}: {said}"
 
 
 def _targets(parsed: _Line, line: int, default_to: Target | None) -> list[Target] | LineFault:

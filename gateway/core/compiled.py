@@ -13,12 +13,14 @@ from typing import NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from gateway.content import Variant
-from gateway.vendor import BulkTemplate, Limits, Refusal, RequestTemplate, RowList, Slot, TemplateParts
+from gateway.vendor import BulkTemplate, Limits, Refusal, RequestTemplate, RowList, SignedFields, Slot, TemplateParts
 
 _ENCODER = msgspec.json.Encoder()
 
 #: Slots whose value is a column of its own in every group, never a constant or a text.
 ROW_SLOTS = frozenset({"token", "message_id", "address"})
+#: The request's body, where it is signed.
+PAYLOAD = "payload"
 #: The two texts that are cut to a vendor's limits.
 TEXTS = frozenset({"title", "body"})
 
@@ -47,7 +49,7 @@ class CompiledBulk(NamedTuple):
     body: TemplateParts
     lists: tuple[RowList, ...]
     rows_max: int
-    signed: TemplateParts
+    signed: SignedFields
     save: Compiled | None
     constant_bytes: int
     body_slots: tuple[tuple[str, int], ...]
@@ -80,7 +82,7 @@ class Compiled(NamedTuple):
     n_title: int
     n_body: int
     layout: Hashable
-    signed: TemplateParts = ()
+    signed: SignedFields = ()
     shared: CompiledBulk | None = None
     distinct: CompiledBulk | None = None
     signature_slots: tuple[str, ...] = ()
@@ -97,6 +99,11 @@ def _slots_of(parts: TemplateParts) -> dict[str, int]:
         if isinstance(part, Slot):
             counts[part.name] = counts.get(part.name, 0) + 1
     return counts
+
+
+def _signed_slots(fields: SignedFields) -> set[str]:
+    """Names in the fields, but the body's."""
+    return {name for field in fields for name in _slots_of(field)} - {PAYLOAD}
 
 
 def _constant_bytes(parts: TemplateParts) -> int:
@@ -122,7 +129,7 @@ def _head_slots(path: TemplateParts, headers: tuple[tuple[bytes, TemplateParts],
 
 def compile_template(template: RequestTemplate) -> Compiled:
     counts = _slots_of(template.body)
-    for name in _slots_of(template.signed):
+    for name in _signed_slots(template.signed):
         # What is only signed needs its value as well; it is no part of the payload.
         counts.setdefault(name, 0)
     head_slots = _head_slots(template.path, template.headers)
@@ -153,7 +160,7 @@ def compile_template(template: RequestTemplate) -> Compiled:
 def _compile_bulk(template: BulkTemplate) -> CompiledBulk:
     names = {row_list.name for row_list in template.lists}
     around = _slots_of(template.body)
-    for name in _slots_of(template.signed):
+    for name in _signed_slots(template.signed):
         around.setdefault(name, 0)
     head_slots = _head_slots(template.path, template.headers)
     signatures = _signature_slots(around, head_slots)

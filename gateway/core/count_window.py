@@ -28,11 +28,19 @@ class CountWindow:
 
     def add(self, now: float, *counts: int) -> None:
         """One count per kind, as of now. A clock that stepped back counts into the newest slot."""
+        number = int(now // self._slot_s)
+        slots = self._slots
+        if slots and slots[-1][0] == number and slots[0][0] > number - SLOTS:
+            # The usual call: nothing is too old, and the newest slot is the one.
+            newest = slots[-1][1]
+            for kind, count in enumerate(counts):
+                newest[kind] += count
+                self.sums[kind] += count
+                self.total += count
+            return
         self.settle(now)
         if not any(counts):
             return
-        number = int(now // self._slot_s)
-        slots = self._slots
         if not slots or slots[-1][0] < number:
             slots.append((number, [0] * len(self.sums)))
         newest = slots[-1][1]

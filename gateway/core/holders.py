@@ -11,8 +11,10 @@ in that life, and everything else is dropped and counted.
 
 A row that was not issued is routed again. One that may have been issued is sent again or ends uncertain, as
 `on_uncertain` says of its vendor and class; on the long link it is always sent again, since devices drop second copies.
-Lanes announce a burst before it leaves. The long link does not: a device has its row before the report of it is
-written, so a row that no report placed with a vendor may have been shown, and bears the flag when it goes again.
+Lanes announce a burst before it leaves. The long link does not, of an app in memory: a device has its row before the
+report of it is written, so a row that no report placed with a vendor may have been shown, and bears the flag when it
+goes again. Of an app on disk every row is announced, marked in its home's journal and answered for before it leaves
+(core/foreign_marks.py): what has no mark was not sent.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from gateway.columns import U8, Bool, Rows
+from gateway.core.foreign_marks import ForeignMarks
 from gateway.core.home import Home
 from gateway.core.shadow import PATHS, Outcomes, burst_at_home
 from gateway.core.stopping import go_on
@@ -62,6 +65,7 @@ class Holders:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self.marks = ForeignMarks(home.trail, _still_announced)
         #: worker -> sequence -> page with rows at that worker. Pages leave with their last row.
         self._pages: dict[int, dict[int, LedgerPage]] = {}
         self._rows: dict[int, int] = {}
@@ -80,15 +84,28 @@ class Holders:
 
     def adopt(self, page: LedgerPage, rows: Rows, worker: int) -> None:
         """These rows of a page from a journal are with that worker, which got them of an earlier life of this home, and
-        may have left its process: as far as nobody has said more, they are taken for sent."""
-        self.give(page, rows, worker)
+        may have left its process: as far as nobody has said more, those that the journal's marks name (all, where there
+        are no marks) are taken for sent. Rows that have ended are its own for late receipts alone."""
+        is_open = ~IS_FINAL[page.state[rows]]
+        if is_open.any():
+            self.give(page, rows[is_open], worker)
+        elif page.away is None:
+            page.away = np.zeros(page.n, np.uint8)
         assert page.away is not None
-        page.away[rows] |= _ISSUED
+        page.away[rows] = worker + 1
+        page.away[rows[is_open]] |= _ISSUED
 
     # -- reports
 
     def report(self, worker: int, outcomes: Outcomes, now: float) -> Reported:
         """The rows' columns are as the holder says. worker: who says so, in the life that holds its rows."""
+        reported = self._report(worker, outcomes, now)
+        if not reported.rows:
+            # They are nobody's: the holder need not wait.
+            self._answer(worker, outcomes)
+        return reported
+
+    def _report(self, worker: int, outcomes: Outcomes, now: float) -> Reported:
         n = len(outcomes.rows)
         page = self._home.page(outcomes.address.sequence)
         if page is None or page.batch.address != outcomes.address or page.away is None:
@@ -118,7 +135,12 @@ class Holders:
         assert page.away is not None
         page.away[rows] = np.uint8(worker + 1) | np.where(outcomes.is_announced, _ISSUED, np.uint8(0))
         was_open = page.n_open
+        marked = None if page.trail is None else page.trail.marked[rows]
         self._move(page, rows, outcomes, now)
+        if marked is not None:
+            self._mark(page, rows, marked, outcomes, worker)
+        else:
+            self._answer(worker, outcomes)
         self._raise_receipts(page, rows, outcomes.receipt, now)
         if outcomes.is_back.any():
             back = rows[outcomes.is_back & (page.state[rows] == State.HELD)]
@@ -148,11 +170,33 @@ class Holders:
         start, to = State(code // len(State)), State(code % len(State))
         if start is to:
             page.reason[rows] = reasons
+            if to is State.WAITING and self._home.trail is not None:
+                # What it waits for may be what a start must know.
+                self._home.trail.renew(page, rows)
             return
         *between, last = PATHS[start, to]
         for step in between:
             self._home.move(page, rows, step, None, now)
         self._home.move(page, rows, last, reasons, now)
+
+    def _answer(self, worker: int, outcomes: Outcomes) -> None:
+        for question in outcomes.questions:
+            self.marks.answer(worker, question.number)
+
+    def _mark(self, page: LedgerPage, rows: Rows, before: U8, outcomes: Outcomes, worker: int) -> None:
+        """The journal follows what the holder says of rows that leave, or stay after all. before: (k,) the channels
+        under which the rows were marked."""
+        home_trail, trail = self._home.trail, page.trail
+        assert home_trail is not None
+        assert trail is not None
+        states = page.state[rows]
+        leaves = outcomes.is_announced & ~IS_FINAL[states]
+        home_trail.unmark(page, rows[(before != 0) & ~outcomes.is_announced & (states != State.IN_FLIGHT)])
+        again = leaves & (before == outcomes.channel) & (before != 0) & (trail.marked[rows] == 0)
+        for channel in np.unique(before[again]).tolist():
+            self.marks.mark_again(page, rows[again & (before == channel)], Channel(channel))
+        for number, asked in outcomes.questions:
+            self.marks.announced(worker, number, page, asked[asked < page.n].astype(np.intp))
 
     def _raise_receipts(self, page: LedgerPage, rows: Rows, receipts: U8, now: float) -> None:
         if not receipts.any():
@@ -188,6 +232,9 @@ class Holders:
             yield self._return(page, rows, was_issued, resends, now)
 
     def _return(self, page: LedgerPage, rows: Rows, was_issued: Bool, resends: Resends, now: float) -> Returned:
+        if page.trail is not None:
+            # What its holder was not answered for cannot have left.
+            was_issued = page.trail.marked[rows] != 0
         was_issued |= page.state[rows] == State.IN_FLIGHT
         may_go = ~was_issued
         issued = np.flatnonzero(was_issued)
@@ -198,10 +245,22 @@ class Holders:
         # Announced and not yet reported as sent: it may have been, so it is taken for sent.
         self._home.move(page, uncertain[page.state[uncertain] == State.QUEUED], State.IN_FLIGHT, None, now)
         self._home.move(page, uncertain, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
-        may_be_shown = may_go & (was_issued | _may_be_on_link(page, rows))
+        may_be_shown = may_go & was_issued
+        if page.trail is None:
+            may_be_shown |= may_go & _may_be_on_link(page, rows)
         page.flags[rows[may_be_shown]] |= np.uint8(Flag.RESENT_UNCERTAIN)
         self._home.move(page, again[page.state[again] != State.QUEUED], State.QUEUED, Reason.NONE, now)
+        if self._home.trail is not None:
+            self._home.trail.unmark(page, again)
         return Returned(page, go_on(self._home, page, again, now), uncertain)
+
+
+def _still_announced(page: LedgerPage, rows: Rows, worker: int) -> Rows:
+    """Those of the rows that this worker has, and is about to let leave."""
+    if page.away is None:
+        return rows[:0]
+    kept: Rows = rows[page.away[rows] == (np.uint8(worker + 1) | _ISSUED)]
+    return kept
 
 
 def _may_be_on_link(page: LedgerPage, rows: Rows) -> Bool:
@@ -215,7 +274,8 @@ def _may_be_on_link(page: LedgerPage, rows: Rows) -> Bool:
 
 def _take(outcomes: Outcomes, kept: Rows) -> Outcomes:
     """The same of some of its rows."""
-    columns = {name: column[kept] for name, column in outcomes._asdict().items() if name not in ("address", "bursts")}
+    whole = ("address", "bursts", "questions")
+    columns = {name: column[kept] for name, column in outcomes._asdict().items() if name not in whole}
     changed: Any = outcomes._replace
     taken: Outcomes = changed(**columns)
     return taken

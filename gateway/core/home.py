@@ -35,8 +35,8 @@ from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
 from gateway.ledger import FINAL_STATES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
-from gateway.marks import RowMarks
 from gateway.message_id import BatchAddress, RowAddress
+from gateway.page_history import Kind
 
 #: Pages looked at in one call of `evict`.
 _EVICT_LOOK = 64
@@ -97,6 +97,8 @@ class Home:
         self.on_final: Callable[[int], None] = lambda _sequence: None
         #: Told of each move of rows that a journal on disk holds.
         self.trail: Trail | None = None
+        #: Called when receipts of rows of a page came that had not come before.
+        self.on_heard: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when a page's last row has become final, and when it changes after that: it is to be archived.
         self.on_done: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when the open rows of a page all wait in the inbox, for the time being.
@@ -361,32 +363,18 @@ class Home:
             ended = len(rows) - came.item(State.UNCERTAIN)
             self.rows_open -= ended
             page.final_ms[rows] = page.stamp(now)
-            if not page.n_open:
+            n_open = page.n_open
+            if not n_open:
                 self.counters.ended(page)
                 if ended:
                     if page.trail is not None and self.trail is not None:
                         self.trail.finished(page)
                     self.on_final(page.batch.address.sequence)
                 self.on_done(page)
-            else:
+            elif n_open == page.counts.item(State.HELD):
                 self._may_rest(page)
             self._observer.finished(page, rows, to, channels, now)
             self._record(page, rows, to, page.reason[rows] if reason is None else reason, channels, now)
-
-    def restore(self, page: LedgerPage, rows: Rows, marks: RowMarks, states: U8) -> None:
-        """The rows are as an earlier process left them; nobody is told, since they were counted then.
-
-        marks: k rows, of which reasons, channels and flags are taken. states: (k,), what they are now.
-        """
-        page.state[rows] = states
-        page.reason[rows], page.channel[rows], page.flags[rows] = marks.reasons, marks.channels, marks.flags
-        # What a device acknowledged was delivered.
-        page.receipt[rows[states == State.DEVICE_ACKED]] = Receipt.DELIVERED
-        open_before = page.n_open
-        page.counts[:] = np.bincount(page.state, minlength=len(State))
-        page.changes += 1
-        self.rows_open -= open_before - page.n_open
-        self.counters.touch(page)
 
     def ended_before(self, page: LedgerPage) -> None:
         """All rows of a page from a journal had ended when the process before ended: only what follows was missing."""
@@ -399,7 +387,10 @@ class Home:
         """Receipts of rows are at least `receipt`; uncertain rows become accepted. Returns the rows where it rose."""
         rose = rows[page.receipt[rows] < receipt]
         page.receipt[rose] = receipt
-        page.stamp_receipts(rose, now)
+        if receipt:
+            # That a device has what it acknowledged is said by its state.
+            is_news = (page.state[rows] != State.DEVICE_ACKED) | (receipt > Receipt.DELIVERED)
+            self.hear(page, rows[is_news], Kind(receipt - 1), now)
         uncertain = rows[page.state[rows] == State.UNCERTAIN]
         if len(uncertain):
             self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
@@ -420,6 +411,14 @@ class Home:
             self._observer.receipts_rose(len(rose), receipt, channels)
             self._record(page, rose, page.state[rose], page.reason[rose], channels, now)
         return rose
+
+    def hear(self, page: LedgerPage, rows: Rows, kinds: U8 | Kind, now: float) -> None:
+        """Receipts (k,) of the rows came now, each of which counts once; what they do to the rows is the caller's."""
+        if page.hear(rows, kinds, now):
+            page.changes += 1
+            if self._pages.get(page.batch.address.sequence) is page:
+                self.resized(page)
+            self.on_heard(page)
 
     def _reached(self, page: LedgerPage, rows: Rows, now: float) -> None:
         """Rows that waited for this receipt have ended: their chains end here. Those at another worker end there."""

@@ -17,6 +17,8 @@ from gateway.core.strategy import strategy_table
 from gateway.ledger import VENDOR_CHANNELS, Channel
 from gateway.regions import VENDOR_OF, VENDORS
 
+_ONE_BIT = np.uint8(1)
+
 
 class Options(NamedTuple):
     """Per variant: strategies (v, channels) uint8; classes, priorities (v,) uint8; is_now_or_never, is_for_vendors (v,)
@@ -33,6 +35,10 @@ class Options(NamedTuple):
         if batch.variant_index is None:
             return np.zeros(len(rows), np.intp)
         return batch.variant_index[rows]
+
+    def kinds(self, index: Rows) -> U8:
+        """(k,) class << 1 | priority of rows with these variants: what tells their lanes and queues apart."""
+        return self.classes[index] << _ONE_BIT | self.priorities[index]
 
 
 class AppDefaults(NamedTuple):

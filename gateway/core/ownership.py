@@ -18,11 +18,13 @@ from typing import NamedTuple
 import numpy as np
 
 from gateway.batch import OwnershipEpoch
-from gateway.columns import U8, Rows
+from gateway.columns import U8, U64, Rows
 from gateway.core.segments import device_shard, device_shards
 from gateway.message_id import JOURNALS_MAX
 
 SHARDS = 4096
+#: The first 12 bits of a request id's key are its shard.
+_KEY_SHIFT = 52
 #: As many as stay below the bits of a byte that `core/holders.py` uses for itself, and far above the cores of a
 #: machine.
 WORKERS_MAX = 64
@@ -96,10 +98,14 @@ class Ownership:
         """The worker that has the one thing of this name."""
         return self._worker_of[shard_of_name(name)]
 
-    def home_of_request(self, app_key: str, request_id: str) -> int:
+    def home_of_request(self, key: int) -> int:
         """Where a submit with a request id is journaled, whichever worker it arrives at: a retry finds the first
-        answer there."""
-        return self.owner_of_name(f"request/{app_key}/{request_id}")
+        answer there. key: of the id, 64 bits (core/request_ids.py), which is all that is kept of it."""
+        return self._worker_of[key >> _KEY_SHIFT]
+
+    def homes_of_requests(self, keys: U64) -> U8:
+        """(n,) the same of many."""
+        return self._workers_of_shards[(keys >> np.uint64(_KEY_SHIFT)).astype(np.intp)]
 
     def worker_of_journal(self, journal: int, node: int) -> int | None:
         """Who has the journal of a message id open; None: not a journal of this node.

@@ -192,8 +192,10 @@ def remember_tokens(page: LedgerPage, channel: Channel, devices: DeviceTable) ->
     return int(np.count_nonzero(hashes))
 
 
-def add_flags(home: Home, page: LedgerPage, rows: Rows, flags: U8) -> None:
-    """The rows, some of them more than once, have these flags too; (k,)."""
+def add_flags(home: Home, page: LedgerPage, rows: Rows, events: U8, now: float) -> None:
+    """Events (k,) of rows, some of them more than once, are known with their time, and the rows have their flags."""
+    home.hear(page, rows, events, now)
+    flags = FLAGS[events]
     if not ((page.flags[rows] & flags) != flags).any():
         return
     np.bitwise_or.at(page.flags, rows, flags)

@@ -47,7 +47,6 @@ from gateway.core.rendered import (
     RenderedPayloads,
     TokenGroup,
     Tokens,
-    pieces_of,
     text_slots,
 )
 from gateway.ledger import Reason
@@ -259,9 +258,7 @@ def _render_shared(group: Group, variant: Variant, template: Compiled) -> None:
             return
     # Only now: escaping tokens one by one is half of the work, and lists have their own.
     slots |= group.row_pieces(template.row_slots) | text_slots(template.text_slots, fitted)
-    if template.signed:
-        slots |= group.signatures(template.signature_slots, template.signed, slots, n)
-    body = pieces_of(template.body, slots)
+    body = group.signed_body(template, slots, n)
     for name in template.header_slots:
         slots[name] = (burst.constant(name, variant, in_json=False),)
     group.add(template, slots, body, np.full(n, fitted.was_cut))

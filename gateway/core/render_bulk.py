@@ -147,9 +147,7 @@ def _add(
     slots |= _addresses(group, bulk.body_slots, first, n_requests)
     for row_list in bulk.lists:
         slots[row_list.name] = (lists.column(row_list),)
-    if bulk.signed:
-        slots |= group.signatures(bulk.signature_slots, bulk.signed, slots, n_requests)
-    body = pieces_of(bulk.body, slots)
+    body = group.signed_body(bulk, slots, n_requests)
     for name in bulk.header_slots:
         slots[name] = (group.burst.constant(name, variant, in_json=False),)
     headers = tuple((name, pieces_of(value, slots)) for name, value in bulk.headers)

@@ -120,9 +120,7 @@ def render_columns(group: Group, contents_of: ContentsOf, template: Compiled) ->
     if bulk is not None:
         add_distinct(group, variant, template, slots, truncated)
         return
-    if template.signed:
-        slots |= group.signatures(template.signature_slots, template.signed, slots, n)
-    body = pieces_of(template.body, slots)
+    body = group.signed_body(template, slots, n)
     for name in template.header_slots:
         slots[name] = contents.header(name)
     group.add(template, slots, body, truncated)

@@ -16,7 +16,7 @@ import numpy as np
 from gateway.columns import Piece, Pieces, TextColumn, join, json_escape
 from gateway.content import Variant
 from gateway.core.burst import fields_of
-from gateway.core.compiled import Compiled, CompiledBulk, base_name
+from gateway.core.compiled import PAYLOAD, Compiled, CompiledBulk, base_name
 from gateway.core.fit import Fitted, TooLong, too_long
 from gateway.core.render_bulk import add_rendered, lone_rows
 from gateway.core.render_columns import render_columns
@@ -25,10 +25,11 @@ from gateway.core.rendered import Group, TextCut
 from gateway.core.truncate import cut, measure
 from gateway.escapes import escape
 from gateway.ledger import Reason
-from gateway.vendor import Limits, Refusal, TemplateParts, slot_text
+from gateway.vendor import Limits, Refusal, Slot, TemplateParts, slot_text
 
 #: Stands in a body until the row is signed; NUL cannot occur otherwise.
 _SIGNATURE = slot_text("signature")
+_PAYLOAD: TemplateParts = (Slot(PAYLOAD),)
 _ROW_NAMES = ("message_id", "address", "token")
 #: With fewer rows of one template than this, array calls cost more than the loop over rows.
 _COLUMN_ROWS_MIN = 24
@@ -51,7 +52,8 @@ class _Bucket:
         self.indexes: list[int] = []
         self.bodies: list[bytes] = []
         self.truncated: list[bool] = []
-        self.signed: list[bytes] = []
+        #: A list for each field that is signed; the body's stays empty.
+        self.signed: list[list[bytes]] = [[] for _ in template.signed]
         self.header_values: list[list[bytes]] = [[] for _ in template.header_slots]
 
 
@@ -207,7 +209,9 @@ def _render_few(group: Group, known: Mapping[int, Compiled | Refusal], render_un
         bucket.indexes.append(index)
         bucket.truncated.append(fitted.was_cut or was_cut)
         if template.signed and bulk is None:
-            bucket.signed.append(_filled(template.signed, values))
+            for column, parts in zip(bucket.signed, template.signed, strict=True):
+                if parts != _PAYLOAD:
+                    column.append(_filled(parts, values))
             values["signature"] = _SIGNATURE
         bucket.bodies.append(_filled(way.parts, values))
         for column, value in zip(bucket.header_values, header_values, strict=True):
@@ -333,11 +337,12 @@ def _add_bucket(group: Group, bucket: _Bucket) -> None:
         slots[name] = (_piece_of(column),)
     bodies = bucket.bodies
     if bucket.signed:
-        names = bucket.template.signature_slots
-        signatures = chosen.signed_slots(("signature", *names), bucket.signed)
+        fields = [(_piece_of(column or bodies),) for column in bucket.signed]
+        signatures = chosen.signature_slots(("signature", *bucket.template.signature_slots), fields, len(bodies))
         slots |= signatures
-        column = join(signatures["signature"], 0, len(bodies))
-        bodies = [body.replace(_SIGNATURE, signature) for body, signature in zip(bodies, column, strict=True)]
+        if "signature" in {part.name for part in bucket.template.body if isinstance(part, Slot)}:
+            made = join(signatures["signature"], 0, len(bodies))
+            bodies = [body.replace(_SIGNATURE, signature) for body, signature in zip(bodies, made, strict=True)]
     chosen.add(bucket.template, slots, (TextColumn.from_rows(bodies),), np.array(bucket.truncated, np.bool_))
 
 

@@ -10,13 +10,14 @@ import numpy as np
 from gateway.columns import U8, Bool, Piece, Pieces, Rows, TextColumn, fill, join
 from gateway.content import Variant
 from gateway.core.burst import Burst
-from gateway.core.compiled import Compiled
+from gateway.core.compiled import PAYLOAD, Compiled, CompiledBulk
 from gateway.core.fit import Fitted, Room, TooLong, fit
 from gateway.core.truncate import MARK
 from gateway.escapes import escape, escape_token
 from gateway.ledger import Reason
-from gateway.vendor import Refusal, Requests, TemplateParts
+from gateway.vendor import Refusal, Requests, Slot, TemplateParts
 
+_PAYLOAD: TemplateParts = (Slot(PAYLOAD),)
 #: (k, L) uint8 where all tokens have one length, else a column of k rows.
 Tokens: TypeAlias = U8 | TextColumn
 
@@ -89,6 +90,10 @@ class Numbering(NamedTuple):
     texts: Callable[[int, int], U8]
 
 
+#: `BulkVendor.sign`.
+Sign: TypeAlias = Callable[[Sequence[Pieces], int], Piece]
+
+
 class Group(NamedTuple):
     """Rows of one burst on their way through. tokens: None where there are none (long link). out: the burst's.
 
@@ -101,7 +106,7 @@ class Group(NamedTuple):
     positions: Rows
     tokens: Tokens | None
     out: Rendered
-    sign: Callable[[bytes], bytes] | None = None
+    sign: Sign | None = None
     numbering: Numbering | None = None
 
     def take(self, chosen: Rows) -> Group:
@@ -171,25 +176,34 @@ class Group(NamedTuple):
         requests = Requests(len(self.positions), self.authority, pieces_of(template.path, slots), headers, body)
         self.out.groups.append(RenderedGroup(self.positions, requests, truncated))
 
-    def signatures(
-        self, names: Sequence[str], signed: TemplateParts, slots: Mapping[str, Pieces], n: int
-    ) -> dict[str, Pieces]:
-        """The slots of the signatures of n requests."""
-        return self.signed_slots(names, join(pieces_of(signed, slots), 0, n))
+    def signed_body(self, template: Compiled | CompiledBulk, slots: dict[str, Pieces], n: int) -> Pieces:
+        """The bodies of n requests; their signatures, where the vendor signs, in `slots`.
 
-    def signed_slots(self, names: Sequence[str], texts: Sequence[bytes]) -> dict[str, Pieces]:
-        """The same of texts that are joined already: a short loop, since a digest is one call each.
-        `signature:A:B` is a part of it, of vendors whose signatures all have one width."""
+        A body that is signed is joined here, once: a digest is one call for each row anyway.
+        """
+        if not template.signed:
+            return pieces_of(template.body, slots)
+        body: Pieces = ()
+        if any(field == _PAYLOAD for field in template.signed):
+            body = slots[PAYLOAD] = (TextColumn.from_rows(join(pieces_of(template.body, slots), 0, n)),)
+        fields = [pieces_of(field, slots) for field in template.signed]
+        slots |= self.signature_slots(template.signature_slots, fields, n)
+        return body or pieces_of(template.body, slots)
+
+    def signature_slots(self, names: Sequence[str], fields: Sequence[Pieces], n: int) -> dict[str, Pieces]:
+        """The slots of the signatures of n requests. `signature:A:B` is a part of them, of vendors whose signatures all
+        have one width."""
         assert self.sign is not None, "only a vendor that signs has a signature in its template"
-        made = list(map(self.sign, texts))
-        if len(set(map(len, made))) > 1:
-            return {name: (TextColumn.from_rows(made),) for name in names}
-        column = np.frombuffer(b"".join(made), np.uint8).reshape(len(texts), -1)
+        made = self.sign(fields, n)
         slots: dict[str, Pieces] = {}
         for name in names:
             _, bar, span = name.partition(":")
             first, _, stop = span.partition(":")
-            slots[name] = (np.ascontiguousarray(column[:, int(first) : int(stop)]) if bar else column,)
+            piece = made
+            if bar:
+                assert isinstance(made, np.ndarray), "a part of what has no width"
+                piece = np.ascontiguousarray(made[:, int(first) : int(stop)])
+            slots[name] = (piece,)
         return slots
 
 

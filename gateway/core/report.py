@@ -26,6 +26,7 @@ from gateway.ledger import (
     State,
 )
 from gateway.message_id import to_text
+from gateway.page_history import Kind
 from gateway.verdict import Verdict
 
 Slice = tuple[LedgerPage, TaskSegment]
@@ -221,13 +222,39 @@ def trace_row(page: LedgerPage, row: int) -> list[Hop]:
     if channel is Channel.LONG_LINK and page.issued_ms[row]:
         hops.append(Hop(int(page.issued_ms[row]), "sent to the device", channel, attempt=int(page.attempts[row])))
     state = State(int(page.state[row]))
-    at_ms = int(page.final_ms[row]) if IS_FINAL[state] else max(hop.at_ms for hop in hops)
+    past = [] if page.history is None else page.history.of_row(row)
+    hops += [_past_hop(*one) for one in past]
+    # An open row is what it is since something happened that was no receipt.
+    since_ms = max(hop.at_ms for hop in hops if hop.what != "receipt")
+    at_ms = int(page.final_ms[row]) if IS_FINAL[state] else since_ms
     flags = ", ".join(flag.name.lower() for flag in Flag(int(page.flags[row])) if flag.name is not None)
     hops.append(Hop(at_ms, "state", channel, state=state, reason=Reason(int(page.reason[row])), text=flags))
-    if page.receipt[row]:
-        rose_ms = 0 if page.receipt_ms is None else int(page.receipt_ms[row])
-        hops.append(Hop(rose_ms or at_ms, "receipt", channel, receipt=Receipt(int(page.receipt[row]))))
+    heard = {hop.receipt for hop in hops}
+    if state is State.DEVICE_ACKED and Receipt.DELIVERED not in heard:
+        # What a device acknowledges it has.
+        hops.append(Hop(at_ms, "receipt", channel, receipt=Receipt.DELIVERED))
+        heard.add(Receipt.DELIVERED)
+    receipt = Receipt(int(page.receipt[row]))
+    if receipt and receipt not in heard:
+        # Of a page that does not say when.
+        hops.append(Hop(at_ms, "receipt", channel, receipt=receipt))
     return sorted(hops, key=lambda hop: hop.at_ms)
+
+
+#: What a trace calls what happened to a row beside its state.
+_PAST: dict[Kind, str] = {
+    Kind.LINK_ATTEMPT: "sent to the device",
+    Kind.HANDED_OVER: "handed over",
+    Kind.FELL_BACK: "fell back",
+}
+
+
+def _past_hop(kind: Kind, channel: int, at_ms: int) -> Hop:
+    if kind in _PAST:
+        return Hop(at_ms, _PAST[kind], Channel(channel))
+    if kind <= Kind.CLICKED:
+        return Hop(at_ms, "receipt", Channel(channel), receipt=Receipt(kind + 1))
+    return Hop(at_ms, "receipt", Channel(channel), text=kind.name.lower())
 
 
 def _request_id(burst: Burst, place: int, message_id: bytes) -> str:

@@ -24,7 +24,6 @@ from gateway.columns import I32, I64, U64, Bool
 from gateway.core.segments import Segments
 from gateway.message_id import BatchAddress, RowAddress
 
-ENTRY_BYTES = 24
 _DIGEST_BITS = 30
 #: Entries forgotten in one call beside those that make room: a day that ends must not be one long step.
 _EXPIRED_MAX = 4096
@@ -62,7 +61,9 @@ def entry(key: int, digest: int, address: RowAddress | None, *, unix_ms: int = 0
     if address is None:
         return key, unix_ms << 16 | _NO_TASK, digest << 34
     batch = address.batch
-    return key, batch.unix_ms << 16 | address.row, digest << 34 | batch.journal << 22 | batch.sequence
+    # As message ids have it, whoever keeps the batch (core/addresses.py).
+    sequence = batch.sequence & 0x3FFFFF
+    return key, batch.unix_ms << 16 | address.row, digest << 34 | batch.journal << 22 | sequence
 
 
 class RequestIds:

@@ -64,7 +64,8 @@ _DROP_REASONS = {
 
 
 class _Facts(NamedTuple):
-    """What is known of the devices of k rows; columns (k,)."""
+    """What is known of the devices of k rows; columns (k,). kinds: class << 1 | priority, one number where the rows
+    share it."""
 
     is_known: Bool
     is_online: Bool
@@ -75,37 +76,54 @@ class _Facts(NamedTuple):
     filters: U8
     strategies: U8
     is_now_or_never: Bool
-    classes: U8
-    priorities: U8
+    kinds: U8 | int
 
 
-def _look_up(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> _Facts:
+def _look_up(
+    page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool, span: slice | None = None
+) -> _Facts:
+    """span: the same rows, where they are neighbours in order."""
     batch = page.batch
-    page.slots[rows], found = devices.locate(batch.device_ids.take(rows, axis=0), batch.app)
-    index = options.variant_index(batch, rows)
+    if span is None:
+        page.slots[rows], found = devices.locate(batch.device_ids.take(rows, axis=0), batch.app)
+    else:
+        page.slots[span], found = devices.locate(batch.device_ids[span], batch.app)
+    kinds: U8 | int
+    if batch.variant_index is None:
+        # One variant: what it says is a number, or a row of the table by channel.
+        strategies = options.strategies[0].take(found.channel)
+        is_now_or_never = np.full(len(rows), options.is_now_or_never[0])
+        kinds = int(options.classes[0]) << 1 | int(options.priorities[0])
+    else:
+        index = options.variant_index(batch, rows)
+        strategies = options.strategies[index, found.channel]
+        is_now_or_never = options.is_now_or_never[index]
+        kinds = options.kinds(index)
     return _Facts(
         is_known=found.is_known,
         is_online=found.is_online,
-        has_token=found.has_token & has_lane[found.channel],
+        has_token=found.has_token & has_lane.take(found.channel),
         channels=found.channel,
         fds=found.fd,
         generations=found.generation,
         filters=found.filters,
-        strategies=options.strategies[index, found.channel],
-        is_now_or_never=options.is_now_or_never[index],
-        classes=options.classes[index],
-        priorities=options.priorities[index],
+        strategies=strategies,
+        is_now_or_never=is_now_or_never,
+        kinds=kinds,
     )
 
 
-def route(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> Routed:
-    """The first way of queued rows. has_lane: (channels,) bool, which channels this app has lanes for."""
+def route(
+    page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool, span: slice | None = None
+) -> Routed:
+    """The first way of queued rows. has_lane: (channels,) bool, which channels this app has lanes for. span: the same
+    rows, where they are neighbours in order: their columns need not be gathered."""
     batch = page.batch
     if batch.channels is not None:
         is_token = batch.channels[rows] != 0
         if is_token.any():
             return _route_tokens(page, rows, is_token, devices, options, has_lane)
-    return _route_devices(page, rows, devices, options, has_lane)
+    return _route_devices(page, rows, devices, options, has_lane, span)
 
 
 def _route_tokens(
@@ -120,7 +138,7 @@ def _route_tokens(
     is_for_vendors = options.is_for_vendors[index]
     dropped = [] if is_for_vendors.all() else [(Reason.NO_CHANNEL, targets[~is_for_vendors])]
     targets, index = targets[is_for_vendors], index[is_for_vendors]
-    vendor = by_lane(targets, batch.channels[targets], options.classes[index], options.priorities[index])
+    vendor = by_lane(targets, batch.channels[targets], options.kinds(index))
     rest = rows[~is_token]
     if not len(rest):
         empty = _sort(rest, np.zeros(0, np.uint8), None)
@@ -129,8 +147,10 @@ def _route_tokens(
     return routed._replace(vendor=vendor + routed.vendor, dropped=dropped + routed.dropped)
 
 
-def _route_devices(page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool) -> Routed:
-    facts = _look_up(page, rows, devices, options, has_lane)
+def _route_devices(
+    page: LedgerPage, rows: Rows, devices: Devices, options: Options, has_lane: Bool, span: slice | None = None
+) -> Routed:
+    facts = _look_up(page, rows, devices, options, has_lane, span)
     routes = decide(
         facts.strategies,
         is_known=facts.is_known,
@@ -138,7 +158,7 @@ def _route_devices(page: LedgerPage, rows: Rows, devices: Devices, options: Opti
         has_token=facts.has_token,
         ttl_zero=facts.is_now_or_never,
     )
-    if facts.filters.any():
+    if np.count_nonzero(facts.filters):
         routes[facts.filters != 0] = Route.DROP_CLOSED
         routes[(facts.filters & FLAG_BLOCKED) != 0] = Route.DROP_BLOCKED
     return _sort(rows, routes, facts)
@@ -175,24 +195,29 @@ def reroute_offline(page: LedgerPage, rows: Rows, devices: Devices, options: Opt
     return _sort(rows, routes, facts)
 
 
+_TWO_BITS = np.uint16(2)
+#: As numbers of their columns' types.
+_CODES = [np.uint8(which) for which in Route]
+_QUEUED = np.uint8(State.QUEUED)
+assert not State.QUEUED, "queued rows are those whose state is zero"
 _NO_FDS: I32 = np.zeros(0, np.int32)
 _NO_GENERATIONS: U32 = np.zeros(0, np.uint32)
 
 
 def _sort(rows: Rows, routes: U8, facts: _Facts | None) -> Routed:
-    counts = np.bincount(routes, minlength=len(Route))
+    counts = np.bincount(routes, minlength=len(Route)).tolist()
     none = rows[:0]
 
     def at(which: Route) -> Rows:
-        return np.flatnonzero(routes == which) if counts[which] else np.zeros(0, np.intp)
+        # Not the enum member: comparing a column with one costs ten times as much as with a number of its own type.
+        return (routes == _CODES[which]).nonzero()[0] if counts[which] else none
 
     online = at(Route.LONG_LINK)
-    to_vendor = at(Route.VENDOR)
     vendor: list[VendorRows] = []
-    if len(to_vendor) and facts is not None:
-        vendor = by_lane(
-            rows[to_vendor], facts.channels[to_vendor], facts.classes[to_vendor], facts.priorities[to_vendor]
-        )
+    if counts[Route.VENDOR] and facts is not None:
+        to_vendor = at(Route.VENDOR)
+        kinds = facts.kinds if isinstance(facts.kinds, int) else facts.kinds[to_vendor]
+        vendor = by_lane(rows[to_vendor], facts.channels[to_vendor], kinds)
     return Routed(
         long_link=rows[online],
         fds=_NO_FDS if facts is None else facts.fds[online],
@@ -205,26 +230,31 @@ def _sort(rows: Rows, routes: U8, facts: _Facts | None) -> Routed:
     )
 
 
-def by_lane(rows: Rows, channels: U8, classes: U8, priorities: U8) -> list[VendorRows]:
-    """Rows grouped by channel, class and priority; a handful of groups, each in order."""
+def by_lane(rows: Rows, channels: U8, kinds: U8 | int) -> list[VendorRows]:
+    """Rows grouped by channel, class and priority; a handful of groups, each in order. kinds: as in `_Facts`."""
     if not len(rows):
         return []
-    codes = channels.astype(np.uint16) << 2 | classes << 1 | priorities
-    present = np.flatnonzero(np.bincount(codes))
+    if isinstance(kinds, int):
+        codes, shift, kind = channels, 0, kinds
+    else:
+        codes, shift, kind = channels.astype(np.uint16) << _TWO_BITS | kinds, 2, 0
+    present = np.bincount(codes).nonzero()[0].tolist()
     if len(present) == 1:
-        return [_vendor_rows(int(present[0]), rows)]
-    return [_vendor_rows(code, rows[codes == code]) for code in present.tolist()]
+        return [_vendor_rows(present[0], shift, kind, rows)]
+    return [_vendor_rows(code, shift, kind, rows[codes == codes.dtype.type(code)]) for code in present]
 
 
-def _vendor_rows(code: int, rows: Rows) -> VendorRows:
-    return VendorRows(Channel(code >> 2), Class(code >> 1 & 1), Priority(code & 1), rows)
+def _vendor_rows(code: int, shift: int, kind: int, rows: Rows) -> VendorRows:
+    kind |= code & (1 << shift) - 1
+    return VendorRows(Channel(code >> shift), Class(kind >> 1), Priority(kind & 1), rows)
 
 
 def live_rows(page: LedgerPage, first: int, stop: int) -> Rows:
-    """Rows first..stop that are still queued (duplicates and cancelled rows are not)."""
+    """Rows first..stop that are still queued (duplicates and cancelled rows are not), and not with another worker."""
     rows = np.arange(first, stop)
     states = page.state[first:stop]
-    return rows if not states.any() else rows[states == State.QUEUED]
+    rows = rows if not np.count_nonzero(states) else rows[states == _QUEUED]
+    return rows if page.away is None else rows[page.away[rows] == 0]
 
 
 def slots_of(devices: DeviceTable, page: LedgerPage, rows: Rows, channel: Channel) -> I32:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ class TaskStopped(GatewayError):
 
     def __init__(self, task_id: bytes, stopped_unix_ms: int) -> None:
         self.stopped_unix_ms = stopped_unix_ms
-        super().__init__(f"task {to_text(task_id)} was stopped at {stopped_unix_ms} (Unix ms)")
+        at = datetime.fromtimestamp(stopped_unix_ms // 1000, UTC)
+        super().__init__(f"task {to_text(task_id)} was stopped at {at:%Y-%m-%d %H:%M:%S} UTC")
 
 
 class Stopped(NamedTuple):

@@ -59,7 +59,7 @@ class Trail:
     """issued_rows_max: of a window. on_work: called when something has to be written or let go."""
 
     def __init__(self, *, issued_rows_max: int) -> None:
-        self._issued_rows_max = issued_rows_max
+        self.issued_rows_max = issued_rows_max
         #: A batch that is final is let go only when it is `archived`, too.
         self.awaits_archive = False
         self.on_work: Ring = lambda: None
@@ -86,7 +86,7 @@ class Trail:
 
     def room(self, app: int, channel: Channel, ring: Ring) -> int:
         """Rows that may be marked now; where there are none, `ring` is called when there may be."""
-        room = self._issued_rows_max - self._windows.get((app, int(channel)), 0)
+        room = self.issued_rows_max - self._windows.get((app, int(channel)), 0)
         if room <= 0:
             self._blocked[ring] = None
         return max(room, 0)
@@ -119,6 +119,17 @@ class Trail:
                 self.is_urgent = True
                 self.on_work()
         return trail.ticket
+
+    def remember(self, page: LedgerPage, rows: Rows, channels: U8) -> None:
+        """The journal says of these rows, which are with their holders yet, that they were issued there."""
+        trail = page.trail
+        assert trail is not None
+        trail.marked[rows] = channels
+        trail.is_sure[rows] = True
+        for channel, count in enumerate(np.bincount(channels).tolist()):
+            if count:
+                window = (page.batch.app, channel)
+                self._windows[window] = self._windows.get(window, 0) + count
 
     def is_durable(self, ticket: int) -> bool:
         return ticket <= self._written
@@ -203,10 +214,6 @@ class Trail:
     @property
     def has_dirty(self) -> bool:
         return bool(self._dirty)
-
-    @property
-    def dirty_pages(self) -> int:
-        return len(self._dirty)
 
     def take(self, pages_max: int) -> Taken | None:
         """Snapshots of what changed, of at most so many pages; None when nothing did. One at a time: it must be

@@ -17,8 +17,8 @@ from gateway.ledger import IS_FINAL, LedgerPage, Receipt, State
 def changed_unix_ms(page: LedgerPage) -> int:
     """When a row of the page last ended or had a receipt; 0 before that."""
     newest = int(page.final_ms.max())
-    if page.receipt_ms is not None:
-        newest = max(newest, int(page.receipt_ms.max()))
+    if page.history is not None:
+        newest = max(newest, int(page.history.at_ms.max(initial=0)))
     return page.batch.born_unix_ms + newest if newest else 0
 
 
@@ -27,9 +27,11 @@ def untold(page: LedgerPage, since_unix_ms: int) -> list[Change]:
     since_ms = max(0, since_unix_ms - page.batch.born_unix_ms)
     is_final = IS_FINAL[page.state]
     found = _change(page, is_final & ((page.final_ms >= since_ms) | (page.final_ms == 0)), page.final_ms, is_end=True)
-    if page.receipt_ms is not None:
-        rose = (page.receipt != Receipt.NONE) & (page.receipt_ms != 0) & (page.receipt_ms >= since_ms)
-        found += _change(page, rose, page.receipt_ms, is_end=False)
+    if page.history is not None:
+        rows, at_ms = page.history.rose(page.receipt)
+        receipt_ms = np.zeros(page.n, np.uint32)
+        receipt_ms[rows] = at_ms
+        found += _change(page, (receipt_ms != 0) & (receipt_ms >= since_ms), receipt_ms, is_end=False)
     return found
 
 

@@ -30,7 +30,7 @@ from gateway.message_id import from_text
 from gateway.regions import channel_name
 
 EVENTS: Final = ("token", "displayed", "clicked", "closed", "switch", "tags", "alias", "state")
-CUSTOM_FIRST, CUSTOM_COUNT = 90_000, 1_000
+CUSTOM_FIRST = 90_000
 #: Message ids in one report; a phone that was away reports what it has shown meanwhile.
 MESSAGE_IDS_MAX = 100
 #: What stands in for an event that is not known, and for a topic that is not the device's, where only a number fits.

@@ -220,7 +220,8 @@ class Counter(_Cells):
     kind = Kind.COUNTER
 
     def add(self, n: float = 1, *labels: LabelValue) -> None:
-        self._flat[self.place(labels)] += n
+        at = self._places.get(labels)
+        self._flat[self.place(labels) if at is None else at] += n
 
     def follow(self, total: float, *labels: LabelValue) -> None:
         """Adds what a count that somebody else keeps has grown by since the last call; one that is smaller than it was
@@ -236,17 +237,6 @@ class Counter(_Cells):
     def followed(self, *labels: LabelValue) -> float:
         """What `follow` was last told; 0 before."""
         return self._followed.get(labels, 0.0)
-
-    def add_counts(self, counts: npt.ArrayLike, *labels: LabelValue) -> None:
-        """Adds a column of counts along the last label; the labels before it are given.
-
-        counts: (k,) with k at most the last label's size, as `np.bincount` of codes makes it.
-        """
-        if len(labels) != len(self.labels) - 1:
-            raise TypeError(f"{self.name} takes {len(self.labels) - 1} labels beside the column, {len(labels)} given")
-        at = tuple(label.index(value) for label, value in zip(self.labels, labels, strict=False))
-        column = np.asarray(counts)
-        self.values[at][: len(column)] += column
 
 
 class Gauge(_Cells):
@@ -291,7 +281,10 @@ class Histogram(Metric):
         super().__init__(unit, help_text, labels)
 
     def observe(self, value: float, *labels: LabelValue, weight: float = 1) -> None:
-        at = self.place(labels)
+        # `place`, but for a call: two of these per burst and move.
+        at = self._places.get(labels)
+        if at is None:
+            at = self.place(labels)
         self._flat[at + bisect_left(self.bounds, value)] += weight
         self._flat[at + self.cells - 1] += value * weight
 

@@ -42,7 +42,7 @@ BREAKER_CAUSES = ("none", "failures", "connect", "credential")
 #: Why the journal on disk refuses.
 JOURNAL_ERRORS = ("full", "read_only", "corrupt", "other")
 #: What becomes of rows that a replay finds, as core/recovery.py names it.
-RECOVERED_FATES = ("final", "unsent", "resent", "uncertain", "expired")
+RECOVERED_FATES = ("final", "unsent", "resent", "uncertain", "expired", "elsewhere")
 #: What becomes of a removal that the unregister guard holds back.
 HELD_OUTCOMES = ("held", "dropped", "rechecked", "removed")
 #: What becomes of one vendor's receipt of one token. repeated: it said nothing new; forged: its callback parameter is
@@ -57,7 +57,7 @@ QUESTION_OUTCOMES = ("settled", "open", "later", "refused", "failed", "dropped",
 #: What becomes of rows that a service is to be told of by HTTP.
 CALLBACK_OUTCOMES = ("answered", "refused", "undelivered", "dropped")
 #: What a vendor's request was told.
-RECEIPT_REQUESTS = ("taken", "unreadable", "unproven", "busy", "too_large", "method", "greeting")
+RECEIPT_REQUESTS = ("taken", "not_durable", "unreadable", "unproven", "busy", "too_large", "method", "greeting")
 #: Ten microseconds to ten seconds: a step should stay under 2 ms, a stall is seconds.
 STEP_BOUNDS_S = log_bounds(1e-5, 10.0, 3)
 #: One row to a full batch.
@@ -199,7 +199,7 @@ class Metrics(MetricSet):
         "events", "Events 90000 to 90999 of devices, by app and number", app=open_label(), event=open_label()
     )
     inbox_rows = gauge("rows", "Rows that wait for a device to come back")
-    inbox_swept = gauge("rows", "Stored rows that a sweep removed because their time was over and nobody had them")
+    inbox_swept = counter("rows", "Stored rows that a sweep removed because their time was over and nobody had them")
     # stores
     registry_writes = counter("devices", "Devices written to the registry on disk")
     store_failures = counter(

@@ -23,7 +23,8 @@ import numpy as np
 
 from gateway.batch import Batch
 from gateway.columns import U8, U32, Bool, TextColumn
-from gateway.ledger import IS_FINAL, Burst, Channel, LedgerPage, State
+from gateway.ledger import IS_FINAL, Burst, Channel, LedgerPage, Receipt, State
+from gateway.page_history import PageHistory
 from gateway.store.inbox_filing import device_hashes
 from gateway.store.records import decode_batch, encode_batch
 
@@ -40,6 +41,8 @@ _COLUMNS = {
     "final_ms": "<u4",
     "token_hashes": "<u4",
 }
+#: Of the history, in this order: the widest first, so that views stay aligned.
+_PAST_COLUMNS = {"at_ms": "<u4", "rows": "<u2", "kinds": "u1", "channels": "u1"}
 
 
 #: Of each burst, one behind the other.
@@ -68,8 +71,10 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     batch_bytes: int
     n: int
     bursts: list[_Burst]
-    #: Whether the column receipt_ms stands behind the others.
+    #: Of an earlier version: whether a column with the time of each row's highest receipt stands behind the others.
     has_receipt_ms: bool = False
+    #: Entries of the history, whose columns stand behind the others.
+    past: int = 0
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -97,14 +102,15 @@ def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
         )
         for burst in page.bursts
     ]
-    has_receipt_ms = page.receipt_ms is not None
-    header = _ENCODER.encode(_Header(record.payload_bytes(), page.n, bursts, has_receipt_ms))
-    names = _COLUMNS | ({"receipt_ms": "<u4"} if has_receipt_ms else {})
-    columns = [np.array(getattr(page, name), dtype).data for name, dtype in names.items()]
+    past = page.history
+    header = _ENCODER.encode(_Header(record.payload_bytes(), page.n, bursts, past=0 if past is None else past.n))
+    columns = [np.array(getattr(page, name), dtype).data for name, dtype in _COLUMNS.items()]
     if bursts:
         for name, dtype in _BURST_COLUMNS.items():
             together = np.concatenate([getattr(burst, name) for burst in page.bursts])
             columns.append(together.astype(dtype, copy=False).data)
+    if past is not None:
+        columns += [np.array(getattr(past, name), dtype).data for name, dtype in _PAST_COLUMNS.items()]
     return [_LENGTH.pack(len(header)), header, *record.buffers, *columns]
 
 
@@ -162,13 +168,25 @@ def page_of(data: bytes, *, now: float, now_unix_ms: int) -> LedgerPage:
         getattr(page, name)[:] = column
         at += column.nbytes
     if header.has_receipt_ms:
-        page.receipt_ms = np.frombuffer(data, "<u4", page.n, at).astype(np.uint32)
-        at += page.receipt_ms.nbytes
+        receipt_ms = np.frombuffer(data, "<u4", page.n, at)
+        at += receipt_ms.nbytes
+        rows = np.flatnonzero((receipt_ms != 0) & (page.receipt != Receipt.NONE))
+        page.history = PageHistory(page.n)
+        page.history.restore(rows, page.receipt[rows] - np.uint8(1), page.channel[rows], receipt_ms[rows])
     sizes = [burst.n for burst in header.bursts]
     columns: list[np.ndarray[Any, Any]] = []
     for dtype in _BURST_COLUMNS.values():
         columns.append(np.frombuffer(data, dtype, sum(sizes), at))
         at += columns[-1].nbytes
+    if header.past:
+        past: dict[str, Any] = {}
+        for name, dtype in _PAST_COLUMNS.items():
+            past[name] = np.frombuffer(data, dtype, header.past, at)
+            at += past[name].nbytes
+        if int(past["rows"].max()) >= page.n:
+            raise ValueError(f"page has {page.n} rows, its history names {int(past['rows'].max())}")
+        page.history = PageHistory(page.n)
+        page.history.restore(past["rows"].astype(np.intp), past["kinds"], past["channels"], past["at_ms"])
     if at != len(data) or header.n != page.n:
         raise ValueError(f"page is {len(data)} bytes, its columns end at {at}")
     page.counts[:] = np.bincount(page.state, minlength=len(State))

@@ -2,6 +2,8 @@
 
     supervisor                                              worker
       start --------------------------------------------->          who it is; the first frame of every connection
+      <-------------------------------------------- linked          its socket for other workers is open
+      peer_linked ---------------------------------------->         so is that worker's; it takes no rows yet
       <--------------------------------------------- ready          its listeners are open
       peer_up, peer_died, peer_draining ------------------>         the other workers, in the order in which it happened
       whole ---------------------------------------------->         why the gateway takes no work; empty: it does
@@ -46,6 +48,7 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
     reserved.
     unix_listeners: path -> inherited descriptor of the listening socket that all workers accept from.
     metric_files: inherited descriptors, one of each worker and the supervisor's last.
+    living: worker and incarnation of those whose sockets for other workers are open.
     """
 
     worker: int
@@ -61,6 +64,14 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
     metric_files: list[int]
     clock_offset_s: float
     receipts: list[str] = []
+    living: list[tuple[int, int]] = []
+
+
+class PeerLinked(Message, frozen=True, kw_only=True, tag="peer_linked"):
+    """That worker's socket for other workers is open; it is not ready."""
+
+    worker: int
+    incarnation: int
 
 
 class PeerUp(Message, frozen=True, kw_only=True, tag="peer_up"):
@@ -112,6 +123,10 @@ class Restart(Message, frozen=True, kw_only=True, tag="restart"):
     may_lose: bool
 
 
+class Linked(Message, frozen=True, kw_only=True, tag="linked"):
+    """The worker's socket for other workers is open."""
+
+
 class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     """The worker's listeners are open."""
 
@@ -132,8 +147,10 @@ class Kept(Message, frozen=True, kw_only=True, tag="kept"):
     rows_open: dict[str, int]
 
 
-ToWorker: TypeAlias = Start | PeerUp | PeerDied | PeerDraining | Whole | Refresh | AllRefreshed | Stop | Restart
-ToSupervisor: TypeAlias = Ready | Refreshed | AskRefresh | Kept
+ToWorker: TypeAlias = (
+    Start | PeerLinked | PeerUp | PeerDied | PeerDraining | Whole | Refresh | AllRefreshed | Stop | Restart
+)
+ToSupervisor: TypeAlias = Linked | Ready | Refreshed | AskRefresh | Kept
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

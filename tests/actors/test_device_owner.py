@@ -253,7 +253,7 @@ async def test_owner_passes_on_what_devices_say(make_world: Callable[..., Any]) 
     world = make_world()
     (device,) = world.register(1)
     slot = world.devices.find_one(device, 0)
-    assert world.owner.uplink(slot, device, "displayed", b"{}") is UplinkAnswer.TAKEN
+    assert world.owner.uplink(slot, device, "displayed", b"{}", None) is UplinkAnswer.TAKEN
     heard: list[tuple[Any, ...]] = []
 
     def hear(*args: Any) -> UplinkAnswer:
@@ -261,8 +261,8 @@ async def test_owner_passes_on_what_devices_say(make_world: Callable[..., Any]) 
         return UplinkAnswer.MALFORMED
 
     world.owner.on_uplink = hear
-    assert world.owner.uplink(slot, device, "displayed", b"{}") is UplinkAnswer.MALFORMED
-    assert heard == [(slot, 0, device, "displayed", b"{}")]
+    assert world.owner.uplink(slot, device, "displayed", b"{}", None) is UplinkAnswer.MALFORMED
+    assert heard == [(slot, 0, device, "displayed", b"{}", None)]
 
 
 async def test_owner_refuses_a_device_beyond_its_apps_connections_and_not_one_that_comes_again(

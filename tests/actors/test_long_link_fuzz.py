@@ -198,7 +198,7 @@ class Owner:
         self.ended += tags[~is_sent].tolist()
         return is_sent
 
-    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes, later: Any) -> UplinkAnswer:
         try:
             parse_uplink(event, payload)
         except MalformedUplink:

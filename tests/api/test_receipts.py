@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h11
@@ -33,6 +33,9 @@ class Site:
         self.metrics = Metrics()
         self.taken: list[tuple[int, Channel, list[VendorReceipt]]] = []
         self.has_room = True
+        self.told: list[Callable[[bool], None]] = []
+        #: What the desk says at once; None: nothing yet.
+        self.is_durable: bool | None = True
         self.not_ready: Sequence[str] = ()
         endpoints = {
             "shop/huawei": Endpoint(0, Channel.HUAWEI, READERS["huawei"].reader(Settings(), b"key")),
@@ -47,9 +50,15 @@ class Site:
             not_ready=lambda: self.not_ready,
         )
 
-    def take(self, app: int, channel: Channel, receipts: list[VendorReceipt]) -> bool:
+    def take(
+        self, app: int, channel: Channel, receipts: list[VendorReceipt], told: Callable[[bool], None] | None = None
+    ) -> bool:
         if self.has_room:
             self.taken.append((app, channel, receipts))
+            assert told is not None
+            self.told.append(told)
+            if self.is_durable is not None:
+                told(self.is_durable)
         return self.has_room
 
     async def ask(self, *requests: bytes) -> list[tuple[int, bytes]]:
@@ -137,6 +146,32 @@ async def test_vendor_is_asked_to_come_again_while_there_is_no_room_or_the_worke
     assert [status for status, _ in await site.ask(post("/v1/receipts/shop/oppo", GOOD))] == [503]
     assert site.outcome(Channel.OPPO, "busy") == 2
     assert site.taken == []
+
+
+async def test_a_vendor_is_told_taken_when_its_receipts_are_durable_and_else_to_come_again(autojump_clock: Any) -> None:
+    site = Site()
+    site.is_durable = None
+    told: list[int] = []
+
+    async def ask() -> None:
+        told.extend([status for status, _ in await site.ask(post("/v1/receipts/shop/oppo", GOOD))])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.sleep(1)
+        assert told == []
+        site.told[0](True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == [200]
+        nursery.start_soon(ask)
+        await trio.sleep(1)
+        # The disk refuses.
+        site.told[1](False)
+        await trio.testing.wait_all_tasks_blocked()
+        # Nobody says anything: a vendor does not wait for ever.
+        nursery.start_soon(ask)
+    assert told == [200, 503, 503]
+    assert (site.outcome(Channel.OPPO, "taken"), site.outcome(Channel.OPPO, "not_durable")) == (1, 2)
 
 
 async def test_connections_are_bounded_and_each_ends_for_one_reason(autojump_clock: Any) -> None:

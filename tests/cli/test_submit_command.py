@@ -194,7 +194,7 @@ def test_a_task_that_is_not_routed_in_time_ends_with_code_4(
     accept(scripted)
     scripted.on[TaskState] = lambda message: set_id(counts(1, {"queued": 1}, is_routed=False), message)
     assert submit(config_file, [notification(to=DEVICES[0])], "--timeout", "0.2") == ExitCode.UNREACHABLE
-    assert "1 tasks were not routed within 0.2 s" in capsys.readouterr().err
+    assert "1 task not routed within 0.2 s" in capsys.readouterr().err
 
 
 def test_a_submit_that_fails_is_an_error_after_the_report(
@@ -203,7 +203,7 @@ def test_a_submit_that_fails_is_an_error_after_the_report(
     scripted.on[Submit] = lambda message: Error(id=message.id, code="bad_request", text="no", field="n")  # type: ignore[attr-defined]
     assert submit(config_file, [notification(to=DEVICES[0]), "{"]) == ExitCode.USAGE
     captured = capsys.readouterr()
-    assert "2 rows: 0 accepted, 1 refused, 1 without an answer" in captured.out
+    assert "2 rows: 0 accepted, 1 refused, 1 not known to be taken" in captured.out
     assert "bad_request" in captured.err
 
 

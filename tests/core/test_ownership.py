@@ -60,7 +60,6 @@ def test_names_are_spread_over_workers_and_stay_where_they_are() -> None:
     assert min(np.bincount(owners)) > 60
     # For all time: a thing that is kept where its name says must be found there again.
     assert shard_of_name("credential/shop/apns") == 2268
-    assert ownership.home_of_request("shop", "r1") == ownership.home_of_request("shop", "r1")
 
 
 @given(st.integers(1, 16), st.integers(0, NODES_MAX - 1))
@@ -89,3 +88,15 @@ def test_split_names_each_position_once(owners: list[int], me: int) -> None:
     assert {worker: positions.tolist() for worker, positions in others} == {
         worker: [at for at, owner in enumerate(owners) if owner == worker] for worker in set(owners) - {me}
     }
+
+
+@given(st.integers(1, 16), st.lists(st.integers(0, (1 << 64) - 1), min_size=1, max_size=50))
+def test_home_of_a_request_follows_from_the_key_that_is_kept_of_its_id(workers: int, keys: list[int]) -> None:
+    ownership = Ownership(workers)
+    found = ownership.homes_of_requests(np.array(keys, np.uint64))
+    assert found.tolist() == [ownership.home_of_request(key) for key in keys]
+    # As the index of the ids has its shards: what is looked for together stands together.
+    assert found.tolist() == [
+        next(w for w in range(workers) for group in ownership.groups_of(w) if group.first <= key >> 52 < group.stop)
+        for key in keys
+    ]

@@ -12,6 +12,7 @@ from gateway.content import Variant
 from gateway.core.report import Hop, rows_of_device, select_rows, source_rows, sum_task, trace_row
 from gateway.ledger import FINAL_STATES, NO_VERDICT, Burst, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import BatchAddress, to_text
+from gateway.page_history import Kind
 from gateway.verdict import Verdict
 
 BORN = 500.0
@@ -202,7 +203,7 @@ def test_the_trace_of_a_retried_row_tells_each_attempt_in_order() -> None:
     page.final_ms[2] = 2520
     page.receipt[2] = Receipt.DELIVERED
     page.batch.message_ids[2] = 7
-    page.receipt_ms = np.array([0, 0, 4000], np.uint32)
+    page.hear(np.array([2]), Kind.DELIVERED, BORN + 4)
     page.flags[2] = Flag.TRUNCATED | Flag.HANDED_OVER
     apns, its_id = (Channel.APNS, 42), to_text(bytes([7]) * 16)
     assert trace_row(page, 2) == [
@@ -234,6 +235,36 @@ def test_the_trace_of_the_long_link_tells_when_the_socket_took_the_row() -> None
         Hop(1, "routed"),
         Hop(3, "sent to the device", Channel.LONG_LINK, attempt=2),
         Hop(8, "state", Channel.LONG_LINK, state=State.DEVICE_ACKED),
+        Hop(8, "receipt", Channel.LONG_LINK, receipt=Receipt.DELIVERED),
+    ]
+
+
+def test_the_trace_tells_each_receipt_with_its_time_and_what_was_tried_before() -> None:
+    page = page_of(1)
+    row = np.array([0])
+    page.channel[:] = Channel.LONG_LINK
+    page.issued_ms[:] = 2
+    page.left_link(row, BORN + 1)
+    page.channel[:] = Channel.HUAWEI
+    page.fell_back(row, BORN + 2)
+    page.channel[:] = Channel.ALIYUN_SMS
+    page.move(row, State.IN_FLIGHT)
+    page.move(row, State.VENDOR_ACCEPTED)
+    page.final_ms[:] = 2100
+    page.receipt[:] = Receipt.CLICKED
+    # Out of order, and one of them again.
+    for kind, at in ((Kind.CLICKED, 3), (Kind.DELIVERED, 4), (Kind.CLICKED, 5), (Kind.NOTIFICATIONS_CLOSED, 6)):
+        page.hear(row, kind, BORN + at)
+    sms = Channel.ALIYUN_SMS
+    assert trace_row(page, 0) == [
+        Hop(0, "submitted"),
+        Hop(2, "sent to the device", Channel.LONG_LINK),
+        Hop(1000, "handed over", Channel.LONG_LINK),
+        Hop(2000, "fell back", Channel.HUAWEI),
+        Hop(2100, "state", sms, state=State.VENDOR_ACCEPTED),
+        Hop(3000, "receipt", sms, receipt=Receipt.CLICKED),
+        Hop(4000, "receipt", sms, receipt=Receipt.DELIVERED),
+        Hop(6000, "receipt", sms, text="notifications_closed"),
     ]
 
 

@@ -11,6 +11,7 @@ from gateway.content import Variant
 from gateway.core.untold import changed_unix_ms, untold
 from gateway.ledger import FINAL_STATES, LedgerPage, Receipt, State
 from gateway.message_id import BatchAddress
+from gateway.page_history import Kind
 
 BORN = 1_700_000_000_000
 
@@ -34,7 +35,11 @@ def page_of(made: list[tuple[State, int, Receipt, int, int]], *, has_receipts: b
     page.state[:], page.final_ms[:] = [row[0] for row in made], [row[1] for row in made]
     page.receipt[:], page.channel[:] = [row[2] for row in made], [row[4] for row in made]
     if has_receipts:
-        page.receipt_ms = np.array([row[3] for row in made], np.uint32)
+        for row, (_, _, receipt, receipt_ms, _) in enumerate(made):
+            if receipt and receipt_ms:
+                page.hear(np.array([row]), Kind(receipt - 1), receipt_ms / 1000)
+                # What came later, and was less, is no rise.
+                page.hear(np.array([row]), Kind.DELIVERED, 0.05)
     return page
 
 
@@ -55,7 +60,9 @@ def test_untold_finds_each_row_that_ended_or_was_reported_since(
         for c in untold(page, BORN + since)
     ]
     assert found == [part for part in (ends, receipts) if part]
-    times = [row[1] for row in made] + [row[3] for row in made if has_receipts]
+    times = [row[1] for row in made]
+    if page.history is not None:
+        times += page.history.at_ms.tolist()
     assert changed_unix_ms(page) == (BORN + max(times) if max(times) else 0)
     for change in untold(page, BORN + since):
         assert BORN <= change.at_unix_ms <= BORN + 50

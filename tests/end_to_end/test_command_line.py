@@ -120,7 +120,7 @@ def test_tables_say_the_same_to_people(running: Running, capsys: pytest.CaptureF
     for command, text in (
         (["task", task], "vendor_accepted"),
         (["trace", task, PHONE], "accepted"),
-        (["device", PHONE], "registered_unix_s"),
+        (["device", PHONE], "registered"),
         (["status"], "devices_online"),
     ):
         assert main([*command, "--config", running.config]) == ExitCode.GOOD
@@ -158,10 +158,23 @@ def test_losses_are_shown_as_funnel_rows_and_picture(
     captured = capsys.readouterr()
     assert "unknown_device" in captured.out
     assert "█" in captured.out
-    for wrong in (["--csv", str(file)], ["--cause", "held"], ["--from", "2026-01-01"], ["--kind", "task"]):
+    nowhere = str(tmp_path / "no" / "folder")
+    unwritten = tmp_path / "unwritten.csv"
+    for wrong in (
+        ["--csv", str(file)],
+        ["--cause", "held"],
+        ["--from", "2026-01-01"],
+        ["--kind", "task"],
+        ["--cause", "unknown_device", "--csv", nowhere],
+        ["--cause", "nothing", "--csv", str(unwritten)],
+        ["--png", nowhere],
+    ):
         what = "no-task" if wrong[0] == "--kind" else task
         assert main(["loss", what, *wrong, "--config", running.config]) == ExitCode.USAGE
-    capsys.readouterr()
+    assert f"pushgw: {nowhere}: No such file or directory" in capsys.readouterr().err
+    assert not unwritten.exists()
+    assert main(["loss", "nothing", "--config", running.config]) == ExitCode.GOOD
+    assert "nothing (plan): no rows are known of it" in capsys.readouterr().out
 
 
 def test_an_app_may_ask_for_itself(running: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -171,9 +184,28 @@ def test_an_app_may_ask_for_itself(running: Running, capsys: pytest.CaptureFixtu
 
 
 def test_what_is_not_there_ends_with_code_2(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["task", "0" * 32], ["device", NOBODY]):
+    for command, text in (
+        (["task", "0" * 32], "no task"),
+        (["device", NOBODY], f"app shop has no device of id {NOBODY}"),
+        (["trace", "0" * 32], "trace TASK DEVICE"),
+    ):
         assert main([*command, "--config", running.config]) == ExitCode.USAGE
-        assert "not_found" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "not_found" in error
+        assert text in error
+
+
+def test_erased_devices_are_forgotten_and_unknown_ones_are_named_as_such(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = "b" * 32
+    with BlockingClient(running.listening["rpc"][0], "shop", SECRET.encode()) as client:
+        client.register_devices([DeviceState(device_id=gone)])
+    assert pushgw(running, capsys, "device", gone)["device"] == gone
+    assert pushgw(running, capsys, "erase", gone, gone) == {"app": "shop", "erased": 1, "unknown": 0}
+    assert main(["device", gone, "--config", running.config]) == ExitCode.USAGE
+    assert main(["erase", gone, "--config", running.config]) == ExitCode.ROWS_REFUSED
+    assert "0 devices of shop erased, 1 not known" in capsys.readouterr().out
 
 
 def test_refused_and_dropped_rows_are_told_by_line(

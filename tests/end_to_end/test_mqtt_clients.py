@@ -81,7 +81,7 @@ class Owner:
         self.waiting = []
         return self.link.redeliver(fds, ids, packet_ids, (payload,), time.monotonic())
 
-    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes) -> UplinkAnswer:
+    def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes, later: Any) -> UplinkAnswer:
         self.tell.send_nowait(("uplink", slot, device_id, event, payload))
         return UplinkAnswer.TAKEN
 

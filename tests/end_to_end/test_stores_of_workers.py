@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 import os
@@ -22,8 +23,10 @@ import trio
 from gateway.client.errors import CallFailed, GatewayUnreachable
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import open_trio_client
+from gateway.config_types import Secret
 from gateway.content import Variant
 from gateway.core.ownership import Ownership
+from gateway.core.request_ids import request_key
 from gateway.ledger import Flag
 
 pytestmark = pytest.mark.slow
@@ -64,6 +67,14 @@ def devices_of(*workers: int, of: int = 2) -> list[bytes]:
     return [next(one for one in iter(lambda: os.urandom(16), b"") if ownership.owner(one) == w) for w in workers]
 
 
+def names_at(home: int, folder: Path) -> list[str]:
+    """Three names that make, as request ids, this worker of two the home of what is submitted under them."""
+    secret = Secret(file=folder / "data" / "message_id.secret").read()
+    names = (f"message {number}" for number in itertools.count())
+    at_home = (one for one in names if Ownership(2).home_of_request(request_key(secret, "shop", one)) == home)
+    return list(itertools.islice(at_home, 3))
+
+
 async def submit_to_each(gateway: Any, away: list[bytes], names: list[str]) -> list[bytes]:
     """A message of each name to all devices; every worker is the home of some of them, as the names' hash has it."""
     return [(await gateway.client.submit(Variant(name, "body"), away, request_id=name)).task_id for name in names]
@@ -77,14 +88,12 @@ async def test_rows_that_wait_are_delivered_after_kills_by_any_number_of_workers
     folder: Path,
 ) -> None:
     away = devices_of(0, 0, 1, 1)
-    names = [f"message {number}" for number in range(6)]
-    homes = {Ownership(2).home_of_request("shop", name) for name in names}
-    assert homes == {0, 1}
-
     process = await trio.to_thread.run_sync(lambda: serve(simulators.ready, **stores(folder, 2)))
+    names = sorted(name for home in (0, 1) for name in names_at(home, folder))
     async with open_clients(process.ready) as gateway:
         await gateway.client.register_devices([DeviceState(device_id=one) for one in away])
         tasks = await submit_to_each(gateway, away, names)
+        assert Counter(int.from_bytes(task[6:8], "big") & 0xFFF for task in tasks) == {0: 3, 1: 3}
         for task in tasks:
             await until(lambda task=task: gateway.states(task), {"held": 4})
 

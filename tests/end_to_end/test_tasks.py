@@ -127,7 +127,7 @@ async def test_an_operator_stops_a_task_at_night(
         told = json.loads(capsys.readouterr().out)
         assert (told["states"], told["groups"], told["plans"]) == ({"cancelled": 6}, {"night": 6}, {})
         assert await command(*submit, "--task", task) == 2
-        assert "was stopped at" in capsys.readouterr().err
+        assert "was stopped at 20" in capsys.readouterr().err
 
 
 async def test_a_stop_outlives_the_process_where_the_journal_is_on_the_disk(open_gateway: Callable[..., Any]) -> None:

@@ -105,12 +105,25 @@ def test_lag_is_how_late_a_timer_fires() -> None:
     assert metrics.longest_lag_s.value() >= 0.045
 
 
-async def test_lag_of_an_idle_loop_is_nothing(autojump_clock: trio.testing.MockClock) -> None:
+async def test_lag_of_an_idle_loop_is_nothing_and_is_looked_for_ever_less_often(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    metrics = Metrics()
+    with trio.move_on_after(0.15 + 10 * 0.16 + 0.005):
+        await watch_lag(metrics, interval_s=0.01, cpu_clock=lambda: 0.0)
+    # 10, 20, 40 and 80 ms, then 160 ms each
+    assert metrics.loop_lag_s.count() == 14
+    assert metrics.longest_lag_s.value() == pytest.approx(0.0, abs=1e-9)
+
+
+async def test_lag_of_a_loop_that_becomes_busy_is_looked_for_at_every_interval(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     metrics = Metrics()
     with trio.move_on_after(1.005):
-        await watch_lag(metrics, interval_s=0.01)
+        # half of the time on the CPU
+        await watch_lag(metrics, interval_s=0.01, cpu_clock=lambda: trio.current_time() / 2)
     assert metrics.loop_lag_s.count() == 100
-    assert metrics.longest_lag_s.value() == pytest.approx(0.0, abs=1e-9)
 
 
 def test_task_names_are_shortened_to_what_tells_them_apart() -> None:

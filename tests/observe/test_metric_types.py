@@ -46,19 +46,6 @@ def test_counter_adds_by_name_by_position_and_by_enum() -> None:
     assert metrics.by_colour.total() == 7
 
 
-def test_counter_adds_a_column_of_counts_along_its_last_label() -> None:
-    metrics = Sample()
-    metrics.by_colour.add_counts(np.bincount([0, 1, 1, 4]), "round")
-    metrics.by_colour.add_counts([5], "round")
-    assert [metrics.by_colour.value("round", colour) for colour in Colour] == [6, 2, 1]
-    assert metrics.by_colour.values[1].sum() == 0
-
-
-def test_column_of_counts_longer_than_its_label_is_refused() -> None:
-    with pytest.raises(ValueError):
-        Sample().by_colour.add_counts(np.ones(6), "round")
-
-
 def test_cell_shares_its_memory_with_the_metric() -> None:
     metrics = Sample()
     cell = metrics.by_colour.cell("square", "blue")
@@ -74,8 +61,6 @@ def test_wrong_number_of_labels_is_refused() -> None:
     metrics = Sample()
     with pytest.raises(TypeError, match="by_colour has 2 labels, 1 given"):
         metrics.by_colour.add(1, "round")
-    with pytest.raises(TypeError, match="takes 1 labels beside the column, 0 given"):
-        metrics.by_colour.add_counts([1])
 
 
 def test_unknown_name_of_a_fixed_label_is_refused() -> None:

@@ -49,3 +49,16 @@ def test_metrics_are_counted_in_the_words_of_the_ledger() -> None:
     assert metrics.row_moves.value("apns", "vendor_accepted") == 2
     assert metrics.row_reasons.value("ttl_passed") == 1
     assert metrics.verdicts.value("fcm", "throttled") == 3
+
+
+def test_every_metric_has_one_row_in_the_order_of_their_names() -> None:
+    rows = re.findall(r"(?m)^\| `(pushgw_\w+)` \|", DOCUMENT.read_text())
+    assert rows == sorted(set(rows))
+
+
+def test_every_metric_is_moved_by_something() -> None:
+    """A name in the table that no code mentions is a figure that stays at 0 for ever."""
+    sources = [path for path in (DOCUMENT.parents[1] / "gateway").rglob("*.py") if path.name != "metrics.py"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    idle = [name for name in vars(Metrics) if not name.startswith("_") and not re.search(rf"\.{name}\b", text)]
+    assert idle == []

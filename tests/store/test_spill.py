@@ -16,11 +16,12 @@ from gateway.content import Variant
 from gateway.errors import StoreError, StoreFull
 from gateway.ledger import LedgerPage, State
 from gateway.message_id import BatchAddress
+from gateway.page_history import Kind
 from gateway.store.pages import page_parts
 from gateway.store.spill import ROWS_MIN, Spill
 
 _BATCH = ("device_ids", "message_ids", "channels", "variant_index", "source_rows", "duplicates")
-_PAGE = ("state", "routed_ms", "issued_ms", "final_ms", "token_hashes", "slots", "receipt_ms")
+_PAGE = ("state", "routed_ms", "issued_ms", "final_ms", "token_hashes", "slots")
 
 
 def page_of(seed: int, n: int = ROWS_MIN, *, has_texts: bool = True) -> LedgerPage:
@@ -42,8 +43,6 @@ def page_of(seed: int, n: int = ROWS_MIN, *, has_texts: bool = True) -> LedgerPa
     page = LedgerPage(batch)
     page.n_routed = n
     page.final_ms[:] = rng.integers(0, 1 << 32, n)
-    if seed % 3:
-        page.receipt_ms = rng.integers(0, 1 << 32, n).astype(np.uint32)
     return page
 
 
@@ -71,7 +70,7 @@ async def test_a_spilled_page_is_what_it_was_and_changes_like_any(tmp_path: Path
     for one in (page, twin):
         one.move(rows, State.IN_FLIGHT)
         one.issued_ms[rows] = 77
-        one.stamp_receipts(rows, 5.0)
+        one.hear(rows, Kind.CLICKED, 5.0)
     assert columns(page) == columns(twin)
     assert not spill.takes(page)
     assert list(tmp_path.iterdir()) == []

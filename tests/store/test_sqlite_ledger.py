@@ -19,6 +19,7 @@ from gateway.content import Variant
 from gateway.errors import StoreCorrupt
 from gateway.ledger import OPEN_STATES, Burst, Channel, LedgerPage, State
 from gateway.message_id import SEQUENCES_MAX, BatchAddress
+from gateway.page_history import RECEIPT_KINDS
 from gateway.store.database import Database
 from gateway.store.joined_ledger import JoinedLedger
 from gateway.store.packing import pack_page, unpack_page
@@ -125,7 +126,9 @@ def page_of_rows(n: int, rng: np.random.Generator) -> LedgerPage:
     again = (rows[:3], 500.5, answered[:3] + 7, verdicts[:3])
     page.bursts.append(Burst(5, 2, Channel.APNS, 12, *again, {}, -1, {}))
     if n % 2:
-        page.receipt_ms = rng.integers(0, 1 << 32, n).astype(np.uint32)
+        rows = rng.integers(0, n, 2 * n)
+        page.hear(rows, rng.integers(0, RECEIPT_KINDS, 2 * n).astype(np.uint8), 1003.0)
+        page.left_link(np.unique(rows), 1004.0)
     return page
 
 
@@ -145,9 +148,10 @@ def test_a_page_comes_back_as_it_was_on_the_clock_of_another_process(n: int, see
     for name in ("routed_ms", "issued_ms", "final_ms", "token_hashes"):
         assert (getattr(found, name) == getattr(page, name)).all()
         getattr(found, name)[:] = 0
-    assert (found.receipt_ms is None) == (page.receipt_ms is None)
-    if page.receipt_ms is not None:
-        assert found.receipt_ms.tolist() == page.receipt_ms.tolist()
+    assert (found.history is None) == (page.history is None)
+    if found.history is not None and page.history is not None:
+        for name in ("rows", "kinds", "channels", "at_ms", "heard"):
+            assert getattr(found.history, name).tolist() == getattr(page.history, name).tolist()
     assert [burst.request_ids for burst in found.bursts] == [burst.request_ids or {} for burst in page.bursts]
     assert found.counts.tolist() == np.bincount(page.state, minlength=len(State)).tolist()
     assert found.n_routed == n
@@ -165,6 +169,7 @@ def assert_same_bursts(found: LedgerPage, page: LedgerPage) -> None:
 
 def test_a_page_whose_bursts_have_their_columns_in_the_header_is_read() -> None:
     page = page_of_rows(7, np.random.default_rng(1))
+    page.history = None
     _, header, *parts = page_parts(page)
     stored = msgspec.msgpack.decode(header)
     for burst, (rows, answered, verdicts) in zip(

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 import msgspec
 import pytest
 
+from gateway.columns import TextColumn, join
 from gateway.content import Click, Variant
 from gateway.verdict import Verdict
 from vendors.meizu import ANSWERS, TARGET_ANSWERS, Meizu, Settings
@@ -58,7 +59,8 @@ def test_the_vendors_own_signature_vector() -> None:
     message = '{"title":"title","content":"content","pushTimeInfo":{"offLine":1,"validTime":24}}'
     ids = "RA50c6348036344485d01776773577c64740465480a6b"
     text = f"appId=10000messageJson={message}pushIds={ids}<APP_SECRET>"
-    assert VENDOR.sign(text.encode()) == b"ac076ff25d9900015a681cb5172aa53b"
+    (signature,) = join((VENDOR.sign([(text[:9].encode(), TextColumn.from_rows([text[9:].encode()]))], 1),), 0, 1)
+    assert signature == b"ac076ff25d9900015a681cb5172aa53b"
 
 
 def test_every_request_is_signed_over_what_it_carries(render: Callable[..., Any]) -> None:

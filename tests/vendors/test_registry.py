@@ -52,7 +52,17 @@ MINIMAL: dict[str, dict[str, Any]] = {
 LACKS: dict[str, set[str]] = {"email": {"authorization"}}
 KNOWN_SLOTS = {"title", "body", "token", "message_id", "authorization", "collapse_id"}
 KNOWN_SLOTS |= {"expires_unix_s", "expires_or_zero", "ttl_left_s", "ttl", "collapse_number", "collapse_key8"}
-KNOWN_SLOTS |= {"now_unix_ms", "now_unix_s", "now_utc", "address", "signature", "saved", "notify_number", "notify_key8"}
+KNOWN_SLOTS |= {
+    "now_unix_ms",
+    "now_unix_s",
+    "now_utc",
+    "address",
+    "signature",
+    "payload",
+    "saved",
+    "notify_number",
+    "notify_key8",
+}
 
 
 @pytest.fixture(params=sorted(REGISTRY))
@@ -105,7 +115,8 @@ def test_a_template_has_known_slots_lower_case_headers_and_no_duplicates(name: s
     assert len(set(names)) == len(names)
     assert all(header == header.lower() and not header.startswith(b":") for header in names)
     parts = [*made.path, *made.body, *(part for _, value in made.headers for part in value)]
-    slots = {part.base.partition(":")[0] for part in (*parts, *made.signed) if isinstance(part, Slot)}
+    parts += [part for field in made.signed for part in field]
+    slots = {part.base.partition(":")[0] for part in parts if isinstance(part, Slot)}
     assert slots <= KNOWN_SLOTS
     assert {"title", "body", "token", "message_id", "authorization"} - LACKS.get(name, set()) <= slots
     assert made.path[0].startswith(b"/")  # type: ignore[union-attr]

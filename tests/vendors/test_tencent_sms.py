@@ -11,7 +11,7 @@ import pytest
 
 from gateway.content import Variant
 from gateway.verdict import Scope, Verdict
-from vendors.auth.request_hmac import tc3_signature
+from vendors.auth.request_hmac import tc3_signatures
 from vendors.tencent_sms import ANSWERS, CONTENT_TYPE, FAMILIES, Settings, TencentSms
 from vendors.text_template import TextTemplate
 
@@ -28,17 +28,17 @@ NUMBER = "+8613800000000"
 
 def check_signature(request: Any, secret: bytes) -> None:
     stamp = int(request.headers["x-tc-timestamp"])
-    signature = tc3_signature(
+    signature = tc3_signatures(
         secret,
         host="sms.tencentcloudapi.com",
         service="sms",
         content_type=CONTENT_TYPE,
         unix_s=stamp,
-        body=request.body,
+        bodies=[request.body],
     )
     assert request.headers["authorization"] == (
         "TC3-HMAC-SHA256 Credential=AKIDEXAMPLE/2025-11-21/sms/tc3_request, "
-        f"SignedHeaders=content-type;host, Signature={signature}"
+        f"SignedHeaders=content-type;host, Signature={signature.tobytes().decode()}"
     )
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.receipts import Callback, Event, NotTaken, Replies, Reply, VendorReceipt
+from gateway.receipts import Event, Replies, Reply, VendorReceipt
 from vendors.auth.credential import SecretPlace
 from vendors.http_answer import text_of
-from vendors.receipts.parts import entries_of, json_of
+from vendors.receipts.parts import ListReader
 
 REPLIES = Replies(
     taken=Reply(200, '{"code":0,"msg":"成功"}'.encode()),
@@ -32,21 +32,13 @@ def secret_place(settings: Any) -> SecretPlace | None:
     return None
 
 
-class Reader:
+class Reader(ListReader):
     """See gateway/receipts.py."""
 
     replies = REPLIES
 
-    def __init__(self, settings: Any, secret: bytes) -> None:
-        pass
-
-    def read(self, callback: Callback, now_unix_s: float) -> list[VendorReceipt] | NotTaken:
-        entries = entries_of(json_of(callback.body))
-        return entries if isinstance(entries, NotTaken) else [_receipt(entry) for entry in entries]
-
-
-def _receipt(entry: Mapping[str, Any]) -> VendorReceipt:
-    success = entry.get("success")
-    event = EVENTS["true" if success else "false"] if isinstance(success, bool) else Event.UNKNOWN
-    name = "" if isinstance(success, bool) else "no_success"
-    return VendorReceipt(event, text_of(entry.get("out_id")), (text_of(entry.get("phone_number")),), name=name)
+    def receipt(self, entry: Mapping[str, Any]) -> VendorReceipt:
+        success = entry.get("success")
+        event = EVENTS["true" if success else "false"] if isinstance(success, bool) else Event.UNKNOWN
+        name = "" if isinstance(success, bool) else "no_success"
+        return VendorReceipt(event, text_of(entry.get("out_id")), (text_of(entry.get("phone_number")),), name=name)

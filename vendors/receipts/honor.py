@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.receipts import Callback, Event, NotTaken, VendorReceipt
+from gateway.receipts import Event, VendorReceipt
 from vendors.auth.credential import SecretPlace
 from vendors.http_answer import decode_object, text_of
 from vendors.receipts import huawei
-from vendors.receipts.parts import entries_of, event_of, unix_ms
+from vendors.receipts.parts import ListReader, event_of, unix_ms
 
 REPLIES = huawei.REPLIES
 #: Status -> event: every row of the sheet's table.
@@ -42,20 +42,15 @@ def secret_place(settings: Any) -> SecretPlace | None:
     return None
 
 
-class Reader:
+class Reader(ListReader):
     """See gateway/receipts.py."""
 
     replies = REPLIES
 
-    def __init__(self, settings: Any, secret: bytes) -> None:
-        pass
+    def entries(self, body: bytes) -> object:
+        return decode_object(body).get("statuses")
 
-    def read(self, callback: Callback, now_unix_s: float) -> list[VendorReceipt] | NotTaken:
-        entries = entries_of(decode_object(callback.body).get("statuses"))
-        return entries if isinstance(entries, NotTaken) else [_receipt(entry) for entry in entries]
-
-
-def _receipt(entry: Mapping[str, Any]) -> VendorReceipt:
-    event, name = event_of(EVENTS, entry.get("status"))
-    token = text_of(entry.get("token"))
-    return VendorReceipt(event, text_of(entry.get("biTag")), (token,), unix_ms(entry.get("timestamp")), name)
+    def receipt(self, entry: Mapping[str, Any]) -> VendorReceipt:
+        event, name = event_of(EVENTS, entry.get("status"))
+        token = text_of(entry.get("token"))
+        return VendorReceipt(event, text_of(entry.get("biTag")), (token,), unix_ms(entry.get("timestamp")), name)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.receipts import Callback, Event, NotTaken, VendorReceipt
+from gateway.receipts import Event, VendorReceipt
 from vendors.auth.credential import SecretPlace
 from vendors.http_answer import text_of
-from vendors.receipts.parts import PLAIN_REPLIES, entries_of, event_of, json_of, token_list, unix_ms
+from vendors.receipts.parts import PLAIN_REPLIES, ListReader, event_of, token_list, unix_ms
 
 REPLIES = PLAIN_REPLIES
 #: eventType -> event: every name of the sheet.
@@ -30,20 +30,12 @@ def secret_place(settings: Any) -> SecretPlace | None:
     return None
 
 
-class Reader:
+class Reader(ListReader):
     """See gateway/receipts.py."""
 
     replies = REPLIES
 
-    def __init__(self, settings: Any, secret: bytes) -> None:
-        pass
-
-    def read(self, callback: Callback, now_unix_s: float) -> list[VendorReceipt] | NotTaken:
-        entries = entries_of(json_of(callback.body))
-        return entries if isinstance(entries, NotTaken) else [_receipt(entry) for entry in entries]
-
-
-def _receipt(entry: Mapping[str, Any]) -> VendorReceipt:
-    event, name = event_of(EVENTS, entry.get("eventType"))
-    tokens = token_list(entry.get("registrationIds"))
-    return VendorReceipt(event, text_of(entry.get("param")), tokens, unix_ms(entry.get("eventTime")), name)
+    def receipt(self, entry: Mapping[str, Any]) -> VendorReceipt:
+        event, name = event_of(EVENTS, entry.get("eventType"))
+        tokens = token_list(entry.get("registrationIds"))
+        return VendorReceipt(event, text_of(entry.get("param")), tokens, unix_ms(entry.get("eventTime")), name)

@@ -5,13 +5,14 @@ Source: facts/vendors-china.md and facts/vendors-international.md (2026-11), the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from gateway.receipts import TIME_UNKNOWN, Event, NotTaken, Replies, Reply
+from gateway.receipts import TIME_UNKNOWN, Callback, Event, NotTaken, Replies, Reply, VendorReceipt
 from vendors.http_answer import code_of, counted_name, text_of
 
 #: Entries of one request; the largest maximum that a vendor names is a thousand, and bodies are bounded beside.
@@ -48,6 +49,26 @@ def entries_of(value: object) -> list[dict[str, Any]] | NotTaken:
     if not isinstance(value, list):
         return NotTaken.UNREADABLE
     return [entry for entry in value[:ENTRIES_MAX] if isinstance(entry, dict)]
+
+
+class ListReader(ABC):
+    """Of a vendor that signs nothing and sends a list: each entry is a receipt. See gateway/receipts.py."""
+
+    replies: ClassVar[Replies]
+
+    def __init__(self, settings: Any, secret: bytes) -> None:
+        del settings, secret
+
+    def entries(self, body: bytes) -> object:
+        """Where the list stands."""
+        return json_of(body)
+
+    @abstractmethod
+    def receipt(self, entry: Mapping[str, Any]) -> VendorReceipt: ...
+
+    def read(self, callback: Callback, now_unix_s: float) -> list[VendorReceipt] | NotTaken:
+        entries = entries_of(self.entries(callback.body))
+        return entries if isinstance(entries, NotTaken) else [self.receipt(entry) for entry in entries]
 
 
 def token_list(value: object) -> list[str]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.receipts import TIME_UNKNOWN, Callback, Event, NotTaken, Replies, Reply, VendorReceipt
+from gateway.receipts import TIME_UNKNOWN, Event, Replies, Reply, VendorReceipt
 from vendors.auth.credential import SecretPlace
 from vendors.http_answer import code_of, text_of
 from vendors.neutral import OWN_ID_CHARACTERS_MAX
-from vendors.receipts.parts import entries_of, event_of, json_of
+from vendors.receipts.parts import ListReader, event_of
 
 REPLIES = Replies(
     taken=Reply(200, b'{"result":0,"errmsg":"OK"}'),
@@ -34,22 +34,14 @@ def secret_place(settings: Any) -> SecretPlace | None:
     return SecretPlace(file, env) if file or env else None
 
 
-class Reader:
+class Reader(ListReader):
     """See gateway/receipts.py."""
 
     replies = REPLIES
 
-    def __init__(self, settings: Any, secret: bytes) -> None:
-        pass
-
-    def read(self, callback: Callback, now_unix_s: float) -> list[VendorReceipt] | NotTaken:
-        entries = entries_of(json_of(callback.body))
-        return entries if isinstance(entries, NotTaken) else [_receipt(entry) for entry in entries]
-
-
-def _receipt(entry: Mapping[str, Any]) -> VendorReceipt:
-    event, name = event_of(EVENTS, entry.get("report_status"))
-    number = f"+{code_of(entry.get('nationcode'))}{text_of(entry.get('mobile'))}"
-    sid = text_of(entry.get("sid"))[:OWN_ID_CHARACTERS_MAX]
-    # user_receive_time bears no zone.
-    return VendorReceipt(event, "", (number,), TIME_UNKNOWN, name, own_id=sid)
+    def receipt(self, entry: Mapping[str, Any]) -> VendorReceipt:
+        event, name = event_of(EVENTS, entry.get("report_status"))
+        number = f"+{code_of(entry.get('nationcode'))}{text_of(entry.get('mobile'))}"
+        sid = text_of(entry.get("sid"))[:OWN_ID_CHARACTERS_MAX]
+        # user_receive_time bears no zone.
+        return VendorReceipt(event, "", (number,), TIME_UNKNOWN, name, own_id=sid)

@@ -182,35 +182,35 @@ class InFlight:
 
     def packet_ids(self, entries: I64) -> U16:
         """(n,) entries -> (n,) packet identifiers, never 0."""
-        return (entries % self._page + 1).astype(np.uint16)
+        # While one page is enough there is nothing to divide: an entry's column is its number.
+        columns = entries if self.high_water <= self._page else entries % self._page
+        return (columns + 1).astype(np.uint16)
 
     def settle(self, fds: I32, generations: U32, packet_ids: U16) -> Settled:
         """Ends the entries that these PUBACKs acknowledge, each once however often it is repeated.
 
         fds, generations, packet_ids: (n,) who acknowledges what; identifiers are never 0.
         """
-        column = packet_ids.astype(np.int64) - 1
+        column = packet_ids.astype(np.int64)
+        column -= 1
         found: list[I64] = []
         for base in range(0, self.high_water, self._page):
-            entries = base + column
-            if base + self._page > self.high_water:
-                inside = entries < self.high_water
-                entries = np.where(inside, entries, 0)
-            else:
-                inside = np.ones(len(entries), np.bool_)
-            matches = (
-                inside
-                & (self._status[entries] != _FREE)
-                & (self._fds[entries] == fds)
-                & (self._generations[entries] == generations)
-            )
-            found.append(entries[matches])
-        entries = np.concatenate(found) if found else np.zeros(0, np.int64)
-        if len(entries) > 1:
-            ordered = np.sort(entries)
-            if np.count_nonzero(ordered[1:] == ordered[:-1]):
-                _, first = np.unique(entries, return_index=True)
-                entries = entries[np.sort(first)]
+            entries = base + column if base else column
+            # Beyond the last page's end the last entry stands in, and matches nothing.
+            at = np.minimum(entries, self.high_water - 1)
+            matches = self._fds.take(at) == fds
+            matches &= self._generations.take(at) == generations
+            matches &= self._status.take(at) != _FREE
+            matches &= at == entries
+            found.append(entries if np.count_nonzero(matches) == len(entries) else entries[matches])
+        entries = found[0] if len(found) == 1 else np.concatenate(found) if found else np.zeros(0, np.int64)
+        # Each writes its position; who reads back another's acknowledges the same as that one. The order of sending is
+        # of no more use to entries that end.
+        positions = np.arange(len(entries))
+        self._serials[entries] = positions
+        if np.count_nonzero(self._serials.take(entries) != positions):
+            _, first = np.unique(entries, return_index=True)
+            entries = entries[np.sort(first)]
         settled = Settled(
             self._fds[entries],
             self._tags[entries],

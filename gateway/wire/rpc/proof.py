@@ -13,8 +13,6 @@ import hmac
 from collections.abc import Sequence
 
 VERSION = 1
-NONCE_BYTES = 32
-MAC_BYTES = 32
 _CLIENT = b"pushgw-rpc-1"
 _SERVER = b"pushgw-rpc-1-server"
 #: Compared against when the app key is unknown, so that the time taken does not tell.

@@ -9,7 +9,6 @@ Sans-IO: time is one of the fields. Raises ValueError for whatever cannot become
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from datetime import UTC, datetime
@@ -60,8 +59,9 @@ _REST_OF_HEAD = (
     b'Auto-Submitted: auto-generated\r\nContent-Type: text/plain; charset="utf-8"\r\n'
     b"Content-Transfer-Encoding: base64\r\nMIME-Version: 1.0\r\n\r\n"
 )
-#: Bytes of a line of base64: 76 characters (RFC 2045 section 6.8).
-_LINE_BYTES = 57
+#: Of a line of base64 (RFC 2045 section 6.8): whole groups of four, so that lines are cut from one long run.
+_LINE_CHARACTERS = 76
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _decode = msgspec.json.Decoder(Fields).decode
 
 
@@ -71,7 +71,7 @@ def _encoded(subject: str) -> bytes:
     Not by the library: where it folds, blanks between encoded and plain words come out doubled (Python 3.11).
     Raises ValueError for control characters, which would end the header.
     """
-    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in subject):
+    if _CONTROL.search(subject) is not None:
         raise ValueError("a subject with control characters")
     if (
         subject.isascii()
@@ -80,14 +80,17 @@ def _encoded(subject: str) -> bytes:
         and 0 < len(subject) <= _PLAIN_CHARACTERS_MAX
     ):
         return subject.encode()
-    words, word = [], b""
-    for character in subject:
-        encoded = character.encode()
-        if len(word) + len(encoded) > _WORD_BYTES_MAX:
-            words.append(word)
-            word = b""
-        word += encoded
-    return b"\r\n ".join(b"=?utf-8?b?" + base64.b64encode(one) + b"?=" for one in [*words, word])
+    raw = subject.encode()
+    words, at = [], 0
+    while len(raw) - at > _WORD_BYTES_MAX:
+        end = at + _WORD_BYTES_MAX
+        while raw[end] & 0xC0 == 0x80:
+            # A word holds whole characters.
+            end -= 1
+        words.append(binascii.b2a_base64(raw[at:end], newline=False))
+        at = end
+    words.append(binascii.b2a_base64(raw[at:], newline=False))
+    return b"=?utf-8?b?" + b"?=\r\n =?utf-8?b?".join(words) + b"?="
 
 
 def compose(data: bytes) -> Mail:
@@ -109,18 +112,20 @@ def _laid_out(fields: Fields) -> Mail:
     """As `_built`, a twentieth of its price: what the library says once of sender and date is kept, and a text's base64
     needs no library."""
     envelope, sender = _sender_lines(fields.sender)
-    text = b"\r\n".join(fields.text.encode().splitlines()) + b"\r\n"
-    message = b"".join(
-        [
-            *(b"Subject: ", _encoded(fields.subject), b"\r\n", sender, b"To: ", fields.to.encode(), b"\r\n"),
-            *(_date_line(fields.unix_s), b"Message-ID: <", fields.message_id.encode(), b">\r\n", _REST_OF_HEAD),
-            *(
-                binascii.b2a_base64(text[at : at + _LINE_BYTES], newline=False) + b"\r\n"
-                for at in range(0, len(text), _LINE_BYTES)
-            ),
-        ]
+    text = fields.text.encode()
+    if b"\n" in text or b"\r" in text:
+        text = b"\r\n".join(text.splitlines())
+    encoded = binascii.b2a_base64(text + b"\r\n", newline=False)
+    lines = [encoded[at : at + _LINE_CHARACTERS] for at in range(0, len(encoded), _LINE_CHARACTERS)]
+    head = b"Subject: %b\r\n%bTo: %b\r\n%bMessage-ID: <%b>\r\n%b" % (
+        _encoded(fields.subject),
+        sender,
+        fields.to.encode(),
+        _date_line(fields.unix_s),
+        fields.message_id.encode(),
+        _REST_OF_HEAD,
     )
-    return Mail(fields.envelope or envelope, fields.to, message)
+    return Mail(fields.envelope or envelope, fields.to, head + b"\r\n".join(lines) + b"\r\n")
 
 
 @lru_cache(maxsize=256)

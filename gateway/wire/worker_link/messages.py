@@ -3,6 +3,7 @@
     hello       both, first frame: who speaks, in which life, and what it has room for
     slice       rows of a batch for their owner                          the stream of rows, by credit
     outcomes    what became of rows of one batch, for their home     \\
+    marked      what a report announced is durably known              |
     credit      room for further slices                               |  the stream of outcomes and control,
     ask         a question that is answered once                      |  never refused
     answer                                                           /
@@ -19,7 +20,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-VERSION = 2
+VERSION = 3
 U32_MAX = (1 << 32) - 1
 WorkerIndex = Annotated[int, Meta(ge=0, le=255)]
 Number = Annotated[int, Meta(ge=0, le=U32_MAX)]
@@ -67,7 +68,10 @@ class BurstColumns(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Outcomes(msgspec.Struct, array_like=True, tag=3, forbid_unknown_fields=True):
-    """n rows of one batch as their holder has them. rows: (n,) u16. Bytes are packed; times and hashes are u32."""
+    """n rows of one batch as their holder has them. rows: (n,) u16. Bytes are packed; times and hashes are u32.
+
+    questions: number and (k,) u16 rows at home that its sender keeps until `marked`.
+    """
 
     address: Address
     n: Annotated[int, Meta(ge=0, le=1 << 16)]
@@ -85,6 +89,13 @@ class Outcomes(msgspec.Struct, array_like=True, tag=3, forbid_unknown_fields=Tru
     final_ms: memoryview
     token_hashes: memoryview
     bursts: list[BurstColumns]
+    questions: list[tuple[Number, memoryview]] = []
+
+
+class Marked(msgspec.Struct, array_like=True, tag=7, forbid_unknown_fields=True):
+    """The journal of the batch's home has durable marks of the rows of the question with this number."""
+
+    number: Number
 
 
 class Credit(msgspec.Struct, array_like=True, tag=4, forbid_unknown_fields=True):
@@ -111,7 +122,7 @@ class Answer(msgspec.Struct, array_like=True, tag=6, forbid_unknown_fields=True)
     is_known: bool = True
 
 
-Message: TypeAlias = Hello | Slice | Outcomes | Credit | Ask | Answer
+Message: TypeAlias = Hello | Slice | Outcomes | Credit | Ask | Answer | Marked
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

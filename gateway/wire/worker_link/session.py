@@ -27,6 +27,7 @@ from gateway.wire.worker_link.messages import (
     Ask,
     Credit,
     Hello,
+    Marked,
     Message,
     Outcomes,
     Slice,
@@ -58,7 +59,7 @@ class Closed(NamedTuple):
     is_clean: bool
 
 
-Event: TypeAlias = Opened | Slice | Outcomes | Credit | Ask | Answer | Closed
+Event: TypeAlias = Opened | Slice | Outcomes | Credit | Ask | Answer | Marked | Closed
 
 
 class _Phase(enum.Enum):
@@ -97,7 +98,7 @@ class LinkSession:
 
     # -- sending
 
-    def send(self, message: Outcomes | Ask | Answer) -> None:
+    def send(self, message: Outcomes | Ask | Answer | Marked) -> None:
         """The message is on its way, before all rows."""
         self._append(self._control, message)
 

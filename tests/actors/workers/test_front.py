@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.core.callback_lines import Signer, lines_of
 from gateway.core.identity import device_password
-from gateway.core.request_ids import RequestIds
+from gateway.core.request_ids import RequestIds, request_key
 from gateway.errors import Overloaded
 from gateway.ledger import Channel, State
 from gateway.message_id import to_text
@@ -149,6 +150,7 @@ class Offices:
             me=index,
             node=0,
             app_numbers={"shop": 0},
+            request_key=functools.partial(request_key, b"secret"),
             receipts=MergedStream(ReceiptSource(world.home), worker.links, worker.life, workers),
             presence=MergedStream(presence.source(), worker.links, worker.life, workers),
         )
@@ -237,7 +239,7 @@ async def test_submit_with_a_request_id_has_one_home_and_one_answer(
     offices = await open_offices(3)
     devices = offices.cluster.owned_by(0, 3)
     homes = set()
-    for number in range(8):
+    for number in range(16):
         answers = [await client.ask(submit(devices, f"request {number}")) for client in offices.clients()]
         assert len({answer.task_id for answer in answers}) == 1
         homes.add(int.from_bytes(answers[0].task_id[6:8], "big") & 0xFFF)
@@ -245,7 +247,7 @@ async def test_submit_with_a_request_id_has_one_home_and_one_answer(
         assert other.code == "request_id_reused"
     assert homes == {0, 1, 2}
     sent = sum(len(offices.cluster.world(index).apns.requests()) for index in range(3))
-    assert sent == 8 * 3
+    assert sent == 16 * 3
 
 
 async def test_request_that_needs_a_worker_that_is_down_is_told_to_come_back(

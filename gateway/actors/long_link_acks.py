@@ -1,0 +1,123 @@
+"""Acknowledgements of uplink that wait until what the device said is durable. Part of the long-link actor.
+
+    PUBLISH --owner: LATER--> owed, in its order --resolve(durable)--> PUBACK, and those behind it
+                                              --resolve(not)----> MQTT 5.0: 0x97; 3.1.1: nothing
+
+Acknowledgements go out in the order in which the messages came [MQTT-4.6.0-2]: while one waits, those behind it
+do, too. A device whose connection ends gets none and sends its messages again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from gateway.net.edge_table import ConnectionTable
+from gateway.wire.mqtt.packet_types import PacketType
+
+#: Acknowledgements that one device may be owed, some 300 bytes each, and all devices together: 20 MB. Beyond it devices
+#: are told to come again.
+OWED_PER_DEVICE_MAX = 64
+OWED_MAX = 65_536
+
+
+class OwedAck:
+    """kind, packet: what is said when it is durable; refusal: when it is not, where the version has a word for it.
+    undo: done then, so that the message may come again."""
+
+    __slots__ = ("_acks", "_place", "is_durable", "kind", "packet", "refusal", "undo")
+
+    def __init__(self, acks: OwedAcks, place: tuple[int, int]) -> None:
+        self._acks = acks
+        self._place = place
+        self.is_durable: bool | None = None
+        self.kind = PacketType.PUBACK
+        self.packet = self.refusal = b""
+        self.undo: Callable[[], object] = _nothing
+
+    def resolve(self, is_durable: bool) -> None:
+        """What the message said is durable, or could not be made so."""
+        self.is_durable = is_durable
+        self._acks.flush(*self._place)
+
+
+def _nothing() -> None:
+    """A message that nobody remembers may come again anyway."""
+
+
+class OwedAcks:
+    """write: to a connection. count: called with the kind of each packet that is written."""
+
+    def __init__(
+        self, table: ConnectionTable, write: Callable[[int, bytes], None], count: Callable[[PacketType], None]
+    ) -> None:
+        self._table = table
+        self._write = write
+        self._count = count
+        self._n = 0
+        #: By connection: its generation, and its acknowledgements in the order of its messages.
+        self._owed: dict[int, tuple[int, deque[OwedAck]]] = {}
+
+    def __len__(self) -> int:
+        return self._n
+
+    def is_full(self, fd: int) -> bool:
+        """Nothing more may be owed to the device, or to anybody."""
+        return self._n >= OWED_MAX or len(self._of(fd)) >= OWED_PER_DEVICE_MAX
+
+    def open(self, fd: int) -> OwedAck:
+        """One that may have to wait; it does from `say` on."""
+        return OwedAck(self, (fd, self._table.generation_at[fd]))
+
+    def say(self, fd: int, ack: OwedAck, *, is_later: bool) -> bool:
+        """The acknowledgement is said in its turn, when it is resolved if is_later; False: it may be said at once."""
+        owed = self._of(fd)
+        if not is_later:
+            if not owed:
+                return False
+            ack.is_durable = True
+        elif ack.is_durable is not None and not owed:
+            if ack.is_durable:
+                return False
+            ack.undo()
+            ack.packet = ack.refusal
+            return not ack.refusal
+        if not owed:
+            self._owed[fd] = (self._table.generation_at[fd], owed)
+        owed.append(ack)
+        self._n += 1
+        return True
+
+    def flush(self, fd: int, generation: int) -> None:
+        """What nothing waits for any more is written."""
+        found = self._owed.get(fd)
+        if found is None or found[0] != generation:
+            return
+        if self._table.generation_at[fd] != generation:
+            self._forget(fd)
+            return
+        owed, out = found[1], b""
+        while owed and owed[0].is_durable is not None:
+            ack = owed.popleft()
+            self._n -= 1
+            packet = ack.packet if ack.is_durable else ack.refusal
+            if not ack.is_durable:
+                ack.undo()
+            if packet:
+                self._count(ack.kind)
+                out += packet
+        if not owed:
+            del self._owed[fd]
+        if out:
+            self._write(fd, out)
+
+    def _of(self, fd: int) -> deque[OwedAck]:
+        found = self._owed.get(fd)
+        if found is not None and found[0] != self._table.generation_at[fd]:
+            self._forget(fd)
+            found = None
+        return deque() if found is None else found[1]
+
+    def _forget(self, fd: int) -> None:
+        """Of a connection that has ended."""
+        self._n -= len(self._owed.pop(fd)[1])

@@ -1,0 +1,44 @@
+"""When the long link takes its next step: at once, when a socket has something, or a moment later.
+
+A step costs some 200 us however little it finds, most of it in caches that went cold since the one before. So a step
+that did little is followed by a wait for the sockets, not by another step that would find nothing; and PUBACKs, which
+no device waits for, are let come together, as network drivers let packets:
+
+    few PUBACKs, nothing else, many rows in flight     the next step comes `MANY_WAIT_S` later, sockets or not
+    few PUBACKs, nothing else, some rows in flight     the next that a socket asks for, `FEW_GAP_S` after this one
+    anything else                                      the next that a socket asks for, at once
+
+Whoever connects or says anything else meanwhile waits no longer than that.
+"""
+
+from __future__ import annotations
+
+#: A step that did less is followed by a wait for the sockets.
+SMALL_STEP = 16
+#: PUBACKs: more are worth a step.
+_FEW_ACKS = 256
+#: Rows in flight from which on a further PUBACK is certain to come within `MANY_WAIT_S`.
+_MANY_IN_FLIGHT = 256
+#: No device notices two milliseconds.
+MANY_WAIT_S = 0.002
+#: The few rows of a small batch are answered by phones one after the other.
+FEW_GAP_S = 0.005
+
+
+class StepPauses:
+    """wait_s: how long the next step has time. gather_until: a step that a socket asks for before has time until then;
+    0.0 for none."""
+
+    def __init__(self) -> None:
+        self.wait_s = 0.0
+        self.gather_until = 0.0
+
+    def on_step(self, now: float, n_reads: int, n_others: int, n_in_flight: int) -> None:
+        """A step is over that found so many reads, and did so much beside settling PUBACKs."""
+        self.wait_s = self.gather_until = 0.0
+        if n_others or not 0 < n_reads < _FEW_ACKS or not n_in_flight:
+            return
+        if n_in_flight >= _MANY_IN_FLIGHT:
+            self.wait_s = MANY_WAIT_S
+        else:
+            self.gather_until = now + FEW_GAP_S

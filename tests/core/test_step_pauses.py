@@ -1,0 +1,42 @@
+"""How long the long link's loop pauses after a step: a wait, and until when answers gather."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.step_pauses import FEW_GAP_S, MANY_WAIT_S, StepPauses
+
+
+def after(n_reads: int, n_others: int, n_in_flight: int) -> tuple[float, float]:
+    """(wait_s, gather_until) of a step that ended at 100."""
+    pauses = StepPauses()
+    pauses.on_step(100.0, n_reads, n_others, n_in_flight)
+    return pauses.wait_s, pauses.gather_until
+
+
+def test_few_answers_with_many_to_come_are_given_time_at_once() -> None:
+    assert after(n_reads=3, n_others=0, n_in_flight=256) == (MANY_WAIT_S, 0.0)
+
+
+def test_few_answers_with_some_to_come_let_the_next_one_wait_for_company() -> None:
+    assert after(n_reads=1, n_others=0, n_in_flight=7) == (0.0, 100.0 + FEW_GAP_S)
+
+
+@pytest.mark.parametrize(
+    ("n_reads", "n_others", "n_in_flight"),
+    [
+        (1, 0, 0),  # the last answer
+        (0, 0, 500),  # nothing was there: a timer, or rows went out
+        (3, 1, 500),  # somebody connected, left or said something
+        (256, 0, 500),  # worth a step
+    ],
+)
+def test_steps_of_other_kinds_ask_for_no_pause(n_reads: int, n_others: int, n_in_flight: int) -> None:
+    assert after(n_reads, n_others, n_in_flight) == (0.0, 0.0)
+
+
+def test_pause_is_forgotten_by_the_next_step() -> None:
+    pauses = StepPauses()
+    pauses.on_step(100.0, 1, 0, 7)
+    pauses.on_step(100.001, 1, 1, 7)
+    assert (pauses.wait_s, pauses.gather_until) == (0.0, 0.0)

@@ -260,7 +260,7 @@ def test_a_page_of_which_nothing_is_marked_has_no_columns_of_its_own(trail: Trai
     assert not page.trail.marked.flags.writeable
     trail.mark(page, np.arange(2), Channel.APNS, silent)
     assert page.trail.marked.any()
-    assert not (other.trail.marked.any() or other.trail.is_sure.any() or other.trail.dirty.any())
+    assert not any(column.any() for column in (other.trail.marked, other.trail.is_sure, other.trail.dirty))
 
 
 def test_a_mark_is_durable_when_its_record_is_and_its_waiter_is_rung(trail: Trail, page: LedgerPage) -> None:

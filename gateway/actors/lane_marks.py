@@ -78,6 +78,12 @@ class AheadOfMarks:
             unsent = self._unsent.popleft()
             stay_here(unsent.page, unsent.rows)
             self.set_aside(LaneSlice(unsent.page, unsent.rows), lane)
+        while self._unsent and not _is_announced(self._unsent[0]):
+            # Their home is back, and has to know of them first.
+            page, rows = self._unsent[0].page, self._unsent.popleft().rows
+            is_live = page.are(rows, State.QUEUED, lane.key.channel)
+            lane.put_back(page, rows[is_live])
+            lane.bucket.give_back(int((~is_live).sum()))
         if not self._unsent or not self.is_marked(self._unsent[0]):
             return False
         for place, unsent in enumerate(self._unsent):
@@ -138,3 +144,8 @@ class AheadOfMarks:
             self._marks.unmark(page, rows[is_live])
             stay_here(page, rows[is_live])
         return True
+
+
+def _is_announced(unsent: Unsent) -> bool:
+    page = unsent.page
+    return not isinstance(page, ShadowPage) or page.is_announced_whole(unsent.rows)

@@ -136,6 +136,8 @@ class LedgerActor:
         self._fetched: dict[int, trio.Event] = {}
         #: Told of each page with held rows that is in memory again, before anything of it moves.
         self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
+        #: Apps whose receipts a journal on disk is told.
+        self.noted_apps: frozenset[int] = frozenset()
         #: Told of each page that the archive has as it is.
         self.on_archived: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when memory is short, for pages that cannot leave it.
@@ -170,6 +172,10 @@ class LedgerActor:
         home.may_drop = self._may_drop
 
     def _done(self, page: LedgerPage) -> None:
+        if page.saved >= 0 and page.batch.app in self.noted_apps and page.history is not None:
+            # The journal has its receipts: it is written once for all that come in a while.
+            self._rest(page)
+            return
         self._resting.pop(page.batch.address.sequence, None)
         self._unsaved[page.batch.address.sequence] = page
         if self._write_at == math.inf:
@@ -261,8 +267,8 @@ class LedgerActor:
         return page
 
     async def bring(self, key: PageKey) -> LedgerPage | None:
-        """That page is in the home, whatever its rows are; None where there is none. The inbox is not asked whether it
-        has the held rows. Raises StoreError."""
+        """That page is in the home, whatever its rows are; None where there is none. The inbox is not asked for its
+        held rows. Raises StoreError."""
         page = self._home.page(key.sequence)
         away = self._home.away_pages.get(key.sequence)
         if page is None and away is not None and away.address.unix_ms == key.unix_ms:

@@ -161,6 +161,9 @@ class LinkFeed:
         if self._announced_rows >= AHEAD_ROWS or len(self._announced) >= _AHEAD_CALLS:
             self._waiting.rotate(-1)
             return False
+        if self._trail is not None:
+            # What is asked for at once must fit into the window of its home.
+            size = min(size, self._trail.issued_rows_max)
         part = work.take(slice(0, size))
         page.announce(part.rows[page.are(part.rows, State.QUEUED, Channel.LONG_LINK)])
         self._announced.append((page, part))
@@ -172,10 +175,13 @@ class LinkFeed:
         """The edge has the first of the announced that may leave. False where none may."""
         for place, (page, work) in enumerate(self._announced):
             may_leave = page.may_leave(work.rows, self._bell.ring)
-            if not may_leave and not page.waits_for_home:
+            if not may_leave and not page.waits_for_home and page.is_announced_whole(work.rows):
                 continue
             if may_leave:
                 self._feed(work)
+            elif not page.is_announced_whole(work.rows):
+                # Their home is back, and has to know of them first.
+                self._waiting.append(work)
             else:
                 page.stay_here(work.rows)
                 self._aside.append(work)
@@ -228,10 +234,14 @@ async def mark_held(trail: Trail | None, page: LedgerPage, rows: Rows) -> bool:
         if page.asked is None or not len(rows):
             return True
         page.announce(rows)
-        while not page.may_leave(rows, bell.ring):
-            if page.waits_for_home:
-                page.stay_here(rows)
+        while not page.is_orphan:
+            held = rows[page.state[rows] == State.HELD]
+            if page.is_told[held].all():
+                return True
+            if page.waits_for_home or not page.is_announced[held].all():
+                page.stay_here(held)
                 return False
+            page.ring_when_free(bell.ring)
             await bell.wait()
         return True
     if trail is None or page.trail is None or not len(rows):

@@ -200,6 +200,10 @@ class DeviceTable:
         words = self._records.gather_words(rows)[:, :2]
         return np.ascontiguousarray(words).view(np.uint8)
 
+    def id_of(self, row: int) -> bytes:
+        """The id of one known row."""
+        return struct.pack("<QQ", self._records.id_low.item(row), self._records.id_high.item(row))
+
     def device(self, row: int) -> Device:
         """Everything about one known row."""
         found = self._records.gather(np.array([row]))[0]

@@ -26,7 +26,7 @@ from gateway.ledger import (
     State,
 )
 from gateway.message_id import to_text
-from gateway.page_history import RECEIPT_KINDS, Kind
+from gateway.page_history import Kind
 from gateway.verdict import Verdict
 
 Slice = tuple[LedgerPage, TaskSegment]
@@ -224,10 +224,9 @@ def trace_row(page: LedgerPage, row: int) -> list[Hop]:
     state = State(int(page.state[row]))
     past = [] if page.history is None else page.history.of_row(row)
     hops += [_past_hop(*one) for one in past]
-    newest_ms = max((at for kind, _, at in past if kind >= RECEIPT_KINDS), default=0)
-    at_ms = (
-        int(page.final_ms[row]) if IS_FINAL[state] else max(newest_ms, *(hop.at_ms for hop in hops if not hop.receipt))
-    )
+    # An open row is what it is since something happened that was no receipt.
+    since_ms = max(hop.at_ms for hop in hops if hop.what != "receipt")
+    at_ms = int(page.final_ms[row]) if IS_FINAL[state] else since_ms
     flags = ", ".join(flag.name.lower() for flag in Flag(int(page.flags[row])) if flag.name is not None)
     hops.append(Hop(at_ms, "state", channel, state=state, reason=Reason(int(page.reason[row])), text=flags))
     heard = {hop.receipt for hop in hops}

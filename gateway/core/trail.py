@@ -59,7 +59,7 @@ class Trail:
     """issued_rows_max: of a window. on_work: called when something has to be written or let go."""
 
     def __init__(self, *, issued_rows_max: int) -> None:
-        self._issued_rows_max = issued_rows_max
+        self.issued_rows_max = issued_rows_max
         #: A batch that is final is let go only when it is `archived`, too.
         self.awaits_archive = False
         self.on_work: Ring = lambda: None
@@ -86,7 +86,7 @@ class Trail:
 
     def room(self, app: int, channel: Channel, ring: Ring) -> int:
         """Rows that may be marked now; where there are none, `ring` is called when there may be."""
-        room = self._issued_rows_max - self._windows.get((app, int(channel)), 0)
+        room = self.issued_rows_max - self._windows.get((app, int(channel)), 0)
         if room <= 0:
             self._blocked[ring] = None
         return max(room, 0)

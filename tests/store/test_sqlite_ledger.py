@@ -169,6 +169,7 @@ def assert_same_bursts(found: LedgerPage, page: LedgerPage) -> None:
 
 def test_a_page_whose_bursts_have_their_columns_in_the_header_is_read() -> None:
     page = page_of_rows(7, np.random.default_rng(1))
+    page.history = None
     _, header, *parts = page_parts(page)
     stored = msgspec.msgpack.decode(header)
     for burst, (rows, answered, verdicts) in zip(

@@ -47,7 +47,8 @@ from gateway.app_devices import (
 )
 from gateway.app_doors import Doors
 from gateway.app_journal import DataDir, DiskJournal, app_defaults
-from gateway.app_leaving import leave
+from gateway.app_journals_ready import make_data_ready
+from gateway.app_leaving import leave, wait_told
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
 from gateway.app_parts import app_view, cut_rules, make_log
@@ -56,7 +57,6 @@ from gateway.app_seeing import lane_status, refresh_gauges, rows_open
 from gateway.app_siblings import Siblings, journals_of, living, online_counts, place_of
 from gateway.app_signals import serve_until_signal
 from gateway.app_stores import Stores
-from gateway.app_stores_ready import make_stores_ready
 from gateway.app_tasks import build_control, callback_actors, resume_audiences
 from gateway.app_vendors import VendorLane, build_vendor
 from gateway.batch import OwnershipEpoch
@@ -511,6 +511,7 @@ class Worker:
                 nursery.start_soon(self._wait_long_link, deadline)
         if self.joint is not None:
             await self.joint.flush(deadline)
+            await wait_told(self, deadline)
         # The journal lets go what the archive has.
         await self.stores.flush()
         left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
@@ -539,12 +540,6 @@ class Worker:
 
     def rows_open(self) -> dict[str, int]:
         return rows_open(self.home)
-
-    def rows_to_lose(self) -> dict[str, int]:
-        """Rows that are in this process's memory alone, those that it holds for others included."""
-        here, held = self.rows_open(), {} if self.joint is None else self.joint.rows_held()
-        here["held"] -= self.stores.rows_at_rest(self.home)
-        return {state: rows + held.get(state, 0) for state, rows in here.items()}
 
     def status(self) -> dict[str, Any]:
         """What `pushgw status` shows."""
@@ -583,7 +578,7 @@ def serve(config: Config, *, ready: Callable[[dict[str, Any]], None] | None = No
     """Runs the gateway until SIGTERM or SIGINT; returns the exit code. Raises ConfigError before anything starts."""
     data_dir = DataDir(config.gateway.data_dir)
     make_missing_secrets(config)
-    make_stores_ready(config)
+    make_data_ready(config)
     # The journal's thread must not wait for long, nor hold the loop up: docs/decisions.md has the measurement.
     sys.setswitchinterval(config.gateway.switch_interval_ms / 1000)
     try:

@@ -66,6 +66,7 @@ from gateway.store.ports import (
     BATCH_RECORD,
     COUNT_RECORD,
     MARKS_RECORD,
+    MOVED_RECORD,
     REACHED_RECORD,
     RECEIPTS_RECORD,
     JournalRecord,
@@ -120,6 +121,8 @@ class Archive(Protocol):
 
     #: Told of each page with held rows that is in memory again, before anything of it moves.
     on_adopted: Callable[[LedgerPage], None]
+    #: Apps whose receipts a journal on disk is told.
+    noted_apps: frozenset[int]
     #: Told of each page that the archive has as it is.
     on_archived: Callable[[LedgerPage], None]
 
@@ -177,7 +180,7 @@ class DiskJournal:
         config = site.config
         self._site = site
         self._log = site.log.bind(actor="journal")
-        folder = config.gateway.data_dir / "journal" / f"{number:04d}"
+        self._folder = folder = config.gateway.data_dir / "journal" / f"{number:04d}"
         try:
             self.journal = LogJournal(
                 folder,
@@ -229,6 +232,7 @@ class DiskJournal:
         if archive is not None:
             archive.on_adopted = self._follow_again
             archive.on_archived = self.notes.archived
+            archive.noted_apps = self.apps
         self.trail.awaits_archive = self.notes.has_archive = archive is not None
         self.actor.registry = registry
 
@@ -303,7 +307,7 @@ class DiskJournal:
             request_ids.add(entries, site.clock.unix_ms())
             await trio.lowlevel.checkpoint()
         if self.tasks is not None:
-            for task_id, stopped_unix_ms in self.stopped_log.load():
+            for task_id, stopped_unix_ms in self.stopped_log.load_all(self._folder.parent.glob("*/stopped")):
                 self.tasks.stopped.add(task_id, stopped_unix_ms)
         read = await self._read()
         now, unix_ms = site.clock.monotonic(), self._newest_unix_ms(read)
@@ -469,6 +473,9 @@ class DiskJournal:
                 read.audiences.add(position, decode_audience(payload))
             elif record.kind == REACHED_RECORD:
                 read.audiences.reached(position, decode_reached(payload))
+            elif record.kind == MOVED_RECORD:
+                # The copy that it was about is over, else this worker would not run.
+                self.actor.spent.append(position)
             else:
                 raise ValueError(f"record of kind {record.kind}, which this version does not know")
         except UnknownApp as error:

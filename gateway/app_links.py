@@ -42,7 +42,6 @@ from gateway.columns import U8, Bool, Rows
 from gateway.config import Config, message_id_secret
 from gateway.core.options import AppDefaults, compile_options
 from gateway.core.recovery import resend_table
-from gateway.core.report import open_rows
 from gateway.core.request_ids import request_key
 from gateway.core.shadow import Life
 from gateway.errors import StoreError
@@ -299,10 +298,6 @@ class Joint:
         with trio.move_on_at(deadline):
             while any(self._worker.home.shadows.has_news(life) for life in self.links.lives()):  # noqa: ASYNC110
                 await trio.sleep(0.005)
-
-    def rows_held(self) -> dict[str, int]:
-        """Open rows of other homes that this worker holds, by state."""
-        return open_rows(self._worker.home.shadows)
 
 
 def _waiting_rows(built: VendorLane) -> int:

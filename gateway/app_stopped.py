@@ -8,7 +8,7 @@ store.data_dir/stopped/0007/       the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +49,10 @@ class StoppedLog:
             for unix_ms, place, rest in entries.tolist():
                 yield encode(self._secret, address_of(place, rest), TASK_DOMAIN), unix_ms
 
-    def load_all(self) -> Iterator[tuple[bytes, int]]:
-        """The same with those of logs beside it: of workers whose pages another one has now. What one of them is just
-        writing may be missing."""
-        for folder in sorted(self._folder.parent.iterdir()):
+    def load_all(self, folders: Iterable[Path] | None = None) -> Iterator[tuple[bytes, int]]:
+        """The same with those of logs in these folders, or beside it: of workers whose pages another one has now. What
+        one of them is just writing may be missing."""
+        for folder in sorted(self._folder.parent.iterdir() if folders is None else folders):
             if folder != self._folder:
                 beside = StoppedLog(folder, self._secret, self._clock, tasks_max=self._tasks_max, age_s=self._age_s)
                 yield from beside.load()

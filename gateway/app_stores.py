@@ -39,7 +39,7 @@ from gateway.config_relations import counts_consents
 from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
-from gateway.core.ownership import WORKERS_MAX
+from gateway.core.ownership import WORKERS_MAX, journal_of
 from gateway.core.segments import HashKey
 from gateway.errors import StoreError
 from gateway.message_id import SEQUENCES_MAX
@@ -138,7 +138,13 @@ class Stores:
         """Workers with an archive that is this one's, itself first."""
         assert self.folder is not None
         others = range(self._place.worker + self._place.workers, WORKERS_MAX, self._place.workers)
-        return [self._place.worker, *(one for one in others if _ledger_path(self.folder, one).exists())]
+        return [self._place.worker, *(one for one in others if self._has_pages(one))]
+
+    def _has_pages(self, worker: int) -> bool:
+        """There are pages of its journal, or may be."""
+        assert self.folder is not None
+        journal = self._config.gateway.data_dir / "journal" / f"{journal_of(self._config.gateway.node, worker):04d}"
+        return _ledger_path(self.folder, worker).exists() or journal.exists()
 
     def hash_key(self, secret: bytes) -> HashKey:
         """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it.

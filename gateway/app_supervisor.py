@@ -31,11 +31,11 @@ from gateway.actors.worker_process import (
 )
 from gateway.app import Ready
 from gateway.app_journal import DataDir
+from gateway.app_journals_ready import make_data_ready
 from gateway.app_operator import OperatorService, open_operator
 from gateway.app_parts import make_log
 from gateway.app_run_folder import RunFolder
 from gateway.app_signals import serve_until_signal
-from gateway.app_stores_ready import make_stores_ready
 from gateway.app_worker import map_columns
 from gateway.cli.exit_codes import ExitCode
 from gateway.config import Config, make_missing_secrets, message_id_secret
@@ -387,7 +387,7 @@ def supervise(
     make_missing_secrets(config)
     # Made once, here, and not by several workers at the same time.
     message_id_secret(config)
-    make_stores_ready(config)
+    make_data_ready(config)
     try:
         serve_until_signal(lambda: Supervisor(config, config_file, config_text), ready)
     except WorkerRefused:

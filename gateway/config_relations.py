@@ -423,8 +423,6 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
         path = f"apps[{index}]"
         if keys.setdefault(app.key, index) != index:
             yield f"{path}.key", app.key, f"a key of its own; apps[{keys[app.key]}] has the same"
-        if app.durability == "disk" and config.gateway.workers > 1:
-            yield f"{path}.durability", "disk", "'memory' while gateway.workers is more than 1 (docs/known-gaps.md)"
         if not app.secrets:
             yield f"{path}.secrets", app.secrets, "at least one secret"
         for name, settings in app.vendors.items():

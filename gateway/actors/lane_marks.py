@@ -1,8 +1,9 @@
 """Rendered rows of a lane that wait for room on a connection, and for the mark that they are about to be issued.
 
 Where a journal on disk holds the app's batches, a lane renders ahead: while one burst's mark is being written the next
-one is rendered, so that the connection does not wait for the disk. What is ahead is bounded by a burst's rows, by the
-window of the marks, and by the number of bursts, each of which is a page in the record of the marks.
+one is rendered, so that the connection does not wait for the disk. What is ahead is bounded by the rows of two bursts,
+by the window of the marks, and by the number of bursts, each of which is a page in the record of the marks. It is not
+filled up by the few rows that happen to have left: half a burst costs nearly what a whole one does.
 
 Rows of another home are marked there. While that home is down they are set aside, so that they keep no other rows from
 being rendered; each is still in its page, and comes back to the queue when the home is back.
@@ -30,8 +31,8 @@ _NO_LIMIT = 1 << 17
 
 
 class AheadOfMarks:
-    """unsent: the lane's rendered rows. marks: None where the app's batches are in memory: then nothing waits for a
-    mark, and nothing is rendered ahead. ring: wakes the lane."""
+    """unsent: the lane's rendered rows. rows_max: of a burst. marks: None where the app's batches are in memory: then
+    nothing waits for a mark, and nothing is rendered ahead. ring: wakes the lane."""
 
     def __init__(
         self, unsent: deque[Unsent], marks: Marks | None, home: Home, *, rows_max: int, ring: Callable[[], None]
@@ -77,6 +78,12 @@ class AheadOfMarks:
             unsent = self._unsent.popleft()
             stay_here(unsent.page, unsent.rows)
             self.set_aside(LaneSlice(unsent.page, unsent.rows), lane)
+        while self._unsent and not _is_announced(self._unsent[0]):
+            # Their home is back, and has to know of them first.
+            page, rows = self._unsent[0].page, self._unsent.popleft().rows
+            is_live = page.are(rows, State.QUEUED, lane.key.channel)
+            lane.put_back(page, rows[is_live])
+            lane.bucket.give_back(int((~is_live).sum()))
         if not self._unsent or not self.is_marked(self._unsent[0]):
             return False
         for place, unsent in enumerate(self._unsent):
@@ -114,8 +121,9 @@ class AheadOfMarks:
             return 0 if len(self._unsent) >= _AHEAD_BURSTS_IN_MEMORY else _NO_LIMIT
         if len(self._unsent) >= _AHEAD_BURSTS:
             return 0
-        ahead = self._rows_max - sum(len(unsent.rows) for unsent in self._unsent)
-        return min(ahead, self._marks.room(self._ring)) if ahead > 0 else 0
+        ahead = 2 * self._rows_max - sum(len(unsent.rows) for unsent in self._unsent)
+        room = min(ahead, self._marks.room(self._ring)) if ahead > 0 else 0
+        return room if room >= self._rows_max or not self._unsent else 0
 
     def return_stalled(self, lane: Lane) -> bool:
         """Rendered rows that were free to leave at the last call and did not are queued again, and marked no more, so
@@ -136,3 +144,8 @@ class AheadOfMarks:
             self._marks.unmark(page, rows[is_live])
             stay_here(page, rows[is_live])
         return True
+
+
+def _is_announced(unsent: Unsent) -> bool:
+    page = unsent.page
+    return not isinstance(page, ShadowPage) or page.is_announced_whole(unsent.rows)

@@ -1,10 +1,10 @@
 """Acknowledgements of uplink that wait until what the device said is durable. Part of the long-link actor.
 
-    PUBLISH --owner: LATER--> owed ack, in the device's order --resolve(durable)--> PUBACK, and those behind it
-                                                              --resolve(not)-----> MQTT 5.0: 0x97, 3.1.1: nothing
+    PUBLISH --owner: LATER--> owed, in its order --resolve(durable)--> PUBACK, and those behind it
+                                              --resolve(not)----> MQTT 5.0: 0x97; 3.1.1: nothing
 
-Acknowledgements go out in the order in which the messages came [MQTT-4.6.0-2]: while one waits, those behind it do.
-A device whose connection ends gets none and sends its messages again.
+Acknowledgements go out in the order in which the messages came [MQTT-4.6.0-2]: while one waits, those behind it
+do, too. A device whose connection ends gets none and sends its messages again.
 """
 
 from __future__ import annotations

@@ -6,9 +6,8 @@
 
 A vendor is told "taken" when its receipts are as durable as the app asks for, also where some of them are forged or
 about nobody's row: sending them again would change nothing. What the readers prove and what they say is in
-vendors/receipts; which paths there are follows from the vendors that the apps
-have. A vendor that signs nothing has a secret in its path,
-`/v1/receipts/APP/VENDOR/SECRET` (`ReaderEntry.path_secret`).
+vendors/receipts; which paths there are follows from the vendors that the apps have. A vendor that signs nothing has a
+secret in its path, `/v1/receipts/APP/VENDOR/SECRET` (`ReaderEntry.path_secret`).
 """
 
 from __future__ import annotations

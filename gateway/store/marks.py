@@ -19,7 +19,7 @@ import numpy as np
 
 from gateway.ledger import State
 from gateway.marks import RowMarks
-from gateway.store.ports import COUNT_RECORD, MARKS_RECORD, JournalRecord
+from gateway.store.ports import COUNT_RECORD, MARKS_RECORD, MOVED_RECORD, JournalRecord
 
 _LENGTH = struct.Struct("<I")
 
@@ -38,6 +38,13 @@ class Count(msgspec.Struct, array_like=True, frozen=True):
     sequence: int
 
 
+class Moved(msgspec.Struct, array_like=True, frozen=True):
+    """What the journal of that worker held up to this position, and belongs here, is here."""
+
+    source: int
+    position: int
+
+
 class Marks(NamedTuple):
     unix_ms: int
     marks: list[RowMarks]
@@ -46,6 +53,7 @@ class Marks(NamedTuple):
 _ENCODER = msgspec.msgpack.Encoder()
 _HEADERS = msgspec.msgpack.Decoder(_Header)
 _COUNTS = msgspec.msgpack.Decoder(Count)
+_MOVED = msgspec.msgpack.Decoder(Moved)
 
 
 def encode_marks(unix_ms: int, marks: Sequence[RowMarks]) -> JournalRecord:
@@ -95,3 +103,15 @@ def decode_count(payload: bytes | memoryview) -> Count:
         return _COUNTS.decode(payload)
     except msgspec.DecodeError as error:
         raise ValueError(f"count record: {error}") from error
+
+
+def encode_moved(moved: Moved) -> JournalRecord:
+    return JournalRecord(MOVED_RECORD, (_ENCODER.encode(moved),))
+
+
+def decode_moved(payload: bytes | memoryview) -> Moved:
+    """Raises ValueError for a payload that `encode_moved` did not make."""
+    try:
+        return _MOVED.decode(payload)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"moved record: {error}") from error

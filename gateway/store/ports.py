@@ -35,6 +35,8 @@ AUDIENCE_RECORD = 4
 REACHED_RECORD = 5
 #: Receipts that came for rows (store/receipt_records.py).
 RECEIPTS_RECORD = 6
+#: How far another journal's records have been copied into this one (store/marks.py); of no use once that is over.
+MOVED_RECORD = 7
 
 
 class JournalRecord(NamedTuple):

@@ -159,6 +159,16 @@ def decode_batch(
     )
 
 
+def read_heading(payload: bytes | memoryview) -> tuple[BatchAddress, list[RequestMark]]:
+    """Address and request ids of a record's batch. Raises ValueError for a payload that `encode_batch` did not make."""
+    try:
+        (size,) = _LENGTH.unpack_from(payload)
+        header = _DECODER.decode(payload[_LENGTH.size : _LENGTH.size + size])
+    except (struct.error, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"record header: {error}") from error
+    return BatchAddress(*header.address), [RequestMark(*request) for request in header.requests]
+
+
 class _Columns:
     """The columns of a record by name; n rows."""
 

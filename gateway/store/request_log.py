@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +55,7 @@ class RequestLog:
         self._file: LogFile | None = None
         self._end = self._entries = self._newest_unix_ms = 0
         try:
-            folder.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._paths = sorted(folder.glob("*.ids"))
         except OSError as error:
             raise store_error(folder, error) from error
@@ -74,6 +74,20 @@ class RequestLog:
                 newest = max(newest, int((entries[:, 1] >> np.uint64(16)).max()))
                 yield entries
             self._old.append(_File(path, count, newest))
+
+    def forget_loaded(self, paths: Sequence[Path]) -> None:
+        """These files, which were there when the log was opened, are gone: what they held stands elsewhere."""
+        try:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise store_error(self._folder, error) from error
+        self._old = [old for old in self._old if old.path not in paths]
+
+    @property
+    def paths_at_start(self) -> list[Path]:
+        """Its files when it was opened."""
+        return list(self._paths)
 
     def append(self, entries: Entries, forget_before_unix_ms: int) -> None:
         """The entries are durable."""

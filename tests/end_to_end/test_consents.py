@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -17,7 +15,6 @@ import pytest
 import trio
 
 from gateway.__main__ import main
-from gateway.cli.toml_text import to_toml
 from gateway.client.requests import DeviceState
 from gateway.content import FallbackStep, Variant
 from gateway.core.signed_requests import sign_request
@@ -36,47 +33,21 @@ def openid(number: int) -> str:
     return f"o{number:027d}"
 
 
-class Site:
-    """WeChat's simulator."""
-
-    def __init__(self, ready: dict[str, Any]) -> None:
-        self.ready = ready
-
-    def call(self, method: str, path: str, body: Any = None) -> str:
-        control = self.ready["control"]
-        connection = http.client.HTTPConnection(control["host"], control["port"], timeout=20)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body))
-            response = connection.getresponse()
-            text = response.read().decode()
-            assert response.status == 200, text
-            return text
-        finally:
-            connection.close()
-
-    def taken(self) -> int:
-        """Messages that it took."""
-        return sum(json.loads(line)["copies"] for line in self.call("GET", "/received?simulator=wechat").splitlines())
+def taken(site: Any) -> int:
+    """Messages that WeChat took."""
+    return sum(row["copies"] for row in site.received("wechat"))
 
 
 @pytest.fixture(scope="module")
-def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def _site(tmp_path_factory: pytest.TempPathFactory, simulate: Callable[..., Any]) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("simulators")
     quiet = {"apns": {"enabled": False}, "fcm": {"enabled": False}}
-    config = folder / "simulators.toml"
-    config.write_text(to_toml({"wechat": {"enabled": True, "acceptances": ACCEPTANCES}, **quiet}))
-    options = ["--config", str(config), "--dir", str(folder), "--json", "--exit-with-parent"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.simulators", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        yield Site(json.loads(process.stdout.readline()))
-        process.terminate()
-        process.wait(20)
+    with simulate(folder, table={"wechat": {"enabled": True, "acceptances": ACCEPTANCES}, **quiet}) as site:
+        yield site
 
 
 @pytest.fixture
-def site(_site: Site) -> Site:
+def site(_site: Any) -> Any:
     _site.call("DELETE", "/fault")
     _site.call("POST", "/reset")
     return _site
@@ -90,7 +61,7 @@ async def have_credentials(gateway: Any) -> None:
 
 
 @pytest.fixture
-def gateway_of(site: Site, folder: Path, open_gateway: Callable[..., Any]) -> Callable[..., Any]:
+def gateway_of(site: Any, folder: Path, open_gateway: Callable[..., Any]) -> Callable[..., Any]:
     """A gateway with one mini program, `async with gateway_of(consents="strict")`; others: sections over it."""
 
     @asynccontextmanager
@@ -138,12 +109,12 @@ async def left(gateway: Any, users: list[int], template: str = TEMPLATE) -> list
 
 
 async def test_a_consent_is_used_once_and_without_one_the_vendor_is_not_asked(
-    site: Site, gateway_of: Callable[..., Any]
+    site: Any, gateway_of: Callable[..., Any]
 ) -> None:
     async with gateway_of() as gateway:
         client = gateway.client
         assert await outcome(gateway, [1, 2]) == {"no_consent": 2}
-        assert site.taken() == 0
+        assert taken(site) == 0
         assert await client.report_consents([openid(1), openid(2), openid(1)], TEMPLATE) == [2, 1, 2]
         # Two templates have counts of their own.
         assert await outcome(gateway, [1], category="other") == {"no_consent": 1}
@@ -151,7 +122,7 @@ async def test_a_consent_is_used_once_and_without_one_the_vendor_is_not_asked(
         assert await outcome(gateway, [1, 1, 1, 2]) == {"vendor_accepted": 3, "no_consent": 1}
         assert await left(gateway, [1, 2]) == [0, 0]
         assert await outcome(gateway, [1, 2]) == {"no_consent": 2}
-        assert site.taken() == 3
+        assert taken(site) == 3
         # Templates that are agreed to once and for all count nothing.
         assert await outcome(gateway, [1, 2], category="permanent") == {"vendor_accepted": 2}
         # What the service knows better.
@@ -176,7 +147,7 @@ async def test_a_consent_is_used_once_and_without_one_the_vendor_is_not_asked(
 
 
 async def test_two_batches_cannot_use_one_consent_and_what_the_vendor_did_not_count_comes_back(
-    site: Site, gateway_of: Callable[..., Any]
+    site: Any, gateway_of: Callable[..., Any]
 ) -> None:
     async with gateway_of(retry={"first_s": 600.0}) as gateway:
         client = gateway.client
@@ -193,7 +164,7 @@ async def test_two_batches_cannot_use_one_consent_and_what_the_vendor_did_not_co
         await gateway.operator.clock_advance(1000.0)
         counts = await gateway.until_final(first.task_id, WAIT_S)
         assert (counts.states, counts.reasons) == ({"expired": 1}, {"vendor_unavailable": 1})
-        assert site.taken() == 0
+        assert taken(site) == 0
         # It ended, and WeChat has not counted it.
         site.call("DELETE", "/fault")
         assert await outcome(gateway, [1]) == {"vendor_accepted": 1}
@@ -212,7 +183,7 @@ async def test_two_batches_cannot_use_one_consent_and_what_the_vendor_did_not_co
 
 
 async def test_43101_sets_the_count_to_zero_and_a_chain_goes_on_without_consent(
-    site: Site, gateway_of: Callable[..., Any]
+    site: Any, gateway_of: Callable[..., Any]
 ) -> None:
     async with gateway_of() as gateway:
         await gateway.client.report_consents([openid(1)], TEMPLATE, ACCEPTANCES + 3)
@@ -231,7 +202,7 @@ async def test_43101_sets_the_count_to_zero_and_a_chain_goes_on_without_consent(
 
 
 async def test_who_trusts_wechat_is_refused_nothing_and_counts_all_the_same(
-    site: Site, gateway_of: Callable[..., Any]
+    site: Any, gateway_of: Callable[..., Any]
 ) -> None:
     async with gateway_of("trust") as gateway:
         assert await outcome(gateway, [1]) == {"vendor_accepted": 1}
@@ -244,7 +215,7 @@ async def test_who_trusts_wechat_is_refused_nothing_and_counts_all_the_same(
 
 
 async def test_consents_outlive_the_process_where_the_gateway_has_a_store(
-    site: Site, folder: Path, gateway_of: Callable[..., Any]
+    site: Any, folder: Path, gateway_of: Callable[..., Any]
 ) -> None:
     store = {"store": {"data_dir": str(folder / "store"), "shard_groups": 1}}
     async with gateway_of(**store) as gateway:

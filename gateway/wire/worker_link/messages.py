@@ -70,7 +70,7 @@ class BurstColumns(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 class Outcomes(msgspec.Struct, array_like=True, tag=3, forbid_unknown_fields=True):
     """n rows of one batch as their holder has them. rows: (n,) u16. Bytes are packed; times and hashes are u32.
 
-    number: of this report, where its sender waits for `marked`; else 0.
+    questions: number and (k,) u16 rows at home that its sender keeps until `marked`.
     """
 
     address: Address
@@ -89,11 +89,11 @@ class Outcomes(msgspec.Struct, array_like=True, tag=3, forbid_unknown_fields=Tru
     final_ms: memoryview
     token_hashes: memoryview
     bursts: list[BurstColumns]
-    number: Number = 0
+    questions: list[tuple[Number, memoryview]] = []
 
 
 class Marked(msgspec.Struct, array_like=True, tag=7, forbid_unknown_fields=True):
-    """The journal of the batch's home has durable marks of the rows that the report of this number announced."""
+    """The journal of the batch's home has durable marks of the rows of the question with this number."""
 
     number: Number
 

@@ -239,7 +239,7 @@ async def test_submit_with_a_request_id_has_one_home_and_one_answer(
     offices = await open_offices(3)
     devices = offices.cluster.owned_by(0, 3)
     homes = set()
-    for number in range(8):
+    for number in range(16):
         answers = [await client.ask(submit(devices, f"request {number}")) for client in offices.clients()]
         assert len({answer.task_id for answer in answers}) == 1
         homes.add(int.from_bytes(answers[0].task_id[6:8], "big") & 0xFFF)
@@ -247,7 +247,7 @@ async def test_submit_with_a_request_id_has_one_home_and_one_answer(
         assert other.code == "request_id_reused"
     assert homes == {0, 1, 2}
     sent = sum(len(offices.cluster.world(index).apns.requests()) for index in range(3))
-    assert sent == 8 * 3
+    assert sent == 16 * 3
 
 
 async def test_request_that_needs_a_worker_that_is_down_is_told_to_come_back(

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -33,6 +32,7 @@ from gateway.clock import SystemClock
 from gateway.columns import F64
 from gateway.content import Variant
 from gateway.message_id import BatchAddress
+from gateway.observe.loop_lag import LongestStep
 from gateway.store.log_journal import LogJournal
 from gateway.store.records import encode_batch
 from gateway.wire.rpc import codec
@@ -133,7 +133,7 @@ def _answers(per_s: float, options: Options) -> Line:
     with _Folder() as folder:
         bench = CoreBench(folder, 20_000 if options.smoke else 200_000, options.seed, durability="disk")
         progress(f"durable core_answer: {count:,} single submits at {per_s:,.0f} a second ...")
-        seconds = trio.run(_answer_times, bench, count, per_s)
+        seconds, longest = trio.run(_answer_times, bench, count, per_s)
     percentiles = {
         f"answer_ms_{name}": round(float(np.percentile(seconds, share)) * 1000, 2)
         for name, share in (("p50", 50), ("p99", 99), ("p999", 99.9), ("max", 100))
@@ -146,13 +146,15 @@ def _answers(per_s: float, options: Options) -> Line:
         offered_per_s=round(per_s),
         submits=count,
         **percentiles,
+        loop_lag_ms_max=round(longest.duration_s * 1000, 2),
+        longest_step=longest.task,
         calibration_before=before,
         calibration_after=calibrate(),
         calibration_unit="million additions per s",
     )
 
 
-async def _answer_times(bench: CoreBench, count: int, per_s: float) -> F64:
+async def _answer_times(bench: CoreBench, count: int, per_s: float) -> tuple[F64, LongestStep]:
     worker = BenchWorker(bench.config)
     bench.prepare(worker)
     edge = CountingEdge(worker.long_link, bench.online, bench.ids, worker.devices)
@@ -171,6 +173,8 @@ async def _answer_times(bench: CoreBench, count: int, per_s: float) -> F64:
             frames = feed.encode([job.submit for job in work])
             gc.collect()
             gc.freeze()
+            await trio.lowlevel.checkpoint()
+            worker.step_watch.take_longest()
             intended = time.perf_counter() + 0.01 + np.arange(len(frames)) / per_s
             put = 0
             with trio.move_on_after(_ANSWERS_S_MAX):
@@ -187,11 +191,12 @@ async def _answer_times(bench: CoreBench, count: int, per_s: float) -> F64:
             assert feed.answered == len(frames), (
                 f"{feed.answered} of {len(frames)} submits were answered after {_ANSWERS_S_MAX} s"
             )
+            longest = worker.step_watch.take_longest()
             gc.unfreeze()
             nursery.cancel_scope.cancel()
     finally:
         worker.close()
-    return (feed.answered_at() - intended)[warm_up:]
+    return (feed.answered_at() - intended)[warm_up:], longest
 
 
 def _recovery(rows: int, options: Options) -> Line:

@@ -101,6 +101,7 @@ class Trail:
         is_new = before != int(channel)
         n_new = int(np.count_nonzero(is_new))
         if n_new:
+            trail.own()
             # The usual burst: none of it is marked.
             new = rows if n_new == len(rows) else rows[is_new]
             self._end(page, trail, before[is_new] if before.any() else before[:0])
@@ -201,6 +202,7 @@ class Trail:
                 trail.ended[window] = trail.ended.get(window, 0) + n
 
     def _soil(self, page: LedgerPage, trail: PageTrail, rows: Rows) -> None:
+        trail.own()
         trail.dirty[rows] = True
         is_first = not self._dirty
         self._dirty[page.batch.address.sequence] = page
@@ -258,16 +260,20 @@ class Trail:
             trail = page.trail
             assert trail is not None
             if not trail.is_gone and not trail.may_go:
+                trail.own()
                 trail.dirty[mark.rows] = True
                 self._dirty[page.batch.address.sequence] = page
         return rings
 
     def _settle(self, taken: Taken) -> list[Ring]:
         for page, mark in zip(taken.pages, taken.marks, strict=True):
-            assert page.trail is not None
+            trail = page.trail
+            assert trail is not None
+            # It may have a new one by now.
+            trail.own()
             # What became dirty meanwhile waits for the next record.
-            page.trail.is_sure[mark.rows] = mark.states == State.IN_FLIGHT
-            page.trail.is_sure[page.trail.dirty] = False
+            trail.is_sure[mark.rows] = mark.states == State.IN_FLIGHT
+            trail.is_sure[trail.dirty] = False
         self._written = taken.ticket
         return [*taken.rings, *self._give_back(taken.credits)]
 

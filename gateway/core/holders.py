@@ -27,14 +27,36 @@ import numpy as np
 from gateway.columns import U8, Bool, Rows
 from gateway.core.foreign_marks import ForeignMarks
 from gateway.core.home import Home
-from gateway.core.shadow import PATHS, Outcomes, burst_at_home
+from gateway.core.shadow import Outcomes, burst_at_home
 from gateway.core.stopping import go_on
-from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, Receipt, State
+from gateway.ledger import IS_FINAL, LEGAL_MOVES, Channel, Flag, LedgerPage, Reason, Receipt, State
 
 #: Bit of `page.away`: the row may have left its holder's process.
 _ISSUED = np.uint8(0x80)
 #: Of `page.away`: the worker that has the row, plus one.
 AWAY_WORKER = np.uint8(0x7F)
+
+
+def _paths() -> dict[tuple[State, State], tuple[State, ...]]:
+    """(from, to) -> the states to pass through, `to` last; the shortest legal way. Reports leave steps out."""
+    found: dict[tuple[State, State], tuple[State, ...]] = {}
+    for start in State:
+        ways: dict[State, tuple[State, ...]] = {start: ()}
+        edge = [start]
+        while edge:
+            reached = [(at, State(to)) for at in edge for to in np.flatnonzero(LEGAL_MOVES[at]).tolist()]
+            edge = []
+            for at, to in reached:
+                if to not in ways:
+                    ways[to] = (*ways[at], to)
+                    edge.append(to)
+        found.update({(start, to): way for to, way in ways.items() if way})
+    return found
+
+
+#: A report says where a row is, not how it came there: what lay between is walked through at home, so that its table of
+#: legal moves, its counters and its metrics hold for rows elsewhere, too.
+PATHS: dict[tuple[State, State], tuple[State, ...]] = _paths()
 #: (11, 11) bool: states that lead to each other in legal moves, or are the same.
 _IS_WAY: Bool = np.array([[start is to or (start, to) in PATHS for to in State] for start in State], np.bool_)
 

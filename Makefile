@@ -33,6 +33,8 @@ ROUNDS ?= 50
 QUEUED ?= 1000000
 # of them, with one of two workers killed and the other going on
 WORKER_ROUNDS ?= 20
+# Kills of one of two workers with journals on the disk, of both, and of the gateway; and orderly ends.
+JOURNAL_ROUNDS ?= 24
 # and with stores on the disk: one worker killed, or all of them and another number started
 STORES_ROUNDS ?= 12
 
@@ -93,11 +95,12 @@ fuzz: install  ## property tests with FUZZ_EXAMPLES each and a printed SEED
 	@FUZZ_SEED=$(SEED) MQTT_PACKETS=$(MQTT_PACKETS) $(BIN)/python -m pytest tests/actors/test_long_link_fuzz.py $(ARGS)
 	@echo "fuzz: passed, SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) MQTT_PACKETS=$(MQTT_PACKETS)"
 
-torture: install  ## kill -9 under load: of the gateway ROUNDS times, of one of two workers WORKER_ROUNDS times; what was found as JSON
+torture: install  ## kill -9 under load: of the gateway ROUNDS times, of workers WORKER_ROUNDS and JOURNAL_ROUNDS times; what was found as JSON
 	@report=$$(mktemp); trap 'rm -f "$$report"' EXIT; \
-	TORTURE_ROUNDS=$(ROUNDS) TORTURE_QUEUED=$(QUEUED) TORTURE_WORKER_ROUNDS=$(WORKER_ROUNDS) TORTURE_REPORT="$$report" \
+	TORTURE_ROUNDS=$(ROUNDS) TORTURE_QUEUED=$(QUEUED) TORTURE_WORKER_ROUNDS=$(WORKER_ROUNDS) \
+	    TORTURE_JOURNAL_ROUNDS=$(JOURNAL_ROUNDS) TORTURE_REPORT="$$report" \
 	    $(BIN)/python -m pytest -q tests/end_to_end/test_torture.py tests/end_to_end/test_torture_workers.py \
-	    tests/test_app_journal.py $(ARGS); first=$$?; \
+	    tests/end_to_end/test_torture_journals.py tests/test_app_journal.py $(ARGS); first=$$?; \
 	TORTURE_STORES_ROUNDS=$(STORES_ROUNDS) TORTURE_REPORT="$$report" PROFILE=ci \
 	    $(BIN)/python -m pytest -q tests/end_to_end/test_stores_of_workers.py $(ARGS); second=$$?; \
 	cat "$$report"; exit $$((first | second))

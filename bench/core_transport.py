@@ -178,11 +178,7 @@ class CountingEdge:
         if self._is_sampling:
             self.chunks += [(True, bytes(packet)) for packet in packets[::_SAMPLE_EVERY]]
         at = _packet_id_at(packets[0])
-        joined = b"".join(packets)
-        if len(joined) == len(packets) * len(packets[0]):
-            # All of one length, so the ids are a column. Were it not so, wrong ids would end no row, and the run not.
-            ids = np.frombuffer(joined, np.uint8).reshape(len(packets), -1)[:, at : at + 2].tobytes()
-        elif max(map(len, packets)) < 16_384:
+        if max(map(len, packets)) < 16_384:
             # The topics have one length, and so have the remaining lengths of packets of more than 130 bytes.
             ids = b"".join([packet[at : at + 2] for packet in packets])
         else:

@@ -5,7 +5,8 @@ given, so inside of the clock are also the commit of each batch, the marks befor
 go to the ledger archive and the release of batches. The registry has its devices before the clock starts.
 
     core_disk      rows/s of submits of 10,000 rows with one shared content, and of single submits
-    core_answer    single submits at half of that rate, open loop: from the intended send to the answer
+    core_answer    single submits at half of that rate, open loop: from the intended send to the answer; a client with
+                   as many open requests as it may have waits, and that time counts
     core_recovery  a journal of unsent rows, written beforehand: from opening it to rows on their way
 """
 
@@ -17,27 +18,37 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import trio
 
-from bench.core import APP_KEY, BenchWorker, CoreBench
+from bench.core import APP_KEY, OPEN_REQUESTS, BenchWorker, CoreBench
 from bench.core_transport import CountingEdge, FeedStream
 from bench.harness import Line, Options, calibrate, line, progress
 from bench.workloads import jobs
 from gateway.batch import Batch, OwnershipEpoch, TaskSegment
 from gateway.clock import SystemClock
+from gateway.columns import F64
 from gateway.content import Variant
 from gateway.message_id import BatchAddress
+from gateway.observe.loop_lag import LongestStep
 from gateway.store.log_journal import LogJournal
 from gateway.store.records import encode_batch
+from gateway.wire.rpc import codec
+from gateway.wire.rpc.framing import FrameReader
+from gateway.wire.rpc.messages import Error, Submitted
 
 #: (workload, rows per submit, rows in all)
 LINES = (("shared", 10_000, 1_000_000), ("single", 1, 60_000))
 ANSWER_SINGLES = 20_000
 RECOVERY_ROWS = 10_000_000
+#: How often submits that are due are put, as many clients' writes come together; it counts as their latency.
+_PUT_S = 0.0005
+#: Longer than all submits take at a tenth of the rate that is asked for.
+_ANSWERS_S_MAX = 120.0
+#: What the kinds of answers look like in MessagePack: counted while it runs, read afterwards.
+_SUBMITTED, _ERROR = b"\xa9submitted", b"\xa5error"
 _BATCH_ROWS = 10_000
 _EPOCH = OwnershipEpoch(1)
 
@@ -87,16 +98,33 @@ def _measure(workload: str, batch_rows: int, rows: int, options: Options) -> Lin
 
 
 class _TimedFeed(FeedStream):
-    """answered_at: when each answer came; answers come in the order of their submits."""
+    """answered: how many requests have an answer, of whatever kind."""
 
     def __init__(self, app_key: str, secret: bytes) -> None:
         super().__init__(app_key, secret)
-        self.answered_at: list[float] = []
+        self.answered = 0
+        self._chunks: list[tuple[float, bytes]] = []
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        is_welcome = self._reader is None
         await super().send_all(data)
-        now = time.perf_counter()
-        self.answered_at += [now] * (self.answers - len(self.answered_at))
+        if is_welcome:
+            taken = bytes(data)
+            self._chunks.append((time.perf_counter(), taken))
+            self.answered += taken.count(_SUBMITTED) + taken.count(_ERROR)
+
+    def answered_at(self) -> F64:
+        """When each submit was answered, in their order. Raises AssertionError for one that was not accepted."""
+        reader = FrameReader(1 << 20)
+        found: dict[int, float] = {}
+        for at, data in self._chunks:
+            reader.feed(data)
+            while (payload := reader.next_payload()) is not None:
+                message = codec.decode_from_server(payload)
+                assert not isinstance(message, Error), f"a submit was refused: {message.text}"
+                if isinstance(message, Submitted):
+                    found[message.id] = at
+        return np.array([found[number] for number in sorted(found)])
 
 
 def _answers(per_s: float, options: Options) -> Line:
@@ -105,7 +133,7 @@ def _answers(per_s: float, options: Options) -> Line:
     with _Folder() as folder:
         bench = CoreBench(folder, 20_000 if options.smoke else 200_000, options.seed, durability="disk")
         progress(f"durable core_answer: {count:,} single submits at {per_s:,.0f} a second ...")
-        seconds = trio.run(_answer_times, bench, count, per_s)
+        seconds, longest = trio.run(_answer_times, bench, count, per_s)
     percentiles = {
         f"answer_ms_{name}": round(float(np.percentile(seconds, share)) * 1000, 2)
         for name, share in (("p50", 50), ("p99", 99), ("p999", 99.9), ("max", 100))
@@ -118,13 +146,15 @@ def _answers(per_s: float, options: Options) -> Line:
         offered_per_s=round(per_s),
         submits=count,
         **percentiles,
+        loop_lag_ms_max=round(longest.duration_s * 1000, 2),
+        longest_step=longest.task,
         calibration_before=before,
         calibration_after=calibrate(),
         calibration_unit="million additions per s",
     )
 
 
-async def _answer_times(bench: CoreBench, count: int, per_s: float) -> Any:
+async def _answer_times(bench: CoreBench, count: int, per_s: float) -> tuple[F64, LongestStep]:
     worker = BenchWorker(bench.config)
     bench.prepare(worker)
     edge = CountingEdge(worker.long_link, bench.online, bench.ids, worker.devices)
@@ -143,22 +173,30 @@ async def _answer_times(bench: CoreBench, count: int, per_s: float) -> Any:
             frames = feed.encode([job.submit for job in work])
             gc.collect()
             gc.freeze()
-            intended: list[float] = []
-            started = time.perf_counter() + 0.01
-            for number, (rows, frame) in enumerate(frames):
-                at = started + number / per_s
-                if at > time.perf_counter():
-                    await trio.sleep(max(0.0, at - time.perf_counter()))
-                intended.append(at)
-                feed.put(frame, rows)
-            with trio.fail_after(60):
-                while len(feed.answered_at) < len(frames):  # noqa: ASYNC110 - once, at the end
+            await trio.lowlevel.checkpoint()
+            worker.step_watch.take_longest()
+            intended = time.perf_counter() + 0.01 + np.arange(len(frames)) / per_s
+            put = 0
+            with trio.move_on_after(_ANSWERS_S_MAX):
+                while put < len(frames):
+                    due = int(np.searchsorted(intended, time.perf_counter(), "right"))
+                    # As every client, it waits for answers where it has as many requests open as it may; the time that
+                    # a submit waits for that counts.
+                    for rows, frame in frames[put : min(due, feed.answered + OPEN_REQUESTS)]:
+                        feed.put(frame, rows)
+                        put += 1
+                    await trio.sleep(_PUT_S)
+                while feed.answered < len(frames):  # noqa: ASYNC110 - once, at the end
                     await trio.sleep(0.01)
+            assert feed.answered == len(frames), (
+                f"{feed.answered} of {len(frames)} submits were answered after {_ANSWERS_S_MAX} s"
+            )
+            longest = worker.step_watch.take_longest()
             gc.unfreeze()
             nursery.cancel_scope.cancel()
     finally:
         worker.close()
-    return (np.array(feed.answered_at) - np.array(intended))[warm_up:]
+    return (feed.answered_at() - intended)[warm_up:], longest
 
 
 def _recovery(rows: int, options: Options) -> Line:

@@ -94,13 +94,15 @@ class Gateway:
         self.push_to(range(first, first + n))
 
     def push_to(self, devices: Sequence[int]) -> bytes:
-        """One submit; its task id."""
+        """One submit by the client whose turn it is; its task id."""
+        self._turn += 1
+        return self.submit(self.clients[self._turn % len(self.clients)], devices, time.monotonic_ns())
+
+    def submit(self, client: BlockingClient, devices: Sequence[int], sent_ns: int) -> bytes:
+        """One submit of messages that say they were sent then; its task id."""
         n = len(devices)
         ids = np.frombuffer(b"".join(map(device_id, devices)), np.uint8)
-        self._turn += 1
-        client = self.clients[self._turn % len(self.clients)]
-        sent = str(time.monotonic_ns())
-        content = Variant(title=_TITLE, body=_BODY, data={"sent": sent}, strategy=3, ttl_s=600)
+        content = Variant(title=_TITLE, body=_BODY, data={"sent": str(sent_ns)}, strategy=3, ttl_s=600)
         answer = client.submit_columns(Submit(id=UNSENT, contents=[content], n=n, device_ids=little_endian(ids, "u1")))
         assert answer.accepted == n, f"{answer.refused_count} of {n} rows were refused"
         return answer.task_id

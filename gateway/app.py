@@ -48,7 +48,7 @@ from gateway.app_devices import (
 from gateway.app_doors import Doors
 from gateway.app_journal import DataDir, DiskJournal, app_defaults
 from gateway.app_journals_ready import make_data_ready
-from gateway.app_leaving import leave
+from gateway.app_leaving import leave, wait_told
 from gateway.app_links import Joint
 from gateway.app_memory import keep_freed_memory
 from gateway.app_parts import app_view, cut_rules, make_log
@@ -511,6 +511,7 @@ class Worker:
                 nursery.start_soon(self._wait_long_link, deadline)
         if self.joint is not None:
             await self.joint.flush(deadline)
+            await wait_told(self, deadline)
         # The journal lets go what the archive has.
         await self.stores.flush()
         left = {"rows_in_journal": 0} if self.disk is None else await self.disk.finish(deadline)
@@ -539,12 +540,6 @@ class Worker:
 
     def rows_open(self) -> dict[str, int]:
         return rows_open(self.home)
-
-    def rows_to_lose(self) -> dict[str, int]:
-        """Rows that are in this process's memory alone, those that it holds for others included."""
-        here, held = self.rows_open(), {} if self.joint is None else self.joint.rows_held()
-        here["held"] -= self.stores.rows_at_rest(self.home)
-        return {state: rows + held.get(state, 0) for state, rows in here.items()}
 
     def status(self) -> dict[str, Any]:
         """What `pushgw status` shows."""

@@ -121,6 +121,8 @@ class Archive(Protocol):
 
     #: Told of each page with held rows that is in memory again, before anything of it moves.
     on_adopted: Callable[[LedgerPage], None]
+    #: Apps whose receipts a journal on disk is told.
+    noted_apps: frozenset[int]
     #: Told of each page that the archive has as it is.
     on_archived: Callable[[LedgerPage], None]
 
@@ -230,6 +232,7 @@ class DiskJournal:
         if archive is not None:
             archive.on_adopted = self._follow_again
             archive.on_archived = self.notes.archived
+            archive.noted_apps = self.apps
         self.trail.awaits_archive = self.notes.has_archive = archive is not None
         self.actor.registry = registry
 

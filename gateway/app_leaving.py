@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import trio
+
+from gateway.core.report import open_rows
+from gateway.ledger import LedgerPage, State
 
 if TYPE_CHECKING:
     from gateway.app import Worker
@@ -31,12 +35,50 @@ async def leave(worker: Worker, spread_s: float, *, may_lose: bool) -> dict[str,
     worker.long_link.edge.stop_listening()
     with trio.move_on_after(drain_s):
         # Devices that have just been accepted are let in, or go on to their owners, rather than being cut off.
-        while any(worker.rows_to_lose().values()) or worker.long_link.edge.statistics()["handshaking"]:  # noqa: ASYNC110
+        while any(rows_to_lose(worker).values()) or worker.long_link.edge.statistics()["handshaking"]:  # noqa: ASYNC110
             await trio.sleep(_LOOK_S)
-    left = {state: rows for state, rows in worker.rows_to_lose().items() if rows}
+    left = {state: rows for state, rows in rows_to_lose(worker).items() if rows}
     if left and not may_lose:
         worker.log.warning("not restarted: rows would be lost", rows_open=left)
         await worker.reopen()
         return left
     worker.stop(spread_s)
     return {}
+
+
+def rows_to_lose(worker: Worker) -> dict[str, int]:
+    """Open rows that end with this process, those that it holds for others included, by state: what is in its memory
+    alone. What a journal on the disk has goes on, but for rows that are with a vendor or a device now: nobody would
+    hear what became of them."""
+    here = worker.rows_open()
+    here["held"] -= worker.stores.rows_at_rest(worker.home)
+    for page in worker.home.pages():
+        if page.trail is not None and page.n_open and not (worker.stores.ledger is not None and page.rests):
+            _leave_out(here, page)
+    if worker.joint is not None:
+        for state, rows in open_rows(worker.home.shadows).items():
+            here[state] += rows
+        for shadow in worker.home.shadows:
+            if shadow.asked is not None:
+                _leave_out(here, shadow)
+    return here
+
+
+def _leave_out(rows: dict[str, int], page: LedgerPage) -> None:
+    """The page's rows are in a journal."""
+    for state in (State.QUEUED, State.HELD, State.WAITING):
+        rows[state.name.lower()] -= int(page.counts[state])
+    if page.away is not None:
+        is_elsewhere = (page.state == State.IN_FLIGHT) & (page.away != 0)
+        rows["in_flight"] -= int(np.count_nonzero(is_elsewhere))
+
+
+async def wait_told(worker: Worker, deadline: float) -> None:
+    """No row that the journal calls issued is with another worker any more, unless that takes longer: while all of them
+    drain, they say what became of it. If cancelled: some are."""
+    disk, joint = worker.disk, worker.joint
+    if disk is None or joint is None:
+        return
+    with trio.move_on_at(deadline):
+        while disk.trail.issued_rows() and joint.links.lives():  # noqa: ASYNC110 - once, at the end
+            await trio.sleep(0.01)

@@ -31,6 +31,7 @@ from gateway.actors.registry import RegistryActor
 from gateway.actors.router import Router
 from gateway.actors.spilling import Spilling
 from gateway.actors.store_desk import StoreDesk
+from gateway.app_siblings import counter_of_consents
 from gateway.app_stopped import StoppedLog
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
@@ -127,7 +128,7 @@ class Stores:
                 mark.unlink(missing_ok=True)
             paths = [_ledger_path(self.folder, worker) for worker in self._answers_for]
             self._archives = [SqliteLedgerArchive(path) for path in paths]
-            if counts_consents(config):
+            if counts_consents(config) and place.worker == counter_of_consents(config):
                 self.consents = SqliteConsents(self.folder / "consents.db")
         except BaseException:
             self.close()

@@ -161,7 +161,8 @@ def describe(config: Config) -> str:
     lines = ["ok", ""]
     if config.dev.clock:
         lines += ["WARNING: the development clock is on; never in production", ""]
-    lines.append(f"node {config.gateway.node}, {config.gateway.workers} worker(s), data in {config.gateway.data_dir}")
+    workers = _count(config.gateway.workers, "worker")
+    lines.append(f"node {config.gateway.node}, {workers}, data in {config.gateway.data_dir}")
     lines += [f"  rpc        {listener.address}" for listener in config.rpc.listeners]
     lines += [f"  long link  {listener.address}" for listener in config.long_link.listeners]
     lines += [f"  receipts   {listener.address}" for listener in config.receipts.listeners]
@@ -170,13 +171,18 @@ def describe(config: Config) -> str:
     lines += [f"  http       {config.http.address}", ""]
     for app in config.apps:
         vendors = ", ".join(sorted(app.vendors)) or "none"
-        lines.append(f"app {app.key}: {len(app.secrets)} secret(s), {app.durability}, vendors: {vendors}")
+        lines.append(f"app {app.key}: {_count(len(app.secrets), 'secret')}, {app.durability}, vendors: {vendors}")
     budget = memory_budget(config)
     total = sum(part.size_bytes for part in budget)
     lines += ["", f"memory per worker, limit {_mib(config.gateway.memory_bytes_max)}, allotted {_mib(total)}:"]
-    lines += [f"  {part.part:<20}{_mib(part.size_bytes):>12}  {part.keys}" for part in budget]
+    width = max(len(part.part) for part in budget)
+    lines += [f"  {part.part:<{width}}{_mib(part.size_bytes):>12}  {part.keys}" for part in budget]
     lines += ["", f"open files per worker, limit {config.long_link.files_max}, needed {files_needed(config)}"]
     return "\n".join(lines) + "\n"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _mib(size_bytes: int) -> str:

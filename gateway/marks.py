@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gateway.columns import U8, Bool
+from gateway.message_id import ROWS_MAX
 
 #: (app index, channel)
 Window = tuple[int, int]
@@ -18,6 +19,9 @@ Window = tuple[int, int]
 NO_POSITION = -1
 #: A ticket that is durable from the beginning: of rows that no journal holds.
 NO_TICKET = 0
+#: The columns of all pages of which nothing is marked.
+_NOTHING: U8 = np.zeros(ROWS_MAX, np.uint8)
+_NOTHING.flags.writeable = False
 U16Rows = np.ndarray[tuple[int], np.dtype[np.uint16]]
 
 
@@ -45,6 +49,8 @@ class PageTrail:
     window. position: of the batch's record, or NO_POSITION. records: positions of the records that hold marks of it.
     ticket: of its newest mark. is_finished: no row is open. may_go: nothing more need be written of it. is_gone: its
     batch was let go. is_recovered: an earlier process took it.
+
+    The columns are nobody's and all zero until `own`: a row that waits for its lane costs nothing here.
     """
 
     __slots__ = (
@@ -62,9 +68,9 @@ class PageTrail:
     )
 
     def __init__(self, n: int, position: int, *, is_recovered: bool) -> None:
-        self.marked: U8 = np.zeros(n, np.uint8)
-        self.is_sure: Bool = np.zeros(n, np.bool_)
-        self.dirty: Bool = np.zeros(n, np.bool_)
+        self.marked: U8 = _NOTHING[:n]
+        self.is_sure: Bool = _NOTHING[:n].view(np.bool_)
+        self.dirty: Bool = self.is_sure
         self.ended: dict[Window, int] = {}
         self.position = position
         self.records: list[int] = []
@@ -73,6 +79,12 @@ class PageTrail:
         self.may_go = False
         self.is_gone = False
         self.is_recovered = is_recovered
+
+    def own(self) -> None:
+        """The columns may be written. To be called before each write that may be the first."""
+        if not self.marked.flags.writeable:
+            n = len(self.marked)
+            self.marked, self.is_sure, self.dirty = np.zeros(n, np.uint8), np.zeros(n, np.bool_), np.zeros(n, np.bool_)
 
     @property
     def is_blank(self) -> bool:

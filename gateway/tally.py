@@ -7,6 +7,9 @@ page of 65,536 rows has a handful of keys and some dozens of cells.
     cell   23      16 15       8 7    4 3      2     1            0
            | channel | reason  | state | receipt | is_closed | was_sent |
 
+Beside the cells of rows there are those of departures: rows that a channel had and that went on to another one, with
+`WENT_ON` where a state stands, and why. Such a row is in a cell of its own as well, under the channel that it has now.
+
 Rules for authors: cells stand in the archive: a new fact takes a bit above, none is given another meaning.
 """
 
@@ -18,12 +21,16 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from gateway.columns import I64, U8, Bool
-from gateway.ledger import Flag, LedgerPage
+from gateway.columns import I64, U8, Bool, Rows
+from gateway.ledger import Flag, LedgerPage, Reason
+from gateway.page_history import Kind
 
 #: Bits of a cell; the page's key stands above it while rows are counted.
 CELL_BITS = 24
 _DAY_S = 86_400
+#: In the place of a state: not rows, but departures of rows from that channel.
+WENT_ON = 15
+_DEPARTURES = {Kind.HANDED_OVER: Reason.HAND_OVER, Kind.FELL_BACK: Reason.FALLBACK}
 _ONE, _TWO, _FOUR = np.uint8(1), np.uint16(2), np.uint16(4)
 
 
@@ -77,8 +84,37 @@ def row_cells(page: LedgerPage, start: int, stop: int) -> I64:
     return cells
 
 
+def departures(page: LedgerPage, start: int, stop: int) -> tuple[Rows, I64]:
+    """Of the rows start..stop: those that left a channel for another, and the cell of each departure, each once."""
+    history = page.history
+    if history is None:
+        return np.zeros(0, np.intp), np.zeros(0, np.int64)
+    found = []
+    for kind, reason in _DEPARTURES.items():
+        which = (history.kinds == kind) & (history.rows >= start) & (history.rows < stop)
+        cells = history.channels[which].astype(np.int64) << 16 | int(reason) << 8 | WENT_ON << 4
+        found.append(history.rows[which].astype(np.int64) << CELL_BITS | cells)
+    codes = np.unique(np.concatenate(found))
+    return (codes >> CELL_BITS).astype(np.intp), codes & ((1 << CELL_BITS) - 1)
+
+
+def went_on(parts: Iterable[Cells]) -> dict[int, int]:
+    """Departures by channel."""
+    found: dict[int, int] = {}
+    for cells in parts:
+        for cell, n in cells.items():
+            if cell >> 4 & 0xF == WENT_ON:
+                found[cell >> 16] = found.get(cell >> 16, 0) + n
+    return found
+
+
+def rows_in(cells: Cells) -> int:
+    """How many rows are counted there."""
+    return sum(n for cell, n in cells.items() if cell >> 4 & 0xF != WENT_ON)
+
+
 def count_cells(page: LedgerPage) -> dict[int, int]:
-    """How many rows of the page are in each cell: what sorting `row_cells` of all would say.
+    """How many rows of the page are in each cell, and departures: what sorting `row_cells` of all would say.
 
     Most rows have no reason: then what is left of a cell is 16 bits, which are counted instead of sorted.
     """
@@ -101,6 +137,9 @@ def count_cells(page: LedgerPage) -> dict[int, int]:
     present = counts.nonzero()[0]
     for code, n in zip(present.tolist(), counts[present].tolist(), strict=True):
         found[code >> 8 << 16 | code & 0xFF] = n
+    if page.history is not None:
+        left = np.unique(departures(page, 0, page.n)[1], return_counts=True)
+        found.update(zip(*(each.tolist() for each in left), strict=True))
     return found
 
 
@@ -117,10 +156,10 @@ def take_apart(cells: I64, rows: I64) -> CellColumns:
 
 
 def columns_of(cells: Cells) -> CellColumns:
-    """The cells of one key as columns."""
-    return take_apart(
-        np.fromiter(cells.keys(), np.int64, len(cells)), np.fromiter(cells.values(), np.int64, len(cells))
-    )
+    """The cells of one key as columns, without departures."""
+    codes = np.fromiter(cells.keys(), np.int64, len(cells))
+    is_row = codes >> 4 & 0xF != WENT_ON
+    return take_apart(codes[is_row], np.fromiter(cells.values(), np.int64, len(cells))[is_row])
 
 
 def day_of(unix_ms: int, day_offset_s: int) -> int:

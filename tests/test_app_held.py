@@ -301,6 +301,47 @@ async def test_receipts_for_unknown_erased_and_final_rows_change_nothing_but_wha
         assert worker.home.rows_not_conserved() == 0
 
 
+async def test_what_a_device_was_acknowledged_is_there_after_a_crash(folder: Path) -> None:
+    """Reports of rows in memory and in the archive, and a change of its registration."""
+    device_id = bytes([7]) * 16
+    worker = make_worker(folder, "disk")
+    async with serving(worker) as (client, port):
+        await client.register_devices([DeviceState(device_id=device_id)])
+        tasks = [await client.submit(Variant(title=title, body="b"), [device_id]) for title in ("first", "second")]
+        assert await received(port, device_id, 2) == [b"first", b"second"]
+        ids = []
+        for done in tasks:
+            await until_states(client, done.task_id, {"device_acked": 1})
+            ids.append(bytes((await client.task_rows(done.task_id, 0, 10)).message_ids))
+        await until(lambda: not worker.stores.ledger.unsaved_pages)  # type: ignore[union-attr]
+        worker.home._ledger_bytes_max = 0
+        worker.home.evict_some()
+        worker.home._ledger_bytes_max = LEDGER_BYTES
+        assert list(worker.home.pages()) == []
+        await report(port, device_id, "displayed", ids[:1])
+        await report(port, device_id, "clicked", ids)
+        await report(port, device_id, "tags", [], said={"add": ["night"]})
+    # No archive was told of it, only the journal and the registry.
+    worker = make_worker(folder, "disk")
+    async with serving(worker) as (client, _):
+        for done in tasks:
+            await until_receipts(client, done.task_id, {"clicked": 1})
+        hops = (await client.trace(message_id=ids[0])).hops
+        assert [hop.receipt for hop in hops if hop.what == "receipt"] == ["delivered", "displayed", "clicked"]
+        assert [hop.at_unix_ms for hop in hops] == sorted(hop.at_unix_ms for hop in hops)
+        device = worker.devices.device(worker.devices.find_one(device_id, 0))
+        assert device.tags == (b"night",)
+        assert worker.home.rows_not_conserved() == 0
+        assert worker.disk is not None
+        # The archive has them a while later; then the journal need not.
+        await worker.stores.ledger.flush()  # type: ignore[union-attr]
+        await until(lambda: worker.disk.journal.statistics().records == 1)  # type: ignore[union-attr]
+        worker.home._ledger_bytes_max = 0
+        worker.home.evict_some()
+        worker.home._ledger_bytes_max = LEDGER_BYTES
+        assert (await client.trace(message_id=ids[0])).hops == hops
+
+
 async def until_receipts(client: TrioClient, task_id: bytes, receipts: dict[str, int]) -> None:
     with trio.fail_after(60):
         while (found := (await client.task_state(task_id)).receipts) != receipts:
@@ -308,10 +349,10 @@ async def until_receipts(client: TrioClient, task_id: bytes, receipts: dict[str,
     assert found == receipts
 
 
-async def report(port: int, device_id: bytes, event: str, message_ids: list[bytes]) -> None:
+async def report(port: int, device_id: bytes, event: str, message_ids: list[bytes], said: Any = None) -> None:
     """The device reports, and the gateway has taken it."""
     name = device_id.hex()
-    payload = json.dumps({"message_ids": [str(uuid.UUID(bytes=one)) for one in message_ids]}).encode()
+    payload = json.dumps(said or {"message_ids": [str(uuid.UUID(bytes=one)) for one in message_ids]}).encode()
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(mqtt.connect(name, "shop", device_password(SECRET, name), 60))
         topic = f"d/{name}/up/{event}".encode()

@@ -8,6 +8,7 @@ the disk may forget what was not synced.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import itertools
@@ -33,7 +34,7 @@ from gateway.content import Variant
 from gateway.core.home import Home
 from gateway.core.request_ids import RequestIds
 from gateway.errors import ConfigError, StoreUnavailable
-from gateway.ledger import Channel, Flag, LedgerPage, Reason, State
+from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.observe.counting import HomeCounts, IntakeCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
@@ -417,6 +418,7 @@ async def test_what_was_promised_holds_on_a_disk_that_forgets_what_was_not_synce
     may_be_gone: set[bytes] = set()
     sent: Counter[bytes] = Counter()
     counted: Counter[bytes] = Counter()
+    clicked: set[bytes] = set()
     for _ in range(3):
         lives.faults.fails_after = None
         lives.faults.errno = None
@@ -433,7 +435,15 @@ async def test_what_was_promised_holds_on_a_disk_that_forgets_what_was_not_synce
                     assert device not in ended, "a row that was durably final is sent again"
                     counted[device] += bool(page.flags[row] & Flag.RESENT_UNCERTAIN)
                     assert not sent[device] or counted[device], "a row that left is taken for unsent"
+                    assert device not in clicked, "a row whose receipt was durable is sent again"
+            for page in life.home.pages():
+                for row in range(page.n):
+                    if page.batch.device_ids[row].tobytes() in clicked:
+                        assert page.receipt[row] == Receipt.CLICKED, "a receipt that was durable is lost"
             lives.faults.fails_after = chance.randrange(5, 60)
+
+            def note(ids: set[bytes], is_durable: bool) -> None:
+                clicked.update(ids if is_durable else ())
 
             async def work(life: Life = life) -> None:
                 while not life.disk.actor.fault:
@@ -454,6 +464,11 @@ async def test_what_was_promised_holds_on_a_disk_that_forgets_what_was_not_synce
                             sent[page.batch.device_ids[row].tobytes()] += 1
                         life.home.move(page, rows, State.IN_FLIGHT, None, life.clock.monotonic())
                         fate = chance.random()
+                        if chance.random() < 0.3:
+                            life.home.raise_receipts(page, rows, Receipt.CLICKED, life.clock.monotonic())
+                            ids = {page.batch.device_ids[row].tobytes() for row in rows}
+                            fate = 0.0
+                            life.disk.notes.wait(functools.partial(note, ids))
                         if fate < 0.6:
                             life.end(page, rows, chance.choice([State.VENDOR_ACCEPTED, State.FAILED]))
                         elif fate < 0.8:

@@ -514,7 +514,8 @@ def test_description_shows_listeners_apps_and_budget(tmp_path: Path) -> None:
     shown = describe(load(tmp_path, text + "[dev]\nclock = true\n"))
     assert "WARNING: the development clock is on" in shown
     assert "rpc        tcp://127.0.0.1:7400" in shown
-    assert "app shop: 1 secret(s), memory, vendors: none" in shown
+    assert "app shop: 1 secret, memory, vendors: none" in shown
+    assert len({line.index(" MiB") for line in shown.splitlines() if line.startswith("  ") and " MiB" in line}) == 1
     assert "ledger.ledger_memory_bytes_max" in shown
 
 

@@ -111,7 +111,7 @@ class ForeignRows:
         return None if news is None else Report(outcomes_message(news[2]), news[0], news[1])
 
     def on_marked(self, life: Life, number: int) -> None:
-        """That home has durable marks of what the report of this number announced."""
+        """That home has durable marks of what was announced under this number."""
         self._home.shadows.answered(life, number)
 
     def on_died(self, life: Life) -> None:

@@ -28,30 +28,34 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.page_forms import archived_form, is_archived
 from gateway.actors.page_source import MemoryPages, settle_touched
-from gateway.batch import Batch, OwnershipEpoch, TaskSegment, continued_tasks
+from gateway.batch import Batch, OwnershipEpoch, TaskSegment
 from gateway.clock import Clock
 from gateway.columns import U8, U32, Rows, TextColumn
 from gateway.core.home import Home
-from gateway.core.lifetimes import row_deadlines
 from gateway.core.untold import changed_unix_ms
 from gateway.errors import StoreCorrupt, StoreError
 from gateway.ledger import LedgerPage, Reason, State
 from gateway.message_id import TASK_DOMAIN, BatchAddress
 from gateway.store.inbox_filing import device_hash
-from gateway.store.pages import page_of, page_parts
+from gateway.store.pages import page_of
 from gateway.store.ports import ArchivedPage, DayCounts, Inbox, InboxQuery, LedgerArchive, PageKey
 from gateway.tally import PageTally, add_keys, day_of
 
 #: Pages of one write: a turn of the store packs 16 full ones in about a second, and a thousand small ones in as long.
 _WRITE_ROWS = 1 << 20
 _WRITE_PAGES = 256
+#: How long a page that is done waits for others: a commit of the archive costs some 0.6 ms of CPU and a sync, whatever
+#: is in it, and 10 a second are enough for what is in memory and in the journal anyway.
+_COMPANY_S = 0.1
 #: Pages with held rows that are learnt of in one read at a start.
 _HELD_PAGES = 4096
 #: How long an archive whose disk failed is left alone; operators need seconds to make room.
 _RETRY_S = 1.0
-#: Pages brought back at once because rows of them may be due, and how long they have: the router looks every 50 ms.
-_DUE_PAGES = 4
+#: How much of the ledger's memory pages may take that are brought back at once because rows of them may be due, and how
+#: long they have: the router looks every 50 ms. With the default that is 36 full pages.
+_DUE_SHARE = 0.125
 _DUE_WAIT_S = 0.1
 #: Targets hashed in one step of the loop.
 _HASH_ROWS = 4096
@@ -121,6 +125,8 @@ class LedgerActor:
         #: Pages that rest, and since when; in that order.
         self._resting: OrderedDict[int, tuple[LedgerPage, float]] = OrderedDict()
         self._is_short = False
+        #: When what is unsaved is to be written, though nobody hurries.
+        self._write_at = math.inf
         #: Called with each page that is in the home again; one of an earlier process when its held rows are checked.
         self.on_brought_back: Callable[[LedgerPage], None] = lambda _page: None
         self._late: deque[tuple[int, Rows, Then, Callable[[], None]]] = deque()
@@ -131,6 +137,8 @@ class LedgerActor:
         self._fetched: dict[int, trio.Event] = {}
         #: Told of each page with held rows that is in memory again, before anything of it moves.
         self.on_adopted: Callable[[LedgerPage], None] = lambda _page: None
+        #: Apps whose receipts a journal on disk is told.
+        self.noted_apps: frozenset[int] = frozenset()
         #: Told of each page that the archive has as it is.
         self.on_archived: Callable[[LedgerPage], None] = lambda _page: None
         #: Called when memory is short, for pages that cannot leave it.
@@ -168,9 +176,18 @@ class LedgerActor:
         home.may_drop = self._may_drop
 
     def _done(self, page: LedgerPage) -> None:
+        if page.saved >= 0 and self._is_noted(page):
+            # The journal has its receipts: it is written once for all that come in a while.
+            self._rest(page)
+            return
         self._resting.pop(page.batch.address.sequence, None)
         self._unsaved[page.batch.address.sequence] = page
-        self._bell.ring()
+        if self._write_at == math.inf:
+            self._write_at = trio.current_time() + _COMPANY_S
+            self._bell.ring()
+
+    def _is_noted(self, page: LedgerPage) -> bool:
+        return not page.n_open and page.history is not None and page.batch.app in self.noted_apps
 
     def _rest(self, page: LedgerPage) -> None:
         self._resting.setdefault(page.batch.address.sequence, (page, trio.current_time()))
@@ -257,8 +274,8 @@ class LedgerActor:
         return page
 
     async def bring(self, key: PageKey) -> LedgerPage | None:
-        """That page is in the home, whatever its rows are; None where there is none. The inbox is not asked whether it
-        has the held rows. Raises StoreError."""
+        """That page is in the home, whatever its rows are; None where there is none. The inbox is not asked for its
+        held rows. Raises StoreError."""
         page = self._home.page(key.sequence)
         away = self._home.away_pages.get(key.sequence)
         if page is None and away is not None and away.address.unix_ms == key.unix_ms:
@@ -429,17 +446,20 @@ class LedgerActor:
 
     async def run(self) -> None:
         """Works until cancelled. If cancelled: what was not written is so by the next run."""
+        self._write_at = -math.inf
         self._bell.ring()
         next_check = trio.current_time()
         while True:
-            with trio.move_on_at(min(next_check, self._next_rested(), self._due_after if self._due else math.inf)):
+            due_at = self._due_after if self._due else math.inf
+            with trio.move_on_at(min(next_check, self._next_rested(), self._write_at, due_at)):
                 await self._bell.wait()
             try:
                 await self._bring_due()
                 await self._bring_late()
                 self._take_rested()
                 is_short = self._is_short
-                await self._write_unsaved()
+                if is_short or trio.current_time() >= self._write_at:
+                    await self._write_unsaved()
                 if is_short:
                     await self.make_room()
                 if trio.current_time() >= next_check:
@@ -448,6 +468,7 @@ class LedgerActor:
             except StoreError as error:
                 self._observer.failed(error)
                 await trio.sleep(_RETRY_S)
+                self._write_at = -math.inf
                 self._bell.ring()
 
     def _next_rested(self) -> float:
@@ -463,8 +484,9 @@ class LedgerActor:
         while self._next_rested() <= now and self._resting:
             sequence, (page, _) = self._resting.popitem(last=False)
             # Otherwise it will say so when it rests again.
-            if page.rests and self._home.page(sequence) is page and not _is_archived(page):
+            if page.rests and self._home.page(sequence) is page and not is_archived(page):
                 self._unsaved[sequence] = page
+                self._write_at = -math.inf
 
     async def flush(self) -> None:
         """Every page that is done, or rests, is in the archive as it is. Raises StoreError."""
@@ -472,6 +494,7 @@ class LedgerActor:
         await self._write_unsaved()
 
     async def _write_unsaved(self) -> None:
+        self._write_at = math.inf
         while self._unsaved:
             pages: list[LedgerPage] = []
             rows = 0
@@ -490,7 +513,7 @@ class LedgerActor:
         for page in pages:
             await self._hash_targets(page.batch)
             if page.rests:
-                form = _archived(page, self._home.counters.settled(page))
+                form = archived_form(page, self._home.counters.settled(page))
                 if page.batch.app in self.told_apps:
                     form = form._replace(changed_unix_ms=changed_unix_ms(page))
                 forms.append((page, page.changes, form))
@@ -508,7 +531,7 @@ class LedgerActor:
         for page, changes, form in forms:
             sequence = page.batch.address.sequence
             is_same = page.changes == changes
-            page.saved = changes if is_same else page.saved
+            page.saved = changes
             if is_same:
                 self.on_archived(page)
             if self._home.trail is not None and (is_same or not form.held):
@@ -517,6 +540,9 @@ class LedgerActor:
                 continue
             if is_same or not page.rests:
                 del self._unsaved[sequence]
+            elif self._is_noted(page):
+                del self._unsaved[sequence]
+                self._rest(page)
             else:
                 self._unsaved.move_to_end(sequence)
 
@@ -532,15 +558,17 @@ class LedgerActor:
         batch.target_hashes = hashes
 
     async def _bring_due(self) -> None:
-        """A few at a time: they must be looked at before memory for the next ones makes them leave again."""
+        """Some at a time: they must be looked at before memory for the next ones makes them leave again."""
         if trio.current_time() < self._due_after:
             return
-        for _ in range(min(len(self._due), _DUE_PAGES)):
+        room = self._home.ledger_bytes_max * _DUE_SHARE
+        while self._due and room > 0:
             address = self._due[0]
             page = await self.fetch(address.sequence)
             self._due.popleft()
             self._due_after = trio.current_time() + _DUE_WAIT_S
             if page is not None and page.batch.address == address:
+                room -= page.memory_bytes()
                 self._home.look_again(address, self._clock.monotonic())
                 self.on_due()
 
@@ -567,25 +595,3 @@ class LedgerActor:
             self._observer.retained(deleted)
         today = day_of(self._clock.unix_ms(), self._home.counters.day_offset_s)
         await self._store.forget_days(self._epoch, today - self._counter_days_max)
-
-
-def _is_archived(page: LedgerPage) -> bool:
-    """The archive has it as it is, and the journal knows."""
-    return page.is_saved and (page.trail is None or page.trail.is_blank)
-
-
-def _archived(page: LedgerPage, tally: PageTally) -> ArchivedPage:
-    batch = page.batch
-    held = np.flatnonzero(page.state == State.HELD)
-    over_s = float(row_deadlines(batch, held).min()) - batch.born if len(held) else 0.0
-    return ArchivedPage(
-        key=PageKey(batch.address.unix_ms, batch.address.sequence),
-        app=batch.app,
-        rows=page.n,
-        device_ids=batch.device_ids,
-        long_tasks=continued_tasks(batch),
-        parts=page_parts(page),
-        held=len(held),
-        deadline_unix_ms=batch.born_unix_ms + int(over_s * 1000),
-        tally=tally,
-    )

@@ -9,7 +9,8 @@ import numpy as np
 
 from gateway.batch import Batch
 from gateway.columns import U16, Rows
-from gateway.core.shadow import BurstReport, Outcomes, cut_batch
+from gateway.core.shadow import BurstReport, Outcomes, Question
+from gateway.core.slices import cut_batch
 from gateway.ledger import IS_FINAL, Channel
 from gateway.message_id import BatchAddress
 from gateway.store.records import decode_batch, encode_batch
@@ -43,7 +44,7 @@ def outcomes_message(outcomes: Outcomes) -> wire.Outcomes:
         n=len(outcomes.rows),
         rows=column(outcomes.rows, "<u2"),
         bursts=[_burst_message(burst) for burst in outcomes.bursts],
-        number=outcomes.number,
+        questions=[(number, column(rows, "<u2")) for number, rows in outcomes.questions],
         codes=memoryview(b"".join([columns[name].tobytes() for name in _CODES])),
         words=memoryview(b"".join([np.ascontiguousarray(columns[name], "<u4").tobytes() for name in _WORDS])),
     )
@@ -64,8 +65,9 @@ def outcomes_of(message: wire.Outcomes) -> Outcomes:
     numbers = array("words", message.words, "<u4", len(_WORDS) * n).reshape(len(_WORDS), n)
     words: dict[str, Any] = dict(zip(_WORDS, numbers, strict=True))
     bursts = [_burst_of(burst) for burst in message.bursts]
-    address, number = BatchAddress(*message.address), message.number
-    return Outcomes(address=address, rows=rows, bursts=bursts, number=number, **codes, **words)
+    questions = [Question(number, array("asked", asked, "<u2", len(asked) // 2)) for number, asked in message.questions]
+    address = BatchAddress(*message.address)
+    return Outcomes(address=address, rows=rows, bursts=bursts, questions=questions, **codes, **words)
 
 
 def _burst_message(burst: BurstReport) -> wire.BurstColumns:

@@ -99,11 +99,26 @@ class LinkFeed:
         ticket, work = self._marked[0]
         if self._trail is not None and not self._trail.is_durable(ticket):
             return False
+        if self._trail is not None:
+            ticket, work = self._merge_marked(self._trail, self._rows_max(work.page))
         # It leaves the queue when the edge has had it: what a crash interrupts is done again by the next run.
         self._feed(work)
         self._marked.popleft()
         self._marked_rows -= len(work.rows)
         return True
+
+    def _merge_marked(self, trail: Trail, size: int) -> tuple[int, ForLink]:
+        """The first of the marked, with what follows it of the same page while both may leave and one call of the edge
+        takes them."""
+        marked = self._marked
+        while len(marked) > 1:
+            (_, first), (ticket, second) = marked[0], marked[1]
+            is_too_long = len(first.rows) + len(second.rows) > size
+            if second.page is not first.page or is_too_long or not trail.is_durable(ticket):
+                break
+            marked.popleft()
+            marked[0] = (ticket, _join(first, second))
+        return marked[0]
 
     def _prepare(self) -> bool:
         """The first work, or as much of it as one call may have, is marked. False where its window has no room."""
@@ -146,6 +161,9 @@ class LinkFeed:
         if self._announced_rows >= AHEAD_ROWS or len(self._announced) >= _AHEAD_CALLS:
             self._waiting.rotate(-1)
             return False
+        if self._trail is not None:
+            # What is asked for at once must fit into the window of its home.
+            size = min(size, self._trail.issued_rows_max)
         part = work.take(slice(0, size))
         page.announce(part.rows[page.are(part.rows, State.QUEUED, Channel.LONG_LINK)])
         self._announced.append((page, part))
@@ -157,10 +175,13 @@ class LinkFeed:
         """The edge has the first of the announced that may leave. False where none may."""
         for place, (page, work) in enumerate(self._announced):
             may_leave = page.may_leave(work.rows, self._bell.ring)
-            if not may_leave and not page.waits_for_home:
+            if not may_leave and not page.waits_for_home and page.is_announced_whole(work.rows):
                 continue
             if may_leave:
                 self._feed(work)
+            elif not page.is_announced_whole(work.rows):
+                # Their home is back, and has to know of them first.
+                self._waiting.append(work)
             else:
                 page.stay_here(work.rows)
                 self._aside.append(work)
@@ -184,10 +205,14 @@ class LinkFeed:
         edge cost less per row than several small ones."""
         queue = self._waiting
         while len(queue) > 1 and queue[1].page is queue[0].page and len(queue[0].rows) < size:
-            first, second = queue.popleft(), queue.popleft()
-            columns = [np.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)]
-            queue.appendleft(ForLink(first.page, *columns))
+            queue.appendleft(_join(queue.popleft(), queue.popleft()))
         return queue[0]
+
+
+def _join(first: ForLink, second: ForLink) -> ForLink:
+    """Both, of one page, as one call of the edge."""
+    columns = [np.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)]
+    return ForLink(first.page, *columns)
 
 
 def rows_of_one_call(page: LedgerPage, rows_max: int) -> int:
@@ -209,10 +234,14 @@ async def mark_held(trail: Trail | None, page: LedgerPage, rows: Rows) -> bool:
         if page.asked is None or not len(rows):
             return True
         page.announce(rows)
-        while not page.may_leave(rows, bell.ring):
-            if page.waits_for_home:
-                page.stay_here(rows)
+        while not page.is_orphan:
+            held = rows[page.state[rows] == State.HELD]
+            if page.is_told[held].all():
+                return True
+            if page.waits_for_home or not page.is_announced[held].all():
+                page.stay_here(held)
                 return False
+            page.ring_when_free(bell.ring)
             await bell.wait()
         return True
     if trail is None or page.trail is None or not len(rows):

@@ -218,10 +218,11 @@ class LongLink:
         started = self._cpu_clock()
         self.edge.resume_accepting(now)
         n_parsed = self._n_parsed
-        n_reads, n_ended = 0, 0
+        n_reads, n_ended, may_read = 0, 0, True
         if self._deferred:
             self._take_deferred(now, started)
-        else:
+            may_read = not self._deferred and self._cpu_clock() - started < self.settings.edge.step_s_max / 2
+        if may_read:
             reads = self.edge.poll(now)
             if len(reads.fours.fds):
                 self._take_fours(reads.fours, now)
@@ -475,9 +476,10 @@ class LongLink:
         """Tells the owner what the step brought: ends first, so that it knows who is offline when rows come back."""
         self._take_closed(now)
         self._resumption.claim(now)
-        closed, self._closed = self._closed, []
-        for ended in closed:
-            self._owner.disconnected(ended.slots, ended.fds, ended.generations, ended.reasons)
+        if self._closed:
+            closed, self._closed = self._closed, []
+            for ended in closed:
+                self._owner.disconnected(ended.slots, ended.fds, ended.generations, ended.reasons)
         lost = self._resumption.take_lost()
         if len(lost):
             self._owner.unacknowledged(lost, Unacknowledged.CONNECTION_CLOSED)

@@ -1,10 +1,10 @@
 """Acknowledgements of uplink that wait until what the device said is durable. Part of the long-link actor.
 
-    PUBLISH --owner: LATER--> owed ack, in the device's order --resolve(durable)--> PUBACK, and those behind it
-                                                              --resolve(not)-----> MQTT 5.0: 0x97, 3.1.1: nothing
+    PUBLISH --owner: LATER--> owed, in its order --resolve(durable)--> PUBACK, and those behind it
+                                              --resolve(not)----> MQTT 5.0: 0x97; 3.1.1: nothing
 
-Acknowledgements go out in the order in which the messages came [MQTT-4.6.0-2]: while one waits, those behind it do.
-A device whose connection ends gets none and sends its messages again.
+Acknowledgements go out in the order in which the messages came [MQTT-4.6.0-2]: while one waits, those behind it
+do, too. A device whose connection ends gets none and sends its messages again.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from collections.abc import Callable
 from gateway.net.edge_table import ConnectionTable
 from gateway.wire.mqtt.packet_types import PacketType
 
-#: Acknowledgements that one device may be owed, some 300 bytes each, and all devices together: 20 MB. Beyond it devices
-#: are told to come again.
+#: Acknowledgements that one device may be owed, and all devices together: of a commit of 10 ms that is 1.6 million a
+#: second. Beyond it devices are told to come again.
 OWED_PER_DEVICE_MAX = 64
-OWED_MAX = 65_536
+OWED_MAX = 16_384
+#: The object, its message's address and what will call it.
+OWED_BYTES = 400
 
 
 class OwedAck:

@@ -42,6 +42,7 @@ from gateway.wire.mqtt.in_flight import InFlight, Settled
 from gateway.wire.mqtt.publish import publish_lengths, publish_packets, publish_properties
 
 _ONE = np.uint16(1)
+_NO_TAGS = np.zeros(0, np.int64)
 #: What decides over the form of a PUBLISH. 3.1.1 with QoS 1 comes first: a call of such rows alone is one group.
 _KIND = np.uint8(FLAG_SUBSCRIBED | FLAG_QOS_1 | FLAG_MQTT_5 | FLAG_ALIAS | FLAG_ALIAS_SET)
 _ALIASED = FLAG_MQTT_5 | FLAG_ALIAS
@@ -295,7 +296,7 @@ class Downlink:
     def take_sent_qos_0(self) -> I64:
         """Tags of the rows written with QoS 0 since the last call."""
         if not self._sent_qos_0:
-            return np.zeros(0, np.int64)
+            return _NO_TAGS
         tags, self._sent_qos_0 = np.concatenate(self._sent_qos_0), []
         return tags
 

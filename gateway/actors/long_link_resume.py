@@ -30,6 +30,7 @@ from gateway.wire.mqtt.in_flight import Resumed
 
 #: Rows sent again in one step: a millisecond if each belongs to another batch, and so is rendered by itself.
 _ROWS_PER_STEP = 16
+_NO_TAGS = np.zeros(0, np.int64)
 #: With these the session ends, too: the process does, or the device may not come back.
 _ENDS_SESSION = frozenset({CloseReason.SHUTDOWN, CloseReason.BANNED})
 
@@ -100,8 +101,10 @@ class Resumption:
 
     def take_lost(self) -> I64:
         """Tags of rows that no session holds any more; each once."""
+        if not self._lost:
+            return _NO_TAGS
         lost, self._lost = self._lost, []
-        tags: I64 = np.concatenate(lost) if lost else np.zeros(0, np.int64)
+        tags: I64 = np.concatenate(lost)
         self._count(Count.LOST_WITH_CONNECTION, len(tags))
         return tags
 

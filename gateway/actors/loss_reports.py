@@ -9,6 +9,7 @@ Waits for: the page source. Is waited for by: Service.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import date, timedelta
@@ -36,7 +37,9 @@ from gateway.tally import (
     day_of,
     day_starts_unix_ms,
     row_cells,
+    rows_in,
     take_apart,
+    went_on,
 )
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.columns_in import byte_column
@@ -56,6 +59,7 @@ _PAGES_PER_ANSWER = 64
 _SETTLE_S = 0.5
 _EPOCH_DAY = date(1970, 1, 1)
 _CLASS_NAMES = {int(class_): class_.name.lower() for class_ in Class}
+_CHANNELS = [channel.name.lower() for channel in Channel]
 #: Position of a page and the row in it to go on from.
 _CURSOR = struct.Struct(">QIi")
 
@@ -144,7 +148,7 @@ class LossReports:
                 again = await self._recount(wanted)
         differing = len(_flat(again).items() ^ _flat(counted).items())
         total = add_keys([again, gone], _DAYS)
-        return self._answer(message.id, total, sum(sum(cells.values()) for cells in gone.values()), differing)
+        return self._answer(message.id, total, sum(map(rows_in, gone.values())), differing)
 
     async def _of_task(self, task_id: bytes, wanted: _Wanted, *, by_rows: bool) -> Counted:
         """by_rows: from the rows themselves, whatever is counted. Raises BadRequest for a task that is not here."""
@@ -195,9 +199,10 @@ class LossReports:
             )
             for key in counted
         ]
-        cells = join_cells([columns_of(cells) for cells in counted.values()])
-        position = np.repeat(np.arange(len(keys)), [len(cells) for cells in counted.values()])
-        return rows_counted(request_id, keys, position, cells, rows_gone, differing)
+        parts = [columns_of(cells) for cells in counted.values()]
+        position = np.repeat(np.arange(len(keys)), [len(part.rows) for part in parts])
+        departed = {_CHANNELS[channel]: n for channel, n in went_on(counted.values()).items()}
+        return rows_counted(request_id, keys, position, join_cells(parts), rows_gone, differing, departed)
 
     # -- rows of one cause
 
@@ -373,6 +378,7 @@ def rows_counted(
     cells: CellColumns,
     rows_gone: int,
     differing: int,
+    departed: dict[str, int],
 ) -> messages.RowsCounted:
     def column(values: Any, dtype: str) -> memoryview:
         return memoryview(np.ascontiguousarray(values, dtype).tobytes())
@@ -390,6 +396,7 @@ def rows_counted(
         rows=column(cells.rows, "<u8"),
         rows_gone=rows_gone,
         differing=differing,
+        went_on=departed,
     )
 
 
@@ -420,6 +427,9 @@ def merge_counted(message: messages.CountRows, answers: Sequence[messages.RowsCo
         of_answer = [numbers.setdefault(key, len(numbers)) for key in answer.keys]
         at = np.frombuffer(answer.key, "<u4")
         positions.append(np.array(of_answer, np.intp)[at])
+    departed: Counter[str] = Counter()
+    for answer in answers:
+        departed.update(answer.went_on)
     return rows_counted(
         message.id,
         list(numbers),
@@ -427,6 +437,7 @@ def merge_counted(message: messages.CountRows, answers: Sequence[messages.RowsCo
         join_cells([cells_of(answer) for answer in answers]),
         sum(answer.rows_gone for answer in answers),
         sum(answer.differing for answer in answers),
+        dict(departed),
     )
 
 
@@ -452,6 +463,7 @@ def loss_found(message: messages.Loss, counted: messages.RowsCounted) -> message
         from_day=days[0],
         to_day=days[-1],
         rows_gone=counted.rows_gone,
+        went_on=counted.went_on,
     )
 
 

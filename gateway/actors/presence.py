@@ -31,6 +31,8 @@ from gateway.wire.rpc.messages import DeviceStatus, DeviceStatuses, OnlineCounte
 
 #: Devices whose tags are looked at in one step: a dict look-up and a comparison each, 0.3 us.
 _TAG_ROWS = 4096
+#: So many devices are noted one by one: columns of so few cost more.
+_FEW_ROWS = 8
 #: How often the end of a slot is looked for: a development clock may move in between.
 _LOOK_S = 5.0
 
@@ -92,11 +94,17 @@ class Presence:
 
     def came(self, row: int) -> None:
         """The device is online, and was not."""
-        self._record(np.array([row], np.int32), Change.ONLINE)
+        self._record_one(row, Change.ONLINE)
 
     def went(self, rows: I32) -> None:
         """These devices are offline, and were not."""
-        self._record(rows, Change.OFFLINE)
+        if len(rows) <= _FEW_ROWS:
+            for row in rows.tolist():
+                self._record_one(row, Change.OFFLINE)
+            return
+        apps = self._devices.presence(rows).app
+        states = np.zeros(len(rows), np.uint8)
+        self._log.record(self._devices.ids(rows), apps, Change.OFFLINE, states, self._clock.unix_ms())
 
     def change_state(self, slot: int, report: StateReport) -> None:
         """A connected device has said something of itself; one that is gone meanwhile has not."""
@@ -107,12 +115,12 @@ class Presence:
         state = report.apply(table.app_state_at[fd])
         if state != table.app_state_at[fd]:
             table.app_state_at[fd] = state
-            self._record(np.array([slot], np.int32), Change.STATE)
+            self._record_one(slot, Change.STATE)
 
     def switch_notifications(self, slot: int, *, is_on: bool) -> None:
         """What the user of a device wants of notifications, which stays when it is away."""
         if self._devices.switch_notifications(slot, is_on=is_on):
-            self._record(np.array([slot], np.int32), Change.STATE)
+            self._record_one(slot, Change.STATE)
 
     def state_of(self, slot: int) -> int:
         """Bits of `AppState`."""
@@ -121,14 +129,10 @@ class Presence:
         off = AppState.NOTIFICATIONS_OFF if self._devices.are_notifications_off(slot) else 0
         return int(off if fd < 0 else table.app_state_at[fd] | off)
 
-    def _record(self, rows: I32, change: Change) -> None:
-        if not len(rows):
-            return
-        states = np.fromiter(
-            (self.state_of(row) if change is Change.STATE else 0 for row in rows.tolist()), np.uint8, len(rows)
-        )
-        apps = self._devices.presence(rows).app
-        self._log.record(self._devices.ids(rows), apps, change, states, self._clock.unix_ms())
+    def _record_one(self, row: int, change: Change) -> None:
+        state = self.state_of(row) if change is Change.STATE else 0
+        devices = self._devices
+        self._log.record_one(devices.id_of(row), devices.app_of(row), change, state, self._clock.unix_ms())
 
     # One device, or a thousand
 

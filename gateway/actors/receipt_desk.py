@@ -5,11 +5,11 @@
                                                      +--> other worker's journal: over the links (report_post.py)
     rows found --> words about devices --> their owner: dead tokens (under a guard), muted ones, closed notifications
 
-The vendor is answered when what its receipts say is durable, for apps on disk: rows of this home are noted in the
-journal (core/receipt_notes.py), those of another worker when that says so; all requests of one window share a commit.
-Apps in memory answer when they are queued. `receipts_max` bounds the queue, and beyond it the listener says `busy`. A
-receipt changes no custody but that of an uncertain row, and of one that waits to be sent once more although the first
-attempt arrived. What comes twice, late, in another order or for a row of somebody else is counted and changes nothing
+The vendor is answered when what its receipts say is durable, for apps on disk: rows of this home are noted in its
+journal (core/receipt_notes.py), another worker says so of its own; all requests of one window share a commit. Apps in
+memory answer when they are queued. `receipts_max` bounds the queue, and beyond it the listener says `busy`. A receipt
+changes no custody but that of an uncertain row, and of one that waits to be sent once more although the first attempt
+arrived. What comes twice, late, in another order or for a row of somebody else is counted and changes nothing
 (core/receipt_reports.py).
 
 Waits for: nobody. Is waited for by: nobody.
@@ -94,7 +94,7 @@ class Neighbours(Protocol):
     def send(
         self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int, wait: Wait | None = None
     ) -> bool:
-        """They are on their way; False where too many wait. wait: one part is done when they have been dealt with."""
+        """They are on their way; False where too many wait. wait: a part of it is done when they are dealt with."""
         ...
 
     def others(self) -> Iterable[int]: ...

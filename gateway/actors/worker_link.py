@@ -11,7 +11,7 @@ acknowledgements of a moment as one.
 
 A row's report that it is about to leave the process is out when the kernel has it: what was written to a Unix socket is
 read by the peer even when this process is killed the moment after. For a row of an app on disk that is not enough: its
-home answers with the report's number (`marked`) when its journal knows it. Waits for: the socket. Is waited for by:
+home answers (`marked`) when its journal knows it. Waits for: the socket. Is waited for by:
 nobody.
 """
 

@@ -157,8 +157,8 @@ class WorkerLinks:
         return [link.life for link in self._links.values() if link.life is not None]
 
     async def wait_linked(self, lives: Collection[Life]) -> None:
-        """There is a link with each of these, or it has ended."""
-        while any(life not in self.lives() and life.incarnation > self._dead.get(life.worker, -1) for life in lives):
+        """There is a link with each of these, or it has ended, maybe before anybody here was told of it."""
+        while any(self._alive.get(life.worker) == life.incarnation and life not in self.lives() for life in lives):
             await self._changed.wait()
         await trio.lowlevel.checkpoint()
 

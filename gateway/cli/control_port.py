@@ -30,8 +30,9 @@ class ControlPort:
             raise UsageError(f"{address!r} is not HOST:PORT of a control port")
         return cls(host.strip("[]"), int(port))
 
-    def advance_clock(self, seconds: float) -> None:
-        self._call("PUT", "/clock", {"advance_s": seconds})
+    def advance_clock(self, seconds: float) -> float:
+        """By how many seconds the simulators' clock is ahead of the machine's from now on."""
+        return float(self._call("PUT", "/clock", {"advance_s": seconds})["offset_s"])
 
     def arm_fault(self, fault: dict[str, Any]) -> None:
         """On all simulators, unless it names one."""

@@ -111,9 +111,12 @@ def _show(what: str, found: LossFound, output: Output) -> None:
         output.say(f"{stage:>10} {bar(share):<{_BAR}} {rows:>12,}  {share:7.2%}")
     output.table(
         "by channel",
-        ["channel", *found.stages],
-        [(name, *rows) for name, rows in found.channels.items()],
-        numbers=range(1, 8),
+        ["channel", *found.stages, "went on"],
+        [
+            (name, *found.channels.get(name, [0] * len(found.stages)), found.went_on.get(name, 0))
+            for name in dict.fromkeys([*found.channels, *found.went_on])
+        ],
+        numbers=range(1, 9),
     )
     output.table(
         "what stopped them",

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         for preview in found:
             output.text(_as_text(preview))
         for fault in reader.faults:
-            output.error(f"line {fault.line}: {fault.field}: {fault.text}")
+            output.error(f"line {fault.line}: {fault.text}")
     is_refused = reader.n_faults or any(preview.refused for preview in found)
     return ExitCode.ROWS_REFUSED if is_refused else ExitCode.GOOD
 

@@ -18,5 +18,5 @@ def run(options: argparse.Namespace, output: Output) -> int:
     output.document({"workers": [msgspec.to_builtins(one) for one in done]})
     if not output.is_json:
         rows = [(one.worker, one.outcome, sum(one.rows_open.values()), f"{one.took_ms / 1000:.1f}") for one in done]
-        output.table("workers", ["worker", "outcome", "rows it still had", "seconds"], rows)
+        output.table("workers", ["worker", "outcome", "rows it still had", "seconds"], rows, numbers=[0, 2, 3])
     return ExitCode.ROWS_REFUSED if any(one.outcome == "kept" for one in done) else ExitCode.GOOD

@@ -23,7 +23,7 @@ from gateway.batch import Batch
 from gateway.columns import I64
 from gateway.content import Class
 from gateway.ledger import LedgerPage, State
-from gateway.tally import CELL_BITS, Cells, PageTally, TallyKey, count_cells, day_of, row_cells
+from gateway.tally import CELL_BITS, Cells, PageTally, TallyKey, count_cells, day_of, departures, row_cells
 
 #: Rows that are counted in one step: one to two milliseconds.
 STEP_ROWS = 1 << 16
@@ -182,9 +182,7 @@ def tally_pages(pages: Sequence[LedgerPage], day_offset_s: int) -> list[PageTall
             keys.append(())
             tallies[place][found[0]] = count_cells(page)
             continue
-        cells = row_cells(page, 0, page.n)
-        if index is not None:
-            cells |= index << CELL_BITS
+        cells = _with_departures(page, 0, page.n, index)
         if place:
             cells |= np.int64(place << _PAGE_SHIFT)
         parts.append(cells)
@@ -200,14 +198,22 @@ def tally_pages(pages: Sequence[LedgerPage], day_offset_s: int) -> list[PageTall
 def tally_rows(page: LedgerPage, first: int, stop: int, day_offset_s: int) -> dict[TallyKey, dict[int, int]]:
     """What the rows first..stop of one page are."""
     keys, index = row_keys(page.batch, day_offset_s)
-    cells = row_cells(page, first, stop)
-    if index is not None:
-        cells |= index[first:stop] << CELL_BITS
+    cells = _with_departures(page, first, stop, index)
     found: dict[TallyKey, dict[int, int]] = {}
     codes, counts = np.unique(cells, return_counts=True)
     for code, n in zip(codes.tolist(), counts.tolist(), strict=True):
         found.setdefault(keys[code >> CELL_BITS], {})[code & _CELL_MASK] = n
     return found
+
+
+def _with_departures(page: LedgerPage, first: int, stop: int, index: I64 | None) -> I64:
+    """The cells of the rows first..stop and of what left a channel for another, with the key of each above it."""
+    cells = row_cells(page, first, stop)
+    rows, left = departures(page, first, stop)
+    if index is not None:
+        cells |= index[first:stop] << CELL_BITS
+        left |= index[rows] << CELL_BITS
+    return np.concatenate([cells, left]) if len(left) else cells
 
 
 def _is_one_task(batch: Batch) -> bool:

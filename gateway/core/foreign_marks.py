@@ -1,12 +1,16 @@
 """ForeignMarks: what a home's journal is told of rows that other workers hold, before these let them go. A machine.
 
-    holder's report announces rows, with a number
+    holder's report announces rows that leave together, with a number
         announced() --window has room--> Trail.mark --record durable--> advance(): that number is answered
                      \\--none----------> waits for room: the holder waits with it
 
 All marks of a row stand in its home's journal, whoever holds it; so a start reads one journal for one batch, and
 `issued_rows_max` bounds the rows of a window over all holders together. A row that ended, came back or was announced
 for another channel while it waited for room is left out: its holder asks anew. What has no journal is answered at once.
+
+Room is given in the order of the questions, and the first keeps what it has got until it has all: rows that leave
+together are no more than a window (lanes and long link see to that), so the first can always be answered, whoever takes
+room beside it. With a question for several bursts, each might have a part of the room and none of them leave.
 """
 
 from __future__ import annotations
@@ -17,29 +21,31 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import U8, Rows
+from gateway.columns import Rows
 from gateway.core.trail import Trail
 from gateway.ledger import IS_FINAL, Channel, LedgerPage
 from gateway.marks import NO_TICKET, Window
 
 
 class Answered(NamedTuple):
-    """A report of that worker, all of whose announced rows have durable marks."""
+    """A question of that worker, all of whose rows have durable marks, or need none."""
 
     worker: int
     number: int
 
 
 class _Asked:
-    """One report that waits. parts: channels whose rows are not all marked. ticket: of its newest mark."""
+    """One question that waits. parts: channels whose rows are not all marked. ticket: of its newest mark. marked: rows
+    that were so for its sake."""
 
-    __slots__ = ("number", "parts", "ticket", "worker")
+    __slots__ = ("marked", "number", "parts", "ticket", "worker")
 
     def __init__(self, worker: int, number: int) -> None:
         self.worker = worker
         self.number = number
         self.parts = 0
         self.ticket = NO_TICKET
+        self.marked: list[tuple[LedgerPage, Rows]] = []
 
 
 class _Part(NamedTuple):
@@ -66,10 +72,12 @@ class ForeignMarks:
         self._marked: deque[_Asked] = deque()
         self._blocked: dict[Window, deque[_Part]] = {}
 
-    def announced(self, worker: int, number: int, page: LedgerPage, rows: Rows, channels: U8) -> None:
-        """These rows of the page are about to leave that worker under these channels; the number is answered when it
+    def announced(self, worker: int, number: int, page: LedgerPage, rows: Rows) -> None:
+        """These rows of the page are about to leave that worker under their channels; the number is answered when it
         may let them."""
         asked = _Asked(worker, number)
+        rows = self._still(page, rows, worker)
+        channels = page.channel[rows]
         codes = [] if self._trail is None else np.unique(channels).tolist()
         asked.parts = len(codes)
         if self._trail is None or not codes:
@@ -85,7 +93,7 @@ class ForeignMarks:
         self.on_work()
 
     def answer(self, worker: int, number: int) -> None:
-        """Nothing has to be marked for that report."""
+        """Nothing has to be marked for that question."""
         self._marked.append(_Asked(worker, number))
         self.on_work()
 
@@ -95,7 +103,14 @@ class ForeignMarks:
             self._trail.mark(page, rows, channel, self.on_work)
 
     def forget(self, worker: int) -> None:
-        """That worker has died: nobody waits for its numbers, and its rows are taken back."""
+        """That worker has died: nobody waits for its numbers. Its rows are taken back, and those that were not answered
+        for have not left, whatever their marks say."""
+        if self._trail is not None:
+            blocked = (part.asked for queue in self._blocked.values() for part in queue)
+            unanswered = {id(asked): asked for asked in (*self._marked, *blocked) if asked.worker == worker}
+            for asked in unanswered.values():
+                for page, rows in asked.marked:
+                    self._trail.unmark(page, self._still(page, rows, worker))
         self._marked = deque(asked for asked in self._marked if asked.worker != worker)
         for window, queue in list(self._blocked.items()):
             left = deque(part for part in queue if part.asked.worker != worker)
@@ -139,6 +154,7 @@ class ForeignMarks:
             left = new[room:]
             marked = np.union1d(rows[~is_new], new[:room])
             if len(marked):
+                asked.marked.append((page, marked))
                 asked.ticket = max(asked.ticket, trail.mark(page, marked, channel, self.on_work))
         if len(left):
             return part._replace(rows=left)

@@ -100,9 +100,9 @@ class Holders:
     def report(self, worker: int, outcomes: Outcomes, now: float) -> Reported:
         """The rows' columns are as the holder says. worker: who says so, in the life that holds its rows."""
         reported = self._report(worker, outcomes, now)
-        if outcomes.number and not reported.rows:
+        if not reported.rows:
             # They are nobody's: the holder need not wait.
-            self.marks.answer(worker, outcomes.number)
+            self._answer(worker, outcomes)
         return reported
 
     def _report(self, worker: int, outcomes: Outcomes, now: float) -> Reported:
@@ -139,8 +139,8 @@ class Holders:
         self._move(page, rows, outcomes, now)
         if marked is not None:
             self._mark(page, rows, marked, outcomes, worker)
-        elif outcomes.number:
-            self.marks.answer(worker, outcomes.number)
+        else:
+            self._answer(worker, outcomes)
         self._raise_receipts(page, rows, outcomes.receipt, now)
         if outcomes.is_back.any():
             back = rows[outcomes.is_back & (page.state[rows] == State.HELD)]
@@ -184,6 +184,10 @@ class Holders:
         else:
             self._home.move(page, rows, last, reasons, now, channel=_only(page.channel[rows]))
 
+    def _answer(self, worker: int, outcomes: Outcomes) -> None:
+        for question in outcomes.questions:
+            self.marks.answer(worker, question.number)
+
     def _mark(self, page: LedgerPage, rows: Rows, before: U8, outcomes: Outcomes, worker: int) -> None:
         """The journal follows what the holder says of rows that leave, or stay after all. before: (k,) the channels
         under which the rows were marked."""
@@ -196,8 +200,8 @@ class Holders:
         again = leaves & (before == outcomes.channel) & (before != 0) & (trail.marked[rows] == 0)
         for channel in np.unique(before[again]).tolist():
             self.marks.mark_again(page, rows[again & (before == channel)], Channel(channel))
-        if outcomes.number:
-            self.marks.announced(worker, outcomes.number, page, rows[leaves], outcomes.channel[leaves])
+        for number, asked in outcomes.questions:
+            self.marks.announced(worker, number, page, asked[asked < page.n].astype(np.intp))
 
     def _raise_receipts(self, page: LedgerPage, rows: Rows, receipts: U8, now: float) -> None:
         if not receipts.any():
@@ -286,7 +290,7 @@ def _may_be_on_link(page: LedgerPage, rows: Rows) -> Bool:
 
 def _take(outcomes: Outcomes, kept: Rows) -> Outcomes:
     """The same of some of its rows."""
-    whole = ("address", "bursts", "number")
+    whole = ("address", "bursts", "questions")
     columns = {name: column[kept] for name, column in outcomes._asdict().items() if name not in whole}
     changed: Any = outcomes._replace
     taken: Outcomes = changed(**columns)

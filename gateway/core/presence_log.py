@@ -9,6 +9,7 @@ it, so it grows for as long as the process lives.
 from __future__ import annotations
 
 import enum
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +45,8 @@ class PresenceLog:
         self._rows_max = rows_max
         # In small pages: ten thousand phones that connect must not cost megabytes.
         self._reserved = Reserved(2 * rows_max)
-        self._ids: U8 = self._reserved.words.view(np.uint8).reshape(rows_max, 16)
+        self._words = self._reserved.words.reshape(rows_max, 2)
+        self._ids: U8 = self._words.view(np.uint8)
         self._apps: U16 = np.zeros(rows_max, np.uint16)
         self._changes: U8 = np.zeros(rows_max, np.uint8)
         self._states: U8 = np.zeros(rows_max, np.uint8)
@@ -66,6 +68,16 @@ class PresenceLog:
         self._states[places] = states[n - kept :]
         self._at_unix_ms[places] = now_unix_ms
         self.next_position += n
+
+    def record_one(self, device_id: bytes, app_index: int, change: Change, state: int, now_unix_ms: int) -> None:
+        """The same of one device: phones come and go one by one, and columns of one row cost ten times as much."""
+        place = self.next_position % self._rows_max
+        self._words[place] = struct.unpack("<QQ", device_id)
+        self._apps[place] = app_index
+        self._changes[place] = change
+        self._states[place] = state
+        self._at_unix_ms[place] = now_unix_ms
+        self.next_position += 1
 
     def read(self, position: int, app_index: int, rows_max: int, looked_at_max: int) -> tuple[Changes, int] | None:
         """Changes of one app from a position on, at most rows_max, and where to go on; None for a position that has

@@ -1,11 +1,11 @@
-"""Receipt notes: what receipts did to pages is put in the journal, and who told of them hears when it is. A machine.
+"""Receipt notes: what receipts did to pages is written to the journal; who told of them hears when it is. A machine.
 
-    Home, desk --hear()--> page's history --note()--> noted pages --take()--> one record of entries --written()-->
+    Home.hear() --> page's history --note()--> noted pages --take()--> one record of entries --> written()
     wait(told) --> told(True) when all that was noted before is durable, told(False) where the disk refused
 
-A note is the new entries of a page's history (page_history.py): which row, what, when. All that a receipt does to
-a row follows from them again at a start (`hear_again`). Records are let go when the archive has the page as it is, or,
-without an archive, when its batch leaves the journal: then nothing of the page outlives the process anyway.
+A note is the new entries of a page's history (page_history.py): which row, what, when. Everything that a receipt does
+to a row follows from them again at a start (`hear_again`). Records are let go when the archive has the page as it is,
+or, without an archive, when its batch leaves the journal: then nothing of the page outlives the process anyway.
 """
 
 from __future__ import annotations
@@ -185,9 +185,13 @@ def receipts_of(n: int, notes: Iterable[RowNotes]) -> tuple[U8, Bool]:
     return receipt, was_heard
 
 
-def hear_again(home: Home, page: LedgerPage, notes: Sequence[RowNotes], now: float) -> int:
+def hear_again(
+    home: Home, page: LedgerPage, notes: Sequence[RowNotes], now: float, elsewhere: Rows | None = None
+) -> int:
     """What an earlier process heard of the page's rows counts; how many entries are new to it. Nobody is told of
-    receipts, since they were counted then; rows that turn out to have arrived end, and are not sent again."""
+    receipts, since they were counted then; rows that turn out to have arrived end, and are not sent again.
+
+    elsewhere: rows whose holder, another worker, ends them."""
     found = 0
     for note in notes:
         which = (note.rows < page.n) & (note.kinds < RECEIPT_KINDS)
@@ -204,7 +208,10 @@ def hear_again(home: Home, page: LedgerPage, notes: Sequence[RowNotes], now: flo
     if found:
         page.changes += 1
         home.counters.touch(page)
-    _end_arrived(home, page, np.flatnonzero(was_heard), np.flatnonzero(receipt >= Receipt.DELIVERED), now)
+    if elsewhere is not None:
+        was_heard[elsewhere] = False
+    delivered = was_heard & (receipt >= Receipt.DELIVERED)
+    _end_arrived(home, page, np.flatnonzero(was_heard), np.flatnonzero(delivered), now)
     if found and not page.n_open:
         home.on_done(page)
     return found

@@ -122,7 +122,7 @@ def recover(
         # Written down as not issued: they are uncertain once, not at each further crash.
         home.trail.renew(page, again)
     if notes:
-        hear_again(home, page, notes, now)
+        hear_again(home, page, notes, now, elsewhere)
     expired = _expire(home, page, elsewhere, now)
     if not page.n_open:
         home.ended_before(page)

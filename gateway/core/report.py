@@ -26,7 +26,7 @@ from gateway.ledger import (
     State,
 )
 from gateway.message_id import to_text
-from gateway.page_history import RECEIPT_KINDS, Kind
+from gateway.page_history import Kind
 from gateway.verdict import Verdict
 
 Slice = tuple[LedgerPage, TaskSegment]
@@ -200,12 +200,15 @@ class Hop(NamedTuple):
 
 
 def trace_row(page: LedgerPage, row: int) -> list[Hop]:
-    """The way of one row, in order of time."""
-    hops = [Hop(0, "submitted")]
-    if page.routed_ms[row]:
-        hops.append(Hop(int(page.routed_ms[row]), "routed"))
+    """The way of one row, in order of time; one step. See `burst_hops`."""
+    return trace_with(page, row, burst_hops(page, row, page.bursts))
+
+
+def burst_hops(page: LedgerPage, row: int, bursts: Sequence[Burst]) -> list[Hop]:
+    """What these bursts of the page say of the row. Some two microseconds a burst."""
+    hops: list[Hop] = []
     born = page.batch.born
-    for burst in page.bursts:
+    for burst in bursts:
         for place in np.flatnonzero(burst.rows == row).tolist():
             # As the page's stamps: at least 1, so that nothing seems to come before its routing.
             issued_ms = max(1, int((burst.issued - born) * 1000))
@@ -218,16 +221,24 @@ def trace_row(page: LedgerPage, row: int) -> list[Hop]:
                 request = _request_id(burst, place, page.batch.message_ids[row].tobytes())
                 where = (burst.channel, burst.connection, burst.attempt)
                 hops.append(Hop(answered_ms, "answered", *where, verdict, name, request=request))
+    return hops
+
+
+def trace_with(page: LedgerPage, row: int, bursts: Sequence[Hop]) -> list[Hop]:
+    """The way of one row, in order of time. bursts: what all bursts say of it."""
+    hops = [Hop(0, "submitted")]
+    if page.routed_ms[row]:
+        hops.append(Hop(int(page.routed_ms[row]), "routed"))
+    hops += bursts
     channel = Channel(int(page.channel[row]))
     if channel is Channel.LONG_LINK and page.issued_ms[row]:
         hops.append(Hop(int(page.issued_ms[row]), "sent to the device", channel, attempt=int(page.attempts[row])))
     state = State(int(page.state[row]))
     past = [] if page.history is None else page.history.of_row(row)
     hops += [_past_hop(*one) for one in past]
-    newest_ms = max((at for kind, _, at in past if kind >= RECEIPT_KINDS), default=0)
-    at_ms = (
-        int(page.final_ms[row]) if IS_FINAL[state] else max(newest_ms, *(hop.at_ms for hop in hops if not hop.receipt))
-    )
+    # An open row is what it is since something happened that was no receipt.
+    since_ms = max(hop.at_ms for hop in hops if hop.what != "receipt")
+    at_ms = int(page.final_ms[row]) if IS_FINAL[state] else since_ms
     flags = ", ".join(flag.name.lower() for flag in Flag(int(page.flags[row])) if flag.name is not None)
     hops.append(Hop(at_ms, "state", channel, state=state, reason=Reason(int(page.reason[row])), text=flags))
     heard = {hop.receipt for hop in hops}

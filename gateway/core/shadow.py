@@ -11,14 +11,13 @@ move, and a report is never refused (DESIGN.md section 4, the stream of outcomes
 A shadow's address has a sequence beyond those of message ids, so that tags of rows (sequence << 16 | row) never clash
 with the worker's own batches. Message ids stay the home's.
 
-**Rows of an app on disk** leave when their home has answered that their marks are durable: the report that announces
-them bears a number, and the answer names it (core/foreign_marks.py). While their home is down they wait, since nobody
-could count them if both died. Rows of apps in memory leave when the report of them is in the kernel.
+**Rows of an app on disk** leave when their home has answered that their marks are durable: rows that leave together are
+announced together, under a number, and the answer names it (core/foreign_marks.py). While their home is down they wait,
+since nobody could count them if both died. Rows of apps in memory leave when the report of them is in the kernel.
 """
 
 from __future__ import annotations
 
-import bisect
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gateway import message_id
-from gateway.batch import Batch, TaskSegment
+from gateway.batch import Batch
 from gateway.columns import I64, U8, U16, U32, Bool, Rows
 from gateway.core.addresses import SHADOWS_FROM, as_sent
 from gateway.ledger import IS_FINAL, LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, State
@@ -58,13 +57,20 @@ class BurstReport(NamedTuple):
     request_ids: dict[int, str]
 
 
+class Question(NamedTuple):
+    """Rows that are about to leave together; the answer has this number. rows: positions at home."""
+
+    number: int
+    rows: U16
+
+
 class Outcomes(NamedTuple):
     """What became of k rows of one batch: their columns as the holder has them now. rows: positions at home.
 
     Columns (k,): state, reason, channel, receipt, flags, attempts: uint8; routed_ms, issued_ms, final_ms, token_hashes:
     uint32. is_announced: rows that may have left the process by now. is_back: rows in
-    the holder's inbox, durably, which their home has again (actors/inbox_places.py). number: the home answers with it
-    when the marks of the announced rows are durable; 0: nobody waits for that.
+    the holder's inbox, durably, which their home has again (actors/inbox_places.py). questions: rows that wait until
+    their marks are durable.
     """
 
     address: BatchAddress
@@ -82,7 +88,7 @@ class Outcomes(NamedTuple):
     is_announced: Bool
     is_back: Bool
     bursts: Sequence[BurstReport] = ()
-    number: int = 0
+    questions: Sequence[Question] = ()
 
 
 class ShadowPage(LedgerPage):
@@ -91,8 +97,8 @@ class ShadowPage(LedgerPage):
     size_bytes: what the slice cost in credit. dirty: (n,) bool, not reported since. is_announced: (n,) bool, are about
     to leave the process, or have. is_told: (n,) bool, and their home has been told so. goes_back: (n,) bool, the next
     report gives them back; is_back: (n,) bool, one has, and they are nothing to us: CANCELLED, which nobody is told.
-    asked: of an app on disk, (n,) uint32, the number of the report that announced the row while its home has not
-    answered, 0: none; None for an app in memory.
+    asked: of an app on disk, (n,) uint32, the number under which the row was announced while its home has not
+    answered, 0: none; None for an app in memory. unasked: numbers that no report has brought to the home yet.
     """
 
     __slots__ = (
@@ -110,11 +116,13 @@ class ShadowPage(LedgerPage):
         "is_orphan",
         "is_told",
         "may_go_back",
+        "new_number",
         "on_awaited",
         "on_dirty",
         "on_ended",
         "on_told",
         "size_bytes",
+        "unasked",
     )
 
     def __init__(
@@ -132,6 +140,8 @@ class ShadowPage(LedgerPage):
         self.goes_back: Bool = np.zeros(batch.n, np.bool_)
         self.is_back: Bool = np.zeros(batch.n, np.bool_)
         self.asked: U32 | None = None
+        self.unasked: list[int] = []
+        self.new_number: Callable[[], int] = lambda: 0
         self.has_dirty = False
         #: Any of `goes_back`.
         self.may_go_back = False
@@ -190,6 +200,10 @@ class ShadowPage(LedgerPage):
         if len(new):
             self.is_announced[new] = True
             self.goes_back[new] = False
+            if self.asked is not None:
+                number = self.new_number()
+                self.asked[new] = number
+                self.unasked.append(number)
             self.touch(new)
             self.on_awaited(self)
 
@@ -237,11 +251,34 @@ class ShadowPage(LedgerPage):
             self.ring_waiting()
 
     def answered(self, number: int) -> None:
-        """The home has durable marks of what that report announced."""
+        """The home has durable marks of what was announced under this number."""
         if self.asked is not None:
             rows = np.flatnonzero(self.asked == number)
             self.is_told[rows] = True
             self.asked[rows] = 0
+        self.ring_waiting()
+
+    def is_announced_whole(self, rows: Rows) -> bool:
+        """Those of the rows that are still queued are announced, where they must be: else they are to be so anew."""
+        return self.asked is None or bool((self.is_announced[rows] | (self.state[rows] != State.QUEUED)).all())
+
+    def lose_home(self) -> None:
+        """Nobody answers."""
+        self.has_home = False
+        if self.asked is not None:
+            self.asked[:] = 0
+            self.unasked.clear()
+        self.ring_waiting()
+
+    def find_home(self) -> None:
+        """The new life of the home hears of all rows. Those that left are marked in its journal; what is yet to leave
+        is announced anew."""
+        self.has_home = True
+        stays = np.flatnonzero(self.is_announced & (self.state != State.IN_FLIGHT))
+        self._forget_announced(stays)
+        if self.asked is None:
+            self.is_told[:] = False
+        self.touch(np.arange(self.n))
         self.ring_waiting()
 
     def ring_waiting(self) -> None:
@@ -273,50 +310,6 @@ def _nobody_listens(_page: ShadowPage, _rows: Rows) -> None:
     """There is no home around this table."""
 
 
-def cut_batch(batch: Batch, rows: Rows) -> Batch:
-    """The rows as a batch of their own under the same address; contents that none of them has are left out.
-
-    Its message ids are empty: the holder makes them from the address.
-    """
-    variants, variant_index = batch.variants, batch.variant_index
-    if variant_index is not None:
-        used, index = np.unique(variant_index[rows], return_inverse=True)
-        variants = [variants[position] for position in used.tolist()]
-        variant_index = index.reshape(-1).astype(np.uint16) if len(variants) > 1 else None
-    return Batch(
-        batch.address,
-        batch.app,
-        batch.born,
-        len(rows),
-        device_ids=batch.device_ids.take(rows, axis=0),
-        variants=variants,
-        variant_index=variant_index,
-        channels=None if batch.channels is None else batch.channels[rows],
-        tokens=None if batch.tokens is None else batch.tokens.take(rows),
-        variables={name: column.take(rows) for name, column in batch.variables.items()},
-        segments=cut_segments(batch.segments, rows),
-    )
-
-
-def cut_segments(segments: Sequence[TaskSegment], rows: Rows) -> list[TaskSegment]:
-    """Whose the rows are, (k,) rising, when they are a batch of their own: their holder may have to tell it."""
-    if len(segments) < 2:
-        return [segment._replace(first=0, n=len(rows)) for segment in segments]
-    low = bisect.bisect_right(segments, int(rows[0]), key=_first_row) - 1
-    used = segments[max(0, low) : bisect.bisect_right(segments, int(rows[-1]), key=_first_row)]
-    starts = np.searchsorted(rows, [segment.first for segment in used]).tolist()
-    stops = np.searchsorted(rows, [segment.first + segment.n for segment in used]).tolist()
-    return [
-        segment._replace(first=start, n=stop - start)
-        for segment, start, stop in zip(used, starts, stops, strict=True)
-        if stop > start
-    ]
-
-
-def _first_row(segment: TaskSegment) -> int:
-    return segment.first
-
-
 class Life(NamedTuple):
     """One life of a worker."""
 
@@ -340,7 +333,7 @@ class Shadows:
         self._kept_rows = 0
         #: Pages of apps on disk with rows that wait for the answer of that number.
         self._asked: dict[Life, dict[int, ShadowPage]] = {}
-        self._reports = 0
+        self._asks = 0
         #: Rows that are not final.
         self.rows_open = 0
         #: Rows with news for a home that has died: counted and dropped.
@@ -384,10 +377,14 @@ class Shadows:
         )
         page.on_dirty, page.on_ended, page.on_awaited = self._is_dirty, self._count_ended, self._is_awaited
         if self.awaits_home(batch.app):
-            page.asked = np.zeros(page.n, np.uint32)
+            page.asked, page.new_number = np.zeros(page.n, np.uint32), self._new_number
         self._pages[sequence] = page
         self.rows_open += page.n
         return page
+
+    def _new_number(self) -> int:
+        self._asks = self._asks % _U32_MAX + 1
+        return self._asks
 
     def _is_dirty(self, page: ShadowPage) -> None:
         life = Life(page.home, page.incarnation)
@@ -413,17 +410,15 @@ class Shadows:
         if not queue:
             return None
         page = queue.popleft()
-        number = (self._reports + 1) & _U32_MAX or 1
-        rows, outcomes = take_outcomes(page, number)
-        if outcomes.number:
-            self._reports = number
-            self._asked.setdefault(life, {})[number] = page
+        rows, outcomes = take_outcomes(page)
+        if outcomes.questions:
+            self._asked.setdefault(life, {}).update((question.number, page) for question in outcomes.questions)
         if not page.n_open and not page.bursts:
             self._keep(page, now)
         return page, rows, outcomes
 
     def answered(self, life: Life, number: int) -> None:
-        """That home has durable marks of the rows that the report of this number announced."""
+        """That home has durable marks of the rows that were announced under this number."""
         page = self._asked.get(life, {}).pop(number, None)
         if page is not None:
             page.answered(number)
@@ -437,10 +432,7 @@ class Shadows:
         left = 0
         for page in self.of(life):
             left += page.n_open
-            page.has_home = False
-            if page.asked is not None:
-                page.asked[:] = 0
-            page.ring_waiting()
+            page.lose_home()
         self._asked.pop(life, None)
         return left
 
@@ -458,10 +450,8 @@ class Shadows:
         for page in self.of_earlier_lives(life):
             page.has_dirty = False
             if page.home_address in addresses:
-                page.incarnation, page.has_home = life.incarnation, True
-                page.is_told[:] = False
-                page.touch(np.arange(page.n))
-                page.ring_waiting()
+                page.incarnation = life.incarnation
+                page.find_home()
             else:
                 self._orphan(page)
 
@@ -499,18 +489,14 @@ class Shadows:
             self._pages.pop(gone.batch.address.sequence, None)
 
 
-def take_outcomes(page: ShadowPage, number: int = 0) -> tuple[Rows, Outcomes]:
-    """The report of everything that changed since the last one, and its rows here; the page is clean afterwards.
-
-    number: of the report, where rows of it wait for their home's answer.
-    """
+def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
+    """The report of everything that changed since the last one, and its rows here; the page is clean afterwards."""
     rows = np.flatnonzero(page.dirty & ~page.is_back)
     page.dirty[:] = False
     page.has_dirty = False
     is_back = page.goes_back[rows] & (page.state[rows] == State.HELD)
     if page.may_go_back:
         page.goes_back[:] = page.may_go_back = False
-    asks = 0 if page.asked is None else _ask(page, page.asked, rows, number)
     is_whole = len(rows) == page.n
 
     def taken(column: Any) -> Any:
@@ -533,18 +519,20 @@ def take_outcomes(page: ShadowPage, number: int = 0) -> tuple[Rows, Outcomes]:
         is_announced=taken(page.is_announced),
         is_back=is_back,
         bursts=_take_answered_bursts(page),
-        number=asks,
+        questions=_take_questions(page),
     )
     if is_back.any():
         page.let_go(rows[is_back])
     return rows, outcomes
 
 
-def _ask(page: ShadowPage, asked: U32, rows: Rows, number: int) -> int:
-    """The number, where any of the rows is announced and waits for its home's answer; else 0."""
-    new = rows[page.is_announced[rows] & ~page.is_told[rows] & (asked[rows] == 0)]
-    asked[new] = number
-    return number if len(new) else 0
+def _take_questions(page: ShadowPage) -> Sequence[Question]:
+    """What was announced since the last report and still is."""
+    if page.asked is None or not page.unasked:
+        return ()
+    unasked, page.unasked = page.unasked, []
+    found = [Question(number, page.home_rows[page.asked == number]) for number in unasked]
+    return [question for question in found if len(question.rows)]
 
 
 def _take_answered_bursts(page: ShadowPage) -> list[BurstReport]:

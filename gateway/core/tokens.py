@@ -296,9 +296,10 @@ class TokenIndex:
         if may is not None:
             usable &= may
         token_rows = (words[:, 3] >> np.uint64(32)).astype(np.uint32)
-        if len(words) and lengths[0] and (lengths == lengths[0]).all() and usable.all():
-            length = int(lengths[0])
-            return [TokenGroup(length, np.arange(len(words)), self.store.gather(length, token_rows))]
+        n = len(words)
+        length = int(lengths[0]) if n else 0
+        if length and np.count_nonzero(lengths == length) == n and np.count_nonzero(usable) == n:
+            return [TokenGroup(length, np.arange(n), self.store.gather(length, token_rows))]
         lengths[~usable] = 0
         groups = []
         for length in np.unique(lengths).tolist():

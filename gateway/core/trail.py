@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import U8, Bool, Rows
+from gateway.columns import U8, Rows
 from gateway.ledger import IS_FINAL, Channel, LedgerPage, Reason, State
 from gateway.marks import NO_POSITION, NO_TICKET, PageTrail, RowMarks, Window
 
@@ -59,7 +59,7 @@ class Trail:
     """issued_rows_max: of a window. on_work: called when something has to be written or let go."""
 
     def __init__(self, *, issued_rows_max: int) -> None:
-        self._issued_rows_max = issued_rows_max
+        self.issued_rows_max = issued_rows_max
         #: A batch that is final is let go only when it is `archived`, too.
         self.awaits_archive = False
         self.on_work: Ring = lambda: None
@@ -86,7 +86,7 @@ class Trail:
 
     def room(self, app: int, channel: Channel, ring: Ring) -> int:
         """Rows that may be marked now; where there are none, `ring` is called when there may be."""
-        room = self._issued_rows_max - self._windows.get((app, int(channel)), 0)
+        room = self.issued_rows_max - self._windows.get((app, int(channel)), 0)
         if room <= 0:
             self._blocked[ring] = None
         return max(room, 0)
@@ -99,9 +99,12 @@ class Trail:
             return NO_TICKET
         before = trail.marked[rows]
         is_new = before != int(channel)
-        if np.count_nonzero(is_new):
-            new = rows[is_new]
-            self._end(page, trail, before[is_new])
+        n_new = int(np.count_nonzero(is_new))
+        if n_new:
+            trail.own()
+            # The usual burst: none of it is marked.
+            new = rows if n_new == len(rows) else rows[is_new]
+            self._end(page, trail, before[is_new] if before.any() else before[:0])
             trail.marked[new] = int(channel)
             trail.is_sure[new] = False
             window = (page.batch.app, int(channel))
@@ -137,12 +140,13 @@ class Trail:
         if trail is None or trail.is_gone:
             return
         marked = trail.marked[rows]
-        ended = marked != 0
-        if np.count_nonzero(ended):
-            self._end(page, trail, marked[ended])
-            trail.marked[rows[ended]] = 0
-            trail.is_sure[rows[ended]] = False
-            self._soil(page, trail, rows[ended])
+        n_ended = int(np.count_nonzero(marked))
+        if n_ended:
+            self._end(page, trail, marked)
+            ended = rows if n_ended == len(rows) else rows[marked != 0]
+            trail.marked[ended] = 0
+            trail.is_sure[ended] = False
+            self._soil(page, trail, ended)
 
     def moved(self, page: LedgerPage, rows: Rows, to: State) -> None:
         """The rows of a page that is followed are in that state now."""
@@ -151,8 +155,10 @@ class Trail:
         if to is State.IN_FLIGHT or trail.is_gone:
             return
         self.unmark(page, rows)
-        if IS_FINAL[to] or to is State.WAITING:
-            self._soil(page, trail, rows[_is_worth(page, rows)])
+        if IS_FINAL[to]:
+            self._soil(page, trail, rows)
+        elif to is State.WAITING:
+            self._soil(page, trail, rows[page.reason[rows] == Reason.FALLBACK])
 
     def renew(self, page: LedgerPage, rows: Rows) -> None:
         """What is known of the rows is to be written, though they did not move."""
@@ -189,13 +195,14 @@ class Trail:
             self.on_work()
 
     def _end(self, page: LedgerPage, trail: PageTrail, marked: U8) -> None:
-        counts = np.bincount(marked)
-        for channel in counts.nonzero()[0].tolist():
+        """marked: what rows had; 0 of those that had no mark."""
+        for channel, n in _counts(marked):
             if channel:
                 window = (page.batch.app, channel)
-                trail.ended[window] = trail.ended.get(window, 0) + int(counts[channel])
+                trail.ended[window] = trail.ended.get(window, 0) + n
 
     def _soil(self, page: LedgerPage, trail: PageTrail, rows: Rows) -> None:
+        trail.own()
         trail.dirty[rows] = True
         is_first = not self._dirty
         self._dirty[page.batch.address.sequence] = page
@@ -253,16 +260,20 @@ class Trail:
             trail = page.trail
             assert trail is not None
             if not trail.is_gone and not trail.may_go:
+                trail.own()
                 trail.dirty[mark.rows] = True
                 self._dirty[page.batch.address.sequence] = page
         return rings
 
     def _settle(self, taken: Taken) -> list[Ring]:
         for page, mark in zip(taken.pages, taken.marks, strict=True):
-            assert page.trail is not None
+            trail = page.trail
+            assert trail is not None
+            # It may have a new one by now.
+            trail.own()
             # What became dirty meanwhile waits for the next record.
-            page.trail.is_sure[mark.rows] = mark.states == State.IN_FLIGHT
-            page.trail.is_sure[page.trail.dirty] = False
+            trail.is_sure[mark.rows] = mark.states == State.IN_FLIGHT
+            trail.is_sure[trail.dirty] = False
         self._written = taken.ticket
         return [*taken.rings, *self._give_back(taken.credits)]
 
@@ -334,22 +345,26 @@ def _add(credits: dict[Window, int], more: dict[Window, int]) -> None:
         credits[window] = credits.get(window, 0) + rows
 
 
-def _is_worth(page: LedgerPage, rows: Rows) -> Bool:
-    """(k,) which rows that just ended or wait a restart must know of: not those that wait for another attempt."""
-    worth: Bool = (page.state[rows] != State.WAITING) | (page.reason[rows] == Reason.FALLBACK)
-    return worth
+def _counts(values: U8) -> list[tuple[int, int]]:
+    """Each value that occurs, and how often. One value throughout is the usual case and a sixth of the cost."""
+    n, texts = len(values), values.tobytes()
+    if texts == texts[:1] * n:
+        return [(texts[0], n)] if n else []
+    counts = np.bincount(values)
+    return [(value, int(counts[value])) for value in counts.nonzero()[0].tolist()]
 
 
 def _snapshot(page: LedgerPage, trail: PageTrail) -> RowMarks:
     rows = np.flatnonzero(trail.dirty)
-    states, marked, channels = page.state[rows], trail.marked[rows], page.channel[rows]
-    is_open = ~IS_FINAL[states]
-    is_issued = is_open & (marked != 0)
-    states[is_open] = int(State.QUEUED)
-    states[is_issued] = int(State.IN_FLIGHT)
-    # A vendor took them and they wait for a receipt: they must not go there again.
-    states[is_open & (page.state[rows] == State.WAITING) & (page.reason[rows] == Reason.FALLBACK)] = int(State.WAITING)
-    channels[is_issued] = marked[is_issued]
-    return RowMarks(
-        page.batch.address.sequence, rows.astype(np.uint16), states, page.reason[rows], channels, page.flags[rows]
-    )
+    before, reasons, channels = page.state[rows], page.reason[rows], page.channel[rows]
+    states = before
+    is_open = ~IS_FINAL[before]
+    if is_open.any():
+        states, marked = before.copy(), trail.marked[rows]
+        is_issued = is_open & (marked != 0)
+        states[is_open] = int(State.QUEUED)
+        states[is_issued] = int(State.IN_FLIGHT)
+        # A vendor took them and they wait for a receipt: they must not go there again.
+        states[(before == State.WAITING) & (reasons == Reason.FALLBACK)] = int(State.WAITING)
+        channels[is_issued] = marked[is_issued]
+    return RowMarks(page.batch.address.sequence, rows.astype(np.uint16), states, reasons, channels, page.flags[rows])

@@ -220,7 +220,8 @@ class Counter(_Cells):
     kind = Kind.COUNTER
 
     def add(self, n: float = 1, *labels: LabelValue) -> None:
-        self._flat[self.place(labels)] += n
+        at = self._places.get(labels)
+        self._flat[self.place(labels) if at is None else at] += n
 
     def follow(self, total: float, *labels: LabelValue) -> None:
         """Adds what a count that somebody else keeps has grown by since the last call; one that is smaller than it was
@@ -280,7 +281,10 @@ class Histogram(Metric):
         super().__init__(unit, help_text, labels)
 
     def observe(self, value: float, *labels: LabelValue, weight: float = 1) -> None:
-        at = self.place(labels)
+        # `place`, but for a call: two of these per burst and move.
+        at = self._places.get(labels)
+        if at is None:
+            at = self.place(labels)
         self._flat[at + bisect_left(self.bounds, value)] += weight
         self._flat[at + self.cells - 1] += value * weight
 

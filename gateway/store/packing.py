@@ -120,8 +120,9 @@ def _unpack(part: _Part, body: memoryview) -> bytes | memoryview:
     if part.kind == _CONSTANT:
         return bytes(body) * (part.size // part.item)
     if part.kind == _NARROW:
-        wide = np.frombuffer(body, f"<u{part.width}").astype(f"<u{part.item}")
-        return memoryview(wide + wide.dtype.type(part.low)).cast("B")
+        wide: _Numbers = np.frombuffer(body, f"<u{part.width}").astype(f"<u{part.item}")
+        wide += wide.dtype.type(part.low)
+        return wide.tobytes()
     return _inflate(body) if part.kind == _TEXT else body
 
 

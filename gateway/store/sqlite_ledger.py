@@ -1,6 +1,6 @@
 """The ledger archive in SQLite: pages that may leave memory, found by address, by task and by device.
 
-    pages  (sequence, unix_ms) -> app, rows, page (store/packing.py), hashes     sequences come again, with another time
+    pages  (sequence, unix_ms) -> app, rows, page (store/packing.py), hashes    sequences come again, with another time
     parts  task id -> addresses, of tasks that have rows in several batches
     tallies, counts                                                             what is counted (sqlite_tallies.py)
     changed, told                                                               who was told of what (sqlite_told.py)

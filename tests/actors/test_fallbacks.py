@@ -310,7 +310,8 @@ async def test_receipt_at_the_home_ends_the_chain_of_a_row_that_another_worker_h
     """The holder has a shadow of the row; what its home was told arrives there in columns."""
     from gateway.actors.receipt_desk import ReceiptDesk
     from gateway.core.receipt_reports import ROW_UNKNOWN, Reports, pack_reports
-    from gateway.core.shadow import Life, cut_batch
+    from gateway.core.shadow import Life
+    from gateway.core.slices import cut_batch
     from gateway.observe.receipts import ReceiptCounts
     from gateway.receipts import Event
 
@@ -349,4 +350,10 @@ async def test_receipt_at_the_home_ends_the_chain_of_a_row_that_another_worker_h
     assert shadow.state.tolist() == [State.WAITING, State.VENDOR_ACCEPTED]
     assert shadow.receipt.tolist() == [Receipt.NONE, Receipt.DELIVERED]
     await holder.wait(AFTER_S + 5)
+    # The next attempt is announced anew.
+    assert fell_back_to(holder) == []
+    news = holder.home.shadows.take_news(Life(0, 1), holder.clock.monotonic())
+    assert news is not None
+    shadow.told(news[1])
+    await holder.settle()
     assert fell_back_to(holder) == [PHONES[0]]

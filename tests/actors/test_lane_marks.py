@@ -44,17 +44,29 @@ async def test_rows_leave_when_their_mark_is_durable(
     assert [batch.page for batch in trail.take_final(10)] == [page]
 
 
-async def test_rendering_runs_ahead_of_marks_by_a_burst_at_most(
+async def test_rendering_runs_ahead_of_marks_by_two_bursts_at_most(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any, trail: Trail
 ) -> None:
     world = make_world(trail=trail, burst_rows_max=10, connections_max=1)
     await world.start(nursery)
-    await world.send(world.register(40), content())
-    assert trail.issued_rows() == 10
+    await world.send(world.register(60), content())
+    assert trail.issued_rows() == 20
     sent = []
     while await world.write_marks():
         sent.append(len(world.apns.requests()))
-    assert sent == [10, 20, 30, 40]
+    assert sent == [20, 40, 60]
+
+
+async def test_rendering_waits_for_room_for_a_whole_burst(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any, trail: Trail
+) -> None:
+    world = make_world(trail=trail, burst_rows_max=30, connections_max=1)
+    await world.start(nursery)
+    # Beyond what is ahead the window has room for 4 rows more; 30 are to leave first.
+    page = await world.send(world.register(100), content())
+    assert trail.issued_rows() == 60
+    await world.write_marks()
+    assert (len(world.apns.requests()), page.trail.marked.astype(bool).sum()) == (60, 64)
 
 
 async def test_a_full_window_holds_rows_until_outcomes_are_durable(

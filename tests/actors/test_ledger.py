@@ -147,6 +147,36 @@ def _plain(answer: Any) -> Any:
     }
 
 
+async def test_pages_that_are_done_are_written_together_and_at_once_where_memory_is_short(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world, store = make_world(), _Disk()
+    ledger = make_ledger(world, store)
+    await ledger.load()
+    await world.start(nursery)
+    nursery.start_soon(ledger.run)
+    writes: list[int] = []
+    whole = store.write
+
+    async def write(epoch: OwnershipEpoch, pages: Any) -> None:
+        writes.append(len(pages))
+        await whole(epoch, pages)
+
+    store.write = write  # type: ignore[method-assign]
+    await world.settle()
+    for device in range(3):
+        # Nobody knows it: the row ends at once.
+        await world.send([bytes([device]) * 16], [Variant("t", "b")])
+    assert (writes, ledger.unsaved_pages) == ([], 3)
+    await world.wait(1)
+    assert (writes, ledger.unsaved_pages) == ([3], 0)
+    await world.send([bytes(16)], [Variant("t", "b")])
+    assert ledger.unsaved_pages == 1
+    world.home.on_short()
+    await world.settle()
+    assert (writes, ledger.unsaved_pages) == ([3, 1], 0)
+
+
 async def test_a_late_receipt_raises_that_of_an_archived_row(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
@@ -158,7 +188,7 @@ async def test_a_late_receipt_raises_that_of_an_archived_row(
     _, page = await delivered(world)
     page.receipt[:] = Receipt.NONE
     world.home.on_done(page)
-    await world.settle()
+    await world.wait(1)
     sequence = page.batch.address.sequence
     drop_from_memory(world)
     assert world.home.page(sequence) is None
@@ -194,6 +224,7 @@ async def test_a_damaged_page_is_an_error_of_the_question_alone(
     await world.start(nursery)
     nursery.start_soon(ledger.run)
     _, page = await delivered(world)
+    await world.wait(1)
     key = PageKey(page.batch.address.unix_ms, page.batch.address.sequence)
     store._pages[key] = store._pages[key]._replace(parts=[b"damaged"])
     identifier = page.batch.message_ids[0].tobytes()

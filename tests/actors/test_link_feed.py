@@ -48,7 +48,7 @@ class Edge:
     def take(self, work: ForLink) -> None:
         self.calls.append((work.page.batch.address.sequence, work.rows.tolist()))
 
-    def add(self, n: int, *, app: int = 0, on_disk: bool = True) -> LedgerPage:
+    def add(self, n: int, *, app: int = 0, on_disk: bool = True, first_n: int = 0) -> LedgerPage:
         ids = np.zeros((n, 16), np.uint8)
         address = self.home.next_address(1_800_000_000_000, 0.0)
         batch = Batch(address, app, 0.0, n, device_ids=ids, message_ids=ids, variants=[Variant("t", "b")])
@@ -56,8 +56,12 @@ class Edge:
         page.channel[:] = Channel.LONG_LINK
         if on_disk and self.trail is not None:
             self.trail.follow(page, 1)
-        self.feed.add(ForLink(page, np.arange(n), np.zeros(n, np.int32), np.zeros(n, np.uint32)))
+        self.add_rows(page, 0, first_n or n)
         return page
+
+    def add_rows(self, page: LedgerPage, start: int, stop: int) -> None:
+        n = stop - start
+        self.feed.add(ForLink(page, np.arange(start, stop), np.zeros(n, np.int32), np.zeros(n, np.uint32)))
 
     def write(self) -> None:
         """The record of what is marked becomes durable."""
@@ -97,6 +101,28 @@ async def test_rows_on_disk_wait_for_their_mark(nursery: trio.Nursery, trail: Tr
     edge.write()
     await edge.settle()
     assert edge.calls == [(0, [0, 1, 2, 3]), (0, [4, 5])]
+
+
+async def test_rows_of_a_page_that_came_bit_by_bit_leave_in_full_calls_when_marked(nursery: trio.Nursery) -> None:
+    edge = Edge(Trail(issued_rows_max=1000))
+    nursery.start_soon(edge.feed.run)
+    page = edge.add(9, first_n=2)
+    await edge.settle()
+    edge.add_rows(page, 2, 3)
+    await edge.settle()
+    edge.write()
+    # Another page between them, and rows whose mark is not durable yet.
+    edge.add(2)
+    edge.add_rows(page, 3, 5)
+    await edge.settle()
+    assert edge.calls == [(0, [0, 1, 2])]
+    edge.write()
+    edge.add_rows(page, 5, 9)
+    await edge.settle()
+    assert edge.calls[1:] == [(1, [0, 1]), (0, [3, 4])]
+    edge.write()
+    await edge.settle()
+    assert edge.calls[3:] == [(0, [5, 6, 7, 8])]
 
 
 async def test_a_full_window_stops_its_app_and_no_other(nursery: trio.Nursery, trail: Trail) -> None:

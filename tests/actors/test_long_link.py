@@ -56,6 +56,7 @@ class Recorder:
         self.events: list[tuple[Any, ...]] = []
         self.is_overloaded = False
         self.uplink_answer = UplinkAnswer.TAKEN
+        self.laters: list[Any] = []
         self.link: LongLink
         #: What was delivered, by tag; a tag that is not here is refused when it is resumed.
         self.payloads: dict[int, bytes] = {}
@@ -105,6 +106,8 @@ class Recorder:
         if self.is_overloaded:
             raise Overloaded("uplink_max", 1, 1)
         self.events.append(("uplink", slot, device_id, event, payload))
+        if self.uplink_answer is UplinkAnswer.LATER:
+            self.laters.append(later)
         return self.uplink_answer
 
     def take(self) -> list[tuple[Any, ...]]:
@@ -1169,6 +1172,73 @@ def test_uplink_that_the_owner_cannot_take_is_not_acknowledged(benches: list[Ben
     device.send(uplink_packet(device.id, "x", b"", 2, 2))
     assert device.receive(4) == b"\x50\x02\x00\x02"
     assert len(bench.owner.take()) == 1
+
+
+def later_of(bench: Bench) -> list[Any]:
+    """Who is to be told that what devices said is durable, in the order of their messages; taken."""
+    laters, bench.owner.laters = bench.owner.laters, []
+    return laters
+
+
+def test_uplink_is_acknowledged_in_order_when_what_it_says_is_durable(benches: list[Bench]) -> None:
+    bench = start(benches)
+    device, other = bench.device(1).log_in(), bench.device(2).log_in()
+    bench.owner.uplink_answer = UplinkAnswer.LATER
+    device.send(uplink_packet(device.id, "x", b"", 1, 1) + uplink_packet(device.id, "x", b"", 2, 2))
+    device.send(uplink_packet(device.id, "x", b"", 0, 0) + b"\xc0\x00")
+    assert device.receive(2) == b"\xd0\x00"
+    first, second, of_qos_0 = later_of(bench)
+    assert of_qos_0 is None
+    bench.owner.uplink_answer = UplinkAnswer.TAKEN
+    # Durable at once, and yet behind the others; another device waits for nobody.
+    device.send(uplink_packet(device.id, "x", b"", 1, 3) + b"\xc0\x00")
+    assert device.receive(2) == b"\xd0\x00"
+    other.send(uplink_packet(other.id, "x", b"", 1, 7))
+    assert other.receive(4) == b"\x40\x02\0\7"
+    assert bench.link.statistics().side_tables["acks_owed"] == 3
+    second(True)
+    device.send(b"\xc0\x00")
+    assert device.receive(2) == b"\xd0\x00"
+    first(True)
+    assert device.receive(12) == b"\x40\x02\0\1" + b"\x50\x02\0\2" + b"\x40\x02\0\3"
+    assert bench.link.statistics().side_tables["acks_owed"] == 0
+
+
+def test_uplink_that_could_not_be_made_durable_is_refused_and_may_come_again(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bench.owner.uplink_answer = UplinkAnswer.LATER
+    device, of_5 = bench.device(1).log_in(), bench.device(2).log_in_5()
+    device.send(uplink_packet(device.id, "x", b"", 1, 1) + uplink_packet(device.id, "x", b"", 2, 2) + b"\xc0\x00")
+    assert device.receive(2) == b"\xd0\x00"
+    of_5.send(uplink_packet_5(of_5.id, "x", b"", 1, 5) + uplink_packet_5(of_5.id, "x", b"", 2, 6) + b"\xc0\x00")
+    assert of_5.receive(2) == b"\xd0\x00"
+    for later in later_of(bench):
+        later(False)
+    assert of_5.receive(10) == b"\x40\x03\0\5\x97" + b"\x50\x03\0\6\x97"
+    # QoS 2: not taken for the second copy of what was taken.
+    bench.owner.take()
+    bench.owner.uplink_answer = UplinkAnswer.TAKEN
+    device.send(uplink_packet(device.id, "x", b"", 2, 2))
+    assert device.receive(4) == b"\x50\x02\0\2"
+    assert len(bench.owner.take()) == 1
+
+
+def test_acknowledgements_owed_are_bounded_and_go_with_their_connection(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bench.owner.uplink_answer = UplinkAnswer.LATER
+    device = bench.device(1).log_in()
+    device.send(b"".join(uplink_packet(device.id, "x", b"", 1, n) for n in range(1, 67)) + b"\xc0\x00")
+    assert device.receive(2) == b"\xd0\x00"
+    assert bench.count("uplink_overloaded") == 2
+    laters = later_of(bench)
+    assert len(laters) == 64
+    again = bench.device(1).log_in()
+    assert device.is_closed()
+    for later in laters:
+        later(True)
+    again.send(b"\xc0\x00")
+    assert again.receive(2) == b"\xd0\x00"
+    assert bench.link.statistics().side_tables["acks_owed"] == 0
 
 
 # The task.

@@ -185,7 +185,7 @@ async def test_a_late_receipt_moves_a_row_of_an_archived_page_in_the_counters_on
     tokens = world.register(2, Channel.APNS)
     page = await world.send(tokens, [PLAIN] * 2)
     world.apns.last.answer(n=2)
-    await world.settle()
+    await world.wait(1)
     drop_from_memory(world)
     assert list(world.home.pages()) == []
     reports = reports_of(world, ledger)

@@ -18,6 +18,7 @@ from gateway.burst_address import BurstAddress, encode
 from gateway.core.addresses import Addresses
 from gateway.core.holders import Holders
 from gateway.core.own_ids import OwnIds
+from gateway.core.receipt_notes import ReceiptNotes
 from gateway.core.retry import RetryPolicy
 from gateway.core.unregister_guard import GuardSettings
 from gateway.ledger import Channel, Flag, LedgerPage, Receipt
@@ -408,6 +409,62 @@ async def test_reports_go_to_the_home_of_their_rows_and_words_to_the_owner_of_th
     table = world.devices
     assert not table.device(table.find_one(devices[1], 0)).token
     assert there.sent == ["receipts", "device_words"]
+
+
+async def test_a_vendor_is_answered_when_all_that_its_request_says_is_durable(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    notes = ReceiptNotes([0])
+    notes.has_archive = True
+    world.home.on_heard = notes.note
+    site = Site(world, notes=notes, apps_on_disk=[0], receipts_max=5000)
+    nursery.start_soon(site.desk.run)
+    devices, page = await taken(site, 1100)
+    told: list[tuple[str, bool]] = []
+
+    def ask(name: str, events: list[Event], *named: bytes, app: int = 0) -> None:
+        text = encode(site.secret, BurstAddress(page.batch.address, 1))
+        tokens = [world.token(one).decode() for one in named]
+        receipts = [VendorReceipt(event, text, tokens) for event in events]
+        assert site.desk.take(app, Channel.APNS, receipts, lambda is_good: told.append((name, is_good)))
+
+    ask("memory", [Event.DELIVERED], devices[0], app=1)
+    assert told == [("memory", True)]
+    ask("nothing", [])
+    assert told[1:] == [("nothing", True)]
+    # More than a slice: told once, after all of it.
+    ask("large", [Event.DELIVERED], *devices)
+    ask("small", [Event.CLICKED, Event.TOKEN_MUTED], devices[0])
+    await settled()
+    assert told[2:] == []
+    record = notes.take()
+    assert record is not None
+    assert sum(len(one.rows) for one in record.notes) == 1102
+    # The same again, while it is being written: it waits for that.
+    ask("again", [Event.CLICKED], devices[0])
+    ask("other", [Event.DISPLAYED], devices[1])
+    await settled()
+    notes.written(record, 7)
+    assert told[2:] == [("large", True), ("small", True)]
+    (record,) = [notes.take()]
+    assert record is not None
+    notes.unwritten(record)
+    # What came with others waited for them.
+    assert told[4:] == [("again", False), ("other", False)]
+    # Of a page in the archive: when it is back.
+    site.archive[page.batch.address.sequence] = page
+    del world.home._pages[page.batch.address.sequence]
+    ask("late", [Event.DISPLAYED], devices[2])
+    await settled()
+    record = notes.take()
+    assert record is not None
+    notes.written(record, 8)
+    assert told[6:] == [("late", True)]
+    page.saved = page.changes
+    notes.archived(page)
+    assert sorted(notes.take_free()) == [7, 8]
 
 
 def test_message_ids_name_the_batch_of_their_home() -> None:

@@ -148,6 +148,32 @@ async def test_vendor_is_asked_to_come_again_while_there_is_no_room_or_the_worke
     assert site.taken == []
 
 
+async def test_a_vendor_is_told_taken_when_its_receipts_are_durable_and_else_to_come_again(autojump_clock: Any) -> None:
+    site = Site()
+    site.is_durable = None
+    told: list[int] = []
+
+    async def ask() -> None:
+        told.extend([status for status, _ in await site.ask(post("/v1/receipts/shop/oppo", GOOD))])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.sleep(1)
+        assert told == []
+        site.told[0](True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == [200]
+        nursery.start_soon(ask)
+        await trio.sleep(1)
+        # The disk refuses.
+        site.told[1](False)
+        await trio.testing.wait_all_tasks_blocked()
+        # Nobody says anything: a vendor does not wait for ever.
+        nursery.start_soon(ask)
+    assert told == [200, 503, 503]
+    assert (site.outcome(Channel.OPPO, "taken"), site.outcome(Channel.OPPO, "not_durable")) == (1, 2)
+
+
 async def test_connections_are_bounded_and_each_ends_for_one_reason(autojump_clock: Any) -> None:
     site = Site(HttpSettings(connections_max=1, idle_timeout_s=5.0))
     async with trio.open_nursery() as nursery:

@@ -23,7 +23,8 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPort]:
 
 
 def test_the_clock_moves(control: ControlPort) -> None:
-    control.advance_clock(3600.0)
+    assert control.advance_clock(3600.0) == 3600.0
+    assert control.advance_clock(60.0) == 3660.0
 
 
 def test_faults_are_armed_on_all_simulators(control: ControlPort) -> None:

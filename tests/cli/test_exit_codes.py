@@ -56,3 +56,17 @@ def test_a_fault_of_ours_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, status.__name__, SimpleNamespace(run=run))
     with pytest.raises(ZeroDivisionError):
         main(["status"])
+
+
+def test_a_fault_that_no_file_names_is_told_with_the_option_or_the_file_that_is_meant(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "--address", "nowhere"]) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith("pushgw: --address 'nowhere': expected tcp://host:port")
+
+    def run(options: object, output: object) -> int:
+        raise ConfigError("gateway.data_dir", "d", "a folder that no other gateway is using")
+
+    monkeypatch.setitem(sys.modules, status.__name__, SimpleNamespace(run=run))
+    assert main(["status", "--config", "site.toml"]) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith("pushgw: site.toml: gateway.data_dir = 'd': expected a folder")

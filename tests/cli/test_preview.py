@@ -120,6 +120,7 @@ def test_what_a_vendor_could_never_take_is_said_and_the_others_are_shown(preview
     refused = {line["vendor"]: line["refused"] for line in told["lines"] if line["refused"]}
     assert refused == {"xiaomi": ["data: data has 11 pairs, limit 10 (xiaomi)"]}
     assert told["refused_lines"] == [{"line": 2, "field": "body", "text": "body is required"}]
+    assert preview(lines[1:])[2] == "pushgw: line 1: body is required\n"
 
 
 def test_a_token_as_target_shows_its_vendor_alone_and_never_the_token(preview: Any) -> None:

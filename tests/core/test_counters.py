@@ -18,7 +18,18 @@ from gateway.core.receipt_reports import add_flags
 from gateway.ledger import LEGAL_MOVES, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import BatchAddress
 from gateway.receipts import Event
-from gateway.tally import PageTally, TallyKey, add_keys, add_tallies, columns_of, day_of, decode_tally, encode_tally
+from gateway.tally import (
+    PageTally,
+    TallyKey,
+    add_keys,
+    add_tallies,
+    columns_of,
+    day_of,
+    decode_tally,
+    encode_tally,
+    rows_in,
+    went_on,
+)
 
 UNIX_MS = 1_700_000_000_000
 OFFSET_S = 28_800
@@ -311,6 +322,32 @@ def test_receipts_and_flags_of_a_page_that_has_ended_and_was_counted_are_counted
         machine.the_totals_are_a_recount()
 
 
+def test_rows_that_went_on_are_counted_under_the_channel_that_they_left_and_stay_one_row() -> None:
+    machine = CountersMachine()
+    home = machine.home
+    batch = batch_of(home.next_address(UNIX_MS, 0.0), [Variant("t", "b")], None, segments_of([(2, "a"), (2, "b")]), 4)
+    page = home.open(batch, 0.0)
+    rows = np.arange(3)
+    page.channel[rows], page.issued_ms[rows] = Channel.LONG_LINK, 5
+    home.move(page, rows, State.IN_FLIGHT, None, 1.0)
+    for _ in range(2):
+        # Twice from the same channel: one row that left it.
+        page.left_link(rows, 2.0)
+    page.channel[1:3] = Channel.HUAWEI
+    page.fell_back(np.array([2]), 3.0)
+    page.channel[2] = Channel.ALIYUN_SMS
+    home.move(page, rows, State.QUEUED, Reason.FALLBACK, 3.0)
+    machine.count(False)
+    cells = list(home.counters.totals().values())
+    assert went_on(cells) == {Channel.LONG_LINK: 3, Channel.HUAWEI: 1}
+    assert sum(map(rows_in, cells)) == page.n == 4
+    machine.the_totals_are_a_recount()
+    assert went_on(tally_rows(page, 0, 2, OFFSET_S).values()) == {Channel.LONG_LINK: 2}
+    history = page.history
+    assert history is not None
+    assert [kind.name for kind, _, _ in history.of_row(2)] == ["LINK_ATTEMPT", "HANDED_OVER"] * 2 + ["FELL_BACK"]
+
+
 def test_a_page_is_of_one_task_only_when_all_its_segments_are() -> None:
     two = segments_of([(1, ""), (1, "")])
     of_two = LedgerPage(batch_of(BatchAddress(UNIX_MS, 0, 0), [Variant("t", "b")], None, two, 2))
@@ -357,3 +394,21 @@ def test_tallies_are_added_up_by_day_and_what_comes_to_nothing_is_left_out() -> 
     parts = [PageTally({key: {1: 2, 2: 1}}), PageTally({key: {1: -2}, later: {1: 1}})]
     assert add_tallies(parts, range(1, 2)) == {key: {2: 1}}
     assert add_tallies(parts, DAYS) == {key: {2: 1}, later: {1: 1}}
+
+
+@pytest.mark.parametrize("share_with_reason", [0.0, 0.3])
+def test_a_large_page_is_counted_as_its_rows_say(share_with_reason: float) -> None:
+    n = 1500
+    random = np.random.default_rng(11)
+    small, large = (
+        LedgerPage(batch_of(BatchAddress(UNIX_MS, 0, at), [Variant("t", "b")], None, segments_of([(rows, "a")]), rows))
+        for at, rows in enumerate((5, n))
+    )
+    large.channel[:] = random.integers(0, len(Channel), n)
+    large.state[:] = random.integers(0, len(State), n)
+    large.receipt[:] = random.integers(0, len(Receipt), n)
+    large.flags[:] = random.integers(0, 256, n)
+    large.attempts[:] = random.integers(0, 3, n)
+    large.reason[:] = np.where(random.random(n) < share_with_reason, int(Reason.RETRY), 0)
+    for page, tally in zip((large, small), tally_pages([large, small], OFFSET_S), strict=True):
+        assert in_words(tally.cells) == plain_tally(page)

@@ -53,7 +53,7 @@ class Home:
         self.held.setdefault((page.batch.address.sequence, worker), set()).update(rows)
         at = np.array(rows, np.intp)
         page.channel[at] = channel
-        self.marks.announced(worker, number, page, at, np.full(len(rows), channel, np.uint8))
+        self.marks.announced(worker, number, page, at)
 
     def write(self) -> int:
         """The next record is durable; rows in it that it calls issued."""
@@ -137,7 +137,7 @@ def test_a_page_without_a_journal_is_answered_for_at_once() -> None:
     home.marks.answer(1, 5)
     assert home.marks.advance() == [Answered(1, 4), Answered(1, 5)]
     alone = ForeignMarks(None, home.still)
-    alone.announced(1, 6, home.page(1, 9, is_followed=False), np.array([0]), np.array([LANE], np.uint8))
+    alone.announced(1, 6, home.page(1, 9, is_followed=False), np.array([0]))
     assert alone.advance() == [Answered(1, 6)]
 
 
@@ -163,7 +163,7 @@ def test_no_window_is_exceeded_and_every_number_is_answered_once_whatever_happen
     answered: list[Answered] = []
     for number in range(1, data.draw(st.integers(1, 12)) + 1):
         place = data.draw(st.integers(0, 1))
-        rows = sorted(row for at, row in free if at == place)[: data.draw(st.integers(1, 9))]
+        rows = sorted(row for at, row in free if at == place)[: data.draw(st.integers(1, WINDOW))]
         if rows:
             free -= {(place, row) for row in rows}
             out += [(place, row) for row in rows]
@@ -206,7 +206,7 @@ def test_a_report_of_two_channels_waits_for_both(channel: Channel) -> None:
     rows, channels = np.array([0, 1]), np.array([Channel.LONG_LINK, Channel.APNS], np.uint8)
     page.channel[rows] = channels
     home.held[0, 1] = {0, 1}
-    home.marks.announced(1, 9, page, rows, channels)
+    home.marks.announced(1, 9, page, rows)
     home.write()
     assert home.marks.advance() == []
     home.end(page, [3])

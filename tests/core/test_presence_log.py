@@ -27,7 +27,10 @@ def test_reader_gets_all_changes_of_its_app_in_order_or_is_told_that_it_missed_s
         ids = np.array([[number] * 16 for number, _, _ in rows], np.uint8)
         apps = np.array([one for _, one, _ in rows], np.uint16)
         states = np.array([state for _, _, state in rows], np.uint8)
-        log.record(ids, apps, change, states, 1_000 + at)
+        if len(rows) == 1:
+            log.record_one(ids.tobytes(), rows[0][1], change, rows[0][2], 1_000 + at)
+        else:
+            log.record(ids, apps, change, states, 1_000 + at)
         plain += [(number, one, int(change), state, 1_000 + at) for number, one, state in rows]
     assert log.next_position == len(plain)
     first = max(0, len(plain) - rows_max)

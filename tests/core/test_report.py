@@ -239,6 +239,35 @@ def test_the_trace_of_the_long_link_tells_when_the_socket_took_the_row() -> None
     ]
 
 
+def test_the_trace_tells_each_receipt_with_its_time_and_what_was_tried_before() -> None:
+    page = page_of(1)
+    row = np.array([0])
+    page.channel[:] = Channel.LONG_LINK
+    page.issued_ms[:] = 2
+    page.left_link(row, BORN + 1)
+    page.channel[:] = Channel.HUAWEI
+    page.fell_back(row, BORN + 2)
+    page.channel[:] = Channel.ALIYUN_SMS
+    page.move(row, State.IN_FLIGHT)
+    page.move(row, State.VENDOR_ACCEPTED)
+    page.final_ms[:] = 2100
+    page.receipt[:] = Receipt.CLICKED
+    # Out of order, and one of them again.
+    for kind, at in ((Kind.CLICKED, 3), (Kind.DELIVERED, 4), (Kind.CLICKED, 5), (Kind.NOTIFICATIONS_CLOSED, 6)):
+        page.hear(row, kind, BORN + at)
+    sms = Channel.ALIYUN_SMS
+    assert trace_row(page, 0) == [
+        Hop(0, "submitted"),
+        Hop(2, "sent to the device", Channel.LONG_LINK),
+        Hop(1000, "handed over", Channel.LONG_LINK),
+        Hop(2000, "fell back", Channel.HUAWEI),
+        Hop(2100, "state", sms, state=State.VENDOR_ACCEPTED),
+        Hop(3000, "receipt", sms, receipt=Receipt.CLICKED),
+        Hop(4000, "receipt", sms, receipt=Receipt.DELIVERED),
+        Hop(6000, "receipt", sms, text="notifications_closed"),
+    ]
+
+
 @given(st.lists(st.tuples(st.integers(1, 3000), st.integers(0, 500), st.sampled_from(list(Verdict))), max_size=5))
 def test_the_hops_of_a_trace_are_in_order_of_time(attempts: list[tuple[int, int, Verdict]]) -> None:
     page = page_of(1)

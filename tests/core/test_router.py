@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -279,6 +280,16 @@ def test_one_variant_is_routed_as_many(decide: Callable) -> None:
         among = page_of([device.device_id for device in DEVICES], VARIANTS, index)
         rows = np.arange(len(DEVICES))
         assert decided(decide, alone, rows) == decided(decide, among, rows)
+
+
+@pytest.mark.parametrize("with_channels", BOTH)
+def test_neighbours_are_routed_as_rows_one_by_one(with_channels: bool) -> None:
+    cases = [*CASES, *TOKEN_CASES] if with_channels else CASES
+    gathered, spanned = (page_of_cases(cases, with_channels=with_channels) for _ in BOTH)
+    rows, span = np.arange(5, len(cases) - 3), slice(5, len(cases) - 3)
+    found = decided(functools.partial(route, span=span), spanned, rows)
+    assert found == decided(route, gathered, rows)
+    assert spanned.slots.tolist() == gathered.slots.tolist()
 
 
 def test_without_lanes_a_token_is_no_way() -> None:

@@ -250,6 +250,19 @@ def written(trail: Trail, position: int) -> list[Callable[[], None]]:
     return trail.written(taken, position)
 
 
+def test_a_page_of_which_nothing_is_marked_has_no_columns_of_its_own(trail: Trail, page: LedgerPage) -> None:
+    other = page_of(home_with(trail))
+    trail.follow(other, 11)
+    assert page.trail is not None
+    assert other.trail is not None
+    assert np.shares_memory(page.trail.marked, other.trail.dirty)
+    trail.unmark(page, np.arange(2))
+    assert not page.trail.marked.flags.writeable
+    trail.mark(page, np.arange(2), Channel.APNS, silent)
+    assert page.trail.marked.any()
+    assert not any(column.any() for column in (other.trail.marked, other.trail.is_sure, other.trail.dirty))
+
+
 def test_a_mark_is_durable_when_its_record_is_and_its_waiter_is_rung(trail: Trail, page: LedgerPage) -> None:
     rung: list[int] = []
 

@@ -139,8 +139,34 @@ class Process:
             pipe.close()
 
 
-class Simulators:
-    """The simulators' process and its control port. `stop` and `start` bring it back on the same ports."""
+class Site:
+    """Simulators that run: their ready line and their control port."""
+
+    def __init__(self, ready: dict[str, Any]) -> None:
+        self.ready = ready
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        control = self.ready["control"]
+        connection = http.client.HTTPConnection(control["host"], control["port"], timeout=CALL_S)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            text = response.read().decode()
+            assert response.status == 200, text
+            return (
+                [json.loads(line) for line in text.splitlines()] if path.startswith("/received") else json.loads(text)
+            )
+        finally:
+            connection.close()
+
+    def received(self, simulator: str) -> list[dict[str, Any]]:
+        """The rows that a simulator has recorded."""
+        rows: list[dict[str, Any]] = self.call("GET", f"/received?simulator={simulator}")
+        return rows
+
+
+class Simulators(Site):
+    """The simulators of a module, whose process `stop` and `start` bring back on the same ports."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -170,31 +196,12 @@ class Simulators:
             _simulators_up.remove(self)
         self._process.end()
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        control = self.ready["control"]
-        connection = http.client.HTTPConnection(control["host"], control["port"], timeout=CALL_S)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body))
-            response = connection.getresponse()
-            text = response.read().decode()
-            assert response.status == 200, text
-            return (
-                [json.loads(line) for line in text.splitlines()] if path.startswith("/received") else json.loads(text)
-            )
-        finally:
-            connection.close()
-
     def fault(self, simulator: str, kind: str, **fields: Any) -> None:
         self.call("PUT", "/fault", {"simulator": simulator, "kind": kind} | fields)
 
     def copies(self, simulator: str) -> Counter[str]:
         """Message id -> copies that the simulator has recorded."""
-        return Counter(
-            {
-                row["message_id"].replace("-", ""): row["copies"]
-                for row in self.call("GET", f"/received?simulator={simulator}")
-            }
-        )
+        return Counter({row["message_id"].replace("-", ""): row["copies"] for row in self.received(simulator)})
 
     def reset(self) -> None:
         self.call("DELETE", "/fault")
@@ -542,3 +549,21 @@ def resent() -> Callable[[Sequence[tuple[str, str, int]]], set[str]]:
         return {message for message, state, flags in rows if flags & marks or state == "uncertain"}
 
     return of
+
+
+@pytest.fixture(scope="session")
+def simulate() -> Callable[..., contextlib.AbstractContextManager[Site]]:
+    """`with simulate(folder, "--only", "oppo,vivo", table={...}) as site`: simulators of a test's own."""
+
+    @contextlib.contextmanager
+    def run(folder: Path, *options: str, table: dict[str, Any] | None = None) -> Iterator[Site]:
+        config = folder / "simulators.toml"
+        config.write_text(to_toml(table or {}))
+        common = ["--config", str(config), "--dir", str(folder), "--json", "--exit-with-parent"]
+        process = Process("bench.simulators", *common, *options, directory=folder)
+        try:
+            yield Site(process.ready)
+        finally:
+            process.end()
+
+    return run

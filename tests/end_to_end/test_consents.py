@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
-import subprocess
-import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,8 +17,8 @@ import pytest
 import trio
 
 from gateway.__main__ import main
-from gateway.cli.toml_text import to_toml
 from gateway.client.requests import DeviceState
+from gateway.client.trio_client import open_trio_client
 from gateway.content import FallbackStep, Variant
 from gateway.core.signed_requests import sign_request
 
@@ -36,47 +36,21 @@ def openid(number: int) -> str:
     return f"o{number:027d}"
 
 
-class Site:
-    """WeChat's simulator."""
-
-    def __init__(self, ready: dict[str, Any]) -> None:
-        self.ready = ready
-
-    def call(self, method: str, path: str, body: Any = None) -> str:
-        control = self.ready["control"]
-        connection = http.client.HTTPConnection(control["host"], control["port"], timeout=20)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body))
-            response = connection.getresponse()
-            text = response.read().decode()
-            assert response.status == 200, text
-            return text
-        finally:
-            connection.close()
-
-    def taken(self) -> int:
-        """Messages that it took."""
-        return sum(json.loads(line)["copies"] for line in self.call("GET", "/received?simulator=wechat").splitlines())
+def taken(site: Any) -> int:
+    """Messages that WeChat took."""
+    return sum(row["copies"] for row in site.received("wechat"))
 
 
 @pytest.fixture(scope="module")
-def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def _site(tmp_path_factory: pytest.TempPathFactory, simulate: Callable[..., Any]) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("simulators")
     quiet = {"apns": {"enabled": False}, "fcm": {"enabled": False}}
-    config = folder / "simulators.toml"
-    config.write_text(to_toml({"wechat": {"enabled": True, "acceptances": ACCEPTANCES}, **quiet}))
-    options = ["--config", str(config), "--dir", str(folder), "--json", "--exit-with-parent"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.simulators", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        yield Site(json.loads(process.stdout.readline()))
-        process.terminate()
-        process.wait(20)
+    with simulate(folder, table={"wechat": {"enabled": True, "acceptances": ACCEPTANCES}, **quiet}) as site:
+        yield site
 
 
 @pytest.fixture
-def site(_site: Site) -> Site:
+def site(_site: Any) -> Any:
     _site.call("DELETE", "/fault")
     _site.call("POST", "/reset")
     return _site
@@ -89,32 +63,36 @@ async def have_credentials(gateway: Any) -> None:
             await trio.sleep(0.01)
 
 
+def mini_program(site: Any, folder: Path, consents: str) -> dict[str, Any]:
+    """The section of the app's mini program."""
+    told = site.ready["wechat"]
+    secret = folder / "wechat.secret"
+    secret.write_text(told["secret"])
+    params = {"thing1": "{{title}}", "thing2": "{{body}}"}
+    return {
+        "host": told["host"],
+        "port": told["port"],
+        "ca_file": site.ready["ca_file"],
+        "appid": told["appid"],
+        "app_secret_file": str(secret),
+        "page": "pages/index",
+        "consents": consents,
+        "permanent_templates": [PERMANENT],
+        "templates": {
+            "default": {"id": TEMPLATE, "params": params},
+            "other": {"id": OTHER, "params": params},
+            "permanent": {"id": PERMANENT, "params": params},
+        },
+    }
+
+
 @pytest.fixture
-def gateway_of(site: Site, folder: Path, open_gateway: Callable[..., Any]) -> Callable[..., Any]:
+def gateway_of(site: Any, folder: Path, open_gateway: Callable[..., Any]) -> Callable[..., Any]:
     """A gateway with one mini program, `async with gateway_of(consents="strict")`; others: sections over it."""
 
     @asynccontextmanager
     async def run(consents: str = "strict", **over: Any) -> AsyncIterator[Any]:
-        told = site.ready["wechat"]
-        secret = folder / "wechat.secret"
-        secret.write_text(told["secret"])
-        params = {"thing1": "{{title}}", "thing2": "{{body}}"}
-        table = {
-            "host": told["host"],
-            "port": told["port"],
-            "ca_file": site.ready["ca_file"],
-            "appid": told["appid"],
-            "app_secret_file": str(secret),
-            "page": "pages/index",
-            "consents": consents,
-            "permanent_templates": [PERMANENT],
-            "templates": {
-                "default": {"id": TEMPLATE, "params": params},
-                "other": {"id": OTHER, "params": params},
-                "permanent": {"id": PERMANENT, "params": params},
-            },
-        }
-        vendors = {"wechat": table} | over.pop("vendors", {})
+        vendors = {"wechat": mini_program(site, folder, consents)} | over.pop("vendors", {})
         async with open_gateway(None, vendors=vendors, **({"consents": {"write_s": 0.05}} | over)) as gateway:
             await have_credentials(gateway)
             yield gateway
@@ -138,12 +116,12 @@ async def left(gateway: Any, users: list[int], template: str = TEMPLATE) -> list
 
 
 async def test_a_consent_is_used_once_and_without_one_the_vendor_is_not_asked(
-    site: Site, gateway_of: Callable[..., Any]
+    site: Any, gateway_of: Callable[..., Any]
 ) -> None:
     async with gateway_of() as gateway:
         client = gateway.client
         assert await outcome(gateway, [1, 2]) == {"no_consent": 2}
-        assert site.taken() == 0
+        assert taken(site) == 0
         assert await client.report_consents([openid(1), openid(2), openid(1)], TEMPLATE) == [2, 1, 2]
         # Two templates have counts of their own.
         assert await outcome(gateway, [1], category="other") == {"no_consent": 1}
@@ -151,7 +129,7 @@ async def test_a_consent_is_used_once_and_without_one_the_vendor_is_not_asked(
         assert await outcome(gateway, [1, 1, 1, 2]) == {"vendor_accepted": 3, "no_consent": 1}
         assert await left(gateway, [1, 2]) == [0, 0]
         assert await outcome(gateway, [1, 2]) == {"no_consent": 2}
-        assert site.taken() == 3
+        assert taken(site) == 3
         # Templates that are agreed to once and for all count nothing.
         assert await outcome(gateway, [1, 2], category="permanent") == {"vendor_accepted": 2}
         # What the service knows better.
@@ -176,7 +154,7 @@ async def test_a_consent_is_used_once_and_without_one_the_vendor_is_not_asked(
 
 
 async def test_two_batches_cannot_use_one_consent_and_what_the_vendor_did_not_count_comes_back(
-    site: Site, gateway_of: Callable[..., Any]
+    site: Any, gateway_of: Callable[..., Any]
 ) -> None:
     async with gateway_of(retry={"first_s": 600.0}) as gateway:
         client = gateway.client
@@ -193,7 +171,7 @@ async def test_two_batches_cannot_use_one_consent_and_what_the_vendor_did_not_co
         await gateway.operator.clock_advance(1000.0)
         counts = await gateway.until_final(first.task_id, WAIT_S)
         assert (counts.states, counts.reasons) == ({"expired": 1}, {"vendor_unavailable": 1})
-        assert site.taken() == 0
+        assert taken(site) == 0
         # It ended, and WeChat has not counted it.
         site.call("DELETE", "/fault")
         assert await outcome(gateway, [1]) == {"vendor_accepted": 1}
@@ -212,7 +190,7 @@ async def test_two_batches_cannot_use_one_consent_and_what_the_vendor_did_not_co
 
 
 async def test_43101_sets_the_count_to_zero_and_a_chain_goes_on_without_consent(
-    site: Site, gateway_of: Callable[..., Any]
+    site: Any, gateway_of: Callable[..., Any]
 ) -> None:
     async with gateway_of() as gateway:
         await gateway.client.report_consents([openid(1)], TEMPLATE, ACCEPTANCES + 3)
@@ -231,7 +209,7 @@ async def test_43101_sets_the_count_to_zero_and_a_chain_goes_on_without_consent(
 
 
 async def test_who_trusts_wechat_is_refused_nothing_and_counts_all_the_same(
-    site: Site, gateway_of: Callable[..., Any]
+    site: Any, gateway_of: Callable[..., Any]
 ) -> None:
     async with gateway_of("trust") as gateway:
         assert await outcome(gateway, [1]) == {"vendor_accepted": 1}
@@ -244,7 +222,7 @@ async def test_who_trusts_wechat_is_refused_nothing_and_counts_all_the_same(
 
 
 async def test_consents_outlive_the_process_where_the_gateway_has_a_store(
-    site: Site, folder: Path, gateway_of: Callable[..., Any]
+    site: Any, folder: Path, gateway_of: Callable[..., Any]
 ) -> None:
     store = {"store": {"data_dir": str(folder / "store"), "shard_groups": 1}}
     async with gateway_of(**store) as gateway:
@@ -319,3 +297,82 @@ async def test_a_report_that_cannot_be_read_or_kept_is_refused(gateway_of: Calla
         ):
             with pytest.raises(Exception, match=text):
                 await client.report_consents(users, template)
+
+
+async def test_what_wechat_tells_of_a_choice_is_counted_once(
+    site: Any, folder: Path, gateway_of: Callable[..., Any], free_port: Callable[[], int]
+) -> None:
+    """The event as WeChat's pages describe it, from a sender that shares no code with the reader."""
+    port, secret = free_port(), folder / "push.token"
+    secret.write_text("console-token")
+    told = {"callback_secret_file": str(secret), "consent_events": True}
+    table = mini_program(site, folder, "strict") | told
+    listeners = {"listeners": [{"address": f"tcp://127.0.0.1:{port}"}]}
+
+    def post(name: str, choice: str, at: int, token: str = "console-token") -> tuple[int, str]:
+        stamp = str(int(time.time()))
+        signature = hashlib.sha1("".join(sorted((token, stamp, "7"))).encode()).hexdigest()
+        chosen = [{"TemplateId": TEMPLATE, "SubscribeStatusString": choice, "PopupScene": "1"}]
+        event = {"ToUserName": "gh_1", "FromUserName": openid(1), "CreateTime": at, "MsgType": "event"}
+        body = json.dumps(event | {"Event": name, "List": chosen})
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            query = f"signature={signature}&timestamp={stamp}&nonce=7"
+            connection.request("POST", f"/v1/receipts/shop/wechat?{query}", body)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    async def say(*of: Any) -> tuple[int, str]:
+        return await trio.to_thread.run_sync(post, *of)
+
+    async with gateway_of(receipts=listeners, vendors={"wechat": table}) as gateway:
+        popup, change = "subscribe_msg_popup_event", "subscribe_msg_change_event"
+        assert await outcome(gateway, [1]) == {"no_consent": 1}
+        assert await say(popup, "accept", 1) == (200, "success")
+        assert await say(popup, "accept", 1) == (200, "success")
+        assert await left(gateway, [1]) == [1]
+        assert await outcome(gateway, [1]) == {"vendor_accepted": 1}
+        assert await say(popup, "reject", 2) == (200, "success")
+        assert (await say(popup, "accept", 3, "somebody's"))[0] == 401
+        assert await left(gateway, [1]) == [0]
+        assert [await say(popup, "accept", at) for at in (4, 5)] == [(200, "success")] * 2
+        assert await left(gateway, [1]) == [2]
+        assert await say(change, "reject", 6) == (200, "success")
+        assert await left(gateway, [1]) == [0]
+
+
+async def test_several_workers_use_a_consent_once_and_say_the_same_of_it(
+    site: Any, folder: Path, serve: Callable[..., Any], open_clients: Callable[..., Any]
+) -> None:
+    vendors = {"wechat": mini_program(site, folder, "strict")}
+    over = {"gateway": {"workers": 2}, "store": {}, "consents": {"write_s": 0.05}}
+    process = await trio.to_thread.run_sync(lambda: serve(None, vendors=vendors, **over))
+    async with open_clients(process.ready) as gateway, AsyncExitStack() as stack:
+        # Some of them at each worker: which, the kernel says.
+        clients = [gateway.client]
+        while any(one["connections"] < 2 for one in (await gateway.operator.status()).facts["workers"]):
+            client = open_trio_client(process.ready["rpc"][0], "shop", SECRET, timeout_s=WAIT_S)
+            clients.append(await stack.enter_async_context(client))
+            await clients[-1].welcome()
+            assert len(clients) < 64
+        users = [openid(user) for user in range(1, 21)]
+        assert set(await clients[0].report_consents(users, TEMPLATE, 1)) == {1}
+        tasks = []
+        for client in clients[-3:]:
+            variant = Variant("标题", "内容", strategy=2)
+            tasks.append((await client.submit(variant, [("wechat", user) for user in users])).task_id)
+        found: Counter[str] = Counter()
+        for task in tasks:
+            counts = await gateway.until_final(task)
+            found += Counter(counts.reasons) + Counter({"taken": counts.states.get("vendor_accepted", 0)})
+        assert (found["taken"], found["no_consent"], taken(site)) == (20, 40, 20)
+        with trio.fail_after(WAIT_S):
+            for client in clients:
+                while any(await client.report_consents(users, TEMPLATE, 0)):
+                    await trio.sleep(0.05)
+        # Who agrees again, at whichever worker, is written to.
+        assert await clients[-1].report_consents(users[:1], TEMPLATE, 1) == [1]
+        task = (await clients[0].submit(Variant("标题", "内容", strategy=2), [("wechat", users[0])])).task_id
+        assert (await gateway.until_final(task)).states == {"vendor_accepted": 1}

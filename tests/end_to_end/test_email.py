@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,28 +26,18 @@ from gateway.wire.smtp.message import Mail, compose
 
 pytestmark = pytest.mark.timed
 DEAD, LATER = "gone@x.example", "grey@x.example"
-CONFIG = f"""
-[received]
-keep_texts = true
-[email]
-fates = [{{ fate = "unknown", tokens = ["{DEAD}"] }}, {{ fate = "greylisted", tokens = ["{LATER}"] }}]
-"""
+TABLE = {
+    "received": {"keep_texts": True},
+    "email": {"fates": [{"fate": "unknown", "tokens": [DEAD]}, {"fate": "greylisted", "tokens": [LATER]}]},
+}
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def ready(tmp_path_factory: pytest.TempPathFactory, simulate: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """The ready line of the simulator."""
     folder = tmp_path_factory.mktemp("email")
-    config = folder / "simulators.toml"
-    config.write_text(CONFIG)
-    options = ["--config", str(config), "--only", "email", "--dir", str(folder), "--json", "--exit-with-parent"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.simulators", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        process.terminate()
-        process.wait(60)
+    with simulate(folder, "--only", "email", table=TABLE) as site:
+        yield site.ready
 
 
 async def test_rows_become_messages_and_replies_become_verdicts(

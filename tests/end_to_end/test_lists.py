@@ -6,10 +6,7 @@ documents ask for, and what they name as dead must end at exactly those rows.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,23 +33,12 @@ N_SHARED, N_DISTINCT = 40, 20
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def ready(tmp_path_factory: pytest.TempPathFactory, simulate: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """The ready line of all simulators."""
     folder = tmp_path_factory.mktemp("simulators")
-    config = folder / "simulators.toml"
-    fates = [
-        f'[{name}]\nfates = [{{ fate = "{fate}", prefixes = ["{begin}"] }}]\n'
-        for name, (fate, begin, _) in VENDORS.items()
-    ]
-    config.write_text("".join(fates))
-    options = ["--config", str(config), "--all", "--dir", str(folder), "--json", "--exit-with-parent"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.simulators", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        process.terminate()
-        process.wait(60)
+    fates = {name: {"fates": [{"fate": fate, "prefixes": [begin]}]} for name, (fate, begin, _) in VENDORS.items()}
+    with simulate(folder, "--all", table=fates) as site:
+        yield site.ready
 
 
 def table_of(name: str, ready: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,6 @@ from typing import Any
 import pytest
 import trio
 
-from gateway.cli.toml_text import to_toml
 from gateway.client.loss_calls import LossOf
 from gateway.client.requests import DeviceState
 from gateway.content import Variant
@@ -34,22 +29,9 @@ CHANNELS = ("xiaomi", "xiaomi_eu", "oppo", "oppo_intl")
 WAIT_S = 60.0
 
 
-class Site:
-    """The simulators' process and what it said when it was ready."""
-
-    def __init__(self, ready: dict[str, Any]) -> None:
-        self.ready = ready
-
-    def tokens(self, simulator: str) -> dict[str, int]:
-        """Token -> copies that the simulator took."""
-        control = self.ready["control"]
-        connection = http.client.HTTPConnection(control["host"], control["port"], timeout=20)
-        try:
-            connection.request("GET", f"/received?simulator={simulator}")
-            lines = [json.loads(line) for line in connection.getresponse().read().decode().splitlines()]
-        finally:
-            connection.close()
-        return {line["target"]: line["copies"] for line in lines}
+def tokens(site: Any, simulator: str) -> dict[str, int]:
+    """Token -> copies that the simulator took."""
+    return {row["target"]: row["copies"] for row in site.received(simulator)}
 
 
 def hashed(*tokens: str) -> dict[str, int]:
@@ -58,21 +40,14 @@ def hashed(*tokens: str) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, simulate: Callable[..., Any]) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("simulators")
     oppo = {"regions": ["cn", "intl"], "region_secrets": SECRETS["oppo"]}
     xiaomi = {"regions": ["cn", "eu"], "region_secrets": SECRETS["xiaomi"], "region_prefixes": PREFIXES}
     quiet = {"apns": {"enabled": False}, "fcm": {"enabled": False}}
-    config = folder / "simulators.toml"
-    config.write_text(to_toml({"xiaomi": xiaomi | {"enabled": True}, "oppo": oppo | {"enabled": True}, **quiet}))
-    options = ["--config", str(config), "--dir", str(folder), "--json", "--exit-with-parent"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.simulators", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        yield Site(json.loads(process.stdout.readline()))
-        process.terminate()
-        process.wait(20)
+    table = {"xiaomi": xiaomi | {"enabled": True}, "oppo": oppo | {"enabled": True}, **quiet}
+    with simulate(folder, table=table) as site:
+        yield site
 
 
 @pytest.fixture
@@ -82,7 +57,7 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def tables(site: Site, folder: Path, receipts_url: str) -> dict[str, Any]:
+def tables(site: Any, folder: Path, receipts_url: str) -> dict[str, Any]:
     """`[apps.xiaomi]` with `[apps.xiaomi.regions.eu]`, and OPPO's likewise."""
     made: dict[str, dict[str, Any]] = {}
     for channel in CHANNELS:
@@ -118,7 +93,7 @@ async def have_credentials(gateway: Any) -> None:
 
 
 async def test_a_devices_region_decides_where_its_message_goes(
-    site: Site, folder: Path, open_gateway: Callable[..., Any], free_port: int
+    site: Any, folder: Path, open_gateway: Callable[..., Any], free_port: int
 ) -> None:
     vendors = tables(site, folder, f"http://127.0.0.1:{free_port}")
     listeners = {"listeners": [{"address": f"tcp://127.0.0.1:{free_port}"}]}
@@ -149,10 +124,10 @@ async def test_a_devices_region_decides_where_its_message_goes(
             "oppo": {"vendor_accepted": 1},
             "oppo_intl": {"vendor_accepted": 1},
         }
-        assert site.tokens("xiaomi") == hashed(regid("cn", 1), regid("cn", 7), regid("cn", 8))
-        assert site.tokens("xiaomi_eu") == hashed(regid("eu", 2), regid("eu", 6))
-        assert site.tokens("oppo") == hashed(oppo_id("cn", 3))
-        assert site.tokens("oppo_intl") == hashed(oppo_id("intl", 4))
+        assert tokens(site, "xiaomi") == hashed(regid("cn", 1), regid("cn", 7), regid("cn", 8))
+        assert tokens(site, "xiaomi_eu") == hashed(regid("eu", 2), regid("eu", 6))
+        assert tokens(site, "oppo") == hashed(oppo_id("cn", 3))
+        assert tokens(site, "oppo_intl") == hashed(oppo_id("intl", 4))
 
         with trio.fail_after(WAIT_S):
             while (await client.task_state(sent.task_id)).receipts != {"delivered": 7}:
@@ -166,7 +141,7 @@ async def test_a_devices_region_decides_where_its_message_goes(
 
 
 async def test_a_token_that_was_registered_with_the_wrong_region_is_unknown_there(
-    site: Site, folder: Path, open_gateway: Callable[..., Any], free_port: int
+    site: Any, folder: Path, open_gateway: Callable[..., Any], free_port: int
 ) -> None:
     """OPPO says so in its answer, Xiaomi in a receipt (16): the token is forgotten either way."""
     vendors = tables(site, folder, f"http://127.0.0.1:{free_port}")
@@ -191,7 +166,7 @@ async def test_a_token_that_was_registered_with_the_wrong_region_is_unknown_ther
 
 
 async def test_the_secret_of_one_region_is_refused_by_another(
-    site: Site, folder: Path, open_gateway: Callable[..., Any]
+    site: Any, folder: Path, open_gateway: Callable[..., Any]
 ) -> None:
     """So the figures above show that each region was asked with its own."""
     vendors = tables(site, folder, "http://127.0.0.1:9")

@@ -137,7 +137,7 @@ async def test_rows_that_wait_are_delivered_after_kills_by_any_number_of_workers
     for workers in counts:
         process = await trio.to_thread.run_sync(lambda n=workers: serve(simulators.ready, **stores(folder, n)))
         async with open_clients(process.ready) as gateway:
-            with pytest.raises(CallFailed, match="no such device"):
+            with pytest.raises(CallFailed, match="has no device of id"):
                 await gateway.client.device(device_id=away[0])
             assert (await gateway.client.device(device_id=away[3])).device_id == away[3]
             for task in tasks[1:]:

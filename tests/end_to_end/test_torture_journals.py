@@ -1,4 +1,4 @@
-"""kill -9 of one of two workers with their journals on the disk, or of the whole gateway, under load, over and over.
+"""kill -9 of one of two workers with their journals on the disk, of both, or of the whole gateway, under load.
 
 Services keep submitting, with their own retries, to devices with tokens of both workers, to tokens, and to phones that
 are online and come back after each kill. Registry, inbox and archive are on the disk, too, so that every task answers
@@ -10,11 +10,13 @@ at the end, whoever was killed meanwhile:
     uncertain at one start     no more than windows x issued_rows_max
     rows per request id        one task, also when it is asked again of another number of workers
 
-TORTURE_JOURNAL_ROUNDS: kills.
+The gateway comes back with two workers or three, and at last, killed once more under load, with one. An orderly end in
+between leaves nothing uncertain. TORTURE_JOURNAL_ROUNDS: kills.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -36,10 +38,11 @@ from gateway.ledger import Flag
 pytestmark = pytest.mark.slow
 
 SECRET = b"the secret of the shop"
-ROUNDS = int(os.environ.get("TORTURE_JOURNAL_ROUNDS") or (6 if os.environ.get("PROFILE") == "ci" else 2))
+ROUNDS = int(os.environ.get("TORTURE_JOURNAL_ROUNDS") or (6 if os.environ.get("PROFILE") == "ci" else 1))
 ISSUED_ROWS_MAX = 256
 #: One per channel of the one app.
 WINDOWS = 2
+KINDS = ["worker", "gateway", "both", "worker", "gateway", "stop"]
 PHONES, DEVICES, SERVICES = 5, 40, 4
 #: For processes to be started, imports included, and for rows to end, on a busy machine.
 BACK_S = 90.0
@@ -116,6 +119,26 @@ async def until(holds: Callable[[], Any], why: str) -> None:
     pytest.fail(f"not within {BACK_S:g} s: {why}")
 
 
+def settings(folder: Path, rpc_port: int, link_port: int, workers: int) -> dict[str, Any]:
+    return {
+        "app": {"durability": "disk"},
+        "gateway": {"workers": workers, "drain_s": 30.0},
+        "store": {"data_dir": str(folder / "store"), "shard_groups": 4},
+        "ledger": {"held_write_s": 0.05},
+        "journal": {"segment_bytes": 1 << 20, "issued_rows_max": ISSUED_ROWS_MAX},
+        "rpc": {"listeners": [{"address": f"tcp://127.0.0.1:{rpc_port}"}]},
+        "long_link": {
+            "listeners": [{"address": f"tcp://127.0.0.1:{link_port}"}],
+            "handshake_timeout_s": 30.0,
+            "packet_timeout_s": 30.0,
+            "ack_timeout_s": 20.0,
+        },
+        "retry": {"first_s": 0.1, "cap_s": 900.0, "throttled_s": 0.5, "wait_s_min": 0.1},
+        "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 20.0},
+        "apns": {"probes": False},
+    }
+
+
 async def test_nothing_answered_by_two_workers_is_lost_or_doubled_uncounted_whoever_is_killed(
     serve: Callable[..., Any],
     open_clients: Callable[..., Any],
@@ -128,31 +151,16 @@ async def test_nothing_answered_by_two_workers_is_lost_or_doubled_uncounted_whoe
     simulators.fault("apns", "latency", ms=30)
     rpc_port, link_port = free_port(), free_port()
 
-    def over(workers: int) -> dict[str, Any]:
-        return {
-            "app": {"durability": "disk"},
-            "gateway": {"workers": workers},
-            "store": {"data_dir": str(folder / "store"), "shard_groups": 4},
-            "ledger": {"held_write_s": 0.05},
-            "journal": {"segment_bytes": 1 << 20, "issued_rows_max": ISSUED_ROWS_MAX},
-            "rpc": {"listeners": [{"address": f"tcp://127.0.0.1:{rpc_port}"}]},
-            "long_link": {
-                "listeners": [{"address": f"tcp://127.0.0.1:{link_port}"}],
-                "handshake_timeout_s": 30.0,
-                "packet_timeout_s": 30.0,
-                "ack_timeout_s": 20.0,
-            },
-            "retry": {"first_s": 0.1, "cap_s": 900.0, "throttled_s": 0.5, "wait_s_min": 0.1},
-            "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 20.0},
-            "apns": {"probes": False},
-        }
-
     async def start(workers: int) -> Any:
-        return await trio.to_thread.run_sync(lambda: serve(simulators.ready, **over(workers)))
+        return await trio.to_thread.run_sync(
+            lambda: serve(simulators.ready, **settings(folder, rpc_port, link_port, workers))
+        )
 
-    async def kill(process: Any) -> None:
-        process.signal(signal.SIGKILL)
+    async def end(process: Any, how: signal.Signals) -> None:
+        process.signal(how)
         await trio.to_thread.run_sync(process.wait)
+
+    kill = functools.partial(end, how=signal.SIGKILL)
 
     process = await start(2)
     starts = []
@@ -172,27 +180,40 @@ async def test_nothing_answered_by_two_workers_is_lost_or_doubled_uncounted_whoe
                 services.start_soon(load.submit, client)
             for number in range(ROUNDS):
                 await trio.sleep(load.chance.uniform(0.3, 1.2))
-                if number % 3 == 1:
-                    await kill(process)
-                    starts += recovered(process)
-                    process = await start(2)
-                else:
-                    await kill_worker(process, open_clients, number // 2 % 2)
+                match KINDS[number % len(KINDS)]:
+                    case "gateway":
+                        await kill(process)
+                        starts += recovered(process)
+                        process = await start(load.chance.choice([2, 3]))
+                    case "stop":
+                        await end(process, signal.SIGTERM)
+                        starts += recovered(process)
+                        process = await start(2)
+                        # Whatever was with the other worker came home before the end.
+                        assert sum(found["rows_uncertain"] for found in recovered(process)) == 0
+                    case "both":
+                        # The second dies while the first comes back, or while what it held is asked for.
+                        await kill_workers(process, open_clients, [0, 1], load.chance.uniform(0.0, 1.5))
+                    case "worker":
+                        await kill_workers(process, open_clients, [number // 2 % 2])
             await trio.sleep(0.5)
+            await kill(process)
+            starts += recovered(process)
+            # One worker goes on with what all of them had, and knows what they answered.
+            process = await start(1)
             load.is_over = True
-        await until(lambda: nothing_open(process, open_clients), "every row has ended")
-        await kill(process)
-        starts += recovered(process)
-        # Another number of workers knows what was answered.
-        process = await start(1)
         for name in load.chance.sample(sorted(load.answers), min(20, len(load.answers))):
             await load.ask(client, name)
+        await until(lambda: nothing_open(process, open_clients), "every row has ended")
+        starts += recovered(process)
         await judge(process, open_clients, load, starts, phones, simulators)
         nursery.cancel_scope.cancel()
 
 
-async def kill_worker(process: Any, open_clients: Callable[..., Any], victim: int) -> None:
-    """That worker is killed, and its next life is ready."""
+async def kill_workers(
+    process: Any, open_clients: Callable[..., Any], victims: list[int], between_s: float = 0.0
+) -> None:
+    """These workers are killed one after the other, and their next lives are ready."""
     async with open_clients(process.ready) as gateway:
 
         async def workers() -> list[dict[str, Any]]:
@@ -201,12 +222,14 @@ async def kill_worker(process: Any, open_clients: Callable[..., Any], victim: in
 
         async def is_back() -> bool:
             found = await workers()
-            return all(one["state"] == "ready" for one in found) and found[victim]["pid"] != pid
+            return all(one["state"] == "ready" and one["pid"] not in killed for one in found)
 
         await until(workers, "the gateway answers")
-        pid = (await workers())[victim]["pid"]
-        os.kill(pid, signal.SIGKILL)
-        await until(is_back, "the worker is there again")
+        killed = {one["pid"] for one in await workers() if one["worker"] in victims}
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+            await trio.sleep(between_s)
+        await until(is_back, "the workers are there again")
 
 
 async def nothing_open(process: Any, open_clients: Callable[..., Any]) -> bool:

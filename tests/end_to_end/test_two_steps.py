@@ -4,11 +4,7 @@ to everybody."""
 from __future__ import annotations
 
 import hashlib
-import http.client
-import json
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,32 +24,14 @@ SECOND_STEPS = {"oppo": "/server/v1/message/notification/broadcast", "vivo": "/m
 
 
 @pytest.fixture
-def ready(folder: Path) -> Iterator[dict[str, Any]]:
-    options = ["--only", "oppo,vivo", "--dir", str(folder), "--json", "--exit-with-parent"]
-    command = [sys.executable, "-m", "bench.simulators", *options]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        process.terminate()
-        process.wait(60)
+def site(folder: Path, simulate: Callable[..., Any]) -> Iterator[Any]:
+    with simulate(folder, "--only", "oppo,vivo") as site:
+        yield site
 
 
-def call(ready: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
-    control = ready["control"]
-    connection = http.client.HTTPConnection(control["host"], control["port"], timeout=60)
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body))
-        response = connection.getresponse()
-        text = response.read().decode()
-        assert response.status == 200, text
-        return [json.loads(line) for line in text.splitlines()] if path.startswith("/received") else json.loads(text)
-    finally:
-        connection.close()
-
-
-def paths(ready: dict[str, Any], name: str) -> Counter[str]:
+def paths(site: Any, name: str) -> Counter[str]:
     """The requests that a simulator has had."""
-    told = call(ready, "GET", f"/requests?simulator={name}&last=100")
+    told = site.call("GET", f"/requests?simulator={name}&last=100")
     return Counter(request["path"] for requests in told.values() for request in requests)
 
 
@@ -87,9 +65,9 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 async def test_a_crash_between_two_steps_sends_nobody_a_message_twice(
-    serve: Callable[..., Any], open_clients: Callable[..., Any], ready: dict[str, Any], folder: Path
+    serve: Callable[..., Any], open_clients: Callable[..., Any], site: Any, folder: Path
 ) -> None:
-    over = {"app": {"durability": "disk"}, "journal": {"segment_bytes": 1 << 20}, "vendors": tables(ready, folder)}
+    over = {"app": {"durability": "disk"}, "journal": {"segment_bytes": 1 << 20}, "vendors": tables(site.ready, folder)}
     process = await trio.to_thread.run_sync(lambda: serve(None, **over))
     async with open_clients(process.ready) as gateway:
         # Tokens are asked for and both steps known before anything is held up.
@@ -98,9 +76,9 @@ async def test_a_crash_between_two_steps_sends_nobody_a_message_twice(
                 Variant("标题", "一", strategy=2, class_="marketing"), targets(name, 1000)
             )
             assert (await gateway.until_final(first.task_id)).states == {"vendor_accepted": N}
-            assert paths(ready, name)[SAVES[name]] == 1
+            assert paths(site, name)[SAVES[name]] == 1
             fault = {"simulator": name, "kind": "no_answer", "applies_to": "save", "for_s": 600}
-            call(ready, "PUT", "/fault", fault)
+            site.call("PUT", "/fault", fault)
         submitted = {
             ("oppo", "marketing"): targets("oppo", 2000),
             ("vivo", "marketing"): targets("vivo", 2000),
@@ -110,17 +88,17 @@ async def test_a_crash_between_two_steps_sends_nobody_a_message_twice(
         for key, to in submitted.items():
             variant = Variant("标题", " ".join(key), strategy=2, class_=key[1])
             tasks[key] = (await gateway.client.submit(variant, to)).task_id
-        await until(lambda: paths(ready, "oppo")[SAVES["oppo"]] >= 2 and paths(ready, "vivo")[SAVES["vivo"]] >= 3)
+        await until(lambda: paths(site, "oppo")[SAVES["oppo"]] >= 2 and paths(site, "vivo")[SAVES["vivo"]] >= 3)
     process.signal(signal.SIGKILL)
     await trio.to_thread.run_sync(process.wait)
-    assert [paths(ready, name)[SECOND_STEPS[name]] for name in SAVES] == [1, 1]
-    call(ready, "DELETE", "/fault")
+    assert [paths(site, name)[SECOND_STEPS[name]] for name in SAVES] == [1, 1]
+    site.call("DELETE", "/fault")
     process = await trio.to_thread.run_sync(lambda: serve(None, **over))
     async with open_clients(process.ready) as gateway:
         states = {key: (await gateway.until_final(task)).states for key, task in tasks.items()}
     received: Counter[str] = Counter()
     for name in SAVES:
-        for row in call(ready, "GET", f"/received?simulator={name}"):
+        for row in site.received(name):
             assert row["copies"] == 1
             received[row["target"]] += 1
     for key, to in submitted.items():

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import hypothesis.strategies as st
+import msgspec
 import numpy as np
 import pytest
 from contract import EPOCH
@@ -122,6 +123,8 @@ def page_of_rows(n: int, rng: np.random.Generator) -> LedgerPage:
     verdicts = rng.integers(0, 5, len(rows)).astype(np.uint8)
     names = ({0: "BadDeviceToken"}, -1, {0: "request-1"} if n % 3 else None)
     page.bursts.append(Burst(4, 1, Channel.APNS, 12, rows, 500.25, answered, verdicts, *names))
+    again = (rows[:3], 500.5, answered[:3] + 7, verdicts[:3])
+    page.bursts.append(Burst(5, 2, Channel.APNS, 12, *again, {}, -1, {}))
     if n % 2:
         rows = rng.integers(0, n, 2 * n)
         page.hear(rows, rng.integers(0, RECEIPT_KINDS, 2 * n).astype(np.uint8), 1003.0)
@@ -152,11 +155,31 @@ def test_a_page_comes_back_as_it_was_on_the_clock_of_another_process(n: int, see
     assert [burst.request_ids for burst in found.bursts] == [burst.request_ids or {} for burst in page.bursts]
     assert found.counts.tolist() == np.bincount(page.state, minlength=len(State)).tolist()
     assert found.n_routed == n
-    ((old,), (new,)) = page.bursts, found.bursts
-    assert new.issued - found.batch.born == pytest.approx(old.issued - page.batch.born)
-    assert (new.number, new.attempt, new.channel, new.connection, new.names) == (4, 1, Channel.APNS, 12, old.names)
-    for name in ("rows", "answered", "verdicts"):
-        assert getattr(new, name).tolist() == getattr(old, name).tolist()
+    assert_same_bursts(found, page)
+
+
+def assert_same_bursts(found: LedgerPage, page: LedgerPage) -> None:
+    for old, new in zip(page.bursts, found.bursts, strict=True):
+        assert new.issued - found.batch.born == pytest.approx(old.issued - page.batch.born)
+        for name in ("number", "attempt", "channel", "connection", "names"):
+            assert getattr(new, name) == getattr(old, name)
+        for name in ("rows", "answered", "verdicts"):
+            assert getattr(new, name).tolist() == getattr(old, name).tolist()
+
+
+def test_a_page_whose_bursts_have_their_columns_in_the_header_is_read() -> None:
+    page = page_of_rows(7, np.random.default_rng(1))
+    page.history = None
+    _, header, *parts = page_parts(page)
+    stored = msgspec.msgpack.decode(header)
+    for burst, (rows, answered, verdicts) in zip(
+        stored["bursts"], ((one.rows, one.answered, one.verdicts) for one in page.bursts), strict=True
+    ):
+        burst[5:8] = rows.tobytes(), answered.tobytes(), verdicts.tobytes()
+        del burst[-1]
+    before = msgspec.msgpack.encode(stored)
+    data = b"".join([len(before).to_bytes(4, "little"), before, *parts[:-3]])
+    assert_same_bursts(page_of(data, now=9000.0, now_unix_ms=1_700_000_010_123), page)
 
 
 @given(st.lists(st.tuples(st.sampled_from(State), st.text(max_size=5), st.booleans()), min_size=1, max_size=30))

@@ -45,7 +45,9 @@ def write_gateway_config(base: dict[str, Any], directory: Path, simulators: dict
     table = dict(base)
     table["gateway"] = table.get("gateway", {}) | {"data_dir": str(folder)}
     table["dev"] = {"clock": True}
-    table["rpc"] = table.get("rpc", {}) | {"listeners": [{"address": "tcp://127.0.0.1:0"}]}
+    # The second one has a fixed place, so that `pushgw submit --config` finds it while the demo runs.
+    listeners = [{"address": "tcp://127.0.0.1:0"}, {"address": f"unix://{directory / 'rpc.sock'}"}]
+    table["rpc"] = table.get("rpc", {}) | {"listeners": listeners}
     table["operator"] = {"socket": str(directory / "operator.sock")}
     table["http"] = table.get("http", {}) | {"address": "tcp://127.0.0.1:0"}
     table["long_link"] = _long_link(table.get("long_link", {}), n_devices)

@@ -562,7 +562,8 @@ class CountKey(msgspec.Struct, array_like=True, frozen=True):
 
 class RowsCounted(Message, kw_only=True):
     """Columns of n counts. key: u32, position in keys. flags: bit 1 it was sent, bit 2 notifications are closed. rows:
-    u64. rows_gone: counted rows whose pages are deleted. differing: counts that differ from the counters (recount)."""
+    u64. rows_gone: counted rows whose pages are deleted. differing: counts that differ from the counters (recount).
+    went_on: channel -> rows that it had and that went on to another one, where they are counted."""
 
     id: RequestNumber
     n: int
@@ -576,6 +577,7 @@ class RowsCounted(Message, kw_only=True):
     rows: memoryview
     rows_gone: int = 0
     differing: int = 0
+    went_on: dict[str, int] = {}
 
 
 class LossLine(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -592,7 +594,7 @@ class LossLine(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 class LossFound(Message, kw_only=True):
     """channels: name -> rows that reached each of the stages. What is lost between two stages are the lines of the
-    first of them."""
+    first of them. went_on: channel -> rows that it had before they went on to the channel under which they count."""
 
     id: RequestNumber
     stages: list[str]
@@ -601,6 +603,7 @@ class LossFound(Message, kw_only=True):
     from_day: str = ""
     to_day: str = ""
     rows_gone: int = 0
+    went_on: dict[str, int] = {}
 
 
 class LossRowPage(Message, kw_only=True):

@@ -68,10 +68,12 @@ class BurstColumns(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Outcomes(msgspec.Struct, array_like=True, tag=3, forbid_unknown_fields=True):
-    """n rows of one batch as their holder has them. rows: (n,) u16. codes: (8, n) u8, one column after the other; words: (4, n)
-    u32. Which they are stands in actors/link_columns.py: a block each is half of the work of a field per column.
+    """n rows of one batch as their holder has them. rows: (n,) u16. codes: (8, n) u8; words: (4, n) u32.
 
-    number: of this report, where its sender waits for `marked`; else 0.
+    One column after the other, which they are stands in actors/link_columns.py: a block each is half of the work of a
+    field per column.
+
+    questions: number and (k,) u16 rows at home that its sender keeps until `marked`.
     """
 
     address: Address
@@ -80,11 +82,11 @@ class Outcomes(msgspec.Struct, array_like=True, tag=3, forbid_unknown_fields=Tru
     codes: memoryview
     words: memoryview
     bursts: list[BurstColumns]
-    number: Number = 0
+    questions: list[tuple[Number, memoryview]] = []
 
 
 class Marked(msgspec.Struct, array_like=True, tag=7, forbid_unknown_fields=True):
-    """The journal of the batch's home has durable marks of the rows that the report of this number announced."""
+    """The journal of the batch's home has durable marks of the rows of the question with this number."""
 
     number: Number
 

@@ -57,6 +57,15 @@ def test_duplicate_ids_is_exact_where_all_ids_share_one_slot() -> None:
     assert np.flatnonzero(found).tolist() == [2999]
 
 
+def test_duplicate_ids_is_exact_where_all_ids_are_mixed_to_one_number() -> None:
+    first = np.arange(1, 3001, dtype=np.uint64)
+    ids = np.zeros((3000, 2), np.uint64)
+    ids[:, 0], ids[:, 1] = first, first * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(5)
+    assert duplicate_ids(ids.view(np.uint8).reshape(3000, 16)) is None
+    ids[2000] = ids[17]
+    assert flags(duplicate_ids(ids.view(np.uint8).reshape(3000, 16)), 3000).index(True) == 2000
+
+
 @given(st.lists(st.binary(max_size=2)))
 def test_duplicate_texts_agrees_with_a_set(rows: list[bytes]) -> None:
     assert flags(duplicate_texts(rows), len(rows)) == plain(list(rows))

@@ -9,7 +9,8 @@ for. Inside of the clock: pages opened, rows put into the inbox (durable), pages
     limit_bytes      rss_empty_bytes, ledger.ledger_memory_bytes_max, 300 bytes for each page that is away, and
                      WORK_BYTES for what the stores have under way; the run fails where the memory was above it
     open_s           the same stores opened by a new process: rows counted, pages known; its memory as rss_opened_bytes
-    return_ms        a device is back: from the question for its rows to their page in memory
+    return_ms        a device is back: from the question for its rows to their page in memory, which it is not: each of
+                     these devices has its row in another page, as far as there are pages
 """
 
 from __future__ import annotations
@@ -228,12 +229,11 @@ async def _open(folder: Path, rows: int, batch_rows: int, ledger_bytes: int, see
     world = _World(folder, ledger_bytes)
     await world.ledger.load()
     opened_s, opened = time.perf_counter() - started, rss_bytes()
-    chosen = np.random.default_rng(seed).integers(0, min(rows, batch_rows), _LOOKS)
-    # Those of the first batch, made anew.
-    ids = np.random.default_rng(seed).integers(0, 256, (min(rows, batch_rows), 16), np.uint8)
-    took: list[float] = []
-    for row in chosen.tolist():
-        device_id = ids[row].tobytes()
+    random, took = np.random.default_rng(seed), list[float]()
+    for first in range(0, min(rows, _LOOKS * batch_rows), batch_rows):
+        # Its ids, made anew.
+        ids = random.integers(0, 256, (min(batch_rows, rows - first), 16), np.uint8)
+        device_id = ids[len(ids) // 3].tobytes()
         started = time.perf_counter()
         ((sequence, found),) = split_by_sequence(await world.store.peek(device_id, 32))
         page = await world.ledger.bring_back(sequence)

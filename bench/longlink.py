@@ -12,6 +12,7 @@ with the same packets: MQTT 3.1.1, CONNECT and SUBSCRIBE, QoS 1 down, PUBACK at 
               the line, and what mosquitto spends on its publisher (the same messages to topics that nobody reads)
 
 Rounds of the two servers alternate; a line has the median of the rounds' ratios, the smallest and the largest.
+For development: `--set rounds=N` for push.
 Several workers, a crowd of devices and reconnect storms: bench/longlink_crowd.py, in the same run.
 """
 
@@ -134,6 +135,7 @@ def connect(folder: Path, options: Options) -> Line:
 
 def push(folder: Path, options: Options) -> Line:
     n, rounds, pushes = (DEVICES_SMOKE, 2, 2) if options.smoke else (DEVICES, ROUNDS, PUSHES)
+    rounds = int(options.extra.get("rounds", rounds))
     progress(f"longlink push: {rounds} rounds of {pushes} messages to each of {n:,} devices ...")
     rates: dict[str, list[float]] = {"gateway": [], "mosquitto": []}
     cpu: dict[str, list[float]] = {"gateway": [], "mosquitto": []}

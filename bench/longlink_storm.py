@@ -6,7 +6,7 @@ A further line of `bench longlink`. For development: `--set rounds=N`.
                  as phones do that draw their wait; and p99 of the vendor lanes of the other worker over that of a
                  window of the same length without a storm. Windows alternate
 
-Inside the clock of a vendor row: from the moment at which its submit is due (open loop, 100 single rows a second on six
+Inside the clock of a vendor row: from the moment at which its submit is due (open loop, 50 single rows a second on six
 connections, all to the worker that lives) to the verdict in its home, in whole milliseconds. The simulator answers at
 once and is on the same two cores, as is the generator of the devices, and the process that is started again.
 A window is bounded, and so is the wait for its verdicts: a round takes half a minute at most, or fails.
@@ -32,7 +32,7 @@ from gateway.cli.demo.processes import Children
 from gateway.client.blocking import BlockingClient
 from gateway.content import Variant
 
-_ROWS_PER_S = 100.0
+_ROWS_PER_S = 50.0
 _CLIENTS = 6
 _COMES_BACK_WITHIN_S = 5.0
 #: All verdicts of a window are there so long after its last submit, or the run fails.

@@ -182,7 +182,7 @@ class Worker:
         self.devices = DeviceTable(device_limits(config), self.stores.hash_key(secret))
         self.stores.follow(self.devices)
         self.inbox_store = self.stores.inbox
-        self.inbox = self.stores.inbox_actor(self.home, clock)
+        self.inbox = self.stores.inbox_actor(self.home, clock, offer_again_s=config.inbox.offer_again_s)
         self.consents = build_consents(self, secret, FIRST_EPOCH)
         self.renderer = Renderer(
             rules=cut_rules(config),

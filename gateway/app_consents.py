@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import vendors
 from gateway.actors.consent_desk import ConsentDesk
+from gateway.actors.consent_loans import ConsentLender, ConsentLoans
 from gateway.actors.consents import ConsentGate, ConsentRules, Consents
+from gateway.actors.worker_links import WorkerLinks
+from gateway.app_siblings import counter_of_consents, place_of
 from gateway.batch import OwnershipEpoch
 from gateway.config import App
 from gateway.config_relations import counts_consents
@@ -33,25 +36,35 @@ class ConsentCounts:
         self._log.error("consents not written, trying again", error=str(error))
 
 
-def build_consents(worker: Worker, secret: bytes, epoch: OwnershipEpoch) -> Consents | None:
-    """None where no app has a channel with consents, or several workers would each count their own."""
+def build_consents(worker: Worker, secret: bytes, epoch: OwnershipEpoch) -> Consents | ConsentLoans | None:
+    """What counts them, or borrows from the worker that does; None where no app has a channel with consents."""
     config = worker.config
     if not counts_consents(config):
         return None
-    consents = Consents(
-        keys_max=config.consents.keys_max,
-        write_s=config.consents.write_s,
-        key=worker.stores.hash_key(secret),
-        epoch=epoch,
-        store=worker.stores.consents,
-        observer=ConsentCounts(worker.metrics, worker.log.bind(actor="consents")),
-    )
+    key, counter = worker.stores.hash_key(secret), counter_of_consents(config)
+    keys_max, write_s = config.consents.keys_max, config.consents.write_s
+    observer = ConsentCounts(worker.metrics, worker.log.bind(actor="consents"))
+    consents: Consents | ConsentLoans
+    if place_of(worker.siblings).worker == counter:
+        store = worker.stores.consents
+        consents = Consents(keys_max=keys_max, write_s=write_s, key=key, epoch=epoch, store=store, observer=observer)
+    else:
+        consents = ConsentLoans(keys_max=keys_max, write_s=write_s, key=key, lender=counter, observer=observer)
     worker.stores.behind.append(consents)
     return consents
 
 
+def join_consents(worker: Worker, links: WorkerLinks) -> None:
+    """Those that borrow have somebody to ask."""
+    consents = worker.consents
+    if isinstance(consents, Consents):
+        ConsentLender(consents, worker.config.consents.keys_max, links)
+    elif consents is not None:
+        consents.connect(links)
+
+
 def consent_gate(
-    consents: Consents | None, app: App, channel: Channel, settings: Any, vendor: Any
+    consents: Consents | ConsentLoans | None, app: App, channel: Channel, settings: Any, vendor: Any
 ) -> ConsentGate | None:
     """The gate of one app's vendor; None for one without consents."""
     if consents is None or not hasattr(vendor, "consent_of"):
@@ -61,8 +74,8 @@ def consent_gate(
 
 
 def consent_desk(worker: Worker) -> ConsentDesk | None:
-    """Who answers reports."""
-    if worker.consents is None:
+    """Who answers reports; None where another worker does."""
+    if not isinstance(worker.consents, Consents):
         return None
     checks: dict[str, Callable[[str], str]] = {}
     for app in worker.config.apps:

@@ -29,6 +29,7 @@ from gateway.errors import ConfigError
 from gateway.net.files import raise_files_limit
 from gateway.observe.counting import AudienceCounts, UplinkCounts
 from gateway.observe.metrics import Metrics
+from gateway.wire.rpc.messages import ConsentsReported, ReportConsents
 
 if TYPE_CHECKING:
     from gateway.app import Worker
@@ -49,10 +50,14 @@ def build_desk(worker: Worker) -> tuple[DeviceDesk, ConsentsPort | None]:
         now=worker.clock.monotonic,
         now_unix_s=lambda: worker.clock.unix_ms() / 1000,
     )
-    consents = worker.service.consents = consent_desk(worker)
-    if consents is None:
+    worker.service.consents = consent_desk(worker)
+    if worker.consents is None:
         return desk, None
-    return desk, ConsentsPort(requests, worker.clock.monotonic, lambda: worker.clock.unix_ms() / 1000, consents.answer)
+
+    async def report(message: ReportConsents, app_key: str) -> ConsentsReported:
+        return await worker.front.report_consents(message, app_key)
+
+    return desk, ConsentsPort(requests, worker.clock.monotonic, lambda: worker.clock.unix_ms() / 1000, report)
 
 
 def build_audiences(worker: Worker) -> Audiences:

@@ -37,7 +37,8 @@ from gateway.actors.spread import Spread
 from gateway.actors.store_desk import StoreDesk
 from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks, make_hello
-from gateway.app_siblings import Siblings, ownership_of
+from gateway.app_consents import join_consents
+from gateway.app_siblings import Siblings, counter_of_consents, ownership_of
 from gateway.columns import U8, Bool, Rows
 from gateway.config import Config, message_id_secret
 from gateway.core.options import AppDefaults, compile_options
@@ -93,6 +94,7 @@ class Joint:
         )
         self.links = WorkerLinks(hello, spread=self.spread, foreign=self.foreign, observer=counts, dial=self._dial)
         self.makers = CredentialMakers(self.links)
+        join_consents(worker, self.links)
         self.stops = ForeignStops(worker.home, self.links, worker.control)
         self.foreign.on_arrived = self.stops.arrived
         self.held = HeldRows(worker.home, self.spread.holders, self.links)
@@ -235,6 +237,7 @@ class Joint:
             request_key=functools.partial(request_key, message_id_secret(config)),
             receipts=MergedStream(ReceiptSource(self._worker.home), self.links, life, place.workers),
             presence=MergedStream(self._worker.presence.source(), self.links, life, place.workers),
+            counter_of_consents=counter_of_consents(config),
         )
         return self.front
 

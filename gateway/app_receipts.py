@@ -19,6 +19,7 @@ from gateway.actors.report_post import NOT_DURABLE, ReportPost
 from gateway.actors.token_guard import TokenGuard
 from gateway.actors.waiting import Wait
 from gateway.actors.worker_links import Reply, WorkerLinks
+from gateway.api.consent_events import ConsentEvents
 from gateway.api.receipts import Endpoint, ReceiptsSite
 from gateway.app_vendors import VendorLane, proxy_of
 from gateway.columns import U8, Rows
@@ -166,6 +167,7 @@ class Receipts:
     def site(self, not_ready: Callable[[], Sequence[str]]) -> ReceiptsSite:
         """What the listeners are about."""
         worker = self._worker
+        consents = ConsentEvents([app.key for app in worker.config.apps], worker.front.report_consents)
         return ReceiptsSite(
             self.endpoints,
             self.desk,
@@ -173,6 +175,7 @@ class Receipts:
             receipt_settings(worker.config),
             now_unix_s=lambda: worker.clock.unix_ms() / 1000,
             not_ready=not_ready,
+            take_consents=consents.take,
         )
 
 

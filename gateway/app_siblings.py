@@ -67,6 +67,11 @@ def ownership_of(config: Config) -> Ownership:
     return Ownership(workers, shard_groups=config.store.shard_groups)
 
 
+def counter_of_consents(config: Config) -> int:
+    """The worker that counts them; the others borrow from it."""
+    return 0 if config.gateway.workers == 1 else ownership_of(config).owner_of_name("consents")
+
+
 def operator_socket(run_folder: str, worker: int) -> Path:
     return Path(run_folder) / f"operator-{worker}.sock"
 

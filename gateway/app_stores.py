@@ -31,6 +31,7 @@ from gateway.actors.registry import RegistryActor
 from gateway.actors.router import Router
 from gateway.actors.spilling import Spilling
 from gateway.actors.store_desk import StoreDesk
+from gateway.app_siblings import counter_of_consents
 from gateway.app_stopped import StoppedLog
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
@@ -127,7 +128,7 @@ class Stores:
                 mark.unlink(missing_ok=True)
             paths = [_ledger_path(self.folder, worker) for worker in self._answers_for]
             self._archives = [SqliteLedgerArchive(path) for path in paths]
-            if counts_consents(config):
+            if counts_consents(config) and place.worker == counter_of_consents(config):
                 self.consents = SqliteConsents(self.folder / "consents.db")
         except BaseException:
             self.close()
@@ -271,6 +272,10 @@ class Stores:
         Overloaded."""
         if self.ledger is not None:
             await self.ledger.load()
+            if self._is_doubtful and self._inbox_actor is not None:
+                # Rows that wait in other workers' inboxes, too.
+                until = max(self._inbox_actor.doubtful_until_unix_ms, self.ledger.newest_at_start_unix_ms)
+                self._inbox_actor.doubtful_until_unix_ms = until
         if isinstance(self.inbox, SqliteInbox) and self._home is not None:
             born_unix_ms, tag = self.inbox.newest_at_start
             self._home.begin_after((tag >> 16) % SEQUENCES_MAX, born_unix_ms)
@@ -314,8 +319,15 @@ class Stores:
         """Who brings pages back for late reports; nobody, where there is no archive."""
         return None if self.ledger is None else self.ledger.late
 
-    def inbox_actor(self, home: Home, clock: Clock) -> InboxActor:
-        actor = InboxActor(store=self.inbox, epoch=self._epoch, home=home, clock=clock, on_error=self.on_inbox_error)
+    def inbox_actor(self, home: Home, clock: Clock, *, offer_again_s: float) -> InboxActor:
+        actor = InboxActor(
+            store=self.inbox,
+            epoch=self._epoch,
+            home=home,
+            clock=clock,
+            offer_again_s=offer_again_s,
+            on_error=self.on_inbox_error,
+        )
         if self.ledger is not None:
             actor.fetch, actor.fetch_to_end = self.ledger.fetch, self.ledger.fetch_to_end
         if isinstance(self.inbox, SqliteInbox) and self._is_doubtful:

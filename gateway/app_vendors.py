@@ -19,6 +19,7 @@ import trio
 
 import vendors
 from gateway.actors.borrowed_credential import BorrowedCredential
+from gateway.actors.consent_loans import ConsentLoans
 from gateway.actors.consents import Consents
 from gateway.actors.credential_words import CredentialWords
 from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
@@ -107,7 +108,7 @@ class Site(Protocol):
     renderer: Renderer
     router: Router
     ceiling: Ceiling
-    consents: Consents | None
+    consents: Consents | ConsentLoans | None
     disk: DiskJournal | None
 
     @property

@@ -249,9 +249,8 @@ def memory_budget(config: Config) -> list[BudgetPart]:
 
 
 def counts_consents(config: Config) -> bool:
-    """Whether the worker keeps the table of consents: an app has a vendor with such a quota, and nobody shares it."""
-    has_any = any("consents" in settings.__struct_fields__ for app in config.apps for settings in app.vendors.values())
-    return has_any and config.gateway.workers == 1
+    """Whether tables of consents are kept: an app has a vendor with such a quota."""
+    return any("consents" in settings.__struct_fields__ for app in config.apps for settings in app.vendors.values())
 
 
 def _callback_rows(config: Config) -> int:
@@ -425,10 +424,6 @@ def _apps(config: Config) -> Iterator[tuple[str, object, str]]:
             yield f"{path}.key", app.key, f"a key of its own; apps[{keys[app.key]}] has the same"
         if not app.secrets:
             yield f"{path}.secrets", app.secrets, "at least one secret"
-        for name, settings in app.vendors.items():
-            if getattr(settings, "consents", "") == "strict" and config.gateway.workers > 1:
-                expected = "'trust' while gateway.workers is more than 1 (docs/known-gaps.md)"
-                yield f"{path}.{section_name(name)}.consents", "strict", expected
         if not app.truncation.mark.isprintable() and app.truncation.mark:
             yield f"{path}.truncation.mark", repr(app.truncation.mark), "characters that can be seen, on one line"
         if app.callback is not None and not re.match(r"https?://[^/\s]+", app.callback.url):

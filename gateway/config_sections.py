@@ -191,6 +191,7 @@ class Journal(Section, frozen=True, kw_only=True):
 
 
 class Inbox(Section, frozen=True, kw_only=True):
+    offer_again_s: Seconds = 60.0
     rows_per_device_max: Count = 100
     rows_max: Count = 1_000_000
     bytes_per_device_max: Count = 256 * KIB

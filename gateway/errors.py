@@ -35,13 +35,13 @@ class Overloaded(GatewayError):
 
 
 class StoreUnavailable(Overloaded):
-    """The disk is at fault: what must be durable before it is answered cannot be taken now.
+    """The disk is at fault: what must be durable before it is answered cannot be taken now, and nothing of it was.
 
-    what: in words, with the place.
+    what: in words, with the place. store: which one.
     """
 
-    def __init__(self, what: str, *, retry_after_s: float) -> None:
-        super().__init__("journal", 0, 0, retry_after_s=retry_after_s)
+    def __init__(self, what: str, *, retry_after_s: float, store: str = "journal") -> None:
+        super().__init__(store, 0, 0, retry_after_s=retry_after_s)
         self.args = (f"nothing can be made durable: {what}; retry after {retry_after_s:g} s",)
 
 

@@ -68,6 +68,16 @@ class NotTaken(enum.Enum):
     UNPROVEN = "unproven"
 
 
+class ConsentsTold(NamedTuple):
+    """What a user of a mini program chose: templates of which he takes one message more, and none any more. event_id:
+    the same when the event comes again."""
+
+    user: str
+    accepted: list[str]
+    withdrawn: list[str]
+    event_id: str
+
+
 class Reply(NamedTuple):
     """What a vendor is told."""
 
@@ -92,7 +102,7 @@ class ReceiptReader(Protocol):
     @property
     def replies(self) -> Replies: ...
 
-    def read(self, callback: Callback, now_unix_s: float) -> list[VendorReceipt] | NotTaken:
+    def read(self, callback: Callback, now_unix_s: float) -> list[VendorReceipt] | ConsentsTold | NotTaken:
         """What the request tells. Total: arbitrary bytes never raise."""
         ...
 

@@ -84,33 +84,6 @@ def row_cells(page: LedgerPage, start: int, stop: int) -> I64:
     return cells
 
 
-def count_cells(page: LedgerPage) -> dict[int, int]:
-    """How many rows of the page are in each cell: what sorting `row_cells` of all would say.
-
-    Most rows have no reason: then what is left of a cell is 16 bits, which are counted instead of sorted.
-    """
-    codes = page.channel.astype(np.uint16)
-    codes <<= _FOUR
-    codes |= page.state
-    codes <<= _TWO
-    codes |= page.receipt
-    codes <<= _TWO
-    codes |= (page.flags & np.uint8(Flag.NOTIFICATION_CLOSED)) << _ONE
-    codes |= (page.attempts != 0).view(np.uint8)
-    if np.count_nonzero(page.reason):
-        has_reason = page.reason != 0
-        cells = row_cells(page, 0, page.n)[has_reason]
-        found = dict(zip(*(each.tolist() for each in np.unique(cells, return_counts=True)), strict=True))
-        codes = codes[~has_reason]
-    else:
-        found = {}
-    counts = np.bincount(codes)
-    present = counts.nonzero()[0]
-    for code, n in zip(present.tolist(), counts[present].tolist(), strict=True):
-        found[code >> 8 << 16 | code & 0xFF] = n
-    return found
-
-
 def departures(page: LedgerPage, start: int, stop: int) -> tuple[Rows, I64]:
     """Of the rows start..stop: those that left a channel for another, and the cell of each departure, each once."""
     history = page.history
@@ -138,6 +111,36 @@ def went_on(parts: Iterable[Cells]) -> dict[int, int]:
 def rows_in(cells: Cells) -> int:
     """How many rows are counted there."""
     return sum(n for cell, n in cells.items() if cell >> 4 & 0xF != WENT_ON)
+
+
+def count_cells(page: LedgerPage) -> dict[int, int]:
+    """How many rows of the page are in each cell, and departures: what sorting `row_cells` of all would say.
+
+    Most rows have no reason: then what is left of a cell is 16 bits, which are counted instead of sorted.
+    """
+    codes = page.channel.astype(np.uint16)
+    codes <<= _FOUR
+    codes |= page.state
+    codes <<= _TWO
+    codes |= page.receipt
+    codes <<= _TWO
+    codes |= (page.flags & np.uint8(Flag.NOTIFICATION_CLOSED)) << _ONE
+    codes |= (page.attempts != 0).view(np.uint8)
+    if np.count_nonzero(page.reason):
+        has_reason = page.reason != 0
+        cells = row_cells(page, 0, page.n)[has_reason]
+        found = dict(zip(*(each.tolist() for each in np.unique(cells, return_counts=True)), strict=True))
+        codes = codes[~has_reason]
+    else:
+        found = {}
+    counts = np.bincount(codes)
+    present = counts.nonzero()[0]
+    for code, n in zip(present.tolist(), counts[present].tolist(), strict=True):
+        found[code >> 8 << 16 | code & 0xFF] = n
+    if page.history is not None:
+        left = np.unique(departures(page, 0, page.n)[1], return_counts=True)
+        found.update(zip(*(each.tolist() for each in left), strict=True))
+    return found
 
 
 def take_apart(cells: I64, rows: I64) -> CellColumns:

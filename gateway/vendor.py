@@ -18,7 +18,7 @@ that came from a caller are refused when they hold one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -167,6 +167,7 @@ class Bulk(NamedTuple):
     offsets: (n + 1,) int64; request i carries the rows offsets[i]..offsets[i + 1] of its burst. tokens: of all rows of
     the burst, to know them again in an answer. is_distinct: each row has its own content. first_number: of the first
     request, in its address. save: one request that goes first; `saved` stands as a slot in the others until then.
+    save_once: which others it serves.
     """
 
     offsets: I64
@@ -174,6 +175,14 @@ class Bulk(NamedTuple):
     is_distinct: bool
     first_number: int
     save: Requests | None = None
+    save_once: SaveOnce | None = None
+
+
+class SaveOnce(NamedTuple):
+    """What a first step named serves later bursts with the same key, for so long."""
+
+    key: Hashable
+    valid_s: float
 
 
 class Requests(NamedTuple):

@@ -32,14 +32,12 @@ from gateway.clock import SystemClock
 from gateway.config import Config, load_config
 from gateway.content import Variant
 from gateway.core.home import Home
-from gateway.core.receipt_reports import RECEIPTS, add_flags
 from gateway.core.request_ids import RequestIds
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.observe.counting import HomeCounts, IntakeCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
-from gateway.receipts import Event
 from gateway.store.log_file import LogFile
 from gateway.store.memory import MemoryJournal
 
@@ -405,92 +403,6 @@ async def test_batches_of_an_app_that_is_gone_stay_until_it_is_back(lives: Lives
         (page,) = life.pages
         assert (page.n, page.batch.app) == (5, 1)
         assert life.logged("recovered")[0]["rows_uncertain"] == 2
-
-
-# receipts
-
-
-async def noted(life: Life) -> bool:
-    """Whether what was heard so far is durable now."""
-    told: list[bool] = []
-    life.disk.notes.wait(told.append)
-    await until(lambda: told)
-    return told[0]
-
-
-def hear(life: Life, page: LedgerPage, row: int, event: Event) -> None:
-    now, rows = life.clock.monotonic(), np.array([row])
-    add_flags(life.home, page, rows, np.array([event], np.uint8), now)
-    life.home.raise_receipts(page, rows, Receipt(int(RECEIPTS[event])), now)
-
-
-async def test_receipts_that_were_durable_are_there_after_a_crash_and_their_rows_are_not_sent_again(
-    lives: Lives,
-) -> None:
-    ids = devices(6)
-    async with lives.live() as life:
-        told = life.submit(ids)
-        await until(lambda: told)
-        (page,) = life.pages
-        await life.issue(page, np.arange(4))
-        life.end(page, np.array([0]))
-        for row, event in ((0, Event.DELIVERED), (0, Event.CLICKED), (1, Event.DISPLAYED), (2, Event.TOKEN_DEAD)):
-            hear(life, page, row, event)
-        assert await noted(life)
-        lives.faults.calls.clear()
-        # Again: it is durable already, and costs nothing.
-        hear(life, page, 0, Event.CLICKED)
-        assert await noted(life)
-        assert lives.faults.calls == []
-        past = [page.history.of_row(row) for row in range(6)]  # type: ignore[union-attr]
-    lives.faults.forget(random.Random(1))
-    async with lives.live() as life:
-        (page,) = life.home.pages()
-        # Rows 1 and 2 were in flight: their vendor has them, as it says. Row 3 is sent again, 4 and 5 once.
-        assert life.rows_in(State.VENDOR_ACCEPTED) == set(ids[:3])
-        assert life.rows_in(State.QUEUED) == set(ids[3:])
-        assert page.receipt.tolist() == [Receipt.CLICKED, Receipt.DISPLAYED, 0, 0, 0, 0]
-        assert page.flags[2] == Flag.TOKEN_DEAD | Flag.UNDELIVERED
-        assert not page.flags[1] & Flag.RESENT_UNCERTAIN
-        assert [page.history.of_row(row) for row in range(6)] == past  # type: ignore[union-attr]
-        assert life.home.rows_not_conserved() == 0
-        # They go with their batch.
-        await life.mark(page, np.arange(3, 6))
-        life.home.move(page, np.array([3, 4, 5]), State.FAILED, Reason.NONE, life.clock.monotonic())
-        await until(lambda: life.disk.journal.statistics().records == 1)
-
-
-async def test_receipts_of_one_window_share_a_write_and_an_app_in_memory_has_none(lives: Lives) -> None:
-    async with lives.live() as life:
-        shop, hints = life.submit(devices(500)), life.submit(devices(10), app=1)
-        await until(lambda: shop and hints)
-        pages = {page.batch.app: page for page in life.pages}
-        await life.issue(pages[0], np.arange(500))
-        lives.faults.calls.clear()
-        told: list[bool] = []
-        for row in range(500):
-            hear(life, pages[0], row, Event.DELIVERED)
-            life.disk.notes.wait(told.append)
-        await until(lambda: len(told) == 500)
-        assert all(told)
-        assert lives.faults.calls == ["write_durable"]
-        hear(life, pages[1], 0, Event.DELIVERED)
-        assert await noted(life)
-        assert lives.faults.calls == ["write_durable"]
-
-
-async def test_receipts_that_the_disk_refuses_are_told_so(lives: Lives) -> None:
-    async with lives.live() as life:
-        told = life.submit(devices(2))
-        await until(lambda: told)
-        (page,) = life.pages
-        await life.issue(page, np.arange(2))
-        lives.faults.errno = 28
-        hear(life, page, 0, Event.CLICKED)
-        assert not await noted(life)
-        # The vendor comes again: nothing is new, and it is not durable yet.
-        hear(life, page, 0, Event.CLICKED)
-        assert not await noted(life)
 
 
 # disks

@@ -211,7 +211,7 @@ async def test_an_erased_device_is_gone_everywhere_and_the_log_says_so(folder: P
         await client.register_devices([DeviceState(device_id=one, alias=f"user {one[0]}") for one in ids])
         task = await waiting(folder, client, ids)
         assert (await client.erase_devices([ids[0], bytes([99]) * 16])).erased == 1
-        with pytest.raises(CallFailed, match="no such device"):
+        with pytest.raises(CallFailed, match="has no device of id"):
             await client.device(device_id=ids[0])
         assert (await client.task_state(task.task_id)).states == {"held": 2, "cancelled": 1}
     files = b"".join(path.read_bytes() for path in (folder / "store" / "registry").iterdir())
@@ -221,7 +221,7 @@ async def test_an_erased_device_is_gone_everywhere_and_the_log_says_so(folder: P
     assert (line["app"], line["devices"], line["stored_rows"]) == ("shop", 1, 1)
     assert ids[0].hex() not in lines.getvalue()
     async with serving(make_worker(folder)) as client:
-        with pytest.raises(CallFailed, match="no such device"):
+        with pytest.raises(CallFailed, match="has no device of id"):
             await client.device(device_id=ids[0])
         assert (await client.device(device_id=ids[1])).facts["alias"] == "user 2"
 
@@ -275,7 +275,7 @@ async def test_a_backup_of_a_running_gateway_is_restored_and_recounted(folder: P
     async with serving(worker) as client:
         for one in ids[:4]:
             assert (await client.device(device_id=one)).facts["tags"] == ["vip"]
-        with pytest.raises(CallFailed, match="no such device"):
+        with pytest.raises(CallFailed, match="has no device of id"):
             await client.device(device_id=ids[4])
         assert (await client.task_state(done.task_id)).states == counts.states
 

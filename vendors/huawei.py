@@ -3,8 +3,9 @@
 Source: facts/vendors-international.md section 3 (2026-11), made from developer.huawei.com https-send-api, its receipts
 and FAQ pages, and HMS-Core/hms-push-serverdemo-python.
 
-One request takes 1 to 1000 tokens of one content; different texts go one by one. v2 (`project_id` set) sends for a
-project, v1 for an app. `raw.huawei` is a JSON Merge Patch (RFC 7396) over `message`; `{"android": {"notification":
+Authorization: an access token of OAuth, or one that a service account's key signs (PS256, as for HarmonyOS; section
+3.2). One request takes 1 to 1000 tokens of one content; different texts go one by one. v2 (`project_id` set) sends for
+a project, v1 for an app. `raw.huawei` is a JSON Merge Patch (RFC 7396) over `message`; `{"android": {"notification":
 null}}` makes a pass-through message of `data`.
 
 Doubts, each with a safe default: which HTTP status comes with which code is not said, so the code decides wherever
@@ -39,6 +40,7 @@ from gateway.vendor import (
 from gateway.verdict import Answer
 from vendors.auth.client_credentials import ClientCredentialsGrant
 from vendors.auth.credential import SecretPlace
+from vendors.auth.ps256 import AccountTokenSigner
 from vendors.codes import (
     ACCEPTED,
     AUTH,
@@ -80,7 +82,8 @@ DEFAULT_TOKEN_URI = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"
 
 
 class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One app or project. The client secret is a file or an environment variable, never inline.
+    """One app or project. The client secret is a file or an environment variable, never inline; so is account_key, the
+    JSON key of a service account, which takes its place.
 
     client_id: of OAuth; for apps of AppGallery the App ID. project_id: sends by v2 where it is set. rate_per_s:
     devices; 6000 is the floor of Huawei's quota. channels: a message's category -> channel_id of the app. receipt_id:
@@ -93,6 +96,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     project_id: str = ""
     client_secret_file: str = ""
     client_secret_env: str = ""
+    account_key_file: str = ""
+    account_key_env: str = ""
     token_uri: str = DEFAULT_TOKEN_URI
     host: str = "push-api.cloud.huawei.com"
     rate_per_s: float = 6_000.0
@@ -110,11 +115,21 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         self.check(rows_max=TOKENS_MAX)
-        check_secret("client_secret", self.client_secret_file, self.client_secret_env)
+        if self.has_account_key:
+            check_secret("account_key", self.account_key_file, self.account_key_env)
+            if self.client_secret_file or self.client_secret_env:
+                raise ValueError("client_secret and account_key are both set, expected one of them")
+        else:
+            check_secret("client_secret", self.client_secret_file, self.client_secret_env)
         check_identifier("client_id", self.client_id)
         check_callback_secret(self.callback_user, self.callback_secret_file, self.callback_secret_env)
         if self.project_id:
             check_identifier("project_id", self.project_id)
+
+    @property
+    def has_account_key(self) -> bool:
+        """Tokens are signed, not fetched."""
+        return bool(self.account_key_file or self.account_key_env)
 
 
 #: Code -> answer: every row of the sheet's section 3.9.
@@ -286,10 +301,14 @@ def _illegal_tokens(told: dict[str, object]) -> list[bytes]:
 
 
 def secret_place(settings: Settings) -> SecretPlace:
-    """Where the client secret is."""
+    """Where the client secret is, or the account key."""
+    if settings.has_account_key:
+        return SecretPlace(settings.account_key_file, settings.account_key_env)
     return SecretPlace(settings.client_secret_file, settings.client_secret_env)
 
 
-def credential(settings: Settings, secret: bytes) -> ClientCredentialsGrant:
-    """The asker for access tokens. Raises ValueError for a secret of the wrong form."""
+def credential(settings: Settings, secret: bytes) -> ClientCredentialsGrant | AccountTokenSigner:
+    """The asker for access tokens, or the signer of them. Raises ValueError for a secret of the wrong form."""
+    if settings.has_account_key:
+        return AccountTokenSigner(secret, project_id=settings.project_id)
     return ClientCredentialsGrant(secret, client_id=settings.client_id, token_uri=settings.token_uri)

@@ -109,7 +109,8 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     the console's message push, and on a second line its EncodingAESKey where messages are encrypted; without one events
     are not taken. rate_per_s: messages.
     consents: strict: a row without a reported consent is refused here; trust: WeChat decides. permanent_templates: ids
-    of those that need one acceptance for ever.
+    of those that need one acceptance for ever. consent_events: WeChat's own events of what users chose are counted, so
+    nobody else has to report it.
     """
 
     appid: str
@@ -122,6 +123,7 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lang: Literal["zh_CN", "en_US", "zh_HK", "zh_TW"] = "zh_CN"
     consents: Literal["trust", "strict"] = "trust"
     permanent_templates: list[str] = msgspec.field(default_factory=list)
+    consent_events: bool = False
     token_uri: str = ""
     callback_secret_file: str = ""
     callback_secret_env: str = ""

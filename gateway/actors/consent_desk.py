@@ -12,13 +12,17 @@ import numpy as np
 from gateway.actors.consents import Consents
 from gateway.columns import I64, Bool, TextColumn
 from gateway.core.tokens import by_length
-from gateway.errors import StoreError
+from gateway.errors import StoreError, StoreUnavailable
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.columns_in import byte_column, text_column, word_column
 from gateway.wire.rpc.faults import BadRequest
 
 #: Keys of one call: some 10 ms of the loop.
 _ROWS_MAX = 16_384
+#: What a caller reads of a store that cannot take a report.
+CONSENTS_STORE = "consents"
+#: A disk that was full or broken is looked at again by then.
+_STORE_S = 1.0
 
 
 class ConsentDesk:
@@ -31,7 +35,8 @@ class ConsentDesk:
     async def answer(self, message: messages.ReportConsents, app_key: str) -> messages.ConsentsReported:
         """The report is counted, durably where the gateway has a store folder; what each user has left.
 
-        Raises BadRequest, Overloaded. If cancelled: it may be counted.
+        Raises BadRequest, Overloaded; StoreUnavailable: nothing was counted, and it may be sent again. If cancelled: it
+        may be counted.
         """
         check = self._check_user.get(app_key)
         if check is None:
@@ -56,9 +61,7 @@ class ConsentDesk:
                 is_total=message.is_total,
             )
         except StoreError as error:
-            # Not `overloaded`: that is said of what was not done and may be sent again.
-            text = f"counted, and not durable until the store takes it: {error.what}"
-            raise BadRequest("store", text, code="internal") from error
+            raise StoreUnavailable(error.what, retry_after_s=_STORE_S, store=CONSENTS_STORE) from error
         return messages.ConsentsReported(id=message.id, n=n, left=left.astype("<u4").view(np.uint8).data)
 
 

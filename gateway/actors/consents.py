@@ -25,7 +25,7 @@ import numpy as np
 import trio
 
 from gateway.batch import OwnershipEpoch
-from gateway.columns import I32, I64, U8, U64, Bool, Rows, TextColumn
+from gateway.columns import I32, I64, U8, U16, U64, Bool, Rows, TextColumn
 from gateway.consent_columns import Changed
 from gateway.content import Variant
 from gateway.core.consents import ConsentTable, hash_users, key_salts
@@ -38,6 +38,8 @@ from gateway.verdict import Verdict
 
 #: Pages settled in one step: some 20 us each.
 _STEP_PAGES = 50
+#: A place that is not known yet: the consents are of another worker, which is being asked.
+ASKED = -2
 _IS_UNDER_WAY: Bool = np.isin(np.arange(len(State)), [State.QUEUED, State.IN_FLIGHT, State.WAITING])
 
 
@@ -55,6 +57,37 @@ class ConsentStore(Protocol):
     async def load(self) -> Changed: ...
 
 
+class Holds(Protocol):
+    """Who says which keys have a consent for a row: the table, or what was borrowed of it (`consent_loans.py`)."""
+
+    @property
+    def knows_none(self) -> bool: ...
+
+    def hold(self, keys: U64) -> I32: ...
+
+    def are_held(self, keys: U64) -> Bool: ...
+
+    def left(self, keys: U64) -> U16: ...
+
+    def find(self, keys: U64) -> I32: ...
+
+    def spend(self, places: I32) -> None: ...
+
+    def empty(self, places: I32) -> None: ...
+
+    def give_back(self, places: I32) -> None: ...
+
+
+class Lender(Protocol):
+    """Of consents that another worker counts. wait_s: until rows that were asked for should come again."""
+
+    @property
+    def wait_s(self) -> float: ...
+
+    @property
+    def is_away(self) -> bool: ...
+
+
 class ConsentRules(NamedTuple):
     """Of one mini program. template_of: the template of a content, "" where none counts. no_consent: the vendor's word
     for an answer that says that there is none. is_strict: a row without a consent is refused; else the vendor decides.
@@ -63,6 +96,19 @@ class ConsentRules(NamedTuple):
     template_of: Callable[[Variant], str]
     no_consent: str
     is_strict: bool
+
+
+class Admitted(NamedTuple):
+    """groups: those that may go. barred: positions of rows that have no consent; waiting: of rows of which nobody has
+    said yet, and which should come again in wait_s."""
+
+    groups: list[TokenGroup]
+    barred: Rows
+    waiting: Rows
+    wait_s: float
+
+
+_NO_ROWS: Rows = np.zeros(0, np.intp)
 
 
 class _Page:
@@ -81,15 +127,17 @@ class ConsentGate:
 
     def __init__(
         self,
-        table: ConsentTable,
+        table: Holds,
         key: HashKey,
         *,
         app_key: str,
         channel: Channel,
         rules: ConsentRules,
         observer: ConsentObserver,
+        lender: Lender | None = None,
     ) -> None:
         self._table = table
+        self._lender = lender
         self._key = key
         self._app_key = app_key
         self._channel = channel
@@ -103,28 +151,33 @@ class ConsentGate:
 
     # -- used by the renderer
 
-    def admit(self, page: LedgerPage, rows: Rows, groups: list[TokenGroup]) -> tuple[list[TokenGroup], Rows]:
-        """The groups without the rows that may not go, and the positions of those. The others hold a consent, need
-        none, or are the vendor's to judge."""
-        if not self._rules.is_strict and not len(self._table):
-            return groups, rows[:0]
+    def admit(self, page: LedgerPage, rows: Rows, groups: list[TokenGroup]) -> Admitted:
+        """Which rows may go: they hold a consent, need none, or are the vendor's to judge."""
+        if not self._rules.is_strict and self._table.knows_none:
+            return Admitted(groups, _NO_ROWS, _NO_ROWS, 0.0)
         keys, is_counted = self._keys(page, rows, groups)
         wants = np.flatnonzero(is_counted & ~self._are_held(page, rows))
         places = self._table.hold(keys[wants])
         short = np.flatnonzero(places < 0)
         if len(short) and self._table.are_held(keys[wants[short]]).any():
             # Rows that hold them may have ended since.
-            self._settle_keys(keys[wants[short]])
+            self.settle_keys(keys[wants[short]])
+            short = short[self._table.left(keys[wants[short]]) > 0]
             places[short] = self._table.hold(keys[wants[short]])
         has = places >= 0
         self._remember(page, rows[wants[has]], places[has])
-        if not self._rules.is_strict or has.all():
-            return groups, rows[:0]
-        refused = wants[~has]
-        self._observer.consents(self._app_key, "refused", len(refused))
+        waits = places == ASKED
+        if self._lender is not None and self._lender.is_away and not self._rules.is_strict:
+            waits[:] = False
+        refused = wants[~has & ~waits] if self._rules.is_strict else _NO_ROWS
+        if len(refused):
+            self._observer.consents(self._app_key, "refused", len(refused))
+        if not len(refused) and not waits.any():
+            return Admitted(groups, refused, _NO_ROWS, 0.0)
         may_go = np.ones(len(rows), np.bool_)
-        may_go[refused] = False
-        return [group for each in groups if len((group := _part(each, may_go)).positions)], refused
+        may_go[refused] = may_go[wants[waits]] = False
+        left = [group for each in groups if len((group := _part(each, may_go)).positions)]
+        return Admitted(left, refused, wants[waits], 0.0 if self._lender is None else self._lender.wait_s)
 
     def _keys(self, page: LedgerPage, rows: Rows, groups: list[TokenGroup]) -> tuple[U64, Bool]:
         """(n, 2) the key of each row that has a target, and (n,) which of them count."""
@@ -195,7 +248,8 @@ class ConsentGate:
             if done.all():
                 del self._pages[id(known.page)]
 
-    def _settle_keys(self, keys: U64) -> None:
+    def settle_keys(self, keys: U64) -> None:
+        """The same, of rows that hold one of these keys."""
         numbers = set(self._of_page[np.isin(self._places, self._table.find(keys))].tolist())
         self.settle([known for known in self._pages.values() if known.number in numbers])
 
@@ -234,6 +288,30 @@ def _part(group: TokenGroup, may_go: Bool) -> TokenGroup:
     )
 
 
+class Gates:
+    """All gates of a worker."""
+
+    def __init__(self) -> None:
+        self._gates: list[ConsentGate] = []
+
+    def add(self, gate: ConsentGate) -> ConsentGate:
+        self._gates.append(gate)
+        return gate
+
+    def settle_keys(self, keys: U64) -> None:
+        """Rows that hold one of these keys and have ended have given it back, or used it."""
+        for gate in self._gates:
+            gate.settle_keys(keys)
+
+    async def settle(self) -> None:
+        """Every row that has ended has given back its consent, or used it."""
+        for gate in self._gates:
+            pages = gate.pages()
+            for first in range(0, len(pages), _STEP_PAGES):
+                gate.settle(pages[first : first + _STEP_PAGES])
+                await trio.lowlevel.checkpoint()
+
+
 class Consents:
     """The table of one worker with its gates, and what of it is on the disk. store: None where nothing is.
 
@@ -250,21 +328,23 @@ class Consents:
         store: ConsentStore | None,
         observer: ConsentObserver,
     ) -> None:
-        self.table = ConsentTable(keys_max)
+        self.table = ConsentTable(keys_max, is_stored=store is not None)
         self._write_s = write_s
         self._key = key
         self._epoch = epoch
         self._store = store
         self._observer = observer
-        self._gates: list[ConsentGate] = []
+        self._gates = Gates()
 
     def gate(self, app_key: str, channel: Channel, rules: ConsentRules) -> ConsentGate:
         """A new gate for the lanes of that channel."""
-        gate = ConsentGate(
-            self.table, self._key, app_key=app_key, channel=channel, rules=rules, observer=self._observer
+        return self._gates.add(
+            ConsentGate(self.table, self._key, app_key=app_key, channel=channel, rules=rules, observer=self._observer)
         )
-        self._gates.append(gate)
-        return gate
+
+    def settle_keys(self, keys: U64) -> None:
+        """Rows that hold one of these keys and have ended have given it back, or used it."""
+        self._gates.settle_keys(keys)
 
     async def load(self) -> None:
         """The table knows what the store knows. Raises StoreError, Overloaded."""
@@ -280,17 +360,9 @@ class Consents:
             except StoreError as error:
                 self._observer.not_written(error)
 
-    async def settle(self) -> None:
-        """Every row that has ended has given back its consent, or used it."""
-        for gate in self._gates:
-            pages = gate.pages()
-            for first in range(0, len(pages), _STEP_PAGES):
-                gate.settle(pages[first : first + _STEP_PAGES])
-                await trio.lowlevel.checkpoint()
-
     async def flush(self) -> None:
         """What has ended so far is counted, and the store has it. Raises StoreError; then it is tried again later."""
-        await self.settle()
+        await self._gates.settle()
         await self._write()
 
     async def _write(self) -> None:
@@ -321,8 +393,8 @@ class Consents:
     ) -> I64:
         """What users agreed to is counted, durably where there is a store. Returns (n,) what each has left afterwards.
 
-        users: positions and users of one length each; index: (n,) into templates. Raises Overloaded, StoreError. If
-        cancelled: it is counted, and may not be durable.
+        users: positions and users of one length each; index: (n,) into templates. Raises Overloaded, and StoreError:
+        then nothing is added. If cancelled: it is counted, and may not be durable.
         """
         keys = np.zeros((len(index), 2), np.uint64)
         for positions, texts in users:
@@ -331,10 +403,16 @@ class Consents:
                 chosen = np.flatnonzero(of == at)
                 salts = key_salts(app_key, templates[at])
                 keys[positions[chosen]] = hash_users(self._key, np.ascontiguousarray(texts[chosen]), salts)
-        await self.settle()
+        await self._gates.settle()
         asks = bool(counts.any()) or is_total
         if asks:
             self.table.report(keys, counts, is_total=is_total)
+            try:
+                await self._write()
+            except StoreError:
+                # The caller sends it again. Totals count the same twice.
+                if not is_total:
+                    self.table.lower(keys, counts.astype(np.int64))
+                raise
             self._observer.consents(app_key, "reported", int(counts.sum()))
-            await self._write()
         return self.table.left(keys).astype(np.int64)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gateway.actors.inbox import InboxActor
+from gateway.actors.inbox import InboxActor, Offer
 from gateway.actors.ledger import AskArchive
 from gateway.actors.long_link_port import F64, Later, Unacknowledged, UplinkAnswer
 from gateway.actors.resending import Resent
@@ -37,6 +37,15 @@ class OwnerObserver(Protocol):
 
 #: States of a row that an acknowledgement ends, whoever was to have it next.
 _ENDED_BY_ACK = np.array([state in (State.QUEUED, State.HELD, State.WAITING) for state in State], np.bool_)
+
+
+#: When the inbox offers a row again that comes back, where no other channel takes it.
+_OFFERS = {
+    Unacknowledged.CONNECTION_CLOSED: Offer.NOW,
+    Unacknowledged.ACK_TIMEOUT: Offer.LATER,
+    Unacknowledged.REFUSED: Offer.NEXT_SESSION,
+    Unacknowledged.QOS_0: Offer.NEXT_SESSION,
+}
 
 
 class DeviceOwner:
@@ -140,6 +149,7 @@ class DeviceOwner:
             states, is_ours = page.state[rows], page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK)
             ends = _ENDED_BY_ACK[states] if is_late else _ENDED_BY_ACK[states] | is_ours
             done = rows[ends]
+            self._inbox.acknowledged_late(page, rows)
             page.channel[done] = Channel.LONG_LINK
             self._home.raise_receipts(page, rows[~ends], Receipt.DELIVERED, now)
             self._inbox.forget(row_tags(sequence, rows[states == State.HELD]))
@@ -161,7 +171,7 @@ class DeviceOwner:
         for sequence, rows in split_by_sequence(tags):
             page = self._home.page(sequence)
             if page is not None:
-                self._router.unacknowledged(page, rows, is_silent=why is not Unacknowledged.CONNECTION_CLOSED)
+                self._router.unacknowledged(page, rows, _OFFERS[why])
 
     def resumed(self, tags: I64, fds: I32, generations: U32, packet_ids: U16) -> Bool:
         """Rows whose devices came back to their sessions go again, those that the long link still holds."""

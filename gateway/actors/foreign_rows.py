@@ -80,9 +80,13 @@ class ForeignRows:
         self.on_arrived: Callable[[ShadowPage], None] = lambda _page: None
         self._give: Callable[[Life, int, int], None] = lambda _life, _rows, _size: None
 
-    def connect(self, ring: Callable[[Life], None], give: Callable[[Life, int, int], None]) -> None:
-        """Names who is rung when there is something to report to a life, and who gives it credit (rows, bytes)."""
+    def connect(
+        self, ring: Callable[[Life], None], ring_now: Callable[[Life], None], give: Callable[[Life, int, int], None]
+    ) -> None:
+        """Names who is rung when there is something to report to a life, or rows wait for it, and who gives it credit
+        (rows, bytes)."""
         self._home.shadows.on_dirty = ring
+        self._home.shadows.on_awaited = ring_now
         self._give = give
 
     def on_slice(self, life: Life, slice_: Slice) -> None:

@@ -30,6 +30,7 @@ import msgspec
 import numpy as np
 import trio
 
+from gateway.actors.consent_desk import CONSENTS_STORE
 from gateway.actors.loss_reports import as_count, loss_found, merge_counted
 from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rpc_listener import Caller, RpcConnection
@@ -39,7 +40,7 @@ from gateway.columns import Rows
 from gateway.content import Fault
 from gateway.core.ownership import Ownership
 from gateway.core.shadow import Life
-from gateway.errors import GatewayError, Overloaded
+from gateway.errors import GatewayError, Overloaded, StoreUnavailable
 from gateway.wire.rpc import codec, messages
 from gateway.wire.rpc.columns_in import id_column
 from gateway.wire.rpc.faults import BadRequest
@@ -116,6 +117,7 @@ class Front:
         request_key: Callable[[str, str], int],
         receipts: MergedStream,
         presence: MergedStream,
+        counter_of_consents: int = 0,
     ) -> None:
         self._service = service
         self._links = links
@@ -123,6 +125,7 @@ class Front:
         self._me = me
         self._node = node
         self._app_numbers = app_numbers
+        self._counter_of_consents = counter_of_consents
         self._request_key = request_key
         self._receipts = receipts
         self._presence = presence
@@ -234,6 +237,8 @@ class Front:
                 return functools.partial(self._device, session, message)
             case messages.OnlineCounts():
                 return functools.partial(self._counts, session, message)
+            case messages.ReportConsents():
+                return self._at(self._counter_of_consents, session, requested)
             case messages.SubscribeReceipts() | messages.SubscribePresence():
                 app = self._app_numbers[session.app_key]
                 stream = self._receipts if isinstance(message, messages.SubscribeReceipts) else self._presence
@@ -285,6 +290,19 @@ class Front:
             raise Overloaded("workers that answer", 0, 1, retry_after_s=_BACK_S) from error
         except CallRefused as error:
             raise _as_exception(error.error) from error
+
+    async def report_consents(self, message: messages.ReportConsents, app_key: str) -> messages.ConsentsReported:
+        """They are counted where that is done. Raises: BadRequest, Overloaded. If cancelled: they may be counted."""
+        if self._counter_of_consents == self._me:
+            return await self._service.report_consents(message, app_key)
+        answer: messages.ConsentsReported
+        try:
+            (answer,) = await self._ask_each(_Who("app", app_key, "http"), [(self._counter_of_consents, message)])
+        except WorkerGone as error:
+            raise Overloaded("workers that answer", 0, 1, retry_after_s=_BACK_S) from error
+        except CallRefused as error:
+            raise _as_exception(error.error) from error
+        return answer
 
     async def _statuses(
         self, session: Any, message: messages.DeviceStatus, split: Sequence[tuple[int, Rows]]
@@ -456,6 +474,8 @@ async def _unless_gone(ask: Callable[[int], Any], worker: int) -> None:
 
 
 def _as_exception(error: messages.Error) -> BadRequest | Overloaded:
+    if error.code == "overloaded" and error.field == CONSENTS_STORE:
+        return StoreUnavailable(error.text, retry_after_s=(error.retry_after_ms or 0) / 1e3, store=CONSENTS_STORE)
     if error.code == "overloaded":
         return Overloaded(
             error.field, error.value or 0, error.limit or 0, retry_after_s=(error.retry_after_ms or 0) / 1e3

@@ -4,16 +4,19 @@
     device subscribed --> drain --> inbox.peek --> long link --> inbox.forget
 
 Presence is racy: a device may come back between the decision to keep a row and the write. So presence is asked again
-after each write (store, then look again), but for rows that a connected device has had and not acknowledged: those wait
-for its next return, since the same connection would get them over and over. A row's text is in its page, which may be
-in the archive: it is brought back first. Waits for: the inbox store, LedgerActor. Is waited for by: nobody.
+after each write (store, then look again), but for rows that a connected device has had and not acknowledged (`Offer`):
+it would get them over and over. They are offered again after `offer_again_s`, like what a window had no room for:
+one entry per device, in order of time. A row's text is in its page, which may be in the archive: it is brought back
+first. Waits for: the inbox store, LedgerActor. Is waited for by: nobody.
 """
 
 from __future__ import annotations
 
+import enum
+import itertools
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +26,7 @@ from gateway.actors.bell import Bell
 from gateway.actors.inbox_places import OwnPlaces, Places
 from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
-from gateway.columns import I64, Rows
+from gateway.columns import I64, U8, Rows
 from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.core.inbox_rows import stored_columns
 from gateway.core.lifetimes import row_deadlines
@@ -40,7 +43,10 @@ DRAINS_MAX = 64
 #: some 2 s for 10 million; what it finds are rows that a crash left behind.
 SWEEP_S = 600.0
 _SWEEP_ROWS = 10_000
-#: How long an inbox whose disk failed is left alone; operators need seconds to make room.
+#: Devices whose time to be offered rows again has come, looked at in one step: some 10 us each.
+_AGAIN_DEVICES = 128
+#: How long an inbox whose disk failed is left alone, and rows of which their home can say nothing yet: operators need
+#: seconds to make room, workers to come back.
 _RETRY_S = 1.0
 
 
@@ -48,9 +54,19 @@ def _nobody(_error: BaseException) -> None:
     """The store in memory has no disk that could fail."""
 
 
+class Offer(enum.Enum):
+    """When a row that is kept is offered to its device, if that is connected."""
+
+    NOW = "now"
+    #: It had the row and has not acknowledged it: after `offer_again_s`. Its window bounds how much it gets in vain.
+    LATER = "later"
+    #: It refused the row, or subscribed with QoS 0, so that nobody would ever say whether the row came.
+    NEXT_SESSION = "next session"
+
+
 class InboxOwner(Protocol):
-    def online_ids(self, page: LedgerPage, rows: Rows) -> list[bytes]:
-        """Ids of the rows' devices that can be delivered to now."""
+    def online_ids(self, app: int, device_ids: U8) -> list[bytes]:
+        """Those of the devices that can be delivered to now. device_ids: (k, 16) uint8."""
         ...
 
     async def mark_held(self, page: LedgerPage, rows: Rows) -> bool:
@@ -70,29 +86,35 @@ class InboxActor:
         epoch: OwnershipEpoch,
         home: Home,
         clock: Clock,
+        offer_again_s: float = 60.0,
         on_error: Callable[[BaseException], None] = _nobody,
     ) -> None:
-        """on_error: told of each error of the disk; the work is tried again."""
+        """offer_again_s: see [inbox] in configs/reference.toml. on_error: told of each error of the disk; the work is
+        tried again."""
         self._store = store
+        self._offer_again_s = offer_again_s
         self._on_error = on_error
         self._epoch = epoch
         self._home = home
         self._clock = clock
         self._bell = Bell()
-        self._to_keep: deque[tuple[LedgerPage, Rows, bool]] = deque()
+        self._to_keep: deque[tuple[LedgerPage, Rows, Offer]] = deque()
         self._to_drain: deque[bytes] = deque()
         self._queued_drains: set[bytes] = set()
         self._to_forget: deque[I64] = deque()
         #: Devices that are online and whose window had no room for what waits for them.
         self._full: set[bytes] = set()
+        #: Devices that were online and did not take, or not acknowledge, what waits for them, with app index and when
+        #: they are offered it again (trio's clock); in that order. Bounded by the devices that are online.
+        self._again: dict[bytes, tuple[int, float]] = {}
         self._owner: InboxOwner | None = None
         #: The page of a sequence, for a change in this step of the loop; from the archive, where there is one.
         self.fetch: Callable[[int], Awaitable[LedgerPage | None]] = self._page_in_memory
         #: The same of rows that have left the store, and end now.
         self.fetch_to_end: Callable[[int], Awaitable[LedgerPage | None]] = self._page_in_memory
         self.places: Places = OwnPlaces(home, clock, self)
-        #: Devices of whose rows nothing could be said.
-        self._later: set[bytes] = set()
+        #: Devices of whose rows nothing could be said, and when they are looked at again; in that order.
+        self._later: dict[bytes, float] = {}
         #: Rows that a sweep has removed.
         self.swept = 0
         #: Rows of batches that were submitted until then may have been delivered by a process that did not live to
@@ -105,16 +127,13 @@ class InboxActor:
     async def _page_in_memory(self, sequence: int) -> LedgerPage | None:
         return self._home.page(sequence)
 
-    def keep(self, page: LedgerPage, rows: Rows, *, is_silent: bool = False) -> None:
-        """The rows are HELD from now on; they are in the store a moment later. Bounded by the home's open rows.
-
-        is_silent: their devices are connected and did not acknowledge them.
-        """
+    def keep(self, page: LedgerPage, rows: Rows, offer: Offer = Offer.NOW) -> None:
+        """The rows are HELD from now on; they are in the store a moment later. Bounded by the home's open rows."""
         now = self._clock.monotonic()
         page.flags[rows] |= np.uint8(Flag.WAITED_OFFLINE)
         page.keeping += len(rows)
         self._home.move(page, rows, State.HELD, Reason.DEVICE_OFFLINE, now)
-        self._to_keep.append((page, rows, is_silent))
+        self._to_keep.append((page, rows, offer))
         self._bell.ring()
 
     def came_back(self, device_id: bytes) -> None:
@@ -139,6 +158,10 @@ class InboxActor:
             self._full.discard(device_id)
             self.came_back(device_id)
 
+    def acknowledged_late(self, page: LedgerPage, rows: Rows) -> None:
+        """Their devices have these rows of a page here, whoever holds them by now."""
+        self.places.acknowledged(page, rows)
+
     def forget(self, tags: I64) -> None:
         """Rows of pages here, sequence << 16 | row, that ended elsewhere need not be kept."""
         if len(tags):
@@ -155,11 +178,9 @@ class InboxActor:
         # What a crashed run had queued is still there.
         self._bell.ring()
         while True:
-            with trio.move_on_after(_RETRY_S if self._later else math.inf):
+            with trio.move_on_at(self._next_look()):
                 await self._bell.wait()
-            for device_id in self._later:
-                self.came_back(device_id)
-            self._later.clear()
+            self._offer_again(trio.current_time())
             try:
                 await self._work()
             except* StoreError as errors:
@@ -168,6 +189,34 @@ class InboxActor:
                     self._on_error(error)
                 await trio.sleep(_RETRY_S)
                 self._bell.ring()
+
+    def _next_look(self) -> float:
+        return min(next(iter(self._later.values()), math.inf), next(iter(self._again.values()), (0, math.inf))[1])
+
+    def _look_later(self, app: int, device_ids: Sequence[bytes]) -> None:
+        """These devices are offered what waits for them once more after `offer_again_s`, if they are online then."""
+        for device_id in device_ids:
+            self._again.setdefault(device_id, (app, trio.current_time() + self._offer_again_s))
+
+    def _look_soon(self, device_id: bytes) -> None:
+        """Nothing can be said now of some of the device's rows."""
+        self._later.setdefault(device_id, trio.current_time() + _RETRY_S)
+
+    def _offer_again(self, now: float) -> None:
+        """Some of the devices whose time has come; the others in the next round."""
+        assert self._owner is not None
+        for device_id, at in list(itertools.islice(self._later.items(), _AGAIN_DEVICES)):
+            if at > now:
+                break
+            del self._later[device_id]
+            self.came_back(device_id)
+        for device_id, (app, at) in list(itertools.islice(self._again.items(), _AGAIN_DEVICES)):
+            if at > now:
+                return
+            del self._again[device_id]
+            self._full.discard(device_id)
+            for online in self._owner.online_ids(app, np.frombuffer(device_id, np.uint8).reshape(1, 16)):
+                self.came_back(online)
 
     async def sweep(self) -> None:
         """Until cancelled: rows whose time is over, and whose page nobody has any more, leave the store. Those that
@@ -207,7 +256,7 @@ class InboxActor:
             else:
                 await self._drain_some()
 
-    async def _put(self, page: LedgerPage, rows: Rows, is_silent: bool) -> None:
+    async def _put(self, page: LedgerPage, rows: Rows, offer: Offer) -> None:
         assert self._owner is not None
         batch = page.batch
         rows = rows[page.state[rows] == State.HELD]
@@ -223,8 +272,12 @@ class InboxActor:
         self.places.kept(page, rows[(kept == Kept.YES) & is_held])
         for number, older in split_by_sequence(replaced):
             await self.places.end(number, older, State.DROPPED, Reason.COLLAPSED)
-        for device_id in () if is_silent else self._owner.online_ids(page, rows):
-            self.came_back(device_id)
+        online = [] if offer is Offer.NEXT_SESSION else self._owner.online_ids(batch.app, batch.device_ids[rows])
+        if offer is Offer.LATER:
+            self._look_later(batch.app, online)
+        else:
+            for device_id in online:
+                self.came_back(device_id)
 
     async def _drain_some(self) -> None:
         """Devices that are back get what waits for them, many at once: their reads and writes share turns."""
@@ -251,7 +304,7 @@ class InboxActor:
                 located = await self.places.locate(number, rows, device_id)
                 stays = [located.later]
                 if len(located.later):
-                    self._later.add(device_id)
+                    self._look_soon(device_id)
                 for page, places, at in located.found:
                     is_held = page.state[at] == State.HELD
                     held = at[is_held]
@@ -265,13 +318,15 @@ class InboxActor:
                         self.places.kept(page, left)
                         # They are not marked any more, if they were.
                         self._home.kept(page, 0)
-                    stays.append(places[np.isin(at, left)])
-                    if len(left) and not may_leave and not is_full:
-                        self._later.add(device_id)
-                    elif len(left) and not is_full:
+                    is_homes = self.places.given_back(page, at)
+                    stays.append(places[np.isin(at, left) | is_homes])
+                    if is_homes.any() or (len(left) and not may_leave and not is_full):
+                        self._look_soon(device_id)
+                    if len(left) and may_leave and not is_full:
                         # Before anything is waited for: the acknowledgements may all come meanwhile.
                         is_full = True
                         self._full.add(device_id)
+                        self._look_later(page.batch.app, [device_id])
                 gone.append(row_tags(number, np.setdiff1d(rows, np.concatenate(stays))))
             done = np.concatenate(gone) if gone else tags[:0]
             if len(done):

@@ -38,7 +38,7 @@ from gateway.core.home import Home, row_tags, split_by_sequence
 from gateway.core.ownership import Ownership, journal_of
 from gateway.core.shadow import Life, ShadowPage
 from gateway.errors import Overloaded, StoreError
-from gateway.ledger import Channel, LedgerPage, Reason, State
+from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import SEQUENCES_MAX
 from gateway.store.ports import Inbox, InboxQuery
 from gateway.wire.worker_link.messages import Slice, decode, encode
@@ -52,8 +52,10 @@ _HERE_MIN = 1024
 class Pages(Protocol):
     """The pages of this home, by sequence, for a change in this step of the loop. Both raise StoreError.
 
-    fetch_to_end: of rows that have left the inbox and end now.
+    fetch_to_end: of rows that have left the inbox and end now. doubtful_until_unix_ms: as in InboxActor.
     """
+
+    doubtful_until_unix_ms: int
 
     fetch: Callable[[int], Awaitable[LedgerPage | None]]
     fetch_to_end: Callable[[int], Awaitable[LedgerPage | None]]
@@ -97,19 +99,34 @@ class Places(Protocol):
         """Rows that still wait end so. Raises StoreError."""
         ...
 
+    def given_back(self, page: LedgerPage, rows: Rows) -> Bool:
+        """(k,) rows that their home has again."""
+        ...
+
+    def acknowledged(self, page: LedgerPage, rows: Rows) -> None:
+        """A device acknowledged rows after they had been taken back from its connection; they have not been moved
+        yet. Those that are not this worker's to end are ended where they are."""
+        ...
+
     def is_nobodys(self, number: int) -> bool:
         """Nobody else ends these rows, whose time is over."""
         ...
 
 
 async def end_held(
-    home: Home, pages: Pages, clock: Clock, sequence: int, rows: Rows, to: State, reason: Reason
+    home: Home, pages: Pages, clock: Clock, sequence: int, rows: Rows, to: State, reason: Reason, born_unix_ms: int = 0
 ) -> None:
-    """Rows of a page of this home that waited in an inbox have ended. Raises StoreError."""
+    """Rows of a page of this home that waited in an inbox have ended. born_unix_ms: of the batch, where its number may
+    have been given again. Raises StoreError."""
     page = await pages.fetch_to_end(sequence)
-    if page is not None:
+    if page is not None and born_unix_ms in (0, page.batch.born_unix_ms):
         rows = rows[rows < page.n]
-        home.move(page, rows[_waits_here(page, rows)], to, reason, clock.monotonic())
+        rows = rows[_waits_here(page, rows)]
+        receipt = None
+        if to is State.DEVICE_ACKED:
+            page.channel[rows] = Channel.LONG_LINK
+            receipt = Receipt.DELIVERED
+        home.move(page, rows, to, reason, clock.monotonic(), receipt=receipt)
 
 
 def _waits_here(page: LedgerPage, rows: Rows) -> Bool:
@@ -130,6 +147,12 @@ class OwnPlaces:
 
     def kept(self, page: LedgerPage, rows: Rows) -> None:
         """They are where they were."""
+
+    def given_back(self, page: LedgerPage, rows: Rows) -> Bool:
+        return np.zeros(len(rows), np.bool_)
+
+    def acknowledged(self, page: LedgerPage, rows: Rows) -> None:
+        """Nobody else has them."""
 
     def stored(self, tags: I64) -> I64:
         return tags
@@ -215,6 +238,25 @@ class InboxPlaces:
         if len(self._here) > self._here_max:
             self._tidy()
 
+    def given_back(self, page: LedgerPage, rows: Rows) -> Bool:
+        return page.is_back[rows] if isinstance(page, ShadowPage) else np.zeros(len(rows), np.bool_)
+
+    def acknowledged(self, page: LedgerPage, rows: Rows) -> None:
+        if not isinstance(page, ShadowPage):
+            return
+        is_homes = page.is_back[rows]
+        if not page.has_home:
+            # Its next life may have them from its archive, and knows that they wait here.
+            is_homes |= page.state[rows] == State.HELD
+        number = number_of(page.home_address)
+        tags = row_tags(number, page.home_rows[rows[is_homes]].astype(np.intp))
+        worker = self._home_of(number)
+        if len(tags) and worker is not None:
+            # Tags of rows that were given back leave the inbox when they are offered next: only then is it known that
+            # nobody has them again.
+            head = {"state": int(State.DEVICE_ACKED), "reason": int(Reason.NONE), "born": page.home_address.unix_ms}
+            self._tell(worker, _Errand("end held", head, tags))
+
     def _tidy(self) -> None:
         """Slices of which nothing waits here any more are forgotten."""
         held = {number: [page for page in pages if page.counts[State.HELD]] for number, pages in self._here.items()}
@@ -258,6 +300,8 @@ class InboxPlaces:
             at = np.minimum(np.searchsorted(shadow.home_rows, rows), shadow.n - 1)
             is_here = (shadow.home_rows[at] == rows) & (shadow.state[at] == State.HELD)
             if is_here.any():
+                # About to be delivered; what is not is given back then.
+                shadow.goes_back[at[is_here]] = False
                 (found if shadow.has_home else homeless).append(Found(shadow, rows[is_here], at[is_here]))
                 rows = rows[~is_here] if shadow.has_home else rows
         worker = self._home_of(number)
@@ -265,10 +309,11 @@ class InboxPlaces:
             return Located(found, rows[:0])
         recalled, later = await self._recall(worker, number, rows, device_id)
         found += self._without_home(homeless, recalled, later)
-        # Those that are here may have been given back meanwhile.
+        # Any of them may have been given back, or have ended, meanwhile.
+        found += recalled
         still = [one._replace(rows=one.rows[waits], at=one.at[waits]) for one, waits in map(_still_held, found)]
         lost = [one.rows[~waits] for one, waits in map(_still_held, found)]
-        return Located([*still, *recalled], np.concatenate([later, *lost]))
+        return Located(still, np.concatenate([later, *lost]))
 
     def _without_home(self, homeless: list[Found], recalled: list[Found], later: Rows) -> list[Found]:
         """Of rows whose home has died: those that its next life does not know. It knows pages that it had archived."""
@@ -295,30 +340,43 @@ class InboxPlaces:
         return Located([Found(page, rows[is_here], rows[is_here])], rows[~is_here & is_open])
 
     async def _recall(self, worker: int, number: int, rows: Rows, device_id: bytes) -> tuple[list[Found], Rows]:
-        """The home's rows are here, HELD; those of which it cannot say now."""
-        lives = [life for life in self._links.lives() if life.worker == worker]
+        """The home's rows are here, HELD; those of which it cannot say now. If cancelled: rows that its home gives come
+        all the same, and are found here by the next who looks."""
+        pages: list[ShadowPage] = []
+        later = [rows[:0]]
+
+        def take(life: Life, answer: memoryview) -> None:
+            left, data = msgspec.msgpack.decode(answer, type=tuple[bytes, bytes])
+            later.append(np.frombuffer(left, "<u2").astype(np.intp))
+            if data:
+                pages.append(self._open_recalled(life, number, data))
+
         try:
             body = rows.astype("<u2").tobytes()
-            answer = await self._links.ask(worker, "recall", {"number": number, "device": device_id}, body)
+            await self._links.ask(worker, "recall", {"number": number, "device": device_id}, body, take=take)
         except (WorkerGone, Overloaded):
             return [], rows
-        if not lives or lives[0] not in self._links.lives():
-            return [], rows
-        later, data = msgspec.msgpack.decode(answer, type=tuple[bytes, bytes])
-        later_rows = np.frombuffer(later, "<u2").astype(np.intp)
-        if not data:
-            return [], later_rows
+        found: list[Found] = []
+        for page in pages:
+            if not page.has_home:
+                return [], rows
+            places = page.home_rows.astype(np.intp)
+            # In the order in which they were asked for, which is that of their arrival.
+            asked = rows[np.isin(rows, places)]
+            found.append(Found(page, asked, np.searchsorted(places, asked)))
+        return found, np.concatenate(later)
+
+    def _open_recalled(self, life: Life, number: int, data: bytes) -> ShadowPage:
         slice_ = decode(data)
         assert isinstance(slice_, Slice)
         batch, home_rows = rows_of(slice_, self._clock.monotonic())
-        page = self._home.open_shadow(lives[0], batch, home_rows, 0)
+        page = self._home.open_shadow(life, batch, home_rows, 0)
         page.state[:] = State.HELD
         page.channel[:] = Channel.LONG_LINK
         page.counts[State.HELD], page.counts[State.QUEUED] = page.n, 0
-        pages = self._here.setdefault(number, [])
-        pages.append(page)
+        self._here.setdefault(number, []).append(page)
         self._on_arrived(page)
-        return [Found(page, home_rows.astype(np.intp), np.arange(page.n))], later_rows
+        return page
 
     async def end(self, number: int, rows: Rows, state: State, reason: Reason) -> None:
         sequence = self._home.addresses.sequence_of(number)
@@ -377,12 +435,16 @@ class InboxPlaces:
         # A number is given again after four million batches: an old tag must not lead to somebody else's row.
         device = np.frombuffer(device_id, np.uint8)
         is_his = (page.batch.device_ids.take(rows, axis=0) == device).all(axis=1) & (page.state[rows] == State.HELD)
-        here = rows[is_his & _waits_here(page, rows)]
+        # A slice has its rows in rising order; an inbox has those of one batch in the order in which they came.
+        here = np.unique(rows[is_his & _waits_here(page, rows)])
         later = np.setdiff1d(rows[is_his], here)
         if life not in self._links.lives() or self._spread.is_taking_back(life.worker):
             here, later = here[:0], rows[is_his]
         data = b""
         if len(here):
+            if page.trail is None and page.batch.born_unix_ms <= self._pages.doubtful_until_unix_ms:
+                # Their owner may have tried before, and have told an earlier process of this home.
+                page.flags[here] |= np.uint8(Flag.RESENT_UNCERTAIN)
             self._spread.holders.give(page, here, life.worker)
             data = encode(slice_of(page.batch, here, self._clock.monotonic()))
         reply(msgspec.msgpack.encode((later.astype("<u2").tobytes(), data)))
@@ -447,8 +509,8 @@ class InboxPlaces:
                 for number, rows in split_by_sequence(tags):
                     sequence = self._home.addresses.sequence_of(number)
                     if sequence is not None:
-                        state, reason = State(head["state"]), Reason(head["reason"])
-                        await end_held(self._home, self._pages, self._clock, sequence, rows, state, reason)
+                        how = (State(head["state"]), Reason(head["reason"]), head.get("born", 0))
+                        await end_held(self._home, self._pages, self._clock, sequence, rows, *how)
             except StoreError:
                 return
             self._to_end.popleft()

@@ -38,7 +38,6 @@ from gateway.core.device_gates import DeviceGates
 from gateway.core.fallback import accept, lose_answer
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneSlice
-from gateway.core.render_bulk import fill_saved
 from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Settlement, settle
 from gateway.core.stopping import go_on
@@ -118,10 +117,10 @@ class LaneActor:
             tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
         )
         self._unsent: deque[Unsent] = deque()
-        self._ahead = AheadOfMarks(self._unsent, marks, home, rows_max=burst_rows_max, ring=self.ring)
         self._bursts: dict[int, InFlight] = {}
         #: First steps under way, by the burst number of their tag.
         self._saves: dict[int, Saving] = {}
+        self._ahead = AheadOfMarks(self._unsent, self._saves, marks, home, rows_max=burst_rows_max, ring=self.ring)
         self._burst_number = 0
         #: A THROTTLED or QUOTA verdict for this class: nothing leaves before this time. Those for the app: the pool.
         self._not_before = -math.inf
@@ -351,6 +350,8 @@ class LaneActor:
             return True
         if not may_leave:
             return False
+        if (turn := self._ahead.save_turn(now, self.lane)) is not None:
+            return turn
         wanted = min(unsent.requests_left, capacity, _POSITIONS_MAX)
         if self._request_bucket is not None:
             wanted = lane_bursts.granted(self._request_bucket, wanted, now, self._observer)
@@ -466,8 +467,7 @@ class LaneActor:
         now = self._clock.monotonic()
         if isinstance(saved, str):
             self._watch.judge_requests([Answer(Verdict.ACCEPTED)], np.zeros(0, np.uint8))
-            rendered = unsent.rendered._replace(requests=fill_saved(unsent.rendered.requests, saved))
-            self._ahead.add_saved(unsent._replace(rendered=rendered, rendered_at=now), self.lane)
+            self._ahead.add_saved(unsent, saved, now, self.lane)
             return
         is_live = unsent.page.are(unsent.rows, State.QUEUED, self.lane.key.channel)
         rows = unsent.rows[is_live]

@@ -11,19 +11,22 @@ being rendered; each is still in its page, and comes back to the queue when the 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Mapping
 
-from gateway.actors.lane_bursts import Unsent
+from gateway.actors.lane_bursts import Saving, Unsent
 from gateway.actors.lane_ports import Marks
 from gateway.actors.rendering import RenderedBurst
 from gateway.core.home import Home
 from gateway.core.lane import Lane, LaneSlice
+from gateway.core.render_bulk import fill_saved
 from gateway.core.shadow import ShadowPage, stay_here, waits_for_home
 from gateway.ledger import LedgerPage, State
 from gateway.marks import NO_TICKET
 
 _AHEAD_BURSTS = 64
+#: Contents of a lane whose first step is remembered: some hundred bytes each, and as many as are sent in a minute.
+_SAVED_MAX = 256
 #: Without a journal on disk: one waits until its rows are known to leave while the next is rendered.
 _AHEAD_BURSTS_IN_MEMORY = 2
 #: More rows than a batch has.
@@ -31,13 +34,23 @@ _NO_LIMIT = 1 << 17
 
 
 class AheadOfMarks:
-    """unsent: the lane's rendered rows. rows_max: of a burst. marks: None where the app's batches are in memory: then
-    nothing waits for a mark, and nothing is rendered ahead. ring: wakes the lane."""
+    """unsent: the lane's rendered rows. saves: its first steps under way. rows_max: of a burst. marks: None where the
+    app's batches are in memory: then nothing waits for a mark, and nothing is rendered ahead. ring: wakes the lane."""
 
     def __init__(
-        self, unsent: deque[Unsent], marks: Marks | None, home: Home, *, rows_max: int, ring: Callable[[], None]
+        self,
+        unsent: deque[Unsent],
+        saves: Mapping[int, Saving],
+        marks: Marks | None,
+        home: Home,
+        *,
+        rows_max: int,
+        ring: Callable[[], None],
     ) -> None:
         self._unsent = unsent
+        self._saves = saves
+        #: Names that first steps gave, and until when they serve others, oldest first.
+        self._saved: OrderedDict[Hashable, tuple[str, float]] = OrderedDict()
         self._marks = marks
         self._home = home
         #: Rows whose home is down.
@@ -56,9 +69,37 @@ class AheadOfMarks:
             ticket = self._marks.mark(page, burst.rows, self._ring)
         self._unsent.append(Unsent(page, burst, 0, authorization, now, ticket))
 
-    def add_saved(self, unsent: Unsent, lane: Lane) -> None:
-        """The first step is done: the second is next, and leaves when its mark is durable. Rows that ended meanwhile
-        get no mark, which nobody would take back."""
+    def save_turn(self, now: float, lane: Lane) -> bool | None:
+        """Of the first of the rendered: True where it needs no first step any more, since an earlier burst of the same
+        content had it; False while that is under way; else None."""
+        unsent = self._unsent[0]
+        bulk = unsent.rendered.requests.bulk
+        if bulk is None or bulk.save is None or bulk.save_once is None:
+            return None
+        key = bulk.save_once.key
+        name, until = self._saved.get(key, ("", 0.0))
+        if now < until:
+            self._unsent.popleft()
+            self._add_second(unsent, name, now, lane)
+            return True
+        return False if any(_key(saving.unsent) == key for saving in self._saves.values()) else None
+
+    def add_saved(self, unsent: Unsent, name: str, now: float, lane: Lane) -> None:
+        """The first step is done: the second is next, and leaves when its mark is durable."""
+        bulk = unsent.rendered.requests.bulk
+        if bulk is not None and bulk.save_once is not None:
+            self._saved[bulk.save_once.key] = name, now + bulk.save_once.valid_s
+            self._saved.move_to_end(bulk.save_once.key)
+            if len(self._saved) > _SAVED_MAX:
+                self._saved.popitem(last=False)
+        self._add_second(unsent, name, now, lane)
+        # Bursts of the same content may have waited for it.
+        self._ring()
+
+    def _add_second(self, unsent: Unsent, name: str, now: float, lane: Lane) -> None:
+        """Rows that ended meanwhile get no mark, which nobody would take back."""
+        rendered = unsent.rendered._replace(requests=fill_saved(unsent.rendered.requests, name))
+        unsent = unsent._replace(rendered=rendered, rendered_at=now)
         ticket = NO_TICKET
         if self._marks is not None and unsent.page.are_all(unsent.rows, State.QUEUED, lane.key.channel):
             ticket = self._marks.mark(unsent.page, unsent.rows, self._ring)
@@ -73,7 +114,10 @@ class AheadOfMarks:
         return self.is_marked(unsent) and self._home.may_leave(unsent.page, unsent.rows, self._ring)
 
     def bring_forward(self, lane: Lane) -> bool:
-        """Whether the first of the rendered may leave; of those that wait for other homes, the first that may."""
+        """Whether the first of the rendered may leave; of those that wait for other homes, the first that may. There is
+        one."""
+        if not isinstance(self._unsent[0].page, ShadowPage):
+            return self.is_marked(self._unsent[0])
         while self._unsent and waits_for_home(self._unsent[0].page) and not self.may_leave(self._unsent[0]):
             unsent = self._unsent.popleft()
             stay_here(unsent.page, unsent.rows)
@@ -149,3 +193,9 @@ class AheadOfMarks:
 def _is_announced(unsent: Unsent) -> bool:
     page = unsent.page
     return not isinstance(page, ShadowPage) or page.is_announced_whole(unsent.rows)
+
+
+def _key(unsent: Unsent) -> Hashable:
+    """What a first step under way will serve."""
+    bulk = unsent.rendered.requests.bulk
+    return None if bulk is None or bulk.save_once is None else bulk.save_once.key

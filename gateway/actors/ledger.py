@@ -28,18 +28,18 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.page_forms import archived_form, is_archived
 from gateway.actors.page_source import MemoryPages, settle_touched
-from gateway.batch import Batch, OwnershipEpoch, TaskSegment, continued_tasks
+from gateway.batch import Batch, OwnershipEpoch, TaskSegment
 from gateway.clock import Clock
 from gateway.columns import U8, U32, Rows, TextColumn
 from gateway.core.home import Home
-from gateway.core.lifetimes import row_deadlines
 from gateway.core.untold import changed_unix_ms
 from gateway.errors import StoreCorrupt, StoreError
 from gateway.ledger import LedgerPage, Reason, State
 from gateway.message_id import TASK_DOMAIN, BatchAddress
 from gateway.store.inbox_filing import device_hash
-from gateway.store.pages import page_of, page_parts
+from gateway.store.pages import page_of
 from gateway.store.ports import ArchivedPage, DayCounts, Inbox, InboxQuery, LedgerArchive, PageKey
 from gateway.tally import PageTally, add_keys, day_of
 
@@ -53,8 +53,9 @@ _COMPANY_S = 0.1
 _HELD_PAGES = 4096
 #: How long an archive whose disk failed is left alone; operators need seconds to make room.
 _RETRY_S = 1.0
-#: Pages brought back at once because rows of them may be due, and how long they have: the router looks every 50 ms.
-_DUE_PAGES = 4
+#: How much of the ledger's memory pages may take that are brought back at once because rows of them may be due, and how
+#: long they have: the router looks every 50 ms. With the default that is 36 full pages.
+_DUE_SHARE = 0.125
 _DUE_WAIT_S = 0.1
 #: Targets hashed in one step of the loop.
 _HASH_ROWS = 4096
@@ -148,6 +149,8 @@ class LedgerActor:
         self.stored_rows: Callable[[LedgerPage], Awaitable[Rows]] = self._rows_in_inbox
         #: Pages of an earlier process whose held rows the inbox has not been asked for.
         self._unchecked: set[int] = set()
+        #: When the newest batch that an earlier process archived was submitted; 0 where there is none.
+        self.newest_at_start_unix_ms = 0
 
     async def load(self) -> None:
         """New batches get addresses behind those of the archive, its pages with held rows are known, and pages that end
@@ -156,6 +159,7 @@ class LedgerActor:
         newest = await self._store.newest(None)
         now, now_unix_ms = self._clock.monotonic(), self._clock.unix_ms()
         if newest is not None:
+            self.newest_at_start_unix_ms = newest.unix_ms
             home.begin_after(newest.sequence, newest.unix_ms)
             # A wall clock that was set back between two processes makes no row younger.
             now_unix_ms = max(now_unix_ms, newest.unix_ms)
@@ -172,7 +176,7 @@ class LedgerActor:
         home.may_drop = self._may_drop
 
     def _done(self, page: LedgerPage) -> None:
-        if page.saved >= 0 and page.batch.app in self.noted_apps and page.history is not None:
+        if page.saved >= 0 and self._is_noted(page):
             # The journal has its receipts: it is written once for all that come in a while.
             self._rest(page)
             return
@@ -181,6 +185,9 @@ class LedgerActor:
         if self._write_at == math.inf:
             self._write_at = trio.current_time() + _COMPANY_S
             self._bell.ring()
+
+    def _is_noted(self, page: LedgerPage) -> bool:
+        return not page.n_open and page.history is not None and page.batch.app in self.noted_apps
 
     def _rest(self, page: LedgerPage) -> None:
         self._resting.setdefault(page.batch.address.sequence, (page, trio.current_time()))
@@ -472,11 +479,12 @@ class LedgerActor:
 
     def _take_rested(self, *, all_of_them: bool = False) -> None:
         """Pages that have rested long enough are to be written; all that rest, where memory is short."""
-        before = math.inf if all_of_them or self._is_short else trio.current_time() - self._held_write_s
-        while self._resting and next(iter(self._resting.values()))[1] <= before:
+        now = math.inf if all_of_them or self._is_short else trio.current_time()
+        # The sum that `run` waits for: the difference may be a rounding error away from it.
+        while self._next_rested() <= now and self._resting:
             sequence, (page, _) = self._resting.popitem(last=False)
             # Otherwise it will say so when it rests again.
-            if page.rests and self._home.page(sequence) is page and not _is_archived(page):
+            if page.rests and self._home.page(sequence) is page and not is_archived(page):
                 self._unsaved[sequence] = page
                 self._write_at = -math.inf
 
@@ -505,7 +513,7 @@ class LedgerActor:
         for page in pages:
             await self._hash_targets(page.batch)
             if page.rests:
-                form = _archived(page, self._home.counters.settled(page))
+                form = archived_form(page, self._home.counters.settled(page))
                 if page.batch.app in self.told_apps:
                     form = form._replace(changed_unix_ms=changed_unix_ms(page))
                 forms.append((page, page.changes, form))
@@ -523,7 +531,7 @@ class LedgerActor:
         for page, changes, form in forms:
             sequence = page.batch.address.sequence
             is_same = page.changes == changes
-            page.saved = changes if is_same else page.saved
+            page.saved = changes
             if is_same:
                 self.on_archived(page)
             if self._home.trail is not None and (is_same or not form.held):
@@ -532,6 +540,9 @@ class LedgerActor:
                 continue
             if is_same or not page.rests:
                 del self._unsaved[sequence]
+            elif self._is_noted(page):
+                del self._unsaved[sequence]
+                self._rest(page)
             else:
                 self._unsaved.move_to_end(sequence)
 
@@ -547,15 +558,17 @@ class LedgerActor:
         batch.target_hashes = hashes
 
     async def _bring_due(self) -> None:
-        """A few at a time: they must be looked at before memory for the next ones makes them leave again."""
+        """Some at a time: they must be looked at before memory for the next ones makes them leave again."""
         if trio.current_time() < self._due_after:
             return
-        for _ in range(min(len(self._due), _DUE_PAGES)):
+        room = self._home.ledger_bytes_max * _DUE_SHARE
+        while self._due and room > 0:
             address = self._due[0]
             page = await self.fetch(address.sequence)
             self._due.popleft()
             self._due_after = trio.current_time() + _DUE_WAIT_S
             if page is not None and page.batch.address == address:
+                room -= page.memory_bytes()
                 self._home.look_again(address, self._clock.monotonic())
                 self.on_due()
 
@@ -582,25 +595,3 @@ class LedgerActor:
             self._observer.retained(deleted)
         today = day_of(self._clock.unix_ms(), self._home.counters.day_offset_s)
         await self._store.forget_days(self._epoch, today - self._counter_days_max)
-
-
-def _is_archived(page: LedgerPage) -> bool:
-    """The archive has it as it is, and the journal knows."""
-    return page.is_saved and (page.trail is None or page.trail.is_blank)
-
-
-def _archived(page: LedgerPage, tally: PageTally) -> ArchivedPage:
-    batch = page.batch
-    held = np.flatnonzero(page.state == State.HELD)
-    over_s = float(row_deadlines(batch, held).min()) - batch.born if len(held) else 0.0
-    return ArchivedPage(
-        key=PageKey(batch.address.unix_ms, batch.address.sequence),
-        app=batch.app,
-        rows=page.n,
-        device_ids=batch.device_ids,
-        long_tasks=continued_tasks(batch),
-        parts=page_parts(page),
-        held=len(held),
-        deadline_unix_ms=batch.born_unix_ms + int(over_s * 1000),
-        tally=tally,
-    )

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gateway.actors.long_link_acks import OWED_BYTES, OWED_MAX
 from gateway.columns import I32, I64, U16, U32, Bool
 from gateway.errors import CloseReason
 from gateway.net.edge_settings import EdgeSettings
@@ -67,7 +68,8 @@ class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         A row of the connection table has 64 bytes and its two cells of the slot index 8 to 16; an entry in flight has
         34 and its place in the list of free ones 4; a stored session has 33 and 16 in its index; a handshake has
-        entries in two dicts, about 300. A connection with layers has some 16 KiB and at most two TLS records beside.
+        entries in two dicts, about 300; acknowledgements that are owed have a bound of their own. A connection with
+        layers has some 16 KiB and at most two TLS records beside.
         """
         edge = self.edge
         return (
@@ -76,6 +78,7 @@ class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             + self.in_flight_max * 38
             + self.sessions_max * 49
             + self.exchanges_parked_max * 200
+            + OWED_MAX * OWED_BYTES
             + edge.handshaking_max * 300
             + (edge.layered_connections_max * (50 << 10) if any(one.is_layered for one in edge.listeners) else 0)
             + edge.pending_total_bytes_max

@@ -81,7 +81,7 @@ class RegistryActor:
             lost += self._devices.restore(devices)
             loaded += devices.n
         self._observer.loaded(loaded, lost)
-        self._devices.changes.on_change = self._on_change
+        self._devices.changes.follow(self._on_change)
 
     def _on_change(self) -> None:
         self._changes += 1

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from gateway.actors.consents import Admitted
 from gateway.columns import F64, U32, Bool, Pieces, Rows, TextColumn
 from gateway.core.devices import DeviceTable
 from gateway.core.fallback import Targets, targets
@@ -59,9 +60,7 @@ class LaneBurst(NamedTuple):
 class Gate(Protocol):
     """Who says which rows may go; see `actors/consents.py`."""
 
-    def admit(self, page: LedgerPage, rows: Rows, groups: list[TokenGroup]) -> tuple[list[TokenGroup], Rows]:
-        """The groups without the rows that may not, and the positions of those."""
-        ...
+    def admit(self, page: LedgerPage, rows: Rows, groups: list[TokenGroup]) -> Admitted: ...
 
 
 class LaneRenderer:
@@ -101,9 +100,11 @@ class LaneRenderer:
         if self._paces is not None:
             rows, groups, paced = _pace(self._paces, page, rows, groups, now_unix_s)
         n_targets = sum(len(group.positions) for group in groups)
-        barred = _NO_ROWS
+        barred = waiting = _NO_ROWS
         if self._gate is not None and groups:
-            groups, barred = self._gate.admit(page, rows, groups)
+            groups, barred, waiting, wait_s = self._gate.admit(page, rows, groups)
+            if len(waiting):
+                paced = _with_paced(paced, PacedRows(rows[waiting], np.full(len(waiting), wait_s)))
         if self._is_bulk and groups:
             groups = _for_lists(groups, page.token_hashes[rows])
         rendered = self._renderer.render(
@@ -113,7 +114,7 @@ class LaneRenderer:
         if n_targets + len(unproven) < len(rows):
             has_token = np.zeros(len(rows), np.bool_)
             has_token[unproven] = True
-            has_token[barred] = True
+            has_token[barred] = has_token[waiting] = True
             for group in groups:
                 has_token[group.positions] = True
             tokenless = rows[~has_token]
@@ -215,6 +216,12 @@ def _pace(
     parts = [_part(group, may_leave[group.positions]) for group in groups]
     left = [part._replace(positions=places[part.positions]) for part in parts if len(part.positions)]
     return rows[may_leave], left, PacedRows(rows[~may_leave], wait_s[~may_leave])
+
+
+def _with_paced(first: PacedRows | None, second: PacedRows) -> PacedRows:
+    if first is None:
+        return second
+    return PacedRows(np.concatenate([first.rows, second.rows]), np.concatenate([first.wait_s, second.wait_s]))
 
 
 def _for_lists(groups: list[TokenGroup], hashes: U32) -> list[TokenGroup]:

@@ -24,7 +24,7 @@ import trio
 
 from gateway.actors.bell import Bell
 from gateway.actors.fallbacks import NOT_REACHED, FallbackObserver, Fallbacks, Ways
-from gateway.actors.inbox import InboxActor
+from gateway.actors.inbox import InboxActor, Offer
 from gateway.actors.lane import LaneActor
 from gateway.actors.link_feed import ForLink, LinkFeed, mark_held, rows_of_one_call
 from gateway.actors.rendering import LinkPayload, LinkRenderer
@@ -184,7 +184,7 @@ class Router:
         return self._long_link
 
     def _not_resent(self, page: LedgerPage, rows: Rows) -> None:
-        self.unacknowledged(page, rows, is_silent=False)
+        self.unacknowledged(page, rows, Offer.NOW)
 
     def connect(self, lanes: Mapping[LaneKey, LaneActor], guards: Mapping[tuple[int, Channel], TokenGuard]) -> None:
         """Names the lanes rows are given to, and the guard of each (app index, vendor). Called once, before `run`."""
@@ -290,8 +290,8 @@ class Router:
 
     # -- carrying out
 
-    def _carry_out(self, page: LedgerPage, routed: Routed, options: Options, *, is_silent: bool = False) -> None:
-        """Every row of the decision has its next holder or its end. is_silent: as in `InboxActor.keep`."""
+    def _carry_out(self, page: LedgerPage, routed: Routed, options: Options, offer: Offer = Offer.NOW) -> None:
+        """Every row of the decision has its next holder or its end. offer: as in `InboxActor.keep`."""
         now = self._clock.monotonic()
         for reason, rows in routed.dropped:
             if reason is Reason.UNKNOWN_DEVICE and not self._remembers_devices and _is_recovered(page):
@@ -311,7 +311,7 @@ class Router:
             self._link_feed.add(ForLink(page, routed.long_link, routed.fds, routed.generations))
         if len(routed.inbox):
             page.channel[routed.inbox] = Channel.LONG_LINK
-            self._inbox.keep(page, routed.inbox, is_silent=is_silent)
+            self._inbox.keep(page, routed.inbox, offer)
 
     def _fail(self, page: LedgerPage, rows: Rows, now: float) -> None:
         """Rows have no way left, but for their chain. Their reasons stand beside them."""
@@ -501,7 +501,7 @@ class Router:
 
     # -- from the long link
 
-    def unacknowledged(self, page: LedgerPage, rows: Rows, *, is_silent: bool) -> None:
+    def unacknowledged(self, page: LedgerPage, rows: Rows, offer: Offer) -> None:
         """Sockets closed or stayed silent: these rows pass to their next holder, counted and marked."""
         held = rows[page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK)]
         if not len(held):
@@ -514,15 +514,13 @@ class Router:
         self._observer.handed_over(len(held))
         options = self._options(page)
         routed = reroute_after_long_link(page, held, self._devices, options, self.lanes_of(page))
-        self._carry_out(page, routed, options, is_silent=is_silent)
+        self._carry_out(page, routed, options, offer)
 
     # -- from the inbox
 
-    def online_ids(self, page: LedgerPage, rows: Rows) -> list[bytes]:
-        _, found = self._devices.locate(page.batch.device_ids.take(rows, axis=0), page.batch.app)
-        online = found.is_online
-        ids = page.batch.device_ids[rows[online]]
-        return [row.tobytes() for row in ids]
+    def online_ids(self, app: int, device_ids: U8) -> list[bytes]:
+        _, found = self._devices.locate(device_ids, app)
+        return [row.tobytes() for row in device_ids[found.is_online]]
 
     async def mark_held(self, page: LedgerPage, rows: Rows) -> bool:
         """As `link_feed.mark_held`."""

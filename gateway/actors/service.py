@@ -396,10 +396,14 @@ class Service:
         connection.answer(await self._desk.answer(message, app, key))
 
     async def _report_consents(self, connection: Caller, message: messages.ReportConsents) -> None:
+        app_key = self._named_app(connection, message.app_key).key
+        connection.answer(await self.report_consents(message, app_key))
+
+    async def report_consents(self, message: messages.ReportConsents, app_key: str) -> messages.ConsentsReported:
+        """They are counted. Raises: BadRequest, Overloaded. If cancelled: they may be counted."""
         if self.consents is None:
             raise BadRequest("kind", "this gateway counts no consents", code="not_found")
-        app_key = self._named_app(connection, message.app_key).key
-        connection.answer(await self.consents.answer(message, app_key))
+        return await self.consents.answer(message, app_key)
 
     # -- tasks
 

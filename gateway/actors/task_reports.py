@@ -23,6 +23,8 @@ from gateway.message_id import to_text
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
 
+#: Looked at in one step of a trace: some two milliseconds.
+_BURSTS_PER_STEP = 1024
 #: Whether the asking client may see a page.
 MaySee: TypeAlias = Callable[[LedgerPage], bool]
 #: Messages of one device that `device` shows, and rows that are gone through for them.
@@ -177,7 +179,11 @@ class TaskReports:
     async def _trace(self, message: messages.Trace, may_see: MaySee) -> messages.TraceHops:
         page, row, segment = await self._find_message(message, may_see)
         batch = page.batch
-        hops = [_hop(batch.born_unix_ms, hop) for hop in report.trace_row(page, row)]
+        of_bursts: list[report.Hop] = []
+        for first in range(0, len(page.bursts), _BURSTS_PER_STEP):
+            of_bursts += report.burst_hops(page, row, page.bursts[first : first + _BURSTS_PER_STEP])
+            await trio.lowlevel.checkpoint()
+        hops = [_hop(batch.born_unix_ms, hop) for hop in report.trace_with(page, row, of_bursts)]
         return messages.TraceHops(
             id=message.id,
             task_id=segment.task_id,

@@ -6,6 +6,8 @@
 The reader awaits nothing but its socket: what it brings has its room already (credit), or is bounded by what this
 worker itself handed out (outcomes) or asked (answers). So two workers that are full of each other's rows go on hearing
 what became of their own. Reports are made when they are sent, from columns: however often a row moved, it waits as one.
+Those that nobody waits for gather for `GATHER_S`: a row that its device acknowledges at once is reported once, and the
+acknowledgements of a moment as one.
 
 A row's report that it is about to leave the process is out when the kernel has it: what was written to a Unix socket is
 read by the peer even when this process is killed the moment after. For a row of an app on disk that is not enough: its
@@ -15,6 +17,7 @@ nobody.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import trio
@@ -31,6 +34,9 @@ from gateway.wire.worker_link.session import Closed, Event, LinkSession, Opened
 _READ_BYTES = 256 << 10
 #: Bytes made ready ahead of the socket: more would only make reports older.
 _AHEAD_BYTES = 256 << 10
+#: How long reports wait for others, and what a kill loses of them more. A phone on the same machine acknowledges within
+#: it; to whoever asks for a state it is nothing. Of 0, 2, 5 and 20 ms: docs/performance.md.
+GATHER_S = 0.005
 
 
 class LinkEnds(Protocol):
@@ -67,11 +73,25 @@ class WorkerLink:
         self.life: Life | None = None
         self.is_draining = False
         self._told: list[tuple[ShadowPage, Rows]] = []
+        #: When the reports that wait are due; trio's clock.
+        self._reports_at = math.inf
+        self._resting = trio.CancelScope()
 
     # -- called by others, at once
 
     def ring(self) -> None:
-        """There is a report, or rows."""
+        """There are rows."""
+        self._bell.ring()
+
+    def ring_later(self) -> None:
+        """There is a report that nobody waits for."""
+        if self._reports_at == math.inf:
+            # The writer is not woken for it: the end of its rest comes nearer.
+            self._reports_at = self._resting.deadline = trio.current_time() + GATHER_S
+
+    def ring_reports(self) -> None:
+        """There is a report for which rows wait."""
+        self._reports_at = -math.inf
         self._bell.ring()
 
     def send(self, message: Ask | Answer | Marked) -> None:
@@ -124,6 +144,8 @@ class WorkerLink:
                 # It has no life: the writer must not take rows or reports for a socket that is about to close.
                 return False
             self.life = life
+            # What is to be told to this life may be there already.
+            self.ring_reports()
             return True
         if self.life is None:
             raise LocalProtocolError("a link without a peer brought a message")
@@ -152,7 +174,9 @@ class WorkerLink:
             self._fill()
             data = session.data_to_send()
             if not data:
-                await self._bell.wait()
+                until = math.inf if self.life is None else self._reports_at
+                with trio.CancelScope(deadline=until) as self._resting:
+                    await self._bell.wait()
                 continue
             try:
                 await self._stream.send_all(data)
@@ -169,9 +193,10 @@ class WorkerLink:
         session, life = self._session, self.life
         if life is None:
             return
-        while session.unsent_bytes < _AHEAD_BYTES:
+        while session.unsent_bytes < _AHEAD_BYTES and self._reports_at <= trio.current_time():
             report = self._ends.next_report(life)
             if report is None:
+                self._reports_at = math.inf
                 break
             session.send(report.message)
             self._told.append((report.page, report.rows))

@@ -68,15 +68,18 @@ class DeathWatcher(Protocol):
 
 Reply: TypeAlias = Callable[[bytes | memoryview], None]
 AnswerAsk: TypeAlias = Callable[[Life, dict[str, Any], memoryview, Reply], None]
+#: Called with the answer and whose it is, in the turn in which it was read.
+Take: TypeAlias = Callable[[Life, memoryview], None]
 Dial: TypeAlias = Callable[[int], Awaitable[trio.abc.Stream]]
 
 
 class _Asked:
-    __slots__ = ("answer", "done")
+    __slots__ = ("answer", "done", "take")
 
-    def __init__(self) -> None:
+    def __init__(self, take: Take | None) -> None:
         self.answer: Answer | None = None
         self.done = trio.Event()
+        self.take = take
 
 
 class WorkerLinks:
@@ -106,7 +109,7 @@ class WorkerLinks:
         self.is_serving = True
         spread.on_rows = self._ring
         spread.on_marked = self._tell_marked
-        foreign.connect(self._ring_life, self._give)
+        foreign.connect(self._ring_later, self._ring_reports, self._give)
 
     # -- who lives; called by `Peers`
 
@@ -169,10 +172,13 @@ class WorkerLinks:
         """Questions of this kind are answered by that call: it calls its `reply` once, then or later."""
         self._answerers[what] = answer
 
-    async def ask(self, worker: int, what: str, head: dict[str, Any], body: bytes | memoryview = b"") -> memoryview:
+    async def ask(
+        self, worker: int, what: str, head: dict[str, Any], body: bytes | memoryview = b"", *, take: Take | None = None
+    ) -> memoryview:
         """The answer of that worker. Raises WorkerGone, Overloaded.
 
-        If cancelled: the answer is dropped when it comes.
+        take: for an answer that brings something that its sender has not got any more. If cancelled: the answer is
+        dropped when it comes, but for `take`, which gets it all the same.
         """
         link = self._links.get(worker)
         life = None if link is None else link.life
@@ -182,12 +188,13 @@ class WorkerLinks:
         if len(open_) >= ASKS_MAX:
             raise Overloaded("questions to one worker", len(open_), ASKS_MAX)
         number = next(self._numbers) & U32_MAX
-        asked = open_[number] = _Asked()
+        asked = open_[number] = _Asked(take)
         link.send(Ask(number, what, head, memoryview(body)))
         try:
             await asked.done.wait()
         finally:
-            open_.pop(number, None)
+            if take is None:
+                open_.pop(number, None)
         if asked.answer is None or not asked.answer.is_known:
             raise WorkerGone(worker)
         return asked.answer.body
@@ -261,8 +268,15 @@ class WorkerLinks:
         if link is not None:
             link.ring()
 
-    def _ring_life(self, life: Life) -> None:
-        self._ring(life.worker)
+    def _ring_later(self, life: Life) -> None:
+        link = self._links.get(life.worker)
+        if link is not None:
+            link.ring_later()
+
+    def _ring_reports(self, life: Life) -> None:
+        link = self._links.get(life.worker)
+        if link is not None:
+            link.ring_reports()
 
     def _give(self, life: Life, rows: int, size: int) -> None:
         link = self._links.get(life.worker)
@@ -318,10 +332,12 @@ class WorkerLinks:
             link.send(Answer(number, memoryview(body), is_known))
 
     def on_answer(self, life: Life, answer: Answer) -> None:
-        asked = self._asked.get(life, {}).get(answer.number)
+        asked = self._asked.get(life, {}).pop(answer.number, None)
         if asked is not None:
             asked.answer = answer
             asked.done.set()
+            if asked.take is not None and answer.is_known:
+                asked.take(life, answer.body)
 
     def next_report(self, life: Life) -> Report | None:
         return self._foreign.next_report(life)

@@ -23,7 +23,7 @@ from msgspec import Meta
 from gateway.columns import TextColumn
 from gateway.core.identity import device_password
 from gateway.core.signed_requests import Proven, Refused, SignedRequests
-from gateway.errors import Overloaded, StoreError
+from gateway.errors import Overloaded, StoreError, StoreUnavailable
 from gateway.regions import channel_name
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import DevicesRegistered, RegisterDevices, Texts
@@ -35,6 +35,7 @@ STATUSES = {
     "stale_timestamp": 401,
     "repeated": 409,
     "overloaded": 429,
+    "unavailable": 503,
     "shutting_down": 503,
 }
 
@@ -122,12 +123,14 @@ class SignedDesk(ABC):
             refused = Refused("bad_request", "body", f"not JSON: {error}")
         except BadRequest as error:
             refused = Refused("bad_request", error.field, error.text, error.value, error.limit)
+        except StoreUnavailable as error:
+            refused = Refused("unavailable", f"{error.limit} store", str(error), retry_after_s=error.retry_after_s)
         except Overloaded as error:
             refused = Refused(
                 "overloaded", error.limit, str(error), error.value, error.limit_value, error.retry_after_s
             )
         except StoreError as error:
-            refused = Refused("overloaded", "store", f"not durable: {error.what}", retry_after_s=1.0)
+            refused = Refused("unavailable", "registry store", f"not durable: {error.what}", retry_after_s=1.0)
         return _refused(refused)._replace(app_key=app_key, secret_index=checked.secret_index)
 
 

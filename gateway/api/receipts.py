@@ -12,7 +12,7 @@ secret in its path, `/v1/receipts/APP/VENDOR/SECRET` (`ReaderEntry.path_secret`)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import h11
@@ -22,7 +22,7 @@ from gateway.api.conversation import HttpAnswer, HttpListener, HttpSettings, pat
 from gateway.ledger import Channel
 from gateway.observe.metric_types import OTHER
 from gateway.observe.metrics import Metrics
-from gateway.receipts import Callback, NotTaken, ReceiptReader, Reply, VendorReceipt
+from gateway.receipts import Callback, ConsentsTold, NotTaken, ReceiptReader, Reply, VendorReceipt
 
 PREFIX = "/v1/receipts/"
 #: A vendor whose receipts are not durable after so long is told to come again; vendors wait three to ten seconds.
@@ -61,7 +61,8 @@ class _Answer:
 
 
 class ReceiptsSite:
-    """endpoints: by what stands behind the prefix, `APP/VENDOR`. not_ready: why nothing should be taken now."""
+    """endpoints: by what stands behind the prefix, `APP/VENDOR`. not_ready: why nothing should be taken now.
+    take_consents: False: the event should come again."""
 
     def __init__(
         self,
@@ -72,12 +73,14 @@ class ReceiptsSite:
         *,
         now_unix_s: Callable[[], float],
         not_ready: Callable[[], Sequence[str]],
+        take_consents: Callable[[int, ConsentsTold], Awaitable[bool]] | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._desk = desk
         self._metrics = metrics
         self._now_unix_s = now_unix_s
         self._not_ready = not_ready
+        self._take_consents = take_consents
         self.converse = HttpListener("receipts", self, metrics, settings).converse
 
     def _endpoint(self, request: h11.Request) -> Endpoint | None:
@@ -115,6 +118,9 @@ class ReceiptsSite:
             return "unreadable", replies.unreadable
         if isinstance(told, NotTaken):
             return "unproven", replies.unproven
+        if isinstance(told, ConsentsTold):
+            is_taken = self._take_consents is None or await self._take_consents(endpoint.app, told)
+            return ("taken", replies.taken) if is_taken else ("busy", replies.busy)
         answer = _Answer()
         if not self._desk.take(endpoint.app, endpoint.channel, told, answer.told):
             return "busy", replies.busy

@@ -18,7 +18,7 @@ CONFIG_VARIABLE = "PUSHGW_CONFIG"
 
 _EPILOG = """\
 exit codes: 0 all well; 1 not conserved or duplicates; 2 usage or configuration; 3 some rows refused (the rest done);
-4 gateway not reachable
+4 gateway not reachable; 130 Ctrl-C
 """
 
 

@@ -50,7 +50,7 @@ class ConsentStatistics(NamedTuple):
 
 
 class ConsentTable:
-    """keys_max: bounds the table; memory that was never used costs nothing."""
+    """keys_max: bounds the table; memory that was never used costs nothing. is_stored: somebody takes what changes."""
 
     __slots__ = (
         "_free",
@@ -58,6 +58,7 @@ class ConsentTable:
         "_held",
         "_index",
         "_is_changed",
+        "_is_stored",
         "_keys",
         "_keys_max",
         "_left",
@@ -65,8 +66,9 @@ class ConsentTable:
         "_total_held",
     )
 
-    def __init__(self, keys_max: int) -> None:
+    def __init__(self, keys_max: int, *, is_stored: bool = True) -> None:
         self._keys_max = keys_max
+        self._is_stored = is_stored
         self._index = Segments(keys_max, "consents_index_slots_max")
         self._keys: U64 = np.zeros((keys_max + 1, 2), np.uint64)
         self._left: U16 = np.zeros(keys_max + 1, np.uint16)
@@ -80,6 +82,11 @@ class ConsentTable:
 
     def __len__(self) -> int:
         return self._next - 1 - len(self._free)
+
+    @property
+    def knows_none(self) -> bool:
+        """Nobody agreed to anything."""
+        return not len(self)
 
     def find(self, keys: U64) -> I32:
         """(n,) int32 the place of each key, -1 for one that is not there. It stays the same while a row is held."""
@@ -181,6 +188,29 @@ class ConsentTable:
         self._is_changed[places] = True
         self._let_go(places)
 
+    def lower(self, keys: U64, counts: I64) -> None:
+        """Each key has so many fewer, as far as it has any; what rows hold stays held."""
+        places = self.find(keys)
+        known = places >= 0
+        distinct, inverse = np.unique(places[known], return_inverse=True)
+        fewer = np.bincount(inverse, np.minimum(counts[known], LEFT_MAX), len(distinct)).astype(np.int64)
+        self._left[distinct] -= np.minimum(fewer, self._left[distinct]).astype(np.uint16)
+        self._is_changed[distinct] = True
+        self._let_go(distinct)
+
+    def idle(self) -> Changed:
+        """The keys with consents that no row is on its way with, and how many."""
+        places = np.flatnonzero(self._left[: self._next] > self._held[: self._next])
+        return Changed(self._keys[places], self._left[places] - self._held[places])
+
+    def keys_at(self, places: I32) -> U64:
+        return self._keys[places]
+
+    def are_empty(self, places: I32) -> Bool:
+        """(n,) at which places no consent is left, whatever rows hold."""
+        empty: Bool = self._left[places] == 0
+        return empty
+
     def _release(self, places: I32) -> None:
         np.subtract.at(self._held, places, 1)
         self._total_held -= len(places)
@@ -192,7 +222,8 @@ class ConsentTable:
         if len(places):
             keys = self._keys[places]
             self._index.remove(_shards(keys), keys[:, 0], places)
-            self._gone.append(keys)
+            if self._is_stored:
+                self._gone.append(keys)
             self._is_changed[places] = False
             self._keys[places] = 0
             self._free.give(places.astype(np.uint32))

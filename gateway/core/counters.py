@@ -180,7 +180,7 @@ def tally_pages(pages: Sequence[LedgerPage], day_offset_s: int) -> list[PageTall
         found, index = row_keys(batch, day_offset_s)
         if index is None and page.n >= _COUNTED_ROWS_MIN:
             keys.append(())
-            tallies[place][found[0]] = _counted(page)
+            tallies[place][found[0]] = count_cells(page)
             continue
         cells = _with_departures(page, 0, page.n, index)
         if place:
@@ -203,16 +203,6 @@ def tally_rows(page: LedgerPage, first: int, stop: int, day_offset_s: int) -> di
     codes, counts = np.unique(cells, return_counts=True)
     for code, n in zip(codes.tolist(), counts.tolist(), strict=True):
         found.setdefault(keys[code >> CELL_BITS], {})[code & _CELL_MASK] = n
-    return found
-
-
-def _counted(page: LedgerPage) -> dict[int, int]:
-    """How many rows, and departures, are in each cell of a page whose rows have one key."""
-    found = count_cells(page)
-    _, left = departures(page, 0, page.n)
-    codes, counts = np.unique(left, return_counts=True)
-    # No row is in the cell of a departure.
-    found.update(zip(codes.tolist(), counts.tolist(), strict=True))
     return found
 
 

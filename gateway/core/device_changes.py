@@ -22,24 +22,31 @@ _BLOCK_ROWS = 1 << 20
 
 
 class DeviceChanges:
-    """on_change: called after rows were marked to be written at once."""
+    """Marks, and where the urgent ones are for who follows them."""
 
-    __slots__ = ("_marks", "_pending", "on_change")
+    __slots__ = ("_marks", "_on_change", "_pending")
 
     def __init__(self, devices_max: int) -> None:
         self._marks: U8 = np.zeros(devices_max + 1, np.uint8)
-        #: Where marks of NOW are, so that a registration costs no look at all devices; some may be gone by now.
+        #: Where marks of NOW are, so that a registration costs no look at all devices; some may be gone by now. Empty
+        #: while nobody follows: without a registry nobody ever would take them.
         self._pending: list[Rows | I32] = []
-        self.on_change: Callable[[], None] = _nobody
+        self._on_change: Callable[[], None] | None = None
+
+    def follow(self, on_change: Callable[[], None]) -> None:
+        """Calls on_change after rows were marked to be written at once; those that are marked already are pending."""
+        self._on_change = on_change
+        self._pending = [self.still(rows, NOW) for rows in self.blocks()]
 
     def mark(self, rows: Rows | I32) -> None:
         """The rows, -1 not among them, are to be written at once."""
         if len(rows):
             fresh = rows[self._marks[rows] & np.uint8(NOW) == 0]
             self._marks[fresh] |= np.uint8(NOW)
-            if len(fresh):
-                self._pending.append(fresh)
-            self.on_change()
+            if self._on_change is not None:
+                if len(fresh):
+                    self._pending.append(fresh)
+                self._on_change()
 
     def mark_later(self, rows: Rows | int) -> None:
         """The rows, -1 not among them, are to be written some time."""
@@ -73,7 +80,3 @@ class DeviceChanges:
         for first in range(0, len(self._marks), _BLOCK_ROWS):
             found: I32 = (np.flatnonzero(self._marks[first : first + _BLOCK_ROWS]) + first).astype(np.int32)
             yield found
-
-
-def _nobody() -> None:
-    """Nothing is kept of devices but what is in memory."""

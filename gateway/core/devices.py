@@ -181,18 +181,18 @@ class DeviceTable:
 
     @staticmethod
     def _routing_of(rows: I32, words: U64) -> Routing:
-        """words: (n, 8), the records of the rows."""
+        """words: (n, 8), the records of the rows, a copy that columns of the answer are views of."""
         found = words.view(DEVICE)[:, 0]
-        fds = np.ascontiguousarray(found["fd"])
+        flags = np.ascontiguousarray(found["flags"])
         return Routing(
             is_known=rows >= 0,
-            is_online=fds != OFFLINE,
-            has_token=(found["token_length"] > 0) & ((found["flags"] & FLAG_MUTED) == 0),
+            is_online=found["fd"] != OFFLINE,
+            has_token=(found["token_length"] > 0) & ((flags & np.uint8(FLAG_MUTED)) == 0),
             channel=np.ascontiguousarray(found["channel"]),
-            fd=fds,
-            generation=np.ascontiguousarray(found["generation"]),
-            proven_unix_s=np.ascontiguousarray(found["proven_unix_s"]),
-            filters=found["flags"] & np.uint8(FLAG_BLOCKED | FLAG_CLOSED),
+            fd=found["fd"],
+            generation=found["generation"],
+            proven_unix_s=found["proven_unix_s"],
+            filters=flags & np.uint8(FLAG_BLOCKED | FLAG_CLOSED),
         )
 
     def ids(self, rows: I32) -> U8:

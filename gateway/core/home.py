@@ -231,6 +231,10 @@ class Home:
         return rows_here + self._rows_wanted > self._rows_open_max or self.ledger_bytes > self._ledger_bytes_max
 
     @property
+    def ledger_bytes_max(self) -> int:
+        return self._ledger_bytes_max
+
+    @property
     def ledger_bytes(self) -> int:
         return self._bytes + self.away_pages.memory_bytes
 
@@ -392,8 +396,7 @@ class Home:
             is_news = (page.state[rows] != State.DEVICE_ACKED) | (receipt > Receipt.DELIVERED)
             self.hear(page, rows[is_news], Kind(receipt - 1), now)
         uncertain = rows[page.state[rows] == State.UNCERTAIN]
-        if len(uncertain):
-            self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
+        self.move(page, uncertain, State.VENDOR_ACCEPTED, Reason.NONE, now)
         if page.batch.has_fallback and receipt >= Receipt.DELIVERED:
             self._reached(page, rows, now)
         if isinstance(page, ShadowPage):

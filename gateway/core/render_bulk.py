@@ -20,8 +20,10 @@ from gateway.content import Variant
 from gateway.core.compiled import Compiled, CompiledBulk, base_name
 from gateway.core.rendered import Group, RenderedGroup, pieces_of
 from gateway.escapes import escape_column
-from gateway.vendor import Bulk, Requests, RowList, slot_text
+from gateway.vendor import Bulk, Requests, RowList, SaveOnce, slot_text
 
+#: A saved message that is older is saved anew: vendors do not say for how long they keep one.
+_SAVED_S_MAX = 60.0
 _SAVED = slot_text("saved")
 
 
@@ -51,11 +53,12 @@ def add_shared(group: Group, variant: Variant, template: Compiled, texts: Mappin
     slots: dict[str, Pieces] = dict(texts)
     slots |= _around(group, variant, bulk.body_slots)
     truncated = np.full(n, was_cut)
-    save = None
+    save = save_once = None
     if bulk.save is not None:
-        save = _save(group, variant, bulk.save, texts)
+        save, save_once = _save(group, variant, bulk.save, texts), _save_once(group, variant, texts)
         slots["saved"] = (_SAVED,)
-    _add(group, variant, bulk, slots, _Lists(rows, offsets), truncated, is_distinct=False, save=save)
+    lists = _Lists(rows, offsets)
+    _add(group, variant, bulk, slots, lists, truncated, is_distinct=False, save=save, save_once=save_once)
 
 
 def add_distinct(
@@ -138,6 +141,7 @@ def _add(
     *,
     is_distinct: bool,
     save: Requests | None = None,
+    save_once: SaveOnce | None = None,
 ) -> None:
     numbering = group.numbering
     assert numbering is not None
@@ -157,7 +161,7 @@ def _add(
         pieces_of(bulk.path, slots),
         headers,
         body,
-        Bulk(lists.offsets, group.tokens, is_distinct, first, save),
+        Bulk(lists.offsets, group.tokens, is_distinct, first, save, save_once),
     )
     group.out.groups.append(RenderedGroup(group.positions, requests, truncated))
 
@@ -172,6 +176,13 @@ def _save(group: Group, variant: Variant, template: Compiled, slots: Mapping[str
         own[name] = (group.burst.constant(name, variant, in_json=False),)
     headers = tuple((name, pieces_of(value, own)) for name, value in template.headers)
     return Requests(1, group.authority, pieces_of(template.path, own), headers, body)
+
+
+def _save_once(group: Group, variant: Variant, texts: Mapping[str, Pieces]) -> SaveOnce:
+    """One save serves the rows of a content of a batch whose texts came out alike, but for what it says of the time
+    left: that is a tenth of the TTL late at most."""
+    said = tuple((name, *texts[name]) for name in sorted(texts))
+    return SaveOnce((_content_id(group), said), min(_SAVED_S_MAX, variant.ttl_s / 10))
 
 
 def _content_id(group: Group) -> bytes:

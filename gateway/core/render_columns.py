@@ -280,9 +280,16 @@ def _slots(group: Group, contents: Contents, template: Compiled, bulk: CompiledB
 
 
 def _replaced(pieces: Pieces, n: int, texts: Mapping[int, bytes]) -> Pieces:
-    """The pieces of n rows of a text, with other texts in some rows: all of such a row stands in the first piece."""
+    """The pieces of n rows of a text, with other texts in some rows: all of such a row stands in the first piece, or
+    where it differs in the last one alone, as what was cut at its end does, only that is replaced."""
     if not texts:
         return pieces
+    if len(pieces) > 1 and isinstance(pieces[-1], TextColumn):
+        starts = {index: _text_of(pieces[:-1], index) for index in texts}
+        if all(text.startswith(starts[index]) for index, text in texts.items()):
+            # Constants stay constants: a part of each row less to join for each of them.
+            rests = {index: text[len(starts[index]) :] for index, text in texts.items()}
+            return pieces[:-1] + _replaced(pieces[-1:], n, rests)
     indexes = list(texts)
     columns: list[Piece] = []
     for place, piece in enumerate(pieces):

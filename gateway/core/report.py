@@ -200,12 +200,15 @@ class Hop(NamedTuple):
 
 
 def trace_row(page: LedgerPage, row: int) -> list[Hop]:
-    """The way of one row, in order of time."""
-    hops = [Hop(0, "submitted")]
-    if page.routed_ms[row]:
-        hops.append(Hop(int(page.routed_ms[row]), "routed"))
+    """The way of one row, in order of time; one step. See `burst_hops`."""
+    return trace_with(page, row, burst_hops(page, row, page.bursts))
+
+
+def burst_hops(page: LedgerPage, row: int, bursts: Sequence[Burst]) -> list[Hop]:
+    """What these bursts of the page say of the row. Some two microseconds a burst."""
+    hops: list[Hop] = []
     born = page.batch.born
-    for burst in page.bursts:
+    for burst in bursts:
         for place in np.flatnonzero(burst.rows == row).tolist():
             # As the page's stamps: at least 1, so that nothing seems to come before its routing.
             issued_ms = max(1, int((burst.issued - born) * 1000))
@@ -218,6 +221,15 @@ def trace_row(page: LedgerPage, row: int) -> list[Hop]:
                 request = _request_id(burst, place, page.batch.message_ids[row].tobytes())
                 where = (burst.channel, burst.connection, burst.attempt)
                 hops.append(Hop(answered_ms, "answered", *where, verdict, name, request=request))
+    return hops
+
+
+def trace_with(page: LedgerPage, row: int, bursts: Sequence[Hop]) -> list[Hop]:
+    """The way of one row, in order of time. bursts: what all bursts say of it."""
+    hops = [Hop(0, "submitted")]
+    if page.routed_ms[row]:
+        hops.append(Hop(int(page.routed_ms[row]), "routed"))
+    hops += bursts
     channel = Channel(int(page.channel[row]))
     if channel is Channel.LONG_LINK and page.issued_ms[row]:
         hops.append(Hop(int(page.issued_ms[row]), "sent to the device", channel, attempt=int(page.attempts[row])))

@@ -115,7 +115,9 @@ class ShadowPage(LedgerPage):
         "is_back",
         "is_orphan",
         "is_told",
+        "may_go_back",
         "new_number",
+        "on_awaited",
         "on_dirty",
         "on_ended",
         "on_told",
@@ -141,12 +143,16 @@ class ShadowPage(LedgerPage):
         self.unasked: list[int] = []
         self.new_number: Callable[[], int] = lambda: 0
         self.has_dirty = False
+        #: Any of `goes_back`.
+        self.may_go_back = False
         self.has_home = True
         #: Its home is dead and will not be back.
         self.is_orphan = False
         #: Called once each when rows may leave that might not before.
         self.on_told: list[Callable[[], None]] = []
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
+        #: Called when rows wait for the next report.
+        self.on_awaited: Callable[[ShadowPage], None] = _nobody
         self.on_ended: Callable[[ShadowPage, int], None] = _nobody_counts
 
     def touch(self, rows: Rows) -> None:
@@ -158,6 +164,9 @@ class ShadowPage(LedgerPage):
 
     def moved(self, rows: Rows, to: State, came: I64, now: float) -> None:
         """The rows have moved; their home will hear of it. came: (11,) how many from each state."""
+        if self.may_go_back:
+            # What was in the inbox is not there any more, or not yet again.
+            self.goes_back[rows] = False
         if IS_FINAL[to]:
             self.final_ms[rows] = self.stamp(now)
             self.on_ended(self, len(rows) - int(came[IS_FINAL].sum()))
@@ -169,12 +178,12 @@ class ShadowPage(LedgerPage):
     def give_back(self, rows: Rows) -> None:
         """These rows, HELD, are in a durable inbox: their home has them again when the next report is out, unless they
         have moved by then."""
-        self.goes_back[rows] = True
+        self.goes_back[rows] = self.may_go_back = True
         self.touch(rows)
 
     def stay(self) -> None:
         """Nobody takes rows back."""
-        self.goes_back[:] = False
+        self.goes_back[:] = self.may_go_back = False
 
     def let_go(self, rows: Rows) -> None:
         """These rows, HELD, are their home's."""
@@ -196,6 +205,7 @@ class ShadowPage(LedgerPage):
                 self.asked[new] = number
                 self.unasked.append(number)
             self.touch(new)
+            self.on_awaited(self)
 
     def stay_here(self, rows: Rows) -> None:
         """Announced rows that did not leave after all: nobody need count them as sent."""
@@ -232,6 +242,7 @@ class ShadowPage(LedgerPage):
         """Called once when rows may leave that might not before."""
         if ring not in self.on_told:
             self.on_told.append(ring)
+        self.on_awaited(self)
 
     def told(self, rows: Rows) -> None:
         """A report of these rows is on its way, and outlives this process."""
@@ -328,6 +339,8 @@ class Shadows:
         #: Rows with news for a home that has died: counted and dropped.
         self.rows_for_the_dead = 0
         self.on_dirty: Callable[[Life], None] = lambda _life: None
+        #: Called when rows wait for what a life is to be told.
+        self.on_awaited: Callable[[Life], None] = lambda _life: None
         #: Takes rows that changed and whose home is no more.
         self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens
         #: Whether an app's batches come back with the next life of their home, which then adopts what is held here.
@@ -362,7 +375,7 @@ class Shadows:
             home_rows=home_rows,
             size_bytes=size_bytes,
         )
-        page.on_dirty, page.on_ended = self._is_dirty, self._count_ended
+        page.on_dirty, page.on_ended, page.on_awaited = self._is_dirty, self._count_ended, self._is_awaited
         if self.awaits_home(batch.app):
             page.asked, page.new_number = np.zeros(page.n, np.uint32), self._new_number
         self._pages[sequence] = page
@@ -380,6 +393,9 @@ class Shadows:
             return
         self._dirty.setdefault(life, deque()).append(page)
         self.on_dirty(life)
+
+    def _is_awaited(self, page: ShadowPage) -> None:
+        self.on_awaited(Life(page.home, page.incarnation))
 
     def _count_ended(self, page: ShadowPage, rows: int) -> None:
         self.rows_open -= rows
@@ -479,7 +495,8 @@ def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
     page.dirty[:] = False
     page.has_dirty = False
     is_back = page.goes_back[rows] & (page.state[rows] == State.HELD)
-    page.goes_back[rows] = False
+    if page.may_go_back:
+        page.goes_back[:] = page.may_go_back = False
     is_whole = len(rows) == page.n
 
     def taken(column: Any) -> Any:

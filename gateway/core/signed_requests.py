@@ -31,7 +31,9 @@ _NOBODY = hashlib.sha256(b"pushgw-http-1-nobody").digest()
 #: Digits of a timestamp: the year 2286 has eleven; a longer text is no time.
 _TIMESTAMP_DIGITS_MAX = 11
 
-RefusalCode: TypeAlias = Literal["bad_request", "bad_credentials", "stale_timestamp", "repeated", "overloaded"]
+RefusalCode: TypeAlias = Literal[
+    "bad_request", "bad_credentials", "stale_timestamp", "repeated", "overloaded", "unavailable"
+]
 
 
 class SigningLimits(msgspec.Struct, frozen=True):

@@ -65,6 +65,16 @@ _BOUNDARY = "|".join(left + right for left, right in SURE_PAIRS)
 _BOUNDARY_BEFORE = regex.compile(f"(?r){_BOUNDARY}", regex.V1)
 
 
+#: What begins a part with a direction of its own, and what ends one (UAX 9 section 2.4). One that a cut has left open
+#: would take the mark, and whatever stands behind the text, into its direction: it is closed within the limit.
+ISOLATES = regex.compile("[\u2066-\u2068]")
+ISOLATES_BEGIN = b"\xe2\x81"
+ISOLATES_UTF8 = regex.compile(b"\xe2\x81[\xa6-\xa8]")
+CLOSE_ISOLATE = "\u2069"
+_ISOLATES_AND_ENDS = regex.compile("[\u2066-\u2069]")
+_CLOSING_PARTS = 64
+
+
 class Cut(NamedTuple):
     text: str
     was_cut: bool
@@ -106,19 +116,44 @@ def shorten(text: str, limit: int, unit: str, mark: str = MARK) -> Cut:
     if room < 0:
         return Cut("", True)
     end = _grapheme_end(text, _code_points_within(text, room, unit), is_whole=True)
-    return Cut(text[:end] + mark, True)
+    kept = text[:end]
+    if ISOLATES.search(kept) is not None:
+        kept = _closed(text, room, unit)
+    return Cut(kept + mark, True)
+
+
+def _closed(text: str, room: int, unit: str) -> str:
+    """The longest beginning that fits together with what closes its isolates. Between two characters that begin or end
+    one their number is the same, so those parts are tried from behind; of very many the first ones go."""
+    cost = measure(CLOSE_ISOLATE, unit)
+    stop = _code_points_within(text, room, unit)
+    parts, depth = [(0, 0)], 0
+    for found in _ISOLATES_AND_ENDS.finditer(text, 0, stop):
+        # One that ends none is no matter (UAX 9 section 3.1.2).
+        depth = max(0, depth - 1) if found[0] == CLOSE_ISOLATE else depth + 1
+        parts.append((found.end(), depth))
+    for start, depth in reversed(parts[-_CLOSING_PARTS:]):
+        left = room - depth * cost
+        end = _grapheme_end(text, min(stop, _code_points_within(text, left, unit)), is_whole=True) if left >= 0 else -1
+        if end is not None and end >= start:
+            return text[:end] + CLOSE_ISOLATE * depth
+        stop = start - 1
+    first = ISOLATES.search(text)
+    return "" if first is None else text[: first.start()]
 
 
 def shorten_plain(raw: bytes, limit: int, mark: str = MARK) -> bytes | None:
     """`shorten` in JSON bytes for a UTF-8 text that JSON does not escape anywhere, given and returned as bytes.
 
     Only a window before the cut is decoded, so it costs a fraction of `shorten`, whatever the length of the text. None
-    where the window shows no sure boundary: then the whole text has to be looked at.
+    where the window shows no sure boundary, or isolates may have to be closed: then the whole text has to be looked at.
     """
     tail = mark.encode()
     room = limit - len(tail)
     if room < 0:
         return b""
+    if raw.find(ISOLATES_BEGIN, 0, limit) >= 0:
+        return None
     start = max(0, room - _WINDOW_BYTES)
     while start and raw[start] & 0xC0 == 0x80:
         start -= 1

@@ -105,12 +105,12 @@ def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
     past = page.history
     header = _ENCODER.encode(_Header(record.payload_bytes(), page.n, bursts, past=0 if past is None else past.n))
     columns = [np.array(getattr(page, name), dtype).data for name, dtype in _COLUMNS.items()]
+    if past is not None:
+        columns += [np.array(getattr(past, name), dtype).data for name, dtype in _PAST_COLUMNS.items()]
     if bursts:
         for name, dtype in _BURST_COLUMNS.items():
             together = np.concatenate([getattr(burst, name) for burst in page.bursts])
             columns.append(together.astype(dtype, copy=False).data)
-    if past is not None:
-        columns += [np.array(getattr(past, name), dtype).data for name, dtype in _PAST_COLUMNS.items()]
     return [_LENGTH.pack(len(header)), header, *record.buffers, *columns]
 
 
@@ -173,11 +173,6 @@ def page_of(data: bytes, *, now: float, now_unix_ms: int) -> LedgerPage:
         rows = np.flatnonzero((receipt_ms != 0) & (page.receipt != Receipt.NONE))
         page.history = PageHistory(page.n)
         page.history.restore(rows, page.receipt[rows] - np.uint8(1), page.channel[rows], receipt_ms[rows])
-    sizes = [burst.n for burst in header.bursts]
-    columns: list[np.ndarray[Any, Any]] = []
-    for dtype in _BURST_COLUMNS.values():
-        columns.append(np.frombuffer(data, dtype, sum(sizes), at))
-        at += columns[-1].nbytes
     if header.past:
         past: dict[str, Any] = {}
         for name, dtype in _PAST_COLUMNS.items():
@@ -187,6 +182,11 @@ def page_of(data: bytes, *, now: float, now_unix_ms: int) -> LedgerPage:
             raise ValueError(f"page has {page.n} rows, its history names {int(past['rows'].max())}")
         page.history = PageHistory(page.n)
         page.history.restore(past["rows"].astype(np.intp), past["kinds"], past["channels"], past["at_ms"])
+    sizes = [burst.n for burst in header.bursts]
+    columns: list[np.ndarray[Any, Any]] = []
+    for dtype in _BURST_COLUMNS.values():
+        columns.append(np.frombuffer(data, dtype, sum(sizes), at))
+        at += columns[-1].nbytes
     if at != len(data) or header.n != page.n:
         raise ValueError(f"page is {len(data)} bytes, its columns end at {at}")
     page.counts[:] = np.bincount(page.state, minlength=len(State))

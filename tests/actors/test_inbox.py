@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.actors.long_link_port import Unacknowledged
 from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
 from gateway.errors import StoreFull
@@ -254,7 +255,7 @@ async def test_inbox_never_drops_a_row_that_it_has_kept_for_want_of_room(
     fd = world.go_online(device, window=1)
     await world.wait(1)
     world.go_offline(fd)
-    world.owner.unacknowledged(world.sockets.tags(device), None)
+    world.owner.unacknowledged(world.sockets.tags(device), Unacknowledged.REFUSED)
     newer = await world.send([device] * 4, numbered(4, first=4, strategy=3))
     await world.wait(1)
     assert world.states(old) == {"held": 4}
@@ -471,3 +472,43 @@ async def test_a_sweep_removes_what_is_over_and_has_no_page_and_nothing_else(
     await trio.sleep(700)
     assert (len(world.inbox_store), world.inbox.swept) == (2, 1)
     assert world.states(page) == {"held": 1}
+
+
+async def test_a_row_that_was_not_acknowledged_is_offered_again_while_its_device_stays(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    silent, deaf = world.register(2, Channel.NONE)
+    for device in (silent, deaf):
+        world.go_online(device)
+    page = await world.send([silent, deaf], numbered(2))
+    world.owner.unacknowledged(world.sockets.tags(silent), Unacknowledged.ACK_TIMEOUT)
+    world.owner.unacknowledged(world.sockets.tags(deaf), Unacknowledged.QOS_0)
+    await world.wait(59)
+    assert world.states(page) == {"held": 2}
+    await world.wait(2)
+    assert world.sockets.titles(silent) == titles(1) * 2
+    world.acknowledge(silent, 1, first=1)
+    await world.wait(600)
+    # Whether that one came nobody would ever say: it waits for the next session.
+    assert world.states(page) == {"held": 1, "device_acked": 1}
+    assert page.flags[0] & Flag.HANDED_OVER
+    assert world.sockets.titles(deaf) == titles(1, first=1)
+
+
+async def test_a_window_that_opens_without_an_acknowledgement_is_found_open(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    (device,) = world.register(1, Channel.NONE)
+    await world.send([device] * 2, numbered(2))
+    fd = world.go_online(device, window=0)
+    await world.wait(1)
+    world.sockets.windows[device] = 32
+    await world.wait(60)
+    assert world.sockets.titles(device) == titles(2)
+    world.go_offline(fd)
+    await world.wait(200)
+    assert not world.inbox.has_full_windows

@@ -244,6 +244,36 @@ async def test_a_list_push_saves_first_and_sends_with_the_name_that_came(
     world.assert_one_verdict_per_attempt(page)
 
 
+async def test_later_bursts_of_a_content_use_what_its_first_one_saved(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = await begin(make_world, nursery, Channel.VIVO, burst_rows_max=10)
+    vendor = world.vendors[Channel.VIVO]
+
+    async def saves_until_taken(targets: list[bytes], ttl_s: int) -> int:
+        before = len(vendor.requests())
+        page = await world.send(targets, content(ttl_s=ttl_s))
+        while world.states(page).keys() != {"vendor_accepted"}:
+            answers = [SAVED if path == "/message/saveListPayload" else PUSHED for path, _, _ in vendor.requests()]
+            at = len(vendor.requests()) - len(vendor.last.open)
+            for answer in answers[at:]:
+                vendor.last.answer(200, answer)
+            await world.settle()
+        world.assert_one_verdict_per_attempt(page)
+        return [path for path, _, _ in vendor.requests()[before:]].count("/message/saveListPayload")
+
+    devices = world.register(65, Channel.VIVO)
+    assert await saves_until_taken(devices, 3600) == 1
+    pushes = [body for path, _, body in vendor.requests() if path == "/message/pushToList"]
+    assert {body["taskId"] for body in pushes} == {"800000000000000001"}
+    assert len({body["requestId"] for body in pushes}) == len(pushes)
+    sent = itertools.chain(*[body["regIds"] for body in pushes])
+    assert sorted(sent) == sorted(world.token(device).decode() for device in devices)
+    # Another batch says its own message ids, and a content that soon expires is saved with what is left of its time.
+    assert await saves_until_taken(devices[:30], 3600) == 1
+    assert await saves_until_taken(devices[:30], 0) == 3
+
+
 async def test_a_connection_lost_between_the_steps_sends_nothing_twice(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:

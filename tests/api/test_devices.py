@@ -17,7 +17,7 @@ from gateway.api.devices import DeviceDesk
 from gateway.api.health import HealthServer
 from gateway.core.identity import check_device_password
 from gateway.core.signed_requests import SignedRequests, SigningLimits, sign_request
-from gateway.errors import Overloaded
+from gateway.errors import Overloaded, StoreError, StoreUnavailable
 from gateway.ledger import Channel
 from gateway.observe.exposition import Page
 from gateway.observe.metric_types import OTHER
@@ -36,7 +36,7 @@ class Desk:
     def __init__(self, **limits: Any) -> None:
         self.registered: list[tuple[str, RegisterDevices]] = []
         self.refusal: RefusedRow | None = None
-        self.overload: Overloaded | None = None
+        self.overload: Overloaded | StoreError | None = None
         self.not_ready: list[str] = []
         self.metrics = Metrics()
         desk = DeviceDesk(
@@ -177,6 +177,22 @@ async def test_desk_says_overloaded_with_limit_and_when_to_come_again() -> None:
     status, headers, answer = await desk.ask({})
     assert (status, headers["retry-after"]) == (429, "2")
     assert (answer["field"], answer["value"], answer["limit"]) == ("devices_max", 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("error", "field"),
+    [
+        (StoreUnavailable("the disk is full", retry_after_s=1.0, store="consents"), "consents store"),
+        (StoreError("/data/registry", "the disk is full"), "registry store"),
+    ],
+)
+async def test_desk_says_which_store_cannot_take_it_and_that_it_may_be_sent_again(error: Any, field: str) -> None:
+    desk = Desk()
+    desk.overload = error
+    status, headers, answer = await desk.ask({})
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert (answer["error"], answer["field"]) == ("unavailable", field)
+    assert "the disk is full" in answer["text"]
 
 
 async def test_desk_refuses_what_is_not_proven_and_counts_it_under_no_app() -> None:

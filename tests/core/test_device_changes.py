@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.core.device_changes import LATER, NOW, DeviceChanges
 
@@ -18,7 +18,15 @@ class Changes(RuleBasedStateMachine):
         self.now: set[int] = set()
         self.later: set[int] = set()
         self.rung = 0
-        self.changes.on_change = self.ring
+        self.is_followed = False
+
+    @precondition(lambda self: not self.is_followed)
+    @rule()
+    def follow(self) -> None:
+        """Until then nothing is kept for anybody but the marks."""
+        assert not self.changes._pending
+        self.changes.follow(self.ring)
+        self.is_followed = True
 
     def ring(self) -> None:
         self.rung += 1
@@ -28,7 +36,7 @@ class Changes(RuleBasedStateMachine):
         rung = self.rung
         self.changes.mark(np.array(rows, np.int64))
         self.now |= set(rows)
-        assert self.rung == rung + bool(rows)
+        assert self.rung == rung + (self.is_followed and bool(rows))
 
     @rule(rows=ROWS)
     def mark_later(self, rows: list[int]) -> None:
@@ -41,6 +49,7 @@ class Changes(RuleBasedStateMachine):
         self.now -= set(rows)
         self.later -= set(rows)
 
+    @precondition(lambda self: self.is_followed)
     @rule(n_written=st.integers(0, 20))
     def write(self, n_written: int) -> None:
         """The first rows are written, the others come back."""

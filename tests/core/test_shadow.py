@@ -216,3 +216,94 @@ def test_rows_of_a_slice_know_their_tasks_as_one_by_one(sizes: list[int], data: 
     cut = cut_segments(segments, np.array(rows))
     assert [task for segment in cut for task in [segment.task_id] * segment.n] == plain
     assert [segment.first for segment in cut] == np.cumsum([0, *(segment.n for segment in cut[:-1])]).tolist()
+
+
+def open_durable() -> tuple[Shadows, ShadowPage]:
+    """A slice of an app whose home keeps a journal on the disk."""
+    shadows = Shadows(b"message id secret")
+    shadows.awaits_home = lambda _app: True
+    return shadows, shadows.open(HOME, make_batch(6), np.arange(6, dtype=np.uint16) * 2, 10)
+
+
+def test_rows_of_a_durable_home_leave_when_it_answers_what_they_were_announced_under() -> None:
+    shadows, page = open_durable()
+    rung: list[int] = []
+    first, second = np.array([0, 1]), np.array([3])
+    page.announce(first)
+    page.announce(second)
+    news = shadows.take_news(HOME, 0.0)
+    assert news is not None
+    numbers = [(number, rows.tolist()) for number, rows in news[2].questions]
+    assert [rows for _, rows in numbers] == [[0, 2], [6]]
+    # That the report is out says nothing.
+    page.told(news[1])
+    assert not page.may_leave(first, lambda: rung.append(1))
+    shadows.answered(HOME, numbers[1][0])
+    assert rung == [1]
+    assert (page.may_leave(first, lambda: None), page.may_leave(second, lambda: None)) == (False, True)
+    shadows.answered(HOME, numbers[0][0])
+    assert page.may_leave(np.array([0, 1, 3]), lambda: None)
+    # What was asked is asked once.
+    page.touch(np.arange(6))
+    news = shadows.take_news(HOME, 0.0)
+    assert news is not None
+    assert not news[2].questions
+
+
+def test_an_answer_is_about_the_announcement_that_it_names_and_no_later_one() -> None:
+    shadows, page = open_durable()
+    rows = np.array([2])
+    page.announce(rows)
+    news = shadows.take_news(HOME, 0.0)
+    assert news is not None
+    (question,) = news[2].questions
+    page.stay_here(rows)
+    page.announce(rows)
+    shadows.answered(HOME, question.number)
+    assert not page.may_leave(rows, lambda: None)
+    # Nor does a row that ended keep the rest of its burst back.
+    page.moved(rows, State.CANCELLED, page.move(rows, State.CANCELLED), 101.0)
+    assert page.may_leave(rows, lambda: None)
+
+
+def test_rows_of_a_durable_home_that_is_down_wait_and_are_announced_anew_when_it_is_back() -> None:
+    shadows, page = open_durable()
+    sent, waits, asked = np.array([0]), np.array([1]), np.array([2])
+    for rows in (sent, asked):
+        page.announce(rows)
+    news = shadows.take_news(HOME, 0.0)
+    assert news is not None
+    numbers = [question.number for question in news[2].questions]
+    shadows.answered(HOME, numbers[0])
+    page.moved(sent, State.IN_FLIGHT, page.move(sent, State.IN_FLIGHT), 101.0)
+    shadows.home_died(HOME)
+    page.announce(waits)
+    assert page.waits_for_home
+    # An answer that was under way when the home died comes from nobody.
+    shadows.answered(HOME, numbers[1])
+    assert not page.may_leave(asked, lambda: None)
+    assert not page.may_leave(waits, lambda: None)
+    back = Life(HOME.worker, HOME.incarnation + 1)
+    shadows.adopt(back, {page.home_address})
+    assert not page.waits_for_home
+    assert page.is_announced.tolist() == [True] + [False] * 5
+    assert not page.is_announced_whole(np.array([1, 2]))
+    # All of it is reported; what left is known to have left, and nothing is asked of it.
+    news = shadows.take_news(back, 0.0)
+    assert news is not None
+    assert (len(news[1]), len(news[2].questions)) == (6, 0)
+    page.announce(waits)
+    news = shadows.take_news(back, 0.0)
+    assert news is not None
+    assert [rows.tolist() for _, rows in news[2].questions] == [[2]]
+
+
+def test_rows_that_the_next_life_of_their_home_does_not_know_go_on() -> None:
+    shadows, page = open_durable()
+    page.announce(np.array([0]))
+    shadows.home_died(HOME)
+    rung: list[int] = []
+    assert not page.may_leave(np.array([0]), lambda: rung.append(1))
+    shadows.adopt(Life(HOME.worker, HOME.incarnation + 1), set())
+    assert rung == [1]
+    assert page.may_leave(np.array([0]), lambda: None)

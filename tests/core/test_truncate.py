@@ -23,7 +23,7 @@ NASTY = [
     *"ab \"\\\n\x01",
     "中", "，", "é", "e", "\u0301", "\u200d", "👨", "👩", "👧", "👍", "🏽", "❤", "\ufe0f", "1", "\u20e3",
     "🇨", "🇳", "🇺", "한", "\u1100", "\u1161", "\u11a8", "क", "\u094d", "ष", "ि", "ก", "ำ", "\u0600", "\r", "\n",
-    "\U000e0067", "\U000e007f", "🏴", "〰",
+    "\U000e0067", "\U000e007f", "🏴", "〰", "\u2067", "\u2068", "\u2069", "ש",
 ]  # fmt: skip
 texts = st.one_of(st.text(st.sampled_from(NASTY), max_size=60), st.text(st.characters(codec="utf-8"), max_size=40))
 marks = st.sampled_from(["…", "", "...", "…更多"])
@@ -42,13 +42,24 @@ def plain_measure(text: str, unit: str) -> int:
             return len(json.dumps(text, ensure_ascii=False).encode()) - 2
 
 
+def plain_open_isolates(text: str) -> int:
+    is_open = 0
+    for character in text:
+        if character in "\u2066\u2067\u2068":
+            is_open += 1
+        elif character == "\u2069" and is_open:
+            is_open -= 1
+    return is_open
+
+
 def plain_cut(text: str, limit: int, unit: str, mark: str) -> Cut:
     if plain_measure(text, unit) <= limit:
         return Cut(text, False)
     graphemes = regex.findall(r"\X", text)
     while graphemes:
         graphemes.pop()
-        shorter = "".join(graphemes) + mark
+        shorter = "".join(graphemes)
+        shorter += "\u2069" * plain_open_isolates(shorter) + mark
         if plain_measure(shorter, unit) <= limit:
             return Cut(shorter, True)
     return Cut("", True)
@@ -87,6 +98,23 @@ def test_measure_rows_agrees_with_measure(rows: list[str], unit: str) -> None:
 )
 def test_cut_keeps_whole_graphemes_of_known_examples(text: str, limit: int, kept: str) -> None:
     assert cut(text, limit, "code_points").text == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "kept"),
+    [
+        ("\u2067שלום עולם\u2069 says he", 8, "\u2067שלום \u2069…"),
+        ("\u2067שלום\u2069 says he", 9, "\u2067שלום\u2069 s…"),
+        ("ab\u2067\u2068של", 5, "ab…"),
+        ("\u2066" * 500, 400, "…"),
+    ],
+)
+def test_a_cut_closes_the_isolates_that_it_leaves_open(text: str, limit: int, kept: str) -> None:
+    """Else mark and neighbours would stand in the direction of the text that was cut."""
+    shorter = cut(text, limit, "code_points").text
+    assert plain_open_isolates(shorter) == 0
+    assert len(shorter) <= limit
+    assert shorter.replace("\u2067\u2069", "") == kept
 
 
 def test_half_width_counts_a_chinese_character_as_two() -> None:

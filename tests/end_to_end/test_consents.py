@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +18,7 @@ import trio
 
 from gateway.__main__ import main
 from gateway.client.requests import DeviceState
+from gateway.client.trio_client import open_trio_client
 from gateway.content import FallbackStep, Variant
 from gateway.core.signed_requests import sign_request
 
@@ -60,32 +63,36 @@ async def have_credentials(gateway: Any) -> None:
             await trio.sleep(0.01)
 
 
+def mini_program(site: Any, folder: Path, consents: str) -> dict[str, Any]:
+    """The section of the app's mini program."""
+    told = site.ready["wechat"]
+    secret = folder / "wechat.secret"
+    secret.write_text(told["secret"])
+    params = {"thing1": "{{title}}", "thing2": "{{body}}"}
+    return {
+        "host": told["host"],
+        "port": told["port"],
+        "ca_file": site.ready["ca_file"],
+        "appid": told["appid"],
+        "app_secret_file": str(secret),
+        "page": "pages/index",
+        "consents": consents,
+        "permanent_templates": [PERMANENT],
+        "templates": {
+            "default": {"id": TEMPLATE, "params": params},
+            "other": {"id": OTHER, "params": params},
+            "permanent": {"id": PERMANENT, "params": params},
+        },
+    }
+
+
 @pytest.fixture
 def gateway_of(site: Any, folder: Path, open_gateway: Callable[..., Any]) -> Callable[..., Any]:
     """A gateway with one mini program, `async with gateway_of(consents="strict")`; others: sections over it."""
 
     @asynccontextmanager
     async def run(consents: str = "strict", **over: Any) -> AsyncIterator[Any]:
-        told = site.ready["wechat"]
-        secret = folder / "wechat.secret"
-        secret.write_text(told["secret"])
-        params = {"thing1": "{{title}}", "thing2": "{{body}}"}
-        table = {
-            "host": told["host"],
-            "port": told["port"],
-            "ca_file": site.ready["ca_file"],
-            "appid": told["appid"],
-            "app_secret_file": str(secret),
-            "page": "pages/index",
-            "consents": consents,
-            "permanent_templates": [PERMANENT],
-            "templates": {
-                "default": {"id": TEMPLATE, "params": params},
-                "other": {"id": OTHER, "params": params},
-                "permanent": {"id": PERMANENT, "params": params},
-            },
-        }
-        vendors = {"wechat": table} | over.pop("vendors", {})
+        vendors = {"wechat": mini_program(site, folder, consents)} | over.pop("vendors", {})
         async with open_gateway(None, vendors=vendors, **({"consents": {"write_s": 0.05}} | over)) as gateway:
             await have_credentials(gateway)
             yield gateway
@@ -290,3 +297,82 @@ async def test_a_report_that_cannot_be_read_or_kept_is_refused(gateway_of: Calla
         ):
             with pytest.raises(Exception, match=text):
                 await client.report_consents(users, template)
+
+
+async def test_what_wechat_tells_of_a_choice_is_counted_once(
+    site: Any, folder: Path, gateway_of: Callable[..., Any], free_port: Callable[[], int]
+) -> None:
+    """The event as WeChat's pages describe it, from a sender that shares no code with the reader."""
+    port, secret = free_port(), folder / "push.token"
+    secret.write_text("console-token")
+    told = {"callback_secret_file": str(secret), "consent_events": True}
+    table = mini_program(site, folder, "strict") | told
+    listeners = {"listeners": [{"address": f"tcp://127.0.0.1:{port}"}]}
+
+    def post(name: str, choice: str, at: int, token: str = "console-token") -> tuple[int, str]:
+        stamp = str(int(time.time()))
+        signature = hashlib.sha1("".join(sorted((token, stamp, "7"))).encode()).hexdigest()
+        chosen = [{"TemplateId": TEMPLATE, "SubscribeStatusString": choice, "PopupScene": "1"}]
+        event = {"ToUserName": "gh_1", "FromUserName": openid(1), "CreateTime": at, "MsgType": "event"}
+        body = json.dumps(event | {"Event": name, "List": chosen})
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            query = f"signature={signature}&timestamp={stamp}&nonce=7"
+            connection.request("POST", f"/v1/receipts/shop/wechat?{query}", body)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    async def say(*of: Any) -> tuple[int, str]:
+        return await trio.to_thread.run_sync(post, *of)
+
+    async with gateway_of(receipts=listeners, vendors={"wechat": table}) as gateway:
+        popup, change = "subscribe_msg_popup_event", "subscribe_msg_change_event"
+        assert await outcome(gateway, [1]) == {"no_consent": 1}
+        assert await say(popup, "accept", 1) == (200, "success")
+        assert await say(popup, "accept", 1) == (200, "success")
+        assert await left(gateway, [1]) == [1]
+        assert await outcome(gateway, [1]) == {"vendor_accepted": 1}
+        assert await say(popup, "reject", 2) == (200, "success")
+        assert (await say(popup, "accept", 3, "somebody's"))[0] == 401
+        assert await left(gateway, [1]) == [0]
+        assert [await say(popup, "accept", at) for at in (4, 5)] == [(200, "success")] * 2
+        assert await left(gateway, [1]) == [2]
+        assert await say(change, "reject", 6) == (200, "success")
+        assert await left(gateway, [1]) == [0]
+
+
+async def test_several_workers_use_a_consent_once_and_say_the_same_of_it(
+    site: Any, folder: Path, serve: Callable[..., Any], open_clients: Callable[..., Any]
+) -> None:
+    vendors = {"wechat": mini_program(site, folder, "strict")}
+    over = {"gateway": {"workers": 2}, "store": {}, "consents": {"write_s": 0.05}}
+    process = await trio.to_thread.run_sync(lambda: serve(None, vendors=vendors, **over))
+    async with open_clients(process.ready) as gateway, AsyncExitStack() as stack:
+        # Some of them at each worker: which, the kernel says.
+        clients = [gateway.client]
+        while any(one["connections"] < 2 for one in (await gateway.operator.status()).facts["workers"]):
+            client = open_trio_client(process.ready["rpc"][0], "shop", SECRET, timeout_s=WAIT_S)
+            clients.append(await stack.enter_async_context(client))
+            await clients[-1].welcome()
+            assert len(clients) < 64
+        users = [openid(user) for user in range(1, 21)]
+        assert set(await clients[0].report_consents(users, TEMPLATE, 1)) == {1}
+        tasks = []
+        for client in clients[-3:]:
+            variant = Variant("标题", "内容", strategy=2)
+            tasks.append((await client.submit(variant, [("wechat", user) for user in users])).task_id)
+        found: Counter[str] = Counter()
+        for task in tasks:
+            counts = await gateway.until_final(task)
+            found += Counter(counts.reasons) + Counter({"taken": counts.states.get("vendor_accepted", 0)})
+        assert (found["taken"], found["no_consent"], taken(site)) == (20, 40, 20)
+        with trio.fail_after(WAIT_S):
+            for client in clients:
+                while any(await client.report_consents(users, TEMPLATE, 0)):
+                    await trio.sleep(0.05)
+        # Who agrees again, at whichever worker, is written to.
+        assert await clients[-1].report_consents(users[:1], TEMPLATE, 1) == [1]
+        task = (await clients[0].submit(Variant("标题", "内容", strategy=2), [("wechat", users[0])])).task_id
+        assert (await gateway.until_final(task)).states == {"vendor_accepted": 1}

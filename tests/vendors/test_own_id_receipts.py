@@ -8,12 +8,13 @@ import hashlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.receipts import Callback, Event, NotTaken, Outcome, Told, VendorReceipt
+from gateway.receipts import Callback, ConsentsTold, Event, NotTaken, Outcome, Told, VendorReceipt
 from vendors import dingtalk as dingtalk_vendor
 from vendors import tencent_sms as tencent_vendor
 from vendors import wechat as wechat_vendor
@@ -57,7 +58,38 @@ def test_wechats_event_is_read_in_xml_and_json() -> None:
     for listed in (told, [told], told | {"MsgID": "1700827132819554304", "ErrorCode": "0"}):
         assert event(json.dumps(head | {"List": listed})) == wanted(Event.DELIVERED)
     # Others of the same address are taken, and say nothing here.
+    assert event(XML.replace("subscribe_msg_sent_event", "user_enter_tempsession") % "0") == []
     assert event(XML.replace("subscribe_msg_sent_event", "subscribe_msg_popup_event") % "0") == []
+
+
+@pytest.mark.parametrize("form", ["xml", "json"])
+def test_wechat_says_what_users_chose_where_somebody_wants_to_know(form: str) -> None:
+    def told(name: str, *choices: tuple[str, str], at: int = 1763700000) -> ConsentsTold:
+        lists = [{"TemplateId": one, "SubscribeStatusString": said, "PopupScene": "2"} for one, said in choices]
+        if form == "json":
+            head = {"FromUserName": OPENID, "CreateTime": at, "MsgType": "event", "Event": name}
+            text = json.dumps(head | {"List": lists if len(lists) != 1 else lists[0]})
+        else:
+            inner = "".join(
+                "<List>" + "".join(f"<{key}><![CDATA[{value}]]></{key}>" for key, value in one.items()) + "</List>"
+                for one in lists
+            )
+            text = f"""<xml><FromUserName><![CDATA[{OPENID}]]></FromUserName><CreateTime>{at}</CreateTime>
+            <MsgType><![CDATA[event]]></MsgType><Event><![CDATA[{name}]]></Event><SubscribeMsgPopupEvent>{inner}
+            </SubscribeMsgPopupEvent></xml>"""
+        settings = msgspec.structs.replace(WECHAT, consent_events=True)
+        reader: Any = READERS["wechat"].reader(settings, TOKEN.encode())
+        found: ConsentsTold = reader.read(Callback({}, query(), text.encode()), NOW_UNIX_S)
+        return found
+
+    popup = told("subscribe_msg_popup_event", ("T", "accept"), ("U", "reject"), ("V", "accept"))
+    assert popup[:3] == (OPENID, ["T", "V"], [])
+    change = told("subscribe_msg_change_event", ("T", "reject"))
+    assert change[:3] == (OPENID, [], ["T"])
+    again = told("subscribe_msg_popup_event", ("T", "accept"), ("U", "reject"), ("V", "accept"))
+    later = told("subscribe_msg_popup_event", ("T", "accept"), ("V", "accept"), at=1763700001)
+    assert popup.event_id == again.event_id
+    assert len({popup.event_id, change.event_id, later.event_id}) == 3
     assert event("<xml></xml>") is NotTaken.UNREADABLE
 
 

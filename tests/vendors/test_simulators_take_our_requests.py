@@ -40,6 +40,7 @@ from vendors import (
     wecom_robot,
     xiaomi,
 )
+from vendors.auth.ps256 import AccountTokenSigner
 from vendors.auth.robot_keys import RobotKeys
 from vendors.text_template import TextTemplate
 
@@ -203,6 +204,26 @@ class Asked:
                 return str(known["secret_key"]).encode()
             case _:
                 return str(known["app_secret"]).encode()
+
+
+@pytest.mark.parametrize("by_project", [False, True])
+def test_huawei_takes_what_the_key_of_a_service_account_signs(
+    render: Callable[..., Any], tmp_path: Path, by_project: bool
+) -> None:
+    asked = Asked("huawei", tmp_path)
+    own = {"project_id": asked.known["project_id"]} if by_project else {}
+    settings = huawei.Settings(client_id="104000001", account_key_file=str(asked.known["service_account_file"]), **own)
+    assert huawei.secret_place(settings).file == settings.account_key_file
+    signer = huawei.credential(settings, Path(settings.account_key_file).read_bytes())
+    assert isinstance(signer, AccountTokenSigner)
+    made = render(
+        huawei.Huawei(settings), CONTENTS["full"], ["a", "b"], authorization=signer.issue(NOW_UNIX_S).authorization
+    )
+    for request in made.requests:
+        answer = asked.ask(request.path, request.headers, request.body)
+        assert answer.is_success, answer.why
+    with pytest.raises(ValueError, match="account_key are both set"):
+        huawei.Settings(client_id="1", client_secret_file="s", account_key_file="k")
 
 
 @pytest.mark.parametrize("content", CONTENTS)

@@ -1,4 +1,4 @@
-"""PS256 service account tokens (HarmonyOS): a JWT that we sign ourselves is the bearer token; nothing is exchanged.
+"""PS256 service account tokens (HarmonyOS; HMS, where it has such a key): a JWT that we sign is the bearer token.
 
 Source: facts/vendors-international.md section 4.2 (2026-11), made from Huawei's push-jwt-token; RFC 7518 section 3.5
 (RSASSA-PSS, salt as long as the hash). `exp` is documented as iat + 3600; over a day is refused (80300036). Huawei says
@@ -33,7 +33,10 @@ class AccountKey(msgspec.Struct, frozen=True):
 
 
 class AccountTokenSigner:
-    """Issues the tokens of one account key. Raises ValueError when the secret is no such key, or of another project."""
+    """Issues the tokens of one account key. Raises ValueError when the secret is no such key, or of another project.
+
+    project_id: what messages are sent for; empty where they are sent for an app (HMS v1), which the key does not name.
+    """
 
     #: Between two forced ones; a refusal for another reason must not become a storm of signatures.
     gap_s = 60.0
@@ -43,7 +46,7 @@ class AccountTokenSigner:
             key = msgspec.json.decode(key_json, type=AccountKey)
         except msgspec.DecodeError as error:
             raise ValueError(f"not an account key: {error}") from error
-        if key.project_id != project_id:
+        if project_id and key.project_id != project_id:
             raise ValueError(f"the account key is of project {key.project_id}, project_id is {project_id}")
         self._key = key
         try:

@@ -1,4 +1,4 @@
-"""Receipts of WeChat mini programs: `subscribe_msg_sent_event`, in XML or JSON, plain or encrypted.
+"""Receipts and consents of WeChat mini programs: events of its message push, in XML or JSON, plain or encrypted.
 
 Source: facts/vendors-china.md section 6.14 (2026-11, from memory there); developers.weixin.qq.com, "message push" and
 "subscribe message" (copies, 2026-11), for the form of events and of encrypted bodies.
@@ -8,6 +8,10 @@ and nonce. Events are signed the same way, encrypted ones by `msg_signature`, wh
 under the EncodingAESKey, 16 random bytes, 4 of length, the message, the appid. An event names the openid and `MsgID`,
 which the answer to the message told (gateway/core/own_ids.py). Other events of the same address (consent, service) are
 taken and say nothing here.
+
+Where `consent_events` is set, `subscribe_msg_popup_event` and `subscribe_msg_change_event` say what users chose: each
+accepted template of a popup is one message more, a template that is rejected in the settings has none left. A rejection
+in a popup takes nothing back that was accepted before. FromUserName, CreateTime and the event name one occurrence.
 
 Doubts: which ErrorCode means what is documented for 0 alone, so any other is undelivered and costs no openid; a nonce
 may come again, since a receipt that is repeated changes nothing.
@@ -26,7 +30,7 @@ from urllib.parse import parse_qsl
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from gateway.receipts import Callback, Event, NotTaken, Replies, Reply, VendorReceipt
+from gateway.receipts import Callback, ConsentsTold, Event, NotTaken, Replies, Reply, VendorReceipt
 from vendors.auth.credential import SecretPlace
 from vendors.http_answer import code_of, decode_object, text_of
 from vendors.neutral import OWN_ID_CHARACTERS_MAX
@@ -41,6 +45,11 @@ REPLIES = Replies(
     busy=Reply(503, b"again later", "text/plain"),
 )
 EVENT = "subscribe_msg_sent_event"
+#: What a user chose when a mini program asked, and in the settings; and the words for it.
+POPUP, CHANGE = "subscribe_msg_popup_event", "subscribe_msg_change_event"
+ACCEPT, REJECT = "accept", "reject"
+#: A mini program asks for three templates at once, and has some dozens.
+_TEMPLATES_MAX, _TEMPLATE_CHARACTERS_MAX = 200, 128
 #: ErrorCode -> event; any other number is undelivered.
 EVENTS: dict[str, Event] = {"0": Event.DELIVERED}
 #: Largest echostr, and what may stand in one: it goes back as it came.
@@ -71,6 +80,7 @@ class Reader:
     def __init__(self, settings: Any, secret: bytes) -> None:
         token, _, key = secret.decode("ascii", "replace").partition("\n")
         self._token, self._appid = token.strip(), str(getattr(settings, "appid", ""))
+        self._reads_consents = bool(getattr(settings, "consent_events", False))
         self._key = _aes_key(key.strip()) if key.strip() else b""
 
     def greet(self, query: str, now_unix_s: float) -> Reply:
@@ -81,17 +91,28 @@ class Reader:
             return REPLIES.unproven
         return Reply(200, echo.encode(), "text/plain")
 
-    def read(self, callback: Callback, now_unix_s: float) -> list[VendorReceipt] | NotTaken:
+    def read(self, callback: Callback, now_unix_s: float) -> list[VendorReceipt] | ConsentsTold | NotTaken:
         given = _given(callback.query)
         body = callback.body.decode("utf-8", "replace")
         if not self._key:
             is_proven = self._is_signed(given, given.get("signature", ""), now_unix_s)
-            return _receipts(body) if is_proven else NotTaken.UNPROVEN
+            return self._told(body) if is_proven else NotTaken.UNPROVEN
         sealed = _fields_of(body).get("Encrypt", "")
         if not sealed or not self._is_signed(given, given.get("msg_signature", ""), now_unix_s, sealed):
             return NotTaken.UNPROVEN
         opened = self._opened(sealed)
-        return NotTaken.UNREADABLE if opened is None else _receipts(opened)
+        return NotTaken.UNREADABLE if opened is None else self._told(opened)
+
+    def _told(self, text: str) -> list[VendorReceipt] | ConsentsTold | NotTaken:
+        fields = _fields_of(text)
+        event = fields.get("Event")
+        if not event:
+            return NotTaken.UNREADABLE
+        if event == EVENT:
+            return _receipts(text, fields)
+        if not self._reads_consents or event not in (POPUP, CHANGE):
+            return []
+        return _consents(event, fields, _entries(text))
 
     def _is_signed(self, given: Mapping[str, str], signature: str, now_unix_s: float, *more: str) -> bool:
         stamp = given.get("timestamp", "")
@@ -149,22 +170,32 @@ def _fields_of(text: str) -> dict[str, str]:
     return {name: cdata or plain.strip() for name, cdata, plain in _LEAF.findall(text)}
 
 
-def _receipts(text: str) -> list[VendorReceipt] | NotTaken:
-    fields = _fields_of(text)
-    if not fields.get("Event"):
-        return NotTaken.UNREADABLE
-    if fields["Event"] != EVENT:
-        return []
+def _entries(text: str) -> list[dict[str, str]]:
+    """What stands in the event's list; JSON has one entry as an object, too."""
     if text.lstrip()[:1] == "{":
         told = decode_object(text.encode()).get("List")
         listed = [one for one in (told if isinstance(told, list) else [told]) if isinstance(one, dict)]
-        entries = [
-            {name: text_of(value) or code_of(value) or _number(value) for name, value in one.items()} for one in listed
+        return [
+            {name: text_of(value) or code_of(value) or _number(value) for name, value in one.items()}
+            for one in listed[:ENTRIES_MAX]
         ]
-    else:
-        entries = [_fields_of(entry) for entry in _ENTRY.findall(text)]
+    return [_fields_of(entry) for entry in _ENTRY.findall(text)[:ENTRIES_MAX]]
+
+
+def _consents(event: str, fields: Mapping[str, str], entries: list[dict[str, str]]) -> ConsentsTold:
+    user, choices = fields.get("FromUserName", ""), entries[:_TEMPLATES_MAX]
+    wanted = ACCEPT if event == POPUP else REJECT
+    chosen = [entry["TemplateId"] for entry in choices if entry.get("SubscribeStatusString") == wanted]
+    chosen = [template for template in chosen if 0 < len(template) <= _TEMPLATE_CHARACTERS_MAX]
+    event_id = hashlib.blake2b(
+        "\0".join([user, fields.get("CreateTime", ""), event, *chosen]).encode("utf-8", "replace"), digest_size=16
+    ).hexdigest()
+    return ConsentsTold(user, chosen if event == POPUP else [], chosen if event == CHANGE else [], event_id)
+
+
+def _receipts(text: str, fields: Mapping[str, str]) -> list[VendorReceipt]:
     at_unix_ms = unix_ms(f"{fields.get('CreateTime', '')}000")
-    return [_receipt(fields.get("FromUserName", ""), entry, at_unix_ms) for entry in entries[:ENTRIES_MAX]]
+    return [_receipt(fields.get("FromUserName", ""), entry, at_unix_ms) for entry in _entries(text)]
 
 
 def _number(value: object) -> str:

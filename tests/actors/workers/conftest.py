@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,20 @@ import trio.testing
 
 from gateway.actors.foreign_rows import ForeignRows
 from gateway.actors.foreign_stops import ForeignStops
+from gateway.actors.inbox_places import InboxPlaces
+from gateway.actors.ledger import LedgerActor
 from gateway.actors.spread import Spread
+from gateway.actors.worker_link import GATHER_S
 from gateway.actors.worker_links import WorkerLinks, make_hello
+from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
 from gateway.core.ownership import Ownership, journal_of
 from gateway.core.shadow import Life
-from gateway.errors import RemoteProtocolError
+from gateway.errors import RemoteProtocolError, StoreError
 from gateway.ledger import Channel, LedgerPage
+from gateway.message_id import SEQUENCES_MAX
+from gateway.store.memory import MemoryInbox, MemoryLedgerArchive
+from gateway.store.ports import InboxQuery
 
 
 class Watch:
@@ -204,6 +211,9 @@ class Cluster:
         await self._up(self.workers[index])
 
     async def settle(self) -> None:
+        """Everything has happened that happens at once, reports that gather included."""
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(3 * GATHER_S)
         await trio.testing.wait_all_tasks_blocked()
 
     # -- devices and rows
@@ -239,6 +249,118 @@ class Cluster:
         return n
 
 
+class Archived:
+    """What a ledger reports."""
+
+    def archived(self, pages: int) -> None: ...
+
+    def failed(self, error: StoreError) -> None: ...
+
+    def retained(self, pages: int) -> None: ...
+
+
+class Site:
+    """Workers whose inboxes outlive them, as on a disk. has_archives: pages, too, and little memory for them."""
+
+    def __init__(
+        self, cluster: Cluster, nursery: trio.Nursery, store_type: type[MemoryInbox], *, has_archives: bool
+    ) -> None:
+        self.cluster = cluster
+        self._nursery = nursery
+        self.stores = [store_type(rows_per_device_max=100, rows_max=10_000) for _ in cluster.workers]
+        self.archives = [MemoryLedgerArchive() for _ in cluster.workers] if has_archives else []
+        self.places: list[InboxPlaces] = []
+        self._scopes: list[trio.CancelScope] = []
+
+    async def join_all(self) -> None:
+        for index in range(len(self.cluster.workers)):
+            await self._join(index)
+        await self.cluster.settle()
+
+    async def _join(self, index: int) -> None:
+        worker = self.cluster.workers[index]
+        world = worker.world
+        world.inbox._store = self.stores[index]
+        places = InboxPlaces(
+            home=world.home,
+            clock=world.clock,
+            store=self.stores[index],
+            ownership=self.cluster.ownership,
+            me=index,
+            node=0,
+            links=worker.links,
+            spread=worker.spread,
+            pages=world.inbox,
+            forget=world.inbox.forget_stored,
+            on_arrived=worker.stops.arrived,
+        )
+        world.inbox.places = places
+        runs = [places.run]
+        if self.archives:
+            runs.append((await self._open_archive(index, places)).run)
+        scope = trio.CancelScope()
+        self.places[index:] = [places, *self.places[index + 1 :]]
+        self._scopes[index:] = [scope, *self._scopes[index + 1 :]]
+        self._nursery.start_soon(self._run, runs, scope)
+
+    async def _open_archive(self, index: int, places: InboxPlaces) -> LedgerActor:
+        world = self.cluster.workers[index].world
+        world.home._ledger_bytes_max = 20_000
+        ledger = LedgerActor(
+            store=self.archives[index],
+            inbox=self.stores[index],
+            epoch=OwnershipEpoch(1),
+            home=world.home,
+            clock=world.clock,
+            observer=Archived(),
+            held_write_s=0.1,
+            retention_s=86_400.0,
+            retention_bytes_max=1 << 40,
+            retention_check_s=600.0,
+            counter_days_max=400,
+        )
+        await ledger.load()
+        # As app_stores does.
+        stored = self.stores[index]._rows
+        born = [row.born_unix_ms for row in stored.values()]
+        world.inbox.doubtful_until_unix_ms = max([ledger.newest_at_start_unix_ms, *born])
+        own = [(row.born_unix_ms, tag >> 16) for tag, row in stored.items() if tag >> (16 + 22) == index]
+        if own:
+            world.home.begin_after(max(own)[1] % SEQUENCES_MAX, max(own)[0])
+        ledger.stored_rows = places.stored_rows
+        ledger.on_due = world.router.sweep_soon
+        world.inbox.fetch, world.inbox.fetch_to_end = ledger.fetch, ledger.fetch_to_end
+        world.owner.ask_archive = ledger.late
+        return ledger
+
+    @staticmethod
+    async def _run(runs: Sequence[Callable[[], Awaitable[None]]], scope: trio.CancelScope) -> None:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                for run in runs:
+                    nursery.start_soon(run)
+
+    async def kill(self, index: int) -> None:
+        self._scopes[index].cancel()
+        await self.cluster.kill(index)
+
+    async def revive(self, index: int, devices: list[bytes]) -> None:
+        twin = self.cluster.workers[index] = self.cluster._make(index)
+        for device in devices:
+            twin.world.register(1, Channel(device[0]), first=int.from_bytes(device[7:], "big"))
+        # Before others hear of it and send what they have for it.
+        await self._join(index)
+        await self.cluster._up(twin)
+
+    async def tags(self, index: int) -> list[int]:
+        found: list[int] = (await self.stores[index].find(InboxQuery(), 1000)).tags.tolist()
+        return found
+
+    def shadows_open(self, index: int) -> int:
+        rows: int = self.cluster.world(index).home.shadows.rows_open
+        return rows
+
+
 @pytest.fixture
 def cluster_type() -> type[Cluster]:
     return Cluster
@@ -250,5 +372,17 @@ def make_cluster(make_world: Callable[..., Any], nursery: trio.Nursery) -> Calla
         cluster = Cluster(nursery, make_world, n, limits, **world)
         await cluster.start()
         return cluster
+
+    return make
+
+
+@pytest.fixture
+def make_site(make_cluster: Callable[..., Any], nursery: trio.Nursery) -> Callable[..., Any]:
+    async def make(
+        n: int = 2, store_type: type[MemoryInbox] = MemoryInbox, *, has_archives: bool = False, **cluster: Any
+    ) -> Site:
+        made = Site(await make_cluster(n, **cluster), nursery, store_type, has_archives=has_archives)
+        await made.join_all()
+        return made
 
     return make

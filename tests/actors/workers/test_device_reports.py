@@ -11,6 +11,8 @@ import trio
 
 from gateway.actors.device_reports import DeviceReports, DistantReports
 from gateway.actors.report_post import KEEP_S
+from gateway.actors.waiting import Wait
+from gateway.core.receipt_notes import ReceiptNotes
 from gateway.core.uplink import Report
 from gateway.errors import Overloaded
 from gateway.ledger import Channel, Flag, Receipt
@@ -92,6 +94,46 @@ async def test_report_counts_for_a_row_whose_target_was_the_devices_token(
     assert (page.receipt.tolist(), desks.refused[0]) == ([Receipt.NONE], ["not_the_target"])
     await desks.report(1, device, ids_of(page), Receipt.DISPLAYED)
     assert page.receipt.tolist() == [Receipt.DISPLAYED]
+
+
+async def test_a_device_hears_that_its_report_is_durable_when_all_homes_say_so(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster(3)
+    desks = Desks(cluster)
+    (device,) = cluster.owned_by(1, 1)
+    pages = [await cluster.send(home, [device]) for home in range(3)]
+    cluster.answer_all(1)
+    await cluster.settle()
+    journals: list[ReceiptNotes] = []
+    for home in range(3):
+        notes = ReceiptNotes([0])
+        notes.has_archive = True
+        cluster.world(home).home.on_heard = notes.note
+        desks.desks[home]._notes = notes
+        journals.append(notes)
+    told: list[bool] = []
+
+    async def report(receipt: Receipt) -> None:
+        ids = tuple(ids_of(page)[0] for page in pages)
+        desks.desks[1].report(0, device, Report(ids, receipt), Wait(told.append))
+        await cluster.settle()
+
+    await report(Receipt.DISPLAYED)
+    for notes in journals:
+        assert told == []
+        record = notes.take()
+        assert record is not None
+        notes.written(record, 1)
+        await cluster.settle()
+    assert told == [True]
+    await report(Receipt.CLICKED)
+    for at, notes in enumerate(journals):
+        record = notes.take()
+        assert record is not None
+        notes.written(record, 2) if at != 2 else notes.unwritten(record)
+        await cluster.settle()
+    assert told == [True, False]
 
 
 async def test_reports_for_a_home_that_is_down_are_counted_and_those_that_wait_are_bounded(

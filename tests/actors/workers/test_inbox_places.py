@@ -9,91 +9,25 @@ import numpy as np
 import pytest
 import trio
 
-from gateway.actors.inbox_places import InboxPlaces
+from gateway.actors.long_link_port import Unacknowledged
 from gateway.content import Variant
 from gateway.core.addresses import number_of
 from gateway.core.home import row_tags
-from gateway.ledger import Channel, LedgerPage, Reason, State
-from gateway.store.memory import MemoryInbox
-from gateway.store.ports import InboxQuery
+from gateway.ledger import Channel, LedgerPage, Reason, Receipt, State
 
 HOME, OWNER = 0, 1
 
 
-class Site:
-    """Two workers; the inbox of each outlives it, as one on a disk does."""
-
-    def __init__(self, cluster: Any, nursery: trio.Nursery) -> None:
-        self.cluster = cluster
-        self._nursery = nursery
-        self.stores = [MemoryInbox(rows_per_device_max=100, rows_max=10_000) for _ in cluster.workers]
-        self.places: list[InboxPlaces] = []
-        self._scopes: list[trio.CancelScope] = []
-        for index in range(len(cluster.workers)):
-            self._join(index)
-
-    def _join(self, index: int) -> None:
-        worker = self.cluster.workers[index]
-        world = worker.world
-        world.inbox._store = self.stores[index]
-        places = InboxPlaces(
-            home=world.home,
-            clock=world.clock,
-            store=self.stores[index],
-            ownership=self.cluster.ownership,
-            me=index,
-            node=0,
-            links=worker.links,
-            spread=worker.spread,
-            pages=world.inbox,
-            forget=world.inbox.forget_stored,
-            on_arrived=worker.stops.arrived,
-        )
-        world.inbox.places = places
-        scope = trio.CancelScope()
-        self.places[index:] = [places, *self.places[index + 1 :]]
-        self._scopes[index:] = [scope, *self._scopes[index + 1 :]]
-        self._nursery.start_soon(self._run, places, scope)
-
-    @staticmethod
-    async def _run(places: InboxPlaces, scope: trio.CancelScope) -> None:
-        with scope:
-            await places.run()
-
-    async def kill(self, index: int) -> None:
-        self._scopes[index].cancel()
-        await self.cluster.kill(index)
-
-    async def revive(self, index: int, devices: list[bytes]) -> None:
-        twin = self.cluster.workers[index] = self.cluster._make(index)
-        for device in devices:
-            twin.world.register(1, Channel(device[0]), first=int.from_bytes(device[7:], "big"))
-        # Before others hear of it and send what they have for it.
-        self._join(index)
-        await self.cluster._up(twin)
-
-    async def tags(self, index: int) -> list[int]:
-        found: list[int] = (await self.stores[index].find(InboxQuery(), 1000)).tags.tolist()
-        return found
-
-    def shadows_open(self, index: int) -> int:
-        rows: int = self.cluster.world(index).home.shadows.rows_open
-        return rows
-
-
 @pytest.fixture
-async def site(make_cluster: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any) -> Site:
-    cluster = await make_cluster()
-    made = Site(cluster, nursery)
-    await cluster.settle()
-    return made
+async def site(make_site: Callable[..., Any], autojump_clock: Any) -> Any:
+    return await make_site()
 
 
 def numbered(n: int, **fields: Any) -> list[Variant]:
     return [Variant(f"row {number}", "body", **fields) for number in range(n)]
 
 
-async def test_a_stored_row_is_its_homes_again_and_goes_to_its_device_when_it_returns(site: Site) -> None:
+async def test_a_stored_row_is_its_homes_again_and_goes_to_its_device_when_it_returns(site: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     page: LedgerPage = await cluster.send(HOME, [device] * 3, numbered(3))
@@ -115,7 +49,7 @@ async def test_a_stored_row_is_its_homes_again_and_goes_to_its_device_when_it_re
     assert site.shadows_open(OWNER) == 0
 
 
-async def test_what_a_window_has_no_room_for_goes_back_and_comes_when_it_has(site: Site) -> None:
+async def test_what_a_window_has_no_room_for_goes_back_and_comes_when_it_has(site: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     page = await cluster.send(HOME, [device] * 7, numbered(7))
@@ -132,7 +66,7 @@ async def test_what_a_window_has_no_room_for_goes_back_and_comes_when_it_has(sit
     assert cluster.world(HOME).states(page) == {"device_acked": 7}
 
 
-async def test_rows_that_end_at_their_home_leave_the_inbox_of_their_owner(site: Site) -> None:
+async def test_rows_that_end_at_their_home_leave_the_inbox_of_their_owner(site: Any) -> None:
     cluster = site.cluster
     devices = cluster.owned_by(OWNER, 2, Channel.NONE) + cluster.owned_by(HOME, 1, Channel.NONE)
     short = await cluster.send(HOME, devices, Variant("short", "body", ttl_s=30))
@@ -148,7 +82,7 @@ async def test_rows_that_end_at_their_home_leave_the_inbox_of_their_owner(site: 
     assert await site.tags(OWNER) == await site.tags(HOME) == []
 
 
-async def test_rows_that_their_owner_ends_end_at_their_home(site: Site) -> None:
+async def test_rows_that_their_owner_ends_end_at_their_home(site: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     pages = [
@@ -164,7 +98,7 @@ async def test_rows_that_their_owner_ends_end_at_their_home(site: Site) -> None:
     assert cluster.world(HOME).states(pages[2]) == {"cancelled": 1}
 
 
-async def test_rows_wait_through_the_death_of_their_owner(site: Site) -> None:
+async def test_rows_wait_through_the_death_of_their_owner(site: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     page = await cluster.send(HOME, [device] * 2, numbered(2))
@@ -184,7 +118,7 @@ async def test_rows_wait_through_the_death_of_their_owner(site: Site) -> None:
     assert cluster.world(HOME).states(page) == {"cancelled": 1, "device_acked": 1}
 
 
-async def test_a_row_that_was_recalled_is_put_again_when_its_owner_dies_with_it(site: Site) -> None:
+async def test_a_row_that_was_recalled_is_put_again_when_its_owner_dies_with_it(site: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     page = await cluster.send(HOME, [device], Variant("title", "body"))
@@ -199,7 +133,7 @@ async def test_a_row_that_was_recalled_is_put_again_when_its_owner_dies_with_it(
 
 
 async def test_rows_whose_home_died_with_their_page_are_forgotten_and_those_not_given_back_are_delivered(
-    site: Site,
+    site: Any,
 ) -> None:
     """In memory alone, as here, a page ends with its home; from an archive it would come back."""
     cluster = site.cluster
@@ -214,7 +148,7 @@ async def test_rows_whose_home_died_with_their_page_are_forgotten_and_those_not_
     assert await site.tags(OWNER) == []
 
 
-async def test_a_number_that_was_given_again_does_not_lead_to_somebody_elses_row(site: Site) -> None:
+async def test_a_number_that_was_given_again_does_not_lead_to_somebody_elses_row(site: Any) -> None:
     """A home that lost its pages begins with numbers that stand in inboxes still."""
     cluster = site.cluster
     lost, known = cluster.owned_by(OWNER, 2, Channel.NONE)
@@ -231,3 +165,73 @@ async def test_a_number_that_was_given_again_does_not_lead_to_somebody_elses_row
     owner.go_online(known)
     await owner.wait(2)
     assert owner.sockets.titles(known) == ["of another"]
+
+
+async def test_rows_of_one_batch_that_were_stored_out_of_their_order_come_back(site: Any) -> None:
+    cluster = site.cluster
+    (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
+    owner = cluster.world(OWNER)
+    fd = owner.go_online(device)
+    page = await cluster.send(HOME, [device] * 3, numbered(3))
+    owner.go_offline(fd)
+    tags = owner.sockets.tags(device)
+    owner.owner.unacknowledged(tags[::-1], Unacknowledged.CONNECTION_CLOSED)
+    await cluster.settle()
+    assert cluster.world(HOME).states(page) == {"held": 3}
+    assert site.shadows_open(OWNER) == 0
+    owner.sockets.sent.clear()
+    owner.go_online(device)
+    await owner.wait(5)
+    assert sorted(owner.sockets.titles(device)) == [f"row {number}" for number in range(3)]
+
+
+async def test_rows_that_come_when_nobody_waits_for_them_any_more_are_not_lost(site: Any) -> None:
+    cluster = site.cluster
+    (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
+    page = await cluster.send(HOME, [device], Variant("title", "body"))
+    number = number_of(page.batch.address)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await site.places[OWNER].locate(number, np.arange(1), device)
+    await cluster.settle()
+    assert site.shadows_open(OWNER) == 1
+    cluster.world(OWNER).go_online(device)
+    await cluster.settle()
+    assert cluster.world(OWNER).sockets.titles(device) == ["title"]
+
+
+async def test_a_row_that_is_acknowledged_after_it_was_given_back_ends_at_its_home(site: Any) -> None:
+    cluster = site.cluster
+    (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
+    owner = cluster.world(OWNER)
+    owner.go_online(device)
+    page = await cluster.send(HOME, [device], Variant("title", "body"))
+    tags = owner.sockets.tags(device)
+    owner.owner.unacknowledged(tags, Unacknowledged.ACK_TIMEOUT)
+    await cluster.settle()
+    assert (cluster.world(HOME).states(page), site.shadows_open(OWNER)) == ({"held": 1}, 0)
+    owner.owner.acknowledged_late(tags, np.zeros(1), 0.0)
+    await cluster.settle()
+    assert cluster.world(HOME).states(page) == {"device_acked": 1}
+    assert page.receipt.tolist() == [Receipt.DELIVERED]
+    await owner.wait(61)
+    assert await site.tags(OWNER) == []
+    assert owner.sockets.titles(device) == ["title"]
+
+
+async def test_a_row_that_went_out_before_it_was_given_back_stays_with_its_owner(site: Any) -> None:
+    """It was stored, its device returned and left at once, and it is not in the store again yet."""
+    cluster = site.cluster
+    (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
+    owner = cluster.world(OWNER)
+    page = await cluster.send(HOME, [device], Variant("title", "body"))
+    fd = owner.go_online(device)
+    await cluster.settle()
+    (shadow,) = [one for one in owner.home.shadows if one.n_open]
+    shadow.goes_back[:] = shadow.may_go_back = True
+    owner.go_offline(fd)
+    owner.owner.unacknowledged(owner.sockets.tags(device), Unacknowledged.CONNECTION_CLOSED)
+    assert not shadow.goes_back.any()
+    await cluster.settle()
+    assert cluster.world(HOME).states(page) == {"held": 1}
+    assert await site.tags(OWNER) == row_tags(number_of(page.batch.address), np.arange(1)).tolist()

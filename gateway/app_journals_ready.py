@@ -39,13 +39,22 @@ from gateway.core.ownership import WORKERS_MAX, Ownership, journal_of
 from gateway.core.request_ids import Entries, entry
 from gateway.errors import ConfigError, StoreCorrupt, StoreError, StoreInUse
 from gateway.marks import RowMarks
-from gateway.message_id import SEQUENCES_MAX, RowAddress
+from gateway.message_id import SEQUENCES_MAX, BatchAddress, RowAddress
 from gateway.observe.log import Log
 from gateway.page_history import RowNotes
 from gateway.store.audience_records import decode_audience, decode_reached
 from gateway.store.database import named_errors
 from gateway.store.log_journal import LogJournal
-from gateway.store.marks import Marks, Moved, decode_marks, decode_moved, encode_marks, encode_moved
+from gateway.store.marks import (
+    Count,
+    Marks,
+    Moved,
+    decode_marks,
+    decode_moved,
+    encode_count,
+    encode_marks,
+    encode_moved,
+)
 from gateway.store.ports import (
     AUDIENCE_RECORD,
     BATCH_RECORD,
@@ -209,6 +218,7 @@ async def _move_from(
     copies = _Copies(source, journals, moved)
     gone: list[int] = []
     entries: list[tuple[int, int, int]] = []
+    newest: BatchAddress | None = None
     last = -1
     try:
         for last, record in _records(journals[source], skips_damaged=source < ownership.workers):
@@ -216,6 +226,8 @@ async def _move_from(
             if record.kind == BATCH_RECORD:
                 address, requests = read_heading(payload)
                 entries += [entry(one.key, one.digest, RowAddress(address, one.row)) for one in requests]
+                if address.journal == journal_of(node, source):
+                    newest = address
                 parts = {_worker_of(address.journal, ownership, node, source): record}
             elif record.kind == MARKS_RECORD:
                 parts = _split_marks(decode_marks(payload), source, ownership)
@@ -238,6 +250,10 @@ async def _move_from(
         what = f"{error}; start once more with the number of workers before, whose journal this is, and mend it there"
         raise StoreError(f"journal of worker {source}", what) from error
     await copies.flush(last)
+    if newest is not None and gone:
+        # Its worker may be back, and must not give a number again that a batch has.
+        count = Count(0, newest.unix_ms, (newest.sequence + 1) % SEQUENCES_MAX)
+        await journals[source].append(_EPOCH, [encode_count(count)])
     await journals[source].release(_EPOCH, gone)
     return _Found(copies.copied, np.array(entries, np.uint64).reshape(-1, 3))
 

@@ -174,9 +174,9 @@ def test_batches_and_their_marks_go_to_the_worker_that_answers_for_them_and_back
         (1, 6): ["batch", [ENDED]],
     }
     assert node.contents(0) == here
-    # How far that journal has counted waits for its worker.
-    (count,) = node.read(1)
-    assert (count.kind, decode_count(count.buffers[0]).sequence) == (COUNT_RECORD, 9)
+    # How far that journal has counted waits for its worker, its batches that have gone included.
+    counts = [decode_count(record.buffers[0]).sequence for record in node.read(1) if record.kind == COUNT_RECORD]
+    assert (counts, len(node.read(1))) == ([9, 7], 2)
     # Marks that the home made meanwhile name the batch by its number.
     node.append(0, marks((SEQUENCES_MAX + 6, ISSUED), (5, ENDED)))
     node.start(3)
@@ -281,7 +281,7 @@ def test_a_pass_that_is_cut_anywhere_is_begun_again_and_copies_nothing_twice(
     found = node.contents(0)
     assert found.pop((2, 3)) == [[ENDED]] * 6
     assert found == {(1, number): ["batch", [ISSUED]] for number in range(6)}
-    assert node.read(1) == []
+    assert {record.kind for record in node.read(1)} == {COUNT_RECORD}
     assert sorted(node.ids(0)) == [KEY * number + 1 for number in range(6)]
     assert not any(record.kind == MOVED_RECORD for record in node.read(0))
 

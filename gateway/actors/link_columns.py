@@ -17,7 +17,7 @@ from gateway.store.records import decode_batch, encode_batch
 from gateway.wire.worker_link import messages as wire
 from gateway.wire.worker_link.messages import array, column, packed, unpacked
 
-_BYTES = ("state", "reason", "channel", "receipt", "flags", "attempts", "is_announced", "is_back")
+_CODES = ("state", "reason", "channel", "receipt", "flags", "attempts", "is_announced", "is_back")
 _WORDS = ("routed_ms", "issued_ms", "final_ms", "token_hashes")
 _N_STATES = len(IS_FINAL)
 
@@ -45,27 +45,29 @@ def outcomes_message(outcomes: Outcomes) -> wire.Outcomes:
         rows=column(outcomes.rows, "<u2"),
         bursts=[_burst_message(burst) for burst in outcomes.bursts],
         questions=[(number, column(rows, "<u2")) for number, rows in outcomes.questions],
-        **{name: packed(columns[name]) for name in _BYTES},
-        **{name: column(columns[name], "<u4") for name in _WORDS},
+        codes=memoryview(b"".join([columns[name].tobytes() for name in _CODES])),
+        words=memoryview(b"".join([np.ascontiguousarray(columns[name], "<u4").tobytes() for name in _WORDS])),
     )
 
 
 def outcomes_of(message: wire.Outcomes) -> Outcomes:
     """Raises ValueError for columns that do not fit each other, or codes that are none."""
     n = message.n
-    bytes_: dict[str, Any] = {name: unpacked(name, getattr(message, name), n) for name in _BYTES}
+    block = array("codes", message.codes, "u1", len(_CODES) * n).reshape(len(_CODES), n)
+    codes: dict[str, Any] = dict(zip(_CODES, block, strict=True))
     for name in ("is_announced", "is_back"):
-        bytes_[name] = bytes_[name] != 0
-    if n and int(bytes_["state"].max()) >= _N_STATES:
-        raise ValueError(f"state is {int(bytes_['state'].max())}, limit {_N_STATES - 1}")
+        codes[name] = codes[name] != 0
+    if n and int(codes["state"].max()) >= _N_STATES:
+        raise ValueError(f"state is {int(codes['state'].max())}, limit {_N_STATES - 1}")
     rows = array("rows", message.rows, "<u2", n)
     if n > 1 and not bool((rows[1:] > rows[:-1]).all()):
         raise ValueError("rows of a report do not rise")
-    words: dict[str, Any] = {name: array(name, getattr(message, name), "<u4", n) for name in _WORDS}
+    numbers = array("words", message.words, "<u4", len(_WORDS) * n).reshape(len(_WORDS), n)
+    words: dict[str, Any] = dict(zip(_WORDS, numbers, strict=True))
     bursts = [_burst_of(burst) for burst in message.bursts]
     questions = [Question(number, array("asked", asked, "<u2", len(asked) // 2)) for number, asked in message.questions]
     address = BatchAddress(*message.address)
-    return Outcomes(address=address, rows=rows, bursts=bursts, questions=questions, **bytes_, **words)
+    return Outcomes(address=address, rows=rows, bursts=bursts, questions=questions, **codes, **words)
 
 
 def _burst_message(burst: BurstReport) -> wire.BurstColumns:

@@ -35,7 +35,7 @@ _READ_BYTES = 256 << 10
 #: Bytes made ready ahead of the socket: more would only make reports older.
 _AHEAD_BYTES = 256 << 10
 #: How long reports wait for others, and what a kill loses of them more. A phone on the same machine acknowledges within
-#: it; to whoever asks for a state it is nothing. Of 0, 2, 5 and 20 ms: docs/performance.md.
+#: it; to whoever asks for a state it is nothing. Longer makes no fewer reports: docs/performance.md.
 GATHER_S = 0.005
 
 

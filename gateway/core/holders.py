@@ -27,14 +27,36 @@ import numpy as np
 from gateway.columns import U8, Bool, Rows
 from gateway.core.foreign_marks import ForeignMarks
 from gateway.core.home import Home
-from gateway.core.shadow import PATHS, Outcomes, burst_at_home
+from gateway.core.shadow import Outcomes, burst_at_home
 from gateway.core.stopping import go_on
-from gateway.ledger import IS_FINAL, Channel, Flag, LedgerPage, Reason, Receipt, State
+from gateway.ledger import IS_FINAL, LEGAL_MOVES, Channel, Flag, LedgerPage, Reason, Receipt, State
 
 #: Bit of `page.away`: the row may have left its holder's process.
 _ISSUED = np.uint8(0x80)
 #: Of `page.away`: the worker that has the row, plus one.
 AWAY_WORKER = np.uint8(0x7F)
+
+
+def _paths() -> dict[tuple[State, State], tuple[State, ...]]:
+    """(from, to) -> the states to pass through, `to` last; the shortest legal way. Reports leave steps out."""
+    found: dict[tuple[State, State], tuple[State, ...]] = {}
+    for start in State:
+        ways: dict[State, tuple[State, ...]] = {start: ()}
+        edge = [start]
+        while edge:
+            reached = [(at, State(to)) for at in edge for to in np.flatnonzero(LEGAL_MOVES[at]).tolist()]
+            edge = []
+            for at, to in reached:
+                if to not in ways:
+                    ways[to] = (*ways[at], to)
+                    edge.append(to)
+        found.update({(start, to): way for to, way in ways.items() if way})
+    return found
+
+
+#: A report says where a row is, not how it came there: what lay between is walked through at home, so that its table of
+#: legal moves, its counters and its metrics hold for rows elsewhere, too.
+PATHS: dict[tuple[State, State], tuple[State, ...]] = _paths()
 #: (11, 11) bool: states that lead to each other in legal moves, or are the same.
 _IS_WAY: Bool = np.array([[start is to or (start, to) in PATHS for to in State] for start in State], np.bool_)
 
@@ -160,13 +182,13 @@ class Holders:
         codes = page.state[rows].astype(np.uint16) * np.uint16(len(State)) + outcomes.state
         if bool((codes == codes[0]).all()):
             # The usual report: rows of one burst, all with the same news.
-            self._move_group(page, rows, int(codes[0]), outcomes.reason, now)
+            self._move_group(page, rows, int(codes[0]), outcomes.reason, outcomes.receipt, now)
             return
-        for code in np.unique(codes).tolist():
+        for code in np.flatnonzero(np.bincount(codes)).tolist():
             which = np.flatnonzero(codes == code)
-            self._move_group(page, rows[which], code, outcomes.reason[which], now)
+            self._move_group(page, rows[which], code, outcomes.reason[which], outcomes.receipt[which], now)
 
-    def _move_group(self, page: LedgerPage, rows: Rows, code: int, reasons: U8, now: float) -> None:
+    def _move_group(self, page: LedgerPage, rows: Rows, code: int, reasons: U8, receipts: U8, now: float) -> None:
         start, to = State(code // len(State)), State(code % len(State))
         if start is to:
             page.reason[rows] = reasons
@@ -177,7 +199,12 @@ class Holders:
         *between, last = PATHS[start, to]
         for step in between:
             self._home.move(page, rows, step, None, now)
-        self._home.move(page, rows, last, reasons, now)
+        delivered = Receipt.DELIVERED
+        if last is State.DEVICE_ACKED and _are_all(receipts, delivered) and _are_all(reasons, Reason.NONE):
+            # As where the device is this worker's: one change, not one for the state and one for the receipt.
+            self._home.move(page, rows, last, Reason.NONE, now, channel=_only(page.channel[rows]), receipt=delivered)
+        else:
+            self._home.move(page, rows, last, reasons, now, channel=_only(page.channel[rows]))
 
     def _answer(self, worker: int, outcomes: Outcomes) -> None:
         for question in outcomes.questions:
@@ -201,7 +228,8 @@ class Holders:
     def _raise_receipts(self, page: LedgerPage, rows: Rows, receipts: U8, now: float) -> None:
         if not receipts.any():
             return
-        for code in np.unique(receipts[receipts > page.receipt[rows]]).tolist():
+        rose = receipts[receipts > page.receipt[rows]]
+        for code in np.flatnonzero(np.bincount(rose)).tolist():
             self._home.raise_receipts(page, rows[receipts == code], Receipt(code), now)
 
     def _let_go(self, worker: int, page: LedgerPage, ended: int) -> None:
@@ -261,6 +289,16 @@ def _still_announced(page: LedgerPage, rows: Rows, worker: int) -> Rows:
         return rows[:0]
     kept: Rows = rows[page.away[rows] == (np.uint8(worker + 1) | _ISSUED)]
     return kept
+
+
+def _are_all(column: U8, value: int) -> bool:
+    return column.tobytes() == bytes([value]) * len(column)
+
+
+def _only(channels: U8) -> Channel | None:
+    """The one channel of all rows; None where there are several."""
+    first = int(channels[0])
+    return Channel(first) if _are_all(channels, first) else None
 
 
 def _may_be_on_link(page: LedgerPage, rows: Rows) -> Bool:

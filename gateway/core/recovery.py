@@ -73,11 +73,14 @@ def leave_out(home: Home, page: LedgerPage, marks: Iterable[RowMarks], held: Row
     newest = newest_marks(page.n, marks)
     ended = newest.rows[IS_FINAL[newest.states]]
     left = held[~IS_FINAL[page.state[held]] & ~np.isin(held, ended)]
-    known = _chosen(newest, np.isin(newest.rows, left) & (newest.states == _IN_FLIGHT))
-    rows = known.rows.astype(np.intp)
-    page.channel[rows], page.flags[rows] = known.channels, known.flags
+    known = _chosen(newest, np.isin(newest.rows, left))
+    # That a row was sent again before is to be known of it for ever.
+    page.flags[known.rows.astype(np.intp)] |= known.flags
+    issued = _chosen(known, known.states == _IN_FLIGHT)
+    rows = issued.rows.astype(np.intp)
+    page.channel[rows] = issued.channels
     if home.trail is not None:
-        home.trail.remember(page, rows, known.channels)
+        home.trail.remember(page, rows, issued.channels)
     return left
 
 

@@ -28,7 +28,7 @@ from gateway import message_id
 from gateway.batch import Batch
 from gateway.columns import I64, U8, U16, U32, Bool, Rows
 from gateway.core.addresses import SHADOWS_FROM, as_sent
-from gateway.ledger import IS_FINAL, LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, State
+from gateway.ledger import IS_FINAL, NO_VERDICT, Burst, Channel, LedgerPage, State
 from gateway.message_id import BatchAddress
 
 #: Shadows of one worker are told apart by so many numbers; tags stay within 63 bits.
@@ -579,25 +579,3 @@ def burst_at_home(report: BurstReport, born: float) -> Burst:
         report.names,
         request_ids=report.request_ids,
     )
-
-
-def _paths() -> dict[tuple[State, State], tuple[State, ...]]:
-    """(from, to) -> the states to pass through, `to` last; the shortest legal way. Reports leave steps out."""
-    found: dict[tuple[State, State], tuple[State, ...]] = {}
-    for start in State:
-        ways: dict[State, tuple[State, ...]] = {start: ()}
-        edge = [start]
-        while edge:
-            reached = [(at, State(to)) for at in edge for to in np.flatnonzero(LEGAL_MOVES[at]).tolist()]
-            edge = []
-            for at, to in reached:
-                if to not in ways:
-                    ways[to] = (*ways[at], to)
-                    edge.append(to)
-        found.update({(start, to): way for to, way in ways.items() if way})
-    return found
-
-
-#: A report says where a row is, not how it came there: what lay between is walked through at home, so that its table of
-#: legal moves, its counters and its metrics hold for rows elsewhere, too.
-PATHS: dict[tuple[State, State], tuple[State, ...]] = _paths()

@@ -124,6 +124,7 @@ class Trail:
         """The journal says of these rows, which are with their holders yet, that they were issued there."""
         trail = page.trail
         assert trail is not None
+        trail.own()
         trail.marked[rows] = channels
         trail.is_sure[rows] = True
         for channel, count in enumerate(np.bincount(channels).tolist()):

@@ -118,6 +118,25 @@ def test_report_of_rows_that_the_worker_does_not_hold_is_dropped() -> None:
     assert page.state.tolist() == [State.QUEUED] * 4
 
 
+def test_acknowledgement_is_one_change_at_home() -> None:
+    home, owner = make_home(), make_home()
+    holders, page = Holders(home), open_page(home, 4)
+    shadow = hand_out(holders, page, np.arange(4), owner, 1, Life(0, 1))
+    acked = np.array([0, 2])
+    owner.move(shadow, np.arange(4), State.IN_FLIGHT, None, 1.0, channel=Channel.LONG_LINK)
+    shadow.channel[:] = Channel.LONG_LINK
+    owner.move(shadow, acked, State.DEVICE_ACKED, Reason.NONE, 2.0, receipt=Receipt.DELIVERED)
+    cursor = home.next_cursor
+    news = owner.shadows.take_news(Life(0, 1), 2.0)
+    assert news is not None
+    assert holders.report(1, news[2], 2.0) == Reported(4, 0)
+    found = home.changes(cursor, 100)
+    assert found is not None
+    assert [(change.rows.tolist(), change.receipt.tolist()) for change in found[0]] == [([0, 2], [1, 1])]
+    assert page.receipt.tolist() == [1, 0, 1, 0]
+    assert page.channel.tolist() == [Channel.LONG_LINK] * 4
+
+
 def test_receipt_that_comes_late_rises_at_home_and_ends_uncertainty() -> None:
     home, owner = make_home(), make_home()
     holders = Holders(home)

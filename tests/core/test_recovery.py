@@ -11,12 +11,13 @@ from gateway.batch import Batch
 from gateway.content import Class, Variant
 from gateway.core.home import Home
 from gateway.core.options import AppDefaults, compile_options
-from gateway.core.recovery import newest_marks, recover, resend_table, urgency
+from gateway.core.recovery import leave_out, newest_marks, recover, resend_table, urgency
 from gateway.core.trail import Trail
 from gateway.ledger import FINAL_STATES, Channel, Flag, LedgerPage, Reason, State
 from gateway.marks import RowMarks
 
 N = 8
+_AGAIN = int(Flag.RESENT_UNCERTAIN)
 STATES = [State.QUEUED, State.IN_FLIGHT, State.VENDOR_ACCEPTED, State.DEVICE_ACKED, State.FAILED, State.UNCERTAIN]
 
 
@@ -160,3 +161,25 @@ def test_what_is_urgent_comes_first() -> None:
     assert of(high) < of(promotion) < of(normal)
     assert of(normal, high) == of(high)
     assert Class.SYSTEM < Class.MARKETING
+
+
+def test_rows_that_a_living_worker_holds_are_left_out_with_what_is_known_of_them() -> None:
+    home = home_of()
+    page = page_of(home)
+    known = [State.IN_FLIGHT, State.QUEUED, State.VENDOR_ACCEPTED, State.IN_FLIGHT]
+    columns = [np.array(column, np.uint8) for column in (known, [0] * 4, [Channel.APNS] * 4, [_AGAIN] * 4)]
+    marks = [RowMarks(0, np.arange(4, dtype=np.uint16), *columns)]
+    left = leave_out(home, page, marks, np.array([0, 1, 2, 4]))
+    # One that has ended is nobody's any more, whoever remembers it; one that was sent again before stays known as such.
+    assert left.tolist() == [0, 1, 4]
+    assert page.flags.tolist() == [_AGAIN, _AGAIN, 0, 0, 0, 0, 0, 0]
+    assert home.trail is not None
+    assert (page.channel[0], home.trail.issued_rows()) == (Channel.APNS, 1)
+    # The rest is dealt with as ever, and these are left alone.
+    options = compile_options(page.batch, AppDefaults(1, frozenset()))
+    table = resend_table(system=True, marketing=False)
+    found = recover(home, page, marks, options, table, 150.0, left)
+    assert (found.elsewhere, found.final, found.resent) == (3, 1, 0)
+    states = [State(state) for state in page.state.tolist()]
+    assert states[:3] == [State.QUEUED, State.QUEUED, State.VENDOR_ACCEPTED]
+    assert (states[3], states[4]) == (State.EXPIRED, State.QUEUED)

@@ -13,7 +13,8 @@ from gateway import message_id
 from gateway.batch import Batch, TaskSegment
 from gateway.columns import TextColumn
 from gateway.content import Variant
-from gateway.core.shadow import KEEP_S, PATHS, Life, ShadowPage, Shadows, burst_at_home
+from gateway.core.holders import PATHS
+from gateway.core.shadow import KEEP_S, Life, ShadowPage, Shadows, burst_at_home
 from gateway.core.slices import cut_batch, cut_segments
 from gateway.ledger import LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, Reason, Receipt, State
 from gateway.message_id import SEQUENCES_MAX, BatchAddress

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-VERSION = 3
+VERSION = 4
 U32_MAX = (1 << 32) - 1
 WorkerIndex = Annotated[int, Meta(ge=0, le=255)]
 Number = Annotated[int, Meta(ge=0, le=U32_MAX)]
@@ -68,7 +68,10 @@ class BurstColumns(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Outcomes(msgspec.Struct, array_like=True, tag=3, forbid_unknown_fields=True):
-    """n rows of one batch as their holder has them. rows: (n,) u16. Bytes are packed; times and hashes are u32.
+    """n rows of one batch as their holder has them. rows: (n,) u16. codes: (8, n) u8; words: (4, n) u32.
+
+    One column after the other, which they are stands in actors/link_columns.py: a block each is half of the work of a
+    field per column.
 
     questions: number and (k,) u16 rows at home that its sender keeps until `marked`.
     """
@@ -76,18 +79,8 @@ class Outcomes(msgspec.Struct, array_like=True, tag=3, forbid_unknown_fields=Tru
     address: Address
     n: Annotated[int, Meta(ge=0, le=1 << 16)]
     rows: memoryview
-    state: memoryview
-    reason: memoryview
-    channel: memoryview
-    receipt: memoryview
-    flags: memoryview
-    attempts: memoryview
-    is_announced: memoryview
-    is_back: memoryview
-    routed_ms: memoryview
-    issued_ms: memoryview
-    final_ms: memoryview
-    token_hashes: memoryview
+    codes: memoryview
+    words: memoryview
     bursts: list[BurstColumns]
     questions: list[tuple[Number, memoryview]] = []
 

@@ -509,3 +509,28 @@ async def test_worker_that_is_named_twice_is_dialed_once(make_cluster: Callable[
     await trio.sleep(1)
     assert dialed == []
     assert len(cluster.workers[0].links.lives()) == 1
+
+
+async def test_reports_gather_unless_rows_wait_for_them(make_cluster: Callable[..., Any], autojump_clock: Any) -> None:
+    cluster = await make_cluster()
+    reports: list[int] = []
+    home = cluster.workers[0].links
+    real = home.on_outcomes
+    home.on_outcomes = lambda life, message: (reports.append(message.n), real(life, message))
+    devices = cluster.owned_by(1, 8, Channel.NONE)
+    for device in devices:
+        cluster.world(1).go_online(device)
+    page = await cluster.send(0, devices)
+    reports.clear()
+    for device in devices:
+        cluster.world(1).acknowledge(device)
+        await trio.testing.wait_all_tasks_blocked()
+    assert reports == []
+    await cluster.settle()
+    assert (reports, states(page)) == ([8], ["device_acked"] * 8)
+    # A lane does not wait for the gathering: its rows are out before any time has passed.
+    began = trio.current_time()
+    cluster.world(0).router.route(cluster.world(0).open(cluster.owned_by(1, 3)))
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(cluster.world(1).apns.requests()) == 3
+    assert trio.current_time() == began

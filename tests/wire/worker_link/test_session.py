@@ -27,11 +27,14 @@ def make_slice(n: int, size: int = 10) -> Slice:
 
 
 def make_outcomes(n: int) -> Outcomes:
-    byte, word = packed(np.zeros(n)), column(np.zeros(n), "<u4")
-    names = ["state", "reason", "channel", "receipt", "flags", "attempts", "is_announced", "is_back"]
-    bytes_ = dict.fromkeys(names, byte)
-    words = dict.fromkeys(["routed_ms", "issued_ms", "final_ms", "token_hashes"], word)
-    return Outcomes(address=(1, 2, 3), n=n, rows=column(np.arange(n), "<u2"), bursts=[], **bytes_, **words)
+    return Outcomes(
+        address=(1, 2, 3),
+        n=n,
+        rows=column(np.arange(n), "<u2"),
+        bursts=[],
+        codes=column(np.zeros((8, n)), "u1"),
+        words=column(np.zeros((4, n)), "<u4"),
+    )
 
 
 def pair(**fields: Any) -> tuple[LinkSession, LinkSession]:

@@ -129,6 +129,15 @@ async def end_held(
         home.move(page, rows, to, reason, clock.monotonic(), receipt=receipt)
 
 
+def _rows_of(page: LedgerPage, rows: Rows, device_id: bytes) -> Rows:
+    """Those of the device. A number is given again after four million batches, or by a home that lost its newest pages:
+    an old tag must not lead to somebody else's row."""
+    rows = rows[rows < page.n]
+    device = np.frombuffer(device_id, np.uint8)
+    his: Rows = rows[(page.batch.device_ids.take(rows, axis=0) == device).all(axis=1)]
+    return his
+
+
 def _waits_here(page: LedgerPage, rows: Rows) -> Bool:
     waits: Bool = page.state[rows] == State.HELD
     return waits if page.away is None else waits & (page.away[rows] == 0)
@@ -159,7 +168,10 @@ class OwnPlaces:
 
     async def locate(self, number: int, rows: Rows, device_id: bytes) -> Located:
         page = await self._pages.fetch(number)
-        return Located([] if page is None else [Found(page, rows, rows)], rows[:0])
+        if page is None:
+            return Located([], rows[:0])
+        his = _rows_of(page, rows, device_id)
+        return Located([Found(page, his, his)], rows[:0])
 
     async def end(self, number: int, rows: Rows, state: State, reason: Reason) -> None:
         await end_held(self._home, self._pages, self._clock, number, rows, state, reason)
@@ -293,7 +305,7 @@ class InboxPlaces:
         sequence = self._home.addresses.sequence_of(number)
         if sequence is not None:
             page = await self._pages.fetch(sequence)
-            return self._in_own(page, rows)
+            return self._in_own(page, rows, device_id)
         found: list[Found] = []
         homeless: list[Found] = []
         for shadow in self._here.get(number, ()):
@@ -328,10 +340,10 @@ class InboxPlaces:
                 left.append(Found(page, rows[~np.isin(rows, known)], at[~np.isin(rows, known)]))
         return left
 
-    def _in_own(self, page: LedgerPage | None, rows: Rows) -> Located:
+    def _in_own(self, page: LedgerPage | None, rows: Rows, device_id: bytes) -> Located:
         if page is None:
             return Located([], rows[:0])
-        rows = rows[rows < page.n]
+        rows = _rows_of(page, rows, device_id)
         if page.away is None:
             return Located([Found(page, rows, rows)], rows[:0])
         # On their way between workers: the devices of this home's rows may have had another owner.
@@ -431,10 +443,8 @@ class InboxPlaces:
         if page is None:
             reply(msgspec.msgpack.encode((b"", b"")))
             return
-        rows = rows[rows < page.n]
-        # A number is given again after four million batches: an old tag must not lead to somebody else's row.
-        device = np.frombuffer(device_id, np.uint8)
-        is_his = (page.batch.device_ids.take(rows, axis=0) == device).all(axis=1) & (page.state[rows] == State.HELD)
+        rows = _rows_of(page, rows, device_id)
+        is_his = page.state[rows] == State.HELD
         # A slice has its rows in rising order; an inbox has those of one batch in the order in which they came.
         here = np.unique(rows[is_his & _waits_here(page, rows)])
         later = np.setdiff1d(rows[is_his], here)

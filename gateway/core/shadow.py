@@ -142,16 +142,13 @@ class ShadowPage(LedgerPage):
         self.asked: U32 | None = None
         self.unasked: list[int] = []
         self.new_number: Callable[[], int] = lambda: 0
-        self.has_dirty = False
-        #: Any of `goes_back`.
-        self.may_go_back = False
+        self.has_dirty = self.may_go_back = False
         self.has_home = True
         #: Its home is dead and will not be back.
         self.is_orphan = False
         #: Called once each when rows may leave that might not before.
         self.on_told: list[Callable[[], None]] = []
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
-        #: Called when rows wait for the next report.
         self.on_awaited: Callable[[ShadowPage], None] = _nobody
         self.on_ended: Callable[[ShadowPage, int], None] = _nobody_counts
 
@@ -165,8 +162,7 @@ class ShadowPage(LedgerPage):
     def moved(self, rows: Rows, to: State, came: I64, now: float) -> None:
         """The rows have moved; their home will hear of it. came: (11,) how many from each state."""
         if self.may_go_back:
-            # What was in the inbox is not there any more, or not yet again.
-            self.goes_back[rows] = False
+            self.goes_back[rows] = False  # not in the inbox any more, or not yet again
         if IS_FINAL[to]:
             self.final_ms[rows] = self.stamp(now)
             self.on_ended(self, len(rows) - int(came[IS_FINAL].sum()))
@@ -339,7 +335,6 @@ class Shadows:
         #: Rows with news for a home that has died: counted and dropped.
         self.rows_for_the_dead = 0
         self.on_dirty: Callable[[Life], None] = lambda _life: None
-        #: Called when rows wait for what a life is to be told.
         self.on_awaited: Callable[[Life], None] = lambda _life: None
         #: Takes rows that changed and whose home is no more.
         self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens

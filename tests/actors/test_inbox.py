@@ -512,3 +512,21 @@ async def test_a_window_that_opens_without_an_acknowledgement_is_found_open(
     world.go_offline(fd)
     await world.wait(200)
     assert not world.inbox.has_full_windows
+
+
+async def test_tags_of_a_number_that_was_given_again_lead_to_nobody_elses_row(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    lost, known = world.register(2, Channel.NONE)
+    page = await world.send([known], numbered(1))
+    first = page.batch.address.sequence << 16
+    ids = np.frombuffer(lost * 2, np.uint8).reshape(2, 16)
+    await world.inbox_store.forget(OwnershipEpoch(1), np.array([first]))
+    await world.inbox_store.put(OwnershipEpoch(1), InboxRows(ids, np.array([first, first + 9]), np.full(2, 1 << 60)))
+    world.go_online(lost)
+    await world.wait(1)
+    assert world.sockets.titles(lost) == []
+    assert len(world.inbox_store) == 0
+    assert world.states(page) == {"held": 1}

@@ -142,6 +142,8 @@ def crowd(folder: Path, options: Options) -> Line:
         **{f"answer_{name}_ms": round(value, 1) for name, value in answered_ms.items()},
         **{f"latency_{name}_ms": round(value, 1) for name, value in read_ms.items()},
         **{f"latency_at_socket_{name}_ms": round(value, 1) for name, value in at_socket_ms.items()},
+        # Spread over the minute, or one moment in which everything stood still?
+        "answer_max_ms_by_second": _by_second(asked),
         "latency_p99_ms_limit": 100.0,
         "gateway_cores": round((after[0] - before[0]) / seconds, 2),
         "generator_cores": round((after[1] - before[1]) / seconds, 2),
@@ -177,6 +179,15 @@ class Load:
         done = send_open_loop(self._gateway.clients, SUBMITS_PER_S, seconds, request)
         self.tasks += [each.answer for each in done]
         return done
+
+
+def _by_second(asked: list[Sent[bytes]]) -> list[float]:
+    """The longest answer to the submits that were due in each second."""
+    found: dict[int, float] = {}
+    for each in asked:
+        second = int(each.due - asked[0].due)
+        found[second] = max(found.get(second, 0.0), each.ended - each.due)
+    return [round(found[second] * 1000, 1) for second in sorted(found)]
 
 
 def _cpu_of(fleets: list[Fleet]) -> float:

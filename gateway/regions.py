@@ -8,7 +8,7 @@ gateway keeps by channel. So the channel of a device, a row or a receipt says it
 
 Who names the main region (`xiaomi_cn` where `[apps.xiaomi]` has `region = "cn"`) means `xiaomi`. Contents speak of
 vendors (texts, raw, strategy) and hold for all of their regions; targets, registrations and steps of a fallback name
-channels.
+channels. (A step that names no target finds the device's region by itself, core/fallback.py.)
 
 Source: facts/vendors-china.md sections 1.1, 2.1 and 4.1 (2026-11).
 """

@@ -54,9 +54,7 @@ class Ways(NamedTuple):
 class Fallbacks:
     """See the module's docstring."""
 
-    def __init__(
-        self, *, home: Home, devices: Devices, clock: Clock, observer: FallbackObserver, ways: Ways
-    ) -> None:
+    def __init__(self, *, home: Home, devices: Devices, clock: Clock, observer: FallbackObserver, ways: Ways) -> None:
         self._home = home
         self._devices = devices
         self._clock = clock

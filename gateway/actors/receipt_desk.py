@@ -490,8 +490,8 @@ class ReceiptDesk:
         if len(replaced) and self._renewals is not None:
             # First: what is said of the old token does not hold for the new one.
             is_own = self._devices.token_hashes(slots[replaced]) == words.token_hashes[replaced]
-            done = self._renewals.replace(app, channel, slots[replaced[is_own]])
-            self._observer.tokens_replaced(channel, done)
+            n_replaced = self._renewals.replace(app, channel, slots[replaced[is_own]])
+            self._observer.tokens_replaced(channel, n_replaced)
         dead = dead[is_known[dead]]
         if len(dead) and guard is not None:
             since = np.minimum(words.at_unix_ms[dead], self._clock.unix_ms())

@@ -342,6 +342,8 @@ async def test_a_new_token_changes_nothing_where_it_is_not_proven_to_be_the_devi
     # Not our address; not the vendor's form; a token that another device has; one that no row was sent to.
     site.say(Event.TOKEN_REPLACED, page, devices[0], address="x" * 46, **new)
     site.say(Event.TOKEN_REPLACED, page, devices[1], new_token="a,b")
+    await settled()
+    assert len(site.renewals) == 0
     site.say(Event.TOKEN_REPLACED, page, devices[2], new_token=site.world.token(others[0]).decode())
     site.say(Event.TOKEN_REPLACED, page, others[1], **new)
     await settled()

@@ -17,6 +17,7 @@ from gateway.actors.own_ids import OwnIdBook
 from gateway.actors.receipt_desk import ReceiptDesk
 from gateway.actors.report_post import NOT_DURABLE, ReportPost
 from gateway.actors.token_guard import TokenGuard
+from gateway.actors.token_renewals import CheckToken, TokenRenewals
 from gateway.actors.waiting import Wait
 from gateway.actors.worker_links import Reply, WorkerLinks
 from gateway.api.consent_events import ConsentEvents
@@ -70,7 +71,7 @@ class OtherWorkers:
         return [worker for worker in range(self._ownership.workers) if worker != self._me]
 
 
-def answer_with_desk(links: WorkerLinks, desk: ReceiptDesk) -> None:
+def answer_with_desk(links: WorkerLinks, desk: ReceiptDesk, renewals: TokenRenewals) -> None:
     """What other workers send is dealt with by the desk, and answered at once; receipts when they are durable."""
 
     def take(
@@ -90,6 +91,7 @@ def answer_with_desk(links: WorkerLinks, desk: ReceiptDesk) -> None:
     links.answer_with("own_ids", functools.partial(take, desk.on_own_ids))
     links.answer_with("held_receipts", functools.partial(take, desk.on_held_reports))
     links.answer_with("device_words", functools.partial(take, desk.on_words))
+    links.answer_with("renewals", functools.partial(take, renewals.on_renewal))
 
 
 class Receipts:
@@ -106,11 +108,19 @@ class Receipts:
             place = worker.siblings.place
             neighbours = OtherWorkers(worker.joint.ownership, self.post, node=config.gateway.node, me=place.worker)
         ledger = worker.stores.ledger
+        guards = _guards(worker)
+        renewals = TokenRenewals(
+            devices=worker.devices,
+            guards=guards,
+            check_token=_token_checks(worker),
+            clock=worker.clock,
+            neighbours=neighbours,
+        )
         self.desk = ReceiptDesk(
             secret=message_id_secret(config),
             home=worker.home,
             devices=worker.devices,
-            guards=_guards(worker),
+            guards=guards,
             switch=worker.presence,
             clock=worker.clock,
             observer=counts,
@@ -118,11 +128,12 @@ class Receipts:
             bring_back=None if ledger is None else ledger.late,
             neighbours=neighbours,
             own_ids=self._book(counts),
+            renewals=renewals,
             notes=None if worker.disk is None else worker.disk.notes,
             apps_on_disk=frozenset() if worker.disk is None else worker.disk.apps,
         )
         if worker.joint is not None:
-            answer_with_desk(worker.joint.links, self.desk)
+            answer_with_desk(worker.joint.links, self.desk, renewals)
         self.endpoints = _endpoints(worker)
         self._polls = [
             self._poll(built) for built in worker.vendor_lanes if built.channel_name in vendors.receipts.ASKERS
@@ -182,6 +193,14 @@ class Receipts:
 def _names_own_ids(name: str) -> bool:
     entry = vendors.receipts.READERS.get(name)
     return entry is not None and entry.names_own_ids
+
+
+def _token_checks(worker: Worker) -> dict[tuple[int, Channel], CheckToken]:
+    return {
+        (index, CHANNEL_NAMES[name]): vendors.entry_of(name).vendor(settings).check_token
+        for index, app in enumerate(worker.config.apps)
+        for name, settings in app.vendors.items()
+    }
 
 
 def _guards(worker: Worker) -> dict[tuple[int, Channel], TokenGuard]:

@@ -76,7 +76,8 @@ class FallbackStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     """Where a row goes on that has not reached its receiver by then, or finally failed before.
 
     channel: of a vendor. after_s: seconds after the submit. target: the variable whose value is the row's target there
-    (a phone number, an openid, a URL); empty: the token that its device has of that channel.
+    (a phone number, an openid, a URL); empty: the token that its device has of that channel, or of another region of
+    that vendor.
     """
 
     channel: str

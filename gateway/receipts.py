@@ -35,13 +35,15 @@ class Event(enum.IntEnum):
     PENDING = 8
     #: In no table of the vendor's reader; counted by name.
     UNKNOWN = 9
+    #: Another token has taken its place: `VendorReceipt.new_token`.
+    TOKEN_REPLACED = 10
 
 
 class VendorReceipt(NamedTuple):
     """One event of one request, for some of its tokens. address: the callback parameter, "" where none came back.
 
     name: the vendor's own word where the event is UNKNOWN. own_id: the vendor's number of the message, where it names
-    that instead (core/own_ids.py); only with one token.
+    that instead (core/own_ids.py); only with one token. new_token: of TOKEN_REPLACED, which has one token, the old.
     """
 
     event: Event
@@ -50,6 +52,7 @@ class VendorReceipt(NamedTuple):
     at_unix_ms: int = TIME_UNKNOWN
     name: str = ""
     own_id: str = ""
+    new_token: str = ""
 
 
 class Callback(NamedTuple):

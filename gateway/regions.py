@@ -8,7 +8,7 @@ gateway keeps by channel. So the channel of a device, a row or a receipt says it
 
 Who names the main region (`xiaomi_cn` where `[apps.xiaomi]` has `region = "cn"`) means `xiaomi`. Contents speak of
 vendors (texts, raw, strategy) and hold for all of their regions; targets, registrations and steps of a fallback name
-channels.
+channels. (A step that names no target finds the device's region by itself, core/fallback.py.)
 
 Source: facts/vendors-china.md sections 1.1, 2.1 and 4.1 (2026-11).
 """
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gateway.columns import U8
+from gateway.columns import U8, Bool, TextColumn
 from gateway.ledger import CHANNEL_NAMES, VENDOR_CHANNELS, Channel
 
 #: Vendor -> region -> channel. The regions are those of the vendor's Settings.
@@ -88,3 +88,28 @@ def names_of_app(sections: Mapping[str, object]) -> Mapping[str, Channel]:
         if main in regions:
             names[f"{vendor}_{main}"] = CHANNEL_NAMES[vendor]
     return names
+
+
+#: Vendors whose tokens tell their region.
+TOLD_BY_TOKENS = frozenset(["oppo"])
+
+
+def are_of_mainland(ids: TextColumn) -> Bool:
+    """(n,) which registration ids of OPPO are the mainland's; all others are from overseas.
+
+    Of the parts between underscores: one alone; two with the first CN; three with the second CN (section 2.1).
+    """
+    blob = np.frombuffer(ids.blob, np.uint8)
+    bars = np.flatnonzero(blob == ord("_"))
+    firsts = np.searchsorted(bars, ids.offsets)
+    n_bars = np.diff(firsts)
+    is_home: Bool = n_bars == 0
+    one, two = np.flatnonzero(n_bars == 1), np.flatnonzero(n_bars == 2)
+    rows = np.concatenate([one, two])
+    # Where the part begins that has to be CN, and the bar that ends it.
+    starts = np.concatenate([ids.offsets[one].astype(np.int64), bars[firsts[two]] + 1])
+    ends = np.concatenate([bars[firsts[one]], bars[firsts[two] + 1]])
+    is_two_long = ends - starts == 2
+    rows, starts = rows[is_two_long], starts[is_two_long]
+    is_home[rows] = (blob[starts] == ord("C")) & (blob[starts + 1] == ord("N"))
+    return is_home

@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.app_parts import app_view
 from gateway.client.requests import DeviceState, register_request, submit_request
@@ -14,7 +16,7 @@ from gateway.columns import TextColumn
 from gateway.config import Config, ConfigFaults, load_config
 from gateway.content import Variant
 from gateway.ledger import VENDOR_CHANNELS, Channel
-from gateway.regions import REGIONS, VENDOR_OF, VENDORS, channel_name, section_name, vendor_name
+from gateway.regions import REGIONS, VENDOR_OF, VENDORS, are_of_mainland, channel_name, section_name, vendor_name
 from gateway.store.registry_codec import decode_devices
 from gateway.wire.rpc.registration import check_registration
 from gateway.wire.rpc.submit import check_submit
@@ -157,3 +159,46 @@ def test_what_was_stored_before_there_were_regions_is_of_the_main_region() -> No
     devices = decode_devices(STORED)
     assert devices.channels.tolist() == [VENDOR_CHANNELS["xiaomi"]]
     assert devices.tokens.rows() == [b"d+E/old"]
+
+
+def mainland_twin(registration_id: str) -> bool:
+    """Section 2.1 of the China sheet, as it is written there."""
+    parts = registration_id.split("_")
+    match len(parts):
+        case 1:
+            return True
+        case 2:
+            return parts[0] == "CN"
+        case 3:
+            return parts[1] == "CN"
+    return False
+
+
+parts = st.one_of(st.sampled_from(["CN", "OPPO", "", "C", "CNN", "0123"]), st.text("CN01", max_size=3))
+ids = st.lists(parts, min_size=1, max_size=5).map("_".join)
+
+
+@given(st.lists(ids, max_size=12))
+def test_where_oppos_ids_belong_agrees_with_the_sheet(found: list[str]) -> None:
+    assert are_of_mainland(TextColumn.from_texts(found)).tolist() == [mainland_twin(one) for one in found]
+
+
+@pytest.mark.parametrize("main", ["cn", "intl"])
+def test_a_device_of_oppo_that_names_no_region_is_where_its_id_says(tmp_path: Path, main: str) -> None:
+    other = {"cn": "intl", "intl": "cn"}[main]
+    sections = f'[apps.oppo]\n{OPPO}region = "{main}"\n'
+    both = app_view(0, load(tmp_path, sections + f"[apps.oppo.regions.{other}]\n{OPPO}").apps[0])
+    one = app_view(0, load(tmp_path, sections).apps[0])
+    hexed = "0" * 32
+    found = [("", hexed), ("", f"OPPO_CN_{hexed}"), ("", f"OPPO_EU_{hexed}"), (main, f"OPPO_EU_{hexed}"), ("", "a;b")]
+    devices = [
+        DeviceState(device_id=bytes([number]) * 16, channel="oppo", token=token, region=region)
+        for number, (region, token) in enumerate(found, 1)
+    ]
+    devices.append(DeviceState(device_id=bytes([9]) * 16))
+    home, abroad = (Channel.OPPO, Channel.OPPO_INTL) if main == "cn" else (Channel.OPPO_CN, Channel.OPPO)
+    for view, expected in ((both, [home, home, abroad, Channel.OPPO, 0]), (one, [Channel.OPPO] * 4 + [0])):
+        registered = check_registration(register_request(devices), view.check_tokens, names=view.channel_names)
+        assert registered.channels is not None
+        assert registered.channels.tolist() == expected
+        assert [fault.row for fault in registered.faults] == [4]

@@ -12,11 +12,20 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from gateway.clock import Clock
-from gateway.columns import I64, Bool, Rows
-from gateway.core.fallback import NO_STEP, due_rows, next_steps, step_channels, steps_taken, times, waits_for_receipt
+from gateway.columns import I64, U8, Bool, Rows
+from gateway.core.fallback import (
+    NO_STEP,
+    due_rows,
+    next_steps,
+    region_channels,
+    step_channels,
+    steps_taken,
+    times,
+    waits_for_receipt,
+)
 from gateway.core.home import Home, row_tags
 from gateway.core.options import Options
-from gateway.core.router import VendorRows, by_lane
+from gateway.core.router import Devices, VendorRows, by_lane
 from gateway.core.wheel import TimingWheel
 from gateway.ledger import Channel, LedgerPage, Reason, State
 from gateway.message_id import SEQUENCES_MAX, BatchAddress
@@ -45,8 +54,9 @@ class Ways(NamedTuple):
 class Fallbacks:
     """See the module's docstring."""
 
-    def __init__(self, *, home: Home, clock: Clock, observer: FallbackObserver, ways: Ways) -> None:
+    def __init__(self, *, home: Home, devices: Devices, clock: Clock, observer: FallbackObserver, ways: Ways) -> None:
         self._home = home
+        self._devices = devices
         self._clock = clock
         self._observer = observer
         self._ways = ways
@@ -83,7 +93,7 @@ class Fallbacks:
         is_left = steps != NO_STEP
         going, steps = rows[is_left], steps[is_left]
         if len(going):
-            channels = step_channels(page, going, steps)
+            channels = self._at_devices(page, going, step_channels(page, going, steps))
             now = self._clock.monotonic()
             held = going[page.state[going] == State.HELD]
             is_queued = page.state[going] == State.QUEUED
@@ -104,9 +114,17 @@ class Fallbacks:
         is_here = steps_taken(page, rows) != 0
         here = rows[is_here & self._ways.has_lane(page)[page.channel[rows]]]
         if len(here):
+            page.channel[here] = self._at_devices(page, here, page.channel[here])
             self._offer(page, here)
         before: Rows = rows[~is_here]
         return before
+
+    def _at_devices(self, page: LedgerPage, rows: Rows, channels: U8) -> U8:
+        """Where these rows go whose steps have those channels. The page knows their devices then: it may never have
+        been routed, after a restart."""
+        page.slots[rows], found = self._devices.locate(page.batch.device_ids.take(rows, axis=0), page.batch.app)
+        of_devices = found.channel * found.is_known
+        return region_channels(page, rows, channels, of_devices, self._ways.has_lane(page))
 
     def _offer(self, page: LedgerPage, rows: Rows) -> None:
         options = self._ways.options(page)

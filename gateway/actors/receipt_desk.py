@@ -28,6 +28,7 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.actors.own_ids import OwnIdBook, pack_receipts, unpack_receipts
 from gateway.actors.token_guard import TokenGuard
+from gateway.actors.token_renewals import TokenRenewals
 from gateway.actors.waiting import Wait
 from gateway.clock import Clock
 from gateway.columns import U8, Rows
@@ -47,6 +48,7 @@ from gateway.core.receipt_reports import (
     find_rows,
     pack_reports,
     pack_words,
+    read_address,
     remember_tokens,
     strongest,
     unpack_reports,
@@ -76,6 +78,8 @@ class DeskObserver(Protocol):
     def tokens_dead(self, channel: Channel, rows: int, forgotten: int) -> None: ...
 
     def tokens_muted(self, channel: Channel, muted: int) -> None: ...
+
+    def tokens_replaced(self, channel: Channel, replaced: int) -> None: ...
 
 
 class NotificationSwitch(Protocol):
@@ -140,12 +144,14 @@ class ReceiptDesk:
         bring_back: BringBack | None = None,
         neighbours: Neighbours | None = None,
         own_ids: OwnIdBook | None = None,
+        renewals: TokenRenewals | None = None,
         notes: ReceiptNotes | None = None,
         apps_on_disk: Collection[int] = (),
     ) -> None:
         self._notes = notes
         self._apps_on_disk = apps_on_disk
         self._own_ids = own_ids
+        self._renewals = renewals
         self._secret = secret
         self._home = home
         self._devices = devices
@@ -250,11 +256,18 @@ class ReceiptDesk:
         for receipt in receipts:
             if receipt.event is Event.UNKNOWN:
                 self._observer.unknown(channel, receipt.name, len(receipt.tokens))
+            elif receipt.event is Event.TOKEN_REPLACED:
+                self._keep_new_token(app, channel, receipt)
         found = address(self._secret, receipts, lambda tokens: self._devices.hash_tokens(channel, tokens, app))
         self._count(channel, "no_address", found.without_address)
         self._count(channel, "forged", found.forged)
         for batch, reports in found.by_batch.items():
             self._route(batch, app, channel, reports, wait)
+
+    def _keep_new_token(self, app: int, channel: Channel, receipt: VendorReceipt) -> None:
+        if self._renewals is None or not receipt.tokens or read_address(self._secret, receipt.address) is None:
+            return
+        self._renewals.keep(app, channel, receipt.tokens[0], receipt.new_token)
 
     def _route(self, batch: BatchAddress, app: int, channel: Channel, reports: Reports, wait: Wait | None) -> None:
         if self._home.is_ours(batch):
@@ -473,6 +486,12 @@ class ReceiptDesk:
             guard.on_verdicts(0, len(dead))
         slots = self._devices.find(words.device_ids, app)
         is_known = slots >= 0
+        replaced = np.flatnonzero(is_known & (words.events == Event.TOKEN_REPLACED))
+        if len(replaced) and self._renewals is not None:
+            # First: what is said of the old token does not hold for the new one.
+            is_own = self._devices.token_hashes(slots[replaced]) == words.token_hashes[replaced]
+            n_replaced = self._renewals.replace(app, channel, slots[replaced[is_own]])
+            self._observer.tokens_replaced(channel, n_replaced)
         dead = dead[is_known[dead]]
         if len(dead) and guard is not None:
             since = np.minimum(words.at_unix_ms[dead], self._clock.unix_ms())

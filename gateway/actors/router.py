@@ -161,7 +161,7 @@ class Router:
         )
         self._sweep_bell = Bell()
         ways = Ways(self._options, self.lanes_of, self._offer, inbox.forget)
-        self.fallbacks = Fallbacks(home=home, clock=clock, observer=observer, ways=ways)
+        self.fallbacks = Fallbacks(home=home, devices=devices, clock=clock, observer=observer, ways=ways)
         self._trail = trail
         self._remembers_devices = remembers_devices
         self._link_feed = LinkFeed(rows_max=self._link_rows_max, feed=self._feed, trail=trail)

@@ -4,6 +4,7 @@
 
 Where a row is in its chain follows from the channel that it is at: a channel of the chain is that step, any other is
 before the first. So nothing is kept per row beside the page, and a row out of a journal goes on where it was.
+A step without a target goes to whichever region of its vendor the device has its token of; such a row is on that step.
 A row that its vendor took waits (WAITING, reason FALLBACK) for a receipt as long as a step is left; a receipt ends it.
 """
 
@@ -18,6 +19,7 @@ from gateway.columns import F64, U8, Bool, Rows, TextColumn
 from gateway.content import FALLBACK_STEPS_MAX
 from gateway.core.home import Home
 from gateway.ledger import CHANNEL_NAMES, Channel, LedgerPage, Reason, Receipt, State
+from gateway.regions import VENDOR_OF
 
 #: A row that no chain moves on.
 NO_STEP = FALLBACK_STEPS_MAX
@@ -26,10 +28,12 @@ _MAY_MOVE: Bool = np.isin(np.arange(len(State)), [State.QUEUED, State.HELD, Stat
 
 
 class Chains(NamedTuple):
-    """Per variant: channels (v, steps) uint8, 0 where there is no such step; after_s (v, steps) float64, inf there."""
+    """Per variant: channels (v, steps) uint8, 0 where there is no such step; after_s (v, steps) float64, inf there.
+    to_devices: as channels, 0 where the step names a target."""
 
     channels: U8
     after_s: F64
+    to_devices: U8
 
 
 def chains_of(batch: Batch) -> Chains:
@@ -38,11 +42,13 @@ def chains_of(batch: Batch) -> Chains:
         return batch.chains
     n = len(batch.variants)
     channels = np.zeros((n, FALLBACK_STEPS_MAX), np.uint8)
+    to_devices = np.zeros((n, FALLBACK_STEPS_MAX), np.uint8)
     after_s = np.full((n, FALLBACK_STEPS_MAX), np.inf)
     for row, variant in enumerate(batch.variants):
         for column, step in enumerate(variant.fallback):
             channels[row, column], after_s[row, column] = CHANNEL_NAMES[step.channel], step.after_s
-    chains = batch.chains = Chains(channels, after_s)
+            to_devices[row, column] = 0 if step.target else channels[row, column]
+    chains = batch.chains = Chains(channels, after_s, to_devices)
     return chains
 
 
@@ -52,8 +58,14 @@ def _variant_index(batch: Batch, rows: Rows) -> Rows:
 
 def steps_taken(page: LedgerPage, rows: Rows) -> U8:
     """(k,) how many steps each row has taken: 0 before the first."""
-    channels = chains_of(page.batch).channels[_variant_index(page.batch, rows)]
-    is_here = (channels == page.channel[rows][:, None]) & (channels != 0)
+    chains, index, own = chains_of(page.batch), _variant_index(page.batch, rows), page.channel[rows]
+    channels = chains.channels[index]
+    is_here = (channels == own[:, None]) & (channels != 0)
+    in_region = VENDOR_OF[own] != own
+    if in_region.any():
+        to_devices = chains.to_devices[index]
+        in_region &= ~is_here.any(axis=1)
+        is_here |= (to_devices == VENDOR_OF[own][:, None]) & (to_devices != 0) & in_region[:, None]
     return np.where(is_here.any(axis=1), is_here.argmax(axis=1) + 1, 0).astype(np.uint8)
 
 
@@ -70,6 +82,16 @@ def step_channels(page: LedgerPage, rows: Rows, steps: U8) -> U8:
     """(k,) the channel of each row's step."""
     channels: U8 = chains_of(page.batch).channels[_variant_index(page.batch, rows), steps]
     return channels
+
+
+def region_channels(page: LedgerPage, rows: Rows, channels: U8, of_devices: U8, has_lane: Bool) -> U8:
+    """(k,) the channels of these rows' steps; that of the device instead, where it is a region of the step's vendor and
+    no step of its own. of_devices: (k,), 0 where there is no device."""
+    chains, index = chains_of(page.batch), _variant_index(page.batch, rows)
+    is_other = (VENDOR_OF[of_devices] == channels) & (of_devices != channels) & has_lane[of_devices]
+    is_other &= (chains.to_devices[index] == channels[:, None]).any(axis=1)
+    is_other &= ~(chains.channels[index] == of_devices[:, None]).any(axis=1)
+    return np.where(is_other, of_devices, channels)
 
 
 def due_rows(page: LedgerPage, age_s: float, has_lane: Bool) -> tuple[Rows, bool]:

@@ -36,11 +36,14 @@ EFFECTS: dict[Event, tuple[Receipt, Flag]] = {
     Event.UNDELIVERED: (Receipt.NONE, Flag.UNDELIVERED),
     Event.PENDING: (Receipt.NONE, Flag(0)),
     Event.UNKNOWN: (Receipt.NONE, Flag(0)),
+    Event.TOKEN_REPLACED: (Receipt.NONE, Flag(0)),
 }
 RECEIPTS: U8 = np.array([EFFECTS[event][0] for event in Event], np.uint8)
 FLAGS: U8 = np.array([EFFECTS[event][1] for event in Event], np.uint8)
 #: Events that speak of the device, not only of the row.
-_OF_DEVICES: Bool = np.isin(np.arange(len(Event)), [Event.NOTIFICATIONS_CLOSED, Event.TOKEN_DEAD, Event.TOKEN_MUTED])
+_OF_DEVICES: Bool = np.isin(
+    np.arange(len(Event)), [Event.NOTIFICATIONS_CLOSED, Event.TOKEN_DEAD, Event.TOKEN_MUTED, Event.TOKEN_REPLACED]
+)
 #: Of a report that names a token and no row.
 ROW_UNKNOWN = -1
 #: Reports of rows whose worker has not said yet that it sent them, which are looked at again; more are about nobody's.

@@ -117,6 +117,7 @@ class Metrics(MetricSet):
     retries = counter("rows", "Rows that wait for another attempt, by why", channel=Channel, reason=Reason)
     tokens_dead = counter("tokens", "Tokens forgotten because the vendor called them dead", vendor=Channel)
     tokens_muted = counter("tokens", "Tokens muted until their device registers again", vendor=Channel)
+    tokens_replaced = counter("tokens", "Tokens that a vendor's receipt named another for", vendor=Channel)
     lane_rows = gauge("rows", "Rows that wait in lanes", vendor=Channel, message_class=Class)
     lane_parked_rows = gauge("rows", "Rows parked because their lane is full", vendor=Channel, message_class=Class)
     bucket_waits = counter("waits", "Times a lane waited for its token bucket", vendor=Channel)

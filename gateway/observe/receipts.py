@@ -42,6 +42,9 @@ class ReceiptCounts:
     def tokens_muted(self, channel: Channel, muted: int) -> None:
         self._metrics.tokens_muted.add(muted, channel)
 
+    def tokens_replaced(self, channel: Channel, replaced: int) -> None:
+        self._metrics.tokens_replaced.add(replaced, channel)
+
 
 class PollCounts:
     """Questions to one vendor about what became of its messages."""

@@ -222,6 +222,93 @@ async def test_without_a_named_target_the_devices_own_token_of_that_channel_is_u
     assert world.states(page) == {"in_flight": 1}
 
 
+@pytest.fixture
+async def regional(make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any) -> Any:
+    """Of Xiaomi the app has the mainland and Europe."""
+    channels = (Channel.XIAOMI, Channel.XIAOMI_EU)
+    made = make_world(policy=RetryPolicy(first_s=1.0, jitter=0.0), more_channels=channels)
+    await made.start(nursery)
+    return made
+
+
+def asked(world: Any, channel: Channel) -> int:
+    return len(requests(world.vendors[channel]))
+
+
+async def test_step_that_names_a_vendor_finds_the_token_of_each_region_that_the_app_has(
+    regional: Any, autojump_clock: Any
+) -> None:
+    world = regional
+    homes = [Channel.XIAOMI, Channel.XIAOMI_EU, Channel.XIAOMI_IN, Channel.APNS]
+    devices = [world.register(1, channel)[0] for channel in homes]
+    steps = (FallbackStep("xiaomi", 30), FallbackStep("fcm", AFTER_S, "phone"))
+    column = TextColumn.from_texts([f"+{number}" for number in range(4)])
+    page = await world.send(devices, content(strategy=3, fallback=steps), variables={"phone": column})
+    await world.wait(35)
+    # Of the region that the app lacks, and of another vendor, there is no token: they go on at once.
+    assert page.channel.tolist() == [Channel.XIAOMI, Channel.XIAOMI_EU, Channel.FCM, Channel.FCM]
+    assert world.states(page) == {"in_flight": 4}
+    assert (asked(world, Channel.XIAOMI), asked(world, Channel.XIAOMI_EU)) == (1, 1)
+    for channel in (Channel.XIAOMI, Channel.XIAOMI_EU):
+        (body,) = [body for _, _, body in requests(world.vendors[channel])]
+        assert body["message"]["token"] == world.token(devices[homes.index(channel)]).decode()
+    for channel in (Channel.XIAOMI, Channel.XIAOMI_EU):
+        world.vendors[channel].last.answer(400, b"{}")
+    await world.settle()
+    # Each has taken the step once.
+    assert page.channel.tolist() == [Channel.FCM] * 4
+    await world.wait(AFTER_S * 2)
+    assert (asked(world, Channel.XIAOMI), asked(world, Channel.XIAOMI_EU)) == (1, 1)
+    assert world.home.rows_not_conserved() == 0
+
+
+async def test_step_with_a_target_and_a_region_that_has_a_step_of_its_own_go_where_they_say(
+    regional: Any, autojump_clock: Any
+) -> None:
+    world = regional
+    devices = world.register(2, Channel.XIAOMI_EU)
+    named = content(strategy=3, fallback=(FallbackStep("xiaomi", 30, "phone"),))
+    both = content(strategy=3, fallback=(FallbackStep("xiaomi", 30), FallbackStep("xiaomi_eu", 60)))
+    column = TextColumn.from_texts(["d+token/of/a/variable=", ""])
+    page = await world.send(devices, [named, both], variables={"phone": column})
+    await world.wait(35)
+    assert page.channel.tolist() == [Channel.XIAOMI, Channel.XIAOMI_EU]
+    assert (asked(world, Channel.XIAOMI), asked(world, Channel.XIAOMI_EU)) == (1, 1)
+    world.vendors[Channel.XIAOMI_EU].last.answer(400, b"{}")
+    await world.settle()
+    assert page.state.tolist() == [State.IN_FLIGHT, State.FAILED]
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.IN_FLIGHT])
+async def test_after_a_restart_a_step_finds_its_device_in_its_region(
+    regional: Any, autojump_clock: Any, state: State
+) -> None:
+    """WAITING: the first vendor had taken the row. IN_FLIGHT: it was at its step."""
+    world = regional
+    trail = Trail(issued_rows_max=100)
+    (device,) = world.register(1, Channel.XIAOMI_EU)
+    page = world.open([device], content(fallback=(FallbackStep("xiaomi", AFTER_S),)))
+    trail.follow(page, 1)
+    rows = np.arange(1)
+    page.channel[rows] = Channel.APNS if state == State.WAITING else Channel.XIAOMI_EU
+    page.move(rows, State.IN_FLIGHT)
+    trail.mark(page, rows, Channel(int(page.channel[0])), lambda: None)
+    if state == State.WAITING:
+        page.move(rows, State.WAITING, Reason.FALLBACK)
+        trail.moved(page, rows, State.WAITING)
+    taken = trail.take(10)
+    assert taken is not None
+    found = world.open([device], content(fallback=(FallbackStep("xiaomi", AFTER_S),)))
+    options = compile_options(found.batch, AppDefaults())
+    resends = resend_table(system=True, marketing=False)
+    recover(world.home, found, taken.marks, options, resends, world.clock.monotonic())
+    world.router.route(found)
+    await world.wait(AFTER_S + 5)
+    assert found.channel.tolist() == [Channel.XIAOMI_EU]
+    assert world.states(found) == {"in_flight": 1}
+    assert asked(world, Channel.XIAOMI_EU) == 1
+
+
 async def test_row_of_strategy_4_that_waits_for_a_receipt_is_not_given_to_the_long_link(
     world: Any, autojump_clock: Any
 ) -> None:

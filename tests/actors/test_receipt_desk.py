@@ -14,7 +14,9 @@ from gateway import message_id
 from gateway.actors.own_ids import OwnIdBook, pack_receipts
 from gateway.actors.receipt_desk import ReceiptDesk
 from gateway.actors.token_guard import TokenGuard
+from gateway.actors.token_renewals import TokenRenewals
 from gateway.burst_address import BurstAddress, encode
+from gateway.columns import TextColumn
 from gateway.core.addresses import Addresses
 from gateway.core.holders import Holders
 from gateway.core.own_ids import OwnIds
@@ -48,11 +50,20 @@ class Site:
         )
         counts = ReceiptCounts(world.metrics)
         self.book = OwnIdBook(self.secret, OwnIds(100, 3600.0), clock=world.clock, observer=counts)
+        guards = {(0, Channel.APNS): guard}
+        self.renewals = TokenRenewals(
+            devices=world.devices,
+            guards=guards,
+            check_token={(0, Channel.APNS): lambda token: "" if token.isalnum() else "not its form"},
+            clock=world.clock,
+            renewals_max=3,
+        )
         self.desk = ReceiptDesk(
             secret=self.secret,
             home=world.home,
             devices=world.devices,
-            guards={(0, Channel.APNS): guard},
+            guards=guards,
+            renewals=self.renewals,
             switch=self,
             clock=world.clock,
             observer=counts,
@@ -285,6 +296,104 @@ async def test_dead_tokens_are_held_back_when_too_many_come(
     await settled()
     table = world.devices
     assert all(table.device(table.find_one(one, 0)).token for one in devices)
+
+
+async def test_a_token_that_took_the_place_of_another_is_its_devices_and_all_else_stays(
+    site: Site, autojump_clock: Any
+) -> None:
+    world, table = site.world, site.world.devices
+    (device,) = world.register(1)
+    old, new = world.token(device), b"f" * 64
+    column = TextColumn.from_rows
+    state = world.registration([device], Channel.APNS, [old], 7)._replace(
+        platforms=column([b"android"]),
+        aliases=column([b"anna"]),
+        tag_counts=np.array([2], np.uint32),
+        tags=column([b"a", b"b"]),
+        is_closed=np.array([True]),
+    )
+    table.register(0, state, 1)
+    row = table.find_one(device, 0)
+    before = table.device(row)
+    page = await world.send([(Channel.APNS, old)])
+    world.apns.last.answer()
+    await settled()
+    site.say(Event.TOKEN_REPLACED, page, device, new_token=new.decode())
+    # What is said of the old one does not hold for the new one.
+    text = encode(site.secret, BurstAddress(page.batch.address, 1))
+    assert site.desk.take(0, Channel.APNS, [VendorReceipt(Event.TOKEN_DEAD, text, [old.decode()])])
+    await settled()
+    after = table.device(row)
+    assert (after.token, after.proven_unix_s) == (new, 0)
+    stamps = {"token": old, "proven_unix_s": before.proven_unix_s, "registered_unix_s": before.registered_unix_s}
+    assert after._replace(**stamps) == before
+    assert table.find_tokens(Channel.APNS, column([old, new]), 0).tolist() == [-1, row]
+    assert world.metrics.tokens_replaced.value(Channel.APNS) == 1
+    assert len(site.renewals) == 0
+
+
+async def test_a_new_token_changes_nothing_where_it_is_not_proven_to_be_the_devices(
+    site: Site, autojump_clock: Any
+) -> None:
+    devices, page = await taken(site, 3)
+    others = site.world.register(2, first=10)
+    before = [site.world.token(one) for one in devices]
+    new = {"new_token": "f" * 64}
+    # Not our address; not the vendor's form; a token that another device has; one that no row was sent to.
+    site.say(Event.TOKEN_REPLACED, page, devices[0], address="x" * 46, **new)
+    site.say(Event.TOKEN_REPLACED, page, devices[1], new_token="a,b")
+    await settled()
+    assert len(site.renewals) == 0
+    site.say(Event.TOKEN_REPLACED, page, devices[2], new_token=site.world.token(others[0]).decode())
+    site.say(Event.TOKEN_REPLACED, page, others[1], **new)
+    await settled()
+    assert [site.world.token(one) for one in devices] == before
+    assert site.world.token(others[1]) != b"f" * 64
+    assert site.world.metrics.tokens_replaced.value(Channel.APNS) == 0
+
+
+async def test_so_many_new_tokens_wait_and_the_guard_holds_them_back(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    await world.start(nursery)
+    site = Site(world, guard=GuardSettings(rows_min=4))
+    nursery.start_soon(site.desk.run)
+    devices, page = await taken(site, 8)
+    for number in range(5):
+        site.renewals.keep(0, Channel.APNS, f"old{number}", "new")
+    assert len(site.renewals) == 3
+    site.say(Event.TOKEN_DEAD, page, *devices[1:])
+    await settled()
+    before = world.token(devices[0])
+    site.say(Event.TOKEN_REPLACED, page, devices[0], new_token="f" * 64)
+    await settled()
+    assert world.token(devices[0]) == before
+
+
+async def test_a_new_token_goes_to_every_worker_before_its_event(
+    make_world: Callable[..., Any], autojump_clock: Any
+) -> None:
+    world = make_world()
+    sent: list[Any] = []
+
+    class Others:
+        def others(self) -> list[int]:
+            return [1, 2]
+
+        def send(self, worker: int, what: str, head: dict[str, Any], body: bytes, rows: int) -> bool:
+            sent.append((worker, what))
+            there.on_renewal(head, memoryview(body))
+            return True
+
+    made: dict[str, Any] = {"devices": world.devices, "guards": {}, "clock": world.clock}
+    there = TokenRenewals(check_token={}, **made)
+    here = TokenRenewals(check_token={(0, Channel.APNS): lambda _: ""}, neighbours=Others(), **made)
+    here.keep(0, Channel.APNS, world.token(world.register(1)[0]).decode(), "f" * 64)
+    assert sent == [(1, "renewals"), (2, "renewals")]
+    (device,) = world.register(1)
+    assert there.replace(0, Channel.APNS, np.array([world.devices.find_one(device, 0)], np.int32)) == 1
+    assert world.token(device) == b"f" * 64
 
 
 async def test_muted_and_switched_off_devices_are_remembered_and_keep_their_tokens(

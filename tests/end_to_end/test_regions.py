@@ -44,6 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, simulate: Callable[..., Any])
     folder = tmp_path_factory.mktemp("simulators")
     oppo = {"regions": ["cn", "intl"], "region_secrets": SECRETS["oppo"]}
     xiaomi = {"regions": ["cn", "eu"], "region_secrets": SECRETS["xiaomi"], "region_prefixes": PREFIXES}
+    xiaomi["fates"] = [{"fate": "replaced", "tokens": [regid("eu", 31)]}]
     quiet = {"apns": {"enabled": False}, "fcm": {"enabled": False}}
     table = {"xiaomi": xiaomi | {"enabled": True}, "oppo": oppo | {"enabled": True}, **quiet}
     with simulate(folder, table=table) as site:
@@ -163,6 +164,33 @@ async def test_a_token_that_was_registered_with_the_wrong_region_is_unknown_ther
         with trio.fail_after(WAIT_S):
             while any(devices.device(row).token for row in rows):
                 await trio.sleep(0.05)
+
+
+async def test_the_next_message_goes_to_the_id_that_xiaomi_named_for_an_obsolete_one_and_oppos_ids_tell_their_region(
+    site: Any, folder: Path, open_gateway: Callable[..., Any], free_port: int
+) -> None:
+    vendors = tables(site, folder, f"http://127.0.0.1:{free_port}")
+    listeners = {"listeners": [{"address": f"tcp://127.0.0.1:{free_port}"}]}
+    async with open_gateway(None, vendors=vendors, receipts=listeners) as gateway:
+        await have_credentials(gateway)
+        old, abroad = regid("eu", 31), oppo_id("intl", 32)
+        device = DeviceState(device_id=os.urandom(16), channel="xiaomi_eu", token=old, alias="anna")
+        other = DeviceState(device_id=os.urandom(16), channel="oppo", token=abroad)
+        await gateway.client.register_devices([device, other])
+        ids = [device.device_id, other.device_id]
+        sent = await gateway.client.submit(Variant("标题", "内容", strategy=2), ids)
+        counts = await gateway.until_final(sent.task_id)
+        assert counts.channels == {"xiaomi_eu": {"vendor_accepted": 1}, "oppo_intl": {"vendor_accepted": 1}}
+        devices = gateway.worker.devices
+        row = devices.find_one(device.device_id, 0)
+        with trio.fail_after(WAIT_S):
+            while devices.device(row).token == old.encode():
+                await trio.sleep(0.05)
+        assert (devices.device(row).token, devices.device(row).alias) == (f"{old}New".encode(), b"anna")
+        assert tokens(site, "xiaomi_eu").items() >= hashed(old).items()
+        assert tokens(site, "oppo_intl").items() >= hashed(abroad).items()
+        figures = await gateway.metrics()
+        assert figures["pushgw_tokens_replaced_total", "xiaomi_eu"] == 1
 
 
 async def test_the_secret_of_one_region_is_refused_by_another(

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from gateway.content import Click, Variant
+from gateway.vendor import Refusal
 from gateway.verdict import Verdict
 from vendors.harmony import ANSWERS, REASONS, Harmony, Settings
 
@@ -106,6 +107,104 @@ def test_a_category_is_always_there(render: Callable[..., Any], variant: Variant
 def test_clicks_have_their_type(render: Callable[..., Any], click: Click, action: dict[str, Any]) -> None:
     (request,) = render(VENDOR, Variant("t", "b", click=click), TOKENS).requests
     assert action.items() <= json.loads(request.body)["payload"]["notification"]["clickAction"].items()
+
+
+def _own(**raw: Any) -> dict[str, msgspec.Raw]:
+    return {"harmony": msgspec.Raw(json.dumps(raw).encode())}
+
+
+def test_the_push_type_follows_from_the_raw_object_then_the_configuration_then_the_category(
+    render: Callable[..., Any],
+) -> None:
+    vendor = Harmony(msgspec.structs.replace(SETTINGS, push_types={"ring": 10}, categories={"read_out": "PLAY_VOICE"}))
+    expected = [
+        (Variant("t", "b"), "0"),
+        (Variant("t", "b", category="voip"), "0"),
+        (Variant("t", "b", category="play_voice"), "2"),
+        (Variant("t", "b", category="read_out"), "2"),
+        (Variant("t", "b", category="ring"), "10"),
+        (Variant("t", "b", category="ring", raw=_own(pushType=6)), "6"),
+        (Variant("t", "b", category="ring", raw=_own(pushType=0)), "0"),
+    ]
+    for variant, push_type in expected:
+        (request,) = render(vendor, variant, TOKENS).requests
+        assert request.headers["push-type"] == push_type
+        assert b"pushType" not in request.body
+
+
+@pytest.mark.parametrize("push_type", [6, 10])
+def test_background_messages_and_calls_carry_the_data_as_text_and_no_notification(
+    render: Callable[..., Any], push_type: int
+) -> None:
+    variant = Variant("t", "b", data={"room": 'a"7', "n": 1}, ttl_s=600, raw=_own(pushType=push_type))
+    (request,) = render(VENDOR, variant, TOKENS).requests
+    body = json.loads(request.body)
+    assert list(body["payload"]) == ["extraData"]
+    told = json.loads(body["payload"]["extraData"])
+    assert told.pop("message_id")
+    assert told == {"room": 'a"7', "n": 1}
+    assert body["pushOptions"]["ttl"] == (60 if push_type == 10 else 600)
+    assert body["target"] == {"token": TOKENS}
+
+
+def test_a_voice_broadcast_has_its_category_and_the_data_beside_the_notification(render: Callable[..., Any]) -> None:
+    variant = Variant("t", "b", data={"say": "12"}, category="im", raw=_own(pushType=2))
+    (request,) = render(VENDOR, variant, TOKENS).requests
+    payload = json.loads(request.body)["payload"]
+    assert payload["notification"]["category"] == "PLAY_VOICE"
+    assert json.loads(payload["extraData"])["say"] == "12"
+    assert payload["notification"]["clickAction"]["data"]["say"] == "12"
+
+
+def test_a_card_is_refreshed_with_one_token_a_request_and_the_data_as_its_form(render: Callable[..., Any]) -> None:
+    card = {"formId": 7, "version": 1, "moduleName": "m", "formName": "f", "abilityName": "a"}
+    made = render(VENDOR, Variant("t", "b", data={"n": 3}, raw=_own(pushType=1, payload=card)), TOKENS)
+    assert [json.loads(request.body)["target"]["token"] for request in made.requests] == [[token] for token in TOKENS]
+    payload = json.loads(made.requests[0].body)["payload"]
+    assert payload["formData"].pop("message_id")
+    assert payload == card | {"formData": {"n": 3}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ({"pushType": 3}, "pushType is none of"),
+        ({"pushType": True}, "pushType is none of"),
+        ({"pushType": "6"}, "pushType is none of"),
+        ({"pushType": 1}, "push-type 1 has no formId"),
+        ({"pushType": 7, "payload": {"activityId": 1, "event": "TAXI"}}, "push-type 7 has no operation"),
+        ({"pushType": 6, "payload": {"extraData": None}}, "push-type 6 has no extraData"),
+        ({"pushType": 6, "payload": {"notification": {"title": "x"}}}, "takes no notification"),
+        ({"pushType": 6, "pushOptions": {"collapseKey": 1}}, "collapseKey is not for push-type 6"),
+        ({"pushOptions": {"backgroundMode": 0}}, "backgroundMode is not for push-type 0"),
+        ({"payload": {"notification": {"category": "PLAY_VOICE"}}}, "belong together"),
+        ({"payload": {"notification": None}}, "push-type 0 has no notification"),
+        ({"payload": 1}, "must be objects"),
+    ],
+)
+def test_what_does_not_belong_to_the_push_type_is_refused_before_the_vendor_sees_it(
+    raw: dict[str, Any], text: str
+) -> None:
+    refusal = VENDOR.template(Variant("t", "b", raw=_own(**raw)))
+    assert isinstance(refusal, Refusal)
+    assert refusal.field == "raw"
+    assert text in refusal.text
+
+
+def test_data_that_no_text_can_make_room_for_is_refused_where_title_and_body_are_not_sent(
+    render: Callable[..., Any],
+) -> None:
+    made = render(VENDOR, Variant("t", "b" * 9000, data={"k": "x" * 5000}, raw=_own(pushType=6)), TOKENS)
+    assert made.requests == []
+    assert [rows for rows, _, _ in made.refused] == [[0, 1]]
+    made = render(VENDOR, Variant("", "b" * 9000, data={"k": "x"}, raw=_own(pushType=6)), TOKENS)
+    assert len(made.requests) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"push_types": {"a": 5}}, {"call_ttl_s": 0}])
+def test_settings_of_push_types_are_checked(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        msgspec.convert({"project_id": "1", "account_key_file": "f"} | wrong, Settings)
 
 
 TABLE = """

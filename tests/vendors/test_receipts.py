@@ -194,6 +194,19 @@ def test_xiaomi_reads_many_messages_and_targets_and_whose_bar_is_off() -> None:
     ]
 
 
+def test_xiaomi_names_new_tokens_before_what_it_says_of_the_old_ones() -> None:
+    replaced = {"r1": "n1", "r2": "r2", "": "n", "r3": 5, "r4": ""}
+    data = {
+        "m1": {"param": "a", "type": 16, "targets": "r1", "timestamp": 5, "replaceTarget": replaced},
+        "m2": {"param": "b", "type": 1, "targets": "r5", "replaceTarget": ["r5"]},
+    }
+    assert read("xiaomi", form(data=data)) == [
+        VendorReceipt(Event.TOKEN_REPLACED, "a", ["r1"], 5, new_token="n1"),
+        VendorReceipt(Event.TOKEN_DEAD, "a", ["r1"], 5),
+        VendorReceipt(Event.DELIVERED, "b", ["r5"]),
+    ]
+
+
 def test_oppo_reads_an_array_of_entries() -> None:
     entry = {"messageId": "m", "appId": "1", "taskId": "m", "registrationIds": "r1,r2", "eventTime": "1763700001234",
              "param": "p", "eventType": "push_arrive"}  # fmt: skip

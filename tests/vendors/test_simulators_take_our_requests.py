@@ -255,3 +255,37 @@ def test_every_row_is_taken(
             # A robot is known by its key there, and by its name here.
             taken += [tokens[request.rows[0]] if "robot" in name else row.token for row in answer.rows]
         assert sorted(taken) == tokens
+
+
+_CARD_PAYLOAD = {"formId": 7, "version": 1, "moduleName": "m", "formName": "f", "abilityName": "a"}
+_VIEW_PAYLOAD = {"activityId": 5, "operation": 1, "event": "TAXI", "version": 2, "activityData": {"x": "y"}}
+#: Push-type -> raw, and how many rows one request may have.
+HARMONY_KINDS: dict[int, tuple[dict[str, Any], int]] = {
+    0: ({"pushOptions": {"collapseKey": 3}}, 3),
+    1: ({"payload": _CARD_PAYLOAD}, 1),
+    2: ({}, 3),
+    6: ({"payload": {"proxyData": "ENABLE"}, "pushOptions": {"backgroundMode": 1}}, 3),
+    7: ({"payload": _VIEW_PAYLOAD}, 3),
+    10: ({}, 3),
+}
+
+
+@pytest.mark.parametrize("push_type", HARMONY_KINDS)
+def test_harmony_takes_every_push_type(render: Callable[..., Any], tmp_path: Path, push_type: int) -> None:
+    (vendor,) = VENDORS["harmony"]
+    raw, rows_max = HARMONY_KINDS[push_type]
+    own = {"harmony": msgspec.Raw(json.dumps({"pushType": push_type} | raw).encode())}
+    content = Variant('a"', "b {{x}}", data={"k": 1, "s": '"{{x}}'}, raw=own)
+    tokens = ["token0", "token1", "token2"]
+    for variables in ({"x": ["1", '"', "长\n"]}, {"x": ["1"] * 3}):
+        asked = Asked("harmony", tmp_path)
+        made = render(vendor, content, tokens, variables=variables, authorization=asked.credential())
+        assert made.refused == []
+        taken: list[str] = []
+        for request in made.requests:
+            answer = asked.ask(request.path, request.headers, request.body)
+            assert answer.is_success, answer.why
+            taken += [row.token for row in answer.rows]
+        assert sorted(taken) == tokens
+    made = render(vendor, msgspec.structs.replace(content, body="b", data=None), tokens)
+    assert max(len(request.rows) for request in made.requests) == rows_max

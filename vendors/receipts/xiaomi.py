@@ -5,7 +5,8 @@ Source: facts/vendors-china.md section 1.14 (2026-11), made from public MiPush c
 Nothing is signed: the callback parameter alone proves a receipt. `barStatus: Disable` says beside any event that the
 user has switched notifications off; of a report with several targets nobody can say whose it is. Of type 16 only
 errorCode 1 (or none) speaks of the registration id; 2 and 3 are aliases and accounts, which we do not use.
-`replaceTarget` (a new id for an old one) is not acted upon: the device registers its id by itself.
+`replaceTarget` (old id -> new id) is an event of its own before the report's: what that says of the old id does not
+hold for the new one.
 """
 
 from __future__ import annotations
@@ -60,7 +61,16 @@ def _receipts(report: Mapping[str, Any]) -> list[VendorReceipt]:
         event = Event.UNDELIVERED
     address, tokens = text_of(report.get("param")), token_list(report.get("targets"))
     at_unix_ms = unix_ms(report.get("timestamp"))
-    receipts = [VendorReceipt(event, address, tokens, at_unix_ms, name)]
+    receipts = [
+        VendorReceipt(Event.TOKEN_REPLACED, address, [old], at_unix_ms, new_token=new)
+        for old, new in _replaced(report.get("replaceTarget"))
+    ]
+    receipts.append(VendorReceipt(event, address, tokens, at_unix_ms, name))
     if report.get("barStatus") == "Disable" and len(tokens) == 1 and event is not Event.NOTIFICATIONS_CLOSED:
         receipts.append(VendorReceipt(Event.NOTIFICATIONS_CLOSED, address, tokens, at_unix_ms))
     return receipts
+
+
+def _replaced(told: object) -> list[tuple[str, str]]:
+    pairs = told.items() if isinstance(told, dict) else ()
+    return [(old, new) for old, new in pairs if isinstance(new, str) and old and new and old != new][:ENTRIES_MAX]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from gateway.batch import RowFault
 from gateway.columns import U8, U32, TextColumn
 from gateway.content import Fault
 from gateway.ledger import VENDOR_CHANNELS, Channel
+from gateway.regions import TOLD_BY_TOKENS, are_of_mainland
 from gateway.wire.rpc.columns_in import (
     Refusals,
     byte_column,
@@ -114,7 +117,30 @@ def _check_channels(
     position = byte_column("channel_index", request.channel_index, n)
     channels = channel_codes("channel", request.channels, position, refusals, names)
     tokens = text_column("tokens", request.tokens, n)
+    if check_tokens is not None and not TOLD_BY_TOKENS.isdisjoint(request.channels):
+        _move_to_regions(channels, tokens, request.channels, position, names, check_tokens)
     check_token_form("tokens", tokens, channels != 0, refusals)
     if check_tokens is not None:
         ask_vendors(channels, tokens, check_tokens, refusals)
     return channels, tokens
+
+
+def _move_to_regions(
+    channels: U8,
+    tokens: TextColumn,
+    listed: Sequence[str],
+    position: U8,
+    names: Mapping[str, Channel],
+    check_tokens: CheckTokens,
+) -> None:
+    """Tokens that tell their region, of devices that were named without one, are of that region, where the app has
+    it."""
+    for k, vendor in enumerate(listed, 1):
+        if vendor not in TOLD_BY_TOKENS:
+            continue
+        rows = np.flatnonzero(position == k)
+        is_home = are_of_mainland(tokens.take(rows))
+        for region, chosen in (("cn", rows[is_home]), ("intl", rows[~is_home])):
+            channel = names[f"{vendor}_{region}"]
+            if len(chosen) and not isinstance(check_tokens(channel, tokens.take(rows[:0])), str):
+                channels[chosen] = channel

@@ -50,7 +50,7 @@ def client_context(
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_TLS12_CIPHERS)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    _set_options(context)
     context.set_alpn_protocols(list(alpn))
     if certificate_file is not None:
         # Without a password here OpenSSL would ask the terminal for that of an encrypted key, and wait.
@@ -67,10 +67,16 @@ def server_context(cert_file: str, key_file: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_TLS12_CIPHERS)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    _set_options(context)
     # Without a password here OpenSSL would ask the terminal for that of an encrypted key, and wait.
     context.load_cert_chain(cert_file, key_file, password="")
     return context
+
+
+def _set_options(context: ssl.SSLContext) -> None:
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # Python before 3.11.3 has it set: a stream that was cut off would look like one that ended (RFC 8446 section 6.1).
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
 
 
 class TlsSessions:

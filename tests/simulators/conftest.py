@@ -150,6 +150,8 @@ class Running:
 
     def tls_context(self, alpn: list[str] | None = None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.ready["ca_file"])
+        # Python before 3.11.3 takes a stream that was cut off for one that ended.
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         if alpn is not None:
             context.set_alpn_protocols(alpn)
         return context

@@ -16,7 +16,7 @@ import trio
 from gateway.errors import CloseReason, GatewayError
 from gateway.net.addresses import open_tcp
 from gateway.net.proxy import HttpProxy, ProxyRefused, ask_for_tunnel
-from gateway.net.tls_stream import TlsStream
+from gateway.net.tls_stream import TlsStream, is_cut_off
 
 #: RFC 9113 section 3.2: HTTP/2 over TLS.
 ALPN_H2 = "h2"
@@ -181,9 +181,9 @@ def close_reason_of(error: trio.BrokenResourceError | trio.ClosedResourceError) 
     match error.__cause__:
         case ssl.SSLCertVerificationError():
             return CloseReason.CERTIFICATE_INVALID
-        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+        case ssl.SSLZeroReturnError():
             return CloseReason.PEER_CLOSED
-        case ssl.SSLError():
-            return CloseReason.TLS_ERROR
+        case ssl.SSLError() as cause:
+            return CloseReason.PEER_CLOSED if is_cut_off(cause) else CloseReason.TLS_ERROR
         case _:
             return CloseReason.PEER_RESET

@@ -26,6 +26,11 @@ _RECORD_BYTES = 16 << 10
 _T = TypeVar("_T")
 
 
+def is_cut_off(error: ssl.SSLError) -> bool:
+    """Whether the stream ended without a goodbye. Python has a type for that since 3.11.3."""
+    return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
+
+
 class TlsStream(trio.abc.HalfCloseableStream):
     """The client's side. Owns its socket."""
 
@@ -140,12 +145,15 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 self.said_goodbye = self.said_goodbye or not part
             except ssl.SSLWantReadError:
                 break
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            except ssl.SSLZeroReturnError:
                 part = b""
             except ssl.SSLError as error:
-                if not parts:
+                if is_cut_off(error):
+                    part = b""
+                elif not parts:
                     raise self._broken(error) from error
-                break  # told at the next call
+                else:
+                    break  # told at the next call
             if not part:
                 return b"".join(parts)
             parts.append(part)

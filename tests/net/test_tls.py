@@ -255,11 +255,18 @@ async def test_peer_that_is_no_tls_server_is_a_tls_error(nursery: trio.Nursery) 
     assert error.reason is CloseReason.TLS_ERROR
 
 
+def cut_off_before_3_11_3() -> ssl.SSLError:
+    error = ssl.SSLError(1, "[SSL: UNEXPECTED_EOF_WHILE_READING] unexpected eof while reading")
+    error.reason = "UNEXPECTED_EOF_WHILE_READING"
+    return error
+
+
 @pytest.mark.parametrize(
     ("cause", "reason"),
     [
         (lambda: ssl.SSLCertVerificationError("x"), CloseReason.CERTIFICATE_INVALID),
         (lambda: ssl.SSLEOFError("x"), CloseReason.PEER_CLOSED),
+        (lambda: cut_off_before_3_11_3(), CloseReason.PEER_CLOSED),
         (lambda: ssl.SSLError("x"), CloseReason.TLS_ERROR),
         (lambda: ConnectionResetError("x"), CloseReason.PEER_RESET),
         (lambda: None, CloseReason.PEER_RESET),

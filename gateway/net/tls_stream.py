@@ -27,8 +27,9 @@ _T = TypeVar("_T")
 
 
 def is_cut_off(error: ssl.SSLError) -> bool:
-    """Whether the stream ended without a goodbye. Python has a type for that since 3.11.3."""
-    return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
+    """Whether the stream ended without a goodbye. Python has a type for that since 3.11.3; errors made by hand have no
+    reason."""
+    return isinstance(error, ssl.SSLEOFError) or getattr(error, "reason", "") == "UNEXPECTED_EOF_WHILE_READING"
 
 
 class TlsStream(trio.abc.HalfCloseableStream):

@@ -266,7 +266,7 @@ def cut_off_before_3_11_3() -> ssl.SSLError:
     [
         (lambda: ssl.SSLCertVerificationError("x"), CloseReason.CERTIFICATE_INVALID),
         (lambda: ssl.SSLEOFError("x"), CloseReason.PEER_CLOSED),
-        (lambda: cut_off_before_3_11_3(), CloseReason.PEER_CLOSED),
+        (cut_off_before_3_11_3, CloseReason.PEER_CLOSED),
         (lambda: ssl.SSLError("x"), CloseReason.TLS_ERROR),
         (lambda: ConnectionResetError("x"), CloseReason.PEER_RESET),
         (lambda: None, CloseReason.PEER_RESET),

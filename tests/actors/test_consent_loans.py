@@ -131,7 +131,7 @@ def end(page: LedgerPage, row: int, verdict: Verdict, state: State, name: str = 
     page.move(np.array([row]), state)
 
 
-async def test_rows_of_two_workers_share_one_users_consents(pair: Pair) -> None:
+async def test_rows_of_two_workers_share_one_users_consents(pair: Pair, autojump_clock: Any) -> None:
     await pair.report(1, 2)
     here, there = page_of(3), page_of(1)
     assert await fate(pair.own, there, [1]) == ["goes"]
@@ -144,7 +144,9 @@ async def test_rows_of_two_workers_share_one_users_consents(pair: Pair) -> None:
     assert pair.observer.counts == {"reported": 2, "refused": 2, "used": 1, "given_back": 1}
 
 
-async def test_a_consent_that_came_back_serves_the_next_row_here_and_later_any_worker(pair: Pair) -> None:
+async def test_a_consent_that_came_back_serves_the_next_row_here_and_later_any_worker(
+    pair: Pair, autojump_clock: Any
+) -> None:
     await pair.report(1, 1)
     first = page_of(1)
     assert await fate(pair.gate, first, [1]) == ["goes"]
@@ -158,7 +160,7 @@ async def test_a_consent_that_came_back_serves_the_next_row_here_and_later_any_w
     assert await fate(pair.own, page_of(1), [1]) == ["goes"]
 
 
-async def test_rows_that_never_come_again_keep_no_consent(pair: Pair) -> None:
+async def test_rows_that_never_come_again_keep_no_consent(pair: Pair, autojump_clock: Any) -> None:
     await pair.report(1, 1)
     assert len(admit(pair.gate, page_of(1), [1]).waiting) == 1
     await trio.sleep(0.1)
@@ -172,7 +174,7 @@ async def test_rows_that_never_come_again_keep_no_consent(pair: Pair) -> None:
     assert await fate(pair.gate, page_of(1), [2]) == ["goes"]
 
 
-async def test_43101_at_one_worker_empties_the_count_of_all(pair: Pair) -> None:
+async def test_43101_at_one_worker_empties_the_count_of_all(pair: Pair, autojump_clock: Any) -> None:
     await pair.report(1, 5)
     page = page_of(2)
     assert await fate(pair.gate, page, [1, 1]) == ["goes", "goes"]
@@ -184,7 +186,7 @@ async def test_43101_at_one_worker_empties_the_count_of_all(pair: Pair) -> None:
     assert (statistics.keys, statistics.held) == (0, 0)
 
 
-async def test_the_loans_of_a_worker_that_died_come_back(pair: Pair) -> None:
+async def test_the_loans_of_a_worker_that_died_come_back(pair: Pair, autojump_clock: Any) -> None:
     await pair.report(1, 3)
     assert await fate(pair.gate, page_of(2), [1, 1]) == ["goes", "goes"]
     assert await pair.report(1, 0) == 1
@@ -193,7 +195,9 @@ async def test_the_loans_of_a_worker_that_died_come_back(pair: Pair) -> None:
     assert await pair.report(1, 0) == 3
 
 
-async def test_rows_wait_for_a_counter_that_is_away_and_what_they_used_is_told_later(pair: Pair) -> None:
+async def test_rows_wait_for_a_counter_that_is_away_and_what_they_used_is_told_later(
+    pair: Pair, autojump_clock: Any
+) -> None:
     await pair.report(1, 2)
     page = page_of(1)
     assert await fate(pair.gate, page, [1]) == ["goes"]
@@ -212,7 +216,7 @@ async def test_rows_wait_for_a_counter_that_is_away_and_what_they_used_is_told_l
     assert await pair.report(1, 0) == 0
 
 
-async def test_who_trusts_the_vendor_waits_for_no_counter_that_is_away(pair: Pair) -> None:
+async def test_who_trusts_the_vendor_waits_for_no_counter_that_is_away(pair: Pair, autojump_clock: Any) -> None:
     trusting = pair.loans.gate("shop", CHANNEL, RULES._replace(is_strict=False))
     await pair.report(1, 1)
     assert await fate(trusting, page_of(2), [1, 2]) == ["goes", "goes"]
@@ -223,7 +227,7 @@ async def test_who_trusts_the_vendor_waits_for_no_counter_that_is_away(pair: Pai
     assert await fate(trusting, page, [3]) == ["goes"]
 
 
-async def test_where_nobody_agreed_to_anything_trusting_rows_do_not_ask(pair: Pair) -> None:
+async def test_where_nobody_agreed_to_anything_trusting_rows_do_not_ask(pair: Pair, autojump_clock: Any) -> None:
     trusting = pair.loans.gate("shop", CHANNEL, RULES._replace(is_strict=False))
     assert len(admit(trusting, page := page_of(1), [1]).waiting) == 1
     assert await fate(trusting, page, [1]) == ["goes"]

@@ -27,7 +27,9 @@ def numbered(n: int, **fields: Any) -> list[Variant]:
     return [Variant(f"row {number}", "body", **fields) for number in range(n)]
 
 
-async def test_a_stored_row_is_its_homes_again_and_goes_to_its_device_when_it_returns(site: Any) -> None:
+async def test_a_stored_row_is_its_homes_again_and_goes_to_its_device_when_it_returns(
+    site: Any, autojump_clock: Any
+) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     page: LedgerPage = await cluster.send(HOME, [device] * 3, numbered(3))
@@ -49,7 +51,7 @@ async def test_a_stored_row_is_its_homes_again_and_goes_to_its_device_when_it_re
     assert site.shadows_open(OWNER) == 0
 
 
-async def test_what_a_window_has_no_room_for_goes_back_and_comes_when_it_has(site: Any) -> None:
+async def test_what_a_window_has_no_room_for_goes_back_and_comes_when_it_has(site: Any, autojump_clock: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     page = await cluster.send(HOME, [device] * 7, numbered(7))
@@ -66,7 +68,7 @@ async def test_what_a_window_has_no_room_for_goes_back_and_comes_when_it_has(sit
     assert cluster.world(HOME).states(page) == {"device_acked": 7}
 
 
-async def test_rows_that_end_at_their_home_leave_the_inbox_of_their_owner(site: Any) -> None:
+async def test_rows_that_end_at_their_home_leave_the_inbox_of_their_owner(site: Any, autojump_clock: Any) -> None:
     cluster = site.cluster
     devices = cluster.owned_by(OWNER, 2, Channel.NONE) + cluster.owned_by(HOME, 1, Channel.NONE)
     short = await cluster.send(HOME, devices, Variant("short", "body", ttl_s=30))
@@ -82,7 +84,7 @@ async def test_rows_that_end_at_their_home_leave_the_inbox_of_their_owner(site: 
     assert await site.tags(OWNER) == await site.tags(HOME) == []
 
 
-async def test_rows_that_their_owner_ends_end_at_their_home(site: Any) -> None:
+async def test_rows_that_their_owner_ends_end_at_their_home(site: Any, autojump_clock: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     pages = [
@@ -98,7 +100,7 @@ async def test_rows_that_their_owner_ends_end_at_their_home(site: Any) -> None:
     assert cluster.world(HOME).states(pages[2]) == {"cancelled": 1}
 
 
-async def test_rows_wait_through_the_death_of_their_owner(site: Any) -> None:
+async def test_rows_wait_through_the_death_of_their_owner(site: Any, autojump_clock: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     page = await cluster.send(HOME, [device] * 2, numbered(2))
@@ -118,7 +120,7 @@ async def test_rows_wait_through_the_death_of_their_owner(site: Any) -> None:
     assert cluster.world(HOME).states(page) == {"cancelled": 1, "device_acked": 1}
 
 
-async def test_a_row_that_was_recalled_is_put_again_when_its_owner_dies_with_it(site: Any) -> None:
+async def test_a_row_that_was_recalled_is_put_again_when_its_owner_dies_with_it(site: Any, autojump_clock: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     page = await cluster.send(HOME, [device], Variant("title", "body"))
@@ -148,7 +150,9 @@ async def test_rows_whose_home_died_with_their_page_are_forgotten_and_those_not_
     assert await site.tags(OWNER) == []
 
 
-async def test_a_number_that_was_given_again_does_not_lead_to_somebody_elses_row(site: Any) -> None:
+async def test_a_number_that_was_given_again_does_not_lead_to_somebody_elses_row(
+    site: Any, autojump_clock: Any
+) -> None:
     """A home that lost its pages begins with numbers that stand in inboxes still."""
     cluster = site.cluster
     lost, known = cluster.owned_by(OWNER, 2, Channel.NONE)
@@ -167,7 +171,7 @@ async def test_a_number_that_was_given_again_does_not_lead_to_somebody_elses_row
     assert owner.sockets.titles(known) == ["of another"]
 
 
-async def test_rows_of_one_batch_that_were_stored_out_of_their_order_come_back(site: Any) -> None:
+async def test_rows_of_one_batch_that_were_stored_out_of_their_order_come_back(site: Any, autojump_clock: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     owner = cluster.world(OWNER)
@@ -185,7 +189,7 @@ async def test_rows_of_one_batch_that_were_stored_out_of_their_order_come_back(s
     assert sorted(owner.sockets.titles(device)) == [f"row {number}" for number in range(3)]
 
 
-async def test_rows_that_come_when_nobody_waits_for_them_any_more_are_not_lost(site: Any) -> None:
+async def test_rows_that_come_when_nobody_waits_for_them_any_more_are_not_lost(site: Any, autojump_clock: Any) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     page = await cluster.send(HOME, [device], Variant("title", "body"))
@@ -200,7 +204,9 @@ async def test_rows_that_come_when_nobody_waits_for_them_any_more_are_not_lost(s
     assert cluster.world(OWNER).sockets.titles(device) == ["title"]
 
 
-async def test_a_row_that_is_acknowledged_after_it_was_given_back_ends_at_its_home(site: Any) -> None:
+async def test_a_row_that_is_acknowledged_after_it_was_given_back_ends_at_its_home(
+    site: Any, autojump_clock: Any
+) -> None:
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)
     owner = cluster.world(OWNER)
@@ -219,7 +225,9 @@ async def test_a_row_that_is_acknowledged_after_it_was_given_back_ends_at_its_ho
     assert owner.sockets.titles(device) == ["title"]
 
 
-async def test_a_row_that_went_out_before_it_was_given_back_stays_with_its_owner(site: Any) -> None:
+async def test_a_row_that_went_out_before_it_was_given_back_stays_with_its_owner(
+    site: Any, autojump_clock: Any
+) -> None:
     """It was stored, its device returned and left at once, and it is not in the store again yet."""
     cluster = site.cluster
     (device,) = cluster.owned_by(OWNER, 1, Channel.NONE)

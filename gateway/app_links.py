@@ -84,6 +84,8 @@ class Joint:
             route=worker.router.route,
             check_room=worker.router.check_room,
             open_rows_max=config.gateway.open_rows_max,
+            credit_rows=config.links.credit_rows,
+            credit_bytes=config.links.credit_bytes,
         )
         hello = make_hello(
             place.worker,
@@ -298,8 +300,11 @@ class Joint:
 
     async def flush(self, deadline: float) -> None:
         """The homes know what became of their rows, unless that takes longer. If cancelled: some do not."""
+        shadows = self._worker.home.shadows
         with trio.move_on_at(deadline):
-            while any(self._worker.home.shadows.has_news(life) for life in self.links.lives()):  # noqa: ASYNC110
+            for life in self.links.lives():
+                self.links.late_news_now(life)
+            while any(shadows.has_news(life) for life in self.links.lives()):  # noqa: ASYNC110
                 await trio.sleep(0.005)
 
 

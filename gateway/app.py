@@ -222,6 +222,7 @@ class Worker:
             route=self.router.route,
             observer=IntakeCounts(metrics, keys),
             gather_s=config.gateway.gather_ms / 1000,
+            gather_busy_s=config.gateway.gather_busy_ms / 1000,
             gather_rows_max=config.gateway.gather_rows_max,
             batch_bytes_max=config.gateway.batch_bytes_max,
             request_ids=self.request_ids,

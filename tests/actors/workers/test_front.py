@@ -105,6 +105,7 @@ class Offices:
             route=world.router.route,
             observer=IntakeCounts(world.metrics, ["shop"]),
             gather_s=0.001,
+            gather_busy_s=0.0,
             gather_rows_max=100_000,
             batch_bytes_max=1 << 20,
             request_ids=RequestIds(ids_max=100, age_ms=3_600_000),

@@ -30,6 +30,7 @@ class _OnDisk(InboxContract):
     def _folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
         monkeypatch.setattr(Database, "synchronous", "OFF")
         monkeypatch.setattr(inbox_filing, "BUCKETS", self.buckets)
+        monkeypatch.setattr(inbox_filing, "BUCKETS_MAX", self.buckets)
         self.path = tmp_path
         self.numbers = itertools.count()
         self.opened: list[SqliteInbox] = []
@@ -116,7 +117,7 @@ async def test_a_second_process_and_a_newer_schema_are_refused(tmp_path: Path) -
         SqliteInbox(tmp_path / "inbox.db", **LIMITS)
     inbox.database.read.execute("PRAGMA user_version = 7")
     inbox.close()
-    with pytest.raises(StoreCorrupt, match=r"inbox\.db: database has schema 7, this version knows up to 1"):
+    with pytest.raises(StoreCorrupt, match=r"inbox\.db: database has schema 7, this version knows up to 2"):
         SqliteInbox(tmp_path / "inbox.db", **LIMITS)
 
 
@@ -142,7 +143,7 @@ def test_hashes_of_many_devices_are_those_of_each(ids: list[bytes]) -> None:
 
 @given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 9), st.booleans()), max_size=20))
 def test_a_filing_that_is_undone_is_as_before(steps: list[tuple[int, int, bool]]) -> None:
-    filing = Filing()
+    filing = Filing(1 << 10)
     kept: dict[int, list[int]] = {}
     for one, size, is_committed in steps:
         filing.add(np.array([one]), np.array([size]))

@@ -31,7 +31,7 @@ _FILTER_BITS = 8 * FILTER_BYTES
 _MIX = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 #: Places that say whether something recent may be of a device: an eighth is taken with half a million entries.
-_MARKS = 1 << 22
+MARKS = 1 << 22
 
 
 class Entries(NamedTuple):
@@ -181,14 +181,14 @@ class Recent:
         self.n = 0
         #: The last part of what the disk calls recent.
         self.until = 0
-        self._marks = np.zeros(_MARKS, np.bool_)
+        self._marks = np.zeros(MARKS, np.bool_)
 
     def add(self, entries: Entries, until: int) -> None:
         """entries: in the order in which they were made."""
         self.until = until
         if not len(entries.hashes):
             return
-        self._marks[entries.hashes & (_MARKS - 1)] = True
+        self._marks[entries.hashes & (MARKS - 1)] = True
         self.n += len(entries.hashes)
         runs = [*self.runs, in_order(entries)]
         while len(runs) > 1 and len(runs[-2].hashes) < 2 * len(runs[-1].hashes):
@@ -197,7 +197,7 @@ class Recent:
         self.runs = runs
 
     def may_hold(self, one_hash: int) -> bool:
-        return bool(self._marks[one_hash & (_MARKS - 1)])
+        return bool(self._marks[one_hash & (MARKS - 1)])
 
     def find(self, one_hash: int) -> list[Entries]:
         """The entries of a hash, in the order in which they were made."""

@@ -65,6 +65,8 @@ _WORK_PER_ENTRY = 8
 _STEP_ENTRIES = 8192
 _COMMIT_ENTRIES = 32_768
 _COMMIT_WORK_PER_ENTRY = 4
+#: Work that is put off at most: what the next 64 commits do.
+_WORK_DUE_MAX = 64 * _COMMIT_ENTRIES
 #: Blocks, or parts of what was recent, that are deleted in a step; and how many entries of work that is.
 _DELETED = 64
 _DELETED_WORK = 1024
@@ -286,7 +288,7 @@ class InboxIndex:
             newest = [(worker, *of_worker) for worker, of_worker in self.newest.items()]
             connection.executemany("INSERT OR REPLACE INTO newest VALUES (?,?,?)", newest)
             self._at_commit.append(lambda: self._take_in(added, until))
-            self._work_due = min(self._work_due + _WORK_PER_ENTRY * n, SEAL_ENTRIES)
+            self._work_due = min(self._work_due + _WORK_PER_ENTRY * n, _WORK_DUE_MAX)
             done, done_max = 0, min(self._work_due, max(_COMMIT_ENTRIES, _COMMIT_WORK_PER_ENTRY * n))
             while done < done_max:
                 step = self._step(connection)
@@ -321,8 +323,8 @@ class InboxIndex:
             self._recent.until = until
 
     def _step(self, connection: sqlite3.Connection) -> int:
-        """Entries of work that were done; 0: there is none, or none before this commit."""
-        if self._sealing is not None:
+        """Entries of work that were done; 0: there is none, or none before this commit is durable."""
+        if self._sealing is not None and not (self._seal is not None and self._seal.merge.is_over):
             if self._seal is None:
                 runs = self._sealing.runs
                 at_once = max(_STEP_ENTRIES // max(len(runs), 1), 1)
@@ -340,7 +342,7 @@ class InboxIndex:
             sources = [_source_of(self._blocks(one.number, range(len(one.fences)), at_once)) for one in parts]
             numbers = frozenset(one.number for one in parts)
             self._merge = self._begin(connection, parts[-1].until, numbers, sources)
-        return self._go_on(connection, self._merge)
+        return 0 if self._merge.merge.is_over else self._go_on(connection, self._merge)
 
     def _begin(
         self, connection: sqlite3.Connection, until: int, replaces: frozenset[int], sources: list[Source]
@@ -350,9 +352,6 @@ class InboxIndex:
         return _Made(self._last_number, until, replaces, Merge(sources, _STEP_ENTRIES))
 
     def _go_on(self, connection: sqlite3.Connection, made: _Made) -> int:
-        if made.merge.is_over:
-            # Only until this commit is durable.
-            return 0
         taken, found = made.merge.step()
         whole = joined([made.carried, found])
         n = len(whole.hashes) if made.merge.is_over else len(whole.hashes) // BLOCK_ENTRIES * BLOCK_ENTRIES

@@ -18,9 +18,9 @@ SEAL_ENTRIES = 1 << 19
 #: Generations of one size that are merged: of a hundred million rows there are some 17, and an entry is written four
 #: times in its life, 20 bytes each.
 FAN_OUT = 8
-#: A look at generations that have more entries of rows that have left than this share, and some for the small, costs
-#: memory for nothing: all are merged.
-_GONE_SHARE = 0.5
+#: Entries that generations have for each row that is there, before all are merged: the others are of rows that have
+#: left, and cost memory for nothing. Some more, for what is small.
+ENTRIES_PER_ROW_MAX = 1.5
 
 
 def to_merge(sizes: Sequence[int], rows: int) -> range | None:
@@ -28,7 +28,7 @@ def to_merge(sizes: Sequence[int], rows: int) -> range | None:
 
     sizes: entries of each, the oldest first. rows: that are there.
     """
-    if len(sizes) > 1 and sum(sizes) > (1 + _GONE_SHARE) * rows + 4 * SEAL_ENTRIES:
+    if len(sizes) > 1 and sum(sizes) > ENTRIES_PER_ROW_MAX * rows + 4 * SEAL_ENTRIES:
         return range(len(sizes))
     size_max = SEAL_ENTRIES * FAN_OUT // 2
     while True:

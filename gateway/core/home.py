@@ -354,7 +354,7 @@ class Home:
                 page.receipt[rows] = np.maximum(page.receipt[rows], np.uint8(receipt))
             page.moved(rows, to, came, now)
             return
-        page.changes += 1
+        page.note_changes(rows)
         channels: Channel | U8 = page.channel[rows] if channel is None else channel
         self.counters.touch(page)
         if page.trail is not None and self.trail is not None:
@@ -402,7 +402,7 @@ class Home:
         if isinstance(page, ShadowPage):
             page.touch(rose)
             return rose
-        page.changes += 1
+        page.note_changes(rose)
         self.counters.touch(page)
         if len(rose):
             if page.n_open:
@@ -418,7 +418,7 @@ class Home:
     def hear(self, page: LedgerPage, rows: Rows, kinds: U8 | Kind, now: float) -> None:
         """Receipts (k,) of the rows came now, each of which counts once; what they do to the rows is the caller's."""
         if page.hear(rows, kinds, now):
-            page.changes += 1
+            page.note_changes(rows)
             if self._pages.get(page.batch.address.sequence) is page:
                 self.resized(page)
             self.on_heard(page)

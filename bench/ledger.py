@@ -153,7 +153,7 @@ def _home(ledger_bytes_max: int) -> Home:
         observer=HomeCounts(Metrics()),
         ledger_bytes_max=ledger_bytes_max,
         rows_open_max=1 << 30,
-        change_rows_max=1,
+        change_rows_max=1_000_000,
         now=0.0,
     )
 

@@ -6,7 +6,7 @@ leaves memory again, which has room for a hundredth of them. Inside of the clock
 making the pages.
 
     cpu_ms_per_change, written_bytes_per_change (of the process, as the kernel counts them; 0 where it does not),
-    log_bytes_per_change (what stands in the log afterwards)
+    log_bytes_per_change (what stands in the log afterwards), memory_bytes (at most, more than before the first change)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import trio
 
+from bench.harness import resident_bytes
 from gateway.actors.ledger import LedgerActor
 from gateway.actors.page_forms import archived_form
 from gateway.batch import OwnershipEpoch
@@ -70,12 +71,14 @@ async def measure(
     ledger = make_ledger(home, archive)
     await ledger.load()
     changes = CHANGES_PER_PAGE * n
+    memory_bytes = 0
     chosen = zip(random.integers(0, n, changes).tolist(), random.permutation(ROWS_MAX - _HELD_FROM), strict=False)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ledger.run)
         # All rows of a page are in an inbox that is not asked here.
         ledger.stored_rows = _all_held
         cpu_s, written = time.process_time(), _written_bytes()
+        before = resident_bytes()
         for sequence, row in chosen:
             brought = await ledger.fetch(sequence)
             assert brought is not None
@@ -85,6 +88,7 @@ async def measure(
                 home.move(brought, rows, State.IN_FLIGHT, Reason.NONE, now, channel=Channel.LONG_LINK)
                 home.move(brought, rows, State.DEVICE_ACKED, Reason.NONE, now + 0.05, channel=Channel.LONG_LINK)
             await _make_room(home)
+            memory_bytes = max(memory_bytes, resident_bytes() - before)
         await ledger.flush()
         cpu_s, written = time.process_time() - cpu_s, _written_bytes() - written
         nursery.cancel_scope.cancel()
@@ -96,6 +100,7 @@ async def measure(
         "cpu_ms_per_change": round(cpu_s / changes * 1000, 2),
         "written_bytes_per_change": round(written / changes),
         "log_bytes_per_change": round(log_bytes / changes),
+        "memory_bytes": memory_bytes,
     }
 
 

@@ -27,7 +27,7 @@ from gateway.batch import Batch, TaskSegment, task_segments
 from gateway.columns import I64, U8, U16, Rows
 from gateway.core.addresses import SHADOWS_FROM, Addresses, as_sent
 from gateway.core.away import AwayPage, AwayPages
-from gateway.core.changes import Change, ChangeRing
+from gateway.core.changes import Change, ChangeRing, told_batch
 from gateway.core.counters import Counters
 from gateway.core.lifetimes import lifetime_s, row_deadlines
 from gateway.core.shadow import Life, ShadowPage, Shadows
@@ -433,9 +433,9 @@ class Home:
     def _record(
         self, page: LedgerPage, rows: Rows, state: State | U8, reason: Reason | U8, channel: Channel | U8, now: float
     ) -> None:
-        batch = page.batch
-        at_unix_ms = batch.born_unix_ms + int((now - batch.born) * 1000)
-        self._changes.add(Change(page, rows.astype(np.uint16), state, reason, page.receipt[rows], channel, at_unix_ms))
+        at_unix_ms = page.batch.born_unix_ms + int((now - page.batch.born) * 1000)
+        told = told_batch(page, rows)
+        self._changes.add(Change(told, rows.astype(np.uint16), state, reason, page.receipt[rows], channel, at_unix_ms))
 
     def _tell_orphans(self, page: ShadowPage, rows: Rows) -> None:
         """Rows whose home has died with its ledger: who follows receipts hears of their end from their holder."""

@@ -236,7 +236,9 @@ async def test_late_receipts_of_a_large_page_are_written_beside_it_and_seen_at_o
 
     async def receive(row: int) -> None:
         home, rows = world.home, np.array([row])
-        ledger.late(key.sequence, rows, lambda p, r: home.raise_receipts(p, r, Receipt.DISPLAYED, world.clock.monotonic()))
+        ledger.late(
+            key.sequence, rows, lambda p, r: home.raise_receipts(p, r, Receipt.DISPLAYED, world.clock.monotonic())
+        )
         await world.wait(1)
 
     expected = np.zeros(n, np.uint8)

@@ -90,8 +90,7 @@ def lines_of(
 ) -> Iterator[bytes]:
     """The lines of some rows of a change. A few microseconds each: the caller takes a step's worth. alias_of: of a
     device id, "" for none, where lines have one."""
-    page = change.page
-    batch = page.batch
+    batch = change.batch
     firsts = [segment.first for segment in batch.segments] if len(batch.segments) > 1 else [0]
     states, reasons = _values(change.state, rows), _values(change.reason, rows)
     receipts, channels = _values(change.receipt, rows), _values(change.channel, rows)

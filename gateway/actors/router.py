@@ -265,7 +265,8 @@ class Router:
                 self._carry_out(page, routed, options, at_once=True)
             page.n_routed = stop
             self.queued_rows -= stop - first
-            await trio.lowlevel.checkpoint()
+            if stop < page.n or len(self._pages) > 1 or self._again:
+                await trio.lowlevel.checkpoint()
 
     async def _route_again(self, page: LedgerPage, rows: Rows) -> None:
         options = self._options(page)
@@ -503,7 +504,6 @@ class Router:
         self._devices.suspect_tokens(slots[known], page.token_hashes[rows[known]])
 
     # -- from the long link
-
     def unacknowledged(self, page: LedgerPage, rows: Rows, offer: Offer) -> None:
         """Sockets closed or stayed silent: these rows pass to their next holder, counted and marked."""
         held = rows[page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK)]

@@ -15,7 +15,7 @@ from contract_inbox import DEVICES, FAR_UNIX_MS, InboxContract, peeked, rows_for
 from hypothesis import given
 
 from gateway.errors import StaleEpoch, StoreCorrupt, StoreError, StoreFull, StoreInUse
-from gateway.store import inbox_entries, inbox_filing, inbox_index, inbox_merge
+from gateway.store import inbox_entries, inbox_filing, inbox_index, inbox_merge, sqlite_inbox
 from gateway.store.database import Database
 from gateway.store.inbox_filing import Filing, device_hash, device_hashes
 from gateway.store.ports import InboxQuery, InboxRows, Kept
@@ -169,6 +169,8 @@ class TestSqliteInboxInManyGenerations(_OnDisk):
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_inbox, "FOUND_ROWS", 2)
+    monkeypatch.setattr(sqlite_inbox, "PUT_ROWS", 3)
     for module in (inbox_entries, inbox_index):
         monkeypatch.setattr(module, "BLOCK_ENTRIES", 2)
     for module in (inbox_merge, inbox_index):

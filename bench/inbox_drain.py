@@ -38,8 +38,8 @@ LOOKS, SMOKE_LOOKS = 200, 20
 LOAD_ROWS_PER_S = 10_000
 _SUBMIT_ROWS = 50_000
 _LOAD_SUBMIT_ROWS = 1_000
-#: A page of 65,536 rows and little else: what was submitted before is in the archive.
-_LEDGER_BYTES = 8 << 20
+#: Eight full pages: what was submitted before is in the archive. `--set ledger_bytes=N`, for development.
+_LEDGER_BYTES = 32 << 20
 #: So few that this is enough for them: 26 bytes of each stay in memory while it is not stored.
 _OPEN_ROWS = 200_000
 _STORED_S = 120.0
@@ -48,6 +48,7 @@ _STORED_S = 120.0
 def run(options: Options) -> Line:
     n, looks = (SMOKE_DEVICES, SMOKE_LOOKS) if options.smoke else (DEVICES, LOOKS)
     progress(f"inbox drain: {ROUNDS * n:,} rows for {n:,} devices ...")
+    ledger_bytes = int(options.extra.get("ledger_bytes", _LEDGER_BYTES))
     folder = Path(tempfile.mkdtemp(prefix="pushgw-bench-"))
     sections = {
         "store": {"data_dir": str(folder / "store")},
@@ -56,7 +57,7 @@ def run(options: Options) -> Line:
         "rpc": {"credit_rows": _OPEN_ROWS},
         "links": {"parked_rows_max": _OPEN_ROWS},
         "lanes": {"lane_rows_max": _OPEN_ROWS, "parked_rows_max": _OPEN_ROWS},
-        "ledger": {"ledger_memory_bytes_max": _LEDGER_BYTES, "held_write_s": 1.0},
+        "ledger": {"ledger_memory_bytes_max": ledger_bytes, "held_write_s": 1.0},
     }
     try:
         with (

@@ -231,6 +231,27 @@ def disk_that_fails() -> None:
     raise StoreError("inbox.db", "disk I/O error")
 
 
+async def test_a_merge_whose_commit_fails_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Database, "synchronous", "OFF")
+    make_small(monkeypatch)
+    path = tmp_path / "inbox.db"
+    inbox = SqliteInbox(path, **LIMITS)
+    for tag in range(90):
+        await inbox.put(EPOCH, rows_for([(tag % 3, tag)]))
+        if tag % 4 == 0:
+            with pytest.MonkeyPatch.context() as failing:
+                failing.setattr(inbox.database, "commit", disk_that_fails)
+                with pytest.raises(StoreError):
+                    await inbox.put(EPOCH, rows_for([(0, 1000 + tag)]))
+    expected = [[tag for tag in range(90) if tag % 3 == device] for device in range(3)]
+    assert await peeked(inbox) == expected
+    (sealed,) = inbox.database.read.execute("SELECT sum(entries) FROM generations WHERE state = 1").fetchone()
+    assert sealed > 60
+    inbox = reopened(inbox, path)
+    assert (await peeked(inbox), len(inbox)) == (expected, 90)
+    inbox.close()
+
+
 async def test_merged_generations_leave_the_disk_and_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "synchronous", "OFF")
     make_small(monkeypatch)

@@ -37,11 +37,13 @@ _LOOK_SHARDS = 256
 
 
 class Stretch(NamedTuple):
-    """Shards first..stop that are still to come; of `first` the devices behind the id `after`, all where it is b""."""
+    """Shards first..stop, each step-th of them, that are still to come; of `first` the devices behind the id `after`,
+    all where it is b""."""
 
     first: int
     after: bytes
     stop: int
+    step: int = 1
 
     @property
     def is_through(self) -> bool:
@@ -73,8 +75,14 @@ class Looked(NamedTuple):
     rest: Stretch
 
 
-def whole(shard_groups: int) -> list[Stretch]:
-    """All shards, a stretch per group of them: each has one owner, and those of one that is down are left for later."""
+def whole(shard_groups: int, workers: int = 1) -> list[Stretch]:
+    """All shards, in stretches that have one owner each, so that those of one that is down are left for later.
+
+    A stretch is a group, which has one owner at the next start, too, whatever the number of workers. Where each shard
+    is a group, which is so when nothing of the registry outlives a start, it is every shard of a worker.
+    """
+    if shard_groups == SHARDS:
+        return [Stretch(worker, b"", SHARDS, workers) for worker in range(workers)]
     size = SHARDS // shard_groups
     return [Stretch(first, b"", first + size) for first in range(0, SHARDS, size)]
 
@@ -86,7 +94,7 @@ def to_come(stretches: Sequence[Stretch]) -> list[Stretch]:
 def look(table: DeviceTable, wanted: Wanted, stretch: Stretch, rows_max: int) -> Looked:
     """At most rows_max of the next devices: one step of the loop, which may find nobody and is not the end then."""
     last = _last_shard(table, stretch)
-    rows, words = _members(table, wanted.app, wanted.tag, stretch.first, last)
+    rows, words = _members(table, wanted.app, wanted.tag, range(stretch.first, last, stretch.step))
     is_old = words.view(DEVICE)[:, 0]["first_seen_unix_s"] <= wanted.until_unix_s
     ids = np.ascontiguousarray(words[is_old, :2]).view(np.uint8)
     shards = device_shards(ids)
@@ -96,27 +104,28 @@ def look(table: DeviceTable, wanted: Wanted, stretch: Stretch, rows_max: int) ->
     done = _n_reached(highs[order], lows[order], shards, stretch)
     ids, shards = ids[done : done + rows_max], shards[done : done + rows_max]
     if len(rows[is_old]) - done > rows_max:
-        return Looked(ids, Stretch(int(shards[-1]), ids[-1].tobytes(), stretch.stop))
-    return Looked(ids, Stretch(last, b"", stretch.stop))
+        return Looked(ids, stretch._replace(first=int(shards[-1]), after=ids[-1].tobytes()))
+    return Looked(ids, stretch._replace(first=last, after=b""))
 
 
 def count(table: DeviceTable, app: int, tag: bytes, stretch: Stretch) -> tuple[Members, Stretch]:
     """Of the next shards, one step's worth, who is there now; and what is to come."""
     last = _last_shard(table, stretch)
-    rows, words = _members(table, app, tag, stretch.first, last)
+    rows, words = _members(table, app, tag, range(stretch.first, last, stretch.step))
     newest = words.view(DEVICE)[:, 0]["first_seen_unix_s"].max(initial=0)
-    return Members(len(rows), int(newest)), Stretch(last, b"", stretch.stop)
+    return Members(len(rows), int(newest)), stretch._replace(first=last, after=b"")
 
 
 def _last_shard(table: DeviceTable, stretch: Stretch) -> int:
     """Where a step ends: as many shards as have LOOK_ROWS devices on the average."""
-    per_shard = len(table) // SHARDS + 1
-    return min(stretch.stop, stretch.first + max(1, min(_LOOK_SHARDS, LOOK_ROWS // per_shard)))
+    per_shard = len(table) * stretch.step // SHARDS + 1
+    n_shards = max(1, min(_LOOK_SHARDS, LOOK_ROWS // per_shard))
+    return min(stretch.stop, stretch.first + n_shards * stretch.step)
 
 
-def _members(table: DeviceTable, app: int, tag: bytes, first: int, stop: int) -> tuple[I32, U64]:
+def _members(table: DeviceTable, app: int, tag: bytes, shards: range) -> tuple[I32, U64]:
     """Rows and (n, 8) records of the app's devices of some shards, in no order."""
-    rows, words = table.shard_records(first, stop)
+    rows, words = table.shard_records(shards)
     found = words.view(DEVICE)[:, 0]
     is_in: Bool = found["app"] == app
     if tag:

@@ -195,9 +195,9 @@ class DeviceTable:
             filters=flags & np.uint8(FLAG_BLOCKED | FLAG_CLOSED),
         )
 
-    def shard_records(self, first: int, stop: int) -> tuple[I32, U64]:
-        """Rows and (n, 8) records, a copy, of all devices of shards first..stop, of any app, in no order."""
-        rows = self._index.rows_of_shards(first, stop)
+    def shard_records(self, shards: range) -> tuple[I32, U64]:
+        """Rows and (n, 8) records, a copy, of all devices of these shards, of any app, in no order."""
+        rows = self._index.rows_of_shards(shards)
         return rows, self._records.gather_words(rows)
 
     def ids(self, rows: I32) -> U8:

@@ -388,9 +388,9 @@ class Segments:
         segment = self._segment(shard)
         return (segment[_is_live(segment)] & _LOW64).astype(np.uint32) - np.uint32(1)
 
-    def rows_of_shards(self, first: int, stop: int) -> I32:
-        """The rows of shards first..stop, in no order. A copy; shards without keys cost nothing."""
-        used = np.flatnonzero(self._live[first:stop]) + first
+    def rows_of_shards(self, shards: range) -> I32:
+        """The rows of some shards, in no order. A copy; shards without keys cost nothing."""
+        used = np.flatnonzero(self._live[shards.start : shards.stop : shards.step]) * shards.step + shards.start
         return np.concatenate([np.zeros(0, np.uint32), *map(self.rows_of, used.tolist())]).astype(np.int32)
 
     def _segment(self, shard: int) -> U64:

@@ -67,9 +67,11 @@ def texts(ids: np.ndarray) -> list[bytes]:
     return [one.tobytes() for one in ids]
 
 
-def walk_all(table: DeviceTable, wanted: Wanted, rows_max: int, groups: int = 16) -> list[bytes]:
+def walk_all(
+    table: DeviceTable, wanted: Wanted, rows_max: int, stretches: tuple[Stretch, ...] = tuple(whole(16))
+) -> list[bytes]:
     found: list[bytes] = []
-    for stretch in whole(groups):
+    for stretch in stretches:
         left = stretch
         while not left.is_through:
             ids, left = look(table, wanted, left, rows_max)
@@ -84,10 +86,17 @@ def walk_all(table: DeviceTable, wanted: Wanted, rows_max: int, groups: int = 16
     tagged=st.lists(st.sampled_from(IDS), unique=True),
     late=st.lists(st.sampled_from(IDS), unique=True),
     rows_max=st.integers(1, 12),
-    groups=st.sampled_from([1, 16]),
+    groups=st.sampled_from([1, 16, SHARDS]),
+    workers=st.integers(1, 3),
 )
 def test_a_walk_finds_what_a_sorted_list_of_the_same_devices_has(
-    ids: list[bytes], others: list[bytes], tagged: list[bytes], late: list[bytes], rows_max: int, groups: int
+    ids: list[bytes],
+    others: list[bytes],
+    tagged: list[bytes],
+    late: list[bytes],
+    rows_max: int,
+    groups: int,
+    workers: int,
 ) -> None:
     table = DeviceTable(LIMITS, KEY)
     seen: dict[bytes, int] = {}
@@ -97,10 +106,15 @@ def test_a_walk_finds_what_a_sorted_list_of_the_same_devices_has(
             seen = dict.fromkeys(some, now) | seen
     if others:
         register(table, others, 50, app=OTHER)
-    in_order = sorted((one for one, now in seen.items() if now <= 101), key=lambda one: (device_shard(one), one))
-    assert walk_all(table, Wanted(APP, b"", 101), rows_max, groups) == in_order
+    stretches = tuple(whole(groups, workers))
+    turns = workers if groups == SHARDS else 1
+    in_order = sorted(
+        (one for one, now in seen.items() if now <= 101),
+        key=lambda one: (device_shard(one) % turns, device_shard(one), one),
+    )
+    assert walk_all(table, Wanted(APP, b"", 101), rows_max, stretches) == in_order
     with_tag = [one for one in in_order if one in tagged and one not in late]
-    assert walk_all(table, Wanted(APP, TAG, 101), rows_max, groups) == with_tag
+    assert walk_all(table, Wanted(APP, TAG, 101), rows_max, stretches) == with_tag
     assert members(table) == Members(len(seen), max(seen.values(), default=0))
     assert members(table, TAG).devices == len(with_tag)
 

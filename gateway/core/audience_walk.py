@@ -30,8 +30,10 @@ from gateway.core.ownership import SHARDS
 from gateway.core.records import DEVICE, FLAG_DETAILS
 from gateway.core.segments import device_shards
 
-#: Devices looked at in one step: a millisecond, with tags.
-LOOK_ROWS = 4096
+#: Devices looked at in one step: 0.3 ms, with tags 0.9.
+LOOK_ROWS = 1024
+#: The fewest, for small chunks: what is beyond a chunk is looked at again, and a step has costs of its own.
+_LOOK_ROWS_MIN = 256
 #: Shards looked at in one step: where there are few devices, segments are what costs.
 _LOOK_SHARDS = 256
 
@@ -93,8 +95,8 @@ def to_come(stretches: Sequence[Stretch]) -> list[Stretch]:
 
 def look(table: DeviceTable, wanted: Wanted, stretch: Stretch, rows_max: int) -> Looked:
     """At most rows_max of the next devices: one step of the loop, which may find nobody and is not the end then."""
-    last = _last_shard(table, stretch)
-    rows, words = _members(table, wanted.app, wanted.tag, range(stretch.first, last, stretch.step))
+    devices = min(LOOK_ROWS, max(rows_max, _LOOK_ROWS_MIN))
+    last, rows, words = _members(table, wanted.app, wanted.tag, stretch, devices)
     is_old = words.view(DEVICE)[:, 0]["first_seen_unix_s"] <= wanted.until_unix_s
     ids = np.ascontiguousarray(words[is_old, :2]).view(np.uint8)
     shards = device_shards(ids)
@@ -110,29 +112,24 @@ def look(table: DeviceTable, wanted: Wanted, stretch: Stretch, rows_max: int) ->
 
 def count(table: DeviceTable, app: int, tag: bytes, stretch: Stretch) -> tuple[Members, Stretch]:
     """Of the next shards, one step's worth, who is there now; and what is to come."""
-    last = _last_shard(table, stretch)
-    rows, words = _members(table, app, tag, range(stretch.first, last, stretch.step))
+    last, rows, words = _members(table, app, tag, stretch, LOOK_ROWS)
     newest = words.view(DEVICE)[:, 0]["first_seen_unix_s"].max(initial=0)
     return Members(len(rows), int(newest)), stretch._replace(first=last, after=b"")
 
 
-def _last_shard(table: DeviceTable, stretch: Stretch) -> int:
-    """Where a step ends: as many shards as have LOOK_ROWS devices on the average."""
-    per_shard = len(table) * stretch.step // SHARDS + 1
-    n_shards = max(1, min(_LOOK_SHARDS, LOOK_ROWS // per_shard))
-    return min(stretch.stop, stretch.first + n_shards * stretch.step)
-
-
-def _members(table: DeviceTable, app: int, tag: bytes, shards: range) -> tuple[I32, U64]:
-    """Rows and (n, 8) records of the app's devices of some shards, in no order."""
-    rows, words = table.shard_records(shards)
+def _members(table: DeviceTable, app: int, tag: bytes, stretch: Stretch, rows_max: int) -> tuple[int, I32, U64]:
+    """Of the next shards, a step's worth: the one behind them, rows and (n, 8) records of the app's devices, in no
+    order."""
+    shards = range(stretch.first, stretch.stop, stretch.step)[:_LOOK_SHARDS]
+    k, rows, words = table.shard_records(shards, rows_max)
+    last = min(stretch.first + k * stretch.step, stretch.stop)
     found = words.view(DEVICE)[:, 0]
     is_in: Bool = found["app"] == app
     if tag:
         is_in &= (found["flags"] & np.uint8(FLAG_DETAILS)) != 0
         may_be = np.flatnonzero(is_in)
         is_in[may_be] = [tag in table.tags(row) for row in rows[may_be].tolist()]
-    return rows[is_in], words[is_in]
+    return last, rows[is_in], words[is_in]
 
 
 def _n_reached(highs: U64, lows: U64, shards: I64, stretch: Stretch) -> int:

@@ -288,7 +288,7 @@ class Worker:
             clock=self.clock,
             observer=ServiceCounts(metrics, self.log.bind(actor="operator")),
             status=self.status,
-            check_room=self._check_room,
+            check_room=self.check_room,
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
             presence=self.presence,
             wait_registered=self.stores.wait_written,
@@ -312,7 +312,7 @@ class Worker:
             frames_bytes_max=config.rpc.frames_bytes_max,
         )
 
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
         """Raises Overloaded when too many rows are parked, here or for other workers."""
         self.router.check_room()
         if self.joint is not None:

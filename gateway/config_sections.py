@@ -365,9 +365,10 @@ class App(Section, frozen=True, kw_only=True):
 
 
 class Audiences(Section, frozen=True, kw_only=True):
-    """Notifications to all devices that are online, or to those with a tag."""
+    """Notifications to all devices of an app, to those with a tag, or to those of aliases."""
 
     chunk_rows_max: Annotated[int, Meta(ge=1, le=65_536)] = 2048
+    queued_rows_max: Count = 65_536
     running_max: Annotated[int, Meta(ge=1, le=256)] = 4
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import trio
 
+from gateway.actors.audience_desk import AudienceDesk
 from gateway.actors.audiences import Audiences
 from gateway.actors.front import Front
 from gateway.actors.intake import Intake
@@ -124,8 +125,9 @@ class Offices:
             home=world.home,
             clock=world.clock,
             observer=AudienceCounts(world.metrics),
-            find=presence.online_ids,
+            finder=AudienceDesk(devices=world.devices, online=presence.online_ids),
             chunk_rows=10,
+            queued_rows_max=100,
             running_max=2,
         )
         service = Service(

@@ -59,6 +59,10 @@ class NewsPort(Protocol):
         """There is something to report to that life."""
         ...
 
+    def news_soon(self, life: Life) -> None:
+        """There is something that its next chunk waits for."""
+        ...
+
     def late_news(self, life: Life, *, is_some: bool) -> None:
         """There is late news for it, or none any more."""
         ...
@@ -112,7 +116,7 @@ class ForeignRows:
         """Names who carries what is to be told."""
         self._news = news
         shadows = self._home.shadows
-        shadows.on_dirty, shadows.on_awaited = news.news_later, news.news_now
+        shadows.on_dirty, shadows.on_soon, shadows.on_awaited = news.news_later, news.news_soon, news.news_now
         shadows.on_late = lambda life, is_some: news.late_news(life, is_some=is_some)
 
     def on_slice(self, life: Life, slice_: Slice) -> None:

@@ -5,6 +5,7 @@ devices that were registered; the ledger's memory is so small that their pages a
 after another over the loopback, CONNECT and SUBSCRIBE in one write, as phones do.
 
     first_ms       at the device's socket: from CONNACK read to the first PUBLISH read; 0 where both came at once
+    cpu_ms_per_device  of the gateway, for its connection and all its rows, with what is written afterwards
     *_load         the same while LOAD_ROWS_PER_S rows a second are submitted for other devices that are away, which
                    makes the inbox write all the time; the load generator has the same cores
 """
@@ -24,7 +25,7 @@ import numpy as np
 from bench.devices import mqtt
 from bench.harness import Line, Options, progress
 from bench.longlink_generator import device_id, password
-from bench.longlink_servers import Gateway
+from bench.longlink_servers import Gateway, cpu_s
 from bench.open_loop import quantiles
 from gateway.cli.demo.processes import Children
 from gateway.client.blocking import BlockingClient
@@ -83,7 +84,9 @@ def _measure(gateway: Gateway, n: int, looks: int, random: np.random.Generator) 
             assert time.monotonic() < deadline, f"{stored:,} of {ROUNDS * n:,} rows are in the inbox"
             time.sleep(0.2)
     chosen = random.choice(n // 2, 2 * looks, replace=False).tolist()
+    before = cpu_s(gateway.pid())
     idle = [_first_ms(gateway, ids[number]) for number in chosen[:looks]]
+    spent_ms = (cpu_s(gateway.pid()) - before) * 1000
     with _Load(gateway, ids[n // 2 :]) as load:
         loaded = [_first_ms(gateway, ids[number]) for number in chosen[looks:]]
     figures = {f"first_ms_{name}": round(value, 2) for name, value in quantiles(idle).items()}
@@ -93,6 +96,7 @@ def _measure(gateway: Gateway, n: int, looks: int, random: np.random.Generator) 
         "devices": n,
         "looks": looks,
         "limit_ms": 5.0,
+        "cpu_ms_per_device": round(spent_ms / looks, 2),
         "load_rows_per_s": round(load.rows_per_s),
         **figures,
     }

@@ -300,6 +300,7 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("lanes.burst_rows_max", "lanes.lane_rows_max"),
     ("lanes.lane_rows_max", "gateway.open_rows_max"),
     ("lanes.parked_rows_max", "gateway.open_rows_max"),
+    ("audiences.queued_rows_max", "gateway.open_rows_max"),
     ("links.parked_rows_max", "gateway.open_rows_max"),
     ("gateway.gather_rows_max", "gateway.open_rows_max"),
     ("rpc.submit_rows_max", "rpc.credit_rows"),

@@ -175,9 +175,10 @@ def test_render_compares_what_each_vendor_would_read() -> None:
 @pytest.mark.slow
 def test_ledger_finds_the_messages_it_archived() -> None:
     lines = lines_of(bench("ledger", "--smoke", "--json"))
-    names = ["write", "device", "message", "trace", "trace_message", "loss", "loss_day", "tally"]
+    names = ["write", "device", "message", "trace", "trace_message", "loss", "loss_day", "tally", "changes"]
     assert [line["workload"] for line in lines] == names
     assert 0 < lines[0]["disk_bytes_per_row"] < 60  # type: ignore[operator]
+    assert 20 < lines[-1]["log_bytes_per_change"] < 100  # type: ignore[operator]
 
 
 @pytest.mark.long

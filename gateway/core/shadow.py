@@ -6,6 +6,11 @@ A shadow keeps, per row, whether anything changed since the last report (`dirty`
 the changed rows' columns. So what waits to be reported is bounded by the rows that were handed out, however often they
 move, and a report is never refused (DESIGN.md section 4, the stream of outcomes).
 
+That rows have left (IN_FLIGHT) is **late** news: it waits for what becomes of them, since a device that acknowledges at
+once is then reported once, not twice. Nobody's decision hangs on it: of its holder's death a row that its home has
+QUEUED for a device comes back flagged as if it had left, and a vendor's rows are announced before they leave. Of a batch
+that goes on with a task it is not late: an audience's next chunk waits for it.
+
     home's page   rows 3 7 9 ... --slice--> shadow page 0 1 2 ...   `home_rows` leads back
 
 A shadow's address has a sequence beyond those of message ids, so that tags of rows (sequence << 16 | row) never clash
@@ -38,6 +43,8 @@ _SHADOWS_MAX = 1 << 40
 KEEP_S = 60.0
 KEPT_ROWS_MAX = 1 << 20
 _U32_MAX = (1 << 32) - 1
+#: `ShadowPage.dirty`: news that waits for company (true as a bool, too), and news that does not.
+_LATE, _NOW = np.uint8(1), np.uint8(2)
 #: States in which a row that was announced may have left.
 _MAY_BE_OUT: Bool = np.array([state in (State.QUEUED, State.IN_FLIGHT) for state in State], np.bool_)
 
@@ -94,8 +101,8 @@ class Outcomes(NamedTuple):
 class ShadowPage(LedgerPage):
     """home, incarnation: the worker that journaled the batch, and which life of it. home_rows: (n,) uint16.
 
-    size_bytes: what the slice cost in credit. dirty: (n,) bool, not reported since. is_announced: (n,) bool, are about
-    to leave the process, or have. is_told: (n,) bool, and their home has been told so. goes_back: (n,) bool, the next
+    size_bytes: what the slice cost in credit. dirty: (n,) uint8, not 0 for rows whose news is not reported, and n_late
+    how many of them have late news alone. is_announced: (n,) bool, are about to leave the process, or have. is_told: (n,) bool, and their home has been told so. goes_back: (n,) bool, the next
     report gives them back; is_back: (n,) bool, one has, and they are nothing to us: CANCELLED, which nobody is told.
     asked: of an app on disk, (n,) uint32, the number under which the row was announced while its home has not
     answered, 0: none; None for an app in memory. unasked: numbers that no report has brought to the home yet.
@@ -115,11 +122,14 @@ class ShadowPage(LedgerPage):
         "is_back",
         "is_orphan",
         "is_told",
+        "may_be_late",
         "may_go_back",
+        "n_late",
         "new_number",
         "on_awaited",
         "on_dirty",
         "on_ended",
+        "on_late",
         "on_told",
         "size_bytes",
         "unasked",
@@ -134,7 +144,9 @@ class ShadowPage(LedgerPage):
         self.home_address = home_address
         self.home_rows = home_rows
         self.size_bytes = size_bytes
-        self.dirty: Bool = np.zeros(batch.n, np.bool_)
+        self.dirty: U8 = np.zeros(batch.n, np.uint8)
+        self.n_late = 0
+        self.may_be_late = not any(segment.is_continued for segment in batch.segments)
         self.is_announced: Bool = np.zeros(batch.n, np.bool_)
         self.is_told: Bool = np.zeros(batch.n, np.bool_)
         self.goes_back: Bool = np.zeros(batch.n, np.bool_)
@@ -149,15 +161,30 @@ class ShadowPage(LedgerPage):
         #: Called once each when rows may leave that might not before.
         self.on_told: list[Callable[[], None]] = []
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
+        self.on_late: Callable[[ShadowPage], None] = _nobody
         self.on_awaited: Callable[[ShadowPage], None] = _nobody
         self.on_ended: Callable[[ShadowPage, int], None] = _nobody_counts
 
     def touch(self, rows: Rows) -> None:
         """These rows are reported with the next report."""
-        self.dirty[rows] = True
+        if self.n_late:
+            self.n_late -= int(np.count_nonzero(self.dirty[rows] == _LATE))
+            if not self.n_late:
+                self.on_late(self)
+        self.dirty[rows] = _NOW
         if not self.has_dirty:
             self.has_dirty = True
             self.on_dirty(self)
+
+    def touch_late(self, rows: Rows) -> None:
+        """These rows are reported when there is more to say of them, or with all late news."""
+        new = rows[self.dirty[rows] == 0]
+        if len(new):
+            had_none = not self.n_late
+            self.dirty[new] = _LATE
+            self.n_late += len(new)
+            if had_none:
+                self.on_late(self)
 
     def moved(self, rows: Rows, to: State, came: I64, now: float) -> None:
         """The rows have moved; their home will hear of it. came: (11,) how many from each state."""
@@ -169,7 +196,10 @@ class ShadowPage(LedgerPage):
         if not _MAY_BE_OUT[to]:
             # It waits, is kept or has ended: its next attempt is announced anew.
             self._forget_announced(rows)
-        self.touch(rows)
+        if to is State.IN_FLIGHT and self.may_be_late:
+            self.touch_late(rows)
+        else:
+            self.touch(rows)
 
     def give_back(self, rows: Rows) -> None:
         """These rows, HELD, are in a durable inbox: their home has them again when the next report is out, unless they
@@ -322,6 +352,8 @@ class Shadows:
         self._number = 0
         #: Pages with changes that were not reported yet, each once, by whose rows they are.
         self._dirty: dict[Life, deque[ShadowPage]] = {}
+        #: Pages with late news, by sequence, by whose rows they are.
+        self._late: dict[Life, dict[int, ShadowPage]] = {}
         #: Worker -> its last life that has ended.
         self._dead: dict[int, int] = {}
         #: (until, page) of shadows that have ended.
@@ -334,7 +366,10 @@ class Shadows:
         self.rows_open = 0
         #: Rows with news for a home that has died: counted and dropped.
         self.rows_for_the_dead = 0
+        self.on_for_the_dead: Callable[[int], None] = lambda _rows: None
         self.on_dirty: Callable[[Life], None] = lambda _life: None
+        #: Called when a life has late news to be told, the first, or none any more.
+        self.on_late: Callable[[Life, bool], None] = lambda _life, _is_some: None
         self.on_awaited: Callable[[Life], None] = lambda _life: None
         #: Takes rows that changed and whose home is no more.
         self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens
@@ -371,6 +406,7 @@ class Shadows:
             size_bytes=size_bytes,
         )
         page.on_dirty, page.on_ended, page.on_awaited = self._is_dirty, self._count_ended, self._is_awaited
+        page.on_late = self._late_changed
         if self.awaits_home(batch.app):
             page.asked, page.new_number = np.zeros(page.n, np.uint32), self._new_number
         self._pages[sequence] = page
@@ -389,6 +425,20 @@ class Shadows:
         self._dirty.setdefault(life, deque()).append(page)
         self.on_dirty(life)
 
+    def _late_changed(self, page: ShadowPage) -> None:
+        life = Life(page.home, page.incarnation)
+        if life.incarnation <= self._dead.get(life.worker, -1):
+            self._drop_news(page)
+            return
+        pages = self._late.setdefault(life, {})
+        had_some = bool(pages)
+        if page.n_late:
+            pages[page.batch.address.sequence] = page
+        else:
+            pages.pop(page.batch.address.sequence, None)
+        if bool(pages) is not had_some:
+            self.on_late(life, not had_some)
+
     def _is_awaited(self, page: ShadowPage) -> None:
         self.on_awaited(Life(page.home, page.incarnation))
 
@@ -396,16 +446,21 @@ class Shadows:
         self.rows_open -= rows
 
     def has_news(self, life: Life) -> bool:
-        return bool(self._dirty.get(life))
+        return bool(self._dirty.get(life) or self._late.get(life))
 
-    def take_news(self, life: Life, now: float) -> tuple[ShadowPage, Rows, Outcomes] | None:
-        """The next report for that home, with what to call `told` with when it is out; None when it knows
-        everything."""
+    def take_news(
+        self, life: Life, now: float, *, with_late: bool = False
+    ) -> tuple[ShadowPage, Rows, Outcomes] | None:
+        """The next report for that home, with what to call `told` with when it is out; None when there is none.
+        with_late: of late news, too; it knows everything when there is none."""
         queue = self._dirty.get(life)
-        if not queue:
+        if queue:
+            page = queue.popleft()
+        elif with_late and self._late.get(life):
+            page = next(iter(self._late[life].values()))
+        else:
             return None
-        page = queue.popleft()
-        rows, outcomes = take_outcomes(page)
+        rows, outcomes = take_outcomes(page, with_late=with_late)
         if outcomes.questions:
             self._asked.setdefault(life, {}).update((question.number, page) for question in outcomes.questions)
         if not page.n_open and not page.bursts:
@@ -422,7 +477,7 @@ class Shadows:
         """That home hears no reports any more; its rows go on to their end, and `on_orphans` is told. Returns how
         many."""
         self._dead[life.worker] = max(life.incarnation, self._dead.get(life.worker, -1))
-        for page in self._dirty.pop(life, deque()):
+        for page in (*self._dirty.pop(life, deque()), *self._late.pop(life, {}).values()):
             self._drop_news(page)
         left = 0
         for page in self.of(life):
@@ -466,8 +521,11 @@ class Shadows:
         page.is_orphan = True
         page.ring_waiting()
         rows = np.flatnonzero(page.dirty)
-        self.rows_for_the_dead += len(rows)
-        page.dirty[rows] = False
+        page.dirty[rows] = 0
+        page.n_late = 0
+        if len(rows):
+            self.rows_for_the_dead += len(rows)
+            self.on_for_the_dead(len(rows))
         self.on_orphans(page, rows)
         if not page.n_open:
             self._pages.pop(page.batch.address.sequence, None)
@@ -484,11 +542,20 @@ class Shadows:
             self._pages.pop(gone.batch.address.sequence, None)
 
 
-def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
-    """The report of everything that changed since the last one, and its rows here; the page is clean afterwards."""
-    rows = np.flatnonzero(page.dirty & ~page.is_back)
-    page.dirty[:] = False
+def take_outcomes(page: ShadowPage, *, with_late: bool) -> tuple[Rows, Outcomes]:
+    """The report of what changed since the last one, and its rows here; but for late news the page is clean
+    afterwards."""
+    if page.n_late and not with_late:
+        is_news = page.dirty == _NOW
+        page.dirty[is_news] = 0
+    else:
+        is_news = page.dirty != 0
+        page.dirty[:] = 0
+        if page.n_late:
+            page.n_late = 0
+            page.on_late(page)
     page.has_dirty = False
+    rows = np.flatnonzero(is_news & ~page.is_back)
     is_back = page.goes_back[rows] & (page.state[rows] == State.HELD)
     if page.may_go_back:
         page.goes_back[:] = page.may_go_back = False

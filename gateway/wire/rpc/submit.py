@@ -101,6 +101,12 @@ def audience_digest(message: SubmitAudience) -> bytes:
     return hashlib.blake2b(codec.encode(msgspec.structs.replace(message, id=1)), digest_size=16).digest()
 
 
+def unknown_alias(message: SubmitAudience, place: int) -> RefusedRow:
+    """Why one alias of an audience gets nothing."""
+    whose = "no device that is online has" if message.online_only else "no device has"
+    return RefusedRow(place, f"aliases[{place}]", f"{whose} the alias {message.aliases[place]!r}")
+
+
 def submitted(submit: Submit, submission: Submission, task_id: bytes) -> Submitted:
     """The answer to a submit whose accepted rows are durable as task_id."""
     duplicates = submission.duplicates

@@ -2,13 +2,14 @@
 
 Unit: rows of one content for as many devices, put in slices of 5,120 as the router makes them.
 
-    put      rows kept, durable, per second, and of the last tenth; per second of CPU, with that of the store's thread; bytes
+    put      rows kept, durable, per second, and of the last tenth; per second of CPU, with the store's thread; bytes
              written per row; disk_bytes_per_row after the write-ahead log was written back; memory of the process at
              the end, above what it had with the inbox open and empty
     open     rows filed per second when the inbox is opened by a new process
     peek     one device is back: from the call to its rows, p50, p99, max, in ms (the drain begins with it)
     absent   the same for a device without rows
     forget   rows that were handed out leave, in slices of 32 by 64 tasks at once
+    drain    at a gateway's socket, from CONNACK to the first stored row: bench/inbox_drain.py
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import trio
 
+from bench import inbox_drain
 from bench.durable_held import rss_bytes
 from bench.harness import Line, Options, calibrate, line, progress
 from gateway.batch import OwnershipEpoch
@@ -47,6 +49,8 @@ def run(options: Options) -> Iterator[Line]:
         n = int(options.extra.get("rows", n))
         for name, figures in trio.run(_measure, folder / "inbox.db", n, options.seed):
             yield line("inbox", name, rows=n, **figures, calibration=before)
+        if "rows" not in options.extra:
+            yield line("inbox", "drain", **inbox_drain.run(options), calibration=before)
     finally:
         shutil.rmtree(folder)
 

@@ -20,6 +20,7 @@ from gateway.actors.uplink import UplinkActor
 from gateway.api.consents import ConsentsPort
 from gateway.api.devices import DeviceDesk
 from gateway.app_consents import consent_desk
+from gateway.app_siblings import ownership_of
 from gateway.config_bans import read_bans
 from gateway.config_settings import signing_limits
 from gateway.core.admission import Admission
@@ -68,6 +69,7 @@ def build_audiences(worker: Worker) -> Audiences:
         devices=worker.devices,
         online=worker.presence.online_ids,
         is_busy=lambda: router.queued_rows > limits.chunk_rows_max,
+        shard_groups=ownership_of(worker.config).shard_groups,
     )
     return Audiences(
         intake=worker.intake,

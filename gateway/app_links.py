@@ -47,6 +47,7 @@ from gateway.core.request_ids import request_key
 from gateway.core.shadow import Life
 from gateway.errors import StoreError
 from gateway.ledger import CHANNEL_NAMES, LedgerPage
+from gateway.net.link_stream import LinkStream
 from gateway.net.unix import open_unix_listener
 from gateway.observe.links import LinkCounts
 from vendors import SENT_ONCE
@@ -266,7 +267,7 @@ class Joint:
         supervise(nursery, "device reports", self._distant_reports.run)
         supervise(nursery, "rates", self._share_rates(self._worker.vendor_lanes).run)
         listener = await open_unix_listener(str(self._path(self._siblings.place.worker)), mode=0o600)
-        nursery.start_soon(trio.serve_listeners, self.links.serve, [listener])
+        nursery.start_soon(trio.serve_listeners, self._serve_link, [listener])
         # Not supervised: where it fails, rows are under way that nobody can account for, and the worker must end.
         nursery.start_soon(self.links.run)
         self._siblings.peers.watch_links(self.links)
@@ -274,7 +275,10 @@ class Joint:
         self._siblings.control.linked()
 
     async def _dial(self, worker: int) -> trio.abc.Stream:
-        return await trio.open_unix_socket(str(self._path(worker)))
+        return LinkStream(await trio.open_unix_socket(str(self._path(worker))))
+
+    async def _serve_link(self, stream: trio.SocketStream) -> None:
+        await self.links.serve(LinkStream(stream))
 
     def _path(self, worker: int) -> Path:
         return Path(self._siblings.place.run_folder) / f"worker-{worker}.sock"

@@ -36,7 +36,7 @@ class AudienceDesk:
         devices: DeviceTable,
         online: Callable[[int, bytes], Awaitable[U8]],
         is_busy: Callable[[], bool] = lambda: False,
-        shard_groups: int = 1,
+        shard_groups: int = SHARDS,
     ) -> None:
         self._devices = devices
         self._online = online

@@ -24,7 +24,7 @@ from gateway.actors.audience_sources import BACK_S
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks
 from gateway.columns import U8
 from gateway.core.audience_walk import Looked, Members, Stretch, Wanted, whole
-from gateway.core.ownership import SHARDS, Ownership
+from gateway.core.ownership import Ownership
 from gateway.core.shadow import Life
 from gateway.errors import Overloaded
 
@@ -108,23 +108,16 @@ class JoinedDesk:
         return self._ownership.worker_of_shard(shard)
 
     def whole(self) -> list[Stretch]:
-        return whole(self._ownership.shard_groups)
+        return whole(self._ownership.shard_groups, self._ownership.workers)
 
     async def take(self, wanted: Wanted, stretch: Stretch, rows_max: int) -> Looked:
-        """The next devices of the shards' owner. Raises WorkerGone, Overloaded."""
-        owner, stop = self.owner(stretch.first), stretch.stop
-        if any(self.owner(shard) != owner for shard in range(stretch.first, stop)):
-            # The number of groups was another one when the walk began.
-            per_group = SHARDS // self._ownership.shard_groups
-            stop = min(stop, (stretch.first // per_group + 1) * per_group)
-        asked = stretch._replace(stop=stop)
+        """The next devices of a stretch, whose shards have one owner. Raises WorkerGone, Overloaded."""
+        owner = self.owner(stretch.first)
         if owner == self._me:
-            found = await self._desk.take(wanted, asked, rows_max)
-        else:
-            head = {"do": "take", "wanted": list(wanted), "stretch": list(asked), "n": rows_max}
-            first, after, ids = msgspec.msgpack.decode(await self._links.ask(owner, "audience", head))
-            found = Looked(_ids(ids), Stretch(first, after, stop))
-        return found._replace(rest=found.rest._replace(stop=stretch.stop))
+            return await self._desk.take(wanted, stretch, rows_max)
+        head = {"do": "take", "wanted": list(wanted), "stretch": list(stretch), "n": rows_max}
+        first, after, ids = msgspec.msgpack.decode(await self._links.ask(owner, "audience", head))
+        return Looked(_ids(ids), stretch._replace(first=first, after=after))
 
     # -- being asked
 
@@ -151,10 +144,9 @@ class JoinedDesk:
             case "count":
                 return msgspec.msgpack.encode(list(await self._desk.count(head["app"], head["tag"])))
             case _:
-                ids, (first, after, _) = await self._desk.take(
-                    Wanted(*head["wanted"]), Stretch(*head["stretch"]), head["n"]
-                )
-                return msgspec.msgpack.encode([first, after, ids.tobytes()])
+                wanted, asked = Wanted(*head["wanted"]), Stretch(*head["stretch"])
+                ids, left = await self._desk.take(wanted, asked, head["n"])
+                return msgspec.msgpack.encode([left.first, left.after, ids.tobytes()])
 
 
 def _ids(data: bytes | memoryview) -> U8:

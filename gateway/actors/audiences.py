@@ -383,8 +383,7 @@ class Audiences:
 
         def make(task_id: bytes) -> list[JournalRecord]:
             records = _records(audience, task_id, journal.app_keys[audience.app]) if is_first else []
-            left = tuple((one.first, one.after, one.stop) for one in taken.left)
-            return [*records, encode_reached(Reached(task_id, reached, self._clock.unix_ms(), left))]
+            return [*records, encode_reached(Reached(task_id, reached, self._clock.unix_ms(), tuple(taken.left)))]
 
         def placed(positions: Sequence[int]) -> None:
             if audience.is_over:

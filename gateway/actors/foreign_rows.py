@@ -5,8 +5,8 @@
       credit back <-- when routed ----+          every change --> report --> link --> home
 
 Credit goes back when a slice has been routed, as long as there is room: with the next message to that worker, which is
-the report of its rows, or alone when a quarter of all is due, since a message for every slice would wake two workers for
-nothing. Without room for more open rows, or with too many parked before full lanes, it is withheld and looked at again
+the report of its rows, or alone when a quarter of all is due, since a message for every slice would wake two workers
+for nothing. Without room for more open rows, or with too many parked before full lanes, it is withheld and looked at again
 every `_LOOK_AGAIN_S`. Nothing here waits; the reader of a link never does.
 """
 
@@ -29,8 +29,8 @@ from gateway.wire.worker_link.messages import Outcomes, Slice
 
 #: Withheld credit is looked at again after this long: what makes room does not ring, and nothing is lost meanwhile.
 _LOOK_AGAIN_S = 0.02
-#: The part of its credit from which on a worker gets it back in a message of its own: with three quarters left it is not
-#: stopped meanwhile.
+#: The part of its credit from which on a worker gets it back in a message of its own: with three quarters left it is
+#: not stopped meanwhile.
 _MUCH = 4
 
 

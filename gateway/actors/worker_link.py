@@ -7,8 +7,8 @@ The reader awaits nothing but its socket: what it brings has its room already (c
 worker itself handed out (outcomes) or asked (answers). So two workers that are full of each other's rows go on hearing
 what became of their own. Reports are made when they are sent, from columns: however often a row moved, it waits as one.
 Those that nobody waits for gather for `GATHER_S`: the acknowledgements of a moment are one report. That rows were sent
-gathers for `LATE_S`, so that a row that its device acknowledges soon is reported once (core/shadow.py). Credit goes along
-with whatever is sent, and alone when much of it is due.
+gathers for `LATE_S`, so that a row that its device acknowledges soon is reported once (core/shadow.py). Credit goes
+along with whatever is sent, and alone when much of it is due.
 
 A row's report that it is about to leave the process is out when the kernel has it: what was written to a Unix socket is
 read by the peer even when this process is killed the moment after. For a row of an app on disk that is not enough: its

@@ -43,7 +43,7 @@ def submit_audience(options: argparse.Namespace, output: Output) -> int:
             output.say(f"task {task}")
         for one in answer.refused:
             output.say(f"refused: {one.text}")
-    return ExitCode.GOOD
+    return ExitCode.ROWS_REFUSED if refused else ExitCode.GOOD
 
 
 class _Who(NamedTuple):

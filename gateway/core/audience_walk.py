@@ -30,18 +30,22 @@ from gateway.core.ownership import SHARDS
 from gateway.core.records import DEVICE, FLAG_DETAILS
 from gateway.core.segments import device_shards
 
-#: Devices looked at in one step: a millisecond, with tags.
-LOOK_ROWS = 4096
+#: Devices looked at in one step: 0.3 ms, with tags 0.9.
+LOOK_ROWS = 1024
+#: The fewest, for small chunks: what is beyond a chunk is looked at again, and a step has costs of its own.
+_LOOK_ROWS_MIN = 256
 #: Shards looked at in one step: where there are few devices, segments are what costs.
 _LOOK_SHARDS = 256
 
 
 class Stretch(NamedTuple):
-    """Shards first..stop that are still to come; of `first` the devices behind the id `after`, all where it is b""."""
+    """Shards first..stop, each step-th of them, that are still to come; of `first` the devices behind the id `after`,
+    all where it is b""."""
 
     first: int
     after: bytes
     stop: int
+    step: int = 1
 
     @property
     def is_through(self) -> bool:
@@ -73,8 +77,14 @@ class Looked(NamedTuple):
     rest: Stretch
 
 
-def whole(shard_groups: int) -> list[Stretch]:
-    """All shards, a stretch per group of them: each has one owner, and those of one that is down are left for later."""
+def whole(shard_groups: int, workers: int = 1) -> list[Stretch]:
+    """All shards, in stretches that have one owner each, so that those of one that is down are left for later.
+
+    A stretch is a group, which has one owner at the next start, too, whatever the number of workers. Where each shard
+    is a group, which is so when nothing of the registry outlives a start, it is every shard of a worker.
+    """
+    if shard_groups == SHARDS:
+        return [Stretch(worker, b"", SHARDS, workers) for worker in range(workers)]
     size = SHARDS // shard_groups
     return [Stretch(first, b"", first + size) for first in range(0, SHARDS, size)]
 
@@ -85,8 +95,8 @@ def to_come(stretches: Sequence[Stretch]) -> list[Stretch]:
 
 def look(table: DeviceTable, wanted: Wanted, stretch: Stretch, rows_max: int) -> Looked:
     """At most rows_max of the next devices: one step of the loop, which may find nobody and is not the end then."""
-    last = _last_shard(table, stretch)
-    rows, words = _members(table, wanted.app, wanted.tag, stretch.first, last)
+    devices = min(LOOK_ROWS, max(rows_max, _LOOK_ROWS_MIN))
+    last, rows, words = _members(table, wanted.app, wanted.tag, stretch, devices)
     is_old = words.view(DEVICE)[:, 0]["first_seen_unix_s"] <= wanted.until_unix_s
     ids = np.ascontiguousarray(words[is_old, :2]).view(np.uint8)
     shards = device_shards(ids)
@@ -96,34 +106,30 @@ def look(table: DeviceTable, wanted: Wanted, stretch: Stretch, rows_max: int) ->
     done = _n_reached(highs[order], lows[order], shards, stretch)
     ids, shards = ids[done : done + rows_max], shards[done : done + rows_max]
     if len(rows[is_old]) - done > rows_max:
-        return Looked(ids, Stretch(int(shards[-1]), ids[-1].tobytes(), stretch.stop))
-    return Looked(ids, Stretch(last, b"", stretch.stop))
+        return Looked(ids, stretch._replace(first=int(shards[-1]), after=ids[-1].tobytes()))
+    return Looked(ids, stretch._replace(first=last, after=b""))
 
 
 def count(table: DeviceTable, app: int, tag: bytes, stretch: Stretch) -> tuple[Members, Stretch]:
     """Of the next shards, one step's worth, who is there now; and what is to come."""
-    last = _last_shard(table, stretch)
-    rows, words = _members(table, app, tag, stretch.first, last)
+    last, rows, words = _members(table, app, tag, stretch, LOOK_ROWS)
     newest = words.view(DEVICE)[:, 0]["first_seen_unix_s"].max(initial=0)
-    return Members(len(rows), int(newest)), Stretch(last, b"", stretch.stop)
+    return Members(len(rows), int(newest)), stretch._replace(first=last, after=b"")
 
 
-def _last_shard(table: DeviceTable, stretch: Stretch) -> int:
-    """Where a step ends: as many shards as have LOOK_ROWS devices on the average."""
-    per_shard = len(table) // SHARDS + 1
-    return min(stretch.stop, stretch.first + max(1, min(_LOOK_SHARDS, LOOK_ROWS // per_shard)))
-
-
-def _members(table: DeviceTable, app: int, tag: bytes, first: int, stop: int) -> tuple[I32, U64]:
-    """Rows and (n, 8) records of the app's devices of some shards, in no order."""
-    rows, words = table.shard_records(first, stop)
+def _members(table: DeviceTable, app: int, tag: bytes, stretch: Stretch, rows_max: int) -> tuple[int, I32, U64]:
+    """Of the next shards, a step's worth: the one behind them, rows and (n, 8) records of the app's devices, in no
+    order."""
+    shards = range(stretch.first, stretch.stop, stretch.step)[:_LOOK_SHARDS]
+    k, rows, words = table.shard_records(shards, rows_max)
+    last = min(stretch.first + k * stretch.step, stretch.stop)
     found = words.view(DEVICE)[:, 0]
     is_in: Bool = found["app"] == app
     if tag:
         is_in &= (found["flags"] & np.uint8(FLAG_DETAILS)) != 0
         may_be = np.flatnonzero(is_in)
         is_in[may_be] = [tag in table.tags(row) for row in rows[may_be].tolist()]
-    return rows[is_in], words[is_in]
+    return last, rows[is_in], words[is_in]
 
 
 def _n_reached(highs: U64, lows: U64, shards: I64, stretch: Stretch) -> int:

@@ -7,9 +7,9 @@ the changed rows' columns. So what waits to be reported is bounded by the rows t
 move, and a report is never refused (DESIGN.md section 4, the stream of outcomes).
 
 That rows have left (IN_FLIGHT) is **late** news: it waits for what becomes of them, since a device that acknowledges at
-once is then reported once, not twice. Nobody's decision hangs on it: of its holder's death a row that its home has
-QUEUED for a device comes back flagged as if it had left, and a vendor's rows are announced before they leave. Of a batch
-that goes on with a task it is not late: an audience's next chunk waits for it.
+once is then reported once, not twice. Nobody's decision hangs on it: when its holder dies, a row that its home has
+QUEUED for a device goes again with the flag of one that had left, and a vendor's rows are announced before they leave.
+Of a batch that goes on with a task it is not late: an audience's next chunk waits for it.
 
     home's page   rows 3 7 9 ... --slice--> shadow page 0 1 2 ...   `home_rows` leads back
 
@@ -24,8 +24,8 @@ since nobody could count them if both died. Rows of apps in memory leave when th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,8 @@ from gateway import message_id
 from gateway.batch import Batch
 from gateway.columns import I64, U8, U16, U32, Bool, Rows
 from gateway.core.addresses import SHADOWS_FROM, as_sent
-from gateway.ledger import IS_FINAL, NO_VERDICT, Burst, Channel, LedgerPage, State
+from gateway.core.outcomes import LATE, NOW, Outcomes, take_outcomes
+from gateway.ledger import IS_FINAL, LedgerPage, State
 from gateway.message_id import BatchAddress
 
 #: Shadows of one worker are told apart by so many numbers; tags stay within 63 bits.
@@ -43,67 +44,17 @@ _SHADOWS_MAX = 1 << 40
 KEEP_S = 60.0
 KEPT_ROWS_MAX = 1 << 20
 _U32_MAX = (1 << 32) - 1
-#: `ShadowPage.dirty`: news that waits for company (true as a bool, too), and news that does not.
-_LATE, _NOW = np.uint8(1), np.uint8(2)
 #: States in which a row that was announced may have left.
 _MAY_BE_OUT: Bool = np.array([state in (State.QUEUED, State.IN_FLIGHT) for state in State], np.bool_)
-
-
-class BurstReport(NamedTuple):
-    """A burst of which every row was answered. rows: positions at home. issued_ms: after the batch's birth."""
-
-    number: int
-    attempt: int
-    channel: Channel
-    connection: int
-    rows: U16
-    issued_ms: int
-    answered_ms: U32
-    verdicts: U8
-    names: dict[int, str]
-    request_ids: dict[int, str]
-
-
-class Question(NamedTuple):
-    """Rows that are about to leave together; the answer has this number. rows: positions at home."""
-
-    number: int
-    rows: U16
-
-
-class Outcomes(NamedTuple):
-    """What became of k rows of one batch: their columns as the holder has them now. rows: positions at home.
-
-    Columns (k,): state, reason, channel, receipt, flags, attempts: uint8; routed_ms, issued_ms, final_ms, token_hashes:
-    uint32. is_announced: rows that may have left the process by now. is_back: rows in
-    the holder's inbox, durably, which their home has again (actors/inbox_places.py). questions: rows that wait until
-    their marks are durable.
-    """
-
-    address: BatchAddress
-    rows: U16
-    state: U8
-    reason: U8
-    channel: U8
-    receipt: U8
-    flags: U8
-    attempts: U8
-    routed_ms: U32
-    issued_ms: U32
-    final_ms: U32
-    token_hashes: U32
-    is_announced: Bool
-    is_back: Bool
-    bursts: Sequence[BurstReport] = ()
-    questions: Sequence[Question] = ()
 
 
 class ShadowPage(LedgerPage):
     """home, incarnation: the worker that journaled the batch, and which life of it. home_rows: (n,) uint16.
 
     size_bytes: what the slice cost in credit. dirty: (n,) uint8, not 0 for rows whose news is not reported, and n_late
-    how many of them have late news alone. is_announced: (n,) bool, are about to leave the process, or have. is_told: (n,) bool, and their home has been told so. goes_back: (n,) bool, the next
-    report gives them back; is_back: (n,) bool, one has, and they are nothing to us: CANCELLED, which nobody is told.
+    how many of them have late news alone. is_announced: (n,) bool, are about to leave the process, or have. is_told:
+    (n,) bool, and their home has been told so. goes_back: (n,) bool, the next report gives them back; is_back: (n,)
+    bool, one has, and they are nothing to us: CANCELLED, which nobody is told.
     asked: of an app on disk, (n,) uint32, the number under which the row was announced while its home has not
     answered, 0: none; None for an app in memory. unasked: numbers that no report has brought to the home yet.
     """
@@ -168,10 +119,10 @@ class ShadowPage(LedgerPage):
     def touch(self, rows: Rows) -> None:
         """These rows are reported with the next report."""
         if self.n_late:
-            self.n_late -= int(np.count_nonzero(self.dirty[rows] == _LATE))
+            self.n_late -= int(np.count_nonzero(self.dirty[rows] == LATE))
             if not self.n_late:
                 self.on_late(self)
-        self.dirty[rows] = _NOW
+        self.dirty[rows] = NOW
         if not self.has_dirty:
             self.has_dirty = True
             self.on_dirty(self)
@@ -181,7 +132,7 @@ class ShadowPage(LedgerPage):
         new = rows[self.dirty[rows] == 0]
         if len(new):
             had_none = not self.n_late
-            self.dirty[new] = _LATE
+            self.dirty[new] = LATE
             self.n_late += len(new)
             if had_none:
                 self.on_late(self)
@@ -448,9 +399,7 @@ class Shadows:
     def has_news(self, life: Life) -> bool:
         return bool(self._dirty.get(life) or self._late.get(life))
 
-    def take_news(
-        self, life: Life, now: float, *, with_late: bool = False
-    ) -> tuple[ShadowPage, Rows, Outcomes] | None:
+    def take_news(self, life: Life, now: float, *, with_late: bool = False) -> tuple[ShadowPage, Rows, Outcomes] | None:
         """The next report for that home, with what to call `told` with when it is out; None when there is none.
         with_late: of late news, too; it knows everything when there is none."""
         queue = self._dirty.get(life)
@@ -540,104 +489,3 @@ class Shadows:
             _, gone = self._ended.popleft()
             self._kept_rows -= gone.n
             self._pages.pop(gone.batch.address.sequence, None)
-
-
-def take_outcomes(page: ShadowPage, *, with_late: bool) -> tuple[Rows, Outcomes]:
-    """The report of what changed since the last one, and its rows here; but for late news the page is clean
-    afterwards."""
-    if page.n_late and not with_late:
-        is_news = page.dirty == _NOW
-        page.dirty[is_news] = 0
-    else:
-        is_news = page.dirty != 0
-        page.dirty[:] = 0
-        if page.n_late:
-            page.n_late = 0
-            page.on_late(page)
-    page.has_dirty = False
-    rows = np.flatnonzero(is_news & ~page.is_back)
-    is_back = page.goes_back[rows] & (page.state[rows] == State.HELD)
-    if page.may_go_back:
-        page.goes_back[:] = page.may_go_back = False
-    is_whole = len(rows) == page.n
-
-    def taken(column: Any) -> Any:
-        # A whole slice with news is the usual case, and a copy costs a fraction of picking rows out.
-        return column.copy() if is_whole else column[rows]
-
-    outcomes = Outcomes(
-        address=page.home_address,
-        rows=taken(page.home_rows),
-        state=taken(page.state),
-        reason=taken(page.reason),
-        channel=taken(page.channel),
-        receipt=taken(page.receipt),
-        flags=taken(page.flags),
-        attempts=taken(page.attempts),
-        routed_ms=taken(page.routed_ms),
-        issued_ms=taken(page.issued_ms),
-        final_ms=taken(page.final_ms),
-        token_hashes=taken(page.token_hashes),
-        is_announced=taken(page.is_announced),
-        is_back=is_back,
-        bursts=_take_answered_bursts(page),
-        questions=_take_questions(page),
-    )
-    if is_back.any():
-        page.let_go(rows[is_back])
-    return rows, outcomes
-
-
-def _take_questions(page: ShadowPage) -> Sequence[Question]:
-    """What was announced since the last report and still is."""
-    if page.asked is None or not page.unasked:
-        return ()
-    unasked, page.unasked = page.unasked, []
-    found = [Question(number, page.home_rows[page.asked == number]) for number in unasked]
-    return [question for question in found if len(question.rows)]
-
-
-def _take_answered_bursts(page: ShadowPage) -> list[BurstReport]:
-    """Bursts that are complete leave the shadow for their home's burst log."""
-    if not page.bursts:
-        return []
-    done: list[BurstReport] = []
-    left: list[Burst] = []
-    born = page.batch.born
-    for burst in page.bursts:
-        if bool((burst.verdicts == NO_VERDICT).any()) and page.n_open:
-            left.append(burst)
-            continue
-        rows = page.home_rows[burst.rows.astype(np.intp)]
-        issued_ms = max(1, int((burst.issued - born) * 1000))
-        report = BurstReport(
-            burst.number,
-            burst.attempt,
-            burst.channel,
-            burst.connection,
-            rows,
-            issued_ms,
-            burst.answered,
-            burst.verdicts,
-            burst.names,
-            burst.request_ids or {},
-        )
-        done.append(report)
-    page.bursts = left
-    return done
-
-
-def burst_at_home(report: BurstReport, born: float) -> Burst:
-    """The record as the home's burst log holds it."""
-    return Burst(
-        report.number,
-        report.attempt,
-        report.channel,
-        report.connection,
-        report.rows,
-        born + report.issued_ms / 1000.0,
-        report.answered_ms,
-        report.verdicts,
-        report.names,
-        request_ids=report.request_ids,
-    )

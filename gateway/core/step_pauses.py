@@ -6,6 +6,7 @@ no device waits for, are let come together, as network drivers let packets:
 
     few PUBACKs, nothing else, many rows in flight     the next step comes `MANY_WAIT_S` later, sockets or not
     few PUBACKs, nothing else, some rows in flight     the next that a socket asks for, `FEW_GAP_S` after this one
+    a few rows were sent, some are in flight           the same: the first PUBACK waits for the others
     anything else                                      the next that a socket asks for, at once
 
 Whoever connects or says anything else meanwhile waits no longer than that.
@@ -41,4 +42,9 @@ class StepPauses:
         if n_in_flight >= _MANY_IN_FLIGHT:
             self.wait_s = MANY_WAIT_S
         else:
+            self.gather_until = now + FEW_GAP_S
+
+    def on_delivered(self, now: float, n_in_flight: int) -> None:
+        """Rows were sent beside the steps, and so many are in flight now."""
+        if 0 < n_in_flight < _MANY_IN_FLIGHT:
             self.gather_until = now + FEW_GAP_S

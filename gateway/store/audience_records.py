@@ -59,7 +59,7 @@ class Reached(msgspec.Struct, array_like=True, frozen=True):
     task_id: bytes
     rows: Count
     unix_ms: Count
-    left: tuple[tuple[Count, bytes, Count], ...] = ()
+    left: tuple[tuple[Count, bytes, Count, Count], ...] = ()
 
 
 class AudiencePart(NamedTuple):

@@ -15,7 +15,8 @@ from gateway.columns import Bool, Rows
 from gateway.content import Variant
 from gateway.core.holders import Holders, Reported
 from gateway.core.home import Home
-from gateway.core.shadow import Life, Outcomes, ShadowPage
+from gateway.core.outcomes import Outcomes
+from gateway.core.shadow import Life, ShadowPage
 from gateway.core.slices import cut_batch
 from gateway.ledger import FINAL_STATES, LEGAL_MOVES, Channel, Flag, LedgerPage, Reason, Receipt, State
 

@@ -35,6 +35,13 @@ def test_steps_of_other_kinds_ask_for_no_pause(n_reads: int, n_others: int, n_in
     assert after(n_reads, n_others, n_in_flight) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize(("n_in_flight", "gathers"), [(0, False), (1, True), (255, True), (256, False)])
+def test_first_answer_to_a_few_rows_waits_for_the_others(n_in_flight: int, *, gathers: bool) -> None:
+    pauses = StepPauses()
+    pauses.on_delivered(100.0, n_in_flight)
+    assert (pauses.wait_s, pauses.gather_until) == (0.0, 100.0 + FEW_GAP_S if gathers else 0.0)
+
+
 def test_pause_is_forgotten_by_the_next_step() -> None:
     pauses = StepPauses()
     pauses.on_step(100.0, 1, 0, 7)

@@ -15,7 +15,7 @@ from contract_inbox import DEVICES, FAR_UNIX_MS, InboxContract, peeked, rows_for
 from hypothesis import given
 
 from gateway.errors import StaleEpoch, StoreCorrupt, StoreError, StoreFull, StoreInUse
-from gateway.store import inbox_entries, inbox_filing, inbox_index, inbox_merge
+from gateway.store import inbox_entries, inbox_filing, inbox_index, inbox_merge, sqlite_inbox
 from gateway.store.database import Database
 from gateway.store.inbox_filing import Filing, device_hash, device_hashes
 from gateway.store.ports import InboxQuery, InboxRows, Kept
@@ -169,6 +169,8 @@ class TestSqliteInboxInManyGenerations(_OnDisk):
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_inbox, "FOUND_ROWS", 2)
+    monkeypatch.setattr(sqlite_inbox, "PUT_ROWS", 3)
     for module in (inbox_entries, inbox_index):
         monkeypatch.setattr(module, "BLOCK_ENTRIES", 2)
     for module in (inbox_merge, inbox_index):
@@ -227,6 +229,27 @@ async def test_an_index_that_is_merged_cut_and_opened_again_has_what_was_durable
 
 def disk_that_fails() -> None:
     raise StoreError("inbox.db", "disk I/O error")
+
+
+async def test_a_merge_whose_commit_fails_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Database, "synchronous", "OFF")
+    make_small(monkeypatch)
+    path = tmp_path / "inbox.db"
+    inbox = SqliteInbox(path, **LIMITS)
+    for tag in range(90):
+        await inbox.put(EPOCH, rows_for([(tag % 3, tag)]))
+        if tag % 4 == 0:
+            with pytest.MonkeyPatch.context() as failing:
+                failing.setattr(inbox.database, "commit", disk_that_fails)
+                with pytest.raises(StoreError):
+                    await inbox.put(EPOCH, rows_for([(0, 1000 + tag)]))
+    expected = [[tag for tag in range(90) if tag % 3 == device] for device in range(3)]
+    assert await peeked(inbox) == expected
+    (sealed,) = inbox.database.read.execute("SELECT sum(entries) FROM generations WHERE state = 1").fetchone()
+    assert sealed > 60
+    inbox = reopened(inbox, path)
+    assert (await peeked(inbox), len(inbox)) == (expected, 90)
+    inbox.close()
 
 
 async def test_merged_generations_leave_the_disk_and_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

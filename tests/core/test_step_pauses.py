@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.step_pauses import FEW_GAP_S, MANY_WAIT_S, StepPauses
+from gateway.core.step_pauses import FEW_GAP_S, MANY_WAIT_S, MANY_WAIT_S_MAX, StepPauses
 
 
 def after(n_reads: int, n_others: int, n_in_flight: int) -> tuple[float, float]:
@@ -15,7 +15,9 @@ def after(n_reads: int, n_others: int, n_in_flight: int) -> tuple[float, float]:
 
 
 def test_few_answers_with_many_to_come_are_given_time_at_once() -> None:
-    assert after(n_reads=3, n_others=0, n_in_flight=256) == (MANY_WAIT_S, 0.0)
+    assert after(n_reads=255, n_others=0, n_in_flight=256)[0] == pytest.approx(MANY_WAIT_S, rel=0.01)
+    assert after(n_reads=128, n_others=0, n_in_flight=256) == (2 * MANY_WAIT_S, 0.0)
+    assert after(n_reads=3, n_others=0, n_in_flight=256) == (MANY_WAIT_S_MAX, 0.0)
 
 
 def test_few_answers_with_some_to_come_let_the_next_one_wait_for_company() -> None:

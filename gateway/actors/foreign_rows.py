@@ -6,8 +6,8 @@
 
 Credit goes back when a slice has been routed, as long as there is room: with the next message to that worker, which is
 the report of its rows, or alone when a quarter of all is due, since a message for every slice would wake two workers
-for nothing. Without room for more open rows, or with too many parked before full lanes, it is withheld and looked at again
-every `_LOOK_AGAIN_S`. Nothing here waits; the reader of a link never does.
+for nothing. Without room for more open rows, or with too many parked before full lanes, it is withheld and looked at
+again every `_LOOK_AGAIN_S`. Nothing here waits; the reader of a link never does.
 """
 
 from __future__ import annotations

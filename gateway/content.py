@@ -184,8 +184,15 @@ def _check_text(field: str, text: str, bytes_max: int) -> Fault | None:
 _NOT_SHOWN = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u202d\u202e]")
 
 
+#: No text of so many characters is longer than TEXT_BYTES_MAX.
+_SURE_CHARACTERS = TEXT_BYTES_MAX // 4
+
+
 def _check_shown(field: str, text: str) -> Fault | None:
     """For title and body."""
+    if text.isprintable() and len(text) <= _SURE_CHARACTERS:
+        # As nearly all: nothing of what is looked for below is printable.
+        return None
     fault = _check_text(field, text, TEXT_BYTES_MAX)
     if fault is None and not text.isprintable():
         found = _NOT_SHOWN.search(text)

@@ -134,8 +134,9 @@ class _Side:
 
 
 class Intake:
-    """gather_s, gather_busy_s: how long arrivals are gathered (patience.py). gather_rows_max: rows that may wait to become
-    durable.
+    """gather_s, gather_busy_s: how long arrivals are gathered, see patience.py.
+
+    gather_rows_max: rows that may wait to become durable.
 
     journal: of apps in memory; disk: of the apps with those indexes. app_keys: by index. request_ids: what was
     answered before.
@@ -362,8 +363,11 @@ class Intake:
         for app, gather in side.gathers.items():
             parts = gather.take()
             while parts:
-                made.append((self._build(app, parts), parts))
-                await trio.lowlevel.checkpoint()
+                batch = self._build(app, parts)
+                made.append((batch, parts))
+                if batch.n > _ENOUGH_ROWS:
+                    # The building of a large one is a step; after a small one a turn would only make its answers late.
+                    await trio.lowlevel.checkpoint()
                 last = parts[-1]
                 parts = gather.take() if last.piece < last.call.parts - 1 else []
         return made

@@ -147,9 +147,17 @@ def test_registry_writes_and_loads_what_it_wrote() -> None:
 
 @pytest.mark.slow
 def test_inbox_measures_each_of_its_calls() -> None:
-    lines = lines_of(bench("inbox", "--smoke", "--json"))
+    lines = lines_of(bench("inbox", "--smoke", "--json", "--only", "store"))
     assert [line["workload"] for line in lines] == ["put", "open", "peek", "absent", "forget"]
     assert 0 < lines[0]["disk_bytes_per_row"] < 400  # type: ignore[operator]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_inbox_measures_how_soon_a_returning_device_has_its_first_row() -> None:
+    (drain,) = lines_of(bench("inbox", "--smoke", "--json", "--only", "drain"))
+    assert 0 <= drain["first_ms_p50"] <= drain["first_ms_max"]  # type: ignore[operator]
+    assert drain["load_rows_per_s"] > 0  # type: ignore[operator]
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from gateway.core.receipt_reports import EARLY_REPORTS_MAX
 from gateway.core.tags import BYTES_PER_TAG, tag_binding_bytes
 from gateway.errors import ConfigError
 from gateway.regions import section_name
+from gateway.store.inbox_memory import index_bytes
 from gateway.store.spill import SEGMENT_BYTES
 from gateway.vendor import HttpVersion, http_version
 
@@ -41,9 +42,6 @@ PROFILE_BYTES = 300
 DEVICE_ID_BYTES = 16
 #: One row in the inbox: its tag in the device's list and the way back (gateway/store/memory.py); its text is elsewhere.
 INBOX_ROW_BYTES = 200
-#: What an inbox on the disk keeps in memory: two counters of 4 bytes in each of 2^20 buckets, and SQLite's page cache
-#: (gateway/store/inbox_filing.py).
-INBOX_COUNTERS_BYTES = (8 << 20) + (64 << 20)
 #: A row in a lane, parked or in the retry wheel: its position in the batch and the slice's share.
 LANE_ROW_BYTES = 16
 #: One entry of the receipts log: message id, device id, three codes, Unix ms.
@@ -163,7 +161,9 @@ def _long_link_budget(config: Config) -> list[BudgetPart]:
 
 def _inbox_bytes(config: Config) -> int:
     in_memory = config.store.data_dir is None
-    return config.inbox.rows_max * INBOX_ROW_BYTES if in_memory else INBOX_COUNTERS_BYTES
+    limits = config.inbox
+    on_disk = index_bytes(limits.rows_max, limits.rows_per_device_max)
+    return limits.rows_max * INBOX_ROW_BYTES if in_memory else on_disk
 
 
 def _details_bytes(devices: Devices) -> int:
@@ -307,6 +307,7 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("lanes.burst_rows_max", "lanes.lane_rows_max"),
     ("lanes.lane_rows_max", "gateway.open_rows_max"),
     ("lanes.parked_rows_max", "gateway.open_rows_max"),
+    ("audiences.queued_rows_max", "gateway.open_rows_max"),
     ("links.parked_rows_max", "gateway.open_rows_max"),
     ("gateway.gather_rows_max", "gateway.open_rows_max"),
     ("rpc.submit_rows_max", "rpc.credit_rows"),

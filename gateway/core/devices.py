@@ -199,6 +199,11 @@ class DeviceTable:
             filters=flags & np.uint8(FLAG_BLOCKED | FLAG_CLOSED),
         )
 
+    def shard_records(self, shards: range, rows_max: int) -> tuple[int, I32, U64]:
+        """How many of the shards were read (see `rows_of_shards`), rows and (n, 8) records of their devices, a copy."""
+        k, rows = self._index.rows_of_shards(shards, rows_max)
+        return k, rows, self._records.gather_words(rows)
+
     def ids(self, rows: I32) -> U8:
         """(n, 16) uint8 ids of known rows."""
         words = self._records.gather_words(rows)[:, :2]

@@ -419,6 +419,14 @@ class Segments:
         segment = self._segment(shard)
         return (segment[_is_live(segment)] & _LOW64).astype(np.uint32) - np.uint32(1)
 
+    def rows_of_shards(self, shards: range, rows_max: int) -> tuple[int, I32]:
+        """The first k of the shards, at least one, that have no more than so many rows: k and their rows, a copy, in no
+        order. Shards without keys cost nothing."""
+        live = self._live[shards.start : shards.stop : shards.step]
+        k = max(1, int(np.searchsorted(np.cumsum(live), rows_max, side="right")))
+        used = np.flatnonzero(live[:k]) * shards.step + shards.start
+        return k, np.concatenate([np.zeros(0, np.uint32), *map(self.rows_of, used.tolist())]).astype(np.int32)
+
     def _segment(self, shard: int) -> U64:
         """A view of the shard's segment; of size 1, never to be written, for a shard without keys."""
         base = int(self._bases[shard])

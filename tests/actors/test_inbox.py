@@ -229,6 +229,74 @@ async def test_inbox_keeps_rows_of_a_device_that_leaves_again_before_it_gets_the
     assert world.sockets.titles(device) == titles(2)
 
 
+async def test_a_device_that_returns_does_not_wait_for_what_is_written_for_others(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """One look, and its row is at its socket, while a slow disk takes rows of others and more of them wait."""
+    store = InboxTwin()
+    world = make_world(inbox_store=store)
+    await world.start(nursery)
+    back, away = world.register(2, Channel.NONE)
+    await world.send([back], numbered(1))
+    store.gate, store.gated = trio.Event(), {"put"}
+    pages = [await world.send([away] * 2, numbered(2, first=first)) for first in (1, 3)]
+    store.calls.clear()
+    world.go_online(back)
+    await world.settle()
+    assert world.sockets.titles(back) == titles(1)
+    assert store.calls == ["peek", "forget"]
+    assert len(store) == 0
+    store.gate.set()
+    await world.settle()
+    assert [world.states(page) for page in pages] == [{"held": 2}] * 2
+    assert len(store) == 4
+
+
+async def test_a_device_is_not_drained_while_rows_of_it_are_written(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    store = InboxTwin()
+    world = make_world(inbox_store=store)
+    await world.start(nursery)
+    device, other = world.register(2, Channel.NONE)
+    await world.send([device] * 2, numbered(2))
+    store.gate, store.gated = trio.Event(), {"put"}
+    await world.send([other, device], numbered(2, first=2))
+    store.calls.clear()
+    world.go_online(device)
+    await world.settle()
+    assert (world.sockets.titles(device), store.calls) == ([], [])
+    store.gate.set()
+    await world.settle()
+    assert world.sockets.titles(device) == [*titles(2), "row 3"]
+
+
+async def test_rows_of_a_device_are_not_written_while_it_is_drained(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """A row that comes back to be kept stays, although its drain has yet to take it out of the store."""
+    store = InboxTwin()
+    world = make_world(inbox_store=store)
+    await world.start(nursery)
+    (device,) = world.register(1, Channel.NONE)
+    page = await world.send([device] * 2, numbered(2))
+    store.gate, store.gated = trio.Event(), {"forget"}
+    fd = world.go_online(device)
+    await world.settle()
+    assert world.sockets.titles(device) == titles(2)
+    store.calls.clear()
+    tags = world.sockets.tags(device)
+    world.go_offline(fd)
+    world.owner.unacknowledged(tags, Unacknowledged.CONNECTION_CLOSED)
+    await world.settle()
+    assert store.calls == []
+    store.gate.set()
+    await world.settle()
+    assert store.calls == ["put"]
+    assert world.states(page) == {"held": 2}
+    assert len(store) == 2
+
+
 async def test_inbox_without_room_drops_the_row_and_says_why(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:

@@ -19,7 +19,7 @@ from gateway.content import Fault
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import Texts
 
-_ID_BYTES = 16
+ID_BYTES = 16
 
 
 def _check_size(field: str, view: memoryview, size: int) -> None:
@@ -29,8 +29,8 @@ def _check_size(field: str, view: memoryview, size: int) -> None:
 
 def id_column(field: str, view: memoryview, n: int) -> U8:
     """(n, 16) uint8."""
-    _check_size(field, view, n * _ID_BYTES)
-    return np.frombuffer(view, np.uint8).reshape(n, _ID_BYTES).copy()
+    _check_size(field, view, n * ID_BYTES)
+    return np.frombuffer(view, np.uint8).reshape(n, ID_BYTES).copy()
 
 
 def byte_column(field: str, view: memoryview, n: int) -> U8:

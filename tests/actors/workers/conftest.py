@@ -15,7 +15,7 @@ from gateway.actors.foreign_stops import ForeignStops
 from gateway.actors.inbox_places import InboxPlaces
 from gateway.actors.ledger import LedgerActor
 from gateway.actors.spread import Spread
-from gateway.actors.worker_link import GATHER_S
+from gateway.actors.worker_link import GATHER_S, LATE_S
 from gateway.actors.worker_links import WorkerLinks, make_hello
 from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
@@ -108,6 +108,8 @@ class WorkerTwin:
             route=world.router.route,
             check_room=world.router.check_room,
             open_rows_max=limits.foreign_rows_max,
+            credit_rows=limits.credit_rows,
+            credit_bytes=limits.credit_bytes,
         )
         hello = make_hello(
             index,
@@ -211,9 +213,9 @@ class Cluster:
         await self._up(self.workers[index])
 
     async def settle(self) -> None:
-        """Everything has happened that happens at once, reports that gather included."""
+        """Everything has happened that happens at once, reports that gather and late news included."""
         await trio.testing.wait_all_tasks_blocked()
-        await trio.sleep(3 * GATHER_S)
+        await trio.sleep(LATE_S + 3 * GATHER_S)
         await trio.testing.wait_all_tasks_blocked()
 
     # -- devices and rows

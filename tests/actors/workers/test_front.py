@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import trio
 
+from gateway.actors.audience_desk import AudienceDesk
 from gateway.actors.audiences import Audiences
 from gateway.actors.front import Front
 from gateway.actors.intake import Intake
@@ -105,6 +106,7 @@ class Offices:
             route=world.router.route,
             observer=IntakeCounts(world.metrics, ["shop"]),
             gather_s=0.001,
+            gather_busy_s=0.0,
             gather_rows_max=100_000,
             batch_bytes_max=1 << 20,
             request_ids=RequestIds(ids_max=100, age_ms=3_600_000),
@@ -123,8 +125,9 @@ class Offices:
             home=world.home,
             clock=world.clock,
             observer=AudienceCounts(world.metrics),
-            find=presence.online_ids,
+            finder=AudienceDesk(devices=world.devices, online=presence.online_ids),
             chunk_rows=10,
+            queued_rows_max=100,
             running_max=2,
         )
         service = Service(

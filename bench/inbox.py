@@ -1,5 +1,7 @@
 """What does a row that waits for its device cost, and how fast does it come back?
 
+`--only store` leaves out the last workload, `--only drain` the others; `--set rows=N`, for development.
+
 Unit: rows of one content for as many devices, put in slices of 5,120 as the router makes them.
 
     put      rows kept, durable, per second, and of the last tenth; per second of CPU, with the store's thread; bytes
@@ -42,14 +44,14 @@ _EPOCH = OwnershipEpoch(1)
 
 def run(options: Options) -> Iterator[Line]:
     before = calibrate()
-    n = SMOKE_ROWS if options.smoke else ROWS
+    n = int(options.extra.get("rows", SMOKE_ROWS if options.smoke else ROWS))
     progress(f"inbox: {n} rows ...")
     folder = Path(tempfile.mkdtemp(prefix="pushgw-bench-"))
     try:
-        n = int(options.extra.get("rows", n))
-        for name, figures in trio.run(_measure, folder / "inbox.db", n, options.seed):
-            yield line("inbox", name, rows=n, **figures, calibration=before)
-        if "rows" not in options.extra:
+        if set(options.only) != {"drain"}:
+            for name, figures in trio.run(_measure, folder / "inbox.db", n, options.seed):
+                yield line("inbox", name, rows=n, **figures, calibration=before)
+        if not options.only or "drain" in options.only:
             yield line("inbox", "drain", **inbox_drain.run(options), calibration=before)
     finally:
         shutil.rmtree(folder)

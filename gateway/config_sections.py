@@ -211,6 +211,7 @@ class Devices(Section, frozen=True, kw_only=True):
     devices_max: Count = 1_000_000
     token_bytes_max: Count = 192_000_000
     aliases_max: Count = 1_000_000
+    tags_max: Count = 100_000
     tag_bindings_max: Count = 10_000_000
     profiles_max: Annotated[int, Meta(ge=1, le=65_536)] = 65_536
 

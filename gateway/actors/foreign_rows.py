@@ -6,8 +6,8 @@
 
 Credit goes back when a slice has been routed, as long as there is room: with the next message to that worker, which is
 the report of its rows, or alone when a quarter of all is due, since a message for every slice would wake two workers
-for nothing. Without room for more open rows, or with too many parked before full lanes, it is withheld and looked at again
-every `_LOOK_AGAIN_S`. Nothing here waits; the reader of a link never does.
+for nothing. Without room for more open rows, or with too many parked before full lanes, it is withheld and looked at
+again every `_LOOK_AGAIN_S`. Nothing here waits; the reader of a link never does.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ class NewsPort(Protocol):
 
     def news_later(self, life: Life) -> None:
         """There is something to report to that life."""
+        ...
+
+    def news_soon(self, life: Life) -> None:
+        """There is something that its next chunk waits for."""
         ...
 
     def late_news(self, life: Life, *, is_some: bool) -> None:
@@ -112,7 +116,7 @@ class ForeignRows:
         """Names who carries what is to be told."""
         self._news = news
         shadows = self._home.shadows
-        shadows.on_dirty, shadows.on_awaited = news.news_later, news.news_now
+        shadows.on_dirty, shadows.on_soon, shadows.on_awaited = news.news_later, news.news_soon, news.news_now
         shadows.on_late = lambda life, is_some: news.late_news(life, is_some=is_some)
 
     def on_slice(self, life: Life, slice_: Slice) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.late_words import LateWords, Then
 from gateway.actors.page_forms import HashTokens, PageForm, hash_targets, is_archived, may_amend, page_form, put_forms
 from gateway.actors.page_source import MemoryPages, settle_touched
 from gateway.batch import OwnershipEpoch, TaskSegment
@@ -60,14 +61,10 @@ _RETRY_S = 1.0
 #: long they have: the router looks every 50 ms. With the default that is 36 full pages.
 _DUE_SHARE = 0.125
 _DUE_WAIT_S = 0.1
-#: Late receipts that wait for their page, in calls; beyond it they are dropped and counted as strays.
-LATE_MAX = 10_000
 #: Rows of an app's newest pages that are searched for one device.
 _DEVICE_ROWS_MAX = 20_000_000
 
 
-#: Told of the page, for a change in this step of the loop, and of the rows that were asked for.
-Then: TypeAlias = Callable[[LedgerPage, Rows], None]
 #: `LedgerActor.late`.
 AskArchive: TypeAlias = Callable[[int, Rows, Then, Callable[[], None]], bool]
 
@@ -128,7 +125,7 @@ class LedgerActor:
         self._write_at = math.inf
         #: Called with each page that is in the home again; one of an earlier process when its held rows are checked.
         self.on_brought_back: Callable[[LedgerPage], None] = lambda _page: None
-        self._late: deque[tuple[int, Rows, Then, Callable[[], None]]] = deque()
+        self._late = LateWords()
         #: Pages that are away and may have rows that are due.
         self._due: deque[BatchAddress] = deque()
         self._due_after = -math.inf
@@ -214,11 +211,9 @@ class LedgerActor:
     def late(self, sequence: int, rows: Rows, then: Then, missing: Callable[[], None] = lambda: None) -> bool:
         """The newest page of the sequence will be brought back, and `then` told, or `missing` where there is none;
         False where too many wait."""
-        if len(self._late) >= LATE_MAX:
-            return False
-        self._late.append((sequence, rows, then, missing))
+        is_taken = self._late.add(sequence, rows, then, missing)
         self._bell.ring()
-        return True
+        return is_taken
 
     # -- who was told
 
@@ -454,7 +449,7 @@ class LedgerActor:
                 await self._bell.wait()
             try:
                 await self._bring_due()
-                await self._bring_late()
+                await self._late.bring(self._fetch_any, self._observer.failed)
                 self._take_rested()
                 is_short = self._is_short
                 if is_short or trio.current_time() >= self._write_at:
@@ -565,21 +560,16 @@ class LedgerActor:
                 self._home.look_again(address, self._clock.monotonic())
                 self.on_due()
 
-    async def _bring_late(self) -> None:
-        while self._late:
-            sequence, rows, then, missing = self._late[0]
-            page = await self.fetch(sequence)
-            if page is None:
-                key = await self._store.newest(sequence)
-                page = None if key is None else await self._read_to_keep(key)
-                # Another late receipt, or a new batch of that number, may have come meanwhile.
-                if page is not None and self._home.page(sequence) is None and sequence not in self._home.away_pages:
-                    self._home.adopt(page)
-            self._late.popleft()
-            if page is None:
-                missing()
-            else:
-                then(page, rows[rows < page.n])
+    async def _fetch_any(self, sequence: int) -> LedgerPage | None:
+        """The newest page of the sequence is in the home, whatever its rows are. Raises StoreError."""
+        page = await self.fetch(sequence)
+        if page is None:
+            key = await self._store.newest(sequence)
+            page = None if key is None else await self._read_to_keep(key)
+            # A new batch of that number may have come meanwhile.
+            if page is not None and self._home.page(sequence) is None and sequence not in self._home.away_pages:
+                self._home.adopt(page)
+        return page
 
     async def _retain(self) -> None:
         oldest = self._clock.unix_ms() - int(self._retention_s * 1000)

@@ -35,9 +35,11 @@ from gateway.wire.worker_link.session import Closed, Event, LinkSession, Opened
 _READ_BYTES = 256 << 10
 #: Bytes made ready ahead of the socket: more would only make reports older.
 _AHEAD_BYTES = 256 << 10
-#: How long reports wait for others, and what a kill loses of them more. A phone on the same machine acknowledges within
-#: it; to whoever asks for a state it is nothing. Longer makes no fewer reports: docs/performance.md.
-GATHER_S = 0.005
+#: How long reports wait for others, and what a kill loses of them more: the acknowledgements of a small part come
+#: together in it, and to whoever asks for a state it is nothing.
+GATHER_S = 0.02
+#: The same for what an audience's next chunk waits for.
+SOON_S = 0.005
 #: How long it waits that rows were sent: most phones acknowledge within it. A state that somebody looks at is so old.
 LATE_S = 0.25
 
@@ -93,11 +95,13 @@ class WorkerLink:
         """There are rows."""
         self._bell.ring()
 
-    def ring_later(self) -> None:
-        """There is a report that nobody waits for."""
-        if self._reports_at == math.inf:
+    def ring_within(self, wait_s: float) -> None:
+        """There is a report, for which no row waits."""
+        at = trio.current_time() + wait_s
+        if at < self._reports_at:
             # The writer is not woken for it: the end of its rest comes nearer.
-            self._reports_at = self._resting.deadline = trio.current_time() + GATHER_S
+            self._reports_at = at
+            self._resting.deadline = min(at, self._late_at)
 
     def ring_late(self, *, is_some: bool) -> None:
         """There is late news, or none any more."""

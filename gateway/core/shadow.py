@@ -81,6 +81,7 @@ class ShadowPage(LedgerPage):
         "on_dirty",
         "on_ended",
         "on_late",
+        "on_soon",
         "on_told",
         "size_bytes",
         "unasked",
@@ -113,6 +114,7 @@ class ShadowPage(LedgerPage):
         self.on_told: list[Callable[[], None]] = []
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
         self.on_late: Callable[[ShadowPage], None] = _nobody
+        self.on_soon: Callable[[ShadowPage], None] = _nobody
         self.on_awaited: Callable[[ShadowPage], None] = _nobody
         self.on_ended: Callable[[ShadowPage, int], None] = _nobody_counts
 
@@ -151,6 +153,8 @@ class ShadowPage(LedgerPage):
             self.touch_late(rows)
         else:
             self.touch(rows)
+            if to is State.IN_FLIGHT:
+                self.on_soon(self)
 
     def give_back(self, rows: Rows) -> None:
         """These rows, HELD, are in a durable inbox: their home has them again when the next report is out, unless they
@@ -321,6 +325,8 @@ class Shadows:
         self.on_dirty: Callable[[Life], None] = lambda _life: None
         #: Called when a life has late news to be told, the first, or none any more.
         self.on_late: Callable[[Life, bool], None] = lambda _life, _is_some: None
+        #: Called when a life has something to be told that it waits for, though no row does.
+        self.on_soon: Callable[[Life], None] = lambda _life: None
         self.on_awaited: Callable[[Life], None] = lambda _life: None
         #: Takes rows that changed and whose home is no more.
         self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens
@@ -357,7 +363,7 @@ class Shadows:
             size_bytes=size_bytes,
         )
         page.on_dirty, page.on_ended, page.on_awaited = self._is_dirty, self._count_ended, self._is_awaited
-        page.on_late = self._late_changed
+        page.on_late, page.on_soon = self._late_changed, self._is_wanted_soon
         if self.awaits_home(batch.app):
             page.asked, page.new_number = np.zeros(page.n, np.uint32), self._new_number
         self._pages[sequence] = page
@@ -389,6 +395,9 @@ class Shadows:
             pages.pop(page.batch.address.sequence, None)
         if bool(pages) is not had_some:
             self.on_late(life, not had_some)
+
+    def _is_wanted_soon(self, page: ShadowPage) -> None:
+        self.on_soon(Life(page.home, page.incarnation))
 
     def _is_awaited(self, page: ShadowPage) -> None:
         self.on_awaited(Life(page.home, page.incarnation))

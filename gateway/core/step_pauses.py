@@ -4,7 +4,7 @@ A step costs some 200 us however little it finds, most of it in caches that went
 that did little is followed by a wait for the sockets, not by another step that would find nothing; and PUBACKs, which
 no device waits for, are let come together, as network drivers let packets:
 
-    few PUBACKs, nothing else, many rows in flight     the next step comes `MANY_WAIT_S` later, sockets or not
+    few PUBACKs, nothing else, many rows in flight     the next step comes when enough for one are there, sockets or not
     few PUBACKs, nothing else, some rows in flight     the next that a socket asks for, `FEW_GAP_S` after this one
     a few rows were sent, some are in flight           the same: the first PUBACK waits for the others
     anything else                                      the next that a socket asks for, at once
@@ -20,8 +20,10 @@ SMALL_STEP = 16
 _FEW_ACKS = 256
 #: Rows in flight from which on a further PUBACK is certain to come within `MANY_WAIT_S`.
 _MANY_IN_FLIGHT = 256
-#: No device notices two milliseconds.
+#: How long the PUBACKs of one step came together, about. The next step is as much later as more of them are worth one,
+#: so that two workers, each with half of the PUBACKs, take as many in a step as one; within what no device notices.
 MANY_WAIT_S = 0.002
+MANY_WAIT_S_MAX = 0.008
 #: The few rows of a small batch are answered by phones one after the other.
 FEW_GAP_S = 0.005
 
@@ -34,13 +36,14 @@ class StepPauses:
         self.wait_s = 0.0
         self.gather_until = 0.0
 
-    def on_step(self, now: float, n_reads: int, n_others: int, n_in_flight: int) -> None:
-        """A step is over that found so many reads, and did so much beside settling PUBACKs."""
+    def on_step(self, now: float, n_reads: int, n_others: int, n_in_flight: int, *, is_cut: bool = False) -> None:
+        """A step is over that found so many reads, and did so much beside settling PUBACKs. is_cut: there may be more
+        already, which would not have fitted into it; where steps are small, few reads are a full one."""
         self.wait_s = self.gather_until = 0.0
-        if n_others or not 0 < n_reads < _FEW_ACKS or not n_in_flight:
+        if n_others or is_cut or not 0 < n_reads < _FEW_ACKS or not n_in_flight:
             return
         if n_in_flight >= _MANY_IN_FLIGHT:
-            self.wait_s = MANY_WAIT_S
+            self.wait_s = min(MANY_WAIT_S * _FEW_ACKS / n_reads, MANY_WAIT_S_MAX)
         else:
             self.gather_until = now + FEW_GAP_S
 

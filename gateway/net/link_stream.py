@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import trio
 
 from gateway.columns import U8
@@ -29,12 +30,12 @@ class LinkStream(trio.abc.Stream):
         self._fd = stream.socket.fileno()
 
     async def send_all(self, data: bytes | bytearray | memoryview | U8) -> None:
-        """The kernel has all of it. Not always a checkpoint.
+        """The kernel has all of it. Not always a checkpoint. data: contiguous.
 
         Raises BrokenResourceError where the peer is gone, ClosedResourceError where this end is. If cancelled: some of
         it may have been sent.
         """
-        left = memoryview(data).cast("B")
+        left = data.data if isinstance(data, np.ndarray) else memoryview(data)
         is_large = len(left) > SMALL_BYTES
         while left:
             try:

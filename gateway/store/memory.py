@@ -222,6 +222,10 @@ class MemoryRegistry:
         for device_id in device_ids:
             self._devices.pop((app, device_id.tobytes()), None)
 
+    async def count(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return len(self._devices)
+
     async def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
         found = [device for device in self._devices.values() if int(device.shards[0]) in shards]
         for at in range(0, len(found), 4096):

@@ -192,6 +192,10 @@ class Registry(Protocol):
         """The devices, ids (k, 16) of one app, are not known; nothing of them is kept. Unknown ones are ignored."""
         ...
 
+    async def count(self) -> int:
+        """About how many devices a load of all shards brings, those of the last changes left out."""
+        ...
+
     def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
         """The devices of these shards, each once, thousands at a time. Those of apps that are not configured stay."""
         ...

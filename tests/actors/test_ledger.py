@@ -281,6 +281,45 @@ async def test_late_receipts_of_a_large_page_are_written_beside_it_and_seen_at_o
     assert (await ledger.page(key)) is not None
 
 
+async def test_late_words_about_one_page_bring_it_back_once_and_a_damaged_page_holds_nobody_up(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world, store = make_world(), _Disk()
+    ledger = make_ledger(world, store)
+    await ledger.load()
+    await world.start(nursery)
+    nursery.start_soon(ledger.run)
+    # Nobody knows the devices: the rows end at once.
+    pages = [await world.send([bytes([at]) * 16 for at in range(3)], [Variant("t", "b")] * 3) for _ in range(2)]
+    await world.wait(1)
+    keys = [PageKey(page.batch.address.unix_ms, page.batch.address.sequence) for page in pages]
+    drop_from_memory(world)
+    store._pages[keys[0]] = store._pages[keys[0]]._replace(parts=[b"damaged"])
+    reads: list[PageKey] = []
+    read = store.read
+
+    async def counted_read(key: PageKey) -> bytes | None:
+        reads.append(key)
+        return await read(key)
+
+    store.read = counted_read  # type: ignore[method-assign]
+    heard: list[tuple[int, int]] = []
+    missing: list[int] = []
+    for row in range(3):
+        for key in keys:
+            ledger.late(
+                key.sequence,
+                np.array([row]),
+                lambda page, rows: heard.append((page.batch.address.sequence, int(rows[0]))),
+                lambda row=row: missing.append(row),  # type: ignore[misc]
+            )
+    await world.settle()
+    assert reads == keys
+    assert heard == [(keys[1].sequence, row) for row in range(3)]
+    assert missing == [0, 1, 2]
+    assert len(ledger._observer.failures) == 1
+
+
 async def test_new_batches_come_behind_those_of_the_archive(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:

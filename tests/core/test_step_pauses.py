@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.step_pauses import FEW_GAP_S, MANY_WAIT_S, StepPauses
+from gateway.core.step_pauses import FEW_GAP_S, MANY_WAIT_S, MANY_WAIT_S_MAX, StepPauses
 
 
 def after(n_reads: int, n_others: int, n_in_flight: int) -> tuple[float, float]:
@@ -15,7 +15,9 @@ def after(n_reads: int, n_others: int, n_in_flight: int) -> tuple[float, float]:
 
 
 def test_few_answers_with_many_to_come_are_given_time_at_once() -> None:
-    assert after(n_reads=3, n_others=0, n_in_flight=256) == (MANY_WAIT_S, 0.0)
+    assert after(n_reads=255, n_others=0, n_in_flight=256)[0] == pytest.approx(MANY_WAIT_S, rel=0.01)
+    assert after(n_reads=128, n_others=0, n_in_flight=256) == (2 * MANY_WAIT_S, 0.0)
+    assert after(n_reads=3, n_others=0, n_in_flight=256) == (MANY_WAIT_S_MAX, 0.0)
 
 
 def test_few_answers_with_some_to_come_let_the_next_one_wait_for_company() -> None:
@@ -40,6 +42,12 @@ def test_first_answer_to_a_few_rows_waits_for_the_others(n_in_flight: int, *, ga
     pauses = StepPauses()
     pauses.on_delivered(100.0, n_in_flight)
     assert (pauses.wait_s, pauses.gather_until) == (0.0, 100.0 + FEW_GAP_S if gathers else 0.0)
+
+
+def test_step_that_was_cut_short_is_followed_by_the_next_however_few_it_found() -> None:
+    pauses = StepPauses()
+    pauses.on_step(100.0, 3, 0, 500, is_cut=True)
+    assert (pauses.wait_s, pauses.gather_until) == (0.0, 0.0)
 
 
 def test_pause_is_forgotten_by_the_next_step() -> None:

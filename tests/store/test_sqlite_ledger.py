@@ -112,6 +112,32 @@ async def test_an_archive_of_the_version_before_has_room_for_changes(tmp_path: P
     archive.close()
 
 
+@pytest.mark.parametrize("n", [1, 3000, 40_000])
+async def test_a_device_of_a_large_page_is_found_wherever_its_hash_stands(tmp_path: Path, n: int) -> None:
+    """At both ends of the column, where hashes repeat, and where they are not spread as they should be."""
+    rng = np.random.default_rng(n)
+    archive = SqliteLedgerArchive(tmp_path / "ledger.db")
+    key = PageKey(1000, 1)
+    await archive.write(EPOCH, [page_for(1, devices=2)])
+    for hashes in (
+        rng.integers(0, 1 << 32, n, np.uint32),
+        rng.integers(0, 1 << 10, n, np.uint32),
+        rng.integers((1 << 32) - (1 << 10), 1 << 32, n, np.uint32),
+        np.full(n, 7, np.uint32),
+    ):
+        column = np.sort(hashes)
+        archive.database.write(1).execute("UPDATE pages SET hashes = ?", (column.astype("<u4").tobytes(),))
+        archive.database.commit()
+        asked = [*column[:3], *column[-3:], *rng.choice(column, 20), *rng.integers(0, 1 << 32, 20, np.uint32)]
+        for wanted in asked:
+            found = await archive.with_device([key, PageKey(1000, 2)], int(wanted), 0)
+            assert found == ([key] if wanted in column else [])
+    archive.database.write(1).execute("UPDATE pages SET hashes = ?", (b"",))
+    archive.database.commit()
+    assert await archive.with_device([key], 7, 0) == []
+    archive.close()
+
+
 # pages as bytes
 
 SECRET_IDS = np.random.default_rng(5).integers(0, 256, (50, 16), np.uint8)

@@ -267,6 +267,18 @@ def test_submit_variable_may_hold_any_text_but_a_cut_character_is_refused_alone(
     assert found.variables["v"].rows() == ["你".encode()]
 
 
+@pytest.mark.parametrize("sign", ["\u202d", "\u202e"])
+@pytest.mark.parametrize("others", [b"plain", b"\xff"], ids=["valid", "beside one that is no text"])
+def test_submit_variable_that_turns_the_direction_of_text_is_refused_wherever_it_stands(
+    sign: str, others: bytes
+) -> None:
+    rows = [others, *["你好".encode() * 40] * 500, f"你好{sign}".encode()]
+    found = decode(submit([Variant("{{v}}", "")], n=len(rows), variables={"v": texts(rows)}))
+    refused = {fault.row: fault.text for fault in found.faults}
+    assert "overrides the direction" in refused.pop(501)
+    assert list(refused) == ([0] if others == b"\xff" else [])
+
+
 @pytest.mark.parametrize(
     ("offsets", "text"),
     [

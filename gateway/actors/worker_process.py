@@ -123,6 +123,11 @@ class WorkerProcess:
     def is_running(self) -> bool:
         return self.state in (WorkerState.STARTING, WorkerState.READY, WorkerState.LEAVING)
 
+    @property
+    def last_ended(self) -> tuple[int, int]:
+        """Worker and the last incarnation that has ended, at least: all before one that runs have."""
+        return self.worker, self.incarnation - (1 if self.is_running and self.incarnation else 0)
+
     def send(self, message: Message) -> None:
         """The worker reads it in turn; one that does not run never hears of it."""
         if self.is_running:

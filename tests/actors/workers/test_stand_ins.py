@@ -12,6 +12,7 @@ from gateway.actors.stand_ins import PATIENCE_S, Submitting
 from gateway.client.requests import submit_request
 from gateway.content import Variant
 from gateway.core.request_ids import request_key
+from gateway.wire.rpc.server import Requested
 
 #: Of message ids and request ids, as `open_offices` has it.
 SECRET = b"message id secret"
@@ -149,3 +150,34 @@ async def test_worker_that_is_back_takes_no_ids_before_what_was_being_taken_for_
     assert told == ["taken"]
     assert offices.stand_ins[1].has_begun
     assert journals([client.answers[0].task_id]) == {1}
+
+
+async def test_no_submit_is_left_without_an_answer_while_a_worker_dies_and_comes_back(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    offices = await open_offices(2)
+    devices = offices.cluster.owned_by(0, 1)
+    client = offices.client(0)
+    n = 0
+
+    async def go_on_submitting() -> None:
+        nonlocal n
+        while True:
+            message = submit(devices, f"request {n}")
+            message.id = n = n + 1
+            client.front.request(client, Requested(message, 100, {}))
+            await trio.sleep(0.0007)
+
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on_submitting)
+            await trio.sleep(0.03)
+            await offices.kill(1, is_known=False)
+            await trio.sleep(0.01)
+            offices.tell_of_death(offices.cluster.workers[1].life)
+            await trio.sleep(0.05)
+            await offices.revive(1)
+            await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+    await trio.sleep(10)
+    assert sorted(answer.id for answer in client.answers) == list(range(1, n + 1))

@@ -96,13 +96,13 @@ fuzz: install  ## property tests with FUZZ_EXAMPLES each and a printed SEED
 	@echo "fuzz: passed, SEED=$(SEED) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) MQTT_PACKETS=$(MQTT_PACKETS)"
 
 torture: install  ## kill -9 under load: of the gateway ROUNDS times, of workers WORKER_ROUNDS and JOURNAL_ROUNDS times; what was found as JSON
-	@report=$$(mktemp); trap 'rm -f "$$report"' EXIT; \
+	@report=$$(mktemp); first=0; second=0; trap 'rm -f "$$report"' EXIT; \
 	TORTURE_ROUNDS=$(ROUNDS) TORTURE_QUEUED=$(QUEUED) TORTURE_WORKER_ROUNDS=$(WORKER_ROUNDS) \
 	    TORTURE_JOURNAL_ROUNDS=$(JOURNAL_ROUNDS) TORTURE_REPORT="$$report" \
 	    $(BIN)/python -m pytest -q tests/end_to_end/test_torture.py tests/end_to_end/test_torture_workers.py \
-	    tests/end_to_end/test_torture_journals.py tests/test_app_journal.py $(ARGS); first=$$?; \
+	    tests/end_to_end/test_torture_journals.py tests/test_app_journal.py $(ARGS) || first=$$?; \
 	TORTURE_STORES_ROUNDS=$(STORES_ROUNDS) TORTURE_REPORT="$$report" PROFILE=ci \
-	    $(BIN)/python -m pytest -q tests/end_to_end/test_stores_of_workers.py $(ARGS); second=$$?; \
+	    $(BIN)/python -m pytest -q tests/end_to_end/test_stores_of_workers.py $(ARGS) || second=$$?; \
 	cat "$$report"; exit $$((first | second))
 
 bench: install  ## one benchmark, NAME=core

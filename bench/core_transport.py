@@ -246,10 +246,11 @@ class FeedStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As a socket does: whatever is there, up to max_bytes."""
         limit = max_bytes or 65_536
+        if self._frames or self._out:
+            await trio.lowlevel.checkpoint()
         while not self._frames and not self._out:
             self._bell = trio.Event()
             await self._bell.wait()
-        await trio.lowlevel.checkpoint()
         parts: list[bytes | memoryview] = [self._out]
         size = len(self._out)
         self._out = b""

@@ -106,12 +106,12 @@ class _TimedFeed(FeedStream):
         self._chunks: list[tuple[float, bytes]] = []
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        is_welcome = self._reader is None
-        await super().send_all(data)
-        if is_welcome:
+        if self._reader is None:
+            # A socket has the bytes in this moment, before its caller lets others run.
             taken = bytes(data)
             self._chunks.append((time.perf_counter(), taken))
             self.answered += taken.count(_SUBMITTED) + taken.count(_ERROR)
+        await super().send_all(data)
 
     def answered_at(self) -> F64:
         """When each submit was answered, in their order. Raises AssertionError for one that was not accepted."""

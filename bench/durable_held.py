@@ -6,8 +6,9 @@ for. Inside of the clock: pages opened, rows put into the inbox (durable), pages
 
     rows_per_s       until every row is in the inbox, and every page that had to leave memory has left it
     rss_*_bytes      of the process: with the stores open and empty, the most at any time, and at the end
-    limit_bytes      rss_empty_bytes, ledger.ledger_memory_bytes_max, 300 bytes for each page that is away, and
-                     WORK_BYTES for what the stores have under way; the run fails where the memory was above it
+    limit_bytes      rss_empty_bytes, ledger.ledger_memory_bytes_max, 300 bytes for each page that is away, what the
+                     inbox keeps of each row (gateway/store/inbox_memory.py) and WORK_BYTES for what the stores have
+                     under way; the run fails where the memory was above it
     open_s           the same stores opened by a new process: rows counted, pages known; its memory as rss_opened_bytes
     return_ms        a device is back: from the question for its rows to their page in memory, which it is not: each of
                      these devices has its row in another page, as far as there are pages
@@ -41,6 +42,7 @@ from gateway.observe.counting import HomeCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 from gateway.observe.store_counts import LedgerCounts
+from gateway.store.inbox_memory import index_bytes
 from gateway.store.sqlite_inbox import SqliteInbox
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
 
@@ -53,16 +55,16 @@ _SLICE_ROWS = 5120
 #: Two million rows of 58 bytes: a small part of what is held. In the smallest size, two of its batches.
 LEDGER_BYTES = 128 << 20
 SMOKE_LEDGER_BYTES = 2 * 58 * SMOKE_BATCH_ROWS
-#: A write of a million rows (columns copied, joined and packed: some 130 bytes a row), the caches of both databases (64
-#: and 2 MiB), the inbox's counters (8 MiB), rows on their way into it. Ten million rows took 112 MB of it.
-WORK_BYTES = 256 << 20
+#: A write of a million rows (columns copied, joined and packed: some 130 bytes a row), the caches of both databases (16
+#: and 2 MiB), rows on their way into the inbox.
+WORK_BYTES = 192 << 20
 _LOOKS = 20
 _EPOCH = OwnershipEpoch(1)
 _SECRET = bytes(32)
 
 
 def run(options: Options) -> Line:
-    rows = SMOKE_ROWS if options.smoke else ROWS
+    rows = int(options.extra.get("rows", SMOKE_ROWS if options.smoke else ROWS))
     batch_rows, ledger_bytes = (SMOKE_BATCH_ROWS, SMOKE_LEDGER_BYTES) if options.smoke else (BATCH_ROWS, LEDGER_BYTES)
     before = calibrate()
     progress(f"durable held: {rows:,} rows that wait for their devices ...")
@@ -109,9 +111,9 @@ class _NobodyIsThere:
 
 
 class _World:
-    """The stores of a worker, in a folder."""
+    """The stores of a worker, in a folder. rows: of the inbox's limit."""
 
-    def __init__(self, folder: Path, ledger_bytes: int) -> None:
+    def __init__(self, folder: Path, rows: int, ledger_bytes: int) -> None:
         metrics, clock = Metrics(), SystemClock()
         self.clock = clock
         self.home = Home(
@@ -125,7 +127,7 @@ class _World:
         )
         limits = {
             "rows_per_device_max": 100,
-            "rows_max": 1 << 40,
+            "rows_max": rows,
             "bytes_per_device_max": 1 << 20,
             "bytes_max": 1 << 60,
         }
@@ -154,7 +156,7 @@ class _World:
 
 
 async def _fill(folder: Path, rows: int, batch_rows: int, ledger_bytes: int, seed: int) -> Line:
-    world = _World(folder, ledger_bytes)
+    world = _World(folder, rows, ledger_bytes)
     random = np.random.default_rng(seed)
     home = world.home
     gc.collect()
@@ -204,7 +206,7 @@ async def _fill(folder: Path, rows: int, batch_rows: int, ledger_bytes: int, see
         "rss_empty_bytes": empty,
         "rss_max_bytes": most,
         "rss_end_bytes": rss_bytes(),
-        "limit_bytes": empty + ledger_bytes + away + WORK_BYTES,
+        "limit_bytes": empty + ledger_bytes + away + index_bytes(rows, 100) + WORK_BYTES,
     }
 
 
@@ -226,7 +228,7 @@ def _batch(world: _World, number: int, ids: U8) -> Batch:
 async def _open(folder: Path, rows: int, batch_rows: int, ledger_bytes: int, seed: int) -> Line:
     """A new process finds them, and some devices come back."""
     started = time.perf_counter()
-    world = _World(folder, ledger_bytes)
+    world = _World(folder, rows, ledger_bytes)
     await world.ledger.load()
     opened_s, opened = time.perf_counter() - started, rss_bytes()
     random, took = np.random.default_rng(seed), list[float]()

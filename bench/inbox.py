@@ -1,12 +1,17 @@
 """What does a row that waits for its device cost, and how fast does it come back?
 
+`--only store` leaves out the last workload, `--only drain` the others; `--set rows=N`, for development.
+
 Unit: rows of one content for as many devices, put in slices of 5,120 as the router makes them.
 
-    put      rows kept, durable, per second; disk_bytes_per_row after the write-ahead log was written back
+    put      rows kept, durable, per second, and of the last tenth; per second of CPU, with the store's thread; bytes
+             written per row; disk_bytes_per_row after the write-ahead log was written back; memory of the process at
+             the end, above what it had with the inbox open and empty
     open     rows filed per second when the inbox is opened by a new process
     peek     one device is back: from the call to its rows, p50, p99, max, in ms (the drain begins with it)
     absent   the same for a device without rows
     forget   rows that were handed out leave, in slices of 32 by 64 tasks at once
+    drain    at a gateway's socket, from CONNACK to the first stored row: bench/inbox_drain.py
 """
 
 from __future__ import annotations
@@ -21,6 +26,8 @@ from pathlib import Path
 import numpy as np
 import trio
 
+from bench import inbox_drain
+from bench.durable_held import rss_bytes
 from bench.harness import Line, Options, calibrate, line, progress
 from gateway.batch import OwnershipEpoch
 from gateway.store.ports import InboxRows
@@ -37,26 +44,34 @@ _EPOCH = OwnershipEpoch(1)
 
 def run(options: Options) -> Iterator[Line]:
     before = calibrate()
-    n = SMOKE_ROWS if options.smoke else ROWS
+    n = int(options.extra.get("rows", SMOKE_ROWS if options.smoke else ROWS))
     progress(f"inbox: {n} rows ...")
     folder = Path(tempfile.mkdtemp(prefix="pushgw-bench-"))
     try:
-        for name, figures in trio.run(_measure, folder / "inbox.db", n, options.seed):
-            yield line("inbox", name, rows=n, **figures, calibration=before)
+        if set(options.only) != {"drain"}:
+            for name, figures in trio.run(_measure, folder / "inbox.db", n, options.seed):
+                yield line("inbox", name, rows=n, **figures, calibration=before)
+        if not options.only or "drain" in options.only:
+            yield line("inbox", "drain", **inbox_drain.run(options), calibration=before)
     finally:
         shutil.rmtree(folder)
 
 
-def _open(path: Path) -> SqliteInbox:
-    return SqliteInbox(path, rows_per_device_max=100, rows_max=1 << 40, bytes_per_device_max=1 << 20, bytes_max=1 << 60)
+def _open(path: Path, n: int) -> SqliteInbox:
+    return SqliteInbox(path, rows_per_device_max=100, rows_max=2 * n, bytes_per_device_max=1 << 20, bytes_max=1 << 60)
 
 
 async def _measure(path: Path, n: int, seed: int) -> list[tuple[str, Line]]:
     random = np.random.default_rng(seed)
     ids = random.integers(0, 256, (n, 16), np.uint8)
-    inbox = _open(path)
-    started = time.perf_counter()
+    ids.sum()
+    inbox = _open(path, n)
+    empty = rss_bytes()
+    last_tenth = n * 9 // 10 // SLICE_ROWS * SLICE_ROWS
+    started, cpu_started, wrote = time.perf_counter(), time.process_time(), written_bytes()
     for first in range(0, n, SLICE_ROWS):
+        if first == last_tenth:
+            tenth_started, tenth_cpu_started = time.perf_counter(), time.process_time()
         at = np.arange(first, min(first + SLICE_ROWS, n))
         tags = (at // BATCH_ROWS + 7 << 16) | at % BATCH_ROWS
         constant = np.ones(len(at), np.int64)
@@ -69,11 +84,19 @@ async def _measure(path: Path, n: int, seed: int) -> list[tuple[str, Line]]:
             sizes=constant * 120,
         )
         await inbox.put(_EPOCH, rows)
-    put_s = time.perf_counter() - started
+    ended, cpu_ended = time.perf_counter(), time.process_time()
+    put = {
+        "rows_per_s": round(n / (ended - started)),
+        "rows_per_s_last_tenth": round((n - last_tenth) / (ended - tenth_started)),
+        "rows_per_cpu_s": round(n / (cpu_ended - cpu_started)),
+        "rows_per_cpu_s_last_tenth": round((n - last_tenth) / (cpu_ended - tenth_cpu_started)),
+        "written_bytes_per_row": round((written_bytes() - wrote) / n),
+        "rss_grown_bytes": rss_bytes() - empty,
+    }
     inbox.close()
     size = os.stat(path).st_size
     started = time.perf_counter()
-    inbox = _open(path)
+    inbox = _open(path, n)
     open_s = time.perf_counter() - started
     looks = min(LOOKS, n)
     found = await _looks(inbox, [ids[at].tobytes() for at in random.integers(0, n, looks)], 1)
@@ -84,12 +107,18 @@ async def _measure(path: Path, n: int, seed: int) -> list[tuple[str, Line]]:
     forget_s = time.perf_counter() - started
     inbox.close()
     return [
-        ("put", {"rows_per_s": round(n / put_s), "disk_bytes_per_row": round(size / n, 1)}),
+        ("put", put | {"disk_bytes_per_row": round(size / n, 1)}),
         ("open", {"rows_per_s": round(n / open_s)}),
         ("peek", found),
         ("absent", absent),
         ("forget", {"rows_per_s": round(len(tags) / forget_s)}),
     ]
+
+
+def written_bytes() -> int:
+    """By this process to files, so far."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["write_bytes"])
 
 
 async def _looks(inbox: SqliteInbox, devices: list[bytes], expected: int) -> Line:

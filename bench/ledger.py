@@ -11,6 +11,7 @@ Unit: pages of 65,536 rows of one content, all of one task; `rows` of the whole 
              all pages in the archive
     loss, loss_day
              the same of `pushgw loss` of the task, and of a day
+    changes  rows that change one by one on pages that are away (ledger_changes.py)
     tally    a page counted anew, as for the counters: rows per second
 """
 
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import trio
 
+from bench import ledger_changes
 from bench.harness import Line, Options, calibrate, line, progress
 from gateway import message_id
 from gateway.actors.ledger import LedgerActor
@@ -71,6 +73,11 @@ def run(options: Options) -> Iterator[Line]:
     try:
         for name, figures in trio.run(_measure, folder / "ledger.db", n, options.seed):
             yield line("ledger", name, rows=n * ROWS_MAX, **figures, calibration=before)
+        changed = ledger_changes.SMOKE_PAGES if options.smoke else ledger_changes.PAGES
+        progress(f"ledger: changes of {changed} pages ...")
+        random = np.random.default_rng(options.seed)
+        figures = trio.run(ledger_changes.measure, folder / "changes.db", changed, random, _page, _home, _ledger)
+        yield line("ledger", "changes", **figures, calibration=before)
     finally:
         shutil.rmtree(folder)
 
@@ -139,34 +146,41 @@ async def _measure(path: Path, n: int, seed: int) -> list[tuple[str, Line]]:
     ]
 
 
-async def _ask(
-    archive: SqliteLedgerArchive, wanted: list[tuple[PageKey, bytes]], n: int
-) -> list[tuple[str, dict[str, float]]]:
-    """What the gateway answers, without the wire."""
-    home = Home(
+def _home(ledger_bytes_max: int) -> Home:
+    return Home(
         secret=_SECRET,
         journal=0,
         observer=HomeCounts(Metrics()),
-        ledger_bytes_max=1 << 30,
+        ledger_bytes_max=ledger_bytes_max,
         rows_open_max=1 << 30,
-        change_rows_max=1,
+        change_rows_max=1_000_000,
         now=0.0,
     )
-    home.counters = Counters(day_offset_s=0)
-    clock = SystemClock()
-    observer = LedgerCounts(Metrics(), Log(stream=io.StringIO()))
+
+
+def _ledger(home: Home, archive: SqliteLedgerArchive) -> LedgerActor:
     settings: dict[str, Any] = {"retention_s": 1e9, "retention_bytes_max": 1 << 60, "retention_check_s": 1e9}
-    ledger = LedgerActor(
+    return LedgerActor(
         store=archive,
         inbox=MemoryInbox(rows_per_device_max=1, rows_max=1),
         epoch=_EPOCH,
         held_write_s=10.0,
         home=home,
-        clock=clock,
-        observer=observer,
+        clock=SystemClock(),
+        observer=LedgerCounts(Metrics(), Log(stream=io.StringIO())),
         counter_days_max=400,
         **settings,
     )
+
+
+async def _ask(
+    archive: SqliteLedgerArchive, wanted: list[tuple[PageKey, bytes]], n: int
+) -> list[tuple[str, dict[str, float]]]:
+    """What the gateway answers, without the wire."""
+    home = _home(1 << 30)
+    home.counters = Counters(day_offset_s=0)
+    clock = SystemClock()
+    ledger = _ledger(home, archive)
     traces = TaskReports(ledger, clock)
     losses = LossReports(home=home, pages=ledger, clock=clock, app_keys=["shop"])
     found: dict[bytes, bytes] = {}

@@ -68,14 +68,18 @@ class Gateway:
         workers: int = 1,
         n_clients: int = 1,
         vendors: Mapping[str, Any] | None = None,
+        sections: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """n_devices: of the busiest worker. n_clients: RPC connections that pushes take turns on; the system spreads
-        them over the workers. vendors: tables of the app's vendors."""
+        them over the workers. vendors: tables of the app's vendors. sections: keys laid over the configuration."""
         folder.mkdir(parents=True)
         self.secret = secrets.token_hex(32)
         (folder / "secret").write_text(self.secret)
         config = folder / "gateway.toml"
-        config.write_text(to_toml(_config(folder, n_devices, workers, vendors or {})))
+        table = _config(folder, n_devices, workers, vendors or {})
+        for name, keys in (sections or {}).items():
+            table[name] = table.get(name, {}) | dict(keys)
+        config.write_text(to_toml(table))
         arguments = ["gateway", "serve", "--config", str(config), "--ready-json", "--exit-with-parent"]
         self._child: Child = children.start("gateway", arguments)
         self.ready = self._child.read_json("readiness", READY_S)

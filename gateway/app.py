@@ -222,6 +222,7 @@ class Worker:
             route=self.router.route,
             observer=IntakeCounts(metrics, keys),
             gather_s=config.gateway.gather_ms / 1000,
+            gather_busy_s=config.gateway.gather_busy_ms / 1000,
             gather_rows_max=config.gateway.gather_rows_max,
             batch_bytes_max=config.gateway.batch_bytes_max,
             request_ids=self.request_ids,
@@ -287,7 +288,7 @@ class Worker:
             clock=self.clock,
             observer=ServiceCounts(metrics, self.log.bind(actor="operator")),
             status=self.status,
-            check_room=self._check_room,
+            check_room=self.check_room,
             newest_secret=lambda app_key: self.app_secrets[app_key][0],
             presence=self.presence,
             wait_registered=self.stores.wait_written,
@@ -311,7 +312,7 @@ class Worker:
             frames_bytes_max=config.rpc.frames_bytes_max,
         )
 
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
         """Raises Overloaded when too many rows are parked, here or for other workers."""
         self.router.check_room()
         if self.joint is not None:

@@ -9,18 +9,23 @@ import numpy as np
 
 from gateway.columns import U8
 from gateway.content import Variant
-from gateway.store.audience_records import AudiencePart, Reached
+from gateway.core.audience_walk import Stretch
+from gateway.store.audience_records import AudiencePart, Reached, WalkRecord
 
 
 class SavedAudience(NamedTuple):
-    """An audience that an ended process was not through with. ids: of all of it. reached: that many have their batches.
-    positions, reached_position: of its records in the journal."""
+    """An audience that an ended process was not through with. devices: of all of it; ids: of a list, all of them; walk,
+    left: of a walk, whose devices, and what is to come. reached: that many have their batches. positions,
+    reached_position: of its records in the journal."""
 
     task_id: bytes
     app: int
     variant: Variant
     rows_per_s: float | None
+    devices: int
     ids: U8
+    walk: WalkRecord | None
+    left: list[Stretch]
     reached: int
     reached_unix_ms: int
     positions: list[int]
@@ -56,7 +61,7 @@ class FoundAudiences:
                 continue
             ids = np.concatenate([part.ids for _, part in sorted(parts, key=lambda one: one[1].first)])
             positions = [position for position, _ in parts]
-            if mark is None or len(ids) != first.total or mark[1].rows >= len(ids):
+            if mark is None or _is_through(first, len(ids), mark[1]):
                 # Its records stand in one append with the first mark; without the rest it was being let go.
                 self.spent += positions if mark is None else [*positions, mark[0]]
                 continue
@@ -66,7 +71,10 @@ class FoundAudiences:
                     apps[first.app_key],
                     first.variant,
                     first.rows_per_s,
+                    first.total,
                     ids,
+                    first.walk,
+                    [Stretch(*one) for one in mark[1].left],
                     mark[1].rows,
                     mark[1].unix_ms,
                     positions,
@@ -75,3 +83,10 @@ class FoundAudiences:
             )
         self.spent += [position for position, _ in self._reached.values()]
         return found
+
+
+def _is_through(part: AudiencePart, n_ids: int, reached: Reached) -> bool:
+    """Nothing of it is to come, or a part of its ids is gone: its records were being let go."""
+    if part.walk is not None:
+        return not reached.left
+    return n_ids != part.total or reached.rows >= n_ids

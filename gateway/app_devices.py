@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from gateway.actors.audience_desk import AudienceDesk
 from gateway.actors.audiences import AudienceJournal, Audiences
 from gateway.actors.device_reports import DeviceReports
 from gateway.actors.long_link_port import LongLinkSettings
@@ -19,6 +20,7 @@ from gateway.actors.uplink import UplinkActor
 from gateway.api.consents import ConsentsPort
 from gateway.api.devices import DeviceDesk
 from gateway.app_consents import consent_desk
+from gateway.app_siblings import ownership_of
 from gateway.config_bans import read_bans
 from gateway.config_settings import signing_limits
 from gateway.core.admission import Admission
@@ -61,18 +63,32 @@ def build_desk(worker: Worker) -> tuple[DeviceDesk, ConsentsPort | None]:
 
 
 def build_audiences(worker: Worker) -> Audiences:
-    """Broadcasts and pushes to a tag; several workers find the devices of all (app_links.py)."""
+    """Broadcasts, pushes to a tag or to aliases; several workers find the devices of all (app_links.py)."""
+    limits, router = worker.config.audiences, worker.router
+    desk = AudienceDesk(
+        devices=worker.devices,
+        online=worker.presence.online_ids,
+        is_busy=lambda: router.queued_rows > limits.chunk_rows_max,
+        shard_groups=ownership_of(worker.config).shard_groups,
+    )
     return Audiences(
         intake=worker.intake,
         home=worker.home,
         clock=worker.clock,
         observer=AudienceCounts(worker.metrics),
-        find=worker.presence.online_ids,
-        chunk_rows=worker.config.audiences.chunk_rows_max,
-        running_max=worker.config.audiences.running_max,
+        finder=desk if worker.joint is None else worker.joint.join_audiences(desk),
+        chunk_rows=limits.chunk_rows_max,
+        queued_rows_max=limits.queued_rows_max,
+        running_max=limits.running_max,
+        check_room=worker.check_room,
         journal=None
         if worker.disk is None
-        else AudienceJournal(worker.disk.apps, [app.key for app in worker.config.apps], worker.disk.actor.let_go),
+        else AudienceJournal(
+            worker.disk.apps,
+            [app.key for app in worker.config.apps],
+            worker.disk.actor.let_go,
+            knows_devices=worker.stores.registry is not None,
+        ),
     )
 
 

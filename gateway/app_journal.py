@@ -532,6 +532,7 @@ class DiskJournal:
             rows_expired=sums.expired,
             rows_final=sums.final,
             rows_elsewhere=sums.elsewhere,
+            audiences=len(self.saved_audiences),
             torn_bytes_cut=statistics.cut_bytes,
             seconds=round(seconds, 3),
         )

@@ -8,7 +8,6 @@ another worker has to answer. Built only where there are several workers; a work
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 import trio
 
+from gateway.actors.audience_desk import AudienceDesk
+from gateway.actors.audience_peers import JoinedDesk
 from gateway.actors.borrowed_credential import BorrowedCredential, CredentialMakers
 from gateway.actors.credentials import CredentialKeeper
 from gateway.actors.device_reports import DeviceReports, DistantReports, ReportObserver
@@ -37,10 +37,10 @@ from gateway.actors.spread import Spread
 from gateway.actors.stand_ins import StandIns
 from gateway.actors.store_desk import StoreDesk
 from gateway.actors.vendor_breaker import VendorBreaker
-from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks, make_hello
+from gateway.actors.worker_links import Reply, WorkerLinks, make_hello
 from gateway.app_consents import join_consents
 from gateway.app_siblings import Siblings, counter_of_consents, ownership_of
-from gateway.columns import U8, Bool, Rows
+from gateway.columns import Bool, Rows
 from gateway.config import Config, message_id_secret
 from gateway.core.options import AppDefaults, compile_options
 from gateway.core.recovery import resend_table
@@ -48,6 +48,7 @@ from gateway.core.request_ids import request_key
 from gateway.core.shadow import Life
 from gateway.errors import StoreError
 from gateway.ledger import CHANNEL_NAMES, LedgerPage
+from gateway.net.link_stream import LinkStream
 from gateway.net.unix import open_unix_listener
 from gateway.observe.links import LinkCounts
 from vendors import SENT_ONCE
@@ -85,6 +86,8 @@ class Joint:
             route=worker.router.route,
             check_room=worker.router.check_room,
             open_rows_max=config.gateway.open_rows_max,
+            credit_rows=config.links.credit_rows,
+            credit_bytes=config.links.credit_bytes,
         )
         hello = make_hello(
             place.worker,
@@ -121,6 +124,7 @@ class Joint:
             disk_apps=[app.key for app in config.apps if app.durability == "disk"],
         )
         self.front: Front | None = None
+        self._audiences: JoinedDesk | None = None
         self._distant_reports: DistantReports | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -152,6 +156,11 @@ class Joint:
             self._copies = JoinedCopies(desk.copies, self.links, workers=place.workers, me=place.worker)
             desk.copies = self._copies
         return desk
+
+    def join_audiences(self, desk: AudienceDesk) -> JoinedDesk:
+        """Audiences reach the devices of all workers."""
+        self._audiences = JoinedDesk(desk, self.links, self.ownership, self._siblings.place.worker)
+        return self._audiences
 
     async def _find_spans(self, task_id: bytes) -> list[tuple[int, int]]:
         assert self.front is not None
@@ -235,8 +244,6 @@ class Joint:
         """Requests go through this from now on."""
         config, place = self._worker.config, self._siblings.place
         life = Life(place.worker, place.incarnation)
-        self._worker.audiences.find = self._find_audience
-        self.links.answer_with("audience", self._on_ask_audience)
         self.front = Front(
             service=service,
             links=self.links,
@@ -257,12 +264,14 @@ class Joint:
         is answered when that is read."""
         assert self.front is not None
         assert self._distant_reports is not None
+        assert self._audiences is not None
         self._nursery = nursery
         supervise(nursery, "spread", self.spread.run)
         supervise(nursery, "foreign rows", self.foreign.run)
         supervise(nursery, "stops", self.stops.run)
         supervise(nursery, "front", self.front.run)
         supervise(nursery, "stand-ins", self.stand_ins.run)
+        supervise(nursery, "audience peers", self._audiences.run)
         if self.inbox_places is not None:
             supervise(nursery, "inbox places", self.inbox_places.run)
         if self._copies is not None:
@@ -270,7 +279,7 @@ class Joint:
         supervise(nursery, "device reports", self._distant_reports.run)
         supervise(nursery, "rates", self._share_rates(self._worker.vendor_lanes).run)
         listener = await open_unix_listener(str(self._path(self._siblings.place.worker)), mode=0o600)
-        nursery.start_soon(trio.serve_listeners, self.links.serve, [listener])
+        nursery.start_soon(trio.serve_listeners, self._serve_link, [listener])
         # Not supervised: where it fails, rows are under way that nobody can account for, and the worker must end.
         nursery.start_soon(self.links.run)
         peers = self._siblings.peers
@@ -280,26 +289,11 @@ class Joint:
             peers.watch(watcher)
         self._siblings.control.linked()
 
-    async def _find_audience(self, app: int, tag: bytes) -> U8:
-        """Ids of devices online at any worker; those of one that goes meanwhile are offline."""
-        parts = [await self._worker.presence.online_ids(app, tag)]
-        for life in self.links.lives():
-            with contextlib.suppress(WorkerGone):
-                found = await self.links.ask(life.worker, "audience", {"app": app, "tag": tag})
-                parts.append(np.frombuffer(found, np.uint8).reshape(-1, 16))
-        return np.concatenate(parts)
-
-    def _on_ask_audience(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
-        if self._nursery is None:
-            reply(b"")
-        else:
-            self._nursery.start_soon(self._tell_audience, head, reply)
-
-    async def _tell_audience(self, head: dict[str, Any], reply: Reply) -> None:
-        reply((await self._worker.presence.online_ids(head["app"], head["tag"])).tobytes())
-
     async def _dial(self, worker: int) -> trio.abc.Stream:
-        return await trio.open_unix_socket(str(self._path(worker)))
+        return LinkStream(await trio.open_unix_socket(str(self._path(worker))))
+
+    async def _serve_link(self, stream: trio.SocketStream) -> None:
+        await self.links.serve(LinkStream(stream))
 
     def _path(self, worker: int) -> Path:
         return Path(self._siblings.place.run_folder) / f"worker-{worker}.sock"
@@ -313,8 +307,11 @@ class Joint:
 
     async def flush(self, deadline: float) -> None:
         """The homes know what became of their rows, unless that takes longer. If cancelled: some do not."""
+        shadows = self._worker.home.shadows
         with trio.move_on_at(deadline):
-            while any(self._worker.home.shadows.has_news(life) for life in self.links.lives()):  # noqa: ASYNC110
+            for life in self.links.lives():
+                self.links.late_news_now(life)
+            while any(shadows.has_news(life) for life in self.links.lives()):  # noqa: ASYNC110
                 await trio.sleep(0.005)
 
 

@@ -7,12 +7,14 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
+from gateway.actors.audience_sources import ListedDevices, Source
 from gateway.actors.audiences import Audience
 from gateway.actors.callback_history import CallbackHistory
 from gateway.actors.callbacks import Callbacks, CallbackSettings
 from gateway.actors.credentials import open_http_client
 from gateway.actors.task_control import TaskControl
 from gateway.config import message_id_secret
+from gateway.core.audience_walk import Wanted
 from gateway.core.callback_lines import Signer
 from gateway.core.devices import DeviceTable
 from gateway.core.lifetimes import NOW_OR_NEVER_S
@@ -55,7 +57,7 @@ def resume_audiences(worker: Worker, disk: DiskJournal) -> None:
     now, now_unix_ms = worker.clock.monotonic(), worker.clock.unix_ms()
     log = worker.log.bind(actor="audiences")
     for saved in disk.saved_audiences:
-        left = len(saved.ids) - saved.reached
+        left = saved.devices - saved.reached
         is_over = now_unix_ms - saved.reached_unix_ms > max(saved.variant.ttl_s, NOW_OR_NEVER_S) * 1000
         if is_over or saved.task_id in worker.control.stopped:
             disk.actor.let_go([*saved.positions, saved.reached_position])
@@ -63,7 +65,20 @@ def resume_audiences(worker: Worker, disk: DiskJournal) -> None:
             log.warning("audience not continued", task=to_text(saved.task_id), rows_left=left, is_over=is_over)
             continue
         began = now - (saved.reached / saved.rows_per_s if saved.rows_per_s else 0.0)
-        audience = Audience(saved.app, saved.variant, saved.ids, saved.rows_per_s, began, reached=saved.reached)
+        if saved.walk is None:
+            source: Source = ListedDevices(saved.ids, saved.reached)
+        else:
+            wanted = Wanted(saved.app, saved.walk.tag, saved.walk.until_unix_s)
+            source = worker.audiences.walk(wanted, saved.devices, saved.left)
+        audience = Audience(
+            saved.app,
+            saved.variant,
+            source,
+            saved.rows_per_s,
+            began,
+            reached=saved.reached,
+            queued_rows_max=worker.config.audiences.queued_rows_max,
+        )
         audience.task_id, audience.positions = saved.task_id, [*saved.positions, saved.reached_position]
         worker.audiences.resume(audience)
         log.info("audience goes on", task=to_text(saved.task_id), rows_left=left)

@@ -16,7 +16,7 @@ routine has a plain twin in `tests/test_columns.py`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -469,15 +469,25 @@ def utf8_good_rows(column: TextColumn) -> Bool:
     return drained(utf8_good_rows_in_steps(column))
 
 
-def utf8_good_rows_in_steps(column: TextColumn) -> Generator[None, None, Bool]:
-    """`utf8_good_rows`, interrupted every half megabyte: 0.4 ms of Chinese text on a core of a small machine."""
+def utf8_good_rows_in_steps(
+    column: TextColumn, look: Callable[[str], None] | None = None
+) -> Generator[None, None, Bool]:
+    """`utf8_good_rows`, interrupted every half megabyte: 0.4 ms of Chinese text on a core of a small machine.
+
+    look: is shown the text piece by piece, as long as all of it is valid: signs are found in a string for a tenth of
+    what finding their bytes costs.
+    """
     n = len(column)
     good = np.ones(n, np.bool_)
     try:
         for number, (first, stop) in enumerate(_chunks(column)):
             if number % _CHUNKS_PER_STEP == _CHUNKS_PER_STEP - 1:
                 yield
-            str(memoryview(column.blob)[first:stop], "utf-8")
+            piece = memoryview(column.blob)[first:stop]
+            if look is None:
+                str(piece, "utf-8")
+            else:
+                look(str(piece, "utf-8"))
     except UnicodeDecodeError:
         for index, row in enumerate(column.rows()):
             try:

@@ -16,15 +16,18 @@ from typing import NamedTuple
 import msgspec
 
 import vendors
-from gateway.config_sections import MIB, Config, Listener
+from gateway.config_sections import MIB, Config, Devices, Listener
 from gateway.config_types import Address, Secret
 from gateway.core.consents import KEY_BYTES
+from gateway.core.details import BYTES_PER_ALIAS
 from gateway.core.own_ids import OWN_ID_BYTES, UNKNOWN_REPORTS_MAX
 from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
 from gateway.core.receipt_reports import EARLY_REPORTS_MAX
+from gateway.core.tags import BYTES_PER_TAG, tag_binding_bytes
 from gateway.errors import ConfigError
 from gateway.regions import section_name
+from gateway.store.inbox_memory import index_bytes
 from gateway.store.spill import SEGMENT_BYTES
 from gateway.vendor import HttpVersion, http_version
 
@@ -33,17 +36,12 @@ from gateway.vendor import HttpVersion, http_version
 PROCESS_BYTES = 112 * MIB
 #: A record of 64 bytes, its entries in the id and the token index (gateway/core/devices.py, DeviceLimits), its mark.
 DEVICE_BYTES = 64 + 20 + 1
-#: The same place: a device with an alias, a (device, tag) pair, a distinct (platform, version, time zone).
-ALIAS_BYTES = 300
-TAG_BINDING_BYTES = 10
+#: A distinct (platform, version, time zone).
 PROFILE_BYTES = 300
 #: One device of an audience that is under way.
 DEVICE_ID_BYTES = 16
 #: One row in the inbox: its tag in the device's list and the way back (gateway/store/memory.py); its text is elsewhere.
 INBOX_ROW_BYTES = 200
-#: What an inbox on the disk keeps in memory: two counters of 4 bytes in each of 2^20 buckets, and SQLite's page cache
-#: (gateway/store/inbox_filing.py).
-INBOX_COUNTERS_BYTES = (8 << 20) + (64 << 20)
 #: A row in a lane, parked or in the retry wheel: its position in the batch and the slice's share.
 LANE_ROW_BYTES = 16
 #: One entry of the receipts log: message id, device id, three codes, Unix ms.
@@ -163,7 +161,18 @@ def _long_link_budget(config: Config) -> list[BudgetPart]:
 
 def _inbox_bytes(config: Config) -> int:
     in_memory = config.store.data_dir is None
-    return config.inbox.rows_max * INBOX_ROW_BYTES if in_memory else INBOX_COUNTERS_BYTES
+    limits = config.inbox
+    on_disk = index_bytes(limits.rows_max, limits.rows_per_device_max)
+    return limits.rows_max * INBOX_ROW_BYTES if in_memory else on_disk
+
+
+def _details_bytes(devices: Devices) -> int:
+    return (
+        devices.aliases_max * BYTES_PER_ALIAS
+        + devices.tags_max * BYTES_PER_TAG
+        + tag_binding_bytes(devices.devices_max, devices.tag_bindings_max)
+        + devices.profiles_max * PROFILE_BYTES
+    )
 
 
 def memory_budget(config: Config) -> list[BudgetPart]:
@@ -187,10 +196,8 @@ def memory_budget(config: Config) -> list[BudgetPart]:
         BudgetPart("device tokens", devices.token_bytes_max, "devices.token_bytes_max"),
         BudgetPart(
             "device details",
-            devices.aliases_max * ALIAS_BYTES
-            + devices.tag_bindings_max * TAG_BINDING_BYTES
-            + devices.profiles_max * PROFILE_BYTES,
-            "devices.aliases_max, devices.tag_bindings_max, devices.profiles_max",
+            _details_bytes(devices),
+            "devices.aliases_max, devices.tags_max, devices.tag_bindings_max, devices.profiles_max",
         ),
         BudgetPart("ledger", ledger.ledger_memory_bytes_max, "ledger.ledger_memory_bytes_max"),
         BudgetPart("receipts log", ledger.receipt_log_rows_max * RECEIPT_BYTES, "ledger.receipt_log_rows_max"),
@@ -300,6 +307,7 @@ _AT_MOST: tuple[tuple[str, str], ...] = (
     ("lanes.burst_rows_max", "lanes.lane_rows_max"),
     ("lanes.lane_rows_max", "gateway.open_rows_max"),
     ("lanes.parked_rows_max", "gateway.open_rows_max"),
+    ("audiences.queued_rows_max", "gateway.open_rows_max"),
     ("links.parked_rows_max", "gateway.open_rows_max"),
     ("gateway.gather_rows_max", "gateway.open_rows_max"),
     ("rpc.submit_rows_max", "rpc.credit_rows"),

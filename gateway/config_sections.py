@@ -39,6 +39,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     memory_bytes_max: Annotated[int, Meta(ge=256 * MIB)] = 4 * GIB
     step_ms_max: Milliseconds = 2.0
     gather_ms: Annotated[float, Meta(ge=0, le=1000)] = 1.0
+    gather_busy_ms: Annotated[float, Meta(ge=0, le=1000)] = 12.0
     gather_rows_max: Count = 524_288
     batch_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 8 * MIB
     open_rows_max: Count = 4_000_000
@@ -210,6 +211,7 @@ class Devices(Section, frozen=True, kw_only=True):
     devices_max: Count = 1_000_000
     token_bytes_max: Count = 192_000_000
     aliases_max: Count = 1_000_000
+    tags_max: Count = 100_000
     tag_bindings_max: Count = 10_000_000
     profiles_max: Annotated[int, Meta(ge=1, le=65_536)] = 65_536
 
@@ -364,9 +366,10 @@ class App(Section, frozen=True, kw_only=True):
 
 
 class Audiences(Section, frozen=True, kw_only=True):
-    """Notifications to all devices that are online, or to those with a tag."""
+    """Notifications to all devices of an app, to those with a tag, or to those of aliases."""
 
     chunk_rows_max: Annotated[int, Meta(ge=1, le=65_536)] = 2048
+    queued_rows_max: Count = 65_536
     running_max: Annotated[int, Meta(ge=1, le=256)] = 4
 
 

@@ -115,6 +115,7 @@ def device_limits(config: Config) -> DeviceLimits:
         devices_max=devices.devices_max,
         token_bytes_max=devices.token_bytes_max,
         aliases_max=devices.aliases_max,
+        tags_max=devices.tags_max,
         tag_bindings_max=devices.tag_bindings_max,
         profiles_max=devices.profiles_max,
     )

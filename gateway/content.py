@@ -26,6 +26,8 @@ DATA_BYTES_MAX = 1 << 15
 #: APNs takes 64 bytes, the smallest of all; a longer one could not collapse everywhere.
 COLLAPSE_ID_BYTES_MAX = 64
 NAME_BYTES_MAX = 128
+#: What a service wants to hear again in callbacks: an id of its own, or a small JSON object. GeTui publishes no limit.
+CUSTOM_CALLBACK_BYTES_MAX = 256
 #: What a strategy per channel may name: the channels of `ledger.Channel` (which imports this file, so that a test keeps
 #: the two equal) that are no region of another one, and the rest.
 STRATEGY_CHANNELS = frozenset(
@@ -122,6 +124,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     #: In order, each later than the one before.
     fallback: tuple[FallbackStep, ...] = ()
     texts: dict[str, Texts] | None = None
+    #: Said again in each callback about its rows (docs/callbacks.md); no device and no vendor sees it.
+    custom_callback: str = ""
 
 
 def variant_for(variant: Variant, channel: str) -> Variant:
@@ -180,8 +184,15 @@ def _check_text(field: str, text: str, bytes_max: int) -> Fault | None:
 _NOT_SHOWN = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u202d\u202e]")
 
 
+#: No text of so many characters is longer than TEXT_BYTES_MAX.
+_SURE_CHARACTERS = TEXT_BYTES_MAX // 4
+
+
 def _check_shown(field: str, text: str) -> Fault | None:
     """For title and body."""
+    if text.isprintable() and len(text) <= _SURE_CHARACTERS:
+        # As nearly all: nothing of what is looked for below is printable.
+        return None
     fault = _check_text(field, text, TEXT_BYTES_MAX)
     if fault is None and not text.isprintable():
         found = _NOT_SHOWN.search(text)
@@ -259,6 +270,8 @@ def check_variant(variant: Variant) -> Fault | None:
         fault = _check_line("sound", variant.sound, NAME_BYTES_MAX)
     if fault is None and variant.plan_id:
         fault = _check_line("plan_id", variant.plan_id, NAME_BYTES_MAX)
+    if fault is None and variant.custom_callback:
+        fault = _check_text("custom_callback", variant.custom_callback, CUSTOM_CALLBACK_BYTES_MAX)
     if fault is None and variant.image:
         fault = _check_url("image", variant.image)
     if fault is None and variant.data:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gateway.columns import I64, U8, U16, U32, TextColumn
+from gateway.tag_columns import TagColumns, concatenate_tags, run_places
 
 
 class DeviceColumns(NamedTuple):
@@ -20,7 +21,7 @@ class DeviceColumns(NamedTuple):
 
     tokens: n rows, empty for devices without one. Times: (n,) uint32 Unix seconds, 0 for never. profiles: (n,) uint32
     rows of `profile_texts`, which are platform, app version and time zone with a zero byte between. aliases: n rows,
-    UTF-8, or None where no device has one. tags: n rows, the device's tags joined by a newline, or None.
+    UTF-8, or None where no device has one. tags: of n devices, or None.
     """
 
     device_ids: U8
@@ -36,7 +37,7 @@ class DeviceColumns(NamedTuple):
     profiles: U32
     profile_texts: TextColumn
     aliases: TextColumn | None = None
-    tags: TextColumn | None = None
+    tags: TagColumns | None = None
 
     @property
     def n(self) -> int:
@@ -58,7 +59,7 @@ class DeviceColumns(NamedTuple):
             profiles=self.profiles[rows],
             profile_texts=self.profile_texts,
             aliases=None if self.aliases is None else take_texts(self.aliases, rows),
-            tags=None if self.tags is None else take_texts(self.tags, rows),
+            tags=None if self.tags is None else self.tags.take(rows),
         )
 
 
@@ -83,10 +84,7 @@ def take_texts(column: TextColumn, rows: I64) -> TextColumn:
     np.cumsum(lengths, out=offsets[1:])
     if fixed is not None:
         return TextColumn(fixed[rows].tobytes(), offsets)
-    total = int(offsets[-1])
-    starts = column.offsets[:-1].astype(np.int64)[rows]
-    # Position of each byte in its row, then in the blob.
-    places = np.arange(total) + np.repeat(starts - offsets[:-1], lengths)
+    places = run_places(column.offsets[:-1].astype(np.int64)[rows], lengths)
     return TextColumn(np.frombuffer(column.blob, np.uint8)[places].tobytes(), offsets)
 
 
@@ -117,7 +115,7 @@ def concatenate(parts: Sequence[DeviceColumns]) -> DeviceColumns:
         profiles=profiles,
         profile_texts=profile_texts,
         aliases=_concatenate_texts([part.aliases for part in parts], [part.n for part in parts]),
-        tags=_concatenate_texts([part.tags for part in parts], [part.n for part in parts]),
+        tags=concatenate_tags([part.tags for part in parts], [part.n for part in parts]),
     )
 
 

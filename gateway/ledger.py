@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gateway.archived_copy import NEW, ArchivedCopy
 from gateway.batch import Batch
 from gateway.columns import I32, I64, U8, U32, Bool, Rows
 from gateway.errors import LocalProtocolError
@@ -252,7 +253,7 @@ class LedgerPage:
     none.
     away: (n,) uint8, which other worker holds each row (core/holders.py); None while all of them are here.
     keeping: held rows that the inbox has not got yet. changes: how often anything of the rows changed; saved: what it
-    was when the archive got its copy, -1 before.
+    was when the archive got its copy, -1 before. archived: what the archive has of it; None before.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
     is_spilled: the columns of its batch are on the disk (store/spill.py).
     is_touched, tally, archived_tally: core/counters.py, which alone sets them: whether rows changed since they were
@@ -260,6 +261,7 @@ class LedgerPage:
     """
 
     __slots__ = (
+        "archived",
         "archived_tally",
         "attempts",
         "away",
@@ -315,6 +317,7 @@ class LedgerPage:
         self.keeping = 0
         self.changes = 0
         self.saved = -1
+        self.archived: ArchivedCopy | None = None
         self.is_spilled = False
         self.is_touched = False
         self.tally: PageTally | None = None
@@ -382,6 +385,12 @@ class LedgerPage:
         """The archive has the page as it is."""
         return self.saved == self.changes
 
+    def note_changes(self, rows: Rows) -> None:
+        """Something of these rows has changed, in whatever column."""
+        self.changes += 1
+        if self.archived is not None:
+            self.archived.marks[rows] = NEW
+
     def stamp(self, now: float) -> int:
         """Milliseconds since the batch was born, as the stage columns hold it (at least 1)."""
         ms = int((now - self.batch.born) * 1000.0)
@@ -414,6 +423,7 @@ class LedgerPage:
     def memory_bytes(self) -> int:
         """What the page and its batch hold in memory, without what variants share."""
         heard = 0 if self.history is None else self.history.memory_bytes()
+        heard += 0 if self.archived is None else self.n
         if self.is_spilled:
             return self.n * (6 + 20) + heard
         batch = self.batch

@@ -101,10 +101,10 @@ class PageHistory:
         self._append(rows, np.full(len(rows), kind, np.uint8), channels, at_ms)
 
     def restore(self, rows: Rows, kinds: U8, channels: U8, at_ms: U32) -> None:
-        """The table, empty so far, is as it was written."""
+        """The table goes on with what was written."""
         is_receipt = kinds < RECEIPT_KINDS
         np.bitwise_or.at(self.heard, rows[is_receipt], _BITS[kinds[is_receipt]])
-        self._attempts = int(np.count_nonzero(~is_receipt))
+        self._attempts += int(np.count_nonzero(~is_receipt))
         self._append(rows, kinds, channels, at_ms)
         self.written = self.n
 

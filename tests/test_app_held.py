@@ -19,6 +19,7 @@ import pytest
 import trio
 
 from bench.devices import mqtt
+from gateway.actors import page_forms
 from gateway.app import Ready, Worker, load
 from gateway.app_stores import files_elsewhere, folders_elsewhere
 from gateway.cli.toml_text import to_toml
@@ -37,6 +38,13 @@ DEVICES = 200
 TASKS = 8
 #: Of 58 bytes a row: two pages of this test, and what is known of those that are away.
 LEDGER_BYTES = 58 * DEVICES * 2 + 300 * TASKS
+
+
+@pytest.fixture(autouse=True)
+def _small_pages_have_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that these tests are about changes beside a page; other tests write theirs whole."""
+    monkeypatch.setattr(page_forms, "AMENDED_ROWS_MIN", 1)
+    monkeypatch.setattr(page_forms, "LOG_BYTES_PER_ROW_MAX", 40)
 
 
 @pytest.fixture
@@ -393,7 +401,9 @@ def holding(folder: Path, texts: list[bytes]) -> set[str]:
 def archived_pages(folder: Path) -> list[bytes]:
     """What the archive's pages hold, which are compressed there."""
     with contextlib.closing(sqlite3.connect(folder / "ledger.db")) as database:
-        return [unpack_page(page) for (page,) in database.execute("SELECT page FROM pages")]
+        return [unpack_page(page) for (page,) in database.execute("SELECT page FROM pages")] + [
+            record for (record,) in database.execute("SELECT record FROM changes")
+        ]
 
 
 async def test_pages_and_logs_hold_no_tokens_and_no_phone_numbers_and_the_journal_only_while_rows_are_open(

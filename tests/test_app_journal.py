@@ -107,6 +107,7 @@ class Life:
             route=self.pages.append,
             observer=IntakeCounts(self.metrics, ["shop", "hints"]),
             gather_s=0.0,
+            gather_busy_s=0.0,
             gather_rows_max=100_000,
             batch_bytes_max=1 << 20,
             request_ids=self.request_ids,

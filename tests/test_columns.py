@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from gateway.columns import (
     TextColumn,
     decimal,
+    drained,
     fill,
     fixed_rows,
     hex_lower,
@@ -329,6 +331,16 @@ def test_utf8_good_rows_finds_rows_that_cut_a_sequence_in_a_valid_blob(text: str
     cuts = sorted(data.draw(st.lists(st.integers(0, len(blob)), max_size=6)))
     column = TextColumn(blob, np.array([0, *cuts, len(blob)], np.uint32))
     assert utf8_good_rows(column).tolist() == [is_utf8(row) for row in column.rows()]
+
+
+@given(st.text(alphabet="aé中🙂\u202d", max_size=12), st.data())
+def test_whoever_looks_on_sees_the_whole_text(text: str, data: st.DataObject) -> None:
+    text *= data.draw(st.sampled_from([1, 20_000]))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
+    rows = [text[first:stop].encode() for first, stop in itertools.pairwise([0, *cuts, len(text)])]
+    seen: list[str] = []
+    drained(utf8_good_rows_in_steps(TextColumn.from_rows(rows), seen.append))
+    assert "".join(seen) == text
 
 
 def test_utf8_good_rows_rests_between_pieces_and_finds_a_bad_row_in_the_last() -> None:

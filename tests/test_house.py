@@ -86,18 +86,21 @@ def imported_packages(text: str) -> set[str]:
     return found
 
 
-def make(*arguments: str, folder: Path = ROOT) -> str:
-    # neither the make that runs these tests nor what it was given may speak for this one
+def environment_of_make() -> dict[str, str]:
+    """Neither the make that runs these tests nor what it was given (PYTHON=...) may speak for the make of a test."""
     settings = re.findall(r"^(?:ifndef )?([A-Z_]+)(?: \?=|$)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    environment = {
+    return {
         key: value
         for key, value in os.environ.items()
         if key not in settings and not key.startswith(("MAKE", "MFLAGS"))
     }
+
+
+def make(*arguments: str, folder: Path = ROOT) -> str:
     done = subprocess.run(
         ["make", "--no-print-directory", *arguments],
         cwd=folder,
-        env=environment,
+        env=environment_of_make(),
         capture_output=True,
         text=True,
         timeout=60,
@@ -159,7 +162,7 @@ def machine_without_venv(folder: Path, user_id: int) -> dict[str, str]:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
     shutil.copy(ROOT / "Makefile", folder)
-    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    return {**environment_of_make(), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
 
 
 def make_venv(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -85,7 +85,7 @@ class CallbackHistory:
         rows = np.flatnonzero(IS_FINAL[page.state] & (page.final_ms == 0))
         if len(rows):
             page.final_ms[rows] = page.stamp(self._clock.monotonic())
-            page.changes += 1
+            page.note_changes(rows)
             if page.n_open:
                 self._home.kept(page, 0)
             else:

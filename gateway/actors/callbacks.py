@@ -189,7 +189,7 @@ class Callbacks:
                 continue
             changes, following = found
             for offset, change in enumerate(changes):
-                if change.page.batch.app == self._settings.app:
+                if change.batch.app == self._settings.app:
                     self._put(change, self._position + offset)
             self._position = following
             self._observer.queued(self._rows)

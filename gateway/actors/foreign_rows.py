@@ -4,9 +4,10 @@
                                       |
       credit back <-- when routed ----+          every change --> report --> link --> home
 
-Credit goes back when a slice has been routed, as long as there is room: without room for more open rows, or with too
-many parked before full lanes, it is withheld and looked at again every `_LOOK_AGAIN_S`. Nothing here waits; the reader
-of a link never does.
+Credit goes back when a slice has been routed, as long as there is room: with the next message to that worker, which is
+the report of its rows, or alone when a quarter of all is due, since a message for every slice would wake two workers
+for nothing. Without room for more open rows, or with too many parked before full lanes, it is withheld and looked at
+again every `_LOOK_AGAIN_S`. Nothing here waits; the reader of a link never does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from gateway.wire.worker_link.messages import Outcomes, Slice
 
 #: Withheld credit is looked at again after this long: what makes room does not ring, and nothing is lost meanwhile.
 _LOOK_AGAIN_S = 0.02
+#: The part of its credit from which on a worker gets it back in a message of its own: with three quarters left it is
+#: not stopped meanwhile.
+_MUCH = 4
 
 
 class Report(NamedTuple):
@@ -48,6 +52,30 @@ class Debt:
         self.size = 0
 
 
+class NewsPort(Protocol):
+    """The links to the homes; see `WorkerLinks`."""
+
+    def news_later(self, life: Life) -> None:
+        """There is something to report to that life."""
+        ...
+
+    def news_soon(self, life: Life) -> None:
+        """There is something that its next chunk waits for."""
+        ...
+
+    def late_news(self, life: Life, *, is_some: bool) -> None:
+        """There is late news for it, or none any more."""
+        ...
+
+    def news_now(self, life: Life) -> None:
+        """Rows wait for its report."""
+        ...
+
+    def credit_now(self, life: Life) -> None:
+        """It may need its credit."""
+        ...
+
+
 class ForeignObserver(Protocol):
     def received(self, worker: int, rows: int) -> None: ...
 
@@ -55,7 +83,8 @@ class ForeignObserver(Protocol):
 
 
 class ForeignRows:
-    """open_rows_max: foreign rows that are not final, above which credit is withheld."""
+    """open_rows_max: foreign rows that are not final, above which credit is withheld. credit_rows, credit_bytes: what
+    each worker has of it at the start."""
 
     def __init__(
         self,
@@ -66,6 +95,8 @@ class ForeignRows:
         route: Callable[[LedgerPage], None],
         check_room: Callable[[], None],
         open_rows_max: int,
+        credit_rows: int,
+        credit_bytes: int,
     ) -> None:
         self._home = home
         self._clock = clock
@@ -75,19 +106,18 @@ class ForeignRows:
         self._open_rows_max = open_rows_max
         self._debts: dict[Life, Debt] = {}
         self._bell = Bell()
-        self._counted_for_the_dead = 0
         #: Called with each slice before it is routed.
         self.on_arrived: Callable[[ShadowPage], None] = lambda _page: None
-        self._give: Callable[[Life, int, int], None] = lambda _life, _rows, _size: None
+        self._much_rows, self._much_bytes = -(-credit_rows // _MUCH), -(-credit_bytes // _MUCH)
+        self._news: NewsPort | None = None
+        home.shadows.on_for_the_dead = observer.for_the_dead
 
-    def connect(
-        self, ring: Callable[[Life], None], ring_now: Callable[[Life], None], give: Callable[[Life, int, int], None]
-    ) -> None:
-        """Names who is rung when there is something to report to a life, or rows wait for it, and who gives it credit
-        (rows, bytes)."""
-        self._home.shadows.on_dirty = ring
-        self._home.shadows.on_awaited = ring_now
-        self._give = give
+    def connect(self, news: NewsPort) -> None:
+        """Names who carries what is to be told."""
+        self._news = news
+        shadows = self._home.shadows
+        shadows.on_dirty, shadows.on_soon, shadows.on_awaited = news.news_later, news.news_soon, news.news_now
+        shadows.on_late = lambda life, is_some: news.late_news(life, is_some=is_some)
 
     def on_slice(self, life: Life, slice_: Slice) -> None:
         """The rows are here and will be routed. Raises ValueError for a slice that cannot be read."""
@@ -103,11 +133,22 @@ class ForeignRows:
             debt = self._debts.setdefault(Life(page.home, page.incarnation), Debt())
             debt.rows += page.n
             debt.size += page.size_bytes
-            self._bell.ring()
+            if self._is_much(debt):
+                self._bell.ring()
 
-    def next_report(self, life: Life) -> Report | None:
-        """What that home is to be told next; None when it knows everything."""
-        news = self._home.shadows.take_news(life, self._clock.monotonic())
+    def _is_much(self, debt: Debt) -> bool:
+        return debt.rows >= self._much_rows or debt.size >= self._much_bytes
+
+    def take_credit(self, life: Life) -> tuple[int, int]:
+        """Rows and bytes that are given back to that life with what is sent to it."""
+        if life not in self._debts or not self.has_room:
+            return 0, 0
+        debt = self._debts.pop(life)
+        return debt.rows, debt.size
+
+    def next_report(self, life: Life, *, with_late: bool) -> Report | None:
+        """What that home is to be told next; None when there is nothing. with_late: late news, too."""
+        news = self._home.shadows.take_news(life, self._clock.monotonic(), with_late=with_late)
         return None if news is None else Report(outcomes_message(news[2]), news[0], news[1])
 
     def on_marked(self, life: Life, number: int) -> None:
@@ -130,18 +171,15 @@ class ForeignRows:
         return True
 
     async def run(self) -> None:
-        """Gives credit back until cancelled. If cancelled: what is due stays due."""
+        """Gives credit back that is needed, until cancelled. If cancelled: what is due stays due."""
         self._bell.ring()
         while True:
             await self._bell.wait()
-            if self._debts and not self.has_room:
+            needed = [life for life, debt in self._debts.items() if self._is_much(debt)]
+            if needed and not self.has_room:
                 await trio.sleep(_LOOK_AGAIN_S)
                 self._bell.ring()
                 continue
-            debts, self._debts = self._debts, {}
-            for life, debt in debts.items():
-                self._give(life, debt.rows, debt.size)
-            dropped = self._home.shadows.rows_for_the_dead
-            if dropped > self._counted_for_the_dead:
-                self._observer.for_the_dead(dropped - self._counted_for_the_dead)
-                self._counted_for_the_dead = dropped
+            for life in needed:
+                if self._news is not None:
+                    self._news.credit_now(life)

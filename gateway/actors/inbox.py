@@ -7,7 +7,13 @@ Presence is racy: a device may come back between the decision to keep a row and 
 after each write (store, then look again), but for rows that a connected device has had and not acknowledged (`Offer`):
 it would get them over and over. They are offered again after `offer_again_s`, like what a window had no room for:
 one entry per device, in order of time. A row's text is in its page, which may be in the archive: it is brought back
-first. Waits for: the inbox store, LedgerActor. Is waited for by: nobody.
+first.
+
+Rows are kept and handed out by two tasks beside each other, so that a device that returns does not wait for what is to
+be kept for others. Of one device it is one or the other: its drain waits for a put that has rows of it, and a put for a
+drain (a row that comes back to be kept must not be forgotten by the drain that had handed it out).
+
+Waits for: the inbox store, LedgerActor. Is waited for by: nobody.
 """
 
 from __future__ import annotations
@@ -97,11 +103,22 @@ class InboxActor:
         self._epoch = epoch
         self._home = home
         self._clock = clock
+        #: Of rows to keep and to forget.
         self._bell = Bell()
+        self._drain_bell = Bell()
+        #: A drain has ended.
+        self._ended_bell = Bell()
         self._to_keep: deque[tuple[LedgerPage, Rows, Offer]] = deque()
         self._to_drain: deque[bytes] = deque()
         self._queued_drains: set[bytes] = set()
         self._to_forget: deque[I64] = deque()
+        #: Devices that came back while rows were to be kept, which may be theirs, and after which put they are drained
+        #: for those; in that order.
+        self._after_puts: dict[bytes, int] = {}
+        self._puts_done = 0
+        #: (k, 16) devices of the put under way; and those that are being drained.
+        self._putting: U8 = np.zeros((0, 16), np.uint8)
+        self._draining: set[bytes] = set()
         #: Devices that are online and whose window had no room for what waits for them.
         self._full: set[bytes] = set()
         #: Devices that were online and did not take, or not acknowledge, what waits for them, with app index and when
@@ -138,10 +155,19 @@ class InboxActor:
 
     def came_back(self, device_id: bytes) -> None:
         """The device can be delivered to; a device without stored rows costs one look-up."""
-        if device_id not in self._queued_drains and (self._store.holds(device_id) or self._to_keep):
+        if self._to_keep:
+            self._drain_after(device_id, len(self._to_keep))
+        self._queue_drain(device_id)
+
+    def _queue_drain(self, device_id: bytes) -> None:
+        if device_id not in self._queued_drains and self._store.holds(device_id):
             self._queued_drains.add(device_id)
             self._to_drain.append(device_id)
-            self._bell.ring()
+            self._drain_bell.ring()
+
+    def _drain_after(self, device_id: bytes, n_puts: int) -> None:
+        self._after_puts.pop(device_id, None)
+        self._after_puts[device_id] = self._puts_done + n_puts
 
     @property
     def has_full_windows(self) -> bool:
@@ -177,18 +203,23 @@ class InboxActor:
         """Works until cancelled. If cancelled: what was not written or handed out yet is so by the next run."""
         # What a crashed run had queued is still there.
         self._bell.ring()
+        self._drain_bell.ring()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._try, self._bell, self._keep_all)
+            nursery.start_soon(self._try, self._drain_bell, self._drain_all)
+
+    async def _try(self, bell: Bell, work: Callable[[], Awaitable[None]]) -> None:
         while True:
-            with trio.move_on_at(self._next_look()):
-                await self._bell.wait()
-            self._offer_again(trio.current_time())
+            with trio.move_on_at(self._next_look() if bell is self._drain_bell else math.inf):
+                await bell.wait()
             try:
-                await self._work()
+                await work()
             except* StoreError as errors:
                 # Everything is still queued, and the rows are in their pages.
                 for error in errors.exceptions:
                     self._on_error(error)
                 await trio.sleep(_RETRY_S)
-                self._bell.ring()
+                bell.ring()
 
     def _next_look(self) -> float:
         return min(next(iter(self._later.values()), math.inf), next(iter(self._again.values()), (0, math.inf))[1])
@@ -197,10 +228,12 @@ class InboxActor:
         """These devices are offered what waits for them once more after `offer_again_s`, if they are online then."""
         for device_id in device_ids:
             self._again.setdefault(device_id, (app, trio.current_time() + self._offer_again_s))
+        self._drain_bell.ring()
 
     def _look_soon(self, device_id: bytes) -> None:
         """Nothing can be said now of some of the device's rows."""
         self._later.setdefault(device_id, trio.current_time() + _RETRY_S)
+        self._drain_bell.ring()
 
     def _offer_again(self, now: float) -> None:
         """Some of the devices whose time has come; the others in the next round."""
@@ -241,29 +274,53 @@ class InboxActor:
             except StoreError as error:
                 self._on_error(error)
 
-    async def _work(self) -> None:
-        """Nothing is queued. If it fails: what was not done is."""
-        while self._to_keep or self._to_drain or self._to_forget:
+    async def _keep_all(self) -> None:
+        """Nothing is to be kept or forgotten. If it fails: what was not done is."""
+        while self._to_keep or self._to_forget:
             if self._to_keep:
                 page, rows, _ = self._to_keep[0]
                 await self._put(*self._to_keep[0])
                 self._to_keep.popleft()
                 self._home.kept(page, len(rows))
-            elif self._to_forget:
+                self._puts_done += 1
+                while self._after_puts and next(iter(self._after_puts.values())) <= self._puts_done:
+                    device_id = next(iter(self._after_puts))
+                    del self._after_puts[device_id]
+                    self._queue_drain(device_id)
+            else:
                 tags = self._to_forget[0]
                 await self._store.forget(self._epoch, tags)
                 self._to_forget.popleft()
-            else:
-                await self._drain_some()
+
+    async def _wait_drained(self, device_ids: U8) -> None:
+        """None of the devices, or of a few others, is being drained."""
+        words = np.ascontiguousarray(device_ids).view("<u8")[:, 0]
+        while self._draining:
+            draining = np.frombuffer(b"".join(self._draining), "<u8")[::2]
+            if not np.isin(draining, words).any():
+                break
+            await self._ended_bell.wait()
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _drain_all(self) -> None:
+        """As `_keep_all`, of devices that are back."""
+        self._offer_again(trio.current_time())
+        while self._to_drain:
+            await self._drain_some()
 
     async def _put(self, page: LedgerPage, rows: Rows, offer: Offer) -> None:
         assert self._owner is not None
         batch = page.batch
+        await self._wait_drained(batch.device_ids[rows])
         rows = rows[page.state[rows] == State.HELD]
         deadlines = batch.born_unix_ms + ((row_deadlines(batch, rows) - batch.born) * 1000).astype(np.int64)
         tags = self.places.tags(page, rows)
         stored = InboxRows(batch.device_ids[rows], tags, deadlines, **stored_columns(batch, rows))
-        kept, replaced = await self._store.put(self._epoch, stored)
+        self._putting = stored.device_ids
+        try:
+            kept, replaced = await self._store.put(self._epoch, stored)
+        finally:
+            self._putting = self._putting[:0]
         is_held, now = page.state[rows] == State.HELD, self._clock.monotonic()
         self._home.move(page, rows[(kept == Kept.NO_ROOM) & is_held], State.DROPPED, Reason.INBOX_FULL, now)
         self._home.move(page, rows[(kept == Kept.SUPERSEDED) & is_held], State.DROPPED, Reason.COLLAPSED, now)
@@ -295,8 +352,19 @@ class InboxActor:
 
         What its window has no room for waits for an acknowledgement, or for the device's next return.
         """
+        self._draining.add(device_id)
+        try:
+            await self._drain_alone(device_id)
+        finally:
+            self._draining.discard(device_id)
+            self._ended_bell.ring()
+
+    async def _drain_alone(self, device_id: bytes) -> None:
         assert self._owner is not None
         while self._store.holds(device_id):
+            if (self._putting == np.frombuffer(device_id, np.uint8)).all(axis=1).any():
+                self._drain_after(device_id, 1)
+                return
             tags = await self._store.peek(device_id, TAKE_ROWS_MAX)
             gone: list[I64] = []
             is_full = False

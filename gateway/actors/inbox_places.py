@@ -20,7 +20,7 @@ store, LedgerActor. Is waited for by: InboxActor, StoreDesk.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -81,6 +81,10 @@ class Places(Protocol):
 
     def tags(self, page: LedgerPage, rows: Rows) -> I64:
         """What stands in the inbox of these rows."""
+        ...
+
+    def spans(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """First and last tags of rows, by the numbers of their batches in the data folder -> as this inbox has them."""
         ...
 
     def kept(self, page: LedgerPage, rows: Rows) -> None:
@@ -153,6 +157,21 @@ class OwnPlaces:
 
     def tags(self, page: LedgerPage, rows: Rows) -> I64:
         return row_tags(page.batch.address.sequence, rows)
+
+    def spans(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        shadows: dict[int, list[ShadowPage]] = {}
+        for page in self._home.shadows:
+            shadows.setdefault(number_of(page.home_address), []).append(page)
+        found = []
+        for first, last in spans:
+            number, ends = first >> 16, np.array([first & 0xFFFF, (last & 0xFFFF) + 1])
+            sequence = self._home.addresses.sequence_of(number)
+            pieces = [] if sequence is None else [(sequence, ends)]
+            pieces += [
+                (page.batch.address.sequence, np.searchsorted(page.home_rows, ends)) for page in shadows.get(number, ())
+            ]
+            found += [(own << 16 | int(at), (own << 16 | int(end)) - 1) for own, (at, end) in pieces if at < end]
+        return found
 
     def kept(self, page: LedgerPage, rows: Rows) -> None:
         """They are where they were."""
@@ -237,6 +256,9 @@ class InboxPlaces:
         if isinstance(page, ShadowPage):
             return row_tags(number_of(page.home_address), page.home_rows[rows].astype(np.intp))
         return row_tags(number_of(page.batch.address), rows)
+
+    def spans(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        return list(spans)
 
     def kept(self, page: LedgerPage, rows: Rows) -> None:
         if not isinstance(page, ShadowPage) or not len(rows):

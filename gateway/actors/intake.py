@@ -1,6 +1,6 @@
 """Intake: gathers submissions into batches, makes them durable, answers, and hands the pages to the router.
 
-    submit() --> Gather (one per app) --gather_ms--> Batch --> journal.append --> Home.open --> reply --> router
+    submit() --> Gather (one per app) --Patience--> Batch --> journal.append --> Home.open --> reply --> router
 
 A submission is answered after its batch is durable: on disk for apps that say so, in memory for the others. The two go
 side by side, so that an app in memory never waits for a disk. Back-pressure: `submit` raises Overloaded when the home
@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.patience import Patience
 from gateway.batch import Batch, OwnershipEpoch, RequestMark, RowFault, Submission
 from gateway.clock import Clock
 from gateway.core.gather import Gather, Part, build_batch
@@ -34,6 +35,8 @@ from gateway.store.records import encode_batch
 
 #: Finished batches whose records are released together; before that the next batch takes them along.
 _RELEASE_BATCHES = 64
+#: Rows that wait for no further company: what a batch costs beside its rows is less than a tenth of it by then.
+_ENOUGH_ROWS = 1024
 
 
 class Accepted(NamedTuple):
@@ -119,19 +122,21 @@ class _Call:
 class _Side:
     """What waits for one journal. durable: batches that have it behind them and are not opened yet."""
 
-    def __init__(self, disk: Durable | None) -> None:
+    def __init__(self, disk: Durable | None, patience: Patience) -> None:
         self.disk = disk
+        self.patience = patience
         self.gathers: dict[int, Gather[_Call]] = {}
         self.rows = 0
         self.bell = Bell()
-        self.full = trio.Event()
         #: Calls with attached records whose last batch is not made yet.
         self.attached: list[_Call] = []
         self.durable: deque[tuple[Batch, list[Part[_Call]], int]] = deque()
 
 
 class Intake:
-    """gather_s: how long arrivals are gathered. gather_rows_max: rows that may wait to become durable.
+    """gather_s, gather_busy_s: how long arrivals are gathered, see patience.py.
+
+    gather_rows_max: rows that may wait to become durable.
 
     journal: of apps in memory; disk: of the apps with those indexes. app_keys: by index. request_ids: what was
     answered before.
@@ -148,6 +153,7 @@ class Intake:
         route: Callable[[LedgerPage], None],
         observer: IntakeObserver,
         gather_s: float,
+        gather_busy_s: float,
         gather_rows_max: int,
         batch_bytes_max: int,
         request_ids: RequestIds,
@@ -163,13 +169,14 @@ class Intake:
         self._clock = clock
         self._route = route
         self._observer = observer
-        self._gather_s = gather_s
         self._gather_rows_max = gather_rows_max
         self._batch_bytes_max = batch_bytes_max
         self._request_ids = request_ids
         self._app_keys = app_keys
         self._tasks = tasks
-        self._sides = [_Side(None)] + ([] if disk is None else [_Side(disk)])
+        self._sides = [
+            _Side(journal, Patience(gather_s, gather_busy_s)) for journal in ([None] if disk is None else [None, disk])
+        ]
         self._side_of = [self._sides[app in disk_apps] for app in range(len(app_keys))]
         self._rows = 0
         #: Submits with a request id that are not answered yet.
@@ -232,8 +239,8 @@ class Intake:
         side.rows += submission.n
         if key:
             self._pending[key] = call
-        if gather.is_full:
-            side.full.set()
+        if side.rows >= _ENOUGH_ROWS:
+            side.patience.end()
         side.bell.ring()
 
     def _is_repeat(self, key: int, digest: bytes, submission: Submission, reply: Reply, task_id: bytes) -> bool:
@@ -278,11 +285,8 @@ class Intake:
         await self._open_durable(side)
         while True:
             await side.bell.wait()
-            # The rest of this turn of the loop, or gather_ms, whichever is longer; a whole batch does not wait.
             if side.rows:
-                with trio.move_on_after(self._gather_s):
-                    await side.full.wait()
-                side.full = trio.Event()
+                await side.patience.wait_company()
                 await self._flush(side)
             if side.disk is None:
                 await self._release()
@@ -304,7 +308,7 @@ class Intake:
         """No submission is taken any more; returns when all that were taken are durable and answered."""
         self._is_stopped = True
         for side in self._sides:
-            side.full.set()
+            side.patience.end()
             side.bell.ring()
         while self._rows:
             await self._clock.sleep_until(self._clock.monotonic() + 0.005)
@@ -312,6 +316,7 @@ class Intake:
     async def _flush(self, side: _Side) -> None:
         """Everything pending is durable, answered and on its way. One journal call per turn (group commit)."""
         while side.rows:
+            await side.patience.wait_rest()
             made = await self._make(side)
             if not made:
                 return
@@ -358,8 +363,11 @@ class Intake:
         for app, gather in side.gathers.items():
             parts = gather.take()
             while parts:
-                made.append((self._build(app, parts), parts))
-                await trio.lowlevel.checkpoint()
+                batch = self._build(app, parts)
+                made.append((batch, parts))
+                if batch.n > _ENOUGH_ROWS:
+                    # The building of a large one is a step; after a small one a turn would only make its answers late.
+                    await trio.lowlevel.checkpoint()
                 last = parts[-1]
                 parts = gather.take() if last.piece < last.call.parts - 1 else []
         return made

@@ -28,11 +28,12 @@ import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
-from gateway.actors.page_forms import archived_form, is_archived
+from gateway.actors.late_words import LateWords, Then
+from gateway.actors.page_forms import HashTokens, PageForm, hash_targets, is_archived, may_amend, page_form, put_forms
 from gateway.actors.page_source import MemoryPages, settle_touched
-from gateway.batch import Batch, OwnershipEpoch, TaskSegment
+from gateway.batch import OwnershipEpoch, TaskSegment
 from gateway.clock import Clock
-from gateway.columns import U8, U32, Rows, TextColumn
+from gateway.columns import Rows
 from gateway.core.home import Home
 from gateway.core.untold import changed_unix_ms
 from gateway.errors import StoreCorrupt, StoreError
@@ -40,7 +41,7 @@ from gateway.ledger import LedgerPage, Reason, State
 from gateway.message_id import TASK_DOMAIN, BatchAddress
 from gateway.store.inbox_filing import device_hash
 from gateway.store.pages import page_of
-from gateway.store.ports import ArchivedPage, DayCounts, Inbox, InboxQuery, LedgerArchive, PageKey
+from gateway.store.ports import DayCounts, Inbox, InboxQuery, LedgerArchive, PageKey
 from gateway.tally import PageTally, add_keys, day_of
 
 #: Pages of one write: a turn of the store packs 16 full ones in about a second, and a thousand small ones in as long.
@@ -49,6 +50,9 @@ _WRITE_PAGES = 256
 #: How long a page that is done waits for others: a commit of the archive costs some 0.6 ms of CPU and a sync, whatever
 #: is in it, and 10 a second are enough for what is in memory and in the journal anyway.
 _COMPANY_S = 0.1
+#: Pages that have rested for so much of their time go along with one whose time is over: a commit for each costs more
+#: than what is in it.
+_COMPANY_SHARE = 0.8
 #: Pages with held rows that are learnt of in one read at a start.
 _HELD_PAGES = 4096
 #: How long an archive whose disk failed is left alone; operators need seconds to make room.
@@ -57,18 +61,10 @@ _RETRY_S = 1.0
 #: long they have: the router looks every 50 ms. With the default that is 36 full pages.
 _DUE_SHARE = 0.125
 _DUE_WAIT_S = 0.1
-#: Targets hashed in one step of the loop.
-_HASH_ROWS = 4096
-#: Late receipts that wait for their page, in calls; beyond it they are dropped and counted as strays.
-LATE_MAX = 10_000
 #: Rows of an app's newest pages that are searched for one device.
 _DEVICE_ROWS_MAX = 20_000_000
 
 
-#: Told of the page, for a change in this step of the loop, and of the rows that were asked for.
-Then: TypeAlias = Callable[[LedgerPage, Rows], None]
-#: Keyed hashes of tokens: their channels (n,), the texts, the app. `DeviceTable.hash_tokens`.
-HashTokens: TypeAlias = Callable[[U8, TextColumn, int], U32]
 #: `LedgerActor.late`.
 AskArchive: TypeAlias = Callable[[int, Rows, Then, Callable[[], None]], bool]
 
@@ -129,7 +125,7 @@ class LedgerActor:
         self._write_at = math.inf
         #: Called with each page that is in the home again; one of an earlier process when its held rows are checked.
         self.on_brought_back: Callable[[LedgerPage], None] = lambda _page: None
-        self._late: deque[tuple[int, Rows, Then, Callable[[], None]]] = deque()
+        self._late = LateWords()
         #: Pages that are away and may have rows that are due.
         self._due: deque[BatchAddress] = deque()
         self._due_after = -math.inf
@@ -215,11 +211,9 @@ class LedgerActor:
     def late(self, sequence: int, rows: Rows, then: Then, missing: Callable[[], None] = lambda: None) -> bool:
         """The newest page of the sequence will be brought back, and `then` told, or `missing` where there is none;
         False where too many wait."""
-        if len(self._late) >= LATE_MAX:
-            return False
-        self._late.append((sequence, rows, then, missing))
+        is_taken = self._late.add(sequence, rows, then, missing)
         self._bell.ring()
-        return True
+        return is_taken
 
     # -- who was told
 
@@ -455,7 +449,7 @@ class LedgerActor:
                 await self._bell.wait()
             try:
                 await self._bring_due()
-                await self._bring_late()
+                await self._late.bring(self._fetch_any, self._observer.failed)
                 self._take_rested()
                 is_short = self._is_short
                 if is_short or trio.current_time() >= self._write_at:
@@ -481,6 +475,9 @@ class LedgerActor:
         """Pages that have rested long enough are to be written; all that rest, where memory is short."""
         now = math.inf if all_of_them or self._is_short else trio.current_time()
         # The sum that `run` waits for: the difference may be a rounding error away from it.
+        if self._next_rested() > now:
+            return
+        now += self._held_write_s * (1 - _COMPANY_SHARE)
         while self._next_rested() <= now and self._resting:
             sequence, (page, _) = self._resting.popitem(last=False)
             # Otherwise it will say so when it rests again.
@@ -500,7 +497,7 @@ class LedgerActor:
             rows = 0
             for page in self._unsaved.values():
                 pages.append(page)
-                rows += page.n
+                rows += 0 if may_amend(page) else page.n
                 if rows >= _WRITE_ROWS or len(pages) >= _WRITE_PAGES:
                     break
             await self._write(pages)
@@ -509,14 +506,11 @@ class LedgerActor:
             self._home.evict_some()
 
     async def _write(self, pages: list[LedgerPage]) -> None:
-        forms: list[tuple[LedgerPage, int, ArchivedPage]] = []
+        forms: list[tuple[LedgerPage, int, PageForm]] = []
         for page in pages:
-            await self._hash_targets(page.batch)
+            await hash_targets(page.batch, self.hash_tokens)
             if page.rests:
-                form = archived_form(page, self._home.counters.settled(page))
-                if page.batch.app in self.told_apps:
-                    form = form._replace(changed_unix_ms=changed_unix_ms(page))
-                forms.append((page, page.changes, form))
+                forms.append((page, page.changes, self._form(page)))
             else:
                 # It has begun to move again, and says so when it rests anew, or ends.
                 del self._unsaved[page.batch.address.sequence]
@@ -524,7 +518,7 @@ class LedgerActor:
         if not forms:
             return
         async with self._moving:
-            await self._store.write(self._epoch, [form for _, _, form in forms])
+            forms = await put_forms(self._store, self._epoch, forms)
             for page, _, form in forms:
                 self._home.counters.archived(page, form.tally)
         self._observer.archived(len(forms))
@@ -546,16 +540,10 @@ class LedgerActor:
             else:
                 self._unsaved.move_to_end(sequence)
 
-    async def _hash_targets(self, batch: Batch) -> None:
-        """The archive gets no tokens, but hashes to know them again."""
-        if batch.tokens is None or batch.channels is None or batch.target_hashes is not None:
-            return
-        hashes = np.zeros(batch.n, np.uint32)
-        for first in range(0, batch.n, _HASH_ROWS):
-            rows = np.arange(first, min(first + _HASH_ROWS, batch.n))
-            hashes[rows] = self.hash_tokens(batch.channels[rows], batch.tokens.take(rows), batch.app)
-            await trio.lowlevel.checkpoint()
-        batch.target_hashes = hashes
+    def _form(self, page: LedgerPage) -> PageForm:
+        form = page_form(page, self._home.counters.settled(page))
+        is_told = page.batch.app in self.told_apps
+        return form._replace(changed_unix_ms=changed_unix_ms(page)) if is_told else form
 
     async def _bring_due(self) -> None:
         """Some at a time: they must be looked at before memory for the next ones makes them leave again."""
@@ -572,21 +560,16 @@ class LedgerActor:
                 self._home.look_again(address, self._clock.monotonic())
                 self.on_due()
 
-    async def _bring_late(self) -> None:
-        while self._late:
-            sequence, rows, then, missing = self._late[0]
-            page = await self.fetch(sequence)
-            if page is None:
-                key = await self._store.newest(sequence)
-                page = None if key is None else await self._read_to_keep(key)
-                # Another late receipt, or a new batch of that number, may have come meanwhile.
-                if page is not None and self._home.page(sequence) is None and sequence not in self._home.away_pages:
-                    self._home.adopt(page)
-            self._late.popleft()
-            if page is None:
-                missing()
-            else:
-                then(page, rows[rows < page.n])
+    async def _fetch_any(self, sequence: int) -> LedgerPage | None:
+        """The newest page of the sequence is in the home, whatever its rows are. Raises StoreError."""
+        page = await self.fetch(sequence)
+        if page is None:
+            key = await self._store.newest(sequence)
+            page = None if key is None else await self._read_to_keep(key)
+            # A new batch of that number may have come meanwhile.
+            if page is not None and self._home.page(sequence) is None and sequence not in self._home.away_pages:
+                self._home.adopt(page)
+        return page
 
     async def _retain(self) -> None:
         oldest = self._clock.unix_ms() - int(self._retention_s * 1000)

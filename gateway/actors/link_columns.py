@@ -9,7 +9,7 @@ import numpy as np
 
 from gateway.batch import Batch
 from gateway.columns import U16, Rows
-from gateway.core.shadow import BurstReport, Outcomes, Question
+from gateway.core.outcomes import BurstReport, Outcomes, Question
 from gateway.core.slices import cut_batch
 from gateway.ledger import IS_FINAL, Channel
 from gateway.message_id import BatchAddress

@@ -69,9 +69,23 @@ class LinkFeed:
         #: Rows whose home is down.
         self._aside: list[ForLink] = []
 
-    def add(self, work: ForLink) -> None:
+    def add(self, work: ForLink, *, at_once: bool = False) -> None:
+        """at_once: a small page goes to the edge in the caller's turn, where nothing stands before it and nobody has to
+        be told first: a turn of the loop for a handful of rows costs as much as they do."""
+        may_go = at_once and work.page.n <= _FEW_ROWS and self.is_idle and not self._needs_word(work.page)
         self._waiting.append(work)
-        self._bell.ring()
+        if may_go and len(work.rows) <= self._rows_max(work.page):
+            # As in `_step`: what a crash interrupts is done again by the next run.
+            self._feed(work)
+            self._waiting.popleft()
+        else:
+            self._bell.ring()
+
+    def _needs_word(self, page: LedgerPage) -> bool:
+        """A journal on disk, here or at home, has to know of the page's rows before they leave."""
+        if isinstance(page, ShadowPage) and page.asked is not None:
+            return True
+        return self._trail is not None and page.trail is not None
 
     @property
     def is_idle(self) -> bool:

@@ -138,23 +138,27 @@ class LongLink:
         """
         try:
             while not self._is_drained():
-                now = self._clock()
-                busy = self.step(now)
-                if now >= self._next_tick:
-                    busy = self.tick(now) or busy
-                if self.pauses.wait_s:
-                    await trio.sleep(self.pauses.wait_s)
-                elif busy:
-                    await trio.lowlevel.checkpoint()
-                else:
-                    with trio.move_on_after(max(0.0, self._wake_at() - self._clock())):
-                        await trio.lowlevel.wait_readable(self.edge.fileno())
-                    pause_s = self.pauses.gather_until - self._clock()
-                    if pause_s > 0.0:
-                        await trio.sleep(pause_s)
+                wake_at = self._wake_at()
+                # One deadline for all steps until it has passed: a scope of its own for each costs as much as its wait.
+                with trio.move_on_after(max(0.0, wake_at - self._clock())):
+                    while self._wake_at() == wake_at and not self._is_drained():
+                        await self._step_and_wait()
             await self._close_all()
         finally:
             self.dispose()
+
+    async def _step_and_wait(self) -> None:
+        busy = self.step(now := self._clock())
+        if now >= self._next_tick:
+            busy = self.tick(now) or busy
+        if self.pauses.wait_s:
+            await trio.sleep(self.pauses.wait_s)
+        elif busy:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(self.edge.fileno())
+            if (pause_s := self.pauses.gather_until - self._clock()) > 0.0:
+                await trio.sleep(pause_s)
 
     async def _close_all(self) -> None:
         """Every connection is closed, evenly over `_spread_s`: a whole worker's must not be back in one moment."""
@@ -207,11 +211,8 @@ class LongLink:
         return self.downlink.in_flight.n_waiting() == 0 or self._clock() >= self._drain_until
 
     def _wake_at(self) -> float:
-        wake_at = self._next_tick
-        for other in (self._drain_until, self.edge.accept_again_at()):
-            if other is not None:
-                wake_at = min(wake_at, other)
-        return wake_at
+        others = (self._drain_until, self.edge.accept_again_at())
+        return min([self._next_tick, *(other for other in others if other is not None)])
 
     def step(self, now: float) -> bool:
         """One bounded step; true when there is probably more to do, so that another one is worth while at once."""
@@ -529,11 +530,14 @@ class LongLink:
         if self._drain_until is not None:
             self._count(Count.REFUSED_OFFLINE, len(fds))
             return np.zeros(len(fds), np.bool_)
-        started = self._cpu_clock()
+        # What few rows cost is the call, not the rows: no pace learns from it, and the clock is a system call.
+        is_small = len(fds) < SMALL_STEP
+        started = 0.0 if is_small else self._cpu_clock()
         self._resumption.claim(now)
         taken = self.downlink.deliver(fds, generations, device_ids, tags, payload, now, expiry_s)
-        if len(fds) >= SMALL_STEP:
+        if not is_small:
             self.write_pace.on_step(int(np.count_nonzero(taken)), self._cpu_clock() - started)
+        self.pauses.on_delivered(now, len(self.downlink.in_flight))
         return taken
 
     def redeliver(

@@ -219,18 +219,18 @@ class Presence:
         if tag:
             has_tag = np.zeros(len(ours), np.bool_)
             for first in range(0, len(ours), _TAG_ROWS):
-                part = ours[first : first + _TAG_ROWS].tolist()
-                has_tag[first : first + len(part)] = [tag in self._devices.tags(row) for row in part]
+                part = ours[first : first + _TAG_ROWS]
+                has_tag[first : first + len(part)] = self._devices.have_tag(part, tag)
                 await trio.lowlevel.checkpoint()
             ids = ids[has_tag]
         return ids
 
     async def _count_tag(self, tag: bytes, app_index: int) -> int:
         rows, apps = self._online_rows()
-        ours = rows[apps == app_index].tolist()
+        ours = rows[apps == app_index]
         n_tagged = 0
         for first in range(0, len(ours), _TAG_ROWS):
-            n_tagged += sum(tag in self._devices.tags(row) for row in ours[first : first + _TAG_ROWS])
+            n_tagged += int(self._devices.have_tag(ours[first : first + _TAG_ROWS], tag).sum())
             await trio.lowlevel.checkpoint()
         return n_tagged
 

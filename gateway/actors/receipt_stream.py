@@ -92,7 +92,7 @@ def take_rows(changes: Sequence[Change], cursor: Cursor, app: int, rows_max: int
     position, offset = cursor
     for change in changes:
         n = len(change.rows)
-        if change.page.batch.app == app:
+        if change.batch.app == app:
             stop = min(n, offset + rows_max)
             parts.append(Part(change, offset, stop))
             rows_max -= stop - offset
@@ -128,14 +128,14 @@ def encode_receipts(stream: int, cursor: Cursor, parts: Sequence[Part]) -> messa
         return np.concatenate(values).astype(dtype, copy=False).view(np.uint8).reshape(-1).data
 
     rows = [change.rows[first:stop].astype(np.intp) for change, first, stop in parts]
-    pages = [change.page for change, _, _ in parts]
+    batches = [change.batch for change, _, _ in parts]
     counts = [len(part) for part in rows]
     return messages.Receipts(
         id=stream,
         cursor=cursor.encode(),
         n=sum(counts),
-        message_ids=column([page.batch.message_ids[at] for page, at in zip(pages, rows, strict=True)], "u1"),
-        device_ids=column([page.batch.device_ids[at] for page, at in zip(pages, rows, strict=True)], "u1"),
+        message_ids=column([batch.message_ids[at] for batch, at in zip(batches, rows, strict=True)], "u1"),
+        device_ids=column([batch.device_ids[at] for batch, at in zip(batches, rows, strict=True)], "u1"),
         state=column([_column(part.change.state, part) for part in parts], "u1"),
         reason=column([_column(part.change.reason, part) for part in parts], "u1"),
         receipt=column([_column(part.change.receipt, part) for part in parts], "u1"),

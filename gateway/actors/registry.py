@@ -77,8 +77,9 @@ class RegistryActor:
         Raises StoreError, and Overloaded where a limit of the table is smaller than what was stored.
         """
         loaded = lost = 0
+        n_expected = await self._store.count()
         async for devices in self._store.load(range(SHARD_COUNT)):
-            lost += self._devices.restore(devices)
+            lost += self._devices.restore(devices, n_expected)
             loaded += devices.n
         self._observer.loaded(loaded, lost)
         self._devices.changes.follow(self._on_change)

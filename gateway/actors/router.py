@@ -160,6 +160,7 @@ class Router:
             tick_s=_SWEEP_S, slots=1024, now=clock.monotonic(), items_max=_WAITS_MAX
         )
         self._sweep_bell = Bell()
+        self._sweep_at = -math.inf  #: When the sweeper looks up by itself; -inf while it is about to.
         ways = Ways(self._options, self.lanes_of, self._offer, inbox.forget)
         self.fallbacks = Fallbacks(home=home, devices=devices, clock=clock, observer=observer, ways=ways)
         self._trail = trail
@@ -212,8 +213,8 @@ class Router:
         self._pages.append(page)
         self.queued_rows += page.n
         self._bell.ring()
-        # Its TTL may end before everything the sweeper waits for.
-        self._sweep_bell.ring()
+        if self._home.next_deadline() < self._sweep_at:
+            self._sweep_bell.ring()
 
     async def run(self) -> None:
         """Routes until cancelled. If cancelled: the page under way goes on with its next slice in the next run."""
@@ -261,10 +262,11 @@ class Router:
                 span = slice(first, stop) if len(rows) == stop - first else None
                 routed = route(page, rows, self._devices, options, self.lanes_of(page), span)
                 page.routed_ms[first:stop] = page.stamp(self._clock.monotonic())
-                self._carry_out(page, routed, options)
+                self._carry_out(page, routed, options, at_once=True)
             page.n_routed = stop
             self.queued_rows -= stop - first
-            await trio.lowlevel.checkpoint()
+            if stop < page.n or len(self._pages) > 1 or self._again:
+                await trio.lowlevel.checkpoint()
 
     async def _route_again(self, page: LedgerPage, rows: Rows) -> None:
         options = self._options(page)
@@ -290,8 +292,10 @@ class Router:
 
     # -- carrying out
 
-    def _carry_out(self, page: LedgerPage, routed: Routed, options: Options, offer: Offer = Offer.NOW) -> None:
-        """Every row of the decision has its next holder or its end. offer: as in `InboxActor.keep`."""
+    def _carry_out(
+        self, page: LedgerPage, routed: Routed, options: Options, offer: Offer = Offer.NOW, *, at_once: bool = False
+    ) -> None:
+        """Every row has its next holder or its end. offer: as in `InboxActor.keep`; at_once: as in `LinkFeed.add`."""
         now = self._clock.monotonic()
         for reason, rows in routed.dropped:
             if reason is Reason.UNKNOWN_DEVICE and not self._remembers_devices and _is_recovered(page):
@@ -308,7 +312,7 @@ class Router:
             self._to_lane(page, group, options, now)
         if len(routed.long_link):
             page.channel[routed.long_link] = Channel.LONG_LINK
-            self._link_feed.add(ForLink(page, routed.long_link, routed.fds, routed.generations))
+            self._link_feed.add(ForLink(page, routed.long_link, routed.fds, routed.generations), at_once=at_once)
         if len(routed.inbox):
             page.channel[routed.inbox] = Channel.LONG_LINK
             self._inbox.keep(page, routed.inbox, offer)
@@ -500,7 +504,6 @@ class Router:
         self._devices.suspect_tokens(slots[known], page.token_hashes[rows[known]])
 
     # -- from the long link
-
     def unacknowledged(self, page: LedgerPage, rows: Rows, offer: Offer) -> None:
         """Sockets closed or stayed silent: these rows pass to their next holder, counted and marked."""
         held = rows[page.are(rows, State.IN_FLIGHT, Channel.LONG_LINK)]
@@ -555,9 +558,10 @@ class Router:
         while True:
             waits = self._waits.next_deadline()
             deadline = min(self._home.next_deadline(), self.fallbacks.next_deadline())
-            with self._clock.move_on_at(min(deadline, math.inf if waits is None else waits)):
+            self._sweep_at = min(deadline, math.inf if waits is None else waits)
+            with self._clock.move_on_at(self._sweep_at):
                 await self._sweep_bell.wait()
-            now = self._clock.monotonic()
+            now, self._sweep_at = self._clock.monotonic(), -math.inf
             self._stop_waiting(now)
             self.fallbacks.on_time(now)
             for page, rows in self._home.due(now):

@@ -218,7 +218,9 @@ class RpcConnection:
                 self._take(session.receive_data(data, trio.current_time()))
                 self._bound_buffer()
                 self._adapt(len(data), time.thread_time() - started)
-            self._bell.ring()
+            if session.pending_bytes or session.close_reason is not None:
+                # Most reads bring nothing that the session answers itself; whoever has an answer later rings for it.
+                self._bell.ring()
 
     def _bound_buffer(self) -> None:
         before, self._buffered = self._buffered, self.session.buffered_bytes

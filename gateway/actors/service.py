@@ -22,7 +22,7 @@ import numpy as np
 import trio
 
 from gateway.actors import store_desk
-from gateway.actors.audiences import Audiences
+from gateway.actors.audiences import Audiences, Who
 from gateway.actors.consent_desk import ConsentDesk
 from gateway.actors.intake import Accepted, Intake, RequestIdReused, ShuttingDown
 from gateway.actors.loss_reports import Asked, LossReports
@@ -60,6 +60,7 @@ from gateway.wire.rpc.submit import (
     submit_digest,
     submit_digest_in_steps,
     submitted,
+    unknown_alias,
 )
 
 _T = TypeVar("_T")
@@ -158,7 +159,7 @@ class Service:
         self._wait_registered = wait_registered
         self._desk = desk
         pages = pages or MemoryPages(home)
-        self._reports = TaskReports(pages, clock, audiences.is_running)
+        self._reports = TaskReports(pages, clock, audiences.is_running, audiences.size)
         self.losses = LossReports(home=home, pages=pages, clock=clock, app_keys=[app.key for app in apps])
         self._audiences = audiences
         self._control = control
@@ -374,17 +375,22 @@ class Service:
                 raise BadRequest(f"content.{fault.field}", fault.text)
             self._check_room()
             digest = audience_digest(message) if message.request_id else b""
-            tag = message.tag.encode()
+            who = Who(message.tag.encode(), tuple(alias.encode() for alias in message.aliases), message.online_only)
+            if who.tag and who.aliases:
+                raise BadRequest("aliases", "an audience has a tag or aliases, not both")
             started = await self._audiences.start(
-                app.number, content, tag, message.rows_per_s, request_id=message.request_id, digest=digest
+                app.number, content, who, message.rows_per_s, request_id=message.request_id, digest=digest
             )
+            refused = [unknown_alias(message, place) for place in started.unknown]
+            if refused and not started.task_id:
+                raise BadRequest(refused[0].field, refused[0].text, code="not_found")
         self._observer.submit("accepted")
         devices = started.devices
         if started.task_id and not devices:
             asked = messages.TaskState(id=message.id, task_id=started.task_id)
             devices = (await self._reports.counts(asked, functools.partial(self._may_see, connection))).accepted
-        answer = messages.AudienceSubmitted(id=message.id, task_id=started.task_id or bytes(16), devices=devices)
-        connection.answer(answer)
+        task_id = started.task_id or bytes(16)
+        connection.answer(messages.AudienceSubmitted(id=message.id, task_id=task_id, devices=devices, refused=refused))
 
     # -- stores
 

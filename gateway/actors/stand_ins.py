@@ -226,10 +226,8 @@ class StandIns:
         deadline = trio.current_time() + PATIENCE_S
         while True:
             changed, home = self._changed, self._homes.home(what.key)
-            if home == self._me:
-                return await self.take(what)
             try:
-                answer = await what.there(home)
+                answer = await (self.take(what) if home == self._me else what.there(home))
             except WorkerGone:
                 answer = None
             if answer is not None:

@@ -164,7 +164,7 @@ class StoreDesk:
     async def _query(self, message: messages.StoredRows | messages.PurgeStored, app: int | None) -> InboxQuery:
         spans = None
         if message.task_id is not None:
-            spans = await self.find_spans(message.task_id)
+            spans = self._inbox_actor.places.spans(await self.find_spans(message.task_id))
         before = None
         if message.older_than_s:
             before = self._clock.unix_ms() - int(message.older_than_s * 1000)

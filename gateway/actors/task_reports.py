@@ -34,12 +34,17 @@ _DEVICE_ROWS_MAX = 4_000_000
 
 class TaskReports:
     def __init__(
-        self, pages: PageSource, clock: Clock, is_running: Callable[[bytes], bool] = lambda _task_id: False
+        self,
+        pages: PageSource,
+        clock: Clock,
+        is_running: Callable[[bytes], bool] = lambda _task_id: False,
+        audience_devices: Callable[[bytes], int] = lambda _task_id: 0,
     ) -> None:
-        """is_running: whether a task may get further rows."""
+        """is_running: whether a task may get further rows. audience_devices: of one that may."""
         self._pages = pages
         self._clock = clock
         self._is_running = is_running
+        self._audience_devices = audience_devices
 
     async def answer(
         self, message: messages.TaskState | messages.TaskRows | messages.Trace, may_see: MaySee
@@ -135,6 +140,7 @@ class TaskReports:
             latency_ms=latencies,
             groups=dict(groups),
             plans=dict(plans),
+            audience_devices=self._audience_devices(message.task_id) if may_grow else 0,
         )
 
     async def _rows(self, message: messages.TaskRows, may_see: MaySee) -> messages.TaskRowPage:

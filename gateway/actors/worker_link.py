@@ -6,8 +6,9 @@
 The reader awaits nothing but its socket: what it brings has its room already (credit), or is bounded by what this
 worker itself handed out (outcomes) or asked (answers). So two workers that are full of each other's rows go on hearing
 what became of their own. Reports are made when they are sent, from columns: however often a row moved, it waits as one.
-Those that nobody waits for gather for `GATHER_S`: a row that its device acknowledges at once is reported once, and the
-acknowledgements of a moment as one.
+Those that nobody waits for gather for `GATHER_S`: the acknowledgements of a moment are one report. That rows were sent
+gathers for `LATE_S`, so that a row that its device acknowledges soon is reported once (core/shadow.py). Credit goes
+along with whatever is sent, and alone when much of it is due.
 
 A row's report that it is about to leave the process is out when the kernel has it: what was written to a Unix socket is
 read by the peer even when this process is killed the moment after. For a row of an app on disk that is not enough: its
@@ -34,9 +35,13 @@ from gateway.wire.worker_link.session import Closed, Event, LinkSession, Opened
 _READ_BYTES = 256 << 10
 #: Bytes made ready ahead of the socket: more would only make reports older.
 _AHEAD_BYTES = 256 << 10
-#: How long reports wait for others, and what a kill loses of them more. A phone on the same machine acknowledges within
-#: it; to whoever asks for a state it is nothing. Longer makes no fewer reports: docs/performance.md.
-GATHER_S = 0.005
+#: How long reports wait for others, and what a kill loses of them more: the acknowledgements of a small part come
+#: together in it, and to whoever asks for a state it is nothing.
+GATHER_S = 0.02
+#: The same for what an audience's next chunk waits for.
+SOON_S = 0.005
+#: How long it waits that rows were sent: most phones acknowledge within it. A state that somebody looks at is so old.
+LATE_S = 0.25
 
 
 class LinkEnds(Protocol):
@@ -56,7 +61,11 @@ class LinkEnds(Protocol):
 
     def on_marked(self, life: Life, number: int) -> None: ...
 
-    def next_report(self, life: Life) -> Report | None: ...
+    def next_report(self, life: Life, *, with_late: bool) -> Report | None: ...
+
+    def take_credit(self, life: Life) -> tuple[int, int]:
+        """Rows and bytes that the peer may send again."""
+        ...
 
     def next_slice(self, life: Life, rows_max: int) -> Slice | None: ...
 
@@ -73,9 +82,12 @@ class WorkerLink:
         self.life: Life | None = None
         self.is_draining = False
         self._told: list[tuple[ShadowPage, Rows]] = []
-        #: When the reports that wait are due; trio's clock.
-        self._reports_at = math.inf
+        #: When the reports that wait are due, and when late news is; trio's clock.
+        self._reports_at = self._late_at = math.inf
         self._resting = trio.CancelScope()
+        #: Rows may wait for credit.
+        self._is_short = False
+        self._is_credit_due = False
 
     # -- called by others, at once
 
@@ -83,11 +95,23 @@ class WorkerLink:
         """There are rows."""
         self._bell.ring()
 
-    def ring_later(self) -> None:
-        """There is a report that nobody waits for."""
-        if self._reports_at == math.inf:
+    def ring_within(self, wait_s: float) -> None:
+        """There is a report, for which no row waits."""
+        at = trio.current_time() + wait_s
+        if at < self._reports_at:
             # The writer is not woken for it: the end of its rest comes nearer.
-            self._reports_at = self._resting.deadline = trio.current_time() + GATHER_S
+            self._reports_at = at
+            self._resting.deadline = min(at, self._late_at)
+
+    def ring_late(self, *, is_some: bool) -> None:
+        """There is late news, or none any more."""
+        self._late_at = trio.current_time() + LATE_S if is_some else math.inf
+        self._resting.deadline = min(self._reports_at, self._late_at)
+
+    def ring_late_now(self) -> None:
+        """What is late news by now is due."""
+        self._late_at = -math.inf
+        self._bell.ring()
 
     def ring_reports(self) -> None:
         """There is a report for which rows wait."""
@@ -98,9 +122,9 @@ class WorkerLink:
         self._session.send(message)
         self._bell.ring()
 
-    def give(self, rows: int, size: int) -> None:
-        """The peer may send so many more rows and bytes."""
-        self._session.give(rows, size)
+    def give_credit(self) -> None:
+        """The peer may need the credit that is due to it."""
+        self._is_credit_due = True
         self._bell.ring()
 
     def close(self, *, after_s: float = 0.0) -> None:
@@ -132,7 +156,6 @@ class WorkerLink:
             for event in self._session.receive_data(data):
                 if not self._take(event):
                     return
-            self._bell.ring()
 
     def _take(self, event: Event) -> bool:
         """False when the link is over."""
@@ -145,6 +168,7 @@ class WorkerLink:
                 return False
             self.life = life
             # What is to be told to this life may be there already.
+            self._late_at = -math.inf
             self.ring_reports()
             return True
         if self.life is None:
@@ -163,7 +187,8 @@ class WorkerLink:
                 case Marked(number=number):
                     self._ends.on_marked(life, number)
                 case Credit():
-                    pass
+                    if self._is_short:
+                        self._bell.ring()
         except ValueError as error:
             raise RemoteProtocolError(f"worker {life.worker}: {error}") from error
         return True
@@ -174,7 +199,7 @@ class WorkerLink:
             self._fill()
             data = session.data_to_send()
             if not data:
-                until = math.inf if self.life is None else self._reports_at
+                until = math.inf if self.life is None else min(self._reports_at, self._late_at)
                 with trio.CancelScope(deadline=until) as self._resting:
                     await self._bell.wait()
                 continue
@@ -193,15 +218,24 @@ class WorkerLink:
         session, life = self._session, self.life
         if life is None:
             return
-        while session.unsent_bytes < _AHEAD_BYTES and self._reports_at <= trio.current_time():
-            report = self._ends.next_report(life)
+        now = trio.current_time()
+        is_late_due = self._late_at <= now
+        while session.unsent_bytes < _AHEAD_BYTES and (is_late_due or self._reports_at <= now):
+            report = self._ends.next_report(life, with_late=is_late_due)
             if report is None:
                 self._reports_at = math.inf
+                if is_late_due:
+                    self._late_at = math.inf
                 break
             session.send(report.message)
             self._told.append((report.page, report.rows))
-        while session.unsent_bytes < _AHEAD_BYTES and session.has_room() and not self.is_draining:
-            slice_ = self._ends.next_slice(life, session.room_rows)
+        self._is_short = False
+        while session.unsent_bytes < _AHEAD_BYTES and not self.is_draining:
+            self._is_short = not session.has_room()
+            slice_ = None if self._is_short else self._ends.next_slice(life, session.room_rows)
             if slice_ is None:
-                return
+                break
             session.send_slice(slice_)
+        if session.unsent_bytes or self._is_credit_due:
+            self._is_credit_due = False
+            session.give(*self._ends.take_credit(life))

@@ -25,7 +25,7 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.actors.foreign_rows import ForeignRows, Report
 from gateway.actors.spread import Spread
-from gateway.actors.worker_link import WorkerLink
+from gateway.actors.worker_link import GATHER_S, SOON_S, WorkerLink
 from gateway.core.shadow import Life
 from gateway.errors import GatewayError, Overloaded, RemoteProtocolError
 from gateway.wire.worker_link.messages import U32_MAX, VERSION, Answer, Ask, Hello, Marked, Outcomes, Slice
@@ -109,7 +109,7 @@ class WorkerLinks:
         self.is_serving = True
         spread.on_rows = self._ring
         spread.on_marked = self._tell_marked
-        foreign.connect(self._ring_later, self._ring_reports, self._give)
+        foreign.connect(self)
 
     # -- who lives; called by `Peers`
 
@@ -268,20 +268,38 @@ class WorkerLinks:
         if link is not None:
             link.ring()
 
-    def _ring_later(self, life: Life) -> None:
+    # -- what foreign rows have to tell
+
+    def news_later(self, life: Life) -> None:
         link = self._links.get(life.worker)
         if link is not None:
-            link.ring_later()
+            link.ring_within(GATHER_S)
 
-    def _ring_reports(self, life: Life) -> None:
+    def news_soon(self, life: Life) -> None:
+        link = self._links.get(life.worker)
+        if link is not None:
+            link.ring_within(SOON_S)
+
+    def late_news(self, life: Life, *, is_some: bool) -> None:
+        link = self._links.get(life.worker)
+        if link is not None:
+            link.ring_late(is_some=is_some)
+
+    def late_news_now(self, life: Life) -> None:
+        """Late news waits no longer."""
+        link = self._links.get(life.worker)
+        if link is not None:
+            link.ring_late_now()
+
+    def news_now(self, life: Life) -> None:
         link = self._links.get(life.worker)
         if link is not None:
             link.ring_reports()
 
-    def _give(self, life: Life, rows: int, size: int) -> None:
+    def credit_now(self, life: Life) -> None:
         link = self._links.get(life.worker)
         if link is not None and link.life == life:
-            link.give(rows, size)
+            link.give_credit()
 
     def _tell_marked(self, worker: int, number: int) -> None:
         link = self._links.get(worker)
@@ -339,8 +357,11 @@ class WorkerLinks:
             if asked.take is not None and answer.is_known:
                 asked.take(life, answer.body)
 
-    def next_report(self, life: Life) -> Report | None:
-        return self._foreign.next_report(life)
+    def next_report(self, life: Life, *, with_late: bool) -> Report | None:
+        return self._foreign.next_report(life, with_late=with_late)
+
+    def take_credit(self, life: Life) -> tuple[int, int]:
+        return self._foreign.take_credit(life)
 
     def next_slice(self, life: Life, rows_max: int) -> Slice | None:
         link = self._links.get(life.worker)

@@ -106,9 +106,12 @@ def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser
     submit.add_argument("--allow-duplicates", action="store_true", help="the same target twice gets both")
     submit.add_argument(
         "--audience",
+        action="append",
         metavar="WHO",
-        help="all (devices that are online), or tag:NAME: those with it; FILE then has one notification without `to`",
+        help="all devices; tag:NAME: those with it; alias:NAME (may be repeated): those of it; FILE then has one "
+        "notification without `to`",
     )
+    submit.add_argument("--online-only", action="store_true", help="with --audience: of these, those that are online")
     submit.add_argument("--per-s", type=_seconds, metavar="N", help="with --audience: at most so many rows a second")
     submit.add_argument("--task", metavar="TASK", type=_identifier, help="add the rows to this task of the app")
     submit.add_argument("--group", default="", metavar="NAME", help="a label, kept with the rows")

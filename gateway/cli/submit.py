@@ -94,6 +94,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
         return submit_audience(options, output)
     if options.per_s is not None:
         raise UsageError("--per-s is the speed of an --audience")
+    if options.online_only:
+        raise UsageError("--online-only is for an --audience")
     with open_lines(options.file) as lines, app_client(config, app, options.address, options.timeout) as client:
         report = Report(LineReader(lines))
         failure: GatewayError | None = None

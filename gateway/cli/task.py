@@ -38,12 +38,15 @@ def document(counts: TaskCounts) -> dict[str, object]:
         "latency_ms": counts.latency_ms,
         "groups": counts.groups,
         "plans": counts.plans,
+        "audience_devices": counts.audience_devices,
     }
 
 
 def show(counts: TaskCounts, output: Output) -> None:
     where = "all rows have ended" if counts.is_final else "rows are open" if counts.is_routed else "being routed"
     output.say(f"task {to_text(counts.task_id)}: {counted(counts.accepted, 'row')} accepted, {where}")
+    if counts.audience_devices:
+        output.say(f"its audience had {counted(counts.audience_devices, 'device')} and is under way")
     rows: list[tuple[str, str, int]] = []
     for title, found in (
         ("state", counts.states),

@@ -15,7 +15,7 @@ import random
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar, Unpack
 
 import msgspec
 
@@ -24,6 +24,7 @@ from gateway.client.consent_calls import AsyncConsentCalls
 from gateway.client.loss_calls import AsyncLossCalls
 from gateway.client.requests import (
     UNSENT,
+    AudienceOptions,
     DeviceState,
     Target,
     audience_request,
@@ -258,12 +259,9 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
         """The same for columns that the caller has made (requests.py, rows.py)."""
         return await self._call(with_request_id(request), Submitted)
 
-    async def submit_audience(
-        self, content: Variant, *, tag: str = "", rows_per_s: float | None = None, request_id: str = ""
-    ) -> AudienceSubmitted:
-        """The content is on its way to all devices that are online now, or those with the tag. Without a request_id one
-        is made, for retries."""
-        return await self._call(audience_request(content, tag, rows_per_s, request_id), AudienceSubmitted)
+    async def submit_audience(self, content: Variant, **who: Unpack[AudienceOptions]) -> AudienceSubmitted:
+        """The content is on its way to all devices, or to those that the options name."""
+        return await self._call(audience_request(content, **who), AudienceSubmitted)
 
     async def task_state(self, task_id: bytes | str) -> TaskCounts:
         return await self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)

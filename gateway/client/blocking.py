@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, Unpack
 
 import msgspec
 
@@ -23,6 +23,7 @@ from gateway.client.consent_calls import BlockingConsentCalls
 from gateway.client.loss_calls import BlockingLossCalls
 from gateway.client.requests import (
     UNSENT,
+    AudienceOptions,
     DeviceState,
     Target,
     audience_request,
@@ -179,12 +180,9 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         while waiting:
             yield self._collect(*waiting.popleft())
 
-    def submit_audience(
-        self, content: Variant, *, tag: str = "", rows_per_s: float | None = None, request_id: str = ""
-    ) -> AudienceSubmitted:
-        """The content is on its way to all devices that are online now, or those with the tag. Without a request_id one
-        is made, for retries."""
-        return self._call(audience_request(content, tag, rows_per_s, request_id), AudienceSubmitted)
+    def submit_audience(self, content: Variant, **who: Unpack[AudienceOptions]) -> AudienceSubmitted:
+        """The content is on its way to all devices, or to those that the options name."""
+        return self._call(audience_request(content, **who), AudienceSubmitted)
 
     def task_state(self, task_id: bytes | str) -> TaskCounts:
         return self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)

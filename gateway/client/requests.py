@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict, Unpack
 
 import msgspec
 import numpy as np
@@ -252,7 +252,28 @@ def with_request_id(request: Submit) -> Submit:
     return request if request.request_id else msgspec.structs.replace(request, request_id=os.urandom(16).hex())
 
 
-def audience_request(content: Variant, tag: str, rows_per_s: float | None, request_id: str) -> SubmitAudience:
+class AudienceOptions(TypedDict, total=False):
+    """Whose devices get an audience's content, and how fast.
+
+    tag: of those that have it; aliases: of those, at most 1,000; neither: of all. online_only: of these, the devices
+    that are online now. rows_per_s: at most so many. request_id: the same one again is the same audience.
+    """
+
+    tag: str
+    aliases: Sequence[str]
+    online_only: bool
+    rows_per_s: float | None
+    request_id: str
+
+
+def audience_request(content: Variant, **who: Unpack[AudienceOptions]) -> SubmitAudience:
     """With a request_id, made where there is none: it may be sent twice and is done once."""
-    request_id = request_id or os.urandom(16).hex()
-    return SubmitAudience(id=UNSENT, content=content, tag=tag, rows_per_s=rows_per_s, request_id=request_id)
+    return SubmitAudience(
+        id=UNSENT,
+        content=content,
+        tag=who.get("tag", ""),
+        aliases=list(who.get("aliases", ())),
+        online_only=who.get("online_only", False),
+        rows_per_s=who.get("rows_per_s"),
+        request_id=who.get("request_id") or os.urandom(16).hex(),
+    )

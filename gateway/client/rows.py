@@ -7,7 +7,8 @@ A line is one JSON object:
     to           32 hex digits, {"vendor", "token", "region"}, or a list of these; required unless the caller has a
                  default. region: of Xiaomi, OPPO and Meizu; absent: the app's main one
     title, body  required; one may be empty
-    data ttl_s strategy category collapse_id badge sound image click plan_id    optional, as in gateway/content.py
+    data ttl_s strategy category collapse_id badge sound image click plan_id custom_callback
+                 optional, as in gateway/content.py
     vars         {name: text}; `{{name}}` is replaced only in lines that have `vars`
 
 Category "marketing" makes the message of class marketing. An unknown key, a wrong type, a missing variable refuses the
@@ -95,6 +96,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     click: Click | None = None
     vars: dict[str, str] | None = None
     plan_id: str = ""
+    custom_callback: str = ""
     action: Action = "notification"
     fallback: tuple[FallbackStep, ...] = ()
 
@@ -134,6 +136,7 @@ def parse_line(text: bytes | str, line: int, *, default_to: Target | None = None
         click=parsed.click,
         class_="marketing" if parsed.category == MARKETING_CATEGORY else "system",
         plan_id=parsed.plan_id,
+        custom_callback=parsed.custom_callback,
         action=parsed.action,
         fallback=parsed.fallback,
     )

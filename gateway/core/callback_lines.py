@@ -1,7 +1,7 @@
 """Callback lines: what became of rows, in the form in which GeTui tells its customers. Pure.
 
     {"appid": ..., "cid": ..., "taskid": ..., "msgid": ..., "code": "200", "desc": ..., "sign": ..., "actionId": ...,
-     "recvtime": ...}                                                   one line per row and event, newline between
+     "recvtime": ..., "custom_callback": ...}                           one line per row and event, newline between
 
 sign = MD5(appid + cid + taskid + msgid + secret) in lower-case hex. Source: docs.getui.com/getui/server/receipt, as
 far as it is known (facts: form and sign from the page; actionId values seen in a consumer). What is ours, because the
@@ -90,8 +90,7 @@ def lines_of(
 ) -> Iterator[bytes]:
     """The lines of some rows of a change. A few microseconds each: the caller takes a step's worth. alias_of: of a
     device id, "" for none, where lines have one."""
-    page = change.page
-    batch = page.batch
+    batch = change.batch
     firsts = [segment.first for segment in batch.segments] if len(batch.segments) > 1 else [0]
     states, reasons = _values(change.state, rows), _values(change.reason, rows)
     receipts, channels = _values(change.receipt, rows), _values(change.channel, rows)
@@ -123,6 +122,8 @@ def lines_of(
             "actionId": action,
             "recvtime": change.at_unix_ms,
         }
+        if variant.custom_callback:
+            line["custom_callback"] = variant.custom_callback
         if alias_of is not None and cid and (alias := alias_of(device)):
             line["alias"] = alias
         yield _ENCODER.encode(line)

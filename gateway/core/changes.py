@@ -1,12 +1,24 @@
-"""What changed in ledger pages lately: the ring that subscribers of receipts read. Its positions are their cursors."""
+"""What changed in ledger pages lately: the ring that subscribers of receipts read. Its positions are their cursors.
+
+A change names its rows by their numbers, and readers look them up in its batch. A page that comes back from the archive
+for one row, and leaves again, must not live on in here: its changes have a batch of their rows alone (`few_rows`).
+"""
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
-from gateway.columns import U8, Rows
+import numpy as np
+
+from gateway.batch import Batch, TaskSegment
+from gateway.columns import U8, U16, Rows
 from gateway.ledger import LedgerPage
+
+#: A change of a larger share of an archived page keeps the batch of the page.
+_FEW_ROWS_SHARE = 1 / 8
 
 
 class Change(NamedTuple):
@@ -15,7 +27,7 @@ class Change(NamedTuple):
     state, reason, receipt, channel: one for all rows or a column.
     """
 
-    page: LedgerPage
+    batch: Batch
     rows: Rows
     state: U8 | int
     reason: U8 | int
@@ -53,3 +65,59 @@ class ChangeRing:
     @property
     def next(self) -> int:
         return self.first + len(self._changes)
+
+
+class _FewRows:
+    """Some rows of a column, indexed by their numbers in the whole, one or an array of them."""
+
+    __slots__ = ("_rows", "_values")
+    #: It does not know how many the whole has.
+    __iter__ = None
+
+    def __init__(self, rows: Rows, values: np.ndarray[Any, Any]) -> None:
+        """rows: (k,) rising, without repetition. values: (k, ...)."""
+        self._rows = rows
+        self._values = values
+
+    def __getitem__(self, rows: Rows | int) -> Any:
+        return self._values[np.searchsorted(self._rows, rows)]
+
+
+def told_batch(page: LedgerPage, rows: Rows) -> Batch:
+    """Where readers of a change of these rows look them up. A page that the archive has may leave memory, and come back
+    as another object, for each of its rows."""
+    is_few = page.saved >= 0 and len(rows) < _FEW_ROWS_SHARE * page.n
+    return few_rows(page.batch, rows) if is_few else page.batch
+
+
+def few_rows(batch: Batch, rows: Rows) -> Batch:
+    """What readers of a change look at (targets, ids, contents, tasks), of these rows alone; costs nothing per row of
+    the batch, and keeps nothing of it."""
+    rows = np.unique(rows)
+    variants, variant_index = batch.variants, None
+    if batch.variant_index is not None:
+        used, places = np.unique(batch.variant_index[rows], return_inverse=True)
+        variants = [batch.variants[at] for at in used.tolist()]
+        variant_index = cast("U16", _FewRows(rows, places.astype(np.uint16)))
+    ids = batch.message_ids
+    return Batch(
+        batch.address,
+        batch.app,
+        batch.born,
+        batch.n,
+        device_ids=cast("U8", _FewRows(rows, batch.device_ids[rows])),
+        message_ids=cast("U8", _FewRows(rows, ids[rows])) if isinstance(ids, np.ndarray) else ids,
+        variants=variants,
+        variant_index=variant_index,
+        segments=_segments_of(batch.segments, rows),
+    )
+
+
+def _segments_of(segments: Sequence[TaskSegment], rows: Rows) -> list[TaskSegment]:
+    """Those that have one of the rows, in their order."""
+    found: list[TaskSegment] = []
+    for row in rows.tolist():
+        segment = segments[max(bisect.bisect_right(segments, row, key=lambda one: one.first) - 1, 0)]
+        if segment not in found[-1:]:
+            found.append(segment)
+    return found

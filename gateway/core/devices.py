@@ -63,15 +63,17 @@ SINCE_UNKNOWN = -1
 
 
 class DeviceLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits of one table. All memory but that of aliases, tags and profiles is reserved at start."""
+    """Limits of one table. All memory but that of profiles is reserved at start, and touched as it fills."""
 
     #: Devices; 64 bytes each and about 20 in the index. A worker of a million devices fits 200 MiB with its tokens.
     devices_max: int = 1_000_000
     #: Bytes of all tokens; 192 a device, since FCM's have 142 to 200 and APNs' 64.
     token_bytes_max: int = 192_000_000
-    #: Devices with an alias; about 300 bytes each.
+    #: Devices with an alias; 48 bytes each for user ids of up to 16 bytes, 240 at the longest.
     aliases_max: int = 1_000_000
-    #: (device, tag) pairs; about 10 bytes each, and 100 per device that has any.
+    #: Distinct tags of all apps; some 60 bytes each, 204 at the longest.
+    tags_max: int = 100_000
+    #: (device, tag) pairs; 5 bytes each, and up to 23 more per device that has any.
     tag_bindings_max: int = 10_000_000
     #: Distinct (platform, app version, time zone); 40 time zones times a few hundred versions of all apps.
     profiles_max: int = 65_536
@@ -109,8 +111,11 @@ class DeviceTable:
             self._records, key, tokens_max=limits.devices_max, token_bytes_max=limits.token_bytes_max
         )
         self._details = Details(
+            key,
+            devices_max=limits.devices_max,
             profiles_max=limits.profiles_max,
             aliases_max=limits.aliases_max,
+            tags_max=limits.tags_max,
             tag_bindings_max=limits.tag_bindings_max,
         )
         self._free = FreeRows()
@@ -118,8 +123,7 @@ class DeviceTable:
         self._online = 0
         self._online_by_app: I64 = np.zeros(NO_APP + 1, np.int64)
         self._muted = 0
-        self._taken_over = 0
-        self._forgotten = 0
+        self._taken_over = self._forgotten = 0
 
     def __len__(self) -> int:
         return self._next_row - 1 - len(self._free)
@@ -172,7 +176,7 @@ class DeviceTable:
         return self._tokens.find(column, np.arange(len(tokens)))
 
     def alias_rows(self, app_index: int, alias: bytes) -> I32:
-        """(k,) int32 the devices of an alias, at most 10."""
+        """(k,) int32 the devices of an alias, at most 10, in order."""
         return self._details.alias_rows(app_index, alias)
 
     def routing(self, rows: I32) -> Routing:
@@ -194,6 +198,11 @@ class DeviceTable:
             proven_unix_s=found["proven_unix_s"],
             filters=flags & np.uint8(FLAG_BLOCKED | FLAG_CLOSED),
         )
+
+    def shard_records(self, shards: range, rows_max: int) -> tuple[int, I32, U64]:
+        """How many of the shards were read (see `rows_of_shards`), rows and (n, 8) records of their devices, a copy."""
+        k, rows = self._index.rows_of_shards(shards, rows_max)
+        return k, rows, self._records.gather_words(rows)
 
     def ids(self, rows: I32) -> U8:
         """(n, 16) uint8 ids of known rows."""
@@ -298,6 +307,10 @@ class DeviceTable:
     def tags(self, row: int) -> tuple[bytes, ...]:
         """The tags of one row."""
         return self._details.tags(row)
+
+    def have_tag(self, rows: I32, tag: bytes) -> Bool:
+        """(n,) which of the rows, -1 among them, have the tag."""
+        return self._details.have_tag(rows, tag)
 
     def online_count(self, app_index: int | None = None) -> int:
         """Devices online, of one app or of all."""
@@ -531,9 +544,9 @@ class DeviceTable:
         profiles.count(details.profiles, 1)
         records.profile[rows] = details.profiles
         had = (records.flags[rows] & FLAG_DETAILS) != 0
-        for index in np.flatnonzero(had | details.has_any).tolist():
-            row = int(rows[index])
-            self._details.write(row, app_index, details.aliases[index], details.tags[index])
+        if len(touched := np.flatnonzero(had | details.has_any)):
+            some = details.take(touched)
+            self._details.write(rows[touched], app_index, some.aliases, some.tags)
         flags = records.flags[rows] & np.uint8(~FLAG_DETAILS & 0xFF)
         records.flags[rows] = np.where(details.has_any, flags | np.uint8(FLAG_DETAILS), flags)
 
@@ -543,8 +556,7 @@ class DeviceTable:
         records = self._records
         self._mark_offline(rows[records.fd[rows] != OFFLINE])
         self._details.profiles.count(records.profile[rows], -1)
-        for row in rows[(records.flags[rows] & FLAG_DETAILS) != 0].tolist():
-            self._details.forget(row)
+        self._details.forget(rows[(records.flags[rows] & FLAG_DETAILS) != 0])
         ids, apps = self.ids(rows), records.app[rows]
         self._index.remove(device_shards(ids), self._key.hash_rows(ids, apps.astype(np.uint64)), rows)
         self.changes.drop(rows)
@@ -559,9 +571,10 @@ class DeviceTable:
         """The whole states of known rows, for the registry."""
         return export_rows(rows, self._records, self._tokens, self._details)
 
-    def restore(self, devices: DeviceColumns) -> int:
+    def restore(self, devices: DeviceColumns, n_expected: int = 0) -> int:
         """Puts stored devices, none of which is known, into the table, offline. Returns how many lost their token to a
-        device that was registered later. Raises Overloaded where a limit is smaller than what was stored."""
+        device that was registered later. n_expected: devices of this and the calls to come. Raises Overloaded where a
+        limit is smaller than what was stored."""
         if len(self) + devices.n > self._limits.devices_max:
             raise Overloaded("devices_max", len(self) + devices.n, self._limits.devices_max)
         restoring = Restoring(
@@ -572,6 +585,8 @@ class DeviceTable:
             key=self._key,
             new_rows=self.new_rows,
         )
+        if 0 < devices.n < n_expected <= self._limits.devices_max:
+            restoring.expect(n_expected, devices)
         restoring.restore(devices)
         self._muted += restoring.n_muted
         return restoring.n_lost

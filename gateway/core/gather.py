@@ -11,7 +11,7 @@ A submission larger than a batch is cut into several; its task then has a segmen
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -52,6 +52,9 @@ class Gather(Generic[CallT]):
     def add(self, submission: Submission, call: CallT) -> int:
         """The submission's rows will be in coming plans; returns into how many parts it was cut."""
         self.rows += submission.n
+        if submission.n <= ROWS_MAX and submission.row_text_bytes() <= self._bytes_max:
+            self._parts.append(Part(submission, call, 0))
+            return 1
         pieces = split(submission, ROWS_MAX, self._bytes_max)
         self._parts.extend(Part(piece, call, index) for index, piece in enumerate(pieces))
         return len(pieces)
@@ -61,32 +64,33 @@ class Gather(Generic[CallT]):
         self._parts.extendleft(reversed(parts))
         self.rows += sum(part.submission.n for part in parts)
 
-    @property
-    def is_full(self) -> bool:
-        """A whole batch is there; waiting longer gains nothing."""
-        return self.rows >= self._rows_max
-
     def take(self) -> list[Part[CallT]]:
         """The parts of the next batch; empty when nothing is pending."""
         parts: list[Part[CallT]] = []
         rows = size = variants = 0
-        names: frozenset[str] = frozenset()
+        names: Collection[str] = ()
+        # Bytes are counted where the characters say that there may be too many: encoding costs more than all the rest.
+        is_exact = False
         while self._parts:
-            part = self._parts[0]
-            part_names = frozenset(part.submission.variables)
-            part_bytes = part.submission.text_bytes()
+            submission = self._parts[0].submission
+            part_names = submission.variables.keys()
+            part_bytes = submission.text_bytes() if is_exact else submission.text_bytes_at_most()
+            if not is_exact and size + part_bytes > self._bytes_max:
+                is_exact = True
+                size = sum(part.submission.text_bytes() for part in parts)
+                part_bytes = submission.text_bytes()
             if parts and (
-                rows + part.submission.n > self._rows_max
+                rows + submission.n > self._rows_max
                 or size + part_bytes > self._bytes_max
                 or part_names != names
                 # the index is uint16
-                or variants + len(part.submission.variants) > ROWS_MAX
+                or variants + len(submission.variants) > ROWS_MAX
             ):
                 break
             names = part_names
-            rows += part.submission.n
+            rows += submission.n
             size += part_bytes
-            variants += len(part.submission.variants)
+            variants += len(submission.variants)
             parts.append(self._parts.popleft())
             if len(parts) >= self._rows_max:
                 break
@@ -159,10 +163,11 @@ def build_batch(
     firsts = np.cumsum([0, *counts])
     own_ids = message_id.encode_rows(secret, address, firsts[:-1], message_id.TASK_DOMAIN).tobytes()
     segments = [
-        TaskSegment(
-            task_id or own_ids[16 * index : 16 * index + 16], first, only.n, only.group, is_continued=bool(task_id)
+        # By position: names cost as much again as the segment.
+        TaskSegment(task_id or own_ids[at : at + 16], first, only.n, only.group, bool(task_id))
+        for at, task_id, first, only in zip(
+            range(0, len(own_ids), 16), task_ids, firsts.tolist(), submissions, strict=False
         )
-        for index, (task_id, first, only) in enumerate(zip(task_ids, firsts.tolist(), submissions, strict=False))
     ]
     first = int(firsts[-1])
     if len(submissions) == 1:

@@ -27,7 +27,7 @@ import numpy as np
 from gateway.columns import U8, Bool, Rows
 from gateway.core.foreign_marks import ForeignMarks
 from gateway.core.home import Home
-from gateway.core.shadow import Outcomes, burst_at_home
+from gateway.core.outcomes import Outcomes, burst_at_home
 from gateway.core.stopping import go_on
 from gateway.ledger import IS_FINAL, LEGAL_MOVES, Channel, Flag, LedgerPage, Reason, Receipt, State
 

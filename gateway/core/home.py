@@ -27,7 +27,7 @@ from gateway.batch import Batch, TaskSegment, task_segments
 from gateway.columns import I64, U8, U16, Rows
 from gateway.core.addresses import SHADOWS_FROM, Addresses, as_sent
 from gateway.core.away import AwayPage, AwayPages
-from gateway.core.changes import Change, ChangeRing
+from gateway.core.changes import Change, ChangeRing, told_batch
 from gateway.core.counters import Counters
 from gateway.core.lifetimes import lifetime_s, row_deadlines
 from gateway.core.shadow import Life, ShadowPage, Shadows
@@ -354,7 +354,7 @@ class Home:
                 page.receipt[rows] = np.maximum(page.receipt[rows], np.uint8(receipt))
             page.moved(rows, to, came, now)
             return
-        page.changes += 1
+        page.note_changes(rows)
         channels: Channel | U8 = page.channel[rows] if channel is None else channel
         self.counters.touch(page)
         if page.trail is not None and self.trail is not None:
@@ -402,7 +402,7 @@ class Home:
         if isinstance(page, ShadowPage):
             page.touch(rose)
             return rose
-        page.changes += 1
+        page.note_changes(rose)
         self.counters.touch(page)
         if len(rose):
             if page.n_open:
@@ -418,7 +418,7 @@ class Home:
     def hear(self, page: LedgerPage, rows: Rows, kinds: U8 | Kind, now: float) -> None:
         """Receipts (k,) of the rows came now, each of which counts once; what they do to the rows is the caller's."""
         if page.hear(rows, kinds, now):
-            page.changes += 1
+            page.note_changes(rows)
             if self._pages.get(page.batch.address.sequence) is page:
                 self.resized(page)
             self.on_heard(page)
@@ -433,9 +433,9 @@ class Home:
     def _record(
         self, page: LedgerPage, rows: Rows, state: State | U8, reason: Reason | U8, channel: Channel | U8, now: float
     ) -> None:
-        batch = page.batch
-        at_unix_ms = batch.born_unix_ms + int((now - batch.born) * 1000)
-        self._changes.add(Change(page, rows.astype(np.uint16), state, reason, page.receipt[rows], channel, at_unix_ms))
+        at_unix_ms = page.batch.born_unix_ms + int((now - page.batch.born) * 1000)
+        told = told_batch(page, rows)
+        self._changes.add(Change(told, rows.astype(np.uint16), state, reason, page.receipt[rows], channel, at_unix_ms))
 
     def _tell_orphans(self, page: ShadowPage, rows: Rows) -> None:
         """Rows whose home has died with its ledger: who follows receipts hears of their end from their holder."""

@@ -94,6 +94,9 @@ class Ownership:
     def owner(self, device_id: bytes) -> int:
         return self._worker_of[device_shard(device_id)]
 
+    def worker_of_shard(self, shard: int) -> int:
+        return self._worker_of[shard]
+
     def owner_of_name(self, name: str) -> int:
         """The worker that has the one thing of this name."""
         return self._worker_of[shard_of_name(name)]

@@ -193,6 +193,7 @@ def hear_again(
 
     elsewhere: rows whose holder, another worker, ends them."""
     found = 0
+    heard: list[Rows] = []
     for note in notes:
         which = (note.rows < page.n) & (note.kinds < RECEIPT_KINDS)
         rows: Rows = note.rows[which].astype(np.intp)
@@ -201,12 +202,13 @@ def hear_again(
         found += page.history.hear(rows, note.kinds[which], note.channels[which], note.at_ms[which])
         np.maximum.at(page.receipt, rows, RECEIPTS[note.kinds[which]])
         np.bitwise_or.at(page.flags, rows, FLAGS[note.kinds[which]])
+        heard.append(rows)
     if page.history is not None:
         # They stand in the records that they came from.
         page.history.written = page.history.n
     receipt, was_heard = receipts_of(page.n, notes)
     if found:
-        page.changes += 1
+        page.note_changes(np.concatenate(heard))
         home.counters.touch(page)
     if elsewhere is not None:
         was_heard[elsewhere] = False

@@ -202,7 +202,7 @@ def add_flags(home: Home, page: LedgerPage, rows: Rows, events: U8, now: float) 
     if not ((page.flags[rows] & flags) != flags).any():
         return
     np.bitwise_or.at(page.flags, rows, flags)
-    page.changes += 1
+    page.note_changes(rows)
     if isinstance(page, ShadowPage):
         page.touch(rows)
         return

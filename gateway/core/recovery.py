@@ -152,7 +152,7 @@ def _restore(home: Home, page: LedgerPage, rows: Rows, marks: RowMarks, states: 
     page.receipt[rows[states == State.DEVICE_ACKED]] = Receipt.DELIVERED
     open_before = page.n_open
     page.counts[:] = np.bincount(page.state, minlength=len(State))
-    page.changes += 1
+    page.note_changes(rows)
     home.rows_open -= open_before - page.n_open
     home.counters.touch(page)
 

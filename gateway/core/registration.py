@@ -7,7 +7,7 @@ have afterwards. A row is registered or refused as a whole; the others go on.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
 from gateway.content import Fault
 from gateway.core.details import Details, Profile
 from gateway.core.tokens import TOKEN_BYTES_MAX, TokenColumn
+from gateway.device_columns import take_texts
+from gateway.tag_columns import TagColumns
 
 
 class Registrations(NamedTuple):
@@ -95,18 +97,17 @@ class DetailsColumns(NamedTuple):
 
     profiles: U32
     has_any: Bool
-    aliases: Sequence[bytes]
-    tags: Sequence[Sequence[bytes]]
+    aliases: TextColumn | None
+    tags: TagColumns | None
 
     def take(self, positions: I64) -> DetailsColumns:
         if len(positions) == len(self.profiles):
             return self
-        index = positions.tolist()
         return DetailsColumns(
             self.profiles[positions],
             self.has_any[positions],
-            [self.aliases[at] for at in index],
-            [self.tags[at] for at in index],
+            None if self.aliases is None else take_texts(self.aliases, positions),
+            None if self.tags is None else self.tags.take(positions),
         )
 
 
@@ -157,12 +158,12 @@ def earlier_of_equal(hashes: U64, is_chosen: Bool, key_of: Callable[[int], bytes
 
 
 def plan_details(details: Details, app_index: int, batch: Registrations, plan: RowPlan) -> DetailsColumns:
-    """The details of all rows; refuses those that pass a limit. Costs a loop only for rows that have any."""
+    """The details of all rows; refuses those that pass a limit. Costs a loop over profiles alone."""
     n = len(batch.ids)
     numbers = np.zeros(n, np.uint32)
-    columns = (batch.platforms, batch.app_versions, batch.time_zones)
-    if any(column is not None and column.blob for column in columns):
-        texts = [[b""] * n if column is None else column.rows() for column in columns]
+    profiles = (batch.platforms, batch.app_versions, batch.time_zones)
+    if any(column is not None and column.blob for column in profiles):
+        texts = [[b""] * n if column is None else column.rows() for column in profiles]
         for index, texts_of_row in enumerate(zip(*texts, strict=True)):
             number = details.profiles.number(Profile(*texts_of_row)) if plan.is_chosen[index] else 0
             if isinstance(number, Fault):
@@ -171,19 +172,19 @@ def plan_details(details: Details, app_index: int, batch: Registrations, plan: R
                 numbers[index] = number
     has_alias = np.zeros(n, np.bool_) if batch.aliases is None else batch.aliases.lengths() > 0
     has_tags = np.zeros(n, np.bool_) if batch.tag_counts is None else batch.tag_counts > 0
-    aliases = [b""] * n if batch.aliases is None or not has_alias.any() else batch.aliases.rows()
-    tags = _tag_rows(batch) if has_tags.any() else [()] * n
-    details_plan = details.plan()
-    for index in np.flatnonzero((has_alias | has_tags) & plan.is_chosen).tolist():
-        fault = details_plan.check(int(plan.rows[index]), app_index, aliases[index], tags[index])
-        if fault is not None:
-            plan.refuse(index, fault)
-    return DetailsColumns(numbers, has_alias | has_tags, aliases, tags)
+    aliases = batch.aliases if has_alias.any() else None
+    tags = _tag_columns(batch) if has_tags.any() else None
+    columns = DetailsColumns(numbers, has_alias | has_tags, aliases, tags)
+    asked = np.flatnonzero(columns.has_any & plan.is_chosen)
+    if len(asked):
+        some = columns.take(asked)
+        for position, fault in details.plan().faults(plan.rows[asked], app_index, some.aliases, some.tags):
+            plan.refuse(int(asked[position]), fault)
+    return columns
 
 
-def _tag_rows(batch: Registrations) -> Sequence[Sequence[bytes]]:
+def _tag_columns(batch: Registrations) -> TagColumns:
+    """The tags of all rows; equal texts stand there as often as they came."""
     assert batch.tags is not None
     assert batch.tag_counts is not None
-    tags = batch.tags.rows()
-    ends = np.cumsum(batch.tag_counts, dtype=np.int64).tolist()
-    return [tags[end - count : end] for end, count in zip(ends, batch.tag_counts.tolist(), strict=True)]
+    return TagColumns(batch.tag_counts, np.arange(len(batch.tags), dtype=np.uint32), batch.tags)

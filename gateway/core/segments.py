@@ -91,6 +91,11 @@ def device_shard(device_id: bytes) -> int:
     return ((mixed ^ mixed >> 32) * _FIXED_2 & _MASK64) >> 52
 
 
+def hash_shards(hashes: U64) -> I64:
+    """(n,) shard of keys that are no device ids: 12 bits of the hash that neither fingerprint nor home slot uses."""
+    return (hashes >> np.uint64(20)).view(np.int64) & (SHARD_COUNT - 1)
+
+
 class HashKey:
     """The secret of the keyed hash. Same secret, same hashes: keep it where hashes outlive the process."""
 
@@ -308,6 +313,32 @@ class Segments:
             slot = (slot + 1) & mask
         return -1
 
+    def candidates(self, shard: int, key_hash: int) -> list[int]:
+        """The rows of all entries with the fingerprint of one key, in no order: of keys that several rows share."""
+        item = self._pool.entries.item
+        base, mask = self._bases.item(shard), self._masks.item(shard)
+        fingerprint = key_hash >> 32
+        slot = fingerprint & mask
+        rows = []
+        while entry := item(base + slot):
+            if entry >> 32 == fingerprint and entry & _LOW != _LOW:
+                rows.append((entry & _LOW) - 1)
+            slot = (slot + 1) & mask
+        return rows
+
+    def expect(self, n_keys: int) -> None:
+        """Room for so many keys, which fall evenly, is made at once, where the table is empty: keys that come in slices
+        would have every segment rebuilt at each doubling, which is half of the cost of a load."""
+        if self._masks.any():
+            return
+        mean = n_keys / SHARD_COUNT
+        # Three standard deviations above the mean: the few shards beyond are rebuilt when they get there.
+        wanted = np.array([(mean + 3 * mean**0.5) * (_LOAD_AFTER_REBUILD / _LOAD_MAX)])
+        size = int(_sizes_for(wanted)[0])
+        self._bases[:] = self._take_blocks([size] * SHARD_COUNT)
+        self._masks[:] = size - 1
+        self._limits[:] = int(size * _LOAD_MAX)
+
     def reserve(self, shards: I64) -> None:
         """Afterwards one more key per element of `shards` fits. Raises Overloaded; then nothing changed."""
         counts = np.bincount(shards, minlength=SHARD_COUNT)
@@ -387,6 +418,14 @@ class Segments:
         """The rows of one shard, in no order. A copy."""
         segment = self._segment(shard)
         return (segment[_is_live(segment)] & _LOW64).astype(np.uint32) - np.uint32(1)
+
+    def rows_of_shards(self, shards: range, rows_max: int) -> tuple[int, I32]:
+        """The first k of the shards, at least one, that have no more than so many rows: k and their rows, a copy, in no
+        order. Shards without keys cost nothing."""
+        live = self._live[shards.start : shards.stop : shards.step]
+        k = max(1, int(np.searchsorted(np.cumsum(live), rows_max, side="right")))
+        used = np.flatnonzero(live[:k]) * shards.step + shards.start
+        return k, np.concatenate([np.zeros(0, np.uint32), *map(self.rows_of, used.tolist())]).astype(np.int32)
 
     def _segment(self, shard: int) -> U64:
         """A view of the shard's segment; of size 1, never to be written, for a shard without keys."""

@@ -6,6 +6,11 @@ A shadow keeps, per row, whether anything changed since the last report (`dirty`
 the changed rows' columns. So what waits to be reported is bounded by the rows that were handed out, however often they
 move, and a report is never refused (DESIGN.md section 4, the stream of outcomes).
 
+That rows have left (IN_FLIGHT) is **late** news: it waits for what becomes of them, since a device that acknowledges at
+once is then reported once, not twice. Nobody's decision hangs on it: when its holder dies, a row that its home has
+QUEUED for a device goes again with the flag of one that had left, and a vendor's rows are announced before they leave.
+Of a batch that goes on with a task it is not late: an audience's next chunk waits for it.
+
     home's page   rows 3 7 9 ... --slice--> shadow page 0 1 2 ...   `home_rows` leads back
 
 A shadow's address has a sequence beyond those of message ids, so that tags of rows (sequence << 16 | row) never clash
@@ -19,8 +24,8 @@ since nobody could count them if both died. Rows of apps in memory leave when th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +33,8 @@ from gateway import message_id
 from gateway.batch import Batch
 from gateway.columns import I64, U8, U16, U32, Bool, Rows
 from gateway.core.addresses import SHADOWS_FROM, as_sent
-from gateway.ledger import IS_FINAL, NO_VERDICT, Burst, Channel, LedgerPage, State
+from gateway.core.outcomes import LATE, NOW, Outcomes, take_outcomes
+from gateway.ledger import IS_FINAL, LedgerPage, State
 from gateway.message_id import BatchAddress
 
 #: Shadows of one worker are told apart by so many numbers; tags stay within 63 bits.
@@ -42,61 +48,13 @@ _U32_MAX = (1 << 32) - 1
 _MAY_BE_OUT: Bool = np.array([state in (State.QUEUED, State.IN_FLIGHT) for state in State], np.bool_)
 
 
-class BurstReport(NamedTuple):
-    """A burst of which every row was answered. rows: positions at home. issued_ms: after the batch's birth."""
-
-    number: int
-    attempt: int
-    channel: Channel
-    connection: int
-    rows: U16
-    issued_ms: int
-    answered_ms: U32
-    verdicts: U8
-    names: dict[int, str]
-    request_ids: dict[int, str]
-
-
-class Question(NamedTuple):
-    """Rows that are about to leave together; the answer has this number. rows: positions at home."""
-
-    number: int
-    rows: U16
-
-
-class Outcomes(NamedTuple):
-    """What became of k rows of one batch: their columns as the holder has them now. rows: positions at home.
-
-    Columns (k,): state, reason, channel, receipt, flags, attempts: uint8; routed_ms, issued_ms, final_ms, token_hashes:
-    uint32. is_announced: rows that may have left the process by now. is_back: rows in
-    the holder's inbox, durably, which their home has again (actors/inbox_places.py). questions: rows that wait until
-    their marks are durable.
-    """
-
-    address: BatchAddress
-    rows: U16
-    state: U8
-    reason: U8
-    channel: U8
-    receipt: U8
-    flags: U8
-    attempts: U8
-    routed_ms: U32
-    issued_ms: U32
-    final_ms: U32
-    token_hashes: U32
-    is_announced: Bool
-    is_back: Bool
-    bursts: Sequence[BurstReport] = ()
-    questions: Sequence[Question] = ()
-
-
 class ShadowPage(LedgerPage):
     """home, incarnation: the worker that journaled the batch, and which life of it. home_rows: (n,) uint16.
 
-    size_bytes: what the slice cost in credit. dirty: (n,) bool, not reported since. is_announced: (n,) bool, are about
-    to leave the process, or have. is_told: (n,) bool, and their home has been told so. goes_back: (n,) bool, the next
-    report gives them back; is_back: (n,) bool, one has, and they are nothing to us: CANCELLED, which nobody is told.
+    size_bytes: what the slice cost in credit. dirty: (n,) uint8, not 0 for rows whose news is not reported, and n_late
+    how many of them have late news alone. is_announced: (n,) bool, are about to leave the process, or have. is_told:
+    (n,) bool, and their home has been told so. goes_back: (n,) bool, the next report gives them back; is_back: (n,)
+    bool, one has, and they are nothing to us: CANCELLED, which nobody is told.
     asked: of an app on disk, (n,) uint32, the number under which the row was announced while its home has not
     answered, 0: none; None for an app in memory. unasked: numbers that no report has brought to the home yet.
     """
@@ -115,11 +73,15 @@ class ShadowPage(LedgerPage):
         "is_back",
         "is_orphan",
         "is_told",
+        "may_be_late",
         "may_go_back",
+        "n_late",
         "new_number",
         "on_awaited",
         "on_dirty",
         "on_ended",
+        "on_late",
+        "on_soon",
         "on_told",
         "size_bytes",
         "unasked",
@@ -134,7 +96,9 @@ class ShadowPage(LedgerPage):
         self.home_address = home_address
         self.home_rows = home_rows
         self.size_bytes = size_bytes
-        self.dirty: Bool = np.zeros(batch.n, np.bool_)
+        self.dirty: U8 = np.zeros(batch.n, np.uint8)
+        self.n_late = 0
+        self.may_be_late = not any(segment.is_continued for segment in batch.segments)
         self.is_announced: Bool = np.zeros(batch.n, np.bool_)
         self.is_told: Bool = np.zeros(batch.n, np.bool_)
         self.goes_back: Bool = np.zeros(batch.n, np.bool_)
@@ -149,15 +113,31 @@ class ShadowPage(LedgerPage):
         #: Called once each when rows may leave that might not before.
         self.on_told: list[Callable[[], None]] = []
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
+        self.on_late: Callable[[ShadowPage], None] = _nobody
+        self.on_soon: Callable[[ShadowPage], None] = _nobody
         self.on_awaited: Callable[[ShadowPage], None] = _nobody
         self.on_ended: Callable[[ShadowPage, int], None] = _nobody_counts
 
     def touch(self, rows: Rows) -> None:
         """These rows are reported with the next report."""
-        self.dirty[rows] = True
+        if self.n_late:
+            self.n_late -= int(np.count_nonzero(self.dirty[rows] == LATE))
+            if not self.n_late:
+                self.on_late(self)
+        self.dirty[rows] = NOW
         if not self.has_dirty:
             self.has_dirty = True
             self.on_dirty(self)
+
+    def touch_late(self, rows: Rows) -> None:
+        """These rows are reported when there is more to say of them, or with all late news."""
+        new = rows[self.dirty[rows] == 0]
+        if len(new):
+            had_none = not self.n_late
+            self.dirty[new] = LATE
+            self.n_late += len(new)
+            if had_none:
+                self.on_late(self)
 
     def moved(self, rows: Rows, to: State, came: I64, now: float) -> None:
         """The rows have moved; their home will hear of it. came: (11,) how many from each state."""
@@ -169,7 +149,12 @@ class ShadowPage(LedgerPage):
         if not _MAY_BE_OUT[to]:
             # It waits, is kept or has ended: its next attempt is announced anew.
             self._forget_announced(rows)
-        self.touch(rows)
+        if to is State.IN_FLIGHT and self.may_be_late:
+            self.touch_late(rows)
+        else:
+            self.touch(rows)
+            if to is State.IN_FLIGHT:
+                self.on_soon(self)
 
     def give_back(self, rows: Rows) -> None:
         """These rows, HELD, are in a durable inbox: their home has them again when the next report is out, unless they
@@ -322,6 +307,8 @@ class Shadows:
         self._number = 0
         #: Pages with changes that were not reported yet, each once, by whose rows they are.
         self._dirty: dict[Life, deque[ShadowPage]] = {}
+        #: Pages with late news, by sequence, by whose rows they are.
+        self._late: dict[Life, dict[int, ShadowPage]] = {}
         #: Worker -> its last life that has ended.
         self._dead: dict[int, int] = {}
         #: (until, page) of shadows that have ended.
@@ -334,7 +321,12 @@ class Shadows:
         self.rows_open = 0
         #: Rows with news for a home that has died: counted and dropped.
         self.rows_for_the_dead = 0
+        self.on_for_the_dead: Callable[[int], None] = lambda _rows: None
         self.on_dirty: Callable[[Life], None] = lambda _life: None
+        #: Called when a life has late news to be told, the first, or none any more.
+        self.on_late: Callable[[Life, bool], None] = lambda _life, _is_some: None
+        #: Called when a life has something to be told that it waits for, though no row does.
+        self.on_soon: Callable[[Life], None] = lambda _life: None
         self.on_awaited: Callable[[Life], None] = lambda _life: None
         #: Takes rows that changed and whose home is no more.
         self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens
@@ -371,6 +363,7 @@ class Shadows:
             size_bytes=size_bytes,
         )
         page.on_dirty, page.on_ended, page.on_awaited = self._is_dirty, self._count_ended, self._is_awaited
+        page.on_late, page.on_soon = self._late_changed, self._is_wanted_soon
         if self.awaits_home(batch.app):
             page.asked, page.new_number = np.zeros(page.n, np.uint32), self._new_number
         self._pages[sequence] = page
@@ -389,6 +382,23 @@ class Shadows:
         self._dirty.setdefault(life, deque()).append(page)
         self.on_dirty(life)
 
+    def _late_changed(self, page: ShadowPage) -> None:
+        life = Life(page.home, page.incarnation)
+        if life.incarnation <= self._dead.get(life.worker, -1):
+            self._drop_news(page)
+            return
+        pages = self._late.setdefault(life, {})
+        had_some = bool(pages)
+        if page.n_late:
+            pages[page.batch.address.sequence] = page
+        else:
+            pages.pop(page.batch.address.sequence, None)
+        if bool(pages) is not had_some:
+            self.on_late(life, not had_some)
+
+    def _is_wanted_soon(self, page: ShadowPage) -> None:
+        self.on_soon(Life(page.home, page.incarnation))
+
     def _is_awaited(self, page: ShadowPage) -> None:
         self.on_awaited(Life(page.home, page.incarnation))
 
@@ -396,16 +406,19 @@ class Shadows:
         self.rows_open -= rows
 
     def has_news(self, life: Life) -> bool:
-        return bool(self._dirty.get(life))
+        return bool(self._dirty.get(life) or self._late.get(life))
 
-    def take_news(self, life: Life, now: float) -> tuple[ShadowPage, Rows, Outcomes] | None:
-        """The next report for that home, with what to call `told` with when it is out; None when it knows
-        everything."""
+    def take_news(self, life: Life, now: float, *, with_late: bool = False) -> tuple[ShadowPage, Rows, Outcomes] | None:
+        """The next report for that home, with what to call `told` with when it is out; None when there is none.
+        with_late: of late news, too; it knows everything when there is none."""
         queue = self._dirty.get(life)
-        if not queue:
+        if queue:
+            page = queue.popleft()
+        elif with_late and self._late.get(life):
+            page = next(iter(self._late[life].values()))
+        else:
             return None
-        page = queue.popleft()
-        rows, outcomes = take_outcomes(page)
+        rows, outcomes = take_outcomes(page, with_late=with_late)
         if outcomes.questions:
             self._asked.setdefault(life, {}).update((question.number, page) for question in outcomes.questions)
         if not page.n_open and not page.bursts:
@@ -422,7 +435,7 @@ class Shadows:
         """That home hears no reports any more; its rows go on to their end, and `on_orphans` is told. Returns how
         many."""
         self._dead[life.worker] = max(life.incarnation, self._dead.get(life.worker, -1))
-        for page in self._dirty.pop(life, deque()):
+        for page in (*self._dirty.pop(life, deque()), *self._late.pop(life, {}).values()):
             self._drop_news(page)
         left = 0
         for page in self.of(life):
@@ -466,8 +479,11 @@ class Shadows:
         page.is_orphan = True
         page.ring_waiting()
         rows = np.flatnonzero(page.dirty)
-        self.rows_for_the_dead += len(rows)
-        page.dirty[rows] = False
+        page.dirty[rows] = 0
+        page.n_late = 0
+        if len(rows):
+            self.rows_for_the_dead += len(rows)
+            self.on_for_the_dead(len(rows))
         self.on_orphans(page, rows)
         if not page.n_open:
             self._pages.pop(page.batch.address.sequence, None)
@@ -482,95 +498,3 @@ class Shadows:
             _, gone = self._ended.popleft()
             self._kept_rows -= gone.n
             self._pages.pop(gone.batch.address.sequence, None)
-
-
-def take_outcomes(page: ShadowPage) -> tuple[Rows, Outcomes]:
-    """The report of everything that changed since the last one, and its rows here; the page is clean afterwards."""
-    rows = np.flatnonzero(page.dirty & ~page.is_back)
-    page.dirty[:] = False
-    page.has_dirty = False
-    is_back = page.goes_back[rows] & (page.state[rows] == State.HELD)
-    if page.may_go_back:
-        page.goes_back[:] = page.may_go_back = False
-    is_whole = len(rows) == page.n
-
-    def taken(column: Any) -> Any:
-        # A whole slice with news is the usual case, and a copy costs a fraction of picking rows out.
-        return column.copy() if is_whole else column[rows]
-
-    outcomes = Outcomes(
-        address=page.home_address,
-        rows=taken(page.home_rows),
-        state=taken(page.state),
-        reason=taken(page.reason),
-        channel=taken(page.channel),
-        receipt=taken(page.receipt),
-        flags=taken(page.flags),
-        attempts=taken(page.attempts),
-        routed_ms=taken(page.routed_ms),
-        issued_ms=taken(page.issued_ms),
-        final_ms=taken(page.final_ms),
-        token_hashes=taken(page.token_hashes),
-        is_announced=taken(page.is_announced),
-        is_back=is_back,
-        bursts=_take_answered_bursts(page),
-        questions=_take_questions(page),
-    )
-    if is_back.any():
-        page.let_go(rows[is_back])
-    return rows, outcomes
-
-
-def _take_questions(page: ShadowPage) -> Sequence[Question]:
-    """What was announced since the last report and still is."""
-    if page.asked is None or not page.unasked:
-        return ()
-    unasked, page.unasked = page.unasked, []
-    found = [Question(number, page.home_rows[page.asked == number]) for number in unasked]
-    return [question for question in found if len(question.rows)]
-
-
-def _take_answered_bursts(page: ShadowPage) -> list[BurstReport]:
-    """Bursts that are complete leave the shadow for their home's burst log."""
-    if not page.bursts:
-        return []
-    done: list[BurstReport] = []
-    left: list[Burst] = []
-    born = page.batch.born
-    for burst in page.bursts:
-        if bool((burst.verdicts == NO_VERDICT).any()) and page.n_open:
-            left.append(burst)
-            continue
-        rows = page.home_rows[burst.rows.astype(np.intp)]
-        issued_ms = max(1, int((burst.issued - born) * 1000))
-        report = BurstReport(
-            burst.number,
-            burst.attempt,
-            burst.channel,
-            burst.connection,
-            rows,
-            issued_ms,
-            burst.answered,
-            burst.verdicts,
-            burst.names,
-            burst.request_ids or {},
-        )
-        done.append(report)
-    page.bursts = left
-    return done
-
-
-def burst_at_home(report: BurstReport, born: float) -> Burst:
-    """The record as the home's burst log holds it."""
-    return Burst(
-        report.number,
-        report.attempt,
-        report.channel,
-        report.connection,
-        report.rows,
-        born + report.issued_ms / 1000.0,
-        report.answered_ms,
-        report.verdicts,
-        report.names,
-        request_ids=report.request_ids,
-    )

@@ -4,8 +4,9 @@ A step costs some 200 us however little it finds, most of it in caches that went
 that did little is followed by a wait for the sockets, not by another step that would find nothing; and PUBACKs, which
 no device waits for, are let come together, as network drivers let packets:
 
-    few PUBACKs, nothing else, many rows in flight     the next step comes `MANY_WAIT_S` later, sockets or not
+    few PUBACKs, nothing else, many rows in flight     the next step comes when enough for one are there, sockets or not
     few PUBACKs, nothing else, some rows in flight     the next that a socket asks for, `FEW_GAP_S` after this one
+    a few rows were sent, some are in flight           the same: the first PUBACK waits for the others
     anything else                                      the next that a socket asks for, at once
 
 Whoever connects or says anything else meanwhile waits no longer than that.
@@ -19,8 +20,10 @@ SMALL_STEP = 16
 _FEW_ACKS = 256
 #: Rows in flight from which on a further PUBACK is certain to come within `MANY_WAIT_S`.
 _MANY_IN_FLIGHT = 256
-#: No device notices two milliseconds.
+#: How long the PUBACKs of one step came together, about. The next step is as much later as more of them are worth one,
+#: so that two workers, each with half of the PUBACKs, take as many in a step as one; within what no device notices.
 MANY_WAIT_S = 0.002
+MANY_WAIT_S_MAX = 0.008
 #: The few rows of a small batch are answered by phones one after the other.
 FEW_GAP_S = 0.005
 
@@ -39,6 +42,11 @@ class StepPauses:
         if n_others or not 0 < n_reads < _FEW_ACKS or not n_in_flight:
             return
         if n_in_flight >= _MANY_IN_FLIGHT:
-            self.wait_s = MANY_WAIT_S
+            self.wait_s = min(MANY_WAIT_S * _FEW_ACKS / n_reads, MANY_WAIT_S_MAX)
         else:
+            self.gather_until = now + FEW_GAP_S
+
+    def on_delivered(self, now: float, n_in_flight: int) -> None:
+        """Rows were sent beside the steps, and so many are in flight now."""
+        if 0 < n_in_flight < _MANY_IN_FLIGHT:
             self.gather_until = now + FEW_GAP_S

@@ -31,20 +31,14 @@ _KEPT_FLAGS = np.uint8(FLAG_MUTED | FLAG_BLOCKED | FLAG_CLOSED | FLAG_NOTIFICATI
 
 
 def export_rows(rows: I32, records: DeviceRecords, tokens: TokenIndex, details: Details) -> DeviceColumns:
-    """The whole states of known rows. Costs a loop only for rows with an alias or tags."""
+    """The whole states of known rows."""
     found = records.gather(rows)
     ids = np.ascontiguousarray(records.gather_words(rows)[:, :2]).view(np.uint8)
     used, profiles = np.unique(found["profile"], return_inverse=True)
     texts = [b"\0".join(details.profiles.profile(number)) for number in used.tolist()]
     aliases = tags = None
-    detailed = np.flatnonzero(found["flags"] & FLAG_DETAILS)
-    if len(detailed):
-        alias_rows, tag_rows = [b""] * len(rows), [b""] * len(rows)
-        for index in detailed.tolist():
-            row = int(rows[index])
-            alias_rows[index] = details.alias(row)
-            tag_rows[index] = b"\n".join(details.tags(row))
-        aliases, tags = TextColumn.from_rows(alias_rows), TextColumn.from_rows(tag_rows)
+    if (found["flags"] & FLAG_DETAILS).any():
+        aliases, tags = details.columns(rows)
     return DeviceColumns(
         device_ids=ids,
         shards=device_shards(ids).astype(np.uint16),
@@ -98,6 +92,13 @@ class Restoring:
         self.n_lost = 0
         self.n_muted = 0
 
+    def expect(self, n_devices: int, sample: DeviceColumns) -> None:
+        """Makes room for so many devices, of which as many have a token and an alias as of the sample."""
+        share = n_devices / sample.n
+        self._tokens.expect(int(np.count_nonzero(sample.channels) * share))
+        if sample.aliases is not None:
+            self._details.aliases.expect(int(np.count_nonzero(sample.aliases.lengths()) * share))
+
     def restore(self, devices: DeviceColumns) -> None:
         """Afterwards the devices are known, all offline.
 
@@ -115,7 +116,11 @@ class Restoring:
         rows = self._new_rows(ids, app, 0)
         self._index.insert(shards, hashes, rows)
         records = self._records
-        has_details = _has_text(devices.aliases, devices.n) | _has_text(devices.tags, devices.n)
+        has_details = np.zeros(devices.n, np.bool_)
+        if devices.aliases is not None:
+            has_details |= devices.aliases.lengths() > 0
+        if devices.tags is not None:
+            has_details |= devices.tags.counts > 0
         flags = devices.flags & _KEPT_FLAGS
         records.flags[rows] = np.where(has_details, flags | np.uint8(FLAG_DETAILS), flags)
         records.registered_unix_s[rows] = devices.registered_unix_s
@@ -126,10 +131,7 @@ class Restoring:
         records.profile[rows] = numbers
         self._details.profiles.count(numbers, 1)
         self._attach(rows, devices, app)
-        for position in np.flatnonzero(has_details).tolist():
-            alias = b"" if devices.aliases is None else devices.aliases.row(position)
-            tags = b"" if devices.tags is None else devices.tags.row(position)
-            self._details.write(int(rows[position]), app, alias, tags.split(b"\n") if tags else ())
+        self._details.write(rows, app, devices.aliases, devices.tags)
 
     def _profile_numbers(self, devices: DeviceColumns) -> U32:
         """(n,) the table's numbers. A loop over texts, of which a block of thousands of devices has a few hundred."""
@@ -190,7 +192,3 @@ def _lost_within(column: TokenColumn, tokens: TextColumn, registered_unix_s: U32
         order = np.argsort(registered_unix_s, kind="stable")
         is_lost[order] = earlier_of_equal(column.hashes[order], wants[order], lambda at: key_of(int(order[at])))
     return is_lost
-
-
-def _has_text(column: TextColumn | None, n: int) -> Bool:
-    return np.zeros(n, np.bool_) if column is None else column.lengths() > 0

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
 from gateway.core.records import FLAG_MUTED, DeviceRecords
-from gateway.core.segments import HASHED_BYTES_MAX, HashKey, Segments, SegmentsStatistics
+from gateway.core.segments import HASHED_BYTES_MAX, HashKey, Segments, SegmentsStatistics, hash_shards
 
 #: The longest device token, bytes. FCM names no maximum and issues about 142 to 200; the longest in the fact sheets is
 #: 255; 4 KiB is what a header line of the vendors' servers takes.
@@ -209,7 +209,7 @@ class TokenIndex:
             return self._is_same_token(found, column, positions[index], is_same)
 
         hashes = column.hashes[positions]
-        rows = self._index.find(_token_shards(hashes), hashes, verify)
+        rows = self._index.find(hash_shards(hashes), hashes, verify)
         return np.where(column.lengths[positions] > 0, rows, np.int32(-1))
 
     def holds(self, rows: I32, column: TokenColumn) -> Bool:
@@ -242,9 +242,13 @@ class TokenIndex:
             has_room[at[: len(got)]] = True
         return rows, has_room
 
+    def expect(self, n_tokens: int) -> None:
+        """About so many are to come, into an index that has none yet."""
+        self._index.expect(n_tokens)
+
     def reserve(self, hashes: U64) -> None:
         """Afterwards `attach` of these tokens cannot fail. Raises Overloaded; then nothing changed."""
-        self._index.reserve(_token_shards(hashes))
+        self._index.reserve(hash_shards(hashes))
 
     def attach(self, rows: I32, column: TokenColumn, positions: I64, token_rows: U32) -> None:
         """Afterwards each device holds its token. The devices, distinct, have none, and nobody holds these tokens.
@@ -252,7 +256,7 @@ class TokenIndex:
         token_rows: (k,) from `allocate`. Raises Overloaded if there was no `reserve`.
         """
         hashes, lengths = column.hashes[positions], column.lengths[positions]
-        self._index.insert(_token_shards(hashes), hashes, rows)
+        self._index.insert(hash_shards(hashes), hashes, rows)
         for length in np.unique(lengths).tolist():
             at = np.flatnonzero(lengths == length)
             self.store.write(length, token_rows[at], column.texts[length][column.places[positions[at]]])
@@ -270,7 +274,7 @@ class TokenIndex:
         if not len(rows):
             return 0
         hashes = np.ascontiguousarray(found["token_hash"])
-        self._index.remove(_token_shards(hashes), hashes, rows)
+        self._index.remove(hash_shards(hashes), hashes, rows)
         lengths = found["token_length"]
         for length in np.unique(lengths).tolist():
             self.store.free(length, found["token_row"][lengths == length])
@@ -310,8 +314,3 @@ class TokenIndex:
 
     def statistics(self) -> SegmentsStatistics:
         return self._index.statistics()
-
-
-def _token_shards(hashes: U64) -> I64:
-    """Tokens fall into segments by 12 bits of the hash that neither the fingerprint nor the home slot uses."""
-    return (hashes >> np.uint64(20)).view(np.int64) & 0xFFF

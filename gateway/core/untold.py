@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from gateway.columns import U32, Bool
-from gateway.core.changes import Change
+from gateway.core.changes import Change, told_batch
 from gateway.ledger import IS_FINAL, LedgerPage, Receipt, State
 
 
@@ -45,4 +45,5 @@ def _change(page: LedgerPage, which: Bool, times_ms: U32, *, is_end: bool) -> li
         # A device that acknowledges has it; what came later is another change.
         receipts = np.where(states == State.DEVICE_ACKED, np.uint8(Receipt.DELIVERED), np.uint8(Receipt.NONE))
     at_unix_ms = page.batch.born_unix_ms + int(times_ms[rows].max())
-    return [Change(page, rows.astype(np.uint16), states, page.reason[rows], receipts, page.channel[rows], at_unix_ms)]
+    columns = (rows.astype(np.uint16), states, page.reason[rows], receipts, page.channel[rows])
+    return [Change(told_batch(page, rows), *columns, at_unix_ms)]

@@ -22,7 +22,8 @@ from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from gateway.core.details import ALIAS_BYTES_MAX, TAG_BYTES_MAX, TAGS_PER_DEVICE_MAX
+from gateway.core.details import ALIAS_BYTES_MAX, TAGS_PER_DEVICE_MAX
+from gateway.core.tags import TAG_BYTES_MAX
 from gateway.core.tokens import TOKEN_BYTES_MAX
 from gateway.errors import LocalProtocolError
 from gateway.ledger import Flag, Receipt

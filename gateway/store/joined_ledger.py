@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from gateway.batch import OwnershipEpoch
 from gateway.message_id import SEQUENCES_MAX
-from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, LedgerArchive, PageKey
+from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, LedgerArchive, PageChanges, PageKey
 from gateway.tally import PageTally, add_keys
 
 
@@ -35,6 +35,16 @@ class JoinedLedger:
             by_worker.setdefault(page.key.sequence // SEQUENCES_MAX, []).append(page._replace(key=_inner(page.key)))
         for worker, some in by_worker.items():
             await self._all[worker].write(epoch, some)
+
+    async def amend(self, epoch: OwnershipEpoch, changes: Sequence[PageChanges]) -> set[PageKey]:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        by_worker: dict[int, list[PageChanges]] = {}
+        for one in changes:
+            by_worker.setdefault(one.key.sequence // SEQUENCES_MAX, []).append(one._replace(key=_inner(one.key)))
+        missing: set[PageKey] = set()
+        for worker, some in by_worker.items():
+            missing |= {_outer(worker, key) for key in await self._all[worker].amend(epoch, some)}
+        return missing
 
     async def read(self, key: PageKey) -> bytes | None:
         """As the port says. Raises StoreError."""

@@ -28,6 +28,7 @@ from gateway.store.ports import (
     InboxRows,
     JournalRecord,
     Kept,
+    PageChanges,
     PageKey,
 )
 from gateway.tally import PageTally, add_tallies
@@ -221,6 +222,10 @@ class MemoryRegistry:
         for device_id in device_ids:
             self._devices.pop((app, device_id.tobytes()), None)
 
+    async def count(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return len(self._devices)
+
     async def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
         found = [device for device in self._devices.values() if int(device.shards[0]) in shards]
         for at in range(0, len(found), 4096):
@@ -237,18 +242,39 @@ class MemoryLedgerArchive:
     def __init__(self) -> None:
         self._epochs = NewestEpoch()
         self._pages: dict[PageKey, ArchivedPage] = {}
+        self._records: dict[PageKey, list[bytes]] = {}
         self._gone: list[PageTally] = []
         self._told: dict[int, int] = {}
 
     async def write(self, epoch: OwnershipEpoch, pages: Sequence[ArchivedPage]) -> None:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        self._pages.update((page.key, page) for page in pages)
+        for page in pages:
+            self._pages[page.key] = page
+            self._records.pop(page.key, None)
+
+    async def amend(self, epoch: OwnershipEpoch, changes: Sequence[PageChanges]) -> set[PageKey]:
+        await trio.lowlevel.checkpoint()
+        self._epochs.check(epoch)
+        for one in changes:
+            page = self._pages.get(one.key)
+            if page is not None:
+                self._pages[one.key] = page._replace(
+                    held=one.held,
+                    deadline_unix_ms=one.deadline_unix_ms,
+                    tally=one.tally,
+                    changed_unix_ms=one.changed_unix_ms or page.changed_unix_ms,
+                )
+                records = self._records.setdefault(one.key, [])
+                if one.in_place:
+                    records.clear()
+                records.append(one.record)
+        return {one.key for one in changes} - self._pages.keys()
 
     async def read(self, key: PageKey) -> bytes | None:
         await trio.lowlevel.checkpoint()
         page = self._pages.get(key)
-        return None if page is None else b"".join(page.parts)
+        return None if page is None else b"".join([*page.parts, *self._records.get(key, ())])
 
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
         await trio.lowlevel.checkpoint()
@@ -328,23 +354,24 @@ class MemoryLedgerArchive:
 
     def _drop(self, key: PageKey) -> None:
         page = self._pages.pop(key, None)
+        self._records.pop(key, None)
         if page is not None:
             self._gone.append(page.tally)
 
     async def retain(self, epoch: OwnershipEpoch, oldest_unix_ms: int, bytes_max: int) -> int:
         await trio.lowlevel.checkpoint()
         self._epochs.check(epoch)
-        total = sum(_page_bytes(page) for page in self._pages.values())
+        total = sum(self._page_bytes(page) for page in self._pages.values())
         gone = []
         for key in sorted(key for key, page in self._pages.items() if not page.held):
             if key.unix_ms >= oldest_unix_ms and total <= bytes_max:
                 break
             gone.append(key)
-            total -= _page_bytes(self._pages[key])
+            total -= self._page_bytes(self._pages[key])
         for key in gone:
             self._drop(key)
         return len(gone)
 
-
-def _page_bytes(page: ArchivedPage) -> int:
-    return sum(memoryview(part).nbytes for part in page.parts) + 4 * page.rows
+    def _page_bytes(self, page: ArchivedPage) -> int:
+        records = sum(len(record) for record in self._records.get(page.key, ()))
+        return sum(memoryview(part).nbytes for part in page.parts) + records + 4 * page.rows

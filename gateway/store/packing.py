@@ -64,13 +64,14 @@ def pack_page(parts: Sequence[bytes | memoryview]) -> bytes:
     return b"".join([_PARTS, _CHECKSUM.pack(zlib.crc32(rest)), rest])
 
 
-def unpack_page(data: bytes) -> bytes:
-    """The bytes of all parts. Lets other threads run. Raises ValueError for damaged bytes."""
+def unpack_page(data: bytes, behind: Sequence[bytes] = ()) -> bytes:
+    """The bytes of all parts, and what is to stand behind them. Lets other threads run. Raises ValueError for damaged
+    bytes."""
     if data[:1] == _PARTS:
-        return _join(memoryview(data)[1:])
+        return b"".join([*_bodies(memoryview(data)[1:]), *behind])
     if data[:1] != _WHOLE:
         raise ValueError(f"page has version {data[:1].hex()}, expected {_WHOLE.hex()} or {_PARTS.hex()}")
-    return _inflate(memoryview(data)[1:])
+    return b"".join([_inflate(memoryview(data)[1:]), *behind])
 
 
 def _pack(part: bytes | memoryview) -> tuple[_Part, bytes | memoryview]:
@@ -98,7 +99,7 @@ def _text(data: bytes, size: int, item: int) -> tuple[_Part, bytes]:
     return (_Part(_TEXT, len(packed), size, item), packed) if len(packed) < size else (_Part(_PLAIN, size, size), data)
 
 
-def _join(data: memoryview) -> bytes:
+def _bodies(data: memoryview) -> list[bytes | memoryview]:
     rest = data[_CHECKSUM.size :]
     try:
         (checksum,) = _CHECKSUM.unpack_from(data)
@@ -113,7 +114,7 @@ def _join(data: memoryview) -> bytes:
     for part in header:
         bodies.append(_unpack(part, rest[at : at + part.kept]))
         at += part.kept
-    return b"".join(bodies)
+    return bodies
 
 
 def _unpack(part: _Part, body: memoryview) -> bytes | memoryview:

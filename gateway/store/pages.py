@@ -1,6 +1,8 @@
 """Ledger pages as bytes and back: the batch as in its journal record, the state columns, the burst log; packed.
 
-    page = header length (4 bytes) | header (MessagePack) | batch record | columns | columns of all bursts
+    page = header length (4 bytes) | header (MessagePack) | batch record | columns | columns of all bursts | log
+
+The log is what the archive has beside the page: rows that changed after it was written (page_changes.py).
 
 What stands in the archive of these bytes is `store/packing.py`'s.
 
@@ -16,61 +18,34 @@ after the batch's birth and stay so; what is on the monotonic clock (`Burst.issu
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import msgspec
 import numpy as np
 
+from gateway.archived_copy import ArchivedCopy
 from gateway.batch import Batch
 from gateway.columns import U8, U32, Bool, TextColumn
-from gateway.ledger import IS_FINAL, Burst, Channel, LedgerPage, Receipt, State
+from gateway.ledger import IS_FINAL, LedgerPage, Receipt, State
 from gateway.page_history import PageHistory
 from gateway.store.inbox_filing import device_hashes
+from gateway.store.page_bursts import BURST_COLUMNS, StoredBurst, stored_burst
+from gateway.store.page_changes import (
+    PAST_COLUMNS,
+    STATE_COLUMNS,
+    apply_changes,
+    read_bursts,
+    read_column,
+    restore_past,
+)
 from gateway.store.records import decode_batch, encode_batch
 
 _LENGTH = struct.Struct("<I")
-_COLUMNS = {
-    "state": "u1",
-    "receipt": "u1",
-    "flags": "u1",
-    "reason": "u1",
-    "channel": "u1",
-    "attempts": "u1",
-    "routed_ms": "<u4",
-    "issued_ms": "<u4",
-    "final_ms": "<u4",
-    "token_hashes": "<u4",
-}
-#: Of the history, in this order: the widest first, so that views stay aligned.
-_PAST_COLUMNS = {"at_ms": "<u4", "rows": "<u2", "kinds": "u1", "channels": "u1"}
-
-
-#: Of each burst, one behind the other.
-_BURST_COLUMNS = {"rows": "<u2", "answered": "<u4", "verdicts": "u1"}
-
-
-class _Burst(msgspec.Struct, array_like=True):
-    """issued_s: after the birth of the batch. n: its rows, whose columns stand behind those of the page; rows,
-    answered, verdicts: the bytes of these columns in pages that were written before they stood there."""
-
-    number: int
-    attempt: int
-    channel: int
-    connection: int
-    issued_s: float
-    rows: bytes
-    answered: bytes
-    verdicts: bytes
-    names: dict[int, str]
-    first_request: int = -1
-    request_ids: dict[int, str] = msgspec.field(default_factory=dict)
-    n: int = 0
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
     batch_bytes: int
     n: int
-    bursts: list[_Burst]
+    bursts: list[StoredBurst]
     #: Of an earlier version: whether a column with the time of each row's highest receipt stands behind the others.
     has_receipt_ms: bool = False
     #: Entries of the history, whose columns stand behind the others.
@@ -87,28 +62,14 @@ def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
     tokens."""
     batch = page.batch
     record = encode_batch(without_targets(batch, ~IS_FINAL[page.state]))
-    bursts = [
-        _Burst(
-            burst.number,
-            burst.attempt,
-            int(burst.channel),
-            burst.connection,
-            burst.issued - batch.born,
-            *(b"", b"", b""),
-            dict(burst.names),
-            burst.first_request,
-            dict(burst.request_ids or {}),
-            len(burst.rows),
-        )
-        for burst in page.bursts
-    ]
+    bursts = [stored_burst(burst, batch.born) for burst in page.bursts]
     past = page.history
     header = _ENCODER.encode(_Header(record.payload_bytes(), page.n, bursts, past=0 if past is None else past.n))
-    columns = [np.array(getattr(page, name), dtype).data for name, dtype in _COLUMNS.items()]
+    columns = [np.array(getattr(page, name), dtype).data for name, dtype in STATE_COLUMNS.items()]
     if past is not None:
-        columns += [np.array(getattr(past, name), dtype).data for name, dtype in _PAST_COLUMNS.items()]
+        columns += [np.array(getattr(past, name), dtype).data for name, dtype in PAST_COLUMNS.items()]
     if bursts:
-        for name, dtype in _BURST_COLUMNS.items():
+        for name, dtype in BURST_COLUMNS.items():
             together = np.concatenate([getattr(burst, name) for burst in page.bursts])
             columns.append(together.astype(dtype, copy=False).data)
     return [_LENGTH.pack(len(header)), header, *record.buffers, *columns]
@@ -163,59 +124,31 @@ def page_of(data: bytes, *, now: float, now_unix_ms: int) -> LedgerPage:
     at += header.batch_bytes
     batch.born = now - (now_unix_ms - batch.born_unix_ms) / 1000
     page = LedgerPage(batch)
-    for name, dtype in _COLUMNS.items():
-        column: np.ndarray[Any, Any] = np.frombuffer(data, dtype, page.n, at)
+    for name, dtype in STATE_COLUMNS.items():
+        column, at = read_column(data, dtype, page.n, at)
         getattr(page, name)[:] = column
-        at += column.nbytes
     if header.has_receipt_ms:
-        receipt_ms = np.frombuffer(data, "<u4", page.n, at)
-        at += receipt_ms.nbytes
+        receipt_ms, at = read_column(data, "<u4", page.n, at)
         rows = np.flatnonzero((receipt_ms != 0) & (page.receipt != Receipt.NONE))
         page.history = PageHistory(page.n)
         page.history.restore(rows, page.receipt[rows] - np.uint8(1), page.channel[rows], receipt_ms[rows])
     if header.past:
-        past: dict[str, Any] = {}
-        for name, dtype in _PAST_COLUMNS.items():
-            past[name] = np.frombuffer(data, dtype, header.past, at)
-            at += past[name].nbytes
-        if int(past["rows"].max()) >= page.n:
-            raise ValueError(f"page has {page.n} rows, its history names {int(past['rows'].max())}")
-        page.history = PageHistory(page.n)
-        page.history.restore(past["rows"].astype(np.intp), past["kinds"], past["channels"], past["at_ms"])
-    sizes = [burst.n for burst in header.bursts]
-    columns: list[np.ndarray[Any, Any]] = []
-    for dtype in _BURST_COLUMNS.values():
-        columns.append(np.frombuffer(data, dtype, sum(sizes), at))
-        at += columns[-1].nbytes
-    if at != len(data) or header.n != page.n:
+        at = restore_past(page, data, header.past, at)
+    page.bursts, at = read_bursts(page, header.bursts, data, at)
+    if at > len(data) or header.n != page.n:
         raise ValueError(f"page is {len(data)} bytes, its columns end at {at}")
+    page.archived = archived_copy(page, has_texts=bool(batch.variables))
+    apply_changes(page, memoryview(data)[at:])
+    page.archived.is_durable = True
     page.counts[:] = np.bincount(page.state, minlength=len(State))
     page.n_routed = page.n
-    ends = np.cumsum(sizes).tolist()
-    for burst, end in zip(header.bursts, ends, strict=True):
-        page.bursts.append(_burst(burst, batch, [column[end - burst.n : end] for column in columns]))
     return page
 
 
-def _burst(stored: _Burst, batch: Batch, columns: list[np.ndarray[Any, Any]]) -> Burst:
-    """columns: the burst's own, in the order of _BURST_COLUMNS; empty in an old page, whose header has them."""
-    if not stored.n:
-        texts = (stored.rows, stored.answered, stored.verdicts)
-        columns = [np.frombuffer(text, dtype) for text, dtype in zip(texts, _BURST_COLUMNS.values(), strict=True)]
-    rows, answered, verdicts = columns
-    return Burst(
-        number=stored.number,
-        attempt=stored.attempt,
-        channel=Channel(stored.channel),
-        connection=stored.connection,
-        rows=rows,
-        issued=stored.issued_s + batch.born,
-        answered=answered,
-        verdicts=verdicts,
-        names=stored.names,
-        first_request=stored.first_request,
-        request_ids=stored.request_ids,
-    )
+def archived_copy(page: LedgerPage, *, has_texts: bool) -> ArchivedCopy:
+    """What the archive has of the page, which is to be written as it is now."""
+    past = 0 if page.history is None else page.history.n
+    return ArchivedCopy(page.n, past, len(page.bursts), has_texts=has_texts)
 
 
 def short_hashes(device_ids: U8) -> U32:

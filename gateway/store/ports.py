@@ -192,6 +192,10 @@ class Registry(Protocol):
         """The devices, ids (k, 16) of one app, are not known; nothing of them is kept. Unknown ones are ignored."""
         ...
 
+    async def count(self) -> int:
+        """About how many devices a load of all shards brings, those of the last changes left out."""
+        ...
+
     def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
         """The devices of these shards, each once, thousands at a time. Those of apps that are not configured stay."""
         ...
@@ -227,6 +231,20 @@ class ArchivedPage(NamedTuple):
     changed_unix_ms: int = 0
 
 
+class PageChanges(NamedTuple):
+    """Changes of one page that is there. record: as `store/page_changes.py` makes it. in_place: it stands for all that
+    are there, too. The rest as in `ArchivedPage`, of the page as it is with them."""
+
+    key: PageKey
+    app: int
+    record: bytes
+    in_place: bool
+    held: int
+    deadline_unix_ms: int
+    tally: PageTally
+    changed_unix_ms: int = 0
+
+
 class DayCounts(NamedTuple):
     """Rows of archived pages by key and cell. gone: of pages that retention has deleted."""
 
@@ -249,8 +267,13 @@ class LedgerArchive(Protocol):
         """The pages are durable, in place of older ones of the same keys."""
         ...
 
+    async def amend(self, epoch: OwnershipEpoch, changes: Sequence[PageChanges]) -> set[PageKey]:
+        """The records are durable beside their pages, until those are written again; returns the keys of pages that
+        are not there, whose records are not kept."""
+        ...
+
     async def read(self, key: PageKey) -> bytes | None:
-        """The joined parts of a page; None where there is none."""
+        """The joined parts of a page, and its records in their order; None where there is none."""
         ...
 
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:

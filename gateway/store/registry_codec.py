@@ -17,8 +17,11 @@ import numpy as np
 
 from gateway.columns import U8, TextColumn
 from gateway.device_columns import DeviceColumns
+from gateway.tag_columns import TagColumns, tags_from_joined
 
 _FRONT = struct.Struct("<II")
+#: A head is shorter: the names and lengths of some twenty columns.
+HEAD_BYTES_MAX = 1024
 #: Field of DeviceColumns -> how it stands in the blob.
 _NUMBERS = {
     "device_ids": "u1",
@@ -32,7 +35,10 @@ _NUMBERS = {
     "last_seen_unix_s": "<u4",
     "profiles": "<u4",
 }
-_TEXTS = ("tokens", "profile_texts", "aliases", "tags")
+#: One row per device, but for the profiles.
+_TEXTS = ("tokens", "profile_texts", "aliases")
+#: Tags as one text per device, as schema 1 wrote them.
+_JOINED_TAGS = "tags"
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,11 +58,21 @@ def encode_devices(devices: DeviceColumns) -> bytes:
     for name in _TEXTS:
         column: TextColumn | None = getattr(devices, name)
         if column is not None:
-            offsets = column.offsets - column.offsets[0]
-            parts += [(f"{name}.offsets", offsets.astype("<u4").tobytes()), (f"{name}.blob", _blob(column))]
+            parts += _text_parts(name, column)
+    if (tags := devices.tags) is not None:
+        parts += [
+            ("tag_counts", tags.counts.astype(np.uint8).tobytes()),
+            ("tag_numbers", tags.numbers.astype("<u4").tobytes()),
+        ]
+        parts += _text_parts("tag_texts", tags.texts)
     header = _ENCODER.encode(_Header(devices.n, [(name, len(data)) for name, data in parts]))
     rest = b"".join([header, *(data for _, data in parts)])
     return _FRONT.pack(zlib.crc32(rest), len(header)) + rest
+
+
+def _text_parts(name: str, column: TextColumn) -> list[tuple[str, bytes]]:
+    offsets = column.offsets - column.offsets[0]
+    return [(f"{name}.offsets", offsets.astype("<u4").tobytes()), (f"{name}.blob", _blob(column))]
 
 
 def _blob(column: TextColumn) -> bytes:
@@ -90,7 +106,30 @@ def decode_devices(blob: bytes) -> DeviceColumns:
     texts = {name: _text(blob, found, name) for name in _TEXTS if f"{name}.blob" in found}
     if any(len(column) != header.n for name, column in texts.items() if name != "profile_texts"):
         raise ValueError("devices: texts differ in length")
-    return DeviceColumns(**numbers, **texts)  # type: ignore[arg-type]
+    return DeviceColumns(**numbers, **texts, tags=_tags(blob, found, header.n))  # type: ignore[arg-type]
+
+
+def _tags(blob: bytes, found: dict[str, tuple[int, int]], n: int) -> TagColumns | None:
+    if f"{_JOINED_TAGS}.blob" in found:
+        tags = tags_from_joined(_text(blob, found, _JOINED_TAGS))
+    elif "tag_counts" in found:
+        counts, numbers = _array(blob, found, "tag_counts", "u1"), _array(blob, found, "tag_numbers", "<u4")
+        tags = TagColumns(counts, numbers, _text(blob, found, "tag_texts"))
+    else:
+        return None
+    if len(tags.counts) != n or int(tags.counts.sum(dtype=np.int64)) != len(tags.numbers):
+        raise ValueError("devices: tags differ in length")
+    if int(tags.numbers.max(initial=0)) >= max(len(tags.texts), 1):
+        raise ValueError("devices: tags without a text")
+    return tags
+
+
+def count_devices(head: bytes) -> int:
+    """How many devices the blob has that begins so, as far as it says; 0 where that cannot be read."""
+    try:
+        return _DECODER.decode(head[_FRONT.size : _FRONT.size + _FRONT.unpack_from(head)[1]]).n
+    except (struct.error, msgspec.DecodeError):
+        return 0
 
 
 def _array(blob: bytes, found: dict[str, tuple[int, int]], name: str, dtype: str) -> np.ndarray[Any, Any]:

@@ -1,7 +1,8 @@
-"""The offline inbox in SQLite: small rows, found by device through one index, nothing read for a device without any.
+"""The offline inbox in SQLite: small rows, found by device through an index in generations (`inbox_index.py`), nothing
+read for a device without any.
 
     rows      tag -> device, app, born, deadline, arrival, bytes, collapse     the tag is the row's address in its batch
-    by_device (hash of the device, arrival)                                    a peek reads this and the rows it names
+    index     hash of the device -> tags                                       a peek reads this and the rows it names
 
 The content of a row is in its batch, once per variant: in its ledger page, in memory or in the ledger archive. So a row
 costs some 90 bytes here, whatever it says. Limits are checked against counters in memory (`inbox_filing.py`); only a
@@ -12,8 +13,10 @@ Of one collapse id of a device the newest by submit time stays (`born`); those i
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +25,19 @@ import trio
 
 from gateway.batch import OwnershipEpoch
 from gateway.columns import I64, U8, Bool, fixed_rows
+from gateway.store import inbox_index
 from gateway.store.database import Database, EpochGuard, named_errors
-from gateway.store.inbox_filing import Filing, device_hash, device_hashes
+from gateway.store.inbox_entries import Entries
+from gateway.store.inbox_filing import Filing, buckets_for, device_hash, device_hashes
 from gateway.store.ports import InboxCount, InboxFound, InboxPut, InboxQuery, InboxRows, Kept
 from gateway.store.turns import Turns
 
 #: 64 GiB: some 700 million rows; `rows_max` and `bytes_max` are what really bounds it.
 FILE_BYTES_MAX = 64 << 30
 
-#: The index by device is touched at random: of a million rows it is 25 MiB. Measured with 2 MiB: a fifth of the rows/s.
-CACHE_BYTES = 64 << 20
+#: Rows come in the order of their tags, and the index is written one block behind the other: what a put touches are the
+#: last pages of a few tables. The rest is for devices that return.
+CACHE_BYTES = 16 << 20
 
 SCHEMA = (
     """
@@ -42,15 +48,20 @@ SCHEMA = (
     );
     CREATE INDEX by_device ON rows (hash, arrival);
     """,
+    # by_device is dropped when its rows are in this one (inbox_index.py).
+    inbox_index.SCHEMA,
 )
 _INSERT = "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,?)"
 _TAGS = "SELECT value FROM json_each(?)"
-#: Above these bits of a tag stands the worker that journaled the row (core/addresses.py).
-_WORKER_BITS = 38
+_WITH_TAGS = f"FROM rows WHERE tag IN ({_TAGS}) AND device = ?"
+#: Rows that are put in one turn, some 4 ms: a device that returns meanwhile waits for one of them, not for a slice.
+PUT_ROWS = 1024
+#: Rows that a turn of `find` goes through, some 10 ms.
+FOUND_ROWS = 32_768
 
 
 class SqliteInbox:
-    """Opening blocks: it counts the rows that are there, 10 million in some seconds.
+    """Opening blocks: it reads the index of the rows that are there, 10 million in a second or two.
 
     Limits: see [inbox] in configs/reference.toml. worker: whose batches `newest_at_start` is about.
 
@@ -67,38 +78,29 @@ class SqliteInbox:
         bytes_max: int,
         worker: int = 0,
     ) -> None:
-        self._worker = worker
         self._rows_per_device_max = rows_per_device_max
         self._rows_max = rows_max
         self._bytes_per_device_max = bytes_per_device_max
         self._bytes_max = bytes_max
         self.database = Database(path, SCHEMA, bytes_max=FILE_BYTES_MAX, cache_bytes=CACHE_BYTES)
-        self._filing = Filing()
-        #: (born, tag) of the row submitted last, as found when the inbox was opened; (0, -1) where there was none.
-        self.newest_at_start = (0, -1)
-        #: When the newest row of any worker was submitted, as found then; 0 where there was none.
-        self.newest_born_at_start = 0
-        with named_errors(self.database.place):
-            self._next_arrival = self._count_rows()
+        self._filing = Filing(buckets_for(rows_max, rows_per_device_max))
+        try:
+            self._index = inbox_index.open_index(self.database, self._file)
+        except BaseException:
+            self.database.close()
+            raise
+        #: (born, tag) of the row submitted last, as known when the inbox was opened; (0, -1) where there was none.
+        self.newest_at_start = self._index.newest.get(worker, (0, -1))
+        #: When the newest row of any worker was submitted, as known then; 0 where there was none.
+        self.newest_born_at_start = max((born for born, _ in self._index.newest.values()), default=0)
         self._epochs = EpochGuard([self.database])
         self.turns = Turns(self.database.place, commit=self._commit, undo=self._undo)
 
-    def _count_rows(self) -> int:
-        """Files every row; the next arrival."""
-        run = self.database.read.execute
-        rows = run("SELECT hash, bytes, born, tag FROM rows")
-        while found := rows.fetchmany(65_536):
-            columns = np.array(found, np.int64)
-            self._filing.add(columns[:, 0], columns[:, 1])
-            self._filing.commit()
-            self.newest_born_at_start = max(self.newest_born_at_start, int(columns[:, 2].max()))
-            columns = columns[columns[:, 3] >> _WORKER_BITS == self._worker]
-            if not len(columns):
-                continue
-            at = int(np.lexsort((columns[:, 3], columns[:, 2]))[-1])
-            self.newest_at_start = max(self.newest_at_start, (int(columns[at, 2]), int(columns[at, 3])))
-        (newest,) = run("SELECT coalesce(max(arrival), 0) FROM rows").fetchone()
-        return int(newest) + 1
+    def _file(self, entries: Entries) -> None:
+        came = entries.sizes >= 0
+        self._filing.add(entries.hashes[came], entries.sizes[came])
+        self._filing.add(entries.hashes[~came], ~entries.sizes[~came], -1)
+        self._filing.commit()
 
     def __len__(self) -> int:
         return self._filing.rows
@@ -116,7 +118,18 @@ class SqliteInbox:
         """As the port says. Raises StaleEpoch, StoreError."""
         await trio.lowlevel.checkpoint()
         number = self._epochs.check(epoch)
-        return await self.turns.run(lambda: self._put(number, rows))
+        n = len(rows.tags)
+        if n <= PUT_ROWS:
+            return await self.turns.run(lambda: self._put(number, rows))
+        kept, replaced = np.zeros(n, np.uint8), [rows.tags[:0]]
+        for first in range(0, n, PUT_ROWS):
+            part = rows.part(first, first + PUT_ROWS)
+            answer = await self.turns.run(functools.partial(self._put, number, part))
+            kept[first : first + PUT_ROWS] = answer.kept
+            # Rows of this call that a later one of it replaced were never there for who called.
+            kept[:first][np.isin(rows.tags[:first], answer.replaced)] = Kept.SUPERSEDED
+            replaced.append(answer.replaced[~np.isin(answer.replaced, rows.tags[:first])])
+        return InboxPut(kept, np.concatenate(replaced))
 
     async def peek(self, device_id: bytes, rows_max: int) -> I64:
         """As the port says. Raises StoreError."""
@@ -132,7 +145,8 @@ class SqliteInbox:
         return await self.turns.run(lambda: self._forget(number, tags))
 
     def holds(self, device_id: bytes) -> bool:
-        return self._filing.may_hold(device_hash(device_id))
+        one_hash = device_hash(device_id)
+        return self._filing.may_hold(one_hash) and self._index.may_hold(one_hash)
 
     async def count(self, query: InboxQuery) -> InboxCount:
         """As the port says. Raises StoreError."""
@@ -140,9 +154,18 @@ class SqliteInbox:
         return await self.turns.run(lambda: self._count(query))
 
     async def find(self, query: InboxQuery, rows_max: int) -> InboxFound:
-        """As the port says. Raises StoreError."""
+        """As the port says; in several turns, since it may go through all rows. Raises StoreError."""
         await trio.lowlevel.checkpoint()
-        return await self.turns.run(lambda: self._find(query, rows_max))
+        if query.device_id is not None or query.tags is not None:
+            return await self.turns.run(lambda: self._find(query, rows_max, None))
+        parts, n = [], 0
+        last: int | None = query.first_tag
+        while last is not None and n < rows_max:
+            query = query._replace(first_tag=last)
+            last = await self.turns.run(functools.partial(self._after_some, query.first_tag))
+            parts.append(await self.turns.run(functools.partial(self._find, query, rows_max - n, last)))
+            n += len(parts[-1].tags)
+        return InboxFound(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     # in the thread
 
@@ -171,7 +194,7 @@ class SqliteInbox:
                 rows.born(),
             )
             replaced: list[int] = []
-            for at in np.flatnonzero(is_new & (collapse != 0)).tolist():
+            for at in self._may_replace(hashes, is_new & (collapse != 0)).tolist():
                 self._collapse(connection, rows, at, hashes, kept, is_new, replaced)
             gone = np.array(replaced, np.int64)
             if len(gone):
@@ -180,13 +203,11 @@ class SqliteInbox:
             self._refuse_beyond(connection, rows, hashes, sizes, kept, is_new)
             is_new &= kept == Kept.YES
             at_rows = np.flatnonzero(is_new)
-            # In the order of the index, whose pages are then touched once each; arrivals keep the order of the call.
-            order = np.argsort(hashes[at_rows], kind="stable")
-            arrivals = (self._next_arrival + order).tolist()
-            self._next_arrival += len(at_rows)
-            at_rows = at_rows[order]
+            tags = rows.tags[at_rows]
+            arrivals = range(self._index.next_arrival, self._index.next_arrival + len(tags))
+            self._index.next_arrival += len(tags)
             columns = (
-                rows.tags[at_rows].tolist(),
+                tags.tolist(),
                 fixed_rows(np.ascontiguousarray(rows.device_ids[at_rows])),
                 hashes[at_rows].tolist(),
                 apps[at_rows].tolist(),
@@ -197,6 +218,8 @@ class SqliteInbox:
                 collapse[at_rows].tolist(),
             )
             connection.executemany(_INSERT, zip(*columns, strict=True))
+            self._index.add(Entries(hashes[at_rows], tags, sizes[at_rows]))
+            self._index.saw(born[at_rows], tags)
             self._filing.add(hashes[at_rows], sizes[at_rows])
             return InboxPut(kept, gone)
 
@@ -217,6 +240,14 @@ class SqliteInbox:
             self._delete(connection, np.array(older, np.int64))
             is_new &= ~np.isin(tags, np.array([tag for tag in stored if tag not in older], np.int64))
         return is_new
+
+    def _may_replace(self, hashes: I64, chosen: Bool) -> I64:
+        """Those of the rows, in their order, whose device has another row, stored or in this call."""
+        at = np.flatnonzero(chosen)
+        _, inverse, n = np.unique(hashes[at], return_inverse=True, return_counts=True)
+        is_alone = (n[inverse] == 1) & (self._filing.at_most(hashes[at])[0] == 0)
+        may: I64 = at[~is_alone]
+        return may
 
     def _collapse(
         self,
@@ -239,9 +270,9 @@ class SqliteInbox:
                 kept[loser] = Kept.SUPERSEDED
         if kept[at] != Kept.YES or not self._filing.may_hold(int(hashes[at])):
             return
+        tags = self._index.tags(int(hashes[at]))
         stored = connection.execute(
-            "SELECT tag, born FROM rows WHERE hash = ? AND device = ? AND collapse = ?",
-            (int(hashes[at]), device_id, int(collapse[at])),
+            f"SELECT tag, born {_WITH_TAGS} AND collapse = ?", (_as_json(tags), device_id, int(collapse[at]))
         ).fetchall()
         if any(its_born > born[at] for _, its_born in stored):
             kept[at] = Kept.SUPERSEDED
@@ -294,8 +325,8 @@ class SqliteInbox:
                 if has is None:
                     has = used[device_id] = list(
                         connection.execute(
-                            "SELECT count(*), coalesce(sum(bytes), 0) FROM rows WHERE hash = ? AND device = ?",
-                            (int(hashes[at]), device_id),
+                            f"SELECT count(*), coalesce(sum(bytes), 0) {_WITH_TAGS}",
+                            (_as_json(self._index.tags(int(hashes[at]))), device_id),
                         ).fetchone()
                     )
                 fits = has[0] < self._rows_per_device_max and has[1] + sizes[at] <= self._bytes_per_device_max
@@ -308,11 +339,12 @@ class SqliteInbox:
 
     def _delete(self, connection: sqlite3.Connection, tags: I64) -> int:
         text = json.dumps(tags.tolist())
-        found = connection.execute(f"SELECT hash, bytes FROM rows WHERE tag IN ({_TAGS})", (text,)).fetchall()
+        found = connection.execute(f"SELECT hash, tag, bytes FROM rows WHERE tag IN ({_TAGS})", (text,)).fetchall()
         if found:
             connection.execute(f"DELETE FROM rows WHERE tag IN ({_TAGS})", (text,))
-            columns = np.array(found, np.int64)
-            self._filing.add(columns[:, 0], columns[:, 1], -1)
+            hashes, gone, sizes = np.array(found, np.int64).T.copy()
+            self._filing.add(hashes, sizes, -1)
+            self._index.add(Entries(hashes, gone, ~sizes))
         return len(found)
 
     def _forget(self, epoch: int, tags: I64) -> int:
@@ -321,23 +353,34 @@ class SqliteInbox:
 
     def _peek(self, device_id: bytes, rows_max: int) -> I64:
         with named_errors(self.database.place):
-            found = self.database.read.execute(
-                "SELECT tag FROM rows INDEXED BY by_device WHERE hash = ? AND device = ? ORDER BY arrival LIMIT ?",
-                (device_hash(device_id), device_id, rows_max),
-            )
+            tags = self._index.tags(device_hash(device_id))
+            if not tags:
+                return np.zeros(0, np.int64)
+            values = (_as_json(tags), device_id, rows_max)
+            found = self.database.read.execute(f"SELECT tag {_WITH_TAGS} ORDER BY arrival LIMIT ?", values)
             return np.array([tag for (tag,) in found], np.int64)
 
     def _count(self, query: InboxQuery) -> InboxCount:
-        where, values = _where(query)
         with named_errors(self.database.place):
+            where, values = self._where(query)
             found = self.database.read.execute(
                 f"SELECT count(*), coalesce(sum(bytes), 0), count(DISTINCT hash) FROM rows WHERE {where}", values
             ).fetchone()
         return InboxCount(*found)
 
-    def _find(self, query: InboxQuery, rows_max: int) -> InboxFound:
-        where, values = _where(query)
+    def _after_some(self, tag: int) -> int | None:
+        """Up to where a turn looks from there on; None: to the end."""
         with named_errors(self.database.place):
+            query = "SELECT tag FROM rows WHERE tag >= ? ORDER BY tag LIMIT 1 OFFSET ?"
+            found = self.database.read.execute(query, (tag, FOUND_ROWS)).fetchone()
+        return None if found is None else int(found[0])
+
+    def _find(self, query: InboxQuery, rows_max: int, end: int | None) -> InboxFound:
+        """end: rows of that tag and later ones are not looked at."""
+        with named_errors(self.database.place):
+            where, values = self._where(query)
+            if end is not None:
+                where, values = f"{where} AND tag < ?", [*values, end]
             found = self.database.read.execute(
                 f"SELECT tag, device, app, born, deadline, bytes FROM rows WHERE {where} ORDER BY tag LIMIT ?",
                 [*values, rows_max],
@@ -347,31 +390,38 @@ class SqliteInbox:
         return InboxFound(columns[:, 0], ids, columns[:, 1], columns[:, 2], columns[:, 3], columns[:, 4])
 
     def _commit(self) -> None:
+        if self.database.is_writing:
+            self._index.work(self.database.read)
         self.database.commit()
         self._filing.commit()
+        self._index.commit()
 
     def _undo(self) -> None:
         self.database.undo()
         self._filing.undo()
+        self._index.undo()
+
+    def _where(self, query: InboxQuery) -> tuple[str, list[Any]]:
+        parts: list[str] = ["tag >= ?"]
+        values: list[Any] = [query.first_tag]
+        if query.app is not None:
+            parts.append("app = ?")
+            values.append(query.app)
+        if query.device_id is not None:
+            parts.append(f"tag IN ({_TAGS}) AND device = ?")
+            values += [_as_json(self._index.tags(device_hash(query.device_id))), query.device_id]
+        if query.tags is not None:
+            spans = ["tag BETWEEN ? AND ?" for _ in query.tags]
+            parts.append(f"({' OR '.join(spans) or '0'})")
+            values += [bound for span in query.tags for bound in span]
+        if query.born_before_unix_ms is not None:
+            parts.append("born < ?")
+            values.append(query.born_before_unix_ms)
+        if query.over_at_unix_ms is not None:
+            parts.append("deadline <= ?")
+            values.append(query.over_at_unix_ms)
+        return " AND ".join(parts), values
 
 
-def _where(query: InboxQuery) -> tuple[str, list[Any]]:
-    parts: list[str] = ["tag >= ?"]
-    values: list[Any] = [query.first_tag]
-    if query.app is not None:
-        parts.append("app = ?")
-        values.append(query.app)
-    if query.device_id is not None:
-        parts.append("hash = ? AND device = ?")
-        values += [device_hash(query.device_id), query.device_id]
-    if query.tags is not None:
-        spans = ["tag BETWEEN ? AND ?" for _ in query.tags]
-        parts.append(f"({' OR '.join(spans) or '0'})")
-        values += [bound for span in query.tags for bound in span]
-    if query.born_before_unix_ms is not None:
-        parts.append("born < ?")
-        values.append(query.born_before_unix_ms)
-    if query.over_at_unix_ms is not None:
-        parts.append("deadline <= ?")
-        values.append(query.over_at_unix_ms)
-    return " AND ".join(parts), values
+def _as_json(tags: Iterable[int]) -> str:
+    return json.dumps(list(tags))

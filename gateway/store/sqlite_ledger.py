@@ -4,16 +4,18 @@
     parts  task id -> addresses, of tasks that have rows in several batches
     tallies, counts                                                             what is counted (sqlite_tallies.py)
     changed, told                                                               who was told of what (sqlite_told.py)
+    changes                                                          what pages are by now (sqlite_changes.py)
 
 held: pages whose open rows wait in the inbox, how many they are and when the first of them is over. A table of its own:
 columns behind a page's bytes would cost a walk through them.
 
 hashes: the sorted 4-byte hashes of the page's devices. A search for one device reads this column of the app's newest
-pages and bisects: 262 KB for 65,536 rows; a hit may be another device, so the page decides.
+pages: 262 KB for 65,536 rows; a hit may be another device, so the page decides.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,11 +23,11 @@ import numpy as np
 import trio
 
 from gateway.batch import OwnershipEpoch
-from gateway.store import sqlite_tallies, sqlite_told
+from gateway.store import sqlite_changes, sqlite_tallies, sqlite_told
 from gateway.store.database import Database, EpochGuard, named_errors
 from gateway.store.packing import pack_page, unpack_page
 from gateway.store.pages import short_hashes
-from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, PageKey
+from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, PageChanges, PageKey
 from gateway.store.turns import Turns
 from gateway.tally import PageTally
 
@@ -33,6 +35,9 @@ from gateway.tally import PageTally
 FILE_BYTES_MAX = 1 << 40
 #: A full ledger page is 1.2 MB and its column of hashes 262 KB: chains of pages in SQLite, and long ones at 4 KiB each.
 PAGE_BYTES = 32 << 10
+#: Hashes of a page that are looked through on both sides of where one would be: eight standard deviations of its place
+#: among 65,536.
+_LOOK_HASHES = 1024
 #: Pages deleted in one turn by `retain`.
 _RETAIN_PAGES = 64
 
@@ -53,6 +58,7 @@ SCHEMA = (
     """,
     sqlite_tallies.SCHEMA,
     sqlite_told.SCHEMA,
+    sqlite_changes.SCHEMA,
 )
 
 
@@ -78,6 +84,12 @@ class SqliteLedgerArchive:
         await trio.lowlevel.checkpoint()
         number = self._epochs.check(epoch)
         await self.turns.run(lambda: self._write(number, pages))
+
+    async def amend(self, epoch: OwnershipEpoch, changes: Sequence[PageChanges]) -> set[PageKey]:
+        """As the port says. Raises StaleEpoch, StoreError."""
+        await trio.lowlevel.checkpoint()
+        number = self._epochs.check(epoch)
+        return await self.turns.run(lambda: self._amend(number, changes))
 
     async def read(self, key: PageKey) -> bytes | None:
         """As the port says. Raises StoreError."""
@@ -169,6 +181,7 @@ class SqliteLedgerArchive:
             connection = self.database.write(epoch)
             sqlite_tallies.write(connection, pages)
             sqlite_told.write(connection, pages)
+            sqlite_changes.pages_written(connection, [page.key for page in pages])
             for page, (sorted_hashes, data) in zip(pages, packed, strict=True):
                 key = page.key
                 hashes = sorted_hashes.astype("<u4").tobytes()
@@ -176,22 +189,28 @@ class SqliteLedgerArchive:
                     "REPLACE INTO pages VALUES (?,?,?,?,?,?,?)",
                     (key.sequence, key.unix_ms, page.app, page.rows, len(data) + len(hashes), hashes, data),
                 )
-                if page.held:
-                    row = (key.unix_ms, key.sequence, page.held, page.deadline_unix_ms)
-                    connection.execute("REPLACE INTO held VALUES (?,?,?,?)", row)
-                else:
-                    connection.execute(
-                        "DELETE FROM held WHERE unix_ms = ? AND sequence = ?", (key.unix_ms, key.sequence)
-                    )
                 for task in page.long_tasks:
                     connection.execute("REPLACE INTO parts VALUES (?,?,?)", (task, key.unix_ms, key.sequence))
+            _write_held(connection, pages)
+
+    def _amend(self, epoch: int, changes: Sequence[PageChanges]) -> set[PageKey]:
+        there = self._known([one.key for one in changes])
+        kept = [one for one in changes if one.key in there]
+        with named_errors(self.database.place):
+            connection = self.database.write(epoch)
+            sqlite_tallies.write(connection, kept)
+            sqlite_told.write(connection, kept)
+            sqlite_changes.write(connection, kept)
+            _write_held(connection, kept)
+        return {one.key for one in changes} - there
 
     def _read(self, key: PageKey) -> bytes | None:
         with named_errors(self.database.place):
             found = self.database.read.execute(
                 "SELECT page FROM pages WHERE sequence = ? AND unix_ms = ?", (key.sequence, key.unix_ms)
             ).fetchone()
-        return None if found is None else unpack_page(found[0])
+            log = [] if found is None else sqlite_changes.log(self.database.read, key)
+        return None if found is None else unpack_page(found[0], log)
 
     def _known(self, keys: Sequence[PageKey]) -> set[PageKey]:
         query = "SELECT 1 FROM pages WHERE sequence = ? AND unix_ms = ?"
@@ -224,7 +243,6 @@ class SqliteLedgerArchive:
     def _with_device(self, keys: Sequence[PageKey] | int, device_hash: int, rows_max: int) -> list[PageKey]:
         wanted = np.uint32(device_hash & 0xFFFFFFFF)
         run = self.database.read.execute
-        found: list[PageKey] = []
         seen = 0
         with named_errors(self.database.place):
             if isinstance(keys, int):
@@ -238,15 +256,28 @@ class SqliteLedgerArchive:
                     if seen >= rows_max:
                         break
                 keys = chosen
-            for key in keys:
-                row = run(
-                    "SELECT hashes FROM pages WHERE sequence = ? AND unix_ms = ?", (key.sequence, key.unix_ms)
-                ).fetchone()
-                hashes = np.frombuffer(b"" if row is None else row[0], "<u4")
-                at = int(np.searchsorted(hashes, wanted))
-                if at < len(hashes) and hashes[at] == wanted:
-                    found.append(key)
+            found = [key for key in keys if self._may_have(key, wanted)]
         return found
+
+    def _may_have(self, key: PageKey, wanted: np.uint32) -> bool:
+        """The hashes of the page's devices have that one. Hashes are spread evenly, so it is looked for where it would
+        be: half as much is read as of the whole column, which counts where nothing of it is in a cache."""
+        connection = self.database.read
+        row = connection.execute(
+            "SELECT rowid FROM pages WHERE sequence = ? AND unix_ms = ?", (key.sequence, key.unix_ms)
+        ).fetchone()
+        if row is None:
+            return False
+        with connection.blobopen("pages", "hashes", row[0], readonly=True) as column:
+            n = len(column) // 4
+            first = max(0, (int(wanted) * n >> 32) - _LOOK_HASHES)
+            column.seek(4 * first)
+            hashes = np.frombuffer(column.read(8 * _LOOK_HASHES), "<u4")
+            if not n or (first and hashes[0] >= wanted) or (first + len(hashes) < n and hashes[-1] <= wanted):
+                column.seek(0)
+                hashes = np.frombuffer(column.read(), "<u4")
+        at = int(np.searchsorted(hashes, wanted))
+        return at < len(hashes) and bool(hashes[at] == wanted)
 
     def _keys(self, app: int | None, unix_ms: range, after: PageKey, keys_max: int) -> list[PageKey]:
         where, values = ("", ()) if app is None else ("AND app = ?", (app,))
@@ -264,6 +295,7 @@ class SqliteLedgerArchive:
             connection = self.database.write(epoch)
             sqlite_tallies.pages_gone(connection, keys)
             sqlite_told.pages_gone(connection, keys)
+            sqlite_changes.pages_written(connection, keys)
             connection.executemany("DELETE FROM pages WHERE sequence = ? AND unix_ms = ?", pairs)
             connection.executemany("DELETE FROM parts WHERE sequence = ? AND unix_ms = ?", pairs)
             connection.executemany("DELETE FROM held WHERE sequence = ? AND unix_ms = ?", pairs)
@@ -272,8 +304,12 @@ class SqliteLedgerArchive:
         with named_errors(self.database.place):
             run = self.database.read.execute
             (total,) = run("SELECT coalesce(sum(bytes), 0) FROM pages").fetchone()
+            (logs,) = run("SELECT coalesce(sum(length(record)), 0) FROM changes").fetchone()
+            total += logs
             oldest = run(
-                "SELECT unix_ms, sequence, bytes FROM pages WHERE (unix_ms, sequence) NOT IN"
+                "SELECT unix_ms, sequence, bytes + (SELECT coalesce(sum(length(record)), 0) FROM changes"
+                " WHERE changes.sequence = pages.sequence AND changes.unix_ms = pages.unix_ms)"
+                " FROM pages WHERE (unix_ms, sequence) NOT IN"
                 " (SELECT unix_ms, sequence FROM held) ORDER BY unix_ms LIMIT ?",
                 (_RETAIN_PAGES,),
             ).fetchall()
@@ -286,3 +322,10 @@ class SqliteLedgerArchive:
         if keys:
             self._forget(epoch, keys)
         return len(keys)
+
+
+def _write_held(connection: sqlite3.Connection, pages: Sequence[ArchivedPage | PageChanges]) -> None:
+    held = [(page.key.unix_ms, page.key.sequence, page.held, page.deadline_unix_ms) for page in pages if page.held]
+    connection.executemany("REPLACE INTO held VALUES (?,?,?,?)", held)
+    others = [(page.key.unix_ms, page.key.sequence) for page in pages if not page.held]
+    connection.executemany("DELETE FROM held WHERE unix_ms = ? AND sequence = ?", others)

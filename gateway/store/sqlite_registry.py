@@ -28,7 +28,14 @@ from gateway.columns import U8, U16, Bool
 from gateway.device_columns import DeviceColumns, concatenate, keep_last
 from gateway.errors import StoreCorrupt, StoreError
 from gateway.store.database import Database, EpochGuard, named_errors
-from gateway.store.registry_codec import decode_devices, decode_keys, encode_devices, encode_keys
+from gateway.store.registry_codec import (
+    HEAD_BYTES_MAX,
+    count_devices,
+    decode_devices,
+    decode_keys,
+    encode_devices,
+    encode_keys,
+)
 from gateway.store.turns import Turns
 
 SHARDS = 4096
@@ -48,6 +55,8 @@ SCHEMA = (
     CREATE TABLE snapshots (block INTEGER PRIMARY KEY, devices BLOB NOT NULL);
     CREATE TABLE log (position INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL, data BLOB NOT NULL);
     """,
+    # Tags are columns in the blobs now; those written before are read, and go with the next fold.
+    "",
 )
 
 
@@ -174,6 +183,12 @@ class _Group:
         if self._cached is None or self._cached[0] != position:
             self._cached = (position, self.read_log(position))
         return self._cached[1]
+
+    def count(self) -> int:
+        """Devices in the snapshots, as their heads say."""
+        with named_errors(self.database.place):
+            heads = self.database.read.execute("SELECT substr(devices, 1, ?) FROM snapshots", (HEAD_BYTES_MAX,))
+            return sum(count_devices(head) for (head,) in heads)
 
     def used_blocks(self) -> list[int]:
         """Blocks that have devices now, in order."""
@@ -316,6 +331,10 @@ class SqliteRegistry:
             while await self._turns.run(lambda g=group: self._fold_whole(self._by_number[g])):  # type: ignore[misc]
                 pass
             await self._turns.run(self._by_number[group].database.scrub)
+
+    async def count(self) -> int:
+        """As the port says. Raises StoreError."""
+        return sum([await self._turns.run(group.count) for group in self._groups])
 
     async def load(self, shards: range) -> AsyncIterator[DeviceColumns]:
         """As the port says: one block at a time, in the order of shards. Raises StoreCorrupt."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from gateway.errors import StoreCorrupt
 from gateway.store.database import Database, named_errors
-from gateway.store.ports import ArchivedPage, DayCounts, PageKey
+from gateway.store.ports import ArchivedPage, DayCounts, PageChanges, PageKey
 from gateway.tally import PageTally, TallyKey, decode_tally, encode_tally
 
 SCHEMA = """
@@ -29,11 +29,13 @@ SCHEMA = """
 _Changes = dict[tuple[TallyKey, int, int], int]
 
 
-def write(connection: sqlite3.Connection, pages: Sequence[ArchivedPage]) -> None:
+def write(connection: sqlite3.Connection, pages: Sequence[ArchivedPage | PageChanges]) -> None:
     """The tallies and sums are those of these pages, in place of what was there."""
     changes: _Changes = {}
     for page in pages:
         before = _find(connection, page.key)
+        if before == page.tally:
+            continue
         if before is not None:
             _add(changes, before, 0, -1)
         _add(changes, page.tally, 0, 1)

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from gateway.store.database import Database, named_errors
-from gateway.store.ports import ArchivedPage, PageKey
+from gateway.store.ports import ArchivedPage, PageChanges, PageKey
 
 SCHEMA = """
     CREATE TABLE changed (sequence INTEGER NOT NULL, unix_ms INTEGER NOT NULL, app INTEGER NOT NULL,
@@ -22,7 +22,7 @@ SCHEMA = """
 """
 
 
-def write(connection: sqlite3.Connection, pages: Sequence[ArchivedPage]) -> None:
+def write(connection: sqlite3.Connection, pages: Sequence[ArchivedPage | PageChanges]) -> None:
     rows = [(page.key.sequence, page.key.unix_ms, page.app, page.changed_unix_ms) for page in pages]
     connection.executemany("REPLACE INTO changed VALUES (?,?,?,?)", [row for row in rows if row[3]])
 

@@ -10,17 +10,22 @@ import numpy as np
 import pytest
 import trio
 
-from gateway.actors.audiences import AudienceJournal, Audiences
+from gateway.actors.audiences import Audience, AudienceJournal, Audiences, Who
 from gateway.actors.intake import Accepted
+from gateway.actors.worker_links import WorkerGone
 from gateway.app_audiences import FoundAudiences
 from gateway.batch import Submission
 from gateway.columns import U8
 from gateway.content import Variant
+from gateway.core.audience_walk import Looked, Members, Stretch, Wanted
 from gateway.errors import GatewayError, Overloaded, StoreFull
+from gateway.ledger import Channel
 from gateway.store.audience_records import decode_audience, decode_reached
 from gateway.store.ports import AUDIENCE_RECORD
 
 CONTENT = Variant("title", "body")
+#: Whose list was taken at the submit.
+ONLINE = Who(b"fans", online_only=True)
 TASK = bytes(range(16))
 
 
@@ -33,6 +38,7 @@ class Desk:
 
     def __init__(self, devices: int, **limits: Any) -> None:
         self.chunks: list[tuple[float, Submission, bytes, bool]] = []
+        self.pages: list[Any] = []
         self.refusals: list[GatewayError] = []
         self.is_routed = True
         self.holds = False
@@ -41,18 +47,36 @@ class Desk:
         self.left: list[tuple[int, int]] = []
         self.ids = ids(devices)
         self.asked: list[tuple[int, bytes]] = []
+        #: Of the newest chunk: rows that are routed, and the channel of all.
+        self.n_routed, self.channel = 10, Channel.APNS
         self.audiences = Audiences(
             intake=self,  # type: ignore[arg-type]
             home=self,  # type: ignore[arg-type]
             clock=self,  # type: ignore[arg-type]
             observer=self,
-            find=self.find,
-            **{"chunk_rows": 10, "running_max": 2} | limits,
+            **{"finder": self, "chunk_rows": 10, "queued_rows_max": 25, "running_max": 2} | limits,
         )
 
-    async def find(self, app: int, tag: bytes) -> U8:
+    async def online(self, app: int, tag: bytes) -> U8:
         self.asked.append((app, tag))
         return self.ids
+
+    async def count(self, app: int, tag: bytes) -> Members:
+        return Members(len(self.ids), 77)
+
+    def whole(self) -> list[Stretch]:
+        return [Stretch(0, b"", 20), Stretch(20, b"", 4096)]
+
+    def owner(self, shard: int) -> int:
+        return 0
+
+    async def take(self, wanted: Wanted, stretch: Stretch, rows_max: int) -> Looked:
+        """Device k stands in shard k."""
+        assert wanted == Wanted(3, b"", 77)
+        stop = min(stretch.stop, len(self.ids))
+        found = self.ids[stretch.first : stop][:rows_max]
+        first = stretch.first + len(found)
+        return Looked(found, stretch._replace(first=stretch.stop if first >= stop else first))
 
     def submit(
         self,
@@ -90,11 +114,21 @@ class Desk:
     def find_task(self, task_id: bytes) -> list[Any]:
         class Page:
             state = np.full(10, 1 if self.is_routed else 0, np.uint8)
+            n_routed = self.n_routed
+            channel = np.full(10, self.channel, np.uint8)
 
         class Segment:
             first, n = 0, 10
 
-        return [(Page, Segment)]
+        page = Page()
+        self.pages.append(page)
+        return [(page, Segment)]
+
+    def route(self) -> None:
+        """No row of any chunk is queued."""
+        self.is_routed = True
+        for page in self.pages:
+            page.state[:] = 1
 
     def monotonic(self) -> float:
         return trio.current_time()
@@ -128,7 +162,7 @@ async def until_through(desk: Desk) -> None:
 
 async def test_every_device_gets_one_row_of_one_task(run: Any, autojump_clock: Any) -> None:
     desk = await run(35)
-    started = await desk.audiences.start(3, CONTENT, b"fans", None)
+    started = await desk.audiences.start(3, CONTENT, ONLINE, None)
     assert (started.task_id, started.devices) == (TASK, 35)
     assert desk.asked == [(3, b"fans")]
     assert desk.audiences.is_running(TASK)
@@ -148,45 +182,47 @@ async def test_every_device_gets_one_row_of_one_task(run: Any, autojump_clock: A
 
 async def test_small_audience_is_a_task_like_any_other(run: Any, autojump_clock: Any) -> None:
     desk = await run(10)
-    await desk.audiences.start(0, CONTENT, b"", None)
+    await desk.audiences.start(0, CONTENT, ONLINE, None)
     assert [(task, is_part) for _, _, task, is_part in desk.chunks] == [(b"", False)]
     assert not desk.audiences.is_running(TASK)
 
 
 async def test_audience_of_nobody_is_no_task(run: Any, autojump_clock: Any) -> None:
     desk = await run(0)
-    assert await desk.audiences.start(0, CONTENT, b"", None) == (b"", 0)
+    assert await desk.audiences.start(0, CONTENT, ONLINE, None) == (b"", 0, [])
     assert desk.chunks == []
 
 
 @pytest.mark.parametrize("rows_per_s", [1.0, 7.0, 1000.0])
 async def test_audience_is_no_faster_than_it_may_be(run: Any, autojump_clock: Any, rows_per_s: float) -> None:
-    desk = await run(95)
+    desk = await run(35)
     began = trio.current_time()
-    await desk.audiences.start(0, CONTENT, b"", rows_per_s)
+    await desk.audiences.start(0, CONTENT, ONLINE, rows_per_s)
     await until_through(desk)
     sent = 0
     for at, chunk, _, _ in desk.chunks:
         # Never ahead of its time by more than the chunk that goes first.
         assert sent <= math.ceil((at - began) * rows_per_s + 1e-6)
+        assert chunk.n <= max(1, rows_per_s)
         sent += chunk.n
-    assert desk.chunks[-1][0] - began == pytest.approx(90 / rows_per_s, rel=0.01, abs=0.02)
+    last = 35 - desk.chunks[-1][1].n
+    assert desk.chunks[-1][0] - began == pytest.approx(last / rows_per_s, rel=0.01, abs=0.15)
 
 
 async def test_chunk_waits_until_the_one_before_is_routed(run: Any, autojump_clock: Any) -> None:
     desk = await run(30)
     desk.is_routed = False
-    await desk.audiences.start(0, CONTENT, b"", None)
+    await desk.audiences.start(0, CONTENT, ONLINE, None)
     await trio.sleep(100)
     assert len(desk.chunks) == 1
-    desk.is_routed = True
+    desk.route()
     await until_through(desk)
     assert len(desk.chunks) == 3
 
 
 async def test_gateway_without_room_is_asked_again_later(run: Any, autojump_clock: Any) -> None:
     desk = await run(30)
-    await desk.audiences.start(0, CONTENT, b"", None)
+    await desk.audiences.start(0, CONTENT, ONLINE, None)
     desk.refusals = [Overloaded("open rows", 1, 1, retry_after_s=3.0)]
     began = trio.current_time()
     await until_through(desk)
@@ -196,7 +232,7 @@ async def test_gateway_without_room_is_asked_again_later(run: Any, autojump_cloc
 
 async def test_store_that_fails_ends_the_audience_and_the_rest_is_counted(run: Any, autojump_clock: Any) -> None:
     desk = await run(30)
-    await desk.audiences.start(0, CONTENT, b"", None)
+    await desk.audiences.start(0, CONTENT, ONLINE, None)
     desk.refusals = [StoreFull("journal", "no room")]
     await until_through(desk)
     assert desk.left == [(30, 20)]
@@ -206,12 +242,12 @@ async def test_store_that_fails_ends_the_audience_and_the_rest_is_counted(run: A
 async def test_audiences_beyond_their_number_are_refused_until_one_is_through(run: Any, autojump_clock: Any) -> None:
     desk = await run(30, running_max=1)
     desk.is_routed = False
-    await desk.audiences.start(0, CONTENT, b"", None)
+    await desk.audiences.start(0, CONTENT, ONLINE, None)
     with pytest.raises(Overloaded, match=r"audiences\.running_max is 1"):
-        await desk.audiences.start(0, CONTENT, b"", None)
-    desk.is_routed = True
+        await desk.audiences.start(0, CONTENT, ONLINE, None)
+    desk.route()
     await until_through(desk)
-    await desk.audiences.start(0, CONTENT, b"", None)
+    await desk.audiences.start(0, CONTENT, ONLINE, None)
 
 
 class Disk:
@@ -249,7 +285,7 @@ async def test_an_audience_on_disk_says_at_each_moment_who_has_no_row_yet(run: A
     disk = Disk()
     desk = await run(35, journal=AudienceJournal({3}, ["", "", "", "shop"], disk.let_go))
     desk.on_chunk = lambda attached: disk.place(attached) if attached is not None else None
-    started = await desk.audiences.start(3, CONTENT, b"", 100.0)
+    started = await desk.audiences.start(3, CONTENT, ONLINE, 100.0)
     (saved,) = disk.saved()
     assert (saved.task_id, saved.app, saved.reached, len(saved.ids)) == (started.task_id, 3, 10, 35)
     assert (saved.variant, saved.rows_per_s) == (CONTENT, 100.0)
@@ -266,7 +302,7 @@ async def test_an_audience_that_is_stopped_leaves_nothing_on_the_disk(run: Any, 
     disk = Disk()
     desk = await run(35, journal=AudienceJournal({3}, ["", "", "", "shop"], disk.let_go))
     desk.on_chunk = lambda attached: disk.place(attached) if attached is not None else None
-    await desk.audiences.start(3, CONTENT, b"", 10.0)
+    await desk.audiences.start(3, CONTENT, ONLINE, 10.0)
     desk.audiences.stop(TASK)
     await until_through(desk)
     assert (desk.left, disk.live) == ([(35, 25)], {})
@@ -277,7 +313,7 @@ async def test_an_audience_that_fits_one_chunk_needs_no_record(run: Any, autojum
     disk = Disk()
     desk = await run(10, journal=AudienceJournal({3}, ["", "", "", "shop"], disk.let_go))
     desk.on_chunk = lambda attached: disk.place(attached) if attached is not None else None
-    await desk.audiences.start(3, CONTENT, b"", None)
+    await desk.audiences.start(3, CONTENT, ONLINE, None)
     assert disk.next == 0
 
 
@@ -289,7 +325,7 @@ async def test_an_actor_that_is_run_again_goes_on_and_sends_no_chunk_twice(
         async with trio.open_nursery() as inner:
             inner.start_soon(desk.audiences.run)
             await trio.testing.wait_all_tasks_blocked()
-            await desk.audiences.start(3, CONTENT, b"", 100.0)
+            await desk.audiences.start(3, CONTENT, ONLINE, 100.0)
             # The next chunk is taken and not answered while the actor ends.
             desk.holds = True
             await trio.sleep(0.15)
@@ -300,3 +336,126 @@ async def test_an_actor_that_is_run_again_goes_on_and_sends_no_chunk_twice(
     desk.release()
     await until_through(desk)
     assert np.array_equal(np.concatenate([chunk.device_ids for _, chunk, _, _ in desk.chunks]), ids(35))
+
+
+# -- registered devices
+
+
+async def test_registered_devices_are_walked_over_and_the_disk_has_a_place_and_no_ids(
+    run: Any, autojump_clock: Any
+) -> None:
+    disk = Disk()
+    desk = await run(35, journal=AudienceJournal({3}, ["", "", "", "shop"], disk.let_go))
+    desk.on_chunk = lambda attached: disk.place(attached) if attached is not None else None
+    started = await desk.audiences.start(3, CONTENT, Who(), 10.0)
+    assert started == (TASK, 35, [])
+    (saved,) = disk.saved()
+    assert (saved.devices, saved.reached, len(saved.ids)) == (35, 10, 0)
+    assert (saved.walk.tag, saved.walk.until_unix_s) == (b"", 77)
+    assert saved.left == [Stretch(10, b"", 20), Stretch(20, b"", 4096)]
+    # The process ends here; another one goes on with what stands on the disk.
+    desk.audiences.stop(TASK)
+    following = await run(35)
+    source = following.audiences.walk(Wanted(3, b"", 77), saved.devices, saved.left)
+    audience = Audience(3, saved.variant, source, None, trio.current_time(), reached=saved.reached)
+    audience.task_id = TASK
+    following.audiences.resume(audience)
+    await until_through(following)
+    chunks = [chunk for _, chunk, _, _ in desk.chunks + following.chunks]
+    assert np.array_equal(np.concatenate([chunk.device_ids for chunk in chunks]), ids(35))
+    assert np.concatenate([chunk.source_rows for chunk in chunks]).tolist() == list(range(35))
+    assert following.left == [(35, 0)]
+
+
+async def test_shards_of_a_worker_that_is_down_are_left_for_later_and_the_others_go_on(
+    run: Any, autojump_clock: Any
+) -> None:
+    desk = await run(35)
+    down = {1}
+    take = desk.take
+
+    async def take_if_there(wanted: Wanted, stretch: Stretch, rows_max: int) -> Looked:
+        if desk.owner(stretch.first) in down:
+            raise WorkerGone(1)
+        found: Looked = await take(wanted, stretch, rows_max)
+        return found
+
+    desk.take, desk.owner = take_if_there, lambda shard: 1 if shard < 20 else 2
+    await desk.audiences.start(3, CONTENT, Who(), None)
+    await trio.sleep(60)
+    sent = np.concatenate([chunk.device_ids for _, chunk, _, _ in desk.chunks])
+    assert np.array_equal(sent, ids(35)[20:])
+    assert desk.audiences.is_running(TASK)
+    down.clear()
+    await until_through(desk)
+    sent = np.concatenate([chunk.device_ids for _, chunk, _, _ in desk.chunks])
+    assert np.array_equal(np.sort(sent, axis=0), np.sort(ids(35), axis=0))
+
+
+async def test_an_audience_all_of_whose_workers_are_down_is_refused_with_a_time_to_come_back(
+    run: Any, autojump_clock: Any
+) -> None:
+    desk = await run(5)
+
+    async def nobody(wanted: Wanted, stretch: Stretch, rows_max: int) -> Looked:
+        raise WorkerGone(1)
+
+    desk.take = nobody
+    with pytest.raises(Overloaded, match="workers that answer") as caught:
+        await desk.audiences.start(3, CONTENT, Who(), None)
+    assert caught.value.retry_after_s > 0
+
+
+async def test_rows_that_wait_for_a_vendor_hold_up_the_next_chunk_only_when_they_are_many(
+    run: Any, autojump_clock: Any
+) -> None:
+    desk = await run(100)
+    desk.is_routed = False
+    await desk.audiences.start(3, CONTENT, Who(), None)
+    await trio.sleep(100)
+    # 25 may be queued: three chunks of ten are more than that.
+    assert len(desk.chunks) == 3
+    desk.pages[0].state[:] = 1
+    await trio.sleep(100)
+    assert len(desk.chunks) == 4
+    desk.route()
+    await until_through(desk)
+    assert sum(chunk.n for _, chunk, _, _ in desk.chunks) == 100
+
+
+@pytest.mark.parametrize(("n_routed", "channel"), [(3, Channel.APNS), (10, Channel.LONG_LINK)])
+async def test_a_chunk_that_is_unrouted_or_before_the_long_link_holds_up_the_next_one(
+    run: Any, autojump_clock: Any, n_routed: int, channel: Channel
+) -> None:
+    desk = await run(100)
+    desk.is_routed, desk.n_routed, desk.channel = False, n_routed, channel
+    await desk.audiences.start(3, CONTENT, Who(), None)
+    await trio.sleep(100)
+    assert len(desk.chunks) == 1
+    desk.route()
+    await until_through(desk)
+
+
+async def test_a_gateway_that_has_rows_parked_is_given_no_more_of_an_audience(run: Any, autojump_clock: Any) -> None:
+    parked = [Overloaded("parked rows", 1, 1, retry_after_s=5.0)]
+
+    def check_room() -> None:
+        if parked:
+            raise parked.pop()
+
+    desk = await run(20, check_room=check_room)
+    began = trio.current_time()
+    await desk.audiences.start(3, CONTENT, Who(), None)
+    await until_through(desk)
+    assert desk.chunks[1][0] - began >= 5.0
+
+
+async def test_devices_that_a_restart_forgets_are_listed_in_the_journal(run: Any, autojump_clock: Any) -> None:
+    disk = Disk()
+    journal = AudienceJournal({3}, ["", "", "", "shop"], disk.let_go, knows_devices=False)
+    desk = await run(35, journal=journal)
+    desk.on_chunk = lambda attached: disk.place(attached) if attached is not None else None
+    await desk.audiences.start(3, CONTENT, Who(), 10.0)
+    (saved,) = disk.saved()
+    assert saved.walk is None
+    assert np.array_equal(saved.ids, ids(35))

@@ -13,10 +13,13 @@ import trio.testing
 from gateway.actors.long_link_port import Unacknowledged
 from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
+from gateway.core.addresses import number_of
+from gateway.core.shadow import Life
+from gateway.core.slices import cut_batch
 from gateway.errors import StoreFull
-from gateway.ledger import Channel, Flag, Reason, State
+from gateway.ledger import Channel, Flag, LedgerPage, Reason, State
 from gateway.store.memory import MemoryInbox
-from gateway.store.ports import InboxRows
+from gateway.store.ports import InboxQuery, InboxRows
 
 
 class InboxTwin(MemoryInbox):
@@ -227,6 +230,74 @@ async def test_inbox_keeps_rows_of_a_device_that_leaves_again_before_it_gets_the
     world.go_online(device)
     await world.settle()
     assert world.sockets.titles(device) == titles(2)
+
+
+async def test_a_device_that_returns_does_not_wait_for_what_is_written_for_others(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """One look, and its row is at its socket, while a slow disk takes rows of others and more of them wait."""
+    store = InboxTwin()
+    world = make_world(inbox_store=store)
+    await world.start(nursery)
+    back, away = world.register(2, Channel.NONE)
+    await world.send([back], numbered(1))
+    store.gate, store.gated = trio.Event(), {"put"}
+    pages = [await world.send([away] * 2, numbered(2, first=first)) for first in (1, 3)]
+    store.calls.clear()
+    world.go_online(back)
+    await world.settle()
+    assert world.sockets.titles(back) == titles(1)
+    assert store.calls == ["peek", "forget"]
+    assert len(store) == 0
+    store.gate.set()
+    await world.settle()
+    assert [world.states(page) for page in pages] == [{"held": 2}] * 2
+    assert len(store) == 4
+
+
+async def test_a_device_is_not_drained_while_rows_of_it_are_written(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    store = InboxTwin()
+    world = make_world(inbox_store=store)
+    await world.start(nursery)
+    device, other = world.register(2, Channel.NONE)
+    await world.send([device] * 2, numbered(2))
+    store.gate, store.gated = trio.Event(), {"put"}
+    await world.send([other, device], numbered(2, first=2))
+    store.calls.clear()
+    world.go_online(device)
+    await world.settle()
+    assert (world.sockets.titles(device), store.calls) == ([], [])
+    store.gate.set()
+    await world.settle()
+    assert world.sockets.titles(device) == [*titles(2), "row 3"]
+
+
+async def test_rows_of_a_device_are_not_written_while_it_is_drained(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """A row that comes back to be kept stays, although its drain has yet to take it out of the store."""
+    store = InboxTwin()
+    world = make_world(inbox_store=store)
+    await world.start(nursery)
+    (device,) = world.register(1, Channel.NONE)
+    page = await world.send([device] * 2, numbered(2))
+    store.gate, store.gated = trio.Event(), {"forget"}
+    fd = world.go_online(device)
+    await world.settle()
+    assert world.sockets.titles(device) == titles(2)
+    store.calls.clear()
+    tags = world.sockets.tags(device)
+    world.go_offline(fd)
+    world.owner.unacknowledged(tags, Unacknowledged.CONNECTION_CLOSED)
+    await world.settle()
+    assert store.calls == []
+    store.gate.set()
+    await world.settle()
+    assert store.calls == ["put"]
+    assert world.states(page) == {"held": 2}
+    assert len(store) == 2
 
 
 async def test_inbox_without_room_drops_the_row_and_says_why(
@@ -530,3 +601,31 @@ async def test_tags_of_a_number_that_was_given_again_lead_to_nobody_elses_row(
     assert world.sockets.titles(lost) == []
     assert len(world.inbox_store) == 0
     assert world.states(page) == {"held": 1}
+
+
+async def test_rows_of_a_task_are_found_in_the_inbox_of_each_worker_and_nobody_elses(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """Worker 1 keeps rows of a batch of its own and of one of worker 0 with the same sequence; both are in memory."""
+    home, world = make_world(), make_world(journal=1)
+    await world.start(nursery)
+    devices = world.register(4, Channel.NONE)
+    own = await world.send(devices[:2], numbered(2))
+    theirs = home.open(devices, numbered(4))
+    rows = np.array([1, 3])
+    shadow = world.home.open_shadow(Life(0, 1), cut_batch(theirs.batch, rows), rows.astype(np.uint16), 100)
+    world.router.route(shadow)
+    await world.settle()
+    assert own.batch.address.sequence == theirs.batch.address.sequence
+    assert (world.states(own), world.states(shadow)) == ({"held": 2}, {"held": 2})
+
+    async def found(page: LedgerPage, first: int, last: int) -> list[bytes]:
+        number = number_of(page.batch.address) << 16
+        query = InboxQuery(tags=world.inbox.places.spans([(number | first, number | last)]))
+        return [ids.tobytes() for ids in (await world.inbox_store.find(query, 100)).device_ids]
+
+    assert await found(own, 0, 1) == devices[:2]
+    assert await found(own, 1, 1) == devices[1:2]
+    assert await found(theirs, 0, 3) == [devices[1], devices[3]]
+    assert await found(theirs, 2, 3) == [devices[3]]
+    assert await found(theirs, 2, 2) == []

@@ -53,6 +53,7 @@ class Door:
         self.answers: list[tuple[Any, float, int]] = []
         values = {
             "gather_s": 0.001,
+            "gather_busy_s": 0.02,
             "gather_rows_max": 100_000,
             "batch_bytes_max": 1 << 20,
             "route": self.pages.append,

@@ -10,10 +10,12 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.actors import page_forms
 from gateway.actors.ledger import LedgerActor
 from gateway.actors.task_reports import TaskReports
 from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
+from gateway.core.counters import tally_pages
 from gateway.core.home import row_tags
 from gateway.errors import Overloaded, StoreCorrupt, StoreError, StoreFull
 from gateway.ledger import Channel, LedgerPage, Receipt
@@ -27,12 +29,24 @@ EPOCH = OwnershipEpoch(1)
 
 class _Disk(MemoryLedgerArchive):
     is_full = False
+    written = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.amended: list[int] = []
 
     async def write(self, epoch: OwnershipEpoch, pages: Any) -> None:
         if self.is_full:
             raise StoreFull("ledger.db", "disk is full")
         # Views of a batch are joined at once, as a disk would.
+        self.written += len(pages)
         await super().write(epoch, [page._replace(parts=[b"".join(page.parts)]) for page in pages])
+
+    async def amend(self, epoch: OwnershipEpoch, changes: Any) -> set[PageKey]:
+        if self.is_full:
+            raise StoreFull("ledger.db", "disk is full")
+        self.amended += [len(one.record) for one in changes]
+        return await super().amend(epoch, changes)
 
 
 class _Observer:
@@ -200,6 +214,110 @@ async def test_a_late_receipt_raises_that_of_an_archived_row(
     found = await ledger.find_row(page.batch.message_ids[1].tobytes())
     assert found is not None
     assert found[0].receipt.tolist() == [0, Receipt.DELIVERED, 0]
+
+
+async def test_late_receipts_of_a_large_page_are_written_beside_it_and_seen_at_once(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """Counters and recount agree all the time; records become one before there are too many; a full disk loses none."""
+    world, store = make_world(), _Disk()
+    ledger = make_ledger(world, store)
+    await ledger.load()
+    await world.start(nursery)
+    nursery.start_soon(ledger.run)
+    # Nobody knows them: a page of rows that ended at once.
+    n = page_forms.AMENDED_ROWS_MIN
+    ids = np.random.default_rng(1).integers(0, 256, (n, 16), np.uint8)
+    page = await world.send([one.tobytes() for one in ids], [Variant("t", "b")] * n)
+    await world.wait(1)
+    key = PageKey(page.batch.address.unix_ms, page.batch.address.sequence)
+    drop_from_memory(world)
+    assert (store.written, store.amended) == (1, [])
+
+    async def receive(row: int) -> None:
+        home, rows = world.home, np.array([row])
+        ledger.late(
+            key.sequence, rows, lambda p, r: home.raise_receipts(p, r, Receipt.DISPLAYED, world.clock.monotonic())
+        )
+        await world.wait(1)
+
+    expected = np.zeros(n, np.uint8)
+    for row in range(page_forms.RECORDS_MAX + 3):
+        await receive(row)
+        expected[row] = Receipt.DISPLAYED
+        drop_from_memory(world)
+        assert world.home.page(key.sequence) is None
+        found = await ledger.page(key)
+        assert found is not None
+        assert found.receipt.tolist() == expected.tolist()
+        assert found.history is not None
+        assert len(found.history.of_row(row)) == 1
+        counted = await ledger.counts(range(1 << 20))
+        (tally,) = tally_pages([found], world.home.counters.day_offset_s)
+        assert counted.kept == dict(tally.cells)
+    assert store.written == 1
+    assert len(store.amended) == page_forms.RECORDS_MAX + 3
+    # The one that stands for all before it.
+    assert store.amended[page_forms.RECORDS_MAX] > 3 * store.amended[0]
+    assert len(store._records[key]) == 3
+
+    store.is_full = True
+    await receive(500)
+    store.is_full = False
+    expected[500] = Receipt.DISPLAYED
+    await world.wait(3)
+    # Nobody knows what became of the record, so the page is written.
+    assert store.written == 2
+    drop_from_memory(world)
+    found = await ledger.page(key)
+    assert found is not None
+    assert found.receipt.tolist() == expected.tolist()
+
+    # Retention took it while it was in memory.
+    await receive(600)
+    await store.forget(EPOCH, [key])
+    await receive(601)
+    assert store.written == 3
+    assert (await ledger.page(key)) is not None
+
+
+async def test_late_words_about_one_page_bring_it_back_once_and_a_damaged_page_holds_nobody_up(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world, store = make_world(), _Disk()
+    ledger = make_ledger(world, store)
+    await ledger.load()
+    await world.start(nursery)
+    nursery.start_soon(ledger.run)
+    # Nobody knows the devices: the rows end at once.
+    pages = [await world.send([bytes([at]) * 16 for at in range(3)], [Variant("t", "b")] * 3) for _ in range(2)]
+    await world.wait(1)
+    keys = [PageKey(page.batch.address.unix_ms, page.batch.address.sequence) for page in pages]
+    drop_from_memory(world)
+    store._pages[keys[0]] = store._pages[keys[0]]._replace(parts=[b"damaged"])
+    reads: list[PageKey] = []
+    read = store.read
+
+    async def counted_read(key: PageKey) -> bytes | None:
+        reads.append(key)
+        return await read(key)
+
+    store.read = counted_read  # type: ignore[method-assign]
+    heard: list[tuple[int, int]] = []
+    missing: list[int] = []
+    for row in range(3):
+        for key in keys:
+            ledger.late(
+                key.sequence,
+                np.array([row]),
+                lambda page, rows: heard.append((page.batch.address.sequence, int(rows[0]))),
+                lambda row=row: missing.append(row),  # type: ignore[misc]
+            )
+    await world.settle()
+    assert reads == keys
+    assert heard == [(keys[1].sequence, row) for row in range(3)]
+    assert missing == [0, 1, 2]
+    assert len(ledger._observer.failures) == 1
 
 
 async def test_new_batches_come_behind_those_of_the_archive(

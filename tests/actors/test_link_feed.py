@@ -48,7 +48,7 @@ class Edge:
     def take(self, work: ForLink) -> None:
         self.calls.append((work.page.batch.address.sequence, work.rows.tolist()))
 
-    def add(self, n: int, *, app: int = 0, on_disk: bool = True, first_n: int = 0) -> LedgerPage:
+    def add(self, n: int, *, app: int = 0, on_disk: bool = True, first_n: int = 0, at_once: bool = False) -> LedgerPage:
         ids = np.zeros((n, 16), np.uint8)
         address = self.home.next_address(1_800_000_000_000, 0.0)
         batch = Batch(address, app, 0.0, n, device_ids=ids, message_ids=ids, variants=[Variant("t", "b")])
@@ -56,12 +56,13 @@ class Edge:
         page.channel[:] = Channel.LONG_LINK
         if on_disk and self.trail is not None:
             self.trail.follow(page, 1)
-        self.add_rows(page, 0, first_n or n)
+        self.add_rows(page, 0, first_n or n, at_once=at_once)
         return page
 
-    def add_rows(self, page: LedgerPage, start: int, stop: int) -> None:
+    def add_rows(self, page: LedgerPage, start: int, stop: int, *, at_once: bool = False) -> None:
         n = stop - start
-        self.feed.add(ForLink(page, np.arange(start, stop), np.zeros(n, np.int32), np.zeros(n, np.uint32)))
+        work = ForLink(page, np.arange(start, stop), np.zeros(n, np.int32), np.zeros(n, np.uint32))
+        self.feed.add(work, at_once=at_once)
 
     def write(self) -> None:
         """The record of what is marked becomes durable."""
@@ -88,6 +89,47 @@ async def test_rows_in_memory_reach_the_edge_at_once_in_full_calls(nursery: trio
     await edge.settle()
     assert edge.calls == [(0, [0, 1, 2, 3]), (0, [4, 5])]
     assert edge.feed.is_idle
+
+
+async def test_small_page_in_memory_reaches_the_edge_in_the_turn_of_who_brings_it(nursery: trio.Nursery) -> None:
+    edge = Edge(None)
+    nursery.start_soon(edge.feed.run)
+    await edge.settle()
+    edge.add(3, at_once=True)
+    assert edge.calls == [(0, [0, 1, 2])]
+    assert edge.feed.is_idle
+    # What waits goes first, and more than a call takes is cut by the feed.
+    edge.add(5, at_once=True)
+    edge.add(2, at_once=True)
+    assert len(edge.calls) == 1
+    await edge.settle()
+    assert edge.calls[1:] == [(1, [0, 1, 2, 3]), (1, [4]), (2, [0, 1])]
+
+
+async def test_small_page_on_disk_waits_for_its_mark_whoever_is_in_haste(nursery: trio.Nursery, trail: Trail) -> None:
+    edge = Edge(trail)
+    nursery.start_soon(edge.feed.run)
+    edge.add(3, at_once=True)
+    await edge.settle()
+    assert edge.calls == []
+    edge.write()
+    await edge.settle()
+    assert edge.calls == [(0, [0, 1, 2])]
+
+
+async def test_call_that_was_interrupted_in_the_turn_of_who_brings_it_is_done_again(nursery: trio.Nursery) -> None:
+    edge = Edge(None)
+
+    def fail(_work: ForLink) -> None:
+        raise OSError("the edge broke")
+
+    edge.feed._feed = fail
+    with pytest.raises(OSError, match="the edge broke"):
+        edge.add(2, at_once=True)
+    edge.feed._feed = edge.take
+    nursery.start_soon(edge.feed.run)
+    await edge.settle()
+    assert edge.calls == [(0, [0, 1])]
 
 
 async def test_rows_on_disk_wait_for_their_mark(nursery: trio.Nursery, trail: Trail) -> None:

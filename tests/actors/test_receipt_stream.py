@@ -253,21 +253,18 @@ async def test_stream_refuses_a_cursor_that_is_not_one(cursor: bytes, make_world
 def test_take_rows_agrees_with_taking_them_one_by_one(data: st.DataObject) -> None:
     """The plain twin walks rows; the cursors of any sequence of takes lead through all rows of the app once."""
 
-    class PageTwin:
+    class BatchTwin:
         def __init__(self, app: int) -> None:
-            self.batch = self
             self.app = app
 
     changes = [
-        Change(PageTwin(app), np.arange(n, dtype=np.uint16), None, 0, None, np.zeros(n, np.uint8), number)  # type: ignore[arg-type]
+        Change(BatchTwin(app), np.arange(n, dtype=np.uint16), None, 0, None, np.zeros(n, np.uint8), number)  # type: ignore[arg-type]
         for number, (app, n) in enumerate(
             data.draw(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 6)), max_size=8))
         )
     ]
     first = data.draw(st.integers(0, 5))
-    plain = [
-        (change.at_unix_ms, row) for change in changes if change.page.batch.app == 0 for row in change.rows.tolist()
-    ]
+    plain = [(change.at_unix_ms, row) for change in changes if change.batch.app == 0 for row in change.rows.tolist()]
     cursor, found = Cursor(first, 0), []
     for _ in range(100):
         rows_max = data.draw(st.integers(1, 7))

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import trio
 import trio.testing
 
+from gateway.actors.audience_desk import AudienceDesk
 from gateway.actors.audiences import Audiences
 from gateway.actors.intake import Intake
 from gateway.actors.presence import Presence
@@ -86,6 +88,7 @@ class Office:
             route=world.router.route,
             observer=IntakeCounts(world.metrics, ["shop", "news"]),
             gather_s=0.001,
+            gather_busy_s=0.0,
             gather_rows_max=100_000,
             batch_bytes_max=1 << 20,
             request_ids=RequestIds(ids_max=100, age_ms=3_600_000),
@@ -105,8 +108,9 @@ class Office:
             home=world.home,
             clock=world.clock,
             observer=AudienceCounts(world.metrics),
-            find=self.presence.online_ids,
+            finder=AudienceDesk(devices=world.devices, online=self.presence.online_ids),
             chunk_rows=3,
+            queued_rows_max=10,
             running_max=2,
         )
         self.service = Service(
@@ -675,7 +679,7 @@ async def test_service_sends_to_all_who_are_online_and_have_the_tag_as_one_task(
     for number, one in enumerate(ids[:8]):
         setting.link.connect(setting.world, 0, one, 5 + number)
     content = Variant("Goal", "1:0")
-    answer = await shop.call(messages.SubmitAudience(id=1, content=content, tag="fans"))
+    answer = await shop.call(messages.SubmitAudience(id=1, content=content, tag="fans", online_only=True))
     assert answer.devices == 8
     await trio.sleep(1)
     counts = await shop.call(messages.TaskState(id=1, task_id=answer.task_id))
@@ -689,3 +693,55 @@ async def test_service_sends_to_all_who_are_online_and_have_the_tag_as_one_task(
     assert (refused.code, refused.field) == ("bad_request", "content.ttl_s")
     operator = await setting.client("")
     assert (await operator.call(messages.SubmitAudience(id=1, content=content))).code == "forbidden"
+
+
+async def test_service_sends_to_all_who_are_registered_and_each_row_goes_its_way(
+    office: Any, autojump_clock: Any
+) -> None:
+    setting = office()
+    await setting.start()
+    shop, news = await setting.client(), await setting.client("news")
+    ids = device_ids(10)
+    await shop.call(registration(ids[:8], tags=["fans"]))
+    await news.call(registration(ids[8:]))
+    setting.link.connect(setting.world, 0, ids[0], 5)
+    setting.world.devices.block(setting.world.devices.find_one(ids[1], 0) + np.zeros(1, np.int32), True)
+    answer = await shop.call(messages.SubmitAudience(id=1, content=Variant("Goal", "1:0"), tag="fans"))
+    assert answer.devices == 8
+    running = await shop.call(messages.TaskState(id=1, task_id=answer.task_id))
+    assert (running.audience_devices, running.is_final) == (8, False)
+    await trio.sleep(2)
+    counts = await shop.call(messages.TaskState(id=1, task_id=answer.task_id))
+    assert (counts.accepted, counts.audience_devices) == (8, 0)
+    assert counts.reasons["device_blocked"] == 1
+    page = await shop.call(messages.TaskRows(id=1, task_id=answer.task_id))
+    found = [bytes(page.device_ids)[16 * k : 16 * k + 16] for k in range(page.n)]
+    assert sorted(found) == sorted(ids[:8])
+
+
+async def test_service_sends_to_the_devices_of_aliases_and_names_each_that_nobody_has(
+    office: Any, autojump_clock: Any
+) -> None:
+    setting = office()
+    await setting.start()
+    shop = await setting.client()
+    ids = device_ids(4)
+    for alias, one in zip(["ada", "ada", "bob", "eve"], ids, strict=True):
+        await shop.call(registration([one], alias=alias))
+    setting.link.connect(setting.world, 0, ids[2], 5)
+    content = Variant("Goal", "1:0")
+    asked = messages.SubmitAudience(id=1, content=content, aliases=["bob", "zoe", "ada", "bob"])
+    answer = await shop.call(asked)
+    assert answer.devices == 3
+    assert [list(msgspec.structs.astuple(one)) for one in answer.refused] == [
+        [1, "aliases[1]", "no device has the alias 'zoe'"]
+    ]
+    await trio.sleep(1)
+    page = await shop.call(messages.TaskRows(id=1, task_id=answer.task_id))
+    assert {bytes(page.device_ids)[16 * k : 16 * k + 16] for k in range(page.n)} == set(ids[:3])
+    online = await shop.call(msgspec.structs.replace(asked, online_only=True))
+    assert (online.devices, [one.row for one in online.refused]) == (1, [1, 2])
+    nobody = await shop.call(messages.SubmitAudience(id=1, content=content, aliases=["zoe", "max"]))
+    assert (nobody.code, nobody.field, nobody.text) == ("not_found", "aliases[0]", "no device has the alias 'zoe'")
+    both = await shop.call(messages.SubmitAudience(id=1, content=content, aliases=["ada"], tag="fans"))
+    assert (both.code, both.field) == ("bad_request", "aliases")

@@ -147,9 +147,17 @@ def test_registry_writes_and_loads_what_it_wrote() -> None:
 
 @pytest.mark.slow
 def test_inbox_measures_each_of_its_calls() -> None:
-    lines = lines_of(bench("inbox", "--smoke", "--json"))
+    lines = lines_of(bench("inbox", "--smoke", "--json", "--only", "store"))
     assert [line["workload"] for line in lines] == ["put", "open", "peek", "absent", "forget"]
     assert 0 < lines[0]["disk_bytes_per_row"] < 400  # type: ignore[operator]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_inbox_measures_how_soon_a_returning_device_has_its_first_row() -> None:
+    (drain,) = lines_of(bench("inbox", "--smoke", "--json", "--only", "drain"))
+    assert 0 <= drain["first_ms_p50"] <= drain["first_ms_max"]  # type: ignore[operator]
+    assert drain["load_rows_per_s"] > 0  # type: ignore[operator]
 
 
 @pytest.mark.slow
@@ -167,9 +175,10 @@ def test_render_compares_what_each_vendor_would_read() -> None:
 @pytest.mark.slow
 def test_ledger_finds_the_messages_it_archived() -> None:
     lines = lines_of(bench("ledger", "--smoke", "--json"))
-    names = ["write", "device", "message", "trace", "trace_message", "loss", "loss_day", "tally"]
+    names = ["write", "device", "message", "trace", "trace_message", "loss", "loss_day", "tally", "changes"]
     assert [line["workload"] for line in lines] == names
     assert 0 < lines[0]["disk_bytes_per_row"] < 60  # type: ignore[operator]
+    assert 20 < lines[-1]["log_bytes_per_change"] < 100  # type: ignore[operator]
 
 
 @pytest.mark.long

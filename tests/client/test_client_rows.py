@@ -52,6 +52,7 @@ def test_line_with_every_key_becomes_one_row() -> None:
             click={"type": "url", "value": "https://example.com"},
             vars={"x": "y"},
             plan_id="p",
+            custom_callback="c",
         )
     )
     assert row.target == bytes.fromhex(ID[0])
@@ -70,6 +71,7 @@ def test_line_with_every_key_becomes_one_row() -> None:
         click=Click("url", "https://example.com"),
         class_="marketing",
         plan_id="p",
+        custom_callback="c",
     )
 
 

@@ -132,11 +132,15 @@ def test_client_has_every_call(run: Any, make_server: Any) -> None:
 
 def test_client_submits_to_an_audience(run: Any, make_server: Any) -> None:
     async def script(client: Any) -> Any:
+        await client.submit_audience(Variant("t", "b"), aliases=["ada"], online_only=True)
         return (await client.submit_audience(Variant("t", "b"), tag="fans", rows_per_s=5.0)).devices
 
     server, address = make_server("tcp")
     assert run(script, address) == 4
     assert server.requests[-1].rows_per_s == 5.0
+    (first,) = [one for one in server.requests if getattr(one, "online_only", False)]
+    assert first.aliases == ["ada"]
+    assert first.request_id
 
 
 def test_client_asks_for_a_restart_and_for_what_others_have_made(run: Any, make_server: Any) -> None:

@@ -17,7 +17,7 @@ from gateway.batch import Batch, TaskSegment
 from gateway.content import Variant
 from gateway.core.callback_lines import Signer, lines_of, outcome
 from gateway.core.home import Change
-from gateway.ledger import Channel, LedgerPage, Reason, Receipt, State
+from gateway.ledger import Channel, Reason, Receipt, State
 from gateway.message_id import BatchAddress, to_text
 
 DOC = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text()
@@ -94,7 +94,7 @@ def test_a_change_has_a_line_for_each_row_that_has_an_event(data: st.DataObject,
 
     state = column([State.DEVICE_ACKED, State.FAILED, State.VENDOR_ACCEPTED])
     receipt, channel = column([Receipt.NONE, Receipt.CLICKED]), column([Channel.APNS, Channel.HUAWEI])
-    change = Change(LedgerPage(batch), np.array(rows, np.uint16), state, 0, receipt, channel, 77)
+    change = Change(batch, np.array(rows, np.uint16), state, 0, receipt, channel, 77)
     chosen = np.array(sorted(data.draw(st.sets(st.integers(0, len(rows) - 1)))), np.intp)
     signer = Signer("shop", b"hush")
     expected = []

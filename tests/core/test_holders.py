@@ -15,7 +15,8 @@ from gateway.columns import Bool, Rows
 from gateway.content import Variant
 from gateway.core.holders import Holders, Reported
 from gateway.core.home import Home
-from gateway.core.shadow import Life, Outcomes, ShadowPage
+from gateway.core.outcomes import Outcomes
+from gateway.core.shadow import Life, ShadowPage
 from gateway.core.slices import cut_batch
 from gateway.ledger import FINAL_STATES, LEGAL_MOVES, Channel, Flag, LedgerPage, Reason, Receipt, State
 
@@ -79,7 +80,7 @@ HOME = Life(0, 1)
 
 def report_all(owner: Home, holders: Holders, worker: int, now: float = 1.0) -> list[Reported]:
     found = []
-    while (news := owner.shadows.take_news(HOME, now)) is not None:
+    while (news := owner.shadows.take_news(HOME, now, with_late=True)) is not None:
         page, rows, outcomes = news
         found.append(holders.report(worker, outcomes, now))
         page.told(rows)
@@ -127,7 +128,7 @@ def test_acknowledgement_is_one_change_at_home() -> None:
     shadow.channel[:] = Channel.LONG_LINK
     owner.move(shadow, acked, State.DEVICE_ACKED, Reason.NONE, 2.0, receipt=Receipt.DELIVERED)
     cursor = home.next_cursor
-    news = owner.shadows.take_news(Life(0, 1), 2.0)
+    news = owner.shadows.take_news(Life(0, 1), 2.0, with_late=True)
     assert news is not None
     assert holders.report(1, news[2], 2.0) == Reported(4, 0)
     found = home.changes(cursor, 100)
@@ -256,10 +257,10 @@ class Machine(RuleBasedStateMachine):
             if to is not None:
                 owner.move(shadow, rows, to, Reason.NONE, self.now)
 
-    @rule(worker=st.sampled_from([1, 2]), times=st.integers(1, 3))
-    def report(self, worker: int, times: int) -> None:
+    @rule(worker=st.sampled_from([1, 2]), times=st.integers(1, 3), with_late=st.booleans())
+    def report(self, worker: int, times: int, with_late: bool) -> None:
         for _ in range(times):
-            news = self.owners[worker].shadows.take_news(HOME, self.now)
+            news = self.owners[worker].shadows.take_news(HOME, self.now, with_late=with_late)
             if news is None:
                 return
             shadow, rows, outcomes = news

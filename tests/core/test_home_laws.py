@@ -212,7 +212,7 @@ class HomeMachine(RuleBasedStateMachine):
         changes, self.cursor = answer
         assert len(changes) <= changes_max
         for change in changes:
-            sequence = change.page.batch.address.sequence
+            sequence = change.batch.address.sequence
             columns = [
                 np.broadcast_to(np.asarray(column), len(change.rows)).tolist()
                 for column in (change.rows, change.state, change.reason, change.receipt)

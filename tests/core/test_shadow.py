@@ -14,7 +14,8 @@ from gateway.batch import Batch, TaskSegment
 from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.core.holders import PATHS
-from gateway.core.shadow import KEEP_S, Life, ShadowPage, Shadows, burst_at_home
+from gateway.core.outcomes import burst_at_home
+from gateway.core.shadow import KEEP_S, Life, ShadowPage, Shadows
 from gateway.core.slices import cut_batch, cut_segments
 from gateway.ledger import LEGAL_MOVES, NO_VERDICT, Burst, Channel, LedgerPage, Reason, Receipt, State
 from gateway.message_id import SEQUENCES_MAX, BatchAddress
@@ -104,6 +105,84 @@ def test_report_holds_what_changed_since_the_last_one_once_however_often_it_chan
     assert news[2].final_ms.tolist() == [1000, 1000]
     assert shadows.take_news(HOME, 0.0) is None
     assert shadows.rows_open == 1
+
+
+def leave(page: ShadowPage, rows: list[int]) -> None:
+    which = np.array(rows)
+    page.moved(which, State.IN_FLIGHT, page.move(which, State.IN_FLIGHT), 101.0)
+
+
+def acknowledge(page: ShadowPage, rows: list[int]) -> None:
+    which = np.array(rows)
+    page.moved(which, State.DEVICE_ACKED, page.move(which, State.DEVICE_ACKED), 101.0)
+
+
+def test_that_a_row_has_left_is_told_with_what_becomes_of_it_or_with_all_late_news() -> None:
+    shadows, page = open_shadow(n=4)
+    told: list[bool] = []
+    shadows.on_late = lambda life, is_some: told.append(is_some)
+    leave(page, [0, 1])
+    leave(page, [2])
+    assert told == [True]
+    assert shadows.has_news(HOME)
+    assert shadows.take_news(HOME, 0.0) is None
+    acknowledge(page, [1])
+    first = shadows.take_news(HOME, 0.0)
+    assert first is not None
+    assert (first[2].rows.tolist(), first[2].state.tolist()) == ([1], [State.DEVICE_ACKED])
+    assert shadows.take_news(HOME, 0.0) is None
+    second = shadows.take_news(HOME, 0.0, with_late=True)
+    assert second is not None
+    assert (second[2].rows.tolist(), second[2].state.tolist()) == ([0, 2], [State.IN_FLIGHT] * 2)
+    assert told == [True, False]
+    assert not shadows.has_news(HOME)
+    acknowledge(page, [0, 2])
+    assert told == [True, False]
+
+
+def test_late_news_is_none_any_more_when_all_its_rows_have_other_news() -> None:
+    shadows, page = open_shadow(n=3)
+    told: list[bool] = []
+    shadows.on_late = lambda life, is_some: told.append(is_some)
+    leave(page, [0, 2])
+    acknowledge(page, [0, 2])
+    assert told == [True, False]
+    news = shadows.take_news(HOME, 0.0)
+    assert news is not None
+    assert news[2].rows.tolist() == [0, 2]
+    assert shadows.take_news(HOME, 0.0, with_late=True) is None
+
+
+def test_of_a_batch_that_goes_on_with_a_task_it_is_told_at_once_that_rows_have_left() -> None:
+    batch = make_batch(2)
+    batch.segments = [TaskSegment(b"t" * 16, 0, 2, "", is_continued=True)]
+    shadows = Shadows(SECRET)
+    page = shadows.open(HOME, cut_batch(batch, np.arange(2)), np.arange(2, dtype=np.uint16), 100)
+    leave(page, [0])
+    news = shadows.take_news(HOME, 0.0)
+    assert news is not None
+    assert news[2].state.tolist() == [State.IN_FLIGHT]
+
+
+def test_late_news_for_a_home_that_has_died_is_dropped_and_its_next_life_hears_all() -> None:
+    shadows, page = open_shadow(n=2)
+    leave(page, [0])
+    shadows.home_died(HOME)
+    assert shadows.rows_for_the_dead == 1
+    leave(page, [1])
+    assert shadows.rows_for_the_dead == 2
+    assert not shadows.has_news(HOME)
+
+    shadows, page = open_shadow(n=2)
+    shadows.awaits_home = lambda app: True
+    leave(page, [0])
+    shadows.home_died(HOME)
+    back = HOME._replace(incarnation=HOME.incarnation + 1)
+    shadows.adopt(back, {ADDRESS})
+    news = shadows.take_news(back, 0.0)
+    assert news is not None
+    assert news[2].state.tolist() == [State.IN_FLIGHT, State.QUEUED]
+    assert not shadows.has_news(back)
 
 
 def test_bursts_go_home_when_every_row_has_its_answer() -> None:

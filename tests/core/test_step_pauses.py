@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.step_pauses import FEW_GAP_S, MANY_WAIT_S, StepPauses
+from gateway.core.step_pauses import FEW_GAP_S, MANY_WAIT_S, MANY_WAIT_S_MAX, StepPauses
 
 
 def after(n_reads: int, n_others: int, n_in_flight: int) -> tuple[float, float]:
@@ -15,7 +15,9 @@ def after(n_reads: int, n_others: int, n_in_flight: int) -> tuple[float, float]:
 
 
 def test_few_answers_with_many_to_come_are_given_time_at_once() -> None:
-    assert after(n_reads=3, n_others=0, n_in_flight=256) == (MANY_WAIT_S, 0.0)
+    assert after(n_reads=255, n_others=0, n_in_flight=256)[0] == pytest.approx(MANY_WAIT_S, rel=0.01)
+    assert after(n_reads=128, n_others=0, n_in_flight=256) == (2 * MANY_WAIT_S, 0.0)
+    assert after(n_reads=3, n_others=0, n_in_flight=256) == (MANY_WAIT_S_MAX, 0.0)
 
 
 def test_few_answers_with_some_to_come_let_the_next_one_wait_for_company() -> None:
@@ -33,6 +35,13 @@ def test_few_answers_with_some_to_come_let_the_next_one_wait_for_company() -> No
 )
 def test_steps_of_other_kinds_ask_for_no_pause(n_reads: int, n_others: int, n_in_flight: int) -> None:
     assert after(n_reads, n_others, n_in_flight) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("n_in_flight", "gathers"), [(0, False), (1, True), (255, True), (256, False)])
+def test_first_answer_to_a_few_rows_waits_for_the_others(n_in_flight: int, *, gathers: bool) -> None:
+    pauses = StepPauses()
+    pauses.on_delivered(100.0, n_in_flight)
+    assert (pauses.wait_s, pauses.gather_until) == (0.0, 100.0 + FEW_GAP_S if gathers else 0.0)
 
 
 def test_pause_is_forgotten_by_the_next_step() -> None:

@@ -92,7 +92,10 @@ async def test_a_service_is_told_of_each_end_in_the_form_that_it_can_check(
     ):
         (online, away) = await gateway.register(2, "")
         await new_phone(online).connect(gateway.link_port, nursery)
-        task = await gateway.client.submit(Variant("t", "b"), [online, away, b"stranger of sixt"])
+        order = '{"order": "春 7"}\n'
+        task = await gateway.client.submit(
+            Variant("t", "b", custom_callback=order), [online, away, b"stranger of sixt"]
+        )
         await until(lambda: len(service.lines()) == 2)
         await gateway.client.stop_task(task.task_id)
         await until(lambda: len(service.lines()) == 3)
@@ -107,6 +110,7 @@ async def test_a_service_is_told_of_each_end_in_the_form_that_it_can_check(
             signed = line["appid"] + line["cid"] + line["taskid"] + line["msgid"] + "hush"
             assert (line["appid"], line["sign"]) == ("getui-id", hashlib.md5(signed.encode()).hexdigest())
             assert line["taskid"].replace("-", "") == task.task_id.hex()
+            assert line["custom_callback"] == order
         assert all(len(lines) <= 2 for _, lines in service.requests)
         headers, _ = service.requests[-1]
         assert (headers["path"], headers["content-type"]) == ("/receipts", "text/plain; charset=utf-8")
@@ -186,7 +190,7 @@ async def test_what_was_not_told_when_the_process_ended_is_told_by_the_next_and_
         away = bytes([7]) * 16
         await gateway.client.register_devices([DeviceState(device_id=away, alias="春")])
         ended = await gateway.client.submit(Variant("t", "b"), [stranger])
-        half = await gateway.client.submit(Variant("t", "b"), [stranger, away])
+        half = await gateway.client.submit(Variant("t", "b", custom_callback="order 7"), [stranger, away])
         await until(lambda: service.requests and not ledger.unsaved_pages)
         await until(lambda: not gateway.worker.disk.trail.has_dirty)
     service.requests.clear()
@@ -197,6 +201,8 @@ async def test_what_was_not_told_when_the_process_ended_is_told_by_the_next_and_
         await until(lambda: len(service.lines()) >= 3)
         tasks = [line["taskid"].replace("-", "") for line in service.lines()]
         assert sorted(tasks) == sorted(task.task_id.hex() for task in (ended, half, new))
+        echoed = [line["taskid"].replace("-", "") for line in service.lines() if "custom_callback" in line]
+        assert echoed == [half.task_id.hex()]
         assert {(line["cid"], line["code"]) for line in service.lines()} == {(stranger.hex(), "401")}
         ledger, last = gateway.worker.stores.ledger, max(line["recvtime"] for line in service.lines())
         with trio.fail_after(30):
@@ -210,3 +216,4 @@ async def test_what_was_not_told_when_the_process_ended_is_told_by_the_next_and_
         await gateway.client.stop_task(half.task_id)
         await until(service.lines)
         assert [(line["cid"], line["code"], line["alias"]) for line in service.lines()] == [(away.hex(), "500", "春")]
+        assert service.lines()[0]["custom_callback"] == "order 7"

@@ -9,6 +9,7 @@ at the end, whoever was killed meanwhile:
     seen twice                 none but those that the ledger counts as sent again, handed over or uncertain
     uncertain at one start     no more than windows x issued_rows_max
     rows per request id        one task, also when it is asked again of another number of workers
+    rows of an audience        one for each registered device, online or not, whoever was killed while it went out
 
 The gateway comes back with two workers or three, and at last, killed once more under load, with one. An orderly end in
 between leaves nothing uncertain. TORTURE_JOURNAL_ROUNDS: kills.
@@ -44,6 +45,8 @@ ISSUED_ROWS_MAX = 256
 WINDOWS = 2
 KINDS = ["worker", "gateway", "both", "worker", "gateway", "stop"]
 PHONES, DEVICES, SERVICES = 5, 40, 4
+#: An audience takes three seconds, in chunks of four, and one is begun each second: every kill comes amid some.
+AUDIENCE_ROWS_PER_S = 15.0
 #: For processes to be started, imports included, and for rows to end, on a busy machine.
 BACK_S = 90.0
 _MAY_COME_TWICE = int(Flag.RESENT_UNCERTAIN | Flag.HANDED_OVER)
@@ -57,6 +60,7 @@ class Load:
         self.devices, self.phones = devices, phones
         self.answers: dict[str, bytes] = {}
         self.submits: dict[str, tuple[Variant, list[Any]]] = {}
+        self.audiences: set[str] = set()
         self.numbers = 0
         self.is_over = False
 
@@ -73,12 +77,25 @@ class Load:
             await self.ask(client, name)
             await trio.sleep(chance.choice([0, 0.01, 0.03]))
 
+    async def broadcast(self, client: Any) -> None:
+        """To everybody who is registered, again and again."""
+        while not self.is_over:
+            name = f"audience {len(self.audiences)}"
+            content = Variant("title", "body", ttl_s=3600, plan_id=name)
+            self.submits[name] = (content, [*self.devices, *self.phones])
+            self.audiences.add(name)
+            await self.ask(client, name)
+            await trio.sleep(self.chance.uniform(0.5, 1.0))
+
     async def ask(self, client: Any, name: str) -> None:
         """Until it is answered: the client asks again under the same id, and so does the service."""
         content, targets = self.submits[name]
         while True:
             try:
-                done = await client.submit(content, targets, request_id=name)
+                if name in self.audiences:
+                    done = await client.submit_audience(content, rows_per_s=AUDIENCE_ROWS_PER_S, request_id=name)
+                else:
+                    done = await client.submit(content, targets, request_id=name)
             except (CallFailed, GatewayUnreachable):
                 await trio.sleep(0.1)
                 continue
@@ -136,6 +153,7 @@ def settings(folder: Path, rpc_port: int, link_port: int, workers: int) -> dict[
         "retry": {"first_s": 0.1, "cap_s": 900.0, "throttled_s": 0.5, "wait_s_min": 0.1},
         "http2": {"connect_timeout_s": 2.0, "request_timeout_s": 20.0},
         "apns": {"probes": False},
+        "audiences": {"chunk_rows_max": 4, "running_max": 16},
     }
 
 
@@ -178,6 +196,7 @@ async def test_nothing_answered_by_two_workers_is_lost_or_doubled_uncounted_whoe
         async with trio.open_nursery() as services:
             for _ in range(SERVICES):
                 services.start_soon(load.submit, client)
+            services.start_soon(load.broadcast, client)
             for number in range(ROUNDS):
                 await trio.sleep(load.chance.uniform(0.3, 1.2))
                 match KINDS[number % len(KINDS)]:
@@ -235,7 +254,9 @@ async def kill_workers(
 async def nothing_open(process: Any, open_clients: Callable[..., Any]) -> bool:
     async with open_clients(process.ready) as gateway:
         found = await gateway.metrics()
-    return not sum(value for (name, _), value in found.items() if name == "pushgw_rows_open")
+    return not sum(
+        value for (name, _), value in found.items() if name in ("pushgw_rows_open", "pushgw_audiences_running")
+    )
 
 
 async def judge(
@@ -253,6 +274,10 @@ async def judge(
             assert (counts.accepted, counts.is_final) == (len(load.submits[name][1]), True), counts
             assert sum(counts.states.values()) == counts.accepted, "not conserved"
             rows |= {message: (state, flags) for message, state, flags in await gateway.rows(task_id)}
+            if name in load.audiences:
+                page = await gateway.client.task_rows(task_id)
+                found = [bytes(page.device_ids)[16 * row : 16 * row + 16] for row in range(page.n)]
+                assert sorted(found) == sorted(load.submits[name][1]), "a device has no row of an audience, or two"
         assert (await gateway.metrics())["pushgw_rows_not_conserved", ""] == 0
     copies = Counter(simulators.copies("apns"))
     shown: Counter[str] = Counter()
@@ -267,6 +292,7 @@ async def judge(
         if (state == "vendor_accepted" and not copies[message]) or (state == "device_acked" and not shown[message])
     ]
     uncertain = [start["rows_uncertain"] for start in starts]
+    gone_on = sum(start["audiences"] for start in starts)
     report = {
         "journal_rounds": ROUNDS,
         "starts": len(starts),
@@ -277,6 +303,7 @@ async def judge(
         "may_come_twice": sum(bool(flags & _MAY_COME_TWICE) or state == "uncertain" for state, flags in rows.values()),
         "uncertain_at_starts": {"most": max(uncertain), "sum": sum(uncertain)},
         "recovered_rows": sum(start["rows"] for start in starts),
+        "audiences": {"all": len(load.audiences), "went_on": gone_on},
         "left_with_the_living": sum(start["rows_elsewhere"] for start in starts),
         "of_no_task": len(seen.keys() - rows.keys()),
     }
@@ -291,5 +318,6 @@ async def judge(
     assert not lost, report
     # What was submitted and never answered may have become rows, once: nothing else was seen.
     assert not report["of_no_task"], report
-    # It was a torture: rows were under way at the kills.
+    # It was a torture: rows and audiences were under way at the kills.
     assert report["recovered_rows"] > 0, report
+    assert gone_on > 0, report

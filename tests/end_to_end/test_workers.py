@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from gateway.client.errors import CallFailed
+from gateway.client.requests import DeviceState
 from gateway.core.identity import device_password
 from gateway.core.ownership import SHARDS, Ownership
 from gateway.wire.rpc.messages import Variant
@@ -479,7 +480,8 @@ async def test_audience_reaches_the_devices_of_all_workers_at_its_speed(
     async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
         phones = [await new_phone(device_of(number % 2)).connect(gateway.link_port, nursery) for number in range(20)]
         began = trio.current_time()
-        started = await gateway.client.submit_audience(Variant(title="Goal", body="1:0"), rows_per_s=16.0)
+        goal = Variant(title="Goal", body="1:0")
+        started = await gateway.client.submit_audience(goal, rows_per_s=16.0, online_only=True)
         assert started.devices == 20
         counts = await gateway.until_final(started.task_id)
         assert counts.states == {"device_acked": 20}
@@ -497,7 +499,28 @@ async def test_audience_reaches_the_devices_of_all_workers_at_its_speed(
             return [sum(phone.received.values()) for phone in phones] == [2] * 20
 
         await until(all_have_both)
-        for options in (["--audience", "some"], ["--per-s", "5"]):
-            refused = await trio.run_process([*command, *options], capture_stderr=True, check=False)
-            assert refused.returncode == 2
+        # Registered and away, two at each worker: everybody's message waits for them.
+        away = [device_of(number % 2) for number in range(4)]
+        states = [DeviceState(device_id=one, alias="ada", tags=("fans",)) for one in away]
+        await gateway.client.register_devices(states)
+        assert (await gateway.client.submit_audience(goal, online_only=True)).devices == 20
+        everybody = await gateway.client.submit_audience(goal)
+        assert everybody.devices == 24
+        assert (await gateway.client.submit_audience(goal, tag="fans")).devices == 4
+        ada = await gateway.client.submit_audience(goal, aliases=["ada", "zoe"])
+        assert (ada.devices, [one.field for one in ada.refused]) == (4, ["aliases[1]"])
+        late = [await new_phone(one).connect(gateway.link_port, nursery) for one in away]
+
+        async def all_have_their_own() -> bool:
+            seen = [sum(phone.received.values()) for phone in phones + late]
+            return seen == [4] * 20 + [3] * 4
+
+        await until(all_have_their_own)
+        assert all(set(phone.received.values()) == {1} for phone in phones + late)
+        rows = await gateway.client.task_rows(everybody.task_id)
+        reached = [bytes(rows.device_ids)[16 * row : 16 * row + 16] for row in range(rows.n)]
+        assert sorted(reached) == sorted(phone.device_id for phone in phones + late)
+        assert (await gateway.client.submit_audience(goal, tag="none")).devices == 0
+        with pytest.raises(CallFailed, match="no device has the alias 'zoe'"):
+            await gateway.client.submit_audience(goal, aliases=["zoe"])
         nursery.cancel_scope.cancel()

@@ -11,11 +11,11 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from contract import CUTS, EPOCH, Cut, EpochsContract, ids_of, together
-from hypothesis import given
+from hypothesis import given, settings
 
 from gateway.batch import OwnershipEpoch
 from gateway.store.inbox_filing import device_hash
-from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, LedgerArchive, PageKey
+from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, LedgerArchive, PageChanges, PageKey
 from gateway.tally import PageTally, TallyKey, add_tallies
 
 tallies = st.builds(
@@ -44,6 +44,12 @@ def page_for(
     return ArchivedPage(PageKey(unix_ms, sequence), app, devices, ids, [task] if task else [], [content, content])
 
 
+def changes_for(
+    sequence: int, record: bytes, *, in_place: bool = False, held: int = 0, tally: PageTally | None = None
+) -> PageChanges:
+    return PageChanges(PageKey(1000, sequence), 0, record, in_place, held, 77, tally or PageTally({}))
+
+
 class LedgerArchiveContract(EpochsContract):
     @abstractmethod
     def open(self) -> LedgerArchive: ...
@@ -51,6 +57,7 @@ class LedgerArchiveContract(EpochsContract):
     def writes(self, store: LedgerArchive, epoch: OwnershipEpoch) -> list[Callable[[], Awaitable[Any]]]:
         return [
             lambda: store.write(epoch, [page_for(3)]),
+            lambda: store.amend(epoch, [changes_for(3, b"x")]),
             lambda: store.forget(epoch, [PageKey(1000, 3)]),
             lambda: store.retain(epoch, 0, 1 << 40),
             lambda: store.forget_days(epoch, 0),
@@ -78,6 +85,72 @@ class LedgerArchiveContract(EpochsContract):
                 await archive.forget(EPOCH, [PageKey(1000, sequence) for sequence in step])
                 model = {sequence: page for sequence, page in model.items() if sequence not in step}
             assert await self.content(archive) == [model.get(sequence) for sequence in range(6)]
+
+    @settings(max_examples=20)
+    @given(
+        st.lists(
+            st.lists(
+                st.tuples(st.integers(0, 4), st.binary(min_size=1, max_size=3), st.booleans(), tallies), max_size=4
+            )
+            | st.integers(0, 4),
+            max_size=10,
+        )
+    )
+    async def test_records_stand_behind_their_page_until_it_is_written_again(self, steps: list) -> None:
+        """What a page counts, and whether rows of it wait, is what its newest record says."""
+        archive = self.open()
+        model: dict[int, list[bytes]] = {0: [b"own", b"own"], 1: [b"own", b"own"]}
+        counted = dict.fromkeys(model, PageTally({}))
+        await archive.write(EPOCH, [page_for(at, b"own") for at in model])
+        for step in steps:
+            if isinstance(step, int):
+                await archive.write(EPOCH, [page_for(step, b"new")])
+                model[step], counted[step] = [b"new", b"new"], PageTally({})
+                continue
+            made = [
+                changes_for(at, record, in_place=in_place, held=len(record), tally=tally)
+                for at, record, in_place, tally in {one[0]: one for one in step}.values()
+            ]
+            missing = await archive.amend(EPOCH, made)
+            assert missing == {one.key for one in made} - {PageKey(1000, at) for at in model}
+            for one in made:
+                if one.key.sequence in model:
+                    log = model[one.key.sequence]
+                    model[one.key.sequence] = [*(log[:2] if one.in_place else log), one.record]
+                    counted[one.key.sequence] = one.tally
+        assert (await self.content(archive))[:5] == [b"".join(model[at]) if at in model else None for at in range(5)]
+        assert await archive.tallies([PageKey(1000, at) for at in model]) == list(counted.values())
+        assert (await archive.counts(0, 3)).kept == add_tallies(counted.values(), range(4))
+        waiting = [(page.key.sequence, page.held) for page in await archive.held(None, 10)]
+        assert waiting == [(at, len(log[-1])) for at, log in sorted(model.items()) if len(log) > 2]
+        await archive.forget(EPOCH, [PageKey(1000, at) for at in model])
+        await archive.write(EPOCH, [page_for(at, b"next") for at in range(5)])
+        assert (await self.content(archive))[:5] == [b"nextnext"] * 5
+
+    @pytest.mark.parametrize("cut", CUTS)
+    async def test_a_cut_amendment_is_there_or_not_and_may_be_repeated(self, cut: int) -> None:
+        archive = self.open()
+        await archive.write(EPOCH, [page_for(1, b"own"), page_for(2, b"own")])
+        tally = PageTally({TallyKey(1, 0, "", "", 0): {3: 2}})
+        made = [changes_for(at, b"!", held=2, tally=tally) for at in (1, 2)]
+        done, _ = await Cut(cut).run(lambda: archive.amend(EPOCH, made))
+        found = await archive.read(PageKey(1000, 1))
+        assert found in (b"ownown", b"ownown!")
+        assert (await self.content(archive))[1:3] == [found, found]
+        assert [bool(one and one.cells) for one in await archive.tallies([made[0].key])] == [found != b"ownown"]
+        assert len(await archive.held(None, 9)) == (2 if found != b"ownown" else 0)
+        assert not done or found == b"ownown!"
+        await archive.amend(EPOCH, [one._replace(in_place=True) for one in made])
+        assert (await self.content(archive))[1:3] == [b"ownown!"] * 2
+
+    async def test_records_count_as_bytes_of_their_pages(self) -> None:
+        archive = self.open()
+        await archive.write(EPOCH, [page_for(at, unix_ms=999 + at) for at in range(3)])
+        await archive.amend(EPOCH, [changes_for(1, bytes(5000))])
+        assert await archive.retain(EPOCH, 0, 4000) == 2
+        assert await archive.newest(None) == PageKey(1001, 2)
+        await archive.write(EPOCH, [page_for(1)])
+        assert await archive.read(PageKey(1000, 1)) == b"pagepage"
 
     async def test_pages_are_found_by_when_they_changed_and_apps_by_when_they_were_told(self) -> None:
         archive = self.open()

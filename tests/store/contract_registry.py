@@ -17,6 +17,7 @@ from gateway.columns import TextColumn
 from gateway.device_columns import DeviceColumns, concatenate, no_devices
 from gateway.ledger import Channel
 from gateway.store.ports import Registry
+from gateway.tag_columns import tags_from_joined
 
 
 def columns_of(devices: dict[int, bytes], app: int = 0) -> DeviceColumns:
@@ -40,7 +41,7 @@ def columns_of(devices: dict[int, bytes], app: int = 0) -> DeviceColumns:
         profiles=np.arange(n, dtype=np.uint32)[::-1].copy(),
         profile_texts=TextColumn.from_rows(profile_texts[::-1]),
         aliases=TextColumn.from_rows([b"alias-" + word for word in devices.values()]),
-        tags=TextColumn.from_rows([b"a\nb" * (len(word) % 2) for word in devices.values()]),
+        tags=tags_from_joined(TextColumn.from_rows([b"a\nb" * (len(word) % 2) for word in devices.values()])),
     )
 
 
@@ -61,7 +62,7 @@ def plain_devices(columns: DeviceColumns) -> dict[tuple[int, int], tuple[Any, ..
             int(columns.last_seen_unix_s[index]),
             columns.profile_texts.row(int(columns.profiles[index])),
             b"" if columns.aliases is None else columns.aliases.row(index),
-            b"" if columns.tags is None else columns.tags.row(index),
+            () if columns.tags is None else columns.tags.of(index),
         )
     return found
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from contract import EPOCH
-from contract_ledger import LedgerArchiveContract, page_for
+from contract_ledger import LedgerArchiveContract, changes_for, page_for
 from hypothesis import given
 
 from gateway.batch import Batch, TaskSegment
@@ -25,7 +25,7 @@ from gateway.store.joined_ledger import JoinedLedger
 from gateway.store.packing import pack_page, unpack_page
 from gateway.store.pages import page_of, page_parts
 from gateway.store.ports import PageKey
-from gateway.store.sqlite_ledger import SqliteLedgerArchive
+from gateway.store.sqlite_ledger import SCHEMA, SqliteLedgerArchive
 
 
 class TestSqliteLedgerArchive(LedgerArchiveContract):
@@ -76,6 +76,9 @@ async def test_pages_of_several_journals_are_kept_apart_and_found_together(tmp_p
     assert await joined.newest(None) == PageKey(1000, 2)
     assert await joined.newest(far + 1) == PageKey(1000, far + 1)
     assert len(await joined.tallies(keys)) == 3
+    amended = [changes_for(1, b"!")._replace(key=key) for key in (keys[0], keys[2], PageKey(1000, far + 9))]
+    assert await joined.amend(EPOCH, amended) == {PageKey(1000, far + 9)}
+    assert await own.read(PageKey(1000, 1)) == await other.read(PageKey(1000, 1)) == b"oneone!"
     await joined.forget(EPOCH, [keys[2]])
     assert await other.read(PageKey(1000, 1)) is None
     assert await joined.known(keys) == set(keys[:2])
@@ -89,10 +92,50 @@ async def test_a_reopened_archive_has_its_pages(tmp_path: Path) -> None:
     archive.close()
     archive = SqliteLedgerArchive(tmp_path / "ledger.db")
     assert await archive.read(PageKey(1000, 1)) == b"keptkept"
-    archive.database.read.execute("PRAGMA user_version = 5")
+    archive.database.read.execute("PRAGMA user_version = 6")
     archive.close()
-    with pytest.raises(StoreCorrupt, match="schema 5, this version knows up to 4"):
+    with pytest.raises(StoreCorrupt, match="schema 6, this version knows up to 5"):
         SqliteLedgerArchive(tmp_path / "ledger.db")
+
+
+async def test_an_archive_of_the_version_before_has_room_for_changes(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    older = Database(path, SCHEMA[:4], bytes_max=1 << 30)
+    older.write(1).execute(
+        "INSERT INTO pages VALUES (?,?,?,?,?,?,?)", (1, 1000, 0, 2, 9, b"", pack_page([b"kept", b"kept"]))
+    )
+    older.commit()
+    older.close()
+    archive = SqliteLedgerArchive(path)
+    assert await archive.amend(EPOCH, [changes_for(1, b"!")]) == set()
+    assert await archive.read(PageKey(1000, 1)) == b"keptkept!"
+    archive.close()
+
+
+@pytest.mark.parametrize("n", [1, 3000, 40_000])
+async def test_a_device_of_a_large_page_is_found_wherever_its_hash_stands(tmp_path: Path, n: int) -> None:
+    """At both ends of the column, where hashes repeat, and where they are not spread as they should be."""
+    rng = np.random.default_rng(n)
+    archive = SqliteLedgerArchive(tmp_path / "ledger.db")
+    key = PageKey(1000, 1)
+    await archive.write(EPOCH, [page_for(1, devices=2)])
+    for hashes in (
+        rng.integers(0, 1 << 32, n, np.uint32),
+        rng.integers(0, 1 << 10, n, np.uint32),
+        rng.integers((1 << 32) - (1 << 10), 1 << 32, n, np.uint32),
+        np.full(n, 7, np.uint32),
+    ):
+        column = np.sort(hashes)
+        archive.database.write(1).execute("UPDATE pages SET hashes = ?", (column.astype("<u4").tobytes(),))
+        archive.database.commit()
+        asked = [*column[:3], *column[-3:], *rng.choice(column, 20), *rng.integers(0, 1 << 32, 20, np.uint32)]
+        for wanted in asked:
+            found = await archive.with_device([key, PageKey(1000, 2)], int(wanted), 0)
+            assert found == ([key] if wanted in column else [])
+    archive.database.write(1).execute("UPDATE pages SET hashes = ?", (b"",))
+    archive.database.commit()
+    assert await archive.with_device([key], 7, 0) == []
+    archive.close()
 
 
 # pages as bytes

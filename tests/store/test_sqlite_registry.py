@@ -5,21 +5,25 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import zlib
 from pathlib import Path
 
 import hypothesis.strategies as st
+import msgspec
 import numpy as np
 import pytest
 from contract import EPOCH, NEWER, OLDER
 from contract_registry import RegistryContract, columns_of, erase, loaded, plain_devices
 from hypothesis import given
 
+from gateway.columns import TextColumn
 from gateway.device_columns import DeviceColumns, concatenate, keep_last, take_texts
 from gateway.errors import StaleEpoch, StoreCorrupt, StoreError, StoreInUse
 from gateway.store import sqlite_registry
 from gateway.store.database import Database
-from gateway.store.registry_codec import decode_devices, encode_devices
+from gateway.store.registry_codec import count_devices, decode_devices, encode_devices
 from gateway.store.sqlite_registry import SqliteRegistry
+from gateway.tag_columns import TagColumns
 
 APPS = ("shop", "bank")
 
@@ -163,7 +167,7 @@ async def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "group-000.db")
     database.execute("PRAGMA user_version = 9")
     database.close()
-    with pytest.raises(StoreCorrupt, match="schema 9, this version knows up to 1"):
+    with pytest.raises(StoreCorrupt, match="schema 9, this version knows up to 2"):
         SqliteRegistry(tmp_path, APPS, shard_groups=1)
 
 
@@ -212,6 +216,38 @@ def test_devices_come_back_from_their_bytes(devices: dict[int, bytes], has_detai
     assert plain_devices(decode_devices(encode_devices(columns))) == plain_devices(columns)
 
 
+def as_schema_1(devices: dict[int, bytes]) -> bytes:
+    """The blob as version 1 of the schema had it: tags of a device as one text."""
+    columns = columns_of(devices)
+    assert columns.tags is not None
+    blob = encode_devices(columns._replace(tags=None))
+    size = int.from_bytes(blob[4:8], "little")
+    header = msgspec.msgpack.decode(blob[8 : 8 + size])
+    tags = TextColumn.from_rows([b"\n".join(columns.tags.of(at)) for at in range(columns.n)])
+    parts = {"tags.offsets": tags.offsets.astype("<u4").tobytes(), "tags.blob": tags.blob}
+    header["columns"] += [[name, len(data)] for name, data in parts.items()]
+    head = msgspec.msgpack.encode(header)
+    rest = head + blob[8 + size :] + b"".join(parts.values())
+    return zlib.crc32(rest).to_bytes(4, "little") + len(head).to_bytes(4, "little") + rest
+
+
+@given(st.dictionaries(st.integers(0, 9), st.binary(max_size=6), max_size=6))
+def test_devices_of_the_first_schema_come_back_with_their_tags(devices: dict[int, bytes]) -> None:
+    assert plain_devices(decode_devices(as_schema_1(devices))) == plain_devices(columns_of(devices))
+
+
+async def test_the_heads_of_the_snapshots_say_how_many_devices_there_are(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path, APPS)
+    assert await registry.count() == 0
+    await registry.write(EPOCH, columns_of(dict.fromkeys(range(10), b"x")))
+    await erase(registry, 3)
+    for group in range(16):
+        await registry.turns.run(lambda g=group: registry._groups[g].fold_some(100))  # type: ignore[misc]
+    assert await registry.count() == 9
+    assert count_devices(b"") == count_devices(b"12345678 no head") == 0
+    registry.close()
+
+
 @given(st.data())
 def test_any_changed_byte_is_found(data: st.DataObject) -> None:
     blob = bytearray(encode_devices(columns_of({1: b"abc", 2: b""})))
@@ -219,6 +255,16 @@ def test_any_changed_byte_is_found(data: st.DataObject) -> None:
     blob[at] ^= data.draw(st.integers(1, 255))
     with pytest.raises(ValueError, match="devices"):
         decode_devices(bytes(blob))
+
+
+@pytest.mark.parametrize(
+    ("counts", "numbers", "what"),
+    [([1], [0, 0], "differ in length"), ([1, 1], [0, 0], "differ in length"), ([1], [1], "without a text")],
+)
+def test_tags_that_do_not_fit_together_are_refused(counts: list[int], numbers: list[int], what: str) -> None:
+    tags = TagColumns(np.array(counts, np.uint8), np.array(numbers, np.uint32), TextColumn.from_rows([b"a"]))
+    with pytest.raises(ValueError, match=what):
+        decode_devices(encode_devices(columns_of({1: b"abc"})._replace(tags=tags)))
 
 
 def test_cut_bytes_are_refused() -> None:

@@ -19,7 +19,7 @@ from gateway.content import Fault
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import Texts
 
-_ID_BYTES = 16
+ID_BYTES = 16
 
 
 def _check_size(field: str, view: memoryview, size: int) -> None:
@@ -29,8 +29,8 @@ def _check_size(field: str, view: memoryview, size: int) -> None:
 
 def id_column(field: str, view: memoryview, n: int) -> U8:
     """(n, 16) uint8."""
-    _check_size(field, view, n * _ID_BYTES)
-    return np.frombuffer(view, np.uint8).reshape(n, _ID_BYTES).copy()
+    _check_size(field, view, n * ID_BYTES)
+    return np.frombuffer(view, np.uint8).reshape(n, ID_BYTES).copy()
 
 
 def byte_column(field: str, view: memoryview, n: int) -> U8:
@@ -109,7 +109,8 @@ _CONTROLS = bytes([*range(0x01, 0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
 _IS_CONTROL = np.zeros(256, np.bool_)
 _IS_CONTROL[np.frombuffer(_CONTROLS, np.uint8)] = True
 #: They differ in their last byte alone.
-_OVERRIDES = ("\u202d".encode(), "\u202e".encode())
+_OVERRIDE_SIGNS = ("\u202d", "\u202e")
+_OVERRIDES = (_OVERRIDE_SIGNS[0].encode(), _OVERRIDE_SIGNS[1].encode())
 _OVERRIDE_PAIR = np.uint16(int.from_bytes(_OVERRIDES[0][:2], "little"))
 
 
@@ -120,13 +121,20 @@ def check_texts(field: str, column: TextColumn, bytes_max: int, refusals: Refusa
 
 def check_texts_in_steps(
     field: str, column: TextColumn, bytes_max: int, refusals: Refusals
-) -> Generator[None, None, None]:
-    """`check_texts`, interrupted every half megabyte of text that is not ASCII."""
+) -> Generator[None, None, bool]:
+    """`check_texts`, interrupted every half megabyte of text that is not ASCII. Returns whether there may be one of
+    `_OVERRIDES` in it: the validation has the text as a string, where a look costs a tenth of one for bytes."""
     blob = column.blob
+    may_override = False
     if not blob.isascii():
-        good = yield from utf8_good_rows_in_steps(column)
+        seen: list[bool] = []
+        good = yield from utf8_good_rows_in_steps(
+            column, lambda text: seen.append(_OVERRIDE_SIGNS[0] in text or _OVERRIDE_SIGNS[1] in text)
+        )
+        may_override = any(seen)
         if not good.all():
             refusals.refuse(~good, Fault(field, f"{field} is not UTF-8"))
+            may_override = True
     if b"\x00" in blob:
         refusals.refuse(rows_holding(column, np.frombuffer(blob, np.uint8) == 0), Fault(field, f"{field} holds a NUL"))
     if len(blob) > bytes_max:
@@ -135,18 +143,19 @@ def check_texts_in_steps(
             refusals.refuse(
                 lengths > bytes_max, lambda row: Fault(field, f"{field} is {lengths[row]} bytes, limit {bytes_max}")
             )
+    return may_override
 
 
-def check_shown(field: str, column: TextColumn, refusals: Refusals) -> None:
+def check_shown(field: str, column: TextColumn, refusals: Refusals, *, may_override: bool) -> None:
     """Rows that hold what no reader should see are refused, as in content.py. A few looks at the whole blob, each of
-    which costs next to nothing where there is nothing to find."""
+    which costs next to nothing where there is nothing to find. may_override: what `check_texts_in_steps` returned."""
     blob = column.blob
     data = np.frombuffer(blob, np.uint8)
     # A minimum costs a tenth of a comparison: most columns have no byte of these, not even a line end.
     low = data[np.flatnonzero(data < 0x20)] if len(data) and int(data.min()) < 0x20 else data[:0]
     if b"\x7f" in blob or (len(low) and bool(_IS_CONTROL[low].any())):
         refusals.refuse(rows_holding(column, _IS_CONTROL[data]), Fault(field, f"{field} holds a control character"))
-    firsts = _override_starts(blob)
+    firsts = _override_starts(blob) if may_override else ()
     if len(firsts):
         begins = np.zeros(len(blob), np.bool_)
         begins[firsts] = True

@@ -21,6 +21,8 @@ TOKEN_BYTES_MAX = 4096
 REGISTERED_TEXT_BYTES_MAX = 128
 #: A tag (gateway/core/details.py).
 TAG_CHARACTERS_MAX = 32
+#: Aliases of one audience: as many as GeTui takes in one list; ten devices each, so that their ids are 160 KB at most.
+AUDIENCE_ALIASES_MAX = 1000
 #: All tags of one device, joined.
 TAGS_BYTES_MAX = 4096
 

@@ -41,6 +41,7 @@ AppKey = Annotated[str, Meta(max_length=_limits.APP_KEY_CHARACTERS_MAX)]
 ChannelNames = Annotated[list[str], Meta(max_length=_limits.VENDORS_MAX)]
 Names = Annotated[list[str], Meta(max_length=256)]
 Day = Annotated[str, Meta(pattern=r"^(\d{4}-\d{2}-\d{2})?$")]
+Alias = Annotated[str, Meta(min_length=1, max_length=_limits.REGISTERED_TEXT_BYTES_MAX)]
 RowCount = Annotated[int, Meta(ge=1, le=_limits.ROWS_MAX)]
 
 
@@ -134,9 +135,10 @@ class Submit(Message, kw_only=True):
 
 
 class SubmitAudience(Message, kw_only=True):
-    """One notification to all devices of the app that are online now, or to those of them with the tag, as one task.
+    """One notification to all devices of the app, to those with the tag, or to those of the aliases, as one task.
 
-    rows_per_s: at most so many; absent: as fast as there is room. Answer: audience_submitted.
+    rows_per_s: at most so many; absent: as fast as there is room. online_only: only to those that are online now.
+    Answer: audience_submitted.
     """
 
     id: RequestNumber
@@ -144,6 +146,8 @@ class SubmitAudience(Message, kw_only=True):
     tag: Annotated[str, Meta(max_length=_limits.TAG_CHARACTERS_MAX)] = ""
     rows_per_s: Annotated[float, Meta(gt=0, le=1e9)] | None = None
     request_id: Line = ""
+    aliases: Annotated[list[Alias], Meta(max_length=_limits.AUDIENCE_ALIASES_MAX)] = []
+    online_only: bool = False
 
 
 class TaskState(Message, kw_only=True):
@@ -442,11 +446,13 @@ class Submitted(Message, kw_only=True):
 
 
 class AudienceSubmitted(Message, kw_only=True):
-    """devices: of the audience; its rows are accepted one after the other. task_id: zeros when there are none."""
+    """devices: of the audience; its rows are accepted one after the other. task_id: zeros when there are none.
+    refused: aliases that no device has; `row` is the place in the call's list."""
 
     id: RequestNumber
     task_id: Id16
     devices: int
+    refused: list[RefusedRow] = []
 
 
 class Latency(msgspec.Struct, kw_only=True):
@@ -478,6 +484,8 @@ class TaskCounts(Message, kw_only=True):
     #: Rows by the group of their submit, and by the plan of their content, where they have one.
     groups: dict[str, int] = {}
     plans: dict[str, int] = {}
+    #: Of an audience that is not through: how many devices it had at its submit.
+    audience_devices: int = 0
 
 
 class TaskStopped(Message, kw_only=True):

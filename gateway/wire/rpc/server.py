@@ -109,6 +109,8 @@ CODE_NAMES = CodeNames(
 )
 _NO_FAULTS: Mapping[int, Fault] = {}
 _HELLO_FIRST = "hello has to come first"
+#: The phase in which a request is admitted and nothing else changes.
+(_ADMITTING,) = (phase for phase in Phase if TRANSITIONS.get((phase, Input.REQUEST)) == Step(Action.ADMIT, phase))
 
 
 class ServerSession:
@@ -312,14 +314,9 @@ class ServerSession:
 
     def _on_payload(self, payload: bytes, events: list[Event]) -> None:
         message = codec.decode_from_client(payload)
-        if type(message) is Submit:
-            # By far the most frequent: none of the other questions first.
-            self._input(
-                Input.REQUEST,
-                events,
-                request=Requested(message, len(payload), _NO_FAULTS),
-                text=_HELLO_FIRST,
-            )
+        if type(message) is Submit and self._may_admit(message, len(payload)):
+            # By far the most frequent: none of the questions that only others raise.
+            self._take(Requested(message, len(payload), _NO_FAULTS), message.n, len(payload), events)
         elif isinstance(message, codec.Mended):
             self._input(Input.REQUEST, events, request=Requested(message.submit, len(payload), message.faults))
         elif isinstance(message, codec.Faulty):
@@ -444,16 +441,35 @@ class ServerSession:
         if refusal is not None:
             self._write(refusal)
             return
-        cost = (message.n, request.payload_bytes) if isinstance(message, Submit) else (0, 0)
-        self._credit_rows -= cost[0]
-        self._credit_bytes -= cost[1]
-        if self._in_flight is None:
-            self._in_flight = {}
-        self._in_flight[message.id] = cost
         if isinstance(message, StreamRequest):
             if self._streams is None:
                 self._streams = {}
             self._streams[message.id] = message.credit_rows
+        if isinstance(message, Submit):
+            self._take(request, message.n, request.payload_bytes, events)
+        else:
+            self._take(request, 0, 0, events)
+
+    def _may_admit(self, submit: Submit, payload_bytes: int) -> bool:
+        """Nothing speaks against it; where something may, `_input` says what."""
+        in_flight = self._in_flight or ()
+        return (
+            self._phase is _ADMITTING
+            and self.role == "app"
+            and submit.n <= self._limits.submit_rows_max
+            and submit.n <= self._credit_rows
+            and payload_bytes <= self._credit_bytes
+            and len(in_flight) < self._limits.requests_in_flight_max
+            and submit.id not in in_flight
+        )
+
+    def _take(self, request: Requested, rows: int, payload_bytes: int, events: list[Event]) -> None:
+        """The request is in flight and holds that much credit."""
+        self._credit_rows -= rows
+        self._credit_bytes -= payload_bytes
+        if self._in_flight is None:
+            self._in_flight = {}
+        self._in_flight[request.message.id] = (rows, payload_bytes)
         events.append(request)
 
     def _over_limit(self, request: Requested) -> Error | None:

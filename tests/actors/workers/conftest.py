@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.actors.audience_desk import AudienceDesk
 from gateway.actors.audiences import Audiences
 from gateway.actors.foreign_rows import ForeignRows
 from gateway.actors.foreign_stops import ForeignStops
@@ -24,7 +25,7 @@ from gateway.actors.presence import Presence
 from gateway.actors.service import AppView, Service
 from gateway.actors.spread import Spread
 from gateway.actors.stand_ins import StandIns
-from gateway.actors.worker_link import GATHER_S
+from gateway.actors.worker_link import GATHER_S, LATE_S
 from gateway.actors.worker_links import WorkerLinks, make_hello
 from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
@@ -124,6 +125,8 @@ class WorkerTwin:
             route=world.router.route,
             check_room=world.router.check_room,
             open_rows_max=limits.foreign_rows_max,
+            credit_rows=limits.credit_rows,
+            credit_bytes=limits.credit_bytes,
         )
         hello = make_hello(
             index,
@@ -227,9 +230,9 @@ class Cluster:
         await self._up(self.workers[index])
 
     async def settle(self) -> None:
-        """Everything has happened that happens at once, reports that gather included."""
+        """Everything has happened that happens at once, reports that gather and late news included."""
         await trio.testing.wait_all_tasks_blocked()
-        await trio.sleep(3 * GATHER_S)
+        await trio.sleep(LATE_S + 3 * GATHER_S)
         await trio.testing.wait_all_tasks_blocked()
 
     # -- devices and rows
@@ -453,6 +456,7 @@ class Offices:
             route=world.router.route,
             observer=IntakeCounts(world.metrics, ["shop"]),
             gather_s=0.001,
+            gather_busy_s=0.0,
             gather_rows_max=100_000,
             batch_bytes_max=1 << 20,
             request_ids=request_ids,
@@ -471,8 +475,9 @@ class Offices:
             home=world.home,
             clock=world.clock,
             observer=AudienceCounts(world.metrics),
-            find=presence.online_ids,
+            finder=AudienceDesk(devices=world.devices, online=presence.online_ids),
             chunk_rows=10,
+            queued_rows_max=100,
             running_max=2,
         )
         service = Service(
@@ -543,8 +548,6 @@ class Offices:
         await self.cluster.revive(index, devices)
         self.open(index)
         await self.cluster.settle()
-
-    # -- what stand-ins report
 
     def stood_in_for(self, worker: int) -> None:
         self.stood_in.append(worker)

@@ -60,7 +60,7 @@ async def test_a_slice_that_arrives_after_the_stop_ends_on_arrival(
     ended = await cluster.workers[0].stops.stop_at(1, [Span(address, 0, 2)])
     assert ended == (0, 0)
     cluster.world(0).router.route(page)
-    await trio.sleep(0.1)
+    await cluster.settle()
     assert states(page) == ["cancelled"] * 2 + ["in_flight"]
     assert len(cluster.world(1).apns.requests()) == 1
 

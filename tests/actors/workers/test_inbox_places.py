@@ -135,7 +135,7 @@ async def test_a_row_that_was_recalled_is_put_again_when_its_owner_dies_with_it(
 
 
 async def test_rows_whose_home_died_with_their_page_are_forgotten_and_those_not_given_back_are_delivered(
-    site: Any,
+    site: Any, autojump_clock: Any
 ) -> None:
     """In memory alone, as here, a page ends with its home; from an archive it would come back."""
     cluster = site.cluster

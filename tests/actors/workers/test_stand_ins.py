@@ -181,3 +181,24 @@ async def test_no_submit_is_left_without_an_answer_while_a_worker_dies_and_comes
             nursery.cancel_scope.cancel()
     await trio.sleep(10)
     assert sorted(answer.id for answer in client.answers) == list(range(1, n + 1))
+
+
+async def test_submit_that_is_about_to_be_taken_when_its_home_comes_back_goes_there(
+    open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    offices = await open_offices(2)
+    devices, ids = offices.cluster.owned_by(0, 1), homed_at(offices, 1, 20)
+    life = offices.cluster.workers[1].life
+    await offices.kill(1)
+    client = offices.client(0)
+    for number, one in enumerate(ids, 1):
+        message = submit(devices, one)
+        message.id = number
+        client.front.request(client, Requested(message, 100, {}))
+        offices.stand_ins[0].peer_died(*life)
+        await trio.lowlevel.checkpoint()
+        # It is said to be back, and nothing more is heard of it.
+        life = life._replace(incarnation=life.incarnation + 1)
+        offices.stand_ins[0].peer_up(*life)
+    await trio.sleep(2 * PATIENCE_S)
+    assert sorted(answer.id for answer in client.answers) == list(range(1, len(ids) + 1))

@@ -224,6 +224,8 @@ async def test_death_of_an_owner_sends_unsent_rows_again_and_leaves_sent_ones_un
     cluster.world(1).apns.streams_max = 3
     devices, held = cluster.owned_by(1, 20), cluster.owned_by(1, 2, Channel.NONE)
     page = await cluster.send(0, devices + held)
+    # A second connection was opened meanwhile; that its rows have left is told with the next late news.
+    await cluster.settle()
     sent = [path for path, _, _ in cluster.world(1).apns.requests()]
     assert (states(page).count("held"), states(page).count("in_flight")) == (2, len(sent))
     dead = await cluster.kill(1)
@@ -534,3 +536,54 @@ async def test_reports_gather_unless_rows_wait_for_them(make_cluster: Callable[.
     await trio.testing.wait_all_tasks_blocked()
     assert len(cluster.world(1).apns.requests()) == 3
     assert trio.current_time() == began
+
+
+async def test_row_that_is_acknowledged_soon_is_reported_once_and_one_that_is_not_twice(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster()
+    reports: list[tuple[int, list[str]]] = []
+    home = cluster.workers[0].links
+    real = home.on_outcomes
+    device, slow = cluster.owned_by(1, 2, Channel.NONE)
+    for each in (device, slow):
+        cluster.world(1).go_online(each)
+    page = cluster.world(0).open([device, slow])
+    home.on_outcomes = lambda life, message: (real(life, message), reports.append((message.n, states(page))))
+    cluster.world(0).router.route(page)
+    await trio.testing.wait_all_tasks_blocked()
+    cluster.world(1).acknowledge(device)
+    await cluster.settle()
+    assert reports == [(1, ["device_acked", "queued"]), (1, ["device_acked", "in_flight"])]
+    cluster.world(1).acknowledge(slow)
+    await cluster.settle()
+    assert reports[2:] == [(1, ["device_acked", "device_acked"])]
+
+
+async def test_credit_comes_with_the_report_and_alone_when_much_of_it_is_due(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster(limits={"credit_rows": 8})
+    given: list[int] = []
+    owner = cluster.workers[1].foreign
+    real = owner.take_credit
+
+    def take_credit(life: Any) -> tuple[int, int]:
+        rows, size = real(life)
+        given.append(rows)
+        return rows, size
+
+    owner.take_credit = take_credit
+    devices = cluster.owned_by(1, 3, Channel.NONE)
+    for device in devices:
+        cluster.world(1).go_online(device)
+    cluster.world(0).router.route(cluster.world(0).open(devices[:1]))
+    await trio.testing.wait_all_tasks_blocked()
+    assert given == []
+    cluster.world(1).acknowledge(devices[0])
+    await cluster.settle()
+    assert given == [1]
+    # A quarter: its home may come to need it.
+    cluster.world(0).router.route(cluster.world(0).open(devices[1:]))
+    await trio.testing.wait_all_tasks_blocked()
+    assert given == [1, 2]

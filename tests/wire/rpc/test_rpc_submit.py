@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.batch import RowFault, Submission
-from gateway.columns import Bool, TextColumn
+from gateway.columns import Bool, TextColumn, drained
 from gateway.content import FallbackStep, Variant, check_variant, variable_names
 from gateway.ledger import VENDOR_CHANNELS, Channel
 from gateway.wire.rpc import codec
@@ -207,6 +207,32 @@ def test_submit_decoder_agrees_with_the_plain_twin(request: Submit) -> None:
         assert len(column) == found.n
 
 
+@given(
+    content=st.one_of(
+        st.sampled_from(CONTENTS), st.builds(Variant, title=st.text(max_size=4), body=st.text(max_size=4))
+    ),
+    device_id=st.one_of(IDS, st.binary(max_size=17)),
+    group=st.text(max_size=3),
+    more=st.sampled_from([{}, {"variables": {}}, {"vendors": ["apns"]}, {"index": memoryview(bytes(2))}]),
+)
+def test_submit_of_one_row_is_checked_alike_on_the_short_way_and_on_the_long(
+    content: Variant, device_id: bytes, group: str, more: dict[str, Any]
+) -> None:
+    request = submit([content], device_ids=memoryview(device_id), group=group, request_id="r", **more)
+    if len(device_id) != 16 or more.keys() & {"vendors"}:
+        for check in (check_submit, lambda call: drained(check_submit_in_steps(call))):
+            with pytest.raises(BadRequest, match=r"device_ids is|vendors without"):
+                check(request)
+        return
+    got, wanted = check_submit(request), drained(check_submit_in_steps(request))
+    for name, mine, others in zip(Submission._fields, got, wanted, strict=True):
+        if isinstance(others, np.ndarray):
+            assert (mine.dtype, mine.shape, mine.tolist()) == (others.dtype, others.shape, others.tolist()), name
+        else:
+            assert mine == others, name
+    assert got.device_ids.flags.writeable
+
+
 # --- single rules --------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +265,18 @@ def test_submit_variable_may_hold_any_text_but_a_cut_character_is_refused_alone(
     found = decode(submit([Variant("{{v}}", "")], n=3, variables={"v": cut}))
     assert [fault.row for fault in found.faults] == [1, 2]
     assert found.variables["v"].rows() == ["你".encode()]
+
+
+@pytest.mark.parametrize("sign", ["\u202d", "\u202e"])
+@pytest.mark.parametrize("others", [b"plain", b"\xff"], ids=["valid", "beside one that is no text"])
+def test_submit_variable_that_turns_the_direction_of_text_is_refused_wherever_it_stands(
+    sign: str, others: bytes
+) -> None:
+    rows = [others, *["你好".encode() * 40] * 500, f"你好{sign}".encode()]
+    found = decode(submit([Variant("{{v}}", "")], n=len(rows), variables={"v": texts(rows)}))
+    refused = {fault.row: fault.text for fault in found.faults}
+    assert "overrides the direction" in refused.pop(501)
+    assert list(refused) == ([0] if others == b"\xff" else [])
 
 
 @pytest.mark.parametrize(

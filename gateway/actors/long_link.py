@@ -241,7 +241,7 @@ class LongLink:
         n_accepted = self.edge.accept(now)
         self._report(now)
         n_others = self._n_parsed - n_parsed + n_ended + n_accepted
-        self.pauses.on_step(now, n_reads, n_others, len(self.downlink.in_flight))
+        self.pauses.on_step(now, n_reads, n_others, len(self.downlink.in_flight), is_cut=self.edge.may_have_more)
         return bool(self._deferred) or n_reads + n_others >= SMALL_STEP
 
     def tick(self, now: float) -> bool:

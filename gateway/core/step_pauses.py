@@ -36,10 +36,11 @@ class StepPauses:
         self.wait_s = 0.0
         self.gather_until = 0.0
 
-    def on_step(self, now: float, n_reads: int, n_others: int, n_in_flight: int) -> None:
-        """A step is over that found so many reads, and did so much beside settling PUBACKs."""
+    def on_step(self, now: float, n_reads: int, n_others: int, n_in_flight: int, *, is_cut: bool = False) -> None:
+        """A step is over that found so many reads, and did so much beside settling PUBACKs. is_cut: there may be more
+        already, which would not have fitted into it; where steps are small, few reads are a full one."""
         self.wait_s = self.gather_until = 0.0
-        if n_others or not 0 < n_reads < _FEW_ACKS or not n_in_flight:
+        if n_others or is_cut or not 0 < n_reads < _FEW_ACKS or not n_in_flight:
             return
         if n_in_flight >= _MANY_IN_FLIGHT:
             self.wait_s = min(MANY_WAIT_S * _FEW_ACKS / n_reads, MANY_WAIT_S_MAX)

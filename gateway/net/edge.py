@@ -116,6 +116,8 @@ class Edge:
         self.moves = EdgeMoves(self, table, self._epoll)
         self.calls = EdgeCalls(self, table, is_batched=settings.io_uring)
         self.pace = Pace(settings.step_s_max)
+        #: The last poll found as much as it asked for.
+        self.may_have_more = False
         self.refusal_of: Callable[[str, float], CloseReason | None] = lambda address, now: None
         """Asked at accept with (address, now): why nothing is read from there."""
 
@@ -321,7 +323,10 @@ class Edge:
         inner = self.moves.inner
         listeners, wake_fd, readable, writable = self._listeners, self._wake_fd, select.EPOLLIN, select.EPOLLOUT
         to_read: list[int] = []
-        for fd, events in self._epoll.poll(0, self.pace.items()):
+        ready_max = self.pace.items()
+        ready = self._epoll.poll(0, ready_max)
+        self.may_have_more = len(ready) >= ready_max
+        for fd, events in ready:
             if fd in listeners:
                 self._ready_listeners.add(fd)
                 continue

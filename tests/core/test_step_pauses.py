@@ -44,6 +44,12 @@ def test_first_answer_to_a_few_rows_waits_for_the_others(n_in_flight: int, *, ga
     assert (pauses.wait_s, pauses.gather_until) == (0.0, 100.0 + FEW_GAP_S if gathers else 0.0)
 
 
+def test_step_that_was_cut_short_is_followed_by_the_next_however_few_it_found() -> None:
+    pauses = StepPauses()
+    pauses.on_step(100.0, 3, 0, 500, is_cut=True)
+    assert (pauses.wait_s, pauses.gather_until) == (0.0, 0.0)
+
+
 def test_pause_is_forgotten_by_the_next_step() -> None:
     pauses = StepPauses()
     pauses.on_step(100.0, 1, 0, 7)

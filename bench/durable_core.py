@@ -44,7 +44,7 @@ LINES = (("shared", 10_000, 1_000_000), ("single", 1, 60_000))
 ANSWER_SINGLES = 20_000
 RECOVERY_ROWS = 10_000_000
 #: How often submits that are due are put, as many clients' writes come together; it counts as their latency.
-_PUT_S = 0.0005
+_PUT_S = 0.001
 #: Longer than all submits take at a tenth of the rate that is asked for.
 _ANSWERS_S_MAX = 120.0
 #: What the kinds of answers look like in MessagePack: counted while it runs, read afterwards.

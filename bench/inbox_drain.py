@@ -44,8 +44,9 @@ _SUBMIT_ROWS = 50_000
 _LOAD_SUBMIT_ROWS = 1_000
 #: Eight full pages: what was submitted before is in the archive. `--set ledger_bytes=N`, for development.
 _LEDGER_BYTES = 32 << 20
-#: So few that this is enough for them: 26 bytes of each stay in memory while it is not stored.
-_OPEN_ROWS = 200_000
+#: So few that this is enough for them (26 bytes of each stay in memory while it is not stored), and more than the pages
+#: that devices bring back have.
+_OPEN_ROWS = 1_000_000
 _STORED_S = 120.0
 
 

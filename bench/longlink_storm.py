@@ -14,6 +14,7 @@ A window is bounded, and so is the wait for its verdicts: a round takes half a m
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import statistics
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from bench.harness import Line, Options, progress
 from bench.longlink_fleet import Fleet, ratios
-from bench.longlink_servers import Gateway, cpu_s, family
+from bench.longlink_servers import Gateway, family
 from bench.open_loop import Sent, quantiles, send_open_loop
 from bench.vendor_strict import simulators
 from gateway.cli.demo.channels import vendor_tables
@@ -37,6 +38,8 @@ _CLIENTS = 6
 _COMES_BACK_WITHIN_S = 5.0
 #: All verdicts of a window are there so long after its last submit, or the run fails.
 _VERDICTS_S = 20.0
+#: A connection's state in /proc/net/tcp.
+_ESTABLISHED = "01"
 
 
 def storm(folder: Path, options: Options) -> Line:
@@ -50,16 +53,12 @@ def storm(folder: Path, options: Options) -> Line:
         # Tokens that no device of the gateway holds would each be a probe.
         vendors = {"apns": vendor_tables(ready)["apns"] | {"probes": False}}
         with closing(Gateway(children, folder / "gateway", n, workers=2, vendors=vendors)) as gateway:
-            clients = _clients_of_one_worker(gateway)
+            clients, survivor = _clients_of_one_worker(gateway)
             fleet = Fleet(children, "fleet")
             fleet.begin(gateway, 0, n, sources=["127.0.0.2"], comes_back_within_s=_COMES_BACK_WITHIN_S)
             fleet.wait_ready(n)
-            # Warm-up, which also tells whose worker is whose: the senders' own has worked the most.
-            workers = family(gateway.pid())[1:]
-            before = {pid: cpu_s(pid, alone=True) for pid in workers}
+            # Warm-up.
             _vendor_ms(clients, min(3.0, seconds))
-            spent = {pid: cpu_s(pid, alone=True) - before[pid] for pid in workers}
-            survivor = max(spent, key=lambda pid: spent[pid])
             for _ in range(rounds):
                 without_ms.append(_vendor_ms(clients, seconds))
                 (victim,) = set(family(gateway.pid())[1:]) - {survivor}
@@ -98,19 +97,36 @@ def storm(folder: Path, options: Options) -> Line:
     return figures
 
 
-def _clients_of_one_worker(gateway: Gateway) -> list[BlockingClient]:
-    """The kernel draws the worker of a connection; a task's id names its journal, and so its home."""
-    by_home: dict[int, list[BlockingClient]] = {}
+def _clients_of_one_worker(gateway: Gateway) -> tuple[list[BlockingClient], int]:
+    """Clients whose connections the kernel gave to the same worker, and its process; who answers them says nothing of
+    that, since a submit goes to the home of its request id."""
+    by_worker: dict[int, list[BlockingClient]] = {pid: [] for pid in family(gateway.pid())[1:]}
+    port = int(gateway.ready["rpc"][0].rpartition(":")[2])
+    before = {pid: _connections(pid, port) for pid in by_worker}
     while True:
         client = gateway.client()
-        task = _submit(client, 0, 0.0)
-        same = by_home.setdefault(int.from_bytes(task[6:8], "big") & 0xFFF, [])
-        same.append(client)
-        if len(same) == _CLIENTS:
-            for other in by_home.values():
-                for each in other if other is not same else ():
-                    each.close()
-            return same
+        client.welcome()
+        now = {pid: _connections(pid, port) for pid in by_worker}
+        (worker,) = [pid for pid in by_worker if now[pid] != before[pid]]
+        before = now
+        by_worker[worker].append(client)
+        if len(by_worker[worker]) == _CLIENTS:
+            for each in chain(*(clients for pid, clients in by_worker.items() if pid != worker)):
+                each.close()
+            return by_worker[worker], worker
+
+
+def _connections(pid: int, port: int) -> int:
+    """Connections that this process has at that port of its own."""
+    opened = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            opened.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table][1:]
+    return sum(
+        row[1].endswith(f":{port:04X}") and row[3] == _ESTABLISHED and f"socket:[{row[9]}]" in opened for row in rows
+    )
 
 
 def _submit(client: BlockingClient, number: int, due: float) -> bytes:

@@ -383,6 +383,8 @@ class Worker:
                 self._supervise(nursery, "journal", self.disk.actor.run)
             for name, run in callback_actors(self):
                 self._supervise(nursery, name, run)
+            if self.joint is not None:
+                await self.joint.stand_ins.begin()
             addresses = await self._listen(nursery)
             self._is_ready = True
             _settle_garbage()

@@ -34,6 +34,7 @@ from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rate_sharing import RateSharing, SharedRate
 from gateway.actors.service import Service
 from gateway.actors.spread import Spread
+from gateway.actors.stand_ins import StandIns
 from gateway.actors.store_desk import StoreDesk
 from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.actors.worker_links import Reply, WorkerLinks, make_hello
@@ -113,6 +114,15 @@ class Joint:
         worker.router.connect_spread(self.spread)
         worker.router.on_routed = self.foreign.on_routed
         self.spread.route_again = worker.router.route_again
+        self.stand_ins = StandIns(
+            ownership=self.ownership,
+            me=place.worker,
+            links=self.links,
+            request_ids=worker.request_ids,
+            clock=worker.clock,
+            observer=counts,
+            disk_apps=[app.key for app in config.apps if app.durability == "disk"],
+        )
         self.front: Front | None = None
         self._audiences: JoinedDesk | None = None
         self._distant_reports: DistantReports | None = None
@@ -244,6 +254,7 @@ class Joint:
             request_key=functools.partial(request_key, message_id_secret(config)),
             receipts=MergedStream(ReceiptSource(self._worker.home), self.links, life, place.workers),
             presence=MergedStream(self._worker.presence.source(), self.links, life, place.workers),
+            stand_ins=self.stand_ins,
             counter_of_consents=counter_of_consents(config),
         )
         return self.front
@@ -259,6 +270,7 @@ class Joint:
         supervise(nursery, "foreign rows", self.foreign.run)
         supervise(nursery, "stops", self.stops.run)
         supervise(nursery, "front", self.front.run)
+        supervise(nursery, "stand-ins", self.stand_ins.run)
         supervise(nursery, "audience peers", self._audiences.run)
         if self.inbox_places is not None:
             supervise(nursery, "inbox places", self.inbox_places.run)
@@ -270,8 +282,11 @@ class Joint:
         nursery.start_soon(trio.serve_listeners, self._serve_link, [listener])
         # Not supervised: where it fails, rows are under way that nobody can account for, and the worker must end.
         nursery.start_soon(self.links.run)
-        self._siblings.peers.watch_links(self.links)
-        self._siblings.peers.watch(self.links)
+        peers = self._siblings.peers
+        peers.watch_meeting(self.stand_ins)
+        for watcher in (self.links, self.stand_ins):
+            peers.watch_links(watcher)
+            peers.watch(watcher)
         self._siblings.control.linked()
 
     async def _dial(self, worker: int) -> trio.abc.Stream:

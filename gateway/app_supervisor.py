@@ -53,6 +53,7 @@ from gateway.wire.worker_control import (
     Kept,
     Linked,
     Message,
+    Met,
     PeerDied,
     PeerDraining,
     PeerLinked,
@@ -232,6 +233,7 @@ class Supervisor:
                 for other in self.workers:
                     if other is not worker and other.is_linked:
                         worker.send(PeerLinked(**_name(other)))
+                worker.send(Met(down=[other.last_ended for other in self.workers if not other.is_linked]))
                 self._tell_others(worker, PeerLinked(**_name(worker)))
             case _:
                 for other in self.workers:

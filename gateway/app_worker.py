@@ -7,7 +7,9 @@ whole foreground group; it is the supervisor's to say what follows from it.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
 import socket
 import sys
@@ -30,11 +32,13 @@ from gateway.observe.shared import SharedColumns
 from gateway.wire.worker_control import Start, ToWorker, WorkerEnd
 
 _READ_BYTES = 65_536
+#: The kernel's table of files grows to the highest number, 8 bytes each: less than a megabyte.
+_CONTROL_FD_MAX = 100_000
 
 
 def main(control_fd: int) -> int:
     """The worker has run; its exit code. USAGE: the configuration cannot be served, and no restart will mend that."""
-    control = socket.socket(fileno=control_fd)
+    control = _raised(control_fd)
     received = WorkerEnd()
     said = _read_start(control, received)
     start = said[0] if said else None
@@ -46,6 +50,16 @@ def main(control_fd: int) -> int:
         sys.stderr.write(f"pushgw: worker {start.worker}: {error}\n")
         return ExitCode.USAGE
     return ExitCode.GOOD
+
+
+def _raised(fd: int) -> socket.socket:
+    """The socket under a number above those of devices. Linux closes the files of a killed process from the highest
+    number down, so the supervisor hears of the death before thousands of other sockets are closed: after 10 to 20 ms
+    instead of 100 with 5,000."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, min(soft, _CONTROL_FD_MAX) - 1)
+    os.close(fd)
+    return socket.socket(fileno=high)
 
 
 def _read_start(control: socket.socket, received: WorkerEnd) -> list[ToWorker]:

@@ -8,6 +8,7 @@ Waits for: the loop, the router. Is waited for by: nobody here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
@@ -22,8 +23,9 @@ from gateway.core.ownership import SHARDS
 _ALIASES_PER_STEP = 256
 #: Steps of one `take`, some 60 ms: the asker learns how far it came, and a stop is not kept waiting.
 _STEPS_MAX = 64
-#: A worker whose router never has time sends the next rows all the same, so late.
-ROUTED_S = 1.0
+#: A worker whose router never has time names the next devices all the same, so late, and goes on doing so for a while:
+#: a chunk may ask for each of its stretches.
+ROUTED_S, _UNROUTED_S = 1.0, 10.0
 _LOOK_S = 0.005
 
 
@@ -42,6 +44,8 @@ class AudienceDesk:
         self._online = online
         self._is_busy = is_busy
         self._shard_groups = shard_groups
+        #: Nobody waits for the router before that: it was waited for in vain.
+        self._waits_from = -math.inf
 
     async def online(self, app: int, tag: bytes) -> U8:
         """(n, 16) ids of devices that are online, of those with the tag where it is not empty."""
@@ -78,9 +82,7 @@ class AudienceDesk:
 
     async def take(self, wanted: Wanted, stretch: Stretch, rows_max: int) -> Looked:
         """The next devices of shards of this worker. If cancelled: nothing changes."""
-        with trio.move_on_after(ROUTED_S):
-            while self._is_busy():  # noqa: ASYNC110 (the router rings nobody when it is through)
-                await trio.sleep(_LOOK_S)
+        await self._wait_routed()
         parts: list[U8] = []
         room = rows_max
         for _ in range(_STEPS_MAX):
@@ -91,3 +93,13 @@ class AudienceDesk:
             if not room or stretch.is_through:
                 break
         return Looked(np.concatenate(parts), stretch)
+
+    async def _wait_routed(self) -> None:
+        """The router has time, or has had none for so long that nobody waits for it: once, not for each stretch."""
+        if trio.current_time() < self._waits_from:
+            return
+        with trio.move_on_after(ROUTED_S):
+            while self._is_busy():  # noqa: ASYNC110 (the router rings nobody when it is through)
+                await trio.sleep(_LOOK_S)
+            return
+        self._waits_from = trio.current_time() + _UNROUTED_S

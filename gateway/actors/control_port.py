@@ -13,12 +13,14 @@ import trio
 
 from gateway.actors.bell import Bell
 from gateway.actors.peers import Peers
+from gateway.core.shadow import Life
 from gateway.wire.worker_control import (
     AllRefreshed,
     AskRefresh,
     Kept,
     Linked,
     Message,
+    Met,
     PeerDied,
     PeerDraining,
     PeerLinked,
@@ -112,6 +114,8 @@ class ControlPort:
         match message:
             case PeerLinked():
                 self._peers.linked(message.worker, message.incarnation)
+            case Met():
+                self._peers.met([Life(*one) for one in message.down])
             case PeerUp():
                 self._peers.up(message.worker, message.incarnation)
             case PeerDied():

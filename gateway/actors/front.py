@@ -4,7 +4,9 @@
                             +--> link --> Front.answer --> Service of that worker --> link --> client
 
     submit that names a task        the worker whose journal number stands in the task's id
-    submit with a request id        the worker that owns the id's key, so that a repeat finds the first answer
+    submit with a request id        the worker that owns the id's key, so that a repeat finds the first answer;
+                                    while it is down, who stands in for it (stand_ins.py)
+    submit_audience with one        the worker that owns the id's key
     task_state, task_rows, trace,
     stop_task, revoke_task          the worker whose journal number stands in the id
     count_rows, loss, loss_rows     the same of a task, else everybody: added up, rows worker by worker
@@ -35,6 +37,7 @@ from gateway.actors.loss_reports import as_count, loss_found, merge_counted
 from gateway.actors.merged_streams import MergedStream
 from gateway.actors.rpc_listener import Caller, RpcConnection
 from gateway.actors.service import Service
+from gateway.actors.stand_ins import StandIns, Submitting
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks
 from gateway.columns import Rows
 from gateway.content import Fault
@@ -117,6 +120,7 @@ class Front:
         request_key: Callable[[str, str], int],
         receipts: MergedStream,
         presence: MergedStream,
+        stand_ins: StandIns,
         counter_of_consents: int = 0,
     ) -> None:
         self._service = service
@@ -129,6 +133,7 @@ class Front:
         self._request_key = request_key
         self._receipts = receipts
         self._presence = presence
+        self._stand_ins = stand_ins
         self._nursery: trio.Nursery | None = None
         links.answer_with("rpc", self._on_ask)
         links.answer_with("messages", self._on_ask_messages)
@@ -206,7 +211,11 @@ class Front:
                 return self._at(self.home_of(task_id), session, requested)
             case messages.Submit(request_id=request_id) | messages.SubmitAudience(request_id=request_id) if request_id:
                 key = self._request_key(session.app_key, request_id)
-                return self._at(self._ownership.home_of_request(key), session, requested)
+                if not self._has_stand_ins(session, message):
+                    return self._at(self._ownership.home_of_request(key), session, requested)
+                if self._stand_ins.is_here(key):
+                    return None
+                return functools.partial(self._stand_ins.submit, self._submitting(key, session, requested))
             case (
                 messages.TaskState(task_id=task_id)
                 | messages.TaskRows(task_id=task_id)
@@ -245,6 +254,14 @@ class Front:
                 return functools.partial(stream.run, connection, message, app)
             case _:
                 return None
+
+    def _has_stand_ins(self, session: Any, message: Any) -> bool:
+        """An audience's repeat is answered with what became of it, which its home alone knows."""
+        return isinstance(message, messages.Submit) and self._stand_ins.may_stand_in(session.app_key)
+
+    def _submitting(self, key: int, session: Any, requested: Requested) -> Submitting:
+        here = functools.partial(self._ask_here, session, requested)
+        return Submitting(key, here, functools.partial(self._ask, session=session, requested=requested, is_home=True))
 
     def _at(self, worker: int, session: Any, requested: Requested) -> Callable[[], Any] | None:
         return None if worker == self._me else functools.partial(self._ask, worker, session, requested)
@@ -414,8 +431,11 @@ class Front:
                 raise CallRefused(answer)
         return answers
 
-    async def _ask(self, worker: int, session: Any, requested: Requested) -> Any:
-        """The answer, an error included. Raises WorkerGone, Overloaded."""
+    async def _ask(self, worker: int, session: Any, requested: Requested, *, is_home: bool = False) -> Any:
+        """The answer, an error included. Raises WorkerGone, Overloaded.
+
+        is_home: asked as the one who takes the request's id now; None when it sees another in that place.
+        """
         if worker == self._me:
             return await self._ask_here(session, requested)
         head = {
@@ -423,9 +443,12 @@ class Front:
             "app_key": session.app_key,
             "name": session.name,
             "payload_bytes": requested.payload_bytes,
+            "is_home": is_home,
             "faults": {position: list(fault) for position, fault in requested.content_faults.items()},
         }
         body = await self._links.ask(worker, "rpc", head, codec.encode(requested.message))
+        if is_home and not body:
+            return None
         answer = codec.decode_from_server(bytes(body))
         if isinstance(answer, codec.Faulty | codec.Broken):
             raise WorkerGone(worker)
@@ -453,7 +476,33 @@ class Front:
         faults = {int(position): Fault(*fault) for position, fault in head["faults"].items()}
         who = _Who(head["role"], head["app_key"], head["name"])
         requested: Any = Requested(message, head["payload_bytes"], faults)  # type: ignore[arg-type]
-        self._service.perform(_Elsewhere(who, lambda answer: reply(codec.encode(answer))), requested)
+        perform = functools.partial(
+            self._service.perform, _Elsewhere(who, lambda answer: reply(codec.encode(answer))), requested
+        )
+        if head["is_home"]:
+            submitting = self._submitting(self._request_key(who.app_key, requested.message.request_id), who, requested)
+            if not self._stand_ins.is_here(submitting.key):
+                self._later(self._take, submitting, reply)
+                return
+        elif isinstance(message, messages.Submit | messages.SubmitAudience) and not self._stand_ins.has_begun:
+            self._later(self._perform_begun, perform, reply)
+            return
+        perform()
+
+    def _later(self, function: Callable[..., Any], what: Any, reply: Reply) -> None:
+        if self._nursery is None:
+            reply(b"")
+        else:
+            self._nursery.start_soon(function, what, reply)
+
+    async def _take(self, submitting: Submitting, reply: Reply) -> None:
+        """A submit that was brought here because of its id, which is not this worker's by right or not known yet."""
+        answer = await self._stand_ins.take(submitting)
+        reply(b"" if answer is None else codec.encode(answer))
+
+    async def _perform_begun(self, perform: Callable[[], None], reply: Reply) -> None:
+        await self._stand_ins.wait_begun()
+        perform()
 
     def _on_ask_messages(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
         if self._nursery is None:

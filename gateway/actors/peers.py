@@ -6,7 +6,10 @@ live already. Nothing here waits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+
+from gateway.core.shadow import Life
 
 
 class WorkerPlace(NamedTuple):
@@ -34,6 +37,14 @@ class LinkWatcher(Protocol):
         ...
 
 
+class MeetingWatcher(Protocol):
+    """Of who answers for request ids."""
+
+    def peers_met(self, down: Sequence[Life]) -> None:
+        """Everybody who was linked when this worker was has been named; down: the others, with what ended of them."""
+        ...
+
+
 class PeerWatcher(Protocol):
     def peer_up(self, worker: int, incarnation: int) -> None:
         """That worker's sockets in the run folder are open."""
@@ -58,6 +69,7 @@ class Peers:
         self._linked: dict[int, int] = {}
         self._watchers: list[PeerWatcher] = []
         self._link_watchers: list[LinkWatcher] = []
+        self._meeting_watchers: list[MeetingWatcher] = []
 
     def watch_links(self, watcher: LinkWatcher) -> None:
         self._link_watchers.append(watcher)
@@ -70,6 +82,14 @@ class Peers:
             self._linked[worker] = incarnation
             for watcher in self._link_watchers:
                 watcher.peer_linked(worker, incarnation)
+
+    def watch_meeting(self, watcher: MeetingWatcher) -> None:
+        """Before this worker says that it is linked."""
+        self._meeting_watchers.append(watcher)
+
+    def met(self, down: Sequence[Life]) -> None:
+        for watcher in self._meeting_watchers:
+            watcher.peers_met(down)
 
     def watch(self, watcher: PeerWatcher) -> None:
         self._watchers.append(watcher)

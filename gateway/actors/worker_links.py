@@ -37,7 +37,7 @@ LOST_S = 5.0
 #: Between two tries to dial: the other's socket is there, or will be in a moment.
 _DIAL_AGAIN_S = 0.05
 #: Questions that a worker answers before it has read its journal: nobody who asks them is waited for in turn.
-EARLY = frozenset({"held", "adopted", "find held"})
+EARLY = frozenset({"held", "adopted", "find held", "request ids"})
 #: Questions to one worker without an answer; each is a request of a client or a lease.
 ASKS_MAX = 4096
 

@@ -8,6 +8,10 @@ A crash is followed by a restart after a backoff (core/restarts.py), counted and
 one at once. Each start has an incarnation of its own. Waits for: the process, its control socket, the clock. What is
 sent to a worker that does not read waits here; those are a few short messages about workers, and it is killed when it
 does not answer `refresh` for STUCK_S.
+
+A killed process with thousands of sockets is waited for longest while the kernel closes them. Its control socket is
+closed first (app_worker.py). So when that socket ends and the kernel has begun to end the process, none of whose code
+runs from then on, the others are told (`_say_ended`); the next life is started when the process is gone.
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ COMMAND = (sys.executable, "-m", "gateway.app_worker")
 _READ_BYTES = 65_536
 #: As gateway/cli/exit_codes.py has it.
 _USAGE = 2
+#: Of a process that the kernel is ending (include/linux/sched.h); proc(5) has the flags as the ninth field of `stat`.
+_PF_EXITING = 0x4
 
 
 class WorkerState(enum.Enum):
@@ -55,6 +61,10 @@ class WorkerState(enum.Enum):
     READY = "ready"
     LEAVING = "leaving"
     ENDED = "ended"
+
+
+#: A life that ended in one of these had been ready.
+_SERVED = (WorkerState.READY, WorkerState.LEAVING)
 
 
 class WorkerLost(GatewayError):
@@ -116,12 +126,19 @@ class WorkerProcess:
         self._bell = Bell()
         self._process: trio.Process | None = None
         self._is_stopping = False
+        #: In which state this life ended, once the company has been told.
+        self._ended_in: WorkerState | None = None
         self._heard_at = 0.0
         self._stop_now = trio.Event()
 
     @property
     def is_running(self) -> bool:
         return self.state in (WorkerState.STARTING, WorkerState.READY, WorkerState.LEAVING)
+
+    @property
+    def last_ended(self) -> tuple[int, int]:
+        """Worker and the last incarnation that has ended, at least: all before one that runs have."""
+        return self.worker, self.incarnation - (1 if self.is_running and self.incarnation else 0)
 
     def send(self, message: Message) -> None:
         """The worker reads it in turn; one that does not run never hears of it."""
@@ -149,11 +166,9 @@ class WorkerProcess:
             plan = self._plan(self.worker)
             self.incarnation = plan.start.incarnation
             code = await self._live(plan)
-            was_leaving, was_ready = self.state is WorkerState.LEAVING, was_ready or self.state is WorkerState.READY
-            self.state = WorkerState.WAITING
-            self.is_linked = False
+            self._say_ended()
+            was_leaving, was_ready = self._ended_in is WorkerState.LEAVING, was_ready or self._ended_in in _SERVED
             self.pid = None
-            self._company.ended(self, plan.start.incarnation)
             if self._is_stopping:
                 break
             if code == _USAGE and not was_ready:
@@ -171,6 +186,14 @@ class WorkerProcess:
                 await self._stop_now.wait()
         self.state = WorkerState.ENDED
 
+    def _say_ended(self) -> None:
+        """Its company knows, once for each life."""
+        if self._ended_in is None:
+            self._ended_in = self.state
+            self.state = WorkerState.WAITING
+            self.is_linked = False
+            self._company.ended(self, self.incarnation)
+
     async def _live(self, plan: Plan) -> int:
         """One process, from start to end; its exit code, negative for a signal."""
         ours, theirs = socket.socketpair()
@@ -178,6 +201,7 @@ class WorkerProcess:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         self._unsent = bytearray(encode(plan.start))
         self.state = WorkerState.STARTING
+        self._ended_in = None
         self._heard_at = trio.current_time() + self._start_s - STUCK_S
         async with stream:
             with theirs:
@@ -216,10 +240,14 @@ class WorkerProcess:
                     elif isinstance(message, Linked):
                         self.is_linked = True
                     self._company.told(self, message)
+            if self.pid is not None and is_ending(self.pid):
+                self._say_ended()
         except BadControlFrame:
             self.kill()
         except trio.BrokenResourceError:
-            return
+            # With what it had not read; the same end.
+            if self.pid is not None and is_ending(self.pid):
+                self._say_ended()
 
     async def _write(self, stream: trio.abc.Stream) -> None:
         while True:
@@ -236,6 +264,16 @@ class WorkerProcess:
         while trio.current_time() < self._heard_at + STUCK_S:  # noqa: ASYNC110 - the deadline moves with each message
             await trio.sleep_until(self._heard_at + STUCK_S)
         self.kill()
+
+
+def is_ending(pid: int) -> bool:
+    """True when the kernel has begun to end that child of ours, or has ended it: none of its code will run again."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            # Behind the name, which may hold anything: state, parent, group, session, terminal, its group, flags.
+            return bool(int(stream.read().rpartition(b")")[2].split()[6]) & _PF_EXITING)
+    except OSError:
+        return False
 
 
 def describe_end(code: int) -> str:

@@ -206,8 +206,7 @@ class DeviceTable:
 
     def ids(self, rows: I32) -> U8:
         """(n, 16) uint8 ids of known rows."""
-        words = self._records.gather_words(rows)[:, :2]
-        return np.ascontiguousarray(words).view(np.uint8)
+        return np.ascontiguousarray(self._records.gather_words(rows)[:, :2]).view(np.uint8)
 
     def id_of(self, row: int) -> bytes:
         """The id of one known row."""
@@ -303,10 +302,6 @@ class DeviceTable:
             self._records.flags[row] ^= np.uint8(FLAG_NOTIFICATIONS_OFF)
             self.changes.mark_later(row)
         return is_new
-
-    def tags(self, row: int) -> tuple[bytes, ...]:
-        """The tags of one row."""
-        return self._details.tags(row)
 
     def have_tag(self, rows: I32, tag: bytes) -> Bool:
         """(n,) which of the rows, -1 among them, have the tag."""

@@ -127,6 +127,21 @@ class RequestIds:
         self._segments.insert(*_hashed(entries[:, 0]), rows)
         self._next += k
 
+    @property
+    def position(self) -> int:
+        """What is remembered from now on is found by `since(position)`, maybe with some of before."""
+        return self._next
+
+    def since(self, position: int, n_max: int, now_unix_ms: int) -> tuple[Entries, int]:
+        """Up to n_max entries of that position and after it, and the position behind them; none: that was all."""
+        if self._recent:
+            entries = np.array(list(self._recent.values()), np.uint64)
+            self._recent = {}
+            self.add(entries, now_unix_ms)
+        first = max(position, self._oldest)
+        stop = min(first + n_max, self._next)
+        return self._ring[np.arange(first, stop) % self._ids_max], stop
+
     def _unknown(self, entries: Entries, now_unix_ms: int) -> Entries:
         """Those whose key is not known, or has expired: then it no longer leads to what it was answered with before."""
         keys = entries[:, 0]

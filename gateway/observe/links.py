@@ -34,6 +34,12 @@ class LinkCounts:
     def for_the_dead(self, rows: int) -> None:
         self._metrics.link_rows.add(rows, "home_died")
 
+    def stood_in_for(self, worker: int) -> None:
+        self._metrics.stand_in_submits.add(1, str(worker))
+
+    def told(self, ids: int) -> None:
+        self._metrics.stand_in_ids_told.add(ids)
+
     def opened(self, worker: int) -> None:
         self._log.info("link open", worker=worker)
 

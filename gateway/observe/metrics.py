@@ -180,6 +180,10 @@ class Metrics(MetricSet):
     links_open = gauge("links", "Links to other workers that are open")
     link_parked_rows = gauge("rows", "Rows that wait for room at another worker, or for its next life")
     foreign_rows_open = gauge("rows", "Rows that other workers journaled and this one holds")
+    stand_in_submits = counter(
+        "submits", "Submits with a request id taken in the stead of a worker that was down", worker=open_label()
+    )
+    stand_in_ids_told = counter("ids", "Request ids that workers which came back were told of")
     # binary RPC
     rpc_frames = counter("frames", "Frames of the binary RPC", direction=DIRECTIONS, kind=open_label())
     rpc_bytes = counter("bytes", "Bytes of the binary RPC", direction=DIRECTIONS)

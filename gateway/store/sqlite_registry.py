@@ -124,7 +124,8 @@ class _Group:
         with named_errors(self.database.place):
             if self.folding is None:
                 (position,) = self.database.read.execute("SELECT coalesce(max(position), 0) FROM log").fetchone()
-                self.folding = _Folding(position, self.read_log(position), list(self.blocks))
+                log = self.read_log(position)
+                self.folding = _Folding(position, log, self._used_blocks(log))
             folding = self.folding
             run = self.database.write(0).execute
             for block in folding.blocks[:blocks_max]:
@@ -193,8 +194,11 @@ class _Group:
     def used_blocks(self) -> list[int]:
         """Blocks that have devices now, in order."""
         with named_errors(self.database.place):
-            known = {block for (block,) in self.database.read.execute("SELECT block FROM snapshots")}
-            return sorted(known | set((self.current_log().last.shards // BLOCK_SHARDS).tolist()))
+            return self._used_blocks(self.current_log())
+
+    def _used_blocks(self, log: _Log) -> list[int]:
+        known = {block for (block,) in self.database.read.execute("SELECT block FROM snapshots")}
+        return sorted(known | set((log.last.shards // BLOCK_SHARDS).tolist()))
 
     def forget_log(self) -> None:
         """The log need not stay in memory."""

@@ -4,6 +4,7 @@
       start --------------------------------------------->          who it is; the first frame of every connection
       <-------------------------------------------- linked          its socket for other workers is open
       peer_linked ---------------------------------------->         so is that worker's; it takes no rows yet
+      met ------------------------------------------------>         these were all; who was not linked then
       <--------------------------------------------- ready          its listeners are open
       peer_up, peer_died, peer_draining ------------------>         the other workers, in the order in which it happened
       whole ---------------------------------------------->         why the gateway takes no work; empty: it does
@@ -72,6 +73,12 @@ class PeerLinked(Message, frozen=True, kw_only=True, tag="peer_linked"):
 
     worker: int
     incarnation: int
+
+
+class Met(Message, frozen=True, kw_only=True, tag="met"):
+    """Whoever was linked when this worker was has been named. down: worker and last ended incarnation of the others."""
+
+    down: list[tuple[int, int]]
 
 
 class PeerUp(Message, frozen=True, kw_only=True, tag="peer_up"):
@@ -148,7 +155,7 @@ class Kept(Message, frozen=True, kw_only=True, tag="kept"):
 
 
 ToWorker: TypeAlias = (
-    Start | PeerLinked | PeerUp | PeerDied | PeerDraining | Whole | Refresh | AllRefreshed | Stop | Restart
+    Start | PeerLinked | Met | PeerUp | PeerDied | PeerDraining | Whole | Refresh | AllRefreshed | Stop | Restart
 )
 ToSupervisor: TypeAlias = Linked | Ready | Refreshed | AskRefresh | Kept
 

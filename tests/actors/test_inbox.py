@@ -13,13 +13,10 @@ import trio.testing
 from gateway.actors.long_link_port import Unacknowledged
 from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
-from gateway.core.addresses import number_of
-from gateway.core.shadow import Life
-from gateway.core.slices import cut_batch
 from gateway.errors import StoreFull
-from gateway.ledger import Channel, Flag, LedgerPage, Reason, State
+from gateway.ledger import Channel, Flag, Reason, State
 from gateway.store.memory import MemoryInbox
-from gateway.store.ports import InboxQuery, InboxRows
+from gateway.store.ports import InboxRows
 
 
 class InboxTwin(MemoryInbox):
@@ -601,31 +598,3 @@ async def test_tags_of_a_number_that_was_given_again_lead_to_nobody_elses_row(
     assert world.sockets.titles(lost) == []
     assert len(world.inbox_store) == 0
     assert world.states(page) == {"held": 1}
-
-
-async def test_rows_of_a_task_are_found_in_the_inbox_of_each_worker_and_nobody_elses(
-    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
-) -> None:
-    """Worker 1 keeps rows of a batch of its own and of one of worker 0 with the same sequence; both are in memory."""
-    home, world = make_world(), make_world(journal=1)
-    await world.start(nursery)
-    devices = world.register(4, Channel.NONE)
-    own = await world.send(devices[:2], numbered(2))
-    theirs = home.open(devices, numbered(4))
-    rows = np.array([1, 3])
-    shadow = world.home.open_shadow(Life(0, 1), cut_batch(theirs.batch, rows), rows.astype(np.uint16), 100)
-    world.router.route(shadow)
-    await world.settle()
-    assert own.batch.address.sequence == theirs.batch.address.sequence
-    assert (world.states(own), world.states(shadow)) == ({"held": 2}, {"held": 2})
-
-    async def found(page: LedgerPage, first: int, last: int) -> list[bytes]:
-        number = number_of(page.batch.address) << 16
-        query = InboxQuery(tags=world.inbox.places.spans([(number | first, number | last)]))
-        return [ids.tobytes() for ids in (await world.inbox_store.find(query, 100)).device_ids]
-
-    assert await found(own, 0, 1) == devices[:2]
-    assert await found(own, 1, 1) == devices[1:2]
-    assert await found(theirs, 0, 3) == [devices[1], devices[3]]
-    assert await found(theirs, 2, 3) == [devices[3]]
-    assert await found(theirs, 2, 2) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from typing import Any
 
@@ -17,6 +18,7 @@ from gateway.actors.worker_process import (
     WorkerRefused,
     WorkerState,
     describe_end,
+    is_ending,
 )
 from gateway.wire.worker_control import Kept, Ready, Restart, Start, Stop
 
@@ -198,3 +200,14 @@ async def test_stop_during_the_wait_for_a_restart_ends_it() -> None:
 
 def test_ends_are_described_in_words() -> None:
     assert [describe_end(code) for code in (1, -9, -200)] == ["code 1", "signal SIGKILL", "signal 200"]
+
+
+def test_process_is_ending_once_the_kernel_has_begun_to_end_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert not is_ending(child.pid)
+        child.kill()
+        # Waited for, and left for `wait` to reap.
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert is_ending(child.pid)
+        child.wait()
+        assert not is_ending(child.pid)

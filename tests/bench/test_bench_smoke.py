@@ -49,6 +49,16 @@ def test_core_takes_single_rows_through_the_worker_and_compares_them() -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs_tools("nghttpd", "h2load")
+def test_vendor_runs_beside_h2load() -> None:
+    lines = lines_of(bench("vendor", "--smoke", "--json", "--only", "shared", "--only", "connections_4"))
+    assert [line["workload"] for line in lines] == ["shared", "connections_4"]
+    for line in lines:
+        assert line["ratio_to_h2load"] > 0  # type: ignore[operator]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.needs_tools("nghttpd", "h2load")
 def test_vendor_runs_each_workload_beside_h2load(tmp_path: Path) -> None:
     kept = tmp_path / "lines.jsonl"
     only = [word for workload in vendor.WORKLOADS for word in ("--only", workload.name)]
@@ -67,13 +77,22 @@ def test_vendor_runs_each_workload_beside_h2load(tmp_path: Path) -> None:
     assert by_name["unique_header"]["cpu_ratio_to_constant"] > 0  # type: ignore[operator]
 
 
+HTTP1_WORKLOADS = [
+    *(f"{client}_clear" for client in ("httpx", "httpcore", "h11", "connection")),
+    *(f"{client}_tls" for client in ("httpx", "httpcore", "h11", "connection", "lane")),
+]
+
+
 @pytest.mark.slow
-def test_http1_runs_each_client_over_clear_text_and_tls() -> None:
-    lines = lines_of(bench("http1", "--smoke", "--json"))
-    assert [line["workload"] for line in lines] == [
-        *(f"{client}_clear" for client in ("httpx", "httpcore", "h11", "connection")),
-        *(f"{client}_tls" for client in ("httpx", "httpcore", "h11", "connection", "lane")),
-    ]
+@pytest.mark.parametrize(
+    "only",
+    [["connection_clear", "lane_tls"], pytest.param(HTTP1_WORKLOADS, marks=pytest.mark.long)],
+    ids=["ours", "all"],
+)
+def test_http1_runs_each_client_over_clear_text_and_tls(only: list[str]) -> None:
+    chosen = [] if only == HTTP1_WORKLOADS else [word for name in only for word in ("--only", name)]
+    lines = lines_of(bench("http1", "--smoke", "--json", *chosen))
+    assert [line["workload"] for line in lines] == only
     for line in lines:
         assert line["requests_per_s"] > 0  # type: ignore[operator]
         assert line["cpu_us_per_request"] > 0  # type: ignore[operator]

@@ -363,7 +363,7 @@ def test_a_change_tells_rows_state_reason_channel_and_time() -> None:
     home.move(page, rows_of(2, 0), State.DEVICE_ACKED, Reason.NONE, 11.5)
     home.raise_receipts(page, rows_of(0), Receipt.DISPLAYED, 12.0)
     (first, second), _ = home.changes(0, 10)
-    assert first.page is page
+    assert first.batch is page.batch
     assert (first.rows.tolist(), first.state, first.receipt.tolist()) == ([2, 0], State.DEVICE_ACKED, [0, 0])
     assert np.broadcast_to(first.channel, 2).tolist() == [3, 1]
     assert first.at_unix_ms == page.batch.born_unix_ms + 1500

@@ -34,7 +34,7 @@ from gateway.content import Variant
 pytestmark = pytest.mark.slow
 
 SECRET = b"the secret of the shop"
-ROUNDS = int(os.environ.get("TORTURE_ROUNDS") or (6 if os.environ.get("PROFILE") == "ci" else 2))
+ROUNDS = int(os.environ.get("TORTURE_ROUNDS") or (5 if os.environ.get("PROFILE") == "ci" else 2))
 QUEUED = int(os.environ.get("TORTURE_QUEUED") or 20_000)
 ISSUED_ROWS_MAX = 256
 #: One per channel of the one app.

@@ -175,6 +175,51 @@ async def until_all_ready_again(gateway: Any, before: dict[str, Any]) -> list[di
     return await until_all_ready(gateway)
 
 
+async def hold_down(gateway: Any, worker: int) -> int:
+    """That worker has died and its next life is stopped before it is linked; its process."""
+    while True:
+        before = (await workers_of(gateway))[worker]
+        os.kill(before["pid"], signal.SIGKILL)
+        with trio.fail_after(BACK_S):
+            while (now := (await workers_of(gateway))[worker])["pid"] in (before["pid"], None):
+                await trio.sleep(0.005)
+        os.kill(now["pid"], signal.SIGSTOP)
+        if (await workers_of(gateway))[worker]["state"] == "starting":
+            return int(now["pid"])
+        # It was faster than this process, which other processes keep waiting.
+        os.kill(now["pid"], signal.SIGCONT)
+        await until_all_ready(gateway)
+
+
+async def test_submits_are_answered_while_a_worker_is_down_and_their_repeats_when_it_is_back(
+    two: Any, open_clients: Callable[..., Any]
+) -> None:
+    async with open_clients(two.ready) as gateway:
+        before = Counter(await gateway.metrics())
+        content, device = Variant(title="a", body="b"), device_of(0)
+        stopped = await hold_down(gateway, 1)
+        try:
+            # Half of these ids have their home at worker 1.
+            ids = [os.urandom(16).hex() for _ in range(24)]
+            with trio.fail_after(BACK_S):
+                tasks = [(await gateway.client.submit(content, [device], request_id=one)).task_id for one in ids]
+            assert (await workers_of(gateway))[1]["state"] == "starting"
+            with pytest.raises(CallFailed, match="request_id"):
+                await gateway.client.submit([Variant(title="c", body="d")], [device], request_id=ids[0])
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        await until_all_ready(gateway)
+        page = await gateway.metrics()
+        names = [("pushgw_stand_in_submits_total", "1"), ("pushgw_stand_in_ids_told_total", "")]
+        taken, told = (page[name] - before[name] for name in names)
+        # The call that was refused is counted where the first id is worker 1's.
+        assert 0 < told <= taken <= told + 1 <= len(ids)
+        assert [(await gateway.client.submit(content, [device], request_id=one)).task_id for one in ids] == tasks
+        for one in ids:
+            with pytest.raises(CallFailed, match="request_id"):
+                await gateway.client.submit([Variant(title="c", body="d")], [device], request_id=one)
+
+
 async def test_gateway_is_ready_only_when_all_its_workers_are(two: Any, open_clients: Callable[..., Any]) -> None:
     async with open_clients(two.ready) as gateway, httpx.AsyncClient(base_url=two.ready["http"]) as http:
         assert (await http.get("/readyz")).status_code == 200

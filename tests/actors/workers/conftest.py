@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -10,22 +11,38 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.actors.audience_desk import AudienceDesk
+from gateway.actors.audiences import Audiences
 from gateway.actors.foreign_rows import ForeignRows
 from gateway.actors.foreign_stops import ForeignStops
+from gateway.actors.front import Front
 from gateway.actors.inbox_places import InboxPlaces
+from gateway.actors.intake import Intake
 from gateway.actors.ledger import LedgerActor
+from gateway.actors.merged_receipts import ReceiptSource
+from gateway.actors.merged_streams import MergedStream
+from gateway.actors.presence import Presence
+from gateway.actors.service import AppView, Service
 from gateway.actors.spread import Spread
+from gateway.actors.stand_ins import StandIns
 from gateway.actors.worker_link import GATHER_S, LATE_S
 from gateway.actors.worker_links import WorkerLinks, make_hello
 from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
 from gateway.core.ownership import Ownership, journal_of
+from gateway.core.request_ids import RequestIds, request_key
 from gateway.core.shadow import Life
-from gateway.errors import RemoteProtocolError, StoreError
+from gateway.errors import Overloaded, RemoteProtocolError, StoreError
 from gateway.ledger import Channel, LedgerPage
 from gateway.message_id import SEQUENCES_MAX
-from gateway.store.memory import MemoryInbox, MemoryLedgerArchive
+from gateway.net.edge_table import ConnectionTable
+from gateway.observe.counting import AudienceCounts, IntakeCounts, ServiceCounts
+from gateway.store.memory import MemoryInbox, MemoryJournal, MemoryLedgerArchive
 from gateway.store.ports import InboxQuery
+from gateway.wire.rpc import messages
+from gateway.wire.rpc.faults import BadRequest
+from gateway.wire.rpc.refusal import refusal
+from gateway.wire.rpc.server import Requested
 
 
 class Watch:
@@ -363,6 +380,188 @@ class Site:
         return rows
 
 
+#: What a client's session puts its own number over.
+UNSENT = 1
+#: Of message ids and request ids.
+SECRET = b"message id secret"
+
+
+class Session:
+    def __init__(self, role: str, credit: int) -> None:
+        self.role, self.app_key, self.name = role, "shop" if role == "app" else "", "a client"
+        self.credit = credit
+
+    def stream_credit(self, stream: int) -> int:
+        return self.credit
+
+
+class Client:
+    """One connection to a worker, as its front sees it."""
+
+    def __init__(self, front: Front, role: str = "app", credit: int = 1000) -> None:
+        self.front = front
+        self.session = Session(role, credit)
+        self.answers: list[Any] = []
+        self.granted = 0
+
+    def answer(self, message: Any) -> bool:
+        self.answers.append(message)
+        if isinstance(message, messages.Receipts | messages.PresenceChanges):
+            self.session.credit -= message.n
+        return True
+
+    def refuse(self, request_id: int, cause: BadRequest | Overloaded) -> None:
+        self.answers.append(refusal(request_id, cause))
+
+    def grant(self, rows: int, payload_bytes: int) -> None:
+        self.granted += rows
+
+    async def ask(self, message: Any) -> Any:
+        """The one answer."""
+        if message.id == UNSENT:
+            message.id = 5
+        before = len(self.answers)
+        self.front.request(self, Requested(message, 100, {}))
+        with trio.fail_after(10):
+            while len(self.answers) == before:
+                await trio.sleep(0.01)
+        assert len(self.answers) == before + 1
+        return self.answers[-1]
+
+
+class Offices:
+    """A service and a front at each worker."""
+
+    def __init__(self, cluster: Any, disk_apps: Sequence[str] = ()) -> None:
+        self.cluster = cluster
+        self.disk_apps = disk_apps
+        self.fronts: list[Any] = [None] * cluster.ownership.workers
+        self.presences: list[Any] = [None] * cluster.ownership.workers
+        self.stand_ins: list[Any] = [None] * cluster.ownership.workers
+        self.stood_in: list[int] = []
+        self.ids_told = 0
+        for index in range(cluster.ownership.workers):
+            self.open(index)
+
+    def open(self, index: int) -> None:
+        worker = self.cluster.workers[index]
+        world = worker.world
+        request_ids = RequestIds(ids_max=100, age_ms=3_600_000)
+        intake = Intake(
+            home=world.home,
+            journal=MemoryJournal(),
+            epoch=OwnershipEpoch(1),
+            secret=SECRET,
+            clock=world.clock,
+            route=world.router.route,
+            observer=IntakeCounts(world.metrics, ["shop"]),
+            gather_s=0.001,
+            gather_busy_s=0.0,
+            gather_rows_max=100_000,
+            batch_bytes_max=1 << 20,
+            request_ids=request_ids,
+            app_keys=["shop"],
+            tasks=world.control,
+        )
+        table = ConnectionTable(64, 40, now=trio.current_time())
+
+        class Sessions:
+            def __init__(self) -> None:
+                self.table = table
+
+        presence = Presence(n_apps=1, devices=world.devices, link=Sessions, clock=world.clock, now=trio.current_time)
+        audiences = Audiences(
+            intake=intake,
+            home=world.home,
+            clock=world.clock,
+            observer=AudienceCounts(world.metrics),
+            finder=AudienceDesk(devices=world.devices, online=presence.online_ids),
+            chunk_rows=10,
+            queued_rows_max=100,
+            running_max=2,
+        )
+        service = Service(
+            apps=[AppView(0, "shop", frozenset({Channel.APNS}), {Channel.APNS: lambda token: ""})],
+            intake=intake,
+            home=world.home,
+            devices=world.devices,
+            clock=world.clock,
+            observer=ServiceCounts(world.metrics, world.log),
+            status=dict,
+            check_room=lambda: None,
+            newest_secret=lambda key: b"secret",
+            presence=presence,
+            audiences=audiences,
+            control=world.control,
+        )
+        workers = self.cluster.ownership.workers
+        self.presences[index] = presence
+        stand_ins = self.stand_ins[index] = StandIns(
+            ownership=self.cluster.ownership,
+            me=index,
+            links=worker.links,
+            request_ids=request_ids,
+            clock=world.clock,
+            observer=self,
+            disk_apps=self.disk_apps,
+        )
+        front = self.fronts[index] = Front(
+            service=service,
+            links=worker.links,
+            ownership=self.cluster.ownership,
+            me=index,
+            node=0,
+            app_numbers={"shop": 0},
+            request_key=functools.partial(request_key, SECRET),
+            receipts=MergedStream(ReceiptSource(world.home), worker.links, worker.life, workers),
+            presence=MergedStream(presence.source(), worker.links, worker.life, workers),
+            stand_ins=stand_ins,
+        )
+        for run in (intake.run, service.run, front.run, stand_ins.run):
+            worker.nursery.start_soon(run)
+        self.meet(index)
+        worker.nursery.start_soon(stand_ins.begin)
+
+    def meet(self, index: int) -> None:
+        """As the supervisor does it when a worker is linked."""
+        down = []
+        for other in self.cluster.workers:
+            if other.nursery is None or self.stand_ins[other.life.worker] is None:
+                down.append(Life(other.life.worker, other.life.incarnation - (other.nursery is not None)))
+            elif other.life.worker != index:
+                self.stand_ins[index].peer_linked(*other.life)
+                self.stand_ins[other.life.worker].peer_linked(*self.cluster.workers[index].life)
+        self.stand_ins[index].peers_met(down)
+
+    async def kill(self, index: int, *, is_known: bool = True) -> None:
+        worker = await self.cluster.kill(index)
+        self.stand_ins[index] = None
+        if is_known:
+            self.tell_of_death(worker.life)
+
+    def tell_of_death(self, life: Life) -> None:
+        for stand_ins in self.stand_ins:
+            if stand_ins is not None:
+                stand_ins.peer_died(*life)
+
+    async def revive(self, index: int, devices: Sequence[bytes] = ()) -> None:
+        await self.cluster.revive(index, devices)
+        self.open(index)
+        await self.cluster.settle()
+
+    def stood_in_for(self, worker: int) -> None:
+        self.stood_in.append(worker)
+
+    def told(self, ids: int) -> None:
+        self.ids_told += ids
+
+    def client(self, index: int, **fields: Any) -> Client:
+        return Client(self.fronts[index], **fields)
+
+    def clients(self, **fields: Any) -> list[Client]:
+        return [self.client(index, **fields) for index in range(self.cluster.ownership.workers)]
+
+
 @pytest.fixture
 def cluster_type() -> type[Cluster]:
     return Cluster
@@ -386,5 +585,15 @@ def make_site(make_cluster: Callable[..., Any], nursery: trio.Nursery) -> Callab
         made = Site(await make_cluster(n, **cluster), nursery, store_type, has_archives=has_archives)
         await made.join_all()
         return made
+
+    return make
+
+
+@pytest.fixture
+def open_offices(make_cluster: Callable[..., Any]) -> Callable[..., Any]:
+    async def make(n: int = 2, disk_apps: Sequence[str] = (), **fields: Any) -> Offices:
+        offices = Offices(await make_cluster(n, **fields), disk_apps)
+        await offices.cluster.settle()
+        return offices
 
     return make

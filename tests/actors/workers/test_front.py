@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,170 +10,16 @@ import numpy as np
 import pytest
 import trio
 
-from gateway.actors.audience_desk import AudienceDesk
-from gateway.actors.audiences import Audiences
-from gateway.actors.front import Front
-from gateway.actors.intake import Intake
-from gateway.actors.merged_receipts import ReceiptSource
-from gateway.actors.merged_streams import MergedStream
-from gateway.actors.presence import Presence
-from gateway.actors.service import AppView, Service
-from gateway.batch import OwnershipEpoch
 from gateway.client.requests import DeviceState, device_status_request, register_request, submit_request
 from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.core.callback_lines import Signer, lines_of
 from gateway.core.identity import device_password
-from gateway.core.request_ids import RequestIds, request_key
 from gateway.errors import Overloaded
-from gateway.ledger import Channel, State
+from gateway.ledger import State
 from gateway.message_id import to_text
-from gateway.net.edge_table import ConnectionTable
-from gateway.observe.counting import AudienceCounts, IntakeCounts, ServiceCounts
-from gateway.store.memory import MemoryJournal
 from gateway.wire.rpc import messages
-from gateway.wire.rpc.faults import BadRequest
-from gateway.wire.rpc.refusal import refusal
 from gateway.wire.rpc.server import Requested
-
-#: What a client's session puts its own number over.
-UNSENT = 1
-
-
-class Session:
-    def __init__(self, role: str, credit: int) -> None:
-        self.role, self.app_key, self.name = role, "shop" if role == "app" else "", "a client"
-        self.credit = credit
-
-    def stream_credit(self, stream: int) -> int:
-        return self.credit
-
-
-class Client:
-    """One connection to a worker, as its front sees it."""
-
-    def __init__(self, front: Front, role: str = "app", credit: int = 1000) -> None:
-        self.front = front
-        self.session = Session(role, credit)
-        self.answers: list[Any] = []
-        self.granted = 0
-
-    def answer(self, message: Any) -> bool:
-        self.answers.append(message)
-        if isinstance(message, messages.Receipts | messages.PresenceChanges):
-            self.session.credit -= message.n
-        return True
-
-    def refuse(self, request_id: int, cause: BadRequest | Overloaded) -> None:
-        self.answers.append(refusal(request_id, cause))
-
-    def grant(self, rows: int, payload_bytes: int) -> None:
-        self.granted += rows
-
-    async def ask(self, message: Any) -> Any:
-        """The one answer."""
-        if message.id == UNSENT:
-            message.id = 5
-        before = len(self.answers)
-        self.front.request(self, Requested(message, 100, {}))
-        with trio.fail_after(10):
-            while len(self.answers) == before:
-                await trio.sleep(0.01)
-        assert len(self.answers) == before + 1
-        return self.answers[-1]
-
-
-class Offices:
-    """A service and a front at each worker."""
-
-    def __init__(self, cluster: Any) -> None:
-        self.cluster = cluster
-        self.fronts: list[Any] = [None] * cluster.ownership.workers
-        self.presences: list[Any] = [None] * cluster.ownership.workers
-        for index in range(cluster.ownership.workers):
-            self.open(index)
-
-    def open(self, index: int) -> None:
-        worker = self.cluster.workers[index]
-        world = worker.world
-        intake = Intake(
-            home=world.home,
-            journal=MemoryJournal(),
-            epoch=OwnershipEpoch(1),
-            secret=b"message id secret",
-            clock=world.clock,
-            route=world.router.route,
-            observer=IntakeCounts(world.metrics, ["shop"]),
-            gather_s=0.001,
-            gather_busy_s=0.0,
-            gather_rows_max=100_000,
-            batch_bytes_max=1 << 20,
-            request_ids=RequestIds(ids_max=100, age_ms=3_600_000),
-            app_keys=["shop"],
-            tasks=world.control,
-        )
-        table = ConnectionTable(64, 40, now=trio.current_time())
-
-        class Sessions:
-            def __init__(self) -> None:
-                self.table = table
-
-        presence = Presence(n_apps=1, devices=world.devices, link=Sessions, clock=world.clock, now=trio.current_time)
-        audiences = Audiences(
-            intake=intake,
-            home=world.home,
-            clock=world.clock,
-            observer=AudienceCounts(world.metrics),
-            finder=AudienceDesk(devices=world.devices, online=presence.online_ids),
-            chunk_rows=10,
-            queued_rows_max=100,
-            running_max=2,
-        )
-        service = Service(
-            apps=[AppView(0, "shop", frozenset({Channel.APNS}), {Channel.APNS: lambda token: ""})],
-            intake=intake,
-            home=world.home,
-            devices=world.devices,
-            clock=world.clock,
-            observer=ServiceCounts(world.metrics, world.log),
-            status=dict,
-            check_room=lambda: None,
-            newest_secret=lambda key: b"secret",
-            presence=presence,
-            audiences=audiences,
-            control=world.control,
-        )
-        workers = self.cluster.ownership.workers
-        self.presences[index] = presence
-        front = self.fronts[index] = Front(
-            service=service,
-            links=worker.links,
-            ownership=self.cluster.ownership,
-            me=index,
-            node=0,
-            app_numbers={"shop": 0},
-            request_key=functools.partial(request_key, b"secret"),
-            receipts=MergedStream(ReceiptSource(world.home), worker.links, worker.life, workers),
-            presence=MergedStream(presence.source(), worker.links, worker.life, workers),
-        )
-        for run in (intake.run, service.run, front.run):
-            worker.nursery.start_soon(run)
-
-    def client(self, index: int, **fields: Any) -> Client:
-        return Client(self.fronts[index], **fields)
-
-    def clients(self, **fields: Any) -> list[Client]:
-        return [self.client(index, **fields) for index in range(self.cluster.ownership.workers)]
-
-
-@pytest.fixture
-def open_offices(make_cluster: Callable[..., Any]) -> Callable[..., Any]:
-    async def make(n: int = 2, **fields: Any) -> Offices:
-        offices = Offices(await make_cluster(n, **fields))
-        await offices.cluster.settle()
-        return offices
-
-    return make
 
 
 def submit(devices: Sequence[bytes], request_id: str = "") -> Any:
@@ -259,7 +104,7 @@ async def test_request_that_needs_a_worker_that_is_down_is_told_to_come_back(
     offices = await open_offices(2)
     cluster = offices.cluster
     (device,) = cluster.owned_by(1, 1)
-    await cluster.kill(1)
+    await offices.kill(1)
     client = offices.client(0)
     answer = await client.ask(device_status_request([device]))
     assert (answer.id, answer.code, answer.retry_after_ms) == (5, "overloaded", 1000)
@@ -267,8 +112,7 @@ async def test_request_that_needs_a_worker_that_is_down_is_told_to_come_back(
         await offices.fronts[0].register(
             register_request([DeviceState(device_id=device, channel="apns", token="t" * 64)]), "shop"
         )
-    await cluster.revive(1, [device])
-    offices.open(1)
+    await offices.revive(1, [device])
     await cluster.settle()
     assert list((await client.ask(device_status_request([device]))).is_known) == [1]
 
@@ -325,9 +169,8 @@ async def test_stream_goes_on_with_the_next_life_of_a_worker_and_a_cursor_of_the
     cluster.answer_all(0)
     await trio.sleep(1)
     assert [page.n for page in client.answers] == [0, 1]
-    await cluster.kill(1)
-    await cluster.revive(1)
-    offices.open(1)
+    await offices.kill(1)
+    await offices.revive(1)
     await cluster.settle()
     await offices.client(1).ask(submit([device]))
     cluster.answer_all(0)
@@ -370,11 +213,10 @@ async def test_stream_that_begins_while_a_worker_is_down_has_everything_of_its_n
     offices = await open_offices(2)
     cluster = offices.cluster
     (device,) = cluster.owned_by(0, 1)
-    await cluster.kill(1)
+    await offices.kill(1)
     client = offices.client(0)
     assert (await client.ask(messages.SubscribeReceipts(id=5))).n == 0
-    await cluster.revive(1)
-    offices.open(1)
+    await offices.revive(1)
     await cluster.settle()
     # Before the stream has looked again.
     await offices.client(1).ask(submit([device]))
@@ -384,7 +226,7 @@ async def test_stream_that_begins_while_a_worker_is_down_has_everything_of_its_n
     client.front.closed(client)
 
 
-def came(offices: Offices, index: int, *devices: bytes) -> None:
+def came(offices: Any, index: int, *devices: bytes) -> None:
     """These devices of that worker are online."""
     presence = offices.presences[index]
     table = presence._devices
@@ -410,9 +252,8 @@ async def test_presence_of_all_workers_comes_in_one_stream_and_ends_with_the_lif
     late.front.request(late, Requested(messages.SubscribePresence(id=5, cursor=begun.cursor), 0, {}))
     await trio.sleep(1)
     assert sum(page.n for page in late.answers) == 2
-    await offices.cluster.kill(1)
-    await offices.cluster.revive(1)
-    offices.open(1)
+    await offices.kill(1)
+    await offices.revive(1)
     await trio.sleep(1)
     assert client.answers[-1].code == "cursor_expired"
     late.front.cancelled(late, 5)
@@ -432,11 +273,10 @@ async def test_end_of_rows_whose_home_died_is_told_by_their_holder(
     sent.answer(n=1)
     await trio.sleep(1)
     assert sum(page.n for page in client.answers) == 1
-    await cluster.kill(1)
+    await offices.kill(1)
     sent.answer(400, n=1)
     await trio.sleep(1)
-    await cluster.revive(1)
-    offices.open(1)
+    await offices.revive(1)
     await cluster.settle()
     cluster.answer_all(0, 400)
     await trio.sleep(1)

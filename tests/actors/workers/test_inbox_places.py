@@ -13,7 +13,10 @@ from gateway.actors.long_link_port import Unacknowledged
 from gateway.content import Variant
 from gateway.core.addresses import number_of
 from gateway.core.home import row_tags
+from gateway.core.shadow import Life
+from gateway.core.slices import cut_batch
 from gateway.ledger import Channel, LedgerPage, Reason, Receipt, State
+from gateway.store.ports import InboxQuery
 
 HOME, OWNER = 0, 1
 
@@ -243,3 +246,31 @@ async def test_a_row_that_went_out_before_it_was_given_back_stays_with_its_owner
     await cluster.settle()
     assert cluster.world(HOME).states(page) == {"held": 1}
     assert await site.tags(OWNER) == row_tags(number_of(page.batch.address), np.arange(1)).tolist()
+
+
+async def test_rows_of_a_task_are_found_in_the_inbox_of_each_worker_and_nobody_elses(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """Inboxes in memory: worker 1 keeps rows of a batch of its own, and of one of worker 0 with the same sequence."""
+    home, world = make_world(), make_world(journal=1)
+    await world.start(nursery)
+    devices = world.register(4, Channel.NONE)
+    own = await world.send(devices[:2], numbered(2))
+    theirs = home.open(devices, numbered(4))
+    rows = np.array([1, 3])
+    shadow = world.home.open_shadow(Life(0, 1), cut_batch(theirs.batch, rows), rows.astype(np.uint16), 100)
+    world.router.route(shadow)
+    await world.settle()
+    assert own.batch.address.sequence == theirs.batch.address.sequence
+    assert (world.states(own), world.states(shadow)) == ({"held": 2}, {"held": 2})
+
+    async def found(page: LedgerPage, first: int, last: int) -> list[bytes]:
+        number = number_of(page.batch.address) << 16
+        query = InboxQuery(tags=world.inbox.places.spans([(number | first, number | last)]))
+        return [ids.tobytes() for ids in (await world.inbox_store.find(query, 100)).device_ids]
+
+    assert await found(own, 0, 1) == devices[:2]
+    assert await found(own, 1, 1) == devices[1:2]
+    assert await found(theirs, 0, 3) == [devices[1], devices[3]]
+    assert await found(theirs, 2, 3) == [devices[3]]
+    assert await found(theirs, 2, 2) == []

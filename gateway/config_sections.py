@@ -39,7 +39,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     memory_bytes_max: Annotated[int, Meta(ge=256 * MIB)] = 4 * GIB
     step_ms_max: Milliseconds = 2.0
     gather_ms: Annotated[float, Meta(ge=0, le=1000)] = 1.0
-    gather_busy_ms: Annotated[float, Meta(ge=0, le=1000)] = 14.0
+    gather_busy_ms: Annotated[float, Meta(ge=0, le=1000)] = 12.0
     gather_rows_max: Count = 524_288
     batch_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 8 * MIB
     open_rows_max: Count = 4_000_000

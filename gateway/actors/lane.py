@@ -142,11 +142,12 @@ class LaneActor:
             return self._gate_reason
         if now < self._pool.not_before:
             return self._pool.gate_reason
+        if self._credentials.get_nowait() is None:
+            # The breaker does not know why there is none; an endpoint that cannot be reached has refused nobody.
+            return Reason.CREDENTIAL_REFUSED if self._credentials.is_denied else Reason.VENDOR_UNAVAILABLE
         breaker_reason = self._watch.breaker.waiting_reason
         if breaker_reason is not None:
             return breaker_reason
-        if self._credentials.get_nowait() is None and self._credentials.is_denied:
-            return Reason.CREDENTIAL_REFUSED
         return Reason.TTL_PASSED if self._pool.is_ready else Reason.VENDOR_UNAVAILABLE
 
     # -- used by the pool

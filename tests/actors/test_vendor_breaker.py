@@ -164,6 +164,20 @@ async def test_connections_that_we_closed_ourselves_say_nothing_of_the_vendor(
     assert world.breakers[Channel.APNS].state is BreakerState.CLOSED
 
 
+@pytest.mark.parametrize(("is_denied", "reason"), [(False, "VENDOR_UNAVAILABLE"), (True, "CREDENTIAL_REFUSED")])
+async def test_rows_that_wait_for_a_credential_are_told_refused_only_where_the_endpoint_has_refused_one(
+    is_denied: bool, reason: str, make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world(breaker=SETTINGS)
+    await world.start(nursery)
+    await world.send(world.register(1), content(ttl_s=60))
+    credential = world.credentials[Channel.APNS]
+    credential.value, credential.is_denied = None, is_denied
+    world.breakers[Channel.APNS].credential_lost()
+    assert world.breakers[Channel.APNS].state is BreakerState.OPEN
+    assert world.lane().waiting_reason().name == reason
+
+
 async def test_a_refused_credential_opens_only_its_own_breaker_and_the_log_names_app_and_mend(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:

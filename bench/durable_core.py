@@ -6,7 +6,7 @@ go to the ledger archive and the release of batches. The registry has its device
 
     core_disk      rows/s of submits of 10,000 rows with one shared content, and of single submits
     core_answer    single submits, open loop: from the intended send to the answer; a client with as many open requests
-                   as it may have waits, and that time counts. At half of the rate that core_disk measured, whatever that
+                   as it may have waits, and that time counts. At half of the rate that core_disk measured, whatever it
                    is, and at half of the required 15,000 a second where that is less
     core_recovery  a journal of unsent rows, written beforehand: from opening it to rows on their way
 """

@@ -221,6 +221,16 @@ class Phone:
     async def connect(self, port: int, nursery: trio.Nursery) -> Phone:
         """Connected and subscribed; it reads until its stream is closed."""
         stream = self.stream = await trio.open_tcp_stream("127.0.0.1", port)
+        try:
+            reader = await self._log_in(stream)
+        except BaseException:
+            # Nobody else would; the collector would complain in the middle of another test.
+            stream.socket.close()
+            raise
+        nursery.start_soon(self._read, reader)
+        return self
+
+    async def _log_in(self, stream: trio.SocketStream) -> mqtt.Reader:
         name = self.device_id.hex()
         await stream.send_all(mqtt.connect(name, "shop", device_password(SECRET, name), 60))
         reader = mqtt.Reader()
@@ -232,8 +242,7 @@ class Phone:
         assert suback.codes == b"\x01"
         for push in pushes:
             await self._on_packet(stream, push)
-        nursery.start_soon(self._read, reader)
-        return self
+        return reader
 
     async def _packets(self, reader: mqtt.Reader) -> list[Any]:
         assert self.stream is not None

@@ -95,7 +95,7 @@ from gateway.store.memory import MemoryJournal
 
 #: Rows routed in one step: about a millisecond at the rates of docs/performance.md.
 ROUTE_SLICE_ROWS = 5120
-#: New objects between two looks of the garbage collector: two to four milliseconds each, and rarely anything to find, as
+#: New objects between two looks of the garbage collector: two to four milliseconds each, and rarely anything to find:
 #: rows are columns and content structs hold no cycles.
 _YOUNG_OBJECTS = 10_000
 #: A worker that runs alone owns everything from the first epoch on.

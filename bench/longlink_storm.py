@@ -25,7 +25,7 @@ from pathlib import Path
 
 from bench.harness import Line, Options, progress
 from bench.longlink_fleet import Fleet, ratios
-from bench.longlink_servers import Gateway, family
+from bench.longlink_servers import Gateway, cpu_s, family
 from bench.open_loop import Sent, quantiles, send_open_loop
 from bench.vendor_strict import simulators
 from gateway.cli.demo.channels import vendor_tables
@@ -39,7 +39,9 @@ _COMES_BACK_WITHIN_S = 5.0
 #: All verdicts of a window are there so long after its last submit, or the run fails.
 _VERDICTS_S = 20.0
 #: A connection's state in /proc/net/tcp.
-_ESTABLISHED = "01"
+_ESTABLISHED, _LISTENING = "01", "0A"
+#: The next process that waits to be a worker is made ten seconds after the last was taken.
+_WHOLE_S = 60.0
 
 
 def storm(folder: Path, options: Options) -> Line:
@@ -60,8 +62,9 @@ def storm(folder: Path, options: Options) -> Line:
             # Warm-up.
             _vendor_ms(clients, min(3.0, seconds))
             for _ in range(rounds):
+                _wait_whole(gateway)
                 without_ms.append(_vendor_ms(clients, seconds))
-                (victim,) = set(family(gateway.pid())[1:]) - {survivor}
+                (victim,) = set(_workers(gateway)) - {survivor}
                 lost = fleet.call("statistics")["lost"]
                 os.kill(victim, signal.SIGKILL)
                 killed_ns = time.monotonic_ns()
@@ -100,13 +103,13 @@ def storm(folder: Path, options: Options) -> Line:
 def _clients_of_one_worker(gateway: Gateway) -> tuple[list[BlockingClient], int]:
     """Clients whose connections the kernel gave to the same worker, and its process; who answers them says nothing of
     that, since a submit goes to the home of its request id."""
-    by_worker: dict[int, list[BlockingClient]] = {pid: [] for pid in family(gateway.pid())[1:]}
-    port = int(gateway.ready["rpc"][0].rpartition(":")[2])
-    before = {pid: _connections(pid, port) for pid in by_worker}
+    by_worker: dict[int, list[BlockingClient]] = {pid: [] for pid in _workers(gateway)}
+    port = _port(gateway)
+    before = {pid: _sockets(pid, port, _ESTABLISHED) for pid in by_worker}
     while True:
         client = gateway.client()
         client.welcome()
-        now = {pid: _connections(pid, port) for pid in by_worker}
+        now = {pid: _sockets(pid, port, _ESTABLISHED) for pid in by_worker}
         (worker,) = [pid for pid in by_worker if now[pid] != before[pid]]
         before = now
         by_worker[worker].append(client)
@@ -116,17 +119,39 @@ def _clients_of_one_worker(gateway: Gateway) -> tuple[list[BlockingClient], int]
             return by_worker[worker], worker
 
 
-def _connections(pid: int, port: int) -> int:
-    """Connections that this process has at that port of its own."""
+def _port(gateway: Gateway) -> int:
+    return int(gateway.ready["rpc"][0].rpartition(":")[2])
+
+
+def _workers(gateway: Gateway) -> list[int]:
+    """Their processes: those that listen. The supervisor and a process that waits to be a worker do not."""
+    return [pid for pid in family(gateway.pid())[1:] if _sockets(pid, _port(gateway), _LISTENING)]
+
+
+def _wait_whole(gateway: Gateway) -> None:
+    """Two workers, and a process that waits to be the next, are there and at rest: what a death costs is counted where
+    it happens, and what it leaves to do is not counted as a quiet window."""
+    deadline = time.monotonic() + _WHOLE_S
+    while len(family(gateway.pid())) < 4:
+        assert time.monotonic() < deadline, "no process waits to be a worker"
+        time.sleep(0.1)
+    (waiting,) = set(family(gateway.pid())[1:]) - set(_workers(gateway))
+    spent_s = -1.0
+    while (spent_now_s := cpu_s(waiting, alone=True)) > spent_s:
+        assert time.monotonic() < deadline, "a process that is to wait is not through with its start"
+        spent_s = spent_now_s
+        time.sleep(0.5)
+
+
+def _sockets(pid: int, port: int, state: str) -> int:
+    """Sockets in that state that this process has at that port of its own."""
     opened = set()
     for name in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             opened.add(os.readlink(f"/proc/{pid}/fd/{name}"))
     with open("/proc/net/tcp") as table:
         rows = [line.split() for line in table][1:]
-    return sum(
-        row[1].endswith(f":{port:04X}") and row[3] == _ESTABLISHED and f"socket:[{row[9]}]" in opened for row in rows
-    )
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == state and f"socket:[{row[9]}]" in opened for row in rows)
 
 
 def _submit(client: BlockingClient, number: int, due: float) -> bytes:

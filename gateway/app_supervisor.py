@@ -20,7 +20,9 @@ from typing import Any
 
 import trio
 
+from gateway.actors.spare_process import SpareProcess
 from gateway.actors.worker_process import (
+    COMMAND,
     WATCH_S,
     Plan,
     WorkerLost,
@@ -91,7 +93,10 @@ class Supervisor:
         assert isinstance(metrics, Metrics)
         self.metrics = metrics
         self.log = make_log(config, metrics).bind(actor="supervisor")
-        self.workers = [WorkerProcess(worker, self._plan, self) for worker in range(workers)]
+        self.spare = SpareProcess(COMMAND, self._inherited, config.gateway.spare_after_s)
+        self.workers = [
+            WorkerProcess(worker, self._plan, self, take_spare=self.spare.take) for worker in range(workers)
+        ]
         self.clock_offset_s = 0.0
         self._reservations: list[Reservation] = []
         self._unix_listeners: dict[str, trio.SocketListener] = {}
@@ -133,6 +138,8 @@ class Supervisor:
             for worker in self.workers:
                 nursery.start_soon(self._keep, worker)
             serving.start_soon(functools.partial(self._announce, operator, ready))
+            if self.config.gateway.spare_after_s:
+                serving.start_soon(self.spare.run)
             await self._stopping.wait()
             serving.cancel_scope.cancel()
         self.log.info("stopping", drain_s=self.config.gateway.drain_s)
@@ -210,7 +217,11 @@ class Supervisor:
             clock_offset_s=self.clock_offset_s,
             living=[(other.worker, other.incarnation) for other in self.workers if other.is_linked],
         )
-        return Plan(start, [*self._files, *listeners.values()])
+        return Plan(start, self._inherited())
+
+    def _inherited(self) -> list[int]:
+        """Descriptors that every worker has."""
+        return [*self._files, *(listener.socket.fileno() for listener in self._unix_listeners.values())]
 
     # -- what workers are told of each other
 

@@ -1,8 +1,9 @@
 """One of several workers, as the supervisor starts it: `python -m gateway.app_worker FD`, FD being the control socket.
 
 A fresh process, not a fork: a running event loop, its threads and its locks cannot be copied. It gets what it needs in
-the `start` message, says `ready`, and ends with the control socket, with `stop`, or with SIGTERM. Ctrl-C goes to the
-whole foreground group; it is the supervisor's to say what follows from it.
+the `start` message, which may come long after its imports (actors/spare_process.py), says `ready`, and ends with the
+control socket, with `stop`, or with SIGTERM. Ctrl-C goes to the whole foreground group; it is the supervisor's to say
+what follows from it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _CONTROL_FD_MAX = 100_000
 
 def main(control_fd: int) -> int:
     """The worker has run; its exit code. USAGE: the configuration cannot be served, and no restart will mend that."""
+    # While it waits to be told what it is; `serve_until_signal` has its own.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = _raised(control_fd)
     received = WorkerEnd()
     said = _read_start(control, received)

@@ -45,6 +45,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     open_rows_max: Count = 4_000_000
     drain_s: Seconds = 10.0
     restart_spread_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    spare_after_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
     switch_interval_ms: Milliseconds = 0.05
     message_id_secret: Secret | None = None
 

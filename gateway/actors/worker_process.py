@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import enum
 import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -27,6 +25,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.spare_process import Begun, begin, end
 from gateway.core.restarts import CRASHES_MAX, Restarts
 from gateway.errors import GatewayError
 from gateway.wire.worker_control import (
@@ -108,8 +107,10 @@ class WorkerProcess:
         command: Sequence[str] = COMMAND,
         crashes_max: int = CRASHES_MAX,
         start_s: float = START_S,
+        take_spare: Callable[[], Begun | None] = lambda: None,
     ) -> None:
-        """plan: makes the plan of this worker's next incarnation. command: what is run, with the descriptor added."""
+        """plan: makes the plan of this worker's next incarnation. command: what is run, with the descriptor added.
+        take_spare: one that runs already, where there is one."""
         self.worker = worker
         self.state = WorkerState.WAITING
         self.incarnation = 0
@@ -121,6 +122,7 @@ class WorkerProcess:
         self._command = command
         self._company = company
         self._start_s = start_s
+        self._take_spare = take_spare
         self._crashes = Restarts(crashes_max)
         self._unsent = bytearray()
         self._bell = Bell()
@@ -196,21 +198,12 @@ class WorkerProcess:
 
     async def _live(self, plan: Plan) -> int:
         """One process, from start to end; its exit code, negative for a signal."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         self._unsent = bytearray(encode(plan.start))
         self.state = WorkerState.STARTING
         self._ended_in = None
         self._heard_at = trio.current_time() + self._start_s - STUCK_S
+        process, stream = self._take_spare() or await begin(self._command, plan.files)
         async with stream:
-            with theirs:
-                process = await trio.lowlevel.open_process(
-                    [*self._command, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), *plan.files),
-                )
             self._process = process
             self.pid = process.pid
             self._company.started(self)
@@ -223,9 +216,7 @@ class WorkerProcess:
                     nursery.cancel_scope.cancel()
             finally:
                 self._process = None
-                process.kill()
-                with trio.CancelScope(shield=True):
-                    await process.wait()
+                await end(process)
         assert process.returncode is not None
         return process.returncode
 

@@ -25,7 +25,8 @@ from gateway.wire.rpc.messages import Variant
 pytestmark = pytest.mark.slow
 
 SECRET = b"the secret of the shop"
-TWO = {"workers": 2, "restart_spread_s": 0.2}
+#: Without a process that waits to be a worker: tests count processes, and have one that starts slowly.
+TWO = {"workers": 2, "restart_spread_s": 0.2, "spare_after_s": 0}
 #: For a process to be started again, imports included, on a busy machine.
 BACK_S = 90.0
 
@@ -226,6 +227,29 @@ async def test_submits_are_answered_while_a_worker_is_down_and_their_repeats_whe
         for one in ids:
             with pytest.raises(CallFailed, match="request_id"):
                 await gateway.client.submit([Variant(title="c", body="d")], [device], request_id=one)
+
+
+async def test_next_life_of_a_worker_is_the_process_that_waited_to_be_one(
+    serve: Callable[..., Any], open_clients: Callable[..., Any]
+) -> None:
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO | {"spare_after_s": 0.1}))
+    async with open_clients(process.ready) as gateway:
+        for worker in (1, 0):
+            pids = {one["pid"] for one in await workers_of(gateway)}
+
+            async def there_is_a_spare(pids: set[int] = pids) -> bool:
+                return len(children_of(process.pid) - pids) == 1
+
+            await until(there_is_a_spare)
+            (spare,) = children_of(process.pid) - pids
+            before = (await workers_of(gateway))[worker]
+            os.kill(before["pid"], signal.SIGKILL)
+            after = await until_all_ready_again(gateway, before)
+            assert (after[worker]["pid"], after[worker]["incarnation"] > before["incarnation"]) == (spare, True)
+        pids = {one["pid"] for one in await workers_of(gateway)} | children_of(process.pid)
+        process.signal(signal.SIGTERM)
+        assert await trio.to_thread.run_sync(process.wait) == 0
+        assert not any(is_alive(pid) for pid in pids)
 
 
 async def test_gateway_is_ready_only_when_all_its_workers_are(two: Any, open_clients: Callable[..., Any]) -> None:

@@ -35,7 +35,8 @@ class ByListener:
 
     def first_to_go(self) -> int:
         """The oldest of the listener that has most. There must be one."""
-        return next(iter(max(self._by_listener.values(), key=len)))
+        fullest = max(self._by_listener, key=lambda listener: len(self._by_listener[listener]))
+        return next(iter(self._by_listener[fullest]))
 
 
 class Handshakes:

@@ -64,6 +64,6 @@ def _long_link(config: Config, address: str | None) -> tuple[str, int, bool]:
             if found.scheme == scheme and found.port and not listener.proxy_protocol:
                 return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(found.host, found.host), found.port, found.has_tls
     raise UsageError(
-        "the configuration has no listener of the long link with a fixed port over tcp or tls and without PROXY headers; "
+        "the configuration has no long link with a fixed port over tcp or tls and without PROXY headers; "
         "give --address HOST:PORT"
     )

@@ -1,11 +1,13 @@
 """What is wrong with a request's JSON: its field, value and limit, found by the types that it should have had.
 
-msgspec says `Expected str of length <= 128`, without the length that came, and names an unknown key in its text only. So a body that it refused is looked at once more, against the same types. Texts of
-callers (ids, tokens) are never repeated; their lengths are.
+msgspec says `Expected str of length <= 128`, without the length that came, and names an unknown key in its text only. So
+a body that it refused is looked at once more, against the same types. Texts of callers (ids, tokens) are never repeated;
+their lengths are.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -56,7 +58,7 @@ def _of_value(described: inspect.Type, found: object, name: str) -> Iterator[For
                 yield FormFault(name, f"{name} is {_name(found)}, expected a text")
                 return
             yield from _of_size(name, len(found), "characters", described.min_length, described.max_length)
-            if described.pattern is not None:
+            if described.pattern is not None and not re.search(described.pattern, found):
                 yield FormFault(name, f"{name} is {len(found)} characters that are not {described.pattern}")
         case inspect.ListType():
             if not isinstance(found, list):

@@ -159,7 +159,13 @@ async def test_desk_makes_the_password_of_a_given_id_and_writes_nothing() -> Non
     [
         ({"device_id": "AB" * 16}, "device_id", "32 characters that are not ^[0-9a-f]{32}$", None, None),
         ({"device_id": 7}, "device_id", "device_id is a number, expected a text", None, None),
-        ({"platform": "x" * 129}, "platform", "platform is 129 characters, limit 128", 129, 128),
+        (
+            {"device_id": "ab" * 16, "platform": "x" * 129},
+            "platform",
+            "platform is 129 characters, limit 128",
+            129,
+            128,
+        ),
         ({"colour": "red"}, "colour", "colour is no key of this request", None, None),
         ({"tags": ["a", "b\nc"]}, "tags", "a tag holds a newline", None, None),
         ({"tags": ["a", ""]}, "tags[1]", "tags[1] is 0 characters, at least 1", 0, 1),

@@ -26,7 +26,6 @@ from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.device_passing import DevicePassing
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
-from gateway.actors.long_link import LongLink
 from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
@@ -43,6 +42,7 @@ from gateway.app_devices import (
     build_desk,
     build_presence,
     build_uplink,
+    make_long_link,
     within_files_limit,
 )
 from gateway.app_doors import Doors
@@ -319,15 +319,7 @@ class Worker:
             self.joint.spread.check_room()
 
     def _connect_link(self) -> None:
-        # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
-        self.long_link = LongLink(
-            self._link_settings,
-            self._link_apps,
-            self.owner,
-            admission=self.admission,
-            clock=trio.current_time,
-            elsewhere=self.passing,
-        )
+        self.long_link = make_long_link(self, self._link_settings, self._link_apps)
         self.router.connect_link(self.long_link)
 
     async def _run_long_link(self) -> None:

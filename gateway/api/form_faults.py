@@ -1,8 +1,8 @@
 """What is wrong with a request's JSON: its field, value and limit, found by the types that it should have had.
 
-msgspec says `Expected str of length <= 128`, without the length that came, and names an unknown key in its text only. So
-a body that it refused is looked at once more, against the same types. Texts of callers (ids, tokens) are never repeated;
-their lengths are.
+msgspec says `Expected str of length <= 128`, without the length that came, and names an unknown key in its text only.
+So a body that it refused is looked at once more, against the same types. Texts of callers (ids, tokens) are never
+repeated; their lengths are.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ until its header is read; all others never. How many there may be is `layered_co
 from __future__ import annotations
 
 import ssl
-from collections.abc import Set
+from collections.abc import Callable, Set
 
 from gateway.errors import CloseReason, ConfigError
 from gateway.net.edge_codec import Layer, Layers, ProxyLayer
@@ -25,6 +25,8 @@ class LayerTable:
         self._settings = settings
         self._table = table
         self._certificates: dict[int, ServerCertificate] = {}
+        self.on_certificate: Callable[[str, str], None] = lambda file, fault: None
+        """Told when the files of a certificate have changed: (file, why it cannot be used or "")."""
         self.by_fd: dict[int, Layers] = {}
         self.opening = ByListener()
         """Those whose layers still shake hands."""
@@ -53,7 +55,7 @@ class LayerTable:
         if listener.proxy_protocol:
             layers.append(ProxyLayer())
         if listener.cert_file:
-            context = self._certificates[listener_index].context(now, self._table.count_at)
+            context = self._certificates[listener_index].context(now, self._table.count_at, self.on_certificate)
             layers.append(TlsLayer(context, settings.tls_handshake_bytes_max))
         if listener.is_websocket:
             layers.append(

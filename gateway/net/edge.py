@@ -126,8 +126,9 @@ class Edge:
         return self._epoll.fileno()
 
     def wake(self) -> None:
-        """Makes the descriptor readable, so that whoever waits on it looks up."""
-        os.eventfd_write(self._wake_fd, 1)
+        """Makes the descriptor readable, so that whoever waits on it looks up. Nothing, once it is disposed of."""
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
 
     def statistics(self) -> dict[str, int]:
         """Sizes of the side tables, entries and bytes."""
@@ -574,3 +575,4 @@ class Edge:
         self.calls.dispose()
         self._epoll.close()
         os.close(self._wake_fd)
+        self._wake_fd = -1

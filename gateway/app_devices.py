@@ -103,6 +103,7 @@ def build_presence(worker: Worker) -> Presence:
         clock=worker.clock,
         now=trio.current_time,
         changes_max=worker.config.long_link.presence_changes_max,
+        tags_max=worker.config.long_link.presence_tags_max,
         incarnation=secrets.randbits(64),
     )
     worker.owner.on_came, worker.owner.on_went = presence.came, presence.went

@@ -154,6 +154,7 @@ class LongLink(Section, frozen=True, kw_only=True):
     uplink_changes_per_hour_max: Annotated[int, Meta(ge=1, le=3_600)] = 60
     uplink_changes_max: Count = 1_024
     presence_changes_max: Count = 262_144
+    presence_tags_max: Annotated[int, Meta(ge=1, le=4096)] = 64
     payload_bytes_max: Annotated[int, Meta(ge=256, le=16 * MIB)] = 16 * KIB
     failed_logins_max: Count = 100
     failed_login_rest_s: Seconds = 1.0

@@ -109,7 +109,7 @@ class TextColumn:
         if self._rows is not None:
             return self._rows[index]
         if self._picked is not None:
-            return self._picked.row(index)
+            return self._picked.rows(index, index + 1)[0]
         if self._place is not None:
             return self._place[self.offsets[index] : self.offsets[index + 1]].tobytes()
         return self.blob[self.offsets[index] : self.offsets[index + 1]]
@@ -145,7 +145,7 @@ class TextColumn:
                     taken = self._take_runs(rows, firsts, lasts)
                     taken._is_json_plain = self._is_json_plain or None
                     return taken
-        if n >= _FIXED_ROWS_MIN and self._rows is self._picked is None and (width := self.width()):
+        if n >= _FIXED_ROWS_MIN and self._rows is None and self._picked is None and (width := self.width()):
             # Numbers, codes, dates: an array call instead of a slice per row.
             fixed = self.fixed()
             assert fixed is not None
@@ -154,15 +154,20 @@ class TextColumn:
             taken._width = width
             taken._is_json_plain = self._is_json_plain or None
             return taken
-        blob = self.blob
-        picked = _Picked(blob, self.offsets[rows], self.offsets[1:][rows], self, {})
-        if n * _KEPT_SHARE >= len(self) and self._place is None:
+        picked = self._pick(rows)
+        if n * _KEPT_SHARE >= len(self):
             taken = TextColumn._of_picked(picked)
         else:
-            # Few rows must not keep the blob of many.
+            # Few rows must not keep the text of many.
             taken = TextColumn.from_rows(picked.rows(0, n), picked.ends - picked.starts)
         taken._is_json_plain = self._is_json_plain or None
         return taken
+
+    def _pick(self, rows: Rows) -> _Picked:
+        """The rows at these positions, where they lie; a column that was picked itself is joined before."""
+        if self._place is None:
+            _ = self.blob
+        return _Picked(self, self.offsets[rows], self.offsets[1:][rows], {})
 
     @classmethod
     def _of_picked(cls, picked: _Picked) -> TextColumn:
@@ -177,8 +182,10 @@ class TextColumn:
 
     def spans(self) -> Spans | None:
         """Where the rows are, if each is a slice of a blob that is at hand."""
-        if self._picked is not None:
-            return None if self._picked.tails else Spans(*self._picked[:3])
+        picked = self._picked
+        if picked is not None:
+            blob = None if picked.tails else picked.source._blob
+            return None if blob is None else Spans(blob, picked.starts, picked.ends)
         return None if self._blob is None else Spans(self._blob, self.offsets[:-1], self.offsets[1:])
 
     def shortened(self, rows: Rows, lengths: npt.NDArray[np.integer], tail: bytes) -> TextColumn:
@@ -186,10 +193,10 @@ class TextColumn:
         has `spans`."""
         spans = self.spans()
         assert spans is not None
-        blob, starts, ends = spans
-        ends = ends.copy()
-        ends[rows] = starts[rows] + lengths
-        return TextColumn._of_picked(_Picked(blob, starts, ends, None, dict.fromkeys(rows.tolist(), tail)))
+        ends = spans.ends.copy()
+        ends[rows] = spans.starts[rows] + lengths
+        source = self if self._picked is None else self._picked.source
+        return TextColumn._of_picked(_Picked(source, spans.starts, ends, dict.fromkeys(rows.tolist(), tail)))
 
     def _take_runs(self, rows: Rows, firsts: I64, lasts: I64) -> TextColumn:
         """`take` where positions have few gaps, as when few of many rows are refused: a copy per run of neighbours."""
@@ -231,8 +238,8 @@ class TextColumn:
         of: asked once for all bursts of a batch, and remembered."""
         known = self._pairs.get(pair)
         if known is None:
-            source = None if self._picked is None else self._picked.source
-            known = holds_pair(self.blob, pair) if source is None else source.may_hold(pair)
+            picked = self._picked
+            known = holds_pair(self.blob, pair) if picked is None or picked.tails else picked.source.may_hold(pair)
             self._pairs = {**self._pairs, pair: known}
         return known
 
@@ -280,39 +287,40 @@ class Spans(NamedTuple):
 
 
 class _Picked(NamedTuple):
-    """Rows as slices of a blob, as in `Spans`. source: the column that they were taken out of, where they are whole.
-    tails: what comes behind some of them."""
+    """Rows as slices of another column's text, wherever that is by now. starts, ends: (n,) uint32. tails: what comes
+    behind some of them."""
 
-    blob: bytes
+    source: TextColumn
     starts: U32
     ends: U32
-    source: TextColumn | None
     tails: Mapping[int, bytes]
 
     def rows(self, start: int, stop: int) -> list[bytes]:
         """Rows start..stop, each as its own bytes."""
-        blob = self.blob
+        source = self.source
         bounds = zip(self.starts[start:stop].tolist(), self.ends[start:stop].tolist(), strict=True)
-        rows = [blob[a:b] for a, b in bounds]
+        if source._place is not None:
+            place = source._place
+            rows = [place[a:b].tobytes() for a, b in bounds]
+        else:
+            blob = source.blob
+            rows = [blob[a:b] for a, b in bounds]
         for row, tail in self.tails.items():
             if start <= row < stop:
                 rows[row - start] += tail
         return rows
 
-    def row(self, index: int) -> bytes:
-        return self.blob[self.starts[index] : self.ends[index]] + self.tails.get(index, b"")
-
     def part(self, start: int, stop: int) -> _Picked:
         """Rows start..stop."""
         tails = {row - start: tail for row, tail in self.tails.items() if start <= row < stop}
-        return _Picked(self.blob, self.starts[start:stop], self.ends[start:stop], self.source, tails)
+        return _Picked(self.source, self.starts[start:stop], self.ends[start:stop], tails)
 
 
 #: No width.
 _NOT_ASKED = -1
 _NO_PAIRS: dict[bytes, bool] = {}
-#: Rows that are picked keep the blob of a column of at most so many times as many rows.
-_KEPT_SHARE = 16
+#: Rows that are picked keep the text of at most so many times as many rows: a burst of a batch is 1 in 64 or more.
+_KEPT_SHARE = 256
 #: Below so many rows slices cost less than the array calls.
 _FIXED_ROWS_MIN = 32
 #: RFC 8259 section 7: control characters, those below, are escaped.

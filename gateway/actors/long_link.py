@@ -32,6 +32,7 @@ from gateway.actors.long_link_moves import Elsewhere, Move, Moves
 from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
 from gateway.actors.long_link_resume import Resumption
 from gateway.actors.long_link_sessions import Sessions
+from gateway.actors.long_link_settling import Acknowledgements
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
 from gateway.core.admission import Admission, Rule
 from gateway.core.step_pauses import SMALL_STEP, StepPauses
@@ -121,9 +122,7 @@ class LongLink:
         self._stopped = trio.Event()
         # Reads that did not fit into the step in which they were made: (fd, generation, data).
         self._deferred: collections.deque[tuple[int, int, bytes]] = collections.deque()
-        # Filled during a step, emptied at its end.
-        self._slow_acks: list[tuple[int, int, int]] = []
-        self._refused_by_device: list[tuple[int, int, int]] = []
+        self._acks = Acknowledgements(self.downlink, owner)
 
     # The task.
 
@@ -235,18 +234,22 @@ class LongLink:
                 if self.table.state_at[fd]:
                     self.edge.close(fd, reason)
             n_reads, n_ended = len(reads.fds) + len(reads.fours.fds), len(reads.ended)
-            if n_reads + n_ended >= SMALL_STEP:
-                # What a smaller one cost was the step, not its reads.
-                self.edge.pace.on_step(n_reads + n_ended, self._cpu_clock() - started)
+        has_more = bool(self._deferred) or (may_read and self.edge.may_have_more)
+        if not has_more or not self._acks.may_wait(now):
+            self._acks.settle(now)
+        if n_reads + n_ended >= SMALL_STEP:
+            # What a smaller one cost was the step, not its reads.
+            self.edge.pace.on_step(n_reads + n_ended, self._cpu_clock() - started)
         n_accepted = self.edge.accept(now)
         self._report(now)
         n_others = self._n_parsed - n_parsed + n_ended + n_accepted
         self.pauses.on_step(now, n_reads, n_others, len(self.downlink.in_flight), is_cut=self.edge.may_have_more)
-        return bool(self._deferred) or n_reads + n_others >= SMALL_STEP
+        return bool(self._deferred) or n_reads + n_others >= SMALL_STEP or len(self._acks) > 0
 
     def tick(self, now: float) -> bool:
         """The scans over deadlines; true when some are left for another step."""
         closes_max = self.edge.pace.items()
+        self._acks.settle(now)
         has_more = self.edge.close_overdue(now, closes_max) >= closes_max
         has_more = self._close_banned(closes_max) or has_more
         if not has_more:
@@ -330,7 +333,7 @@ class LongLink:
                 pubacks, acking = pubacks.take(is_plain), acking[is_plain]
             by = acking if pubacks.counts is None else np.repeat(acking, pubacks.counts)
             self.packets_in[PacketType.PUBACK] += len(by)
-            self._settle(by, table.generation[by], pubacks.packet_ids, now)
+            self._acks.add(by, table.generation[by], pubacks.packet_ids, now)
         others: list[int] = np.flatnonzero(~pubacks.is_puback).tolist()
         return others
 
@@ -346,7 +349,6 @@ class LongLink:
                 self._take_packets(fd, data, now)
             if self._cpu_clock() - started >= self.settings.edge.step_s_max:
                 break
-        self._settle_slow_acks(now)
 
     def _take_packets(self, fd: int, data: bytes, now: float) -> None:
         """Parses and carries out what has come on one connection; closes it where it breaks a rule."""
@@ -424,8 +426,7 @@ class LongLink:
             case Act.ACKNOWLEDGE:
                 assert isinstance(packet, mqtt.Puback)
                 is_taken = packet.reason_code < ReasonCode.UNSPECIFIED_ERROR
-                acks = self._slow_acks if is_taken else self._refused_by_device
-                acks.append((fd, self.table.generation_at[fd], packet.packet_id))
+                self._acks.add_one(fd, self.table.generation_at[fd], packet.packet_id, now, is_taken=is_taken)
             case Act.COMPLETE_UPLINK:
                 assert isinstance(packet, mqtt.Pubrel)
                 self._sessions.complete_uplink(fd, packet.packet_id, replies)
@@ -449,29 +450,7 @@ class LongLink:
             case _:
                 assert_never(act)
 
-    # Acknowledgements and reports.
-
-    def _settle_slow_acks(self, now: float) -> None:
-        if self._slow_acks:
-            columns, self._slow_acks = _columns(self._slow_acks), []
-            self._settle(*columns, now)
-        if self._refused_by_device:
-            columns, self._refused_by_device = _columns(self._refused_by_device), []
-            tags = self.downlink.settle_refused(*columns)
-            if len(tags):
-                self._owner.unacknowledged(tags, Unacknowledged.REFUSED)
-
-    def _settle(self, fds: I32, generations: U32, packet_ids: U16, now: float) -> None:
-        """Tells the owner what PUBACKs settled: in time, and late."""
-        settled = self.downlink.settle(fds, generations, packet_ids)
-        late = settled.is_late
-        if not late.any():
-            if len(settled.tags):
-                self._owner.acknowledged(settled.tags, settled.sent_at, now)
-            return
-        if not late.all():
-            self._owner.acknowledged(settled.tags[~late], settled.sent_at[~late], now)
-        self._owner.acknowledged_late(settled.tags[late], settled.sent_at[late], now)
+    # Reports.
 
     def _report(self, now: float) -> None:
         """Tells the owner what the step brought: ends first, so that it knows who is offline when rows come back."""
@@ -500,6 +479,8 @@ class LongLink:
     def _take_closed(self, now: float) -> None:
         """Connections that ended since the last call leave behind what their sessions keep."""
         if self.edge.has_closed():
+            # They acknowledged before they went.
+            self._acks.settle(now)
             closed = self.edge.take_closed()
             self._resumption.on_closed(closed, now)
             self._closed.append(closed)
@@ -587,12 +568,6 @@ _TYPE_OF: dict[type[mqtt.Packet], PacketType] = {
     mqtt.Pingreq: PacketType.PINGREQ,
     mqtt.Disconnect: PacketType.DISCONNECT,
 }
-
-
-def _columns(rows: list[tuple[int, int, int]]) -> tuple[I32, U32, U16]:
-    """Connections and packet identifiers of acknowledgements, as `settle` wants them."""
-    array = np.array(rows, np.int64)
-    return array[:, 0].astype(np.int32), array[:, 1].astype(np.uint32), array[:, 2].astype(np.uint16)
 
 
 _UNSUPPORTED_VERSION = frozenset(

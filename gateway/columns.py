@@ -16,7 +16,7 @@ routine has a plain twin in `tests/test_columns.py`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -433,10 +433,6 @@ def json_escape_column(column: TextColumn) -> TextColumn:
     return TextColumn.from_rows(rows)
 
 
-#: A blob is decoded in pieces of about this many bytes: a string of a few megabytes costs more in fresh pages than in
-#: decoding, and a piece of this size is made in memory that is still in the cache.
-_CHUNK_BYTES = 1 << 16
-_CHUNKS_PER_STEP = 8
 _T = TypeVar("_T")
 
 
@@ -448,61 +444,3 @@ def drained(steps: Generator[None, None, _T]) -> _T:
         except StopIteration as done:
             result: _T = done.value
             return result
-
-
-def _chunks(column: TextColumn) -> list[tuple[int, int]]:
-    """Pieces of the blob that begin and end where rows do, of about _CHUNK_BYTES or one row each."""
-    offsets, size = column.offsets, len(column.blob)
-    if size <= _CHUNK_BYTES:
-        return [(0, size)]
-    wanted = np.arange(_CHUNK_BYTES, size, _CHUNK_BYTES)
-    cuts = np.unique(offsets[np.searchsorted(offsets, wanted)]).tolist()
-    return list(itertools.pairwise([0, *(cut for cut in cuts if 0 < cut < size), size]))
-
-
-def utf8_good_rows(column: TextColumn) -> Bool:
-    """(n,) true where the row is valid UTF-8 by itself. One validation of the whole blob when all is well.
-
-    The blob being valid is not enough: an offset may cut a sequence in two, so row starts must not be continuation
-    bytes either.
-    """
-    return drained(utf8_good_rows_in_steps(column))
-
-
-def utf8_good_rows_in_steps(
-    column: TextColumn, look: Callable[[str], None] | None = None
-) -> Generator[None, None, Bool]:
-    """`utf8_good_rows`, interrupted every half megabyte: 0.4 ms of Chinese text on a core of a small machine.
-
-    look: is shown the text piece by piece, as long as all of it is valid: signs are found in a string for a tenth of
-    what finding their bytes costs.
-    """
-    n = len(column)
-    good = np.ones(n, np.bool_)
-    try:
-        for number, (first, stop) in enumerate(_chunks(column)):
-            if number % _CHUNKS_PER_STEP == _CHUNKS_PER_STEP - 1:
-                yield
-            piece = memoryview(column.blob)[first:stop]
-            if look is None:
-                str(piece, "utf-8")
-            else:
-                look(str(piece, "utf-8"))
-    except UnicodeDecodeError:
-        for index, row in enumerate(column.rows()):
-            try:
-                row.decode()
-            except UnicodeDecodeError:
-                good[index] = False
-        return good
-    data = np.frombuffer(column.blob, np.uint8)
-    if not len(data):
-        return good
-    offsets = column.offsets.astype(np.int64)
-    inside = offsets < len(data)
-    cut = np.zeros(n + 1, np.bool_)
-    cut[inside] = (data[offsets[inside]] & 0xC0) == 0x80
-    # An empty row is whole wherever it stands; a row with bytes is broken when either end cuts a sequence.
-    has_bytes = np.diff(offsets) > 0
-    good[has_bytes & (cut[:-1] | cut[1:])] = False
-    return good

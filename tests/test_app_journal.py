@@ -163,7 +163,7 @@ class Lives:
         self._apps = ""
         for key, durability in (("shop", "disk"), ("hints", "memory")):
             self._apps += f'[[apps]]\nkey = "{key}"\nsecrets = [{{ file = "secret" }}]\ndurability = "{durability}"\n'
-        self._folder = folder
+        self.folder = folder
         self.faults = faulty_files.Disk()
         self.clock = StandingClock()
         (folder / "data").mkdir()
@@ -171,7 +171,7 @@ class Lives:
     @contextlib.asynccontextmanager
     async def live(self, journal: str = "", *, runs: bool = True) -> AsyncIterator[Life]:
         """A life that ends like a crash: nothing is finished. runs: the journal's actor and intake work."""
-        file = self._folder / "gateway.toml"
+        file = self.folder / "gateway.toml"
         file.write_text(self._text + journal + self._apps)
         life = Life(load_config(file), self.faults.file_type, self.clock)
         try:
@@ -334,6 +334,28 @@ async def test_a_batch_that_was_final_at_the_crash_goes_at_the_next_start(lives:
     async with lives.live() as life:
         assert life.logged("recovered")[0]["batches"] == 0
         assert len(life.request_ids) == 1
+
+
+async def test_request_ids_that_cannot_be_read_are_named_and_the_others_hold(lives: Lives) -> None:
+    ids = devices(3)
+    async with lives.live() as life:
+        for number in range(3):
+            told = life.submit(ids, request_id=f"r{number}")
+            await until(lambda told=told: told)
+            await life.issue(life.pages[-1], np.arange(3))
+            life.end(life.pages[-1], np.arange(3))
+            await until(lambda: life.disk.journal.statistics().records == 1)
+    (path,) = lives.folder.glob("data/journal/*/ids/*.ids")
+    data = bytearray(path.read_bytes())
+    data[16 + 24 + 16 + 3] ^= 1
+    path.write_bytes(data)
+    async with lives.live() as life:
+        (line,) = life.logged("damaged request ids")
+        assert line["file"] == str(path)
+        assert life.metrics.journal_errors.value("corrupt") == 1
+        again = [life.submit(ids, request_id=f"r{number}") for number in (0, 2)]
+        assert all(told[0].is_repeat for told in again)
+        assert not life.disk.actor.fault
 
 
 async def test_urgent_batches_come_first(lives: Lives) -> None:

@@ -46,10 +46,16 @@ class CallbackHistory:
         self._home = home
         self._clock = clock
         self._app = app
+        self._began = clock.monotonic()
+        self._began_unix_ms = home.label(clock.unix_ms(), self._began)
 
     def now_unix_ms(self) -> int:
-        """Of the clock that changes are timed by."""
-        return self._home.label(self._clock.unix_ms(), self._clock.monotonic())
+        """No later than changes are timed from now on. A page's times go on from its birth with the monotonic clock: a
+        wall clock that was set forward meanwhile is ahead of those of older pages. (What came since is told again,
+        then.)"""
+        now = self._clock.monotonic()
+        elapsed_ms = int((now - self._began) * 1000)
+        return min(self._home.label(self._clock.unix_ms(), now), self._began_unix_ms + elapsed_ms)
 
     async def begin(self) -> int | None:
         """Up to when everything was told by processes before; None for the first one, which begins now. Raises

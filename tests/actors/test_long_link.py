@@ -288,7 +288,13 @@ class Device:
 
 
 class Bench:
-    def __init__(self, *, cpu_clock: Callable[[], float] = time.thread_time, **limits: Any) -> None:
+    def __init__(
+        self,
+        *,
+        cpu_clock: Callable[[], float] = time.thread_time,
+        clock: Callable[[], float] | None = None,
+        **limits: Any,
+    ) -> None:
         edge = {name: limits.pop(name) for name in list(limits) if name in EdgeSettings.__struct_fields__}
         self.now = 100.0
         self.owner = Recorder()
@@ -299,7 +305,7 @@ class Bench:
             APPS,
             self.owner,
             admission=self.admission,
-            clock=lambda: self.now,
+            clock=clock or (lambda: self.now),
             cpu_clock=cpu_clock,
         )
         self.owner.link = self.link
@@ -1307,6 +1313,26 @@ async def test_stop_waits_for_the_pubacks_and_then_closes_everything() -> None:
             await phone.stream.aclose()
     assert [event[0] for event in owner.take()] == ["subscribed", "acknowledged", "disconnected"]
     assert link.statistics().closed["shutdown"] == 1
+
+
+async def test_stop_closes_evenly_over_its_spread_so_that_devices_do_not_come_back_at_once(
+    benches: list[Bench], autojump_clock: Any
+) -> None:
+    bench = start(benches, clock=trio.current_time)
+    bench.now = trio.current_time()
+    for number in range(1, 21):
+        bench.device(number).log_in()
+    left: list[int] = []
+    async with trio.open_nursery() as nursery:
+        bench.link.stop(drain_s=0.0, spread_s=10.0)
+        nursery.start_soon(bench.link.run)
+        for _ in range(10):
+            await trio.sleep(1.0)
+            left.append(bench.link.statistics().connections)
+        await bench.link.wait_stopped()
+    # Two a second, from the first on and none left at the end; what a look finds due goes with it.
+    assert all(abs(found - (20 - 2 * (second + 1))) <= 1 for second, found in enumerate(left)), left
+    assert bench.link.statistics().closed["shutdown"] == 20
 
 
 async def test_stop_gives_rows_back_when_its_budget_is_over() -> None:

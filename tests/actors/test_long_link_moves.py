@@ -104,6 +104,13 @@ def site() -> Iterator[Site]:
     made.close()
 
 
+@pytest.fixture
+def websocket() -> Iterator[Site]:
+    made = Site(is_websocket=True)
+    yield made
+    made.close()
+
+
 def connect_packet(device_id: bytes, password: str | None = None, *, clean: int = 2) -> bytes:
     name = device_id.hex().encode()
     secret = (device_password(SECRET, name.decode()) if password is None else password).encode()
@@ -132,17 +139,17 @@ UPGRADE = (
 )
 
 
-def test_device_of_another_worker_over_a_websocket_is_relayed_with_its_address_and_packet() -> None:
-    site = Site(is_websocket=True)
+def test_device_of_another_worker_over_a_websocket_is_relayed_with_its_address_and_packet(websocket: Site) -> None:
+    site = websocket
     packet = connect_packet(THEIRS)
     # One masked binary frame; a mask of zeros changes nothing.
-    frame = b"\x82\xfe" + len(packet).to_bytes(2, "big") + bytes(4) + packet
+    frame = bytes((0x82, 0x80 | len(packet))) + bytes(4) + packet
+    assert len(packet) < 126
     site.connect(UPGRADE + frame)
     site.until(lambda: site.elsewhere.given)
     ((_, address, data),) = site.elsewhere.given
     assert (address, data) == ("127.0.0.1", packet)
     assert (site.count("relayed"), site.link.statistics().connections, site.owner.online) == (1, 1, [])
-    site.close()
 
 
 def test_device_of_this_worker_stays(site: Site) -> None:

@@ -134,6 +134,7 @@ class LongLink(Section, frozen=True, kw_only=True):
     websocket_frame_bytes_max: Annotated[int, Meta(ge=256, le=256 * MIB)] = 256 * KIB
     certificate_check_s: Seconds = 10.0
     handshakes_per_address_max: Count = 1024
+    login_step_ms_max: Milliseconds = 0.5
     keepalive_s_max: Annotated[int, Meta(ge=1, le=65_535)] = 1200
     packet_bytes_max: Annotated[int, Meta(ge=256, le=256 * MIB - 1)] = 64 * KIB
     packet_timeout_s: Seconds = 20.0

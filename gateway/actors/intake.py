@@ -22,7 +22,7 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.actors.patience import Patience
 from gateway.batch import Batch, OwnershipEpoch, RequestMark, RowFault, Submission
-from gateway.clock import Clock
+from gateway.clock import Clock, ElapsedUnix
 from gateway.core.gather import Gather, Part, build_batch
 from gateway.core.home import Home
 from gateway.core.request_ids import RequestIds, digest_bits, entry, request_key
@@ -167,6 +167,8 @@ class Intake:
         self._epoch = epoch
         self._secret = secret
         self._clock = clock
+        #: How old request ids are: a wall clock that is set forward must not make a retry a second message.
+        self._ages = ElapsedUnix(clock)
         self._route = route
         self._observer = observer
         self._gather_rows_max = gather_rows_max
@@ -217,7 +219,7 @@ class Intake:
             self._tasks.stopped.check(task_id)
         if submission.n == 0:
             if key:
-                now_ms = self._clock.unix_ms()
+                now_ms = self._ages.unix_ms()
                 self._request_ids.remember(entry(key, digest_bits(digest), None, unix_ms=now_ms), now_ms)
             reply(Accepted(b"", 0, 0, submission.faults))
             return
@@ -253,7 +255,7 @@ class Intake:
                 raise RequestIdReused(submission.request_id)
             pending.replies.append(reply)
             return True
-        known = self._request_ids.find(key, self._clock.unix_ms())
+        known = self._request_ids.find(key, self._ages.unix_ms())
         if known is None:
             return False
         if known.digest != digest_bits(digest):
@@ -273,6 +275,7 @@ class Intake:
 
     async def run(self) -> None:
         """Makes batches until cancelled. If cancelled: what was gathered but not durable is not answered."""
+        self._ages.begin()
         memory, *disk = self._sides
         if not disk:
             await self._run_side(memory)
@@ -412,10 +415,11 @@ class Intake:
         self._rows -= batch.n
         side.rows -= batch.n
         self._observer.accepted(batch.app, batch.n, 1)
+        ages_ms = self._ages.unix_ms() if batch.requests else 0
         for mark in batch.requests:
             # Before the last part of a cut submission is opened, which is in the same append.
             address = RowAddress(batch.address, mark.row)
-            self._request_ids.remember(entry(mark.key, mark.digest, address), batch.born_unix_ms)
+            self._request_ids.remember(entry(mark.key, mark.digest, address), ages_ms)
         try:
             for part in parts:
                 call = part.call

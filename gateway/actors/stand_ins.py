@@ -24,7 +24,7 @@ import numpy as np
 import trio
 
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks
-from gateway.clock import Clock
+from gateway.clock import Clock, ElapsedUnix
 from gateway.core.ownership import Ownership
 from gateway.core.request_homes import RequestHomes
 from gateway.core.request_ids import RequestIds
@@ -90,7 +90,7 @@ class StandIns:
         self._me = me
         self._links = links
         self._request_ids = request_ids
-        self._clock = clock
+        self._ages = ElapsedUnix(clock)
         self._observer = observer
         self._disk_apps = frozenset(disk_apps)
         self._homes = RequestHomes(ownership, me)
@@ -107,6 +107,7 @@ class StandIns:
 
     async def run(self) -> None:
         """Keeps the tasks of answers. If cancelled: those that ask, ask again."""
+        self._ages.begin()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -174,7 +175,7 @@ class StandIns:
             page = _PAGES.decode(body)
             if page.entries:
                 entries = np.frombuffer(page.entries, np.uint64).reshape(-1, 3)
-                self._request_ids.add(entries, self._clock.unix_ms())
+                self._request_ids.add(entries, self._ages.unix_ms())
             if page.next is None:
                 if not page.has_begun:
                     self._since.setdefault(life.worker, self._first)
@@ -200,7 +201,7 @@ class StandIns:
         ids = self._request_ids
         stop = self._since.get(worker, ids.position) if start is None else start
         while True:
-            entries, stop = ids.since(stop, _PAGE_IDS, self._clock.unix_ms())
+            entries, stop = ids.since(stop, _PAGE_IDS, self._ages.unix_ms())
             found = entries[self._homes.stood_in_for(self._ownership.homes_of_requests(entries[:, 0]), worker)]
             is_last = stop >= ids.position
             if len(found) or is_last:

@@ -173,10 +173,10 @@ class Edge:
         self._ready_listeners.clear()
         self._accept_again_at = None
 
-    def accept(self, now: float) -> int:
-        """Accepts what the last poll announced, at most `accepts_per_step`; returns how many."""
-        accepted = 0
-        for _ in range(self.settings.accepts_per_step):
+    def accept(self, now: float, accepts_max: int | None = None) -> int:
+        """Accepts what the last poll announced, at most `accepts_per_step` or accepts_max; returns how many."""
+        accepted, settings_max = 0, self.settings.accepts_per_step
+        for _ in range(settings_max if accepts_max is None else min(settings_max, accepts_max)):
             if not self._ready_listeners:
                 break
             fd = next(iter(self._ready_listeners))

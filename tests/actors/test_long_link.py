@@ -26,6 +26,7 @@ from gateway.core.admission import Admission, AdmissionLimits, AppBans, Bans, Ru
 from gateway.core.identity import device_password
 from gateway.errors import CloseReason, Overloaded
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
+from gateway.pace import Pace
 from gateway.wire.mqtt.properties import Carrier, Properties, encode_properties, read_properties
 from gateway.wire.mqtt.reason_codes import ReasonCode
 
@@ -1461,6 +1462,18 @@ def test_open_connections_of_devices_banned_later_are_closed_within_a_tick_and_r
     assert [event[0] for event in bench.owner.take()] == ["disconnected"]
     good.send(b"\xc0\x00")
     assert good.receive(2) == b"\xd0\x00"
+
+
+def test_more_banned_devices_than_fit_a_step_are_closed_in_the_next_ones(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bad = [bench.device(number).log_in() for number in range(1, 6)]
+    bench.link.edge.pace = Pace(1.0, fewest=2, most=2)
+    bench.admission.replace_bans(Bans((), {"app": AppBans(frozenset(device.id for device in bad))}))
+    bench.link.bans_changed()
+    closed = []
+    for _ in range(3):
+        closed.append((bench.link.tick(bench.now), bench.closed().get("banned")))
+    assert closed == [(True, 2), (True, 4), (False, 5)]
 
 
 # Sessions that outlive their connection.

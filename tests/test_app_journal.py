@@ -9,7 +9,6 @@ the disk may forget what was not synced.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import importlib.util
 import io
@@ -656,13 +655,18 @@ async def test_a_receipt_that_found_no_room_is_refused_and_written_when_there_is
         (page,) = life.pages
         await life.issue(page, np.arange(2))
         answers: list[bool] = []
-        lives.faults.errno = errno.ENOSPC
+        append = life.disk.journal.append
+
+        async def refuse(*_: Any) -> Any:
+            raise StoreFull("journal", "no room")
+
+        life.disk.journal.append = refuse  # type: ignore[method-assign]
         life.home.raise_receipts(page, np.array([1]), Receipt.CLICKED, life.clock.monotonic())
         life.disk.notes.wait(answers.append)
         # Whoever told of it is to come again.
         await until(lambda: answers)
         assert answers == [False]
-        lives.faults.errno = None
+        life.disk.journal.append = append  # type: ignore[method-assign]
         # By itself, a moment later; who asks before that is refused again.
         await until(lambda: page.history is not None and page.history.written == 1)
         life.disk.notes.wait(answers.append)

@@ -184,6 +184,7 @@ class Intake:
         #: Submits with a request id that are not answered yet.
         self._pending: dict[int, _Call] = {}
         self._is_stopped = False
+        self._is_stopped_in_memory = False
         #: Journal position of each batch in memory that is not final, by sequence, and those that may go.
         self._positions: dict[int, int] = {}
         self._to_release: list[int] = []
@@ -208,11 +209,12 @@ class Intake:
         Raises Overloaded, RequestIdReused, TaskStopped, ShuttingDown: then nothing was taken and the reply will not be
         called. A submission without rows is answered by `Accepted` with an empty task id, at once.
         """
-        if self._is_stopped:
-            raise ShuttingDown("the gateway is shutting down")
         key = request_key(self._secret, self._app_keys[app], submission.request_id) if submission.request_id else 0
+        # To its end: whoever takes what is declined here does not know it.
         if key and self._is_repeat(key, digest, submission, reply, task_id):
             return
+        if self._is_stopped or (self._is_stopped_in_memory and self._side_of[app].disk is None):
+            raise ShuttingDown("the gateway is shutting down")
         if task_id and self._tasks is not None:
             self._tasks.stopped.check(task_id)
         if submission.n == 0:
@@ -306,6 +308,10 @@ class Intake:
         if self._to_release:
             positions, self._to_release = self._to_release, []
             await self._journal.release(self._epoch, positions)
+
+    def stop_in_memory(self) -> None:
+        """No submission of an app that is in this memory alone is taken any more; those on the disk go on."""
+        self._is_stopped_in_memory = True
 
     async def stop(self) -> None:
         """No submission is taken any more; returns when all that were taken are durable and answered."""

@@ -565,8 +565,6 @@ class LongLink:
         )
 
 
-
-
 _UNSUPPORTED_VERSION = frozenset(
     {int(ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION), int(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION)}
 )

@@ -50,3 +50,17 @@ def test_nearly_all_texts_are_cut_where_they_lie() -> None:
     sizes = np.array([len(row) + OVERHEAD_BYTES for row in join(pieces, 0, 150)], np.int64)
     _, done = Bodies(pieces, sizes, 400, PARTS, "…").cut_last(np.arange(150))
     assert np.count_nonzero(done) == 150
+
+
+def test_what_stands_before_a_text_that_lies_among_others_is_not_its_beginning() -> None:
+    # Flags are pairs of letters: one letter more before them, and the pairs are others.
+    column = TextColumn.from_texts(["🇨🇳" * 60 + "ab🇨"] * 3)
+    assert column.blob
+    pieces = (b"x", column.take(np.arange(3)))
+    rows = join(pieces, 0, 3)
+    sizes = np.array([len(row) + OVERHEAD_BYTES for row in rows], np.int64)
+    for limit in range(80, 400):
+        bodies = Bodies(pieces, sizes, limit, PARTS, "…")
+        cut, done = bodies.cut_last(np.arange(3))
+        shorter = bodies.shorter(np.arange(3))
+        assert join(cut, 0, 3) == [shorter[row] if done[row] else rows[row] for row in range(3)]

@@ -21,6 +21,7 @@ from gateway.columns import (
     join,
     json_escape,
     json_escape_column,
+    merge_numbered,
     piece_rows,
     piece_width,
     pieces_lengths,
@@ -350,3 +351,21 @@ def test_utf8_good_rows_rests_between_pieces_and_finds_a_bad_row_in_the_last() -
         rests = sum(1 for _ in utf8_good_rows_in_steps(column))
         assert rests >= len(column.blob) // (1 << 20)
         assert utf8_good_rows(column).tolist() == [True] * len(rows) + [expected]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([b"", b"a", b"b", b"ab", b"abc"]), min_size=1, max_size=4).flatmap(
+            lambda texts: st.tuples(st.just(texts), st.lists(st.integers(0, len(texts) - 1), max_size=6))
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_merged_numbers_mean_what_they_meant_in_texts_that_stand_there_once(parts):
+    numbers, texts = merge_numbered(
+        [(np.array(numbers, np.uint32), TextColumn.from_rows(texts)) for texts, numbers in parts]
+    )
+    meant = [texts[number] for texts, numbers in parts for number in numbers]
+    assert [texts.row(number) for number in numbers.tolist()] == meant
+    assert sorted(texts.rows()) == sorted(set(meant))

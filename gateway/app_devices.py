@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ import trio
 from gateway.actors.audience_desk import AudienceDesk
 from gateway.actors.audiences import AudienceJournal, Audiences
 from gateway.actors.device_reports import DeviceReports
+from gateway.actors.long_link import LongLink
+from gateway.actors.long_link_port import App as LinkApp
 from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.presence import Presence
 from gateway.actors.uplink import UplinkActor
@@ -101,6 +103,7 @@ def build_presence(worker: Worker) -> Presence:
         clock=worker.clock,
         now=trio.current_time,
         changes_max=worker.config.long_link.presence_changes_max,
+        tags_max=worker.config.long_link.presence_tags_max,
         incarnation=secrets.randbits(64),
     )
     worker.owner.on_came, worker.owner.on_went = presence.came, presence.went
@@ -154,6 +157,28 @@ def within_files_limit(worker: Worker, settings: LongLinkSettings) -> LongLinkSe
     reserve = edge.files_reserve + edge.files_max - files
     worker.metrics.accept_files_max.set(edge.files_max - reserve)
     return msgspec.structs.replace(settings, edge=msgspec.structs.replace(edge, files_reserve=reserve))
+
+
+def make_long_link(worker: Worker, settings: LongLinkSettings, apps: Mapping[str, LinkApp]) -> LongLink:
+    """Not listening yet."""
+    made = LongLink(
+        settings,
+        apps,
+        worker.owner,
+        admission=worker.admission,
+        # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
+        clock=trio.current_time,
+        elsewhere=worker.passing,
+    )
+
+    def on_certificate(file: str, fault: str) -> None:
+        if fault:
+            worker.log.error("changed certificate refused, the one in use stays", file=file, error=fault)
+        else:
+            worker.log.info("changed certificate in use", file=file)
+
+    made.edge.layers.on_certificate = on_certificate
+    return made
 
 
 class BansWatch:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import I64, U8, U16, U32, U64, TextColumn, merge_numbered
+from gateway.columns import I64, U8, U16, U32, U64, TextColumn
 from gateway.tag_columns import TagColumns, concatenate_tags, run_places
+from gateway.text_numbers import merge_numbered
 
 
 class DeviceColumns(NamedTuple):

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import I64, U32, Rows, TextColumn, distinct, merge_numbered
+from gateway.columns import I64, U32, Rows, TextColumn
+from gateway.text_numbers import distinct, merge_numbered
 
 
 class TagColumns(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import uuid
 
@@ -14,20 +13,16 @@ from hypothesis import strategies as st
 from gateway.columns import (
     TextColumn,
     decimal,
-    drained,
     fill,
     fixed_rows,
     hex_lower,
     join,
     json_escape,
     json_escape_column,
-    merge_numbered,
     piece_rows,
     piece_width,
     pieces_lengths,
     pieces_width,
-    utf8_good_rows,
-    utf8_good_rows_in_steps,
     uuid_text,
 )
 
@@ -311,61 +306,3 @@ def test_a_part_of_a_column_has_its_rows_and_lengths_whether_joined_or_not(
         assert part.lengths().tolist() == lengths[start:stop].tolist()
         assert [part.row(index) for index in range(stop - start)] == rows[start:stop]
         assert part.take(np.arange(stop - start)[::-1]).rows() == rows[start:stop][::-1]
-
-
-def is_utf8(row: bytes) -> bool:
-    try:
-        row.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-@given(st.lists(st.binary(max_size=4) | st.text(max_size=3).map(str.encode), max_size=12))
-def test_utf8_good_rows_agrees_with_decoding_each_row(rows: list[bytes]) -> None:
-    assert utf8_good_rows(TextColumn.from_rows(rows)).tolist() == [is_utf8(row) for row in rows]
-
-
-@given(st.text(alphabet="aé中🙂", max_size=12), st.data())
-def test_utf8_good_rows_finds_rows_that_cut_a_sequence_in_a_valid_blob(text: str, data: st.DataObject) -> None:
-    blob = text.encode()
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(blob)), max_size=6)))
-    column = TextColumn(blob, np.array([0, *cuts, len(blob)], np.uint32))
-    assert utf8_good_rows(column).tolist() == [is_utf8(row) for row in column.rows()]
-
-
-@given(st.text(alphabet="aé中🙂\u202d", max_size=12), st.data())
-def test_whoever_looks_on_sees_the_whole_text(text: str, data: st.DataObject) -> None:
-    text *= data.draw(st.sampled_from([1, 20_000]))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
-    rows = [text[first:stop].encode() for first, stop in itertools.pairwise([0, *cuts, len(text)])]
-    seen: list[str] = []
-    drained(utf8_good_rows_in_steps(TextColumn.from_rows(rows), seen.append))
-    assert "".join(seen) == text
-
-
-def test_utf8_good_rows_rests_between_pieces_and_finds_a_bad_row_in_the_last() -> None:
-    rows = ["推送".encode() * 100] * 5_000
-    for last, expected in (("好".encode(), True), (b"\xff", False)):
-        column = TextColumn.from_rows([*rows, last])
-        rests = sum(1 for _ in utf8_good_rows_in_steps(column))
-        assert rests >= len(column.blob) // (1 << 20)
-        assert utf8_good_rows(column).tolist() == [True] * len(rows) + [expected]
-
-
-@given(
-    st.lists(
-        st.lists(st.sampled_from([b"", b"a", b"b", b"ab", b"abc"]), min_size=1, max_size=4).flatmap(
-            lambda texts: st.tuples(st.just(texts), st.lists(st.integers(0, len(texts) - 1), max_size=6))
-        ),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_merged_numbers_mean_what_they_meant_in_texts_that_stand_there_once(parts):
-    numbers, texts = merge_numbered(
-        [(np.array(numbers, np.uint32), TextColumn.from_rows(texts)) for texts, numbers in parts]
-    )
-    meant = [texts[number] for texts, numbers in parts for number in numbers]
-    assert [texts.row(number) for number in numbers.tolist()] == meant
-    assert sorted(texts.rows()) == sorted(set(meant))

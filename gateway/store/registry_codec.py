@@ -16,9 +16,10 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from gateway.columns import I64, U8, TextColumn, merge_numbered
+from gateway.columns import I64, U8, TextColumn
 from gateway.device_columns import DeviceColumns, concatenate, no_devices
 from gateway.tag_columns import TagColumns, tags_from_joined
+from gateway.text_numbers import merge_numbered
 
 _FRONT = struct.Struct("<II")
 #: A head is shorter: the names and lengths of some twenty columns.

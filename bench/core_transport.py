@@ -199,7 +199,9 @@ class CountingEdge:
             while self._waiting:
                 fds, packet_ids = self._waiting.popleft()
                 generations = self._link.table.generation[fds]
-                self._link._settle(fds, generations, packet_ids, trio.current_time())
+                now = trio.current_time()
+                self._link._acks.add(fds, generations, packet_ids, now)
+                self._link._acks.settle(now)
                 await trio.lowlevel.checkpoint()
 
 

@@ -17,6 +17,8 @@ from gateway.vendor import Slot
 
 #: With less room than this for the body the title may have to give way too: `fit` decides.
 _BODY_BYTES_MIN = 64
+#: Fewer rows are joined and cut one by one sooner than forty array calls have said where they end.
+_LYING_ROWS_MIN = 6
 
 
 def counted_parts(template: Compiled, bulk: CompiledBulk | None) -> tuple[bytes | Slot, ...]:
@@ -42,6 +44,8 @@ class Bodies:
     def cut_last(self, over: Rows) -> tuple[Pieces, Bool]:
         """The pieces with the last value cut in those of these rows (k,) where that is all, and which they are."""
         done = np.zeros(len(over), np.bool_)
+        if len(over) < _LYING_ROWS_MIN:
+            return self.pieces, done
         last = self.pieces[-1] if self._may_cut and self.pieces else None
         spans = last.spans() if isinstance(last, TextColumn) else None
         if (

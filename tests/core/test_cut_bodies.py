@@ -19,7 +19,7 @@ marks = st.sampled_from(["…", "", "…更多", '"'])
 
 
 @given(
-    st.lists(st.tuples(texts, texts), min_size=1, max_size=8),
+    st.lists(st.tuples(texts, texts), min_size=4, max_size=12),
     odd,
     st.sampled_from([b"Dear ", b"", "\u2066".encode(), b"\\n"]),
     st.integers(100, 420),
@@ -52,15 +52,21 @@ def test_nearly_all_texts_are_cut_where_they_lie() -> None:
     assert np.count_nonzero(done) == 150
 
 
+def test_a_few_texts_are_not_looked_at_as_columns() -> None:
+    pieces = (TextColumn.from_rows([b"x" * 500] * 5),)
+    cut, done = Bodies(pieces, np.full(5, 516), 400, PARTS, "…").cut_last(np.arange(5))
+    assert (cut, done.any()) == (pieces, False)
+
+
 def test_what_stands_before_a_text_that_lies_among_others_is_not_its_beginning() -> None:
     # Flags are pairs of letters: one letter more before them, and the pairs are others.
-    column = TextColumn.from_texts(["🇨🇳" * 60 + "ab🇨"] * 3)
+    column = TextColumn.from_texts(["🇨🇳" * 60 + "ab🇨"] * 8)
     assert column.blob
-    pieces = (b"x", column.take(np.arange(3)))
-    rows = join(pieces, 0, 3)
+    pieces = (b"x", column.take(np.arange(8)))
+    rows = join(pieces, 0, 8)
     sizes = np.array([len(row) + OVERHEAD_BYTES for row in rows], np.int64)
     for limit in range(80, 400):
         bodies = Bodies(pieces, sizes, limit, PARTS, "…")
-        cut, done = bodies.cut_last(np.arange(3))
-        shorter = bodies.shorter(np.arange(3))
-        assert join(cut, 0, 3) == [shorter[row] if done[row] else rows[row] for row in range(3)]
+        cut, done = bodies.cut_last(np.arange(8))
+        shorter = bodies.shorter(np.arange(8))
+        assert join(cut, 0, 8) == [shorter[row] if done[row] else rows[row] for row in range(8)]

@@ -227,9 +227,8 @@ class Home:
     @property
     def _is_full(self) -> bool:
         """A limit is passed, with the rows that were last asked room for."""
-        away = self.away_pages
-        rows = self.rows_open - away.rows + self._rows_wanted
-        return rows > self._rows_open_max or self._bytes + away.memory_bytes > self._ledger_bytes_max
+        rows = self.rows_open - self.away_pages.rows + self._rows_wanted
+        return rows > self._rows_open_max or self._bytes + self.away_pages.memory_bytes > self._ledger_bytes_max
 
     @property
     def ledger_bytes_max(self) -> int:

@@ -190,8 +190,8 @@ _SURE_CHARACTERS = TEXT_BYTES_MAX // 4
 
 def _check_shown(field: str, text: str) -> Fault | None:
     """For title and body."""
-    if text.isprintable() and len(text) <= _SURE_CHARACTERS:
-        # As nearly all: nothing of what is looked for below is printable.
+    if len(text) <= _SURE_CHARACTERS and (text.isprintable() or text.replace("\n", "").isprintable()):
+        # As nearly all: nothing of what is looked for below is printable, or ends a line.
         return None
     fault = _check_text(field, text, TEXT_BYTES_MAX)
     if fault is None and not text.isprintable():

@@ -431,8 +431,10 @@ class Intake:
             self._route(page)
 
     def _answer(self, side: _Side, call: _Call) -> None:
-        _detach(side, call)
-        self._pending.pop(call.key, None)
+        if call.attached is not None:
+            _detach(side, call)
+        if call.key:
+            self._pending.pop(call.key, None)
         answer = Accepted(call.task_id or b"", call.rows, call.duplicates, call.faults)
         for place, reply in enumerate(call.replies):
             reply(answer._replace(is_repeat=True) if place else answer)

@@ -236,6 +236,8 @@ class LaneActor:
         self._ahead.take_up(self.lane)
         if not self.has_rows or now < max(self._not_before, self._pool.not_before):
             return False
+        if self._unsent and self.lane.is_empty and not self._ahead.is_marked(self._unsent[0]):
+            return False  # a third of a small burst's steps
         rows_max = 0 if self._unsent else self._paces.rows_max(self.lane.next_page)
         capacity = self._pool.capacity(self._requests_wanted(rows_max))
         if not capacity:

@@ -91,11 +91,12 @@ class AppView(NamedTuple):
 
     def content_faults(self, requested: Requested, submit: messages.Submit) -> Mapping[int, Fault]:
         """Faults of contents: those that could not be read, and those that want to live longer than the app's may."""
-        faults = dict(requested.content_faults)
-        for position, variant in enumerate(submit.contents):
-            if (fault := self.ttl_fault(variant)) is not None:
-                faults.setdefault(position, fault)
-        return faults
+        late = [position for position, variant in enumerate(submit.contents) if variant.ttl_s > self.ttl_s_max]
+        if not late:
+            # As nearly all.
+            return requested.content_faults
+        faults = {position: fault for position in late if (fault := self.ttl_fault(submit.contents[position]))}
+        return {**faults, **requested.content_faults}
 
     def ttl_fault(self, variant: Variant) -> Fault | None:
         """A content that wants to live longer than the app's may."""
@@ -352,18 +353,17 @@ class Service:
             self._observer.refused_rows([fault.field for fault in submission.faults])
 
         def reply(answer: Accepted | GatewayError) -> None:
-            if isinstance(answer, Overloaded):
+            if isinstance(answer, Accepted):
+                self._observer.submit("accepted")
+                connection.grant(submit.n, requested.payload_bytes)
+                connection.answer(submitted(submit, submission, answer.task_id or bytes(16)))
+            elif isinstance(answer, Overloaded):
                 self._observer.submit("overloaded")
                 self._observer.error("overloaded")
                 connection.refuse(submit.id, answer)
-                return
-            if isinstance(answer, GatewayError):
+            else:
                 self._observer.submit("refused")
                 self._fail(connection, submit.id, "internal", str(answer))
-                return
-            self._observer.submit("accepted")
-            connection.answer(submitted(submit, submission, answer.task_id or bytes(16)))
-            connection.grant(submit.n, requested.payload_bytes)
 
         task_id = submit.task_id or b""
         self._intake.submit(app.number, submission, reply, digest=digest, task_id=task_id, is_part=bool(task_id))

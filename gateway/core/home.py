@@ -204,8 +204,8 @@ class Home:
     @property
     def _is_full(self) -> bool:
         """A limit is passed, with the rows that were last asked room for."""
-        rows_here = self.rows_open - self.away_pages.rows
-        return rows_here + self._rows_wanted > self._rows_open_max or self.ledger_bytes > self._ledger_bytes_max
+        rows = self.rows_open - self.away_pages.rows + self._rows_wanted
+        return rows > self._rows_open_max or self._bytes + self.away_pages.memory_bytes > self._ledger_bytes_max
 
     @property
     def ledger_bytes_max(self) -> int:

@@ -6,6 +6,7 @@ one short loop over them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,26 @@ _CODES = {name: int(channel) for name, channel in VENDOR_CHANNELS.items() if nam
 def compile_options(batch: Batch, defaults: AppDefaults) -> Options:
     """The options of all variants of a batch."""
     variants = batch.variants
+    if len(variants) > 1 and _are_alike(variants):
+        # Single messages of one sender: what holds for the first holds for all.
+        of_first = _compile(variants[:1], defaults)
+        return Options._make(np.repeat(column, len(variants), axis=0) for column in of_first)
+    return _compile(variants, defaults)
+
+
+def _are_alike(variants: Sequence[Variant]) -> bool:
+    """All that `_compile` reads is the same; False where it may not be."""
+    first = variants[0]
+    if isinstance(first.strategy, dict):
+        return False
+    wanted = (first.strategy, first.class_, first.category, first.priority, first.ttl_s == 0, first.action)
+    for each in variants:
+        if (each.strategy, each.class_, each.category, each.priority, each.ttl_s == 0, each.action) != wanted:
+            return False
+    return True
+
+
+def _compile(variants: Sequence[Variant], defaults: AppDefaults) -> Options:
     return Options(
         strategies=_strategies([_strategy_of(variant, defaults) for variant in variants]),
         classes=np.fromiter((class_of(variant, defaults) for variant in variants), np.uint8, len(variants)),

@@ -60,6 +60,8 @@ class TurnTaking(Generic[CallT]):
         self._perform = perform
         self._waiting: deque[CallT] = deque()
         self._is_turning = False
+        #: The calls of the present turn: the thread's while there is one.
+        self._turn: list[CallT] = []
 
     async def take_part(self, call: CallT) -> None:
         """The call was part of a turn. Raises StoreError.
@@ -87,33 +89,34 @@ class TurnTaking(Generic[CallT]):
 
     def _begin(self) -> None:
         """Not by `trio.to_thread`: it lets the loop have a turn before it starts a thread, and each call would wait."""
-        calls = self._choose(self._waiting)
+        self._turn = self._choose(self._waiting)
         self._is_turning = True
         token = trio.lowlevel.current_trio_token()
-        turns = functools.partial(self._take_turns, calls, token)
+        turns = functools.partial(self._take_turns, token)
         trio.lowlevel.start_thread_soon(turns, lambda outcome: token.run_sync_soon(self._ended, outcome), "turns")
 
-    def _take_turns(self, calls: list[CallT], token: trio.lowlevel.TrioToken) -> list[CallT]:
-        """In the thread: these calls' turn, and more until no call waits. The calls of the last, which are told of with
-        the end."""
+    def _take_turns(self, token: trio.lowlevel.TrioToken) -> None:
+        """In the thread: the first turn, and more until no call waits. The calls of the last are told with the end."""
         while True:
-            try:
-                self._perform(calls)
-            except BaseException as error:
-                crash = StoreError(self._place, "the turn crashed; nobody knows what was written")
-                for call in calls:
-                    call.error = call.error or crash
-                calls[0].bug = error
+            self._perform(self._turn)
             following = self._choose(self._waiting)
             if not following:
-                return calls
-            token.run_sync_soon(_tell, calls)
-            calls = following
+                return
+            token.run_sync_soon(_tell, self._turn)
+            self._turn = following
 
     def _ended(self, outcome: Any) -> None:
         """outcome: of `_take_turns`, as trio hands it over."""
+        calls, self._turn = self._turn, []
         self._is_turning = False
-        _tell(outcome.unwrap())
+        bug: BaseException | None = getattr(outcome, "error", None)
+        if bug is not None:
+            crash = StoreError(self._place, "the turn crashed; nobody knows what was written")
+            for call in calls:
+                call.error = call.error or crash
+            # Once: whoever supervises its caller hears of it.
+            calls[0].bug = bug
+        _tell(calls)
         if self._waiting:
             # It came after the thread had looked for the last time.
             self._begin()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis.strategies as st
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,6 +47,27 @@ def plain_strategy(variant: Variant, app: AppDefaults, channel: Channel) -> int:
     name = "long_link" if channel is Channel.NONE else channel.name.lower()
     name = next((vendor for vendor in REGIONS if name.startswith(f"{vendor}_")), name)
     return variant.strategy.get(name, variant.strategy.get("default", app.strategy))
+
+
+@pytest.mark.parametrize("odd", [0, 4, None])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"strategy": 3}, {"strategy": {"apns": 2}}, {"ttl_s": 0}, {"category": "ads"}),
+        *({"class_": "marketing"}, {"priority": "normal"}, {"action": "badge"}, {"body": "other"}),
+    ],
+)
+def test_options_of_variants_that_are_alike_but_for_one_are_those_of_each(
+    change: dict[str, Any], odd: int | None
+) -> None:
+    app = AppDefaults(1, frozenset({"ads"}))
+    usual = Variant(title="t", body="b")
+    made = [msgspec.structs.replace(usual, **(change if at == odd or odd is None else {})) for at in range(5)]
+    together = compile_options(batch_of(made, None), app)
+    for position, each in enumerate(made):
+        alone = compile_options(batch_of([each], None), app)
+        assert all((whole[position] == one[0]).all() for whole, one in zip(together, alone, strict=True))
+        assert all(whole.dtype == one.dtype for whole, one in zip(together, alone, strict=True))
 
 
 @given(st.lists(variants, min_size=1, max_size=4), defaults)

@@ -118,6 +118,9 @@ def unknown_alias(message: SubmitAudience, place: int) -> RefusedRow:
 def submitted(submit: Submit, submission: Submission, task_id: bytes) -> Submitted:
     """The answer to a submit whose accepted rows are durable as task_id."""
     duplicates = submission.duplicates
+    if not submission.faults and duplicates is None:
+        # As nearly all: a call of one row can have no other answer.
+        return Submitted(id=submit.id, task_id=task_id, accepted=submission.n, refused_count=submit.n - submission.n)
     return Submitted(
         id=submit.id,
         task_id=task_id,

@@ -2,7 +2,7 @@
 
 What it does in a step, in this order, and never more than fits into `step_s_max`:
 
-    poll (read) -> PUBACKs of the step, vectorised -> other packets -> accept -> report to the owner
+    logins that stood in line -> poll (read) -> PUBACKs of the step, vectorised -> other packets -> accept -> report
 
 The router is the *owner* of devices and rows. It hands rows over with `deliver`, one call for many; it is told by
 callbacks what became of them, in columns, at the end of a step. A row that was taken comes back exactly once:
@@ -29,12 +29,14 @@ import trio
 from gateway.actors.long_link_downlink import Downlink, Expiry
 from gateway.actors.long_link_login import Logins
 from gateway.actors.long_link_moves import Elsewhere, Move, Moves
+from gateway.actors.long_link_newcomers import Newcomers
 from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
 from gateway.actors.long_link_resume import Resumption
 from gateway.actors.long_link_sessions import Sessions
 from gateway.actors.long_link_settling import Acknowledgements
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
 from gateway.core.admission import Admission, Rule
+from gateway.core.login_turns import LoginTurns
 from gateway.core.step_pauses import SMALL_STEP, StepPauses
 from gateway.errors import CloseReason, RemoteProtocolError
 from gateway.net.edge import Closed, Edge
@@ -111,6 +113,8 @@ class LongLink:
             self._resumption,
             self._take_closed,
         )
+        turns = LoginTurns(edge.login_step_s_max, edge.step_s_max)
+        self.newcomers = Newcomers(turns, self.table, self.edge, cpu_clock, settings.connect_bytes_max)
         self._moves = None if elsewhere is None else Moves(elsewhere, self.table, self.edge)
         self.packets_in = np.zeros(16, np.uint64)
         """(16,) packets by PacketType."""
@@ -219,9 +223,10 @@ class LongLink:
 
     def step(self, now: float) -> bool:
         """One bounded step; true when there is probably more to do, so that another one is worth while at once."""
-        started = self._cpu_clock()
+        started, n_parsed = self._cpu_clock(), self._n_parsed
+        self.newcomers.turns.begin(started, now)
+        self.newcomers.take(self._take_packets, now)
         self.edge.resume_accepting(now)
-        n_parsed = self._n_parsed
         n_reads, n_ended, may_read = 0, 0, True
         if self._deferred:
             self._take_deferred(now, started)
@@ -238,17 +243,18 @@ class LongLink:
                 if self.table.state_at[fd]:
                     self.edge.close(fd, reason)
             n_reads, n_ended = len(reads.fds) + len(reads.fours.fds), len(reads.ended)
-        has_more = bool(self._deferred) or (may_read and self.edge.may_have_more)
+        has_more = bool(self._deferred or self.newcomers) or (may_read and self.edge.may_have_more)
         if not has_more or not self._acks.may_wait(now):
             self._acks.settle(now)
         if n_reads + n_ended >= SMALL_STEP:
             # What a smaller one cost was the step, not its reads.
             self.edge.pace.on_step(n_reads + n_ended, self._cpu_clock() - started)
-        n_accepted = self.edge.accept(now)
+        n_accepted = self.edge.accept(now, self.newcomers.turns.accepts_max(len(self.newcomers), now))
         self._report(now)
         n_others = self._n_parsed - n_parsed + n_ended + n_accepted
         self.pauses.on_step(now, n_reads, n_others, len(self.downlink.in_flight), is_cut=self.edge.may_have_more)
-        return bool(self._deferred) or n_reads + n_others >= SMALL_STEP or len(self._acks) > 0
+        self.newcomers.turns.end(self._cpu_clock())
+        return bool(self._deferred or self.newcomers) or n_reads + n_others >= SMALL_STEP or len(self._acks) > 0
 
     def tick(self, now: float) -> bool:
         """The scans over deadlines; true when some are left for another step."""
@@ -346,10 +352,11 @@ class LongLink:
 
         A client that sends its smallest packets as fast as it can costs the others a step now and then, no more.
         """
+        take_one = self.newcomers.take_one
         while self._deferred:
             fd, generation, data = self._deferred.popleft()
             # A takeover or an eviction may have closed it in the meantime.
-            if self.table.generation_at[fd] == generation:
+            if self.table.generation_at[fd] == generation and not take_one(self._take_packets, fd, data, now):
                 self._take_packets(fd, data, now)
             if self._cpu_clock() - started >= self.settings.edge.step_s_max:
                 break
@@ -416,7 +423,7 @@ class LongLink:
     def _carry_out(self, fd: int, packet: mqtt.Packet, replies: bytearray, now: float) -> None:
         """Does what the packet asks for; answers go to `replies`. Raises: RemoteProtocolError."""
         act = act_for(self.table.state_at[fd], packet)
-        self.packets_in[_TYPE_OF[type(packet)]] += 1
+        self.packets_in[mqtt.TYPE_OF[type(packet)]] += 1
         self._n_parsed += 1
         match act:
             case Act.LOG_IN:
@@ -576,18 +583,6 @@ class LongLink:
             packets_out={kind.name.lower(): int(packets_out[kind]) for kind in PacketType},
             connacks=self._logins.connacks_by_name(),
         )
-
-
-_TYPE_OF: dict[type[mqtt.Packet], PacketType] = {
-    mqtt.Connect: PacketType.CONNECT,
-    mqtt.Publish: PacketType.PUBLISH,
-    mqtt.Puback: PacketType.PUBACK,
-    mqtt.Pubrel: PacketType.PUBREL,
-    mqtt.Subscribe: PacketType.SUBSCRIBE,
-    mqtt.Unsubscribe: PacketType.UNSUBSCRIBE,
-    mqtt.Pingreq: PacketType.PINGREQ,
-    mqtt.Disconnect: PacketType.DISCONNECT,
-}
 
 
 _UNSUPPORTED_VERSION = frozenset(

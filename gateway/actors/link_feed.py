@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import trio
 
 from gateway.actors.bell import Bell
-from gateway.columns import I32, U32, Bool, Rows
+from gateway.actors.resending import RedeliverPort
+from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
 from gateway.core.shadow import ShadowPage, waits_for_home
 from gateway.core.trail import Trail
 from gateway.ledger import Channel, LedgerPage, State
@@ -45,18 +46,40 @@ class ForLink(NamedTuple):
         return ForLink(self.page, self.rows[which], self.fds[which], self.generations[which])
 
 
+class LongLinkPort(RedeliverPort, Protocol):
+    """The very call the edge takes: many rows at once, one write per device."""
+
+    def deliver_rows_max(self) -> int:
+        """Rows one call may have so that it stays within a step."""
+
+    def send_rest(self) -> bool:
+        """Writes more of what it took; False where nothing waits."""
+
+    def deliver(
+        self,
+        fds: I32,
+        generations: U32,
+        device_ids: U8,
+        tags: I64,
+        payload: Pieces,
+        now: float,
+        expiry_s: Callable[[Rows], U32] | None = None,
+    ) -> Bool: ...
+
+
 class LinkFeed:
     """rows_max: rows of a page that one call of the edge may have. feed: that call. trail: None without a journal on
-    disk."""
+    disk. send_rest: the edge writes more of what it took; False where nothing is left, and it may be given more."""
 
     def __init__(
         self,
-        *,
         rows_max: Callable[[LedgerPage], int],
         feed: Callable[[ForLink], None],
         trail: Trail | None,
+        send_rest: Callable[[], bool] = lambda: False,
     ) -> None:
         self._rows_max = rows_max
+        self._send_rest = send_rest
         self._feed = feed
         self._trail = trail
         self._bell = Bell()
@@ -100,7 +123,10 @@ class LinkFeed:
                 await trio.lowlevel.checkpoint()
 
     def _step(self) -> bool:
-        """Marks what may be marked, and gives the edge one call. False when there is nothing to do now."""
+        """The edge writes what it took, or marks what may be marked, and gives the edge one call. False when there is
+        nothing to do now."""
+        if self._send_rest():
+            return True
         while self._waiting and self._marked_rows < AHEAD_ROWS and len(self._marked) < _AHEAD_CALLS:
             if not self._prepare():
                 break

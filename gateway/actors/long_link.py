@@ -95,8 +95,10 @@ class LongLink:
         self.table = ConnectionTable(edge.files_max, edge.connections_max, now=clock())
         self.edge = Edge(edge, self.table, self._farewell)
         self.edge.refusal_of = self._refusal_of
-        self.write_pace = Pace(edge.step_s_max, most=_DELIVER_ROWS_MAX)
+        self._deliver_pace = Pace(edge.step_s_max, most=_DELIVER_ROWS_MAX)
+        self._write_pace = Pace(edge.step_s_max, most=_DELIVER_ROWS_MAX)
         self.downlink = Downlink(settings, self.table, self.edge)
+        self.downlink.rows_at_once = self._write_pace.items
         self._sessions = Sessions(settings, self.table, owner, lambda fd, data: self.edge.write(fd, data, clock()))
         self._resumption = Resumption(settings, self.table, self.downlink, self._sessions.exchanges, owner)
         self._closed: list[Closed] = []
@@ -156,8 +158,10 @@ class LongLink:
             busy = self.tick(now) or busy
         if self.pauses.wait_s:
             await trio.sleep(self.pauses.wait_s)
-        elif busy:
+        elif busy or len(self.edge.backlog):
             await trio.lowlevel.checkpoint()
+            if self.send_rest():
+                await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.wait_readable(self.edge.fileno())
             if (pause_s := self.pauses.gather_until - self._clock()) > 0.0:
@@ -496,7 +500,18 @@ class LongLink:
 
     def deliver_rows_max(self) -> int:
         """How many rows fit into one step of the loop at the measured pace: the slice to call `deliver` with."""
-        return self.write_pace.items()
+        # One more than is written at once: only longer calls teach what a call costs beside its writes.
+        return max(self._deliver_pace.items(), self._write_pace.items() + 1)
+
+    def send_rest(self) -> bool:
+        """Writes a step's worth of the rows that were taken and are still to be written; False where none are."""
+        started = self._cpu_clock()
+        sent = self.edge.backlog.send(self._write_pace.items(), self._clock())
+        if sent >= SMALL_STEP:
+            self._write_pace.on_step(sent, self._cpu_clock() - started)
+        if self.edge.has_closed():
+            self.edge.wake()
+        return sent > 0
 
     def deliver(
         self,
@@ -522,9 +537,14 @@ class LongLink:
         is_small = len(fds) < SMALL_STEP
         started = 0.0 if is_small else self._cpu_clock()
         self._resumption.claim(now)
+        waited = len(self.edge.backlog)
         taken = self.downlink.deliver(fds, generations, device_ids, tags, payload, now, expiry_s)
+        if (wait := len(self.edge.backlog)) and not waited:
+            # Whoever gave them may be one who does not care for the rest.
+            self.edge.wake()
         if not is_small:
-            self.write_pace.on_step(int(np.count_nonzero(taken)), self._cpu_clock() - started)
+            pace = self._deliver_pace if wait > waited else self._write_pace
+            pace.on_step(int(np.count_nonzero(taken)), self._cpu_clock() - started)
         self.pauses.on_delivered(now, len(self.downlink.in_flight))
         return taken
 

@@ -53,6 +53,8 @@ _KINDS = tuple(
     for version in (0, FLAG_MQTT_5, _ALIASED | FLAG_ALIAS_SET, _ALIASED)
 )
 _USUAL_KIND = bytes([_KINDS[0]])
+#: More than any call has.
+_MANY = 1 << 30
 #: d/<32 hex digits>/down
 _TOPIC_BYTES = 39
 
@@ -95,6 +97,8 @@ class Downlink:
         self._table = table
         self._edge = edge
         self.in_flight = InFlight(settings.in_flight_max)
+        #: Rows of a call that are written at once; of a longer one all are left to the backlog.
+        self.rows_at_once: Callable[[], int] = lambda: _MANY
         self._sent_qos_0: list[I64] = []
         self.n_published = 0
 
@@ -184,7 +188,7 @@ class Downlink:
         packet_ids = self.in_flight.packet_ids(entries)
         packets = publish_packets(group.topics(), packet_ids, group.payload, len(rows), properties=group.properties)
         fds = group.fds
-        written = self._write(fds, packets, has_repeats, now)
+        written = self._write(fds, group.generations, packets, has_repeats, now)
         n_written = int(np.count_nonzero(written))
         self._count(Count.DELIVERED, n_written)
         if n_written == n and not has_repeats:
@@ -203,7 +207,8 @@ class Downlink:
         """Writes rows of devices that subscribed with QoS 0; `take_sent_qos_0` gives them back."""
         n = len(group.fds)
         packets = publish_packets(group.topics(), None, group.payload, n, properties=group.properties)
-        written = self._write(group.fds, packets, bool(np.count_nonzero(ranks_within(group.fds))), now)
+        has_repeats = bool(np.count_nonzero(ranks_within(group.fds)))
+        written = self._write(group.fds, group.generations, packets, has_repeats, now)
         self._count(Count.DELIVERED_QOS_0, int(np.count_nonzero(written)))
         self._sent_qos_0.append(group.tags[written])
         self._edge.wake()
@@ -239,16 +244,20 @@ class Downlink:
             packets = publish_packets(
                 group.topics(), ids, group.payload, len(rows), is_duplicate=True, properties=group.properties
             )
-            sent[rows] = self._write(group.fds, packets, bool(np.count_nonzero(ranks_within(group.fds))), now)
+            has_repeats = bool(np.count_nonzero(ranks_within(group.fds)))
+            sent[rows] = self._write(group.fds, self._table.generation[group.fds], packets, has_repeats, now)
         self._count(Count.REDELIVERED, int(np.count_nonzero(sent)))
         return sent
 
-    def _write(self, fds: I32, packets: U8 | list[bytes], has_repeats: bool, now: float) -> Bool:
-        """Writes rows, one write per connection; (n,) true where the row is on its way."""
+    def _write(self, fds: I32, generations: U32, packets: U8 | list[bytes], has_repeats: bool, now: float) -> Bool:
+        """Writes rows, one write per connection, or leaves them to the backlog; (n,) true where it did either."""
         n = len(fds)
+        backlog = self._edge.backlog
         written = np.ones(n, np.bool_)
         if not has_repeats:
-            if failed := self._edge.calls.write(fds, packets, now):
+            if len(backlog) or n > self.rows_at_once():
+                backlog.add(fds, generations, packets, now)
+            elif failed := self._edge.calls.write(fds, packets, now):
                 written[failed] = False
         else:
             rows = packets if isinstance(packets, list) else fixed_rows(packets)
@@ -257,8 +266,12 @@ class Downlink:
                 groups.setdefault(fd, []).append(position)
             members = list(groups.values())
             joined = [b"".join([rows[position] for position in group]) for group in members]
-            for device in self._edge.write_rows(list(groups), joined, now):
-                written[members[device]] = False
+            if len(backlog) or len(members) > self.rows_at_once():
+                first = [group[0] for group in members]
+                backlog.add(fds[first], generations[first], joined, now)
+            else:
+                for device in self._edge.write_rows(list(groups), joined, now):
+                    written[members[device]] = False
         n_written = int(np.count_nonzero(written))
         self.n_published += n_written
         self._count(Count.REFUSED_PENDING, n - n_written)

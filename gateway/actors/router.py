@@ -26,12 +26,12 @@ from gateway.actors.bell import Bell
 from gateway.actors.fallbacks import NOT_REACHED, FallbackObserver, Fallbacks, Ways
 from gateway.actors.inbox import InboxActor, Offer
 from gateway.actors.lane import LaneActor
-from gateway.actors.link_feed import ForLink, LinkFeed, mark_held, rows_of_one_call
+from gateway.actors.link_feed import ForLink, LinkFeed, LongLinkPort, mark_held, rows_of_one_call
 from gateway.actors.rendering import LinkPayload, LinkRenderer
 from gateway.actors.resending import RedeliverPort, Resending
 from gateway.actors.token_guard import TokenGuard
 from gateway.clock import Clock
-from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
+from gateway.columns import I32, U8, U32, Bool, Rows
 from gateway.content import Class, Priority
 from gateway.core.devices import SINCE_UNKNOWN, DeviceTable
 from gateway.core.home import Home, row_tags
@@ -64,25 +64,6 @@ _SWEEP_S = 0.05
 _WAITS_MAX = 1 << 20
 #: Rows of strategy 4 that are in flight when their wait ends are looked at again after this long.
 _LOOK_AGAIN_S = 1.0
-
-
-class LongLinkPort(RedeliverPort, Protocol):
-    """The very call the edge takes: many rows at once, one write per device."""
-
-    def deliver_rows_max(self) -> int:
-        """Rows one call may have so that it stays within a step."""
-        ...
-
-    def deliver(
-        self,
-        fds: I32,
-        generations: U32,
-        device_ids: U8,
-        tags: I64,
-        payload: Pieces,
-        now: float,
-        expiry_s: Callable[[Rows], U32] | None = None,
-    ) -> Bool: ...
 
 
 class SpreadPort(Protocol):
@@ -165,7 +146,7 @@ class Router:
         self.fallbacks = Fallbacks(home=home, devices=devices, clock=clock, observer=observer, ways=ways)
         self._trail = trail
         self._remembers_devices = remembers_devices
-        self._link_feed = LinkFeed(rows_max=self._link_rows_max, feed=self._feed, trail=trail)
+        self._link_feed = LinkFeed(self._link_rows_max, self._feed, trail, self._send_rest)
         self._spread: SpreadPort | None = None
         #: Rows that came back from workers that died.
         self._again: deque[tuple[LedgerPage, Rows]] = deque()
@@ -386,6 +367,9 @@ class Router:
     def _link_rows_max(self, page: LedgerPage) -> int:
         assert self._long_link is not None
         return rows_of_one_call(page, self._long_link.deliver_rows_max())
+
+    def _send_rest(self) -> bool:
+        return self._long_link is not None and self._long_link.send_rest()
 
     def _feed(self, work: ForLink) -> None:
         page = work.page

@@ -39,6 +39,7 @@ import numpy as np
 
 from gateway.columns import I32, I64, U32, fixed_rows
 from gateway.errors import CloseReason, ConfigError
+from gateway.net.edge_backlog import WriteBacklog
 from gateway.net.edge_calls import EdgeCalls, Fours
 from gateway.net.edge_codec import Layers
 from gateway.net.edge_handshakes import ADOPTED, Handshakes
@@ -115,6 +116,7 @@ class Edge:
         self._ended: list[tuple[CloseReason, int, int, int, int, int, int]] = []
         self.moves = EdgeMoves(self, table, self._epoll)
         self.calls = EdgeCalls(self, table, is_batched=settings.io_uring)
+        self.backlog = WriteBacklog(table, self.calls, self._write_late)
         self.pace = Pace(settings.step_s_max)
         #: The last poll found as much as it asked for.
         self.may_have_more = False
@@ -138,6 +140,8 @@ class Edge:
             "partial_bytes": self.partial.total_bytes,
             "pending": len(self._pending),
             "pending_bytes": self._pending_total_bytes,
+            "backlog": len(self.backlog),
+            "backlog_bytes": self.backlog.size_bytes,
             "listeners": len(self._listeners),
             "layered": len(self.layers.by_fd),
             "opening": len(self.layers.opening),
@@ -380,6 +384,13 @@ class Edge:
         layers = self.layers.by_fd.get(fd)
         self._put(fd, data if layers is None else layers.send(bytes(data)), now)
 
+    def _write_late(self, fd: int, data: bytes, now: float) -> None:
+        """The same for a row that was taken before."""
+        if self.is_pending_full():
+            self.close(fd, CloseReason.SLOW_CONSUMER)
+        else:
+            self.write(fd, data, now)
+
     def _has_room(self, fd: int, size: int) -> bool:
         """Whether the connection may be given that much output; always, while none is pending."""
         pending = self._pending.get(fd)
@@ -573,6 +584,7 @@ class Edge:
         """Gives the descriptors of the edge itself back. All connections must be closed before."""
         self.stop_listening()
         self.calls.dispose()
+        self.backlog.clear()
         self._epoll.close()
         os.close(self._wake_fd)
         self._wake_fd = -1

@@ -136,6 +136,9 @@ class SocketsTwin:
     def deliver_rows_max(self) -> int:
         return self.rows_max
 
+    def send_rest(self) -> bool:
+        return False
+
     def deliver(
         self, fds: Any, generations: Any, device_ids: Any, tags: Any, payload: Any, now: float, expiry_s: Any = None
     ) -> Any:

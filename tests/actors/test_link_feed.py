@@ -240,3 +240,22 @@ async def test_a_call_that_crashes_is_made_again(trail: Trail) -> None:
     with trio.move_on_after(0.05):
         await edge.feed.run()
     assert edge.calls == [(0, [0, 1, 2])]
+
+
+async def test_feed_gives_the_edge_nothing_more_while_it_has_rows_to_write(autojump_clock: Any) -> None:
+    edge = Edge(None)
+    written: list[int] = []
+
+    def send_rest() -> bool:
+        # Each call of the edge takes two turns to write.
+        left = 2 * len(edge.calls) - len(written)
+        if left:
+            written.append(len(edge.calls))
+        return left > 0
+
+    edge.feed = LinkFeed(lambda _: 4, edge.take, None, send_rest)
+    edge.add(10, on_disk=False)
+    with trio.move_on_after(0.05):
+        await edge.feed.run()
+    assert [rows for _, rows in edge.calls] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert written == [1, 1, 2, 2, 3, 3]

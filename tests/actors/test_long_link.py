@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import trio
+import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -765,6 +766,121 @@ def test_row_without_puback_comes_back_once_and_a_late_puback_is_told_apart(benc
     assert bench.deliver([device], [2], (b"y",)) == [True]
 
 
+def with_rows_put_off(benches: list[Bench], **limits: Any) -> Bench:
+    """Calls of more than three rows are written in parts."""
+    bench = start(benches, **limits)
+    bench.link.downlink.rows_at_once = lambda: 3
+    return bench
+
+
+@pytest.mark.parametrize("io_uring", [True, False])
+@pytest.mark.parametrize("is_ragged", [False, True])
+def test_rows_of_a_long_call_leave_in_parts_and_in_their_order(
+    benches: list[Bench], io_uring: bool, is_ragged: bool
+) -> None:
+    bench = with_rows_put_off(benches, io_uring=io_uring)
+    devices = [bench.device(number).log_in() for number in range(40)]
+    texts: Pieces = (TextColumn.from_rows([b"x" * (1 + number % 3) for number in range(40)]) if is_ragged else b"x",)
+    assert all(bench.deliver(devices, list(range(40)), texts))
+    # Behind it: one of a device that has one there, and several for one device.
+    assert bench.deliver(devices[:1], [40], (b"y",)) == [True]
+    assert bench.deliver([devices[1]] * 2, [41, 42], (b"z",)) == [True, True]
+    assert bench.link.statistics().side_tables["backlog"] == 42  # two of one device are one write
+    assert not select.select([device.socket for device in devices], [], [], 0.0)[0]
+    backlog, written = bench.link.edge.backlog, 0
+    while len(backlog):
+        written += backlog.send(25, bench.now)
+    assert written == 42
+    for number, device in enumerate(devices):
+        assert device.receive_push().payload == bench.owner.payloads[number]
+    assert devices[0].receive_push().payload == b"y"
+    assert [devices[1].receive_push().payload for _ in range(2)] == [b"z", b"z"]
+    assert bench.link.statistics().side_tables["backlog_bytes"] == 0
+
+
+def test_row_that_waits_for_a_connection_that_ends_is_not_the_next_ones(benches: list[Bench]) -> None:
+    bench = with_rows_put_off(benches)
+    devices = [bench.device(number).log_in() for number in range(4)]
+    assert all(bench.deliver(devices, [0, 1, 2, 3], (b"x",)))
+    fd = devices[2].address[0]
+    devices[2].leave()
+    heir = bench.device(4).log_in()
+    assert heir.address[0] == fd
+    assert bench.link.send_rest()
+    assert [devices[number].receive_push().payload for number in (0, 1, 3)] == [b"x"] * 3
+    assert bench.deliver([heir], [4], (b"y",)) == [True]
+    assert heir.receive_push().payload == b"y"
+    back = [event for event in bench.owner.take() if event[0] == "unacknowledged"]
+    assert back == [("unacknowledged", 2, Unacknowledged.CONNECTION_CLOSED)]
+
+
+def test_reader_too_slow_for_rows_that_were_put_off_is_closed_and_they_come_back(benches: list[Bench]) -> None:
+    bench = with_rows_put_off(
+        benches,
+        send_buffer_bytes=4_096,
+        pending_bytes_max=10_000,
+        pending_total_bytes_max=10_000,
+        in_flight_per_device_max=60_000,
+    )
+    devices = [bench.device(number).log_in() for number in range(4)]
+    taken = 0
+    for _ in range(10_000):
+        if bench.closed():
+            break
+        taken += bench.deliver(devices, [taken + at for at in range(4)], (bytes(5_000),)).count(True)
+        while bench.link.send_rest():
+            pass
+    assert set(bench.closed()) == {"slow_consumer"}
+    for device in devices:
+        device.socket.close()
+    bench.until(lambda: bench.link.statistics().connections == 0)
+    back = [event[1] for event in bench.owner.take() if event[0] == "unacknowledged"]
+    assert len(back) == taken
+
+
+def test_answers_of_polls_that_were_cut_short_are_settled_together(benches: list[Bench]) -> None:
+    bench = start(benches)
+    devices = [bench.device(number).log_in() for number in range(10)]
+    assert all(bench.deliver(devices, list(range(10)), (b"x",)))
+    packet_ids = [device.receive_push().packet_id for device in devices]
+    bench.link.edge.pace = Pace(0.002, fewest=4, most=4)
+    for device, packet_id in zip(devices, packet_ids, strict=True):
+        device.send(puback(packet_id))
+    told = []
+    for _ in range(3):
+        bench.step(5.0)
+        told.append(len([event for event in bench.owner.take() if event[0] == "acknowledged"]))
+    assert told == [0, 0, 10]
+
+
+@pytest.mark.parametrize("ends", ["waited long enough", "a connection ended", "a tick"])
+def test_answers_that_gather_are_settled_before_anything_is_said_of_their_rows(benches: list[Bench], ends: str) -> None:
+    bench = start(benches)
+    devices = [bench.device(number).log_in() for number in range(10)]
+    assert all(bench.deliver(devices, list(range(10)), (b"x",)))
+    packet_ids = [device.receive_push().packet_id for device in devices]
+    bench.link.edge.pace = Pace(0.002, fewest=4, most=4)
+    for device, packet_id in zip(devices, packet_ids, strict=True):
+        device.send(puback(packet_id))
+    bench.step(5.0)
+    assert bench.owner.take() == []
+    if ends == "a tick":
+        bench.pass_time(60.0)
+    elif ends == "a connection ended":
+        for device in devices:
+            bench.link.edge.close(device.address[0], CloseReason.BANNED)
+        bench.step()
+    else:
+        bench.now += 0.006
+        bench.step()
+    events = [event[:2] for event in bench.owner.take()]
+    acknowledged = [event for event in events if event[0] == "acknowledged"]
+    assert len(acknowledged) == (8 if ends == "waited long enough" else 4)
+    assert events[: len(acknowledged)] == acknowledged or ends == "a connection ended"
+    gone = {event[1] for event in events if event[0] == "unacknowledged"}
+    assert gone.isdisjoint(event[1] for event in acknowledged)
+
+
 @pytest.mark.parametrize("io_uring", [True, False])
 def test_many_answers_of_four_bytes_are_told_apart(benches: list[Bench], io_uring: bool) -> None:
     bench = start(benches, io_uring=io_uring)
@@ -1314,6 +1430,20 @@ async def test_stop_waits_for_the_pubacks_and_then_closes_everything() -> None:
             await phone.stream.aclose()
     assert [event[0] for event in owner.take()] == ["subscribed", "acknowledged", "disconnected"]
     assert link.statistics().closed["shutdown"] == 1
+
+
+async def test_rows_that_were_put_off_leave_although_nobody_sends_them() -> None:
+    link, owner, address = run_link()
+    link.downlink.rows_at_once = lambda: 0
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            phone = await log_in_phone(address, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert push_to(link, owner, phone, 1)
+            assert await phone.receive(46)
+            nursery.cancel_scope.cancel()
+    await trio.aclose_forcefully(phone.stream)
 
 
 async def test_stop_closes_evenly_over_its_spread_so_that_devices_do_not_come_back_at_once(

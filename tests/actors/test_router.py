@@ -163,6 +163,9 @@ class CrashingSockets:
     def deliver_rows_max(self) -> int:
         return 3
 
+    def send_rest(self) -> bool:
+        return False
+
     def deliver(self, *args: Any) -> Any:
         self.left -= 1
         if self.left == 0 and not self.after:

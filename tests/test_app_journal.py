@@ -1,5 +1,6 @@
-"""The journal on disk behind intake and holders, in this process: what is durable when, disks that forget, fail or are
-slow, and what a restart makes of it.
+"""The journal on disk behind intake and holders; long because every test here lives in the one double of a process.
+
+What is durable when, disks that forget, fail or are slow, and what a restart makes of it.
 
 `Life` is one process's worth of it: intake, journal actor, and a vendor that takes rows as lanes do. Between two lives
 the disk may forget what was not synced.
@@ -645,6 +646,34 @@ async def test_a_full_disk_stops_intake_keeps_marking_and_takes_rows_again_when_
         await until(lambda: told)
         assert isinstance(told[0], Accepted)
         assert life.metrics.journal_failed.value() == 0
+
+
+async def test_a_receipt_that_found_no_room_is_refused_and_written_when_there_is_some(lives: Lives) -> None:
+    async with lives.live() as life:
+        told = life.submit(devices(2))
+        await until(lambda: told)
+        (page,) = life.pages
+        await life.issue(page, np.arange(2))
+        answers: list[bool] = []
+        append = life.disk.journal.append
+
+        async def refuse(*_: Any) -> Any:
+            raise StoreFull("journal", "no room")
+
+        life.disk.journal.append = refuse  # type: ignore[method-assign]
+        life.home.raise_receipts(page, np.array([1]), Receipt.CLICKED, life.clock.monotonic())
+        life.disk.notes.wait(answers.append)
+        # Whoever told of it is to come again.
+        await until(lambda: answers)
+        assert answers == [False]
+        life.disk.journal.append = append  # type: ignore[method-assign]
+        # By itself, a moment later; who asks before that is refused again.
+        await until(lambda: page.history is not None and page.history.written == 1)
+        life.disk.notes.wait(answers.append)
+        assert answers == [False, True]
+    async with lives.live() as life:
+        (page,) = life.home.pages()
+        assert page.receipt.tolist() == [Receipt.NONE, Receipt.CLICKED]
 
 
 async def test_a_window_bounds_the_rows_that_a_crash_makes_uncertain(lives: Lives) -> None:

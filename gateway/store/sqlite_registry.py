@@ -274,6 +274,11 @@ def fix_shard_groups(folder: Path, shard_groups: int) -> None:
             path.write_text(f"{shard_groups}\n", encoding="ascii")
 
 
+def group_path(folder: Path, group: int) -> Path:
+    """The database of a shard group."""
+    return folder / f"group-{group:03d}.db"
+
+
 class SqliteRegistry:
     """Opening blocks. apps: their keys in the order of the configuration. shard_groups: a power of two, fixed for a
     folder when it is made. groups: those that are opened, of whose devices all calls are; None for all.
@@ -291,7 +296,7 @@ class SqliteRegistry:
         n_blocks = self._group_shards // BLOCK_SHARDS
         try:
             for number in range(shard_groups) if groups is None else groups:
-                path = folder / f"group-{number:03d}.db"
+                path = group_path(folder, number)
                 self._by_number[number] = _Group(path, apps, number * n_blocks, n_blocks)
         except BaseException:
             self.close()

@@ -35,6 +35,7 @@ import trio
 from gateway.actors.consent_desk import CONSENTS_STORE
 from gateway.actors.loss_reports import as_count, loss_found, merge_counted
 from gateway.actors.merged_streams import MergedStream
+from gateway.actors.own_tasks import OwnTasks
 from gateway.actors.rpc_listener import Caller, RpcConnection
 from gateway.actors.service import Service
 from gateway.actors.stand_ins import StandIns, Submitting
@@ -134,18 +135,13 @@ class Front:
         self._receipts = receipts
         self._presence = presence
         self._stand_ins = stand_ins
-        self._nursery: trio.Nursery | None = None
+        self._tasks = OwnTasks()
         links.answer_with("rpc", self._on_ask)
         links.answer_with("messages", self._on_ask_messages)
 
     async def run(self) -> None:
         """Keeps the tasks of requests that wait for others. If cancelled: they are not answered."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                await trio.sleep_forever()
-        finally:
-            self._nursery = None
+        await self._tasks.run()
 
     # -- the listener's calls
 
@@ -179,10 +175,8 @@ class Front:
             self._start(connection, requested, work)
 
     def _start(self, connection: Caller, requested: Requested, work: Callable[[], Any]) -> None:
-        if self._nursery is None:
+        if not self._tasks.start(self._answer, connection, requested, work):
             connection.refuse(requested.message.id, Overloaded("workers that answer", 0, 1, retry_after_s=_BACK_S))
-        else:
-            self._nursery.start_soon(self._answer, connection, requested, work)
 
     async def _answer(self, connection: Caller, requested: Requested, work: Callable[[], Any]) -> None:
         message: Any = requested.message
@@ -503,10 +497,8 @@ class Front:
         perform()
 
     def _later(self, function: Callable[..., Any], what: Any, reply: Reply) -> None:
-        if self._nursery is None:
+        if not self._tasks.start(function, what, reply):
             reply(b"")
-        else:
-            self._nursery.start_soon(function, what, reply)
 
     async def _take(self, submitting: Submitting, reply: Reply, declined_by: Life | None) -> None:
         """A submit that was brought here because of its id, which is not this worker's by right or not known yet."""
@@ -518,10 +510,8 @@ class Front:
         perform()
 
     def _on_ask_messages(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
-        if self._nursery is None:
+        if not self._tasks.start(self._find_messages, head, reply):
             reply(msgspec.msgpack.encode([]))
-        else:
-            self._nursery.start_soon(self._find_messages, head, reply)
 
     async def _find_messages(self, head: dict[str, Any], reply: Reply) -> None:
         reply(msgspec.msgpack.encode(await self._service.last_messages(head["app"], head["device_id"])))

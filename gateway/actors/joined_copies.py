@@ -11,8 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import trio
-
+from gateway.actors.own_tasks import OwnTasks
 from gateway.actors.store_desk import Copies
 from gateway.actors.worker_links import Reply, WorkerLinks
 from gateway.core.shadow import Life
@@ -30,17 +29,12 @@ class JoinedCopies:
         self._own = own
         self._links = links
         self._others = [worker for worker in range(workers) if worker != me]
-        self._nursery: trio.Nursery | None = None
+        self._tasks = OwnTasks()
         links.answer_with("copy", self._on_ask)
 
     async def run(self) -> None:
         """Keeps the copies that others ask for. If cancelled: they are not answered."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                await trio.sleep_forever()
-        finally:
-            self._nursery = None
+        await self._tasks.run()
 
     async def begin_copy(self, folder: Path) -> None:
         """As `Copies` says. Raises StoreError."""
@@ -67,10 +61,8 @@ class JoinedCopies:
                 raise CopyFailed(f"worker {worker}: {text}")
 
     def _on_ask(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
-        if self._nursery is None:
+        if not self._tasks.start(self._copy, head["step"], Path(head["folder"]), reply):
             reply(b"is starting or stopping")
-        else:
-            self._nursery.start_soon(self._copy, head["step"], Path(head["folder"]), reply)
 
     async def _copy(self, step: str, folder: Path, reply: Reply) -> None:
         try:

@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 import trio
 
+from gateway.actors.own_tasks import OwnTasks
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks
 from gateway.clock import Clock, ElapsedUnix
 from gateway.core.ownership import Ownership
@@ -102,18 +103,13 @@ class StandIns:
         self._first = 0
         #: By home: submits that are being taken in its stead.
         self._under_way = [0] * ownership.workers
-        self._nursery: trio.Nursery | None = None
+        self._tasks = OwnTasks()
         links.answer_with(WHAT, self._on_ask)
 
     async def run(self) -> None:
         """Keeps the tasks of answers. If cancelled: those that ask, ask again."""
         self._ages.begin()
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                await trio.sleep_forever()
-        finally:
-            self._nursery = None
+        await self._tasks.run()
 
     # -- who lives; told by `Peers`
 
@@ -188,10 +184,8 @@ class StandIns:
     def _on_ask(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
         self._homes.on_back(life)
         self._change()
-        if self._nursery is None:
+        if not self._tasks.start(self._tell, life.worker, head["from"], reply):
             reply(b"")
-        else:
-            self._nursery.start_soon(self._tell, life.worker, head["from"], reply)
 
     async def _tell(self, worker: int, start: int | None, reply: Reply) -> None:
         """From the question on nothing more is taken in its stead; what was being taken is waited for."""

@@ -43,54 +43,11 @@ from gateway.client.retry import TIMEOUT_S, Lost, Retry
 from gateway.content import Variant
 from gateway.errors import CloseReason, LocalProtocolError
 from gateway.wire.rpc import codec
+from gateway.wire.rpc import messages as rpc
 from gateway.wire.rpc.client import Answered, ClientSession, Closed, CreditCame, Event, Ready
-from gateway.wire.rpc.messages import (
-    ANSWER_OF,
-    Answer,
-    AudienceSubmitted,
-    BackedUp,
-    Backup,
-    Cancel,
-    ClockAdvance,
-    ClockAdvanced,
-    DeviceFound,
-    DevicesBlocked,
-    DevicesErased,
-    DevicesRegistered,
-    DeviceStatuses,
-    Error,
-    GatewayStatus,
-    Message,
-    OnlineCounted,
-    OnlineCounts,
-    PresenceChanges,
-    PurgeStored,
-    Receipts,
-    Request,
-    Restart,
-    Restarted,
-    RevokeTask,
-    Status,
-    StopTask,
-    StoredPurged,
-    StoredRows,
-    StoredRowsFound,
-    StreamPage,
-    Submit,
-    Submitted,
-    SubscribePresence,
-    SubscribeReceipts,
-    TaskCounts,
-    TaskRevoked,
-    TaskRowPage,
-    TaskState,
-    TaskStopped,
-    TraceHops,
-    Welcome,
-)
 
-_A = TypeVar("_A", bound=Message)
-_P = TypeVar("_P", bound="Receipts | PresenceChanges")
+_A = TypeVar("_A", bound=rpc.Message)
+_P = TypeVar("_P", bound="rpc.Receipts | rpc.PresenceChanges")
 #: Rows of a stream that may be on their way to us.
 STREAM_ROWS = 8192
 
@@ -110,8 +67,8 @@ class Slot:
 
     def __init__(self, bell: Bell) -> None:
         self.bell = bell
-        self.answer: Answer | None = None
-        self.pages: deque[StreamPage] = deque()
+        self.answer: rpc.Answer | None = None
+        self.pages: deque[rpc.StreamPage] = deque()
 
 
 class Link:
@@ -128,7 +85,7 @@ class Link:
         self.room = new_bell()
         self.outbox = new_bell()
 
-    def start(self, request: Request, payload: bytes) -> Slot:
+    def start(self, request: rpc.Request, payload: bytes) -> Slot:
         """The request is in the session's hands; the slot gets its answer."""
         self.session.send(request, payload)
         slot = self.slots[request.id] = Slot(self._new_bell())
@@ -165,11 +122,11 @@ class Link:
             raise LocalProtocolError("the connection is not lost")
         return Lost(str(lost), reason=lost.reason, error=lost.error, was_sent=was_sent)
 
-    def _on_answer(self, message: Answer | StreamPage) -> None:
+    def _on_answer(self, message: rpc.Answer | rpc.StreamPage) -> None:
         slot = self.slots.get(message.id)
         if slot is None:
             return
-        if isinstance(message, StreamPage):
+        if isinstance(message, rpc.StreamPage):
             slot.pages.append(message)
         else:
             slot.answer = message
@@ -238,7 +195,7 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
         allow_duplicates: bool = False,
         group: str = "",
         task_id: bytes | str | None = None,
-    ) -> Submitted:
+    ) -> rpc.Submitted:
         """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries.
 
         task_id: an earlier task that these rows become part of; group: a label, kept with them.
@@ -255,25 +212,25 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
         )
         return await self.submit_columns(request)
 
-    async def submit_columns(self, request: Submit) -> Submitted:
+    async def submit_columns(self, request: rpc.Submit) -> rpc.Submitted:
         """The same for columns that the caller has made (requests.py, rows.py)."""
-        return await self._call(with_request_id(request), Submitted)
+        return await self._call(with_request_id(request), rpc.Submitted)
 
-    async def submit_audience(self, content: Variant, **who: Unpack[AudienceOptions]) -> AudienceSubmitted:
+    async def submit_audience(self, content: Variant, **who: Unpack[AudienceOptions]) -> rpc.AudienceSubmitted:
         """The content is on its way to all devices, or to those that the options name."""
-        return await self._call(audience_request(content, **who), AudienceSubmitted)
+        return await self._call(audience_request(content, **who), rpc.AudienceSubmitted)
 
-    async def task_state(self, task_id: bytes | str) -> TaskCounts:
-        return await self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+    async def task_state(self, task_id: bytes | str) -> rpc.TaskCounts:
+        return await self._call(rpc.TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), rpc.TaskCounts)
 
-    async def stop_task(self, task_id: bytes | str) -> TaskStopped:
+    async def stop_task(self, task_id: bytes | str) -> rpc.TaskStopped:
         """No row of the task that is not under way goes out any more, and it takes no further rows."""
-        return await self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
+        return await self._call(rpc.StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), rpc.TaskStopped)
 
-    async def revoke_task(self, task_id: bytes | str, *, replacement: Variant | None = None) -> TaskRevoked:
+    async def revoke_task(self, task_id: bytes | str, *, replacement: Variant | None = None) -> rpc.TaskRevoked:
         """The task is stopped; what it shows is taken back, or replaced, where the channel can."""
-        request = RevokeTask(id=UNSENT, task_id=id_bytes("task id", task_id), replacement=replacement)
-        return await self._call(request, TaskRevoked)
+        request = rpc.RevokeTask(id=UNSENT, task_id=id_bytes("task id", task_id), replacement=replacement)
+        return await self._call(request, rpc.TaskRevoked)
 
     async def task_rows(
         self,
@@ -283,8 +240,8 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
         *,
         states: Sequence[str] | None = None,
         reasons: Sequence[str] | None = None,
-    ) -> TaskRowPage:
-        return await self._call(task_rows_request(task_id, first, n, states=states, reasons=reasons), TaskRowPage)
+    ) -> rpc.TaskRowPage:
+        return await self._call(task_rows_request(task_id, first, n, states=states, reasons=reasons), rpc.TaskRowPage)
 
     async def trace(
         self,
@@ -292,38 +249,40 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
         device_id: bytes | str | None = None,
         *,
         message_id: bytes | str | None = None,
-    ) -> TraceHops:
-        return await self._call(trace_request(task_id, device_id, message_id), TraceHops)
+    ) -> rpc.TraceHops:
+        return await self._call(trace_request(task_id, device_id, message_id), rpc.TraceHops)
 
     async def register_devices(
         self, devices: Sequence[DeviceState], *, want_passwords: bool = False
-    ) -> DevicesRegistered:
+    ) -> rpc.DevicesRegistered:
         """want_passwords: the answer carries each device's password of the long link."""
-        return await self._call(register_request(devices, want_passwords=want_passwords), DevicesRegistered)
+        return await self._call(register_request(devices, want_passwords=want_passwords), rpc.DevicesRegistered)
 
-    async def device(self, device_id: bytes | str | None = None, *, alias: str = "", app_key: str = "") -> DeviceFound:
-        return await self._call(device_request(device_id, alias, app_key), DeviceFound)
+    async def device(
+        self, device_id: bytes | str | None = None, *, alias: str = "", app_key: str = ""
+    ) -> rpc.DeviceFound:
+        return await self._call(device_request(device_id, alias, app_key), rpc.DeviceFound)
 
-    async def device_status(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> DeviceStatuses:
+    async def device_status(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> rpc.DeviceStatuses:
         """Presence of up to 1,000 devices, as columns."""
-        return await self._call(device_status_request(device_ids, app_key), DeviceStatuses)
+        return await self._call(device_status_request(device_ids, app_key), rpc.DeviceStatuses)
 
-    async def online_counts(self, *, tag: str = "", app_key: str = "") -> OnlineCounted:
+    async def online_counts(self, *, tag: str = "", app_key: str = "") -> rpc.OnlineCounted:
         """Devices online by platform, now and over 24 hours, and how many have the tag."""
-        return await self._call(OnlineCounts(id=UNSENT, tag=tag, app_key=app_key), OnlineCounted)
+        return await self._call(rpc.OnlineCounts(id=UNSENT, tag=tag, app_key=app_key), rpc.OnlineCounted)
 
-    async def status(self) -> GatewayStatus:
-        return await self._call(Status(id=UNSENT), GatewayStatus)
+    async def status(self) -> rpc.GatewayStatus:
+        return await self._call(rpc.Status(id=UNSENT), rpc.GatewayStatus)
 
-    async def erase_devices(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> DevicesErased:
+    async def erase_devices(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> rpc.DevicesErased:
         """The devices are forgotten, with what waits for them."""
-        return await self._call(erase_request(device_ids, app_key), DevicesErased)
+        return await self._call(erase_request(device_ids, app_key), rpc.DevicesErased)
 
     async def block_devices(
         self, device_ids: Sequence[bytes | str], *, blocked: bool = True, app_key: str = ""
-    ) -> DevicesBlocked:
+    ) -> rpc.DevicesBlocked:
         """Nothing is sent to the devices from now on, or may be again."""
-        return await self._call(block_request(device_ids, blocked, app_key), DevicesBlocked)
+        return await self._call(block_request(device_ids, blocked, app_key), rpc.DevicesBlocked)
 
     async def stored_rows(
         self,
@@ -333,12 +292,12 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
         task_id: bytes | None = None,
         older_than_s: float = 0.0,
         rows_max: int = 100,
-    ) -> StoredRowsFound:
+    ) -> rpc.StoredRowsFound:
         """Operators: rows that wait for their devices, counted, and the first of them."""
-        request = StoredRows(
+        request = rpc.StoredRows(
             id=UNSENT, app_key=app_key, device_id=device_id, task_id=task_id, older_than_s=older_than_s, n=rows_max
         )
-        return await self._call(request, StoredRowsFound)
+        return await self._call(request, rpc.StoredRowsFound)
 
     async def purge_stored(
         self,
@@ -347,33 +306,33 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
         device_id: bytes | None = None,
         task_id: bytes | None = None,
         older_than_s: float = 0.0,
-    ) -> StoredPurged:
+    ) -> rpc.StoredPurged:
         """Operators: such rows end cancelled."""
-        request = PurgeStored(
+        request = rpc.PurgeStored(
             id=UNSENT, app_key=app_key, device_id=device_id, task_id=task_id, older_than_s=older_than_s
         )
-        return await self._call(request, StoredPurged)
+        return await self._call(request, rpc.StoredPurged)
 
-    async def backup(self, folder: str) -> BackedUp:
+    async def backup(self, folder: str) -> rpc.BackedUp:
         """Operators: the stores are copied into a new folder on the gateway's machine."""
-        return await self._call(Backup(id=UNSENT, folder=folder), BackedUp)
+        return await self._call(rpc.Backup(id=UNSENT, folder=folder), rpc.BackedUp)
 
-    async def clock_advance(self, seconds: float) -> ClockAdvanced:
-        return await self._call(ClockAdvance(id=UNSENT, seconds=seconds), ClockAdvanced)
+    async def clock_advance(self, seconds: float) -> rpc.ClockAdvanced:
+        return await self._call(rpc.ClockAdvance(id=UNSENT, seconds=seconds), rpc.ClockAdvanced)
 
-    async def restart(self, *, may_lose: bool = False) -> Restarted:
+    async def restart(self, *, may_lose: bool = False) -> rpc.Restarted:
         """Every worker has been started anew, one after the other, but for those that would lose rows."""
-        return await self._call(Restart(id=UNSENT, may_lose=may_lose), Restarted)
+        return await self._call(rpc.Restart(id=UNSENT, may_lose=may_lose), rpc.Restarted)
 
-    async def ask(self, request: Request) -> Answer:
+    async def ask(self, request: rpc.Request) -> rpc.Answer:
         """The answer to a request that was made elsewhere; its number is not used."""
-        answer: Answer = await self._call(request, ANSWER_OF[type(request)])  # type: ignore[arg-type]
+        answer: rpc.Answer = await self._call(request, rpc.ANSWER_OF[type(request)])  # type: ignore[arg-type]
         return answer
 
-    async def welcome(self) -> Welcome:
+    async def welcome(self) -> rpc.Welcome:
         """What the gateway said at the greeting: limits and names of codes. Connects where there is no connection."""
         deadline = self._now() + self._timeout_s
-        retry = Retry(Status(id=UNSENT), deadline=deadline, spread=random.random())
+        retry = Retry(rpc.Status(id=UNSENT), deadline=deadline, spread=random.random())
         while True:
             try:
                 link = await self._connect(deadline)
@@ -383,13 +342,13 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
             if link.session.welcome is not None:
                 return link.session.welcome
 
-    def subscribe_receipts(self, cursor: bytes = b"") -> PageStream[Receipts]:
+    def subscribe_receipts(self, cursor: bytes = b"") -> PageStream[rpc.Receipts]:
         """Pages of changes: `async with client.subscribe_receipts() as pages: async for page in pages: ...`"""
-        return PageStream(self, SubscribeReceipts, Receipts, cursor)
+        return PageStream(self, rpc.SubscribeReceipts, rpc.Receipts, cursor)
 
-    def subscribe_presence(self, cursor: bytes = b"") -> PageStream[PresenceChanges]:
+    def subscribe_presence(self, cursor: bytes = b"") -> PageStream[rpc.PresenceChanges]:
         """Pages of devices that came, went, or said something new of themselves; used as `subscribe_receipts` is."""
-        return PageStream(self, SubscribePresence, PresenceChanges, cursor)
+        return PageStream(self, rpc.SubscribePresence, rpc.PresenceChanges, cursor)
 
     def close(self) -> None:
         """The connection is closed; calls under way fail. A later call opens a new one."""
@@ -400,7 +359,7 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _call(self, request: Request, kind: type[_A]) -> _A:
+    async def _call(self, request: rpc.Request, kind: type[_A]) -> _A:
         deadline = self._now() + self._timeout_s
         retry = Retry(request, deadline=deadline, spread=random.random())
         while True:
@@ -411,12 +370,12 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
             else:
                 if isinstance(answer, kind):
                     return answer
-                if not isinstance(answer, Error):
+                if not isinstance(answer, rpc.Error):
                     raise LocalProtocolError(f"{type(answer).__name__} passed the session as an answer")
                 wait_s = retry.after_error(answer, self._now())
             await self._sleep(wait_s)
 
-    async def _attempt(self, request: Request, deadline: float, retry: Retry) -> Answer:
+    async def _attempt(self, request: rpc.Request, deadline: float, retry: Retry) -> rpc.Answer:
         link, slot, number = await self._start(request, deadline, retry)
         try:
             while slot.answer is None:
@@ -428,7 +387,7 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
         finally:
             link.give_up(number)
 
-    async def _start(self, request: Request, deadline: float, retry: Retry) -> tuple[Link, Slot, int]:
+    async def _start(self, request: rpc.Request, deadline: float, retry: Retry) -> tuple[Link, Slot, int]:
         """Sends the request once there is room. Raises Lost."""
         link = await self._connect(deadline)
         # A number is not handed out again before 2^32 others, so it may be taken long before it is used.
@@ -486,7 +445,11 @@ class PageStream(Generic[_P]):
     """
 
     def __init__(
-        self, calls: AsyncCalls, kind: type[SubscribeReceipts | SubscribePresence], page: type[_P], cursor: bytes
+        self,
+        calls: AsyncCalls,
+        kind: type[rpc.SubscribeReceipts | rpc.SubscribePresence],
+        page: type[_P],
+        cursor: bytes,
     ) -> None:
         self._calls = calls
         self._kind = kind
@@ -535,7 +498,7 @@ class PageStream(Generic[_P]):
                 self._unpaid = page.n
                 return page
             self._slot = None
-            if not isinstance(page, Error):
+            if not isinstance(page, rpc.Error):
                 raise StopAsyncIteration
             await calls._sleep(retry.after_error(page, calls._now()))
 
@@ -561,7 +524,7 @@ class PageStream(Generic[_P]):
             self._unpaid = 0
         return self._link, self._slot
 
-    async def _next_page(self, link: Link, slot: Slot, retry: Retry, until: float) -> StreamPage | Answer:
+    async def _next_page(self, link: Link, slot: Slot, retry: Retry, until: float) -> rpc.StreamPage | rpc.Answer:
         if self._unpaid and link.lost is None:
             # The caller has come back for more: the last page is done with.
             link.session.grant(self._number, self._unpaid)
@@ -582,7 +545,7 @@ class PageStream(Generic[_P]):
     def _cancel(self) -> None:
         link = self._link
         if link is not None and self._slot is not None and self._slot.answer is None and link.lost is None:
-            link.session.send(Cancel(id=self._number))
+            link.session.send(rpc.Cancel(id=self._number))
             link.give_up(self._number)
             link.outbox.ring()
         self._slot = None

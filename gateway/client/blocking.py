@@ -42,53 +42,11 @@ from gateway.client.retry import TIMEOUT_S, Lost, Retry
 from gateway.content import Variant
 from gateway.errors import CloseReason, LocalProtocolError
 from gateway.wire.rpc import codec
+from gateway.wire.rpc import messages as rpc
 from gateway.wire.rpc.client import Answered, ClientSession, Closed, Ready
-from gateway.wire.rpc.messages import (
-    Answer,
-    AudienceSubmitted,
-    BackedUp,
-    Backup,
-    Cancel,
-    ClockAdvance,
-    ClockAdvanced,
-    DeviceFound,
-    DevicesBlocked,
-    DevicesErased,
-    DevicesRegistered,
-    DeviceStatuses,
-    Error,
-    GatewayStatus,
-    Message,
-    OnlineCounted,
-    OnlineCounts,
-    PresenceChanges,
-    PurgeStored,
-    Receipts,
-    Request,
-    Restart,
-    Restarted,
-    RevokeTask,
-    Status,
-    StopTask,
-    StoredPurged,
-    StoredRows,
-    StoredRowsFound,
-    StreamPage,
-    Submit,
-    Submitted,
-    SubscribePresence,
-    SubscribeReceipts,
-    TaskCounts,
-    TaskRevoked,
-    TaskRowPage,
-    TaskState,
-    TaskStopped,
-    TraceHops,
-    Welcome,
-)
 
-_A = TypeVar("_A", bound=Message)
-_P = TypeVar("_P", bound="Receipts | PresenceChanges")
+_A = TypeVar("_A", bound=rpc.Message)
+_P = TypeVar("_P", bound="rpc.Receipts | rpc.PresenceChanges")
 _READ_BYTES = 256 << 10
 #: Rows of a stream that may be on their way to us.
 _STREAM_ROWS = 8192
@@ -117,8 +75,8 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         self._socket: socket.socket | None = None
         self._session: ClientSession | None = None
         #: Answers that came while somebody waited for another one.
-        self._answers: dict[int, Answer] = {}
-        self._pages: dict[int, deque[StreamPage]] = {}
+        self._answers: dict[int, rpc.Answer] = {}
+        self._pages: dict[int, deque[rpc.StreamPage]] = {}
         #: Calls given up at their deadline; their answers are dropped.
         self._given_up: set[int] = set()
         self._lost: Lost | None = None
@@ -144,7 +102,7 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         allow_duplicates: bool = False,
         group: str = "",
         task_id: bytes | str | None = None,
-    ) -> Submitted:
+    ) -> rpc.Submitted:
         """The accepted rows are durable under the answer's task id. Without a request_id one is made, for retries.
 
         task_id: an earlier task that these rows become part of; group: a label, kept with them.
@@ -161,16 +119,16 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         )
         return self.submit_columns(request)
 
-    def submit_columns(self, request: Submit) -> Submitted:
+    def submit_columns(self, request: rpc.Submit) -> rpc.Submitted:
         """The same for columns that the caller has made (requests.py, rows.py)."""
-        return self._call(with_request_id(request), Submitted)
+        return self._call(with_request_id(request), rpc.Submitted)
 
-    def submit_many(self, requests: Iterable[Submit]) -> Iterator[Submitted]:
+    def submit_many(self, requests: Iterable[rpc.Submit]) -> Iterator[rpc.Submitted]:
         """The answers in the order of the requests, as many in flight as the gateway has room for.
 
         A submit that meets an error or a lost connection is tried again by itself, as `submit_columns` does.
         """
-        waiting: deque[tuple[Submit, int, ClientSession | None]] = deque()
+        waiting: deque[tuple[rpc.Submit, int, ClientSession | None]] = deque()
         for request in requests:
             mine = with_request_id(request)
             number, session = self._send_ahead(mine)
@@ -180,21 +138,21 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         while waiting:
             yield self._collect(*waiting.popleft())
 
-    def submit_audience(self, content: Variant, **who: Unpack[AudienceOptions]) -> AudienceSubmitted:
+    def submit_audience(self, content: Variant, **who: Unpack[AudienceOptions]) -> rpc.AudienceSubmitted:
         """The content is on its way to all devices, or to those that the options name."""
-        return self._call(audience_request(content, **who), AudienceSubmitted)
+        return self._call(audience_request(content, **who), rpc.AudienceSubmitted)
 
-    def task_state(self, task_id: bytes | str) -> TaskCounts:
-        return self._call(TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskCounts)
+    def task_state(self, task_id: bytes | str) -> rpc.TaskCounts:
+        return self._call(rpc.TaskState(id=UNSENT, task_id=id_bytes("task id", task_id)), rpc.TaskCounts)
 
-    def stop_task(self, task_id: bytes | str) -> TaskStopped:
+    def stop_task(self, task_id: bytes | str) -> rpc.TaskStopped:
         """No row of the task that is not under way goes out any more, and it takes no further rows."""
-        return self._call(StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), TaskStopped)
+        return self._call(rpc.StopTask(id=UNSENT, task_id=id_bytes("task id", task_id)), rpc.TaskStopped)
 
-    def revoke_task(self, task_id: bytes | str, *, replacement: Variant | None = None) -> TaskRevoked:
+    def revoke_task(self, task_id: bytes | str, *, replacement: Variant | None = None) -> rpc.TaskRevoked:
         """The task is stopped; what it shows is taken back, or replaced, where the channel can."""
-        request = RevokeTask(id=UNSENT, task_id=id_bytes("task id", task_id), replacement=replacement)
-        return self._call(request, TaskRevoked)
+        request = rpc.RevokeTask(id=UNSENT, task_id=id_bytes("task id", task_id), replacement=replacement)
+        return self._call(request, rpc.TaskRevoked)
 
     def task_rows(
         self,
@@ -204,8 +162,8 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         *,
         states: Sequence[str] | None = None,
         reasons: Sequence[str] | None = None,
-    ) -> TaskRowPage:
-        return self._call(task_rows_request(task_id, first, n, states=states, reasons=reasons), TaskRowPage)
+    ) -> rpc.TaskRowPage:
+        return self._call(task_rows_request(task_id, first, n, states=states, reasons=reasons), rpc.TaskRowPage)
 
     def trace(
         self,
@@ -213,36 +171,38 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         device_id: bytes | str | None = None,
         *,
         message_id: bytes | str | None = None,
-    ) -> TraceHops:
-        return self._call(trace_request(task_id, device_id, message_id), TraceHops)
+    ) -> rpc.TraceHops:
+        return self._call(trace_request(task_id, device_id, message_id), rpc.TraceHops)
 
-    def register_devices(self, devices: Sequence[DeviceState], *, want_passwords: bool = False) -> DevicesRegistered:
+    def register_devices(
+        self, devices: Sequence[DeviceState], *, want_passwords: bool = False
+    ) -> rpc.DevicesRegistered:
         """want_passwords: the answer carries each device's password of the long link."""
-        return self._call(register_request(devices, want_passwords=want_passwords), DevicesRegistered)
+        return self._call(register_request(devices, want_passwords=want_passwords), rpc.DevicesRegistered)
 
-    def device(self, device_id: bytes | str | None = None, *, alias: str = "", app_key: str = "") -> DeviceFound:
-        return self._call(device_request(device_id, alias, app_key), DeviceFound)
+    def device(self, device_id: bytes | str | None = None, *, alias: str = "", app_key: str = "") -> rpc.DeviceFound:
+        return self._call(device_request(device_id, alias, app_key), rpc.DeviceFound)
 
-    def device_status(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> DeviceStatuses:
+    def device_status(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> rpc.DeviceStatuses:
         """Presence of up to 1,000 devices, as columns."""
-        return self._call(device_status_request(device_ids, app_key), DeviceStatuses)
+        return self._call(device_status_request(device_ids, app_key), rpc.DeviceStatuses)
 
-    def online_counts(self, *, tag: str = "", app_key: str = "") -> OnlineCounted:
+    def online_counts(self, *, tag: str = "", app_key: str = "") -> rpc.OnlineCounted:
         """Devices online by platform, now and over 24 hours, and how many have the tag."""
-        return self._call(OnlineCounts(id=UNSENT, tag=tag, app_key=app_key), OnlineCounted)
+        return self._call(rpc.OnlineCounts(id=UNSENT, tag=tag, app_key=app_key), rpc.OnlineCounted)
 
-    def status(self) -> GatewayStatus:
-        return self._call(Status(id=UNSENT), GatewayStatus)
+    def status(self) -> rpc.GatewayStatus:
+        return self._call(rpc.Status(id=UNSENT), rpc.GatewayStatus)
 
-    def erase_devices(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> DevicesErased:
+    def erase_devices(self, device_ids: Sequence[bytes | str], *, app_key: str = "") -> rpc.DevicesErased:
         """The devices are forgotten, with what waits for them."""
-        return self._call(erase_request(device_ids, app_key), DevicesErased)
+        return self._call(erase_request(device_ids, app_key), rpc.DevicesErased)
 
     def block_devices(
         self, device_ids: Sequence[bytes | str], *, blocked: bool = True, app_key: str = ""
-    ) -> DevicesBlocked:
+    ) -> rpc.DevicesBlocked:
         """Nothing is sent to the devices from now on, or may be again."""
-        return self._call(block_request(device_ids, blocked, app_key), DevicesBlocked)
+        return self._call(block_request(device_ids, blocked, app_key), rpc.DevicesBlocked)
 
     def stored_rows(
         self,
@@ -252,12 +212,12 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         task_id: bytes | None = None,
         older_than_s: float = 0.0,
         rows_max: int = 100,
-    ) -> StoredRowsFound:
+    ) -> rpc.StoredRowsFound:
         """Operators: rows that wait for their devices, counted, and the first of them."""
-        request = StoredRows(
+        request = rpc.StoredRows(
             id=UNSENT, app_key=app_key, device_id=device_id, task_id=task_id, older_than_s=older_than_s, n=rows_max
         )
-        return self._call(request, StoredRowsFound)
+        return self._call(request, rpc.StoredRowsFound)
 
     def purge_stored(
         self,
@@ -266,28 +226,28 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         device_id: bytes | None = None,
         task_id: bytes | None = None,
         older_than_s: float = 0.0,
-    ) -> StoredPurged:
+    ) -> rpc.StoredPurged:
         """Operators: such rows end cancelled."""
-        request = PurgeStored(
+        request = rpc.PurgeStored(
             id=UNSENT, app_key=app_key, device_id=device_id, task_id=task_id, older_than_s=older_than_s
         )
-        return self._call(request, StoredPurged)
+        return self._call(request, rpc.StoredPurged)
 
-    def backup(self, folder: str) -> BackedUp:
+    def backup(self, folder: str) -> rpc.BackedUp:
         """Operators: the stores are copied into a new folder on the gateway's machine."""
-        return self._call(Backup(id=UNSENT, folder=folder), BackedUp)
+        return self._call(rpc.Backup(id=UNSENT, folder=folder), rpc.BackedUp)
 
-    def clock_advance(self, seconds: float) -> ClockAdvanced:
-        return self._call(ClockAdvance(id=UNSENT, seconds=seconds), ClockAdvanced)
+    def clock_advance(self, seconds: float) -> rpc.ClockAdvanced:
+        return self._call(rpc.ClockAdvance(id=UNSENT, seconds=seconds), rpc.ClockAdvanced)
 
-    def restart(self, *, may_lose: bool = False) -> Restarted:
+    def restart(self, *, may_lose: bool = False) -> rpc.Restarted:
         """Every worker has been started anew, one after the other, but for those that would lose rows."""
-        return self._call(Restart(id=UNSENT, may_lose=may_lose), Restarted)
+        return self._call(rpc.Restart(id=UNSENT, may_lose=may_lose), rpc.Restarted)
 
-    def welcome(self) -> Welcome:
+    def welcome(self) -> rpc.Welcome:
         """What the gateway said at the greeting: limits and names of codes. Connects where there is no connection."""
         deadline = time.monotonic() + self._timeout_s
-        retry = Retry(Status(id=UNSENT), deadline=deadline, spread=random.random())
+        retry = Retry(rpc.Status(id=UNSENT), deadline=deadline, spread=random.random())
         while True:
             try:
                 session = self._connect(deadline)
@@ -297,16 +257,16 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
             assert session.welcome is not None
             return session.welcome
 
-    def subscribe_receipts(self, cursor: bytes = b"") -> Iterator[Receipts]:
+    def subscribe_receipts(self, cursor: bytes = b"") -> Iterator[rpc.Receipts]:
         """Pages of changes, without end; on a new connection it goes on after the last page's cursor.
 
         Close the iterator (or leave the loop and call its `close`) to end the stream. Calls may be made between pages.
         """
-        return self._follow(SubscribeReceipts, Receipts, cursor)
+        return self._follow(rpc.SubscribeReceipts, rpc.Receipts, cursor)
 
-    def subscribe_presence(self, cursor: bytes = b"") -> Iterator[PresenceChanges]:
+    def subscribe_presence(self, cursor: bytes = b"") -> Iterator[rpc.PresenceChanges]:
         """Pages of devices that came, went, or said something new of themselves; used as `subscribe_receipts` is."""
-        return self._follow(SubscribePresence, PresenceChanges, cursor)
+        return self._follow(rpc.SubscribePresence, rpc.PresenceChanges, cursor)
 
     def close(self) -> None:
         """The connection is closed. A later call opens a new one."""
@@ -317,7 +277,7 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _follow(
-        self, kind: type[SubscribeReceipts | SubscribePresence], page_kind: type[_P], cursor: bytes
+        self, kind: type[rpc.SubscribeReceipts | rpc.SubscribePresence], page_kind: type[_P], cursor: bytes
     ) -> Iterator[_P]:
         losses: Retry | None = None
         while True:
@@ -338,7 +298,7 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
                     losses = Retry(request, deadline=time.monotonic() + self._timeout_s, spread=random.random())
                 time.sleep(losses.after_loss(lost, time.monotonic()))
 
-    def _call(self, request: Request, kind: type[_A]) -> _A:
+    def _call(self, request: rpc.Request, kind: type[_A]) -> _A:
         deadline = time.monotonic() + self._timeout_s
         retry = Retry(request, deadline=deadline, spread=random.random())
         while True:
@@ -355,12 +315,12 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
             else:
                 if isinstance(answer, kind):
                     return answer
-                if not isinstance(answer, Error):
+                if not isinstance(answer, rpc.Error):
                     raise LocalProtocolError(f"{type(answer).__name__} passed the session as an answer")
                 wait_s = retry.after_error(answer, time.monotonic())
             time.sleep(wait_s)
 
-    def _start(self, request: Request, deadline: float, retry: Retry) -> int:
+    def _start(self, request: rpc.Request, deadline: float, retry: Retry) -> int:
         """Sends the request once there is room; its number. Raises Lost."""
         session = self._connect(deadline)
         request = msgspec.structs.replace(request, id=session.next_id())
@@ -374,7 +334,7 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         self._flush(deadline)
         return request.id
 
-    def _send_ahead(self, request: Submit) -> tuple[int, ClientSession | None]:
+    def _send_ahead(self, request: rpc.Submit) -> tuple[int, ClientSession | None]:
         """Sends without waiting for the answer; (0, None) where that failed: `_collect` then does it from anew."""
         deadline = time.monotonic() + self._timeout_s
         retry = Retry(request, deadline=deadline, spread=random.random())
@@ -383,24 +343,24 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         except Lost:
             return 0, None
 
-    def _collect(self, request: Submit, number: int, session: ClientSession | None) -> Submitted:
+    def _collect(self, request: rpc.Submit, number: int, session: ClientSession | None) -> rpc.Submitted:
         if session is not None and session is self._session:
             try:
                 answer = self._wait_answer(number, time.monotonic() + self._timeout_s)
             except (Lost, TimeoutError):
                 pass
             else:
-                if isinstance(answer, Submitted):
+                if isinstance(answer, rpc.Submitted):
                     return answer
         # Lost, overloaded or refused: the same request_id again gives the first answer, or the error its retry.
-        return self._call(request, Submitted)
+        return self._call(request, rpc.Submitted)
 
-    def _wait_answer(self, number: int, deadline: float) -> Answer:
+    def _wait_answer(self, number: int, deadline: float) -> rpc.Answer:
         while number not in self._answers:
             self._read(deadline)
         return self._answers.pop(number)
 
-    def _stream(self, request: SubscribeReceipts | SubscribePresence) -> Iterator[StreamPage]:
+    def _stream(self, request: rpc.SubscribeReceipts | rpc.SubscribePresence) -> Iterator[rpc.StreamPage]:
         deadline = time.monotonic() + self._timeout_s
         retry = Retry(request, deadline=deadline, spread=random.random())
         number = self._start(request, deadline, retry)
@@ -414,7 +374,7 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
                     session.grant(number, page.n)
                     self._flush(None)
                 answer = self._answers.pop(number, None)
-                if isinstance(answer, Error):
+                if isinstance(answer, rpc.Error):
                     time.sleep(retry.after_error(answer, time.monotonic()))
                     raise Lost("the stream ended", reason=CloseReason.SHUTDOWN, error=answer)
                 if answer is not None:
@@ -426,7 +386,7 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
             self._pages.pop(number, None)
             if session is not None and session is self._session and session.close_reason is None:
                 self._given_up.add(number)
-                session.send(Cancel(id=number))
+                session.send(rpc.Cancel(id=number))
                 self._flush(None)
 
     def _connect(self, deadline: float) -> ClientSession:
@@ -498,7 +458,7 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
         for event in events:
             if isinstance(event, Answered):
                 number = event.message.id
-                if isinstance(event.message, StreamPage):
+                if isinstance(event.message, rpc.StreamPage):
                     if number in self._pages:
                         self._pages[number].append(event.message)
                 elif number in self._given_up:

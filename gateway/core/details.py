@@ -13,12 +13,12 @@ characters per device (facts on compatible APIs, section A.5).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import I32, U32, U64, Bool, TextColumn
+from gateway.columns import I32, I64, U32, U64, Bool, TextColumn
 from gateway.content import Fault
 from gateway.core.chains import BYTES_PER_CELL, Padded, n_cells_of, padded
 from gateway.core.keyed_texts import KeyedTexts
@@ -83,6 +83,12 @@ class Profiles:
             return Fault("app_version", f"distinct profiles are {count}, limit {self._limit} (profiles_max)")
         self._numbers[profile] = number
         return number
+
+    def known(self, profiles: Iterable[tuple[bytes, ...]]) -> I64:
+        """(n,) the numbers of those that have one, -1 for others."""
+        get = self._numbers.get
+        # A profile is a tuple of the same three, and costs as much to make as the rest of the look-up.
+        return np.array([get(texts, -1) for texts in profiles], np.int64)  # type: ignore[call-overload]
 
     def count(self, numbers: U32, change: int) -> None:
         """So many devices more (1) or less (-1) have these profiles, one per element."""

@@ -158,14 +158,16 @@ def earlier_of_equal(hashes: U64, is_chosen: Bool, key_of: Callable[[int], bytes
 
 
 def plan_details(details: Details, app_index: int, batch: Registrations, plan: RowPlan) -> DetailsColumns:
-    """The details of all rows; refuses those that pass a limit. Costs a loop over profiles alone."""
+    """The details of all rows; refuses those that pass a limit. Costs a look at each profile."""
     n = len(batch.ids)
     numbers = np.zeros(n, np.uint32)
     profiles = (batch.platforms, batch.app_versions, batch.time_zones)
     if any(column is not None and column.blob for column in profiles):
         texts = [[b""] * n if column is None else column.rows() for column in profiles]
-        for index, texts_of_row in enumerate(zip(*texts, strict=True)):
-            number = details.profiles.number(Profile(*texts_of_row)) if plan.is_chosen[index] else 0
+        known = details.profiles.known(zip(*texts, strict=True))
+        np.maximum(known, 0, out=numbers, casting="unsafe")
+        for index in np.flatnonzero((known < 0) & plan.is_chosen).tolist():
+            number = details.profiles.number(Profile(*[column[index] for column in texts]))
             if isinstance(number, Fault):
                 plan.refuse(index, number)
             else:

@@ -24,7 +24,6 @@ table are distinct, since rows are. Rejected: one power-of-two table (long rehas
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import struct
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from gateway.columns import I32, I64, U8, U32, U64, Bool
-from gateway.core.reserved import Reserved
+from gateway.core.block_pool import BlockPool
 from gateway.errors import Overloaded
 
 #: Contract (DESIGN.md section 4): devices fall into 4,096 shards.
@@ -54,6 +53,9 @@ _SHIFT32 = np.uint64(32)
 _MASK64 = (1 << 64) - 1
 #: entry - 1 is below this in its lower half only for a live entry.
 _LIVE_BELOW = np.uint64(_LOW - 1)
+
+#: Up to so many entries are placed one by one: a round of array calls costs as much, and the last ones take ten.
+_FEW = 16
 
 #: Slots of a long probe that are looked at together: 64 bytes.
 _WINDOW = 8
@@ -147,60 +149,6 @@ class HashKey:
         for at in range(0, len(words), 2):
             total += (words[at] + key[at + 2]) * (words[at + 1] + key[at + 3])
         return total & _MASK64
-
-
-class BlockPool:
-    """Power-of-two blocks of one reserved array: a buddy allocator. Block starts are multiples of their size."""
-
-    __slots__ = ("_free", "_reserved", "capacity", "entries", "name", "taken")
-
-    def __init__(self, capacity: int, name: str) -> None:
-        """capacity: entries, a power of two. Reserved, not touched."""
-        self.name = name
-        self.capacity = capacity
-        self._reserved = Reserved(capacity)
-        self.entries: U64 = self._reserved.words
-        self.taken = 0
-        #: size -> starts of free blocks; a dict as ordered set, so that the last freed (warm) block goes first.
-        self._free: dict[int, dict[int, None]] = {capacity: {0: None}}
-
-    def take(self, size: int) -> int:
-        """The start of an all-zero block of `size` entries, a power of two. Raises Overloaded when none is left."""
-        found = size
-        while not self._free.get(found):
-            found *= 2
-            if found > self.capacity:
-                raise Overloaded(self.name, self.taken + size, self.capacity)
-        start, _ = self._free[found].popitem()
-        while found > size:
-            found //= 2
-            self._free.setdefault(found, {})[start + found] = None
-        self.taken += size
-        self._reserved.has_grown(self.taken * self.entries.itemsize)
-        return start
-
-    def take_some(self, size: int, count: int) -> tuple[int, int]:
-        """(n, start): n blocks of `size` side by side, as many as are free at once, up to `count`; each is given back
-        alone. Raises Overloaded when there is not one."""
-        n = 1 << count.bit_length() - 1
-        while n > 1:
-            with contextlib.suppress(Overloaded):
-                return n, self.take(size * n)
-            n //= 2
-        return 1, self.take(size)
-
-    def give(self, start: int, size: int) -> None:
-        """Takes an all-zero block back and joins it with its free buddies."""
-        self.taken -= size
-        while size < self.capacity:
-            free = self._free.get(size, {})
-            buddy = start ^ size
-            if buddy not in free:
-                break
-            del free[buddy]
-            start &= ~size
-            size *= 2
-        self._free.setdefault(size, {})[start] = None
 
 
 class SegmentsStatistics(NamedTuple):
@@ -417,14 +365,18 @@ class Segments:
             self._rebuilds += 1
         elif self._used.item(shard) >= self._limits.item(shard):
             self._rebuild(np.array([shard]), np.array([1]))
+        self._place_one(shard, (key_hash >> 32 << 32) | (row + 1), key_hash >> 32)
+        self._live[shard] += 1
+
+    def _place_one(self, shard: int, entry: int, slot: int) -> None:
+        """Writes an entry into the first free slot from this one on; `used` follows."""
         entries = self._pool.entries
         base, mask = self._bases.item(shard), self._masks.item(shard)
-        slot = (key_hash >> 32) & mask
+        slot &= mask
         while (present := entries.item(base + slot)) not in (0, _LOW):
             slot = (slot + 1) & mask
-        entries[base + slot] = (key_hash >> 32 << 32) | (row + 1)
+        entries[base + slot] = entry
         self._used[shard] += present == 0
-        self._live[shard] += 1
 
     def _place(self, shards: I64, entries: U64) -> None:
         """Writes entries, all distinct, into the first free slots from their homes on; `used` follows."""
@@ -432,7 +384,7 @@ class Segments:
         bases = self._bases[shards]
         masks = self._masks[shards]
         slots = (entries >> _SHIFT32).view(np.int64) & masks
-        while len(entries):
+        while len(entries) > _FEW:
             places = bases + slots
             present = pool[places]
             is_free = (present == 0) | (present == _TOMBSTONE)
@@ -443,6 +395,8 @@ class Segments:
             is_open = ~is_placed
             shards, entries, bases, masks = shards[is_open], entries[is_open], bases[is_open], masks[is_open]
             slots = (slots[is_open] + 1) & masks
+        for shard, entry, slot in zip(shards.tolist(), entries.tolist(), slots.tolist(), strict=True):
+            self._place_one(shard, entry, slot)
 
     def remove(self, shards: I64, hashes: U64, rows: I32) -> Bool:
         """Afterwards none of the keys leads to its row. (n,) bool: which did before. Rows must be distinct."""

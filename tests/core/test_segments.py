@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.core.segment_filling import SegmentsFilling
-from gateway.core.segments import SHARD_COUNT, BlockPool, HashKey, Segments, device_shard, device_shards
+from gateway.core.segments import SHARD_COUNT, HashKey, Segments, device_shard, device_shards
 from gateway.errors import Overloaded
 
 KEY = HashKey(b"a secret of sixteen bytes or more")
@@ -76,29 +76,6 @@ def test_upper_half_of_hashes_of_counters_falls_evenly_into_slots():
 def test_hash_key_refuses_a_short_secret():
     with pytest.raises(ValueError, match="15 bytes, expected at least 16"):
         HashKey(bytes(15))
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 7)), max_size=60))
-def test_blocks_never_overlap_and_join_again(steps):
-    pool = BlockPool(256, "slots_max")
-    taken: list[tuple[int, int]] = []
-    for is_take, number in steps:
-        if is_take:
-            size = 1 << number
-            try:
-                start = pool.take(size)
-            except Overloaded:
-                assert sum(size for _, size in taken) + size > 128 or size > 64
-                continue
-            assert start % size == 0
-            taken.append((start, size))
-        elif taken:
-            pool.give(*taken.pop(number % len(taken)))
-        covered = [slot for start, size in taken for slot in range(start, start + size)]
-        assert len(covered) == len(set(covered)) == pool.taken
-    for block in taken:
-        pool.give(*block)
-    assert pool.take(256) == 0
 
 
 def _nobody(_index, rows):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
+import random
 import re
 import shutil
 import signal
@@ -276,6 +278,26 @@ class Phone:
     async def close(self) -> None:
         assert self.stream is not None
         await self.stream.aclose()
+
+    async def keep_connected(self, port: int, chance: random.Random | None = None) -> None:
+        """It is online whenever its worker is there; with a chance it goes away now and then, and its rows wait."""
+        while True:
+            async with trio.open_nursery() as nursery:
+                try:
+                    await self.connect(port, nursery)
+                except (OSError, AssertionError, trio.TooSlowError, trio.BrokenResourceError):
+                    # A gateway that was killed in the middle of the handshake.
+                    if self.stream is not None:
+                        await self.close()
+                    await trio.sleep(0.05)
+                    continue
+                until = math.inf if chance is None else trio.current_time() + chance.uniform(0.1, 0.5)
+                while self.stream is not None and self.stream.socket.fileno() >= 0:
+                    await trio.sleep(0.02)
+                    if trio.current_time() > until:
+                        await self.close()
+                        assert chance is not None
+                        await trio.sleep(chance.uniform(0.1, 0.8))
 
 
 class Gateway:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import random
 import signal
@@ -83,27 +82,6 @@ class Load:
             await trio.sleep(self.chance.choice([0.005, 0.02]))
 
 
-async def keep_connected(phone: Any, port: int, chance: random.Random | None) -> None:
-    """The phone is online whenever there is a gateway; with a chance it goes away now and then, and its rows wait."""
-    while True:
-        async with trio.open_nursery() as nursery:
-            try:
-                await phone.connect(port, nursery)
-            except (OSError, AssertionError, trio.TooSlowError, trio.BrokenResourceError):
-                # A gateway that was killed in the middle of the handshake.
-                if phone.stream is not None:
-                    await phone.close()
-                await trio.sleep(0.05)
-                continue
-            until = math.inf if chance is None else trio.current_time() + chance.uniform(0.1, 0.5)
-            while phone.stream.socket.fileno() >= 0:
-                await trio.sleep(0.02)
-                if trio.current_time() > until:
-                    await phone.close()
-                    assert chance is not None
-                    await trio.sleep(chance.uniform(0.1, 0.8))
-
-
 async def open_rows(process: Any, open_clients: Callable[..., Any]) -> float:
     async with open_clients(process.ready) as gateway:
         found = await gateway.metrics()
@@ -157,9 +135,7 @@ async def test_nothing_answered_is_lost_and_nothing_comes_twice_that_was_not_cou
     process = await trio.to_thread.run_sync(lambda: serve(simulators.ready, **over))
     async with trio.open_nursery() as nursery:
         for number, phone in enumerate(phones):
-            nursery.start_soon(
-                keep_connected, phone, link_port, random.Random(number) if keeps and number % 2 else None
-            )
+            nursery.start_soon(phone.keep_connected, link_port, random.Random(number) if keeps and number % 2 else None)
         with trio.fail_after(60):
             while not all(phone.stream is not None for phone in phones):
                 await trio.sleep(0.02)

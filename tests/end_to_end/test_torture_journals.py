@@ -103,21 +103,6 @@ class Load:
             return
 
 
-async def keep_connected(phone: Any, port: int) -> None:
-    """The phone is online whenever its worker is there."""
-    while True:
-        async with trio.open_nursery() as nursery:
-            try:
-                await phone.connect(port, nursery)
-            except (OSError, AssertionError, trio.TooSlowError, trio.BrokenResourceError):
-                if phone.stream is not None:
-                    await phone.close()
-                await trio.sleep(0.05)
-                continue
-            while phone.stream.socket.fileno() >= 0:
-                await trio.sleep(0.02)
-
-
 def recovered(process: Any) -> list[dict[str, Any]]:
     """What each start of a worker found in its journal."""
     lines = (line for line in process.log.read_text().splitlines() if line.startswith("{"))
@@ -192,7 +177,7 @@ async def test_nothing_answered_by_two_workers_is_lost_or_doubled_uncounted_whoe
         trio.open_nursery() as nursery,
     ):
         for phone in phones:
-            nursery.start_soon(keep_connected, phone, link_port)
+            nursery.start_soon(phone.keep_connected, link_port)
         async with trio.open_nursery() as services:
             for _ in range(SERVICES):
                 services.start_soon(load.submit, client)

@@ -78,21 +78,6 @@ class Load:
             await trio.sleep(chance.choice([0, 0.01, 0.03]))
 
 
-async def keep_connected(phone: Any, port: int) -> None:
-    """The phone is online whenever its worker is there."""
-    while True:
-        async with trio.open_nursery() as nursery:
-            try:
-                await phone.connect(port, nursery)
-            except (OSError, AssertionError, trio.TooSlowError, trio.BrokenResourceError):
-                if phone.stream is not None:
-                    await phone.close()
-                await trio.sleep(0.05)
-                continue
-            while phone.stream.socket.fileno() >= 0:
-                await trio.sleep(0.02)
-
-
 async def until(holds: Callable[[], Any], why: str) -> None:
     with trio.move_on_after(BACK_S):
         while True:
@@ -148,7 +133,7 @@ async def test_worker_that_is_killed_under_load_doubles_and_loses_nothing_that_i
         devices = await gateway.register(DEVICES, "apns")
         assert {ownership.owner(device) for device in devices} == {0, 1}
         for phone in phones:
-            nursery.start_soon(keep_connected, phone, gateway.link_port)
+            nursery.start_soon(phone.keep_connected, gateway.link_port)
         load = Load(7, devices, [phone.device_id for phone in phones])
         for _ in range(SERVICES):
             nursery.start_soon(_serve_load, gateway, load)

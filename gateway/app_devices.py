@@ -25,7 +25,7 @@ from gateway.app_consents import consent_desk
 from gateway.app_siblings import ownership_of
 from gateway.config_bans import read_bans
 from gateway.config_settings import signing_limits
-from gateway.core.admission import Admission
+from gateway.core.admission import Admission, Bans
 from gateway.core.presence import OTHER, PlatformCounts
 from gateway.core.signed_requests import SignedRequests
 from gateway.core.uplink_rates import UplinkRates
@@ -188,7 +188,7 @@ class BansWatch:
         self._worker = worker
         self._path = path
         self._seen = self._stamp()
-        self._apply()
+        worker.admission.replace_bans(self._read())
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -197,26 +197,28 @@ class BansWatch:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
 
-    def _apply(self) -> None:
-        self._worker.admission.replace_bans(read_bans(self._path, self._worker.app_secrets))
+    def _read(self) -> Bans:
+        return read_bans(self._path, self._worker.app_secrets)
 
     async def run(self) -> None:
         """Looks every `bans_check_s`. If cancelled: the bans in force stay."""
         while True:
             await trio.sleep(self._worker.config.long_link.bans_check_s)
-            self.check()
+            await self.check()
 
-    def check(self) -> None:
-        """Takes a changed file; one that cannot be used is logged, once, and the bans in force stay."""
+    async def check(self) -> None:
+        """Takes a changed file; one that cannot be used is logged, once, and the bans in force stay. In a thread: the
+        largest takes a tenth of a second. If cancelled: the bans in force stay."""
         stamp = self._stamp()
         if stamp == self._seen:
             return
         self._seen = stamp
         try:
-            self._apply()
+            bans = await trio.to_thread.run_sync(self._read)
         except ConfigError as error:
             self._worker.log.error("bans file refused, the bans in force stay", error=str(error))
             return
+        self._worker.admission.replace_bans(bans)
         self._worker.long_link.bans_changed()
         self._worker.log.info("bans applied", file=str(self._path))
 

@@ -20,6 +20,9 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+
+# Else the first `unique` of a process imports it: 8 ms of a step of the loop.
+import numpy.ma
 import numpy.typing as npt
 
 U8: TypeAlias = npt.NDArray[np.uint8]

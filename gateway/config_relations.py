@@ -386,6 +386,12 @@ def _files(config: Config) -> Iterator[tuple[str, object, str]]:
 def _listeners(config: Config) -> Iterator[tuple[str, object, str]]:
     for index, listener in enumerate(config.rpc.listeners):
         yield from _listener(f"rpc.listeners[{index}]", listener, ("tcp", "tls", "unix"))
+    if config.long_link.is_moved and not config.long_link.server_reference:
+        yield (
+            "long_link.server_reference",
+            "",
+            "where devices are to go, since long_link.is_moved sends all away",
+        )
     for index, listener in enumerate(config.long_link.listeners):
         yield from _listener(f"long_link.listeners[{index}]", listener, ("tcp", "tls", "ws", "wss"))
     for index, listener in enumerate(config.receipts.listeners):

@@ -62,6 +62,14 @@ def test_a_long_text_is_utf8_when_it_decodes_wherever_the_fault_is(odd: bytes, c
     assert is_utf8(b"\xff" + text + b"\x80", 1, 1 + len(text)) == decodes(text)
 
 
+@pytest.mark.parametrize("last", ["é", "中", "🙂"])
+def test_a_long_text_that_ends_within_a_character_is_not_utf8(last: str) -> None:
+    raw = FILLER + last.encode()
+    assert is_utf8(raw, 0, len(raw))
+    for stop in range(len(FILLER) + 1, len(raw)):
+        assert not is_utf8(raw, 0, stop)
+
+
 @given(st.text(alphabet="aé中🙂ก힣\U000e0067\U0010ffff", min_size=1, max_size=20))
 def test_a_long_text_of_any_script_is_utf8(text: str) -> None:
     raw = (text * (1 + len(FILLER) // len(text))).encode()

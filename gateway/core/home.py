@@ -364,12 +364,13 @@ class Home:
             page.receipt[rows] = np.maximum(page.receipt[rows], np.uint8(receipt))
             self._observer.receipts_rose(len(rows), receipt, channels)
         if _IS_FINAL[to]:
-            ended = len(rows) - came.item(State.UNCERTAIN)
+            ended, n_open = len(rows) - came.item(State.UNCERTAIN), page.n_open
             self.rows_open -= ended
             page.final_ms[rows] = page.stamp(now)
-            n_open = page.n_open
             if not n_open:
                 self.counters.ended(page)
+                if page.forget_texts():
+                    self.resized(page)
                 if ended:
                     if page.trail is not None and self.trail is not None:
                         self.trail.finished(page)
@@ -494,8 +495,7 @@ class Home:
     def _look_at(self, page: LedgerPage, now: float) -> Rows:
         """Rows of the page that are due; the page is looked at again when the next of the others is."""
         open_rows = np.flatnonzero(~_FINAL[page.state])
-        deadlines = row_deadlines(page.batch, open_rows)
-        passed = deadlines <= now
+        passed = (deadlines := row_deadlines(page.batch, open_rows)) <= now
         expirable = _EXPIRABLE[page.state[open_rows]]
         if page.away is not None:
             # Their holder ends them, and says so.

@@ -76,10 +76,6 @@ class Handshakes:
         """Empty once it has shaken hands, or where it is not known."""
         return self._address_of.get(fd, "")
 
-    def at(self, address: str) -> list[int]:
-        """Those that come from there, the oldest first."""
-        return list(self._by_address.get(address, ()))
-
     def count_at(self, address: str) -> int:
         return len(self._by_address.get(address, ()))
 

@@ -15,7 +15,7 @@ from gateway.core.presence import SLOT_S
 from gateway.core.registration import Registrations
 from gateway.core.segments import HashKey
 from gateway.net.edge_table import ConnectionTable
-from gateway.wire.rpc.messages import OnlineCounts
+from gateway.wire.rpc.messages import DeviceStatus, OnlineCounts
 
 
 class Link:
@@ -104,3 +104,30 @@ async def test_tag_that_somebody_asked_for_has_a_curve_from_then_on(autojump_clo
         await slots(146)
         assert (len(presence.tags), presence.tags.forgotten) == (0, forgotten)
         nursery.cancel_scope.cancel()
+
+
+async def test_device_online_was_seen_when_it_last_sent_something_and_one_that_is_gone_when_it_left(
+    autojump_clock: Any,
+) -> None:
+    clock = DevelopmentClock()
+    presence, link, devices = make(clock)
+    ids = [bytes([number]) * 16 for number in (1, 2, 3)]
+    began = trio.current_time()
+    link.table = ConnectionTable(64, 40, now=began)
+    since = clock.unix_ms() // 1000
+    for fd, device_id in ((5, ids[0]), (6, ids[1])):
+        row = devices.add_bare(device_id, 0, since)
+        link.table.open(fd, began + 10.0)
+        link.table.log_in(fd, row, 0, device_id, 600, began)
+        devices.set_online(row, fd, link.table.generation_at[fd], since)
+    await trio.sleep(100)
+    clock.advance(100)
+    link.table.touch(np.array([5]), trio.current_time())
+    await trio.sleep(50)
+    clock.advance(50)
+    answer = presence.statuses(DeviceStatus(id=1, n=3, device_ids=memoryview(b"".join(ids))), 0)
+    assert list(answer.is_known) == [1, 1, 0]
+    assert list(answer.is_online) == [1, 1, 0]
+    assert np.frombuffer(answer.since_unix_s, "<u4").tolist() == [since, since, 0]
+    seen = np.frombuffer(answer.last_seen_unix_s, "<u4").tolist()
+    assert [seen[0] - since in (100, 101), seen[1] - since in (0, 1), seen[2]] == [True, True, 0]

@@ -147,7 +147,7 @@ class _World:
             counter_days_max=400,
         )
         self.inbox = InboxActor(store=self.store, epoch=_EPOCH, home=self.home, clock=clock)
-        self.inbox.fetch = self.ledger.fetch
+        self.inbox.fetch, self.inbox.fetch_rows = self.ledger.fetch, self.ledger.fetch_rows
         self.inbox.connect(_NobodyIsThere())
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from gateway.app_consents import refresh_consents
 from gateway.app_devices import record_admission
 from gateway.app_vendors import VendorLane
 from gateway.core.home import Home
-from gateway.core.report import open_rows
+from gateway.core.report import open_rows, rows_held_away
 from gateway.ledger import State
 from gateway.observe.counting import record_link
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 def rows_open(home: Home) -> dict[str, int]:
     """Rows in each open state, by its name, those of pages that are away included."""
-    found = open_rows(home.pages())
-    found[State.HELD.name.lower()] += home.away_pages.rows
-    return found
+    found, few, held = open_rows(home.pages()), open_rows(home.few_pages()), State.HELD.name.lower()
+    return {state: n + (rows_held_away(home) if state == held else few[state]) for state, n in found.items()}
 
 
 def refresh_gauges(worker: Worker) -> None:

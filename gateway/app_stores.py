@@ -41,6 +41,7 @@ from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.ownership import WORKERS_MAX, journal_of
+from gateway.core.report import rows_held_away
 from gateway.core.segments import HashKey
 from gateway.errors import StoreError
 from gateway.message_id import SEQUENCES_MAX
@@ -330,6 +331,7 @@ class Stores:
         )
         if self.ledger is not None:
             actor.fetch, actor.fetch_to_end = self.ledger.fetch, self.ledger.fetch_to_end
+            actor.fetch_rows = self.ledger.fetch_rows
         if isinstance(self.inbox, SqliteInbox) and self._is_doubtful:
             actor.doubtful_until_unix_ms = self.inbox.newest_born_at_start
         self._inbox_actor = actor
@@ -365,13 +367,13 @@ class Stores:
         if self.ledger is None:
             return 0
         resting = (page for page in home.pages() if page.trail is None and page.rests and page.is_saved)
-        return home.away_pages.rows + sum(page.n_open for page in resting)
+        return rows_held_away(home) + sum(page.n_open for page in resting)
 
     def rows_at_rest(self, home: Home) -> int:
         """Rows that the end of this process leaves in inbox and archive: those that it writes down at last, too."""
         if self.ledger is None:
             return 0
-        return home.away_pages.rows + sum(page.n_open for page in home.pages() if page.n_open and page.rests)
+        return rows_held_away(home) + sum(page.n_open for page in home.pages() if page.n_open and page.rests)
 
     def on_inbox_error(self, error: BaseException) -> None:
         """The inbox tries again; what waits is in ledger pages meanwhile."""

@@ -22,6 +22,7 @@ from gateway.archived_copy import NEW, ArchivedCopy
 from gateway.batch import Batch
 from gateway.columns import I32, I64, U8, U32, Bool, Rows
 from gateway.errors import LocalProtocolError
+from gateway.few_rows import Here
 from gateway.marks import PageTrail
 from gateway.page_history import Kind, PageHistory
 
@@ -238,6 +239,11 @@ _BYTE_OF = [bytes([value]) for value in range(256)]
 _STAMP_MAX = (1 << 32) - 1
 
 
+#: What a page of which a few rows are here takes in memory: objects, its contents and tasks; and each row. Measured.
+FEW_BYTES = 12 << 10
+FEW_ROW_BYTES = 256
+
+
 class LedgerPage:
     """State columns of one batch; n rows. Owned by the home of the batch.
 
@@ -256,6 +262,9 @@ class LedgerPage:
     was when the archive got its copy, -1 before. archived: what the archive has of it; None before.
     counts: (11,) int64, rows per state, kept as rows move and always equal to a recount.
     is_spilled: the columns of its batch are on the disk (store/spill.py).
+    here: the rows of a page in the archive that are in memory, where the others are not (core/page_rows.py): columns of
+    these rows alone, under their numbers, in the batch, too; `counts` and what follows from them are of all rows. None:
+    the page is whole. others: what the rows that are not here add to the counters.
     is_touched, tally, archived_tally: core/counters.py, which alone sets them: whether rows changed since they were
     counted, what the counters have of the page, and what the archive has.
     """
@@ -272,6 +281,7 @@ class LedgerPage:
         "counts",
         "final_ms",
         "flags",
+        "here",
         "history",
         "is_spilled",
         "is_touched",
@@ -279,6 +289,7 @@ class LedgerPage:
         "keeping",
         "n",
         "n_routed",
+        "others",
         "reason",
         "receipt",
         "routed_ms",
@@ -291,25 +302,28 @@ class LedgerPage:
         "trail",
     )
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, here: Here | None = None) -> None:
         n = batch.n
+        zeros = np.zeros if here is None else here.zeros
         self.batch = batch
         self.n = n
-        self.state: U8 = np.zeros(n, np.uint8)
-        self.receipt: U8 = np.zeros(n, np.uint8)
+        self.here = here
+        self.others: PageTally | None = None
+        self.state: U8 = zeros(n, np.uint8)
+        self.receipt: U8 = zeros(n, np.uint8)
         self.history: PageHistory | None = None
-        self.flags: U8 = np.zeros(n, np.uint8)
-        self.reason: U8 = np.zeros(n, np.uint8)
-        self.channel: U8 = np.zeros(n, np.uint8)
-        self.attempts: U8 = np.zeros(n, np.uint8)
-        self.routed_ms: U32 = np.zeros(n, np.uint32)
-        self.issued_ms: U32 = np.zeros(n, np.uint32)
-        self.final_ms: U32 = np.zeros(n, np.uint32)
-        self.token_hashes: U32 = np.zeros(n, np.uint32)
+        self.flags: U8 = zeros(n, np.uint8)
+        self.reason: U8 = zeros(n, np.uint8)
+        self.channel: U8 = zeros(n, np.uint8)
+        self.attempts: U8 = zeros(n, np.uint8)
+        self.routed_ms: U32 = zeros(n, np.uint32)
+        self.issued_ms: U32 = zeros(n, np.uint32)
+        self.final_ms: U32 = zeros(n, np.uint32)
+        self.token_hashes: U32 = zeros(n, np.uint32)
         self.n_routed = 0
         self.away: U8 | None = None
         self.stopped: Bool | None = None
-        self.slots: I32 = np.full(n, -1, np.int32)
+        self.slots: I32 = np.full(n, -1, np.int32) if here is None else here.zeros(n, np.int32)
         self.counts: I64 = np.zeros(len(State), np.int64)
         self.counts[State.QUEUED] = n
         self.bursts: list[Burst] = []
@@ -430,6 +444,8 @@ class LedgerPage:
     def memory_bytes(self) -> int:
         """What the page and its batch hold in memory, without what variants share."""
         heard = 0 if self.history is None else self.history.memory_bytes()
+        if self.here is not None:
+            return FEW_BYTES + FEW_ROW_BYTES * len(self.here) + heard
         heard += 0 if self.archived is None else self.n
         if self.is_spilled:
             return self.n * (6 + 20) + heard

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import U8, Bool
+from gateway.columns import U8, Bool, Rows
+from gateway.few_rows import Here
 from gateway.message_id import ROWS_MAX
 
 #: (app index, channel)
@@ -50,24 +51,31 @@ class PageTrail:
     ticket: of its newest mark. is_finished: no row is open. may_go: nothing more need be written of it. is_gone: its
     batch was let go. is_recovered: an earlier process took it.
 
-    The columns are nobody's and all zero until `own`: a row that waits for its lane costs nothing here.
+    here: where a few rows of the page are in memory. The columns are nobody's and all zero until `own`: a row that
+    waits for its lane costs nothing here.
     """
 
     __slots__ = (
         "dirty",
         "ended",
+        "here",
         "is_finished",
         "is_gone",
+        "is_own",
         "is_recovered",
         "is_sure",
         "marked",
         "may_go",
+        "n",
         "position",
         "records",
         "ticket",
     )
 
-    def __init__(self, n: int, position: int, *, is_recovered: bool) -> None:
+    def __init__(self, n: int, position: int, *, is_recovered: bool, here: Here | None = None) -> None:
+        self.here = here
+        self.n = n
+        self.is_own = False
         self.marked: U8 = _NOTHING[:n]
         self.is_sure: Bool = _NOTHING[:n].view(np.bool_)
         self.dirty: Bool = self.is_sure
@@ -82,9 +90,19 @@ class PageTrail:
 
     def own(self) -> None:
         """The columns may be written. To be called before each write that may be the first."""
-        if not self.marked.flags.writeable:
-            n = len(self.marked)
+        if not self.is_own:
+            self.is_own = True
+            n, zeros = self.n, np.zeros if self.here is None else self.here.zeros
+            self.marked, self.is_sure, self.dirty = zeros(n, np.uint8), zeros(n, np.bool_), zeros(n, np.bool_)
+
+    def widen(self, rows: Rows) -> None:
+        """The page is whole: until now these of its rows were here."""
+        old, n = (self.marked, self.is_sure, self.dirty), self.n
+        self.here = None
+        if self.is_own:
             self.marked, self.is_sure, self.dirty = np.zeros(n, np.uint8), np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+            for column, few in zip((self.marked, self.is_sure, self.dirty), old, strict=True):
+                column[rows] = few[rows]
 
     @property
     def is_blank(self) -> bool:

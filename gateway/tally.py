@@ -84,6 +84,20 @@ def row_cells(page: LedgerPage, start: int, stop: int) -> I64:
     return cells
 
 
+def few_cells(page: LedgerPage, rows: Rows) -> tuple[list[int], list[tuple[int, int]]]:
+    """The cell of each of a few rows, and row and cell of each of their departures. What `row_cells` and `departures`
+    say of a span."""
+    closed = np.uint8(Flag.NOTIFICATION_CLOSED)
+    cells = page.channel[rows].astype(np.int64) << 16 | page.reason[rows].astype(np.int64) << 8
+    cells |= page.state[rows] << np.uint16(4) | page.receipt[rows] << np.uint16(2)
+    cells |= (page.flags[rows] & closed) << 1 | (page.attempts[rows] > 0)
+    left: list[tuple[int, int]] = []
+    if page.history is not None:
+        at, codes = departures(page, 0, page.n)
+        left = [pair for pair in zip(at.tolist(), codes.tolist(), strict=True) if pair[0] in rows]
+    return cells.tolist(), left
+
+
 def departures(page: LedgerPage, start: int, stop: int) -> tuple[Rows, I64]:
     """Of the rows start..stop: those that left a channel for another, and the cell of each departure, each once."""
     history = page.history

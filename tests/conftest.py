@@ -24,6 +24,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, settings
 
+from gateway.actors import page_forms
+from gateway.store import packing, page_rows
+
 #: From the packages mosquitto, mosquitto-clients, nghttp2-server, nghttp2-client.
 TOOLS = ("mosquitto", "mosquitto_sub", "mosquitto_pub", "nghttpd", "h2load")
 #: Debian keeps daemons where a plain user's PATH does not look.
@@ -168,3 +171,12 @@ def _write_certificate(path: Path, name: str = "localhost", *, until_days: int =
 def write_certificate() -> Callable[..., Path]:
     """Makes certificates for tests: (path, name="localhost", until_days=1) -> path."""
     return _write_certificate
+
+
+@pytest.fixture
+def small_pages_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pages of the ledger are written and read like large ones: changes beside them, rows without the rest."""
+    monkeypatch.setattr(page_forms, "AMENDED_ROWS_MIN", 1)
+    monkeypatch.setattr(page_forms, "LOG_BYTES_PER_ROW_MAX", 400)
+    monkeypatch.setattr(page_rows, "ROWS_MIN", 1)
+    monkeypatch.setattr(packing, "_PARTS_BYTES_MIN", 0)

@@ -19,7 +19,6 @@ import pytest
 import trio
 
 from bench.devices import mqtt
-from gateway.actors import page_forms
 from gateway.app import Ready, Worker, load
 from gateway.app_stores import files_elsewhere, folders_elsewhere
 from gateway.cli.toml_text import to_toml
@@ -33,18 +32,13 @@ from gateway.observe.log import Log
 from gateway.store import backup
 from gateway.store.packing import unpack_page
 
+#: These tests are about changes beside a page, and rows that are read without it; others write and read theirs whole.
+pytestmark = pytest.mark.usefixtures("small_pages_by_rows")
 SECRET = b"the secret of the shop"
 DEVICES = 200
 TASKS = 8
 #: Of 58 bytes a row: two pages of this test, and what is known of those that are away.
 LEDGER_BYTES = 58 * DEVICES * 2 + 300 * TASKS
-
-
-@pytest.fixture(autouse=True)
-def _small_pages_have_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that these tests are about changes beside a page; other tests write theirs whole."""
-    monkeypatch.setattr(page_forms, "AMENDED_ROWS_MIN", 1)
-    monkeypatch.setattr(page_forms, "LOG_BYTES_PER_ROW_MAX", 40)
 
 
 @pytest.fixture

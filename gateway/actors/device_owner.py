@@ -128,7 +128,7 @@ class DeviceOwner:
             self._acknowledged(sequence, rows, is_late=True)
 
     def _acknowledged(self, sequence: int, rows: Rows, *, is_late: bool) -> None:
-        page = self._home.page(sequence)
+        page = self._home.page_with(sequence, rows)
         if page is None:
             # Rows of a page that left memory have ended, or wait for their device: whatever came is late for them.
             stray = functools.partial(self._observer.stray, len(rows))
@@ -169,7 +169,7 @@ class DeviceOwner:
 
     def unacknowledged(self, tags: I64, why: Unacknowledged) -> None:
         for sequence, rows in split_by_sequence(tags):
-            page = self._home.page(sequence)
+            page = self._home.page_with(sequence, rows)
             if page is not None:
                 self._router.unacknowledged(page, rows, _OFFERS[why])
 
@@ -178,11 +178,12 @@ class DeviceOwner:
         sequences, parts = tags >> 16, []
         for sequence in np.unique(sequences).tolist():
             which = np.flatnonzero(sequences == sequence)
-            page = self._home.page(sequence)
+            rows = (tags[which] & 0xFFFF).astype(np.intp)
+            page = self._home.page_with(sequence, rows)
             if page is None:
                 self._observer.stray(len(which))
             else:
-                parts.append(Resent(page, (tags[which] & 0xFFFF).astype(np.intp), which))
+                parts.append(Resent(page, rows, which))
         return self._router.resending.redeliver(parts, fds, packet_ids)
 
     def uplink(self, slot: int, device_id: bytes, event: str, payload: bytes, later: Later | None) -> UplinkAnswer:

@@ -127,6 +127,8 @@ class InboxActor:
         self._owner: InboxOwner | None = None
         #: The page of a sequence, for a change in this step of the loop; from the archive, where there is one.
         self.fetch: Callable[[int], Awaitable[LedgerPage | None]] = self._page_in_memory
+        #: The same, of which these rows may be all that is in memory.
+        self.fetch_rows: Callable[[int, Rows], Awaitable[LedgerPage | None]] = self._whole_page
         #: The same of rows that have left the store, and end now.
         self.fetch_to_end: Callable[[int], Awaitable[LedgerPage | None]] = self._page_in_memory
         self.places: Places = OwnPlaces(home, clock, self)
@@ -143,6 +145,9 @@ class InboxActor:
 
     async def _page_in_memory(self, sequence: int) -> LedgerPage | None:
         return self._home.page(sequence)
+
+    async def _whole_page(self, sequence: int, _rows: Rows) -> LedgerPage | None:
+        return await self.fetch(sequence)
 
     def keep(self, page: LedgerPage, rows: Rows, offer: Offer = Offer.NOW) -> None:
         """The rows are HELD from now on; they are in the store a moment later. Bounded by the home's open rows."""

@@ -50,14 +50,16 @@ _HERE_MIN = 1024
 
 
 class Pages(Protocol):
-    """The pages of this home, by sequence, for a change in this step of the loop. Both raise StoreError.
+    """The pages of this home, by sequence, for a change in this step of the loop. All raise StoreError.
 
-    fetch_to_end: of rows that have left the inbox and end now. doubtful_until_unix_ms: as in InboxActor.
+    fetch_rows: these rows of it, at least; the others may not be here. fetch_to_end: of rows that have left the inbox
+    and end now. doubtful_until_unix_ms: as in InboxActor.
     """
 
     doubtful_until_unix_ms: int
 
     fetch: Callable[[int], Awaitable[LedgerPage | None]]
+    fetch_rows: Callable[[int, Rows], Awaitable[LedgerPage | None]]
     fetch_to_end: Callable[[int], Awaitable[LedgerPage | None]]
 
 
@@ -186,7 +188,7 @@ class OwnPlaces:
         return tags
 
     async def locate(self, number: int, rows: Rows, device_id: bytes) -> Located:
-        page = await self._pages.fetch(number)
+        page = await self._pages.fetch_rows(number, rows)
         if page is None:
             return Located([], rows[:0])
         his = _rows_of(page, rows, device_id)
@@ -300,7 +302,7 @@ class InboxPlaces:
     def stored(self, tags: I64) -> I64:
         found = [tags[:0]]
         for sequence, rows in split_by_sequence(tags):
-            page = self._home.page(sequence)
+            page = self._home.some_page(sequence)
             if page is None:
                 continue
             stored = self.tags(page, rows)
@@ -326,7 +328,7 @@ class InboxPlaces:
     async def locate(self, number: int, rows: Rows, device_id: bytes) -> Located:
         sequence = self._home.addresses.sequence_of(number)
         if sequence is not None:
-            page = await self._pages.fetch(sequence)
+            page = await self._pages.fetch_rows(sequence, rows)
             return self._in_own(page, rows, device_id)
         found: list[Found] = []
         homeless: list[Found] = []

@@ -20,18 +20,18 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import trio
 
+from gateway.actors.archived_pages import ArchivedPages
 from gateway.actors.bell import Bell
 from gateway.actors.late_words import LateWords, Then
 from gateway.actors.page_forms import HashTokens, PageForm, hash_targets, is_archived, may_amend, page_form, put_forms
-from gateway.actors.page_source import MemoryPages, settle_touched
-from gateway.batch import OwnershipEpoch, TaskSegment
+from gateway.actors.row_loads import RowLoads
+from gateway.batch import OwnershipEpoch
 from gateway.clock import Clock
 from gateway.columns import Rows
 from gateway.core.home import Home
@@ -39,10 +39,9 @@ from gateway.core.untold import changed_unix_ms
 from gateway.errors import StoreCorrupt, StoreError
 from gateway.ledger import LedgerPage, Reason, State
 from gateway.message_id import TASK_DOMAIN, BatchAddress
-from gateway.store.inbox_filing import device_hash
-from gateway.store.pages import page_of
-from gateway.store.ports import DayCounts, Inbox, InboxQuery, LedgerArchive, PageKey
-from gateway.tally import PageTally, add_keys, day_of
+from gateway.store.page_rows import become_whole
+from gateway.store.ports import Inbox, InboxQuery, LedgerArchive, PageKey
+from gateway.tally import day_of
 
 #: Pages of one write: a turn of the store packs 16 full ones in about a second, and a thousand small ones in as long.
 _WRITE_ROWS = 1 << 20
@@ -61,8 +60,6 @@ _RETRY_S = 1.0
 #: long they have: the router looks every 50 ms. With the default that is 36 full pages.
 _DUE_SHARE = 0.125
 _DUE_WAIT_S = 0.1
-#: Rows of an app's newest pages that are searched for one device.
-_DEVICE_ROWS_MAX = 20_000_000
 
 
 #: `LedgerActor.late`.
@@ -77,7 +74,7 @@ class LedgerObserver(Protocol):
     def retained(self, pages: int) -> None: ...
 
 
-class LedgerActor:
+class LedgerActor(ArchivedPages):
     """inbox: where held rows are. held_write_s, retention_s, retention_bytes_max, retention_check_s, counter_days_max:
     see [ledger] in configs/reference.toml."""
 
@@ -96,21 +93,15 @@ class LedgerActor:
         retention_check_s: float,
         counter_days_max: int,
     ) -> None:
-        self._store = store
+        super().__init__(store=store, home=home, clock=clock)
         self._inbox = inbox
         self._held_write_s = held_write_s
         self._epoch = epoch
-        self._home = home
-        self._clock = clock
         self._observer = observer
         self._retention_s = retention_s
         self._retention_bytes_max = retention_bytes_max
         self._retention_check_s = retention_check_s
         self._counter_days_max = counter_days_max
-        # A lock, though one actor writes: what a write moves from the counters in memory to those of the archive must
-        # be seen once by whoever adds the two.
-        self._moving = trio.Lock()
-        self._in_memory = MemoryPages(home)
         self._bell = Bell()
         #: What a page keeps of targets that are tokens; until somebody names it, nothing.
         self.hash_tokens: HashTokens = lambda _channels, tokens, _app: np.zeros(len(tokens), np.uint32)
@@ -126,6 +117,14 @@ class LedgerActor:
         #: Called with each page that is in the home again; one of an earlier process when its held rows are checked.
         self.on_brought_back: Callable[[LedgerPage], None] = lambda _page: None
         self._late = LateWords()
+        self._rows = RowLoads(
+            home=home,
+            store=store,
+            clock=clock,
+            fetch=self.fetch,
+            is_whole=lambda sequence: sequence in self._unchecked or sequence in self._fetched,
+            listener=self,
+        )
         #: Pages that are away and may have rows that are due.
         self._due: deque[BatchAddress] = deque()
         self._due_after = -math.inf
@@ -202,7 +201,13 @@ class LedgerActor:
         """The archive has it as it is, and nobody holds a row of it but the inbox."""
         if not page.is_saved or self._unsaved.get(page.batch.address.sequence) is page:
             return False
+        if page.here is not None and (page.batch.address.sequence in self._fetched or self._is_loading(page)):
+            # What is being read now may not say what it says.
+            return False
         return page.n_open == 0 or (page.rests and (page.trail is None or page.trail.is_blank))
+
+    def _is_loading(self, page: LedgerPage) -> bool:
+        return self._rows.is_loading(page.batch.address.sequence)
 
     @property
     def unsaved_pages(self) -> int:
@@ -242,6 +247,10 @@ class LedgerActor:
                 await self.check(page)
             else:
                 return page
+
+    async def fetch_rows(self, sequence: int, rows: Rows) -> LedgerPage | None:
+        """The same of these rows, which wait in an inbox: the others may not be here. Raises StoreError."""
+        return await self._rows.fetch(sequence, rows)
 
     async def fetch_to_end(self, sequence: int) -> LedgerPage | None:
         """The same for rows that have left the inbox and end now: not asked whether the inbox has them. Raises
@@ -288,11 +297,17 @@ class LedgerActor:
             raise
         if page is None:
             self._home.forget_away(key.sequence)
-        else:
+            return
+        few = self._home.some_page(key.sequence)
+        if few is None:
             self._home.adopt(page)
             self.on_adopted(page)
-            if key.sequence not in self._unchecked:
-                self.on_brought_back(page)
+        else:
+            become_whole(few, page)
+            self._home.came_whole(few)
+            page = few
+        if key.sequence not in self._unchecked:
+            self.on_brought_back(page)
 
     async def away_parts(self, task_id: bytes) -> list[int]:
         """Sequences of pages that are away and may have rows of the task. Raises StoreError."""
@@ -326,115 +341,6 @@ class LedgerActor:
         found = await self._inbox.find(InboxQuery(tags=[(first, first + page.n - 1)]), page.n)
         rows: Rows = (found.tags - first).astype(np.intp)
         return rows
-
-    # -- looking up; all read-only, and not kept
-
-    async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
-        """Those of the pages that the archive has. Raises StoreError."""
-        return await self._store.known(keys)
-
-    async def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
-        """The page and row of a message id, from memory or the archive. Raises StoreError."""
-        found = self._home.find_row(identifier)
-        if found is not None:
-            await trio.lowlevel.checkpoint()
-            return found
-        address = self._home.addresses.decode(identifier)
-        if address is None:
-            return None
-        page = await self._read(PageKey(address.batch.unix_ms, address.batch.sequence))
-        return None if page is None or address.row >= page.n else (page, address.row)
-
-    async def task_slices(
-        self, task_id: bytes, device_id: bytes | None = None
-    ) -> AsyncGenerator[tuple[LedgerPage, TaskSegment], None]:
-        """The rows of a task, page by page in the order of their batches; with a device, only pages that may have it.
-
-        Raises StoreError.
-        """
-        address = self._home.addresses.decode(task_id, TASK_DOMAIN)
-        if address is None:
-            return
-        in_memory = {
-            PageKey(page.batch.address.unix_ms, page.batch.address.sequence): page
-            for page in self._home.task_pages(task_id)
-        }
-        keys = {PageKey(address.batch.unix_ms, address.batch.sequence), *in_memory, *await self._store.parts(task_id)}
-        archived = sorted(keys - in_memory.keys())
-        if device_id is not None and archived:
-            archived = await self._store.with_device(archived, device_hash(device_id), 0)
-        for key in sorted([*in_memory, *archived]):
-            page = in_memory[key] if key in in_memory else await self._read(key)
-            if page is not None:
-                for segment in self._home.segments_of(page, task_id):
-                    yield page, segment
-
-    async def device_pages(self, app: int, device_id: bytes) -> AsyncGenerator[LedgerPage, None]:
-        """The app's pages in memory, then archived ones that may have the device; newest first. Raises StoreError."""
-        known = set()
-        async with aclosing(MemoryPages(self._home).device_pages(app, device_id)) as pages:
-            async for page in pages:
-                known.add(PageKey(page.batch.address.unix_ms, page.batch.address.sequence))
-                yield page
-        for key in await self._store.with_device(app, device_hash(device_id), _DEVICE_ROWS_MAX):
-            if key not in known and (archived := await self._read(key)) is not None:
-                yield archived
-
-    async def page(self, key: PageKey) -> LedgerPage | None:
-        """From memory or the archive. Raises StoreError."""
-        found = await self._in_memory.page(key)
-        return await self._read(key) if found is None else found
-
-    async def keys(self, app: int | None, unix_ms: range, after: PageKey | None, keys_max: int) -> list[PageKey]:
-        """Pages whose batches were born in that time, oldest first, from behind `after` on. Raises StoreError."""
-        found = set(await self._in_memory.keys(app, unix_ms, after, keys_max))
-        found.update(await self._store.keys(app, unix_ms, after, keys_max))
-        return sorted(found)[:keys_max]
-
-    async def tallies(self, keys: Sequence[PageKey]) -> list[PageTally | None]:
-        """What each of the pages adds to the counters; None for one that is not there. Raises StoreError."""
-        archived = await self._store.tallies(keys)
-        in_memory = await self._in_memory.tallies(keys)
-        return [old if new is None else new for old, new in zip(archived, in_memory, strict=True)]
-
-    async def counts(self, days: range) -> DayCounts:
-        """Rows by key and cell, as all pages are now; gone: of pages that are deleted. Raises StoreError."""
-        await settle_touched(self._home)
-        async with self._moving:
-            archived = await self._store.counts(days.start, days.stop - 1)
-            counters = self._home.counters
-            return DayCounts(
-                add_keys([archived.kept, counters.totals()], days), add_keys([archived.gone, counters.gone()], days)
-            )
-
-    async def task_keys(self, task_id: bytes) -> list[PageKey]:
-        """Pages that may have rows of the task, in the order of their batches. Raises StoreError."""
-        address = self._home.addresses.decode(task_id, TASK_DOMAIN)
-        if address is None:
-            return []
-        own = PageKey(address.batch.unix_ms, address.batch.sequence)
-        return sorted({own, *await self._in_memory.task_keys(task_id), *await self._store.parts(task_id)})
-
-    async def _read_to_keep(self, key: PageKey) -> LedgerPage | None:
-        """With what the archive counts for it, since it is to change in the home."""
-        page = await self._read(key)
-        if page is not None:
-            (page.archived_tally,) = await self._store.tallies([key])
-        return page
-
-    async def _read(self, key: PageKey) -> LedgerPage | None:
-        data = await self._store.read(key)
-        if data is None:
-            return None
-        try:
-            now = self._clock.monotonic()
-            page = page_of(data, now=now, now_unix_ms=self._home.label(self._clock.unix_ms(), now))
-        except ValueError as error:
-            raise StoreCorrupt("ledger", f"page {key.sequence} of {key.unix_ms}: {error}") from error
-        page.batch.address = self._home.addresses.kept(page.batch.address)
-        page.saved = page.changes
-        self._home.name_rows(page.batch)
-        return page
 
     # -- work
 
@@ -481,7 +387,7 @@ class LedgerActor:
         while self._next_rested() <= now and self._resting:
             sequence, (page, _) = self._resting.popitem(last=False)
             # Otherwise it will say so when it rests again.
-            if page.rests and self._home.page(sequence) is page and not is_archived(page):
+            if page.rests and self._home.some_page(sequence) is page and not is_archived(page):
                 self._unsaved[sequence] = page
                 self._write_at = -math.inf
 
@@ -509,10 +415,12 @@ class LedgerActor:
         forms: list[tuple[LedgerPage, int, PageForm]] = []
         for page in pages:
             await hash_targets(page.batch, self.hash_tokens)
-            if page.rests:
+            if page.here is not None and not may_amend(page):
+                await self._make_whole(page)
+            if page.rests and self._home.some_page(page.batch.address.sequence) is page:
                 forms.append((page, page.changes, self._form(page)))
             else:
-                # It has begun to move again, and says so when it rests anew, or ends.
+                # It has begun to move again, and says so when it rests anew, or ends; or it cannot be read any more.
                 del self._unsaved[page.batch.address.sequence]
             await trio.lowlevel.checkpoint()
         if not forms:
@@ -540,6 +448,13 @@ class LedgerActor:
             else:
                 self._unsaved.move_to_end(sequence)
 
+    async def _make_whole(self, page: LedgerPage) -> None:
+        """It is to be written whole. Raises StoreError; one that cannot be read is not in the home any more."""
+        try:
+            await self.bring_back(page.batch.address.sequence)
+        except StoreCorrupt as error:
+            self._observer.failed(error)
+
     def _form(self, page: LedgerPage) -> PageForm:
         form = page_form(page, self._home.counters.settled(page))
         is_told = page.batch.app in self.told_apps
@@ -560,9 +475,10 @@ class LedgerActor:
                 self._home.look_again(address, self._clock.monotonic())
                 self.on_due()
 
-    async def _fetch_any(self, sequence: int) -> LedgerPage | None:
-        """The newest page of the sequence is in the home, whatever its rows are. Raises StoreError."""
-        page = await self.fetch(sequence)
+    async def _fetch_any(self, sequence: int, rows: Rows | None) -> LedgerPage | None:
+        """The newest page of the sequence is in the home, whatever its rows are; these rows are, at least. Raises
+        StoreError."""
+        page = await (self.fetch(sequence) if rows is None else self.fetch_rows(sequence, rows))
         if page is None:
             key = await self._store.newest(sequence)
             page = None if key is None else await self._read_to_keep(key)

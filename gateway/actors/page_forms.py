@@ -10,7 +10,7 @@ import trio
 
 from gateway.batch import Batch, OwnershipEpoch, continued_tasks
 from gateway.columns import U8, U32, TextColumn
-from gateway.core.lifetimes import row_deadlines
+from gateway.core.lifetimes import lifetime_s, row_deadlines
 from gateway.ledger import LedgerPage, State
 from gateway.store.page_changes import PAST_BYTES, ROW_BYTES, encode_changes
 from gateway.store.pages import archived_copy, page_parts
@@ -47,6 +47,9 @@ def may_amend(page: LedgerPage) -> bool:
         # The texts of rows that have ended go now.
         return False
     in_place = copy.records >= RECORDS_MAX
+    if in_place and page.here is not None:
+        # Nobody here knows of all that is in them.
+        return False
     size = 0 if in_place else copy.log_bytes
     return size + _changed_bytes(page, since_page=in_place) <= LOG_BYTES_PER_ROW_MAX * page.n
 
@@ -128,7 +131,11 @@ async def put_forms(
 
 
 def _held(page: LedgerPage) -> tuple[int, int]:
-    """How many rows wait in the inbox, and when the first of them is over."""
+    """How many rows wait in the inbox, and when the first of them is over; of a page of which a few rows are here, when
+    it may be."""
+    if page.here is not None:
+        over_s = min(lifetime_s(variant) for variant in page.batch.variants)
+        return int(page.counts[State.HELD]), page.batch.born_unix_ms + int(over_s * 1000)
     held = np.flatnonzero(page.state == State.HELD)
     over_s = float(row_deadlines(page.batch, held).min()) - page.batch.born if len(held) else 0.0
     return len(held), page.batch.born_unix_ms + int(over_s * 1000)

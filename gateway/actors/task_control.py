@@ -143,7 +143,8 @@ class TaskControl:
         stopped = self.stopped.of(segment.task_id for segment in page.batch.segments) if len(self.stopped) else ()
         for segment in page.batch.segments if stopped else ():
             if segment.task_id in stopped and segment.task_id not in self._stopping:
-                self.stop_rows(page, np.arange(segment.first, segment.first + segment.n))
+                rows = np.arange(segment.first, segment.first + segment.n)
+                self.stop_rows(page, rows if page.here is None else rows[np.isin(rows, page.here.rows)])
 
     async def _stop_away(self, task_id: bytes) -> Ended:
         """Rows whose page is in the archive alone. Each slice asks for its page: it may have left again."""

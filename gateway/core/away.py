@@ -17,7 +17,7 @@ AWAY_BYTES = 300
 
 
 class AwayPage(NamedTuple):
-    """held: rows that wait for their devices; all others have ended."""
+    """held: rows that have not ended: they wait for their devices, but for a few that are in memory."""
 
     address: BatchAddress
     held: int
@@ -50,6 +50,12 @@ class AwayPages:
         if page is not None:
             self.rows -= page.held
         return page
+
+    def ended(self, sequence: int, rows: int) -> None:
+        """So many open rows of that page have ended, though it is away: a few of its rows are in memory."""
+        page = self._pages[sequence]
+        self._pages[sequence] = page._replace(held=page.held - rows)
+        self.rows -= rows
 
     @property
     def memory_bytes(self) -> int:

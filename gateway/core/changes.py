@@ -9,12 +9,13 @@ from __future__ import annotations
 import bisect
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from gateway.batch import Batch, TaskSegment
 from gateway.columns import U8, U16, Rows
+from gateway.few_rows import FewRows, Here
 from gateway.ledger import LedgerPage
 
 #: A change of a larger share of an archived page keeps the batch of the page.
@@ -67,22 +68,6 @@ class ChangeRing:
         return self.first + len(self._changes)
 
 
-class _FewRows:
-    """Some rows of a column, indexed by their numbers in the whole, one or an array of them."""
-
-    __slots__ = ("_rows", "_values")
-    #: It does not know how many the whole has.
-    __iter__ = None
-
-    def __init__(self, rows: Rows, values: np.ndarray[Any, Any]) -> None:
-        """rows: (k,) rising, without repetition. values: (k, ...)."""
-        self._rows = rows
-        self._values = values
-
-    def __getitem__(self, rows: Rows | int) -> Any:
-        return self._values[np.searchsorted(self._rows, rows)]
-
-
 def told_batch(page: LedgerPage, rows: Rows) -> Batch:
     """Where readers of a change of these rows look them up. A page that the archive has may leave memory, and come back
     as another object, for each of its rows."""
@@ -98,15 +83,15 @@ def few_rows(batch: Batch, rows: Rows) -> Batch:
     if batch.variant_index is not None:
         used, places = np.unique(batch.variant_index[rows], return_inverse=True)
         variants = [batch.variants[at] for at in used.tolist()]
-        variant_index = cast("U16", _FewRows(rows, places.astype(np.uint16)))
-    ids = batch.message_ids
+        variant_index = cast("U16", FewRows(Here(rows), places.astype(np.uint16)))
+    ids, here = batch.message_ids, Here(rows)
     return Batch(
         batch.address,
         batch.app,
         batch.born,
         batch.n,
-        device_ids=cast("U8", _FewRows(rows, batch.device_ids[rows])),
-        message_ids=cast("U8", _FewRows(rows, ids[rows])) if isinstance(ids, np.ndarray) else ids,
+        device_ids=cast("U8", FewRows(here, batch.device_ids[rows])),
+        message_ids=cast("U8", FewRows(here, ids[rows])) if isinstance(ids, np.ndarray) else ids,
         variants=variants,
         variant_index=variant_index,
         segments=_segments_of(batch.segments, rows),

@@ -14,16 +14,28 @@ attempts without a move; one whose open rows are all held changes by moves alone
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
 from gateway.batch import Batch
-from gateway.columns import I64
+from gateway.columns import I64, Rows
 from gateway.content import Class
+from gateway.errors import LocalProtocolError
 from gateway.ledger import LedgerPage, State
-from gateway.tally import CELL_BITS, Cells, PageTally, TallyKey, count_cells, day_of, departures, row_cells
+from gateway.tally import (
+    CELL_BITS,
+    Cells,
+    PageTally,
+    TallyKey,
+    count_cells,
+    day_of,
+    departures,
+    few_cells,
+    row_cells,
+)
 
 #: Rows that are counted in one step: one to two milliseconds.
 STEP_ROWS = 1 << 16
@@ -177,6 +189,10 @@ def tally_pages(pages: Sequence[LedgerPage], day_offset_s: int) -> list[PageTall
     tallies: list[dict[TallyKey, dict[int, int]]] = [{} for _ in pages]
     for place, page in enumerate(pages):
         batch = page.batch
+        if page.others is not None:
+            keys.append(())
+            tallies[place] = _few_tally(page, page.others, day_offset_s)
+            continue
         found, index = row_keys(batch, day_offset_s)
         if index is None and page.n >= _COUNTED_ROWS_MIN:
             keys.append(())
@@ -192,7 +208,10 @@ def tally_pages(pages: Sequence[LedgerPage], day_offset_s: int) -> list[PageTall
         place = code >> _PAGE_SHIFT
         key = keys[place][code >> CELL_BITS & _KEY_MASK]
         tallies[place].setdefault(key, {})[code & _CELL_MASK] = n
-    return [PageTally(tally, _is_one_task(page.batch)) for page, tally in zip(pages, tallies, strict=True)]
+    return [
+        PageTally(tally, _is_one_task(page.batch) if page.others is None else page.others.is_one_task)
+        for page, tally in zip(pages, tallies, strict=True)
+    ]
 
 
 def tally_rows(page: LedgerPage, first: int, stop: int, day_offset_s: int) -> dict[TallyKey, dict[int, int]]:
@@ -214,6 +233,54 @@ def _with_departures(page: LedgerPage, first: int, stop: int, index: I64 | None)
         cells |= index[first:stop] << CELL_BITS
         left |= index[rows] << CELL_BITS
     return np.concatenate([cells, left]) if len(left) else cells
+
+
+def others_of(page: LedgerPage, rows: Rows, tally: PageTally, day_offset_s: int) -> PageTally:
+    """What is left of a tally without these rows of the page, which it has as they are."""
+    cells = {key: dict(found) for key, found in tally.cells.items()}
+    for key, found in _tally_few(page, rows, day_offset_s).items():
+        of_key = cells.get(key, {})
+        for cell, n in found.items():
+            left = of_key.get(cell, 0) - n
+            if left < 0:
+                raise LocalProtocolError(
+                    f"a page of which a few rows are here counts for less than they: {key}, {cell}"
+                )
+            if left:
+                of_key[cell] = left
+            else:
+                of_key.pop(cell)
+    return tally._replace(cells={key: found for key, found in cells.items() if found})
+
+
+def _few_tally(page: LedgerPage, others: PageTally, day_offset_s: int) -> dict[TallyKey, dict[int, int]]:
+    """What a page of which a few rows are here adds."""
+    assert page.here is not None
+    cells = {key: dict(found) for key, found in others.cells.items()}
+    for key, found in _tally_few(page, page.here.rows, day_offset_s).items():
+        of_key = cells.setdefault(key, {})
+        for cell, n in found.items():
+            of_key[cell] = of_key.get(cell, 0) + n
+    return cells
+
+
+def _tally_few(page: LedgerPage, rows: Rows, day_offset_s: int) -> dict[TallyKey, dict[int, int]]:
+    """The same of these rows alone: a loop over a few."""
+    cells, left = few_cells(page, rows)
+    found: dict[TallyKey, dict[int, int]] = {}
+    for row, cell in [*zip(rows.tolist(), cells, strict=True), *left]:
+        of_key = found.setdefault(_row_key(page.batch, row, day_offset_s), {})
+        of_key[cell] = of_key.get(cell, 0) + 1
+    return found
+
+
+def _row_key(batch: Batch, row: int, day_offset_s: int) -> TallyKey:
+    variant, segments = batch.variant_of(row), batch.segments
+    group = ""
+    if segments:
+        group = segments[max(bisect.bisect_right(segments, row, key=lambda one: one.first) - 1, 0)].group
+    day = day_of(batch.born_unix_ms, day_offset_s)
+    return TallyKey(day, batch.app, variant.plan_id, group, _CLASSES[variant.class_])
 
 
 def _is_one_task(batch: Batch) -> bool:

@@ -18,7 +18,6 @@ import itertools
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,44 +28,22 @@ from gateway.core.addresses import SHADOWS_FROM, Addresses, as_sent
 from gateway.core.away import AwayPage, AwayPages
 from gateway.core.changes import Change, ChangeRing, told_batch
 from gateway.core.counters import Counters
-from gateway.core.lifetimes import lifetime_s, row_deadlines
+from gateway.core.home_words import HomeObserver, HomeStatistics
+from gateway.core.lifetimes import due_rows, lifetime_s
 from gateway.core.shadow import Life, ShadowPage, Shadows
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
 from gateway.errors import Overloaded
-from gateway.ledger import FINAL_STATES, OPEN_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
+from gateway.ledger import FINAL_STATES, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import BatchAddress, RowAddress
 from gateway.page_history import Kind
 
 #: Pages looked at in one call of `evict`.
 _EVICT_LOOK = 64
-#: Rows that may be expired by the clock; IN_FLIGHT rows wait for their answer.
-_EXPIRABLE = np.array([state in OPEN_STATES and state is not State.IN_FLIGHT for state in State])
 #: A TTL is in seconds; a twentieth of one is precise enough and lets a burst of batches share a tick.
 _EXPIRY_TICK_S = 0.05
 _FINAL = np.array([state in FINAL_STATES for state in State])
 _IS_FINAL: list[bool] = _FINAL.tolist()
-
-
-class HomeObserver(Protocol):
-    """Metrics of the home; called per slice, never per row."""
-
-    def moved(
-        self, page: LedgerPage, rows: Rows, to: State, reason: Reason | U8 | None, channel: Channel | U8
-    ) -> None: ...
-
-    def finished(self, page: LedgerPage, rows: Rows, to: State, channel: Channel | U8, now: float) -> None: ...
-
-    def receipts_rose(self, rows: int, receipt: Receipt, channel: Channel | U8) -> None: ...
-
-
-class HomeStatistics(NamedTuple):
-    pages: int
-    rows_open: int
-    ledger_bytes: int
-    pages_evicted: int
-    changes_first: int
-    changes_next: int
 
 
 class Home:
@@ -264,19 +241,28 @@ class Home:
         self._evicted += 1
         for segment in page.batch.segments if self._long_tasks else ():
             self._forget_part(segment.task_id, sequence)
+        # Of one of which a few rows were here it stands there already.
+        self.away_pages.pop(sequence)
         if page.n_open:
             # Its deadline stays in the wheel.
             self.away_pages.add(AwayPage(page.batch.address, page.n_open))
 
     def adopt(self, page: LedgerPage) -> None:
-        """A page that had left memory is here again, because it is about to change; others make room for it."""
+        """A page that had left memory is here again, because it is about to change; others make room for it. One of
+        which a few rows are here stays away."""
         if self._is_full:
             self.evict()
-        sequence = page.batch.address.sequence
-        away = self.away_pages.pop(sequence)
         self.counters.came_back(page)
+        self._pages[page.batch.address.sequence] = page
+        if page.here is None:
+            self.came_whole(page)
+        else:
+            self.resized(page)
+
+    def came_whole(self, page: LedgerPage) -> None:
+        """All rows of a page are here; it is not away any more."""
+        away = self.away_pages.pop(page.batch.address.sequence)
         self.rows_open += page.n_open - (0 if away is None else away.held)
-        self._pages[sequence] = page
         self.resized(page)
 
     def resized(self, page: LedgerPage) -> None:
@@ -294,6 +280,10 @@ class Home:
     def forget_away(self, sequence: int) -> None:
         """The archive has no such page any more: nobody can say what became of its rows."""
         away = self.away_pages.pop(sequence)
+        if sequence in self._pages:
+            # A few of its rows.
+            self._bytes -= self._page_bytes.pop(sequence)
+            self.counters.left(self._pages.pop(sequence))
         self.rows_open -= 0 if away is None else away.held
 
     def look_again(self, address: BatchAddress, now: float) -> None:
@@ -366,6 +356,8 @@ class Home:
         if _IS_FINAL[to]:
             ended, n_open = len(rows) - came.item(State.UNCERTAIN), page.n_open
             self.rows_open -= ended
+            if page.here is not None:
+                self.away_pages.ended(page.batch.address.sequence, ended)
             page.final_ms[rows] = page.stamp(now)
             if not n_open:
                 self.counters.ended(page)
@@ -494,41 +486,47 @@ class Home:
 
     def _look_at(self, page: LedgerPage, now: float) -> Rows:
         """Rows of the page that are due; the page is looked at again when the next of the others is."""
-        open_rows = np.flatnonzero(~_FINAL[page.state])
-        passed = (deadlines := row_deadlines(page.batch, open_rows)) <= now
-        expirable = _EXPIRABLE[page.state[open_rows]]
-        if page.away is not None:
-            # Their holder ends them, and says so.
-            expirable &= page.away[open_rows] == 0
-        rest = deadlines[~passed]
-        again = float(rest.min()) if len(rest) else math.inf
-        if bool(np.any(passed & ~expirable)):
-            again = min(again, now + 1.0)
+        rows, again = due_rows(page, now)
         if again < math.inf:
             self._wheel.add(again, page.batch.address)
-        rows: Rows = open_rows[passed & expirable]
         return rows
 
     # -- looking up
 
     def page(self, sequence: int) -> LedgerPage | None:
-        """The page of a batch of this home, or the shadow of a slice that it holds."""
+        """The page of a batch of this home, all of it, or the shadow of a slice that it holds."""
+        page = self.some_page(sequence)
+        return page if page is None or page.here is None else None
+
+    def some_page(self, sequence: int) -> LedgerPage | None:
+        """The same; a few of its rows may be all that is here."""
         return self._pages.get(sequence) if sequence < SHADOWS_FROM else self.shadows.get(sequence)
 
+    def page_with(self, sequence: int, rows: Rows) -> LedgerPage | None:
+        """The same, if these rows are here."""
+        page = self.some_page(sequence)
+        return page if page is None or page.here is None or bool(page.here.has(rows).all()) else None
+
     def pages(self) -> Iterator[LedgerPage]:
-        return iter(list(self._pages.values()))
+        """Those that are here whole."""
+        return iter([page for page in self._pages.values() if page.here is None])
+
+    def few_pages(self) -> list[LedgerPage]:
+        """Those of which a few rows are here."""
+        return [page for page in self._pages.values() if page.here is not None]
 
     def crowding(self, pages_max: int, share: float) -> list[LedgerPage]:
         """The pages that eviction looks at next, where the ledger has more than that share of its bytes; else none."""
         is_crowded = self.ledger_bytes > share * self._ledger_bytes_max
-        return list(itertools.islice(self._pages.values(), pages_max)) if is_crowded else []
+        first = itertools.islice(self._pages.values(), pages_max) if is_crowded else ()
+        return [page for page in first if page.here is None]
 
     def find_row(self, identifier: bytes) -> tuple[LedgerPage, int] | None:
         """The page and row of a message id; None when it is not ours or no longer in memory."""
         address = self.address_of(identifier)
         if address is None:
             return None
-        page = self._pages.get(address.batch.sequence)
+        page = self.page(address.batch.sequence)
         if page is None or page.batch.address != address.batch or address.row >= page.n:
             return None
         return page, address.row
@@ -548,7 +546,7 @@ class Home:
         if address is None:
             return []
         sequences = self._long_tasks.get(task_id, [address.batch.sequence])
-        return [self._pages[sequence] for sequence in sequences if sequence in self._pages]
+        return [page for sequence in sequences if (page := self.page(sequence)) is not None]
 
     def segments_of(self, page: LedgerPage, task_id: bytes) -> list[TaskSegment]:
         """The task's rows in the page."""
@@ -568,7 +566,7 @@ class Home:
 
     def rows_not_conserved(self) -> int:
         """Open rows by count of moves less open rows by look at the columns: 0, or a bug of ours."""
-        in_memory = sum(int((~_FINAL[page.state]).sum()) for page in self._pages.values() if page.n_open)
+        in_memory = sum(int((~_FINAL[page.state]).sum()) for page in self.pages() if page.n_open)
         return self.rows_open - in_memory - self.away_pages.rows
 
     def statistics(self) -> HomeStatistics:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gateway.batch import Batch
 from gateway.columns import U8, U32, Rows
 from gateway.content import Variant
-from gateway.ledger import LedgerPage, Reason, State
+from gateway.ledger import IS_FINAL, OPEN_STATES, LedgerPage, Reason, State
 
 #: A row with TTL 0 is sent at once or not at all; a connection and a credential may have to be made first.
 NOW_OR_NEVER_S = 5.0
+#: Rows that may be expired by the clock; IN_FLIGHT rows wait for their answer.
+_EXPIRABLE = np.array([state in OPEN_STATES and state is not State.IN_FLIGHT for state in State])
+#: Rows that are due and have to wait for their answer are looked at again so much later.
+_LOOK_AGAIN_S = 1.0
 
 
 def lifetime_s(variant: Variant) -> float:
@@ -24,6 +30,23 @@ def row_deadlines(batch: Batch, rows: Rows) -> np.ndarray[tuple[int], np.dtype[n
         return np.full(len(rows), batch.born + lifetime_s(batch.variants[0]))
     ttls = np.array([lifetime_s(variant) for variant in batch.variants], np.float64)
     return batch.born + ttls[batch.variant_index[rows]]
+
+
+def due_rows(page: LedgerPage, now: float) -> tuple[Rows, float]:
+    """Rows of the page whose time is over and that nobody has in flight; and when the page is to be looked at again."""
+    open_rows = np.flatnonzero(~IS_FINAL[page.state])
+    deadlines = row_deadlines(page.batch, open_rows)
+    passed = deadlines <= now
+    expirable = _EXPIRABLE[page.state[open_rows]]
+    if page.away is not None:
+        # Their holder ends them, and says so.
+        expirable &= page.away[open_rows] == 0
+    rest = deadlines[~passed]
+    again = float(rest.min()) if len(rest) else math.inf
+    if bool(np.any(passed & ~expirable)):
+        again = min(again, now + _LOOK_AGAIN_S)
+    rows: Rows = open_rows[passed & expirable]
+    return rows, again
 
 
 def seconds_left(batch: Batch, rows: Rows, now: float) -> U32:

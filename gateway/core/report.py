@@ -6,7 +6,7 @@ Every function takes one slice at a time or visits a bounded number of rows; cal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from gateway.ledger import (
 from gateway.message_id import to_text
 from gateway.page_history import Kind
 from gateway.verdict import Verdict
+
+if TYPE_CHECKING:
+    from gateway.core.home import Home
 
 Slice = tuple[LedgerPage, TaskSegment]
 
@@ -148,6 +151,11 @@ def open_rows(pages: Iterable[LedgerPage]) -> dict[str, int]:
         for state in OPEN_STATES:
             counts[state.name.lower()] += int(page.counts[state])
     return counts
+
+
+def rows_held_away(home: Home) -> int:
+    """Rows that wait for their devices, and whose page is away; a few rows of such a page may be in memory."""
+    return home.away_pages.rows - sum(page.n_open - int(page.counts[State.HELD]) for page in home.few_pages())
 
 
 def _moved(page: LedgerPage, span: slice, moved_between: MovedBetween) -> Bool:

@@ -80,7 +80,7 @@ class Trail:
 
     def follow(self, page: LedgerPage, position: int, *, is_recovered: bool = False) -> None:
         """The page's batch is durable at that position."""
-        page.trail = PageTrail(page.n, position, is_recovered=is_recovered)
+        page.trail = PageTrail(page.n, position, is_recovered=is_recovered, here=page.here)
         if page.n_open == 0:
             self.finished(page)
 
@@ -186,7 +186,7 @@ class Trail:
             self._may_go(page, trail)
         elif not trail.marked.any() and not trail.is_blank:
             self._may_go(page, trail)
-            page.trail = PageTrail(page.n, NO_POSITION, is_recovered=trail.is_recovered)
+            page.trail = PageTrail(page.n, NO_POSITION, is_recovered=trail.is_recovered, here=page.here)
 
     def _may_go(self, page: LedgerPage, trail: PageTrail) -> None:
         if not trail.may_go:
@@ -235,7 +235,7 @@ class Trail:
             del self._dirty[sequence]
             pages.append(page)
             marks.append(_snapshot(page, trail))
-            trail.dirty[:] = False
+            trail.dirty.fill(False)
             _add(credits, trail.ended)
             trail.ended = {}
         self._taken += 1
@@ -274,7 +274,7 @@ class Trail:
             trail.own()
             # What became dirty meanwhile waits for the next record.
             trail.is_sure[mark.rows] = mark.states == State.IN_FLIGHT
-            trail.is_sure[trail.dirty] = False
+            trail.is_sure[trail.dirty.nonzero()[0]] = False
         self._written = taken.ticket
         return [*taken.rings, *self._give_back(taken.credits)]
 
@@ -356,7 +356,7 @@ def _counts(values: U8) -> list[tuple[int, int]]:
 
 
 def _snapshot(page: LedgerPage, trail: PageTrail) -> RowMarks:
-    rows = np.flatnonzero(trail.dirty)
+    rows = trail.dirty.nonzero()[0]
     before, reasons, channels = page.state[rows], page.reason[rows], page.channel[rows]
     states = before
     is_open = ~IS_FINAL[before]

@@ -15,8 +15,9 @@ from gateway.ledger import IS_FINAL, LedgerPage, Receipt, State
 
 
 def changed_unix_ms(page: LedgerPage) -> int:
-    """When a row of the page last ended or had a receipt; 0 before that."""
-    newest = int(page.final_ms.max())
+    """When a row of the page last ended or had a receipt; 0 before that. Of one of which a few rows are here: one of
+    these."""
+    newest = int((page.final_ms if page.here is None else page.final_ms[page.here.rows]).max())
     if page.history is not None:
         newest = max(newest, int(page.history.at_ms.max(initial=0)))
     return page.batch.born_unix_ms + newest if newest else 0

@@ -11,7 +11,9 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from gateway.batch import OwnershipEpoch
+from gateway.columns import Rows
 from gateway.message_id import SEQUENCES_MAX
+from gateway.store.page_rows import RowsOfPage
 from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, LedgerArchive, PageChanges, PageKey
 from gateway.tally import PageTally, add_keys
 
@@ -50,6 +52,11 @@ class JoinedLedger:
         """As the port says. Raises StoreError."""
         archive = self._all.get(key.sequence // SEQUENCES_MAX)
         return None if archive is None else await archive.read(_inner(key))
+
+    async def read_rows(self, key: PageKey, rows: Rows) -> RowsOfPage | None:
+        """As the port says. Raises StoreError."""
+        archive = self._all.get(key.sequence // SEQUENCES_MAX)
+        return None if archive is None else await archive.read_rows(_inner(key), rows)
 
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
         """As the port says. Raises StoreError."""

@@ -13,9 +13,12 @@ import numpy as np
 import trio
 
 from gateway.batch import OwnershipEpoch
-from gateway.columns import I64, U8, U16
+from gateway.columns import I64, U8, U16, Rows
 from gateway.device_columns import DeviceColumns, concatenate
+from gateway.errors import StoreCorrupt
 from gateway.store.epochs import NewestEpoch
+from gateway.store.packing import pack_page
+from gateway.store.page_rows import RowsOfPage, rows_in
 from gateway.store.pages import short_hashes
 from gateway.store.ports import (
     ArchivedPage,
@@ -263,7 +266,7 @@ class MemoryLedgerArchive:
                     held=one.held,
                     deadline_unix_ms=one.deadline_unix_ms,
                     tally=one.tally,
-                    changed_unix_ms=one.changed_unix_ms or page.changed_unix_ms,
+                    changed_unix_ms=max(one.changed_unix_ms, page.changed_unix_ms),
                 )
                 records = self._records.setdefault(one.key, [])
                 if one.in_place:
@@ -275,6 +278,16 @@ class MemoryLedgerArchive:
         await trio.lowlevel.checkpoint()
         page = self._pages.get(key)
         return None if page is None else b"".join([*page.parts, *self._records.get(key, ())])
+
+    async def read_rows(self, key: PageKey, rows: Rows) -> RowsOfPage | None:
+        await trio.lowlevel.checkpoint()
+        page = self._pages.get(key)
+        try:
+            return (
+                None if page is None else rows_in(pack_page(page.parts), rows, self._records.get(key, ()), page.tally)
+            )
+        except ValueError as error:
+            raise StoreCorrupt("ledger", f"page {key.sequence} of {key.unix_ms}: {error}") from error
 
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
         await trio.lowlevel.checkpoint()

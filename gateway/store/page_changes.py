@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 
 from gateway.archived_copy import LOGGED
-from gateway.columns import Rows
+from gateway.columns import Bool, Rows
 from gateway.ledger import Burst, LedgerPage
 from gateway.page_history import PageHistory
 from gateway.store.page_bursts import BURST_COLUMNS, StoredBurst, burst_of, stored_burst
@@ -47,6 +47,7 @@ STATE_COLUMNS = {
 }
 #: Of each entry of the history, in this order: the widest first, so that views stay aligned.
 PAST_COLUMNS = {"at_ms": "<u4", "rows": "<u2", "kinds": "u1", "channels": "u1"}
+PastColumns: TypeAlias = dict[str, np.ndarray[Any, Any]]
 #: What one row and one entry of the history take in a record.
 ROW_BYTES = 2 + sum(np.dtype(dtype).itemsize for dtype in STATE_COLUMNS.values())
 PAST_BYTES = sum(np.dtype(dtype).itemsize for dtype in PAST_COLUMNS.values())
@@ -84,6 +85,15 @@ def encode_changes(page: LedgerPage, rows: Rows, first_past: int, first_burst: i
 
 def apply_changes(page: LedgerPage, log: memoryview) -> None:
     """The page, as its own bytes say, is as its log says; but for the counts of its states. Raises ValueError."""
+    assert page.archived is not None
+    for header, body, at in _records(log):
+        _apply(page, header, body, at)
+        page.archived.records += 1
+    page.archived.log_bytes = len(log)
+
+
+def _records(log: memoryview) -> Iterator[tuple[_Header, bytes, int]]:
+    """Header and body of each record, and where in the body its columns begin. Raises ValueError."""
     at = 0
     while at < len(log):
         try:
@@ -96,12 +106,40 @@ def apply_changes(page: LedgerPage, log: memoryview) -> None:
             header = _DECODER.decode(body[_LENGTH.size : _LENGTH.size + length])
         except (struct.error, msgspec.DecodeError, zlib.error) as error:
             raise ValueError(f"record at byte {at} of the log: {error}") from error
-        _apply(page, header, body, _LENGTH.size + length)
+        yield header, body, _LENGTH.size + length
         at += 4 + size
-        assert page.archived is not None
-        page.archived.records += 1
-    assert page.archived is not None
-    page.archived.log_bytes = len(log)
+
+
+class LoggedRows(NamedTuple):
+    """What a log says of some of a page's rows. past: columns of their entries, as in PAST_COLUMNS. bursts: how many it
+    has of all rows."""
+
+    is_logged: Bool
+    past: list[PastColumns]
+    bursts: int
+    records: int
+
+
+def logged_rows(log: memoryview, rows: Rows, states: dict[str, np.ndarray[Any, Any]]) -> LoggedRows:
+    """Puts what the log says of the rows (rising) into the state columns of them. Raises ValueError."""
+    is_logged = np.zeros(len(rows), np.bool_)
+    past: list[PastColumns] = []
+    bursts = records = 0
+    for header, body, first in _records(log):
+        logged, at = read_column(body, "<u2", header.n, first)
+        places = np.minimum(logged.searchsorted(rows), max(header.n - 1, 0))
+        found = np.flatnonzero(logged[places] == rows) if header.n else places[:0]
+        for name, dtype in STATE_COLUMNS.items():
+            column, at = read_column(body, dtype, header.n, at)
+            if len(found):
+                states[name][found] = column[places[found]]
+        is_logged[found] = True
+        if header.past:
+            entries, at = read_past(body, header.past, at)
+            past.append(past_of(entries, rows))
+        bursts += len(header.bursts)
+        records += 1
+    return LoggedRows(is_logged, past, bursts, records)
 
 
 def _apply(page: LedgerPage, header: _Header, body: bytes, at: int) -> None:
@@ -133,11 +171,23 @@ def read_column(data: bytes, dtype: str, n: int, at: int) -> tuple[np.ndarray[An
     return column, at + column.nbytes
 
 
-def restore_past(page: LedgerPage, data: bytes, n: int, at: int) -> int:
-    """The page's history goes on with these entries; returns where what follows begins. Raises ValueError."""
-    past: dict[str, np.ndarray[Any, Any]] = {}
+def read_past(data: bytes, n: int, at: int) -> tuple[PastColumns, int]:
+    """Columns of n entries of a history, and where what follows begins."""
+    past: PastColumns = {}
     for name, dtype in PAST_COLUMNS.items():
         past[name], at = read_column(data, dtype, n, at)
+    return past, at
+
+
+def past_of(past: PastColumns, rows: Rows) -> PastColumns:
+    """The entries about these rows."""
+    chosen = np.isin(past["rows"], rows)
+    return {name: column[chosen] for name, column in past.items()}
+
+
+def restore_past(page: LedgerPage, data: bytes, n: int, at: int) -> int:
+    """The page's history goes on with these entries; returns where what follows begins. Raises ValueError."""
+    past, at = read_past(data, n, at)
     if int(past["rows"].max()) >= page.n:
         raise ValueError(f"page has {page.n} rows, its history names {int(past['rows'].max())}")
     if page.history is None:

@@ -53,7 +53,7 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(_Header)
+PAGE_DECODER = msgspec.msgpack.Decoder(_Header)
 
 
 def page_parts(page: LedgerPage) -> list[bytes | memoryview]:
@@ -117,7 +117,7 @@ def page_of(data: bytes, *, now: float, now_unix_ms: int) -> LedgerPage:
     try:
         (size,) = _LENGTH.unpack_from(data)
         at = _LENGTH.size + size
-        header = _DECODER.decode(memoryview(data)[_LENGTH.size : at])
+        header = PAGE_DECODER.decode(memoryview(data)[_LENGTH.size : at])
     except (struct.error, msgspec.DecodeError) as error:
         raise ValueError(f"page header: {error}") from error
     batch = decode_batch(data[at : at + header.batch_bytes], born=0.0)

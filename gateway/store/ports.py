@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from gateway.batch import OwnershipEpoch
-from gateway.columns import I64, U8, U16
+from gateway.columns import I64, U8, U16, Rows
 from gateway.device_columns import DeviceColumns
 from gateway.tally import PageTally, TallyKey
+
+if TYPE_CHECKING:
+    from gateway.store.page_rows import RowsOfPage
 
 Buffers: TypeAlias = Sequence[bytes | memoryview]
 
@@ -274,6 +277,11 @@ class LedgerArchive(Protocol):
 
     async def read(self, key: PageKey) -> bytes | None:
         """The joined parts of a page, and its records in their order; None where there is none."""
+        ...
+
+    async def read_rows(self, key: PageKey, rows: Rows) -> RowsOfPage | None:
+        """What the page is by now for these rows (rising), without the rest of it, and what is counted for it; None
+        where it has to be read whole, or is not there."""
         ...
 
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -112,24 +112,12 @@ def decode_batch(
         raise ValueError(f"record is {len(payload)} bytes, expected a header length")
     (size,) = _LENGTH.unpack_from(payload)
     at = _LENGTH.size + size
-    try:
-        header = _DECODER.decode(payload[_LENGTH.size : at])
-        variants = header.variants
-        for position, raw in header.raws.items():
-            with_raw = {vendor: msgspec.Raw(text) for vendor, text in raw.items()}
-            variants[position] = replace(variants[position], raw=with_raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as error:
-        raise ValueError(f"record header: {error}") from error
+    header = _decode_header(payload[_LENGTH.size : at])
     app = header.app
     if apps is not None:
         if header.app_key not in apps:
             raise UnknownApp(header.app_key, header.address[2])
         app = apps[header.app_key]
-    continued = frozenset(header.continued)
-    segments = [
-        TaskSegment(*segment, header.groups.get(position, ""), position in continued)
-        for position, segment in enumerate(header.segments)
-    ]
     columns = _Columns(header.n)
     for name, length in header.columns:
         columns.found[name] = payload[at : at + length]
@@ -146,14 +134,14 @@ def decode_batch(
         born if isinstance(born, float) else born(header.address[0]),
         header.n,
         device_ids=device_ids.reshape(header.n, 16),
-        variants=variants,
+        variants=header.variants,
         variant_index=columns.array("variant_index", "<u2"),
         channels=columns.array("channels", "u1"),
         tokens=columns.text("tokens", "") if "tokens.blob" in columns.found else None,
         duplicates=columns.array("duplicates", "?"),
         source_rows=columns.array("source_rows", "<u4"),
         variables={name: columns.text("var", f":{name}") for name in names},
-        segments=segments,
+        segments=_segments(header),
         requests=[RequestMark(*request) for request in header.requests],
         target_hashes=columns.array("target_hashes", "<u4"),
     )
@@ -167,6 +155,50 @@ def read_heading(payload: bytes | memoryview) -> tuple[BatchAddress, list[Reques
     except (struct.error, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"record header: {error}") from error
     return BatchAddress(*header.address), [RequestMark(*request) for request in header.requests]
+
+
+def _decode_header(data: bytes | memoryview) -> _Header:
+    """With its variants' `raw`. Raises ValueError."""
+    try:
+        header = _DECODER.decode(data)
+        for position, raw in header.raws.items():
+            with_raw = {vendor: msgspec.Raw(text) for vendor, text in raw.items()}
+            header.variants[position] = replace(header.variants[position], raw=with_raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as error:
+        raise ValueError(f"record header: {error}") from error
+    return header
+
+
+def _segments(header: _Header) -> list[TaskSegment]:
+    continued = frozenset(header.continued)
+    return [
+        TaskSegment(*segment, header.groups.get(position, ""), position in continued)
+        for position, segment in enumerate(header.segments)
+    ]
+
+
+class BatchHead(NamedTuple):
+    """What a record says of all rows of its batch. columns: the buffers behind it, in their order, and their bytes."""
+
+    address: BatchAddress
+    app: int
+    n: int
+    variants: list[Variant]
+    segments: list[TaskSegment]
+    columns: list[tuple[str, int]]
+
+
+def decode_head(data: bytes | memoryview) -> BatchHead:
+    """data: the second of the buffers that `encode_batch` made. Raises ValueError for others."""
+    header = _decode_header(data)
+    return BatchHead(
+        BatchAddress(*header.address),
+        header.app,
+        header.n,
+        header.variants,
+        _segments(header),
+        header.columns,
+    )
 
 
 class _Columns:

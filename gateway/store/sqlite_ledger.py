@@ -23,9 +23,12 @@ import numpy as np
 import trio
 
 from gateway.batch import OwnershipEpoch
+from gateway.columns import Rows
+from gateway.errors import StoreCorrupt
 from gateway.store import sqlite_changes, sqlite_tallies, sqlite_told
 from gateway.store.database import Database, EpochGuard, named_errors
-from gateway.store.packing import pack_page, unpack_page
+from gateway.store.packing import NotInBlocks, PackedParts, pack_page, unpack_page
+from gateway.store.page_rows import RowsOfPage, read_rows
 from gateway.store.pages import short_hashes
 from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, PageChanges, PageKey
 from gateway.store.turns import Turns
@@ -95,6 +98,11 @@ class SqliteLedgerArchive:
         """As the port says. Raises StoreError."""
         await trio.lowlevel.checkpoint()
         return await self.turns.run(lambda: self._read(key))
+
+    async def read_rows(self, key: PageKey, rows: Rows) -> RowsOfPage | None:
+        """As the port says. Raises StoreError."""
+        await trio.lowlevel.checkpoint()
+        return await self.turns.run(lambda: self._read_rows(key, rows))
 
     async def known(self, keys: Sequence[PageKey]) -> set[PageKey]:
         """As the port says. Raises StoreError."""
@@ -211,6 +219,29 @@ class SqliteLedgerArchive:
             ).fetchone()
             log = [] if found is None else sqlite_changes.log(self.database.read, key)
         return None if found is None else unpack_page(found[0], log)
+
+    def _read_rows(self, key: PageKey, rows: Rows) -> RowsOfPage | None:
+        connection = self.database.read
+        (tally,) = sqlite_tallies.tallies(self.database, [key])
+        with named_errors(self.database.place):
+            found = connection.execute(
+                "SELECT rowid FROM pages WHERE sequence = ? AND unix_ms = ?", (key.sequence, key.unix_ms)
+            ).fetchone()
+            if found is None or tally is None:
+                return None
+            log = sqlite_changes.log(connection, key)
+            with connection.blobopen("pages", "page", found[0], readonly=True) as page:
+
+                def read(at: int, n: int) -> bytes:
+                    page.seek(at)
+                    return page.read(n)
+
+                try:
+                    return read_rows(PackedParts(read, len(page)), rows, log, tally)
+                except NotInBlocks:
+                    return None
+                except ValueError as error:
+                    raise StoreCorrupt("ledger", f"page {key.sequence} of {key.unix_ms}: {error}") from error
 
     def _known(self, keys: Sequence[PageKey]) -> set[PageKey]:
         query = "SELECT 1 FROM pages WHERE sequence = ? AND unix_ms = ?"

@@ -24,7 +24,11 @@ SCHEMA = """
 
 def write(connection: sqlite3.Connection, pages: Sequence[ArchivedPage | PageChanges]) -> None:
     rows = [(page.key.sequence, page.key.unix_ms, page.app, page.changed_unix_ms) for page in pages]
-    connection.executemany("REPLACE INTO changed VALUES (?,?,?,?)", [row for row in rows if row[3]])
+    # Of a page of which some rows are here, only what those say is known.
+    connection.executemany(
+        "INSERT INTO changed VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
+        [row for row in rows if row[3]],
+    )
 
 
 def pages_gone(connection: sqlite3.Connection, keys: Sequence[PageKey]) -> None:

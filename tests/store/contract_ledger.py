@@ -13,8 +13,14 @@ import pytest
 from contract import CUTS, EPOCH, Cut, EpochsContract, ids_of, together
 from hypothesis import given, settings
 
-from gateway.batch import OwnershipEpoch
+from gateway.batch import Batch, OwnershipEpoch
+from gateway.content import Variant
+from gateway.ledger import LedgerPage, State
+from gateway.message_id import BatchAddress
 from gateway.store.inbox_filing import device_hash
+from gateway.store.page_changes import encode_changes
+from gateway.store.page_rows import ROWS_MIN
+from gateway.store.pages import page_parts
 from gateway.store.ports import ArchivedPage, DayCounts, HeldPage, LedgerArchive, PageChanges, PageKey
 from gateway.tally import PageTally, TallyKey, add_tallies
 
@@ -66,6 +72,33 @@ class LedgerArchiveContract(EpochsContract):
 
     async def content(self, store: LedgerArchive) -> Any:
         return [await store.read(PageKey(1000, sequence)) for sequence in range(6)]
+
+    async def test_rows_are_read_without_their_page_where_it_can_be_and_with_their_log(self) -> None:
+        archive, key = self.open(), PageKey(1000, 3)
+        batch = Batch(
+            BatchAddress(1000, 0, 3),
+            0,
+            0.0,
+            ROWS_MIN,
+            device_ids=np.arange(16 * ROWS_MIN, dtype=np.uint64).astype(np.uint8).reshape(ROWS_MIN, 16),
+            variants=[Variant(title="t", body="b")],
+        )
+        page, tally, rows = LedgerPage(batch), PageTally({TallyKey(0, 0, "", "", 0): {1: ROWS_MIN}}), np.array([5, 900])
+        await archive.write(EPOCH, [page_for(2), page_for(3)._replace(parts=page_parts(page), tally=tally)])
+        found = await archive.read_rows(key, rows)
+        assert found is not None
+        assert (found.tally, found.records, found.states["state"].tolist()) == (tally, 0, [0, 0])
+        assert found.columns["device_ids"].tolist() == batch.device_ids[rows].tolist()
+        page.state[900] = State.DEVICE_ACKED
+        tally = PageTally({TallyKey(0, 0, "", "", 0): {1: ROWS_MIN - 1, 2: 1}})
+        await archive.amend(EPOCH, [changes_for(3, encode_changes(page, np.array([900]), 0, 0), tally=tally)])
+        found = await archive.read_rows(key, rows)
+        assert found is not None
+        assert (found.tally, found.records) == (tally, 1)
+        assert found.states["state"].tolist() == [State.QUEUED, State.DEVICE_ACKED]
+        # One of a few rows, one that is not there, a row that is not.
+        for missing, asked in ((PageKey(1000, 2), [0]), (PageKey(1001, 3), [5]), (key, [5, ROWS_MIN])):
+            assert await archive.read_rows(missing, np.array(asked)) is None
 
     @given(
         st.lists(

@@ -39,7 +39,8 @@ def test_each_kind_of_column_takes_what_it_needs() -> None:
     rng = np.random.default_rng(1)
     n = 10_000
     size = len(pack_page([rng.integers(0, 256, 16 * n, np.uint8).data]))
-    assert size < 16.01 * n
+    # A checksum of each block, a thousandth.
+    assert size < 16.02 * n
     for column, bytes_per_row in (
         (np.full(n, 1_800_000_000, np.uint32), 0),
         (rng.integers(1_000_000, 1_000_200, n, np.uint32), 1),

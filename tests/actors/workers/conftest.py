@@ -349,6 +349,7 @@ class Site:
         ledger.stored_rows = places.stored_rows
         ledger.on_due = world.router.sweep_soon
         world.inbox.fetch, world.inbox.fetch_to_end = ledger.fetch, ledger.fetch_to_end
+        world.inbox.fetch_rows = ledger.fetch_rows
         world.owner.ask_archive = ledger.late
         return ledger
 

@@ -20,6 +20,7 @@ from gateway.marks import RowMarks
 from gateway.store.records import decode_batch, encode_batch
 
 HOLDER, HOME = 0, 1
+pytestmark = pytest.mark.usefixtures("small_pages_by_rows")
 
 
 class Homes:

@@ -24,6 +24,7 @@ from gateway.ledger import Channel, Flag, LedgerPage, State
 from gateway.store.memory import MemoryInbox
 from gateway.store.pages import page_of
 
+pytestmark = pytest.mark.usefixtures("small_pages_by_rows")
 #: Histories; each takes half a second.
 SEEDS = 100 if os.environ.get("PROFILE") == "ci" else 5
 STEPS = 60

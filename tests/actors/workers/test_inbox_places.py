@@ -19,6 +19,7 @@ from gateway.ledger import Channel, LedgerPage, Reason, Receipt, State
 from gateway.store.ports import InboxQuery
 
 HOME, OWNER = 0, 1
+pytestmark = pytest.mark.usefixtures("small_pages_by_rows")
 
 
 @pytest.fixture

@@ -1,0 +1,305 @@
+"""Rows of pages that are away come, change and go without the rest of their pages, and everybody counts them right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+
+from gateway.actors import row_loads
+from gateway.actors.ledger import LedgerActor
+from gateway.actors.long_link_port import Unacknowledged
+from gateway.actors.task_control import TaskControl
+from gateway.batch import OwnershipEpoch
+from gateway.columns import TextColumn
+from gateway.content import Variant
+from gateway.core.counters import tally_pages
+from gateway.core.home import row_tags
+from gateway.core.stopping import StoppedTasks
+from gateway.core.trail import Trail
+from gateway.errors import StoreError, StoreFull
+from gateway.ledger import Channel, LedgerPage, Receipt, State
+from gateway.store.memory import MemoryLedgerArchive
+from gateway.store.ports import PageKey
+
+pytestmark = pytest.mark.usefixtures("small_pages_by_rows")
+N = 40
+TTL_S = 10_000
+
+
+class _Disk(MemoryLedgerArchive):
+    """Counts pages that are read whole and rows that are read without them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = self.by_rows = 0
+        self.is_full = False
+
+    async def read(self, key: PageKey) -> bytes | None:
+        self.whole += 1
+        return await super().read(key)
+
+    async def read_rows(self, key: PageKey, rows: Any) -> Any:
+        self.by_rows += 1
+        return await super().read_rows(key, rows)
+
+    async def amend(self, epoch: OwnershipEpoch, changes: Any) -> set[PageKey]:
+        if self.is_full:
+            raise StoreFull("ledger.db", "disk is full")
+        return await super().amend(epoch, changes)
+
+
+class _Observer:
+    def archived(self, pages: int) -> None: ...
+
+    def retained(self, pages: int) -> None: ...
+
+    def failed(self, error: StoreError) -> None:
+        assert isinstance(error, StoreFull)
+
+
+class _Away:
+    """A page of N rows, each with a text of its own, that wait for their devices; it is in the archive."""
+
+    def __init__(self, world: Any) -> None:
+        self.world, self.disk = world, _Disk()
+        self.ledger = LedgerActor(
+            store=self.disk,
+            inbox=world.inbox_store,
+            epoch=OwnershipEpoch(1),
+            home=world.home,
+            clock=world.clock,
+            observer=_Observer(),
+            held_write_s=5.0,
+            retention_s=1e9,
+            retention_bytes_max=1 << 40,
+            retention_check_s=1e9,
+            counter_days_max=400,
+        )
+        self.devices: list[bytes] = world.register(N, Channel.NONE)
+        self.key = PageKey(0, 0)
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        world, ledger = self.world, self.ledger
+        await ledger.load()
+        world.inbox.fetch, world.inbox.fetch_to_end = ledger.fetch, ledger.fetch_to_end
+        world.inbox.fetch_rows, world.owner.ask_archive = ledger.fetch_rows, ledger.late
+        ledger.on_due = world.router.sweep_soon
+        if world.trail is not None:
+            ledger.on_adopted = lambda page: world.trail.follow(page, -1)
+            world.trail.awaits_archive = True
+        await world.start(nursery)
+        nursery.start_soon(ledger.run)
+        names = TextColumn.from_rows([b"to %d" % row for row in range(N)])
+        page = await world.send(
+            self.devices, Variant("{{name}}", "b", ttl_s=TTL_S, strategy=3), variables={"name": names}
+        )
+        self.key = PageKey(page.batch.address.unix_ms, page.batch.address.sequence)
+        assert world.states(page) == {"held": N}
+        await self.leave()
+
+    async def leave(self) -> None:
+        """What is here is written, and leaves memory."""
+        await self.world.wait(7)
+        self.world.home._ledger_bytes_max = 0
+        self.world.home.evict_some()
+        self.world.home._ledger_bytes_max = 1 << 40
+        await self.world.settle()
+
+    @property
+    def few(self) -> LedgerPage | None:
+        found: LedgerPage | None = self.world.home.some_page(self.key.sequence)
+        return found
+
+    async def assert_right(self, expected: dict[int, State]) -> None:
+        """expected: of rows; the others are held."""
+        page = await self.ledger.page(self.key)
+        assert page is not None
+        states = {row: State(state) for row, state in enumerate(page.state.tolist())}
+        assert states == {row: expected.get(row, State.HELD) for row in range(N)}
+        counted = (await self.ledger.counts(range(1 << 20))).kept
+        assert counted == dict(tally_pages([page], self.world.home.counters.day_offset_s)[0].cells)
+        assert self.world.home.rows_not_conserved() == 0
+        few = self.few
+        if few is not None:
+            assert few.counts.tolist() == np.bincount(page.state, minlength=len(State)).tolist()
+
+
+async def test_a_device_returns_to_a_page_that_is_away_and_nobody_reads_the_page(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    away = _Away(world)
+    await away.begin(nursery)
+    assert away.few is None
+    for row in (3, 17, 39):
+        world.go_online(away.devices[row])
+        await world.settle()
+        assert world.sockets.titles(away.devices[row]) == [f"to {row}"]
+        world.acknowledge(away.devices[row])
+    assert away.few is not None
+    assert away.few.here is not None
+    assert len(world.home.away_pages) == 1
+    assert world.home.rows_open == N - 3
+    await away.leave()
+    assert away.few is None
+    assert (away.disk.whole, away.disk.by_rows) == (0, 3)
+    assert len(away.disk._records[away.key]) == 1
+    ((_, held, _),) = await away.disk.held(None, 9)
+    assert held == N - 3
+    await away.assert_right(dict.fromkeys((3, 17, 39), State.DEVICE_ACKED))
+    # Who comes again has nothing waiting.
+    assert not len(await world.inbox_store.peek(away.devices[3], 9))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("has_journal", [False, True])
+async def test_rows_come_and_go_in_any_order(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any, seed: int, has_journal: bool
+) -> None:
+    """Returns, acknowledgements in time and late, closed sockets, receipts, questions, a full disk, the whole page."""
+    trail = Trail(issued_rows_max=1000) if has_journal else None
+    world = make_world(trail=trail)
+    away = _Away(world)
+    await away.begin(nursery)
+    random, expected = np.random.default_rng(seed), dict[int, State]()
+    out: dict[int, int] = {}
+    late: list[int] = []
+
+    async def settle() -> None:
+        await world.settle()
+        if trail is not None:
+            for page, old in (taken := trail.take_final(99)):
+                assert page.n_open == 0 or old is not page.trail
+            for ring in trail.released(taken):
+                ring()
+            while await world.write_marks():
+                pass
+
+    async def step(what: str, row: int) -> None:
+        device = away.devices[row]
+        if what == "return" and row not in out and row not in expected:
+            out[row] = world.go_online(device)
+            await settle()
+            assert world.sockets.titles(device)[-1] == f"to {row}"
+            expected[row] = State.IN_FLIGHT
+        elif what == "acknowledge" and row in out:
+            world.owner.acknowledged(world.sockets.tags(device)[-1:], np.zeros(1), trio.current_time())
+            world.go_offline(out.pop(row))
+            expected[row] = State.DEVICE_ACKED
+        elif what == "close" and row in out:
+            fd = out.pop(row)
+            world.go_offline(fd)
+            world.owner.unacknowledged(world.sockets.tags(device)[-1:], Unacknowledged.CONNECTION_CLOSED)
+            del expected[row]
+            late.append(row)
+        elif what == "late" and late and late[-1] not in out and late[-1] not in expected:
+            row = late.pop()
+            world.owner.acknowledged_late(row_tags(away.key.sequence, np.array([row])), np.zeros(1), 0.0)
+            expected[row] = State.DEVICE_ACKED
+        elif what == "receipt":
+            away.ledger.late(
+                away.key.sequence,
+                np.array([row]),
+                lambda page, rows: world.home.raise_receipts(page, rows, Receipt.DISPLAYED, world.clock.monotonic()),
+            )
+        elif what == "leave":
+            await away.leave()
+        elif what == "whole":
+            await away.ledger.fetch(away.key.sequence)
+        elif what == "full":
+            away.disk.is_full = not away.disk.is_full
+        await settle()
+
+    steps = ["return"] * 6 + ["acknowledge"] * 3 + ["close", "late", "receipt", "leave", "leave", "whole", "full"]
+    for what, row in zip(random.choice(steps, 60), random.integers(0, N, 60), strict=True):
+        if what in ("acknowledge", "close") and out:
+            row = next(iter(out))
+        await step(str(what), int(row))
+        await away.assert_right(expected)
+    away.disk.is_full = False
+    assert away.disk.by_rows
+    for row in list(out):
+        await step("acknowledge", row)
+    await away.leave()
+    await settle()
+    await away.assert_right(expected)
+    # The others' time is over: for that their page is needed.
+    await world.wait(TTL_S)
+    await settle()
+    await away.leave()
+    await away.assert_right({row: expected.get(row, State.EXPIRED) for row in range(N)})
+    assert world.home.rows_open == len(world.home.away_pages) == 0
+
+
+async def test_a_task_is_stopped_while_a_few_of_its_rows_are_here(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    away = _Away(world)
+    await away.begin(nursery)
+    control = TaskControl(
+        home=world.home, inbox=world.inbox, clock=world.clock, stopped=StoppedTasks(9), archive=away.ledger
+    )
+    away.ledger.on_brought_back = control.opened
+    fd = world.go_online(away.devices[3])
+    await world.settle()
+    few = away.few
+    assert few is not None
+    assert few.here is not None
+    await control.stop(few.batch.segments[0].task_id)
+    expected = dict.fromkeys(range(N), State.CANCELLED)
+    await away.assert_right(expected | {3: State.IN_FLIGHT})
+    # The page is whole, and still the one that the row is in flight of.
+    assert away.few is few
+    assert few.here is None
+    world.go_offline(fd)
+    world.owner.unacknowledged(world.sockets.tags(away.devices[3])[-1:], Unacknowledged.CONNECTION_CLOSED)
+    await world.settle()
+    await away.assert_right(expected)
+
+
+async def test_a_crowd_that_returns_to_one_page_brings_it_back_whole(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    away = _Away(world)
+    await away.begin(nursery)
+    for device in away.devices:
+        world.go_online(device)
+    await world.settle()
+    assert [world.sockets.titles(device) for device in away.devices] == [[f"to {row}"] for row in range(N)]
+    assert away.few is not None
+    assert away.few.here is None
+    assert away.disk.whole == 1
+    # Those that came together were read together.
+    assert away.disk.by_rows <= row_loads.FEW_ROWS_MAX
+    for device in away.devices:
+        world.acknowledge(device)
+    await away.leave()
+    await away.assert_right(dict.fromkeys(range(N), State.DEVICE_ACKED))
+
+
+async def test_rows_of_a_page_that_is_damaged_hold_nobody_up(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    away = _Away(world)
+    errors: list[BaseException] = []
+    world.inbox._on_error = errors.append
+    await away.begin(nursery)
+    page = away.disk._pages[away.key]
+    away.disk._pages[away.key] = page._replace(parts=[page.parts[0], b"damaged", *page.parts[2:]])
+    world.go_online(away.devices[3])
+    await world.wait(5)
+    assert len(errors) == 1
+    assert "page" in str(errors[0])
+    assert away.few is None
+    other = world.register(1, Channel.NONE, first=N)
+    await world.send(other, [Variant("later", "b", strategy=3)])
+    world.go_online(other[0])
+    await world.settle()
+    assert world.sockets.titles(other[0]) == ["later"]

@@ -43,8 +43,7 @@ def refresh_gauges(worker: Worker) -> None:
     metrics.refusals.follow(worker.presence.tags.forgotten, "long_link.presence_tags_max")
     worker.online_gauges.record(worker.presence.counts())
     metrics.idempotency_ids.set(len(worker.request_ids))
-    oldest_ms = worker.request_ids.oldest_unix_ms()
-    metrics.idempotency_oldest_s.set((worker.clock.unix_ms() - oldest_ms) / 1000 if oldest_ms else 0.0)
+    metrics.idempotency_window_s.set(worker.request_ids.window_ms(worker.clock.unix_ms()) / 1000)
     if worker.disk is not None:
         worker.disk.refresh_gauges()
     worker.stores.refresh_gauges()

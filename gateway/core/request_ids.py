@@ -90,6 +90,13 @@ class RequestIds:
             return int(self._ring[self._oldest % self._ids_max, 1]) >> 16
         return next(iter(self._recent.values()))[1] >> 16 if self._recent else 0
 
+    def window_ms(self, now_unix_ms: int) -> int:
+        """How far back a repeated id finds its first answer: `age_ms`, or less where newer ones have taken the place of
+        others."""
+        if self._next - self._oldest < self._ids_max:
+            return self._age_ms
+        return min(self._age_ms, max(0, now_unix_ms - self.oldest_unix_ms()))
+
     def find(self, key: int, now_unix_ms: int) -> Known | None:
         """What the id was answered with; None for one that is not known any more."""
         recent = self._recent.get(key)

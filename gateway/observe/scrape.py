@@ -48,7 +48,8 @@ class Scrape:
 
 
 class SharedScrape:
-    """The same page over all workers. refresh_all: returns when everybody who can has refreshed."""
+    """The same page over all workers. columns: the supervisor's last. refresh_all: returns when everybody who can has
+    refreshed."""
 
     def __init__(
         self, metrics: Metrics, columns: Sequence[SharedColumns], refresh_all: Callable[[], Awaitable[None]]
@@ -65,5 +66,5 @@ class SharedScrape:
             for name in LONGEST:
                 columns.start_over(name)
         return await trio.to_thread.run_sync(
-            lambda: merge(self._metrics, moments).render(accept), abandon_on_cancel=True
+            lambda: merge(self._metrics, moments[:-1], moments[-1:]).render(accept), abandon_on_cancel=True
         )

@@ -184,14 +184,18 @@ class Copied(NamedTuple):
     names: list[list[str]]
 
 
-def merge(sample: MetricSet, workers: Sequence[Copied]) -> Snapshot:
+def merge(sample: MetricSet, workers: Sequence[Copied], others: Sequence[Copied] = ()) -> Snapshot:
     """One page of all workers. Counters and histograms of all are added, those of dead ones, too; gauges of the living
-    become their sum, or the largest or smallest where the table says so. sample: the table, its values unused."""
+    become their sum, or the largest or smallest where the table says so. sample: the table, its values unused.
+
+    others: who is no worker, and so has not set most gauges: none of its zeros is the smallest."""
     views: list[View] = []
     at = number = 0
     for metric in sample.metrics:
         size = int(np.prod(metric.shape, dtype=np.int64))
-        counting = [worker for worker in workers if worker.is_alive or metric.kind is not Kind.GAUGE]
+        is_smallest = isinstance(metric, Gauge) and metric.merge == "min"
+        who = workers if is_smallest else (*workers, *others)
+        counting = [worker for worker in who if worker.is_alive or metric.kind is not Kind.GAUGE]
         parts = [worker.cells[at : at + size].reshape(metric.shape) for worker in counting]
         names: list[list[list[str]]] = []
         for label in metric.labels:

@@ -93,3 +93,17 @@ def test_the_oldest_says_how_far_back_is_known() -> None:
         at = 10_000 + number
         ids.add(np.array([entry(key_of(number), 1, RowAddress(BatchAddress(at, 0, number), 0))], np.uint64), at)
     assert (len(ids), ids.oldest_unix_ms()) == (3, 10_002)
+
+
+def test_the_window_is_the_age_until_ids_make_room_for_others() -> None:
+    ids = RequestIds(ids_max=3, age_ms=AGE_MS)
+    lengths = [ids.window_ms(9_999)]
+    for number in range(5):
+        at = 10_000 + number
+        ids.add(np.array([entry(key_of(number), 1, RowAddress(BatchAddress(at, 0, number), 0))], np.uint64), at)
+        lengths.append(ids.window_ms(at + 100))
+    # When the third of three has come, the next takes the place of the oldest.
+    assert lengths == [AGE_MS, AGE_MS, AGE_MS, 102, 102, 102]
+    # What is too old is not found, though it is remembered; a clock that was set back makes no negative length.
+    assert ids.window_ms(20_000) == AGE_MS
+    assert ids.window_ms(5_000) == 0

@@ -102,6 +102,18 @@ def test_gauges_of_living_workers_become_what_the_table_says(memory: Memory) -> 
     assert (page['pushgw_level{name="x"}'], page["pushgw_highest"], page["pushgw_lowest"]) == (5, 5, 5)
 
 
+def test_who_is_no_worker_counts_in_sums_and_its_unset_gauges_are_not_the_smallest(memory: Memory) -> None:
+    """The supervisor keeps no credential and no request ids: with its zeros one would seem to have expired."""
+    first, supervisor = memory.start(0), memory.start(1)
+    for metrics, value in ((first, 3), (supervisor, 0)):
+        metrics.level.set(value + 1, "x")
+        metrics.plain.add(1)
+        metrics.lowest.set(value)
+    copies = [memory.columns(number).copy() for number in range(2)]
+    text = merge(Sample(label_values_max=NAMES_MAX), copies[:1], copies[1:]).render().body.decode()
+    assert {"pushgw_lowest 3.0", "pushgw_plain_total 2.0", 'pushgw_level{name="x"} 5.0'} <= set(text.splitlines())
+
+
 def test_values_beyond_their_number_share_other_in_the_merged_page(memory: Memory) -> None:
     first, second = memory.start(0), memory.start(1)
     for name in ("a", "b", "c", "d", "e"):

@@ -25,7 +25,7 @@ from pathlib import Path
 from bench.harness import Line, Options, progress
 from bench.longlink_fleet import Fleet, ratios
 from bench.longlink_servers import Gateway, cpu_s, family
-from bench.longlink_storm import storm
+from bench.longlink_storm import storm, storm_restart
 from bench.open_loop import Sent, quantiles, send_open_loop
 from gateway.cli.demo.processes import Children
 from gateway.client.blocking import BlockingClient
@@ -235,4 +235,4 @@ def _final(gateway: Gateway, load: Load) -> dict[str, int]:
         time.sleep(0.5)
 
 
-MEASURE = {"two_workers": two_workers, "crowd": crowd, "storm": storm}
+MEASURE = {"two_workers": two_workers, "crowd": crowd, "storm": storm, "storm_restart": storm_restart}

@@ -187,6 +187,11 @@ class Generator:
             at_socket_us=[ns // 1000 for ns in self._at_socket_ns],
         )
 
+    def on_nice(self, by: int) -> None:
+        """This process gives way to others by so much (nice(2)): phones have processors of their own."""
+        os.nice(by)
+        self._answer(**self._figures())
+
     def on_figures(self) -> None:
         """Counts alone."""
         self._answer(**self._figures())

@@ -31,12 +31,11 @@ from bench.core_transport import FeedStream
 from bench.harness import Line, peak_rss_bytes
 from bench.worker import GatedWorker, register, running
 from gateway.client.requests import UNSENT, little_endian, texts
-from gateway.columns import I64, TextColumn
+from gateway.columns import I64, TextColumn, row_bytes
 from gateway.config import Config, load_config
 from gateway.content import Variant
 from gateway.ledger import Channel, State
 from gateway.vendor import Requests
-from gateway.wire.h2.template import row_bytes
 from gateway.wire.rpc.messages import Submit
 
 APP_KEY = "bench"

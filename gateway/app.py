@@ -26,7 +26,6 @@ from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.device_passing import DevicePassing
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
-from gateway.actors.long_link import LongLink
 from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
@@ -43,6 +42,7 @@ from gateway.app_devices import (
     build_desk,
     build_presence,
     build_uplink,
+    make_long_link,
     within_files_limit,
 )
 from gateway.app_doors import Doors
@@ -143,7 +143,6 @@ class Worker:
         self.step_watch = StepWatch(self.metrics, step_s_max=config.gateway.step_ms_max / 1000)
         self.metrics.started_unix_s.set(self.clock.unix_ms() / 1000)
         self._stopping = trio.Event()
-        self._spread_s = 0.0
         self.doors = Doors(siblings)
         self._scrape = Scrape(self.metrics, [functools.partial(refresh_gauges, self)])
         self._is_ready = False
@@ -319,15 +318,7 @@ class Worker:
             self.joint.spread.check_room()
 
     def _connect_link(self) -> None:
-        # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
-        self.long_link = LongLink(
-            self._link_settings,
-            self._link_apps,
-            self.owner,
-            admission=self.admission,
-            clock=trio.current_time,
-            elsewhere=self.passing,
-        )
+        self.long_link = make_long_link(self, self._link_settings, self._link_apps)
         self.router.connect_link(self.long_link)
 
     async def _run_long_link(self) -> None:
@@ -401,10 +392,8 @@ class Worker:
         if self.passing is not None:
             self.passing.close()
 
-    def stop(self, spread_s: float = 0.0) -> None:
-        """`run` drains and returns; devices are closed evenly over spread_s. A second call changes nothing."""
-        if not self._stopping.is_set():
-            self._spread_s = spread_s
+    def stop(self) -> None:
+        """`run` drains and returns. A second call changes nothing."""
         self._stopping.set()
 
     def close(self) -> None:
@@ -506,7 +495,8 @@ class Worker:
         with trio.move_on_at(deadline):
             await self.intake.stop()
             await self._wait_idle()
-        self.long_link.stop(max(0.0, deadline - trio.current_time()), self._spread_s)
+        if not self.long_link.is_disposed:
+            self.long_link.stop(max(0.0, deadline - trio.current_time()))
         async with trio.open_nursery() as nursery:
             for built in self.vendor_lanes:
                 nursery.start_soon(built.pool.drain, max(0.1, deadline - trio.current_time()))
@@ -532,7 +522,7 @@ class Worker:
         return [actor for built in self.vendor_lanes for actor in (*built.lanes, *built.probe_lanes)]
 
     async def _wait_long_link(self, deadline: float) -> None:
-        with trio.move_on_at(deadline + self._spread_s + 1.0):
+        with trio.move_on_at(deadline + 1.0):
             await self.long_link.wait_stopped()
 
     # -- seeing

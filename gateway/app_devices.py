@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ import trio
 from gateway.actors.audience_desk import AudienceDesk
 from gateway.actors.audiences import AudienceJournal, Audiences
 from gateway.actors.device_reports import DeviceReports
+from gateway.actors.long_link import LongLink
+from gateway.actors.long_link_port import App as LinkApp
 from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.presence import Presence
 from gateway.actors.uplink import UplinkActor
@@ -23,7 +25,7 @@ from gateway.app_consents import consent_desk
 from gateway.app_siblings import ownership_of
 from gateway.config_bans import read_bans
 from gateway.config_settings import signing_limits
-from gateway.core.admission import Admission
+from gateway.core.admission import Admission, Bans
 from gateway.core.presence import OTHER, PlatformCounts
 from gateway.core.signed_requests import SignedRequests
 from gateway.core.uplink_rates import UplinkRates
@@ -101,6 +103,7 @@ def build_presence(worker: Worker) -> Presence:
         clock=worker.clock,
         now=trio.current_time,
         changes_max=worker.config.long_link.presence_changes_max,
+        tags_max=worker.config.long_link.presence_tags_max,
         incarnation=secrets.randbits(64),
     )
     worker.owner.on_came, worker.owner.on_went = presence.came, presence.went
@@ -156,6 +159,28 @@ def within_files_limit(worker: Worker, settings: LongLinkSettings) -> LongLinkSe
     return msgspec.structs.replace(settings, edge=msgspec.structs.replace(edge, files_reserve=reserve))
 
 
+def make_long_link(worker: Worker, settings: LongLinkSettings, apps: Mapping[str, LinkApp]) -> LongLink:
+    """Not listening yet."""
+    made = LongLink(
+        settings,
+        apps,
+        worker.owner,
+        admission=worker.admission,
+        # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
+        clock=trio.current_time,
+        elsewhere=worker.passing,
+    )
+
+    def on_certificate(file: str, fault: str) -> None:
+        if fault:
+            worker.log.error("changed certificate refused, the one in use stays", file=file, error=fault)
+        else:
+            worker.log.info("changed certificate in use", file=file)
+
+    made.edge.layers.on_certificate = on_certificate
+    return made
+
+
 class BansWatch:
     """Applies the bans file when made and whenever it changes. Raises ConfigError when made with a wrong file."""
 
@@ -163,7 +188,7 @@ class BansWatch:
         self._worker = worker
         self._path = path
         self._seen = self._stamp()
-        self._apply()
+        worker.admission.replace_bans(self._read())
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -172,26 +197,28 @@ class BansWatch:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
 
-    def _apply(self) -> None:
-        self._worker.admission.replace_bans(read_bans(self._path, self._worker.app_secrets))
+    def _read(self) -> Bans:
+        return read_bans(self._path, self._worker.app_secrets)
 
     async def run(self) -> None:
         """Looks every `bans_check_s`. If cancelled: the bans in force stay."""
         while True:
             await trio.sleep(self._worker.config.long_link.bans_check_s)
-            self.check()
+            await self.check()
 
-    def check(self) -> None:
-        """Takes a changed file; one that cannot be used is logged, once, and the bans in force stay."""
+    async def check(self) -> None:
+        """Takes a changed file; one that cannot be used is logged, once, and the bans in force stay. In a thread: the
+        largest takes a tenth of a second. If cancelled: the bans in force stay."""
         stamp = self._stamp()
         if stamp == self._seen:
             return
         self._seen = stamp
         try:
-            self._apply()
+            bans = await trio.to_thread.run_sync(self._read)
         except ConfigError as error:
             self._worker.log.error("bans file refused, the bans in force stay", error=str(error))
             return
+        self._worker.admission.replace_bans(bans)
         self._worker.long_link.bans_changed()
         self._worker.log.info("bans applied", file=str(self._path))
 

@@ -306,6 +306,7 @@ class DiskJournal:
         for entries in self._request_log.load():
             request_ids.add(entries, site.clock.unix_ms())
             await trio.lowlevel.checkpoint()
+        self._name_damaged_ids()
         if self.tasks is not None:
             for task_id, stopped_unix_ms in self.stopped_log.load_all(self._folder.parent.glob("*/stopped")):
                 self.tasks.stopped.add(task_id, stopped_unix_ms)
@@ -315,7 +316,8 @@ class DiskJournal:
         for _, batch in read.batches.values():
             if batch.requests:
                 rows = [entry(one.key, one.digest, RowAddress(batch.address, one.row)) for one in batch.requests]
-                request_ids.add(np.array(rows, np.uint64), unix_ms)
+                # A label that a clock ahead of the time has left makes no id older.
+                request_ids.add(np.array(rows, np.uint64), site.clock.unix_ms())
         marks_of = self._marks_by_sequence(read)
         by_sequence = await self._open_pages(read, marks_of, unix_ms, now)
         sums = Recovered()
@@ -540,6 +542,12 @@ class DiskJournal:
             self._log.error("batches of an unknown app stay in the journal", text=text, batches=batches)
         if read.damaged:
             self._on_damage(read.damaged)
+
+    def _name_damaged_ids(self) -> None:
+        """What is lost with them: a submit of that time that is repeated would be done twice. So nothing stops."""
+        for path in self._request_log.damaged:
+            self._site.metrics.journal_errors.add(1, "corrupt")
+            self._log.error("damaged request ids", file=str(path), text="the file's other ids are known")
 
     def _on_damage(self, damaged: list[StoreCorrupt]) -> None:
         self._site.metrics.journal_errors.add(len(damaged), "corrupt")

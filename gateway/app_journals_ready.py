@@ -301,6 +301,8 @@ def _sort_ids(places: Mapping[int, Path], of_batches: Sequence[Entries], ownersh
             logs[worker] = log = RequestLog(place / "ids", ids_max=ids_max)
             stack.callback(log.close)
             found += log.load()
+            for path in log.damaged:
+                Log().error("damaged request ids", file=str(path), text="the file's other ids are known")
         entries = np.concatenate([np.zeros((0, 3), np.uint64), *found])
         entries = entries[np.argsort(entries[:, 1] >> np.uint64(16), kind="stable")]
         _, newest = np.unique(entries[::-1, 0], return_index=True)

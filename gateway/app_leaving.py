@@ -1,8 +1,12 @@
 """How a worker leaves for a restart, while the others go on: `pushgw restart`, one worker's part.
 
-doors closed --> rows finished, devices that are being let in are in --> stop (app.py, `_drain`)
-                      |
+doors closed --> rows finished, devices that are being let in are in --> devices sent away, evenly --> stop (`_drain`)
+                      |                                                  (new ids of apps in memory are declined)
                       +-- after drain_s there are still rows that are in this memory alone: doors opened again
+
+Devices go first, while the worker still is the home of its request ids: sending them away takes seconds, and whoever
+submits would wait for all of them. Apps on the disk go on as before, what is held for a phone that has gone is in the
+journal; apps in memory would lose it, so what they submit from then on others take (core/request_homes.py).
 """
 
 from __future__ import annotations
@@ -20,11 +24,13 @@ if TYPE_CHECKING:
 
 #: How often the open rows are counted meanwhile.
 _LOOK_S = 0.05
+#: The long link's own end, beside its drain and its spread.
+_GRACE_S = 1.0
 
 
 async def leave(worker: Worker, spread_s: float, *, may_lose: bool) -> dict[str, int]:
-    """The worker stops once no row is left that ends with its process. Otherwise it goes on after `drain_s`, and those
-    rows are returned by state. may_lose: it stops in any case.
+    """The worker stops, its devices closed evenly over spread_s, once no row is left that ends with its process.
+    Otherwise it goes on after `drain_s`, and those rows are returned by state. may_lose: it stops in any case.
 
     If cancelled: its doors stay closed.
     """
@@ -42,7 +48,12 @@ async def leave(worker: Worker, spread_s: float, *, may_lose: bool) -> dict[str,
         worker.log.warning("not restarted: rows would be lost", rows_open=left)
         await worker.reopen()
         return left
-    worker.stop(spread_s)
+    worker.intake.stop_in_memory()
+    if worker.config.long_link.listeners:
+        worker.long_link.stop(drain_s, spread_s)
+        with trio.move_on_after(drain_s + spread_s + _GRACE_S):
+            await worker.long_link.wait_stopped()
+    worker.stop()
     return {}
 
 

@@ -40,6 +40,7 @@ def refresh_gauges(worker: Worker) -> None:
         worker.joint.record()
     record_link(metrics, worker.long_link.statistics())
     record_admission(metrics, worker.admission)
+    metrics.refusals.follow(worker.presence.tags.forgotten, "long_link.presence_tags_max")
     worker.online_gauges.record(worker.presence.counts())
     metrics.idempotency_ids.set(len(worker.request_ids))
     oldest_ms = worker.request_ids.oldest_unix_ms()

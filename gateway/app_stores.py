@@ -127,7 +127,7 @@ class Stores:
             self._is_doubtful = not mark.exists()
             with named_errors(str(mark)):
                 mark.unlink(missing_ok=True)
-            paths = [_ledger_path(self.folder, worker) for worker in self._answers_for]
+            paths = [ledger_path(self.folder, worker) for worker in self._answers_for]
             self._archives = [SqliteLedgerArchive(path) for path in paths]
             if counts_consents(config) and place.worker == counter_of_consents(config):
                 self.consents = SqliteConsents(self.folder / "consents.db")
@@ -146,7 +146,7 @@ class Stores:
         """There are pages of its journal, or may be."""
         assert self.folder is not None
         journal = self._config.gateway.data_dir / "journal" / f"{journal_of(self._config.gateway.node, worker):04d}"
-        return _ledger_path(self.folder, worker).exists() or journal.exists()
+        return ledger_path(self.folder, worker).exists() or journal.exists()
 
     def hash_key(self, secret: bytes) -> HashKey:
         """The key of the device table: token hashes in ledger pages on the disk outlive the process, and so must it.
@@ -434,7 +434,8 @@ def make_hash_key(folder: Path) -> bytes:
         raise store_error(path, error) from error
 
 
-def _ledger_path(folder: Path, worker: int) -> Path:
+def ledger_path(folder: Path, worker: int) -> Path:
+    """The archive of the worker's journal."""
     return folder / ("ledger.db" if worker == 0 else f"ledger-{worker:03d}.db")
 
 

@@ -2,18 +2,25 @@
 
 Called once per start, before any worker runs, by the process that has the lock of the data folder: by `serve` itself,
 or by its supervisor.
+
+A database that was there at the last start and is gone would be made anew, empty, and nobody would say that what it
+held is lost: so the start is refused. A worker opens its registry groups, then its inbox, then its archive; whichever
+is there says that those before it were.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gateway.app_siblings import ownership_of
-from gateway.app_stores import WORKERS_FILE, check_apps, make_hash_key, write_secret
+from gateway.app_stores import WORKERS_FILE, check_apps, ledger_path, make_hash_key, write_secret
 from gateway.config import Config
 from gateway.core.ownership import WORKERS_MAX
+from gateway.errors import StoreError
 from gateway.observe.log import Log
 from gateway.store.database import named_errors
-from gateway.store.inbox_moves import clean_mark, move_rows
-from gateway.store.sqlite_registry import fix_shard_groups
+from gateway.store.inbox_moves import clean_mark, inbox_path, move_rows
+from gateway.store.sqlite_registry import fix_shard_groups, group_path
 
 
 def make_stores_ready(config: Config) -> None:
@@ -31,6 +38,12 @@ def make_stores_ready(config: Config) -> None:
     with named_errors(str(path)):
         # A folder of a version that did not know of several.
         before = path.read_text().strip() if path.exists() else "1"
+    for worker in range(int(before)):
+        groups = range(worker, config.store.shard_groups, int(before))
+        _refuse_gone(
+            [*(group_path(folder / "registry", group) for group in groups), inbox_path(folder, worker)],
+            ledger_path(folder, worker),
+        )
     if before == str(workers):
         return
     marks = [clean_mark(folder, worker) for worker in range(int(before))]
@@ -45,3 +58,13 @@ def make_stores_ready(config: Config) -> None:
             clean_mark(folder, worker).touch(mode=0o600)
         write_secret(path, f"{workers}\n".encode())
     Log().info("another number of workers", before=int(before), workers=workers, stored_rows_moved=moved)
+
+
+def _refuse_gone(earlier: list[Path], last: Path) -> None:
+    """Of the files that a worker makes one after the other none is missing, or all are. Raises StoreError."""
+    *_, inbox = earlier
+    if inbox.exists() or last.exists():
+        gone = [path for path in (*earlier, last) if not path.exists()]
+        if gone:
+            what = "is gone: restore a backup, or make an empty file of that name to go on without what it held"
+            raise StoreError(str(gone[0]), what)

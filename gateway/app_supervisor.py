@@ -20,9 +20,8 @@ from typing import Any
 
 import trio
 
-from gateway.actors.spare_process import SpareProcess
+from gateway.actors.spare_process import COMMAND, SpareProcess
 from gateway.actors.worker_process import (
-    COMMAND,
     WATCH_S,
     Plan,
     WorkerLost,
@@ -344,6 +343,8 @@ class Supervisor:
     async def _restart_one(self, worker: WorkerProcess, *, may_lose: bool) -> WorkerRestart:
         # Never two at once: one that has just crashed is waited for.
         await self._wait_for(lambda: not self.not_ready())
+        # Its next life imports while it sends its devices away, not while they wait for it.
+        self.spare.hurry()
         began, incarnation = trio.current_time(), worker.incarnation
         self._kept.pop(worker.worker, None)
         self._tell_others(worker, PeerDraining(**_name(worker), is_over=False))

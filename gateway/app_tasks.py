@@ -12,12 +12,15 @@ from gateway.actors.audiences import Audience
 from gateway.actors.callback_history import CallbackHistory
 from gateway.actors.callbacks import Callbacks, CallbackSettings
 from gateway.actors.credentials import open_http_client
+from gateway.actors.merged_streams import cursor_of_one
+from gateway.actors.receipt_stream import Cursor
 from gateway.actors.task_control import TaskControl
 from gateway.config import message_id_secret
 from gateway.core.audience_walk import Wanted
 from gateway.core.callback_lines import Signer
 from gateway.core.devices import DeviceTable
 from gateway.core.lifetimes import NOW_OR_NEVER_S
+from gateway.core.shadow import Life
 from gateway.core.stopping import StoppedTasks
 from gateway.message_id import to_text
 from gateway.observe.callbacks import CallbackCounts
@@ -100,7 +103,7 @@ def callback_actors(worker: Worker) -> Iterator[tuple[str, Callable[[], Awaitabl
             queue_rows_max=callback.queue_rows_max,
             attempts_max=callback.attempts_max,
             timeout_s=callback.timeout_s,
-            has_cursor=worker.siblings is None,
+            cursor_bytes=_cursors(worker),
             alias_of=functools.partial(_alias_of, worker.devices, index) if callback.with_alias else None,
         )
         ledger = worker.stores.ledger
@@ -116,6 +119,15 @@ def callback_actors(worker: Worker) -> Iterator[tuple[str, Callable[[], Awaitabl
             history=history,
         )
         yield f"callbacks {app.key}", actor.run
+
+
+def _cursors(worker: Worker) -> Callable[[Cursor], bytes]:
+    """How a place in this worker's ring is named to `subscribe_receipts`."""
+    if worker.siblings is None:
+        return Cursor.encode
+    place = worker.siblings.place
+    life = Life(place.worker, place.incarnation)
+    return lambda cursor: cursor_of_one(life, place.workers, cursor.position, cursor.offset)
 
 
 def _alias_of(devices: DeviceTable, app: int, device_id: bytes) -> str:

@@ -27,18 +27,21 @@ from gateway.cli.exit_codes import ExitCode
 from gateway.config import Config, load_config
 from gateway.config_shares import share_of_worker, with_addresses
 from gateway.core.shadow import Life
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, StoreCorrupt, StoreError
 from gateway.observe.metrics import Metrics
 from gateway.observe.shared import SharedColumns
 from gateway.wire.worker_control import Start, ToWorker, WorkerEnd
 
 _READ_BYTES = 65_536
+#: As of any crash.
+_DISK_REFUSES = 1
 #: The kernel's table of files grows to the highest number, 8 bytes each: less than a megabyte.
 _CONTROL_FD_MAX = 100_000
 
 
 def main(control_fd: int) -> int:
-    """The worker has run; its exit code. USAGE: the configuration cannot be served, and no restart will mend that."""
+    """The worker has run; its exit code. USAGE: the configuration, or what the disk holds, cannot be served, and no
+    restart will mend that."""
     # While it waits to be told what it is; `serve_until_signal` has its own.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = _raised(control_fd)
@@ -49,9 +52,10 @@ def main(control_fd: int) -> int:
         return ExitCode.GOOD
     try:
         _serve(control, received, start, said[1:])
-    except ConfigError as error:
+    except (ConfigError, StoreError) as error:
         sys.stderr.write(f"pushgw: worker {start.worker}: {error}\n")
-        return ExitCode.USAGE
+        # A disk that is full or cannot be written to may be mended by the next start.
+        return ExitCode.USAGE if isinstance(error, (ConfigError, StoreCorrupt)) else _DISK_REFUSES
     return ExitCode.GOOD
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -61,6 +61,27 @@ class SystemClock:
 
     def moved_between(self, start: float, stop: float) -> bool:
         return False
+
+
+class ElapsedUnix:
+    """Unix milliseconds that go on with the monotonic clock from a first reading, or slower: where the wall clock is
+    set forward, nothing of this process is older for it. read: Unix milliseconds; the clock's own without it."""
+
+    def __init__(self, clock: Clock, read: Callable[[], int] | None = None) -> None:
+        self._clock = clock
+        self._read = read or clock.unix_ms
+        self._first: tuple[float, int] | None = None
+
+    def begin(self) -> None:
+        """The first reading is taken, where none was."""
+        self.unix_ms()
+
+    def unix_ms(self) -> int:
+        now, unix_ms = self._clock.monotonic(), self._read()
+        if self._first is None:
+            self._first = now, unix_ms
+        since, first_unix_ms = self._first
+        return min(unix_ms, first_unix_ms + int((now - since) * 1000))
 
 
 class DevelopmentClock:

@@ -16,10 +16,13 @@ routine has a plain twin in `tests/test_columns.py`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TypeAlias, TypeVar
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+
+# Else the first `unique` of a process imports it: 8 ms of a step of the loop.
+import numpy.ma
 import numpy.typing as npt
 
 U8: TypeAlias = npt.NDArray[np.uint8]
@@ -40,17 +43,21 @@ class TextColumn:
     blob: bytes, owned. offsets: (n + 1,) uint32, not decreasing, last = len(blob).
 
     A column made from rows keeps them and joins the blob when somebody asks for it: rendered bodies are made row by row
-    and written row by row, and nobody ever does. One that was moved has its text elsewhere, and its blob is made anew
-    each time somebody asks.
+    and written row by row, and nobody ever does. Rows that were picked out of a column are slices of its blob that are
+    not cut before they are joined with what stands around them. One that was moved has its text elsewhere, and its blob
+    is made anew each time somebody asks.
     """
 
-    __slots__ = ("_blob", "_is_json_plain", "_place", "_rows", "_width", "offsets")
+    __slots__ = ("_blob", "_is_json_plain", "_pairs", "_picked", "_place", "_rows", "_width", "offsets")
 
     def __init__(self, blob: bytes, offsets: U32) -> None:
         self._blob: bytes | None = blob
         self._rows: Sequence[bytes] | None = None
+        self._picked: _Picked | None = None
         self._place: memoryview | None = None
         self._is_json_plain: bool | None = None
+        #: What `may_hold` answered.
+        self._pairs: dict[bytes, bool] = _NO_PAIRS
         #: What `width` answered; _NOT_ASKED before.
         self._width: int | None = _NOT_ASKED
         self.offsets = offsets
@@ -61,15 +68,14 @@ class TextColumn:
         if blob is None:
             if self._place is not None:
                 return self._place.tobytes()
-            assert self._rows is not None
-            blob = self._blob = b"".join(self._rows)
-            self._rows = None
+            blob = self._blob = b"".join(self.rows())
+            self._rows = self._picked = None
         return blob
 
     def move(self, place: memoryview, offsets: U32) -> None:
         """The text is used from there, which holds it already, as do the offsets; nothing of it stays here."""
         self._place, self.offsets = place, offsets
-        self._blob = self._rows = None
+        self._blob = self._rows = self._picked = None
 
     @classmethod
     def from_rows(cls, rows: Sequence[bytes], lengths: npt.NDArray[np.integer] | None = None) -> TextColumn:
@@ -105,16 +111,24 @@ class TextColumn:
     def row(self, index: int) -> bytes:
         if self._rows is not None:
             return self._rows[index]
+        if self._picked is not None:
+            return self._picked.rows(index, index + 1)[0]
         if self._place is not None:
             return self._place[self.offsets[index] : self.offsets[index + 1]].tobytes()
         return self.blob[self.offsets[index] : self.offsets[index + 1]]
 
     def rows(self) -> list[bytes]:
         """Every row as its own bytes: the short loop over texts that the hot path allows."""
+        return self.rows_of(0, len(self))
+
+    def rows_of(self, start: int, stop: int) -> list[bytes]:
+        """The same for rows start..stop."""
         if self._rows is not None:
-            return list(self._rows)
+            return list(self._rows[start:stop])
+        if self._picked is not None:
+            return self._picked.rows(start, stop)
         blob = self.blob
-        ends = self.offsets.tolist()
+        ends = self.offsets[start : stop + 1].tolist()
         return [blob[a:b] for a, b in itertools.pairwise(ends)]
 
     def lengths(self) -> I64:
@@ -134,7 +148,7 @@ class TextColumn:
                     taken = self._take_runs(rows, firsts, lasts)
                     taken._is_json_plain = self._is_json_plain or None
                     return taken
-        if n >= _FIXED_ROWS_MIN and self._rows is None and (width := self.width()):
+        if n >= _FIXED_ROWS_MIN and self._rows is None and self._picked is None and (width := self.width()):
             # Numbers, codes, dates: an array call instead of a slice per row.
             fixed = self.fixed()
             assert fixed is not None
@@ -143,13 +157,49 @@ class TextColumn:
             taken._width = width
             taken._is_json_plain = self._is_json_plain or None
             return taken
-        starts, ends = self.offsets[rows], self.offsets[1:][rows]
-        blob = self.blob
-        taken = TextColumn.from_rows(
-            [blob[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)], ends - starts
-        )
+        picked = self._pick(rows)
+        if n * _KEPT_SHARE >= len(self):
+            taken = TextColumn._of_picked(picked)
+        else:
+            # Few rows must not keep the text of many.
+            taken = TextColumn.from_rows(picked.rows(0, n), picked.ends - picked.starts)
         taken._is_json_plain = self._is_json_plain or None
         return taken
+
+    def _pick(self, rows: Rows) -> _Picked:
+        """The rows at these positions, where they lie; a column that was picked itself is joined before."""
+        if self._place is None:
+            _ = self.blob
+        return _Picked(self, self.offsets[rows], self.offsets[1:][rows], {})
+
+    @classmethod
+    def _of_picked(cls, picked: _Picked) -> TextColumn:
+        lengths = picked.ends - picked.starts
+        for row, tail in picked.tails.items():
+            lengths[row] += len(tail)
+        offsets = np.zeros(len(lengths) + 1, np.uint32)
+        np.cumsum(lengths, out=offsets[1:])
+        column = cls(b"", offsets)
+        column._blob, column._picked = None, picked
+        return column
+
+    def spans(self) -> Spans | None:
+        """Where the rows are, if each is a slice of a blob that is at hand."""
+        picked = self._picked
+        if picked is not None:
+            blob = None if picked.tails else picked.source._blob
+            return None if blob is None else Spans(blob, picked.starts, picked.ends)
+        return None if self._blob is None else Spans(self._blob, self.offsets[:-1], self.offsets[1:])
+
+    def shortened(self, rows: Rows, lengths: npt.NDArray[np.integer], tail: bytes) -> TextColumn:
+        """The column, with so many bytes left of these rows (k,), each once, and `tail` behind those. Of a column that
+        has `spans`."""
+        spans = self.spans()
+        assert spans is not None
+        ends = spans.ends.copy()
+        ends[rows] = spans.starts[rows] + lengths
+        source = self if self._picked is None else self._picked.source
+        return TextColumn._of_picked(_Picked(source, spans.starts, ends, dict.fromkeys(rows.tolist(), tail)))
 
     def _take_runs(self, rows: Rows, firsts: I64, lasts: I64) -> TextColumn:
         """`take` where positions have few gaps, as when few of many rows are refused: a copy per run of neighbours."""
@@ -166,6 +216,8 @@ class TextColumn:
         """The column of rows start..stop; no text is copied."""
         if start == 0 and stop == len(self):
             return self
+        if self._picked is not None:
+            return TextColumn._of_picked(self._picked.part(start, stop))
         if self._rows is None:
             return TextColumn(self.blob, self.offsets[start : stop + 1])
         part = TextColumn(b"", self.offsets[start : stop + 1] - self.offsets[start])
@@ -184,12 +236,27 @@ class TextColumn:
             )
         return self._is_json_plain
 
+    def may_hold(self, pair: bytes) -> bool:
+        """Whether these two bytes stand side by side in a row of the column, or of the one that its rows were taken out
+        of: asked once for all bursts of a batch, and remembered."""
+        known = self._pairs.get(pair)
+        if known is None:
+            picked = self._picked
+            known = holds_pair(self.blob, pair) if picked is None or picked.tails else picked.source.may_hold(pair)
+            self._pairs = {**self._pairs, pair: known}
+        return known
+
     def width(self) -> int | None:
         """The length all rows share, or None when they differ or there is no row; remembered."""
         if self._width == _NOT_ASKED:
-            lengths = np.diff(self.offsets)
-            is_fixed = len(lengths) > 0 and int(lengths.min()) == int(lengths.max())
-            self._width = int(lengths[0]) if is_fixed else None
+            first = self.offsets[:3].tolist()
+            # Mostly the first two rows tell.
+            if len(first) < 2 or (len(first) == 3 and first[1] - first[0] != first[2] - first[1]):
+                self._width = None
+            else:
+                lengths = self.offsets[1:] - self.offsets[:-1]
+                width = first[1] - first[0]
+                self._width = width if int(lengths.min()) == int(lengths.max()) else None
         return self._width
 
     def fixed(self) -> U8 | None:
@@ -205,8 +272,58 @@ class TextColumn:
         return f"<TextColumn of {len(self)} rows, {int(self.offsets[-1])} bytes>"
 
 
+def holds_pair(data: bytes, pair: bytes) -> bool:
+    """`pair in data` for two bytes, looked for as a number at even and at odd places: a tenth of the price."""
+    wanted = np.uint16(int.from_bytes(pair, "little"))
+    for first in range(min(2, len(data))):
+        if np.count_nonzero(np.frombuffer(data, "<u2", (len(data) - first) // 2, first) == wanted):
+            return True
+    return False
+
+
+class Spans(NamedTuple):
+    """Rows as slices of a blob. starts, ends: (n,) uint32."""
+
+    blob: bytes
+    starts: U32
+    ends: U32
+
+
+class _Picked(NamedTuple):
+    """Rows as slices of another column's text, wherever that is by now. starts, ends: (n,) uint32. tails: what comes
+    behind some of them."""
+
+    source: TextColumn
+    starts: U32
+    ends: U32
+    tails: Mapping[int, bytes]
+
+    def rows(self, start: int, stop: int) -> list[bytes]:
+        """Rows start..stop, each as its own bytes."""
+        source = self.source
+        bounds = zip(self.starts[start:stop].tolist(), self.ends[start:stop].tolist(), strict=True)
+        if source._place is not None:
+            place = source._place
+            rows = [place[a:b].tobytes() for a, b in bounds]
+        else:
+            blob = source.blob
+            rows = [blob[a:b] for a, b in bounds]
+        for row, tail in self.tails.items():
+            if start <= row < stop:
+                rows[row - start] += tail
+        return rows
+
+    def part(self, start: int, stop: int) -> _Picked:
+        """Rows start..stop."""
+        tails = {row - start: tail for row, tail in self.tails.items() if start <= row < stop}
+        return _Picked(self.source, self.starts[start:stop], self.ends[start:stop], tails)
+
+
 #: No width.
 _NOT_ASKED = -1
+_NO_PAIRS: dict[bytes, bool] = {}
+#: Rows that are picked keep the text of at most so many times as many rows: a burst of a batch is 1 in 64 or more.
+_KEPT_SHARE = 256
 #: Below so many rows slices cost less than the array calls.
 _FIXED_ROWS_MIN = 32
 #: RFC 8259 section 7: control characters, those below, are escaped.
@@ -276,6 +393,20 @@ def fill(pieces: Pieces, start: int, stop: int) -> U8:
     return out
 
 
+def row_bytes(pieces: Pieces, row: int) -> bytes:
+    """One row of the pieces."""
+    return b"".join(
+        [
+            piece
+            if isinstance(piece, bytes)
+            else piece.row(row)
+            if isinstance(piece, TextColumn)
+            else piece[row].tobytes()
+            for piece in pieces
+        ]
+    )
+
+
 def take_pieces(pieces: Pieces, rows: Rows) -> Pieces:
     """The same pieces for the rows at the given positions, in their order."""
     return tuple(
@@ -295,11 +426,7 @@ def piece_rows(piece: Piece, start: int, stop: int) -> list[bytes]:
     if isinstance(piece, bytes):
         return [piece] * (stop - start)
     if isinstance(piece, TextColumn):
-        if piece._rows is not None:
-            return list(piece._rows[start:stop])
-        blob = piece.blob
-        ends = piece.offsets[start : stop + 1].tolist()
-        return [blob[a:b] for a, b in itertools.pairwise(ends)]
+        return piece.rows_of(start, stop)
     return fixed_rows(np.ascontiguousarray(piece[start:stop]))
 
 
@@ -320,6 +447,15 @@ def join(pieces: Pieces, start: int, stop: int) -> list[bytes]:
     if len(merged) == 1:
         return merged[0]
     return list(map(b"".join, zip(*merged, strict=True)))
+
+
+def join_all(pieces: Pieces, start: int, stop: int) -> bytes:
+    """All of these rows in one: `b"".join(join(pieces, start, stop))` with each byte copied once less."""
+    merged = _merge_fixed(pieces, start, stop)
+    parts = [b""] * (len(merged) * (stop - start))
+    for place, column in enumerate(merged):
+        parts[place :: len(merged)] = column
+    return b"".join(parts)
 
 
 def _merge_fixed(pieces: Pieces, start: int, stop: int) -> list[list[bytes]]:
@@ -433,10 +569,6 @@ def json_escape_column(column: TextColumn) -> TextColumn:
     return TextColumn.from_rows(rows)
 
 
-#: A blob is decoded in pieces of about this many bytes: a string of a few megabytes costs more in fresh pages than in
-#: decoding, and a piece of this size is made in memory that is still in the cache.
-_CHUNK_BYTES = 1 << 16
-_CHUNKS_PER_STEP = 8
 _T = TypeVar("_T")
 
 
@@ -448,61 +580,3 @@ def drained(steps: Generator[None, None, _T]) -> _T:
         except StopIteration as done:
             result: _T = done.value
             return result
-
-
-def _chunks(column: TextColumn) -> list[tuple[int, int]]:
-    """Pieces of the blob that begin and end where rows do, of about _CHUNK_BYTES or one row each."""
-    offsets, size = column.offsets, len(column.blob)
-    if size <= _CHUNK_BYTES:
-        return [(0, size)]
-    wanted = np.arange(_CHUNK_BYTES, size, _CHUNK_BYTES)
-    cuts = np.unique(offsets[np.searchsorted(offsets, wanted)]).tolist()
-    return list(itertools.pairwise([0, *(cut for cut in cuts if 0 < cut < size), size]))
-
-
-def utf8_good_rows(column: TextColumn) -> Bool:
-    """(n,) true where the row is valid UTF-8 by itself. One validation of the whole blob when all is well.
-
-    The blob being valid is not enough: an offset may cut a sequence in two, so row starts must not be continuation
-    bytes either.
-    """
-    return drained(utf8_good_rows_in_steps(column))
-
-
-def utf8_good_rows_in_steps(
-    column: TextColumn, look: Callable[[str], None] | None = None
-) -> Generator[None, None, Bool]:
-    """`utf8_good_rows`, interrupted every half megabyte: 0.4 ms of Chinese text on a core of a small machine.
-
-    look: is shown the text piece by piece, as long as all of it is valid: signs are found in a string for a tenth of
-    what finding their bytes costs.
-    """
-    n = len(column)
-    good = np.ones(n, np.bool_)
-    try:
-        for number, (first, stop) in enumerate(_chunks(column)):
-            if number % _CHUNKS_PER_STEP == _CHUNKS_PER_STEP - 1:
-                yield
-            piece = memoryview(column.blob)[first:stop]
-            if look is None:
-                str(piece, "utf-8")
-            else:
-                look(str(piece, "utf-8"))
-    except UnicodeDecodeError:
-        for index, row in enumerate(column.rows()):
-            try:
-                row.decode()
-            except UnicodeDecodeError:
-                good[index] = False
-        return good
-    data = np.frombuffer(column.blob, np.uint8)
-    if not len(data):
-        return good
-    offsets = column.offsets.astype(np.int64)
-    inside = offsets < len(data)
-    cut = np.zeros(n + 1, np.bool_)
-    cut[inside] = (data[offsets[inside]] & 0xC0) == 0x80
-    # An empty row is whole wherever it stands; a row with bytes is broken when either end cuts a sequence.
-    has_bytes = np.diff(offsets) > 0
-    good[has_bytes & (cut[:-1] | cut[1:])] = False
-    return good

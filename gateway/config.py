@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
+from gateway.config_contents import content_faults
 from gateway.config_read import Reader, is_struct
 from gateway.config_relations import file_faults, files_needed, memory_budget, relation_faults
 from gateway.config_sections import App, Config, Listener, Section
@@ -79,7 +80,9 @@ def load_config(
     config = reader.struct(Config, table, "")
     if config is None:
         raise ConfigFaults(reader.faults)
-    faults = relation_faults(config, file) + (file_faults(config, file) if with_files else [])
+    faults = relation_faults(config, file)
+    if with_files:
+        faults += file_faults(config, file) + content_faults(config, file)
     if faults:
         raise ConfigFaults(faults)
     return config

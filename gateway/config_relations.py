@@ -21,6 +21,7 @@ from gateway.config_types import Address, Secret
 from gateway.core.consents import KEY_BYTES
 from gateway.core.details import BYTES_PER_ALIAS
 from gateway.core.own_ids import OWN_ID_BYTES, UNKNOWN_REPORTS_MAX
+from gateway.core.presence import TAG_CURVE_BYTES
 from gateway.core.presence_log import ROW_BYTES as PRESENCE_CHANGE_BYTES
 from gateway.core.probing import probes_max
 from gateway.core.receipt_reports import EARLY_REPORTS_MAX
@@ -143,7 +144,8 @@ def _long_link_budget(config: Config) -> list[BudgetPart]:
             "uplink and presence",
             devices.devices_max * UPLINK_RATE_BYTES
             + link.uplink_changes_max * UPLINK_CHANGE_BYTES
-            + link.presence_changes_max * PRESENCE_CHANGE_BYTES,
+            + link.presence_changes_max * PRESENCE_CHANGE_BYTES
+            + link.presence_tags_max * TAG_CURVE_BYTES,
             "devices.devices_max, long_link.uplink_changes_max, long_link.presence_changes_max",
         ),
         BudgetPart(
@@ -384,6 +386,12 @@ def _files(config: Config) -> Iterator[tuple[str, object, str]]:
 def _listeners(config: Config) -> Iterator[tuple[str, object, str]]:
     for index, listener in enumerate(config.rpc.listeners):
         yield from _listener(f"rpc.listeners[{index}]", listener, ("tcp", "tls", "unix"))
+    if config.long_link.is_moved and not config.long_link.server_reference:
+        yield (
+            "long_link.server_reference",
+            "",
+            "where devices are to go, since long_link.is_moved sends all away",
+        )
     for index, listener in enumerate(config.long_link.listeners):
         yield from _listener(f"long_link.listeners[{index}]", listener, ("tcp", "tls", "ws", "wss"))
     for index, listener in enumerate(config.receipts.listeners):

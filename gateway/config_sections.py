@@ -134,6 +134,7 @@ class LongLink(Section, frozen=True, kw_only=True):
     websocket_frame_bytes_max: Annotated[int, Meta(ge=256, le=256 * MIB)] = 256 * KIB
     certificate_check_s: Seconds = 10.0
     handshakes_per_address_max: Count = 1024
+    login_step_ms_max: Milliseconds = 0.5
     keepalive_s_max: Annotated[int, Meta(ge=1, le=65_535)] = 1200
     packet_bytes_max: Annotated[int, Meta(ge=256, le=256 * MIB - 1)] = 64 * KIB
     packet_timeout_s: Seconds = 20.0
@@ -154,6 +155,7 @@ class LongLink(Section, frozen=True, kw_only=True):
     uplink_changes_per_hour_max: Annotated[int, Meta(ge=1, le=3_600)] = 60
     uplink_changes_max: Count = 1_024
     presence_changes_max: Count = 262_144
+    presence_tags_max: Annotated[int, Meta(ge=1, le=4096)] = 64
     payload_bytes_max: Annotated[int, Meta(ge=256, le=16 * MIB)] = 16 * KIB
     failed_logins_max: Count = 100
     failed_login_rest_s: Seconds = 1.0

@@ -92,6 +92,7 @@ def long_link_settings(config: Config) -> LongLinkSettings:
         partial_total_bytes_max=link.packets_bytes_max,
         io_uring=link.io_uring,
         step_s_max=config.gateway.step_ms_max / 1000,
+        login_step_s_max=link.login_step_ms_max / 1000,
     )
     return LongLinkSettings(
         edge=edge,

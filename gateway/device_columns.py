@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.columns import I64, U8, U16, U32, TextColumn
+from gateway.columns import I64, U8, U16, U32, U64, TextColumn
 from gateway.tag_columns import TagColumns, concatenate_tags, run_places
+from gateway.text_numbers import merge_numbered
 
 
 class DeviceColumns(NamedTuple):
@@ -62,6 +63,33 @@ class DeviceColumns(NamedTuple):
             tags=None if self.tags is None else self.tags.take(rows),
         )
 
+    def part(self, start: int, stop: int) -> DeviceColumns:
+        """The devices start..stop. Next to nothing is copied."""
+        rows = slice(start, stop)
+        return DeviceColumns(
+            device_ids=self.device_ids[rows],
+            shards=self.shards[rows],
+            apps=self.apps[rows],
+            channels=self.channels[rows],
+            flags=self.flags[rows],
+            tokens=_cut(self.tokens, start, stop),
+            registered_unix_s=self.registered_unix_s[rows],
+            proven_unix_s=self.proven_unix_s[rows],
+            first_seen_unix_s=self.first_seen_unix_s[rows],
+            last_seen_unix_s=self.last_seen_unix_s[rows],
+            profiles=self.profiles[rows],
+            profile_texts=self.profile_texts,
+            aliases=None if self.aliases is None else _cut(self.aliases, start, stop),
+            tags=None if self.tags is None else self.tags.part(start, stop),
+        )
+
+
+def _cut(column: TextColumn, start: int, stop: int) -> TextColumn:
+    """The rows start..stop with a blob of their own: of a part whose blob is the whole's, a look at all its bytes would
+    cost each part what it costs the whole."""
+    offsets = column.offsets[start : stop + 1]
+    return TextColumn(column.blob[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+
 
 def no_devices() -> DeviceColumns:
     """n = 0."""
@@ -94,7 +122,7 @@ def concatenate(parts: Sequence[DeviceColumns]) -> DeviceColumns:
         return no_devices()
     if len(parts) == 1:
         return parts[0]
-    profiles, profile_texts = _merge_profiles(parts)
+    profiles, profile_texts = merge_numbered([(part.profiles, part.profile_texts) for part in parts])
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in (
@@ -127,21 +155,24 @@ def _concatenate_texts(columns: Sequence[TextColumn | None], counts: Sequence[in
     )
 
 
-def _merge_profiles(parts: Sequence[DeviceColumns]) -> tuple[U32, TextColumn]:
-    """A loop over profile texts, of which there are a few hundred, not over devices. Unused ones are left out."""
-    numbers: dict[bytes, int] = {}
-    merged: list[U32] = []
-    for part in parts:
-        used = np.unique(part.profiles)
-        new = np.zeros(len(part.profile_texts), np.uint32)
-        for old in used.tolist():
-            new[old] = numbers.setdefault(part.profile_texts.row(old), len(numbers))
-        merged.append(new[part.profiles])
-    return np.concatenate(merged), TextColumn.from_rows(list(numbers))
+def mixed_keys(ids: U8, apps: U16) -> U64:
+    """(n,) uint64, equal for equal devices, and hardly ever for others unless somebody chose their ids."""
+    words = np.ascontiguousarray(ids).view("<u8")
+    mixed: U64 = words[:, 0] ^ words[:, 1] * _MIX_HIGH ^ apps * _MIX_APP
+    mixed ^= mixed >> np.uint64(32)
+    return mixed
+
+
+#: Odd: 2^64 / golden ratio, and Steele and Vigna's multiplier of a 64-bit generator.
+_MIX_HIGH = np.uint64(0x9E3779B97F4A7C15)
+_MIX_APP = np.uint64(0xD1342543DE82EF95)
 
 
 def keep_last(columns: DeviceColumns) -> I64:
     """(k,) positions, in order, of the last row of each (app, id)."""
+    mixed = np.sort(mixed_keys(columns.device_ids, columns.apps))
+    if not (mixed[1:] == mixed[:-1]).any():
+        return np.arange(columns.n)
     words = np.ascontiguousarray(columns.device_ids).view("<u8")
     order = np.lexsort((columns.apps, words[:, 1], words[:, 0]))
     low, high, apps = words[order, 0], words[order, 1], columns.apps[order]

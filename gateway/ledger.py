@@ -438,6 +438,13 @@ class LedgerPage:
             self.history = PageHistory(self.n) if self.history is None else self.history
             self.history.attempted(rows, kind, self.channel[rows], at_ms)
 
+    def forget_texts(self) -> bool:
+        """What its rows said is not kept: all have ended, and nobody reads it again, the archive neither. False where
+        there was nothing."""
+        had_some = bool(self.batch.variables)
+        self.batch.variables = {}
+        return had_some
+
     def memory_bytes(self) -> int:
         """What the page and its batch hold in memory, without what variants share."""
         heard = 0 if self.history is None else self.history.memory_bytes()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gateway.columns import I64, U32, Rows, TextColumn
+from gateway.text_numbers import distinct, merge_numbered
 
 
 class TagColumns(NamedTuple):
@@ -30,6 +31,11 @@ class TagColumns(NamedTuple):
         places = run_places(self.starts[rows], self.counts[rows].astype(np.int64))
         return TagColumns(self.counts[rows], self.numbers[places], self.texts)
 
+    def part(self, start: int, stop: int) -> TagColumns:
+        """The devices start..stop. Nothing is copied, texts are shared."""
+        first, end = self.starts[[start, stop]].tolist()
+        return TagColumns(self.counts[start:stop], self.numbers[first:end], self.texts)
+
     def of(self, row: int) -> tuple[bytes, ...]:
         """The tags of one device."""
         first, stop = self.starts[row : row + 2].tolist()
@@ -43,30 +49,18 @@ def no_tags(n: int) -> TagColumns:
 
 def tags_from_joined(column: TextColumn) -> TagColumns:
     """Of n texts, each the tags of a device with a newline between: a loop, for registries of an older form."""
-    numbers: dict[bytes, int] = {}
     rows = [row.split(b"\n") if row else [] for row in column.rows()]
-    found = [numbers.setdefault(tag, len(numbers)) for row in rows for tag in row]
     counts = np.fromiter(map(len, rows), np.uint8, len(rows))
-    return TagColumns(counts, np.array(found, np.uint32), TextColumn.from_rows(list(numbers)))
+    return TagColumns(counts, *distinct(TextColumn.from_rows([tag for row in rows for tag in row])))
 
 
 def concatenate_tags(parts: Sequence[TagColumns | None], counts: Sequence[int]) -> TagColumns | None:
-    """The devices of all parts, one after another; None where no part has tags. counts: devices of each part.
-
-    A loop over texts, of which a block of devices has a few hundred; those that nobody has are left out.
-    """
+    """The devices of all parts, one after another; None where no part has tags. counts: devices of each part."""
     if all(part is None for part in parts):
         return None
-    numbers: dict[bytes, int] = {}
-    merged: list[U32] = []
     whole = [no_tags(n) if part is None else part for part, n in zip(parts, counts, strict=True)]
-    for part in whole:
-        new = np.zeros(len(part.texts), np.uint32)
-        for old in np.unique(part.numbers).tolist():
-            new[old] = numbers.setdefault(part.texts.row(old), len(numbers))
-        merged.append(new[part.numbers])
-    texts = TextColumn.from_rows(list(numbers))
-    return TagColumns(np.concatenate([part.counts for part in whole]), np.concatenate(merged), texts)
+    numbers, texts = merge_numbered([(part.numbers, part.texts) for part in whole])
+    return TagColumns(np.concatenate([part.counts for part in whole]), numbers, texts)
 
 
 def run_places(starts: I64, counts: I64) -> I64:

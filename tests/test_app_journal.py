@@ -1,5 +1,6 @@
-"""The journal on disk behind intake and holders, in this process: what is durable when, disks that forget, fail or are
-slow, and what a restart makes of it.
+"""The journal on disk behind intake and holders; long because every test here lives in the one double of a process.
+
+What is durable when, disks that forget, fail or are slow, and what a restart makes of it.
 
 `Life` is one process's worth of it: intake, journal actor, and a vendor that takes rows as lanes do. Between two lives
 the disk may forget what was not synced.
@@ -33,7 +34,7 @@ from gateway.config import Config, load_config
 from gateway.content import Variant
 from gateway.core.home import Home
 from gateway.core.request_ids import RequestIds
-from gateway.errors import ConfigError, StoreUnavailable
+from gateway.errors import ConfigError, StoreFull, StoreUnavailable
 from gateway.ledger import Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.observe.counting import HomeCounts, IntakeCounts
 from gateway.observe.log import Log
@@ -163,7 +164,7 @@ class Lives:
         self._apps = ""
         for key, durability in (("shop", "disk"), ("hints", "memory")):
             self._apps += f'[[apps]]\nkey = "{key}"\nsecrets = [{{ file = "secret" }}]\ndurability = "{durability}"\n'
-        self._folder = folder
+        self.folder = folder
         self.faults = faulty_files.Disk()
         self.clock = StandingClock()
         (folder / "data").mkdir()
@@ -171,7 +172,7 @@ class Lives:
     @contextlib.asynccontextmanager
     async def live(self, journal: str = "", *, runs: bool = True) -> AsyncIterator[Life]:
         """A life that ends like a crash: nothing is finished. runs: the journal's actor and intake work."""
-        file = self._folder / "gateway.toml"
+        file = self.folder / "gateway.toml"
         file.write_text(self._text + journal + self._apps)
         life = Life(load_config(file), self.faults.file_type, self.clock)
         try:
@@ -334,6 +335,93 @@ async def test_a_batch_that_was_final_at_the_crash_goes_at_the_next_start(lives:
     async with lives.live() as life:
         assert life.logged("recovered")[0]["batches"] == 0
         assert len(life.request_ids) == 1
+
+
+async def test_a_batch_stays_until_its_request_ids_are_kept_elsewhere(lives: Lives) -> None:
+    ids = devices(3)
+    async with lives.live() as life:
+
+        def refuse(entries: Any, before_unix_ms: int) -> None:
+            raise StoreFull("ids", "no room")
+
+        life.disk._request_log.append = refuse  # type: ignore[method-assign]
+        told = life.submit(ids, request_id="r")
+        await until(lambda: told)
+        await life.issue(life.pages[0], np.arange(3))
+        life.end(life.pages[0], np.arange(3))
+        # Tried again and again.
+        await until(lambda: life.metrics.journal_errors.value("full") > 1)
+    async with lives.live() as life:
+        (again,) = life.submit(ids, request_id="r")
+        assert (again.task_id, again.is_repeat) == (told[0].task_id, True)
+
+
+async def test_a_wall_clock_that_is_set_forward_forgets_no_request_id(lives: Lives) -> None:
+    """Nor does one that is set back again; and the day of an id is over when it is over."""
+    ids, day_ms = devices(3), 86_400_000
+
+    async def end_all(life: Life) -> None:
+        """Their ids are in the log of ids then."""
+        rows = np.arange(3)
+        await life.issue(life.pages[-1], rows)
+        life.end(life.pages[-1], rows)
+        await until(lambda: life.pages[-1].trail is None or not life.disk.trail.has_final)
+
+    def are_repeats(life: Life, *names: str) -> bool:
+        told = [life.submit(ids, request_id=name) for name in names]
+        return all(one and one[0].is_repeat for one in told)
+
+    olds, news = [f"r{number}" for number in range(30)], [f"s{number}" for number in range(30)]
+    async with lives.live() as life:
+        await until_told(life.submit(ids, request_id="q"))
+        await end_all(life)
+        await until(lambda: life.disk.journal.statistics().records == 1)
+    async with lives.live() as life:
+        for name in olds:
+            await until_told(life.submit(ids, request_id=name))
+        lives.clock.unix += 3 * day_ms
+        assert are_repeats(life, "q", *olds)
+        # Others make room for themselves alone, in memory and on the disk.
+        for name in news:
+            await until_told(life.submit(ids, request_id=name))
+        records = life.disk.journal.statistics().records
+        await end_all(life)
+        await until(lambda: life.disk.journal.statistics().records < records)
+        assert are_repeats(life, "q", *olds, *news)
+        lives.clock.unix -= 3 * day_ms
+    async with lives.live() as life:
+        assert are_repeats(life, "q", *olds, *news)
+    lives.clock.unix += 3 * day_ms
+    async with lives.live() as life:
+        again = life.submit(ids, request_id="r0")
+        await until(lambda: again)
+        assert not again[0].is_repeat
+
+
+async def until_told(told: list[Any]) -> None:
+    await until(lambda: told)
+
+
+async def test_request_ids_that_cannot_be_read_are_named_and_the_others_hold(lives: Lives) -> None:
+    ids = devices(3)
+    async with lives.live() as life:
+        for number in range(3):
+            told = life.submit(ids, request_id=f"r{number}")
+            await until(lambda told=told: told)
+            await life.issue(life.pages[-1], np.arange(3))
+            life.end(life.pages[-1], np.arange(3))
+            await until(lambda: life.disk.journal.statistics().records == 1)
+    (path,) = lives.folder.glob("data/journal/*/ids/*.ids")
+    data = bytearray(path.read_bytes())
+    data[16 + 24 + 16 + 3] ^= 1
+    path.write_bytes(data)
+    async with lives.live() as life:
+        (line,) = life.logged("damaged request ids")
+        assert line["file"] == str(path)
+        assert life.metrics.journal_errors.value("corrupt") == 1
+        again = [life.submit(ids, request_id=f"r{number}") for number in (0, 2)]
+        assert all(told[0].is_repeat for told in again)
+        assert not life.disk.actor.fault
 
 
 async def test_urgent_batches_come_first(lives: Lives) -> None:
@@ -558,6 +646,34 @@ async def test_a_full_disk_stops_intake_keeps_marking_and_takes_rows_again_when_
         await until(lambda: told)
         assert isinstance(told[0], Accepted)
         assert life.metrics.journal_failed.value() == 0
+
+
+async def test_a_receipt_that_found_no_room_is_refused_and_written_when_there_is_some(lives: Lives) -> None:
+    async with lives.live() as life:
+        told = life.submit(devices(2))
+        await until(lambda: told)
+        (page,) = life.pages
+        await life.issue(page, np.arange(2))
+        answers: list[bool] = []
+        append = life.disk.journal.append
+
+        async def refuse(*_: Any) -> Any:
+            raise StoreFull("journal", "no room")
+
+        life.disk.journal.append = refuse  # type: ignore[method-assign]
+        life.home.raise_receipts(page, np.array([1]), Receipt.CLICKED, life.clock.monotonic())
+        life.disk.notes.wait(answers.append)
+        # Whoever told of it is to come again.
+        await until(lambda: answers)
+        assert answers == [False]
+        life.disk.journal.append = append  # type: ignore[method-assign]
+        # By itself, a moment later; who asks before that is refused again.
+        await until(lambda: page.history is not None and page.history.written == 1)
+        life.disk.notes.wait(answers.append)
+        assert answers == [False, True]
+    async with lives.live() as life:
+        (page,) = life.home.pages()
+        assert page.receipt.tolist() == [Receipt.NONE, Receipt.CLICKED]
 
 
 async def test_a_window_bounds_the_rows_that_a_crash_makes_uncertain(lives: Lives) -> None:

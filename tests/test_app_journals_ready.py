@@ -248,6 +248,21 @@ def test_request_ids_are_with_the_owners_of_their_keys_whatever_held_them(node: 
     assert len(files) == 2
 
 
+def test_of_a_request_id_that_was_used_again_the_newest_answer_counts_after_every_change_of_workers(node: Node) -> None:
+    """Its day was over in between; each of the two stands in the log of another start."""
+    key = KEY * 3 + 3
+    for unix_ms, sequence in ((9_000, 2), (1_000, 1), (5_000, 3)):
+        log = RequestLog(node.place(0) / "ids", ids_max=1000)
+        log.append(np.array([entry(key, 7, RowAddress(BatchAddress(unix_ms, 0, sequence), 4))], np.uint64), 0)
+        log.close()
+    node.append(0, batch(0, 5, KEY * 5 + 5))
+    owner = Ownership(2, shard_groups=SHARDS).home_of_request(key)
+    node.start(1)
+    for workers in (2, 1):
+        node.start(workers)
+        assert node.ids(owner if workers == 2 else 0)[key] == RowAddress(BatchAddress(9_000, 0, 2), 4)
+
+
 @settings(max_examples=12 if os.environ.get("PROFILE") != "ci" else 60)
 @given(st.integers(0, 8), st.sampled_from(["append", "release", "sort"]))
 def test_a_pass_that_is_cut_anywhere_is_begun_again_and_copies_nothing_twice(

@@ -183,6 +183,23 @@ async def test_another_number_of_workers_makes_all_rows_doubtful_where_one_died(
     assert not clean_mark(folder / "store", 1).exists()
 
 
+@pytest.mark.parametrize("name", ["registry/group-001.db", "inbox.db", "ledger.db"])
+async def test_a_database_that_is_gone_at_a_start_is_named_and_not_made_anew(folder: Path, name: str) -> None:
+    """Else what it held would be lost without a word: rows that wait for a device without their page, devices."""
+    worker = make_worker(folder)
+    worker.stores.close()
+    config = load(str(folder / "gateway.toml"))
+    make_stores_ready(config)
+    path = folder / "store" / name
+    path.unlink()
+    with pytest.raises(StoreError, match=f"{name}: is gone: restore a backup"):
+        make_stores_ready(config)
+    # As it says.
+    path.touch()
+    make_stores_ready(config)
+    make_worker(folder).stores.close()
+
+
 async def test_stored_rows_are_counted_listed_and_purged_by_device_task_and_age(folder: Path) -> None:
     ids = [bytes([number]) * 16 for number in range(1, 5)]
     async with serving(make_worker(folder)) as client, operator(folder) as asking:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from gateway.clock import DevelopmentClock, SystemClock
+from gateway.clock import DevelopmentClock, ElapsedUnix, SystemClock
 
 
 class WallClock:
@@ -34,6 +34,19 @@ def test_unix_ms_never_goes_back_when_the_wall_clock_does(kind, monkeypatch: pyt
     assert clock.unix_ms() == 1_700_000_000_500
     wall.now += 3600.25
     assert clock.unix_ms() == 1_700_000_000_750
+
+
+async def test_elapsed_unix_ms_go_on_with_the_monotonic_clock_whatever_is_done_to_the_wall_clock(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = WallClock(1_700_000_000.0)
+    monkeypatch.setattr(time, "time", wall)
+    elapsed = ElapsedUnix(SystemClock())
+    elapsed.begin()
+    for step_s, told_s in ((0.0, 0), (86_400.0, 10), (-86_400.0 * 3, 20), (86_400.0 * 9, 30)):
+        wall.now += step_s
+        assert elapsed.unix_ms() == 1_700_000_000_000 + told_s * 1000
+        await trio.sleep(10)
 
 
 @pytest.mark.parametrize("kind", [SystemClock, DevelopmentClock])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import uuid
 
@@ -14,19 +13,18 @@ from hypothesis import strategies as st
 from gateway.columns import (
     TextColumn,
     decimal,
-    drained,
     fill,
     fixed_rows,
     hex_lower,
+    holds_pair,
     join,
+    join_all,
     json_escape,
     json_escape_column,
     piece_rows,
     piece_width,
     pieces_lengths,
     pieces_width,
-    utf8_good_rows,
-    utf8_good_rows_in_steps,
     uuid_text,
 )
 
@@ -161,6 +159,53 @@ def test_a_column_tells_its_size_and_none_of_its_bytes() -> None:
     assert repr(TextColumn.from_rows([b"a token", b"b"])) == "<TextColumn of 2 rows, 8 bytes>"
 
 
+@pytest.mark.parametrize("is_moved", [False, True])
+@pytest.mark.parametrize("is_cut", [False, True])
+@given(data=st.data(), rows=st.lists(st.binary(max_size=6), min_size=1, max_size=12))
+def test_rows_that_were_picked_are_those_rows_wherever_their_text_is_by_then(
+    data: st.DataObject, rows: list[bytes], is_cut: bool, is_moved: bool
+) -> None:
+    column = TextColumn.from_rows(rows)
+    positions = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=2, max_size=12))
+    expected = [rows[position] for position in positions]
+    picked = column.take(np.array(positions))
+    if is_cut:
+        kept = {index: data.draw(st.integers(0, len(expected[index]))) for index in range(0, len(expected), 2)}
+        picked = picked.shortened(np.array([*kept], np.intp), np.array([*kept.values()], np.intp), b"..")
+        for index, length in kept.items():
+            expected[index] = expected[index][:length] + b".."
+    if is_moved:
+        column.move(memoryview(bytearray(column.blob)), column.offsets.copy())
+    again = data.draw(st.permutations(range(len(expected))))
+    for start, stop in ((0, len(expected)), (1, len(expected)), (1, 2)):
+        part = picked.part(start, stop)
+        assert part.rows() == piece_rows(picked, start, stop) == expected[start:stop]
+        assert part.lengths().tolist() == [len(row) for row in expected[start:stop]]
+    assert [picked.row(index) for index in range(len(expected))] == expected
+    assert picked.take(np.array(again)).rows() == [expected[index] for index in again]
+    assert (picked.blob, picked.rows()) == (b"".join(expected), expected)
+
+
+def test_a_few_rows_do_not_keep_the_text_of_many() -> None:
+    column = TextColumn.from_rows([b"x" * (index % 3) for index in range(1000)])
+    few, some = column.take(np.array([1, 500, 2])), column.take(np.arange(0, 1000, 3))
+    assert (few.spans(), few.rows()) == (None, [b"x", b"xx", b"xx"])
+    spans = some.spans()
+    assert spans is not None
+    assert spans.blob is column.blob
+
+
+@given(st.lists(st.binary(max_size=5), max_size=6), st.sampled_from([b"\xe2\x81", b"ab", b"aa"]))
+def test_a_pair_is_found_at_even_and_at_odd_places(rows: list[bytes], pair: bytes) -> None:
+    rows = [row.replace(b"\x00", pair).replace(b"\x01", pair[:1]) for row in rows]
+    column = TextColumn.from_rows(rows)
+    assert holds_pair(column.blob, pair) == (pair in b"".join(rows))
+    taken = column.take(np.arange(len(rows))[::-2])
+    # Asked once for all that are taken out of a column.
+    assert taken.may_hold(pair) or not any(pair in row for row in taken.rows())
+    assert column.may_hold(pair) == (pair in b"".join(rows))
+
+
 # Pieces
 
 
@@ -190,7 +235,9 @@ def test_join_agrees_with_joining_row_by_row(data: st.DataObject, case: tuple) -
     n, pieces, plain = case
     start = data.draw(st.integers(0, n))
     stop = data.draw(st.integers(start, n))
-    assert join(pieces, start, stop) == [b"".join(rows[row] for rows in plain) for row in range(start, stop)]
+    joined = [b"".join(rows[row] for rows in plain) for row in range(start, stop)]
+    assert join(pieces, start, stop) == joined
+    assert join_all(pieces, start, stop) == b"".join(joined)
     for piece, rows in zip(pieces, plain, strict=True):
         assert piece_rows(piece, start, stop) == rows[start:stop]
 
@@ -310,43 +357,3 @@ def test_a_part_of_a_column_has_its_rows_and_lengths_whether_joined_or_not(
         assert part.lengths().tolist() == lengths[start:stop].tolist()
         assert [part.row(index) for index in range(stop - start)] == rows[start:stop]
         assert part.take(np.arange(stop - start)[::-1]).rows() == rows[start:stop][::-1]
-
-
-def is_utf8(row: bytes) -> bool:
-    try:
-        row.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-@given(st.lists(st.binary(max_size=4) | st.text(max_size=3).map(str.encode), max_size=12))
-def test_utf8_good_rows_agrees_with_decoding_each_row(rows: list[bytes]) -> None:
-    assert utf8_good_rows(TextColumn.from_rows(rows)).tolist() == [is_utf8(row) for row in rows]
-
-
-@given(st.text(alphabet="aé中🙂", max_size=12), st.data())
-def test_utf8_good_rows_finds_rows_that_cut_a_sequence_in_a_valid_blob(text: str, data: st.DataObject) -> None:
-    blob = text.encode()
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(blob)), max_size=6)))
-    column = TextColumn(blob, np.array([0, *cuts, len(blob)], np.uint32))
-    assert utf8_good_rows(column).tolist() == [is_utf8(row) for row in column.rows()]
-
-
-@given(st.text(alphabet="aé中🙂\u202d", max_size=12), st.data())
-def test_whoever_looks_on_sees_the_whole_text(text: str, data: st.DataObject) -> None:
-    text *= data.draw(st.sampled_from([1, 20_000]))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
-    rows = [text[first:stop].encode() for first, stop in itertools.pairwise([0, *cuts, len(text)])]
-    seen: list[str] = []
-    drained(utf8_good_rows_in_steps(TextColumn.from_rows(rows), seen.append))
-    assert "".join(seen) == text
-
-
-def test_utf8_good_rows_rests_between_pieces_and_finds_a_bad_row_in_the_last() -> None:
-    rows = ["推送".encode() * 100] * 5_000
-    for last, expected in (("好".encode(), True), (b"\xff", False)):
-        column = TextColumn.from_rows([*rows, last])
-        rests = sum(1 for _ in utf8_good_rows_in_steps(column))
-        assert rests >= len(column.blob) // (1 << 20)
-        assert utf8_good_rows(column).tolist() == [True] * len(rows) + [expected]

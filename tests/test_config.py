@@ -254,6 +254,7 @@ def test_vendor_settings_faults_are_named_with_their_path(tmp_path: Path) -> Non
         ("[rpc]\nframe_bytes_max = 67108864", "rpc.frame_bytes_max", "at most rpc.credit_bytes, which is 33554432"),
         ("[lanes]\nburst_rows_max = 100\nlane_rows_max = 50", "lanes.burst_rows_max", "at most lanes.lane_rows_max"),
         ("[retry]\nfirst_s = 100.0\ncap_s = 10.0", "retry.first_s", "at most retry.cap_s, which is 10.0"),
+        ("[long_link]\nis_moved = true", "long_link.server_reference", "where devices are to go"),
         ("[gateway]", "long_link.files_max", "at least "),
         ('[[rpc.listeners]]\naddress = "tls://h:1"', "rpc.listeners[0].cert_file", "a file, since"),
         ('[[rpc.listeners]]\naddress = "tcp://h:1"\ncert_file = "c"', "rpc.listeners[0].cert_file", "nothing"),

@@ -37,6 +37,7 @@ ELSEWHERE = {
         "long_link.uplink_changes_max",
     ),
     "long_link.presence_changes_max",
+    "long_link.presence_tags_max",
     *("long_link.bans_file", "long_link.bans_check_s", "long_link.payload_bytes_max", "http.address"),
     *("retry.strategy4_wait_s", "retry.on_uncertain_marketing"),
     *("http2.connect_timeout_s", "http2.request_timeout_s", "http2.idle_s", "http2.probe_wait_s"),

@@ -162,7 +162,11 @@ def machine_without_venv(folder: Path, user_id: int) -> dict[str, str]:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
     shutil.copy(ROOT / "Makefile", folder)
-    return {**environment_of_make(), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    return {
+        **environment_of_make(),
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "SYSTEM_PYTHON": str(folder / "bin" / "python3"),
+    }
 
 
 def make_venv(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -187,6 +191,26 @@ def test_make_says_what_venv_needs_where_it_may_not(tmp_path: Path) -> None:
     assert "sudo apt-get install python3-venv" in done.stderr
     assert not (tmp_path / "calls").exists()
     assert not (tmp_path / ".venv").exists()
+
+
+@needs_make
+@pytest.mark.parametrize(("will_do", "taken"), [(True, "of the system"), (False, "of the path")])
+def test_make_takes_the_systems_own_python_where_it_will_do(will_do: bool, taken: str, tmp_path: Path) -> None:
+    """Distributions build theirs with profiles; one that is too old, or has no venv, is left alone."""
+    environment = machine_without_venv(tmp_path, user_id=1000)
+    verdict = "exit 0" if will_do else "exit 1"
+    for name, script in [
+        (
+            "of-the-system",
+            f'case "$*" in *version_info*ensure*|*ensure*version_info*) {verdict};; esac; echo of the system >> taken',
+        ),
+        ("python3", "echo of the path >> taken"),
+    ]:
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment["SYSTEM_PYTHON"] = str(tmp_path / "bin" / "of-the-system")
+    assert make_venv(tmp_path, environment).returncode == 0
+    assert set((tmp_path / "taken").read_text().splitlines()) == {taken}
 
 
 @needs_make

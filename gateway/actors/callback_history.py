@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import trio
 
-from gateway.clock import Clock
+from gateway.clock import Clock, ElapsedUnix
 from gateway.core.changes import Change
 from gateway.core.home import Home
 from gateway.core.untold import untold
@@ -44,12 +44,16 @@ class CallbackHistory:
     def __init__(self, *, archive: Archive, home: Home, clock: Clock, app: int) -> None:
         self._archive = archive
         self._home = home
-        self._clock = clock
         self._app = app
+        self._clock = clock
+        self._elapsed = ElapsedUnix(clock, lambda: home.label(clock.unix_ms(), clock.monotonic()))
+        self._elapsed.begin()
 
     def now_unix_ms(self) -> int:
-        """Of the clock that changes are timed by."""
-        return self._home.label(self._clock.unix_ms(), self._clock.monotonic())
+        """No later than changes are timed from now on. A page's times go on from its birth with the monotonic clock: a
+        wall clock that was set forward meanwhile is ahead of those of older pages. (What came since is told again,
+        then.)"""
+        return self._elapsed.unix_ms()
 
     async def begin(self) -> int | None:
         """Up to when everything was told by processes before; None for the first one, which begins now. Raises

@@ -5,10 +5,10 @@
                                   full: oldest dropped, counted       none, 429, 5xx: again with backoff, attempts_max
 
 Each request carries the cursor of `subscribe_receipts` behind its rows (`X-Pushgw-Cursor`): a service that lost some
-(the log names them, counters count them) reads on from the last one it got, as long as the ring has it. Lines come at
-least once and in order. Where pages are on the disk, what an ended process had not told is told first
-(callback_history.py). Waits for: the service's HTTP server, which delays nobody else; the ledger archive. Is waited for
-by: nobody.
+(the log names them, counters count them) reads on from the last one it got, as long as the ring has it; of several
+workers each tells of its own ring, and a cursor says whose. Lines come at least once and in order. Where pages are on
+the disk, what an ended process had not told is told first (callback_history.py). Waits for: the service's HTTP server,
+which delays nobody else; the ledger archive. Is waited for by: nobody.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _NOTE_S = 1.0
 
 
 class CallbackSettings(NamedTuple):
-    """See [apps.callback] in configs/reference.toml. has_cursor: there is one ring to read on from (one worker).
-    alias_of: of a device, where lines have its alias."""
+    """See [apps.callback] in configs/reference.toml. cursor_bytes: a place in this worker's ring, as
+    `subscribe_receipts` takes it. alias_of: of a device, where lines have its alias."""
 
     app: int
     url: str
@@ -56,7 +56,7 @@ class CallbackSettings(NamedTuple):
     queue_rows_max: int
     attempts_max: int
     timeout_s: float
-    has_cursor: bool
+    cursor_bytes: Callable[[Cursor], bytes] = Cursor.encode
     alias_of: Callable[[bytes], str] | None = None
 
 
@@ -115,7 +115,8 @@ class Callbacks:
         self._random = random
         self._queue: deque[_Part] = deque()
         self._rows = 0
-        self._position = home.next_cursor
+        #: Without a history nobody but the ring says what ended while the journal was replayed.
+        self._position = home.statistics().changes_first if history is None else home.next_cursor
         #: Taken from the queue and not answered yet.
         self._sending: list[_Part] = []
         self._history = history
@@ -184,7 +185,7 @@ class Callbacks:
             found = self._home.changes(self._position, _CHANGES_MAX)
             if found is None:
                 first = self._home.statistics().changes_first
-                self._observer.lost("dropped", first - self._position, Cursor(self._position, 0).encode().hex())
+                self._observer.lost("dropped", first - self._position, self._name(Cursor(self._position, 0)))
                 self._position = first
                 continue
             changes, following = found
@@ -213,7 +214,7 @@ class Callbacks:
             gone = self._queue.popleft()
             self._rows -= gone.stop - gone.first
             self._observer.ended("dropped", gone.stop - gone.first)
-            self._observer.lost("dropped", gone.stop - gone.first, _name(gone.before))
+            self._observer.lost("dropped", gone.stop - gone.first, self._name(gone.before))
 
     # -- from the queue to the server
 
@@ -232,7 +233,7 @@ class Callbacks:
         self._is_noted = False
         self._observer.ended(outcome, rows)
         if outcome == "undelivered":
-            self._observer.lost(outcome, rows, _name(parts[0].before))
+            self._observer.lost(outcome, rows, self._name(parts[0].before))
 
     def _next_parts(self) -> list[_Part]:
         parts: list[_Part] = []
@@ -245,8 +246,8 @@ class Callbacks:
 
     async def _post(self, client: httpx.AsyncClient, body: bytes, cursor: Cursor | None) -> str:
         headers = {"content-type": "text/plain; charset=utf-8"}
-        if self._settings.has_cursor and cursor is not None:
-            headers["x-pushgw-cursor"] = cursor.encode().hex()
+        if cursor is not None:
+            headers["x-pushgw-cursor"] = self._name(cursor)
         for attempt in range(1, self._settings.attempts_max + 1):
             status, why = await self._attempt(client, body, headers)
             if status and status != 429 and status < 500:
@@ -256,6 +257,9 @@ class Callbacks:
                 self._observer.failing(why, attempt, wait_s)
                 await trio.sleep(wait_s)
         return "undelivered"
+
+    def _name(self, cursor: Cursor | None) -> str:
+        return "" if cursor is None else self._settings.cursor_bytes(cursor).hex()
 
     async def _attempt(self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
         """The status, 0 without an answer; and a word for it."""
@@ -275,10 +279,6 @@ class Callbacks:
         except trio.TooSlowError:
             return 0, "timeout"
         return answer.status_code, f"status {answer.status_code}"
-
-
-def _name(cursor: Cursor | None) -> str:
-    return "" if cursor is None else cursor.encode().hex()
 
 
 def _size(part: _Part) -> int:

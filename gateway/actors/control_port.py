@@ -45,7 +45,7 @@ _REFRESH_S = 1.0
 class Controlled(Protocol):
     """The worker, as the supervisor moves it."""
 
-    def stop(self, spread_s: float = 0.0) -> None:
+    def stop(self) -> None:
         """Drain and end."""
         ...
 

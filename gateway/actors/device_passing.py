@@ -21,8 +21,8 @@ from gateway.actors.peers import Peers, WorkerPlace
 from gateway.core.ownership import Ownership
 from gateway.net import fd_passing
 
-#: Connections taken in one step of the loop, some 5 us each; their CONNECT is looked at in the long link's steps.
-_TAKEN_PER_STEP = 64
+#: Connections taken in one step of the loop, 15 to 40 us each; their CONNECT is looked at in the long link's steps.
+_TAKEN_PER_STEP = 16
 
 
 class Adopter(Protocol):

@@ -260,8 +260,10 @@ class Front:
         return isinstance(message, messages.Submit) and self._stand_ins.may_stand_in(session.app_key)
 
     def _submitting(self, key: int, session: Any, requested: Requested) -> Submitting:
-        here = functools.partial(self._ask_here, session, requested)
-        return Submitting(key, here, functools.partial(self._ask, session=session, requested=requested, is_home=True))
+        def there(worker: int, declined_by: Life | None) -> Any:
+            return self._ask(worker, session, requested, is_home=True, declined_by=declined_by)
+
+        return Submitting(key, functools.partial(self._ask_here, session, requested), there)
 
     def _at(self, worker: int, session: Any, requested: Requested) -> Callable[[], Any] | None:
         return None if worker == self._me else functools.partial(self._ask, worker, session, requested)
@@ -431,10 +433,19 @@ class Front:
                 raise CallRefused(answer)
         return answers
 
-    async def _ask(self, worker: int, session: Any, requested: Requested, *, is_home: bool = False) -> Any:
+    async def _ask(
+        self,
+        worker: int,
+        session: Any,
+        requested: Requested,
+        *,
+        is_home: bool = False,
+        declined_by: Life | None = None,
+    ) -> Any:
         """The answer, an error included. Raises WorkerGone, Overloaded.
 
-        is_home: asked as the one who takes the request's id now; None when it sees another in that place.
+        is_home: asked as the one who takes the request's id now; None when it sees another in that place. declined_by:
+        its home, which leaves.
         """
         if worker == self._me:
             return await self._ask_here(session, requested)
@@ -444,6 +455,7 @@ class Front:
             "name": session.name,
             "payload_bytes": requested.payload_bytes,
             "is_home": is_home,
+            "declined_by": declined_by,
             "faults": {position: list(fault) for position, fault in requested.content_faults.items()},
         }
         body = await self._links.ask(worker, "rpc", head, codec.encode(requested.message))
@@ -482,7 +494,8 @@ class Front:
         if head["is_home"]:
             submitting = self._submitting(self._request_key(who.app_key, requested.message.request_id), who, requested)
             if not self._stand_ins.is_here(submitting.key):
-                self._later(self._take, submitting, reply)
+                declined_by = None if head["declined_by"] is None else Life(*head["declined_by"])
+                self._later(functools.partial(self._take, declined_by=declined_by), submitting, reply)
                 return
         elif isinstance(message, messages.Submit | messages.SubmitAudience) and not self._stand_ins.has_begun:
             self._later(self._perform_begun, perform, reply)
@@ -495,9 +508,9 @@ class Front:
         else:
             self._nursery.start_soon(function, what, reply)
 
-    async def _take(self, submitting: Submitting, reply: Reply) -> None:
+    async def _take(self, submitting: Submitting, reply: Reply, declined_by: Life | None) -> None:
         """A submit that was brought here because of its id, which is not this worker's by right or not known yet."""
-        answer = await self._stand_ins.take(submitting)
+        answer = await self._stand_ins.take(submitting, declined_by)
         reply(b"" if answer is None else codec.encode(answer))
 
     async def _perform_begun(self, perform: Callable[[], None], reply: Reply) -> None:

@@ -22,7 +22,7 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.actors.patience import Patience
 from gateway.batch import Batch, OwnershipEpoch, RequestMark, RowFault, Submission
-from gateway.clock import Clock
+from gateway.clock import Clock, ElapsedUnix
 from gateway.core.gather import Gather, Part, build_batch
 from gateway.core.home import Home
 from gateway.core.request_ids import RequestIds, digest_bits, entry, request_key
@@ -167,6 +167,8 @@ class Intake:
         self._epoch = epoch
         self._secret = secret
         self._clock = clock
+        #: How old request ids are: a wall clock that is set forward must not make a retry a second message.
+        self._ages = ElapsedUnix(clock)
         self._route = route
         self._observer = observer
         self._gather_rows_max = gather_rows_max
@@ -182,6 +184,7 @@ class Intake:
         #: Submits with a request id that are not answered yet.
         self._pending: dict[int, _Call] = {}
         self._is_stopped = False
+        self._is_stopped_in_memory = False
         #: Journal position of each batch in memory that is not final, by sequence, and those that may go.
         self._positions: dict[int, int] = {}
         self._to_release: list[int] = []
@@ -206,16 +209,17 @@ class Intake:
         Raises Overloaded, RequestIdReused, TaskStopped, ShuttingDown: then nothing was taken and the reply will not be
         called. A submission without rows is answered by `Accepted` with an empty task id, at once.
         """
-        if self._is_stopped:
-            raise ShuttingDown("the gateway is shutting down")
         key = request_key(self._secret, self._app_keys[app], submission.request_id) if submission.request_id else 0
+        # To its end: whoever takes what is declined here does not know it.
         if key and self._is_repeat(key, digest, submission, reply, task_id):
             return
+        if self._is_stopped or (self._is_stopped_in_memory and self._side_of[app].disk is None):
+            raise ShuttingDown("the gateway is shutting down")
         if task_id and self._tasks is not None:
             self._tasks.stopped.check(task_id)
         if submission.n == 0:
             if key:
-                now_ms = self._clock.unix_ms()
+                now_ms = self._ages.unix_ms()
                 self._request_ids.remember(entry(key, digest_bits(digest), None, unix_ms=now_ms), now_ms)
             reply(Accepted(b"", 0, 0, submission.faults))
             return
@@ -251,7 +255,7 @@ class Intake:
                 raise RequestIdReused(submission.request_id)
             pending.replies.append(reply)
             return True
-        known = self._request_ids.find(key, self._clock.unix_ms())
+        known = self._request_ids.find(key, self._ages.unix_ms())
         if known is None:
             return False
         if known.digest != digest_bits(digest):
@@ -271,6 +275,7 @@ class Intake:
 
     async def run(self) -> None:
         """Makes batches until cancelled. If cancelled: what was gathered but not durable is not answered."""
+        self._ages.begin()
         memory, *disk = self._sides
         if not disk:
             await self._run_side(memory)
@@ -303,6 +308,10 @@ class Intake:
         if self._to_release:
             positions, self._to_release = self._to_release, []
             await self._journal.release(self._epoch, positions)
+
+    def stop_in_memory(self) -> None:
+        """No submission of an app that is in this memory alone is taken any more; those on the disk go on."""
+        self._is_stopped_in_memory = True
 
     async def stop(self) -> None:
         """No submission is taken any more; returns when all that were taken are durable and answered."""
@@ -406,10 +415,11 @@ class Intake:
         self._rows -= batch.n
         side.rows -= batch.n
         self._observer.accepted(batch.app, batch.n, 1)
+        ages_ms = self._ages.unix_ms() if batch.requests else 0
         for mark in batch.requests:
             # Before the last part of a cut submission is opened, which is in the same append.
             address = RowAddress(batch.address, mark.row)
-            self._request_ids.remember(entry(mark.key, mark.digest, address), batch.born_unix_ms)
+            self._request_ids.remember(entry(mark.key, mark.digest, address), ages_ms)
         try:
             for part in parts:
                 call = part.call

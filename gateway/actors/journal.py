@@ -27,7 +27,7 @@ import trio
 
 from gateway.actors.bell import Bell
 from gateway.batch import OwnershipEpoch
-from gateway.clock import Clock
+from gateway.clock import Clock, ElapsedUnix
 from gateway.columns import Rows
 from gateway.core.home import Home
 from gateway.core.receipt_notes import ReceiptNotes
@@ -103,6 +103,7 @@ class JournalActor:
         self._request_log = request_log
         self._epoch = epoch
         self._clock = clock
+        self._ages = ElapsedUnix(clock)
         self._observer = observer
         self._outcome_wait_s = outcome_wait_s
         self._retry_s = retry_s
@@ -185,6 +186,7 @@ class JournalActor:
 
     async def run(self) -> None:
         """Writes and lets go until cancelled. If cancelled: what was not written is so by the next run."""
+        self._ages.begin()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write)
             nursery.start_soon(self._let_go)
@@ -266,7 +268,7 @@ class JournalActor:
             with trio.CancelScope(shield=True):
                 entries = _entries([page for page, trail in batches if trail.position != NO_POSITION])
                 if len(entries):
-                    before_ms = self._clock.unix_ms() - self._request_age_ms
+                    before_ms = self._ages.unix_ms() - self._request_age_ms
                     await trio.to_thread.run_sync(self._request_log.append, entries, before_ms)
                 # Numbers and labels of batches that are gone must not be given again.
                 await self._note_count()

@@ -2,7 +2,7 @@
 
 What it does in a step, in this order, and never more than fits into `step_s_max`:
 
-    poll (read) -> PUBACKs of the step, vectorised -> other packets -> accept -> report to the owner
+    logins that stood in line -> poll (read) -> PUBACKs of the step, vectorised -> other packets -> accept -> report
 
 The router is the *owner* of devices and rows. It hands rows over with `deliver`, one call for many; it is told by
 callbacks what became of them, in columns, at the end of a step. A row that was taken comes back exactly once:
@@ -29,11 +29,14 @@ import trio
 from gateway.actors.long_link_downlink import Downlink, Expiry
 from gateway.actors.long_link_login import Logins
 from gateway.actors.long_link_moves import Elsewhere, Move, Moves
+from gateway.actors.long_link_newcomers import Newcomers
 from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatistics, Owner, Unacknowledged
 from gateway.actors.long_link_resume import Resumption
 from gateway.actors.long_link_sessions import Sessions
+from gateway.actors.long_link_settling import Acknowledgements
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
 from gateway.core.admission import Admission, Rule
+from gateway.core.login_turns import LoginTurns
 from gateway.core.step_pauses import SMALL_STEP, StepPauses
 from gateway.errors import CloseReason, RemoteProtocolError
 from gateway.net.edge import Closed, Edge
@@ -108,6 +111,8 @@ class LongLink:
             self._resumption,
             self._take_closed,
         )
+        turns = LoginTurns(edge.login_step_s_max, edge.step_s_max)
+        self.newcomers = Newcomers(turns, self.table, self.edge, cpu_clock, settings.connect_bytes_max)
         self._moves = None if elsewhere is None else Moves(elsewhere, self.table, self.edge)
         self.packets_in = np.zeros(16, np.uint64)
         """(16,) packets by PacketType."""
@@ -121,9 +126,7 @@ class LongLink:
         self._stopped = trio.Event()
         # Reads that did not fit into the step in which they were made: (fd, generation, data).
         self._deferred: collections.deque[tuple[int, int, bytes]] = collections.deque()
-        # Filled during a step, emptied at its end.
-        self._slow_acks: list[tuple[int, int, int]] = []
-        self._refused_by_device: list[tuple[int, int, int]] = []
+        self._acks = Acknowledgements(self.downlink, owner)
 
     # The task.
 
@@ -216,9 +219,10 @@ class LongLink:
 
     def step(self, now: float) -> bool:
         """One bounded step; true when there is probably more to do, so that another one is worth while at once."""
-        started = self._cpu_clock()
+        started, n_parsed = self._cpu_clock(), self._n_parsed
+        self.newcomers.turns.begin(started, now)
+        self.newcomers.take(self._take_packets, now)
         self.edge.resume_accepting(now)
-        n_parsed = self._n_parsed
         n_reads, n_ended, may_read = 0, 0, True
         if self._deferred:
             self._take_deferred(now, started)
@@ -235,18 +239,23 @@ class LongLink:
                 if self.table.state_at[fd]:
                     self.edge.close(fd, reason)
             n_reads, n_ended = len(reads.fds) + len(reads.fours.fds), len(reads.ended)
-            if n_reads + n_ended >= SMALL_STEP:
-                # What a smaller one cost was the step, not its reads.
-                self.edge.pace.on_step(n_reads + n_ended, self._cpu_clock() - started)
-        n_accepted = self.edge.accept(now)
+        has_more = bool(self._deferred or self.newcomers) or (may_read and self.edge.may_have_more)
+        if not has_more or not self._acks.may_wait(now):
+            self._acks.settle(now)
+        if n_reads + n_ended >= SMALL_STEP:
+            # What a smaller one cost was the step, not its reads.
+            self.edge.pace.on_step(n_reads + n_ended, self._cpu_clock() - started)
+        n_accepted = self.edge.accept(now, self.newcomers.turns.accepts_max(len(self.newcomers), now))
         self._report(now)
         n_others = self._n_parsed - n_parsed + n_ended + n_accepted
         self.pauses.on_step(now, n_reads, n_others, len(self.downlink.in_flight), is_cut=self.edge.may_have_more)
-        return bool(self._deferred) or n_reads + n_others >= SMALL_STEP
+        self.newcomers.turns.end(self._cpu_clock())
+        return bool(self._deferred or self.newcomers) or n_reads + n_others >= SMALL_STEP or len(self._acks) > 0
 
     def tick(self, now: float) -> bool:
         """The scans over deadlines; true when some are left for another step."""
         closes_max = self.edge.pace.items()
+        self._acks.settle(now)
         has_more = self.edge.close_overdue(now, closes_max) >= closes_max
         has_more = self._close_banned(closes_max) or has_more
         if not has_more:
@@ -330,7 +339,7 @@ class LongLink:
                 pubacks, acking = pubacks.take(is_plain), acking[is_plain]
             by = acking if pubacks.counts is None else np.repeat(acking, pubacks.counts)
             self.packets_in[PacketType.PUBACK] += len(by)
-            self._settle(by, table.generation[by], pubacks.packet_ids, now)
+            self._acks.add(by, table.generation[by], pubacks.packet_ids, now)
         others: list[int] = np.flatnonzero(~pubacks.is_puback).tolist()
         return others
 
@@ -339,14 +348,14 @@ class LongLink:
 
         A client that sends its smallest packets as fast as it can costs the others a step now and then, no more.
         """
+        take_one = self.newcomers.take_one
         while self._deferred:
             fd, generation, data = self._deferred.popleft()
             # A takeover or an eviction may have closed it in the meantime.
-            if self.table.generation_at[fd] == generation:
+            if self.table.generation_at[fd] == generation and not take_one(self._take_packets, fd, data, now):
                 self._take_packets(fd, data, now)
             if self._cpu_clock() - started >= self.settings.edge.step_s_max:
                 break
-        self._settle_slow_acks(now)
 
     def _take_packets(self, fd: int, data: bytes, now: float) -> None:
         """Parses and carries out what has come on one connection; closes it where it breaks a rule."""
@@ -410,7 +419,7 @@ class LongLink:
     def _carry_out(self, fd: int, packet: mqtt.Packet, replies: bytearray, now: float) -> None:
         """Does what the packet asks for; answers go to `replies`. Raises: RemoteProtocolError."""
         act = act_for(self.table.state_at[fd], packet)
-        self.packets_in[_TYPE_OF[type(packet)]] += 1
+        self.packets_in[mqtt.TYPE_OF[type(packet)]] += 1
         self._n_parsed += 1
         match act:
             case Act.LOG_IN:
@@ -424,8 +433,7 @@ class LongLink:
             case Act.ACKNOWLEDGE:
                 assert isinstance(packet, mqtt.Puback)
                 is_taken = packet.reason_code < ReasonCode.UNSPECIFIED_ERROR
-                acks = self._slow_acks if is_taken else self._refused_by_device
-                acks.append((fd, self.table.generation_at[fd], packet.packet_id))
+                self._acks.add_one(fd, self.table.generation_at[fd], packet.packet_id, now, is_taken=is_taken)
             case Act.COMPLETE_UPLINK:
                 assert isinstance(packet, mqtt.Pubrel)
                 self._sessions.complete_uplink(fd, packet.packet_id, replies)
@@ -449,29 +457,7 @@ class LongLink:
             case _:
                 assert_never(act)
 
-    # Acknowledgements and reports.
-
-    def _settle_slow_acks(self, now: float) -> None:
-        if self._slow_acks:
-            columns, self._slow_acks = _columns(self._slow_acks), []
-            self._settle(*columns, now)
-        if self._refused_by_device:
-            columns, self._refused_by_device = _columns(self._refused_by_device), []
-            tags = self.downlink.settle_refused(*columns)
-            if len(tags):
-                self._owner.unacknowledged(tags, Unacknowledged.REFUSED)
-
-    def _settle(self, fds: I32, generations: U32, packet_ids: U16, now: float) -> None:
-        """Tells the owner what PUBACKs settled: in time, and late."""
-        settled = self.downlink.settle(fds, generations, packet_ids)
-        late = settled.is_late
-        if not late.any():
-            if len(settled.tags):
-                self._owner.acknowledged(settled.tags, settled.sent_at, now)
-            return
-        if not late.all():
-            self._owner.acknowledged(settled.tags[~late], settled.sent_at[~late], now)
-        self._owner.acknowledged_late(settled.tags[late], settled.sent_at[late], now)
+    # Reports.
 
     def _report(self, now: float) -> None:
         """Tells the owner what the step brought: ends first, so that it knows who is offline when rows come back."""
@@ -500,6 +486,8 @@ class LongLink:
     def _take_closed(self, now: float) -> None:
         """Connections that ended since the last call leave behind what their sessions keep."""
         if self.edge.has_closed():
+            # They acknowledged before they went.
+            self._acks.settle(now)
             closed = self.edge.take_closed()
             self._resumption.on_closed(closed, now)
             self._closed.append(closed)
@@ -575,24 +563,6 @@ class LongLink:
             packets_out={kind.name.lower(): int(packets_out[kind]) for kind in PacketType},
             connacks=self._logins.connacks_by_name(),
         )
-
-
-_TYPE_OF: dict[type[mqtt.Packet], PacketType] = {
-    mqtt.Connect: PacketType.CONNECT,
-    mqtt.Publish: PacketType.PUBLISH,
-    mqtt.Puback: PacketType.PUBACK,
-    mqtt.Pubrel: PacketType.PUBREL,
-    mqtt.Subscribe: PacketType.SUBSCRIBE,
-    mqtt.Unsubscribe: PacketType.UNSUBSCRIBE,
-    mqtt.Pingreq: PacketType.PINGREQ,
-    mqtt.Disconnect: PacketType.DISCONNECT,
-}
-
-
-def _columns(rows: list[tuple[int, int, int]]) -> tuple[I32, U32, U16]:
-    """Connections and packet identifiers of acknowledgements, as `settle` wants them."""
-    array = np.array(rows, np.int64)
-    return array[:, 0].astype(np.int32), array[:, 1].astype(np.uint32), array[:, 2].astype(np.uint16)
 
 
 _UNSUPPORTED_VERSION = frozenset(

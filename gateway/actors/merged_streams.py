@@ -187,5 +187,12 @@ class MergedStream:
         return found if rows_max else Changes(place)
 
 
+def cursor_of_one(life: Life, workers: int, position: int, offset: int) -> bytes:
+    """The cursor of a stream that goes on at that place of the worker's, and at the others with what comes next."""
+    places = [Place()] * workers
+    places[life.worker] = Place(life.incarnation, position, offset)
+    return _cursor(places)
+
+
 def _cursor(places: list[Place]) -> bytes:
     return b"".join(_PLACE.pack(*place) for place in places)

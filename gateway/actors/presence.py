@@ -21,7 +21,7 @@ from gateway.clock import Clock
 from gateway.columns import I32, U8, U16, TextColumn
 from gateway.core.admission import AddressClass
 from gateway.core.devices import DeviceTable
-from gateway.core.presence import SLOT_S, OnlineHistory, PlatformCounts, count_platforms
+from gateway.core.presence import SLOT_S, OnlineHistory, PlatformCounts, TagHistory, count_platforms
 from gateway.core.presence_log import Change, PresenceLog
 from gateway.core.uplink import AppState, StateReport
 from gateway.net.edge_table import ConnectionTable
@@ -59,6 +59,7 @@ class Presence:
         clock: Clock,
         now: Callable[[], float],
         changes_max: int = 1 << 16,
+        tags_max: int = 64,
         incarnation: int = 0,
     ) -> None:
         self._devices = devices
@@ -66,6 +67,7 @@ class Presence:
         self._clock = clock
         self._now = now
         self.history = OnlineHistory(n_apps)
+        self.tags = TagHistory(tags_max)
         self._log = PresenceLog(changes_max)
         self._incarnation = incarnation
 
@@ -77,6 +79,8 @@ class Presence:
             if now_unix_s // SLOT_S != seen:
                 seen = now_unix_s // SLOT_S
                 self.history.record(now_unix_s, self.counts())
+                for app_index, tag in self.tags.followed(now_unix_s):
+                    self.tags.record(now_unix_s, app_index, tag, await self._count_tag(tag.encode(), app_index))
             await trio.sleep(min(_LOOK_S, SLOT_S - now_unix_s % SLOT_S))
 
     def _now_unix_s(self) -> int:
@@ -192,12 +196,17 @@ class Presence:
         return count_platforms(apps, self._devices.presence(rows).profile, self._devices.platform)
 
     async def counted(self, message: OnlineCounts, app_index: int) -> OnlineCounted:
-        """Now, the last 24 hours, and how many have the tag, if one is named. If cancelled: nothing changes."""
+        """Now and the last 24 hours, and the same of a tag, if one is named. If cancelled: nothing changes."""
         now = {platform: n for (app, platform), n in self.counts().items() if app == app_index}
         past = self.history.of_app(app_index)
         platforms = [*past.platforms, *(platform for platform in sorted(now) if platform not in past.platforms)]
         online = np.zeros((len(past.at_unix_s), len(platforms)), np.uint32)
         online[:, : len(past.platforms)] = past.online
+        tagged = tag_at = tag_history = None
+        if message.tag:
+            at_unix_s, tag_online = self.tags.ask(app_index, message.tag, self._now_unix_s())
+            tag_at, tag_history = _column(at_unix_s, "<u4"), _column(tag_online, "<u4")
+            tagged = await self._count_tag(message.tag.encode(), app_index)
         return OnlineCounted(
             id=message.id,
             platforms=platforms,
@@ -205,7 +214,9 @@ class Presence:
             n=len(past.at_unix_s),
             at_unix_s=_column(past.at_unix_s, "<u4"),
             history=_column(online, "<u4"),
-            tagged=await self._count_tag(message.tag.encode(), app_index) if message.tag else None,
+            tagged=tagged,
+            tag_at_unix_s=tag_at,
+            tag_history=tag_history,
         )
 
     async def online_ids(self, app_index: int, tag: bytes) -> U8:

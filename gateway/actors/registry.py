@@ -76,12 +76,12 @@ class RegistryActor:
 
         Raises StoreError, and Overloaded where a limit of the table is smaller than what was stored.
         """
-        loaded = lost = 0
-        n_expected = await self._store.count()
+        restoring = self._devices.restoring(await self._store.count())
         async for devices in self._store.load(range(SHARD_COUNT)):
-            lost += self._devices.restore(devices, n_expected)
-            loaded += devices.n
-        self._observer.loaded(loaded, lost)
+            restoring.add(devices)
+        for _ in restoring.end():
+            await trio.lowlevel.checkpoint()
+        self._observer.loaded(restoring.n, restoring.n_lost)
         self._devices.changes.follow(self._on_change)
 
     def _on_change(self) -> None:

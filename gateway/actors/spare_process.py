@@ -5,7 +5,8 @@
 A worker that dies leaves its devices and its share of all work to wait for its next life, and the start of a Python
 process takes a second of a core from those that live, just when thousands of devices come back. So one process is made
 ahead, while nothing is wrong, and the next life of whichever worker dies is this one. What tells it apart from others,
-`start`, is made and sent when it is taken. Another is made `after_s` later, when the devices are back.
+`start`, is made and sent when it is taken. Another is made `after_s` later, when the devices are back, or when
+somebody knows that it will be needed (`hurry`). Its own imports take their time (app_spare.py).
 
 Its end, for whatever reason, is nobody's crash: another is made. It ends with its control socket, like any worker.
 """
@@ -14,10 +15,13 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import trio
+
+COMMAND = (sys.executable, "-m", "gateway.app_spare")
 
 
 class Begun(NamedTuple):
@@ -67,6 +71,7 @@ class SpareProcess:
         self._after_s = after_s
         self._begun: Begun | None = None
         self._is_taken = trio.Event()
+        self._is_wanted = trio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -82,10 +87,17 @@ class SpareProcess:
         self._is_taken.set()
         return begun
 
+    def hurry(self) -> None:
+        """One is made now, where none waits."""
+        if self._begun is None:
+            self._is_wanted.set()
+
     async def run(self) -> None:
         """Keeps one. If cancelled: the one that waits is gone."""
         while True:
-            await trio.sleep(self._after_s)
+            with trio.move_on_after(self._after_s):
+                await self._is_wanted.wait()
+            self._is_wanted = trio.Event()
             begun = self._begun = await begin(self._command, self._files())
             self._is_taken = trio.Event()
             try:

@@ -3,7 +3,8 @@
     client --> Front --submit with an id--> StandIns --+--> here, if this worker is the id's home now
                                                        +--> the worker that is (links)
 
-core/request_homes.py decides. A worker that begins asks the others for the ids that they took in its stead and takes
+core/request_homes.py decides. What a home declines because it leaves goes to who would stand in for it; the ids that
+it knows it answers to its end. A worker that begins asks the others for the ids that they took in its stead and takes
 none before (`begin`); questions that come earlier wait. Only ids of apps in memory have stand-ins: those on the disk
 are in the journal of the worker that is down, where nobody can look whether one was answered before.
 
@@ -23,12 +24,13 @@ import numpy as np
 import trio
 
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks
-from gateway.clock import Clock
+from gateway.clock import Clock, ElapsedUnix
 from gateway.core.ownership import Ownership
 from gateway.core.request_homes import RequestHomes
 from gateway.core.request_ids import RequestIds
 from gateway.core.shadow import Life
 from gateway.errors import Overloaded
+from gateway.wire.rpc.messages import Error
 
 WHAT = "request ids"
 #: How long a submit waits for workers to agree who takes it, before its client is told to come back: a death is known
@@ -62,11 +64,12 @@ class StandInObserver(Protocol):
 
 
 class Submitting(NamedTuple):
-    """key: of the id. here: answers at this worker. there: asks that worker; None: it is not its to take."""
+    """key: of the id. here: answers at this worker. there: asks that worker, and says who declined the id, if it was;
+    None: it is not its to take."""
 
     key: int
     here: Callable[[], Awaitable[Any]]
-    there: Callable[[int], Awaitable[Any]]
+    there: Callable[[int, Life | None], Awaitable[Any]]
 
 
 class StandIns:
@@ -87,7 +90,7 @@ class StandIns:
         self._me = me
         self._links = links
         self._request_ids = request_ids
-        self._clock = clock
+        self._ages = ElapsedUnix(clock)
         self._observer = observer
         self._disk_apps = frozenset(disk_apps)
         self._homes = RequestHomes(ownership, me)
@@ -104,6 +107,7 @@ class StandIns:
 
     async def run(self) -> None:
         """Keeps the tasks of answers. If cancelled: those that ask, ask again."""
+        self._ages.begin()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -127,7 +131,10 @@ class StandIns:
         self._change()
 
     def peer_draining(self, worker: int, incarnation: int, *, is_over: bool) -> None:
-        """Its ids are its own to its end."""
+        """The ids that it knows are its own to its end; others may be declined from now on, and taken in its stead."""
+        self._since.setdefault(worker, self._request_ids.position)
+        self._homes.on_leaving(Life(worker, incarnation), is_over=is_over)
+        self._change()
 
     def peers_met(self, down: Collection[Life]) -> None:
         """The supervisor has told of everybody who was linked when this worker was; the others are down."""
@@ -168,7 +175,7 @@ class StandIns:
             page = _PAGES.decode(body)
             if page.entries:
                 entries = np.frombuffer(page.entries, np.uint64).reshape(-1, 3)
-                self._request_ids.add(entries, self._clock.unix_ms())
+                self._request_ids.add(entries, self._ages.unix_ms())
             if page.next is None:
                 if not page.has_begun:
                     self._since.setdefault(life.worker, self._first)
@@ -194,7 +201,7 @@ class StandIns:
         ids = self._request_ids
         stop = self._since.get(worker, ids.position) if start is None else start
         while True:
-            entries, stop = ids.since(stop, _PAGE_IDS, self._clock.unix_ms())
+            entries, stop = ids.since(stop, _PAGE_IDS, self._ages.unix_ms())
             found = entries[self._homes.stood_in_for(self._ownership.homes_of_requests(entries[:, 0]), worker)]
             is_last = stop >= ids.position
             if len(found) or is_last:
@@ -227,7 +234,9 @@ class StandIns:
         while True:
             changed, home = self._changed, self._homes.home(what.key)
             try:
-                answer = await (self.take(what) if home == self._me else what.there(home))
+                answer = await self._ask(what, home)
+                if _is_declined(answer) and (leaving := self._homes.leaving(home)) is not None:
+                    answer = await self._ask(what, self._homes.next_home(what.key), leaving)
             except WorkerGone:
                 answer = None
             if answer is not None:
@@ -238,10 +247,15 @@ class StandIns:
             if trio.current_time() >= deadline:
                 raise WorkerGone(home)
 
-    async def take(self, what: Submitting) -> Any:
-        """The answer of this worker, to which the id was brought; None where it is another's to take."""
+    async def _ask(self, what: Submitting, worker: int, declined_by: Life | None = None) -> Any:
+        return await (self.take(what, declined_by) if worker == self._me else what.there(worker, declined_by))
+
+    async def take(self, what: Submitting, declined_by: Life | None = None) -> Any:
+        """The answer of this worker, to which the id was brought; None where it is another's to take. declined_by: its
+        home, which leaves and does not know it."""
         await self._begun.wait()
-        if self._homes.home(what.key) != self._me:
+        homes, key = self._homes, what.key
+        if homes.home(key) != self._me and (declined_by is None or not homes.takes_declined(key, declined_by)):
             return None
         owner = self._ownership.home_of_request(what.key)
         if owner == self._me:
@@ -253,3 +267,8 @@ class StandIns:
         finally:
             self._under_way[owner] -= 1
             self._change()
+
+
+def _is_declined(answer: Any) -> bool:
+    """That worker takes nothing more."""
+    return isinstance(answer, Error) and answer.code == "shutting_down"

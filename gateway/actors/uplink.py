@@ -43,7 +43,7 @@ from gateway.core.uplink import (
     parse_uplink,
 )
 from gateway.core.uplink_rates import RateKind, UplinkRates
-from gateway.errors import Overloaded
+from gateway.errors import Overloaded, StoreError
 from gateway.ledger import CHANNEL_NAMES, Channel
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import DevicesRegistered, RegisterDevices, Texts
@@ -172,15 +172,29 @@ class UplinkActor:
             if (change.app_index, change.device_id) in chosen:
                 break
             chosen[change.app_index, change.device_id] = change
+        not_durable: set[tuple[int, bytes]] = set()
         async with trio.open_nursery() as nursery:
             for change in chosen.values():
-                nursery.start_soon(self._change, *change[:3])
-        for _ in chosen:
+                nursery.start_soon(self._try, change, not_durable)
+        for key in chosen:
             change = self._changes.popleft()
             if change.later is not None:
-                change.later(True)
+                change.later(key not in not_durable)
+
+    async def _try(self, change: _Change, not_durable: set[tuple[int, bytes]]) -> None:
+        """The change is carried out; where the disk, or a limit, does not take it, the device is in not_durable."""
+        try:
+            await self._change(change.app_index, change.device_id, change.change)
+        except Overloaded:
+            self._observer.refused("registration")
+        except StoreError:
+            self._observer.refused("not_durable")
+        else:
+            return
+        not_durable.add((change.app_index, change.device_id))
 
     async def _change(self, app_index: int, device_id: bytes, change: Uplink) -> None:
+        """Raises: Overloaded, StoreError; then the device is to say it again."""
         slot = self._devices.find_one(device_id, app_index)
         if slot < 0:
             # It was removed since.
@@ -223,7 +237,8 @@ class UplinkActor:
         )
         try:
             answer = await self._register(request, self._app_keys[app_index])
-        except (BadRequest, Overloaded):
+        except BadRequest:
+            # Saying it again would not help.
             self._observer.refused("registration")
             return
         if answer.refused_count:

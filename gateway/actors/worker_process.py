@@ -71,7 +71,8 @@ class WorkerLost(GatewayError):
 
 
 class WorkerRefused(GatewayError):
-    """A worker says that the configuration cannot be served; what is wrong stands in its own line before."""
+    """A worker says that the configuration, or what the disk holds, cannot be served; what is wrong stands in its own
+    line before."""
 
 
 class Company(Protocol):

@@ -41,6 +41,8 @@ _DECODER = msgspec.json.Decoder(ConsentRequest)
 class ConsentsPort(SignedDesk):
     """report: as the RPC's report_consents does, for an app."""
 
+    form = ConsentRequest
+
     def __init__(
         self,
         requests: SignedRequests,

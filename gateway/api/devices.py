@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
+from gateway.api.form_faults import FormFault, form_fault
 from gateway.columns import TextColumn
 from gateway.core.identity import device_password
 from gateway.core.signed_requests import Proven, Refused, SignedRequests
@@ -83,6 +84,8 @@ class DeviceAnswer(NamedTuple):
     retry_after_s: int | None = None
 
 
+#: Fields of the RPC's call that have another name here.
+_FIELDS = {"tokens": "token", "vendor": "channel"}
 _DECODER = msgspec.json.Decoder(DeviceRequest)
 _ENCODE = msgspec.json.encode
 
@@ -90,6 +93,9 @@ _ENCODE = msgspec.json.encode
 class SignedDesk(ABC):
     """Answers requests that prove to be an app's. requests: shared by all desks, so that what was signed for one of
     them is taken once, whichever it is sent to."""
+
+    #: What the body is to be.
+    form: ClassVar[type[msgspec.Struct]]
 
     def __init__(self, requests: SignedRequests, now: Callable[[], float], now_unix_s: Callable[[], float]) -> None:
         self._requests = requests
@@ -117,8 +123,8 @@ class SignedDesk(ABC):
         try:
             return await self.perform(app_key, checked, body)
         except msgspec.ValidationError as error:
-            text, _, path = str(error).partition(" - at `$")
-            refused = Refused("bad_request", path.strip("`.") or "body", text)
+            fault = form_fault(self.form, body) or FormFault("body", str(error))
+            refused = Refused("bad_request", *fault)
         except msgspec.DecodeError as error:
             refused = Refused("bad_request", "body", f"not JSON: {error}")
         except BadRequest as error:
@@ -140,6 +146,8 @@ class DeviceDesk(SignedDesk):
     register: writes one device of an app, as the RPC's register_devices does. newest_secret: of an app that is
     configured. new_id: 16 random bytes.
     """
+
+    form = DeviceRequest
 
     def __init__(
         self,
@@ -164,7 +172,7 @@ class DeviceDesk(SignedDesk):
         if is_registered:
             done = await self._register(app_key, _registration(device_id, request))
             for refused in done.refused:
-                raise BadRequest(refused.field, refused.text)
+                raise BadRequest(_FIELDS.get(refused.field, refused.field), refused.text)
         name = device_id.hex()
         issued = Issued(
             device_id=name,

@@ -133,7 +133,9 @@ def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser
     login.add_argument("app", metavar="APP", help="app key")
     login.add_argument("device", metavar="DEVICE", type=_device, help="device id, 32 hex digits")
     _config(login)
-    login.add_argument("--address", metavar="HOST:PORT", help="instead of the long link of the configuration")
+    login.add_argument(
+        "--address", metavar="HOST:PORT", help="instead of the long link of the configuration; tls://HOST:PORT for TLS"
+    )
     _json(login)
 
 

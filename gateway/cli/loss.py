@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         found = client.loss(of)
     output.document(_document(found, recount))
     if not output.is_json:
-        _show(f"{options.what} ({options.kind or _kind(options)})", found, output)
+        _show(f"{options.what} ({options.kind or _kind(options)})", found, (of.from_day, of.to_day), output)
         if recount is not None:
             n = int(np.frombuffer(recount.rows, "<u8").sum())
             output.say(f"recount: {counted(n, 'row')}, {recount.differing} counts differ from the counters")
@@ -99,11 +99,17 @@ def _document(found: LossFound, recount: RowsCounted | None) -> dict[str, Any]:
     return document if recount is None else document | {"differing": recount.differing}
 
 
-def _show(what: str, found: LossFound, output: Output) -> None:
+def _show(what: str, found: LossFound, asked: tuple[str, str], output: Output) -> None:
+    """asked: the days that were named, "" where none was."""
     everything = total(found)
     days = found.from_day if found.from_day == found.to_day else f"{found.from_day} to {found.to_day}"
     if not everything[0]:
-        output.say(f"{what}: no rows in {days}" if days else f"{what}: no rows are known of it")
+        if any(asked):
+            # At night "today" is two days.
+            span = " ".join(f"{word} {day}" for word, day in zip(("from", "to"), asked, strict=True) if day)
+            output.say(f"{what}: no rows {span}; a day begins at midnight in Shanghai, or as ledger.day_offset_s says")
+        else:
+            output.say(f"{what}: no rows in {days}" if days else f"{what}: no rows are known of it")
         return
     output.say(f"{what}: {counted(everything[0], 'row')} submitted" + (f" on {days}" if days else ""))
     for stage, rows in zip(found.stages, everything, strict=True):

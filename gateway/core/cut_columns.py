@@ -17,14 +17,16 @@ from typing import NamedTuple
 import numpy as np
 import regex  # type: ignore[import-untyped]  # ships no types
 
-from gateway.columns import I32, I64, U8, Bool, Rows, TextColumn
+from gateway.columns import I32, I64, U8, Bool, Rows, TextColumn, holds_pair
 from gateway.core.truncate import (
     COSTS,
     ISOLATES_BEGIN,
     ISOLATES_UTF8,
     SURE_PAIRS,
     UTF8_BYTES,
+    WINDOW_BYTES,
     measure,
+    plain_end,
     shorten,
     shorten_plain,
 )
@@ -63,6 +65,10 @@ _BYTES_PER_UNIT = {"code_points": 4, "half_width": 2, "utf8_bytes": 1}
 _HEADS_SHARE = 1.2
 #: With fewer rows than this, array calls cost more than a loop.
 _COLUMN_ROWS_MIN = 32
+
+
+#: So much before a cut decides where it falls: the window, and the rest of the character in which it begins.
+KNOWN_BYTES_MIN = WINDOW_BYTES + 2 * _CHARACTER_BYTES_MAX
 
 
 class CutRows(NamedTuple):
@@ -109,7 +115,7 @@ def cut_rows(column: TextColumn, limit: int, unit: str, mark: str) -> CutRows:
             at = at + room
         else:
             at = np.searchsorted(spent, before[over] + np.int32(room), "right").astype(np.int64) - 1
-        at, is_sure = _settled(raw, begins[over], at)
+        at, is_sure = _settled(_padded(raw), begins[over], at)
         is_sure &= ~_has_isolate(raw, begins[over], stops[over])
     kept_ends = offsets[1:].copy()
     kept_ends[cut] = starts[over] + (at - begins[over])
@@ -133,7 +139,7 @@ def shorten_rows(rows: list[bytes], limits: I64, mark: str) -> list[bytes | None
     np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=begins[1:])
     rooms = np.maximum(limits - len(tail), 0)
     raw = b"".join(rows)
-    at, is_sure = _settled(raw, begins[:-1], begins[:-1] + rooms)
+    at, is_sure = _settled(_padded(raw), begins[:-1], begins[:-1] + rooms)
     is_sure &= limits >= len(tail)
     is_sure &= ~_has_isolate(raw, begins[:-1], begins[1:])
     kept = (at - begins[:-1]).tolist()
@@ -145,17 +151,36 @@ def shorten_rows(rows: list[bytes], limits: I64, mark: str) -> list[bytes | None
 
 def _has_isolate(raw: bytes, begins: I64, stops: I64) -> Bool:
     """(n,) whether something in these parts may have to be closed. One look at them all shows that mostly none has."""
-    if ISOLATES_BEGIN not in raw:
+    if not holds_pair(raw, ISOLATES_BEGIN):
         return np.zeros(len(begins), np.bool_)
     parts = zip(begins.tolist(), stops.tolist(), strict=True)
     return np.fromiter([ISOLATES_UTF8.search(raw, first, stop) is not None for first, stop in parts], np.bool_)
 
 
-def _settled(raw: bytes, begins: I64, at: I64) -> tuple[I64, Bool]:
+def plain_ends(blob: bytes, stops: I64, at: I64) -> tuple[I64, Bool]:
+    """Where texts that lie in a blob end when they are cut at or before these bytes (k,), as `truncate.shorten_plain`
+    cuts them, and where that is sure. Texts that JSON does not escape and that isolate nothing; each begins
+    `KNOWN_BYTES_MIN` before its cut or earlier, and ends behind it, at its stop.
+
+    No text is copied: it lies among those of all rows.
+    """
+    begins = at - KNOWN_BYTES_MIN
+    ends, is_sure = _settled(np.frombuffer(blob, np.uint8), begins, at)
+    for index in np.flatnonzero(~is_sure).tolist():
+        end = plain_end(blob, int(begins[index]), int(stops[index]), int(at[index]))
+        if end is not None:
+            ends[index], is_sure[index] = end, True
+    return ends, is_sure
+
+
+def _padded(raw: bytes) -> U8:
+    """With four more bytes, so that what stands behind the end is nothing."""
+    return np.frombuffer(raw + bytes(_CHARACTER_BYTES_MAX), np.uint8)
+
+
+def _settled(data: U8, begins: I64, at: I64) -> tuple[I64, Bool]:
     """The beginnings of the characters that stand at these bytes, none before where its row begins; and which of them
     are sure to be boundaries of graphemes."""
-    # Four more bytes, so that nobody reads behind the end.
-    data = np.frombuffer(raw + bytes(_CHARACTER_BYTES_MAX), np.uint8)
     at = _character_at(data, at, begins)
     is_first = at == begins
     left = _KINDS[_code_points(data, _character_at(data, np.maximum(at - 1, begins), begins))]
@@ -173,7 +198,8 @@ def _character_at(data: U8, at: I64, begins: I64) -> I64:
 def _code_points(data: U8, at: I64) -> I32:
     """(n,) int32, the character at each place, at most _TABLE_END."""
     first = data[at].astype(np.int32)
-    second, third, fourth = ((data[at + step] & 0x3F).astype(np.int32) for step in (1, 2, 3))
+    # What a character at the very end reads of the bytes behind it counts for nothing.
+    second, third, fourth = ((data.take(at + step, mode="clip") & 0x3F).astype(np.int32) for step in (1, 2, 3))
     value = np.where(first < 0xE0, (first & 0x1F) << 6 | second, (first & 0x0F) << 12 | second << 6 | third)
     value = np.where(first < 0xF0, value, (first & 0x07) << 18 | second << 12 | third << 6 | fourth)
     return np.minimum(np.where(first < 0x80, first, value), _TABLE_END)

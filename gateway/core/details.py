@@ -22,6 +22,7 @@ from gateway.columns import I32, U32, U64, Bool, TextColumn
 from gateway.content import Fault
 from gateway.core.chains import BYTES_PER_CELL, Padded, n_cells_of, padded
 from gateway.core.keyed_texts import KeyedTexts
+from gateway.core.segment_filling import SegmentsFilling
 from gateway.core.segments import HashKey
 from gateway.core.tags import TAG_BYTES_MAX, DeviceTags
 from gateway.errors import Overloaded
@@ -164,6 +165,20 @@ class Details:
             if len(self.aliases) + len(bound) > self.aliases_max:
                 raise Overloaded("aliases_max", len(self.aliases) + len(bound), self.aliases_max)
             self.aliases.put(rows[bound], texts.take(bound), app_index)
+        self._tags.write(rows, tags)
+
+    def load(
+        self, rows: I32, app_index: int, aliases: TextColumn | None, tags: TagColumns | None, filling: SegmentsFilling
+    ) -> None:
+        """`write` of many devices of which nothing is known yet; see `KeyedTexts.load`."""
+        if aliases is not None:
+            lengths = aliases.lengths()
+            bound = np.flatnonzero(lengths > 0)
+            if len(self.aliases) + len(bound) > self.aliases_max:
+                raise Overloaded("aliases_max", len(self.aliases) + len(bound), self.aliases_max)
+            starts = aliases.offsets[:-1].astype(np.int64)
+            texts = padded(aliases.blob, starts[bound], lengths[bound])
+            self.aliases.load(rows[bound], texts, app_index, filling)
         self._tags.write(rows, tags)
 
     def forget(self, rows: I32) -> None:

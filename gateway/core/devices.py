@@ -432,7 +432,7 @@ class DeviceTable:
         holders = tokens.holders[tokens.holders >= 0]
         self._detach(np.unique(np.concatenate([rows[plan.is_chosen & ~is_new & ~tokens.keeps], holders])))
         self.changes.mark(holders)
-        rows[is_new] = self.new_rows(ids[is_new], app_index, now_unix_s)
+        rows[is_new] = self._new_rows(ids[is_new], app_index, now_unix_s)
         self._index.insert(shards[is_new], hashes[is_new], rows[is_new])
         chosen = np.flatnonzero(plan.is_chosen)
         self._write(rows[chosen], batch.proven_unix_s[chosen], tokens.keeps[chosen], now_unix_s)
@@ -509,19 +509,23 @@ class DeviceTable:
         holders = self._tokens.find(column, fresh)
         return TokenPlan(column, fresh, token_rows[has_room], holders, keeps, int(is_lost.sum()))
 
-    def new_rows(self, ids: U8, app_index: int, now_unix_s: int) -> I32:
+    def _new_rows(self, ids: U8, app_index: int, now_unix_s: int) -> I32:
         """Rows of new devices, with nothing in them but who they are and since when. There is room."""
-        rows = self._free.take(len(ids)).astype(np.int32)
-        n_fresh = len(ids) - len(rows)
-        rows = np.concatenate([rows, np.arange(self._next_row, self._next_row + n_fresh, dtype=np.int32)])
-        self._next_row += n_fresh
-        self._records.has_grown(self._next_row)
+        rows = self._unused_rows(len(ids))
         # Untouched rows are all zero, and `remove` leaves them so.
         records = self._records
         records.words[rows, :2] = ids.view("<u8")
         records.app[rows] = app_index
         records.fd[rows] = OFFLINE
         records.first_seen_unix_s[rows] = now_unix_s
+        return rows
+
+    def _unused_rows(self, count: int) -> I32:
+        """They are in use now. There is room."""
+        rows = self._free.take(count).astype(np.int32)
+        first, self._next_row = self._next_row, self._next_row + count - len(rows)
+        rows = np.append(rows, np.arange(first, self._next_row, dtype=np.int32))
+        self._records.has_grown(self._next_row)
         return rows
 
     def _write(self, rows: I32, proven_unix_s: U32, keeps_token: Bool, now_unix_s: int) -> None:
@@ -566,25 +570,21 @@ class DeviceTable:
         """The whole states of known rows, for the registry."""
         return export_rows(rows, self._records, self._tokens, self._details)
 
-    def restore(self, devices: DeviceColumns, n_expected: int = 0) -> int:
-        """Puts stored devices, none of which is known, into the table, offline. Returns how many lost their token to a
-        device that was registered later. n_expected: devices of this and the calls to come. Raises Overloaded where a
-        limit is smaller than what was stored."""
-        if len(self) + devices.n > self._limits.devices_max:
-            raise Overloaded("devices_max", len(self) + devices.n, self._limits.devices_max)
-        restoring = Restoring(
+    def restoring(self, n_expected: int) -> Restoring:
+        """Puts stored devices, about so many, into this table, which is empty and used for nothing else meanwhile."""
+        return Restoring(
             records=self._records,
             index=self._index,
             tokens=self._tokens,
             details=self._details,
             key=self._key,
-            new_rows=self.new_rows,
+            unused_rows=self._unused_rows,
+            n_expected=n_expected,
+            ended=self._restored,
         )
-        if 0 < devices.n < n_expected <= self._limits.devices_max:
-            restoring.expect(n_expected, devices)
-        restoring.restore(devices)
-        self._muted += restoring.n_muted
-        return restoring.n_lost
+
+    def _restored(self, n_muted: int) -> None:
+        self._muted = n_muted
 
     def statistics(self) -> DeviceStatistics:
         return DeviceStatistics(

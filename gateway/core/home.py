@@ -354,14 +354,15 @@ class Home:
             page.receipt[rows] = np.maximum(page.receipt[rows], np.uint8(receipt))
             self._observer.receipts_rose(len(rows), receipt, channels)
         if _IS_FINAL[to]:
-            ended = len(rows) - came.item(State.UNCERTAIN)
+            ended, n_open = len(rows) - came.item(State.UNCERTAIN), page.n_open
             self.rows_open -= ended
             if page.here is not None:
                 self.away_pages.ended(page.batch.address.sequence, ended)
             page.final_ms[rows] = page.stamp(now)
-            n_open = page.n_open
             if not n_open:
                 self.counters.ended(page)
+                if page.forget_texts():
+                    self.resized(page)
                 if ended:
                     if page.trail is not None and self.trail is not None:
                         self.trail.finished(page)

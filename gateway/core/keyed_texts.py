@@ -15,6 +15,7 @@ import numpy as np
 from gateway.columns import I32, I64, U16, U32, U64, Bool, TextColumn
 from gateway.core.chains import Chains, Padded, n_cells_of, padded_texts
 from gateway.core.reserved import Reserved
+from gateway.core.segment_filling import SegmentsFilling
 from gateway.core.segments import HashKey, Segments, hash_shards
 
 #: A word: first cell in the lower 32 bits, length in the next 8, salt in the 16 above; 0 for no text.
@@ -43,9 +44,15 @@ class KeyedTexts:
         """Rows that have a text."""
         return self._n
 
-    def expect(self, n_texts: int) -> None:
-        """About so many are to come, into an index that has none yet."""
-        self._index.expect(n_texts)
+    def filling(self, n_texts: int) -> SegmentsFilling:
+        """For `load` of about so many texts, where no row has one yet."""
+        return SegmentsFilling(self._index, n_texts)
+
+    def load(self, rows: I32, texts: Padded, salts: int | U16, filling: SegmentsFilling) -> None:
+        """`put` of many: who has a text is known when the filling has ended."""
+        hashes = self.hashes(texts, salts)
+        filling.add(hash_shards(hashes), hashes, rows)
+        self._keep(rows, texts, salts, self._chains.write(texts))
 
     def put(self, rows: I32, texts: Padded, salts: int | U16 = 0) -> None:
         """Afterwards each row has its text. rows: distinct, none of which has one; no text is empty.
@@ -57,6 +64,9 @@ class KeyedTexts:
         self._index.reserve(shards)
         heads = self._chains.write(texts)
         self._index.insert(shards, hashes, rows)
+        self._keep(rows, texts, salts, heads)
+
+    def _keep(self, rows: I32, texts: Padded, salts: int | U16, heads: U32) -> None:
         self._words[rows] = heads | _tail(texts.lengths, salts) << _LENGTH_SHIFT
         self._n += len(rows)
         self._reserved.has_grown((int(rows.max(initial=0)) + 1) * 8)

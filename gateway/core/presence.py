@@ -1,4 +1,4 @@
-"""Presence: how many devices are online, by app and platform, now and over the last 24 hours.
+"""Presence: how many devices are online, by app and platform or tag, now and over the last 24 hours.
 
     online rows --> count_platforms --> (app, platform) -> devices --> OnlineHistory (a ring of 144 slots of 10 minutes)
 
@@ -6,6 +6,9 @@ A *series* is one app and one platform as the device's registration names it (""
 callers' texts, so series are bounded: beyond `series_max` a platform counts as `other`, of its app. The ring is one
 array, 4 bytes per slot and series. A slot holds what was online when it ended; slots in which nobody looked (the
 process slept, the clock moved) are not in the ring, and each carries its time.
+
+An app has far more tags than anybody looks at, and each has to be looked for among all that are online: those that
+somebody asked for within the last 24 hours are followed, from the first question on (`TagHistory`).
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from gateway.columns import I64, U16, U32
 SLOT_S = 600
 SLOTS = 144
 OTHER = "other"
+#: Two arrays of the ring, their objects and the tag itself.
+TAG_CURVE_BYTES = SLOTS * 12 + 500
 #: Apps times platforms: sixteen apps with a dozen platforms each, and what callers misspell.
 SERIES_MAX = 256
 
@@ -94,3 +99,57 @@ class OnlineHistory:
             series, online = series[1:], online[:, 1:]
         at_unix_s = (self._numbers[places] * SLOT_S).astype(np.uint32)
         return AppHistory([platform for platform, _ in series], at_unix_s, online)
+
+
+class _Curve:
+    """numbers: (slots,) as in `OnlineHistory`; online: (slots,)."""
+
+    __slots__ = ("asked_unix_s", "numbers", "online")
+
+    def __init__(self, asked_unix_s: int) -> None:
+        self.asked_unix_s = asked_unix_s
+        self.numbers: I64 = np.zeros(SLOTS, np.int64)
+        self.online: U32 = np.zeros(SLOTS, np.uint32)
+
+
+class TagHistory:
+    """Devices online with the tags that somebody asked for: 1.7 KB each. One owner; time is an argument."""
+
+    def __init__(self, tags_max: int) -> None:
+        """tags_max: of all apps; beyond it the one that was asked for longest ago is forgotten."""
+        self._tags_max = tags_max
+        #: In the order of the last questions.
+        self._curves: dict[tuple[int, str], _Curve] = {}
+        self.forgotten = 0
+        """Tags that fell out before their 24 hours were over."""
+
+    def __len__(self) -> int:
+        return len(self._curves)
+
+    def ask(self, app_index: int, tag: str, now_unix_s: int) -> tuple[U32, U32]:
+        """(ends of the slots, oldest first; devices online then) as far as they are known; the tag is followed for 24
+        hours from now on."""
+        curve = self._curves.pop((app_index, tag), None) or _Curve(now_unix_s)
+        curve.asked_unix_s = now_unix_s
+        if len(self._curves) >= self._tags_max:
+            del self._curves[next(iter(self._curves))]
+            self.forgotten += 1
+        self._curves[app_index, tag] = curve
+        places = np.flatnonzero(curve.numbers > max(0, int(curve.numbers.max()) - SLOTS))
+        places = places[np.argsort(curve.numbers[places])]
+        return (curve.numbers[places] * SLOT_S).astype(np.uint32), curve.online[places]
+
+    def followed(self, now_unix_s: int) -> list[tuple[int, str]]:
+        """(app index, tag) of those that are to be counted; those that nobody asked for in 24 hours are forgotten."""
+        for key, curve in list(self._curves.items()):
+            if now_unix_s - curve.asked_unix_s > SLOTS * SLOT_S:
+                del self._curves[key]
+        return list(self._curves)
+
+    def record(self, now_unix_s: int, app_index: int, tag: str, n: int) -> None:
+        """Keeps the count as that of the slot that ended last, unless it has one or nobody follows the tag."""
+        curve = self._curves.get((app_index, tag))
+        number = now_unix_s // SLOT_S
+        if curve is not None and curve.numbers[number % SLOTS] < number:
+            curve.numbers[number % SLOTS] = number
+            curve.online[number % SLOTS] = n

@@ -66,6 +66,7 @@ class DeviceRecords:
         "_reserved",
         "app",
         "channel",
+        "devices_max",
         "fd",
         "first_seen_unix_s",
         "flags",
@@ -84,6 +85,7 @@ class DeviceRecords:
     )
 
     def __init__(self, devices_max: int) -> None:
+        self.devices_max = devices_max
         words_per_record = RECORD_BYTES // 8
         self._reserved = Reserved((devices_max + 1) * words_per_record)
         self.words: U64 = self._reserved.words.reshape(devices_max + 1, words_per_record)
@@ -114,6 +116,10 @@ class DeviceRecords:
         """The first so many rows are in use."""
         self._reserved.has_grown(rows * RECORD_BYTES)
 
+    def put(self, rows: I32, found: npt.NDArray[np.void]) -> None:
+        """found: (n,) whole records of the rows."""
+        self.words[as_run(rows)] = found.view(np.uint64).reshape(len(rows), -1)
+
     def gather(self, rows: Rows) -> npt.NDArray[np.void]:
         """(n,) records, a copy; row 0 (nobody) for -1."""
         return self.words.take(rows, axis=0, mode="clip").view(DEVICE)[:, 0]
@@ -121,6 +127,14 @@ class DeviceRecords:
     def gather_words(self, rows: I32) -> U64:
         """The same as (n, 8) uint64: id in words 0 and 1, app in the low 16 bits of word 2."""
         return self.words.take(rows, axis=0, mode="clip")
+
+
+def as_run(rows: Rows) -> Rows | slice:
+    """The same rows as a slice, where each is the next of the one before: a copy instead of a look at each."""
+    n = len(rows)
+    if n and int(rows[-1]) - int(rows[0]) == n - 1 and bool((rows[1:] > rows[:-1]).all()):
+        return slice(int(rows[0]), int(rows[0]) + n)
+    return rows
 
 
 def are_devices(found: U64, words: U64, app_index: int) -> Bool:

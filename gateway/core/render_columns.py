@@ -25,25 +25,25 @@ from gateway.columns import (
     json_escape,
     piece_rows,
     pieces_lengths,
+    row_bytes,
 )
 from gateway.content import Variant
 from gateway.core.compiled import ROW_SLOTS, Compiled, CompiledBulk, base_name
-from gateway.core.cut_columns import cut_rows, shorten_rows
+from gateway.core.cut_bodies import Bodies, counted_parts
+from gateway.core.cut_columns import cut_rows
 from gateway.core.fit import TooLong, too_long
 from gateway.core.render_bulk import add_distinct, lone_rows
 from gateway.core.rendered import Group, TextCut, pieces_of
 from gateway.core.truncate import cut, measure_rows
 from gateway.escapes import column_of, escape, escape_column
 from gateway.ledger import Reason
-from gateway.vendor import FieldLimit, Refusal, Slot
+from gateway.vendor import FieldLimit, Refusal
 
 #: Bytes that begin a character of white space: those of ASCII, and the first ones of the others' UTF-8.
 _MAY_BE_BLANK = np.zeros(256, np.bool_)
 _MAY_BE_BLANK[[*range(0x09, 0x0E), *range(0x1C, 0x21), 0xC2, 0xE1, 0xE2, 0xE3]] = True
 #: Fewer rows than this are joined sooner than they are looked at.
 _FIXED_ROWS_MIN = 32
-#: With less room than this for the body the title may have to give way too: `fit` decides.
-_BODY_BYTES_MIN = 64
 
 
 class Contents(Protocol):
@@ -264,11 +264,7 @@ def _sizes(
     counted |= {name: slots[base_name(name)] for name in (template if bulk is None else bulk).text_slots}
     if not group.burst.source.limits(variant).counts_token:
         counted |= {name: (b"",) for name in counted if base_name(name) == "token"}
-    return pieces_lengths(pieces_of(_counted_parts(template, bulk), counted), n)
-
-
-def _counted_parts(template: Compiled, bulk: CompiledBulk | None) -> tuple[bytes | Slot, ...]:
-    return template.body if bulk is None else bulk.lists[0].parts
+    return pieces_lengths(pieces_of(counted_parts(template, bulk), counted), n)
 
 
 def _slots(group: Group, contents: Contents, template: Compiled, bulk: CompiledBulk | None) -> dict[str, Pieces]:
@@ -285,7 +281,7 @@ def _replaced(pieces: Pieces, n: int, texts: Mapping[int, bytes]) -> Pieces:
     if not texts:
         return pieces
     if len(pieces) > 1 and isinstance(pieces[-1], TextColumn):
-        starts = {index: _text_of(pieces[:-1], index) for index in texts}
+        starts = {index: row_bytes(pieces[:-1], index) for index in texts}
         if all(text.startswith(starts[index]) for index, text in texts.items()):
             # Constants stay constants: a part of each row less to join for each of them.
             rests = {index: text[len(starts[index]) :] for index, text in texts.items()}
@@ -300,20 +296,6 @@ def _replaced(pieces: Pieces, n: int, texts: Mapping[int, bytes]) -> Pieces:
         lengths[indexes] = 0 if place else [len(texts[index]) for index in indexes]
         columns.append(TextColumn.from_rows(rows, lengths))
     return tuple(columns)
-
-
-def _text_of(pieces: Pieces, index: int) -> bytes:
-    """One row of a text."""
-    return b"".join(
-        [
-            piece
-            if isinstance(piece, bytes)
-            else piece.row(index)
-            if isinstance(piece, TextColumn)
-            else piece[index].tobytes()
-            for piece in pieces
-        ]
-    )
 
 
 def _fit_payload(
@@ -331,7 +313,17 @@ def _fit_payload(
     and `slots`. The indexes of those for which there are none, refused."""
     n = len(truncated)
     titles: dict[int, bytes] = {}
-    in_json = _shorter_bodies(group, contents.variant, template, bulk, slots["body"], sizes, over)
+    has_raw = any(_is_raw(name) for name in (template if bulk is None else bulk).text_slots)
+    in_json: dict[int, bytes] = {}
+    shorter = slots["body"]
+    if group.rule.may_cut:
+        limit = group.burst.source.limits(contents.variant).payload_bytes_max
+        fields = Bodies(shorter, sizes, limit, counted_parts(template, bulk), group.rule.mark)
+        if not has_raw:
+            shorter, was_cut = fields.cut_last(over)
+            truncated[over[was_cut]] = True
+            over = over[~was_cut]
+        in_json = fields.shorter(over)
     bodies = dict(in_json)
     refused: list[int] = []
     for index in over.tolist():
@@ -343,41 +335,17 @@ def _fit_payload(
             group.take(np.array([index])).refuse(Reason.CONTENT_TOO_LONG, problem)
     if not refused:
         truncated[[*titles, *bodies]] = True
-        if any(_is_raw(name) for name in (template if bulk is None else bulk).text_slots):
+        if has_raw:
             texts.title, texts.body = _replaced(texts.title, n, titles), _replaced(texts.body, n, bodies)
         slots["title"] = _replaced(slots["title"], n, _in_json(titles))
         # Of the usual ones no byte is escaped.
         in_json |= _in_json({index: text for index, text in bodies.items() if index not in in_json})
-        slots["body"] = _replaced(slots["body"], n, in_json)
+        slots["body"] = _replaced(shorter, n, in_json)
     return refused
 
 
 def _in_json(texts: Mapping[int, bytes]) -> dict[int, bytes]:
     return {index: json_escape(text) for index, text in texts.items()}
-
-
-def _shorter_bodies(
-    group: Group,
-    variant: Variant,
-    template: Compiled,
-    bulk: CompiledBulk | None,
-    body: Pieces,
-    sizes: I64,
-    over: Rows,
-) -> dict[int, bytes]:
-    """The usual case, by columns: rows of which the body alone has to be cut, and JSON escapes nothing in it. The
-    others are left out. body: as it stands in JSON."""
-    count = sum(isinstance(part, Slot) and part.base == "body" for part in _counted_parts(template, bulk))
-    mark = group.rule.mark
-    if not group.rule.may_cut or not count or json_escape(mark.encode()) != mark.encode():
-        return {}
-    texts = [_text_of(body, index) for index in over.tolist()]
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    rooms = (group.burst.source.limits(variant).payload_bytes_max - (sizes[over] - count * lengths)) // count
-    is_plain = np.fromiter([b"\\" not in text for text in texts], np.bool_, len(texts))
-    usual = np.flatnonzero((rooms >= _BODY_BYTES_MIN) & (rooms < lengths) & is_plain).tolist()
-    shorter = shorten_rows([texts[at] for at in usual], rooms[usual], mark)
-    return {int(over[at]): text for at, text in zip(usual, shorter, strict=True) if text}
 
 
 def _refit(
@@ -391,8 +359,8 @@ def _refit(
     bodies: dict[int, bytes],
 ) -> TooLong | None:
     """Texts with which one over-long row of `size` bytes fits, in titles and bodies; or why there are none."""
-    texts_bytes = template.n_title * len(_text_of(slots["title"], index))
-    texts_bytes += template.n_body * len(_text_of(slots["body"], index))
+    texts_bytes = template.n_title * len(row_bytes(slots["title"], index))
+    texts_bytes += template.n_body * len(row_bytes(slots["body"], index))
     fitted = group.fit(contents.variant, template, *contents.texts_of(index), size - texts_bytes)
     if isinstance(fitted, TooLong):
         return fitted

@@ -17,6 +17,10 @@ other has not begun either, to ask it in turn. Who has begun is seen as back by 
 died; a link that ended says nothing. What differs between two views for a moment is settled by whoever is asked to
 take an id that is not its to take: it declines, and the asker looks again.
 
+A worker that leaves in order (`pushgw restart`) lives for some seconds after it took its last id: its devices are sent
+away one by one. It answers the ids that it knows and declines all others, for good; whoever would stand in for it, were
+it down, takes what it declined, and only that. Who leaves is said by the supervisor before it is asked to.
+
 A worker that dies takes its memory of ids along, those it took for others included. On the disk they come back with
 its journal, which nobody else can read meanwhile: so nobody stands in for ids of apps there (actors/stand_ins.py).
 """
@@ -44,6 +48,8 @@ class RequestHomes:
         self._known = [_NEVER] * n
         self._back = [_NEVER] * n
         self._over = [_NEVER] * n
+        #: By worker: its newest life that leaves.
+        self._leaving = [_NEVER] * n
         self._answered: set[Life] = set()
         #: By worker: not to be asked, someone else answers for its ids.
         self._is_down = [False] * n
@@ -55,6 +61,22 @@ class RequestHomes:
         while self._is_down[at]:
             at = (at + 1) % len(self._is_down)
         return at
+
+    def next_home(self, key: int) -> int:
+        """Who takes what `home` declined, if that one leaves."""
+        at = self._ownership.home_of_request(key)
+        while self._is_down[at] or self.leaving(at) is not None:
+            at = (at + 1) % len(self._is_down)
+        return at
+
+    def leaving(self, worker: int) -> Life | None:
+        """The life of that worker that ends soon, and may decline ids that it does not know."""
+        is_leaving = self._leaving[worker] != _NEVER and self._leaving[worker] >= self._back[worker]
+        return Life(worker, self._leaving[worker]) if is_leaving else None
+
+    def takes_declined(self, key: int, by: Life) -> bool:
+        """Whether an id that this life declined is this worker's to take."""
+        return self.home(key) == by.worker and self.leaving(by.worker) == by and self.next_home(key) == self._me
 
     def is_mine_by_right(self, key: int) -> bool:
         return self._ownership.home_of_request(key) == self._me
@@ -68,6 +90,11 @@ class RequestHomes:
         self.on_known(life)
         self._back[life.worker] = max(self._back[life.worker], life.incarnation)
         self._look(life.worker)
+
+    def on_leaving(self, life: Life, *, is_over: bool) -> None:
+        """That life is about to end; is_over: it goes on after all."""
+        if life.worker != self._me:
+            self._leaving[life.worker] = _NEVER if is_over else life.incarnation
 
     def on_over(self, life: Life) -> None:
         """That life and all before it have ended, or have not begun and will ask before they do."""

@@ -24,6 +24,7 @@ table are distinct, since rows are. Rejected: one power-of-two table (long rehas
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 from collections.abc import Callable
@@ -68,6 +69,8 @@ HASHED_BYTES_MAX = 4096
 #: (index, rows) -> (k,) bool: whether the full key at `index` (a slice or positions) is the key of `rows`. A row may
 #: be -1; what is said about it is ignored.
 Verify: TypeAlias = Callable[[slice | I64, I32], Bool]
+#: entries (k,), each of which has the fingerprint of another one of them -> (k,) bool: which of them are left out.
+Drop: TypeAlias = Callable[[U64], Bool]
 
 
 def device_shards(ids: U8) -> I64:
@@ -175,6 +178,16 @@ class BlockPool:
         self.taken += size
         self._reserved.has_grown(self.taken * self.entries.itemsize)
         return start
+
+    def take_some(self, size: int, count: int) -> tuple[int, int]:
+        """(n, start): n blocks of `size` side by side, as many as are free at once, up to `count`; each is given back
+        alone. Raises Overloaded when there is not one."""
+        n = 1 << count.bit_length() - 1
+        while n > 1:
+            with contextlib.suppress(Overloaded):
+                return n, self.take(size * n)
+            n //= 2
+        return 1, self.take(size)
 
     def give(self, start: int, size: int) -> None:
         """Takes an all-zero block back and joins it with its free buddies."""
@@ -326,18 +339,56 @@ class Segments:
             slot = (slot + 1) & mask
         return rows
 
-    def expect(self, n_keys: int) -> None:
-        """Room for so many keys, which fall evenly, is made at once, where the table is empty: keys that come in slices
-        would have every segment rebuilt at each doubling, which is half of the cost of a load."""
-        if self._masks.any():
-            return
-        mean = n_keys / SHARD_COUNT
-        # Three standard deviations above the mean: the few shards beyond are rebuilt when they get there.
-        wanted = np.array([(mean + 3 * mean**0.5) * (_LOAD_AFTER_REBUILD / _LOAD_MAX)])
-        size = int(_sizes_for(wanted)[0])
-        self._bases[:] = self._take_blocks([size] * SHARD_COUNT)
-        self._masks[:] = size - 1
-        self._limits[:] = int(size * _LOAD_MAX)
+    def fill(self, shards: range, owners: I64, entries: U64, drop: Drop | None = None) -> None:
+        """Afterwards the entries (`entries_of`), all distinct, are in the segments of these shards, which had no key.
+        owners: (k,) the shard of each.
+
+        A segment is laid out at once, in the order of its home slots: no entry is looked at twice, which makes it a
+        fourth of the cost of `insert`. drop: see its type. Raises Overloaded; then nothing changed.
+        """
+        local = owners - shards.start
+        counts = np.bincount(local, minlength=len(shards))
+        sizes = _sizes_for(counts)
+        sizes[counts == 0] = 0
+        # The segments side by side, as if they were one.
+        starts = np.cumsum(sizes) - sizes
+        homes = (entries >> _SHIFT32).view(np.int64) & (sizes - 1)[local]
+        homes += starts[local]
+        # A sort of 16-bit numbers takes two looks at each.
+        narrow = homes.astype(np.uint16) if int(sizes.sum()) <= 1 << 16 else homes
+        order = np.argsort(narrow, kind="stable")
+        homes, entries, local = homes[order], entries[order], local[order]
+        if drop is not None:
+            twins = _twins(homes, entries)
+            if len(twins):
+                stays = np.ones(len(entries), np.bool_)
+                stays[twins] = ~drop(entries[twins])
+                homes, entries, local = homes[stays], entries[stays], local[stays]
+        used = np.flatnonzero(sizes)
+        bases = np.zeros(len(shards), np.int64)
+        bases[used] = self._take_blocks(sizes[used])
+        self._bases[used + shards.start] = bases[used]
+        self._masks[used + shards.start] = sizes[used] - 1
+        self._limits[used + shards.start] = sizes[used] * _LOAD_MAX
+        # With as much room behind each segment as it has itself, what runs over its end runs into no other.
+        starts_of = starts[local]
+        steps = np.arange(len(entries))
+        slots = np.maximum.accumulate(homes + starts_of - steps) + steps - 2 * starts_of
+        places = bases[local] + slots
+        outside = np.flatnonzero(slots >= sizes[local])
+        rest, owners = entries[outside], local[outside] + shards.start
+        if len(outside):
+            # In the place of another one for now: a mask costs more than writing that one twice.
+            inside = int(np.argmax(slots < sizes[local]))
+            places[outside], entries[outside] = places[inside], entries[inside]
+        self._pool.entries[places] = entries
+        live = np.bincount(local, minlength=len(shards))
+        self._live[shards.start : shards.stop] = live
+        self._used[shards.start : shards.stop] = live
+        np.subtract.at(self._used, owners, 1)
+        self._longest_step = max(self._longest_step, len(entries))
+        # Those go on from the segment's first slot.
+        self._place(owners, rest)
 
     def reserve(self, shards: I64) -> None:
         """Afterwards one more key per element of `shards` fits. Raises Overloaded; then nothing changed."""
@@ -352,7 +403,7 @@ class Segments:
         Raises Overloaded when the pool is used up; then nothing was inserted.
         """
         self.reserve(shards)
-        self._place(shards, (hashes & _HIGH64) | (rows.astype(np.uint64) + _ONE64))
+        self._place(shards, entries_of(hashes, rows))
         np.add.at(self._live, shards, 1)
 
     def insert_one(self, shard: int, key_hash: int, row: int) -> None:
@@ -398,7 +449,7 @@ class Segments:
         pool = self._pool.entries
         removed = np.zeros(len(rows), np.bool_)
         index = np.arange(len(rows))
-        entries = (hashes & _HIGH64) | (rows.astype(np.uint64) + _ONE64)
+        entries = entries_of(hashes, rows)
         masks = self._masks[shards]
         bases = self._bases[shards]
         slots = (hashes >> _SHIFT32).view(np.int64) & masks
@@ -443,7 +494,7 @@ class Segments:
         grown = np.flatnonzero(sizes > sizes_old)
         bases_old = self._bases[shards]
         bases = bases_old.copy()
-        bases[grown] = self._take_blocks(sizes[grown].tolist())
+        bases[grown] = self._take_blocks(sizes[grown])
         owners, entries = self._lift(shards, bases_old, sizes_old)
         for index in grown.tolist():
             if sizes_old[index] > 1:
@@ -458,14 +509,22 @@ class Segments:
         self._longest_rebuild = max(self._longest_rebuild, int(self._live[shards].max()))
         self._longest_step = max(self._longest_step, len(entries))
 
-    def _take_blocks(self, sizes: list[int]) -> list[int]:
+    def _take_blocks(self, sizes: I64) -> I64:
         """One block of each size, or Overloaded and none."""
-        starts: list[int] = []
+        starts = np.zeros(len(sizes), np.int64)
+        taken: list[tuple[int, int]] = []
         try:
-            for size in sizes:
-                starts.append(self._pool.take(size))  # noqa: PERF401 (what was taken must be known on failure)
+            for size in np.unique(sizes).tolist():
+                wanted = np.flatnonzero(sizes == size)
+                found: list[int] = []
+                while len(found) < len(wanted):
+                    # Blocks side by side are one block until they are given back.
+                    n, start = self._pool.take_some(size, len(wanted) - len(found))
+                    found += range(start, start + n * size, size)
+                    taken += [(first, size) for first in found[-n:]]
+                starts[wanted] = found
         except Overloaded:
-            for start, size in zip(starts, sizes, strict=False):
+            for start, size in taken:
                 self._pool.give(start, size)
             raise
         return starts
@@ -491,6 +550,31 @@ class Segments:
         return SegmentsStatistics(
             live, used - live, slots, self._rebuilds, self._moved, self._longest_rebuild, self._longest_step
         )
+
+
+def entries_of(hashes: U64, rows: I32) -> U64:
+    """(n,) what stands in a segment for a key of this hash and this row."""
+    entries: U64 = (hashes & _HIGH64) | (rows.astype(np.uint64) + _ONE64)
+    return entries
+
+
+def rows_of_entries(entries: U64) -> I32:
+    """(n,) int32 the rows of live entries."""
+    return (entries & _LOW64).astype(np.int32) - np.int32(1)
+
+
+def _twins(homes: I64, entries: U64) -> I64:
+    """Positions, in order, of entries whose fingerprint another one has, too. homes: ascending."""
+    is_twin = np.zeros(len(entries), np.bool_)
+    near = np.arange(len(entries) - 1)
+    distance = 1
+    # Equal fingerprints have one home slot, and hardly any slot is the home of more than a handful.
+    while len(near := near[homes[near] == homes[near + distance]]):
+        equal = near[(entries[near] ^ entries[near + distance]) <= _LOW64]
+        is_twin[equal] = is_twin[equal + distance] = True
+        distance += 1
+        near = near[near + distance < len(entries)]
+    return np.flatnonzero(is_twin)
 
 
 def _one_at_a_time(verify: Verify, index: int) -> Callable[[int], bool]:

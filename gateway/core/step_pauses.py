@@ -5,6 +5,7 @@ that did little is followed by a wait for the sockets, not by another step that 
 no device waits for, are let come together, as network drivers let packets:
 
     few PUBACKs, nothing else, many rows in flight     the next step comes when enough for one are there, sockets or not
+    nothing, or many rows were sent; many in flight    the next that a socket asks for, `MANY_WAIT_S` after this one
     few PUBACKs, nothing else, some rows in flight     the next that a socket asks for, `FEW_GAP_S` after this one
     a few rows were sent, some are in flight           the same: the first PUBACK waits for the others
     anything else                                      the next that a socket asks for, at once
@@ -40,14 +41,16 @@ class StepPauses:
         """A step is over that found so many reads, and did so much beside settling PUBACKs. is_cut: there may be more
         already, which would not have fitted into it; where steps are small, few reads are a full one."""
         self.wait_s = self.gather_until = 0.0
-        if n_others or is_cut or not 0 < n_reads < _FEW_ACKS or not n_in_flight:
+        if n_others or is_cut or n_reads >= _FEW_ACKS or not n_in_flight:
             return
-        if n_in_flight >= _MANY_IN_FLIGHT:
+        if n_in_flight < _MANY_IN_FLIGHT:
+            self.gather_until = now + FEW_GAP_S if n_reads else 0.0
+        elif n_reads:
             self.wait_s = min(MANY_WAIT_S * _FEW_ACKS / n_reads, MANY_WAIT_S_MAX)
         else:
-            self.gather_until = now + FEW_GAP_S
+            self.gather_until = now + MANY_WAIT_S
 
     def on_delivered(self, now: float, n_in_flight: int) -> None:
         """Rows were sent beside the steps, and so many are in flight now."""
-        if 0 < n_in_flight < _MANY_IN_FLIGHT:
-            self.gather_until = now + FEW_GAP_S
+        if n_in_flight:
+            self.gather_until = now + (MANY_WAIT_S if n_in_flight >= _MANY_IN_FLIGHT else FEW_GAP_S)

@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.columns import I32, I64, U8, U32, U64, Bool, TextColumn
-from gateway.core.records import FLAG_MUTED, DeviceRecords
-from gateway.core.segments import HASHED_BYTES_MAX, HashKey, Segments, SegmentsStatistics, hash_shards
+from gateway.core.records import FLAG_MUTED, DeviceRecords, as_run
+from gateway.core.segment_filling import SegmentsFilling
+from gateway.core.segments import HASHED_BYTES_MAX, Drop, HashKey, Segments, SegmentsStatistics, hash_shards
 
 #: The longest device token, bytes. FCM names no maximum and issues about 142 to 200; the longest in the fact sheets is
 #: 255; 4 KiB is what a header line of the vendors' servers takes.
@@ -135,7 +136,7 @@ class TokenStore:
 
     def write(self, length: int, rows: U32, tokens: U8) -> None:
         """tokens: (k, length) uint8."""
-        self._view(length)[rows] = tokens
+        self._view(length)[as_run(rows)] = tokens
 
     def gather(self, length: int, rows: U32) -> U8:
         """(k, length) uint8, a copy. A row beyond the pool gives the last one: for callers that check afterwards."""
@@ -194,8 +195,8 @@ class TokenIndex:
         salts = channels.astype(np.uint64) | np.uint64(app_index << 8)
         for group in by_length(tokens):
             if group.length <= TOKEN_BYTES_MAX:
-                at = group.positions
-                lengths[at], places[at] = group.length, np.arange(len(at))
+                at = as_run(group.positions)
+                lengths[at], places[at] = group.length, np.arange(len(group.positions))
                 hashes[at] = self._key.hash_rows(group.texts, salts[at])
                 texts[group.length] = group.texts
         return TokenColumn(app_index, channels, lengths, hashes, places, texts)
@@ -242,9 +243,15 @@ class TokenIndex:
             has_room[at[: len(got)]] = True
         return rows, has_room
 
-    def expect(self, n_tokens: int) -> None:
-        """About so many are to come, into an index that has none yet."""
-        self._index.expect(n_tokens)
+    def filling(self, n_tokens: int, drop: Drop) -> SegmentsFilling:
+        """For `load` of about so many tokens, where nobody holds one yet."""
+        return SegmentsFilling(self._index, n_tokens, drop)
+
+    def load(self, rows: I32, column: TokenColumn, positions: I64, token_rows: U32, filling: SegmentsFilling) -> None:
+        """`attach` of many, but for the records: who holds a token is known when the filling has ended."""
+        hashes = column.hashes[positions]
+        filling.add(hash_shards(hashes), hashes, rows)
+        self._store(column, positions, token_rows)
 
     def reserve(self, hashes: U64) -> None:
         """Afterwards `attach` of these tokens cannot fail. Raises Overloaded; then nothing changed."""
@@ -257,14 +264,22 @@ class TokenIndex:
         """
         hashes, lengths = column.hashes[positions], column.lengths[positions]
         self._index.insert(hash_shards(hashes), hashes, rows)
-        for length in np.unique(lengths).tolist():
-            at = np.flatnonzero(lengths == length)
-            self.store.write(length, token_rows[at], column.texts[length][column.places[positions[at]]])
+        self._store(column, positions, token_rows)
         records = self._records
         records.channel[rows] = column.channels[positions]
         records.token_row[rows] = token_rows
         records.token_length[rows] = lengths
         records.token_hash[rows] = hashes
+
+    def _store(self, column: TokenColumn, positions: I64, token_rows: U32) -> None:
+        """positions: ascending, each of a token."""
+        lengths = column.lengths[positions]
+        for length, texts in column.texts.items():
+            if len(texts) == len(positions) and len(column.texts) == 1:
+                self.store.write(length, token_rows, texts)
+            else:
+                at = np.flatnonzero(lengths == length)
+                self.store.write(length, token_rows[at], texts[column.places[positions[at]]])
 
     def detach(self, rows: I32) -> int:
         """Afterwards none of the devices, all distinct, holds a token. Returns how many did."""
@@ -275,6 +290,12 @@ class TokenIndex:
             return 0
         hashes = np.ascontiguousarray(found["token_hash"])
         self._index.remove(hash_shards(hashes), hashes, rows)
+        self.let_go(rows, found)
+        return len(rows)
+
+    def let_go(self, rows: I32, found: npt.NDArray[np.void]) -> None:
+        """Afterwards the devices have no token, of whom the index knows nothing. found: their records, each with a
+        token."""
         lengths = found["token_length"]
         for length in np.unique(lengths).tolist():
             self.store.free(length, found["token_row"][lengths == length])
@@ -284,7 +305,6 @@ class TokenIndex:
         records.token_length[rows] = 0
         records.token_hash[rows] = 0
         records.flags[rows] &= np.uint8(~FLAG_MUTED & 0xFF)
-        return len(rows)
 
     def take(self, rows: I32, channel: int) -> list[TokenGroup]:
         """The tokens of the devices, grouped by length. Rows without a usable token of the channel are in no group."""

@@ -51,7 +51,7 @@ COSTS: dict[str, I64] = {
 }
 
 #: A grapheme of more bytes than this is a curiosity; `shorten_plain` then leaves the text to `shorten`.
-_WINDOW_BYTES = 192
+WINDOW_BYTES = 192
 _GRAPHEME = regex.compile(r"\X")
 #: Two neighbours that never share a grapheme. Before such a right one only a prefix sign or a joiner binds (UAX 29
 #: rules GB9b, GB11), and before a whole Hangul syllable also single letters (GB6), so there the left one is narrower.
@@ -154,14 +154,21 @@ def shorten_plain(raw: bytes, limit: int, mark: str = MARK) -> bytes | None:
         return b""
     if raw.find(ISOLATES_BEGIN, 0, limit) >= 0:
         return None
-    start = max(0, room - _WINDOW_BYTES)
-    while start and raw[start] & 0xC0 == 0x80:
+    end = plain_end(raw, 0, len(raw), room)
+    return None if end is None else raw[:end] + tail
+
+
+def plain_end(raw: bytes, begin: int, stop: int, at: int) -> int | None:
+    """The last grapheme boundary at or before the byte `at` of the text raw[begin:stop], by a look at a window before
+    it; None where that shows none that is sure."""
+    start = max(begin, at - WINDOW_BYTES)
+    while start > begin and raw[start] & 0xC0 == 0x80:
         start -= 1
     # A character behind the cut decides whether the last one before it stands alone.
-    window = raw[start : room + 4].decode(errors="ignore")
-    at = len(raw[start:room].decode(errors="ignore"))
-    end = _grapheme_end(window, at, is_whole=start == 0)
-    return None if end is None else raw[: start + len(window[:end].encode())] + tail
+    window = raw[start : min(at + 4, stop)].decode(errors="ignore")
+    length = len(raw[start:at].decode(errors="ignore"))
+    end = _grapheme_end(window, length, is_whole=start == begin)
+    return None if end is None else start + len(window[:end].encode())
 
 
 def _code_points_within(text: str, room: int, unit: str) -> int:

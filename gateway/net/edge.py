@@ -41,6 +41,7 @@ from gateway.columns import I32, I64, U32, fixed_rows
 from gateway.errors import CloseReason, ConfigError
 from gateway.net.edge_calls import EdgeCalls, Fours
 from gateway.net.edge_codec import Layers
+from gateway.net.edge_handshakes import ADOPTED, Handshakes
 from gateway.net.edge_layers import LayerTable
 from gateway.net.edge_listen import open_listener
 from gateway.net.edge_moves import EdgeMoves
@@ -100,13 +101,12 @@ class Edge:
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._listeners: dict[int, socket.socket] = {}
         self._listener_index: dict[int, int] = {}
-        self._ready_listeners: set[int] = set()
+        # In turns: one with a long queue must not keep the others waiting.
+        self._ready_listeners: dict[int, None] = {}
         self._accept_again_at: float | None = None
         # Side tables: an entry exists while there is something to keep. Oldest first.
         self.layers = LayerTable(settings, table)
-        self._handshaking: dict[int, str] = {}
-        """By address; "" while it is not known, because a balancer has not said it yet."""
-        self._handshaking_by_address: dict[str, dict[int, None]] = {}
+        self.handshakes = Handshakes()
         self.partial = PartialTable(settings, table, self.close)
         self.join_partial, self.keep_partial = self.partial.join, self.partial.keep
         self._pending: dict[int, bytearray] = {}
@@ -126,13 +126,14 @@ class Edge:
         return self._epoll.fileno()
 
     def wake(self) -> None:
-        """Makes the descriptor readable, so that whoever waits on it looks up."""
-        os.eventfd_write(self._wake_fd, 1)
+        """Makes the descriptor readable, so that whoever waits on it looks up. Nothing, once it is disposed of."""
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
 
     def statistics(self) -> dict[str, int]:
         """Sizes of the side tables, entries and bytes."""
         return {
-            "handshaking": len(self._handshaking),
+            "handshaking": len(self.handshakes),
             "partial": len(self.partial),
             "partial_bytes": self.partial.total_bytes,
             "pending": len(self._pending),
@@ -172,10 +173,10 @@ class Edge:
         self._ready_listeners.clear()
         self._accept_again_at = None
 
-    def accept(self, now: float) -> int:
-        """Accepts what the last poll announced, at most `accepts_per_step`; returns how many."""
-        accepted = 0
-        for _ in range(self.settings.accepts_per_step):
+    def accept(self, now: float, accepts_max: int | None = None) -> int:
+        """Accepts what the last poll announced, at most `accepts_per_step` or accepts_max; returns how many."""
+        accepted, settings_max = 0, self.settings.accepts_per_step
+        for _ in range(settings_max if accepts_max is None else min(settings_max, accepts_max)):
             if not self._ready_listeners:
                 break
             fd = next(iter(self._ready_listeners))
@@ -183,7 +184,7 @@ class Edge:
             try:
                 connection, address = listener.accept()
             except BlockingIOError:
-                self._ready_listeners.discard(fd)
+                del self._ready_listeners[fd]
                 continue
             except OSError as error:
                 if error.errno in _ACCEPT_PAUSE_ERRNOS:
@@ -191,6 +192,8 @@ class Edge:
                 # Anything else concerns the one connection that died in the queue (accept(2), "Error handling").
                 continue
             accepted += 1
+            del self._ready_listeners[fd]
+            self._ready_listeners[fd] = None
             index = self._listener_index[fd]
             # Behind a balancer its own address is that of everybody; who it is stands in the header.
             source = "" if self.settings.listeners[index].proxy_protocol else str(address[0])
@@ -237,33 +240,28 @@ class Edge:
     def _take_in(self, connection: socket.socket, address: str, listener_index: int, now: float) -> None:
         table, settings, listener = self._table, self.settings, self.settings.listeners[listener_index]
         table.count_at[Count.ACCEPTED] += 1
-        if connection.fileno() >= table.files_max or (
-            table.n_open >= settings.connections_max and not self._handshaking
-        ):
+        if connection.fileno() >= table.files_max or (table.n_open >= settings.connections_max and not self.handshakes):
             self._turn_away(connection, Count.REFUSED_CONNECTIONS_MAX)
             return
         if listener.is_layered and self.layers.is_full():
             if not self.layers.opening:
                 self._turn_away(connection, Count.REFUSED_LAYERED_CONNECTIONS_MAX)
                 return
-            self._evict(next(iter(self.layers.opening)), Count.EVICTED_LAYERED_CONNECTIONS_MAX)
+            self._evict(self.layers.opening.first_to_go(), Count.EVICTED_LAYERED_CONNECTIONS_MAX)
         connection.setblocking(False)
         fd = connection.detach()
-        # The oldest goes, not the newest: whoever says something is through in a round trip, whoever is silent is old.
         if not self._make_room_at(address) and (
-            len(self._handshaking) >= settings.handshaking_max or table.n_open >= settings.connections_max
+            len(self.handshakes) >= settings.handshaking_max or table.n_open >= settings.connections_max
         ):
-            self._evict(next(iter(self._handshaking)), Count.EVICTED_HANDSHAKING_MAX)
-        self.begin_handshake(fd, address, now)
+            self._evict(self.handshakes.first_to_go(), Count.EVICTED_HANDSHAKING_MAX)
+        self.begin_handshake(fd, address, now, listener_index)
         self.layers.add(fd, listener_index, now)
 
-    def begin_handshake(self, fd: int, address: str, now: float) -> None:
+    def begin_handshake(self, fd: int, address: str, now: float, listener_index: int = ADOPTED) -> None:
         """The descriptor is a connection of which CONNECT is expected."""
         self._epoll.register(fd, select.EPOLLIN)
         self._table.open(fd, now + self.settings.handshake_timeout_s)
-        self._handshaking[fd] = address
-        if address:
-            self._handshaking_by_address.setdefault(address, {})[fd] = None
+        self.handshakes.begin(fd, listener_index, address)
 
     def _turn_away(self, connection: socket.socket, limit: Count) -> None:
         connection.close()
@@ -272,10 +270,9 @@ class Edge:
 
     def _make_room_at(self, address: str) -> bool:
         """One more may shake hands from this address; true when the oldest one had to go for it."""
-        neighbours = self._handshaking_by_address.get(address, {})
-        if len(neighbours) < self.settings.handshaking_per_address_max:
+        if self.handshakes.count_at(address) < self.settings.handshaking_per_address_max:
             return False
-        self._evict(next(iter(neighbours)), Count.EVICTED_HANDSHAKING_PER_ADDRESS_MAX)
+        self._evict(self.handshakes.oldest_at(address), Count.EVICTED_HANDSHAKING_PER_ADDRESS_MAX)
         return True
 
     def _on_real_address(self, fd: int, address: str, now: float) -> None:
@@ -286,15 +283,14 @@ class Edge:
             self.close(fd, reason)
             return
         self._make_room_at(address)
-        self._handshaking[fd] = address
-        self._handshaking_by_address.setdefault(address, {})[fd] = None
+        self.handshakes.set_address(fd, address)
 
     def has_room(self) -> bool:
         """One more connection may be here; of a full house the one that has shaken hands longest goes for it."""
         if self._table.n_open >= self.settings.connections_max:
-            if not self._handshaking:
+            if not self.handshakes:
                 return False
-            self._evict(next(iter(self._handshaking)), Count.EVICTED_HANDSHAKING_MAX)
+            self._evict(self.handshakes.first_to_go(), Count.EVICTED_HANDSHAKING_MAX)
         return True
 
     def _evict(self, fd: int, limit: Count) -> None:
@@ -303,23 +299,18 @@ class Edge:
 
     def address_of(self, fd: int) -> str:
         """Where a connection that shakes hands comes from; "" once it has, or where it is not known."""
-        return self._handshaking.get(fd, "")
+        return self.handshakes.address_of(fd)
 
     def end_handshake(self, fd: int) -> None:
         """The connection no longer counts as shaking hands. Idempotent."""
-        address = self._handshaking.pop(fd, None)
-        if address:
-            neighbours = self._handshaking_by_address[address]
-            del neighbours[fd]
-            if not neighbours:
-                del self._handshaking_by_address[address]
+        self.handshakes.end(fd)
 
     # Reading.
 
     def poll(self, now: float) -> Reads:
         """Reads once from each of the connections that have something, at most as many as fit into a step."""
         ended = self.layers.take_ending()
-        opening, n_openings = self.layers.opening, 0
+        opening, n_openings = self.layers.opening.listener_of, 0
         inner = self.moves.inner
         listeners, wake_fd, readable, writable = self._listeners, self._wake_fd, select.EPOLLIN, select.EPOLLOUT
         to_read: list[int] = []
@@ -328,7 +319,7 @@ class Edge:
         self.may_have_more = len(ready) >= ready_max
         for fd, events in ready:
             if fd in listeners:
-                self._ready_listeners.add(fd)
+                self._ready_listeners[fd] = None
                 continue
             if fd == wake_fd:
                 os.eventfd_read(fd)
@@ -584,3 +575,4 @@ class Edge:
         self.calls.dispose()
         self._epoll.close()
         os.close(self._wake_fd)
+        self._wake_fd = -1

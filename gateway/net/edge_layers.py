@@ -7,10 +7,11 @@ until its header is read; all others never. How many there may be is `layered_co
 from __future__ import annotations
 
 import ssl
-from collections.abc import Set
+from collections.abc import Callable, Set
 
 from gateway.errors import CloseReason, ConfigError
 from gateway.net.edge_codec import Layer, Layers, ProxyLayer
+from gateway.net.edge_handshakes import ByListener
 from gateway.net.edge_settings import EdgeSettings
 from gateway.net.edge_table import ConnectionTable
 from gateway.net.edge_tls import ServerCertificate, TlsLayer
@@ -24,9 +25,11 @@ class LayerTable:
         self._settings = settings
         self._table = table
         self._certificates: dict[int, ServerCertificate] = {}
+        self.on_certificate: Callable[[str, str], None] = lambda file, fault: None
+        """Told when the files of a certificate have changed: (file, why it cannot be used or "")."""
         self.by_fd: dict[int, Layers] = {}
-        self.opening: dict[int, None] = {}
-        """Those whose layers still shake hands, the oldest first."""
+        self.opening = ByListener()
+        """Those whose layers still shake hands."""
         # Connections that end once MQTT has dealt with what came before: (fd, generation, reason).
         self._ending: list[tuple[int, int, CloseReason]] = []
 
@@ -52,7 +55,7 @@ class LayerTable:
         if listener.proxy_protocol:
             layers.append(ProxyLayer())
         if listener.cert_file:
-            context = self._certificates[listener_index].context(now, self._table.count_at)
+            context = self._certificates[listener_index].context(now, self._table.count_at, self.on_certificate)
             layers.append(TlsLayer(context, settings.tls_handshake_bytes_max))
         if listener.is_websocket:
             layers.append(
@@ -62,7 +65,7 @@ class LayerTable:
             )
         if layers:
             self.by_fd[fd] = Layers(layers)
-            self.opening[fd] = None
+            self.opening.add(fd, listener_index)
 
     def receive_data(self, fd: int, layers: Layers, data: bytes) -> tuple[bytes, bytes, str | None]:
         """(what MQTT gets, what the peer is answered, its real address once that is known)."""
@@ -71,7 +74,7 @@ class LayerTable:
         for counter in counts:
             self._table.count_at[counter] += 1
         if layers.is_open:
-            self.opening.pop(fd, None)
+            self.opening.discard(fd)
             if layers.is_spent:
                 del self.by_fd[fd]
         if layers.close_reason is not None and not had_ended:
@@ -91,5 +94,5 @@ class LayerTable:
 
     def remove(self, fd: int) -> Layers | None:
         """The connection is about to end."""
-        self.opening.pop(fd, None)
+        self.opening.discard(fd)
         return self.by_fd.pop(fd, None)

@@ -83,6 +83,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 65_536
     receive_buffer_bytes: Annotated[int, _meta("SO_RCVBUF, 0 = the kernel's default", 0)] = 65_536
     accepts_per_step: Annotated[int, _meta("connections accepted in one step: 64 take about a millisecond")] = 64
+    login_step_s_max: Annotated[
+        float, _meta("CPU time for logins in one step while others have work; a vendor's row needs eight", 0.00001)
+    ] = 0.0005
     accept_pause_s: Annotated[float, _meta("rest after running out of descriptors or memory", 0.001)] = 0.1
     io_uring: bool = True
     """Read and write many sockets in one system call where the system lets us."""

@@ -90,6 +90,8 @@ class Count(enum.IntEnum):
     WRITES_SHORT = enum.auto()
     """Writes of which the kernel took only a part, or nothing: the rest waits as pending output."""
     LOGINS = enum.auto()
+    LOGINS_WAITED = enum.auto()
+    """Connections that stood in line for their login, because others of this worker had work."""
     SUBSCRIPTIONS_GRANTED = enum.auto()
     SUBSCRIPTIONS_REFUSED = enum.auto()
     UPLINK = enum.auto()

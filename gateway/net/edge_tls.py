@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
+from collections.abc import Callable
 
 from gateway.errors import CloseReason
 from gateway.net.edge_table import Count
@@ -33,11 +34,14 @@ class ServerCertificate:
         self._check_at = 0.0
         self._stamps = self._stamp()
         self._context = server_context(cert_file, key_file)
+        self._told: object = None
 
-    def context(self, now: float, counts: memoryview[int]) -> ssl.SSLContext:
-        """The context for a handshake that begins now. counts: of the edge, by `Count`."""
+    def context(self, now: float, counts: memoryview[int], on_read: Callable[[str, str], None]) -> ssl.SSLContext:
+        """The context for a handshake that begins now. counts: of the edge, by `Count`. on_read: told the file, and ""
+        where the changed certificate is in use, else why it is not; once for each change."""
         if now >= self._check_at:
             self._check_at = now + self._check_s
+            stamps: object = None
             try:
                 # Before loading: what changes in between is seen the next time.
                 stamps = self._stamp()
@@ -45,9 +49,16 @@ class ServerCertificate:
                     self._context = server_context(self._cert_file, self._key_file)
                     self._stamps = stamps
                     counts[Count.CERTIFICATE_RELOADS] += 1
-            except (OSError, ssl.SSLError):
+                    self._tell(on_read, stamps, "")
+            except (OSError, ssl.SSLError) as error:
                 counts[Count.CERTIFICATE_RELOADS_FAILED] += 1
+                self._tell(on_read, stamps, str(error))
         return self._context
+
+    def _tell(self, on_read: Callable[[str, str], None], stamps: object, fault: str) -> None:
+        if (stamps, fault) != self._told:
+            self._told = (stamps, fault)
+            on_read(self._cert_file, fault)
 
     def _stamp(self) -> list[tuple[int, int, int]]:
         """What changes with a file's contents; links are followed, as they are what is replaced in most set-ups."""

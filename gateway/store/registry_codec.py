@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from gateway.columns import U8, TextColumn
-from gateway.device_columns import DeviceColumns
+from gateway.columns import I64, U8, TextColumn
+from gateway.device_columns import DeviceColumns, concatenate, no_devices
 from gateway.tag_columns import TagColumns, tags_from_joined
+from gateway.text_numbers import merge_numbered
 
 _FRONT = struct.Struct("<II")
 #: A head is shorter: the names and lengths of some twenty columns.
@@ -35,6 +37,8 @@ _NUMBERS = {
     "last_seen_unix_s": "<u4",
     "profiles": "<u4",
 }
+#: Bytes of a device in each of them.
+_WIDTHS = {name: 16 if name == "device_ids" else np.dtype(dtype).itemsize for name, dtype in _NUMBERS.items()}
 #: One row per device, but for the profiles.
 _TEXTS = ("tokens", "profile_texts", "aliases")
 #: Tags as one text per device, as schema 1 wrote them.
@@ -81,43 +85,102 @@ def _blob(column: TextColumn) -> bytes:
     return blob if (first, last) == (0, len(blob)) else blob[first:last]
 
 
-def decode_devices(blob: bytes) -> DeviceColumns:
-    """The devices of a blob; views of it. Raises ValueError for one that `encode_devices` did not make."""
+class StoredBlob(NamedTuple):
+    """A blob whose checksum and head are right. n: devices. columns: name -> where in the blob it stands, and bytes."""
+
+    blob: bytes
+    n: int
+    columns: dict[str, tuple[int, int]]
+
+
+def open_blob(blob: bytes) -> StoredBlob:
+    """Raises ValueError for one that `encode_devices` did not make."""
     if len(blob) < _FRONT.size:
         raise ValueError(f"devices are {len(blob)} bytes, expected a head")
     checksum, size = _FRONT.unpack_from(blob)
-    if zlib.crc32(memoryview(blob)[_FRONT.size :]) != checksum:
+    rest = memoryview(blob)[_FRONT.size :]
+    if zlib.crc32(rest) != checksum:
         raise ValueError("devices do not agree with their checksum")
-    at = _FRONT.size + size
     try:
-        header = _DECODER.decode(memoryview(blob)[_FRONT.size : at])
+        header = _DECODER.decode(rest[:size])
     except msgspec.DecodeError as error:
         raise ValueError(f"devices: header: {error}") from error
-    found: dict[str, tuple[int, int]] = {}
+    at, n = _FRONT.size + size, header.n
+    columns: dict[str, tuple[int, int]] = {}
     for name, length in header.columns:
-        found[name] = (at, length)
+        columns[name] = (at, length)
         at += length
     if at != len(blob):
         raise ValueError(f"devices are {len(blob)} bytes, their columns end at {at}")
-    numbers = {name: _array(blob, found, name, dtype) for name, dtype in _NUMBERS.items()}
+    for name, width in _WIDTHS.items():
+        if columns.get(name, (0, -1))[1] != n * width:
+            raise ValueError(f"devices: {n} have no whole column {name}")
+    for name in ("tokens", "aliases", _JOINED_TAGS):
+        if f"{name}.blob" in columns and columns.get(f"{name}.offsets", (0, 0))[1] != 4 * (n + 1):
+            raise ValueError("devices: texts differ in length")
+    return StoredBlob(blob, n, columns)
+
+
+def decode_devices(blob: bytes) -> DeviceColumns:
+    """The devices of a blob. Raises ValueError for one that `encode_devices` did not make."""
+    return decode_blobs([open_blob(blob)])
+
+
+def decode_blobs(parts: Sequence[StoredBlob]) -> DeviceColumns:
+    """The devices of all blobs, one after another; of a single one they are views. A log of thousands of registrations
+    is as many blobs, and an array for each column of each would cost more than the devices do.
+
+    Raises ValueError as `decode_devices`.
+    """
+    if not parts:
+        return no_devices()
+    if any(f"{_JOINED_TAGS}.blob" in part.columns for part in parts) and len(parts) > 1:
+        return concatenate([decode_blobs([part]) for part in parts])
+    numbers = {name: _array(parts, name, dtype) for name, dtype in _NUMBERS.items()}
     numbers["device_ids"] = numbers["device_ids"].reshape(-1, 16)
-    if any(len(column) != header.n for column in numbers.values()):
-        raise ValueError("devices: columns differ in length")
-    texts = {name: _text(blob, found, name) for name in _TEXTS if f"{name}.blob" in found}
-    if any(len(column) != header.n for name, column in texts.items() if name != "profile_texts"):
-        raise ValueError("devices: texts differ in length")
-    return DeviceColumns(**numbers, **texts, tags=_tags(blob, found, header.n))  # type: ignore[arg-type]
+    profile_texts, n_texts = _texts(parts, "profile_texts", [0] * len(parts))
+    if len(parts) > 1:
+        bases = np.repeat(np.cumsum(n_texts) - n_texts, [part.n for part in parts])
+        numbers["profiles"], profile_texts = merge_numbered(
+            [((numbers["profiles"] + bases).astype(np.uint32), profile_texts)]
+        )
+    counts = [part.n for part in parts]
+    return DeviceColumns(
+        **numbers,
+        profile_texts=profile_texts,
+        tokens=_texts(parts, "tokens", counts)[0],
+        aliases=_texts(parts, "aliases", counts)[0] if _any_has(parts, "aliases.blob") else None,
+        tags=_tags(parts),
+    )
 
 
-def _tags(blob: bytes, found: dict[str, tuple[int, int]], n: int) -> TagColumns | None:
-    if f"{_JOINED_TAGS}.blob" in found:
-        tags = tags_from_joined(_text(blob, found, _JOINED_TAGS))
-    elif "tag_counts" in found:
-        counts, numbers = _array(blob, found, "tag_counts", "u1"), _array(blob, found, "tag_numbers", "<u4")
-        tags = TagColumns(counts, numbers, _text(blob, found, "tag_texts"))
-    else:
+def _any_has(parts: Sequence[StoredBlob], name: str) -> bool:
+    return any(name in part.columns for part in parts)
+
+
+def _tags(parts: Sequence[StoredBlob]) -> TagColumns | None:
+    if _any_has(parts, f"{_JOINED_TAGS}.blob"):
+        (part,) = parts
+        tags = tags_from_joined(_texts(parts, _JOINED_TAGS, [part.n])[0])
+    elif not _any_has(parts, "tag_counts"):
         return None
-    if len(tags.counts) != n or int(tags.counts.sum(dtype=np.int64)) != len(tags.numbers):
+    else:
+        counts = np.concatenate(
+            [
+                _array([part], "tag_counts", "u1") if "tag_counts" in part.columns else np.zeros(part.n, np.uint8)
+                for part in parts
+            ]
+        )
+        numbers = _array(parts, "tag_numbers", "<u4")
+        texts, n_texts = _texts(parts, "tag_texts", [0] * len(parts))
+        if len(parts) > 1:
+            n_numbers = [part.columns.get("tag_numbers", (0, 0))[1] // 4 for part in parts]
+            bases = np.repeat(np.cumsum(n_texts) - n_texts, n_numbers)
+            numbers, texts = merge_numbered([((numbers + bases).astype(np.uint32), texts)])
+        tags = TagColumns(counts, numbers, texts)
+    if len(tags.counts) != sum(part.n for part in parts):
+        raise ValueError("devices: tags differ in length")
+    if int(tags.counts.sum(dtype=np.int64)) != len(tags.numbers):
         raise ValueError("devices: tags differ in length")
     if int(tags.numbers.max(initial=0)) >= max(len(tags.texts), 1):
         raise ValueError("devices: tags without a text")
@@ -132,19 +195,48 @@ def count_devices(head: bytes) -> int:
         return 0
 
 
-def _array(blob: bytes, found: dict[str, tuple[int, int]], name: str, dtype: str) -> np.ndarray[Any, Any]:
-    if name not in found:
-        raise ValueError(f"devices: no column {name}")
-    at, length = found[name]
-    return np.frombuffer(blob, dtype, length // np.dtype(dtype).itemsize, at)
+def _array(parts: Sequence[StoredBlob], name: str, dtype: str) -> np.ndarray[Any, Any]:
+    """The numbers of all parts that have the column, one after another."""
+    if len(parts) == 1:
+        at, length = parts[0].columns.get(name, (0, 0))
+        return np.frombuffer(parts[0].blob, dtype, length // np.dtype(dtype).itemsize, at)
+    return np.frombuffer(_joined(parts, name), dtype)
 
 
-def _text(blob: bytes, found: dict[str, tuple[int, int]], name: str) -> TextColumn:
-    offsets = _array(blob, found, f"{name}.offsets", "<u4")
-    at, length = found[f"{name}.blob"]
-    if not len(offsets) or offsets[0] != 0 or offsets[-1] != length or bool(np.any(offsets[1:] < offsets[:-1])):
-        raise ValueError(f"devices: offsets of {name} do not fit {length} bytes")
-    return TextColumn(blob[at : at + length], offsets)
+def _joined(parts: Sequence[StoredBlob], name: str) -> bytes:
+    spans = [(part.blob, *part.columns.get(name, (0, 0))) for part in parts]
+    return b"".join([blob[at : at + length] for blob, at, length in spans])
+
+
+def _texts(parts: Sequence[StoredBlob], name: str, counts: Sequence[int]) -> tuple[TextColumn, I64]:
+    """The texts of all parts as one column, and (parts,) how many each has. counts: of a part without the column."""
+    offsets = _array(parts, f"{name}.offsets", "<u4")
+    places = [part.columns.get(f"{name}.offsets") for part in parts]
+    has = np.array([place is not None for place in places])
+    rows = np.array(
+        [n if place is None else place[1] // 4 - 1 for place, n in zip(places, counts, strict=True)], np.int64
+    )
+    sizes = np.array([part.columns.get(f"{name}.blob", (0, 0))[1] for part in parts], np.int64)
+    if (rows < 0).any():
+        raise ValueError(f"devices: no offsets of {name}")
+    if len(parts) == 1 and has[0]:
+        if offsets[0] != 0 or offsets[-1] != sizes[0] or bool(np.any(offsets[1:] < offsets[:-1])):
+            raise ValueError(f"devices: offsets of {name} do not fit {sizes[0]} bytes")
+        return TextColumn(_joined(parts, f"{name}.blob"), offsets), rows
+    # Where the offsets of each part that has them begin and end among all.
+    ends = np.cumsum(rows[has] + 1)
+    begins = ends - rows[has] - 1
+    lengths = np.zeros(int(rows.sum()), np.int64)
+    if len(ends):
+        steps = np.diff(offsets.astype(np.int64))
+        is_step = np.ones(len(steps), np.bool_)
+        is_step[ends[:-1] - 1] = False
+        if offsets[begins].any() or (offsets[ends - 1] != sizes[has]).any() or (steps[is_step] < 0).any():
+            raise ValueError(f"devices: offsets of {name} do not fit {int(sizes.sum())} bytes")
+        lengths[np.repeat(has, rows)] = steps[is_step]
+    whole = np.zeros(len(lengths) + 1, np.uint32)
+    np.cumsum(lengths, out=whole[1:])
+    return TextColumn(_joined(parts, f"{name}.blob"), whole), rows
 
 
 def encode_keys(ids: U8, app: int) -> bytes:

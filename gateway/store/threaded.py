@@ -184,17 +184,28 @@ class ThreadedJournal(ABC):
 
 
 def _group(waiting: deque[Call]) -> list[Call]:
-    """The oldest calls, up to the limits of one commit."""
+    """Calls of the next turn, all appends or none: those that wait of the kind of the oldest, up to the limits of one
+    commit. An append is answered when it is durable, and not after what is let go beside it."""
     calls: list[Call] = []
+    others: list[Call] = []
     size = records = 0
-    while waiting:
-        call = waiting[0]
+    for _ in range(len(waiting)):
+        try:
+            call = waiting.popleft()
+        except IndexError:
+            # Cancelled meanwhile.
+            break
+        if isinstance(call, _Append) != isinstance((calls or [call])[0], _Append):
+            others.append(call)
+            continue
         if isinstance(call, _Append):
             size += call.size
             records += len(call.records)
             if calls and (size > GROUP_BYTES_MAX or records > GROUP_RECORDS_MAX):
+                others.append(call)
                 break
-        calls.append(waiting.popleft())
+        calls.append(call)
+    waiting.extendleft(reversed(others))
     return calls
 
 

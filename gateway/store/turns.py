@@ -8,6 +8,7 @@ is everybody's.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -32,7 +33,12 @@ class _Call(Call):
 
 
 def _oldest(waiting: deque[_Call]) -> list[_Call]:
-    return [waiting.popleft() for _ in range(min(len(waiting), TURN_CALLS_MAX))]
+    calls: list[_Call] = []
+    # A call that is cancelled meanwhile is gone.
+    with contextlib.suppress(IndexError):
+        while waiting and len(calls) < TURN_CALLS_MAX:
+            calls.append(waiting.popleft())
+    return calls
 
 
 class Turns:

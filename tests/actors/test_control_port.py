@@ -37,8 +37,8 @@ class Worker:
         self.did: list[Any] = []
         self.rows_open: dict[str, int] = {}
 
-    def stop(self, spread_s: float = 0.0) -> None:
-        self.did.append(("stop", spread_s))
+    def stop(self) -> None:
+        self.did.append(("stop",))
 
     async def leave(self, spread_s: float, *, may_lose: bool) -> dict[str, int]:
         await trio.sleep(1)
@@ -126,7 +126,7 @@ async def test_worker_is_told_to_stop_and_why_the_whole_is_not_ready(autojump_cl
         assert await setting.answers() == [Ready()]
         await setting.say(Whole(not_ready=["worker 1 is waiting"]), Stop())
         assert setting.port.not_ready == ["worker 1 is waiting"]
-        assert setting.worker.did == [("stop", 0.0)]
+        assert setting.worker.did == [("stop",)]
 
 
 async def test_gauges_are_refreshed_when_asked_and_asked_for_once_per_page(autojump_clock: trio.abc.Clock) -> None:

@@ -371,6 +371,8 @@ async def test_restart_goes_on_waiting_and_sends_nothing_to_the_first_vendor_aga
     world.router.route(found)
     await world.settle()
     assert world.states(found) == {"waiting": 1, "in_flight": 2}
+    # It is the receipt that it waits for, and no second attempt.
+    assert found.reason[0] == Reason.FALLBACK
     assert fell_back_to(world) == [PHONES[1]]
     assert len(requests(world.apns)) == 1
     world.apns.last.answer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,20 @@ class JournalTwin(MemoryJournal):
             fault, self.fault = self.fault, None
             raise fault
         return await super().append(epoch, records)
+
+
+class DiskTwin:
+    """Durable, and in memory."""
+
+    def __init__(self) -> None:
+        self.journal = MemoryJournal()
+
+    def check(self) -> None: ...
+
+    def follow(self, page: Any, position: int) -> None: ...
+
+    async def append(self, records: list[bytes]) -> list[int]:
+        return list(await self.journal.append(OwnershipEpoch(1), records))
 
 
 class Door:
@@ -389,3 +404,26 @@ async def test_intake_stops_when_everything_taken_is_answered(
     assert len(stopped) == 1
     assert [answer.rows for answer in door.accepted()] == [2]
     assert all(isinstance(error, GatewayError) for error in (ShuttingDown("x"), RequestIdReused("y")))
+
+
+async def test_intake_that_stops_in_memory_answers_repeats_and_takes_nothing_new(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """Whoever takes what it declines does not know the ids that it took."""
+    door = Door(make_world(), disk=DiskTwin(), disk_apps=[1])
+    nursery.start_soon(door.intake.run)
+    door.submit(1, request_id="a", digest=b"a")
+    await trio.sleep(1)
+    door.intake.stop_in_memory()
+    for request_id in ("a", "b"):
+        with contextlib.nullcontext() if request_id == "a" else pytest.raises(ShuttingDown):
+            door.submit(1, request_id=request_id, digest=request_id.encode())
+    door.submit(1, app=1, request_id="b", digest=b"b")
+    await trio.sleep(1)
+    first, again, on_disk = door.accepted()
+    assert (again.task_id, on_disk.rows) == (first.task_id, 1)
+    await door.intake.stop()
+    door.submit(1, request_id="a", digest=b"a")
+    with pytest.raises(ShuttingDown):
+        door.submit(1, app=1, request_id="c", digest=b"c")
+    assert door.accepted()[-1].task_id == first.task_id

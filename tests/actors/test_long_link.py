@@ -26,6 +26,7 @@ from gateway.core.admission import Admission, AdmissionLimits, AppBans, Bans, Ru
 from gateway.core.identity import device_password
 from gateway.errors import CloseReason, Overloaded
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
+from gateway.pace import Pace
 from gateway.wire.mqtt.properties import Carrier, Properties, encode_properties, read_properties
 from gateway.wire.mqtt.reason_codes import ReasonCode
 
@@ -288,7 +289,13 @@ class Device:
 
 
 class Bench:
-    def __init__(self, *, cpu_clock: Callable[[], float] = time.thread_time, **limits: Any) -> None:
+    def __init__(
+        self,
+        *,
+        cpu_clock: Callable[[], float] = time.thread_time,
+        clock: Callable[[], float] | None = None,
+        **limits: Any,
+    ) -> None:
         edge = {name: limits.pop(name) for name in list(limits) if name in EdgeSettings.__struct_fields__}
         self.now = 100.0
         self.owner = Recorder()
@@ -299,7 +306,7 @@ class Bench:
             APPS,
             self.owner,
             admission=self.admission,
-            clock=lambda: self.now,
+            clock=clock or (lambda: self.now),
             cpu_clock=cpu_clock,
         )
         self.owner.link = self.link
@@ -1309,6 +1316,26 @@ async def test_stop_waits_for_the_pubacks_and_then_closes_everything() -> None:
     assert link.statistics().closed["shutdown"] == 1
 
 
+async def test_stop_closes_evenly_over_its_spread_so_that_devices_do_not_come_back_at_once(
+    benches: list[Bench], autojump_clock: Any
+) -> None:
+    bench = start(benches, clock=trio.current_time)
+    bench.now = trio.current_time()
+    for number in range(1, 21):
+        bench.device(number).log_in()
+    left: list[int] = []
+    async with trio.open_nursery() as nursery:
+        bench.link.stop(drain_s=0.0, spread_s=10.0)
+        nursery.start_soon(bench.link.run)
+        for _ in range(10):
+            await trio.sleep(1.0)
+            left.append(bench.link.statistics().connections)
+        await bench.link.wait_stopped()
+    # Two a second, from the first on and none left at the end; what a look finds due goes with it.
+    assert all(abs(found - (20 - 2 * (second + 1))) <= 1 for second, found in enumerate(left)), left
+    assert bench.link.statistics().closed["shutdown"] == 20
+
+
 async def test_stop_gives_rows_back_when_its_budget_is_over() -> None:
     link, owner, address = run_link()
     with trio.fail_after(60):
@@ -1435,6 +1462,18 @@ def test_open_connections_of_devices_banned_later_are_closed_within_a_tick_and_r
     assert [event[0] for event in bench.owner.take()] == ["disconnected"]
     good.send(b"\xc0\x00")
     assert good.receive(2) == b"\xd0\x00"
+
+
+def test_more_banned_devices_than_fit_a_step_are_closed_in_the_next_ones(benches: list[Bench]) -> None:
+    bench = start(benches)
+    bad = [bench.device(number).log_in() for number in range(1, 6)]
+    bench.link.edge.pace = Pace(1.0, fewest=2, most=2)
+    bench.admission.replace_bans(Bans((), {"app": AppBans(frozenset(device.id for device in bad))}))
+    bench.link.bans_changed()
+    closed = []
+    for _ in range(3):
+        closed.append((bench.link.tick(bench.now), bench.closed().get("banned")))
+    assert closed == [(True, 2), (True, 4), (False, 5)]
 
 
 # Sessions that outlive their connection.

@@ -58,10 +58,10 @@ class Elsewhere:
 
 
 class Site:
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, *, is_websocket: bool = False, **limits: Any) -> None:
         self.now = 100.0
         self.owner, self.elsewhere = Owner(), Elsewhere()
-        edge = EdgeSettings(listeners=(ListenerSettings(port=0),), **limits)
+        edge = EdgeSettings(listeners=(ListenerSettings(port=0, is_websocket=is_websocket),), **limits)
         self.link = LongLink(
             LongLinkSettings(edge=edge),
             {"app": App()},
@@ -104,6 +104,13 @@ def site() -> Iterator[Site]:
     made.close()
 
 
+@pytest.fixture
+def websocket() -> Iterator[Site]:
+    made = Site(is_websocket=True)
+    yield made
+    made.close()
+
+
 def connect_packet(device_id: bytes, password: str | None = None, *, clean: int = 2) -> bytes:
     name = device_id.hex().encode()
     secret = (device_password(SECRET, name.decode()) if password is None else password).encode()
@@ -124,6 +131,25 @@ def test_device_of_another_worker_goes_there_with_all_that_was_read(site: Site) 
     assert site.owner.online == []
     os.write(fd, b"hello")
     assert client.recv(10) == b"hello"
+
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+)
+
+
+def test_device_of_another_worker_over_a_websocket_is_relayed_with_its_address_and_packet(websocket: Site) -> None:
+    site = websocket
+    packet = connect_packet(THEIRS)
+    # One masked binary frame; a mask of zeros changes nothing.
+    frame = bytes((0x82, 0x80 | len(packet))) + bytes(4) + packet
+    assert len(packet) < 126
+    site.connect(UPGRADE + frame)
+    site.until(lambda: site.elsewhere.given)
+    ((_, address, data),) = site.elsewhere.given
+    assert (address, data) == ("127.0.0.1", packet)
+    assert (site.count("relayed"), site.link.statistics().connections, site.owner.online) == (1, 1, [])
 
 
 def test_device_of_this_worker_stays(site: Site) -> None:

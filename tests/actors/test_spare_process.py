@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import trio
+import trio.testing
 
 from gateway.actors.spare_process import SpareProcess, begin, end
 
@@ -80,3 +81,24 @@ async def test_a_process_that_cannot_be_made_leaves_no_socket() -> None:
     with pytest.raises(FileNotFoundError):
         await begin(("/no/such/program",), [])
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_one_is_made_at_once_for_somebody_who_knows_that_it_will_be_needed() -> None:
+    spare = SpareProcess(COMMAND, list, 3600.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spare.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert spare.pid is None
+        spare.hurry()
+        first = await until_there_is_one(spare)
+        # There is one.
+        spare.hurry()
+        taken = spare.take()
+        assert taken is not None
+        await trio.testing.wait_all_tasks_blocked()
+        assert spare.pid is None
+        spare.hurry()
+        assert await until_there_is_one(spare) != first
+        await taken.stream.aclose()
+        await end(taken.process)
+        nursery.cancel_scope.cancel()

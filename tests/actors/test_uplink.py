@@ -11,11 +11,11 @@ import pytest
 import trio
 
 from gateway.actors.device_reports import DeviceReports
-from gateway.actors.long_link_port import UplinkAnswer
+from gateway.actors.long_link_port import Later, UplinkAnswer
 from gateway.actors.registering import registrations
 from gateway.actors.uplink import UplinkActor
 from gateway.core.uplink_rates import UplinkRates
-from gateway.errors import Overloaded
+from gateway.errors import Overloaded, StoreFull, StoreUnavailable
 from gateway.ledger import Channel, Flag, Receipt, State
 from gateway.message_id import to_text
 from gateway.observe.counting import UplinkCounts
@@ -26,8 +26,9 @@ from gateway.wire.rpc.registration import check_registration
 class Desk:
     """The service's `register`, and what is written of states."""
 
-    def __init__(self, world: Any, **limits: int) -> None:
+    def __init__(self, world: Any, apps_on_disk: tuple[int, ...] = (), **limits: int) -> None:
         self.world = world
+        self.fault: Exception | None = None
         self.states: list[Any] = []
         self.is_open = trio.Event()
         self.is_open.set()
@@ -47,13 +48,21 @@ class Desk:
             changes_max=limits.get("changes_max", 100),
             register=self.register,
             states=self,
+            wait_written=self.wait_written,
+            apps_on_disk=apps_on_disk,
         )
+
+    async def wait_written(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.fault is not None:
+            raise self.fault
 
     async def register(self, message: messages.RegisterDevices, app_key: str) -> messages.DevicesRegistered:
         await self.is_open.wait()
         assert app_key == "shop"
         registration = check_registration(message)
         done = self.world.devices.register(0, registrations(registration), 1_000)
+        await self.wait_written()
         return messages.DevicesRegistered(id=1, registered=1 - len(done.faults), refused_count=len(done.faults))
 
     def change_state(self, slot: int, report: Any) -> None:
@@ -62,10 +71,10 @@ class Desk:
     def switch_notifications(self, slot: int, *, is_on: bool) -> None:
         self.world.devices.switch_notifications(slot, is_on=is_on)
 
-    def say(self, device: bytes, event: str, said: Any, app: int = 0) -> UplinkAnswer:
+    def say(self, device: bytes, event: str, said: Any, app: int = 0, later: Later | None = None) -> UplinkAnswer:
         slot = self.world.devices.find_one(device, app)
         payload = said if isinstance(said, bytes) else json.dumps(said).encode()
-        return self.actor.take(slot, app, device, event, payload)
+        return self.actor.take(slot, app, device, event, payload, later)
 
     def refused(self, why: str) -> int:
         return int(self.world.metrics.refusals.value(f"uplink.{why}"))
@@ -217,6 +226,32 @@ async def test_change_that_the_registry_refuses_is_counted_and_the_next_goes_on(
     await world.settle()
     assert (desk.refused("registration"), desk.refused("unknown_channel")) == (1, 1)
     assert world.devices.device(world.devices.find_one(device, 0)).alias == b"user"
+
+
+@pytest.mark.parametrize(
+    ("fault", "counted"),
+    [
+        (StoreFull("/var/store", "no space left"), "not_durable"),
+        (StoreUnavailable("no space left", retry_after_s=1.0), "registration"),
+    ],
+)
+async def test_change_that_the_disk_does_not_take_is_not_acknowledged_and_the_next_is_when_it_does(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any, fault: Exception, counted: str
+) -> None:
+    world = make_world()
+    first, second = world.register(2)
+    desk = Desk(world, apps_on_disk=(0,))
+    told: list[tuple[str, bool]] = []
+    nursery.start_soon(desk.actor.run)
+    desk.fault = fault
+    desk.say(first, "alias", {"alias": "a"}, later=lambda is_durable: told.append(("alias", is_durable)))
+    desk.say(second, "switch", {"on": False}, later=lambda is_durable: told.append(("switch", is_durable)))
+    await world.settle()
+    assert (told, desk.refused(counted), len(desk.actor)) == ([("alias", False), ("switch", False)], 2, 0)
+    desk.fault = None
+    desk.say(first, "alias", {"alias": "a"}, later=lambda is_durable: told.append(("alias", is_durable)))
+    await world.settle()
+    assert told[2:] == [("alias", True)]
 
 
 async def test_states_and_custom_events_are_passed_on_and_unknown_ones_counted(make_world: Callable[..., Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import h11
+import numpy as np
 import pytest
 import trio
 import trio.testing
@@ -15,6 +16,7 @@ import trio.testing
 from gateway.api.conversation import HttpSettings
 from gateway.api.devices import DeviceDesk
 from gateway.api.health import HealthServer
+from gateway.columns import TextColumn
 from gateway.core.identity import check_device_password
 from gateway.core.signed_requests import SignedRequests, SigningLimits, sign_request
 from gateway.errors import Overloaded, StoreError, StoreUnavailable
@@ -56,10 +58,17 @@ class Desk:
     async def register(self, app_key: str, message: RegisterDevices) -> DevicesRegistered:
         if self.overload is not None:
             raise self.overload
-        check_registration(message)
-        self.registered.append((app_key, message))
-        refused = [] if self.refusal is None else [self.refusal]
+        refused = [RefusedRow(*fault) for fault in check_registration(message, self.check_tokens).faults]
+        refused += [] if self.refusal is None else [self.refusal]
+        if not refused:
+            self.registered.append((app_key, message))
         return DevicesRegistered(id=1, registered=1 - len(refused), refused=refused, refused_count=len(refused))
+
+    def check_tokens(self, channel: Channel, tokens: TextColumn) -> Any:
+        """As of an app without FCM."""
+        if channel is Channel.FCM:
+            return f"app shop has no credentials for {channel.name.lower()}"
+        return np.array([token != b"bad" for token in tokens.rows()], np.bool_)
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[trio.StapledStream]:
@@ -146,22 +155,44 @@ async def test_desk_makes_the_password_of_a_given_id_and_writes_nothing() -> Non
 
 
 @pytest.mark.parametrize(
-    ("body", "field"),
+    ("body", "field", "text", "value", "limit"),
     [
-        ({"device_id": "AB" * 16}, "device_id"),
-        ({"platform": "x" * 129}, "platform"),
-        ({"colour": "red"}, "body"),
-        ({"tags": ["a", "b\nc"]}, "tags"),
-        ({"token": "abc"}, "channel"),
-        ({"channel": "apns"}, "token"),
-        ({"channel": "xiaomi", "token": "abc", "region": "europe"}, "region"),
-        (b"{", "body"),
+        ({"device_id": "AB" * 16}, "device_id", "32 characters that are not ^[0-9a-f]{32}$", None, None),
+        ({"device_id": 7}, "device_id", "device_id is a number, expected a text", None, None),
+        (
+            {"device_id": "ab" * 16, "platform": "x" * 129},
+            "platform",
+            "platform is 129 characters, limit 128",
+            129,
+            128,
+        ),
+        ({"colour": "red"}, "colour", "colour is no key of this request", None, None),
+        ({"tags": ["a", "b\nc"]}, "tags", "a tag holds a newline", None, None),
+        ({"tags": ["a", ""]}, "tags[1]", "tags[1] is 0 characters, at least 1", 0, 1),
+        ({"tags": ["a"] * 101}, "tags", "tags is 101 items, limit 100", 101, 100),
+        ({"tags": "a"}, "tags", "tags is a text, expected an array", None, None),
+        ({"proven_unix_s": 1 << 32}, "proven_unix_s", "is 4294967296, limit 4294967295", 1 << 32, (1 << 32) - 1),
+        ({"proven_unix_s": -1}, "proven_unix_s", "is -1, at least 0", -1, 0),
+        ({"proven_unix_s": True}, "proven_unix_s", "is a boolean, expected a whole number", None, None),
+        ({"alias": None}, "alias", "alias is null, expected a text", None, None),
+        ({"token": "abc"}, "channel", "channel and token come together", None, None),
+        ({"channel": "apns"}, "token", "channel and token come together", None, None),
+        ({"channel": "xiaomi", "token": "abc", "region": "europe"}, "region", "region is 'europe'", None, None),
+        ({"channel": "nokia", "token": "abc"}, "channel", "'nokia' is not known", None, None),
+        ({"channel": "fcm", "token": "abc"}, "channel", "app shop has no credentials for fcm", None, None),
+        ({"channel": "apns", "token": "bad"}, "token", "not the form of a token of apns", None, None),
+        ([], "body", "body is an array, expected an object", None, None),
+        (b"{", "body", "not JSON", None, None),
     ],
 )
-async def test_desk_names_the_field_that_is_wrong(body: Any, field: str) -> None:
+async def test_desk_names_the_field_that_is_wrong_its_value_and_its_limit(
+    body: Any, field: str, text: str, value: int | None, limit: int | None
+) -> None:
     desk = Desk()
     status, _, answer = await desk.ask(body)
     assert (status, answer["error"], answer["field"], desk.registered) == (400, "bad_request", field, [])
+    assert text in answer["text"]
+    assert (answer.get("value"), answer.get("limit")) == (value, limit)
 
 
 async def test_desk_passes_on_what_the_device_table_refuses() -> None:

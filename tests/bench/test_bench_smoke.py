@@ -205,7 +205,7 @@ def test_ledger_finds_the_messages_it_archived() -> None:
 @pytest.mark.needs_tools("mosquitto")
 def test_longlink_runs_beside_mosquitto_with_several_workers_and_through_a_storm() -> None:
     by_name = {line["workload"]: line for line in lines_of(bench("longlink", "--smoke", "--json"))}
-    assert list(by_name) == ["idle", "connect", "push", "two_workers", "crowd", "storm"]
+    assert list(by_name) == ["idle", "connect", "push", "two_workers", "crowd", "storm", "storm_restart"]
     assert 0 < by_name["idle"]["bytes_per_connection"] < 100_000  # type: ignore[operator]
     for name in ("connect", "push"):
         assert by_name[name]["ratio_to_mosquitto"] > 0  # type: ignore[operator]
@@ -214,7 +214,9 @@ def test_longlink_runs_beside_mosquitto_with_several_workers_and_through_a_storm
     assert 0.5 <= by_name["two_workers"]["busiest_worker_share"] <= 1  # type: ignore[operator]
     assert crowd["states"] == {"device_acked": crowd["rows"]}
     assert crowd["received"] == crowd["rows"] + crowd["dup"]  # type: ignore[operator]
-    assert 0 < by_name["storm"]["back_s"] < 30  # type: ignore[operator]
+    for name in ("storm", "storm_restart"):
+        assert 0 < by_name[name]["back_s"] < 30  # type: ignore[operator]
+        assert by_name[name]["rows_arrived_twice"] == 0
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,18 @@ from gateway.core.identity import check_device_password
 DEVICE = "00112233445566778899aabbccddeeff"
 
 
+def write(folder: Path, *listeners: str) -> Path:
+    (folder / "shop.secret").write_text("s3cret\n")
+    file = folder / "gateway.toml"
+    tables = "".join(f"[[long_link.listeners]]\n{listener}\n" for listener in listeners)
+    app = '[[apps]]\nkey = "shop"\nsecrets = [{ file = "shop.secret" }]\n'
+    file.write_text(f'[gateway]\ndata_dir = "data"\n{tables}{app}')
+    return file
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    (tmp_path / "shop.secret").write_text("s3cret\n")
-    file = tmp_path / "gateway.toml"
-    file.write_text(
-        '[gateway]\ndata_dir = "data"\n'
-        '[[long_link.listeners]]\naddress = "tcp://127.0.0.1:0"\n'
-        '[[long_link.listeners]]\naddress = "tcp://0.0.0.0:1884"\n'
-        '[[apps]]\nkey = "shop"\nsecrets = [{ file = "shop.secret" }]\n'
-    )
-    return file
+    return write(tmp_path, 'address = "tcp://127.0.0.1:0"', 'address = "tcp://0.0.0.0:1884"')
 
 
 def option(words: list[str], name: str) -> str:
@@ -52,7 +54,37 @@ def test_machines_get_the_same_as_json(file: Path, capsys: pytest.CaptureFixture
     assert check_device_password([b"s3cret"], DEVICE, login["password"].encode())
 
 
-@pytest.mark.parametrize("arguments", [["bank", DEVICE], ["shop", DEVICE, "--address", "nowhere"]])
+def test_the_line_leads_to_a_listener_that_mosquitto_can_speak_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write_certificate: Callable[..., Path]
+) -> None:
+    write_certificate(tmp_path / "c.pem")
+    tls = 'address = "tls://0.0.0.0:8883"\ncert_file = "c.pem"\nkey_file = "c.pem"'
+    others = ('address = "ws://0.0.0.0:80"', 'address = "tcp://0.0.0.0:1885"\nproxy_protocol = true')
+    arguments = ["device-login", "shop", DEVICE, "--config", str(tmp_path / "gateway.toml")]
+    write(tmp_path, *others, tls, 'address = "tcp://0.0.0.0:1883"')
+    assert main(arguments) == ExitCode.GOOD
+    words = shlex.split(capsys.readouterr().out)
+    assert (option(words, "-p"), "--tls-use-os-certs" in words) == ("1883", False)
+    write(tmp_path, *others, tls)
+    assert main(arguments) == ExitCode.GOOD
+    words = shlex.split(capsys.readouterr().out)
+    assert (option(words, "-p"), "--tls-use-os-certs" in words) == ("8883", True)
+    write(tmp_path, *others)
+    assert main(arguments) == ExitCode.USAGE
+    assert "over tcp or tls" in capsys.readouterr().err
+    assert main([*arguments, "--address", "tls://push.example.com:8883"]) == ExitCode.GOOD
+    words = shlex.split(capsys.readouterr().out)
+    assert (option(words, "-h"), "--tls-use-os-certs" in words) == ("push.example.com", True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bank", DEVICE],
+        ["shop", DEVICE, "--address", "nowhere"],
+        ["shop", DEVICE, "--address", "ws://push.example.com:80"],
+    ],
+)
 def test_what_cannot_be_is_a_wrong_usage(arguments: list[str], file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["device-login", *arguments, "--config", str(file)]) == ExitCode.USAGE
     assert capsys.readouterr().out == ""

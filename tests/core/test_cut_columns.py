@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from gateway.columns import TextColumn
 from gateway.core import cut_columns
-from gateway.core.cut_columns import cut_rows, shorten_rows
-from gateway.core.truncate import JSON_BYTES, SURE_PAIRS, cut, shorten
+from gateway.core.cut_columns import KNOWN_BYTES_MIN, cut_rows, plain_ends, shorten_rows
+from gateway.core.truncate import JSON_BYTES, SURE_PAIRS, cut, shorten, shorten_plain
 
 #: Characters that join their neighbours, beside plain ones of one to four bytes.
 NASTY = [
@@ -50,6 +50,22 @@ def test_rows_are_shortened_to_limits_of_their_own_as_one_by_one(told: list[tupl
     for (row, limit), got in zip(rows, made, strict=True):
         if got is not None:
             assert got.decode() == shorten(row.decode(), limit, JSON_BYTES, mark).text
+
+
+@given(st.lists(st.tuples(PLAIN, PLAIN, st.integers(0, 90)), min_size=1, max_size=6), PLAIN, marks)
+def test_texts_are_cut_where_they_lie_as_they_are_when_they_are_taken_out(
+    told: list[tuple[str, str, int]], beginning: str, mark: str
+) -> None:
+    head = (beginning * KNOWN_BYTES_MIN)[: KNOWN_BYTES_MIN + 8]
+    rows = [(head + text + rest).encode() for text, rest, _ in told]
+    sizes = [min(KNOWN_BYTES_MIN + at, len(row) - 1) for row, (_, _, at) in zip(rows, told, strict=True)]
+    stops = np.cumsum([len(row) for row in rows])
+    starts = stops - [len(row) for row in rows]
+    ends, is_sure = plain_ends(b"".join(rows), stops, starts + sizes)
+    for row, size, end, sure in zip(rows, sizes, (ends - starts).tolist(), is_sure.tolist(), strict=True):
+        if sure:
+            assert row[:end].decode() + mark == shorten(row.decode(), size + len(mark.encode()), JSON_BYTES, mark).text
+        assert sure == (shorten_plain(row, size, "") is not None)
 
 
 def test_most_cuts_between_words_and_ideographs_are_sure() -> None:

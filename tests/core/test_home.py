@@ -14,6 +14,7 @@ from hypothesis import given
 
 from gateway import message_id
 from gateway.batch import Batch, TaskSegment
+from gateway.columns import TextColumn
 from gateway.content import TTL_S_MAX, Variant
 from gateway.core.home import Home, mark, row_tags, split_by_sequence
 from gateway.core.lifetimes import NOW_OR_NEVER_S, expiry_reasons, row_deadlines, seconds_left
@@ -223,6 +224,19 @@ def test_final_pages_leave_oldest_first_and_open_ones_stay() -> None:
     statistics = home.statistics()
     assert (statistics.pages, statistics.pages_evicted, statistics.ledger_bytes) == (3, 1, 3 * size)
     assert set(home.pages()) == {pages[0], pages[2], late}
+
+
+def test_a_page_whose_rows_have_ended_keeps_nothing_of_what_they_said() -> None:
+    home = home_of()
+    batch = batch_of(home, 2)
+    batch.variables = {"name": TextColumn.from_rows([b"x" * 1000, b"y"])}
+    page = home.open(batch, 0.0)
+    full = home.ledger_bytes
+    finish(home, page, rows=rows_of(0))
+    assert (home.ledger_bytes, page.batch.variables["name"].row(1)) == (full, b"y")
+    finish(home, page, rows=rows_of(1))
+    assert page.batch.variables == {}
+    assert home.ledger_bytes == page.memory_bytes() < full - 1000
 
 
 def test_room_is_refused_while_pages_that_may_not_leave_fill_the_ledger() -> None:

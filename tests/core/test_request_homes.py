@@ -63,7 +63,7 @@ class Worker:
         self.life = life
         self.homes = RequestHomes(world.ownership, life.worker)
         self.told: deque[tuple[str, Any]] = deque()
-        self.is_linked = self.has_met = False
+        self.is_linked = self.has_met = self.declines = False
         self.asked: set[Life] = set()
         self.ids: dict[int, object] = {}
 
@@ -77,6 +77,10 @@ class Worker:
                 self.homes.on_back(said)
             case "died":
                 self.homes.on_over(said)
+            case "leaving":
+                self.homes.on_leaving(said, is_over=False)
+            case "stays":
+                self.homes.on_leaving(said, is_over=True)
             case _:
                 for life in said:
                     self.homes.on_over(life)
@@ -109,19 +113,35 @@ class Worker:
                 for key, answer in ids.items():
                     self.ids.setdefault(key, answer)
                 self.homes.on_answered(sender, has_begun=has_begun)
+            case "declined":
+                self.on_declined(sender, said)
             case _:
-                self.submit(said)
+                key, declined_by = said
+                self.submit(key, brought_by=sender, declined_by=declined_by)
 
-    def submit(self, key: int) -> None:
+    def submit(self, key: int, *, brought_by: Life | None = None, declined_by: Life | None = None) -> None:
         """A client's, or brought by another worker: taken, passed on, or declined."""
         if not self.homes.has_begun:
             return
         home = self.homes.home(key)
-        if home == self.life.worker:
-            if key not in self.ids:
+        if home == self.life.worker or (declined_by is not None and self.homes.takes_declined(key, declined_by)):
+            if key in self.ids:
+                return
+            if not self.declines:
                 self.ids[key] = self.world.taken(self, key)
+            elif brought_by is not None:
+                self.world.send(self.life, brought_by, "declined", key)
         elif (other := self.world.workers[home]) is not None:
-            self.world.send(self.life, other.life, "submit", key)
+            self.world.send(self.life, other.life, "submit", (key, None))
+
+    def on_declined(self, by: Life, key: int) -> None:
+        leaving = self.homes.leaving(by.worker)
+        if leaving is not None:
+            after = self.homes.next_home(key)
+            if after == self.life.worker:
+                self.submit(key, declined_by=leaving)
+            elif (other := self.world.workers[after]) is not None:
+                self.world.send(self.life, other.life, "submit", (key, leaving))
 
 
 class World:
@@ -132,6 +152,8 @@ class World:
         self.workers: list[Worker | None] = [None] * n
         self.last = [Life(worker, 0) for worker in range(n)]
         self.incarnation = 0
+        #: The one that leaves, while it lives.
+        self.leaving: Life | None = None
         self.on_links: dict[tuple[Life, Life], deque[tuple[str, Any]]] = {}
 
     def start(self, worker: int) -> None:
@@ -155,9 +177,30 @@ class World:
         worker.told.append(("met", down))
         self.tell_others(worker.life, "linked")
 
+    def leave(self, index: int) -> None:
+        """One at a time, and only while all of them work."""
+        all_work = all(worker is not None and worker.homes.has_begun and not worker.told for worker in self.workers)
+        worker = self.workers[index]
+        if all_work and self.leaving is None and worker is not None:
+            self.leaving = worker.life
+            self.tell_others(worker.life, "leaving")
+
+    def decide(self, index: int, *, stays: bool) -> None:
+        """The one that was to leave does, or goes on after all."""
+        worker = self.workers[index]
+        if worker is None or worker.life != self.leaving or worker.declines:
+            return
+        if stays:
+            self.leaving = None
+            self.tell_others(worker.life, "stays")
+        else:
+            worker.declines = True
+
     def kill(self, index: int) -> None:
         if self.workers[index] is not None:
             self.workers[index] = None
+            if self.leaving == self.last[index]:
+                self.leaving = None
             self.tell_others(self.last[index], "died")
 
     def tell_others(self, life: Life, what: str) -> None:
@@ -209,6 +252,10 @@ def step(world: World, kind: str, one: int, other: int) -> None:
             world.link(one)
         case "kill":
             world.kill(one)
+        case "leave":
+            world.leave(one)
+        case "take no more" | "stay":
+            world.decide(one, stays=kind == "stay")
         case "deliver":
             world.deliver(one, other)
         case "read" if worker is not None and worker.told:
@@ -219,7 +266,23 @@ def step(world: World, kind: str, one: int, other: int) -> None:
             worker.submit(key_of(other, world.ownership))
 
 
-STEPS = ["start", "link", "kill", "deliver", "deliver", "deliver", "read", "read", "go on", "go on", "submit", "submit"]
+STEPS = [
+    "start",
+    "link",
+    "kill",
+    "leave",
+    "take no more",
+    "stay",
+    "deliver",
+    "deliver",
+    "deliver",
+    "read",
+    "read",
+    "go on",
+    "go on",
+    "submit",
+    "submit",
+]
 
 
 @given(
@@ -275,3 +338,54 @@ def test_two_that_begin_at_once_ask_each_other_and_neither_waits_for_ever(n: int
         world.link(index)
     settle(world)
     assert all(worker is not None and worker.homes.has_begun for worker in world.workers)
+
+
+def test_what_a_leaving_worker_declines_is_taken_by_who_would_stand_in_for_it() -> None:
+    world = World(3)
+    for index in range(3):
+        world.start(index)
+        world.link(index)
+    settle(world)
+    leaver, after, asker = (worker for worker in world.workers if worker is not None)
+    known, new = (key_of(0, world.ownership, number) for number in (1, 2))
+    asker.submit(known)
+    settle(world)
+    world.leave(0)
+    settle(world)
+    asker.submit(new)
+    settle(world)
+    assert (known in leaver.ids, new in leaver.ids) == (True, True)
+    world.decide(0, stays=False)
+    unheard = key_of(0, world.ownership, 3)
+    for key in (known, new, unheard):
+        asker.submit(key)
+    settle(world)
+    assert list(after.ids) == [unheard]
+    world.kill(0)
+    world.start(0)
+    world.link(0)
+    settle(world)
+    newborn = world.workers[0]
+    assert newborn is not None
+    assert list(newborn.ids) == [unheard]
+    # What was declined by a life that is over is nobody's to take.
+    assert not after.homes.takes_declined(unheard, leaver.life)
+    assert after.homes.takes_declined(key_of(1, world.ownership), after.life) is False
+    assert [homes.homes.leaving(0) for homes in (after, asker)] == [None, None]
+
+
+def test_worker_that_stays_after_all_is_not_passed_over() -> None:
+    homes = RequestHomes(ownership := Ownership(3), 1)
+    key = key_of(0, ownership)
+    for life in (Life(0, 5), Life(2, 6)):
+        homes.on_back(life)
+    homes.on_leaving(Life(0, 5), is_over=False)
+    assert (homes.home(key), homes.next_home(key), homes.leaving(0)) == (0, 1, Life(0, 5))
+    assert homes.takes_declined(key, Life(0, 5))
+    assert not homes.takes_declined(key, Life(0, 4))
+    homes.on_leaving(Life(0, 5), is_over=True)
+    assert (homes.next_home(key), homes.takes_declined(key, Life(0, 5))) == (0, False)
+    homes.on_leaving(Life(0, 5), is_over=False)
+    homes.on_over(Life(0, 5))
+    homes.on_back(Life(0, 7))
+    assert (homes.home(key), homes.next_home(key), homes.leaving(0)) == (0, 0, None)

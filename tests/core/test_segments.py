@@ -6,8 +6,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gateway.core.segment_filling import SegmentsFilling
 from gateway.core.segments import SHARD_COUNT, BlockPool, HashKey, Segments, device_shard, device_shards
 from gateway.errors import Overloaded
 
@@ -122,6 +123,19 @@ class SegmentsMachine(RuleBasedStateMachine):
         keys = np.array(keys, np.uint64)
         fingerprints = np.where(keys % 5 == 0, np.uint64(0xFFFF_FFFF) - keys % 2, keys % 16)
         return fingerprints << np.uint64(32) | keys
+
+    @initialize(keys=st.lists(st.integers(0, 150), max_size=80, unique=True), n_parts=st.integers(1, 3))
+    def load(self, keys, n_parts):
+        filling = SegmentsFilling(self.segments, 1 << 17)
+        self.rows = {key: row for row, key in enumerate(keys)}
+        self.next_row = len(keys)
+        for part in range(n_parts):
+            some = keys[part::n_parts]
+            rows = np.array([self.rows[key] for key in some], np.int32)
+            self.keys[rows] = some
+            filling.add(self.shards(some), self.hashes(some), rows)
+        for _ in filling.steps():
+            pass
 
     @rule(keys=st.lists(st.integers(0, 150), max_size=40, unique=True))
     def insert(self, keys):

@@ -28,7 +28,7 @@ def test_few_answers_with_some_to_come_let_the_next_one_wait_for_company() -> No
     ("n_reads", "n_others", "n_in_flight"),
     [
         (1, 0, 0),  # the last answer
-        (0, 0, 500),  # nothing was there: a timer, or rows went out
+        (0, 0, 7),  # nothing was there: a timer
         (3, 1, 500),  # somebody connected, left or said something
         (256, 0, 500),  # worth a step
     ],
@@ -37,11 +37,21 @@ def test_steps_of_other_kinds_ask_for_no_pause(n_reads: int, n_others: int, n_in
     assert after(n_reads, n_others, n_in_flight) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize(("n_in_flight", "gathers"), [(0, False), (1, True), (255, True), (256, False)])
-def test_first_answer_to_a_few_rows_waits_for_the_others(n_in_flight: int, *, gathers: bool) -> None:
+@pytest.mark.parametrize(("n_in_flight", "gap_s"), [(1, FEW_GAP_S), (255, FEW_GAP_S), (256, MANY_WAIT_S)])
+def test_first_answer_to_rows_that_were_sent_waits_for_the_others(n_in_flight: int, gap_s: float) -> None:
     pauses = StepPauses()
     pauses.on_delivered(100.0, n_in_flight)
-    assert (pauses.wait_s, pauses.gather_until) == (0.0, 100.0 + FEW_GAP_S if gathers else 0.0)
+    assert (pauses.wait_s, pauses.gather_until) == (0.0, 100.0 + gap_s)
+
+
+def test_nobody_waits_for_answers_to_rows_that_were_not_sent() -> None:
+    pauses = StepPauses()
+    pauses.on_delivered(100.0, 0)
+    assert (pauses.wait_s, pauses.gather_until) == (0.0, 0.0)
+
+
+def test_first_of_many_answers_waits_for_the_others_after_a_step_that_found_none() -> None:
+    assert after(n_reads=0, n_others=0, n_in_flight=256) == (0.0, 100.0 + MANY_WAIT_S)
 
 
 def test_step_that_was_cut_short_is_followed_by_the_next_however_few_it_found() -> None:

@@ -43,6 +43,16 @@ def array(values, dtype=np.int32):
     return np.array(values, dtype)
 
 
+def restore(table, parts):
+    """How many tokens were lost."""
+    restoring = table.restoring(sum(part.n for part in parts))
+    for part in parts:
+        restoring.add(part)
+    for _ in restoring.end():
+        pass
+    return restoring.n_lost
+
+
 @pytest.fixture
 def table():
     return DeviceTable(LIMITS, KEY)
@@ -58,7 +68,7 @@ def test_a_stored_token_that_two_devices_hold_is_the_later_ones(table):
             one.mute_tokens(rows_of(one, [IDS[at]]), one.token_hashes(rows_of(one, [IDS[at]])))
             parts.append(one.export(rows_of(one, [IDS[at]])))
         loaded = DeviceTable(LIMITS, KEY)
-        assert sum(loaded.restore(part) for part in ([concatenate(parts)] if is_one_part else parts)) == 1
+        assert restore(loaded, [concatenate(parts)] if is_one_part else parts) == 1
         rows = rows_of(loaded, IDS[:2]).tolist()
         holder, loser = rows if is_first_later else rows[::-1]
         assert (loaded.device(holder).token, loaded.device(loser).token) == (TOKENS[0], b"")
@@ -70,7 +80,7 @@ def test_a_table_too_small_for_what_was_stored_says_which_limit(table):
     register(table, [(device_id, 1, TOKENS[0] + device_id[:1]) for device_id in IDS])
     stored = table.export(rows_of(table, IDS))
     with pytest.raises(Overloaded, match="devices_max is 12, limit 11"):
-        DeviceTable(DeviceLimits(devices_max=11, token_bytes_max=1 << 20), KEY).restore(stored)
+        DeviceTable(DeviceLimits(devices_max=11, token_bytes_max=1 << 20), KEY).restoring(12).add(stored)
 
 
 def test_a_switched_off_device_is_filtered_until_a_registration_says_otherwise(table):
@@ -89,7 +99,7 @@ def test_a_blocked_device_stays_blocked_when_it_registers_and_after_a_restart(ta
     register(table, [(IDS[0], 1, TOKENS[1])])
     assert table.routing(rows).filters.tolist() == [FLAG_BLOCKED, 0]
     loaded = DeviceTable(LIMITS, KEY)
-    loaded.restore(table.export(rows))
+    restore(loaded, [table.export(rows)])
     rows = rows_of(loaded, IDS[:2])
     assert [loaded.device(row).is_blocked for row in rows.tolist()] == [True, False]
     loaded.block(rows[:1], False)
@@ -102,6 +112,6 @@ def test_first_seen_is_when_a_device_came_and_last_seen_when_it_was_online(table
     row = table.find_one(IDS[0], 0)
     table.set_online(row, 3, 1, 70)
     loaded = DeviceTable(LIMITS, KEY)
-    loaded.restore(table.export(array([row])))
+    restore(loaded, [table.export(array([row]))])
     device = loaded.device(loaded.find_one(IDS[0], 0))
     assert (device.first_seen_unix_s, device.registered_unix_s, device.last_seen_unix_s, device.fd) == (50, 60, 70, -1)

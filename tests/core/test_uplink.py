@@ -62,6 +62,7 @@ BAD = [
     ("displayed", {}),
     ("displayed", {"message_id": "nonsense"}),
     ("clicked", {"message_ids": [ID] * 101}),
+    ("clicked", {"message_id": ID, "message_ids": [ID] * 100}),
     ("clicked", {"message_ids": [ID, "x"]}),
     ("switch", {"on": 1}),
     ("tags", {"set": ["a"], "add": ["b"]}),

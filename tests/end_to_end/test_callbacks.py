@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import signal
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -217,3 +218,71 @@ async def test_what_was_not_told_when_the_process_ended_is_told_by_the_next_and_
         await until(service.lines)
         assert [(line["cid"], line["code"], line["alias"]) for line in service.lines()] == [(away.hex(), "500", "春")]
         assert service.lines()[0]["custom_callback"] == "order 7"
+
+
+def cursors_of(service: Service) -> dict[str, tuple[str, str]]:
+    """By journal: the cursor of a request with one line, and that line's message id."""
+    return {
+        lines[0]["msgid"].replace("-", "")[12:16]: (headers["x-pushgw-cursor"], lines[0]["msgid"].replace("-", ""))
+        for headers, lines in service.requests
+    }
+
+
+@pytest.mark.slow
+async def test_several_workers_tell_after_a_kill_what_none_of_them_had_told_and_each_names_its_cursor(
+    serve: Callable[..., Any],
+    open_clients: Callable[..., Any],
+    service: Service,
+    callback: Callable[..., Any],
+    folder: Path,
+) -> None:
+    """And one worker alone, afterwards, tells what both had not."""
+    stranger, away = b"stranger of sixt", bytes([7]) * 16
+    over: dict[str, Any] = {
+        "app": callback(attempts_max=100, batch_rows_max=1) | {"durability": "disk"},
+        "store": {"data_dir": str(folder / "store")},
+        "ledger": {"held_write_s": 0.1},
+    }
+    service.answers = [500] * 100_000
+    process = await trio.to_thread.run_sync(lambda: serve(None, **over, gateway={"workers": 2}))
+    async with open_clients(process.ready) as gateway:
+        await gateway.client.register_devices([DeviceState(device_id=away)])
+
+        async def submit_to_both() -> list[str]:
+            """Who is home of a submit follows from its request id, which is chance here."""
+            tasks: dict[str, str] = {}
+            while set(tasks) != {"8000", "8001"}:
+                task = (await gateway.client.submit(Variant("t", "b"), [stranger, away])).task_id.hex()
+                told.add(task)
+                tasks[task[12:16]] = task
+            return list(tasks.values())
+
+        told: set[str] = set()
+        for task in await submit_to_both():
+            while await gateway.states(bytes.fromhex(task)) != {"dropped": 1, "held": 1}:
+                await trio.sleep(0.02)
+        # Each tells of the rows of its own, again and again, and says where it is.
+        await until(lambda: set(cursors_of(service)) == {"8000", "8001"})
+        for cursor, message_id in cursors_of(service).values():
+            async with gateway.client.subscribe_receipts(bytes.fromhex(cursor)) as pages:
+                await submit_to_both()
+                seen: set[str] = set()
+                async for page in pages:
+                    seen |= {bytes(page.message_ids[16 * at :][:16]).hex() for at in range(page.n)}
+                    if {one[12:16] for one in seen} == {"8000", "8001"}:
+                        break
+                assert message_id not in seen
+        process.signal(signal.SIGKILL)
+        await trio.to_thread.run_sync(process.wait)
+    service.requests.clear()
+    service.answers = []
+    process = await trio.to_thread.run_sync(lambda: serve(None, **over))
+    async with open_clients(process.ready) as gateway:
+
+        def ended(cid: bytes) -> set[str]:
+            return {line["taskid"].replace("-", "") for line in service.lines() if line["cid"] == cid.hex()}
+
+        await until(lambda: ended(stranger) == told)
+        for task in told:
+            await gateway.client.stop_task(bytes.fromhex(task))
+        await until(lambda: ended(away) == told)

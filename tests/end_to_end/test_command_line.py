@@ -175,6 +175,8 @@ def test_losses_are_shown_as_funnel_rows_and_picture(
     assert not unwritten.exists()
     assert main(["loss", "nothing", "--config", running.config]) == ExitCode.GOOD
     assert "nothing (plan): no rows are known of it" in capsys.readouterr().out
+    assert main(["loss", "nothing", "--to", "2020-01-01", "--config", running.config]) == ExitCode.GOOD
+    assert "nothing (plan): no rows to 2020-01-01; a day begins at midnight in Shanghai" in capsys.readouterr().out
 
 
 def test_an_app_may_ask_for_itself(running: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

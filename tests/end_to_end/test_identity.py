@@ -83,7 +83,7 @@ async def test_ban_written_into_the_file_ends_the_session_and_refuses_the_next(
         async with session(gateway, identity) as (stream, code):
             assert code == 0
             bans.write_text("[apps.nobody]\n")
-            gateway.worker.bans_watch.check()
+            await gateway.worker.bans_watch.check()
             assert (await gateway.client.device(identity["device_id"])).facts["is_online"]
             bans.write_text(f'[apps.shop]\ndevices = ["{identity["device_id"]}"]\n')
             with trio.fail_after(60):

@@ -330,10 +330,10 @@ async def connect_5(device: bytes, port: int) -> trio.SocketStream:
     return stream
 
 
-async def test_rolling_restart_replaces_every_worker_and_devices_come_back(
+async def test_rolling_restart_replaces_every_worker_devices_come_back_and_submits_do_not_wait_for_it(
     serve: Callable[..., Any], open_clients: Callable[..., Any], new_phone: Callable[[bytes], Any]
 ) -> None:
-    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
+    process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO | {"restart_spread_s": 1.0}))
     async with open_clients(process.ready) as gateway, trio.open_nursery() as nursery:
         before = await workers_of(gateway)
         devices = [device_of(number % 2) for number in range(8)]
@@ -358,10 +358,18 @@ async def test_rolling_restart_replaces_every_worker_and_devices_come_back(
         async def online() -> bool:
             return [one.get("devices_online") for one in await workers_of(gateway)] in ([4, 4], [5, 5])
 
+        async def submit_on() -> None:
+            # To nobody, so that no row stays open.
+            while True:
+                answer = await gateway.client.submit([Variant(title="a", body="b")], [os.urandom(16)])
+                assert answer.accepted == 1
+
         await until(online)
-        async with open_clients(process.ready) as patient:
+        async with open_clients(process.ready) as patient, trio.open_nursery() as submitting:
             patient.operator._timeout_s = 60.0
+            submitting.start_soon(submit_on)
             done = (await patient.operator.restart()).workers
+            submitting.cancel_scope.cancel()
         assert [(one.worker, one.outcome, one.rows_open) for one in done] == [
             (0, "restarted", {}),
             (1, "restarted", {}),
@@ -379,6 +387,8 @@ async def test_rolling_restart_replaces_every_worker_and_devices_come_back(
         assert sum(turned_away) <= 2
         page = await gateway.metrics()
         assert ("pushgw_worker_restarts_total", "0") not in page
+        # Half of the ids have their home at the worker that sends its devices away meanwhile.
+        assert sum(page["pushgw_stand_in_submits_total", str(worker)] for worker in (0, 1)) > 0
         nursery.cancel_scope.cancel()
 
 

@@ -35,7 +35,7 @@ def test_connection_behind_a_balancer_becomes_a_plain_one_with_its_real_address(
     client.sendall(header() + b"hello")
     bench.until(lambda: bench.received)
     assert list(bench.received.values()) == [b"hello"]
-    assert list(bench.edge._handshaking.values()) == ["203.0.113.7"]
+    assert bench.edge.handshakes.addresses() == ["203.0.113.7"]
     assert bench.edge.statistics()["layered"] == 0
     assert bench.count(Count.PROXY_HEADERS) == 1
 
@@ -48,7 +48,7 @@ def test_header_byte_by_byte_gives_the_same(start: Start) -> None:
         client.sendall(bytes((byte,)))
         bench.turn()
     bench.until(lambda: list(bench.received.values()) == [b"hello"])
-    assert list(bench.edge._handshaking.values()) == ["203.0.113.7"]
+    assert bench.edge.handshakes.addresses() == ["203.0.113.7"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_limit_per_address_holds_for_real_addresses_and_not_for_the_balancer(sta
     assert bench.count(Count.EVICTED_HANDSHAKING_PER_ADDRESS_MAX) == 1
     assert bench.closed() == {CloseReason.TOO_MANY_CONNECTIONS: 1}
     bench.edge.close_some(CloseReason.SHUTDOWN, 100)
-    assert bench.edge._handshaking_by_address == {}
+    assert bench.edge.handshakes.addresses() == []
 
 
 def test_refused_addresses_behind_a_balancer_are_known_by_the_header_and_the_balancer_is_never_refused(
@@ -110,7 +110,8 @@ def test_refused_addresses_behind_a_balancer_are_known_by_the_header_and_the_bal
     assert bench.closed() == {CloseReason.BANNED: 1}
     assert bench.count(Count.REFUSED_ADDRESS) == 1
     assert sorted(asked) == ["203.0.113.7", "203.0.113.8"]
-    assert bench.edge._handshaking_by_address == {"203.0.113.8": dict.fromkeys(bench.received)}
+    assert (bench.edge.handshakes.count_at("203.0.113.8"), bench.edge.handshakes.count_at("203.0.113.7")) == (1, 0)
+    assert [bench.edge.handshakes.oldest_at("203.0.113.8")] == list(bench.received)
 
 
 def test_data_of_a_connection_that_a_later_header_evicts_in_the_same_poll_is_dropped(start: Start) -> None:
@@ -145,5 +146,51 @@ def test_proxy_header_comes_before_tls(start: Start, certificate: Path, tls_clie
     client = tls_client(bench, certificate, before=header())
     client.send(b"hello")
     assert client.receive(5) == b"hello"
-    assert list(bench.edge._handshaking.values()) == ["203.0.113.7"]
+    assert bench.edge.handshakes.addresses() == ["203.0.113.7"]
     assert (bench.count(Count.PROXY_HEADERS), bench.count(Count.TLS_HANDSHAKES)) == (1, 1)
+
+
+def test_flood_at_one_listener_ends_its_own_handshakes_and_none_at_the_others(start: Start) -> None:
+    bench = start(PLAIN, PLAIN, handshaking_max=10, handshaking_per_address_max=8)
+
+    def connect(listener: int, n: int) -> None:
+        for number in range(n):
+            source = (f"127.0.0.{2 + number % 10}", 0)
+            bench.clients.append(socket.create_connection(bench.addresses[listener], 5, source))
+
+    connect(1, 3)
+    bench.until_open(3)
+    connect(0, 30)
+    bench.until(lambda: bench.count(Count.ACCEPTED) == 33)
+    assert bench.count(Count.EVICTED_HANDSHAKING_MAX) == 23
+    for client in bench.clients[:3]:
+        client.sendall(b"still here")
+    bench.until(lambda: len(bench.received) == 3)
+    # An equal share for each: the other one's flood does not take this one's, either.
+    connect(1, 30)
+    bench.until(lambda: bench.count(Count.ACCEPTED) == 63)
+    assert sorted(bench.edge.handshakes.listeners()) == [0] * 5 + [1] * 5
+
+
+def test_flood_of_silent_connections_over_tls_leaves_the_upgrades_of_websockets_alone(
+    start: Start, tls: ListenerSettings
+) -> None:
+    bench = start(tls, ListenerSettings(port=0, is_websocket=True), layered_connections_max=6)
+    browser = bench.connect(1)
+    bench.until_open(1)
+    for _ in range(20):
+        bench.connect(0)
+    bench.until(lambda: bench.count(Count.ACCEPTED) == 21)
+    assert bench.count(Count.EVICTED_LAYERED_CONNECTIONS_MAX) == 15
+    browser.sendall(b"no upgrade\r\n\r\n")
+    bench.until(lambda: bench.count(Count.WEBSOCKET_UPGRADES_REFUSED))
+
+
+def test_listener_with_a_long_queue_does_not_keep_the_others_waiting(start: Start) -> None:
+    bench = start(PLAIN, PLAIN, accepts_per_step=4)
+    for _ in range(40):
+        bench.connect(0)
+    for _ in range(2):
+        bench.connect(1)
+    bench.turn()
+    assert sorted(bench.edge.handshakes.listeners()) == [0, 0, 1, 1]

@@ -194,9 +194,12 @@ def test_changed_certificate_is_used_by_the_next_device_and_ends_no_connection(
     old, new = write_certificate(tmp_path / "old.pem"), write_certificate(tmp_path / "new.pem")
     shutil.copy(old, used)
     bench = start(ListenerSettings(port=0, cert_file=str(used)), certificate_check_s=10.0)
+    told: list[tuple[str, str]] = []
+    bench.edge.layers.on_certificate = lambda file, fault: told.append((file, fault))
     bench.echoes = True
     before = tls_client(bench, old)
     before.send(b"1")
+    new_ca = shutil.copy(new, tmp_path / "new-ca.pem")
     os.replace(new, used)
     # not looked at again yet
     tls_client(bench, old).shake_hands()
@@ -205,6 +208,7 @@ def test_changed_certificate_is_used_by_the_next_device_and_ends_no_connection(
     bench.now += 10.1
     tls_client(bench, used).shake_hands()
     assert bench.count(Count.CERTIFICATE_RELOADS) == 1
+    assert told == [(str(used), "")]
     before.send(b"2")
     assert before.receive(2) == b"12"
     # half of a renewal, or a mistake: the one before stays
@@ -215,6 +219,16 @@ def test_changed_certificate_is_used_by_the_next_device_and_ends_no_connection(
         tls_client(bench, old).shake_hands()
     assert bench.count(Count.CERTIFICATE_RELOADS_FAILED) == 1
     assert bench.count(Count.CERTIFICATE_RELOADS) == 1
+    # said once, counted each time it is looked at
+    bench.now += 10.1
+    tls_client(bench, new_ca).shake_hands()
+    assert bench.count(Count.CERTIFICATE_RELOADS_FAILED) == 2
+    ((file, fault),) = told[1:]
+    assert (file, "PEM" in fault) == (str(used), True)
+    used.unlink()
+    bench.now += 10.1
+    tls_client(bench, new_ca).shake_hands()
+    assert "No such file" in told[2][1]
 
 
 @pytest.mark.parametrize("name", ["c.pem", "absent.pem"])

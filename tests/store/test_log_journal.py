@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -206,6 +207,26 @@ async def test_a_commit_writes_once(folder: Folder) -> None:
     disk.calls.clear()
     await journal.release(EPOCH, positions)
     assert disk.calls == ["write_durable"]
+
+
+async def test_the_system_is_asked_for_the_disk_and_not_for_its_cache(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the machine's own files: what stands in an append is written with RWF_DSYNC, and nothing else is."""
+    journal = folder.open(segment_bytes=1 << 20)
+    calls: list[tuple[int, int]] = []
+    pwritev = os.pwritev
+
+    def watched(fd: int, buffers: Sequence[bytes], offset: int, flags: int = 0) -> int:
+        written = pwritev(fd, buffers, offset, flags)
+        calls.append((written, flags))
+        return written
+
+    monkeypatch.setattr(os, "pwritev", watched)
+    for name in range(3):
+        await journal.append(EPOCH, [big(name)])
+    assert [flags for _, flags in calls] == [os.RWF_DSYNC] * 3
+    assert all(written > 1000 for written, _ in calls)
 
 
 # torn tails and damage

@@ -7,6 +7,7 @@ import itertools
 import sqlite3
 import zlib
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
@@ -21,7 +22,7 @@ from gateway.device_columns import DeviceColumns, concatenate, keep_last, take_t
 from gateway.errors import StaleEpoch, StoreCorrupt, StoreError, StoreInUse
 from gateway.store import sqlite_registry
 from gateway.store.database import Database
-from gateway.store.registry_codec import count_devices, decode_devices, encode_devices
+from gateway.store.registry_codec import count_devices, decode_blobs, decode_devices, encode_devices, open_blob
 from gateway.store.sqlite_registry import SqliteRegistry
 from gateway.tag_columns import TagColumns
 
@@ -234,6 +235,62 @@ def as_schema_1(devices: dict[int, bytes]) -> bytes:
 @given(st.dictionaries(st.integers(0, 9), st.binary(max_size=6), max_size=6))
 def test_devices_of_the_first_schema_come_back_with_their_tags(devices: dict[int, bytes]) -> None:
     assert plain_devices(decode_devices(as_schema_1(devices))) == plain_devices(columns_of(devices))
+
+
+@given(
+    st.lists(
+        st.tuples(st.dictionaries(st.integers(0, 50), st.binary(max_size=6), max_size=4), st.sampled_from("dpa1")),
+        max_size=6,
+    )
+)
+def test_blobs_that_are_decoded_together_are_what_each_is_alone(parts: list[tuple[dict[int, bytes], str]]) -> None:
+    """With details, plain, with aliases alone, of schema 1."""
+    blobs = []
+    for devices, kind in parts:
+        columns = columns_of(devices)
+        if kind in "pa":
+            columns = columns._replace(tags=None, aliases=None if kind == "p" else columns.aliases)
+        blobs.append(as_schema_1(devices) if kind == "1" else encode_devices(columns))
+    together = decode_blobs([open_blob(blob) for blob in blobs])
+    expected = [row for blob in blobs for row in plain_rows(decode_devices(blob))]
+    assert plain_rows(together) == expected
+    assert len(blobs) < 2 or len(set(together.profile_texts.rows())) == len(together.profile_texts)
+
+
+def plain_rows(columns: DeviceColumns) -> list[dict[tuple[int, int], tuple[Any, ...]]]:
+    """A device may stand in several blobs."""
+    return [plain_devices(columns.take(np.array([at]))) for at in range(columns.n)]
+
+
+@given(st.dictionaries(st.integers(0, 9), st.binary(max_size=6), max_size=8), st.data())
+def test_a_part_of_columns_is_their_rows(devices: dict[int, bytes], data: st.DataObject) -> None:
+    columns = columns_of(devices)
+    start = data.draw(st.integers(0, columns.n))
+    stop = data.draw(st.integers(start, columns.n))
+    rows = np.arange(start, stop)
+    assert plain_rows(columns.part(start, stop)) == plain_rows(columns.take(rows))
+    assert plain_rows(columns.part(start, stop).take(rows - start)) == plain_rows(columns.take(rows))
+
+
+async def test_a_load_gives_what_the_log_says_and_snapshots_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small ones together, slice by slice, and each device once."""
+    monkeypatch.setattr(sqlite_registry, "_CHUNK_ROWS", 3)
+    registry = SqliteRegistry(tmp_path, APPS)
+    for apps in (0, 1):
+        await registry.write(EPOCH, columns_of(dict.fromkeys(range(10), b"old"), apps))
+    for number in range(16):
+        await registry.turns.run(lambda g=number: registry._groups[g].fold_some(100))  # type: ignore[misc]
+    await registry.write(EPOCH, columns_of({1: b"newer", 4: b"newer"}, 1))
+    await registry.write(EPOCH, columns_of({1: b"newest", 10: b""}, 1))
+    chunks = [columns.n async for columns in registry.load(range(4096))]
+    assert max(chunks) <= 3
+    now = dict.fromkeys(range(10), b"old") | {1: b"newest", 4: b"newer", 10: b""}
+    assert await loaded(registry) == plain_devices(columns_of(dict.fromkeys(range(10), b"old"))) | plain_devices(
+        columns_of(now, 1)
+    )
+    registry.close()
 
 
 async def test_the_heads_of_the_snapshots_say_how_many_devices_there_are(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+import time
 import zlib
 from collections.abc import Sequence
 
@@ -25,6 +27,7 @@ class GatedJournal(ThreadedJournal):
         self.commits: list[int] = []
         self.sealed: list[Sealed] = []
         self.leave = threading.Semaphore(0)
+        self.may_let_go = threading.Lock()
         self.is_buggy = False
 
     def commit(self, records: Sequence[Sealed]) -> Sequence[int]:
@@ -36,7 +39,8 @@ class GatedJournal(ThreadedJournal):
         return range(len(self.sealed) - len(records), len(self.sealed))
 
     def let_go(self, epoch: int, positions: Sequence[int]) -> None:
-        pass
+        with self.may_let_go:
+            pass
 
     def read(self, position: int, bytes_max: int) -> ReadAhead:
         return ReadAhead([], None)
@@ -99,35 +103,60 @@ async def test_a_cancelled_call_that_only_waited_never_happened_and_holds_up_nob
     assert sorted(name for name in done if name != 0) == [name for name in range(1, 4) if name != which]
 
 
-async def test_the_call_that_should_begin_the_next_turn_may_be_cancelled_in_that_very_moment() -> None:
+async def test_a_call_that_a_turn_has_is_not_cancelled() -> None:
+    journal = GatedJournal()
     scope = trio.CancelScope()
+    answers = []
 
-    journal, answers = GatedJournal(), []
-    wake_next = journal._turns._wake_next
-
-    def cancel_and_wake() -> None:
-        # The cancellation is on its way to the second call when the first one's turn ends and would wake it.
-        scope.cancel()
-        wake_next()
-
-    journal._turns._wake_next = cancel_and_wake  # type: ignore[method-assign]
-
-    async def second() -> None:
+    async def one() -> None:
         with scope:
-            await journal.append(EPOCH, [JournalRecord(9, ())])
+            answers.append(list(await journal.append(EPOCH, [record_of(0)])))
 
-    async def third() -> None:
-        answers.append(list(await journal.append(EPOCH, [record_of(2)])))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one)
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not scope.cancelled_caught
+        journal.leave.release()
+    assert answers == [[0]]
 
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            await begun(nursery, journal, 1, answers)
-            for call in (second, third):
-                nursery.start_soon(call)
-                await trio.testing.wait_all_tasks_blocked()
-            journal.leave.release(2)
-    assert len(answers) == 2
-    assert all(record.kind != 9 for record in journal.sealed)
+
+async def test_a_call_that_comes_during_a_turn_needs_no_turn_of_the_loop_before_its_own() -> None:
+    journal, answers = GatedJournal(), []
+    async with trio.open_nursery() as nursery:
+        await begun(nursery, journal, 2, answers)
+        journal.leave.release(2)
+        # The loop stands still and both are durable.
+        deadline = time.monotonic() + 60
+        while len(journal.commits) < 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert journal.commits == [1, 1]
+
+
+async def test_an_append_is_answered_before_what_came_earlier_is_let_go() -> None:
+    journal, done = GatedJournal(), []
+
+    async def release() -> None:
+        await journal.release(EPOCH, [7])
+        done.append("release")
+
+    async def append(name: int) -> None:
+        await journal.append(EPOCH, [record_of(name)])
+        done.append(name)
+
+    async with trio.open_nursery() as nursery:
+        for call in (functools.partial(append, 0), functools.partial(append, 1), release, functools.partial(append, 2)):
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked()
+        journal.may_let_go.acquire()
+        journal.leave.release(2)
+        with trio.fail_after(60):
+            while len(done) < 3:
+                await trio.sleep(0.001)
+        assert sorted(map(str, done)) == ["0", "1", "2"]
+        journal.may_let_go.release()
+    assert journal.commits == [1, 2]
 
 
 async def test_a_bug_in_the_thread_is_raised_once_and_told_to_the_others() -> None:

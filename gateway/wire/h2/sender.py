@@ -126,7 +126,7 @@ class BurstSender:
         frame_bytes_max = self._peer.frame_bytes_max
         if plan is None:
             block = template.warming_block(self.encoder, self._fields(requests), at)
-            return bursts.request_bytes(block, template.row_bytes(requests.body, at), self.next_id, frame_bytes_max)
+            return bursts.request_bytes(block, columns.row_bytes(requests.body, at), self.next_id, frame_bytes_max)
         if width is not None:
             body_shape = template.pieces_shape(requests.body)
             fixed = plan.fixed.get(body_shape)
@@ -146,7 +146,7 @@ class BurstSender:
                 [
                     bursts.request_bytes(
                         template.plan_row(plan.block, requests, row),
-                        template.row_bytes(requests.body, row),
+                        columns.row_bytes(requests.body, row),
                         self.next_id + 2 * (row - at),
                         frame_bytes_max,
                     )
@@ -215,7 +215,7 @@ class BurstSender:
         out: OutBuffer,
     ) -> bool:
         """Opens the stream of a row whose body no window holds; False when the row has to wait."""
-        body = template.row_bytes(requests.body, row)
+        body = columns.row_bytes(requests.body, row)
         initial_window = self._peer.initial_window
         # While something is under way, its credit will come; with nothing under way there may be none to come.
         may_wait = len(body) <= min(initial_window, _WAITING_BODY_BYTES_MAX) and self._streams.open_count > 0

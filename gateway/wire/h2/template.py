@@ -51,19 +51,6 @@ def _slice_piece(piece: Piece, start: int, stop: int) -> Piece:
     return piece[start:stop]
 
 
-def row_bytes(pieces: Pieces, row: int) -> bytes:
-    return b"".join(
-        [
-            piece
-            if isinstance(piece, bytes)
-            else piece.row(row)
-            if isinstance(piece, TextColumn)
-            else piece[row].tobytes()
-            for piece in pieces
-        ]
-    )
-
-
 def burst_fields(requests: Requests, encoder: Encoder, unindexed: frozenset[bytes]) -> list[HeaderField]:
     """The fields of each request, pseudo headers first (RFC 9113 section 8.3).
 
@@ -84,7 +71,7 @@ def burst_fields(requests: Requests, encoder: Encoder, unindexed: frozenset[byte
         is_indexed = value is not None and name not in unindexed
         if value is None:
             # One entry for the name; nearly every name of ours is in the static table.
-            room -= 0 if encoder.name_index(name) else entry_bytes(name, row_bytes(pieces, 0))
+            room -= 0 if encoder.name_index(name) else entry_bytes(name, columns.row_bytes(pieces, 0))
         elif is_indexed:
             room -= entry_bytes(name, value)
             is_indexed = room >= 0
@@ -114,7 +101,7 @@ def warming_block(encoder: Encoder, fields: list[HeaderField], row: int) -> byte
     """The block of one row, which inserts what the burst will name."""
     parts = [encoder.begin_block()]
     for field in fields:
-        value = row_bytes(field.pieces, row) if field.value is None else field.value
+        value = columns.row_bytes(field.pieces, row) if field.value is None else field.value
         # A column is inserted once, for its name.
         is_indexed = not encoder.name_index(field.name) if field.value is None else field.is_indexed
         parts.append(encoder.field(field.name, value, _indexing(field.name, is_indexed=is_indexed)))
@@ -222,9 +209,9 @@ def plan_row(plan: BlockPlan, requests: Requests, row: int) -> bytes:
             continue
         pieces = column_pieces(requests, part)
         if part.is_length:
-            out.append(encode_integer(len(row_bytes(pieces, row)), 7))
+            out.append(encode_integer(len(columns.row_bytes(pieces, row)), 7))
         else:
-            out.append(row_bytes(pieces[part.piece : part.piece + 1], row))
+            out.append(columns.row_bytes(pieces[part.piece : part.piece + 1], row))
     return b"".join(out)
 
 

@@ -48,6 +48,7 @@ __all__ = [
     "PINGRESP",
     "REMAINING_LENGTH_MAX",
     "SUBSCRIPTION_REFUSED",
+    "TYPE_OF",
     "VERSION_3_1_1",
     "VERSION_5",
     "Connect",
@@ -73,6 +74,17 @@ __all__ = [
     "next_packet",
 ]
 
+#: Of what `next_packet` returns.
+TYPE_OF: dict[type[Packet], PacketType] = {
+    Connect: PacketType.CONNECT,
+    Publish: PacketType.PUBLISH,
+    Puback: PacketType.PUBACK,
+    Pubrel: PacketType.PUBREL,
+    Subscribe: PacketType.SUBSCRIBE,
+    Unsubscribe: PacketType.UNSUBSCRIBE,
+    Pingreq: PacketType.PINGREQ,
+    Disconnect: PacketType.DISCONNECT,
+}
 #: Flags of the fixed header that each type must carry [MQTT-2.2.2-2]; PUBLISH uses its own. A type that is missing
 #: here never goes from client to server, or answers something that we never send (PUBREC and PUBCOMP: no QoS 2 down).
 _REQUIRED_FLAGS: dict[int, int] = {

@@ -714,7 +714,8 @@ class DeviceStatuses(Message, kw_only=True):
 
 class OnlineCounted(Message, kw_only=True):
     """online: u32 per platform. at_unix_s: u32, n ends of 10-minute slots, oldest first. history: u32, n rows of one
-    value per platform. tagged: devices online with the tag that was asked for."""
+    value per platform. tagged: devices online with the tag that was asked for; tag_at_unix_s, tag_history: u32, the
+    slots for which it is known and how many were online then."""
 
     id: RequestNumber
     platforms: list[str]
@@ -723,6 +724,8 @@ class OnlineCounted(Message, kw_only=True):
     at_unix_s: memoryview
     history: memoryview
     tagged: int | None = None
+    tag_at_unix_s: memoryview | None = None
+    tag_history: memoryview | None = None
 
 
 class GatewayStatus(Message, kw_only=True):

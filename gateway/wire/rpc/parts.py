@@ -156,7 +156,7 @@ def merge_stored(message: messages.StoredRows, answers: Sequence[messages.Stored
 
 
 def merge_counts(message: messages.OnlineCounts, answers: Sequence[messages.OnlineCounted]) -> messages.OnlineCounted:
-    """Sums by platform. A slot of the history that a worker does not have counts as nobody there."""
+    """Sums by platform. A slot of a history that a worker does not have counts as nobody there."""
     platforms = list(dict.fromkeys(platform for answer in answers for platform in answer.platforms))
     slots = sorted({at for answer in answers for at in np.frombuffer(answer.at_unix_s, "<u4").tolist()})
     online = np.zeros(len(platforms), np.uint32)
@@ -168,6 +168,12 @@ def merge_counts(message: messages.OnlineCounts, answers: Sequence[messages.Onli
         past = np.frombuffer(answer.history, "<u4").reshape(answer.n, len(places))
         history[np.ix_(at, places)] += past
     tagged = [answer.tagged for answer in answers if answer.tagged is not None]
+    curve: dict[int, int] = {}
+    for answer in answers:
+        if answer.tag_at_unix_s is not None and answer.tag_history is not None:
+            ends, counts = np.frombuffer(answer.tag_at_unix_s, "<u4"), np.frombuffer(answer.tag_history, "<u4")
+            for slot, n in zip(ends.tolist(), counts.tolist(), strict=True):
+                curve[slot] = curve.get(slot, 0) + n
     return messages.OnlineCounted(
         id=message.id,
         platforms=platforms,
@@ -176,4 +182,6 @@ def merge_counts(message: messages.OnlineCounts, answers: Sequence[messages.Onli
         at_unix_s=_bytes(slots, "<u4"),
         history=_bytes(history, "<u4"),
         tagged=sum(tagged) if tagged else None,
+        tag_at_unix_s=_bytes(sorted(curve), "<u4") if tagged else None,
+        tag_history=_bytes([curve[slot] for slot in sorted(curve)], "<u4") if tagged else None,
     )

@@ -196,9 +196,9 @@ def check_submit_in_steps(
             yield
             field = f"variables.{name}"
             variables[name] = text_column(field, texts, n)
-            may_override = yield from check_texts_in_steps(field, variables[name], limits.variable_bytes_max, refusals)
+            yield from check_texts_in_steps(field, variables[name], limits.variable_bytes_max, refusals)
             yield
-            check_shown(field, variables[name], refusals, may_override=may_override)
+            check_shown(field, variables[name], refusals)
         yield
     variants = submit.contents
     if any(variant.raw is not None for variant in variants):

@@ -39,8 +39,8 @@ def plain_fields(requests: Requests, row: int) -> list[tuple[bytes, bytes]]:
         (b":method", b"POST"),
         (b":scheme", b"https"),
         (b":authority", requests.authority),
-        (b":path", template.row_bytes(requests.path, row)),
-        *[(name, template.row_bytes(pieces, row)) for name, pieces in requests.headers],
+        (b":path", columns.row_bytes(requests.path, row)),
+        *[(name, columns.row_bytes(pieces, row)) for name, pieces in requests.headers],
     ]
 
 
@@ -108,7 +108,7 @@ def test_length_prefixes_are_those_of_single_lengths(lengths: list[int]) -> None
 def test_row_bytes_is_what_join_gives(data, n: int) -> None:
     requests = data.draw(requests_of(n))
     for pieces in (requests.path, *(each for _, each in requests.headers)):
-        assert [template.row_bytes(pieces, row) for row in range(n)] == columns.join(pieces, 0, n)
+        assert [columns.row_bytes(pieces, row) for row in range(n)] == columns.join(pieces, 0, n)
 
 
 def test_shape_tells_constants_and_widths_apart() -> None:

@@ -182,3 +182,26 @@ def test_counts_of_several_workers_add_up_by_platform_and_slot(workers: list[Any
         }
     known = [tagged for _, _, tagged in workers if tagged is not None]
     assert merged.tagged == (sum(known) if known else None)
+
+
+def test_curves_of_a_tag_add_up_slot_by_slot_and_a_worker_without_one_adds_nothing() -> None:
+    def answer(slots: dict[int, int] | None) -> messages.OnlineCounted:
+        return messages.OnlineCounted(
+            id=9,
+            platforms=[],
+            online=column([], "<u4"),
+            n=0,
+            at_unix_s=column([], "<u4"),
+            history=column([], "<u4"),
+            tagged=0,
+            tag_at_unix_s=None if slots is None else column(list(slots), "<u4"),
+            tag_history=None if slots is None else column(list(slots.values()), "<u4"),
+        )
+
+    merged = merge_counts(
+        messages.OnlineCounts(id=9, tag="vip"), [answer({600: 1, 1200: 2}), answer(None), answer({1200: 3, 1800: 4})]
+    )
+    assert merged.tag_at_unix_s is not None
+    assert merged.tag_history is not None
+    assert np.frombuffer(merged.tag_at_unix_s, "<u4").tolist() == [600, 1200, 1800]
+    assert np.frombuffer(merged.tag_history, "<u4").tolist() == [1, 5, 4]

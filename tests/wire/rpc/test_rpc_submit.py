@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from gateway.columns import Bool, TextColumn, drained
 from gateway.content import FallbackStep, Variant, check_variant, variable_names
 from gateway.ledger import VENDOR_CHANNELS, Channel
 from gateway.wire.rpc import codec
+from gateway.wire.rpc.columns_in import _override_starts
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.limits import RpcLimits
 from gateway.wire.rpc.messages import Submit, Texts
@@ -277,6 +279,14 @@ def test_submit_variable_that_turns_the_direction_of_text_is_refused_wherever_it
     refused = {fault.row: fault.text for fault in found.faults}
     assert "overrides the direction" in refused.pop(501)
     assert list(refused) == ([0] if others == b"\xff" else [])
+
+
+@given(st.text(alphabet="a中🙂逭\u200d\u202c\u202d\u202e\u202f", max_size=8), st.integers(0, 6), st.booleans())
+def test_signs_that_turn_the_direction_of_text_are_found_at_every_place(text: str, before: int, is_long: bool) -> None:
+    head = "x" * before + "好" * ((1 << 18) // 3 - 2 if is_long else 0)
+    blob = (head + text).encode()
+    signs = [found.start() for found in re.finditer("[\u202d\u202e]", head + text)]
+    assert sorted(_override_starts(blob).tolist()) == [len((head + text)[:at].encode()) for at in signs]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""LoginTurns: logins have a share of a step while others have work, and all of it alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.login_turns import HOLD_S, OTHERS_S, LoginTurns
+
+SHARED_S, ALONE_S = 0.0005, 0.002
+
+
+def let_in(turns: LoginTurns, each_s: float) -> int:
+    count = 0
+    while not turns.is_over:
+        turns.spend(each_s)
+        count += 1
+    return count
+
+
+def test_logins_have_the_whole_step_while_nobody_else_uses_the_loop() -> None:
+    turns = LoginTurns(SHARED_S, ALONE_S)
+    for number in range(5):
+        turns.begin(number * (ALONE_S + OTHERS_S / 2), 1.0 + number)
+        assert let_in(turns, ALONE_S / 10) in (10, 11)
+        assert turns.accepts_max(0, 1.0 + number) == 64
+        turns.end(number * (ALONE_S + OTHERS_S / 2) + ALONE_S)
+
+
+def test_logins_share_a_step_with_whoever_has_used_the_loop_lately() -> None:
+    turns = LoginTurns(SHARED_S, ALONE_S)
+    turns.end(1.0)
+    turns.begin(1.0 + 2 * OTHERS_S, 5.0)
+    assert let_in(turns, SHARED_S / 2) == 2
+    assert turns.accepts_max(0, 5.0) == 16
+    turns.end(1.1)
+    # Others wait for an answer meanwhile, and will be back.
+    turns.begin(1.1, 5.0 + HOLD_S / 2)
+    assert let_in(turns, SHARED_S / 2) == 2
+    turns.end(1.2)
+    turns.begin(1.2, 5.0 + 2 * HOLD_S)
+    assert let_in(turns, SHARED_S / 2) == 8
+
+
+def test_nobody_is_accepted_while_many_wait() -> None:
+    turns = LoginTurns(SHARED_S, ALONE_S)
+    assert [turns.accepts_max(waiting, 0.0) for waiting in (0, 63, 64, 5_000)] == [64, 64, 0, 0]
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.01), st.floats(1e-5, 0.005)), max_size=50))
+def test_every_step_lets_one_in_and_no_more_begin_than_its_share_holds(steps: list[tuple[float, float]]) -> None:
+    turns, cpu_s = LoginTurns(SHARED_S, ALONE_S), 0.0
+    for others_s, each_s in steps:
+        cpu_s += others_s
+        turns.begin(cpu_s, 1.0)
+        n = let_in(turns, each_s)
+        assert n >= 1
+        assert (n - 1) * each_s < ALONE_S + 1e-12
+        if others_s > OTHERS_S:
+            assert (n - 1) * each_s < SHARED_S + 1e-12
+        cpu_s += n * each_s
+        turns.end(cpu_s)
+
+
+def test_first_of_a_step_has_its_place_however_long_it_takes() -> None:
+    turns = LoginTurns(SHARED_S, ALONE_S)
+    turns.begin(1.0, 0.0)
+    turns.spend(0.1)
+    assert turns.is_over
+    turns.begin(2.0, 0.0)
+    assert not turns.is_over
+    assert turns.accepts_max(1, 0.0) == pytest.approx(16)

@@ -77,6 +77,8 @@ class Here:
         if rows is self._asked:
             # Column after column is asked for the same rows; nobody changes an array of rows.
             return self._places
+        if isinstance(rows, np.ndarray) and rows.dtype == np.bool_:
+            raise LocalProtocolError("a choice among all rows of a page of which a few are here")
         places = self.rows.searchsorted(rows)
         found = self.rows.take(places, mode="clip")
         if not (found == rows if isinstance(rows, int) else (found == rows).all()):

@@ -392,7 +392,11 @@ class LedgerPage:
             return False
         if self.keeping or n_open != self.counts[State.HELD]:
             return False
-        return self.away is None or not bool((self.away[self.state == State.HELD] != 0).any())
+        if self.away is None:
+            return True
+        held = np.flatnonzero(self.state == State.HELD) if self.here is None else self.here.rows
+        # Of a few rows that are here any may be with another worker, and none that is open is not held.
+        return not bool(((self.away[held] != 0) & (self.state[held] == State.HELD)).any())
 
     @property
     def is_saved(self) -> bool:

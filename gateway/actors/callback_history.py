@@ -76,6 +76,13 @@ class CallbackHistory:
             await trio.lowlevel.checkpoint()
             for change in untold(page, since_unix_ms):
                 yield change
+        for few in [page for page in self._home.few_pages() if page.batch.app == self._app]:
+            # What of it is not written yet is news, too.
+            key = PageKey(few.batch.address.unix_ms, few.batch.address.sequence)
+            found = None if key in seen else await self._archive.page(key)
+            seen.add(key)
+            for change in [] if found is None else untold(found, since_unix_ms):
+                yield change
         after: PageKey | None = None
         while keys := await self._archive.changed(self._app, since_unix_ms, after, _KEYS_MAX):
             for after in keys:

@@ -460,7 +460,7 @@ class InboxPlaces:
     async def _answer_recall(self, life: Life, number: int, rows: Rows, device_id: bytes, reply: Reply) -> None:
         sequence = self._home.addresses.sequence_of(number)
         try:
-            page = None if sequence is None else await self._pages.fetch(sequence)
+            page = None if sequence is None else await self._pages.fetch_rows(sequence, np.unique(rows))
         except StoreError:
             reply(msgspec.msgpack.encode((rows.astype("<u2").tobytes(), b"")))
             return

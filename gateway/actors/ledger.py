@@ -144,6 +144,8 @@ class LedgerActor(ArchivedPages):
         self.stored_rows: Callable[[LedgerPage], Awaitable[Rows]] = self._rows_in_inbox
         #: Pages of an earlier process whose held rows the inbox has not been asked for.
         self._unchecked: set[int] = set()
+        #: Pages of which it is being asked: they stay, or one that was brought back for it would come and go for ever.
+        self._checked: list[LedgerPage] = []
         #: When the newest batch that an earlier process archived was submitted; 0 where there is none.
         self.newest_at_start_unix_ms = 0
 
@@ -200,6 +202,8 @@ class LedgerActor(ArchivedPages):
     def _may_drop(self, page: LedgerPage) -> bool:
         """The archive has it as it is, and nobody holds a row of it but the inbox."""
         if not page.is_saved or self._unsaved.get(page.batch.address.sequence) is page:
+            return False
+        if page in self._checked:
             return False
         if page.here is not None and (page.batch.address.sequence in self._fetched or self._is_loading(page)):
             # What is being read now may not say what it says.
@@ -324,7 +328,11 @@ class LedgerActor(ArchivedPages):
         sequence = page.batch.address.sequence
         if sequence not in self._unchecked:
             return
-        found = await self.stored_rows(page)
+        self._checked.append(page)
+        try:
+            found = await self.stored_rows(page)
+        finally:
+            self._checked.remove(page)
         if sequence in self._unchecked and self._home.page(sequence) is page:
             self._unchecked.discard(sequence)
             held = page.state == State.HELD

@@ -20,10 +20,11 @@ from gateway.clock import Clock
 from gateway.columns import Rows
 from gateway.core.counters import others_of
 from gateway.core.home import Home
-from gateway.errors import StoreCorrupt
+from gateway.errors import LocalProtocolError, StoreCorrupt
 from gateway.ledger import LedgerPage
-from gateway.store.page_rows import RowsOfPage, add_rows, few_of
+from gateway.store.page_rows import add_rows, few_of
 from gateway.store.ports import LedgerArchive, PageKey
+from gateway.tally import PageTally
 
 #: Rows of a page beyond which it is brought back whole: some 4 ms, as sixteen loads of one row are.
 FEW_ROWS_MAX = 16
@@ -108,23 +109,27 @@ class RowLoads:
         away, here = self._home.away_pages.get(key.sequence), self._home.some_page(key.sequence)
         if away is None or away.address.unix_ms != key.unix_ms or here is not page:
             return True
+        now = self._clock.monotonic()
+        fresh = few_of(found, now=now, now_unix_ms=self._home.label(self._clock.unix_ms(), now))
+        try:
+            before = found.tally if page is None or page.others is None else page.others
+            others = others_of(fresh, rows, before, self._home.counters.day_offset_s)
+        except LocalProtocolError:
+            # The archive counts for the page what its rows are not. Whole it is counted anew.
+            return False
         if page is None:
-            self._adopt(found)
+            self._adopt(fresh, others, found.tally)
         elif page.here is not None:
             add_rows(page, found)
-            assert page.others is not None
-            page.others = others_of(page, found.rows, page.others, self._home.counters.day_offset_s)
+            page.others = others
             self._home.resized(page)
             self._listener.on_brought_back(page)
         return True
 
-    def _adopt(self, found: RowsOfPage) -> None:
-        home, now = self._home, self._clock.monotonic()
-        page = few_of(found, now=now, now_unix_ms=home.label(self._clock.unix_ms(), now))
-        page.batch.address = home.addresses.kept(page.batch.address)
-        page.archived_tally = found.tally
-        page.others = others_of(page, found.rows, found.tally, home.counters.day_offset_s)
-        home.name_rows(page.batch)
-        home.adopt(page)
+    def _adopt(self, page: LedgerPage, others: PageTally, archived: PageTally) -> None:
+        page.batch.address = self._home.addresses.kept(page.batch.address)
+        page.others, page.archived_tally = others, archived
+        self._home.name_rows(page.batch)
+        self._home.adopt(page)
         self._listener.on_adopted(page)
         self._listener.on_brought_back(page)

@@ -99,7 +99,7 @@ class Holders:
     def give(self, page: LedgerPage, rows: Rows, worker: int) -> None:
         """These rows, QUEUED and here, are with that worker from now on."""
         if page.away is None:
-            page.away = np.zeros(page.n, np.uint8)
+            page.away = np.zeros(page.n, np.uint8) if page.here is None else page.here.zeros(page.n, np.uint8)
         page.away[rows] = worker + 1
         self._pages.setdefault(worker, {})[page.batch.address.sequence] = page
         self._rows[worker] = self.rows_at(worker) + len(rows)
@@ -129,10 +129,11 @@ class Holders:
 
     def _report(self, worker: int, outcomes: Outcomes, now: float) -> Reported:
         n = len(outcomes.rows)
-        page = self._home.page(outcomes.address.sequence)
+        rows = outcomes.rows.astype(np.intp)
+        # What another worker holds is here.
+        page = self._home.page_with(outcomes.address.sequence, rows)
         if page is None or page.batch.address != outcomes.address or page.away is None:
             return Reported(0, n)
-        rows = outcomes.rows.astype(np.intp)
         if n and int(rows[-1]) >= page.n:
             return Reported(0, n)
         page.bursts += [burst_at_home(burst, page.batch.born) for burst in outcomes.bursts]
@@ -168,7 +169,7 @@ class Holders:
             back = rows[outcomes.is_back & (page.state[rows] == State.HELD)]
             page.away[back] = 0
             self._rows[worker] -= len(back)
-            if not ((page.away & AWAY_WORKER == worker + 1) & ~IS_FINAL[page.state]).any():
+            if not len(_held_by(page, worker)):
                 self._pages[worker].pop(page.batch.address.sequence, None)
             # It may rest now.
             self._home.kept(page, 0)
@@ -192,6 +193,9 @@ class Holders:
         start, to = State(code // len(State)), State(code % len(State))
         if start is to:
             page.reason[rows] = reasons
+            # Channel and times may be others, though no row moves.
+            page.note_changes(rows)
+            self._home.counters.touch(page)
             if to is State.WAITING and self._home.trail is not None:
                 # What it waits for may be what a start must know.
                 self._home.trail.renew(page, rows)
@@ -252,8 +256,7 @@ class Holders:
         while pages:
             _, page = pages.popitem()
             assert page.away is not None
-            marks = page.away
-            rows = np.flatnonzero(((marks & AWAY_WORKER) == worker + 1) & ~IS_FINAL[page.state])
+            marks, rows = page.away, _held_by(page, worker)
             was_issued = (marks[rows] & _ISSUED) != 0
             marks[rows] = 0
             self._rows[worker] -= len(rows)
@@ -281,6 +284,16 @@ class Holders:
         if self._home.trail is not None:
             self._home.trail.unmark(page, again)
         return Returned(page, go_on(self._home, page, again, now), uncertain)
+
+
+def _held_by(page: LedgerPage, worker: int) -> Rows:
+    """Open rows of the page that are with that worker."""
+    if page.away is None:
+        return np.zeros(0, np.intp)
+    rows = np.arange(page.n) if page.here is None else page.here.rows
+    away, states = (page.away, page.state) if page.here is None else (page.away[rows], page.state[rows])
+    found: Rows = rows[((away & AWAY_WORKER) == worker + 1) & ~IS_FINAL[states]]
+    return found
 
 
 def _still_announced(page: LedgerPage, rows: Rows, worker: int) -> Rows:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.store.packing import pack_page, unpack_page
+from gateway.store.packing import NotInBlocks, PackedParts, pack_page, unpack_page
 
 _ROWS = 5000
 
@@ -56,6 +57,36 @@ def test_a_page_of_the_version_before_is_read() -> None:
         unpack_page(b"\x01" + zlib.compress(b"all parts, one behind the other", 1))
         == b"all parts, one behind the other"
     )
+
+
+def test_a_page_of_parts_without_blocks_is_read_and_not_by_rows() -> None:
+    texts, numbers = b"text " * 5000, np.arange(9000, dtype="<u2")
+    bodies = [zlib.compress(texts, 1), b"\x07\x00", numbers.tobytes()]
+    header = msgspec.msgpack.encode(
+        [(1, len(bodies[0]), len(texts), 1, 0, 1), (2, 2, 8000, 2, 0, 1), (0, 18_000, 18_000, 2, 0, 1)]
+    )
+    rest = b"".join([len(header).to_bytes(4, "little"), header, *bodies])
+    page = b"\x02" + zlib.crc32(rest).to_bytes(4, "little") + rest
+    assert unpack_page(page, [b"log"]) == texts + b"\x07\x00" * 4000 + numbers.tobytes() + b"log"
+    with pytest.raises(ValueError, match="page"):
+        unpack_page(page[:-1])
+    with pytest.raises(NotInBlocks):
+        PackedParts(lambda at, n: page[at : at + n], len(page))
+
+
+@given(parts(), st.data())
+def test_some_bytes_of_a_part_are_those_of_the_whole(made: list[bytes | memoryview], data: st.DataObject) -> None:
+    """Whole elements of a column, any bytes of a text; of several blocks, too."""
+    made.append(np.random.default_rng(3).integers(0, 256, 20_000, np.uint8).data)
+    packed = pack_page(made)
+    found = PackedParts(lambda at, n: packed[at : at + n], len(packed))
+    for index, part in enumerate(made):
+        view = memoryview(part)
+        n, whole = view.nbytes // view.itemsize, bytes(part)
+        start, stop = sorted(data.draw(st.integers(0, n)) for _ in range(2))
+        start, stop = start * view.itemsize, stop * view.itemsize
+        assert found.some(index, start, stop) == whole[start:stop]
+        assert bytes(found.whole(index)) == whole
 
 
 @pytest.mark.parametrize("size", [10, _ROWS])

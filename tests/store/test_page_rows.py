@@ -219,6 +219,8 @@ def test_a_look_at_rows_that_are_not_here_is_an_error_and_no_answer() -> None:
     with pytest.raises(LocalProtocolError):
         np.flatnonzero(page.state)
     with pytest.raises(LocalProtocolError):
+        page.state[np.ones(_N, np.bool_)]
+    with pytest.raises(LocalProtocolError):
         page.batch.device_ids[np.array([5])]
     with pytest.raises(TypeError):
         np.zeros(2, np.uint8) + page.state

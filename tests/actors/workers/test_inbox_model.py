@@ -129,6 +129,15 @@ class Model:
                 await self.site.revive(index, [phone.device_id for phone in self.phones if phone.owner == index])
                 self.alive[index] = True
 
+    def run_short(self) -> None:
+        """Pages that the archives have leave memory: whoever needs a row of them reads it there."""
+        for index, lives in enumerate(self.alive):
+            home = self.cluster.world(index).home if lives else None
+            if home is not None:
+                limit, home._ledger_bytes_max = home._ledger_bytes_max, 0
+                home.evict_some()
+                home._ledger_bytes_max = limit
+
     # -- what was seen
 
     def look(self, phone: Phone) -> None:
@@ -154,7 +163,9 @@ class Model:
     async def one_step(self) -> None:
         chance = self.chance
         phone = chance.choice(self.phones)
-        match chance.choice(["submit"] * 4 + ["come"] * 3 + ["go"] * 2 + ["acknowledge"] * 3 + ["lapse", "crash"]):
+        match chance.choice(
+            ["submit"] * 4 + ["come"] * 3 + ["go"] * 2 + ["acknowledge"] * 3 + ["lapse", "crash"] + ["short"] * 3
+        ):
             case "submit":
                 self.submit()
             case "come":
@@ -166,6 +177,8 @@ class Model:
             case "lapse":
                 if phone.fd:
                     self.lapse(phone)
+            case "short":
+                self.run_short()
             case "crash":
                 await (self.kill() if all(self.alive) else self.revive())
         await self.pass_by(chance.choice([0, 0, 0, 0.001, 0.2, 1.5]))
@@ -191,8 +204,8 @@ class Model:
         for archive, twin in zip(self.site.archives, self.cluster.workers, strict=True):
             for page in twin.world.home.pages():
                 found[page.batch.address] = page
-            for archived in archive._pages.values():
-                page = page_of(b"".join(archived.parts), now=0.0, now_unix_ms=0)
+            for key in list(archive._pages):
+                page = page_of(await archive.read(key), now=0.0, now_unix_ms=0)
                 if page.n_open:
                     # Whoever asks for it learns what became of its rows.
                     page = await twin.world.inbox.fetch(page.batch.address.sequence) or page

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from gateway.actors import row_loads
+from gateway.actors.callback_history import CallbackHistory
 from gateway.actors.ledger import LedgerActor
 from gateway.actors.long_link_port import Unacknowledged
 from gateway.actors.task_control import TaskControl
@@ -142,6 +143,11 @@ async def test_a_device_returns_to_a_page_that_is_away_and_nobody_reads_the_page
         world.acknowledge(away.devices[row])
     assert away.few is not None
     assert away.few.here is not None
+    # A service that is told what it missed hears of them before they are written.
+    history = CallbackHistory(archive=away.ledger, home=world.home, clock=world.clock, app=0)
+    told = [int(row) async for change in history.changes(0) for row in change.rows]
+    assert told == [3, 17, 39]
+    away.disk.whole = 0
     assert len(world.home.away_pages) == 1
     assert world.home.rows_open == N - 3
     await away.leave()

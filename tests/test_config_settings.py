@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,11 @@ def test_listeners_of_the_long_link_are_handed_on(tmp_path: Path) -> None:
     assert config_settings.long_link_settings(default_config(tmp_path)).edge.listeners == ()
 
 
-def test_address_of_a_long_link_listener_says_which_layers_it_has(tmp_path: Path) -> None:
+def test_address_of_a_long_link_listener_says_which_layers_it_has(
+    tmp_path: Path, write_certificate: Callable[..., Path]
+) -> None:
     path = tmp_path / "gateway.toml"
-    (tmp_path / "c.pem").touch()
+    write_certificate(tmp_path / "c.pem")
     files = 'cert_file = "c.pem"\nkey_file = "c.pem"\n'
     listeners = {"tcp": "proxy_protocol = true\n", "tls": files, "ws": "", "wss": files}
     text = '[gateway]\ndata_dir = "d"\n[long_link]\nlayered_connections_max = 5\ncertificate_check_s = 3.0\n'

@@ -26,6 +26,7 @@ from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.device_passing import DevicePassing
 from gateway.actors.intake import Intake
 from gateway.actors.lane import LaneActor
+from gateway.actors.precedence import Precedence
 from gateway.actors.rendering import LinkRenderer
 from gateway.actors.router import Router
 from gateway.actors.rpc_listener import RpcListener
@@ -148,6 +149,7 @@ class Worker:
         self._is_ready = False
         self._nursery: trio.Nursery | None = None
         self.ceiling = Ceiling(config.http2.connections_max)
+        self.precedence = Precedence()
         self._build_core()
         self.vendor_lanes = [lane for index, app in enumerate(config.apps) for lane in self._build_vendors(index, app)]
         lanes = {actor.lane.key: actor for built in self.vendor_lanes for actor in built.lanes}
@@ -204,6 +206,7 @@ class Worker:
             strategy4_wait_s=config.retry.strategy4_wait_s,
             trail=None if self.disk is None else self.disk.trail,
             remembers_devices=self.stores.registry is not None,
+            precedence=self.precedence,
         )
         if self.disk is not None:
             self.disk.stand_beside(self.stores.ledger, self.stores.registry)
@@ -229,6 +232,7 @@ class Worker:
             disk=None if self.disk is None else self.disk.actor,
             disk_apps=() if self.disk is None else self.disk.apps,
             tasks=self.control,
+            precedence=self.precedence,
         )
 
     def _build_vendors(self, index: int, app: App) -> list[VendorLane]:

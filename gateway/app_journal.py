@@ -33,6 +33,7 @@ import trio
 
 from gateway.actors.intake import TaskGate
 from gateway.actors.journal import IssueMarks, JournalActor, Registry
+from gateway.actors.precedence import Precedence
 from gateway.app_audiences import FoundAudiences, SavedAudience
 from gateway.app_stopped import StoppedLog
 from gateway.batch import Batch, OwnershipEpoch, continued_tasks
@@ -108,6 +109,7 @@ class Site(Protocol):
     metrics: Metrics
     log: Log
     home: Home
+    precedence: Precedence
 
 
 class Stalling(Protocol):
@@ -190,6 +192,7 @@ class DiskJournal:
             )
         except StoreInUse as error:
             raise ConfigError("gateway.data_dir", str(folder), "a folder that no other gateway is using") from error
+        self.journal.on_durable = site.precedence.append_done
         self._request_log = RequestLog(folder / "ids", ids_max=config.ledger.idempotency_ids_max, file_type=file_type)
         self.stopped_log = StoppedLog(
             folder / "stopped",

@@ -25,6 +25,7 @@ from gateway.actors.credential_words import CredentialWords
 from gateway.actors.credentials import CredentialEvent, CredentialKeeper, open_http_client
 from gateway.actors.lane import LaneActor
 from gateway.actors.own_ids import OwnIdTap
+from gateway.actors.precedence import Precedence
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import Gate, LaneRenderer
 from gateway.actors.router import Router
@@ -104,6 +105,7 @@ class Site(Protocol):
     metrics: Metrics
     log: Log
     home: Home
+    precedence: Precedence
     devices: DeviceTable
     renderer: Renderer
     router: Router
@@ -168,6 +170,7 @@ def build_vendor(
         "marks": None if site.disk is None else site.disk.marks(index, channel),
         "request_bucket": request_bucket,
         "own_ids": own_ids,
+        "precedence": site.precedence,
     }
     has_probes = needs_probes(name, settings)
     for class_ in Class:

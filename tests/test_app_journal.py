@@ -27,6 +27,7 @@ import trio
 
 from gateway.actors.bell import Bell
 from gateway.actors.intake import Accepted, Intake
+from gateway.actors.precedence import Precedence
 from gateway.app_journal import DataDir, DiskJournal
 from gateway.batch import OwnershipEpoch, Submission
 from gateway.clock import SystemClock
@@ -84,6 +85,7 @@ class Life:
             change_rows_max=1000,
             now=clock.monotonic(),
         )
+        self.precedence = Precedence()
         self.disk = DiskJournal(self, 7, SECRET, EPOCH, file_type=file_type)
         #: Devices whose final state is in a record.
         self.written_final: set[bytes] = set()

@@ -21,6 +21,7 @@ import trio
 
 from gateway.actors.bell import Bell
 from gateway.actors.patience import Patience
+from gateway.actors.precedence import Precedence
 from gateway.batch import Batch, OwnershipEpoch, RequestMark, RowFault, Submission
 from gateway.clock import Clock, ElapsedUnix
 from gateway.core.gather import Gather, Part, build_batch
@@ -161,7 +162,9 @@ class Intake:
         disk: Durable | None = None,
         disk_apps: Collection[int] = (),
         tasks: TaskGate | None = None,
+        precedence: Precedence | None = None,
     ) -> None:
+        self._precedence = precedence or Precedence()
         self._home = home
         self._journal = journal
         self._epoch = epoch
@@ -177,7 +180,8 @@ class Intake:
         self._app_keys = app_keys
         self._tasks = tasks
         self._sides = [
-            _Side(journal, Patience(gather_s, gather_busy_s)) for journal in ([None] if disk is None else [None, disk])
+            _Side(journal, Patience(gather_s, gather_busy_s, precedence=self._precedence))
+            for journal in ([None] if disk is None else [None, disk])
         ]
         self._side_of = [self._sides[app in disk_apps] for app in range(len(app_keys))]
         self._rows = 0
@@ -386,6 +390,7 @@ class Intake:
         while side.durable:
             self._open(side, *side.durable.popleft())
             await trio.lowlevel.checkpoint()
+        self._precedence.answered()
 
     def _build(self, app: int, parts: list[Part[_Call]]) -> Batch:
         now = self._clock.monotonic()

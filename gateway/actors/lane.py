@@ -27,6 +27,7 @@ from gateway.actors.lane_marks import AheadOfMarks
 from gateway.actors.lane_paces import LanePaces
 from gateway.actors.lane_ports import Credentials, LaneObserver, Marks, Probes, Renderer, RouterPort
 from gateway.actors.own_ids import OwnIdTap
+from gateway.actors.precedence import Precedence
 from gateway.actors.vendor_breaker import VerdictWatch
 from gateway.actors.vendor_pool import PoolPort
 from gateway.actors.vendor_tags import make_tags, split_by_burst
@@ -87,6 +88,7 @@ class LaneActor:
         random_source: random.Random | None = None,
         marks: Marks | None = None,
         own_ids: OwnIdTap | None = None,
+        precedence: Precedence | None = None,
     ) -> None:
         self.lane = lane
         self._vendor = vendor
@@ -111,7 +113,7 @@ class LaneActor:
         self.probes: Probes | None = None
         #: The lane that the router knows: this one, or the one whose probes these are.
         self._main = self
-        self._bell = Bell()
+        self._bell = Bell(precedence)
         self._timer_bell = Bell()
         self._wheel: TimingWheel[LaneSlice] = TimingWheel(
             tick_s=_WHEEL_TICK_S, slots=1024, now=clock.monotonic(), items_max=_WHEEL_ITEMS_MAX
@@ -145,8 +147,7 @@ class LaneActor:
         if self._credentials.get_nowait() is None:
             # The breaker does not know why there is none; an endpoint that cannot be reached has refused nobody.
             return Reason.CREDENTIAL_REFUSED if self._credentials.is_denied else Reason.VENDOR_UNAVAILABLE
-        breaker_reason = self._watch.breaker.waiting_reason
-        if breaker_reason is not None:
+        if (breaker_reason := self._watch.breaker.waiting_reason) is not None:
             return breaker_reason
         return Reason.TTL_PASSED if self._pool.is_ready else Reason.VENDOR_UNAVAILABLE
 
@@ -185,7 +186,7 @@ class LaneActor:
             while True:
                 await self._bell.wait()
                 while self._step():
-                    await trio.lowlevel.checkpoint()
+                    await self._bell.pause()
                 if self._next_send() < math.inf:
                     self._timer_bell.ring()
 
@@ -251,8 +252,7 @@ class LaneActor:
             if may_leave or not room:
                 return not self._unsent or self._send(authorization, now, capacity, may_leave=may_leave)
             rows_max = self._paces.rows_max(self.lane.next_page)
-        rows_max = min(rows_max, room)
-        if not rows_max:
+        if not (rows_max := min(rows_max, room)):
             return False
         slice_ = self.lane.take(now, rows_max)
         # Rows left the queue, if only because they had ended elsewhere: what is parked for it moves up.
@@ -311,8 +311,8 @@ class LaneActor:
     def _render(self, slice_: LaneSlice, authorization: bytes, now: float) -> None:
         """The slice's rows are rendered and wait for room, or have ended."""
         page, rows = slice_
-        batch = page.batch
-        rendered = self._renderer.render(page, rows, authorization, batch.born_unix_ms / 1000 + now - batch.born)
+        unix_s = page.batch.born_unix_ms / 1000 + now - page.batch.born
+        rendered = self._renderer.render(page, rows, authorization, unix_s)
         for burst in rendered.bursts:
             self._home.announce(page, burst.rows)
             self._ahead.add(page, burst, authorization, now)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.precedence import Precedence
 from gateway.actors.resending import RedeliverPort
 from gateway.columns import I32, I64, U8, U32, Bool, Pieces, Rows
 from gateway.core.shadow import ShadowPage, waits_for_home
@@ -77,12 +77,13 @@ class LinkFeed:
         feed: Callable[[ForLink], None],
         trail: Trail | None,
         send_rest: Callable[[], bool] = lambda: False,
+        precedence: Precedence | None = None,
     ) -> None:
         self._rows_max = rows_max
         self._send_rest = send_rest
         self._feed = feed
         self._trail = trail
-        self._bell = Bell()
+        self._bell = Bell(precedence)
         self._waiting: deque[ForLink] = deque()
         self._marked: deque[tuple[int, ForLink]] = deque()
         self._marked_rows = 0
@@ -120,7 +121,7 @@ class LinkFeed:
         while True:
             await self._bell.wait()
             while self._step():
-                await trio.lowlevel.checkpoint()
+                await self._bell.pause()
 
     def _step(self) -> bool:
         """The edge writes what it took, or marks what may be marked, and gives the edge one call. False when there is

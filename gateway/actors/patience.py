@@ -26,6 +26,8 @@ import trio
 # decides when work is cheapest, and nothing depends on it.
 from trio.testing import wait_all_tasks_blocked
 
+from gateway.actors.precedence import Precedence
+
 #: Of the time since the last batch. What is left is what a submit finds free on its way to its answer; at the whole of
 #: it a batch was made in each gap that a commit leaves, and the next one found a busy loop.
 _BUSY_SHARE_MAX = 0.85
@@ -33,11 +35,16 @@ _BUSY_SHARE_MAX = 0.85
 
 class Patience:
     """gather_s: from the first submit, at least. gather_busy_s: between two batches, at most. cpu_clock: of the loop's
-    thread, seconds."""
+    thread, seconds. precedence: told when a batch is due, so that nothing keeps the loop from it."""
 
     def __init__(
-        self, gather_s: float, gather_busy_s: float, cpu_clock: Callable[[], float] = time.thread_time
+        self,
+        gather_s: float,
+        gather_busy_s: float,
+        cpu_clock: Callable[[], float] = time.thread_time,
+        precedence: Precedence | None = None,
     ) -> None:
+        self._precedence = precedence or Precedence()
         self._gather_s = gather_s
         self._gather_busy_s = gather_busy_s
         self._cpu_clock = cpu_clock
@@ -59,7 +66,12 @@ class Patience:
 
     async def wait_rest(self) -> None:
         """The loop has done what there was to do, or has had its time. A batch is to be made now."""
-        await self._wait(self._made_at + self._gather_busy_s, self._rest)
+        due_at = self._made_at + self._gather_busy_s
+        self._precedence.batch_due(self, due_at)
+        try:
+            await self._wait(due_at, self._rest)
+        finally:
+            self._precedence.batch_due(self, math.inf)
         self._made_at, self._cpu_at = trio.current_time(), self._cpu_clock()
         self._is_over = False
 

@@ -27,6 +27,7 @@ from gateway.actors.fallbacks import NOT_REACHED, FallbackObserver, Fallbacks, W
 from gateway.actors.inbox import InboxActor, Offer
 from gateway.actors.lane import LaneActor
 from gateway.actors.link_feed import ForLink, LinkFeed, LongLinkPort, mark_held, rows_of_one_call
+from gateway.actors.precedence import Precedence
 from gateway.actors.rendering import LinkPayload, LinkRenderer
 from gateway.actors.resending import RedeliverPort, Resending
 from gateway.actors.token_guard import TokenGuard
@@ -116,6 +117,7 @@ class Router:
         strategy4_wait_s: float,
         trail: Trail | None = None,
         remembers_devices: bool = False,
+        precedence: Precedence | None = None,
     ) -> None:
         self._home = home
         self._devices = devices
@@ -136,7 +138,7 @@ class Router:
         self._parked: dict[LaneKey, deque[_Parked]] = {}
         self.parked_rows = 0
         self.queued_rows = 0
-        self._bell = Bell()
+        self._bell = Bell(precedence)
         self._waits: TimingWheel[_Parked] = TimingWheel(
             tick_s=_SWEEP_S, slots=1024, now=clock.monotonic(), items_max=_WAITS_MAX
         )
@@ -146,7 +148,7 @@ class Router:
         self.fallbacks = Fallbacks(home=home, devices=devices, clock=clock, observer=observer, ways=ways)
         self._trail = trail
         self._remembers_devices = remembers_devices
-        self._link_feed = LinkFeed(self._link_rows_max, self._feed, trail, self._send_rest)
+        self._link_feed = LinkFeed(self._link_rows_max, self._feed, trail, self._send_rest, precedence)
         self._spread: SpreadPort | None = None
         #: Rows that came back from workers that died.
         self._again: deque[tuple[LedgerPage, Rows]] = deque()
@@ -247,7 +249,7 @@ class Router:
             page.n_routed = stop
             self.queued_rows -= stop - first
             if stop < page.n or len(self._pages) > 1 or self._again:
-                await trio.lowlevel.checkpoint()
+                await self._bell.pause()
 
     async def _route_again(self, page: LedgerPage, rows: Rows) -> None:
         options = self._options(page)

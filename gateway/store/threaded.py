@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 import trio
@@ -93,6 +93,8 @@ class ThreadedJournal(ABC):
         self._place = place
         self._epochs = NewestEpoch(epoch)
         self._turns: TurnTaking[Call] = TurnTaking(place, choose=_group, perform=self._perform)
+        #: Called in the thread at once when batches are durable; their callers hear of it by a turn of the loop.
+        self.on_durable: Callable[[], None] = lambda: None
 
     @abstractmethod
     def commit(self, records: Sequence[Sealed]) -> Sequence[int]:
@@ -170,6 +172,8 @@ class ThreadedJournal(ABC):
             call.error = None
             call.positions = positions[first : first + len(call.records)]
             first += len(call.records)
+        if any(call.has_batch for call in appends):
+            self.on_durable()
         return True
 
     def _perform_rest(self, calls: list[Call]) -> None:

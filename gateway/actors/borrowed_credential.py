@@ -11,6 +11,7 @@ Waits for: the maker's answers, the clock. Is waited for by: nobody.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ from gateway.core.shadow import Life
 from gateway.errors import Overloaded
 
 WHAT = "credential"
-#: Between two questions while there is no answer.
+#: Between two questions while the maker has none to give; one that could not be reached is asked when there is a link.
 _RETRY_S = 0.5
 
 
@@ -88,6 +89,13 @@ class BorrowedCredential:
         self._keeps = False
         #: Called when there is a new value.
         self.on_value: Callable[[], None] = lambda: None
+        links.watch_openings(self._linked)
+
+    def _linked(self, life: Life) -> None:
+        if life.worker == self._maker:
+            # A worker that has just begun asked before it had a link, and its rows wait for the answer.
+            self._borrowed.on_asked(-math.inf)
+            self._bell.ring()
 
     @property
     def is_alone(self) -> bool:

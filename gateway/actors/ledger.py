@@ -32,7 +32,7 @@ from gateway.actors.late_words import LateWords, Then
 from gateway.actors.page_forms import HashTokens, PageForm, hash_targets, is_archived, may_amend, page_form, put_forms
 from gateway.actors.row_loads import RowLoads
 from gateway.batch import OwnershipEpoch
-from gateway.clock import Clock
+from gateway.clock import Clock, ElapsedUnix
 from gateway.columns import Rows
 from gateway.core.home import Home
 from gateway.core.untold import changed_unix_ms
@@ -103,6 +103,8 @@ class LedgerActor(ArchivedPages):
         self._retention_check_s = retention_check_s
         self._counter_days_max = counter_days_max
         self._bell = Bell()
+        #: By which pages and days grow old: none is deleted for a wall clock that is set forward.
+        self._ages = ElapsedUnix(clock)
         #: What a page keeps of targets that are tokens; until somebody names it, nothing.
         self.hash_tokens: HashTokens = lambda _channels, tokens, _app: np.zeros(len(tokens), np.uint32)
         #: Apps whose services are told of changes, in the next process, too.
@@ -354,6 +356,7 @@ class LedgerActor(ArchivedPages):
 
     async def run(self) -> None:
         """Works until cancelled. If cancelled: what was not written is so by the next run."""
+        self._ages.begin()
         self._write_at = -math.inf
         self._bell.ring()
         next_check = trio.current_time()
@@ -496,9 +499,10 @@ class LedgerActor(ArchivedPages):
         return page
 
     async def _retain(self) -> None:
-        oldest = self._clock.unix_ms() - int(self._retention_s * 1000)
+        unix_ms = self._ages.unix_ms()
+        oldest = unix_ms - int(self._retention_s * 1000)
         deleted = await self._store.retain(self._epoch, oldest, self._retention_bytes_max)
         if deleted:
             self._observer.retained(deleted)
-        today = day_of(self._clock.unix_ms(), self._home.counters.day_offset_s)
+        today = day_of(unix_ms, self._home.counters.day_offset_s)
         await self._store.forget_days(self._epoch, today - self._counter_days_max)

@@ -103,6 +103,7 @@ class WorkerLinks:
         self._asked: dict[Life, dict[int, _Asked]] = {}
         self._numbers = itertools.count(1)
         self._watchers: list[DeathWatcher] = []
+        self._on_opened: list[Callable[[Life], None]] = []
         self._bell = Bell()
         self._changed = trio.Event()
         #: False until the journal is read: other questions than those of EARLY are answered `unknown`.
@@ -151,6 +152,10 @@ class WorkerLinks:
 
     def watch_deaths(self, watcher: DeathWatcher) -> None:
         self._watchers.append(watcher)
+
+    def watch_openings(self, opened: Callable[[Life], None]) -> None:
+        """Called when there is a link with that life: what could not be asked before can be now."""
+        self._on_opened.append(opened)
 
     def lives(self) -> list[Life]:
         """Those with a link."""
@@ -322,6 +327,8 @@ class WorkerLinks:
         self._change()
         link.is_draining = life.worker in self._draining
         self._observer.opened(life.worker)
+        for opened in self._on_opened:
+            opened(life)
         return True
 
     def on_slice(self, life: Life, slice_: Slice) -> None:

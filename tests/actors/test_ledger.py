@@ -351,6 +351,23 @@ async def test_a_damaged_page_is_an_error_of_the_question_alone(
         await ledger.find_row(identifier)
 
 
+async def test_a_wall_clock_that_is_set_forward_deletes_no_page(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, store = make_world(), _Disk()
+    ledger = make_ledger(world, store, retention_s=3600.0)
+    await ledger.load()
+    await world.start(nursery)
+    nursery.start_soon(ledger.run)
+    await world.settle()
+    before = world.clock.unix_ms
+    key = PageKey(before() - 1_000, 900_001)
+    await store.write(EPOCH, [ArchivedPage(key, 0, 1, np.zeros((1, 16), np.uint8), [], [b"x"])])
+    monkeypatch.setattr(world.clock, "unix_ms", lambda: before() + 30 * 86_400_000)
+    await trio.sleep(700)
+    assert await store.read(key) == b"x"
+
+
 async def test_pages_older_than_their_time_are_deleted(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:

@@ -157,7 +157,12 @@ def is_running(pid: int) -> bool:
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL]
 )
 def test_its_processes_end_with_it_however_it_ends(number: signal.Signals, folder: Path) -> None:
-    process = start(folder, "--devices", "30")
+    # A shell that runs these tests in the background ignores SIGINT for all that they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = start(folder, "--devices", "30")
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         wait_for("three children", lambda: len(children_of(process.pid)) == 3)
         children = children_of(process.pid)

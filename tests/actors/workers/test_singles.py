@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from gateway.actors.borrowed_credential import BorrowedCredential, CredentialMakers
 from gateway.actors.credentials import CredentialKeeper
@@ -141,6 +142,31 @@ async def test_worker_whose_maker_never_comes_makes_its_own_after_a_lease(
     assert borrowed.get_nowait() is None
     await trio.sleep(1)
     assert borrowed.get_nowait() == b"own 1"
+
+
+async def test_worker_that_asked_before_it_had_a_link_asks_again_when_it_has_one(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    """Rows of a worker that has just begun waited half a second for what it could have heard at once."""
+    cluster = await make_cluster()
+    await cluster.kill(0)
+    worker = cluster.workers[1]
+    borrowed = BorrowedCredential(
+        "shop/apns",
+        make_keeper(worker.world, Signer("own")),
+        maker=0,
+        links=worker.links,
+        clock=worker.world.clock,
+        lease_s=LEASE_S,
+    )
+    worker.nursery.start_soon(borrowed.run)
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    maker = cluster.workers[0] = cluster._make(0)
+    CredentialMakers(maker.links).add("shop/apns", make_keeper(maker.world, Signer("maker")))
+    await cluster._up(maker)
+    assert trio.current_time() - began < 0.4, "before it would ask again by itself"
+    assert borrowed.get_nowait() == b"maker 1"
 
 
 class Rates:

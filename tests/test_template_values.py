@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from gateway.content import template_parts
 from gateway.template_values import merge_patch, raw_object, scalar_text, scalar_value, text_value
 from gateway.vendor import Slot, parse_template
 
@@ -29,6 +30,8 @@ def filled(value: object, variables: dict[str, str]) -> Any:
     st.text(),
 )
 def test_a_text_with_slots_filled_is_the_text_with_variables_put_in(text: str, x: str, y: str) -> None:
+    # Pieces may make up a name of their own, as "{", "{", "a" and "}}" do; a row without its value never gets here.
+    assume({*template_parts(text)[1::2]} <= {"x", "y"})
     variables = {"x": x.encode("utf-8", "replace").decode(), "y": y.encode("utf-8", "replace").decode()}
     expected = "".join(
         variables.get(part.removeprefix("{{").removesuffix("}}"), part) if part in ("{{x}}", "{{y}}") else part

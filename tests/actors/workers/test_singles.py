@@ -123,10 +123,8 @@ async def test_last_value_serves_while_its_maker_is_away_and_then_the_worker_mak
     assert not pair.borrowed.is_alone
 
 
-async def test_worker_whose_maker_never_comes_makes_its_own_after_a_lease(
-    make_cluster: Callable[..., Any], autojump_clock: Any
-) -> None:
-    cluster = await make_cluster()
+async def borrow_without_maker(cluster: Any) -> BorrowedCredential:
+    """Worker 1 borrows from worker 0, which is dead."""
     await cluster.kill(0)
     worker = cluster.workers[1]
     borrowed = BorrowedCredential(
@@ -138,6 +136,14 @@ async def test_worker_whose_maker_never_comes_makes_its_own_after_a_lease(
         lease_s=LEASE_S,
     )
     worker.nursery.start_soon(borrowed.run)
+    return borrowed
+
+
+async def test_worker_whose_maker_never_comes_makes_its_own_after_a_lease(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster()
+    borrowed = await borrow_without_maker(cluster)
     await trio.sleep(LEASE_S - 0.5)
     assert borrowed.get_nowait() is None
     await trio.sleep(1)
@@ -149,17 +155,7 @@ async def test_worker_that_asked_before_it_had_a_link_asks_again_when_it_has_one
 ) -> None:
     """Rows of a worker that has just begun waited half a second for what it could have heard at once."""
     cluster = await make_cluster()
-    await cluster.kill(0)
-    worker = cluster.workers[1]
-    borrowed = BorrowedCredential(
-        "shop/apns",
-        make_keeper(worker.world, Signer("own")),
-        maker=0,
-        links=worker.links,
-        clock=worker.world.clock,
-        lease_s=LEASE_S,
-    )
-    worker.nursery.start_soon(borrowed.run)
+    borrowed = await borrow_without_maker(cluster)
     await trio.testing.wait_all_tasks_blocked()
     began = trio.current_time()
     maker = cluster.workers[0] = cluster._make(0)

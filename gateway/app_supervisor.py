@@ -22,7 +22,6 @@ import trio
 
 from gateway.actors.spare_process import COMMAND, SpareProcess
 from gateway.actors.worker_process import (
-    WATCH_S,
     Plan,
     WorkerLost,
     WorkerProcess,
@@ -30,6 +29,7 @@ from gateway.actors.worker_process import (
     WorkerState,
     describe_end,
 )
+from gateway.actors.worker_rounds import WorkerRounds
 from gateway.app import Ready
 from gateway.app_journal import DataDir
 from gateway.app_journals_ready import make_data_ready
@@ -59,7 +59,7 @@ from gateway.wire.worker_control import (
     PeerDraining,
     PeerLinked,
     PeerUp,
-    Refresh,
+    Pong,
     Refreshed,
     Restart,
     Start,
@@ -70,10 +70,6 @@ from gateway.wire.worker_control import (
 
 #: What a worker that drains in time needs beyond `drain_s`: its last phase has a second, and a busy machine.
 _STOP_GRACE_S = 5.0
-#: As the worker waits (actors/control_port.py), less the way there.
-_REFRESH_S = 0.8
-#: A worker answers between two steps of its loop; on a machine with other work that may take a while.
-_HEARD_S = 5.0
 
 
 class Supervisor:
@@ -108,8 +104,7 @@ class Supervisor:
         self._is_restarting = False
         self._stopping = trio.Event()
         self._failure: WorkerLost | WorkerRefused | None = None
-        self._round = 0
-        self._rounds: dict[int, _Round] = {}
+        self.rounds = WorkerRounds(self.workers, self._record_process)
 
     # -- running
 
@@ -133,7 +128,8 @@ class Supervisor:
         service = OperatorService(self)
         async with trio.open_nursery() as serving:
             operator = await open_operator(serving, self, service)
-            serving.start_soon(self._ask_for_life)
+            serving.start_soon(self.rounds.watch)
+            serving.start_soon(self.rounds.run)
             for worker in self.workers:
                 nursery.start_soon(self._keep, worker)
             serving.start_soon(functools.partial(self._announce, operator, ready))
@@ -230,11 +226,11 @@ class Supervisor:
 
     def told(self, worker: WorkerProcess, message: ToSupervisor) -> None:
         match message:
-            case Refreshed():
-                self._on_refreshed(message.round, worker.worker)
+            case Pong() | Refreshed():
+                self.rounds.answered(message.round, worker.worker)
                 return
             case AskRefresh():
-                self._begin_round(worker, message.round)
+                self.rounds.refresh(functools.partial(worker.send, AllRefreshed(round=message.round)))
                 return
             case Kept():
                 self._kept[worker.worker] = message.rows_open
@@ -255,8 +251,7 @@ class Supervisor:
     def ended(self, worker: WorkerProcess, incarnation: int) -> None:
         self._columns[worker.worker].died()
         self._tell_others(worker, PeerDied(worker=worker.worker, incarnation=incarnation))
-        for number in list(self._rounds):
-            self._on_refreshed(number, worker.worker)
+        self.rounds.ended(worker.worker)
         self._change()
 
     def crashed(self, worker: WorkerProcess, code: int, restart_in_s: float) -> None:
@@ -291,39 +286,8 @@ class Supervisor:
         while not holds():
             await self._changed.wait()
 
-    # -- gauges of all for a scrape, and signs of life
-
-    def _begin_round(self, asker: WorkerProcess | None, number: int) -> _Round:
-        self._round += 1
-        waiting = {worker.worker for worker in self.workers if worker.state is not WorkerState.WAITING}
-        begun = self._rounds[self._round] = _Round(asker, number, waiting, trio.current_time())
-        for worker in self.workers:
-            worker.send(Refresh(round=self._round))
+    def _record_process(self) -> None:
         record_process(self.metrics, read_process())
-        return begun
-
-    async def _heard_by_all(self) -> None:
-        """Every worker has read what it was sent before, or does not read in time."""
-        with trio.move_on_after(_HEARD_S):
-            await self._begin_round(None, 0).is_over.wait()
-
-    def _on_refreshed(self, number: int, worker: int) -> None:
-        found = self._rounds.get(number)
-        if found is None:
-            return
-        found.waiting.discard(worker)
-        if not found.waiting or trio.current_time() > found.began + _REFRESH_S:
-            del self._rounds[number]
-            found.is_over.set()
-            if found.asker is not None:
-                found.asker.send(AllRefreshed(round=found.number))
-
-    async def _ask_for_life(self) -> None:
-        while True:
-            await trio.sleep(WATCH_S)
-            for number in [number for number, one in self._rounds.items() if one.began < trio.current_time() - WATCH_S]:
-                del self._rounds[number]
-            self._begin_round(None, 0)
 
     # -- rolling restart
 
@@ -349,7 +313,7 @@ class Supervisor:
         self._kept.pop(worker.worker, None)
         self._tell_others(worker, PeerDraining(**_name(worker), is_over=False))
         # They answer in order: what is its devices' waits with them from now on, and is not sent to one that ends.
-        await self._heard_by_all()
+        await self.rounds.wait_heard()
         worker.send(Restart(spread_s=self.config.gateway.restart_spread_s, may_lose=may_lose))
         worker.leaves()
         self._change()
@@ -374,19 +338,6 @@ class Supervisor:
             }
             for worker in self.workers
         ]
-
-
-class _Round:
-    """One round of `refresh`. waiting: workers that have not answered."""
-
-    __slots__ = ("asker", "began", "is_over", "number", "waiting")
-
-    def __init__(self, asker: WorkerProcess | None, number: int, waiting: set[int], began: float) -> None:
-        self.asker = asker
-        self.number = number
-        self.waiting = waiting
-        self.began = began
-        self.is_over = trio.Event()
 
 
 def _name(worker: WorkerProcess) -> dict[str, int]:

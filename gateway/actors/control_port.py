@@ -25,6 +25,8 @@ from gateway.wire.worker_control import (
     PeerDraining,
     PeerLinked,
     PeerUp,
+    Ping,
+    Pong,
     Ready,
     Refresh,
     Refreshed,
@@ -124,6 +126,8 @@ class ControlPort:
                 self._peers.drains(message.worker, message.incarnation, is_over=message.is_over)
             case Whole():
                 self.not_ready = message.not_ready
+            case Ping():
+                self._send(Pong(round=message.round))
             case Refresh():
                 nursery.start_soon(self._answer, worker.refresh, Refreshed(round=message.round))
             case AllRefreshed():

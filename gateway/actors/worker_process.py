@@ -7,7 +7,7 @@
 A crash is followed by a restart after a backoff (core/restarts.py), counted and logged; an end that was asked for by
 one at once. Each start has an incarnation of its own. Waits for: the process, its control socket, the clock. What is
 sent to a worker that does not read waits here; those are a few short messages about workers, and it is killed when it
-does not answer `refresh` for STUCK_S.
+does not answer `ping` (worker_rounds.py) for STUCK_S.
 
 A killed process with thousands of sockets is waited for longest while the kernel closes them. Its control socket is
 closed first (app_worker.py). So when that socket ends and the kernel has begun to end the process, none of whose code
@@ -44,7 +44,7 @@ from gateway.wire.worker_control import (
 START_S = 60.0
 #: A worker whose loop has not answered for so long does nothing for anybody: a step is 2 ms.
 STUCK_S = 30.0
-#: How often each worker is asked for a sign of life.
+#: How often each worker is asked for a sign of life, one after the other.
 WATCH_S = 5.0
 COMMAND = (sys.executable, "-m", "gateway.app_worker")
 _READ_BYTES = 65_536

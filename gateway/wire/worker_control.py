@@ -8,6 +8,7 @@
       <--------------------------------------------- ready          its listeners are open
       peer_up, peer_died, peer_draining ------------------>         the other workers, in the order in which it happened
       whole ---------------------------------------------->         why the gateway takes no work; empty: it does
+      ping -> <- pong                                               all that was sent before is read; a sign of life
       refresh -> <- refreshed                                       gauges are set for a scrape
       <------------------------------------- ask_refresh            a scrape has come: everybody's gauges, please
       all_refreshed -------------------------------------->
@@ -109,6 +110,12 @@ class Whole(Message, frozen=True, kw_only=True, tag="whole"):
     not_ready: list[str]
 
 
+class Ping(Message, frozen=True, kw_only=True, tag="ping"):
+    """round: 0 where nobody waits for the answer, which is a sign of life."""
+
+    round: int
+
+
 class Refresh(Message, frozen=True, kw_only=True, tag="refresh"):
     round: int
 
@@ -138,6 +145,12 @@ class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     """The worker's listeners are open."""
 
 
+class Pong(Message, frozen=True, kw_only=True, tag="pong"):
+    """The answer to `ping`, at once: everything that came before it has been read."""
+
+    round: int
+
+
 class Refreshed(Message, frozen=True, kw_only=True, tag="refreshed"):
     round: int
 
@@ -155,9 +168,9 @@ class Kept(Message, frozen=True, kw_only=True, tag="kept"):
 
 
 ToWorker: TypeAlias = (
-    Start | PeerLinked | Met | PeerUp | PeerDied | PeerDraining | Whole | Refresh | AllRefreshed | Stop | Restart
+    Start | PeerLinked | Met | PeerUp | PeerDied | PeerDraining | Whole | Ping | Refresh | AllRefreshed | Stop | Restart
 )
-ToSupervisor: TypeAlias = Linked | Ready | Refreshed | AskRefresh | Kept
+ToSupervisor: TypeAlias = Linked | Ready | Pong | Refreshed | AskRefresh | Kept
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -18,6 +18,8 @@ from gateway.wire.worker_control import (
     PeerDied,
     PeerDraining,
     PeerUp,
+    Ping,
+    Pong,
     Ready,
     Refresh,
     Refreshed,
@@ -146,6 +148,13 @@ async def test_gauges_are_refreshed_when_asked_and_asked_for_once_per_page(autoj
             assert isinstance(asked, AskRefresh)
             await setting.say(AllRefreshed(round=asked.round + 1), AllRefreshed(round=asked.round))
         assert done == [0.0]
+
+
+async def test_sign_of_life_is_no_work(autojump_clock: trio.abc.Clock) -> None:
+    async with running() as setting:
+        await setting.say(Ping(round=0), Ping(round=7))
+        assert await setting.answers() == [Pong(round=0), Pong(round=7)]
+        assert setting.worker.did == []
 
 
 async def test_page_does_not_wait_for_ever_for_the_others(autojump_clock: trio.abc.Clock) -> None:

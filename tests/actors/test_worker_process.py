@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from gateway.actors.worker_process import (
+    STUCK_S,
     Plan,
     WorkerLost,
     WorkerProcess,
@@ -20,7 +22,7 @@ from gateway.actors.worker_process import (
     describe_end,
     is_ending,
 )
-from gateway.wire.worker_control import Kept, Ready, Restart, Start, Stop
+from gateway.wire.worker_control import Kept, Ping, Pong, Ready, Restart, Start, Stop
 
 #: Says `ready`, then does what the rest of the script says with `control`, the socket, and `frames`, what it reads.
 PREAMBLE = """
@@ -174,6 +176,35 @@ async def test_worker_that_gives_no_sign_of_life_is_killed() -> None:
     worker = worker_of("import time\ntime.sleep(1000)", company, start_s=0.2)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run)
+        await company.until("crashed", -signal.SIGKILL)
+        nursery.cancel_scope.cancel()
+
+
+async def test_worker_whose_loop_is_stuck_is_killed(mock_clock: trio.testing.MockClock) -> None:
+    company = Company()
+    script = """
+say(wire.Ready())
+for number in range(3):
+    (message,) = read()
+    say(wire.Pong(round=message.round))
+import time
+time.sleep(1000)
+"""
+    worker = worker_of(script, company)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run)
+        await company.until("told", Ready())
+        for number in range(3):
+            # Each answer is a sign of life for as long again.
+            mock_clock.jump(STUCK_S - 1)
+            worker.send(Ping(round=number))
+            await company.until("told", Pong(round=number))
+        worker.send(Ping(round=3))
+        mock_clock.jump(STUCK_S - 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert worker.state is WorkerState.READY
+        assert [event for event in company.events if event[0] == "crashed"] == []
+        mock_clock.jump(2)
         await company.until("crashed", -signal.SIGKILL)
         nursery.cancel_scope.cancel()
 

@@ -18,6 +18,8 @@ from gateway.wire.worker_control import (
     PeerDied,
     PeerDraining,
     PeerUp,
+    Ping,
+    Pong,
     Ready,
     Refresh,
     Refreshed,
@@ -50,12 +52,19 @@ TO_WORKER: list[Message] = [
     PeerDied(worker=0, incarnation=3),
     PeerDraining(worker=0, incarnation=3, is_over=True),
     Whole(not_ready=["worker 0 is starting"]),
+    Ping(round=0),
     Refresh(round=4),
     AllRefreshed(round=4),
     Stop(),
     Restart(spread_s=0.5, may_lose=False),
 ]
-TO_SUPERVISOR: list[Message] = [Ready(), Refreshed(round=4), AskRefresh(round=5), Kept(rows_open={"held": 2})]
+TO_SUPERVISOR: list[Message] = [
+    Ready(),
+    Pong(round=0),
+    Refreshed(round=4),
+    AskRefresh(round=5),
+    Kept(rows_open={"held": 2}),
+]
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:

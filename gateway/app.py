@@ -145,7 +145,7 @@ class Worker:
         self.metrics.started_unix_s.set(self.clock.unix_ms() / 1000)
         self._stopping = trio.Event()
         self.doors = Doors(siblings)
-        self._scrape = Scrape(self.metrics, [functools.partial(refresh_gauges, self)])
+        self._scrape = Scrape(self.metrics, functools.partial(refresh_gauges, self))
         self._is_ready = False
         self._nursery: trio.Nursery | None = None
         self.ceiling = Ceiling(config.http2.connections_max)

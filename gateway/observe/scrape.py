@@ -1,5 +1,7 @@
 """One scrape: owners refresh their gauges, the kernel is asked, the values are copied, a thread writes the page.
 
+Gauges are set in parts, each a step of the loop: together they are milliseconds in a worker that has just slept.
+
 Of several workers, the one that the scraper reached makes the page of all: it has everybody refresh, then reads the
 columns of each (observe/shared.py). A worker that does not answer in time is shown as it was.
 
@@ -9,13 +11,13 @@ its own share of the time only.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
 from gateway.observe.exposition import Page, snapshot
 from gateway.observe.metrics import Metrics
-from gateway.observe.process import read_process, record_process
+from gateway.observe.process import COUNTS_FILES, read_process, record_process
 from gateway.observe.shared import SharedColumns, merge
 
 #: What starts over with every scrape.
@@ -23,17 +25,17 @@ LONGEST = ("longest_step_s", "longest_lag_s")
 
 
 class Scrape:
-    """Makes the page of `/metrics`. refreshers: called on the loop before each page, in order; they must not block."""
+    """Makes the page of `/metrics`. refresh: called before each page; what it yields between is a turn of the loop."""
 
-    def __init__(self, metrics: Metrics, refreshers: Sequence[Callable[[], None]] = ()) -> None:
+    def __init__(self, metrics: Metrics, refresh: Callable[[], Iterable[None]] = tuple) -> None:
         self._metrics = metrics
-        self._refreshers = tuple(refreshers)
+        self._refresh = refresh
 
     async def refresh(self) -> None:
         """The gauges of this process say how it is now. If cancelled: some do."""
-        record_process(self._metrics, await trio.to_thread.run_sync(read_process))
-        for refresh in self._refreshers:
-            refresh()
+        record_process(self._metrics, read_process() if COUNTS_FILES else await trio.to_thread.run_sync(read_process))
+        for _ in self._refresh():
+            await trio.lowlevel.checkpoint()
 
     async def page(self, accept: str = "") -> Page:
         """The page of this moment.
@@ -61,10 +63,12 @@ class SharedScrape:
     async def page(self, accept: str = "") -> Page:
         """As `Scrape.page`."""
         await self._refresh_all()
+        return await trio.to_thread.run_sync(self._render, accept, abandon_on_cancel=True)
+
+    def _render(self, accept: str) -> Page:
+        """In a thread, the copies, too: other processes write meanwhile anyway."""
         moments = [columns.copy() for columns in self._columns]
         for columns in self._columns:
             for name in LONGEST:
                 columns.start_over(name)
-        return await trio.to_thread.run_sync(
-            lambda: merge(self._metrics, moments[:-1], moments[-1:]).render(accept), abandon_on_cancel=True
-        )
+        return merge(self._metrics, moments[:-1], moments[-1:]).render(accept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from hypothesis import given
 
 from gateway.batch import Batch, TaskSegment
 from gateway.content import Variant
-from gateway.core.report import Hop, rows_of_device, select_rows, source_rows, sum_task, trace_row
+from gateway.core import report
+from gateway.core.home import Home
+from gateway.core.report import Hop, RowsSeen, rows_of_device, see_rows, select_rows, source_rows, sum_task, trace_row
 from gateway.ledger import FINAL_STATES, NO_VERDICT, Burst, Channel, Flag, LedgerPage, Reason, Receipt, State
 from gateway.message_id import BatchAddress, to_text
 from gateway.page_history import Kind
@@ -280,3 +284,90 @@ def test_the_hops_of_a_trace_are_in_order_of_time(attempts: list[tuple[int, int,
     assert times == sorted(times)
     assert [hop.what for hop in hops].count("answered") == len(attempts)
     assert hops[-1].what == "state"
+
+
+# All open rows, a few pages at a time
+
+
+class Silence:
+    """An observer that looks away."""
+
+    def moved(self, *told: object) -> None: ...
+
+    def finished(self, *told: object) -> None: ...
+
+    def receipts_rose(self, *told: object) -> None: ...
+
+
+def home_with(pages: list[int]) -> tuple[Home, list[LedgerPage]]:
+    """A home with pages of so many rows."""
+    wide = 1 << 30
+    home = Home(
+        secret=bytes(32),
+        journal=0,
+        observer=Silence(),
+        now=0.0,
+        ledger_bytes_max=wide,
+        rows_open_max=wide,
+        change_rows_max=wide,
+    )
+    made = []
+    for n in pages:
+        made.append(open_page(home, n))
+    return home, made
+
+
+def open_page(home: Home, n: int) -> LedgerPage:
+    ids = np.zeros((n, 16), np.uint8)
+    address = home.next_address(1, 0.0)
+    return home.open(Batch(address, 0, 0.0, n, device_ids=ids, message_ids=ids, variants=[Variant("t", "b")]), 0.0)
+
+
+def look(home: Home, begun: Generator[None, None, RowsSeen] | None = None) -> tuple[RowsSeen, int]:
+    """What is seen, and in how many steps."""
+    seeing, steps = begun or see_rows(home), 1
+    while True:
+        try:
+            next(seeing)
+        except StopIteration as end:
+            return end.value, steps
+        steps += 1
+
+
+@given(st.lists(st.lists(st.sampled_from([None, State.HELD, State.WAITING, State.EXPIRED]), min_size=1), max_size=8))
+def test_open_rows_of_all_pages_agree_with_counting_row_by_row(states: list[list[State | None]]) -> None:
+    home, pages = home_with([len(each) for each in states])
+    for page, wanted in zip(pages, states, strict=True):
+        for row, state in enumerate(wanted):
+            if state is not None:
+                home.move(page, np.array([row]), state, Reason.DEVICE_OFFLINE, 1.0)
+    seen, _ = look(home)
+    flat = [state for each in states for state in each]
+    assert seen == RowsSeen([flat.count(None), flat.count(State.HELD), 0, flat.count(State.WAITING)], 0)
+
+
+def test_rows_are_looked_at_a_few_pages_at_a_time_and_a_fault_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_SEEN_PAGES", 2)
+    home, pages = home_with([3] * 5)
+    assert look(home) == (RowsSeen([15, 0, 0, 0], 0), 3)
+    pages[0].state[1] = State.FAILED
+    assert look(home)[0] == RowsSeen([15, 0, 0, 0], 1)
+    home.rows_open += 10
+    assert look(home)[0] == RowsSeen([15, 0, 0, 0], 11)
+    monkeypatch.setattr(report, "_SEEN_PAGES", 100)
+    monkeypatch.setattr(report, "_SEEN_ROWS", 5)
+    assert look(home)[1] == 3
+
+
+@pytest.mark.parametrize("change", ["ended", "opened"])
+def test_rows_that_move_between_two_steps_are_no_fault(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    monkeypatch.setattr(report, "_SEEN_PAGES", 1)
+    home, pages = home_with([2, 2])
+    seeing = see_rows(home)
+    next(seeing)
+    if change == "ended":
+        home.move(pages[0], np.arange(2), State.EXPIRED, Reason.TTL_PASSED, 1.0)
+    else:
+        open_page(home, 1)
+    assert look(home, seeing)[0].not_conserved is None
+    assert look(home)[0].not_conserved == 0

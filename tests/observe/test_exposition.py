@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import pytest
+import trio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -112,7 +114,27 @@ async def test_scrape_refreshes_gauges_and_starts_maxima_over() -> None:
     metrics = Metrics()
     metrics.longest_step_s.set(0.25)
     metrics.longest_lag_s.set(0.5)
-    scrape = Scrape(metrics, [lambda: metrics.inbox_rows.set(42)])
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    def refresh() -> Iterator[None]:
+        before = turns
+        yield
+        yield
+        # Others had a turn between two parts.
+        metrics.inbox_rows.set(42 if turns > before else 0)
+
+    scrape = Scrape(metrics, refresh)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        await scrape.refresh()
+        nursery.cancel_scope.cancel()
+    scrape = Scrape(metrics)
     first = samples(await scrape.page())
     assert first["pushgw_inbox_rows", ()] == 42
     assert first["pushgw_longest_step_seconds", ()] == 0.25

@@ -130,6 +130,24 @@ def test_name_that_is_too_long_for_its_place_shares_other(memory: Memory) -> Non
     assert memory.page()['pushgw_by_name_total{name="other",shape="round"}'] == 1
 
 
+def test_values_without_a_name_are_not_looked_at(memory: Memory) -> None:
+    """What is not touched takes no memory: most of the table of a worker is room for names that never come."""
+    fd = make_memory(Sample, label_values_max=100_000, apps=1)
+    try:
+        columns = SharedColumns(fd, Sample, label_values_max=100_000, apps=1)
+        metrics = columns.open(1)
+        assert isinstance(metrics, Sample)
+        metrics.by_name.add(1, "round", "shop")
+        metrics.level.set(3, "shop")
+        copied = columns.copy()
+        columns.start_over("highest")
+        assert os.fstat(fd).st_blocks * 512 < os.fstat(fd).st_size / 50
+    finally:
+        os.close(fd)
+    assert [block.shape for block in copied.blocks] == [(2, 2), (), (2,), (), (), (1, 4)]
+    assert [copied.blocks[0].tolist(), copied.blocks[2].tolist()] == [[[1, 0], [0, 0]], [3, 0]]
+
+
 def test_maximum_since_the_last_scrape_starts_over_in_the_memory_of_each(memory: Memory) -> None:
     first = memory.start(0)
     first.highest.set(9)

@@ -55,8 +55,9 @@ _DAYS = range(-1, (1 << 48) // 86_400_000 + 2)
 _KEYS = 1000
 #: A page of `loss_rows` is answered when so many pages were gone through, though it is not full.
 _PAGES_PER_ANSWER = 64
-#: How often pages whose rows have ended are counted, if nobody asks.
-_SETTLE_S = 0.5
+#: How often pages whose rows have ended are counted, if nobody asks; ever less often while there are none: a look wakes
+#: the worker, and twelve of them wake others' cores.
+_SETTLE_S, _QUIET_SETTLE_S = 0.5, 8.0
 _EPOCH_DAY = date(1970, 1, 1)
 _CLASS_NAMES = {int(class_): class_.name.lower() for class_ in Class}
 _CHANNELS = [channel.name.lower() for channel in Channel]
@@ -92,10 +93,13 @@ class LossReports:
 
     async def run(self) -> None:
         """Counts what has ended, until cancelled. If cancelled: the rest is counted when somebody asks."""
+        pause_s = _SETTLE_S
         while True:
-            await trio.sleep(_SETTLE_S)
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _QUIET_SETTLE_S)
             for portion in self._home.counters.portions(only_ended=True):
                 self._home.counters.settle(portion)
+                pause_s = _SETTLE_S
                 await trio.lowlevel.checkpoint()
 
     async def answer(

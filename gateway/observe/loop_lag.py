@@ -71,8 +71,9 @@ def short_task_name(name: str) -> str:
 
 
 #: A quiet loop is sampled less and less often, at last so many intervals apart: what wakes it a hundred times a second
-#: costs 3 % of a core (12 quiet workers: a third of one), and who comes late there is seen by the sample that follows.
-_QUIET_INTERVALS_MAX = 16
+#: costs 3 % of a core (12 quiet workers: a third of one; at 16 intervals it was half of what they did at all), and who
+#: comes late there is seen by the sample that follows.
+_QUIET_INTERVALS_MAX = 64
 #: Share of the time on the CPU from which on a loop is not quiet.
 _QUIET_SHARE = 0.25
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from gateway.actors.loss_reports import LossReports, cells_of, merge_counted
 from gateway.actors.page_source import MemoryPages
 from gateway.batch import OwnershipEpoch
 from gateway.cli.loss import rows_of, total
+from gateway.clock import SystemClock
 from gateway.content import Variant
 from gateway.core.home import row_tags
 from gateway.errors import StoreFull
@@ -72,6 +74,34 @@ def drop_from_memory(world: Any) -> None:
     world.home._ledger_bytes_max = 0
     world.home.evict_some()
     world.home._ledger_bytes_max = WIDE
+
+
+async def test_pages_that_have_ended_are_looked_for_ever_less_often_while_there_are_none(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    began, looks, settled = trio.current_time(), [], []
+    ended = {3, 4}
+
+    class Counters:
+        """Something has ended by the fourth and the fifth look."""
+
+        def portions(self, *, only_ended: bool) -> list[int]:
+            looks.append(trio.current_time() - began)
+            return [len(looks)] if len(looks) - 1 in ended else []
+
+        def settle(self, portion: int) -> None:
+            settled.append(portion)
+
+    class Home:
+        counters = Counters()
+
+    home: Any = Home()
+    reports = LossReports(home=home, pages=MemoryPages(home), clock=SystemClock(), app_keys=APPS)
+    with trio.move_on_after(35):
+        await reports.run()
+    pauses = [round(after - before, 6) for before, after in itertools.pairwise([0.0, *looks])]
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 0.5, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
+    assert settled == [4, 5]
 
 
 SPRING = Variant("t", "b", plan_id="spring", class_="marketing", ttl_s=60)

@@ -41,7 +41,7 @@ from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.ownership import WORKERS_MAX, journal_of
-from gateway.core.report import rows_held_away
+from gateway.core.report import rows_held_away, rows_in_archive
 from gateway.core.segments import HashKey
 from gateway.errors import StoreError
 from gateway.message_id import SEQUENCES_MAX
@@ -363,15 +363,31 @@ class Stores:
                 self._log.error("ledger pages not written", error=str(error), pages=self.ledger.unsaved_pages)
 
     def rows_kept(self, home: Home) -> int:
-        """Rows that the journal does not hold and that a next start finds all the same: in inbox and archive."""
-        if self.ledger is None:
-            return 0
-        resting = (page for page in home.pages() if page.trail is None and page.rests and page.is_saved)
-        return rows_held_away(home) + sum(page.n_open for page in resting)
+        """Rows whose batch is not in the journal and that a next start finds all the same: in inbox and archive."""
+        rows = rows_in_archive(home) if self.ledger is not None else 0
+        gone = [database.place for database in self._databases() if not database.is_in_place()]
+        if gone:
+            is_lost = self._are_rows_gone()
+            self._log.error("databases are gone, and what they held", places=gone, rows=rows if is_lost else 0)
+            return 0 if is_lost else rows
+        return rows
+
+    def _databases(self) -> list[Database]:
+        found = [] if self._registry is None else list(self._registry.databases)
+        found += [] if self.consents is None else [self.consents.database]
+        return [*found, *self._row_databases()]
+
+    def _row_databases(self) -> list[Database]:
+        """A start finds a held row by all of these."""
+        inbox = [self.inbox.database] if isinstance(self.inbox, SqliteInbox) else []
+        return [*inbox, *(archive.database for archive in self._archives)]
+
+    def _are_rows_gone(self) -> bool:
+        return not all(database.is_in_place() for database in self._row_databases())
 
     def rows_at_rest(self, home: Home) -> int:
         """Rows that the end of this process leaves in inbox and archive: those that it writes down at last, too."""
-        if self.ledger is None:
+        if self.ledger is None or self._are_rows_gone():
             return 0
         return rows_held_away(home) + sum(page.n_open for page in home.pages() if page.n_open and page.rests)
 

@@ -48,7 +48,7 @@ from gateway.message_id import SEQUENCES_MAX
 from gateway.observe.counting import ServiceCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
-from gateway.observe.store_counts import LedgerCounts, StoreCounts
+from gateway.observe.store_counts import InboxCounts, LedgerCounts, StoreCounts
 from gateway.store import backup
 from gateway.store.database import Database, named_errors
 from gateway.store.inbox_moves import clean_mark, inbox_path
@@ -321,13 +321,15 @@ class Stores:
         return None if self.ledger is None else self.ledger.late
 
     def inbox_actor(self, home: Home, clock: Clock, *, offer_again_s: float) -> InboxActor:
+        counts = InboxCounts(self._metrics, self._log)
         actor = InboxActor(
             store=self.inbox,
             epoch=self._epoch,
             home=home,
             clock=clock,
             offer_again_s=offer_again_s,
-            on_error=self.on_inbox_error,
+            on_error=counts.failed,
+            on_works=counts.works,
         )
         if self.ledger is not None:
             actor.fetch, actor.fetch_to_end = self.ledger.fetch, self.ledger.fetch_to_end
@@ -390,11 +392,6 @@ class Stores:
         if self.ledger is None or self._are_rows_gone():
             return 0
         return rows_held_away(home) + sum(page.n_open for page in home.pages() if page.n_open and page.rests)
-
-    def on_inbox_error(self, error: BaseException) -> None:
-        """The inbox tries again; what waits is in ledger pages meanwhile."""
-        self._metrics.store_failures.add(1, "inbox", type(error).__name__)
-        self._log.error("inbox not written, trying again", error=str(error))
 
     def close(self) -> None:
         """Blocks; no call may be under way."""

@@ -16,6 +16,7 @@ from gateway.config import App
 from gateway.config_relations import counts_consents
 from gateway.errors import StoreError
 from gateway.ledger import Channel
+from gateway.observe.fault_lines import FaultLines
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
 class ConsentCounts:
     def __init__(self, metrics: Metrics, log: Log) -> None:
         self._metrics = metrics
-        self._log = log
+        self._faults = FaultLines(log, "consents not written, trying again", "consents are written again")
 
     def consents(self, app_key: str, what: str, count: int) -> None:
         self._metrics.consent_events.add(count, app_key, what)
 
     def not_written(self, error: StoreError) -> None:
         self._metrics.store_failures.add(1, "consents", type(error).__name__)
-        self._log.error("consents not written, trying again", error=str(error))
+        self._faults.failed(error)
+
+    def written(self) -> None:
+        self._faults.works()
 
 
 def build_consents(worker: Worker, secret: bytes, epoch: OwnershipEpoch) -> Consents | ConsentLoans | None:

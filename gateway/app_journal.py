@@ -288,8 +288,11 @@ class DiskJournal:
         """What is known of rows is written down, at the end of a shutdown; how many are left for the next start."""
         with trio.move_on_at(max(deadline, trio.current_time() + _FINISH_S)):
             await self.actor.finish()
-        pages = self._site.home.pages()
-        return {"rows_in_journal": sum(page.n_open for page in pages if page.trail is not None)}
+        held = [page.n_open for page in self._site.home.pages() if page.trail is not None and page.trail.holds_batch]
+        is_there = await trio.to_thread.run_sync(self.journal.is_in_place)
+        if held and not is_there:
+            self._log.error("the journal is gone, and what it held", place=str(self._folder), rows=sum(held))
+        return {"rows_in_journal": sum(held) if is_there else 0}
 
     def close(self) -> None:
         """Files are closed, once nothing runs any more. Again changes nothing."""

@@ -41,14 +41,14 @@ from gateway.core.counters import Counters
 from gateway.core.devices import DeviceTable
 from gateway.core.home import Home
 from gateway.core.ownership import WORKERS_MAX, journal_of
-from gateway.core.report import rows_held_away
+from gateway.core.report import rows_held_away, rows_in_archive
 from gateway.core.segments import HashKey
 from gateway.errors import StoreError
 from gateway.message_id import SEQUENCES_MAX
 from gateway.observe.counting import ServiceCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
-from gateway.observe.store_counts import LedgerCounts, StoreCounts
+from gateway.observe.store_counts import InboxCounts, LedgerCounts, StoreCounts
 from gateway.store import backup
 from gateway.store.database import Database, named_errors
 from gateway.store.inbox_moves import clean_mark, inbox_path
@@ -321,13 +321,15 @@ class Stores:
         return None if self.ledger is None else self.ledger.late
 
     def inbox_actor(self, home: Home, clock: Clock, *, offer_again_s: float) -> InboxActor:
+        counts = InboxCounts(self._metrics, self._log)
         actor = InboxActor(
             store=self.inbox,
             epoch=self._epoch,
             home=home,
             clock=clock,
             offer_again_s=offer_again_s,
-            on_error=self.on_inbox_error,
+            on_error=counts.failed,
+            on_works=counts.works,
         )
         if self.ledger is not None:
             actor.fetch, actor.fetch_to_end = self.ledger.fetch, self.ledger.fetch_to_end
@@ -363,22 +365,33 @@ class Stores:
                 self._log.error("ledger pages not written", error=str(error), pages=self.ledger.unsaved_pages)
 
     def rows_kept(self, home: Home) -> int:
-        """Rows that the journal does not hold and that a next start finds all the same: in inbox and archive."""
-        if self.ledger is None:
-            return 0
-        resting = (page for page in home.pages() if page.trail is None and page.rests and page.is_saved)
-        return rows_held_away(home) + sum(page.n_open for page in resting)
+        """Rows whose batch is not in the journal and that a next start finds all the same: in inbox and archive."""
+        rows = rows_in_archive(home) if self.ledger is not None else 0
+        gone = [database.place for database in self._databases() if not database.is_in_place()]
+        if gone:
+            is_lost = self._are_rows_gone()
+            self._log.error("databases are gone, and what they held", places=gone, rows=rows if is_lost else 0)
+            return 0 if is_lost else rows
+        return rows
+
+    def _databases(self) -> list[Database]:
+        found = [] if self._registry is None else list(self._registry.databases)
+        found += [] if self.consents is None else [self.consents.database]
+        return [*found, *self._row_databases()]
+
+    def _row_databases(self) -> list[Database]:
+        """A start finds a held row by all of these."""
+        inbox = [self.inbox.database] if isinstance(self.inbox, SqliteInbox) else []
+        return [*inbox, *(archive.database for archive in self._archives)]
+
+    def _are_rows_gone(self) -> bool:
+        return not all(database.is_in_place() for database in self._row_databases())
 
     def rows_at_rest(self, home: Home) -> int:
         """Rows that the end of this process leaves in inbox and archive: those that it writes down at last, too."""
-        if self.ledger is None:
+        if self.ledger is None or self._are_rows_gone():
             return 0
         return rows_held_away(home) + sum(page.n_open for page in home.pages() if page.n_open and page.rests)
-
-    def on_inbox_error(self, error: BaseException) -> None:
-        """The inbox tries again; what waits is in ledger pages meanwhile."""
-        self._metrics.store_failures.add(1, "inbox", type(error).__name__)
-        self._log.error("inbox not written, trying again", error=str(error))
 
     def close(self) -> None:
         """Blocks; no call may be under way."""

@@ -223,6 +223,10 @@ class Reason(enum.IntEnum):
     CONTENT_REFUSED = 24
     #: Nothing is sent to the vendor for a while, because too much of it failed of late.
     BREAKER_OPEN = 25
+    #: The vendor refused a text for its words.
+    SENSITIVE_CONTENT = 26
+    #: The vendor knows the credential, and the app lacks a right for this message, or for any.
+    NO_PERMISSION = 27
     # why a row waits or ran out of time
     TTL_PASSED = 32
     RETRY = 33

@@ -105,6 +105,11 @@ class PageTrail:
                 column[rows] = few[rows]
 
     @property
+    def holds_batch(self) -> bool:
+        """The journal has the batch, and with it every row of the page."""
+        return self.position != NO_POSITION and not self.is_gone
+
+    @property
     def is_blank(self) -> bool:
         """The journal holds nothing of the page, and need not."""
         return self.position == NO_POSITION and not self.records and not self.dirty.any() and not self.marked.any()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from gateway.ledger import Reason
+
 
 class Verdict(enum.IntEnum):
     """One byte per attempt and row. Every attempt ends in exactly one."""
@@ -59,3 +61,5 @@ class Answer(NamedTuple):
     keeps_credential: bool = False
     #: It stands in no table of the vendor file and was judged by its status class.
     is_unknown: bool = False
+    #: Why a row that this ends has ended, where the vendor says more than the verdict does; else NONE.
+    reason: Reason = Reason.NONE

@@ -531,3 +531,54 @@ def restore(folder: Path, worker: Worker) -> None:
         others=files_elsewhere(worker.config),
         folders=folders_elsewhere(worker.config),
     )
+
+
+@pytest.mark.parametrize(
+    ("durability", "removed", "kept"),
+    [
+        ("disk", "", {"rows_in_journal": 1, "rows_in_stores": 4, "rows_lost": 0}),
+        ("disk", "store/ledger.db", {"rows_in_journal": 1, "rows_in_stores": 0, "rows_lost": 4}),
+        ("disk", "store/inbox.db", {"rows_in_journal": 1, "rows_in_stores": 0, "rows_lost": 4}),
+        ("disk", "data/journal", {"rows_in_journal": 0, "rows_in_stores": 4, "rows_lost": 1}),
+        ("memory", "", {"rows_in_journal": 0, "rows_in_stores": 4, "rows_lost": 1}),
+        ("memory", "store/ledger.db", {"rows_in_journal": 0, "rows_in_stores": 0, "rows_lost": 5}),
+    ],
+)
+async def test_what_a_stopping_worker_leaves_is_counted_where_a_start_would_find_it(
+    folder: Path, durability: str, removed: str, kept: dict[str, int]
+) -> None:
+    """Four rows wait for their devices, their page is in the archive and their batch is not in the journal any more;
+    one waits for a vendor that is down."""
+    ids = [bytes([number]) * 16 for number in range(1, 5)]
+    stream = io.StringIO()
+    worker = make_worker(folder, durability, stream, aliyun_sms=dead_vendor(folder))
+    worker.home._ledger_bytes_max = 1 << 30
+    async with trio.open_nursery() as nursery:
+        readies: list[Ready] = []
+        nursery.start_soon(worker.run, readies.append)
+        await until(lambda: readies)
+        async with open_trio_client(readies[0].rpc[0], "shop", SECRET, timeout_s=60.0) as client:
+            await client.register_devices([DeviceState(device_id=one) for one in ids])
+            held = await client.submit(Variant(title="held", body="b"), ids)
+            await until_states(client, held.task_id, {"held": 4})
+            await until(lambda: all(page.rests for page in worker.home.pages()))
+            await worker.stores.flush()
+            if worker.disk is not None:
+                # What is left is the count of the numbers given.
+                await until(lambda: worker.disk.journal.statistics().records == 1)  # type: ignore[union-attr]
+            await client.submit(Variant("t", "b"), [("aliyun_sms", "13900000000")], variables={"name": ["x"]})
+        if removed:
+            path = folder / removed
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        worker.stop()
+    worker.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    (stopped,) = [line for line in lines if line["event"] == "stopped"]
+    assert {name: stopped[name] for name in kept} == kept
+    gone = [
+        line
+        for line in lines
+        if line["event"] in ("databases are gone, and what they held", "the journal is gone, and what it held")
+    ]
+    assert bool(gone) == bool(removed)
+    assert not gone or str(folder / removed) in str(gone[0])

@@ -47,6 +47,7 @@ from vendors.auth.request_hmac import ACS3, ACS3_SIGNED, acs3_signatures
 from vendors.auth.static_key import StaticKey
 from vendors.codes import (
     ACCEPTED,
+    APP_RIGHT,
     AUTH_CONFIG,
     DEAD,
     ERROR,
@@ -115,11 +116,11 @@ ANSWERS: dict[str, Answer] = {
         [
             *("isv.AMOUNT_NOT_ENOUGH", "isv.OUT_OF_SERVICE", "isv.ACCOUNT_ABNORMAL", "isv.ACCOUNT_NOT_EXISTS"),
             *("isv.PRODUCT_UN_SUBSCRIPT", "isv.PRODUCT_UNSUBSCRIBE", "isv.DENY_IP_RANGE"),
-            *("isp.RAM_PERMISSION_DENY", "SignatureDoesNotMatch", "InvalidAccessKeyId.NotFound"),
-            "InvalidTimeStamp.Expired",
+            *("SignatureDoesNotMatch", "InvalidAccessKeyId.NotFound", "InvalidTimeStamp.Expired"),
         ],
         AUTH_CONFIG,
     ),
+    "isp.RAM_PERMISSION_DENY": APP_RIGHT,
     # the nonce of the next attempt is another one
     "SignatureNonceUsed": ERROR,
     **dict.fromkeys(["isp.SYSTEM_ERROR", "isp.UNKNOWN_ERR_CODE", "ServiceUnavailable"], ERROR),

@@ -25,6 +25,7 @@ from typing import ClassVar, Literal, NamedTuple
 import msgspec
 
 from gateway.content import Variant
+from gateway.ledger import Reason
 from gateway.template_values import Tree, merge_patch, raw_object, scalar_value, text_value
 from gateway.vendor import Limits, Refusal, RequestTemplate, Slot, TemplateParts, parse_template, slot_json
 from gateway.verdict import Answer, Scope, Verdict
@@ -135,14 +136,14 @@ ANSWERS: dict[tuple[int, str], Answer] = {
     # topic, key or certificate do not fit together: a new token cannot help
     (400, "BadTopic"): Answer(Verdict.CREDENTIAL, "BadTopic", Scope.APP),
     (400, "MissingTopic"): Answer(Verdict.CREDENTIAL, "MissingTopic", Scope.APP),
-    (400, "TopicDisallowed"): Answer(Verdict.CREDENTIAL, "TopicDisallowed", Scope.APP),
+    (400, "TopicDisallowed"): Answer(Verdict.CREDENTIAL, "TopicDisallowed", Scope.APP, reason=Reason.NO_PERMISSION),
     (403, "BadCertificate"): Answer(Verdict.CREDENTIAL, "BadCertificate", Scope.APP),
     (403, "BadCertificateEnvironment"): Answer(Verdict.CREDENTIAL, "BadCertificateEnvironment", Scope.APP),
     (403, "InvalidProviderToken"): Answer(Verdict.CREDENTIAL, "InvalidProviderToken", Scope.APP),
     (403, "BadEnvironmentKeyIdInToken"): Answer(Verdict.CREDENTIAL, "BadEnvironmentKeyIdInToken", Scope.APP),
     # what public projects report on the wire for the row above
     (403, "BadEnvironmentKeyInToken"): Answer(Verdict.CREDENTIAL, "BadEnvironmentKeyInToken", Scope.APP),
-    (403, "Forbidden"): Answer(Verdict.CREDENTIAL, "Forbidden", Scope.APP),
+    (403, "Forbidden"): Answer(Verdict.CREDENTIAL, "Forbidden", Scope.APP, reason=Reason.NO_PERMISSION),
     # a connection that has seen an expired token stays unusable (pushy)
     (403, "ExpiredProviderToken"): Answer(
         Verdict.CREDENTIAL, "ExpiredProviderToken", Scope.APP, is_refreshable=True, needs_new_connection=True

@@ -13,19 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.ledger import Reason
 from gateway.verdict import Answer, Scope, Verdict
 from vendors.http_answer import by_status_class, counted_name, retry_after_s
 
 ACCEPTED = Answer(Verdict.ACCEPTED)
 PAYLOAD = Answer(Verdict.REJECTED)
+#: For its words.
+SENSITIVE = PAYLOAD._replace(reason=Reason.SENSITIVE_CONTENT)
 DEAD = Answer(Verdict.TOKEN_DEAD)
 MUTED = Answer(Verdict.TOKEN_MUTED)
 #: A new credential may help.
 AUTH = Answer(Verdict.CREDENTIAL, scope=Scope.APP, is_refreshable=True)
 #: Only a human can mend it.
 AUTH_CONFIG = Answer(Verdict.CREDENTIAL, scope=Scope.APP)
+#: The credential is known, and the app lacks the right to send at all.
+APP_RIGHT = AUTH_CONFIG._replace(reason=Reason.NO_PERMISSION)
 #: The same for one kind of message or one token: it blames nobody's credential.
-RIGHT = Answer(Verdict.CREDENTIAL, scope=Scope.DEVICE)
+REFUSED = Answer(Verdict.CREDENTIAL, scope=Scope.DEVICE)
+#: The same where the vendor says that a right is what is missing.
+RIGHT = REFUSED._replace(reason=Reason.NO_PERMISSION)
 THROTTLED = Answer(Verdict.THROTTLED, scope=Scope.APP)
 THROTTLED_DEVICE = Answer(Verdict.THROTTLED, scope=Scope.DEVICE)
 QUOTA_APP = Answer(Verdict.QUOTA, scope=Scope.APP)

@@ -27,7 +27,7 @@ from gateway.template_values import Tree, merge_patch
 from gateway.vendor import FieldLimit, Limits, Refusal, RequestTemplate, Slot, TemplateParts, parse_template, slot_json
 from gateway.verdict import Answer
 from vendors.auth.robot_keys import Robot, dingtalk_signature
-from vendors.codes import ACCEPTED, ERROR, PAYLOAD, RIGHT, THROTTLED_DEVICE, table
+from vendors.codes import ACCEPTED, ERROR, PAYLOAD, REFUSED, THROTTLED_DEVICE, table
 from vendors.neutral import own_raw
 from vendors.robot import SIGNED, RobotBase, RobotSettings, credential, markdown, markdown_link, secret_place
 from vendors.work_chat import TEXT, card_link
@@ -57,9 +57,9 @@ ANSWERS = table(
     {
         "0": ("ok", ACCEPTED),
         "-1": ("busy", ERROR),
-        "300001": ("access_token", RIGHT),
-        "300005": ("robot_is_gone", RIGHT),
-        "310000": ("security", RIGHT),
+        "300001": ("access_token", REFUSED),
+        "300005": ("robot_is_gone", REFUSED),
+        "310000": ("security", REFUSED),
         **dict.fromkeys(["40035", "400013", "400101", "400102"], ("argument", PAYLOAD)),
         **dict.fromkeys(["130101", "410100"], ("too_frequent", THROTTLED_DEVICE._replace(retry_after_s=SHUT_OUT_S))),
         # calls of the month that a company's plan holds

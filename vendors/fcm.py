@@ -25,6 +25,7 @@ from typing import ClassVar
 import msgspec
 
 from gateway.content import Variant
+from gateway.ledger import Reason
 from gateway.template_values import Tree, merge_patch, raw_object, scalar_text, text_value
 from gateway.vendor import Limits, Refusal, RequestTemplate, Slot, TemplateParts, parse_template, slot_json, slot_text
 from gateway.verdict import Answer, Scope, Verdict
@@ -107,7 +108,7 @@ ANSWERS: dict[tuple[int, str], Answer] = {
     (401, "THIRD_PARTY_AUTH_ERROR"): Answer(Verdict.CREDENTIAL, "THIRD_PARTY_AUTH_ERROR", Scope.DEVICE),
     (401, "APNS_AUTH_ERROR"): Answer(Verdict.CREDENTIAL, "APNS_AUTH_ERROR", Scope.DEVICE),
     (403, "SENDER_ID_MISMATCH"): Answer(Verdict.TOKEN_DEAD, "SENDER_ID_MISMATCH"),
-    (403, "PERMISSION_DENIED"): Answer(Verdict.CREDENTIAL, "PERMISSION_DENIED", Scope.APP),
+    (403, "PERMISSION_DENIED"): Answer(Verdict.CREDENTIAL, "PERMISSION_DENIED", Scope.APP, reason=Reason.NO_PERMISSION),
     (404, "UNREGISTERED"): Answer(Verdict.TOKEN_DEAD, "UNREGISTERED"),
     (404, "NOT_FOUND"): Answer(Verdict.CREDENTIAL, "NOT_FOUND", Scope.APP),
     (429, "QUOTA_EXCEEDED"): _PROJECT_THROTTLED,

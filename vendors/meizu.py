@@ -133,6 +133,7 @@ ANSWERS = table(
 #: The same for single push ids, the keys of `value`.
 TARGET_ANSWERS = table(
     {
+        # RSP_NO_AUT in its document: no permission
         "201": ("refused", RIGHT),
         "501": ("push_failed", ERROR),
         "513": ("push_failed", ERROR),

@@ -52,6 +52,7 @@ from vendors.auth.credential import SecretPlace
 from vendors.auth.digest_token import OppoToken
 from vendors.codes import (
     ACCEPTED,
+    APP_RIGHT,
     AUTH,
     AUTH_CONFIG,
     DEAD,
@@ -120,7 +121,7 @@ class Settings(BulkSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 _CALL = ("call_malformed", PAYLOAD)
-_RIGHT = ("no_permission", AUTH_CONFIG)
+_RIGHT = ("no_permission", APP_RIGHT)
 _APP = ("auth_wrong", AUTH_CONFIG)
 #: code -> answer: every row of the sheet's section 2.13.
 ANSWERS = table(
@@ -134,7 +135,9 @@ ANSWERS = table(
         "55": ("frequency_limit", THROTTLED),
         **dict.fromkeys(["14", "15", "16", "17", "18", "19"], _APP),
         **dict.fromkeys(["12", "20", "21", "22", "23", "24", "25"], _CALL),
-        **dict.fromkeys(["26", "27", "28", "30", "59"], _RIGHT),
+        "26": ("ip_blacklisted", AUTH_CONFIG),
+        "28": ("app_disabled", AUTH_CONFIG),
+        **dict.fromkeys(["27", "30", "59"], _RIGHT),
         # of a broadcast: saved anew with the next attempt
         "31": ("data_not_exist", ERROR),
         # the app_message_id of a row is its own on every attempt: it was taken before

@@ -44,12 +44,14 @@ from vendors.auth.request_hmac import TC3, TC3_SIGNED, tc3_date, tc3_signatures
 from vendors.auth.static_key import StaticKey
 from vendors.codes import (
     ACCEPTED,
+    APP_RIGHT,
     AUTH_CONFIG,
     DEAD,
     ERROR,
     PAYLOAD,
     QUOTA_APP,
     QUOTA_DEVICE,
+    SENSITIVE,
     THROTTLED,
     THROTTLED_DEVICE,
     UNREADABLE,
@@ -124,11 +126,7 @@ ANSWERS: dict[str, Answer] = {
             *("InvalidParameterValue.ContentLengthLimit", "InvalidParameterValue.TemplateParameterFormatError"),
             "InvalidParameterValue.TemplateParameterLengthLimit",
             "InvalidParameterValue.ProhibitedUseUrlInTemplateParameter",
-            *(
-                "FailedOperation.ContainSensitiveWord",
-                "FailedOperation.JsonParseFail",
-                "FailedOperation.FailResolvePacket",
-            ),
+            *("FailedOperation.JsonParseFail", "FailedOperation.FailResolvePacket"),
             "UnsupportedOperation.ContainDomesticAndInternationalPhoneNumber",
             *("UnsupportedOperation.UnsuportedRegion", "LimitExceeded.PhoneNumberCountLimit"),
             *("FailedOperation.SignatureIncorrectOrUnapproved", "FailedOperation.TemplateIncorrectOrUnapproved"),
@@ -136,6 +134,7 @@ ANSWERS: dict[str, Answer] = {
         ],
         PAYLOAD,
     ),
+    "FailedOperation.ContainSensitiveWord": SENSITIVE,
     # not before 8 o'clock, of this message
     "FailedOperation.MarketingSendTimeConstraint": THROTTLED_DEVICE._replace(retry_after_s=_HALF_HOUR_S),
     "LimitExceeded.DeliveryFrequencyLimit": THROTTLED_DEVICE,
@@ -157,7 +156,8 @@ ANSWERS: dict[str, Answer] = {
 #: The rest by what stands before the dot.
 FAMILIES: dict[str, Answer] = {
     **dict.fromkeys(["InvalidParameter", "InvalidParameterValue", "MissingParameter", "UnknownParameter"], PAYLOAD),
-    **dict.fromkeys(["UnauthorizedOperation", "AuthFailure"], AUTH_CONFIG),
+    "UnauthorizedOperation": APP_RIGHT,
+    "AuthFailure": AUTH_CONFIG,
     "RequestLimitExceeded": THROTTLED,
 }
 #: Secret, time, body.

@@ -39,7 +39,19 @@ from gateway.vendor import (
 from gateway.verdict import Answer, Verdict
 from vendors.auth.credential import SecretPlace
 from vendors.auth.query_token import QueryToken, query_token, token_url
-from vendors.codes import ACCEPTED, AUTH, AUTH_CONFIG, ERROR, MUTED, PAYLOAD, RIGHT, THROTTLED, answer_of, table
+from vendors.codes import (
+    ACCEPTED,
+    APP_RIGHT,
+    AUTH,
+    AUTH_CONFIG,
+    ERROR,
+    MUTED,
+    PAYLOAD,
+    REFUSED,
+    THROTTLED,
+    answer_of,
+    table,
+)
 from vendors.http_answer import code_of, decode_object, text_of
 from vendors.neutral import BulkVendorBase, check_identifier, check_secret, own_raw
 from vendors.work_chat import TEXT, WorkChatSettings, card_link
@@ -80,7 +92,8 @@ ANSWERS = table(
         "0": ("ok", ACCEPTED),
         "-1": ("busy", ERROR),
         **dict.fromkeys(["40001", "40014", "41001", "42001"], ("token", AUTH)),
-        **dict.fromkeys(["40013", "40056", "48002", "60011", "60020", "301002"], ("not_authorized", AUTH_CONFIG)),
+        **dict.fromkeys(["40013", "40056", "60020"], ("not_authorized", AUTH_CONFIG)),
+        **dict.fromkeys(["48002", "60011", "301002"], ("not_authorized", APP_RIGHT)),
         **dict.fromkeys(["40008", "40031", "40058", "44004", "45002", "47001", "82001"], ("message", PAYLOAD)),
         "45009": ("too_frequent", THROTTLED),
         "45033": ("too_many_at_once", THROTTLED),
@@ -90,7 +103,7 @@ ANSWERS = table(
 )
 STATUSES: dict[int, Answer] = {}
 _INVALID = MUTED._replace(name="invaliduser")
-_UNLICENSED = RIGHT._replace(name="unlicenseduser")
+_UNLICENSED = REFUSED._replace(name="unlicenseduser")
 
 _PATH: TemplateParts = (b"/cgi-bin/message/send?access_token=", Slot("authorization"))
 _HEADERS: tuple[tuple[bytes, TemplateParts], ...] = ((b"content-type", (b"application/json",)),)

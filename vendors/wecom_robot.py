@@ -25,7 +25,7 @@ from gateway.template_values import Tree, merge_patch
 from gateway.vendor import FieldLimit, Limits, Refusal, RequestTemplate, Slot, TemplateParts, parse_template
 from gateway.verdict import Answer
 from vendors.auth.robot_keys import Robot
-from vendors.codes import ACCEPTED, ERROR, PAYLOAD, RIGHT, THROTTLED_DEVICE, table
+from vendors.codes import ACCEPTED, ERROR, PAYLOAD, REFUSED, THROTTLED_DEVICE, table
 from vendors.neutral import own_raw
 from vendors.robot import (
     SIGNED,
@@ -56,9 +56,9 @@ ANSWERS = table(
     {
         "0": ("ok", ACCEPTED),
         "-1": ("busy", ERROR),
-        "93000": ("key", RIGHT),
-        "93004": ("robot_stopped", RIGHT),
-        "93008": ("not_in_group", RIGHT),
+        "93000": ("key", REFUSED),
+        "93004": ("robot_stopped", REFUSED),
+        "93008": ("not_in_group", REFUSED),
         **dict.fromkeys(["40008", "40058", "44004", "45002", "47001"], ("message", PAYLOAD)),
         "45009": ("too_frequent", THROTTLED_DEVICE._replace(retry_after_s=60.0)),
         "45033": ("too_many_at_once", THROTTLED_DEVICE._replace(retry_after_s=5.0)),

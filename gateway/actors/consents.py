@@ -50,6 +50,8 @@ class ConsentObserver(Protocol):
 
     def not_written(self, error: StoreError) -> None: ...
 
+    def written(self) -> None: ...
+
 
 class ConsentStore(Protocol):
     async def write(self, epoch: OwnershipEpoch, changed: Changed) -> None: ...
@@ -359,6 +361,8 @@ class Consents:
                 await self.flush()
             except StoreError as error:
                 self._observer.not_written(error)
+            else:
+                self._observer.written()
 
     async def flush(self) -> None:
         """What has ended so far is counted, and the store has it. Raises StoreError; then it is tried again later."""

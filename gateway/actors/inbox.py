@@ -94,12 +94,15 @@ class InboxActor:
         clock: Clock,
         offer_again_s: float = 60.0,
         on_error: Callable[[BaseException], None] = _nobody,
+        on_works: Callable[[], None] = lambda: None,
     ) -> None:
         """offer_again_s: see [inbox] in configs/reference.toml. on_error: told of each error of the disk; the work is
-        tried again."""
+        tried again. on_works: all of what failed has worked."""
         self._store = store
         self._offer_again_s = offer_again_s
-        self._on_error = on_error
+        self._on_error, self._on_works = on_error, on_works
+        #: What failed when it was tried last.
+        self._failing: set[Bell] = set()
         self._epoch = epoch
         self._home = home
         self._clock = clock
@@ -223,8 +226,14 @@ class InboxActor:
                 # Everything is still queued, and the rows are in their pages.
                 for error in errors.exceptions:
                     self._on_error(error)
+                self._failing.add(bell)
                 await trio.sleep(_RETRY_S)
                 bell.ring()
+            else:
+                if bell in self._failing:
+                    self._failing.discard(bell)
+                    if not self._failing:
+                        self._on_works()
 
     def _next_look(self) -> float:
         return min(next(iter(self._later.values()), math.inf), next(iter(self._again.values()), (0, math.inf))[1])

@@ -186,11 +186,13 @@ def verdict_columns(rows: Rows, verdicts: U8, answers: Mapping[int, Answer]) -> 
     """Verdicts of rows with what their answers ask for. answers: by index into rows."""
     retry_after_s = np.full(len(rows), math.nan)
     is_refreshable = np.zeros(len(rows), np.bool_)
+    reasons = np.zeros(len(rows), np.uint8)
     for place, answer in answers.items():
         if answer.retry_after_s is not None:
             retry_after_s[place] = answer.retry_after_s
         is_refreshable[place] = answer.is_refreshable
-    return Verdicts(rows, verdicts, retry_after_s, is_refreshable)
+        reasons[place] = answer.reason
+    return Verdicts(rows, verdicts, retry_after_s, is_refreshable, reasons)
 
 
 def believe_receipts(page: LedgerPage, rows: Rows, verdicts: U8) -> U8:

@@ -27,7 +27,7 @@ from gateway.wire.mqtt import answers
 from gateway.wire.mqtt import packets as mqtt
 from gateway.wire.mqtt.packets import VERSION_5, ConnectCode, PacketType
 from gateway.wire.mqtt.reason_codes import ReasonCode
-from gateway.wire.mqtt.session import connect_refusal, connect_refusal_5
+from gateway.wire.mqtt.session import REFUSAL_TEXTS, connect_refusal, connect_refusal_5
 
 #: Instead of a device slot.
 _NO_ROOM, _MOVED = -2, -3
@@ -47,6 +47,7 @@ _RULE_CODES = {
     # It will pass: a phone behind the same shared address comes back later.
     Rule.LOGIN_BACKOFF: ConnectCode.SERVER_UNAVAILABLE,
 }
+_BACKOFF = "too many wrong passwords from this address: come back later"
 
 
 class Logins:
@@ -88,11 +89,11 @@ class Logins:
         is_5 = connect.version == VERSION_5
         refusal = connect_refusal_5(connect)
         if refusal is not None:
-            self.connack(refusal, answers.connack_5(refusal), replies)
+            self.connack(refusal, answers.refusal_5(connect, refusal, REFUSAL_TEXTS[refusal]), replies)
             return CloseReason.UNSUPPORTED_FEATURE
-        code, slot, app_index = self._identify(fd, connect, now)
+        code, slot, app_index, why = self._identify(fd, connect, now)
         if code is not ConnectCode.ACCEPTED:
-            return self._turn_away(connect, code, slot, replies)
+            return self._turn_away(connect, code, slot, why, replies)
         settings = self._settings
         keepalive_s = min(connect.keepalive_s or settings.keepalive_s_max, settings.keepalive_s_max)
         # 3.1.1 has no word for an end: what is not a clean session stays as long as any may.
@@ -136,40 +137,44 @@ class Logins:
         self._count(Count.LOGINS)
         return None
 
-    def _turn_away(self, connect: mqtt.Connect, code: ConnectCode, slot: int, replies: bytearray) -> CloseReason:
+    def _turn_away(
+        self, connect: mqtt.Connect, code: ConnectCode, slot: int, why: str, replies: bytearray
+    ) -> CloseReason:
         """A CONNECT that is not accepted is told why, and of 5.0 where else to go, if there is such a place."""
-        is_5, reference = connect.version == VERSION_5, self._settings.server_reference
-        if slot in (_NO_ROOM, _MOVED) and is_5 and reference:
+        reference = self._settings.server_reference
+        if connect.version != VERSION_5:
+            self.connack(code, answers.connack(connect.version, code), replies)
+        elif slot in (_NO_ROOM, _MOVED) and reference:
             said = ReasonCode.SERVER_MOVED if slot == _MOVED else ReasonCode.USE_ANOTHER_SERVER
-            limit = connect.properties.maximum_packet_size_bytes or NO_PACKET_BYTES_MAX
             self._count(Count.REDIRECTED)
-            self.connack(said, answers.redirect(said, reference, limit), replies)
+            self.connack(said, answers.refusal_5(connect, said, why, reference), replies)
             return CloseReason.REDIRECTED
-        sent = answers.CONNECT_REASONS[code] if is_5 else code
-        self.connack(sent, answers.connack(connect.version, code), replies)
+        else:
+            sent = answers.CONNECT_REASONS[code]
+            self.connack(sent, answers.refusal_5(connect, sent, why or REFUSAL_TEXTS.get(sent, "")), replies)
         return _REFUSAL_REASONS[code]
 
-    def _identify(self, fd: int, connect: mqtt.Connect, now: float) -> tuple[ConnectCode, int, int]:
-        """(return code, device slot, app index); the last two hold for ACCEPTED only. Slot _NO_ROOM, _MOVED: another
-        server may take the device."""
+    def _identify(self, fd: int, connect: mqtt.Connect, now: float) -> tuple[ConnectCode, int, int, str]:
+        """(return code, device slot, app index, why not where the code does not say it); slot and app hold for ACCEPTED
+        only. Slot _NO_ROOM, _MOVED: another server may take the device."""
         refusal = connect_refusal(connect)
         if refusal is not None:
-            return refusal, -1, 0
+            return refusal, -1, 0, ""
         assert connect.user_name is not None
         assert connect.password is not None
         address = self._edge.address_of(fd)
         rule = self._admission.check_login(connect.user_name, connect.client_id, connect.password, address, now)
         if rule is not None:
-            return _RULE_CODES[rule], -1, 0
+            return _RULE_CODES[rule], -1, 0, _BACKOFF if rule is Rule.LOGIN_BACKOFF else ""
         if self._settings.is_moved:
-            return ConnectCode.SERVER_UNAVAILABLE, _MOVED, 0
+            return ConnectCode.SERVER_UNAVAILABLE, _MOVED, 0, REFUSAL_TEXTS[ReasonCode.SERVER_MOVED]
         app = self._apps[connect.user_name]
         device_id = bytes.fromhex(connect.client_id)
         try:
             slot = self._owner.connect(app.index, device_id, fd, self._table.generation_at[fd], now)
-        except Overloaded:
-            return ConnectCode.SERVER_UNAVAILABLE, _NO_ROOM, 0
-        return (ConnectCode.ACCEPTED if slot >= 0 else ConnectCode.NOT_AUTHORIZED), slot, app.index
+        except Overloaded as error:
+            return ConnectCode.SERVER_UNAVAILABLE, _NO_ROOM, 0, f"{error.limit} is reached: come back later"
+        return (ConnectCode.ACCEPTED if slot >= 0 else ConnectCode.NOT_AUTHORIZED), slot, app.index, ""
 
     def connacks_by_name(self) -> dict[str, int]:
         """Codes of 3.1.1, and those of 5.0 that came; of one name, both together."""

@@ -81,7 +81,9 @@ def _add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     serve.add_argument("--ready-json", action="store_true", help="print the addresses as one JSON line when ready")
     serve.add_argument("--exit-with-parent", action="store_true", help="drain and end when stdin closes")
     check = _command(commands, "check-config", "check_config", "Check a configuration; name every fault in it.")
-    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the same as --config FILE")
+    # Without the default of the others: a FILE beside $PUSHGW_CONFIG is no second one.
+    check.add_argument("--config", type=Path, metavar="FILE", help=f"the file to check (default: ${CONFIG_VARIABLE})")
     check.add_argument(
         "--without-files", action="store_true", help="do not check that the files and variables it names are there"
     )

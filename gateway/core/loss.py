@@ -12,9 +12,9 @@ A row has reached one of seven *stages*, each of which implies those before it:
 What is lost between two stages are the rows whose last stage is the first of the two, so that the differences of a
 funnel always are the sums of its losses. Each row has one *cause*: the reason of its end; where it needs none, what did
 not come (`no_receipt`); of an open row, the state that it is in. `_CAUSES` maps them to GeTui's cause buckets d2 to d14
-(facts on compatible APIs, section A.6), each with advice. d8 (no permission) has no cause here: a right that is missing
-at a vendor is a refused credential, d3; d4 (sensitive words) is what a vendor says when it rejects a text, d11: its own
-word is in the rows of that reason.
+(facts on compatible APIs, section A.6), each with advice. d4 (sensitive words) and d8 (no permission) are what a vendor
+says in so many words: `Answer.reason` in its table. One whose code lumps a missing right together with a wrong
+credential says `credential_refused`, d3.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ _CAUSES: dict[int, Cause] = {
     Reason.REJECTED_BY_VENDOR: Cause("d11", "the vendor refused the message: its word is in the rows (--csv)"),
     Reason.TOKEN_DEAD: Cause("d5", "the app was uninstalled, or its token is stale: nothing to do, it is forgotten"),
     Reason.CREDENTIAL_REFUSED: Cause("d3", "the vendor refused the app's credential or rights: check its section"),
+    Reason.SENSITIVE_CONTENT: Cause("d4", "the vendor found a forbidden word in the text: say it otherwise"),
+    Reason.NO_PERMISSION: Cause("d8", "the app lacks a right at the vendor: apply for it in the vendor's console"),
     Reason.THROTTLED: Cause("d6", "throttled by the vendor until time was over: send slower, or ask for more"),
     Reason.QUOTA_EXHAUSTED: Cause("d6", "the vendor's daily quota is used up: raise it, or keep it for the urgent"),
     Reason.VENDOR_UNAVAILABLE: Cause("d11", "the vendor was down until the time was over: a longer ttl_s"),

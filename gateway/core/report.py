@@ -200,6 +200,20 @@ def rows_held_away(home: Home) -> int:
     return home.away_pages.rows - sum(page.n_open - int(page.counts[State.HELD]) for page in home.few_pages())
 
 
+def rows_in_archive(home: Home) -> int:
+    """Open rows of pages that the archive has, and whose batch no journal has any more: as they are, or with marks in
+    the journal beside."""
+    whole = [
+        page.n_open
+        for page in home.pages()
+        if page.n_open
+        and page.saved >= 0
+        and (page.rests and page.is_saved if page.trail is None else not page.trail.holds_batch)
+    ]
+    marked = [page.n_open - int(page.counts[State.HELD]) for page in home.few_pages() if page.trail is not None]
+    return rows_held_away(home) + sum(whole) + sum(marked)
+
+
 def _moved(page: LedgerPage, span: slice, moved_between: MovedBetween) -> Bool:
     """(k,) rows during whose life the clock was moved. Almost always none, found with one question."""
     final_ms = page.final_ms[span]

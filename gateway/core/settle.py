@@ -46,12 +46,14 @@ class Settlement(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """Verdicts of k rows of one page. retry_after_s: nan where the vendor said nothing. is_refreshable: (k,) bool."""
+    """Verdicts of k rows of one page. retry_after_s: nan where the vendor said nothing. is_refreshable: (k,) bool.
+    reasons: (k,) what the vendor said beyond the verdict, `Reason.NONE` where nothing."""
 
     rows: Rows
     verdicts: U8
     retry_after_s: npt.NDArray[np.float64]
     is_refreshable: npt.NDArray[np.bool_]
+    reasons: U8
 
 
 def settle(
@@ -77,6 +79,8 @@ def settle(
     )
     actions = decisions.actions
     reasons = _REASONS[verdicts]
+    is_explained = (actions == Action.FINAL_FAILED) & (answers.reasons != Reason.NONE)
+    reasons[is_explained] = answers.reasons[is_explained]
     reasons[actions == Action.FINAL_EXHAUSTED] = Reason.ATTEMPTS_USED_UP
     is_failed = (actions == Action.FINAL_FAILED) | (actions == Action.FINAL_EXHAUSTED)
     is_retried = actions == Action.RETRY

@@ -145,9 +145,13 @@ class Database:
         none, stands at the path by now: SQLite would go on writing to what nobody can open again."""
         if self._connection.in_transaction:
             with named_errors(self.place):
-                if any(_identity(file) != identity for file, identity in self._files.items()):
+                if not self.is_in_place():
                     raise StoreError(self.place, "was removed while it was in use")
                 self._connection.execute("COMMIT")
+
+    def is_in_place(self) -> bool:
+        """Its files still stand under their names. Asks the file system alone, so it may be called beside a turn."""
+        return all(_identity(file) == identity for file, identity in self._files.items())
 
     def undo(self) -> None:
         """What was written since the last commit is not there."""
@@ -193,10 +197,10 @@ class Database:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Which file stands there; (0, 0) for none. Some two microseconds."""
+    """Which file stands there; (0, 0) for none, or where nobody can look. Some two microseconds."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return 0, 0
     return found.st_dev, found.st_ino
 

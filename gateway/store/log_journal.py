@@ -126,6 +126,10 @@ class LogJournal(ThreadedJournal):
             self._cut_bytes,
         )
 
+    def is_in_place(self) -> bool:
+        """Its segments still stand under their names. Asks the file system alone, so it may be called beside a turn."""
+        return all(segment.file.is_in_place() for segment in list(self._segments.values()))
+
     def close(self) -> None:
         for segment in self._segments.values():
             segment.file.close()

@@ -32,6 +32,8 @@ class Observer:
     def consents(self, app_key: str, what: str, count: int) -> None:
         self.counts[what] = self.counts.get(what, 0) + count
 
+    def written(self) -> None: ...
+
     def not_written(self, error: StoreError) -> None:
         self.errors.append(error)
 

@@ -13,7 +13,6 @@ import trio.testing
 from gateway.actors.long_link_port import Unacknowledged
 from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
-from gateway.errors import StoreFull
 from gateway.ledger import Channel, Flag, Reason, State
 from gateway.store.memory import MemoryInbox
 from gateway.store.ports import InboxRows
@@ -494,34 +493,6 @@ async def test_window_that_opens_while_what_it_took_leaves_the_store_is_not_miss
     world.go_online(device, window=2)
     await world.wait(10)
     assert world.states(page) == {"device_acked": 2, "in_flight": 2, "held": 1}
-
-
-class _FullDisk(InboxTwin):
-    is_full = True
-
-    async def put(self, *args: Any) -> Any:
-        if self.is_full:
-            raise StoreFull("inbox.db", "disk is full")
-        return await super().put(*args)
-
-
-async def test_a_full_disk_keeps_rows_in_their_pages_and_is_tried_again(
-    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
-) -> None:
-    store = _FullDisk()
-    world = make_world(inbox_store=store)
-    await world.start(nursery)
-    (device,) = world.register(1, Channel.NONE)
-    page = await world.send([device] * 3, numbered(3))
-    await trio.sleep(30)
-    assert world.states(page) == {"held": 3}
-    assert len(store) == 0
-    store.is_full = False
-    await trio.sleep(2)
-    assert len(store) == 3
-    world.go_online(device)
-    await world.settle()
-    assert world.sockets.titles(device) == titles(3)
 
 
 async def test_a_sweep_removes_what_is_over_and_has_no_page_and_nothing_else(

@@ -219,6 +219,7 @@ async def test_lane_never_sends_rendered_rows_with_a_credential_that_was_replace
         (400, b'{"reason":"BadCollapseId"}', "failed", "rejected_by_vendor", "BadCollapseId"),
         (410, b'{"reason":"Unregistered"}', "failed", "token_dead", "Unregistered"),
         (403, b'{"reason":"InvalidProviderToken"}', "failed", "credential_refused", "InvalidProviderToken"),
+        (403, b'{"reason":"Forbidden"}', "failed", "no_permission", "Forbidden"),
         (429, b'{"reason":"TooManyRequests"}', "waiting", "throttled", "TooManyRequests"),
         (503, b'{"reason":"ServiceUnavailable"}', "waiting", "vendor_unavailable", "ServiceUnavailable"),
         (500, b"not JSON", "waiting", "vendor_unavailable", None),

@@ -34,6 +34,8 @@ from gateway.wire.mqtt.reason_codes import ReasonCode
 SECRET = b"app secret"
 BANNED = bytes([0xBA]) * 16
 CROWDED = bytes([0xCC]) * 16
+#: Properties of a CONNECT that asks for no Reason Strings.
+QUIET = b"\x02\x17\0"
 
 
 class App(NamedTuple):
@@ -1042,10 +1044,10 @@ def test_connack_of_5_declares_what_is_not_offered_and_what_is_in_force(benches:
 
 
 CONNACKS_5 = {
-    "wrong password": ({"password": "x" * 43, "properties": b"\0"}, 0x86, "bad_credentials"),
-    "unknown app": ({"user": b"other", "properties": b"\0"}, 0x86, "bad_credentials"),
-    "authentication method": ({"properties": b"\x04\x15\0\1x"}, 0x8C, "unsupported_feature"),
-    "packets of 63 bytes": ({"properties": b"\x05\x27\0\0\0\x3f"}, 0x83, "unsupported_feature"),
+    "wrong password": ({"password": "x" * 43, "properties": QUIET}, 0x86, "bad_credentials"),
+    "unknown app": ({"user": b"other", "properties": QUIET}, 0x86, "bad_credentials"),
+    "authentication method": ({"properties": b"\x06\x17\0\x15\0\1x"}, 0x8C, "unsupported_feature"),
+    "packets of 63 bytes": ({"properties": b"\x07\x17\0\x27\0\0\0\x3f"}, 0x83, "unsupported_feature"),
     "receive maximum 0": ({"properties": b"\x03\x21\0\0"}, 0x82, "protocol_error"),
     "property of another packet": ({"properties": b"\x03\x23\0\1"}, 0x81, "protocol_error"),
     "protocol level 6": ({"level": 6}, 0x84, "unsupported_version"),
@@ -1071,7 +1073,7 @@ def test_refused_connect_of_5_gets_its_reason_code(
 )
 def test_identity_that_may_not_connect_is_told_why_in_5(benches: list[Bench], device_id: bytes, code: int) -> None:
     device = start(benches).device(1)
-    device.send(connect_packet(device_id, level=5, properties=b"\0"))
+    device.send(connect_packet(device_id, level=5, properties=QUIET))
     assert device.receive(5) == bytes([0x20, 3, 0, code, 0])
     assert device.is_closed()
 
@@ -1975,7 +1977,7 @@ def test_event_without_its_form_is_refused_in_5_and_acknowledged_in_3_1_1(benche
 def test_device_that_finds_no_room_is_told_where_there_may_be_some(benches: list[Bench]) -> None:
     bench = start(benches, server_reference="b.example:8883")
     crowded = bench.device(0xCC)
-    crowded.send(connect_packet(crowded.id, level=5, properties=b"\0"))
+    crowded.send(connect_packet(crowded.id, level=5, properties=QUIET))
     assert crowded.receive(22) == b"\x20\x14\x00\x9c\x11\x1c\x00\x0eb.example:8883"
     assert crowded.is_closed()
     plain = bench.device(0xCC)
@@ -1991,7 +1993,7 @@ def test_device_that_finds_no_room_is_told_where_there_may_be_some(benches: list
 def test_all_devices_are_sent_on_where_the_server_has_moved(benches: list[Bench]) -> None:
     bench = start(benches, server_reference="b.example", is_moved=True)
     device, wrong, plain = (bench.device(n) for n in (1, 2, 3))
-    device.send(connect_packet(device.id, level=5, properties=b"\0"))
+    device.send(connect_packet(device.id, level=5, properties=QUIET))
     assert device.receive(17)[:4] == b"\x20\x0f\x00\x9d"
     wrong.send(connect_packet(wrong.id, level=5, properties=b"\0", password="x" * 43))
     assert wrong.receive(5)[3] == ReasonCode.BAD_USER_NAME_OR_PASSWORD

@@ -294,6 +294,33 @@ async def test_rows_of_a_cause_come_page_by_page_with_the_vendors_word(
     assert len(await rows(cause="held", plan_id="spring")) == 1
 
 
+async def test_forbidden_words_and_missing_rights_have_the_buckets_that_are_theirs(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world(more_channels=[Channel.VIVO])
+    await world.start(nursery)
+    targets = [*world.register(2, Channel.VIVO), *world.register(3, Channel.APNS, first=20)]
+    page = await world.send(targets, [Variant("t", "b", strategy=2)] * 5)
+    world.vendors[Channel.VIVO].last.answer(200, b'{"result":10103,"desc":"a word"}', n=2)
+    world.apns.last.answer(403, b'{"reason":"Forbidden"}')
+    world.apns.last.answer(n=2)
+    await world.settle()
+    assert sorted(world.reasons(page)) == ["no_permission", "none", "none", *["sensitive_content"] * 2]
+    reports = reports_of(world, MemoryPages(world.home))
+    found = await reports.answer(messages.Loss(id=1), "")
+    lost = {(line.stage, line.channel, line.cause): (line.bucket, line.rows) for line in found.losses}
+    assert lost.pop(("sent", "vivo", "sensitive_content")) == ("d4", 2)
+    assert lost.pop(("sent", "apns", "no_permission")) == ("d8", 1)
+    assert lost == {("taken", "apns", "no_receipt"): ("d14", 2)}
+    assert total(found) == [5, 5, 5, 2, 0, 0, 0]
+    recount = await reports.answer(messages.CountRows(id=1, recount=True), "")
+    assert recount.differing == 0
+    rows = await reports.answer(messages.LossRows(id=1, cause="sensitive_content"), "")
+    assert [(row[4], row[5], row[-1]) for row in rows_of(rows)] == [
+        ("failed", "sensitive_content", "10103_sensitive_content")
+    ] * 2
+
+
 async def test_an_app_is_told_of_itself_alone_and_what_is_not_there_is_refused(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:

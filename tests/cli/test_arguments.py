@@ -41,7 +41,7 @@ TASK = "01a20080-fc7f-8000-8000-01000033d17a"
         "demo --online 1.5",
         "demo --online nan",
         "demo --fault explode",
-        "check-config",
+        "check-config one two",
         "device-login shop",
         "consents openid",
         "consents openid template --add 1 --set 1",

@@ -22,6 +22,25 @@ def test_a_good_file_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {"good": True, "faults": []}
 
 
+def test_the_file_is_named_in_one_way_of_three(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = str(ROOT / "configs" / "dev.toml"), tmp_path / "bad.toml"
+    bad.write_text("[gateway]\nworkers = 99\n")
+    monkeypatch.delenv("PUSHGW_CONFIG", raising=False)
+    assert main(["check-config", "--config", good]) == ExitCode.GOOD
+    assert main(["check-config"]) == ExitCode.USAGE
+    assert "give FILE or --config FILE, or set PUSHGW_CONFIG" in capsys.readouterr().err
+    assert main(["check-config", good, "--config", str(bad)]) == ExitCode.USAGE
+    assert f"FILE is {good}, --config {bad}" in capsys.readouterr().err
+    # What is named goes before the environment.
+    monkeypatch.setenv("PUSHGW_CONFIG", str(bad))
+    assert main(["check-config"]) == ExitCode.USAGE
+    assert "workers" in capsys.readouterr().err
+    assert main(["check-config", good]) == ExitCode.GOOD
+    assert main(["check-config", "--config", good]) == ExitCode.GOOD
+
+
 def test_every_fault_is_named_with_file_key_value_and_expectation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,8 @@ def test_the_sign_is_the_one_of_the_document() -> None:
         (State.VENDOR_ACCEPTED, 0, 0, Channel.HUAWEI, ("200", "110000")),
         (State.VENDOR_ACCEPTED, 0, 0, Channel.APNS, None),
         (State.FAILED, Reason.REJECTED_BY_VENDOR, 0, Channel.APNS, ("400", "")),
+        (State.FAILED, Reason.SENSITIVE_CONTENT, 0, Channel.VIVO, ("400", "")),
+        (State.FAILED, Reason.NO_PERMISSION, 0, Channel.HUAWEI, ("400", "")),
         (State.FAILED, Reason.TOKEN_DEAD, 0, Channel.APNS, ("402", "")),
         (State.DROPPED, Reason.UNKNOWN_DEVICE, 0, Channel.NONE, ("401", "")),
         (State.EXPIRED, Reason.DEVICE_OFFLINE, 0, Channel.LONG_LINK, ("402", "")),

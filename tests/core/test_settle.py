@@ -39,9 +39,19 @@ def page_of(index: list[int]) -> LedgerPage:
     return LedgerPage(batch)
 
 
-def verdicts_of(rows: list[int], verdicts: list[Verdict], retry_after: list[float], fresh: list[bool]) -> Verdicts:
+def verdicts_of(
+    rows: list[int],
+    verdicts: list[Verdict],
+    retry_after: list[float],
+    fresh: list[bool],
+    reasons: list[Reason] | None = None,
+) -> Verdicts:
     return Verdicts(
-        np.array(rows, np.int64), np.array(verdicts, np.uint8), np.array(retry_after, np.float64), np.array(fresh)
+        np.array(rows, np.int64),
+        np.array(verdicts, np.uint8),
+        np.array(retry_after, np.float64),
+        np.array(fresh),
+        np.array(reasons or [Reason.NONE] * len(rows), np.uint8),
     )
 
 
@@ -68,6 +78,7 @@ answers = st.tuples(
     st.sampled_from([Reason.NONE, Reason.CREDENTIAL_REFUSED, Reason.RETRY]),
     st.floats(0, 0.999),
     st.integers(0, 2),
+    st.sampled_from([Reason.NONE, Reason.SENSITIVE_CONTENT, Reason.NO_PERMISSION]),
 )
 WORDS = {
     Action.FINAL_ACCEPTED: "accepted",
@@ -88,15 +99,15 @@ def test_settle_agrees_with_asking_the_policy_row_by_row(
     rows = data.draw(st.permutations(range(len(made))))
     page.attempts[:] = [answer[3] for answer in made]
     page.reason[:] = [answer[4] for answer in made]
-    verdicts, after, fresh = ([made[row][at] for row in rows] for at in (0, 1, 2))
+    verdicts, after, fresh, told = ([made[row][at] for row in rows] for at in (0, 1, 2, 7))
     random = np.array([made[row][5] for row in rows])
     now = BORN + age_s
-    found = columns(settle(page, verdicts_of(rows, verdicts, after, fresh), policy, now=now, random=random))
+    found = columns(settle(page, verdicts_of(rows, verdicts, after, fresh, told), policy, now=now, random=random))
     assert sorted(found) == sorted(rows)
 
     now_unix_ms = page.batch.born_unix_ms + int(age_s * 1000)
     for place, row in enumerate(rows):
-        verdict, retry_after, is_refreshable, attempts, reason, _, _ = made[row]
+        verdict, retry_after, is_refreshable, attempts, reason, _, _, more = made[row]
         deadline_s = float(row_deadlines(page.batch, np.array([row]))[0]) - BORN
         refused = reason is Reason.CREDENTIAL_REFUSED
         one = policy.decide(
@@ -113,8 +124,9 @@ def test_settle_agrees_with_asking_the_policy_row_by_row(
         what, why, not_before = found[row]
         assert what == WORDS[action]
         if what in ("failed", "retried", "expiring"):
-            expected = Reason.ATTEMPTS_USED_UP if action is Action.FINAL_EXHAUSTED else REASON_OF[verdict]
-            assert why == expected
+            # What the vendor said beyond its verdict explains an end, never a wait.
+            expected = more if more and action is Action.FINAL_FAILED else REASON_OF[verdict]
+            assert why == (Reason.ATTEMPTS_USED_UP if action is Action.FINAL_EXHAUSTED else expected)
         if what == "retried":
             assert not_before == pytest.approx(now + (int(one.not_before_unix_ms[0]) - now_unix_ms) / 1000)
             assert now < not_before < BORN + deadline_s

@@ -74,11 +74,21 @@ def connack(
     return mqtt.encode_connack(code, is_session_present=is_session_present)
 
 
-def redirect(code: ReasonCode, server_reference: str, packet_bytes_max: int) -> bytes:
-    """5.0 only. CONNACK with USE_ANOTHER_SERVER or SERVER_MOVED and where to, which is left out where it does not fit
-    [MQTT-3.1.2-24] (section 4.11: a client may then look elsewhere for it)."""
-    packet = connack_5(code, Properties(server_reference=server_reference))
-    return packet if len(packet) <= packet_bytes_max else connack_5(code)
+def refusal_5(connect: Connect, code: ReasonCode, text: str, server_reference: str | None = None) -> bytes:
+    """5.0 only. A CONNACK that refuses, and says where to go (with USE_ANOTHER_SERVER, SERVER_MOVED) and why.
+
+    What does not fit into the client's Maximum Packet Size is left out, the text first [MQTT-3.1.2-24, MQTT-3.2.2-19];
+    without a reference a client may look elsewhere for it (section 4.11). A client that asked for no problem
+    information gets no text (section 3.1.2.11.7).
+    """
+    asked = connect.properties
+    limit = asked.maximum_packet_size_bytes or mqtt.REMAINING_LENGTH_MAX
+    reasons = (text,) if text and asked.request_problem_information != 0 else ()
+    for reason in (*reasons, None):
+        packet = connack_5(code, Properties(reason_string=reason, server_reference=server_reference))
+        if len(packet) <= limit:
+            return packet
+    return connack_5(code)
 
 
 def suback(version: int, packet_id: int, codes: bytes) -> bytes:

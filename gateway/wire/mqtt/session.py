@@ -109,6 +109,17 @@ def connect_refusal_5(connect: Connect) -> ReasonCode | None:
     return None
 
 
+#: What an app developer reads beside the code of a refusal. It tells nobody which part of a credential was wrong.
+REFUSAL_TEXTS: Final = {
+    ReasonCode.CLIENT_IDENTIFIER_NOT_VALID: "client identifier is not a device id, 32 lower-case hex digits",
+    ReasonCode.BAD_USER_NAME_OR_PASSWORD: "user name, password and client identifier do not go together",
+    ReasonCode.BAD_AUTHENTICATION_METHOD: "enhanced authentication is not offered",
+    ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR: f"maximum packet size is below {CLIENT_PACKET_BYTES_MIN}",
+    ReasonCode.BANNED: "device or network is banned by the operator",
+    ReasonCode.SERVER_MOVED: "this server takes no more devices",
+}
+
+
 def check_disconnect(disconnect: Disconnect, *, may_keep_session: bool) -> None:
     """Raises: RemoteProtocolError where it asks for a session that its CONNECT did not ask for [MQTT-3.14.2-2]."""
     if disconnect.properties.session_expiry_interval_s and not may_keep_session:

@@ -504,10 +504,31 @@ def test_answers_have_the_bytes_of_their_version() -> None:
     assert all(len(farewell) <= CLIENT_PACKET_BYTES_MIN for farewell in answers.FAREWELLS.values())
 
 
+def asking(**properties: int) -> mqtt.Connect:
+    return mqtt.Connect("id", True, 60, "app", b"p", False, VERSION_5, Properties(**properties))  # type: ignore[arg-type]
+
+
+def test_reason_of_a_refusal_is_told_where_it_fits_and_is_wanted() -> None:
+    short = b"\x20\x03\x00\x8a\x00"
+    told = b"\x20\x09\x00\x8a\x06\x1f\x00\x03why"
+    assert answers.refusal_5(asking(), ReasonCode.BANNED, "why") == told
+    assert answers.refusal_5(asking(request_problem_information=1), ReasonCode.BANNED, "why") == told
+    assert answers.refusal_5(asking(maximum_packet_size_bytes=len(told)), ReasonCode.BANNED, "why") == told
+    assert answers.refusal_5(asking(maximum_packet_size_bytes=len(told) - 1), ReasonCode.BANNED, "why") == short
+    assert answers.refusal_5(asking(request_problem_information=0), ReasonCode.BANNED, "why") == short
+    assert answers.refusal_5(asking(), ReasonCode.BANNED, "") == short
+
+
 def test_server_reference_is_told_where_it_fits() -> None:
-    code = ReasonCode.USE_ANOTHER_SERVER
-    assert answers.redirect(code, "b.example:8883", 64) == b"\x20\x14\x00\x9c\x11\x1c\x00\x0eb.example:8883"
-    assert answers.redirect(code, "b.example:8883", 21) == b"\x20\x03\x00\x9c\x00"
+    code, place = ReasonCode.USE_ANOTHER_SERVER, "b.example:8883"
+    both = answers.refusal_5(asking(), code, "why", place)
+    assert both == b"\x20\x1a\x00\x9c\x17\x1c\x00\x0eb.example:8883\x1f\x00\x03why"
+    assert answers.refusal_5(asking(maximum_packet_size_bytes=28), code, "why", place) == both
+    # The text goes first, then the place.
+    referred = b"\x20\x14\x00\x9c\x11\x1c\x00\x0eb.example:8883"
+    assert answers.refusal_5(asking(maximum_packet_size_bytes=27), code, "why", place) == referred
+    assert answers.refusal_5(asking(maximum_packet_size_bytes=22), code, "why", place) == referred
+    assert answers.refusal_5(asking(maximum_packet_size_bytes=21), code, "why", place) == b"\x20\x03\x00\x9c\x00"
     assert answers.farewell(CloseReason.SHUTDOWN, 64, "b:1") == b"\xe0\x08\x9c\x06\x1c\x00\x03b:1"
     assert answers.farewell(CloseReason.SHUTDOWN, 9, "b:1") == b"\xe0\x01\x8b"
     assert answers.farewell(CloseReason.SHUTDOWN, 64) == b"\xe0\x01\x8b"

@@ -6,12 +6,13 @@ app together into a `Batch`. A batch is immutable once made; where its rows are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from gateway.columns import U8, U16, U32, Bool, TextColumn
+from gateway.columns import U8, U16, U32, Bool, Rows, TextColumn
 from gateway.content import Variant
 from gateway.message_id import ROWS_MAX, BatchAddress, MessageIds
 
@@ -208,6 +209,17 @@ class Batch:
 
     def variant_of(self, row: int) -> Variant:
         return self.variants[0 if self.variant_index is None else int(self.variant_index[row])]
+
+    def of_contents(self, rows: Rows, ask: Callable[[Variant], float], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """(k,) what the content of each of these rows says: a loop over contents or over rows, whichever are fewer. A
+        batch of single messages has a content for each row, and is asked about a few of its rows at a time."""
+        variants = self.variants
+        if self.variant_index is None:
+            return np.full(len(rows), ask(variants[0]), dtype)
+        index = self.variant_index[rows]
+        if len(rows) < len(variants):
+            return np.array([ask(variants[at]) for at in index.tolist()], dtype)
+        return np.array([ask(variant) for variant in variants], dtype)[index]
 
     def __repr__(self) -> str:
         address = self.address

@@ -75,3 +75,22 @@ def test_a_submission_weighs_its_contents_tokens_and_variables(
 
 def test_a_submission_without_rows_weighs_nothing() -> None:
     assert submission_of(0).text_bytes() == 0
+
+
+@pytest.mark.parametrize(("n_contents", "rows"), [(1, [0, 5]), (3, [4]), (3, [0, 1, 2, 3]), (6, [5, 0]), (6, [])])
+def test_contents_of_rows_are_asked_no_more_often_than_there_are_rows_or_contents(
+    n_contents: int, rows: list[int]
+) -> None:
+    variants = [Variant(title=str(number), body="") for number in range(n_contents)]
+    index = np.arange(6, dtype=np.uint16) % np.uint16(n_contents)
+    batch = batch_of(6, variants, variant_index=index if n_contents > 1 else None)
+    asked: list[Variant] = []
+
+    def ask(variant: Variant) -> int:
+        asked.append(variant)
+        return int(variant.title)
+
+    found = batch.of_contents(np.array(rows, np.intp), ask, np.int64)
+    assert (found.tolist(), found.dtype) == ([int(index[row]) for row in rows], np.int64)
+    # Thousands of single messages are one batch, and their answers come a few at a time.
+    assert len(asked) <= max(1, min(len(rows), n_contents))

@@ -22,6 +22,8 @@ NO_IDS: U8 = np.zeros((0, 16), np.uint8)
 #: A batch takes no more submissions once its texts, tokens and variables reach this; it never splits a submission.
 #: 8 MiB = 128 bytes for each of 65,536 rows; keeps one journal record a few milliseconds of writing.
 BATCH_BYTES_MAX = 8 << 20
+#: Of a number in a content's data.
+_NUMBER_BYTES = 8
 
 
 class OwnershipEpoch(NamedTuple):
@@ -72,11 +74,13 @@ class Submission(NamedTuple):
         return size if self.tokens is None else size + len(self.tokens.blob)
 
     def text_bytes(self) -> int:
-        """The same with the texts of the contents."""
+        """The same with what the contents say, about."""
         size = self.row_text_bytes()
         if self.n:
             for variant in self.variants:
                 size += len(variant.title.encode()) + len(variant.body.encode())
+                if variant.data is not None or variant.texts is not None or variant.raw is not None:
+                    size += _more_bytes(variant)
         return size
 
     def text_bytes_at_most(self) -> int:
@@ -84,7 +88,21 @@ class Submission(NamedTuple):
         size = self.row_text_bytes()
         for variant in self.variants:
             size += 4 * (len(variant.title) + len(variant.body))
+            if variant.data is not None or variant.texts is not None or variant.raw is not None:
+                size += 4 * _more_bytes(variant)
         return size
+
+
+def _more_bytes(variant: Variant) -> int:
+    """What a content says beside its two texts, in characters: a few KB more or less are no matter, megabytes are."""
+    size = 0
+    for key, value in (variant.data or {}).items():
+        size += len(key) + (len(value) if isinstance(value, str) else _NUMBER_BYTES)
+    for own in (variant.texts or {}).values():
+        size += len(own.title or "") + len(own.body or "")
+    for raw in (variant.raw or {}).values():
+        size += memoryview(raw).nbytes
+    return size
 
 
 class TaskSegment(NamedTuple):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.batch import Batch, Submission
 from gateway.columns import TextColumn
-from gateway.content import Variant
+from gateway.content import Texts, Variant
+from gateway.core.gather import Gather
 from gateway.message_id import ROWS_MAX, BatchAddress
 
 ADDRESS = BatchAddress(1_700_000_000_000, 2, 5)
@@ -71,6 +75,25 @@ def test_a_submission_weighs_its_contents_tokens_and_variables(
     )
     expected = sum(len(title) + 4 for title in titles) + sum(map(len, tokens)) + 2 * sum(map(len, values))
     assert submission.text_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"data": {"k": "x" * 5000, "n": 1}},
+        {"texts": {"apns": Texts("x" * 2500, None), "fcm": Texts(None, "x" * 2500)}},
+        {"raw": {"apns": msgspec.Raw(b'"' + b"x" * 4998 + b'"')}},
+    ],
+)
+def test_a_submission_weighs_whatever_its_contents_say(options: dict[str, Any]) -> None:
+    submission = submission_of(2, variants=[Variant("title", "body", **options)])
+    assert 5000 <= submission.text_bytes() < 5100
+    assert submission.text_bytes() <= submission.text_bytes_at_most()
+    # Gathered with others it would have made a record of any size.
+    gather: Gather[int] = Gather(bytes_max=12_000)
+    for call in range(5):
+        gather.add(submission, call)
+    assert [len(gather.take()) for _ in range(3)] == [2, 2, 1]
 
 
 def test_a_submission_without_rows_weighs_nothing() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.batch import Batch, Submission
 from gateway.columns import TextColumn
-from gateway.content import Variant
+from gateway.content import Texts, Variant
+from gateway.core.gather import Gather
 from gateway.message_id import ROWS_MAX, BatchAddress
 
 ADDRESS = BatchAddress(1_700_000_000_000, 2, 5)
@@ -73,5 +77,43 @@ def test_a_submission_weighs_its_contents_tokens_and_variables(
     assert submission.text_bytes() == expected
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"data": {"k": "x" * 5000, "n": 1}},
+        {"texts": {"apns": Texts("x" * 2500, None), "fcm": Texts(None, "x" * 2500)}},
+        {"raw": {"apns": msgspec.Raw(b'"' + b"x" * 4998 + b'"')}},
+    ],
+)
+def test_a_submission_weighs_whatever_its_contents_say(options: dict[str, Any]) -> None:
+    submission = submission_of(2, variants=[Variant("title", "body", **options)])
+    assert 5000 <= submission.text_bytes() < 5100
+    assert submission.text_bytes() <= submission.text_bytes_at_most()
+    # Gathered with others it would have made a record of any size.
+    gather: Gather[int] = Gather(bytes_max=12_000)
+    for call in range(5):
+        gather.add(submission, call)
+    assert [len(gather.take()) for _ in range(3)] == [2, 2, 1]
+
+
 def test_a_submission_without_rows_weighs_nothing() -> None:
     assert submission_of(0).text_bytes() == 0
+
+
+@pytest.mark.parametrize(("n_contents", "rows"), [(1, [0, 5]), (3, [4]), (3, [0, 1, 2, 3]), (6, [5, 0]), (6, [])])
+def test_contents_of_rows_are_asked_no_more_often_than_there_are_rows_or_contents(
+    n_contents: int, rows: list[int]
+) -> None:
+    variants = [Variant(title=str(number), body="") for number in range(n_contents)]
+    index = np.arange(6, dtype=np.uint16) % np.uint16(n_contents)
+    batch = batch_of(6, variants, variant_index=index if n_contents > 1 else None)
+    asked: list[Variant] = []
+
+    def ask(variant: Variant) -> int:
+        asked.append(variant)
+        return int(variant.title)
+
+    found = batch.of_contents(np.array(rows, np.intp), ask, np.int64)
+    assert (found.tolist(), found.dtype) == ([int(index[row]) for row in rows], np.int64)
+    # Thousands of single messages are one batch, and their answers come a few at a time.
+    assert len(asked) <= max(1, min(len(rows), n_contents))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import tracemalloc
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.batch import Batch
+from gateway.batch import Batch, TaskSegment
 from gateway.columns import TextColumn
-from gateway.content import Variant
+from gateway.content import Scalar, Variant
 from gateway.errors import LocalProtocolError
 from gateway.ledger import (
     CHANNEL_NAMES,
@@ -190,8 +193,35 @@ def test_a_stamp_is_milliseconds_after_birth_and_never_zero(now: float, stamp: i
     assert stamp <= np.iinfo(np.uint32).max
 
 
+@pytest.mark.parametrize("n", [1, 50, 4096])
+@pytest.mark.parametrize("data", [None, {"order": "1234567"}])
+def test_memory_of_single_messages_is_what_they_take(n: int, data: dict[str, Scalar] | None) -> None:
+    """A batch of single messages has a content and a segment for each row: ten times what its columns take."""
+    payload = msgspec.msgpack.encode([Variant(f"Order {row}", f"Order {row} is on its way", data) for row in range(n)])
+
+    def made() -> LedgerPage:
+        variants = msgspec.msgpack.decode(payload, type=list[Variant])
+        segments = [TaskSegment((1 << 64 | row).to_bytes(16, "big"), row, 1) for row in range(n)]
+        ids, index = np.zeros((n, 16), np.uint8), np.arange(n, dtype=np.uint16)
+        address = BatchAddress(1 << 40, 300, 1 << 20)
+        return LedgerPage(
+            Batch(address, 0, 1e6, n, device_ids=ids, variants=variants, variant_index=index, segments=segments)
+        )
+
+    made().memory_bytes()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        pages = [made() for _ in range(max(1, 500 // n))]
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] / len(pages)
+    finally:
+        tracemalloc.stop()
+    assert 0.8 * taken < pages[0].memory_bytes() < 1.25 * taken
+
+
 def test_memory_grows_with_rows_tokens_and_variables() -> None:
     bare = page_of(10).memory_bytes()
     tokens = TextColumn.from_rows([b"x" * 64] * 10)
-    assert page_of(20).memory_bytes() == 2 * bare
+    assert page_of(20).memory_bytes() == bare + 10 * 42
     assert page_of(10, tokens=tokens, variables={"a": tokens, "b": tokens}).memory_bytes() == bare + 3 * 640 + 2 * 40

@@ -20,7 +20,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from gateway.api.form_faults import FormFault, form_fault
+from gateway.api.form_faults import UNREADABLE, FormFault, form_fault
 from gateway.columns import TextColumn
 from gateway.core.identity import device_password
 from gateway.core.signed_requests import Proven, Refused, SignedRequests
@@ -104,7 +104,7 @@ class SignedDesk(ABC):
 
     @abstractmethod
     async def perform(self, app_key: str, proven: Proven, body: bytes) -> DeviceAnswer:
-        """Does what the body asks. Raises BadRequest, Overloaded, StoreError, and what msgspec raises."""
+        """Does what the body asks. Raises BadRequest, Overloaded, StoreError, and `UNREADABLE`."""
 
     async def answer(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> DeviceAnswer:
         """What to say to one request. headers: names in lower case. If cancelled: the device may be registered."""
@@ -125,7 +125,7 @@ class SignedDesk(ABC):
         except msgspec.ValidationError as error:
             fault = form_fault(self.form, body) or FormFault("body", str(error))
             refused = Refused("bad_request", *fault)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             refused = Refused("bad_request", "body", f"not JSON: {error}")
         except BadRequest as error:
             refused = Refused("bad_request", error.field, error.text, error.value, error.limit)

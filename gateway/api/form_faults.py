@@ -14,6 +14,9 @@ from typing import NamedTuple
 import msgspec
 from msgspec import inspect
 
+#: All that a msgspec decoder raises for bytes that it cannot read; bad UTF-8 comes as the codec's own error.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class FormFault(NamedTuple):
     field: str
@@ -29,7 +32,13 @@ def form_fault(kind: type[msgspec.Struct], body: bytes) -> FormFault | None:
     """The first fault of a JSON text that is not such a Struct; None where these rules find none."""
     described = inspect.type_info(kind)
     assert isinstance(described, inspect.StructType)
-    return next(_of_struct(described, msgspec.json.decode(body)), None)
+    try:
+        found = msgspec.json.decode(body)
+    except UNREADABLE:
+        # The Struct's decoder stops at the first fault; what stands behind it may be no JSON, or none that anybody
+        # reads.
+        return None
+    return next(_of_struct(described, found), None)
 
 
 def _of_struct(described: inspect.StructType, found: object) -> Iterator[FormFault]:

@@ -22,19 +22,16 @@ class StoredColumns(TypedDict):
 
 
 def stored_columns(batch: Batch, rows: Rows) -> StoredColumns:
-    """Of k rows; a loop over variants, not over rows. sizes: bytes of the text that a device is shown."""
+    """Of k rows; a loop over their contents. sizes: bytes of the text that a device is shown."""
     k = len(rows)
-    sizes = np.array([text_bytes(variant) for variant in batch.variants], np.int64)
-    collapse = np.array([collapse_hash(batch.app, variant.collapse_id) for variant in batch.variants], np.int64)
-    index = np.zeros(k, np.intp) if batch.variant_index is None else batch.variant_index[rows]
     own = np.zeros(k, np.int64)
     for column in batch.variables.values():
         own += column.lengths()[rows]
     return StoredColumns(
         apps=np.full(k, batch.app, np.int64),
         born_unix_ms=np.full(k, batch.born_unix_ms, np.int64),
-        sizes=sizes[index] + own,
-        collapse=collapse[index],
+        sizes=batch.of_contents(rows, text_bytes, np.int64) + own,
+        collapse=batch.of_contents(rows, lambda variant: collapse_hash(batch.app, variant.collapse_id), np.int64),
     )
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gateway.batch import Batch
-from gateway.columns import U8, U32, Rows
+from gateway.columns import F64, U8, U32, Rows
 from gateway.content import Variant
 from gateway.ledger import IS_FINAL, OPEN_STATES, LedgerPage, Reason, State
 
@@ -24,12 +24,10 @@ def lifetime_s(variant: Variant) -> float:
     return variant.ttl_s or NOW_OR_NEVER_S
 
 
-def row_deadlines(batch: Batch, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def row_deadlines(batch: Batch, rows: Rows) -> F64:
     """(k,) monotonic seconds at which the TTL of each row ends."""
-    if batch.variant_index is None:
-        return np.full(len(rows), batch.born + lifetime_s(batch.variants[0]))
-    ttls = np.array([lifetime_s(variant) for variant in batch.variants], np.float64)
-    return batch.born + ttls[batch.variant_index[rows]]
+    deadlines: F64 = batch.born + batch.of_contents(rows, lifetime_s, np.float64)
+    return deadlines
 
 
 def due_rows(page: LedgerPage, now: float) -> tuple[Rows, float]:

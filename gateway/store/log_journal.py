@@ -190,7 +190,9 @@ class LogJournal(ThreadedJournal):
         if epoch > max(segment.epoch for segment in self._segments.values()):
             self.commit([Sealed(EPOCH_RECORD, epoch, (), 0, 0)])
         for segment in touched:
-            self._delete_if_done(segment)
+            # The commit may have ended the newest, and deleted it.
+            if segment.number in self._segments:
+                self._delete_if_done(segment)
 
     def read(self, position: int, bytes_max: int) -> ReadAhead:
         found: list[tuple[int, JournalRecord]] = []
@@ -229,6 +231,7 @@ class LogJournal(ThreadedJournal):
             raise StoreFull(
                 str(self._folder), f"journal would be {kept + size} bytes with a new segment, limit {limit}"
             )
+        segment: Segment | None = None
         after: Segment | None = None
         try:
             if spare is None or not spare.has_room(group_bytes, records):
@@ -241,15 +244,15 @@ class LogJournal(ThreadedJournal):
                 after = self._prepare(segment.number + 1, self._segment_bytes, full.epoch, 0)
             except OSError:
                 if has_batch:
-                    if segment is not spare:
-                        self._discard(segment)
                     raise
             if segment.epoch != full.epoch:
                 segment.announce(full.epoch)
             self._promote(segment)
         except OSError as error:
-            if after is not None:
-                self._discard(after)
+            # What were left of them would stand in the way of the next of their numbers.
+            for made in (segment, after):
+                if made is not None and made is not spare:
+                    self._discard(made)
             raise store_error(self._folder, error) from error
         if spare is not None and segment is not spare:
             self._discard(spare)

@@ -156,7 +156,7 @@ class SqliteInbox:
     async def find(self, query: InboxQuery, rows_max: int) -> InboxFound:
         """As the port says; in several turns, since it may go through all rows. Raises StoreError."""
         await trio.lowlevel.checkpoint()
-        if query.device_id is not None or query.tags is not None:
+        if query.device_id is not None or query.tags is not None or rows_max <= 0:
             return await self.turns.run(lambda: self._find(query, rows_max, None))
         parts, n = [], 0
         last: int | None = query.first_tag

@@ -35,7 +35,7 @@ ID = bytes(range(16))
 class Desk:
     """A listener with a desk, and what was registered through it."""
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, *, body_bytes_max: int = 1024, **limits: Any) -> None:
         self.registered: list[tuple[str, RegisterDevices]] = []
         self.refusal: RefusedRow | None = None
         self.overload: Overloaded | StoreError | None = None
@@ -49,7 +49,7 @@ class Desk:
             now=trio.current_time,
             now_unix_s=lambda: NOW,
         )
-        settings = HttpSettings(body_bytes_max=1024)
+        settings = HttpSettings(body_bytes_max=body_bytes_max)
         self.server = HealthServer(self.page, lambda: self.not_ready, self.metrics, settings, desk)
 
     async def page(self, accept: str) -> Page:
@@ -193,6 +193,28 @@ async def test_desk_names_the_field_that_is_wrong_its_value_and_its_limit(
     assert (status, answer["error"], answer["field"], desk.registered) == (400, "bad_request", field, [])
     assert text in answer["text"]
     assert (answer.get("value"), answer.get("limit")) == (value, limit)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"alias":"\xff"}',
+        b'{"alias":"\\ud800"}',
+        b'{"alias":1,"x":NaN}',
+        b'{"proven_unix_s":1e400}',
+        b'{"proven_unix_s":' + b"9" * 4400 + b"}",
+        b'{"x":' + b"[" * 4000 + b"]" * 4000 + b"}",
+        b'{"alias":' + b"[" * 4000,
+        b"[" * 4000,
+    ],
+)
+async def test_desk_refuses_a_signed_body_that_nobody_can_read_and_lives_on(body: bytes) -> None:
+    desk = Desk(body_bytes_max=10_000)
+    async with desk.client() as stream:
+        status, _, answer = await ask(stream, post(body))
+        assert (status, answer["error"]) == (400, "bad_request")
+        assert answer["text"]
+        assert (await ask(stream, post({})))[0] == 201
 
 
 async def test_desk_passes_on_what_the_device_table_refuses() -> None:

@@ -83,6 +83,15 @@ def test_report_without_its_form_is_refused(event: str, said: Any) -> None:
         parse_uplink(event, json.dumps(said).encode())
 
 
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("opening", [b'{"x":', b'{"alias":'])
+def test_payload_that_is_nested_without_end_is_refused(event: str, opening: bytes) -> None:
+    # A key that is not known may hold anything; deeper than the interpreter goes, nobody reads it.
+    for closing in (b"", b"]" * 30_000 + b"}"):
+        with pytest.raises(MalformedUplink):
+            parse_uplink(event, opening + b"[" * 30_000 + closing)
+
+
 @given(st.sampled_from([*EVENTS, "90000", "x"]), st.binary(max_size=60))
 def test_any_payload_is_read_or_refused_and_nothing_else(event: str, payload: bytes) -> None:
     try:

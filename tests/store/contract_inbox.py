@@ -228,6 +228,14 @@ class InboxContract(EpochsContract):
         assert (await inbox.put(EPOCH, rows((0, 7, 7), (2, 8, 6)))).kept.tolist() == [0, 1]
         assert await inbox.count(InboxQuery()) == InboxCount(4, 18, 3)
 
+    async def test_a_search_for_no_rows_finds_none(self) -> None:
+        inbox = self.open()
+        await inbox.put(EPOCH, rows_for([(0, 7)]))
+        for query in (InboxQuery(), InboxQuery(device_id=DEVICES[0]), InboxQuery(tags=[(0, 9)])):
+            found = await inbox.find(query, 0)
+            assert [len(column) for column in found] == [0] * 6
+            assert found.device_ids.shape == (0, 16)
+
     async def test_rows_are_counted_and_found_by_app_device_task_age_and_deadline(self) -> None:
         inbox = self.open()
         n = 12

@@ -453,6 +453,52 @@ async def test_after_a_sync_that_failed_nothing_more_is_promised(folder: Folder)
     assert names(await replayed(journal)) == [1]
 
 
+@pytest.mark.parametrize("has_spare", [True, False])
+async def test_a_segment_that_could_not_be_put_into_its_folder_leaves_nothing_behind(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, has_spare: bool
+) -> None:
+    """What was left of it would stand in the way of the next one, which has its number."""
+    path, disk = folder.fresh(), Disk()
+    journal = folder.open(path, file_type=disk.file_type)
+    (at,) = await journal.append(EPOCH, [big(1)])
+    mark = JournalRecord(MARKS_RECORD, (bytes(2 * SEGMENT_BYTES),))
+    if not has_spare:
+        disk.refuses_new = True
+        # Uses up the segment that was kept.
+        while logs(path)[1:] == []:
+            await journal.append(EPOCH, [JournalRecord(MARKS_RECORD, (bytes(500),))])
+        disk.refuses_new = False
+    open_files = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+
+        def fails() -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patch.setattr(journal, "_sync_folder", fails)
+        with pytest.raises(StoreError):
+            await journal.append(EPOCH, [mark])
+    assert len(os.listdir("/proc/self/fd")) == open_files
+    await journal.append(EPOCH, [mark])
+    await journal.append(EPOCH, [big(2)])
+    batches = [one for one in await replayed(journal) if one[1][0] == big(1).kind]
+    assert names(batches) == names([(at, plain_record(big(1))), (0, plain_record(big(2)))])
+
+
+async def test_a_release_in_a_newer_epoch_may_need_a_segment_and_end_the_one_before(folder: Folder) -> None:
+    path = folder.fresh()
+    journal = folder.open(path)
+    # As many flags as there are in a segment: it has no room for one record more.
+    positions = [(await journal.append(EPOCH, [JournalRecord(1, ())]))[0] for _ in range(SEGMENT_BYTES // 256)]
+    assert len(logs(path)) == 1
+    await journal.release(NEWER, positions)
+    assert len(logs(path)) == 1
+    assert logs(path)[0].name == "0000000002.log"
+    with pytest.raises(StaleEpoch):
+        await journal.append(EPOCH, [record_of(1)])
+    await journal.append(NEWER, [big(2)])
+    assert names(await replayed(journal)) == names([(0, plain_record(big(2)))])
+
+
 async def test_callers_that_share_a_failed_commit_are_all_told(folder: Folder) -> None:
     disk = Disk()
     journal = folder.open(file_type=disk.file_type)

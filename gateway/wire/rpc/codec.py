@@ -6,12 +6,14 @@ Fuzz law: any bytes give a message, a `Faulty` or a `Broken`; nothing else is ra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
+from msgspec import Meta
 
 from gateway.content import Fault, Variant
 from gateway.wire.rpc.faults import Code
+from gateway.wire.rpc.limits import CONTENTS_MAX
 from gateway.wire.rpc.messages import U32_MAX, FromClient, FromServer, Message, Submit
 
 
@@ -48,7 +50,7 @@ class _Envelope(msgspec.Struct):
 class _LooseSubmit(Submit, tag="submit", kw_only=True):
     """A submit whose contents are not read yet."""
 
-    contents: list[msgspec.Raw]  # type: ignore[assignment]
+    contents: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=CONTENTS_MAX)]  # type: ignore[assignment]
 
 
 #: All that a msgspec decoder raises for bytes that it cannot read; bad UTF-8 in a str comes as the codec's own error.

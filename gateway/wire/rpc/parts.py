@@ -50,6 +50,9 @@ def registration_part(message: messages.RegisterDevices, rows: Rows) -> messages
         changes["channel_index"] = _bytes(byte_column("channel_index", message.channel_index, n)[rows], "u1")
     if message.proven_unix_s is not None:
         changes["proven_unix_s"] = _bytes(word_column("proven_unix_s", message.proven_unix_s, n)[rows], "<u4")
+    if message.notifications_closed is not None:
+        closed = byte_column("notifications_closed", message.notifications_closed, n)
+        changes["notifications_closed"] = _bytes(closed[rows], "u1")
     for field in _TEXTS:
         texts = getattr(message, field)
         if texts is not None:

@@ -50,6 +50,7 @@ def make_registration(n: int) -> messages.RegisterDevices:
         tokens=texts([b"token %d" % row if row % 2 else b"" for row in range(n)]),
         proven_unix_s=column(range(n), "<u4"),
         tags=texts([b"tag %d" % row for row in range(n)]),
+        notifications_closed=column([row % 3 == 0 for row in range(n)], "u1"),
         want_passwords=True,
     )
 
@@ -57,6 +58,25 @@ def make_registration(n: int) -> messages.RegisterDevices:
 def split(data: Any, n: int) -> list[Any]:
     owners = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
     return [np.flatnonzero(owners == owner) for owner in np.unique(owners)]
+
+
+def test_every_column_of_a_registration_is_split() -> None:
+    message = make_registration(6)
+    whole = messages.RegisterDevices(
+        id=7,
+        n=6,
+        device_ids=message.device_ids,
+        **dict.fromkeys(("tokens", "platform", "app_version", "time_zone", "alias", "tags"), message.tokens),
+        **{name: column(range(6), "u1") for name in ("channel_index", "notifications_closed")},
+        proven_unix_s=message.proven_unix_s,
+    )
+    part = registration_part(whole, np.array([1, 4]))
+    # A column that stays as it was has the wrong size for the part, which its owner refuses.
+    are_columns = {
+        name for name in whole.__struct_fields__ if isinstance(getattr(whole, name), memoryview | messages.Texts)
+    }
+    assert len(are_columns) == 10
+    assert not [name for name in are_columns if getattr(part, name) is getattr(whole, name)]
 
 
 @given(st.integers(1, 12), st.data())
@@ -77,6 +97,8 @@ def test_registration_in_parts_is_answered_as_the_whole(n: int, data: Any) -> No
         assert read(part.tags) == [b"tag %d" % row for row in rows.tolist()]
         assert np.frombuffer(part.proven_unix_s, "<u4").tolist() == rows.tolist()
         assert list(part.channel_index) == [row % 2 for row in rows.tolist()]
+        assert part.notifications_closed is not None
+        assert list(part.notifications_closed) == [row % 3 == 0 for row in rows.tolist()]
         bad = [at for at, row in enumerate(rows.tolist()) if row in refused]
         answer = messages.DevicesRegistered(
             id=7,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.rpc import codec, messages
+from gateway.wire.rpc import codec, limits, messages
 from gateway.wire.rpc.faults import CODES
 from gateway.wire.rpc.messages import Cancel, Error, Message, Ping, Submit
 
@@ -79,6 +79,19 @@ def test_codec_refuses_bytes_behind_the_map() -> None:
 def test_codec_nested_too_deep_is_broken_and_raises_nothing() -> None:
     deep = b"\x82\xa4kind\xa6submit\xa8contents" + b"\x91" * 100_000 + b"\xc0"
     assert isinstance(codec.decode_from_client(deep), codec.Broken | codec.Faulty)
+
+
+def test_codec_refuses_too_many_contents_also_where_one_of_them_cannot_be_read() -> None:
+    # Positions of contents are 16 bits behind the codec: the one after the last would be taken for the first.
+    fields = {"kind": "submit", "id": 4, "n": 1, "device_ids": bytes(16), "index": bytes(4)}
+    contents: list[dict[str, object]] = [{"title": "t", "body": "b"}] * limits.CONTENTS_MAX
+    for content in ({"title": "t", "body": "b"}, {"title": 1}):
+        fault = codec.decode_from_client(msgspec.msgpack.encode({**fields, "contents": [content, *contents]}))
+        assert isinstance(fault, codec.Faulty)
+        assert (fault.id, fault.code, fault.field) == (4, "bad_request", "contents")
+        assert str(limits.CONTENTS_MAX) in fault.text
+    mended = codec.decode_from_client(msgspec.msgpack.encode({**fields, "contents": [{"title": 1}, *contents[1:]]}))
+    assert isinstance(mended, codec.Mended)
 
 
 SEEDS = [codec.encode(Ping(id=1)), codec.encode(Cancel(id=2)), b"\x83\xa4kind\xa6submit\xa2id\x01\xa1n\x01"]

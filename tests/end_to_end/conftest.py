@@ -441,14 +441,6 @@ def config_table(
     return table
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    # Short, because socket paths are: pytest's own directories can be too long for them.
-    name = tempfile.mkdtemp(prefix="pg-")
-    yield Path(name)
-    shutil.rmtree(name, ignore_errors=True)
-
-
 @pytest.fixture(scope="module")
 def _simulators() -> Iterator[Simulators]:
     directory = tempfile.mkdtemp(prefix="pg-")

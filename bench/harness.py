@@ -6,6 +6,8 @@ to stdout as JSON (`--json`) or as a table, progress goes to stderr, `--out` kee
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import platform
 import resource
@@ -93,6 +95,30 @@ def calibrate(rounds: int = 3) -> float:
             total += value & 7
         best = max(best, n / (time.perf_counter() - started) / 1e6)
     return round(best, 2)
+
+
+def report_of(module: str, task: str, timeout_s: float) -> Line:
+    """What a process of its own measured: it is given the task as JSON, and prints its report as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, task], capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0, f"{module} failed: {done.stderr[-3000:]}"
+    report: Line = json.loads(done.stdout)
+    return report
+
+
+@contextlib.contextmanager
+def begun(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """(process, its first line) of a Python module that serves until the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline()
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
 
 
 def line(benchmark: str, workload: str, **figures: Any) -> Line:

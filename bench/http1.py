@@ -17,14 +17,12 @@ import contextlib
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.harness import Line, Options, calibrate, line, progress
+from bench.harness import Line, Options, begun, calibrate, line, progress, report_of
 from bench.simulators.tls import TlsFiles, make_tls_files
 from bench.vendor import SERVER_BOUND_SHARE, Server
 
@@ -134,15 +132,7 @@ def _run_client(workload: Workload, server: Server, files: TlsFiles | None, opti
         "body_bytes": BODY_BYTES,
     }
     spent_before = server.cpu_s()
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.http1_client", json.dumps(task)],
-        capture_output=True,
-        text=True,
-        timeout=_RUN_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{workload.name} failed: {done.stderr[-2000:]}"
-    report = json.loads(done.stdout)
+    report = report_of("bench.http1_client", json.dumps(task), _RUN_TIMEOUT_S)
     # The warm-up, a tenth of the requests, was before the clock; the server's CPU covers both.
     warm_up = max(requests // 10, CONNECTIONS)
     share = requests / (requests + warm_up)
@@ -152,15 +142,5 @@ def _run_client(workload: Workload, server: Server, files: TlsFiles | None, opti
 @contextlib.contextmanager
 def _serve(files: TlsFiles | None) -> Iterator[Server]:
     pem = None if files is None else str(files.good)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.http1_responder", json.dumps({"certificate": pem, "key": pem})],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        yield Server(process, int(process.stdout.readline()))
-    finally:
-        process.terminate()
-        process.communicate(timeout=10)
+    with begun("bench.http1_responder", json.dumps({"certificate": pem, "key": pem})) as (process, port):
+        yield Server(process, int(port))

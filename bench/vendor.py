@@ -31,7 +31,6 @@ import shutil
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,7 +38,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import vendor_strict
-from bench.harness import Line, Options, calibrate, line, progress
+from bench.harness import Line, Options, begun, calibrate, line, progress, report_of
 from bench.ports import free_port
 from bench.simulators.tls import make_tls_files
 
@@ -180,33 +179,30 @@ class VendorBench:
     @contextlib.contextmanager
     def _serve(self, workload: Workload) -> Iterator[Server]:
         pem = str(self._tls.good)
-        if workload.header is None:
-            port = free_port()
-            www = str(self._folder / "www")
-            command = [
-                self._tools["nghttpd"],
-                "-a",
-                "127.0.0.1",
-                "-d",
-                www,
-                "-m",
-                str(STREAMS_MAX),
-                str(port),
-                pem,
-                pem,
-            ]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
-            _wait_listening(process, port)
-        else:
+        if workload.header is not None:
             arguments = json.dumps({"certificate": pem, "key": pem, "header": workload.header})
-            process = subprocess.Popen(
-                [sys.executable, "-m", "bench.vendor_responder", arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            assert process.stdout is not None
-            port = int(process.stdout.readline())
+            with begun("bench.vendor_responder", arguments) as (process, port):
+                yield Server(process, int(port))
+        else:
+            yield from self._serve_nghttpd(pem)
+
+    def _serve_nghttpd(self, pem: str) -> Iterator[Server]:
+        port = free_port()
+        www = str(self._folder / "www")
+        command = [
+            self._tools["nghttpd"],
+            "-a",
+            "127.0.0.1",
+            "-d",
+            www,
+            "-m",
+            str(STREAMS_MAX),
+            str(port),
+            pem,
+            pem,
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+        _wait_listening(process, port)
         try:
             yield Server(process, port)
         finally:
@@ -224,15 +220,7 @@ class VendorBench:
             "seed": self.options.seed,
         }
         server_before = server.cpu_s()
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.vendor_client", json.dumps(task)],
-            capture_output=True,
-            text=True,
-            timeout=_RUN_TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"our client failed: {done.stderr[-2000:]}"
-        report = json.loads(done.stdout)
+        report = report_of("bench.vendor_client", json.dumps(task), _RUN_TIMEOUT_S)
         return Run(report["elapsed_s"], report["cpu_s"], server.cpu_s() - server_before, report)
 
     def _run_h2load(self, server: Server, workload: Workload, rows: int, request: Line) -> Run:

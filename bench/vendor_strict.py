@@ -19,8 +19,6 @@ import contextlib
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from bench.harness import Line, Options, calibrate, line, progress
+from bench.harness import Line, Options, begun, calibrate, line, progress, report_of
 from bench.ports import free_port
 from bench.vendor_strict_client import AppPlan, Job
 from gateway.cli.toml_text import to_toml
@@ -219,16 +217,7 @@ class StrictBench:
 
     def _client(self, **job: Any) -> Line:
         plan = Job(seed=self._options.seed, **job)
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.vendor_strict_client", msgspec.json.encode(plan).decode()],
-            capture_output=True,
-            text=True,
-            timeout=_RUN_TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"our client failed: {done.stderr[-3000:]}"
-        report: Line = json.loads(done.stdout)
-        return report
+        return report_of("bench.vendor_strict_client", msgspec.json.encode(plan).decode(), _RUN_TIMEOUT_S)
 
 
 @contextlib.contextmanager
@@ -237,16 +226,9 @@ def simulators(folder: Path, **tables: Line) -> Iterator[Line]:
     folder.mkdir(exist_ok=True)
     config = folder / "simulators.toml"
     config.write_text(to_toml({"received": {"requests_kept": 0}, **tables}))
-    command = [sys.executable, "-m", "bench.simulators", "--config", str(config), "--dir", str(folder)]
-    process = subprocess.Popen(
-        [*command, "--json", "--exit-with-parent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-    finally:
-        process.terminate()
-        process.communicate(timeout=10)
+    options = ["--config", str(config), "--dir", str(folder), "--json", "--exit-with-parent"]
+    with begun("bench.simulators", *options) as (_, ready):
+        yield json.loads(ready)
 
 
 def _spread(name: str, rounds: list[Line]) -> Line:

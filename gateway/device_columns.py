@@ -6,7 +6,7 @@ device. A device is known by (app, id).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,41 +46,38 @@ class DeviceColumns(NamedTuple):
 
     def take(self, rows: I64) -> DeviceColumns:
         """The devices at the given positions, in their order. Profile texts are shared."""
-        return DeviceColumns(
-            device_ids=self.device_ids[rows],
-            shards=self.shards[rows],
-            apps=self.apps[rows],
-            channels=self.channels[rows],
-            flags=self.flags[rows],
-            tokens=take_texts(self.tokens, rows),
-            registered_unix_s=self.registered_unix_s[rows],
-            proven_unix_s=self.proven_unix_s[rows],
-            first_seen_unix_s=self.first_seen_unix_s[rows],
-            last_seen_unix_s=self.last_seen_unix_s[rows],
-            profiles=self.profiles[rows],
-            profile_texts=self.profile_texts,
-            aliases=None if self.aliases is None else take_texts(self.aliases, rows),
-            tags=None if self.tags is None else self.tags.take(rows),
+        return self._chosen(
+            rows,
+            lambda column: take_texts(column, rows),
+            None if self.tags is None else self.tags.take(rows),
         )
 
     def part(self, start: int, stop: int) -> DeviceColumns:
         """The devices start..stop. Next to nothing is copied."""
-        rows = slice(start, stop)
+        return self._chosen(
+            slice(start, stop),
+            lambda column: _cut(column, start, stop),
+            None if self.tags is None else self.tags.part(start, stop),
+        )
+
+    def _chosen(
+        self, rows: I64 | slice, texts: Callable[[TextColumn], TextColumn], tags: TagColumns | None
+    ) -> DeviceColumns:
         return DeviceColumns(
             device_ids=self.device_ids[rows],
             shards=self.shards[rows],
             apps=self.apps[rows],
             channels=self.channels[rows],
             flags=self.flags[rows],
-            tokens=_cut(self.tokens, start, stop),
+            tokens=texts(self.tokens),
             registered_unix_s=self.registered_unix_s[rows],
             proven_unix_s=self.proven_unix_s[rows],
             first_seen_unix_s=self.first_seen_unix_s[rows],
             last_seen_unix_s=self.last_seen_unix_s[rows],
             profiles=self.profiles[rows],
             profile_texts=self.profile_texts,
-            aliases=None if self.aliases is None else _cut(self.aliases, start, stop),
-            tags=None if self.tags is None else self.tags.part(start, stop),
+            aliases=None if self.aliases is None else texts(self.aliases),
+            tags=tags,
         )
 
 

@@ -14,8 +14,10 @@ import fcntl
 import ipaddress
 import os
 import shutil
-from collections.abc import Callable, Generator
+import tempfile
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -25,6 +27,9 @@ from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, settings
 
 from gateway.actors import page_forms
+from gateway.app import load
+from gateway.cli.toml_text import to_toml
+from gateway.config import Config
 from gateway.store import packing, page_rows
 
 #: From the packages mosquitto, mosquitto-clients, nghttp2-server, nghttp2-client.
@@ -180,3 +185,36 @@ def small_pages_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_forms, "LOG_BYTES_PER_ROW_MAX", 400)
     monkeypatch.setattr(page_rows, "ROWS_MIN", 1)
     monkeypatch.setattr(packing, "_PARTS_BYTES_MIN", 0)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Short, because socket paths are: pytest's own directories can be too long for them.
+    name = tempfile.mkdtemp(prefix="pg-")
+    yield Path(name)
+    shutil.rmtree(name, ignore_errors=True)
+
+
+@pytest.fixture
+def make_config(folder: Path) -> Callable[..., Config]:
+    """A configuration of one app on free ports; tables given by name are laid over it, `app` over its one app."""
+
+    def make(*, app: dict[str, Any] | None = None, **over: dict[str, Any]) -> Config:
+        (folder / "app.secret").write_bytes(b"the secret of the shop")
+        table: dict[str, Any] = {
+            "gateway": {"data_dir": str(folder / "data"), "drain_s": 2.0},
+            "rpc": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
+            "operator": {"socket": str(folder / "operator.sock")},
+            "http": {"address": "tcp://127.0.0.1:0"},
+            "long_link": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
+            "devices": {"devices_max": 1000, "token_bytes_max": 1_000_000},
+        }
+        for name, values in over.items():
+            table[name] = table.get(name, {}) | values
+        table["apps"] = [{"key": "shop", "secrets": [{"file": str(folder / "app.secret")}]} | (app or {})]
+        (folder / "gateway.toml").write_text(to_toml(table))
+        config = load(str(folder / "gateway.toml"))
+        config.gateway.data_dir.mkdir(exist_ok=True)
+        return config
+
+    return make

@@ -7,20 +7,17 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import ssl
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from gateway.app import Ready, Worker, load
+from gateway.app import Ready, Worker
 from gateway.app_doors import server_context
 from gateway.app_parts import app_view, make_log
-from gateway.cli.toml_text import to_toml
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import open_trio_client
 from gateway.clock import DevelopmentClock, SystemClock
@@ -33,39 +30,6 @@ from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
 
 SECRET = b"the secret of the shop"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    # Short, because socket paths are: pytest's own directories can be too long for them.
-    name = tempfile.mkdtemp(prefix="pg-")
-    yield Path(name)
-    shutil.rmtree(name, ignore_errors=True)
-
-
-@pytest.fixture
-def make_config(folder: Path) -> Callable[..., Config]:
-    """A configuration on free ports; tables given by name are laid over it, `app` over its one app."""
-
-    def make(*, app: dict[str, Any] | None = None, **over: dict[str, Any]) -> Config:
-        (folder / "app.secret").write_bytes(SECRET)
-        table: dict[str, Any] = {
-            "gateway": {"data_dir": str(folder / "data"), "drain_s": 2.0},
-            "rpc": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
-            "operator": {"socket": str(folder / "operator.sock")},
-            "http": {"address": "tcp://127.0.0.1:0"},
-            "long_link": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
-            "devices": {"devices_max": 1000, "token_bytes_max": 1_000_000},
-        }
-        for name, values in over.items():
-            table[name] = table.get(name, {}) | values
-        table["apps"] = [{"key": "shop", "secrets": [{"file": str(folder / "app.secret")}]} | (app or {})]
-        (folder / "gateway.toml").write_text(to_toml(table))
-        config = load(str(folder / "gateway.toml"))
-        config.gateway.data_dir.mkdir(exist_ok=True)
-        return config
-
-    return make
 
 
 class Running:

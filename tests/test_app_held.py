@@ -9,9 +9,8 @@ import json
 import os
 import shutil
 import sqlite3
-import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ import pytest
 import trio
 
 from bench.devices import mqtt
-from gateway.app import Ready, Worker, load
+from gateway.app import Ready, Worker
 from gateway.app_stores import files_elsewhere, folders_elsewhere
-from gateway.cli.toml_text import to_toml
 from gateway.client.errors import CallFailed
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client
+from gateway.config import Config
 from gateway.content import FallbackStep, Variant
 from gateway.core.identity import device_password
 from gateway.errors import StoreError
@@ -42,34 +41,19 @@ LEDGER_BYTES = 58 * DEVICES * 2 + 300 * TASKS
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    # Short, because socket paths are: pytest's own directories can be too long for them.
-    name = tempfile.mkdtemp(prefix="pg-")
-    yield Path(name)
-    shutil.rmtree(name, ignore_errors=True)
+def make_worker(make_config: Callable[..., Config], folder: Path) -> Callable[..., Worker]:
+    def make(durability: str, stream: io.StringIO | None = None, **vendors: Any) -> Worker:
+        config = make_config(
+            app={"durability": durability} | vendors,
+            dev={"clock": True},
+            store={"data_dir": str(folder / "store"), "shard_groups": 1},
+        )
+        worker = Worker(config, log=Log(stream=stream or io.StringIO()))
+        # Smaller than a configuration may have it.
+        worker.home._ledger_bytes_max, worker.home._rows_open_max = LEDGER_BYTES, 2 * DEVICES
+        return worker
 
-
-def make_worker(folder: Path, durability: str, stream: io.StringIO | None = None, **vendors: Any) -> Worker:
-    (folder / "app.secret").write_bytes(SECRET)
-    app = {"key": "shop", "secrets": [{"file": str(folder / "app.secret")}], "durability": durability}
-    table: dict[str, Any] = {
-        "gateway": {"data_dir": str(folder / "data"), "drain_s": 2.0},
-        "dev": {"clock": True},
-        "rpc": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
-        "operator": {"socket": str(folder / "operator.sock")},
-        "http": {"address": "tcp://127.0.0.1:0"},
-        "long_link": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
-        "devices": {"devices_max": 1000, "token_bytes_max": 1_000_000},
-        "store": {"data_dir": str(folder / "store"), "shard_groups": 1},
-        "apps": [app | vendors],
-    }
-    (folder / "gateway.toml").write_text(to_toml(table))
-    config = load(str(folder / "gateway.toml"))
-    config.gateway.data_dir.mkdir(exist_ok=True)
-    worker = Worker(config, log=Log(stream=stream or io.StringIO()))
-    # Smaller than a configuration may have it.
-    worker.home._ledger_bytes_max, worker.home._rows_open_max = LEDGER_BYTES, 2 * DEVICES
-    return worker
+    return make
 
 
 @contextlib.asynccontextmanager
@@ -118,10 +102,10 @@ async def until_away(worker: Worker, pages: int) -> None:
 
 @pytest.mark.parametrize("durability", ["disk", "memory"])
 async def test_pages_of_held_rows_leave_memory_and_come_back_when_they_are_needed(
-    folder: Path, durability: str
+    make_worker: Callable[..., Worker], folder: Path, durability: str
 ) -> None:
     ids = [number.to_bytes(16, "big") for number in range(1, DEVICES + 1)]
-    worker = make_worker(folder, durability)
+    worker = make_worker(durability)
     tasks: list[bytes] = []
     async with serving(worker) as (client, port):
         await client.register_devices([DeviceState(device_id=one) for one in ids])
@@ -159,7 +143,7 @@ async def test_pages_of_held_rows_leave_memory_and_come_back_when_they_are_neede
             # With a journal nothing need be written that has changed since.
             await worker.stores.flush()
     # After a start: nothing of these pages is read before somebody needs it.
-    worker = make_worker(folder, durability)
+    worker = make_worker(durability)
     async with serving(worker) as (client, port):
         left = TASKS - 4
         assert worker.home.rows_open == left * (DEVICES - 1)
@@ -192,9 +176,9 @@ async def until(is_so: Any) -> None:
             await trio.sleep(0.01)
 
 
-async def test_a_batch_stays_in_the_journal_until_the_archive_has_its_page(folder: Path) -> None:
+async def test_a_batch_stays_in_the_journal_until_the_archive_has_its_page(make_worker: Callable[..., Worker]) -> None:
     """What became of its rows survives whatever of both writes a crash finds done."""
-    worker = make_worker(folder, "disk")
+    worker = make_worker("disk")
     assert worker.disk is not None
     (archive,) = worker.stores._archives
     content = Variant(title="t", body="b", strategy=2)
@@ -210,7 +194,7 @@ async def test_a_batch_stays_in_the_journal_until_the_archive_has_its_page(folde
         assert worker.disk.journal.statistics().records == 3
         reasons = (await client.task_state(unsaved.task_id)).reasons
         assert reasons == {"no_channel": 1, "unknown_device": 1}
-    worker = make_worker(folder, "disk")
+    worker = make_worker("disk")
     assert worker.disk is not None
     # Now the other half: the archive gets the page, and the journal cannot let its batch go.
     worker.disk.journal.release = refuse  # type: ignore[method-assign]
@@ -219,7 +203,7 @@ async def test_a_batch_stays_in_the_journal_until_the_archive_has_its_page(folde
         assert (await client.task_state(unsaved.task_id)).reasons == reasons
         await until(lambda: not worker.stores.ledger.unsaved_pages)  # type: ignore[union-attr]
         hops = (await client.trace(task_id=unsaved.task_id, device_id=bytes([9]) * 16)).hops
-    worker = make_worker(folder, "disk")
+    worker = make_worker("disk")
     async with serving(worker) as (client, _):
         assert list(worker.home.pages()) == []
         assert worker.metrics.rows_recovered.value("final") == 2
@@ -233,10 +217,12 @@ async def test_a_batch_stays_in_the_journal_until_the_archive_has_its_page(folde
 
 
 @pytest.mark.parametrize("durability", ["disk", "memory"])
-async def test_a_held_row_that_was_with_its_device_at_a_crash_is_uncertain(folder: Path, durability: str) -> None:
+async def test_a_held_row_that_was_with_its_device_at_a_crash_is_uncertain(
+    make_worker: Callable[..., Worker], durability: str
+) -> None:
     """Its batch had left the journal. With one the row goes again, and says so; without, nobody knows."""
     device_id, other = bytes([7]) * 16, bytes([8]) * 16
-    worker = make_worker(folder, durability)
+    worker = make_worker(durability)
     async with serving(worker) as (client, port):
         await client.register_devices([DeviceState(device_id=one) for one in (device_id, other)])
         done = await client.submit(Variant(title="only", body="b"), [device_id, other])
@@ -255,7 +241,7 @@ async def test_a_held_row_that_was_with_its_device_at_a_crash_is_uncertain(folde
         assert await received(port, device_id, 1, silent) == [b"only"]
         assert worker.rows_open()["in_flight"] == 1
     await silent[0].aclose()
-    worker = make_worker(folder, durability)
+    worker = make_worker(durability)
     async with serving(worker) as (client, port):
         if durability == "disk":
             assert worker.metrics.rows_recovered.value("resent") == 1
@@ -267,10 +253,12 @@ async def test_a_held_row_that_was_with_its_device_at_a_crash_is_uncertain(folde
         assert worker.home.rows_not_conserved() == 0
 
 
-async def test_receipts_for_unknown_erased_and_final_rows_change_nothing_but_what_they_may(folder: Path) -> None:
+async def test_receipts_for_unknown_erased_and_final_rows_change_nothing_but_what_they_may(
+    make_worker: Callable[..., Worker],
+) -> None:
     """From a device, about rows in memory, in the archive, and of nobody."""
     device_id = bytes([7]) * 16
-    worker = make_worker(folder, "disk")
+    worker = make_worker("disk")
     async with serving(worker) as (client, port):
         await client.register_devices([DeviceState(device_id=device_id)])
         done = await client.submit(Variant(title="only", body="b"), [device_id, bytes([9]) * 16])
@@ -303,10 +291,10 @@ async def test_receipts_for_unknown_erased_and_final_rows_change_nothing_but_wha
         assert worker.home.rows_not_conserved() == 0
 
 
-async def test_what_a_device_was_acknowledged_is_there_after_a_crash(folder: Path) -> None:
+async def test_what_a_device_was_acknowledged_is_there_after_a_crash(make_worker: Callable[..., Worker]) -> None:
     """Reports of rows in memory and in the archive, and a change of its registration."""
     device_id = bytes([7]) * 16
-    worker = make_worker(folder, "disk")
+    worker = make_worker("disk")
     async with serving(worker) as (client, port):
         await client.register_devices([DeviceState(device_id=device_id)])
         tasks = [await client.submit(Variant(title=title, body="b"), [device_id]) for title in ("first", "second")]
@@ -324,7 +312,7 @@ async def test_what_a_device_was_acknowledged_is_there_after_a_crash(folder: Pat
         await report(port, device_id, "clicked", ids)
         await report(port, device_id, "tags", [], said={"add": ["night"]})
     # No archive was told of it, only the journal and the registry.
-    worker = make_worker(folder, "disk")
+    worker = make_worker("disk")
     async with serving(worker) as (client, _):
         for done in tasks:
             await until_receipts(client, done.task_id, {"clicked": 1})
@@ -401,6 +389,7 @@ def archived_pages(folder: Path) -> list[bytes]:
 
 
 async def test_pages_and_logs_hold_no_tokens_and_no_phone_numbers_and_the_journal_only_while_rows_are_open(
+    make_worker: Callable[..., Worker],
     folder: Path,
 ) -> None:
     """Numbers as targets, as what a fallback names, and as the token of a device."""
@@ -409,7 +398,7 @@ async def test_pages_and_logs_hold_no_tokens_and_no_phone_numbers_and_the_journa
     texts = [number.encode() for number in numbers]
     ids = [bytes([n]) * 16 for n in range(1, 7)]
     log = io.StringIO()
-    worker = make_worker(folder, "disk", log, aliyun_sms=sms)
+    worker = make_worker("disk", log, aliyun_sms=sms)
     async with serving(worker) as (client, port):
         states = [DeviceState(device_id=one) for one in ids]
         states[5] = DeviceState(device_id=ids[5], channel="aliyun_sms", token=numbers[8])
@@ -439,7 +428,7 @@ async def test_pages_and_logs_hold_no_tokens_and_no_phone_numbers_and_the_journa
     assert any(b"second" in page for page in pages)
     assert log.getvalue()
     assert not any(text in log.getvalue().encode() for text in texts)
-    worker = make_worker(folder, "disk", aliyun_sms=sms)
+    worker = make_worker("disk", aliyun_sms=sms)
     async with serving(worker) as (client, port):
         assert await received(port, ids[1], 1) == [b"second"]
         await until_states(client, named.task_id, {"device_acked": 2})
@@ -450,9 +439,11 @@ async def test_pages_and_logs_hold_no_tokens_and_no_phone_numbers_and_the_journa
         assert worker.metrics.refusals.value("uplink.not_the_target") == 4
 
 
-async def test_a_stop_of_an_app_in_memory_outlives_the_process_where_its_pages_do(folder: Path) -> None:
+async def test_a_stop_of_an_app_in_memory_outlives_the_process_where_its_pages_do(
+    make_worker: Callable[..., Worker], folder: Path
+) -> None:
     device_id = bytes([7]) * 16
-    worker = make_worker(folder, "memory")
+    worker = make_worker("memory")
     async with serving(worker) as (client, _):
         await client.register_devices([DeviceState(device_id=device_id)])
         done = await client.submit(Variant("t", "b"), [device_id])
@@ -461,7 +452,7 @@ async def test_a_stop_of_an_app_in_memory_outlives_the_process_where_its_pages_d
         async with open_trio_client(f"unix://{folder / 'operator.sock'}", role="operator", timeout_s=60.0) as operator:
             files = (await operator.backup(str(folder / "copy"))).files
         assert [name for name in files if name.startswith("stopped/0000/")]
-    worker = make_worker(folder, "memory")
+    worker = make_worker("memory")
     async with serving(worker) as (client, port):
         with pytest.raises(CallFailed, match="was stopped"):
             await client.submit(Variant("t", "b"), [device_id], task_id=done.task_id)
@@ -470,8 +461,10 @@ async def test_a_stop_of_an_app_in_memory_outlives_the_process_where_its_pages_d
         assert worker.home.rows_not_conserved() == 0
 
 
-async def test_more_rows_are_queued_than_memory_has_room_for_their_texts(folder: Path) -> None:
-    worker = make_worker(folder, "disk", aliyun_sms=dead_vendor(folder))
+async def test_more_rows_are_queued_than_memory_has_room_for_their_texts(
+    make_worker: Callable[..., Worker], folder: Path
+) -> None:
+    worker = make_worker("disk", aliyun_sms=dead_vendor(folder))
     worker.home._rows_open_max, n = 20_000, 1500
     worker.home._ledger_bytes_max = 2 * 100 * n
     async with serving(worker) as (client, _):
@@ -485,9 +478,9 @@ async def test_more_rows_are_queued_than_memory_has_room_for_their_texts(folder:
         assert worker.metrics.store_bytes.value("spill") > 0
 
 
-async def test_a_backup_has_what_is_in_the_journal_alone(folder: Path) -> None:
+async def test_a_backup_has_what_is_in_the_journal_alone(make_worker: Callable[..., Worker], folder: Path) -> None:
     away, online = bytes([7]) * 16, bytes([8]) * 16
-    worker = make_worker(folder, "disk")
+    worker = make_worker("disk")
     async with serving(worker) as (client, port):
         await client.register_devices([DeviceState(device_id=one) for one in (away, online)])
         held = await client.submit(Variant(title="held", body="b"), [away], request_id="one")
@@ -512,7 +505,7 @@ async def test_a_backup_has_what_is_in_the_journal_alone(folder: Path) -> None:
     shutil.rmtree(config.store.data_dir)
     shutil.rmtree(config.gateway.data_dir / "journal")
     restore(folder, worker)
-    worker = make_worker(folder, "disk")
+    worker = make_worker("disk")
     async with serving(worker) as (client, port):
         assert worker.metrics.rows_recovered.value("resent") == 1
         await until_states(client, held.task_id, {"held": 1})

@@ -6,8 +6,7 @@ import contextlib
 import io
 import json
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from gateway.__main__ import main
 from gateway.app import Ready, Worker, load
 from gateway.app_stores import files_elsewhere
 from gateway.app_stores_ready import make_stores_ready
-from gateway.cli.toml_text import to_toml
 from gateway.client.errors import CallFailed
 from gateway.client.loss_calls import LossOf
 from gateway.client.requests import DeviceState
 from gateway.client.trio_client import TrioClient, open_trio_client
+from gateway.config import Config
 from gateway.content import Variant
 from gateway.errors import StoreCorrupt, StoreError, StoreInUse
 from gateway.observe.log import Log
@@ -36,32 +35,14 @@ SECRET = b"the secret of the shop"
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    # Short, because socket paths are: pytest's own directories can be too long for them.
-    name = tempfile.mkdtemp(prefix="pg-")
-    yield Path(name)
-    shutil.rmtree(name, ignore_errors=True)
+def make_worker(make_config: Callable[..., Config], folder: Path) -> Callable[..., Worker]:
+    def make(*, lines: io.StringIO | None = None, keeps: bool = True) -> Worker:
+        """keeps: with a store folder."""
+        store = {"data_dir": str(folder / "store")} if keeps else {}
+        config = make_config(app={"ttl_s_max": 259_200}, store=store | {"shard_groups": 2})
+        return Worker(config, log=Log(stream=lines or io.StringIO()))
 
-
-def make_worker(folder: Path, *, lines: io.StringIO | None = None, keeps: bool = True) -> Worker:
-    """keeps: with a store folder."""
-    (folder / "app.secret").write_bytes(SECRET)
-    table: dict[str, Any] = {
-        "gateway": {"data_dir": str(folder / "data"), "drain_s": 2.0},
-        "rpc": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
-        "operator": {"socket": str(folder / "operator.sock")},
-        "http": {"address": "tcp://127.0.0.1:0"},
-        "long_link": {"listeners": [{"address": "tcp://127.0.0.1:0"}]},
-        "devices": {"devices_max": 1000, "token_bytes_max": 1_000_000},
-        "store": {"data_dir": str(folder / "store"), "shard_groups": 2},
-        "apps": [{"key": "shop", "secrets": [{"file": str(folder / "app.secret")}], "ttl_s_max": 259_200}],
-    }
-    if not keeps:
-        del table["store"]["data_dir"]
-    (folder / "gateway.toml").write_text(to_toml(table))
-    config = load(str(folder / "gateway.toml"))
-    config.gateway.data_dir.mkdir(exist_ok=True)
-    return Worker(config, log=Log(stream=lines or io.StringIO()))
+    return make
 
 
 @contextlib.asynccontextmanager
@@ -91,13 +72,15 @@ async def serving(worker: Worker, *, is_killed: bool = False) -> AsyncIterator[T
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-async def test_a_registered_device_is_known_after_a_restart(folder: Path, is_killed: bool) -> None:
+async def test_a_registered_device_is_known_after_a_restart(
+    make_worker: Callable[..., Worker], is_killed: bool
+) -> None:
     device_id = bytes([7]) * 16
-    async with serving(make_worker(folder), is_killed=is_killed) as client:
+    async with serving(make_worker(), is_killed=is_killed) as client:
         done = await client.register_devices([DeviceState(device_id=device_id, alias="ann", tags=("vip", "east"))])
         assert done.registered == 1
         before = await client.device(device_id=device_id)
-    async with serving(make_worker(folder)) as client:
+    async with serving(make_worker()) as client:
         after = await client.device(device_id=device_id)
         assert after.facts == before.facts
         assert (after.facts["alias"], after.facts["tags"]) == ("ann", ["vip", "east"])
@@ -105,9 +88,9 @@ async def test_a_registered_device_is_known_after_a_restart(folder: Path, is_kil
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-async def test_a_message_is_traced_after_a_restart(folder: Path, is_killed: bool) -> None:
+async def test_a_message_is_traced_after_a_restart(make_worker: Callable[..., Worker], is_killed: bool) -> None:
     device_id = bytes([7]) * 16
-    async with serving(make_worker(folder), is_killed=is_killed) as client:
+    async with serving(make_worker(), is_killed=is_killed) as client:
         await client.register_devices([DeviceState(device_id=device_id)])
         done = await client.submit(Variant(title="t", body="b", strategy=2, plan_id="spring"), [device_id])
         before = await client.trace(task_id=done.task_id, device_id=device_id)
@@ -116,7 +99,7 @@ async def test_a_message_is_traced_after_a_restart(folder: Path, is_killed: bool
         assert [[line.cause for line in one.losses] for one in lost] == [["no_channel"]] * 3
         # Nothing waits for the archive but the test: a moment is enough.
         await trio.sleep(0.3)
-    async with serving(make_worker(folder)) as client:
+    async with serving(make_worker()) as client:
         after = await client.trace(task_id=done.task_id, device_id=device_id)
         assert (after.message_id, after.hops) == (before.message_id, before.hops)
         assert (await client.trace(message_id=before.message_id)).hops == before.hops
@@ -128,11 +111,11 @@ async def test_a_message_is_traced_after_a_restart(folder: Path, is_killed: bool
         assert again.task_id != done.task_id
 
 
-async def test_apps_that_changed_their_order_are_refused(folder: Path) -> None:
-    make_worker(folder).stores.close()
+async def test_apps_that_changed_their_order_are_refused(make_worker: Callable[..., Worker], folder: Path) -> None:
+    make_worker().stores.close()
     (folder / "store" / "apps.json").write_text('["bank", "shop"]')
     with pytest.raises(StoreError, match="apps were bank, shop; the configuration has shop: keep their order"):
-        make_worker(folder)
+        make_worker()
 
 
 def operator(folder: Path) -> AbstractAsyncContextManager[TrioClient]:
@@ -153,27 +136,27 @@ async def waiting(folder: Path, client: TrioClient, device_ids: list[bytes]) -> 
 
 @pytest.mark.parametrize("is_killed", [False, True])
 async def test_what_waited_when_a_process_died_bears_the_mark_that_it_may_come_twice(
-    folder: Path, is_killed: bool
+    make_worker: Callable[..., Worker], folder: Path, is_killed: bool
 ) -> None:
     """The inbox of an app in memory learns of a delivery a moment after it; nothing else says whether it was made."""
     mark = clean_mark(folder / "store", 0)
-    worker = make_worker(folder)
+    worker = make_worker()
     async with serving(worker, is_killed=is_killed) as client:
         assert not mark.exists()
         assert worker.inbox.doubtful_until_unix_ms == 0
         await client.register_devices([DeviceState(device_id=bytes([7]) * 16)])
         await waiting(folder, client, [bytes([7]) * 16])
     assert mark.exists() is not is_killed
-    worker = make_worker(folder)
+    worker = make_worker()
     async with serving(worker) as client:
         assert (worker.inbox.doubtful_until_unix_ms > 0) is is_killed
 
 
 @pytest.mark.parametrize(("ended", "doubtful"), [((0, 1), False), ((0,), True), ((), True)])
 async def test_another_number_of_workers_makes_all_rows_doubtful_where_one_died(
-    folder: Path, ended: tuple[int, ...], doubtful: bool
+    make_worker: Callable[..., Worker], folder: Path, ended: tuple[int, ...], doubtful: bool
 ) -> None:
-    worker = make_worker(folder)
+    worker = make_worker()
     worker.stores.close()
     (folder / "store" / "workers").write_text("2\n")
     for number in ended:
@@ -184,9 +167,11 @@ async def test_another_number_of_workers_makes_all_rows_doubtful_where_one_died(
 
 
 @pytest.mark.parametrize("name", ["registry/group-001.db", "inbox.db", "ledger.db"])
-async def test_a_database_that_is_gone_at_a_start_is_named_and_not_made_anew(folder: Path, name: str) -> None:
+async def test_a_database_that_is_gone_at_a_start_is_named_and_not_made_anew(
+    make_worker: Callable[..., Worker], folder: Path, name: str
+) -> None:
     """Else what it held would be lost without a word: rows that wait for a device without their page, devices."""
-    worker = make_worker(folder)
+    worker = make_worker()
     worker.stores.close()
     config = load(str(folder / "gateway.toml"))
     make_stores_ready(config)
@@ -197,12 +182,14 @@ async def test_a_database_that_is_gone_at_a_start_is_named_and_not_made_anew(fol
     # As it says.
     path.touch()
     make_stores_ready(config)
-    make_worker(folder).stores.close()
+    make_worker().stores.close()
 
 
-async def test_stored_rows_are_counted_listed_and_purged_by_device_task_and_age(folder: Path) -> None:
+async def test_stored_rows_are_counted_listed_and_purged_by_device_task_and_age(
+    make_worker: Callable[..., Worker], folder: Path
+) -> None:
     ids = [bytes([number]) * 16 for number in range(1, 5)]
-    async with serving(make_worker(folder)) as client, operator(folder) as asking:
+    async with serving(make_worker()) as client, operator(folder) as asking:
         await client.register_devices([DeviceState(device_id=one) for one in ids])
         first, second = await waiting(folder, client, ids[:3]), await waiting(folder, client, ids[2:])
         found = await asking.stored_rows(app_key="shop")
@@ -220,10 +207,12 @@ async def test_stored_rows_are_counted_listed_and_purged_by_device_task_and_age(
             await asking.stored_rows(app_key="bank")
 
 
-async def test_an_erased_device_is_gone_everywhere_and_the_log_says_so(folder: Path) -> None:
+async def test_an_erased_device_is_gone_everywhere_and_the_log_says_so(
+    make_worker: Callable[..., Worker], folder: Path
+) -> None:
     ids = [bytes([number]) * 16 for number in range(1, 4)]
     lines = io.StringIO()
-    worker = make_worker(folder, lines=lines)
+    worker = make_worker(lines=lines)
     async with serving(worker) as client:
         await client.register_devices([DeviceState(device_id=one, alias=f"user {one[0]}") for one in ids])
         task = await waiting(folder, client, ids)
@@ -237,13 +226,15 @@ async def test_an_erased_device_is_gone_everywhere_and_the_log_says_so(folder: P
     (line,) = [json.loads(line) for line in lines.getvalue().splitlines() if "devices erased" in line]
     assert (line["app"], line["devices"], line["stored_rows"]) == ("shop", 1, 1)
     assert ids[0].hex() not in lines.getvalue()
-    async with serving(make_worker(folder)) as client:
+    async with serving(make_worker()) as client:
         with pytest.raises(CallFailed, match="has no device of id"):
             await client.device(device_id=ids[0])
         assert (await client.device(device_id=ids[1])).facts["alias"] == "user 2"
 
 
-async def test_a_blocked_device_gets_nothing_until_it_is_unblocked_also_after_a_restart(folder: Path) -> None:
+async def test_a_blocked_device_gets_nothing_until_it_is_unblocked_also_after_a_restart(
+    make_worker: Callable[..., Worker],
+) -> None:
     ids = [bytes([1]) * 16, bytes([2]) * 16]
 
     async def reasons(client: TrioClient) -> dict[str, int]:
@@ -253,21 +244,23 @@ async def test_a_blocked_device_gets_nothing_until_it_is_unblocked_also_after_a_
                 await trio.sleep(0.02)
         return counts.reasons
 
-    async with serving(make_worker(folder)) as client:
+    async with serving(make_worker()) as client:
         await client.register_devices([DeviceState(device_id=one) for one in ids])
         assert (await client.block_devices([ids[0], bytes([9]) * 16])).known == 1
         assert await reasons(client) == {"device_blocked": 1, "no_channel": 1}
-    async with serving(make_worker(folder)) as client:
+    async with serving(make_worker()) as client:
         await client.register_devices([DeviceState(device_id=one) for one in ids])
         assert await reasons(client) == {"device_blocked": 1, "no_channel": 1}
         await client.block_devices([ids[0]], blocked=False)
         assert await reasons(client) == {"no_channel": 2}
 
 
-async def test_a_backup_of_a_running_gateway_is_restored_and_recounted(folder: Path) -> None:
+async def test_a_backup_of_a_running_gateway_is_restored_and_recounted(
+    make_worker: Callable[..., Worker], folder: Path
+) -> None:
     ids = [bytes([number]) * 16 for number in range(1, 6)]
     copy = folder / "copy"
-    worker = make_worker(folder)
+    worker = make_worker()
     config = worker.config
     async with serving(worker) as client, operator(folder) as asking:
         await client.register_devices([DeviceState(device_id=one, tags=("vip",)) for one in ids[:4]])
@@ -287,7 +280,7 @@ async def test_a_backup_of_a_running_gateway_is_restored_and_recounted(folder: P
     shutil.rmtree(folder / "store")
     (folder / "data" / "message_id.secret").unlink()
     backup.restore(copy, folder / "store", others=files_elsewhere(config))
-    worker = make_worker(folder)
+    worker = make_worker()
     assert len(worker.inbox_store) == 3
     async with serving(worker) as client:
         for one in ids[:4]:
@@ -310,22 +303,22 @@ def test_a_backup_that_is_not_whole_is_refused(folder: Path) -> None:
     assert not (folder / "store").exists()
 
 
-async def test_a_second_gateway_on_the_same_store_is_refused(folder: Path) -> None:
-    async with serving(make_worker(folder)):
+async def test_a_second_gateway_on_the_same_store_is_refused(make_worker: Callable[..., Worker]) -> None:
+    async with serving(make_worker()):
         with pytest.raises(StoreInUse, match=r"group-000\.db"):
-            make_worker(folder)
+            make_worker()
 
 
-async def test_without_a_store_folder_nothing_is_written(folder: Path) -> None:
-    async with serving(make_worker(folder, keeps=False)) as client, operator(folder) as asking:
+async def test_without_a_store_folder_nothing_is_written(make_worker: Callable[..., Worker], folder: Path) -> None:
+    async with serving(make_worker(keeps=False)) as client, operator(folder) as asking:
         await client.register_devices([DeviceState(device_id=bytes([7]) * 16)])
         with pytest.raises(CallFailed, match="nothing is on the disk"):
             await asking.backup(str(folder / "copy"))
     assert not (folder / "store").exists()
 
 
-async def test_a_message_may_not_wait_longer_than_its_apps_tier_allows(folder: Path) -> None:
-    async with serving(make_worker(folder)) as client:
+async def test_a_message_may_not_wait_longer_than_its_apps_tier_allows(make_worker: Callable[..., Worker]) -> None:
+    async with serving(make_worker()) as client:
         contents = [Variant(title="t", body="b", ttl_s=259_200), Variant(title="t", body="b", ttl_s=259_201)]
         done = await client.submit(contents, [bytes([1]) * 16, bytes([2]) * 16], index=[0, 1])
         assert done.accepted == 1
@@ -334,7 +327,9 @@ async def test_a_message_may_not_wait_longer_than_its_apps_tier_allows(folder: P
         assert text.endswith("ttl_s is 259201, limit 259200 (apps.ttl_s_max)")
 
 
-async def test_the_command_line_lists_purges_and_backs_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_command_line_lists_purges_and_backs_up(
+    make_worker: Callable[..., Worker], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     device_id = bytes([5]) * 16
 
     async def pushgw(*arguments: str) -> dict[str, Any]:
@@ -344,7 +339,7 @@ async def test_the_command_line_lists_purges_and_backs_up(folder: Path, capsys: 
         return found
 
     asking = ("--address", f"unix://{folder / 'operator.sock'}", "--json")
-    async with serving(make_worker(folder)) as client:
+    async with serving(make_worker()) as client:
         await client.register_devices([DeviceState(device_id=device_id)])
         await waiting(folder, client, [device_id])
         found = await pushgw("inbox", "list", "--app", "shop", *asking)
@@ -354,6 +349,6 @@ async def test_the_command_line_lists_purges_and_backs_up(folder: Path, capsys: 
     shutil.rmtree(folder / "store")
     done = await pushgw("restore", str(folder / "copy"), "--config", str(folder / "gateway.toml"), "--json")
     assert done["bytes"] > 0
-    worker = make_worker(folder)
+    worker = make_worker()
     assert len(worker.inbox_store) == 1
     worker.stores.close()

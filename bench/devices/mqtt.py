@@ -58,12 +58,12 @@ def connect(client_id: str, user: str, password: str, keepalive_s: int) -> bytes
     """3.1: CONNECT with clean session, user name and password."""
     flags = 0x80 | 0x40 | 0x02
     body = b"\x00\x04MQTT\x04" + bytes([flags]) + struct.pack(">H", keepalive_s)
-    return _packet(0x10, body + _text(client_id) + _text(user) + _text(password))
+    return framed(0x10, body + _text(client_id) + _text(user) + _text(password))
 
 
 def subscribe(packet_id: int, topic_filter: str, qos: int) -> bytes:
     """3.8: SUBSCRIBE to one filter."""
-    return _packet(0x82, struct.pack(">H", packet_id) + _text(topic_filter) + bytes([qos]))
+    return framed(0x82, struct.pack(">H", packet_id) + _text(topic_filter) + bytes([qos]))
 
 
 def puback(packet_id: int) -> bytes:
@@ -150,14 +150,19 @@ def _publish(flags: int, body: bytes) -> Publish:
     return Publish(topic, body[end:], qos, packet_id, bool(flags & 8), bool(flags & 1))
 
 
-def _text(text: str) -> bytes:
-    data = text.encode()
+def field(data: bytes) -> bytes:
+    """1.5.3: a text, or binary data, behind its length."""
     if len(data) > 65_535:
-        raise ValueError(f"text is {len(data)} bytes, limit 65535 (MQTT 1.5.3)")
+        raise ValueError(f"field is {len(data)} bytes, limit 65535 (MQTT 1.5.3)")
     return struct.pack(">H", len(data)) + data
 
 
-def _packet(first: int, body: bytes) -> bytes:
+def _text(text: str) -> bytes:
+    return field(text.encode())
+
+
+def framed(first: int, body: bytes) -> bytes:
+    """2.2: type and flags, then the remaining length digit by digit, then the body."""
     length = len(body)
     encoded = bytearray([first])
     while True:

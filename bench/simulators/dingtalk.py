@@ -28,7 +28,7 @@ from bench.simulators.push_api import (
     PushApi,
     PushSection,
     Refused,
-    as_number,
+    errcode_answer,
     form_of,
     json_answer,
     media_type_of,
@@ -36,7 +36,6 @@ from bench.simulators.push_api import (
     new_id,
     path_of,
     query_of,
-    refused_answer,
 )
 from bench.simulators.rate import DeviceWindow
 from bench.simulators.received import target_of
@@ -116,13 +115,7 @@ class Dingtalk(PushApi):
 
     def refusal(self, refused: Refused, request: Request) -> Answer:
         """`errcode` and `errmsg`."""
-        words = TEXTS.get(refused.code, "error")
-        body = {
-            "errcode": as_number(refused.code),
-            "errmsg": f"{words}, {refused.why}",
-            "request_id": secrets.token_hex(6),
-        }
-        return refused_answer(refused, body)
+        return errcode_answer(refused, TEXTS, request_id=secrets.token_hex(6))
 
     def answer_call(self, request: Request) -> Answer:
         """A token, a notice, or its result."""

@@ -382,6 +382,12 @@ def as_number(code: str) -> int | str:
     return int(code) if re.fullmatch(r"-?[0-9]{1,9}", code) else code
 
 
+def errcode_answer(refused: Refused, texts: Mapping[str, str], **more: str) -> Answer:
+    """A refusal as WeCom's and DingTalk's APIs word it: `errcode`, and `errmsg` with the words for it and why."""
+    words = texts.get(refused.code, "error")
+    return refused_answer(refused, {"errcode": as_number(refused.code), "errmsg": f"{words}, {refused.why}", **more})
+
+
 def retry_after(refused: Refused) -> tuple[Header, ...]:
     """The header that a fault may ask for."""
     return () if refused.retry_after_s is None else ((b"retry-after", b"%d" % refused.retry_after_s),)

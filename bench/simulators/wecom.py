@@ -25,12 +25,11 @@ from bench.simulators.push_api import (
     PushApi,
     PushSection,
     Refused,
-    as_number,
+    errcode_answer,
     json_answer,
     message_id_of_url,
     path_of,
     query_of,
-    refused_answer,
 )
 from bench.simulators.rate import DeviceWindow
 from bench.simulators.received import target_of
@@ -123,8 +122,7 @@ class Wecom(PushApi):
 
     def refusal(self, refused: Refused, request: Request) -> Answer:
         """`errcode` and `errmsg`."""
-        words = TEXTS.get(refused.code, "error")
-        return refused_answer(refused, {"errcode": as_number(refused.code), "errmsg": f"{words}, {refused.why}"})
+        return errcode_answer(refused, TEXTS)
 
     def answer_call(self, request: Request) -> Answer:
         """A token, or a message to persons."""

@@ -21,12 +21,11 @@ from bench.simulators.push_api import (
     PushApi,
     PushSection,
     Refused,
-    as_number,
+    errcode_answer,
     json_answer,
     message_id_of_url,
     path_of,
     query_of,
-    refused_answer,
 )
 from bench.simulators.rate import DeviceWindow
 
@@ -96,8 +95,7 @@ class WecomRobot(PushApi):
 
     def refusal(self, refused: Refused, request: Request) -> Answer:
         """`errcode` and `errmsg`."""
-        words = TEXTS.get(refused.code, "error")
-        return refused_answer(refused, {"errcode": as_number(refused.code), "errmsg": f"{words}, {refused.why}"})
+        return errcode_answer(refused, TEXTS)
 
     def answer_call(self, request: Request) -> Answer:
         """A message of a robot."""

@@ -13,7 +13,6 @@ Fields that were added stand last and have defaults: records of an earlier versi
 
 from __future__ import annotations
 
-import struct
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -23,11 +22,11 @@ from msgspec.structs import replace
 
 from gateway.columns import U8
 from gateway.content import Variant
+from gateway.store.headed import headed_record, read_header
 from gateway.store.ports import AUDIENCE_RECORD, REACHED_RECORD, JournalRecord
 
 #: Ids of one record: a megabyte.
 IDS_MAX = 65_536
-_LENGTH = struct.Struct("<I")
 _ID_BYTES = 16
 Count = Annotated[int, Meta(ge=0)]
 
@@ -89,7 +88,7 @@ def encode_audience(
     for first in range(0, len(ids), IDS_MAX):
         header = _ENCODER.encode(replace(heading, first=first))
         part = np.ascontiguousarray(ids[first : first + IDS_MAX]).reshape(-1).data
-        records.append(JournalRecord(AUDIENCE_RECORD, (_LENGTH.pack(len(header)), header, part)))
+        records.append(headed_record(AUDIENCE_RECORD, header, part))
     return records
 
 
@@ -98,7 +97,7 @@ def encode_walk(
 ) -> JournalRecord:
     """The record of an audience that is a walk over the registered devices."""
     header = _ENCODER.encode(replace(_heading(task_id, app_key, variant, rows_per_s, devices), walk=walk))
-    return JournalRecord(AUDIENCE_RECORD, (_LENGTH.pack(len(header)), header))
+    return headed_record(AUDIENCE_RECORD, header)
 
 
 def _heading(task_id: bytes, app_key: str, variant: Variant, rows_per_s: float | None, total: int) -> _Header:
@@ -108,15 +107,7 @@ def _heading(task_id: bytes, app_key: str, variant: Variant, rows_per_s: float |
 
 def decode_audience(payload: bytes | memoryview) -> AudiencePart:
     """Raises ValueError for a payload that `encode_audience` did not make."""
-    view = memoryview(payload)
-    if len(view) < _LENGTH.size:
-        raise ValueError(f"audience record is {len(view)} bytes, expected a header length")
-    (size,) = _LENGTH.unpack_from(view)
-    at = _LENGTH.size + size
-    try:
-        header = _HEADERS.decode(view[_LENGTH.size : at])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"audience record: {error}") from error
+    view, header, at = read_header(payload, _HEADERS, "audience record")
     ids = np.frombuffer(view[at:], np.uint8)
     if len(ids) % _ID_BYTES:
         raise ValueError(f"audience record has {len(ids)} bytes of ids")

@@ -10,7 +10,6 @@ journal is how late it was at least when the process ended, whatever the wall cl
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
@@ -19,9 +18,8 @@ import numpy as np
 
 from gateway.ledger import State
 from gateway.marks import RowMarks
+from gateway.store.headed import headed_record, read_header
 from gateway.store.ports import COUNT_RECORD, MARKS_RECORD, MOVED_RECORD, JournalRecord
-
-_LENGTH = struct.Struct("<I")
 
 
 class _Header(msgspec.Struct, array_like=True):
@@ -61,22 +59,12 @@ def encode_marks(unix_ms: int, marks: Sequence[RowMarks]) -> JournalRecord:
     header = _ENCODER.encode(_Header(unix_ms, [mark.sequence for mark in marks], [len(mark.rows) for mark in marks]))
     columns = [np.concatenate([mark[which] for mark in marks]) for which in range(1, 6)]
     columns[0] = columns[0].astype("<u2", copy=False)
-    return JournalRecord(
-        MARKS_RECORD, (_LENGTH.pack(len(header)), header, *(column.view(np.uint8).data for column in columns))
-    )
+    return headed_record(MARKS_RECORD, header, *(column.view(np.uint8).data for column in columns))
 
 
 def decode_marks(payload: bytes | memoryview) -> Marks:
     """The marks of a record's payload. Raises ValueError for a payload that `encode_marks` did not make."""
-    view = memoryview(payload)
-    if len(view) < _LENGTH.size:
-        raise ValueError(f"marks record is {len(view)} bytes, expected a header length")
-    (size,) = _LENGTH.unpack_from(view)
-    at = _LENGTH.size + size
-    try:
-        header = _HEADERS.decode(view[_LENGTH.size : at])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"marks record: {error}") from error
+    view, header, at = read_header(payload, _HEADERS, "marks record")
     n = sum(header.counts)
     if len(header.sequences) != len(header.counts) or len(view) != at + 6 * n:
         raise ValueError(f"marks record is {len(view)} bytes, expected {at + 6 * n} for {n} rows")

@@ -8,7 +8,6 @@ then two of uint8. unix_ms and sequences name the batches.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -16,9 +15,9 @@ import msgspec
 import numpy as np
 
 from gateway.page_history import RowNotes
+from gateway.store.headed import headed_record, read_header
 from gateway.store.ports import RECEIPTS_RECORD, JournalRecord
 
-_LENGTH = struct.Struct("<I")
 _BYTES_PER_ENTRY = 8
 
 
@@ -43,22 +42,12 @@ def encode_receipts(notes: Sequence[RowNotes]) -> JournalRecord:
         np.concatenate([one.kinds for one in notes]),
         np.concatenate([one.channels for one in notes]),
     )
-    return JournalRecord(
-        RECEIPTS_RECORD, (_LENGTH.pack(len(header)), header, *(column.view(np.uint8).data for column in columns))
-    )
+    return headed_record(RECEIPTS_RECORD, header, *(column.view(np.uint8).data for column in columns))
 
 
 def decode_receipts(payload: bytes | memoryview) -> list[RowNotes]:
     """The notes of a record's payload. Raises ValueError for a payload that `encode_receipts` did not make."""
-    view = memoryview(payload)
-    if len(view) < _LENGTH.size:
-        raise ValueError(f"receipts record is {len(view)} bytes, expected a header length")
-    (size,) = _LENGTH.unpack_from(view)
-    at = _LENGTH.size + size
-    try:
-        header = _HEADERS.decode(view[_LENGTH.size : at])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"receipts record: {error}") from error
+    view, header, at = read_header(payload, _HEADERS, "receipts record")
     n = sum(header.counts)
     lengths = {len(header.unix_ms), len(header.sequences), len(header.counts)}
     if len(lengths) != 1 or len(view) != at + _BYTES_PER_ENTRY * n:

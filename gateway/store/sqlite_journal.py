@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from gateway.errors import StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreReadOnly
+from gateway.errors import StoreCorrupt
+from gateway.store.database import named_errors
 from gateway.store.ports import JournalRecord
 from gateway.store.threaded import ReadAhead, Sealed, ThreadedJournal
 
@@ -31,14 +32,6 @@ INSERT INTO writer VALUES (0);
 _INSERT = "INSERT INTO records (position, kind, checksum, payload) VALUES "
 _RELEASE = "DELETE FROM records WHERE position IN (SELECT value FROM json_each(?))"
 _READ = "SELECT position, kind, checksum, payload FROM records WHERE position >= ? ORDER BY position"
-#: Primary result codes of SQLite; the rest is StoreError.
-_ERRORS: dict[int, type[StoreError]] = {
-    sqlite3.SQLITE_FULL: StoreFull,
-    sqlite3.SQLITE_READONLY: StoreReadOnly,
-    sqlite3.SQLITE_CORRUPT: StoreCorrupt,
-    sqlite3.SQLITE_NOTADB: StoreCorrupt,
-    sqlite3.SQLITE_BUSY: StoreInUse,
-}
 #: As in the log: store/log_journal.py.
 BYTES_MAX = 4 << 30
 
@@ -52,13 +45,13 @@ class SqliteJournal(ThreadedJournal):
     def __init__(self, path: Path, *, bytes_max: int = BYTES_MAX) -> None:
         self._path = str(path)
         # Every statement is a transaction of its own. The cache holds one INSERT for each size of a group.
-        with self._named_errors():
+        with named_errors(self._path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._database = sqlite3.connect(
                 path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
             )
         try:
-            with self._named_errors():
+            with named_errors(self._path):
                 epoch, self._next = self._open(bytes_max)
         except BaseException:
             self._database.close()
@@ -97,21 +90,21 @@ class SqliteJournal(ThreadedJournal):
         values: list[object] = []
         for position, record in zip(positions, records, strict=True):
             values += (position, record.kind, record.checksum, b"".join(record.buffers))
-        with self._named_errors():
+        with named_errors(self._path):
             self._announce(max(record.epoch for record in records))
             self._database.execute(_INSERT + ",".join(["(?,?,?,?)"] * len(records)), values)
         self._next = positions.stop
         return positions
 
     def let_go(self, epoch: int, positions: Sequence[int]) -> None:
-        with self._named_errors():
+        with named_errors(self._path):
             self._announce(epoch)
             self._database.execute(_RELEASE, (f"[{','.join(map(str, positions))}]",))
 
     def read(self, position: int, bytes_max: int) -> ReadAhead:
         found: list[tuple[int, JournalRecord]] = []
         size = 0
-        with self._named_errors():
+        with named_errors(self._path):
             rows = self._database.execute(_READ, (position,))
             for at, kind, checksum, payload in rows:
                 if size >= bytes_max:
@@ -130,14 +123,3 @@ class SqliteJournal(ThreadedJournal):
         if epoch > self._epoch:
             self._database.execute("UPDATE writer SET epoch = ?", (epoch,))
             self._epoch = epoch
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            kind = StoreError if code is None else _ERRORS.get(code & 0xFF, StoreError)
-            raise kind(self._path, str(error)) from error
-        except OSError as error:
-            raise StoreError(self._path, str(error)) from error

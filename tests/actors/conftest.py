@@ -13,9 +13,12 @@ import io
 import json
 import math
 import os
+import select
+import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,6 +30,9 @@ from gateway.actors.device_owner import DeviceOwner
 from gateway.actors.inbox import InboxActor
 from gateway.actors.journal import IssueMarks
 from gateway.actors.lane import LaneActor
+from gateway.actors.ledger import LedgerActor
+from gateway.actors.long_link import LongLink
+from gateway.actors.long_link_port import LongLinkSettings
 from gateway.actors.probe_lane import ProbeLane, ProbeWay
 from gateway.actors.rendering import LaneRenderer, LinkRenderer
 from gateway.actors.router import Router
@@ -54,9 +60,10 @@ from gateway.core.stopping import StoppedTasks
 from gateway.core.target_paces import TargetPaces
 from gateway.core.trail import Trail
 from gateway.core.unregister_guard import GuardSettings
-from gateway.errors import CloseReason
+from gateway.errors import CloseReason, StoreError
 from gateway.ledger import NO_VERDICT, Channel, LedgerPage, Reason, State
 from gateway.marks import RowMarks
+from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 from gateway.observe.counting import HomeCounts, LaneCounts, OwnerCounts, PoolCounts, RouterCounts
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
@@ -321,6 +328,23 @@ PATIENT = RetryPolicy(first_s=1.0, jitter=0.0, throttle_s=5.0, cap_s=60.0, wait_
 UNTOUCHED = BreakerSettings(rows_min=1 << 30, connect_failures_max=1 << 30, credential_refusals_max=1 << 30)
 
 
+class ArchiveWatch:
+    """What a ledger reports: how many pages are written, how many are gone again, and what the disk said."""
+
+    def __init__(self) -> None:
+        self.pages = self.deleted = 0
+        self.failures: list[StoreError] = []
+
+    def archived(self, pages: int) -> None:
+        self.pages += pages
+
+    def failed(self, error: StoreError) -> None:
+        self.failures.append(error)
+
+    def retained(self, pages: int) -> None:
+        self.deleted += pages
+
+
 class World:
     """Two apps, the first with both vendors, all real actors in between. Nothing runs until `start`."""
 
@@ -494,6 +518,25 @@ class World:
 
     def lane(self, channel: Channel = Channel.APNS, class_: Class = Class.SYSTEM) -> LaneActor:
         return self.lanes[LaneKey(0, channel, class_)]
+
+    def ledger_on(self, store: Any, **over: Any) -> LedgerActor:
+        """The actor that keeps this home's pages in the archive; it has an ArchiveWatch."""
+        usual = {
+            "inbox": self.inbox_store,
+            "held_write_s": 5.0,
+            "retention_s": 86_400.0,
+            "retention_bytes_max": 1 << 40,
+            "retention_check_s": 600.0,
+            "counter_days_max": 400,
+        }
+        return LedgerActor(
+            store=store,
+            epoch=OwnershipEpoch(1),
+            home=self.home,
+            clock=self.clock,
+            observer=ArchiveWatch(),
+            **(usual | over),
+        )
 
     async def start(self, nursery: trio.Nursery) -> None:
         """All actors run, and have nothing to do."""
@@ -728,6 +771,105 @@ class RpcPeer:
         await self.until(lambda: self.answers_to(number) or self.lost)
         (answer,) = self.answers_to(number)
         return answer
+
+
+class LinkApp(NamedTuple):
+    """The one app of a LinkSite."""
+
+    index: int = 0
+    secrets: tuple[bytes, ...] = (b"app secret",)
+
+
+class AnyDevice:
+    """A long link's owner that knows every device; what else it is told does not matter."""
+
+    def __init__(self) -> None:
+        self.online: list[bytes] = []
+
+    def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
+        self.online.append(device_id)
+        return len(self.online) - 1
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *columns: None
+
+
+class LinkSite:
+    """The long link over real sockets, with clocks of ours. others_s: what the rest of the worker uses of the CPU
+    between two steps. look_s: what each look at the CPU's clock costs."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] | None = None,
+        elsewhere: Any = None,
+        look_s: float = 0.0,
+        is_websocket: bool = False,
+        **limits: Any,
+    ) -> None:
+        self.now = 100.0
+        self._clock = clock or (lambda: self.now)
+        self.cpu_s = self.others_s = 0.0
+        self._look_s = look_s
+        self.owner, self.elsewhere = AnyDevice(), elsewhere
+        edge = EdgeSettings(listeners=(ListenerSettings(port=0, is_websocket=is_websocket),), **limits)
+        self.link = LongLink(
+            LongLinkSettings(edge=edge),
+            {"app": LinkApp()},
+            self.owner,
+            clock=self._clock,
+            cpu_clock=self._cpu_clock,
+            elsewhere=elsewhere,
+        )
+        (self.address,) = self.link.listen()
+        self.clients: list[socket.socket] = []
+
+    def _cpu_clock(self) -> float:
+        self.cpu_s += self._look_s
+        return self.cpu_s
+
+    def connect(self, data: bytes = b"") -> socket.socket:
+        client = socket.create_connection(self.address, timeout=10)
+        client.sendall(data)
+        self.clients.append(client)
+        return client
+
+    def step(self) -> int:
+        """How many it let in."""
+        before = len(self.owner.online)
+        self.cpu_s += self.others_s
+        select.select([self.link.edge.fileno()], [], [], 0.02)
+        self.link.step(self._clock())
+        self.link.tick(self._clock())
+        return len(self.owner.online) - before
+
+    def until(self, holds: Callable[[], object]) -> list[int]:
+        """How many each step let in."""
+        deadline, counts = time.monotonic() + 20, []
+        while not holds():
+            assert time.monotonic() < deadline
+            counts.append(self.step())
+        return counts
+
+    def count(self, name: str) -> int:
+        return self.link.statistics().counts[name]
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.link.dispose()
+
+
+@pytest.fixture
+def new_link_site() -> Iterator[Callable[..., LinkSite]]:
+    with contextlib.ExitStack() as made:
+
+        def make(**options: Any) -> LinkSite:
+            site = LinkSite(**options)
+            made.callback(site.close)
+            return site
+
+        yield make
 
 
 @pytest.fixture

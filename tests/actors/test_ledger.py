@@ -11,13 +11,12 @@ import trio
 import trio.testing
 
 from gateway.actors import page_forms
-from gateway.actors.ledger import LedgerActor
 from gateway.actors.task_reports import TaskReports
 from gateway.batch import OwnershipEpoch
 from gateway.content import Variant
 from gateway.core.counters import tally_pages
 from gateway.core.home import row_tags
-from gateway.errors import Overloaded, StoreCorrupt, StoreError, StoreFull
+from gateway.errors import Overloaded, StoreCorrupt, StoreFull
 from gateway.ledger import Channel, LedgerPage, Receipt
 from gateway.store.memory import MemoryLedgerArchive
 from gateway.store.ports import ArchivedPage, PageKey
@@ -49,35 +48,6 @@ class _Disk(MemoryLedgerArchive):
         return await super().amend(epoch, changes)
 
 
-class _Observer:
-    def __init__(self) -> None:
-        self.pages = self.deleted = 0
-        self.failures: list[StoreError] = []
-
-    def archived(self, pages: int) -> None:
-        self.pages += pages
-
-    def failed(self, error: StoreError) -> None:
-        self.failures.append(error)
-
-    def retained(self, pages: int) -> None:
-        self.deleted += pages
-
-
-def make_ledger(world: Any, store: _Disk, **settings: Any) -> LedgerActor:
-    return LedgerActor(
-        store=store,
-        inbox=world.inbox_store,
-        epoch=EPOCH,
-        home=world.home,
-        clock=world.clock,
-        observer=_Observer(),
-        counter_days_max=400,
-        **{"held_write_s": 5.0, "retention_s": 86_400.0, "retention_bytes_max": 1 << 40, "retention_check_s": 600.0}
-        | settings,
-    )
-
-
 async def delivered(world: Any, n: int = 3, title: str = "t") -> tuple[list[bytes], LedgerPage]:
     """n devices got a message and acknowledged it."""
     devices = world.register(n, Channel.NONE)
@@ -107,7 +77,7 @@ async def test_a_page_leaves_memory_only_when_the_archive_has_it(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     world, store = make_world(), _Disk()
-    ledger = make_ledger(world, store)
+    ledger = world.ledger_on(store)
     await ledger.load()
     await world.start(nursery)
     store.is_full = True
@@ -127,7 +97,7 @@ async def test_an_archived_page_answers_as_one_in_memory_does(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     world, store = make_world(), _Disk()
-    ledger = make_ledger(world, store)
+    ledger = world.ledger_on(store)
     await ledger.load()
     await world.start(nursery)
     nursery.start_soon(ledger.run)
@@ -165,7 +135,7 @@ async def test_pages_that_are_done_are_written_together_and_at_once_where_memory
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     world, store = make_world(), _Disk()
-    ledger = make_ledger(world, store)
+    ledger = world.ledger_on(store)
     await ledger.load()
     await world.start(nursery)
     nursery.start_soon(ledger.run)
@@ -195,7 +165,7 @@ async def test_a_late_receipt_raises_that_of_an_archived_row(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     world, store = make_world(), _Disk()
-    ledger = make_ledger(world, store)
+    ledger = world.ledger_on(store)
     await ledger.load()
     await world.start(nursery)
     nursery.start_soon(ledger.run)
@@ -221,7 +191,7 @@ async def test_late_receipts_of_a_large_page_are_written_beside_it_and_seen_at_o
 ) -> None:
     """Counters and recount agree all the time; records become one before there are too many; a full disk loses none."""
     world, store = make_world(), _Disk()
-    ledger = make_ledger(world, store)
+    ledger = world.ledger_on(store)
     await ledger.load()
     await world.start(nursery)
     nursery.start_soon(ledger.run)
@@ -285,7 +255,7 @@ async def test_late_words_about_one_page_bring_it_back_once_and_a_damaged_page_h
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     world, store = make_world(), _Disk()
-    ledger = make_ledger(world, store)
+    ledger = world.ledger_on(store)
     await ledger.load()
     await world.start(nursery)
     nursery.start_soon(ledger.run)
@@ -328,7 +298,7 @@ async def test_new_batches_come_behind_those_of_the_archive(
     ids = np.zeros((1, 16), np.uint8)
     await store.write(EPOCH, [ArchivedPage(PageKey(far, 41), 0, 1, ids, [], [b"x"])])
     world = make_world()
-    await make_ledger(world, store).load()
+    await world.ledger_on(store).load()
     address = world.home.next_address(world.clock.unix_ms(), world.clock.monotonic())
     assert (address.sequence, address.unix_ms) == (42, far)
 
@@ -337,7 +307,7 @@ async def test_a_damaged_page_is_an_error_of_the_question_alone(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     world, store = make_world(), _Disk()
-    ledger = make_ledger(world, store)
+    ledger = world.ledger_on(store)
     await ledger.load()
     await world.start(nursery)
     nursery.start_soon(ledger.run)
@@ -355,7 +325,7 @@ async def test_a_wall_clock_that_is_set_forward_deletes_no_page(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, store = make_world(), _Disk()
-    ledger = make_ledger(world, store, retention_s=3600.0)
+    ledger = world.ledger_on(store, retention_s=3600.0)
     await ledger.load()
     await world.start(nursery)
     nursery.start_soon(ledger.run)
@@ -372,7 +342,7 @@ async def test_pages_older_than_their_time_are_deleted(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     world, store = make_world(), _Disk()
-    ledger = make_ledger(world, store, retention_s=3600.0)
+    ledger = world.ledger_on(store, retention_s=3600.0)
     await ledger.load()
     await world.start(nursery)
     nursery.start_soon(ledger.run)

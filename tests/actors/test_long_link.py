@@ -19,6 +19,7 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.devices.mqtt import field, framed
 from gateway.actors.long_link import LongLink
 from gateway.actors.long_link_downlink import ranks_within
 from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged, UplinkAnswer
@@ -119,19 +120,6 @@ class Recorder:
         return events
 
 
-def field(data: bytes) -> bytes:
-    return len(data).to_bytes(2, "big") + data
-
-
-def frame(first: int, body: bytes) -> bytes:
-    length, digits = len(body), b""
-    while True:
-        digit, length = length % 128, length // 128
-        digits += bytes([digit | (128 if length else 0)])
-        if not length:
-            return bytes([first]) + digits + body
-
-
 def connect_packet(
     device_id: bytes,
     *,
@@ -145,25 +133,25 @@ def connect_packet(
     name = device_id.hex()
     password = device_password(SECRET, name) if password is None else password
     body = field(b"MQTT") + bytes([level, 0xC2 if is_clean else 0xC0]) + keepalive_s.to_bytes(2, "big") + properties
-    return frame(0x10, body + field(name.encode()) + field(user) + field(password.encode()))
+    return framed(0x10, body + field(name.encode()) + field(user) + field(password.encode()))
 
 
 def subscribe_packet(device_id: bytes, qos: int = 1) -> bytes:
-    return frame(0x82, b"\x00\x01" + field(f"d/{device_id.hex()}/down".encode()) + bytes([qos]))
+    return framed(0x82, b"\x00\x01" + field(f"d/{device_id.hex()}/down".encode()) + bytes([qos]))
 
 
 def subscribe_packet_5(device_id: bytes, qos: int = 1) -> bytes:
-    return frame(0x82, b"\x00\x01\x00" + field(f"d/{device_id.hex()}/down".encode()) + bytes([qos]))
+    return framed(0x82, b"\x00\x01\x00" + field(f"d/{device_id.hex()}/down".encode()) + bytes([qos]))
 
 
 def uplink_packet_5(device_id: bytes, event: str, payload: bytes, qos: int = 0, packet_id: int = 1) -> bytes:
     body = field(f"d/{device_id.hex()}/up/{event}".encode()) + (packet_id.to_bytes(2, "big") if qos else b"")
-    return frame(0x30 | qos << 1, body + b"\x00" + payload)
+    return framed(0x30 | qos << 1, body + b"\x00" + payload)
 
 
 def uplink_packet(device_id: bytes, event: str, payload: bytes, qos: int = 0, packet_id: int = 1) -> bytes:
     body = field(f"d/{device_id.hex()}/up/{event}".encode()) + (packet_id.to_bytes(2, "big") if qos else b"")
-    return frame(0x30 | qos << 1, body + payload)
+    return framed(0x30 | qos << 1, body + payload)
 
 
 def puback(packet_id: int) -> bytes:
@@ -509,8 +497,8 @@ IN_SESSION = {
     "PUBACK of packet identifier 0": puback(0),
     "PUBREC": b"\x50\x02\x00\x01",
     "PUBLISH to a foreign topic": uplink_packet(bytes([9]) * 16, "x", b""),
-    "PUBLISH to the downlink": frame(0x30, field(b"d/" + b"01" * 16 + b"/down")),
-    "PUBLISH of QoS 3": frame(0x36, field(b"d/" + b"01" * 16 + b"/up/x") + b"\0\1"),
+    "PUBLISH to the downlink": framed(0x30, field(b"d/" + b"01" * 16 + b"/down")),
+    "PUBLISH of QoS 3": framed(0x36, field(b"d/" + b"01" * 16 + b"/up/x") + b"\0\1"),
 }
 
 
@@ -667,7 +655,7 @@ def test_rows_are_taken_only_by_live_subscribed_connections(benches: list[Bench]
 def test_unsubscribed_device_takes_no_more_rows(benches: list[Bench]) -> None:
     bench = start(benches)
     device = bench.device(1).log_in()
-    device.send(frame(0xA2, b"\x00\x09" + field(b"other") + field(f"d/{device.id.hex()}/down".encode())))
+    device.send(framed(0xA2, b"\x00\x09" + field(b"other") + field(f"d/{device.id.hex()}/down".encode())))
     assert device.receive(4) == b"\xb0\x02\x00\x09"
     assert bench.deliver([device], [1], (b"x",)) == [False]
 
@@ -676,7 +664,7 @@ def test_foreign_subscription_is_refused_filter_by_filter(benches: list[Bench]) 
     bench = start(benches)
     device = bench.device(1).log_in(qos=None)
     own = field(f"d/{device.id.hex()}/down".encode())
-    device.send(frame(0x82, b"\x00\x02" + field(b"#") + b"\x01" + own + b"\x02" + field(b"d/+/down") + b"\x00"))
+    device.send(framed(0x82, b"\x00\x02" + field(b"#") + b"\x01" + own + b"\x02" + field(b"d/+/down") + b"\x00"))
     assert device.receive(7) == b"\x90\x05\x00\x02\x80\x01\x80"
     assert bench.deliver([device], [1], (b"x",)) == [True]
     assert (bench.count("subscriptions_granted"), bench.count("subscriptions_refused")) == (1, 2)
@@ -840,7 +828,8 @@ def test_reader_too_slow_for_rows_that_were_put_off_is_closed_and_they_come_back
     assert len(back) == taken
 
 
-def test_answers_of_polls_that_were_cut_short_are_settled_together(benches: list[Bench]) -> None:
+def answered_by_ten(benches: list[Bench]) -> tuple[Bench, list[Device]]:
+    """Ten devices have acknowledged a row each; a poll reads of four of them."""
     bench = start(benches)
     devices = [bench.device(number).log_in() for number in range(10)]
     assert all(bench.deliver(devices, list(range(10)), (b"x",)))
@@ -848,6 +837,11 @@ def test_answers_of_polls_that_were_cut_short_are_settled_together(benches: list
     bench.link.edge.pace = Pace(0.002, fewest=4, most=4)
     for device, packet_id in zip(devices, packet_ids, strict=True):
         device.send(puback(packet_id))
+    return bench, devices
+
+
+def test_answers_of_polls_that_were_cut_short_are_settled_together(benches: list[Bench]) -> None:
+    bench, _ = answered_by_ten(benches)
     told = []
     for _ in range(3):
         bench.step(5.0)
@@ -857,13 +851,7 @@ def test_answers_of_polls_that_were_cut_short_are_settled_together(benches: list
 
 @pytest.mark.parametrize("ends", ["waited long enough", "a connection ended", "a tick"])
 def test_answers_that_gather_are_settled_before_anything_is_said_of_their_rows(benches: list[Bench], ends: str) -> None:
-    bench = start(benches)
-    devices = [bench.device(number).log_in() for number in range(10)]
-    assert all(bench.deliver(devices, list(range(10)), (b"x",)))
-    packet_ids = [device.receive_push().packet_id for device in devices]
-    bench.link.edge.pace = Pace(0.002, fewest=4, most=4)
-    for device, packet_id in zip(devices, packet_ids, strict=True):
-        device.send(puback(packet_id))
+    bench, devices = answered_by_ten(benches)
     bench.step(5.0)
     assert bench.owner.take() == []
     if ends == "a tick":
@@ -1097,7 +1085,7 @@ def test_rows_of_both_versions_in_one_call_reach_each_device_in_its_own_form(ben
     assert [push.payload for push in pushes] == [section[0] + b"zero", section[3] + b"three"]
     push = new_qos_0.receive_push()
     assert (push.first, push.payload) == (0x30, section[2] + b"two!")
-    new.send(b"".join(frame(0x40, push.packet_id.to_bytes(2, "big") + b"\x10\x00") for push in pushes))
+    new.send(b"".join(framed(0x40, push.packet_id.to_bytes(2, "big") + b"\x10\x00") for push in pushes))
     bench.until(lambda: bench.count("pubacks") == 2)
     assert {event[1] for event in bench.owner.take() if event[0] == "acknowledged"} == {0, 3}
 
@@ -1137,24 +1125,24 @@ def test_message_that_the_device_refuses_is_the_owners_again(benches: list[Bench
     device = bench.device(1).log_in_5()
     assert bench.deliver([device], [77], (b"x",)) == [True]
     packet_id = device.receive_push().packet_id
-    device.send(frame(0x40, packet_id.to_bytes(2, "big") + b"\x99"))
+    device.send(framed(0x40, packet_id.to_bytes(2, "big") + b"\x99"))
     assert bench.events_after(1) == [("unacknowledged", 77, Unacknowledged.REFUSED)]
     assert bench.count("pubacks_refused") == 1
     assert bench.deliver([device], [78], (b"x",)) == [True]
 
 
-SHARED = frame(0x82, b"\0\1\0" + field(b"$share/g/t") + b"\1")
+SHARED = framed(0x82, b"\0\1\0" + field(b"$share/g/t") + b"\1")
 FAULTS_5 = {
     "a second CONNECT": (connect_packet(bytes([1]) * 16, level=5, properties=b"\0"), 0x82),
     "PUBREC": (b"\x50\x02\0\1", 0x81),
     "AUTH": (b"\xf0\x00", 0x82),
     "shared subscription": (SHARED, 0x9E),
-    "wildcard subscription": (frame(0x82, b"\0\1\0" + field(b"#") + b"\1"), 0xA2),
-    "topic alias 9": (frame(0x30, field(b"d/" + b"01" * 16 + b"/up/x") + b"\x03\x23\0\x09"), 0x94),
-    "topic alias that was never set": (frame(0x30, field(b"") + b"\x03\x23\0\1"), 0x82),
-    "retained message": (frame(0x31, field(b"t") + b"\0"), 0x9A),
+    "wildcard subscription": (framed(0x82, b"\0\1\0" + field(b"#") + b"\1"), 0xA2),
+    "topic alias 9": (framed(0x30, field(b"d/" + b"01" * 16 + b"/up/x") + b"\x03\x23\0\x09"), 0x94),
+    "topic alias that was never set": (framed(0x30, field(b"") + b"\x03\x23\0\1"), 0x82),
+    "retained message": (framed(0x31, field(b"t") + b"\0"), 0x9A),
     "QoS 0 to a foreign topic": (uplink_packet_5(bytes([9]) * 16, "x", b""), 0x90),
-    "session after all": (frame(0xE0, b"\0\x05\x11\0\0\0\x09"), 0x82),
+    "session after all": (framed(0xE0, b"\0\x05\x11\0\0\0\x09"), 0x82),
     "packet too large": (b"\x30\xff\xff\x7f", 0x95),
 }
 
@@ -1174,13 +1162,13 @@ def test_session_of_5_that_breaks_a_rule_is_told_its_reason_code(benches: list[B
 
 def test_reason_string_is_left_out_where_the_client_has_no_room_for_it(benches: list[Bench]) -> None:
     device = start(benches).device(1).log_in_5(encode_properties(Properties(maximum_packet_size_bytes=64)))
-    device.send(frame(0x82, b"\0\1\x02\x0b\x01" + field(b"t") + b"\1") + SHARED)
+    device.send(framed(0x82, b"\0\1\x02\x0b\x01" + field(b"t") + b"\1") + SHARED)
     assert device.receive_disconnect() == (0xA1, "SUBSCRIBE has a subscription identifier")
     other = device.bench.device(2).log_in_5(encode_properties(Properties(maximum_packet_size_bytes=64)))
-    other.send(frame(0x40, b"\0\1\0\x04\x21\0\1\0"))
+    other.send(framed(0x40, b"\0\1\0\x04\x21\0\1\0"))
     assert other.receive_disconnect() == (0x81, "property 0x21 does not belong into PUBACK")
     third = device.bench.device(3).log_in_5(encode_properties(Properties(maximum_packet_size_bytes=64)))
-    third.send(frame(0xE0, b"\0\x05\x11\0\0\0\x09"))
+    third.send(framed(0xE0, b"\0\x05\x11\0\0\0\x09"))
     assert third.receive_disconnect() == (0x82, None)
 
 
@@ -1213,7 +1201,7 @@ def test_uplink_of_5_that_is_not_taken_ends_with_a_reason_and_the_session_goes_o
     device.send(uplink_packet_5(device.id, "x", b"", 1, 5) + uplink_packet_5(device.id, "x", b"", 2, 6))
     assert device.receive(10) == b"\x40\x03\0\x05\x97" + b"\x50\x03\0\x06\x97"
     bench.owner.is_overloaded = False
-    device.send(uplink_packet_5(device.id, "x", b"now", 2, 6) + frame(0x62, b"\0\6") + frame(0x62, b"\0\6\0"))
+    device.send(uplink_packet_5(device.id, "x", b"now", 2, 6) + framed(0x62, b"\0\6") + framed(0x62, b"\0\6\0"))
     assert device.receive(13) == b"\x50\x02\0\6" + b"\x70\x02\0\6" + b"\x70\x03\0\6\x92"
     assert bench.owner.take() == [("uplink", 0, device.id, "x", b"now")]
 
@@ -1231,16 +1219,16 @@ def test_subscriptions_of_5_are_answered_filter_by_filter(benches: list[Bench]) 
     bench = start(benches)
     device = bench.device(1).log_in_5(qos=None)
     own = field(f"d/{device.id.hex()}/down".encode())
-    device.send(frame(0x82, b"\0\7\0" + own + b"\2" + field(b"other") + b"\1"))
+    device.send(framed(0x82, b"\0\7\0" + own + b"\2" + field(b"other") + b"\1"))
     assert device.receive(7) == b"\x90\x05\0\7\0\x01\x87"
-    device.send(frame(0xA2, b"\0\x08\0" + own + field(b"other") + own))
+    device.send(framed(0xA2, b"\0\x08\0" + own + field(b"other") + own))
     assert device.receive(8) == b"\xb0\x06\0\x08\0\x00\x11\x11"
     assert bench.deliver([device], [1], (b"x",)) == [False]
 
 
 def test_answer_longer_than_the_client_takes_is_not_sent(benches: list[Bench]) -> None:
     device = start(benches).device(1).log_in_5(encode_properties(Properties(maximum_packet_size_bytes=64)), qos=None)
-    device.send(frame(0x82, b"\0\7\0" + (field(b"t") + b"\1") * 60) + b"\xc0\x00")
+    device.send(framed(0x82, b"\0\7\0" + (field(b"t") + b"\1") * 60) + b"\xc0\x00")
     assert device.receive(2) == b"\xd0\x00"
 
 
@@ -1763,8 +1751,8 @@ def test_session_that_is_over_is_not_found_between_two_ticks(benches: list[Bench
 def test_disconnect_of_5_may_end_a_session_or_make_it_longer(benches: list[Bench]) -> None:
     bench = start(benches, session_expiry_s_max=100)
     one, two, three = (bench.device(n).log_in_again(present=False, said=HOUR) for n in (1, 2, 3))
-    one.send(frame(0xE0, b"\0\x05\x11\0\0\0\0"))
-    two.send(frame(0xE0, b"\0\x05\x11\0\0\xff\xff"))
+    one.send(framed(0xE0, b"\0\x05\x11\0\0\0\0"))
+    two.send(framed(0xE0, b"\0\x05\x11\0\0\xff\xff"))
     three.send(b"\xe0\x00")
     bench.until(lambda: bench.link.statistics().connections == 0)
     bench.step()
@@ -1793,7 +1781,7 @@ def test_sessions_are_not_stored_where_none_may_be(benches: list[Bench], limit: 
     bench = start(benches, **{limit: 0})
     device = bench.device(1).log_in_5(encode_properties(HOUR))
     assert device.connack.session_expiry_interval_s == 0
-    device.send(frame(0xE0, b"\0\x05\x11\0\0\0\x09"))
+    device.send(framed(0xE0, b"\0\x05\x11\0\0\0\x09"))
     bench.until(lambda: bench.link.statistics().connections == 0)
     assert stored(bench) == (0, 0)
     bench.device(1).log_in_again(present=False, said=HOUR)
@@ -1861,7 +1849,7 @@ def test_exchange_of_qos_2_goes_on_in_a_resumed_session(benches: list[Bench]) ->
     again = bench.device(1).log_in_again(present=True, said=HOUR)
     packet = bytearray(uplink_packet_5(again.id, "x", b"once", 2, 9))
     packet[0] |= 8
-    again.send(bytes(packet) + frame(0x62, b"\0\x09"))
+    again.send(bytes(packet) + framed(0x62, b"\0\x09"))
     assert again.receive(8) == b"\x50\x02\0\x09" + b"\x70\x02\0\x09"
     assert [event[0] for event in bench.owner.take()].count("uplink") == 1
 
@@ -1931,7 +1919,7 @@ def test_packet_size_is_measured_as_it_is_sent_with_an_alias(benches: list[Bench
 
 def alias_packet(topic: bytes, alias: int, payload: bytes, packet_id: int = 1) -> bytes:
     body = field(topic) + packet_id.to_bytes(2, "big") + b"\x03\x23" + alias.to_bytes(2, "big")
-    return frame(0x32, body + payload)
+    return framed(0x32, body + payload)
 
 
 def test_alias_of_a_client_stands_for_its_topic_until_it_is_set_again(benches: list[Bench]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.devices.mqtt import field, framed
 from gateway.actors.long_link import LongLink
 from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged, UplinkAnswer
 from gateway.columns import TextColumn
@@ -35,22 +36,9 @@ NAME = ID.hex()
 LIMIT = 65_536
 
 
-def field(data: bytes) -> bytes:
-    return len(data).to_bytes(2, "big") + data
-
-
-def frame(first: int, body: bytes) -> bytes:
-    length, digits = len(body), b""
-    while True:
-        digit, length = length % 128, length // 128
-        digits += bytes([digit | (128 if length else 0)])
-        if not length:
-            return bytes([first]) + digits + body
-
-
 def connect(level: int, flags: int, properties: bytes = b"", will: bytes = b"") -> bytes:
     body = field(b"MQTT") + bytes([level, flags]) + b"\0\x3c" + properties + field(NAME.encode()) + will
-    return frame(0x10, body + field(b"app") + field(device_password(SECRET, NAME).encode()))
+    return framed(0x10, body + field(b"app") + field(device_password(SECRET, NAME).encode()))
 
 
 UP = field(f"d/{NAME}/up/displayed".encode())
@@ -63,12 +51,12 @@ CORPUS: dict[int, list[bytes]] = {
         connect(4, 0xC2),
         connect(4, 0xC0),
         connect(4, 0xCE, will=field(b"gone") + field(b"bye")),
-        *(frame(0x30 | qos << 1, UP + (b"\0\x07" if qos else b"") + REPORT) for qos in (0, 1, 2)),
-        frame(0x3A, UP + b"\0\x07" + REPORT),
+        *(framed(0x30 | qos << 1, UP + (b"\0\x07" if qos else b"") + REPORT) for qos in (0, 1, 2)),
+        framed(0x3A, UP + b"\0\x07" + REPORT),
         b"\x40\x02\0\1",
         b"\x62\x02\0\7",
-        frame(0x82, b"\0\1" + DOWN + b"\1" + field(b"a/+/#") + b"\2"),
-        frame(0xA2, b"\0\2" + DOWN),
+        framed(0x82, b"\0\1" + DOWN + b"\1" + field(b"a/+/#") + b"\2"),
+        framed(0xA2, b"\0\2" + DOWN),
         b"\xc0\0",
         b"\xe0\0",
         b"\x50\x02\0\1",
@@ -78,16 +66,16 @@ CORPUS: dict[int, list[bytes]] = {
         CONNECT_5,
         connect(5, 0xC6, b"\0", b"\x05\x18\0\0\0\1" + field(b"gone") + field(b"bye")),
         connect(5, 0xC2, bytes([len(PAIR)]) + PAIR),
-        *(frame(0x30 | qos << 1, UP + (b"\0\x07" if qos else b"") + b"\0" + REPORT) for qos in (0, 1, 2)),
-        frame(0x32, UP + b"\0\x07\x08\x23\0\1\2\0\0\0\1" + REPORT),
-        frame(0x32, field(b"") + b"\0\x08\x03\x23\0\1" + REPORT),
-        frame(0x30, UP + bytes([len(PAIR) + 2]) + b"\1\1" + PAIR + REPORT),
+        *(framed(0x30 | qos << 1, UP + (b"\0\x07" if qos else b"") + b"\0" + REPORT) for qos in (0, 1, 2)),
+        framed(0x32, UP + b"\0\x07\x08\x23\0\1\2\0\0\0\1" + REPORT),
+        framed(0x32, field(b"") + b"\0\x08\x03\x23\0\1" + REPORT),
+        framed(0x30, UP + bytes([len(PAIR) + 2]) + b"\1\1" + PAIR + REPORT),
         b"\x40\x02\0\1",
         b"\x40\x04\0\1\x97\0",
         b"\x62\x03\0\7\x92",
-        frame(0x82, b"\0\1\0" + DOWN + b"\x2d" + field(b"other") + b"\2"),
-        frame(0x82, b"\0\1\2\x0b\1" + field(b"$share/g/t") + b"\1"),
-        frame(0xA2, b"\0\2\0" + DOWN),
+        framed(0x82, b"\0\1\0" + DOWN + b"\x2d" + field(b"other") + b"\2"),
+        framed(0x82, b"\0\1\2\x0b\1" + field(b"$share/g/t") + b"\1"),
+        framed(0xA2, b"\0\2\0" + DOWN),
         b"\xc0\0",
         b"\xe0\0",
         b"\xe0\x07\0\x05\x11\0\0\0\x09",
@@ -120,7 +108,7 @@ def mutate(chance: random.Random, packet: bytes, others: list[bytes]) -> bytes:
                 data[at : at + 2] = (length & 0xFFFF).to_bytes(2, "big")
     if data and chance.random() < 0.7:
         # The body as it is now, in a frame that is whole.
-        return frame(data[0], bytes(data[2:]))
+        return framed(data[0], bytes(data[2:]))
     return bytes(data)
 
 
@@ -228,7 +216,7 @@ def test_long_link_bears_mutated_packets_and_every_row_ends_once() -> None:
             first = chance.choice(corpus[:2]) if chance.random() < 0.8 else mutate(chance, corpus[0], corpus)
             packets = [mutate(chance, chance.choice(corpus), corpus) for _ in range(chance.randrange(1, 6))]
             left -= len(packets)
-            subscribe = frame(0x82, b"\0\1" + (b"\0" if version == 5 else b"") + DOWN + b"\1")
+            subscribe = framed(0x82, b"\0\1" + (b"\0" if version == 5 else b"") + DOWN + b"\1")
             with socket.create_connection(address, timeout=5) as phone:
                 phone.sendall(first + subscribe)
                 for _ in range(3):

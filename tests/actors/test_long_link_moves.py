@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import trio
 
-from gateway.actors.long_link import LongLink
-from gateway.actors.long_link_port import LongLinkSettings
+from bench.devices.mqtt import field, framed
 from gateway.core.identity import device_password
 from gateway.errors import CloseReason
-from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 
 SECRET = b"app secret"
 OURS, THEIRS = bytes([1]) * 16, bytes([2]) * 16
-
-
-class App(NamedTuple):
-    index: int = 0
-    secrets: tuple[bytes, ...] = (SECRET,)
-
-
-class Owner:
-    """Knows every device; what else it is told does not matter here."""
-
-    def __init__(self) -> None:
-        self.online: list[bytes] = []
-
-    def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
-        self.online.append(device_id)
-        return len(self.online) - 1
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *columns: None
 
 
 class Elsewhere:
@@ -57,71 +34,32 @@ class Elsewhere:
         return self.is_there
 
 
-class Site:
-    def __init__(self, *, is_websocket: bool = False, **limits: Any) -> None:
-        self.now = 100.0
-        self.owner, self.elsewhere = Owner(), Elsewhere()
-        edge = EdgeSettings(listeners=(ListenerSettings(port=0, is_websocket=is_websocket),), **limits)
-        self.link = LongLink(
-            LongLinkSettings(edge=edge),
-            {"app": App()},
-            self.owner,
-            clock=lambda: self.now,
-            elsewhere=self.elsewhere,
-        )
-        (self.address,) = self.link.listen()
-        self.clients: list[socket.socket] = []
-
-    def connect(self, data: bytes = b"") -> socket.socket:
-        client = socket.create_connection(self.address, timeout=5)
-        client.sendall(data)
-        self.clients.append(client)
-        return client
-
-    def until(self, holds: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
-        while not holds():
-            assert time.monotonic() < deadline
-            select.select([self.link.edge.fileno()], [], [], 0.02)
-            self.link.step(self.now)
-            self.link.tick(self.now)
-
-    def count(self, name: str) -> int:
-        return self.link.statistics().counts[name]
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-        for fd, _, _ in self.elsewhere.given:
-            os.close(fd)
-        self.link.dispose()
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    made = Elsewhere()
+    yield made
+    for fd, _, _ in made.given:
+        os.close(fd)
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    made = Site()
-    yield made
-    made.close()
+def site(new_link_site: Callable[..., Any], elsewhere: Elsewhere) -> Any:
+    return new_link_site(elsewhere=elsewhere)
 
 
 @pytest.fixture
-def websocket() -> Iterator[Site]:
-    made = Site(is_websocket=True)
-    yield made
-    made.close()
+def websocket(new_link_site: Callable[..., Any], elsewhere: Elsewhere) -> Any:
+    return new_link_site(elsewhere=elsewhere, is_websocket=True)
 
 
 def connect_packet(device_id: bytes, password: str | None = None, *, clean: int = 2) -> bytes:
-    name = device_id.hex().encode()
-    secret = (device_password(SECRET, name.decode()) if password is None else password).encode()
-    fields = [b"MQTT", name, b"app", secret]
-    protocol, client, user, proof = (len(field).to_bytes(2, "big") + field for field in fields)
-    body = protocol + bytes([4, 0xC0 | clean, 0, 60]) + client + user + proof
-    length = bytes([len(body)]) if len(body) < 128 else bytes([len(body) % 128 + 128, len(body) // 128])
-    return b"\x10" + length + body
+    name = device_id.hex()
+    password = device_password(SECRET, name) if password is None else password
+    rest = b"".join(field(text.encode()) for text in (name, "app", password))
+    return framed(0x10, field(b"MQTT") + bytes([4, 0xC0 | clean, 0, 60]) + rest)
 
 
-def test_device_of_another_worker_goes_there_with_all_that_was_read(site: Site) -> None:
+def test_device_of_another_worker_goes_there_with_all_that_was_read(site: Any) -> None:
     packet = connect_packet(THEIRS)
     client = site.connect(packet + b"\xc0\x00")
     site.until(lambda: site.elsewhere.given)
@@ -139,7 +77,7 @@ UPGRADE = (
 )
 
 
-def test_device_of_another_worker_over_a_websocket_is_relayed_with_its_address_and_packet(websocket: Site) -> None:
+def test_device_of_another_worker_over_a_websocket_is_relayed_with_its_address_and_packet(websocket: Any) -> None:
     site = websocket
     packet = connect_packet(THEIRS)
     # One masked binary frame; a mask of zeros changes nothing.
@@ -152,26 +90,26 @@ def test_device_of_another_worker_over_a_websocket_is_relayed_with_its_address_a
     assert (site.count("relayed"), site.link.statistics().connections, site.owner.online) == (1, 1, [])
 
 
-def test_device_of_this_worker_stays(site: Site) -> None:
+def test_device_of_this_worker_stays(site: Any) -> None:
     client = site.connect(connect_packet(OURS))
     site.until(lambda: site.owner.online)
     assert client.recv(4) == b"\x20\x02\x00\x00"
     assert site.elsewhere.given == []
 
 
-def test_device_whose_password_is_wrong_is_its_owner_s_to_refuse(site: Site) -> None:
+def test_device_whose_password_is_wrong_is_its_owner_s_to_refuse(site: Any) -> None:
     site.connect(connect_packet(THEIRS, "wrong"))
     site.until(lambda: site.elsewhere.given)
     assert site.link.statistics().closed["bad_credentials"] == 0
 
 
-def test_connect_that_names_no_device_is_refused_here(site: Site) -> None:
+def test_connect_that_names_no_device_is_refused_here(site: Any) -> None:
     client = site.connect(connect_packet(b"short"))
-    assert site.until(lambda: site.link.statistics().closed["bad_identity"]) is None
+    site.until(lambda: site.link.statistics().closed["bad_identity"])
     assert client.recv(4) == b"\x20\x02\x00\x02"
 
 
-def test_device_waits_for_an_owner_that_is_away_and_goes_there_when_it_is_back(site: Site) -> None:
+def test_device_waits_for_an_owner_that_is_away_and_goes_there_when_it_is_back(site: Any) -> None:
     site.elsewhere.is_there = False
     packet = connect_packet(THEIRS)
     client = site.connect(packet)
@@ -189,7 +127,7 @@ def test_device_waits_for_an_owner_that_is_away_and_goes_there_when_it_is_back(s
     assert site.link.edge.statistics()["partial"] == site.link.statistics().connections == 0
 
 
-def test_device_waits_no_longer_than_a_handshake_may_take(site: Site) -> None:
+def test_device_waits_no_longer_than_a_handshake_may_take(site: Any) -> None:
     site.elsewhere.is_there = False
     client = site.connect(connect_packet(THEIRS))
     site.until(lambda: site.count("moves_waited"))
@@ -205,7 +143,7 @@ def test_device_waits_no_longer_than_a_handshake_may_take(site: Site) -> None:
     assert site.elsewhere.given == []
 
 
-def test_adopted_connection_is_answered_as_if_it_had_been_accepted_here(site: Site) -> None:
+def test_adopted_connection_is_answered_as_if_it_had_been_accepted_here(site: Any) -> None:
     ours, theirs = socket.socketpair()
     with ours:
         packet = connect_packet(OURS)
@@ -217,7 +155,7 @@ def test_adopted_connection_is_answered_as_if_it_had_been_accepted_here(site: Si
     assert site.count("adopted") == 1
 
 
-def test_worker_that_drains_adopts_nothing(site: Site) -> None:
+def test_worker_that_drains_adopts_nothing(site: Any) -> None:
     ours, theirs = socket.socketpair()
     with ours:
         site.link.stop(10.0)
@@ -226,14 +164,14 @@ def test_worker_that_drains_adopts_nothing(site: Site) -> None:
     assert site.count("moves_lost") == 1
 
 
-async def test_connections_are_closed_evenly_over_the_spread(autojump_clock: Any) -> None:
-    owner = Owner()
-    edge = EdgeSettings(listeners=(ListenerSettings(port=0),))
-    link = LongLink(LongLinkSettings(edge=edge), {"app": App()}, owner, clock=trio.current_time)
-    (address,) = link.listen()
-    clients = [socket.create_connection(address) for _ in range(20)]
-    while link.statistics().connections < 20:
-        link.step(trio.current_time())
+async def test_connections_are_closed_evenly_over_the_spread(
+    new_link_site: Callable[..., Any], autojump_clock: Any
+) -> None:
+    site = new_link_site(clock=trio.current_time)
+    link = site.link
+    for _ in range(20):
+        site.connect()
+    site.until(lambda: link.statistics().connections == 20)
     times: list[float] = []
     close = link.edge.close
 
@@ -250,5 +188,3 @@ async def test_connections_are_closed_evenly_over_the_spread(autojump_clock: Any
     assert len(times) == 20
     assert 3.5 < times[-1] - began < 4.5
     assert max(times.count(at) for at in times) <= 2
-    for client in clients:
-        client.close()

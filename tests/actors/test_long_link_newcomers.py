@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import select
-import socket
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from bench.devices.mqtt import connect
-from gateway.actors.long_link import LongLink
-from gateway.actors.long_link_port import LongLinkSettings
 from gateway.core.identity import device_password
-from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 
 SECRET = b"app secret"
 #: What each look at the clock costs: a login takes two looks, a step some more.
@@ -22,72 +17,9 @@ LOOK_S = 0.0003
 PINGREQ, PINGRESP, CONNACK = b"\xc0\x00", b"\xd0\x00", b"\x20\x02\x00\x00"
 
 
-class App(NamedTuple):
-    index: int = 0
-    secrets: tuple[bytes, ...] = (SECRET,)
-
-
-class Owner:
-    def __init__(self) -> None:
-        self.online: list[bytes] = []
-
-    def connect(self, app_index: int, device_id: bytes, fd: int, generation: int, now: float) -> int:
-        self.online.append(device_id)
-        return len(self.online) - 1
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *columns: None
-
-
-class Site:
-    """others_s: what the rest of the worker uses of the CPU between two steps."""
-
-    def __init__(self) -> None:
-        self.owner = Owner()
-        self.cpu_s = self.others_s = 0.0
-        edge = EdgeSettings(listeners=(ListenerSettings(port=0),), handshaking_per_address_max=4096)
-        self.link = LongLink(
-            LongLinkSettings(edge=edge), {"app": App()}, self.owner, clock=lambda: 100.0, cpu_clock=self._cpu_clock
-        )
-        (self.address,) = self.link.listen()
-        self.clients: list[socket.socket] = []
-
-    def _cpu_clock(self) -> float:
-        self.cpu_s += LOOK_S
-        return self.cpu_s
-
-    def connect(self, data: bytes = b"") -> socket.socket:
-        client = socket.create_connection(self.address, timeout=10)
-        client.sendall(data)
-        self.clients.append(client)
-        return client
-
-    def step(self) -> int:
-        """How many it let in."""
-        before = len(self.owner.online)
-        self.cpu_s += self.others_s
-        select.select([self.link.edge.fileno()], [], [], 0.02)
-        self.link.step(100.0)
-        return len(self.owner.online) - before
-
-    def until(self, holds: Callable[[], object]) -> list[int]:
-        deadline, counts = time.monotonic() + 20, []
-        while not holds():
-            assert time.monotonic() < deadline
-            counts.append(self.step())
-        return counts
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-        self.link.dispose()
-
-
 @pytest.fixture
-def site() -> Iterator[Site]:
-    made = Site()
-    yield made
-    made.close()
+def site(new_link_site: Callable[..., Any]) -> Any:
+    return new_link_site(look_s=LOOK_S, handshaking_per_address_max=4096)
 
 
 def hello(number: int) -> bytes:
@@ -95,7 +27,7 @@ def hello(number: int) -> bytes:
     return connect(name, "app", device_password(SECRET, name), 60)
 
 
-def test_storm_is_let_in_bit_by_bit_and_others_are_read_meanwhile(site: Site) -> None:
+def test_storm_is_let_in_bit_by_bit_and_others_are_read_meanwhile(site: Any) -> None:
     old = site.connect(hello(0))
     site.until(lambda: site.owner.online)
     assert old.recv(4) == CONNACK
@@ -117,14 +49,14 @@ def test_storm_is_let_in_bit_by_bit_and_others_are_read_meanwhile(site: Site) ->
     assert len(site.link.newcomers) == 0
 
 
-def test_alone_logins_have_the_whole_step(site: Site) -> None:
+def test_alone_logins_have_the_whole_step(site: Any) -> None:
     for number in range(30):
         site.connect(hello(number))
     counts = site.until(lambda: len(site.owner.online) == 30)
     assert max(counts) > 2
 
 
-def test_those_in_line_are_let_in_in_the_order_in_which_they_came(site: Site) -> None:
+def test_those_in_line_are_let_in_in_the_order_in_which_they_came(site: Any) -> None:
     site.others_s = 0.01
     for number in range(30):
         site.connect(hello(number))
@@ -134,7 +66,7 @@ def test_those_in_line_are_let_in_in_the_order_in_which_they_came(site: Site) ->
     assert order == sorted(order)
 
 
-def test_who_waits_may_say_more_and_who_says_too_much_does_not_wait(site: Site) -> None:
+def test_who_waits_may_say_more_and_who_says_too_much_does_not_wait(site: Any) -> None:
     site.others_s = 0.01
     talker, flood = hello(98), b"\x10\xff\xff\x7f" + b"x" * 5_000
     for number in range(20):
@@ -149,7 +81,7 @@ def test_who_waits_may_say_more_and_who_says_too_much_does_not_wait(site: Site) 
     assert rude.recv(1) == b""
 
 
-def test_one_that_goes_while_it_waits_leaves_its_place(site: Site) -> None:
+def test_one_that_goes_while_it_waits_leaves_its_place(site: Any) -> None:
     site.others_s = 0.01
     for number in range(20):
         site.connect(hello(number))
@@ -159,5 +91,5 @@ def test_one_that_goes_while_it_waits_leaves_its_place(site: Site) -> None:
     site.connect(hello(60))
     site.until(lambda: (60).to_bytes(16, "big") in site.owner.online)
     site.until(lambda: not len(site.link.newcomers))
-    statistics: Any = site.link.statistics()
+    statistics = site.link.statistics()
     assert statistics.connections in (21, 22)

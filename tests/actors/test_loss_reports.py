@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import trio
 
-from gateway.actors.ledger import LedgerActor
 from gateway.actors.loss_reports import LossReports, cells_of, merge_counted
 from gateway.actors.page_source import MemoryPages
 from gateway.batch import OwnershipEpoch
@@ -31,15 +30,6 @@ WIDE = 1 << 40
 APPS = ["shop", "news"]
 
 
-class _Nobody:
-    def archived(self, pages: int) -> None: ...
-
-    def failed(self, error: Exception) -> None:
-        assert isinstance(error, StoreFull)
-
-    def retained(self, pages: int) -> None: ...
-
-
 class _Disk(MemoryLedgerArchive):
     is_full = False
 
@@ -48,22 +38,6 @@ class _Disk(MemoryLedgerArchive):
             raise StoreFull("ledger.db", "disk is full")
         # Views of a batch are joined at once, as a disk would.
         await super().write(epoch, [page._replace(parts=[b"".join(page.parts)]) for page in pages])
-
-
-def ledger_of(world: Any, store: MemoryLedgerArchive) -> LedgerActor:
-    return LedgerActor(
-        store=store,
-        inbox=world.inbox_store,
-        epoch=EPOCH,
-        held_write_s=5.0,
-        home=world.home,
-        clock=world.clock,
-        observer=_Nobody(),
-        retention_s=86_400.0,
-        retention_bytes_max=WIDE,
-        retention_check_s=600.0,
-        counter_days_max=400,
-    )
 
 
 def reports_of(world: Any, pages: Any) -> LossReports:
@@ -163,7 +137,7 @@ async def test_the_same_is_said_of_pages_in_memory_in_the_archive_and_after_a_re
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     world, store = make_world(), _Disk()
-    ledger = ledger_of(world, store)
+    ledger = world.ledger_on(store)
     await ledger.load()
     await world.start(nursery)
     pages = await busy_day(world)
@@ -196,7 +170,7 @@ async def test_the_same_is_said_of_pages_in_memory_in_the_archive_and_after_a_re
     assert [_plain(await reports.answer(question, "")) for question in questions] == before
     # Another process, with the same secret and disk.
     later = make_world()
-    again = ledger_of(later, store)
+    again = later.ledger_on(store)
     await again.load()
     reports = reports_of(later, again)
     assert [_plain(await reports.answer(question, "")) for question in questions] == before
@@ -208,7 +182,7 @@ async def test_a_late_receipt_moves_a_row_of_an_archived_page_in_the_counters_on
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     world, store = make_world(), _Disk()
-    ledger = ledger_of(world, store)
+    ledger = world.ledger_on(store)
     await ledger.load()
     await world.start(nursery)
     nursery.start_soon(ledger.run)

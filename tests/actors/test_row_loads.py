@@ -11,7 +11,6 @@ import trio
 
 from gateway.actors import row_loads
 from gateway.actors.callback_history import CallbackHistory
-from gateway.actors.ledger import LedgerActor
 from gateway.actors.long_link_port import Unacknowledged
 from gateway.actors.task_control import TaskControl
 from gateway.batch import OwnershipEpoch
@@ -21,7 +20,7 @@ from gateway.core.counters import tally_pages
 from gateway.core.home import row_tags
 from gateway.core.stopping import StoppedTasks
 from gateway.core.trail import Trail
-from gateway.errors import StoreError, StoreFull
+from gateway.errors import StoreFull
 from gateway.ledger import Channel, LedgerPage, Receipt, State
 from gateway.store.memory import MemoryLedgerArchive
 from gateway.store.ports import PageKey
@@ -53,33 +52,12 @@ class _Disk(MemoryLedgerArchive):
         return await super().amend(epoch, changes)
 
 
-class _Observer:
-    def archived(self, pages: int) -> None: ...
-
-    def retained(self, pages: int) -> None: ...
-
-    def failed(self, error: StoreError) -> None:
-        assert isinstance(error, StoreFull)
-
-
 class _Away:
     """A page of N rows, each with a text of its own, that wait for their devices; it is in the archive."""
 
     def __init__(self, world: Any) -> None:
         self.world, self.disk = world, _Disk()
-        self.ledger = LedgerActor(
-            store=self.disk,
-            inbox=world.inbox_store,
-            epoch=OwnershipEpoch(1),
-            home=world.home,
-            clock=world.clock,
-            observer=_Observer(),
-            held_write_s=5.0,
-            retention_s=1e9,
-            retention_bytes_max=1 << 40,
-            retention_check_s=1e9,
-            counter_days_max=400,
-        )
+        self.ledger = world.ledger_on(self.disk, retention_s=1e9, retention_check_s=1e9)
         self.devices: list[bytes] = world.register(N, Channel.NONE)
         self.key = PageKey(0, 0)
 

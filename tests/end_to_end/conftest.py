@@ -1,4 +1,6 @@
-"""A whole site on loopback: the simulators as a process, a worker in this one or as `pushgw serve`, devices by hand.
+"""A whole site on loopback, long because all these tests share it.
+
+The simulators are a process, a worker is in this one or is `pushgw serve`, devices are moved by hand.
 
 The simulators run once per module and are emptied between tests; workers are made per test, with the limits that the
 test is about. Where a test fails, the ends of their logs stand in its report.
@@ -116,8 +118,16 @@ class Process:
         assert line, self.log.read_text()[-2000:]
         self.ready: dict[str, Any] = json.loads(line)
 
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
+        return [line for line in lines if line["event"] == event]
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    async def end_by(self, number: signal.Signals) -> int:
+        self.signal(number)
+        return await trio.to_thread.run_sync(self.wait)
 
     def wait(self, timeout_s: float = WAIT_S) -> int:
         code = self._process.wait(timeout_s)
@@ -429,14 +439,6 @@ def config_table(
     app = {"key": "shop", "secrets": [{"file": str(secret)}], "durability": "memory"} | app_keys
     table["apps"] = [app | vendors, *({**app, "key": f"shop{n}"} | vendors for n in range(1, copies + 1))]
     return table
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    # Short, because socket paths are: pytest's own directories can be too long for them.
-    name = tempfile.mkdtemp(prefix="pg-")
-    yield Path(name)
-    shutil.rmtree(name, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -272,8 +272,7 @@ async def test_several_workers_tell_after_a_kill_what_none_of_them_had_told_and_
                     if {one[12:16] for one in seen} == {"8000", "8001"}:
                         break
                 assert message_id not in seen
-        process.signal(signal.SIGKILL)
-        await trio.to_thread.run_sync(process.wait)
+        await process.end_by(signal.SIGKILL)
     service.requests.clear()
     service.answers = []
     process = await trio.to_thread.run_sync(lambda: serve(None, **over))

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,13 +56,6 @@ def demo(folder: Path, *options: str) -> tuple[int, dict[str, Any], str]:
     assert list(folder.glob("pushgw-demo-*")) == []
     told = json.loads(out.splitlines()[-1]) if out else {}
     return process.returncode, told, err
-
-
-@pytest.fixture
-def folder() -> Any:
-    # Short, because socket paths are: pytest's own directories can be too long for them.
-    with tempfile.TemporaryDirectory(prefix="pg-") as name:
-        yield Path(name)
 
 
 def test_every_row_of_the_sample_is_accounted_for(folder: Path) -> None:

@@ -6,7 +6,6 @@ and forgets devices.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -38,16 +37,6 @@ def tokens(n: int) -> list[tuple[str, str]]:
     return [("apns", os.urandom(32).hex()) for _ in range(n)]
 
 
-def logged(process: Any, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == event]
-
-
-async def kill(process: Any) -> None:
-    process.signal(signal.SIGKILL)
-    await trio.to_thread.run_sync(process.wait)
-
-
 async def started(serve: Callable[..., Any], simulators: Any, **over: Any) -> Any:
     over = {"app": DISK, "journal": {"segment_bytes": 1 << 20}} | over
     return await trio.to_thread.run_sync(lambda: serve(simulators.ready, **over))
@@ -73,19 +62,18 @@ async def test_queued_rows_of_a_killed_gateway_go_out_once_at_the_next_start_and
             await gateway.client.submit(vendor_only(), tokens(200))
         # Lanes have had them for a while, and no connection to send them over.
         await gateway.until_written()
-    await kill(process)
+    await process.end_by(signal.SIGKILL)
     simulators.start()
     process = await started(serve, simulators)
-    (recovered,) = logged(process, "recovered")
+    (recovered,) = process.logged("recovered")
     assert (recovered["batches"], recovered["rows"]) == (5, 1000)
     assert (recovered["rows_unsent"], recovered["rows_uncertain"]) == (1000, 0)
     copies = await until_received(simulators, 1000)
     assert set(copies.values()) == {1}
-    process.signal(signal.SIGTERM)
-    await trio.to_thread.run_sync(process.wait)
+    await process.end_by(signal.SIGTERM)
     # They are final, and a further start finds nothing to do.
     process = await started(serve, simulators)
-    (recovered,) = logged(process, "recovered")
+    (recovered,) = process.logged("recovered")
     assert recovered["batches"] == 0
 
 
@@ -105,9 +93,9 @@ async def test_a_request_id_gets_its_first_answer_after_a_restart(
             await gateway.until_final(first.task_id)
             await gateway.until_final(other.task_id)
             await gateway.until_written()
-    await kill(process)
+    await process.end_by(signal.SIGKILL)
     process = await started(serve, simulators)
-    assert logged(process, "recovered")[0]["batches"] == (0 if are_final else 2)
+    assert process.logged("recovered")[0]["batches"] == (0 if are_final else 2)
     async with open_clients(process.ready) as gateway:
         again = await gateway.client.submit(vendor_only(), targets, request_id="order 17")
         assert (again.task_id, again.accepted) == (first.task_id, 3)
@@ -133,9 +121,9 @@ async def test_rows_in_flight_at_a_kill_follow_the_rule_of_their_class(
                 while (await gateway.states(task.task_id)).get("in_flight", 0) < n:
                     await trio.sleep(0.02)
         simulators.call("DELETE", "/fault")
-    await kill(process)
+    await process.end_by(signal.SIGKILL)
     process = await started(serve, simulators)
-    (recovered,) = logged(process, "recovered")
+    (recovered,) = process.logged("recovered")
     assert (recovered["rows_uncertain"], recovered["rows_uncertain_resent"]) == (50, 30)
     async with open_clients(process.ready) as gateway:
         assert (await gateway.until_final(system.task_id)).states == {"vendor_accepted": 30}
@@ -156,11 +144,11 @@ async def test_a_ttl_counts_from_the_submit_across_a_restart(
     async with open_clients(process.ready) as gateway:
         short = await gateway.client.submit(vendor_only(ttl_s=2), tokens(10))
         long = await gateway.client.submit(vendor_only(ttl_s=600), tokens(5))
-    await kill(process)
+    await process.end_by(signal.SIGKILL)
     simulators.start()
     await trio.sleep(2.0)
     process = await started(serve, simulators)
-    assert logged(process, "recovered")[0]["rows_expired"] == 10
+    assert process.logged("recovered")[0]["rows_expired"] == 10
     async with open_clients(process.ready) as gateway:
         counts = await gateway.until_final(short.task_id)
         assert (counts.states, counts.reasons) == ({"expired": 10}, {"ttl_passed": 10})
@@ -176,9 +164,8 @@ async def test_what_a_stopping_gateway_leaves_is_told_and_goes_on_at_the_next_st
     process = await started(serve, simulators, gateway={"drain_s": 0.5})
     async with open_clients(process.ready) as gateway:
         await gateway.client.submit(vendor_only(), tokens(40))
-    process.signal(signal.SIGTERM)
-    assert await trio.to_thread.run_sync(process.wait) == 0
-    (stopped,) = logged(process, "stopped")
+    assert await process.end_by(signal.SIGTERM) == 0
+    (stopped,) = process.logged("stopped")
     assert (stopped["rows_in_journal"], stopped["rows_lost"]) == (40, 0)
     simulators.start()
     process = await started(serve, simulators)
@@ -216,7 +203,7 @@ async def test_a_journal_that_is_full_refuses_new_rows_and_sends_those_it_has(
         found = await gateway.metrics()
         assert found["pushgw_journal_failed", ""] == 1
         assert found["pushgw_journal_errors_total", "full"] > 0
-        assert logged(process, "journal fails, intake is stopped for apps on disk")
+        assert process.logged("journal fails, intake is stopped for apps on disk")
         assert accepted > 3000
         simulators.start()
         assert set((await until_received(simulators, accepted)).values()) == {1}
@@ -244,7 +231,7 @@ async def test_a_data_folder_removed_under_us_stops_intake_and_what_was_accepted
         found = await gateway.metrics()
         assert found["pushgw_rows_issued_unmarked_total", ""] >= 50
         assert found["pushgw_journal_failed", ""] == 1
-    assert logged(process, "rows leave without a durable mark: after a crash they would be sent again")
+    assert process.logged("rows leave without a durable mark: after a crash they would be sent again")
 
 
 async def test_a_damaged_record_stops_intake_until_it_is_given_up_and_the_others_are_sent(
@@ -256,7 +243,7 @@ async def test_a_damaged_record_stops_intake_until_it_is_given_up_and_the_others
     async with open_clients(process.ready) as gateway:
         for n in (10, 20, 30):
             await gateway.client.submit(vendor_only(), tokens(n))
-    await kill(process)
+    await process.end_by(signal.SIGKILL)
     (log,) = sorted((folder / "data" / "journal" / "0000").glob("*.log"))
     data = bytearray(log.read_bytes())
     # in the texts of the second batch
@@ -265,19 +252,19 @@ async def test_a_damaged_record_stops_intake_until_it_is_given_up_and_the_others
     log.write_bytes(data)
     simulators.start()
     process = await started(serve, simulators)
-    assert logged(process, "damaged record")
+    assert process.logged("damaged record")
     assert set((await until_received(simulators, 40)).values()) == {1}
     async with open_clients(process.ready) as gateway:
         with pytest.raises(CallFailed, match=r"damaged records in the journal.*skip_damaged"):
             await gateway.client.submit(vendor_only(), tokens(1))
         found = await gateway.metrics()
         assert (found["pushgw_journal_errors_total", "corrupt"], found["pushgw_journal_failed", ""]) == (1, 1)
-    await kill(process)
+    await process.end_by(signal.SIGKILL)
     process = await started(serve, simulators, journal={"skip_damaged": True})
     async with open_clients(process.ready) as gateway:
         answer = await gateway.client.submit(vendor_only(), tokens(1))
         await gateway.until_final(answer.task_id)
         await gateway.until_written()
-    await kill(process)
+    await process.end_by(signal.SIGKILL)
     process = await started(serve, simulators)
-    assert not logged(process, "damaged record")
+    assert not process.logged("damaged record")

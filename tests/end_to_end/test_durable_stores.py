@@ -5,7 +5,6 @@ The gateway is `pushgw serve` as a process that is killed. The same without an a
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -18,16 +17,6 @@ import trio
 from gateway.content import Variant
 
 pytestmark = pytest.mark.slow
-
-
-def logged(process: Any, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == event]
-
-
-async def kill(process: Any) -> None:
-    process.signal(signal.SIGKILL)
-    await trio.to_thread.run_sync(process.wait)
 
 
 def facts(counts: Any) -> tuple[Any, ...]:
@@ -77,10 +66,10 @@ async def test_what_a_killed_gateway_was_told_is_as_it_was_after_a_start(
             hops = (await gateway.client.trace(task_id=ended.task_id, device_id=to_vendor[2])).hops
             # The archive writes what has ended in its own time; nobody waits for it but this test.
             await until(lambda: stored_bytes(gateway, "ledger"), True)
-            await kill(process)
+            await process.end_by(signal.SIGKILL)
             nursery.cancel_scope.cancel()
     process = await trio.to_thread.run_sync(lambda: serve(simulators.ready, **over))
-    (found,) = logged(process, "recovered")
+    (found,) = process.logged("recovered")
     assert found["rows_uncertain"] <= 1
     async with open_clients(process.ready) as gateway:
         await until(lambda: gateway.states(stored.task_id), {"held": 3})
@@ -105,7 +94,7 @@ async def test_what_a_killed_gateway_was_told_is_as_it_was_after_a_start(
                 await gateway.until_final(task.task_id)
             titles = [sorted(payload["title"] for payload in phone.payloads) for phone in phones]
             assert titles == [["mixed", "stored"], ["stored"], ["new", "stored"], ["last"]]
-            await kill(process)
+            await process.end_by(signal.SIGKILL)
             nursery.cancel_scope.cancel()
     process = await trio.to_thread.run_sync(lambda: serve(simulators.ready, **over))
     async with open_clients(process.ready) as gateway:
@@ -114,7 +103,7 @@ async def test_what_a_killed_gateway_was_told_is_as_it_was_after_a_start(
             for task in (stored, mixed, last, new):
                 assert (await gateway.until_final(task.task_id)).is_final
             # Nothing was delivered again but what a crash may have made uncertain.
-            assert sum(len(phone.payloads) for phone in phones) <= logged(process, "recovered")[0]["rows_uncertain"]
+            assert sum(len(phone.payloads) for phone in phones) <= process.logged("recovered")[0]["rows_uncertain"]
             nursery.cancel_scope.cancel()
         assert (await gateway.metrics())["pushgw_rows_not_conserved", ""] == 0
 

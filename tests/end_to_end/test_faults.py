@@ -6,7 +6,6 @@ own end is the matter.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import struct
@@ -413,8 +412,7 @@ async def test_sigterm_drains_what_is_in_flight_and_reports_the_rest(
     assert 0.5 < took_s < 18
     # what was in flight got its answers
     assert len(simulators.copies("apns")) == 60
-    lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
-    (stopped,) = [line for line in lines if line["event"] == "stopped"]
+    (stopped,) = process.logged("stopped")
     assert stopped["rows_open"] == {"queued": 0, "held": 5, "in_flight": 0, "waiting": 0}
 
 
@@ -438,6 +436,5 @@ async def test_sigterm_ends_within_its_budget_whatever_the_vendor_does(
     assert code == 0
     # A second, and what a busy machine takes; the vendor would take half a minute.
     assert time.monotonic() - begun < 15
-    lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
-    (stopped,) = [line for line in lines if line["event"] == "stopped"]
+    (stopped,) = process.logged("stopped")
     assert sum(stopped["rows_open"].values()) == 20

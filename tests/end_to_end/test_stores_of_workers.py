@@ -56,11 +56,6 @@ async def until(holds: Callable[[], Awaitable[Any]], wanted: Any) -> None:
     assert found == wanted
 
 
-async def kill(process: Any) -> None:
-    process.signal(signal.SIGKILL)
-    await trio.to_thread.run_sync(process.wait)
-
-
 def devices_of(*workers: int, of: int = 2) -> list[bytes]:
     """A device id of each of these workers, in their order."""
     ownership = Ownership(of)
@@ -131,7 +126,7 @@ async def test_rows_that_wait_are_delivered_after_kills_by_any_number_of_workers
         # It also writes down what the archives have not got yet.
         copy = (await gateway.operator.backup(str(folder / "copy"))).files
         assert {"inbox.db", "inbox-001.db", "ledger.db", "ledger-001.db", "registry/group-015.db"} <= copy.keys()
-        await kill(process)
+        await process.end_by(signal.SIGKILL)
 
     counts = (3, 1) if os.environ.get("PROFILE") == "ci" else (1,)
     for workers in counts:
@@ -151,9 +146,8 @@ async def test_rows_that_wait_are_delivered_after_kills_by_any_number_of_workers
                     assert sorted(payload["title"] for payload in phone.payloads) == names[1:]
                     nursery.cancel_scope.cancel()
             assert (await gateway.metrics())["pushgw_rows_not_conserved", ""] == 0
-            await kill(process)
-    lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
-    (moved,) = [line for line in lines if line["event"] == "another number of workers"]
+            await process.end_by(signal.SIGKILL)
+    (moved,) = process.logged("another number of workers")
     assert (moved["before"], moved["workers"]) == ([2, *counts][-2], 1)
 
 
@@ -235,7 +229,7 @@ async def test_no_row_is_left_waiting_or_seen_twice_uncounted_whoever_is_killed(
                 nursery.start_soon(load.submit, gateway)
             await trio.sleep(load.chance.uniform(0.5, 2.0))
             if number % 3 == 2:
-                await kill(process)
+                await process.end_by(signal.SIGKILL)
                 workers = load.chance.choice([1, 2, 3])
                 process = await trio.to_thread.run_sync(lambda n=workers: serve(simulators.ready, **stores(folder, n)))
             elif workers > 1:

@@ -43,12 +43,6 @@ PHONES = 5
 STORES = [True] if ROUNDS <= 2 else [False, True]
 
 
-def recovered(process: Any) -> dict[str, Any]:
-    lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
-    (found,) = [line for line in lines if line["event"] == "recovered"]
-    return found
-
-
 class Load:
     """What was submitted and answered. tokens: by class; bodies: of messages to phones."""
 
@@ -148,10 +142,9 @@ async def test_nothing_answered_is_lost_and_nothing_comes_twice_that_was_not_cou
             services.start_soon(load.to_phones, client)
             for _ in range(ROUNDS):
                 await trio.sleep(load.chance.uniform(0.2, 1.5))
-                process.signal(signal.SIGKILL)
-                await trio.to_thread.run_sync(process.wait)
+                await process.end_by(signal.SIGKILL)
                 process = await trio.to_thread.run_sync(lambda: serve(simulators.ready, **over))
-                starts.append(recovered(process))
+                starts.append(process.logged("recovered")[0])
             await trio.sleep(0.5)
             load.is_over = True
         with trio.fail_after(90):
@@ -220,10 +213,9 @@ async def test_an_idle_gateway_that_is_killed_has_no_uncertain_row(
             targets = [("apns", os.urandom(32).hex()) for _ in range(n)]
             done += (await gateway.client.submit(Variant("title", "body", strategy=2), targets)).accepted
         await trio.sleep(1.0)
-    process.signal(signal.SIGKILL)
-    await trio.to_thread.run_sync(process.wait)
+    await process.end_by(signal.SIGKILL)
     process = await trio.to_thread.run_sync(lambda: serve(simulators.ready, **over))
-    found = recovered(process)
+    found = process.logged("recovered")[0]
     assert (found["rows"], found["rows_unsent"], found["rows_uncertain"]) == (QUEUED, QUEUED, 0)
     folder = os.environ.get("TORTURE_REPORT")
     if folder:

@@ -17,7 +17,6 @@ between leaves nothing uncertain. TORTURE_JOURNAL_ROUNDS: kills.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import random
@@ -103,12 +102,6 @@ class Load:
             return
 
 
-def recovered(process: Any) -> list[dict[str, Any]]:
-    """What each start of a worker found in its journal."""
-    lines = (line for line in process.log.read_text().splitlines() if line.startswith("{"))
-    return [line for line in map(json.loads, lines) if line["event"] == "recovered"]
-
-
 async def until(holds: Callable[[], Any], why: str) -> None:
     with trio.move_on_after(BACK_S):
         while True:
@@ -159,12 +152,6 @@ async def test_nothing_answered_by_two_workers_is_lost_or_doubled_uncounted_whoe
             lambda: serve(simulators.ready, **settings(folder, rpc_port, link_port, workers))
         )
 
-    async def end(process: Any, how: signal.Signals) -> None:
-        process.signal(how)
-        await trio.to_thread.run_sync(process.wait)
-
-    kill = functools.partial(end, how=signal.SIGKILL)
-
     process = await start(2)
     starts = []
     phones = [new_phone(os.urandom(16)) for _ in range(PHONES)]
@@ -186,30 +173,30 @@ async def test_nothing_answered_by_two_workers_is_lost_or_doubled_uncounted_whoe
                 await trio.sleep(load.chance.uniform(0.3, 1.2))
                 match KINDS[number % len(KINDS)]:
                     case "gateway":
-                        await kill(process)
-                        starts += recovered(process)
+                        await process.end_by(signal.SIGKILL)
+                        starts += process.logged("recovered")
                         process = await start(load.chance.choice([2, 3]))
                     case "stop":
-                        await end(process, signal.SIGTERM)
-                        starts += recovered(process)
+                        await process.end_by(signal.SIGTERM)
+                        starts += process.logged("recovered")
                         process = await start(2)
                         # Whatever was with the other worker came home before the end.
-                        assert sum(found["rows_uncertain"] for found in recovered(process)) == 0
+                        assert sum(found["rows_uncertain"] for found in process.logged("recovered")) == 0
                     case "both":
                         # The second dies while the first comes back, or while what it held is asked for.
                         await kill_workers(process, open_clients, [0, 1], load.chance.uniform(0.0, 1.5))
                     case "worker":
                         await kill_workers(process, open_clients, [number // 2 % 2])
             await trio.sleep(0.5)
-            await kill(process)
-            starts += recovered(process)
+            await process.end_by(signal.SIGKILL)
+            starts += process.logged("recovered")
             # One worker goes on with what all of them had, and knows what they answered.
             process = await start(1)
             load.is_over = True
         for name in load.chance.sample(sorted(load.answers), min(20, len(load.answers))):
             await load.ask(client, name)
         await until(lambda: nothing_open(process, open_clients), "every row has ended")
-        starts += recovered(process)
+        starts += process.logged("recovered")
         await judge(process, open_clients, load, starts, phones, simulators)
         nursery.cancel_scope.cancel()
 

@@ -89,8 +89,7 @@ async def test_a_crash_between_two_steps_sends_nobody_a_message_twice(
             variant = Variant("标题", " ".join(key), strategy=2, class_=key[1])
             tasks[key] = (await gateway.client.submit(variant, to)).task_id
         await until(lambda: paths(site, "oppo")[SAVES["oppo"]] >= 2 and paths(site, "vivo")[SAVES["vivo"]] >= 3)
-    process.signal(signal.SIGKILL)
-    await trio.to_thread.run_sync(process.wait)
+    await process.end_by(signal.SIGKILL)
     assert [paths(site, name)[SECOND_STEPS[name]] for name in SAVES] == [1, 1]
     site.call("DELETE", "/fault")
     process = await trio.to_thread.run_sync(lambda: serve(None, **over))

@@ -247,8 +247,7 @@ async def test_next_life_of_a_worker_is_the_process_that_waited_to_be_one(
             after = await until_all_ready_again(gateway, before)
             assert (after[worker]["pid"], after[worker]["incarnation"] > before["incarnation"]) == (spare, True)
         pids = {one["pid"] for one in await workers_of(gateway)} | children_of(process.pid)
-        process.signal(signal.SIGTERM)
-        assert await trio.to_thread.run_sync(process.wait) == 0
+        assert await process.end_by(signal.SIGTERM) == 0
         assert not any(is_alive(pid) for pid in pids)
 
 
@@ -280,8 +279,7 @@ async def test_sigterm_ends_all_workers_with_exit_code_0(
         await new_phone(device_of(0)).connect(gateway.link_port, nursery)
         pids = [one["pid"] for one in await workers_of(gateway)]
         for _ in range(times):
-            process.signal(signal.SIGTERM)
-        assert await trio.to_thread.run_sync(process.wait) == 0
+            assert await process.end_by(signal.SIGTERM) == 0
         assert not any(is_alive(pid) for pid in pids)
         nursery.cancel_scope.cancel()
 
@@ -292,8 +290,7 @@ async def test_killed_supervisor_takes_its_workers_with_it(
     process = await trio.to_thread.run_sync(lambda: serve(None, gateway=TWO))
     async with open_clients(process.ready) as gateway:
         pids = [one["pid"] for one in await workers_of(gateway)]
-        process.signal(signal.SIGKILL)
-        assert await trio.to_thread.run_sync(process.wait) == -signal.SIGKILL
+        assert await process.end_by(signal.SIGKILL) == -signal.SIGKILL
         await until_gone(pids)
 
 

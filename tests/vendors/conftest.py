@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,7 +17,34 @@ from gateway.core.render import Renderer, TokenGroup
 from gateway.core.rendered import CutRule
 from gateway.message_id import BatchAddress, encode_rows
 from gateway.vendor import Requests
+from gateway.verdict import Answer
+from vendors import REGISTRY
 
+#: Of every vendor, the least that it wants.
+SMS = {"default": {"id": "SMS_1", "params": {"title": "{{title}}", "content": "{{body}}"}}}
+SMS_PLACES = {"default": {"id": "1", "params": {"1": "{{title}}", "2": "{{body}}"}}}
+THINGS = {"default": {"id": "T", "params": {"thing1": "{{title}}", "thing2": "{{body}}"}}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "apns": {"team_id": "T", "key_id": "K", "topic": "com.example.app", "key_file": "k"},
+    "fcm": {"project_id": "p", "service_account_file": "k"},
+    "huawei": {"client_id": "104000001", "client_secret_file": "k"},
+    "harmony": {"project_id": "388", "account_key_file": "k"},
+    "honor": {"app_id": "1044", "client_id": "c", "client_secret_file": "k"},
+    "xiaomi": {"package_name": "com.example.app", "app_secret_file": "k"},
+    "oppo": {"app_key_id": "ak", "master_secret_file": "k"},
+    "vivo": {"app_id": 10004, "app_key_id": "ak", "app_secret_file": "k"},
+    "meizu": {"app_id": "110000", "app_secret_file": "k"},
+    "webhook": {"host": "hook.example.com", "secret_file": "k"},
+    "ups": {"host": "ups.example.com", "secret_file": "k"},
+    "aliyun_sms": {"access_key_id": "ak", "access_key_secret_file": "k", "sign_name": "Demo", "templates": SMS},
+    "tencent_sms": {"secret_id": "i", "sdk_app_id": "1400", "secret_key_file": "k", "templates": SMS_PLACES},
+    "wechat": {"appid": "wx1", "app_secret_file": "k", "templates": THINGS, "page": "pages/index"},
+    "email": {"host": "smtp.a.b", "sender": "Shop <no-reply@a.b>", "user_name": "u", "password_file": "p"},
+    "wecom": {"corpid": "ww1", "agentid": 1000002, "corp_secret_file": "k", "card_url": "https://a.b/c"},
+    "dingtalk": {"app_key_id": "ding1", "agent_id": 7, "app_secret_file": "k", "card_url": "https://a.b/c"},
+    "wecom_robot": {"robots_file": "k", "card_url": "https://a.b/c"},
+    "dingtalk_robot": {"robots_file": "k", "card_url": "https://a.b/c"},
+}
 SECRET = b"secret-of-16-byte"
 BORN_UNIX_MS = 1_763_700_000_000
 
@@ -104,3 +132,30 @@ def render(
 @pytest.fixture(name="render")
 def _render() -> Callable[..., Rendering]:
     return render
+
+
+@pytest.fixture(scope="session")
+def vendor_of() -> Callable[[str], Any]:
+    """The vendor of a name, with the settings above."""
+
+    def make(name: str) -> Any:
+        entry = REGISTRY[name]
+        return entry.vendor(msgspec.convert(SETTINGS[name], entry.settings))
+
+    return make
+
+
+def _judged(sheet: str, classify: Callable[[str], Answer]) -> dict[str, Answer]:
+    """Code -> its answer, of all codes of a sheet whose lines are a verdict and the codes that have it."""
+    found: dict[str, Answer] = {}
+    for line in sheet.strip().splitlines():
+        verdict, *codes = line.split()
+        for code in codes:
+            found[code] = classify(code)
+            assert found[code].verdict.name == verdict, code
+    return found
+
+
+@pytest.fixture(name="judged")
+def _judged_sheet() -> Callable[..., dict[str, Answer]]:
+    return _judged

@@ -131,15 +131,10 @@ UNAVAILABLE isp.SYSTEM_ERROR isp.UNKNOWN_ERR_CODE ServiceUnavailable SignatureNo
 """
 
 
-def test_every_code_of_the_sheet_has_its_verdict() -> None:
-    seen: set[str] = set()
-    for line in TABLE.strip().splitlines():
-        verdict, *codes = line.split()
-        seen |= set(codes)
-        for code in codes:
-            answer = VENDOR.classify(200, {}, json.dumps({"Code": code}).encode())
-            assert (answer.verdict.name, answer.name) == (verdict, "" if code == "OK" else code.replace(".", "_"))
-    assert seen == set(ANSWERS)
+def test_every_code_of_the_sheet_has_its_verdict(judged: Callable[..., Any]) -> None:
+    found = judged(TABLE, lambda code: VENDOR.classify(200, {}, json.dumps({"Code": code}).encode()))
+    assert set(found) == set(ANSWERS)
+    assert all(answer.name == ("" if code == "OK" else code.replace(".", "_")) for code, answer in found.items())
     unknown = VENDOR.classify(200, {}, b'{"Code":"isv.NEW_ONE"}')
     assert (unknown.verdict, unknown.name, unknown.is_unknown) == (Verdict.REJECTED, "isv_NEW_ONE", True)
 

@@ -17,37 +17,13 @@ from hypothesis import strategies as st
 from bench.render_check import Request, form, reader_of
 from gateway.content import Click, Variant
 from gateway.ledger import VENDOR_CHANNELS
-from gateway.vendor import BulkVendor, Vendor, slot_text
+from gateway.vendor import BulkVendor, slot_text
 from gateway.verdict import Answer, Verdict
 from gateway.wire.rpc import codec
 from gateway.wire.rpc.messages import Submit, Texts
 from gateway.wire.rpc.submit import decode_submit
 from vendors import REGISTRY
 
-SMS = {"default": {"id": "SMS_1", "params": {"title": "{{title}}", "content": "{{body}}"}}}
-SMS_PLACES = {"default": {"id": "1", "params": {"1": "{{title}}", "2": "{{body}}"}}}
-THINGS = {"default": {"id": "T", "params": {"thing1": "{{title}}", "thing2": "{{body}}"}}}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "apns": {"team_id": "T", "key_id": "K", "topic": "com.example.app", "key_file": "k"},
-    "fcm": {"project_id": "p", "service_account_file": "k"},
-    "huawei": {"client_id": "104000001", "client_secret_file": "k"},
-    "harmony": {"project_id": "388", "account_key_file": "k"},
-    "honor": {"app_id": "1044", "client_id": "c", "client_secret_file": "k"},
-    "xiaomi": {"package_name": "com.example.app", "app_secret_file": "k"},
-    "oppo": {"app_key_id": "ak", "master_secret_file": "k"},
-    "vivo": {"app_id": 10004, "app_key_id": "ak", "app_secret_file": "k"},
-    "meizu": {"app_id": "110000", "app_secret_file": "k"},
-    "webhook": {"host": "hook.example.com", "secret_file": "k"},
-    "ups": {"host": "ups.example.com", "secret_file": "k"},
-    "aliyun_sms": {"access_key_id": "ak", "access_key_secret_file": "k", "sign_name": "Demo", "templates": SMS},
-    "tencent_sms": {"secret_id": "i", "sdk_app_id": "1400", "secret_key_file": "k", "templates": SMS_PLACES},
-    "wechat": {"appid": "wx1", "app_secret_file": "k", "templates": THINGS, "page": "pages/index"},
-    "email": {"host": "smtp.a.b", "sender": "Shop <no-reply@a.b>", "user_name": "u", "password_file": "p"},
-    "wecom": {"corpid": "ww1", "agentid": 1000002, "corp_secret_file": "k", "card_url": "https://a.b/c"},
-    "dingtalk": {"app_key_id": "ding1", "agent_id": 7, "app_secret_file": "k", "card_url": "https://a.b/c"},
-    "wecom_robot": {"robots_file": "k", "card_url": "https://a.b/c"},
-    "dingtalk_robot": {"robots_file": "k", "card_url": "https://a.b/c"},
-}
 #: A token of the vendor's form, where it has a strict one; number: tells them apart.
 TOKEN_FORMS = {
     "aliyun_sms": "138000{:05d}",
@@ -58,7 +34,7 @@ TOKEN_FORMS = {
 #: Whose fact sheet calls title and body required, or gives a code for their absence.
 NEED_TEXTS = {"harmony", "xiaomi", "oppo", "vivo", "meizu"}
 PUSH_VENDORS = sorted(
-    set(SETTINGS)
+    set(REGISTRY)
     - {"webhook", "ups", "aliyun_sms", "tencent_sms", "wechat", "wecom", "dingtalk", "email"}
     - {"wecom_robot", "dingtalk_robot"}
 )
@@ -98,20 +74,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def make(name: str) -> Vendor:
-    entry = REGISTRY[name]
-    vendor: Vendor = entry.vendor(msgspec.convert(SETTINGS[name], entry.settings))
-    return vendor
-
-
 def texts(rows: list[str]) -> Texts:
     raw = [row.encode() for row in rows]
     ends = np.cumsum([0, *map(len, raw)])
     return Texts(b"".join(raw), memoryview(struct.pack(f"<{len(ends)}I", *ends.tolist())))
-
-
-def test_the_settings_here_are_of_every_vendor() -> None:
-    assert set(SETTINGS) == set(REGISTRY)
 
 
 def test_contents_with_a_fault_are_refused_row_by_row_with_their_field() -> None:
@@ -139,8 +105,10 @@ def test_contents_with_a_fault_are_refused_row_by_row_with_their_field() -> None
 
 
 @pytest.mark.parametrize("separator", [",", ";", " ", "\r\n", '"', "\\", "\x00"])
-def test_a_token_that_would_be_two_in_a_list_is_refused_and_the_others_are_not(name: str, separator: str) -> None:
-    vendor, good = make(name), token_of(name, 1)
+def test_a_token_that_would_be_two_in_a_list_is_refused_and_the_others_are_not(
+    vendor_of: Callable[[str], Any], name: str, separator: str
+) -> None:
+    vendor, good = vendor_of(name), token_of(name, 1)
     if name in JOIN_NOTHING and separator in ",;":
         assert not vendor.check_token(good + separator)
         return
@@ -171,8 +139,10 @@ ODD = [
 
 @pytest.mark.parametrize("name", PUSH_VENDORS)
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_odd_texts_reach_the_vendor_as_they_are(name: str, is_shared: bool, render: Callable[..., Any]) -> None:
-    vendor = make(name)
+def test_odd_texts_reach_the_vendor_as_they_are(
+    vendor_of: Callable[[str], Any], name: str, is_shared: bool, render: Callable[..., Any]
+) -> None:
+    vendor = vendor_of(name)
     tokens = [token_of(name, row) for row in range(len(ODD))]
     kind = "marketing" if name == "oppo" else "system"
     read = reader_of(name)
@@ -200,9 +170,9 @@ def test_odd_texts_reach_the_vendor_as_they_are(name: str, is_shared: bool, rend
 @pytest.mark.parametrize("blank", ["", " ", "\u3000\n", "\u200a"])
 @pytest.mark.parametrize("field", ["title", "body"])
 def test_a_text_that_says_nothing_is_refused_where_the_vendor_needs_one_and_harms_no_other_row(
-    name: str, field: str, blank: str, render: Callable[..., Any]
+    vendor_of: Callable[[str], Any], name: str, field: str, blank: str, render: Callable[..., Any]
 ) -> None:
-    vendor = make(name)
+    vendor = vendor_of(name)
     good = ["one", "two", "three", "four"]
     values = {"title": good, "body": good} | {field: ["one", blank, "three", blank]}
     tokens = [token_of(name, row) for row in range(4)]
@@ -236,9 +206,9 @@ EXTREMES = [
 
 @pytest.mark.parametrize("extreme", range(len(EXTREMES)))
 def test_what_the_door_lets_in_is_sent_within_the_limits_or_refused_with_field_and_text(
-    name: str, extreme: int, render: Callable[..., Any]
+    vendor_of: Callable[[str], Any], name: str, extreme: int, render: Callable[..., Any]
 ) -> None:
-    vendor, tokens = make(name), [token_of(name, row) for row in range(3)]
+    vendor, tokens = vendor_of(name), [token_of(name, row) for row in range(3)]
     made = render(vendor, EXTREMES[extreme], tokens)
     refused = [row for rows, field, text in made.refused for row in rows if field and text]
     assert sorted([*refused, *(row for request in made.requests for row in request.rows)]) == [0, 1, 2]
@@ -249,8 +219,10 @@ def test_what_the_door_lets_in_is_sent_within_the_limits_or_refused_with_field_a
         assert (rows, bool(field), bool(text)) == ([1], True, True)
 
 
-def test_eleven_custom_pairs_are_too_many_for_xiaomi_and_ten_are_not(render: Callable[..., Any]) -> None:
-    vendor = make("xiaomi")
+def test_eleven_custom_pairs_are_too_many_for_xiaomi_and_ten_are_not(
+    vendor_of: Callable[[str], Any], render: Callable[..., Any]
+) -> None:
+    vendor = vendor_of("xiaomi")
     variants = [Variant("t", "b", data={f"k{number}": "v" for number in range(count)}) for count in (10, 11, 10)]
     made = render(vendor, variants, ["aa", "bb", "cc"])
     assert made.refused == [([1], "data", "data has 11 pairs, limit 10 (xiaomi)")]
@@ -258,7 +230,7 @@ def test_eleven_custom_pairs_are_too_many_for_xiaomi_and_ten_are_not(render: Cal
     assert "messages" in form(made.requests[0].body)
 
 
-def test_a_ttl_stays_in_what_the_vendor_takes(render: Callable[..., Any]) -> None:
+def test_a_ttl_stays_in_what_the_vendor_takes(vendor_of: Callable[[str], Any], render: Callable[..., Any]) -> None:
     """Time to live of the shortest and the longest message, in each vendor's unit (fact sheets, sections "TTL")."""
     paths: dict[str, tuple[str, list[Any]]] = {
         "huawei": ("message.android.ttl", ["1s", "1296000s"]),
@@ -269,7 +241,7 @@ def test_a_ttl_stays_in_what_the_vendor_takes(render: Callable[..., Any]) -> Non
     }
     for vendor_name, (path, wanted) in paths.items():
         for ttl_s, value in zip((0, 40 * 86400), wanted, strict=True):
-            made = render(make(vendor_name), Variant("t", "b", ttl_s=ttl_s), ["ab" * 32])
+            made = render(vendor_of(vendor_name), Variant("t", "b", ttl_s=ttl_s), ["ab" * 32])
             found: Any = msgspec.json.decode(made.requests[0].body)
             for key in path.split("."):
                 found = found[key]
@@ -297,9 +269,9 @@ headers = st.dictionaries(
 
 @given(vendor_name=st.sampled_from(sorted(REGISTRY)), status=st.integers(0, 999), head=headers, body=bodies)
 def test_arbitrary_bytes_as_an_answer_never_raise(
-    vendor_name: str, status: int, head: dict[bytes, bytes], body: bytes
+    vendor_of: Callable[[str], Any], vendor_name: str, status: int, head: dict[bytes, bytes], body: bytes
 ) -> None:
-    vendor = make(vendor_name)
+    vendor = vendor_of(vendor_name)
     assert isinstance(vendor.classify(status, head, body).verdict, Verdict)
     if getattr(vendor, "is_bulk", False):
         bulk = cast(BulkVendor, vendor)

@@ -106,15 +106,11 @@ UNCERTAIN 80100000
 """
 
 
-def test_every_code_of_the_sheets_has_its_verdict() -> None:
-    seen: set[str] = set()
-    for line in TABLE.strip().splitlines():
-        verdict, *codes = line.split()
-        seen |= set(codes)
-        for code in codes:
-            for body in (f'{{"code":{code}}}', f'{{"code":"{code}"}}'):
-                assert VENDOR.classify(200, {}, body.encode()).verdict.name == verdict, code
-    assert seen == set(ANSWERS)
+def test_every_code_of_the_sheets_has_its_verdict(judged: Callable[..., Any]) -> None:
+    for body in ('{"code":%s}', '{"code":"%s"}'):
+        assert set(judged(TABLE, lambda code, body=body: VENDOR.classify(200, {}, (body % code).encode()))) == set(
+            ANSWERS
+        )
     assert VENDOR.classify(200, {}, b'{"code":403}').is_refreshable
     for status, verdict in ((400, "REJECTED"), (403, "CREDENTIAL"), (503, "THROTTLED"), (502, "UNAVAILABLE")):
         assert VENDOR.classify(status, {}, b"").verdict.name == verdict

@@ -179,15 +179,11 @@ QUOTA 45009
 """
 
 
-def test_every_code_of_the_sheet_has_its_verdict() -> None:
-    seen: set[str] = set()
-    for line in TABLE.strip().splitlines():
-        verdict, *codes = line.split()
-        seen |= set(codes)
-        for code in codes:
-            answer = VENDOR.classify(200, {}, json.dumps({"errcode": int(code), "errmsg": "x"}).encode())
-            assert answer.verdict.name == verdict, code
-    assert seen == set(ANSWERS)
+def test_every_code_of_the_sheet_has_its_verdict(judged: Callable[..., Any]) -> None:
+    found = judged(
+        TABLE, lambda code: VENDOR.classify(200, {}, json.dumps({"errcode": int(code), "errmsg": "x"}).encode())
+    )
+    assert set(found) == set(ANSWERS)
     refreshable = {code for code, answer in ANSWERS.items() if answer.is_refreshable}
     assert refreshable == {"40001", "40014", "41001", "42001"}
 

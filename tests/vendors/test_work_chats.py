@@ -129,15 +129,10 @@ THROTTLED 90002 90018 143103 143104 143105
 
 
 @pytest.mark.parametrize("name", VENDORS)
-def test_every_code_has_its_verdict(name: str) -> None:
-    seen: set[str] = set()
-    for line in TABLES[name].strip().splitlines():
-        verdict, *codes = line.split()
-        seen |= set(codes)
-        for code in codes:
-            body = json.dumps({"errcode": int(code)}).encode()
-            assert VENDORS[name].classify(200, {}, body).verdict.name == verdict, code
-    assert seen == set({"wecom": wecom, "dingtalk": dingtalk}[name].ANSWERS)
+def test_every_code_has_its_verdict(name: str, judged: Callable[..., Any]) -> None:
+    vendor = VENDORS[name]
+    found = judged(TABLES[name], lambda code: vendor.classify(200, {}, json.dumps({"errcode": int(code)}).encode()))
+    assert set(found) == set({"wecom": wecom, "dingtalk": dingtalk}[name].ANSWERS)
 
 
 def test_wecom_names_persons_and_they_are_muted() -> None:

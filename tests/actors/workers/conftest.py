@@ -32,7 +32,7 @@ from gateway.content import Variant
 from gateway.core.ownership import Ownership, journal_of
 from gateway.core.request_ids import RequestIds, request_key
 from gateway.core.shadow import Life
-from gateway.errors import Overloaded, RemoteProtocolError, StoreError
+from gateway.errors import Overloaded, RemoteProtocolError
 from gateway.ledger import Channel, LedgerPage
 from gateway.message_id import SEQUENCES_MAX
 from gateway.net.edge_table import ConnectionTable
@@ -268,16 +268,6 @@ class Cluster:
         return n
 
 
-class Archived:
-    """What a ledger reports."""
-
-    def archived(self, pages: int) -> None: ...
-
-    def failed(self, error: StoreError) -> None: ...
-
-    def retained(self, pages: int) -> None: ...
-
-
 class Site:
     """Workers whose inboxes outlive them, as on a disk. has_archives: pages, too, and little memory for them."""
 
@@ -325,19 +315,7 @@ class Site:
     async def _open_archive(self, index: int, places: InboxPlaces) -> LedgerActor:
         world = self.cluster.workers[index].world
         world.home._ledger_bytes_max = 20_000
-        ledger = LedgerActor(
-            store=self.archives[index],
-            inbox=self.stores[index],
-            epoch=OwnershipEpoch(1),
-            home=world.home,
-            clock=world.clock,
-            observer=Archived(),
-            held_write_s=0.1,
-            retention_s=86_400.0,
-            retention_bytes_max=1 << 40,
-            retention_check_s=600.0,
-            counter_days_max=400,
-        )
+        ledger: LedgerActor = world.ledger_on(self.archives[index], inbox=self.stores[index], held_write_s=0.1)
         await ledger.load()
         # As app_stores does.
         stored = self.stores[index]._rows

@@ -8,27 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bench.devices.mqtt import field, framed
 from gateway.errors import RemoteProtocolError
 from gateway.wire.mqtt import packets as mqtt
 from gateway.wire.mqtt.fields import encode_variable
 from gateway.wire.mqtt.properties import NO_PROPERTIES
 
 LIMIT = 70_000
-
-
-def field(data: bytes) -> bytes:
-    return len(data).to_bytes(2, "big") + data
-
-
-def frame(first: int, body: bytes) -> bytes:
-    """A packet, built the naive way: the remaining length digit by digit as in section 2.2.3."""
-    length, digits = len(body), b""
-    while True:
-        digit = length % 128
-        length //= 128
-        digits += bytes([digit | (128 if length else 0)])
-        if not length:
-            return bytes([first]) + digits + body
 
 
 def connect_body(*, flags: int = 0xC2, level: int = 4, name: bytes = b"MQTT", rest: bytes | None = None) -> bytes:
@@ -86,21 +72,21 @@ def encode(packet: mqtt.Packet) -> bytes:
             if packet.password is not None:
                 flags |= 0x40
                 rest += field(packet.password)
-            return frame(0x10, field(b"MQTT") + bytes([4, flags]) + packet.keepalive_s.to_bytes(2, "big") + rest)
+            return framed(0x10, field(b"MQTT") + bytes([4, flags]) + packet.keepalive_s.to_bytes(2, "big") + rest)
         case mqtt.Publish():
             first = 0x30 | packet.is_duplicate << 3 | packet.qos << 1 | packet.is_retained
             packet_id = packet.packet_id.to_bytes(2, "big") if packet.qos else b""
-            return frame(first, field(packet.topic.encode()) + packet_id + packet.payload)
+            return framed(first, field(packet.topic.encode()) + packet_id + packet.payload)
         case mqtt.Subscribe():
             entries = b"".join(field(name.encode()) + bytes([qos]) for name, qos in packet.filters)
-            return frame(0x82, packet.packet_id.to_bytes(2, "big") + entries)
+            return framed(0x82, packet.packet_id.to_bytes(2, "big") + entries)
         case mqtt.Unsubscribe():
             entries = b"".join(field(name.encode()) for name in packet.filters)
-            return frame(0xA2, packet.packet_id.to_bytes(2, "big") + entries)
+            return framed(0xA2, packet.packet_id.to_bytes(2, "big") + entries)
         case mqtt.Puback():
-            return frame(0x40, packet.packet_id.to_bytes(2, "big"))
+            return framed(0x40, packet.packet_id.to_bytes(2, "big"))
         case mqtt.Pubrel():
-            return frame(0x62, packet.packet_id.to_bytes(2, "big"))
+            return framed(0x62, packet.packet_id.to_bytes(2, "big"))
         case mqtt.Pingreq():
             return b"\xc0\x00"
         case mqtt.Disconnect():
@@ -202,41 +188,41 @@ REFUSED = {
     "PUBACK too short": b"\x40\x01\x00",
     "PUBACK of packet identifier 0": b"\x40\x02\x00\x00",
     "PUBREL of packet identifier 0": b"\x62\x02\x00\x00",
-    "PUBLISH of QoS 3": frame(0x36, field(b"t") + b"\x00\x01"),
-    "PUBLISH of QoS 0 with DUP": frame(0x38, field(b"t")),
-    "PUBLISH with packet identifier 0": frame(0x32, field(b"t") + b"\x00\x00"),
-    "PUBLISH without packet identifier": frame(0x32, field(b"t") + b"\x00"),
-    "PUBLISH without topic": frame(0x30, field(b"")),
-    "PUBLISH to a wildcard +": frame(0x30, field(b"a/+")),
-    "PUBLISH to a wildcard #": frame(0x30, field(b"#")),
-    "PUBLISH with NUL in its topic": frame(0x30, field(b"a\0b")),
-    "PUBLISH with a surrogate in its topic": frame(0x30, field(b"a\xed\xa0\x80")),
-    "PUBLISH that ends inside its topic": frame(0x30, b"\x00\x05ab"),
-    "PUBLISH that ends before its topic": frame(0x30, b"\x00"),
-    "SUBSCRIBE without a filter": frame(0x82, b"\x00\x01"),
-    "SUBSCRIBE with packet identifier 0": frame(0x82, b"\x00\x00" + field(b"t") + b"\x01"),
-    "SUBSCRIBE without a QoS": frame(0x82, b"\x00\x01" + field(b"t")),
-    "SUBSCRIBE with QoS 3": frame(0x82, b"\x00\x01" + field(b"t") + b"\x03"),
-    "SUBSCRIBE with reserved bits": frame(0x82, b"\x00\x01" + field(b"t") + b"\x81"),
-    "SUBSCRIBE to an empty filter": frame(0x82, b"\x00\x01" + field(b"") + b"\x01"),
-    "SUBSCRIBE with # in the middle": frame(0x82, b"\x00\x01" + field(b"a/#/b") + b"\x01"),
-    "SUBSCRIBE with # beside text": frame(0x82, b"\x00\x01" + field(b"a#") + b"\x01"),
-    "SUBSCRIBE with + beside text": frame(0x82, b"\x00\x01" + field(b"a+/b") + b"\x01"),
-    "UNSUBSCRIBE without a filter": frame(0xA2, b"\x00\x01"),
-    "UNSUBSCRIBE without packet identifier": frame(0xA2, b""),
-    "CONNECT of another protocol": frame(0x10, connect_body(name=b"HTTP")),
-    "CONNECT with its reserved flag": frame(0x10, connect_body(flags=0xC3)),
-    "CONNECT with will QoS but no will": frame(0x10, connect_body(flags=0xCA)),
-    "CONNECT with will retain but no will": frame(0x10, connect_body(flags=0xE2)),
-    "CONNECT with will QoS 3": frame(0x10, connect_body(flags=0xDE)),
-    "CONNECT with a password but no user name": frame(0x10, connect_body(flags=0x42)),
-    "CONNECT longer than its fields": frame(0x10, connect_body() + b"x"),
-    "CONNECT that ends before its flags": frame(0x10, field(b"MQTT") + b"\x04"),
-    "CONNECT that ends before its level": frame(0x10, field(b"MQTT")),
-    "CONNECT that ends inside its keep alive": frame(0x10, field(b"MQTT") + b"\x04\xc2\x00"),
-    "CONNECT without its client identifier": frame(0x10, connect_body(rest=b"")),
-    "CONNECT without its password": frame(0x10, connect_body(rest=field(b"0" * 32) + field(b"app"))),
-    "CONNECT with a client identifier that is not UTF-8": frame(0x10, connect_body(flags=2, rest=field(b"\xff"))),
+    "PUBLISH of QoS 3": framed(0x36, field(b"t") + b"\x00\x01"),
+    "PUBLISH of QoS 0 with DUP": framed(0x38, field(b"t")),
+    "PUBLISH with packet identifier 0": framed(0x32, field(b"t") + b"\x00\x00"),
+    "PUBLISH without packet identifier": framed(0x32, field(b"t") + b"\x00"),
+    "PUBLISH without topic": framed(0x30, field(b"")),
+    "PUBLISH to a wildcard +": framed(0x30, field(b"a/+")),
+    "PUBLISH to a wildcard #": framed(0x30, field(b"#")),
+    "PUBLISH with NUL in its topic": framed(0x30, field(b"a\0b")),
+    "PUBLISH with a surrogate in its topic": framed(0x30, field(b"a\xed\xa0\x80")),
+    "PUBLISH that ends inside its topic": framed(0x30, b"\x00\x05ab"),
+    "PUBLISH that ends before its topic": framed(0x30, b"\x00"),
+    "SUBSCRIBE without a filter": framed(0x82, b"\x00\x01"),
+    "SUBSCRIBE with packet identifier 0": framed(0x82, b"\x00\x00" + field(b"t") + b"\x01"),
+    "SUBSCRIBE without a QoS": framed(0x82, b"\x00\x01" + field(b"t")),
+    "SUBSCRIBE with QoS 3": framed(0x82, b"\x00\x01" + field(b"t") + b"\x03"),
+    "SUBSCRIBE with reserved bits": framed(0x82, b"\x00\x01" + field(b"t") + b"\x81"),
+    "SUBSCRIBE to an empty filter": framed(0x82, b"\x00\x01" + field(b"") + b"\x01"),
+    "SUBSCRIBE with # in the middle": framed(0x82, b"\x00\x01" + field(b"a/#/b") + b"\x01"),
+    "SUBSCRIBE with # beside text": framed(0x82, b"\x00\x01" + field(b"a#") + b"\x01"),
+    "SUBSCRIBE with + beside text": framed(0x82, b"\x00\x01" + field(b"a+/b") + b"\x01"),
+    "UNSUBSCRIBE without a filter": framed(0xA2, b"\x00\x01"),
+    "UNSUBSCRIBE without packet identifier": framed(0xA2, b""),
+    "CONNECT of another protocol": framed(0x10, connect_body(name=b"HTTP")),
+    "CONNECT with its reserved flag": framed(0x10, connect_body(flags=0xC3)),
+    "CONNECT with will QoS but no will": framed(0x10, connect_body(flags=0xCA)),
+    "CONNECT with will retain but no will": framed(0x10, connect_body(flags=0xE2)),
+    "CONNECT with will QoS 3": framed(0x10, connect_body(flags=0xDE)),
+    "CONNECT with a password but no user name": framed(0x10, connect_body(flags=0x42)),
+    "CONNECT longer than its fields": framed(0x10, connect_body() + b"x"),
+    "CONNECT that ends before its flags": framed(0x10, field(b"MQTT") + b"\x04"),
+    "CONNECT that ends before its level": framed(0x10, field(b"MQTT")),
+    "CONNECT that ends inside its keep alive": framed(0x10, field(b"MQTT") + b"\x04\xc2\x00"),
+    "CONNECT without its client identifier": framed(0x10, connect_body(rest=b"")),
+    "CONNECT without its password": framed(0x10, connect_body(rest=field(b"0" * 32) + field(b"app"))),
+    "CONNECT with a client identifier that is not UTF-8": framed(0x10, connect_body(flags=2, rest=field(b"\xff"))),
 }
 
 
@@ -253,7 +239,7 @@ def test_connect_of_another_protocol_level_is_refused_with_connack_code_1(level:
     # Another level may lay the rest out otherwise: nothing behind the level may be looked at.
     body = field(name) + bytes([level]) + b"\xff\xff\xff"
     with pytest.raises(RemoteProtocolError) as caught:
-        parse(frame(0x10, body))
+        parse(framed(0x10, body))
     assert caught.value.wire_code == mqtt.ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION
 
 
@@ -265,13 +251,13 @@ def test_packet_over_the_limit_is_refused_from_its_header_alone() -> None:
 
 
 def test_byte_order_mark_stays_in_a_text() -> None:
-    packet = parse(frame(0x30, field("\ufefftopic".encode())))
+    packet = parse(framed(0x30, field("\ufefftopic".encode())))
     assert isinstance(packet, mqtt.Publish)
     assert packet.topic == "\ufefftopic"
 
 
 def test_packets_that_follow_each_other_are_found_where_the_last_one_ended() -> None:
-    data = b"\xc0\x00" + frame(0x40, b"\x00\x07") + b"\xe0"
+    data = b"\xc0\x00" + framed(0x40, b"\x00\x07") + b"\xe0"
     assert mqtt.next_packet(data, 0, LIMIT) == (mqtt.Pingreq(), 2)
     assert mqtt.next_packet(data, 2, LIMIT) == (mqtt.Puback(7), 6)
     assert mqtt.next_packet(data, 6, LIMIT) is None

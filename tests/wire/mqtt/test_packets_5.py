@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
 
+from bench.devices.mqtt import field, framed
 from gateway.errors import CloseReason, RemoteProtocolError
 from gateway.wire.mqtt import answers
 from gateway.wire.mqtt import packets as mqtt
@@ -29,19 +30,6 @@ from gateway.wire.mqtt.reason_codes import DISCONNECT_CODES, PUBACK_CODES, PUBRE
 from gateway.wire.mqtt.session import CLIENT_PACKET_BYTES_MIN
 
 LIMIT = 70_000
-
-
-def field(data: bytes) -> bytes:
-    return len(data).to_bytes(2, "big") + data
-
-
-def frame(first: int, body: bytes) -> bytes:
-    length, digits = len(body), b""
-    while True:
-        digit, length = length % 128, length // 128
-        digits += bytes([digit | (128 if length else 0)])
-        if not length:
-            return bytes([first]) + digits + body
 
 
 # Any property section that a packet may carry.
@@ -168,32 +156,32 @@ def encode(packet: mqtt.Packet) -> bytes:
                 flags |= 0x40
                 rest += field(packet.password)
             head = field(b"MQTT") + bytes([5, flags]) + packet.keepalive_s.to_bytes(2, "big")
-            return frame(0x10, head + encode_properties(packet.properties) + rest)
+            return framed(0x10, head + encode_properties(packet.properties) + rest)
         case mqtt.Publish():
             first = 0x30 | packet.is_duplicate << 3 | packet.qos << 1
             packet_id = packet.packet_id.to_bytes(2, "big") if packet.qos else b""
             properties = encode_properties(packet.properties)
-            return frame(first, field(packet.topic.encode()) + packet_id + properties + packet.payload)
+            return framed(first, field(packet.topic.encode()) + packet_id + properties + packet.payload)
         case mqtt.Subscribe():
             entries = b"".join(field(name.encode()) + bytes([0x2C | qos]) for name, qos in packet.filters)
             head = packet.packet_id.to_bytes(2, "big") + encode_properties(packet.properties)
-            return frame(0x82, head + entries)
+            return framed(0x82, head + entries)
         case mqtt.Unsubscribe():
             entries = b"".join(field(name.encode()) for name in packet.filters)
-            return frame(0xA2, packet.packet_id.to_bytes(2, "big") + encode_properties(packet.properties) + entries)
+            return framed(0xA2, packet.packet_id.to_bytes(2, "big") + encode_properties(packet.properties) + entries)
         case mqtt.Puback() | mqtt.Pubrel():
             body = packet.packet_id.to_bytes(2, "big")
             if packet.properties != NO_PROPERTIES:
                 body += bytes([packet.reason_code]) + encode_properties(packet.properties)
             elif packet.reason_code:
                 body += bytes([packet.reason_code])
-            return frame(0x40 if isinstance(packet, mqtt.Puback) else 0x62, body)
+            return framed(0x40 if isinstance(packet, mqtt.Puback) else 0x62, body)
         case mqtt.Pingreq():
             return b"\xc0\x00"
         case mqtt.Disconnect():
             if packet.properties != NO_PROPERTIES:
-                return frame(0xE0, bytes([packet.reason_code]) + encode_properties(packet.properties))
-            return frame(0xE0, bytes([packet.reason_code]) if packet.reason_code else b"")
+                return framed(0xE0, bytes([packet.reason_code]) + encode_properties(packet.properties))
+            return framed(0xE0, bytes([packet.reason_code]) if packet.reason_code else b"")
 
 
 def _connect(
@@ -325,53 +313,53 @@ ID = b"\x00\x01"
 MALFORMED = 0
 REFUSED: dict[str, tuple[bytes, int]] = {
     "remaining length with a byte too many": (b"\xc0\x80\x00", MALFORMED),
-    "property length with a byte too many": (frame(0x30, T + b"\x80\x00"), MALFORMED),
-    "property length of five bytes": (frame(0x30, T + b"\xff\xff\xff\xff\x01"), MALFORMED),
-    "properties longer than the packet": (frame(0x30, T + b"\x05\x02\x00"), MALFORMED),
-    "property cut by its length": (frame(0x30, T + b"\x03\x02\x00\x00\x00\x01"), MALFORMED),
-    "unknown property": (frame(0x30, T + b"\x02\x7f\x00"), MALFORMED),
-    "property of another packet": (frame(0x30, T + b"\x03\x21\x00\x01"), MALFORMED),
-    "property twice": (frame(0x30, T + b"\x04\x01\x00\x01\x00"), ReasonCode.PROTOCOL_ERROR),
-    "flag that is 2": (frame(0x30, T + b"\x02\x01\x02"), ReasonCode.PROTOCOL_ERROR),
-    "content type that is not UTF-8": (frame(0x30, T + b"\x04\x03\x00\x01\xff"), MALFORMED),
-    "response topic with a wildcard": (frame(0x30, T + b"\x04\x08\x00\x01#"), MALFORMED),
-    "subscription identifier in PUBLISH": (frame(0x30, T + b"\x02\x0b\x01"), ReasonCode.PROTOCOL_ERROR),
-    "topic alias 0": (frame(0x30, T + b"\x03\x23\x00\x00"), ReasonCode.TOPIC_ALIAS_INVALID),
-    "no topic and no alias": (frame(0x30, field(b"") + b"\x00"), ReasonCode.PROTOCOL_ERROR),
-    "PUBLISH to a wildcard": (frame(0x30, field(b"a/#") + b"\x00"), MALFORMED),
-    "PUBLISH without its property length": (frame(0x30, T), MALFORMED),
-    "PUBLISH to be retained": (frame(0x31, T + b"\x00"), ReasonCode.RETAIN_NOT_SUPPORTED),
-    "PUBLISH of QoS 3": (frame(0x36, T + ID + b"\x00"), MALFORMED),
-    "PUBLISH of QoS 0 with DUP": (frame(0x38, T + b"\x00"), MALFORMED),
-    "PUBLISH with packet identifier 0": (frame(0x32, T + b"\x00\x00\x00"), MALFORMED),
-    "PUBACK with a code of another packet": (frame(0x40, ID + b"\x92"), ReasonCode.PROTOCOL_ERROR),
-    "PUBACK longer than its fields": (frame(0x40, ID + b"\x00\x00x"), MALFORMED),
-    "PUBACK of packet identifier 0": (frame(0x40, b"\x00\x00"), MALFORMED),
-    "PUBREL with a code of another packet": (frame(0x62, ID + b"\x80"), ReasonCode.PROTOCOL_ERROR),
-    "PUBREC": (frame(0x50, ID), MALFORMED),
+    "property length with a byte too many": (framed(0x30, T + b"\x80\x00"), MALFORMED),
+    "property length of five bytes": (framed(0x30, T + b"\xff\xff\xff\xff\x01"), MALFORMED),
+    "properties longer than the packet": (framed(0x30, T + b"\x05\x02\x00"), MALFORMED),
+    "property cut by its length": (framed(0x30, T + b"\x03\x02\x00\x00\x00\x01"), MALFORMED),
+    "unknown property": (framed(0x30, T + b"\x02\x7f\x00"), MALFORMED),
+    "property of another packet": (framed(0x30, T + b"\x03\x21\x00\x01"), MALFORMED),
+    "property twice": (framed(0x30, T + b"\x04\x01\x00\x01\x00"), ReasonCode.PROTOCOL_ERROR),
+    "flag that is 2": (framed(0x30, T + b"\x02\x01\x02"), ReasonCode.PROTOCOL_ERROR),
+    "content type that is not UTF-8": (framed(0x30, T + b"\x04\x03\x00\x01\xff"), MALFORMED),
+    "response topic with a wildcard": (framed(0x30, T + b"\x04\x08\x00\x01#"), MALFORMED),
+    "subscription identifier in PUBLISH": (framed(0x30, T + b"\x02\x0b\x01"), ReasonCode.PROTOCOL_ERROR),
+    "topic alias 0": (framed(0x30, T + b"\x03\x23\x00\x00"), ReasonCode.TOPIC_ALIAS_INVALID),
+    "no topic and no alias": (framed(0x30, field(b"") + b"\x00"), ReasonCode.PROTOCOL_ERROR),
+    "PUBLISH to a wildcard": (framed(0x30, field(b"a/#") + b"\x00"), MALFORMED),
+    "PUBLISH without its property length": (framed(0x30, T), MALFORMED),
+    "PUBLISH to be retained": (framed(0x31, T + b"\x00"), ReasonCode.RETAIN_NOT_SUPPORTED),
+    "PUBLISH of QoS 3": (framed(0x36, T + ID + b"\x00"), MALFORMED),
+    "PUBLISH of QoS 0 with DUP": (framed(0x38, T + b"\x00"), MALFORMED),
+    "PUBLISH with packet identifier 0": (framed(0x32, T + b"\x00\x00\x00"), MALFORMED),
+    "PUBACK with a code of another packet": (framed(0x40, ID + b"\x92"), ReasonCode.PROTOCOL_ERROR),
+    "PUBACK longer than its fields": (framed(0x40, ID + b"\x00\x00x"), MALFORMED),
+    "PUBACK of packet identifier 0": (framed(0x40, b"\x00\x00"), MALFORMED),
+    "PUBREL with a code of another packet": (framed(0x62, ID + b"\x80"), ReasonCode.PROTOCOL_ERROR),
+    "PUBREC": (framed(0x50, ID), MALFORMED),
     "DISCONNECT with a code of servers": (b"\xe0\x01\x8e", ReasonCode.PROTOCOL_ERROR),
     "DISCONNECT longer than its fields": (b"\xe0\x03\x00\x00\x00", MALFORMED),
     "AUTH": (b"\xf0\x00", ReasonCode.PROTOCOL_ERROR),
     "PINGREQ with a body": (b"\xc0\x01\x00", MALFORMED),
-    "SUBSCRIBE without a filter": (frame(0x82, ID + b"\x00"), ReasonCode.PROTOCOL_ERROR),
-    "SUBSCRIBE without options": (frame(0x82, ID + b"\x00" + T), MALFORMED),
-    "SUBSCRIBE with reserved options": (frame(0x82, ID + b"\x00" + T + b"\x41"), MALFORMED),
-    "SUBSCRIBE with QoS 3": (frame(0x82, ID + b"\x00" + T + b"\x03"), ReasonCode.PROTOCOL_ERROR),
-    "SUBSCRIBE with retain handling 3": (frame(0x82, ID + b"\x00" + T + b"\x31"), ReasonCode.PROTOCOL_ERROR),
+    "SUBSCRIBE without a filter": (framed(0x82, ID + b"\x00"), ReasonCode.PROTOCOL_ERROR),
+    "SUBSCRIBE without options": (framed(0x82, ID + b"\x00" + T), MALFORMED),
+    "SUBSCRIBE with reserved options": (framed(0x82, ID + b"\x00" + T + b"\x41"), MALFORMED),
+    "SUBSCRIBE with QoS 3": (framed(0x82, ID + b"\x00" + T + b"\x03"), ReasonCode.PROTOCOL_ERROR),
+    "SUBSCRIBE with retain handling 3": (framed(0x82, ID + b"\x00" + T + b"\x31"), ReasonCode.PROTOCOL_ERROR),
     "SUBSCRIBE with an identifier": (
-        frame(0x82, ID + b"\x02\x0b\x01" + T + b"\x01"),
+        framed(0x82, ID + b"\x02\x0b\x01" + T + b"\x01"),
         ReasonCode.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED,
     ),
     "SUBSCRIBE to a shared subscription": (
-        frame(0x82, ID + b"\x00" + field(b"$share/g/t") + b"\x01"),
+        framed(0x82, ID + b"\x00" + field(b"$share/g/t") + b"\x01"),
         ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED,
     ),
     "SUBSCRIBE to a wildcard": (
-        frame(0x82, ID + b"\x00" + field(b"d/+/down") + b"\x01"),
+        framed(0x82, ID + b"\x00" + field(b"d/+/down") + b"\x01"),
         ReasonCode.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED,
     ),
-    "SUBSCRIBE with # in the middle": (frame(0x82, ID + b"\x00" + field(b"a/#/b") + b"\x01"), MALFORMED),
-    "UNSUBSCRIBE without a filter": (frame(0xA2, ID + b"\x00"), ReasonCode.PROTOCOL_ERROR),
+    "SUBSCRIBE with # in the middle": (framed(0x82, ID + b"\x00" + field(b"a/#/b") + b"\x01"), MALFORMED),
+    "UNSUBSCRIBE without a filter": (framed(0xA2, ID + b"\x00"), ReasonCode.PROTOCOL_ERROR),
     "SUBSCRIBE without its flags": (b"\x80", MALFORMED),
 }
 
@@ -390,24 +378,24 @@ def connect_body(properties: bytes = b"\x00", flags: int = 0xC2, level: int = 5,
 
 
 CONNECT_FAULTS: dict[str, tuple[bytes, int]] = {
-    "reserved flag": (frame(0x10, connect_body(flags=0xC3)), ReasonCode.MALFORMED_PACKET),
-    "will QoS without will": (frame(0x10, connect_body(flags=0xCA)), ReasonCode.MALFORMED_PACKET),
-    "receive maximum 0": (frame(0x10, connect_body(b"\x03\x21\x00\x00")), ReasonCode.PROTOCOL_ERROR),
-    "maximum packet size 0": (frame(0x10, connect_body(b"\x05\x27\x00\x00\x00\x00")), ReasonCode.PROTOCOL_ERROR),
+    "reserved flag": (framed(0x10, connect_body(flags=0xC3)), ReasonCode.MALFORMED_PACKET),
+    "will QoS without will": (framed(0x10, connect_body(flags=0xCA)), ReasonCode.MALFORMED_PACKET),
+    "receive maximum 0": (framed(0x10, connect_body(b"\x03\x21\x00\x00")), ReasonCode.PROTOCOL_ERROR),
+    "maximum packet size 0": (framed(0x10, connect_body(b"\x05\x27\x00\x00\x00\x00")), ReasonCode.PROTOCOL_ERROR),
     "session expiry twice": (
-        frame(0x10, connect_body(b"\x0a" + b"\x11\x00\x00\x00\x01" * 2)),
+        framed(0x10, connect_body(b"\x0a" + b"\x11\x00\x00\x00\x01" * 2)),
         ReasonCode.PROTOCOL_ERROR,
     ),
-    "property of PUBLISH": (frame(0x10, connect_body(b"\x03\x23\x00\x01")), ReasonCode.MALFORMED_PACKET),
-    "authentication data alone": (frame(0x10, connect_body(b"\x04\x16\x00\x01x")), ReasonCode.PROTOCOL_ERROR),
+    "property of PUBLISH": (framed(0x10, connect_body(b"\x03\x23\x00\x01")), ReasonCode.MALFORMED_PACKET),
+    "authentication data alone": (framed(0x10, connect_body(b"\x04\x16\x00\x01x")), ReasonCode.PROTOCOL_ERROR),
     "will to be retained": (
-        frame(0x10, connect_body(flags=0x26, rest=field(b"id") + b"\x00" + T + field(b"gone"))),
+        framed(0x10, connect_body(flags=0x26, rest=field(b"id") + b"\x00" + T + field(b"gone"))),
         ReasonCode.RETAIN_NOT_SUPPORTED,
     ),
-    "longer than its fields": (frame(0x10, connect_body() + b"x"), ReasonCode.MALFORMED_PACKET),
-    "without its client identifier": (frame(0x10, connect_body(rest=b"")), ReasonCode.MALFORMED_PACKET),
-    "ends inside its keep alive": (frame(0x10, field(b"MQTT") + b"\x05\xc2\x00"), ReasonCode.MALFORMED_PACKET),
-    "protocol level 6": (frame(0x10, field(b"MQTT") + b"\x06\xff\xff"), ReasonCode.UNSUPPORTED_PROTOCOL_VERSION),
+    "longer than its fields": (framed(0x10, connect_body() + b"x"), ReasonCode.MALFORMED_PACKET),
+    "without its client identifier": (framed(0x10, connect_body(rest=b"")), ReasonCode.MALFORMED_PACKET),
+    "ends inside its keep alive": (framed(0x10, field(b"MQTT") + b"\x05\xc2\x00"), ReasonCode.MALFORMED_PACKET),
+    "protocol level 6": (framed(0x10, field(b"MQTT") + b"\x06\xff\xff"), ReasonCode.UNSUPPORTED_PROTOCOL_VERSION),
     "remaining length too long": (
         b"\x10" + bytes([len(connect_body()) | 0x80, 0]) + connect_body(),
         ReasonCode.MALFORMED_PACKET,
@@ -424,7 +412,7 @@ def test_connect_of_5_that_cannot_be_taken_names_the_code_of_its_connack(data: b
 
 
 def test_connect_of_5_may_have_a_password_without_a_user_name() -> None:
-    packet = parse(frame(0x10, connect_body(flags=0x42, rest=field(b"id") + field(b"secret"))))
+    packet = parse(framed(0x10, connect_body(flags=0x42, rest=field(b"id") + field(b"secret"))))
     assert packet == mqtt.Connect("id", True, 60, None, b"secret", False, VERSION_5)
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.devices.mqtt import framed
 from gateway.columns import Piece, Pieces, TextColumn, join, take_pieces
 from gateway.errors import LocalProtocolError
 from gateway.wire.mqtt import packets as mqtt
@@ -37,12 +38,7 @@ def plain_publish(
     if packet_id is not None:
         body += packet_id.to_bytes(2, "big")
     body += properties + payload
-    length, digits = len(body), b""
-    while True:
-        digit, length = length % 128, length // 128
-        digits += bytes([digit | (128 if length else 0)])
-        if not length:
-            return bytes([first]) + digits + body
+    return framed(first, body)
 
 
 @given(st.data(), st.integers(1, 6), st.booleans(), st.booleans())

@@ -378,12 +378,12 @@ class Worker:
                 self._supervise(nursery, "journal", self.disk.actor.run)
             for name, run in callback_actors(self):
                 self._supervise(nursery, name, run)
-            if self.joint is not None:
-                await self.joint.stand_ins.begin()
-            addresses = await self._listen(nursery)
-            self._is_ready = True
             _settle_garbage()
             keep_freed_memory()
+            if self.joint is not None:
+                await self.joint.begin()
+            addresses = await self._listen(nursery)
+            self._is_ready = True
             self._announce(addresses)
             if ready is not None:
                 ready(addresses)
@@ -392,6 +392,8 @@ class Worker:
             await self._stopping.wait()
             await self._drain()
             await self.stores.flush()
+            if self.siblings is not None:
+                await self.siblings.control.over()
             nursery.cancel_scope.cancel()
         if self.passing is not None:
             self.passing.close()
@@ -565,7 +567,8 @@ class Worker:
 
 def _settle_garbage() -> None:
     """What was made at start lives as long as the process, and looking through it costs tens of milliseconds each
-    time: the collector is told to leave it alone, and to look at young objects only in portions that fit a step."""
+    time: the collector is told to leave it alone, and to look at young objects only in portions that fit a step. Done
+    while nobody waits for this worker yet."""
     gc.collect()
     gc.freeze()
     # What has survived is looked through once more after few portions: after fifty it was a step of 20 ms.

@@ -9,6 +9,7 @@ import functools
 import os
 import ssl
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Any, TypeAlias
 
 import trio
@@ -18,7 +19,7 @@ from gateway.config_sections import Listener
 from gateway.config_types import Address
 from gateway.errors import ConfigError
 from gateway.net import tls
-from gateway.net.shared_listeners import adopt_listener, open_shared_listeners
+from gateway.net.shared_listeners import AcceptQueue, adopt_listener, open_shared_listeners
 from gateway.net.unix import open_unix_listener
 
 Converse: TypeAlias = Callable[[Any], Awaitable[object]]
@@ -53,11 +54,15 @@ class Doors:
     async def open(self, nursery: trio.Nursery, listener: Listener, converse: Converse) -> str:
         """Accepts on the listener's address; returns it as users write it. Raises: ConfigError, OSError."""
         address = listener.address
+        queues: list[AcceptQueue] = []
+        context: ssl.SSLContext | None = None
         if address.scheme == "unix":
             opened: list[Any] = [await self._open_unix(address.path)]
             shown = str(address)
         else:
             opened = list(await self._open_tcp(address))
+            if self._siblings is not None:
+                queues = [AcceptQueue(each) for each in opened]
             host, port = opened[0].socket.getsockname()[:2]
             shown = str(Address(address.scheme, host, port))
             if address.scheme == "tls":
@@ -65,14 +70,26 @@ class Doors:
                 opened = [trio.SSLListener(each, context) for each in opened]
         scope = trio.CancelScope()
         self._scopes.append(scope)
-        nursery.start_soon(functools.partial(self._serve, nursery, scope, opened, converse))
+        nursery.start_soon(functools.partial(self._serve, nursery, scope, opened, converse, queues, context))
         return shown
 
     async def _serve(
-        self, nursery: trio.Nursery, scope: trio.CancelScope, opened: list[Any], converse: Converse
+        self,
+        nursery: trio.Nursery,
+        scope: trio.CancelScope,
+        opened: list[Any],
+        converse: Converse,
+        queues: list[AcceptQueue],
+        context: ssl.SSLContext | None,
     ) -> None:
-        with scope:
-            await trio.serve_listeners(converse, opened, handler_nursery=nursery)
+        try:
+            with scope:
+                await trio.serve_listeners(converse, opened, handler_nursery=nursery)
+        finally:
+            # Others get what comes from here on; what is in our queues already would be reset.
+            for stream in chain(*(queue.close() for queue in queues)):
+                of_peer: Any = stream if context is None else trio.SSLStream(stream, context, server_side=True)
+                nursery.start_soon(converse, of_peer)
 
     async def _open_unix(self, path: str) -> trio.SocketListener:
         inherited = None if self._siblings is None else self._siblings.unix_listeners.get(path)

@@ -1,12 +1,14 @@
 """How a worker leaves for a restart, while the others go on: `pushgw restart`, one worker's part.
 
 doors closed --> rows finished, devices that are being let in are in --> devices sent away, evenly --> stop (`_drain`)
-                      |                                                  (new ids of apps in memory are declined)
+clients told          |                                                  (new ids of apps in memory are declined)
                       +-- after drain_s there are still rows that are in this memory alone: doors opened again
 
 Devices go first, while the worker still is the home of its request ids: sending them away takes seconds, and whoever
 submits would wait for all of them. Apps on the disk go on as before, what is held for a phone that has gone is in the
 journal; apps in memory would lose it, so what they submit from then on others take (core/request_homes.py).
+
+Clients are told before they are turned away: one that hears it goes on elsewhere and meets no closed connection.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 #: How often the open rows are counted meanwhile.
 _LOOK_S = 0.05
+#: From telling clients that their connections end to ending them: a network's round trip, which is one for all.
+_MOVE_S = 0.2
 #: The long link's own end, beside its drain and its spread.
 _GRACE_S = 1.0
 
@@ -37,9 +41,11 @@ async def leave(worker: Worker, spread_s: float, *, may_lose: bool) -> dict[str,
     drain_s = worker.config.gateway.drain_s
     worker.log.info("draining for a restart", drain_s=drain_s)
     worker.doors.close()
-    worker.rpc.begin_shutdown()
+    worker.rpc.begin_leaving()
     worker.long_link.edge.stop_listening()
     with trio.move_on_after(drain_s):
+        await trio.sleep(_MOVE_S)
+        worker.rpc.begin_shutdown()
         # Devices that have just been accepted are let in, or go on to their owners, rather than being cut off.
         while any(rows_to_lose(worker).values()) or worker.long_link.edge.statistics()["handshaking"]:  # noqa: ASYNC110
             await trio.sleep(_LOOK_S)

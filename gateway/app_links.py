@@ -31,6 +31,7 @@ from gateway.actors.joined_copies import JoinedCopies
 from gateway.actors.ledger import LedgerActor
 from gateway.actors.merged_receipts import ReceiptSource
 from gateway.actors.merged_streams import MergedStream
+from gateway.actors.pools_ahead import PoolsAhead
 from gateway.actors.rate_sharing import RateSharing, SharedRate
 from gateway.actors.service import Service
 from gateway.actors.spread import Spread
@@ -126,6 +127,7 @@ class Joint:
         self.front: Front | None = None
         self._audiences: JoinedDesk | None = None
         self._distant_reports: DistantReports | None = None
+        self._pools_ahead: PoolsAhead | None = None
         self._nursery: trio.Nursery | None = None
 
     def _join_stores(self, ledger: LedgerActor) -> None:
@@ -287,7 +289,17 @@ class Joint:
         for watcher in (self.links, self.stand_ins):
             peers.watch_links(watcher)
             peers.watch(watcher)
+        pools = {
+            f"{built.app.key}/{built.channel_name}": built.pool for built in self._worker.vendor_lanes if built.is_http2
+        }
+        self._pools_ahead = PoolsAhead(pools, self.links)
         self._siblings.control.linked()
+
+    async def begin(self) -> None:
+        """This worker is ready to take request ids, and takes them. If cancelled: it does not."""
+        assert self._pools_ahead is not None
+        await self._pools_ahead.open(self._siblings.living)
+        await self.stand_ins.begin()
 
     async def _dial(self, worker: int) -> trio.abc.Stream:
         return LinkStream(await trio.open_unix_socket(str(self._path(worker))))

@@ -7,6 +7,7 @@ cannot raise it again. Told what it is before it is through, it rests no more.
 
 from __future__ import annotations
 
+import gc
 import importlib.abc
 import importlib.machinery
 import select
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import NoReturn
 
 #: Of the time that imports take, and at most so long at once: a library that is loaded in one piece takes 50 ms.
 _REST_SHARE = 4.0
@@ -42,15 +44,18 @@ class Rests(importlib.abc.MetaPathFinder):
         return None
 
 
-def main(control_fd: int) -> int:
+def main(control_fd: int) -> NoReturn:
     """As app_worker.py, whose import is what takes so long."""
     rests = Rests(lambda seconds: bool(select.select([control_fd], [], [], seconds)[0]))
     sys.meta_path.insert(0, rests)
     from gateway import app_worker
 
     sys.meta_path.remove(rests)
-    return app_worker.main(control_fd)
+    # A tenth of a second when it is told what it is, else: what the imports made lives as long as it does.
+    gc.collect()
+    gc.freeze()
+    app_worker.end_process(app_worker.main(control_fd))
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    main(int(sys.argv[1]))

@@ -82,6 +82,7 @@ class VendorLane(NamedTuple):
     lanes: list[LaneActor]
     probe_lanes: list[ProbeLane]
     own_ids: OwnIdTap
+    is_http2: bool
 
     @property
     def channel_name(self) -> str:
@@ -183,7 +184,7 @@ def build_vendor(
             way = ProbeWay(pool, wait_s=config.http2.probe_wait_s, clock=clock, observer=observer)
             probes = ProbeLane(main=main, way=way, lane=queue(), renderer=render(), policy=policy, **shared)
             probe_lanes.append(probes)
-    return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes, own_ids)
+    return VendorLane(index, app, channel, keeper, guard, pool, bucket, lanes, probe_lanes, own_ids, spoken.is_http2)
 
 
 class _Way(NamedTuple):

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+from typing import NoReturn
 
 import trio
 
@@ -57,6 +58,14 @@ def main(control_fd: int) -> int:
         # A disk that is full or cannot be written to may be mended by the next start.
         return ExitCode.USAGE if isinstance(error, (ConfigError, StoreCorrupt)) else _DISK_REFUSES
     return ExitCode.GOOD
+
+
+def end_process(code: int) -> NoReturn:
+    """The process ends now. All that it had to close is closed; taking a heap of this size apart takes the interpreter
+    a tenth of a second, and its next life waits for that."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _raised(fd: int) -> socket.socket:
@@ -117,4 +126,4 @@ def map_columns(config: Config, metric_files: list[int]) -> list[SharedColumns]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    end_process(main(int(sys.argv[1])))

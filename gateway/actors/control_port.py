@@ -21,6 +21,7 @@ from gateway.wire.worker_control import (
     Linked,
     Message,
     Met,
+    Over,
     PeerDied,
     PeerDraining,
     PeerLinked,
@@ -73,6 +74,8 @@ class ControlPort:
         self._more = list(more)
         self._unsent = bytearray()
         self._bell = Bell()
+        self._is_leaving = False
+        self._is_written = trio.Event()
         self._round = 0
         self._rounds: dict[int, trio.Event] = {}
         self.not_ready: list[str] = ["starting"]
@@ -99,6 +102,13 @@ class ControlPort:
     def ready(self) -> None:
         """The supervisor learns that the listeners are open."""
         self._send(Ready())
+
+    async def over(self) -> None:
+        """Where the worker leaves for a restart, the supervisor can read that it has. If cancelled: maybe."""
+        if self._is_leaving:
+            self._is_written = trio.Event()
+            self._send(Over())
+            await self._is_written.wait()
 
     async def refresh_all(self) -> None:
         """Every worker that answers in time has set its gauges. If cancelled: some have."""
@@ -149,6 +159,7 @@ class ControlPort:
 
     async def _leave(self, worker: Controlled, message: Restart) -> None:
         rows_open = await worker.leave(message.spread_s, may_lose=message.may_lose)
+        self._is_leaving = not rows_open
         if rows_open:
             self._send(Kept(rows_open=rows_open))
 
@@ -164,4 +175,5 @@ class ControlPort:
                     await self._stream.send_all(data)
                 except trio.BrokenResourceError:
                     return
+            self._is_written.set()
             await self._bell.wait()

@@ -168,6 +168,11 @@ class RpcConnection:
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + _GOODBYE_S)
         self._bell.ring()
 
+    def begin_leaving(self) -> None:
+        """The peer knows that it should go on elsewhere; requests are taken as before."""
+        self._take(self.session.begin_leaving())
+        self._bell.ring()
+
     def begin_shutdown(self) -> None:
         """No further requests; the connection ends when the last answer is written."""
         self._is_draining = True
@@ -310,6 +315,7 @@ class RpcListener:
         self._number = 0
         #: Connections that have proven who they are.
         self._n_known = 0
+        self._is_leaving = False
         self._is_shutting_down = False
 
     def __len__(self) -> int:
@@ -361,6 +367,14 @@ class RpcListener:
         if self._n_known > self._connections_max:
             # They were fewer when it connected; the last to say who it is goes.
             connection.end(CloseReason.TOO_MANY_CONNECTIONS)
+        elif self._is_leaving:
+            connection.begin_leaving()
+
+    def begin_leaving(self) -> None:
+        """Clients are told to go on elsewhere, those too that connect now, and are served until they have."""
+        self._is_leaving = True
+        for connection in list(self._connections):
+            connection.begin_leaving()
 
     def begin_shutdown(self) -> None:
         """No further connections and requests; present connections end when their answers are written."""
@@ -370,4 +384,4 @@ class RpcListener:
 
     def end_shutdown(self) -> None:
         """New connections are served again; those that were told to end do."""
-        self._is_shutting_down = False
+        self._is_leaving = self._is_shutting_down = False

@@ -232,6 +232,10 @@ class VendorPool:
         self.breaker = breaker
         breaker.connect(ring=self._ring_all, in_flight=self._open_requests)
         self._is_draining = False
+        #: A connection is wanted before there are rows.
+        self._is_ahead = False
+        #: The first connection is there, or has failed.
+        self._has_tried = trio.Event()
         self._all_closed = trio.Event()
         self._last_close: CloseReason | None = None
         #: The vendor wants nothing from this app before this time (monotonic), and why.
@@ -361,6 +365,7 @@ class VendorPool:
         """Called by a connection's reader; every event goes to the lanes whose tags it carries."""
         if not link.is_open and not isinstance(events[0], Terminated):
             link.is_open = True
+            self._has_tried.set()
             self._observer.connected(link.number)
         if not link.has_answered and any(isinstance(event, Answers) for event in events):
             link.has_answered = True
@@ -416,6 +421,12 @@ class VendorPool:
         with self._clock.move_on_at(self._look_again_at(now)):
             await self._bell.wait()
 
+    async def open_ahead(self) -> None:
+        """There is a connection before the first row, or it has failed. If cancelled: it comes when it can."""
+        self._is_ahead = True
+        self._bell.ring()
+        await self._has_tried.wait()
+
     async def drain(self, timeout_s: float) -> None:
         """No further requests; returns when the open ones have ended and the connections closed, or the time is up."""
         self._is_draining = True
@@ -430,6 +441,8 @@ class VendorPool:
         instead; that is done here and now."""
         if self._is_draining or now < self.not_before or not self.breaker.may_connect:
             return None
+        if self._is_ahead and not self._links:
+            return Role.NORMAL
         kinds = {role: self._kind(role, now) for role in Role}
         for role, other in ((Role.NORMAL, Role.PROBE), (Role.PROBE, Role.NORMAL)):
             match next_step(kinds[role], kinds[other], self._connections_max):
@@ -500,6 +513,7 @@ class VendorPool:
 
     def _start(self, start_soon: Callable[..., None], role: Role, now: float) -> None:
         self._numbers += 1
+        self._is_ahead = False
         link = _Link(self._numbers, role)
         link.used_at = now
         link.connection = self._open(lambda _connection, events: self._on_events(link, events))
@@ -550,6 +564,7 @@ class VendorPool:
             reason = await link.connection.run()
         finally:
             del self._links[link.number]
+            self._has_tried.set()
             self._ceiling.give_back()
             now = self._clock.monotonic()
             if not link.has_answered and now >= self._connect_at:

@@ -11,7 +11,8 @@ does not answer `ping` (worker_rounds.py) for STUCK_S.
 
 A killed process with thousands of sockets is waited for longest while the kernel closes them. Its control socket is
 closed first (app_worker.py). So when that socket ends and the kernel has begun to end the process, none of whose code
-runs from then on, the others are told (`_say_ended`); the next life is started when the process is gone.
+runs from then on, the others are told (`_say_ended`); the next life is started when the process is gone. One that left
+in order says itself that it is over.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from gateway.wire.worker_control import (
     Kept,
     Linked,
     Message,
+    Over,
     Ready,
     Start,
     SupervisorEnd,
@@ -231,6 +233,10 @@ class WorkerProcess:
                         self.state = WorkerState.READY
                     elif isinstance(message, Linked):
                         self.is_linked = True
+                    elif isinstance(message, Over):
+                        if self.state is WorkerState.LEAVING:
+                            self._say_ended()
+                        continue
                     self._company.told(self, message)
             if self.pid is not None and is_ending(self.pid):
                 self._say_ended()

@@ -106,7 +106,8 @@ class Link:
             elif isinstance(event, Ready):
                 self.ready.ring()
             elif isinstance(event, Closed):
-                self.on_lost(Lost(f"{self.address}: {text or event.text}", reason=event.reason, error=event.error))
+                was_ready, text = self.session.welcome is not None, f"{self.address}: {text or event.text}"
+                self.on_lost(Lost(text, reason=event.reason, error=event.error, was_ready=was_ready))
 
     def on_lost(self, lost: Lost) -> None:
         """The connection is of no use any more: everybody who waits for it wakes."""
@@ -120,7 +121,7 @@ class Link:
         lost = self.lost
         if lost is None:
             raise LocalProtocolError("the connection is not lost")
-        return Lost(str(lost), reason=lost.reason, error=lost.error, was_sent=was_sent)
+        return Lost(str(lost), reason=lost.reason, error=lost.error, was_sent=was_sent, was_ready=lost.was_ready)
 
     def _on_answer(self, message: rpc.Answer | rpc.StreamPage) -> None:
         slot = self.slots.get(message.id)
@@ -156,6 +157,8 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
         self._role: Literal["app", "operator"] = role
         self._timeout_s = timeout_s
         self._link: Link | None = None
+        #: Links whose server leaves: what they were asked is still answered there.
+        self._left: list[Link] = []
         self._is_connecting = False
         self._connected = self._new_bell()
 
@@ -352,8 +355,9 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
 
     def close(self) -> None:
         """The connection is closed; calls under way fail. A later call opens a new one."""
-        link, self._link = self._link, None
-        if link is not None:
+        links, self._link = [*self._left, *([] if self._link is None else [self._link])], None
+        self._left.clear()
+        for link in links:
             link.on_events(link.session.close())
             self._shut(link)
 
@@ -405,7 +409,10 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
         while True:
             link = self._link
             if link is not None and link.lost is None and link.session.welcome is not None:
-                return link
+                if not link.session.is_leaving:
+                    return link
+                self._left.append(link)
+                self._link = None
             if not self._is_connecting:
                 break
             if not await self._wait(self._connected, deadline):
@@ -420,6 +427,9 @@ class AsyncCalls(AsyncLossCalls, AsyncConsentCalls):
     async def _new_link(self, deadline: float) -> Link:
         if self._link is not None:
             self._shut(self._link)
+        for left in [left for left in self._left if left.lost is not None or not left.slots]:
+            self._left.remove(left)
+            self._shut(left)
         session = ClientSession(self._app_key, self._secret, nonce=os.urandom(32), now=self._now(), role=self._role)
         link = self._link = Link(session, self._new_bell, self._address)
         try:

@@ -391,6 +391,8 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
 
     def _connect(self, deadline: float) -> ClientSession:
         """A session that is ready. Raises Lost."""
+        if self._session is not None and self._session.open_requests == 0:
+            self._hear()
         if self._session is not None and self._socket is not None:
             return self._session
         self._answers.clear()
@@ -409,6 +411,24 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
                 assert self._lost is not None
                 raise self._lost from None
         return session
+
+    def _hear(self) -> None:
+        """What came since the last call has been read. A server that leaves, or has left, is left before the next
+        request and not because of it."""
+        while self._socket is not None and self._session is not None:
+            session = self._session
+            if session.is_leaving:
+                self.close()
+                return
+            try:
+                self._socket.settimeout(0.0)
+                data = self._socket.recv(_READ_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return
+            except OSError as error:
+                self._on_events(session.peer_closed(CloseReason.PEER_RESET), str(error))
+                return
+            self._on_events(session.receive_data(data) if data else session.peer_closed(), "")
 
     def _dial(self, deadline: float) -> socket.socket:
         """An open connection. Raises Lost, or ConfigError for a CA file that cannot be read."""
@@ -466,7 +486,9 @@ class BlockingClient(BlockingLossCalls, BlockingConsentCalls):
                 else:
                     self._answers[number] = event.message
             elif isinstance(event, Closed):
-                self._drop(Lost(f"{self._address}: {text or event.text}", reason=event.reason, error=event.error))
+                was_ready = self._session is not None and self._session.welcome is not None
+                text = f"{self._address}: {text or event.text}"
+                self._drop(Lost(text, reason=event.reason, error=event.error, was_ready=was_ready))
             elif isinstance(event, Ready):
                 pass
 

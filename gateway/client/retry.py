@@ -2,7 +2,8 @@
 
 answer overloaded, shutting_down  -> again after retry_after_ms, until the deadline
 any other error                   -> CallFailed
-connection lost                   -> again on a new one, unless the call was sent and may not be done twice
+connection lost                   -> again on a new one, unless the call was sent and may not be done twice; the first
+                                     time at once, if the lost one had been in use: another worker is there to answer
 wrong credentials, certificate    -> fails at once; waiting mends neither
 """
 
@@ -19,16 +20,30 @@ WAIT_FACTOR = 2.0
 WAIT_S_MAX = 2.0
 
 _AGAIN = frozenset({"overloaded", "shutting_down"})
+#: The server has gone, in order or not; any other end is about what was said.
+_GONE = frozenset({CloseReason.PEER_CLOSED, CloseReason.PEER_RESET, CloseReason.SHUTDOWN})
 _HOPELESS = frozenset({CloseReason.BAD_CREDENTIALS, CloseReason.UNSUPPORTED_VERSION, CloseReason.CERTIFICATE_INVALID})
 
 
 class Lost(GatewayError):
-    """Inside the clients only: this connection is gone. The caller sees what `Retry` makes of it."""
+    """Inside the clients only: this connection is gone. The caller sees what `Retry` makes of it.
 
-    def __init__(self, text: str, *, reason: CloseReason, error: Error | None = None, was_sent: bool = False) -> None:
+    was_sent: the call. was_ready: the connection had been, so that a new one may well be had.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        reason: CloseReason,
+        error: Error | None = None,
+        was_sent: bool = False,
+        was_ready: bool = False,
+    ) -> None:
         self.reason = reason
         self.error = error
         self.was_sent = was_sent
+        self.was_ready = was_ready
         super().__init__(text)
 
 
@@ -53,6 +68,7 @@ class Retry:
         self._deadline = deadline
         self._spread = spread
         self._losses = 0
+        self._has_moved = False
         self._was_sent = False
 
     def after_error(self, error: Error, now: float) -> float:
@@ -71,6 +87,9 @@ class Retry:
             raise GatewayUnreachable(str(lost)) from lost
         if lost.was_sent and not self._may_repeat:
             raise GatewayUnreachable(f"{lost}; the call may have been done", was_sent=True) from lost
+        if lost.was_ready and lost.reason in _GONE and not self._has_moved and now < self._deadline:
+            self._has_moved = True
+            return 0.0
         wait_s = min(WAIT_S_MAX, FIRST_WAIT_S * WAIT_FACTOR ** min(self._losses, 16)) * (0.5 + self._spread / 2)
         self._losses += 1
         if now + wait_s >= self._deadline:

@@ -9,6 +9,7 @@ workers are down.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -76,6 +77,24 @@ def open_shared_listeners(host: str, port: int) -> list[trio.SocketListener]:
             opened.append(trio.SocketListener(trio.socket.from_stdlib_socket(listener)))
         stack.pop_all()
     return opened
+
+
+class AcceptQueue:
+    """The connections that wait in the queue of a listener that is shared. Kept beside it, since who closes the
+    listener resets them: the kernel gave them to this worker."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._socket = socket.socket(fileno=os.dup(listener.socket.fileno()))
+        self._socket.setblocking(False)
+
+    def close(self) -> list[trio.SocketStream]:
+        """No more come here; those that had. Called once the listener is closed."""
+        found: list[trio.SocketStream] = []
+        # Between the last one and the close there is nothing but calls of the kernel.
+        with self._socket, contextlib.suppress(OSError):
+            while True:
+                found.append(trio.SocketStream(trio.socket.from_stdlib_socket(self._socket.accept()[0])))
+        return found
 
 
 def adopt_listener(fd: int) -> trio.SocketListener:

@@ -15,6 +15,7 @@
       stop ----------------------------------------------->         drain and end
       restart -------------------------------------------->         drain and end, unless rows would be lost:
       <---------------------------------------------- kept          then it goes on as before
+      <---------------------------------------------- over          or has drained, and its process is about to end
 
 A frame is a 4-byte big-endian length and one MessagePack map with its `kind`. Both ends are the same program of the
 same version, so an unknown kind or field is a bug of ours, and the end of the connection. The end of the connection is
@@ -167,10 +168,14 @@ class Kept(Message, frozen=True, kw_only=True, tag="kept"):
     rows_open: dict[str, int]
 
 
+class Over(Message, frozen=True, kw_only=True, tag="over"):
+    """The worker has drained for `restart` and says nothing more to anybody; its process ends."""
+
+
 ToWorker: TypeAlias = (
     Start | PeerLinked | Met | PeerUp | PeerDied | PeerDraining | Whole | Ping | Refresh | AllRefreshed | Stop | Restart
 )
-ToSupervisor: TypeAlias = Linked | Ready | Pong | Refreshed | AskRefresh | Kept
+ToSupervisor: TypeAlias = Linked | Ready | Pong | Refreshed | AskRefresh | Kept | Over
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -15,6 +15,7 @@ from gateway.wire.worker_control import (
     AllRefreshed,
     AskRefresh,
     Kept,
+    Over,
     PeerDied,
     PeerDraining,
     PeerUp,
@@ -174,3 +175,19 @@ async def test_worker_that_leaves_says_nothing_and_one_that_stays_says_why(autoj
         await trio.sleep(2)
         # Nothing else waits while it drains.
         assert await setting.answers() == [Refreshed(round=1), Kept(rows_open={"held": 3})]
+
+
+async def test_worker_says_that_it_is_over_where_it_leaves_for_a_restart(autojump_clock: trio.abc.Clock) -> None:
+    async with running() as setting:
+        # It was stopped: that is known.
+        await setting.port.over()
+        setting.worker.rows_open = {"held": 1}
+        await setting.say(Restart(spread_s=1, may_lose=False))
+        await trio.sleep(2)
+        assert await setting.answers() == [Kept(rows_open={"held": 1})]
+        await setting.port.over()
+        setting.worker.rows_open = {}
+        await setting.say(Restart(spread_s=1, may_lose=False))
+        await trio.sleep(2)
+        await setting.port.over()
+        assert await setting.answers() == [Over()]

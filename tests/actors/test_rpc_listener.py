@@ -445,6 +445,27 @@ async def test_listener_answers_what_it_has_taken_before_it_closes(house: Any, a
     assert setting.ended() == {"shutdown": 4}
 
 
+async def test_listener_that_leaves_tells_everybody_and_serves_on(house: Any, autojump_clock: Any) -> None:
+    setting = house()
+    early = await setting.admit()
+    setting.listener.begin_leaving()
+    late = await setting.admit()
+    await trio.sleep(1)
+    for peer in (early, late):
+        assert peer.session.is_leaving
+        number = await peer.send(STATUS)
+        await trio.sleep(1)
+        assert [answer.id for answer in peer.answers] == [number]
+        assert peer.lost is None
+    setting.listener.begin_shutdown()
+    await trio.sleep(3)
+    assert setting.ended() == {"shutdown": 2}
+    setting.listener.end_shutdown()
+    again = await setting.admit()
+    await trio.sleep(1)
+    assert not again.session.is_leaving
+
+
 async def test_listener_turns_requests_away_that_come_during_the_shutdown(house: Any, autojump_clock: Any) -> None:
     setting = house()
     peer = await setting.admit()

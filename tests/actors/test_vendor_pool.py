@@ -150,6 +150,33 @@ async def test_pool_opens_nothing_before_there_is_work(
     assert setting.lane.send() == 1
 
 
+async def test_pool_opens_one_connection_ahead_of_the_first_row_when_it_is_asked(
+    new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    setting = Setting(new_vendor())
+    nursery.start_soon(setting.pool.run)
+    await setting.pool.open_ahead()
+    assert setting.pool.is_ready
+    assert setting.words.opened == [1]
+    await setting.pool.open_ahead()
+    setting.want(1)
+    await settle()
+    await trio.sleep(1000)
+    assert len(setting.vendor.connections) == 1
+
+
+async def test_pool_that_finds_nobody_ahead_says_so_and_does_not_try_again(
+    new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    setting = Setting(new_vendor())
+    setting.vendor.fails_with = CloseReason.CONNECT_FAILED
+    nursery.start_soon(setting.pool.run)
+    await setting.pool.open_ahead()
+    assert not setting.pool.is_ready
+    await trio.sleep(1000)
+    assert len(setting.words.ended) == 1
+
+
 async def fill(setting: Setting, rounds: int = 10) -> None:
     """The lane sends what it can, with pauses that exhaust the pool's patience."""
     for _ in range(rounds):

@@ -144,6 +144,32 @@ async def test_worker_that_was_asked_to_leave_is_back_without_a_crash() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_worker_that_says_it_is_over_has_ended_for_the_others_before_its_process_has() -> None:
+    company = Company()
+    script = """
+say(wire.Over())
+say(wire.Ready())
+while isinstance(read()[0], wire.Restart):
+    say(wire.Over())
+sys.exit(0)
+"""
+    worker = worker_of(script, company)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run)
+        await company.until("told", Ready())
+        # Nobody has asked it to leave: its end is the end of its process.
+        assert ("ended", 1) not in company.events
+        worker.send(Restart(spread_s=0, may_lose=False))
+        worker.leaves()
+        await company.until("ended", 1)
+        assert worker._process is not None
+        assert worker._process.returncode is None
+        worker.kill()
+        await company.until("told", Ready(), times=2)
+        nursery.cancel_scope.cancel()
+    assert company.events.count(("ended", 1)) == 1
+
+
 async def test_cancelled_supervision_kills_the_process() -> None:
     company = Company()
     worker = worker_of("say(wire.Ready())\nimport time\nread()\ntime.sleep(1000)", company)

@@ -40,6 +40,7 @@ class SmallServer:
 
     overloaded, overloaded_for_long, shutting_down: that error. silence: no answer.
     lose_before, lose_after: the connection, before or after the submit was taken.
+    leave: answer, and say that this connection ends soon; it serves on.
     hold_credit: answer, but give the credit back only at the next call of another kind.
     """
 
@@ -201,6 +202,8 @@ class _Service:
         if todo == "lose_after":
             return False
         self.session.send(answer)
+        if todo == "leave":
+            self.session.begin_leaving()
         if todo == "hold_credit":
             self.held.append((message.n, event.payload_bytes))
         elif isinstance(answer, m.Submitted):

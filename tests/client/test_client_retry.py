@@ -49,6 +49,17 @@ def test_retry_waits_longer_after_each_loss_up_to_a_limit_and_never_in_step() ->
     assert [late.after_loss(lost(), 0.0) for _ in range(10)] == [2 * wait for wait in waits]
 
 
+def test_retry_leaves_a_connection_that_was_in_use_at_once_but_only_once() -> None:
+    retry = Retry(READ, deadline=1e9, spread=0.0)
+    assert retry.after_loss(lost(was_ready=True, was_sent=True), 0.0) == 0.0
+    assert retry.after_loss(lost(was_ready=True, was_sent=True), 0.0) == 0.025
+    other = Retry(READ, deadline=1e9, spread=0.0)
+    assert other.after_loss(lost(), 0.0) == 0.025
+    assert other.after_loss(lost(CloseReason.PROTOCOL_ERROR, was_ready=True), 0.0) == 0.05
+    with pytest.raises(GatewayUnreachable):
+        Retry(READ, deadline=1.0, spread=0.0).after_loss(lost(was_ready=True), 1.0)
+
+
 @pytest.mark.parametrize(
     "reason", [CloseReason.BAD_CREDENTIALS, CloseReason.UNSUPPORTED_VERSION, CloseReason.CERTIFICATE_INVALID]
 )

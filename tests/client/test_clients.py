@@ -274,6 +274,47 @@ def test_client_opens_a_new_connection_after_one_was_lost_between_calls(run: Any
     assert server.connections == 2
 
 
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+def test_client_goes_on_elsewhere_when_its_server_says_that_it_leaves(run: Any, make_server: Any, kind: str) -> None:
+    server, address = make_server(kind)
+    server.script += ["leave", "", "leave"]
+
+    async def script(client: Any) -> Any:
+        return [(await client.submit(HELLO, ID, request_id=str(number))).accepted for number in range(5)]
+
+    assert run(script, address) == [2] * 5
+    # The first connection took one submit, the second two.
+    assert (server.connections, len(server.submissions)) == (3, 5)
+
+
+def test_async_client_gets_what_it_asked_of_a_server_that_leaves(make_server: Any) -> None:
+    server, address = make_server()
+
+    async def main() -> int:
+        async with open_trio_client(address, "shop", b"shop secret", timeout_s=10) as client:
+            async with client.subscribe_receipts() as pages:
+                server.script.append("leave")
+                await client.submit(HELLO, ID)
+                assert (await client.task_state(b"\1" * 16)).accepted == 1
+                assert server.connections == 2
+                # The stream is of the first connection.
+                return len([await pages.__anext__() for _ in range(server.stream_pages)])
+
+    assert trio.run(main) == server.stream_pages
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_blocking_client_asks_no_connection_that_has_ended_meanwhile(make_server: Any, kind: str) -> None:
+    server, address = make_server(kind)
+    with BlockingClient(address, "", b"admin key", role="operator", timeout_s=10) as client:
+        client.status()
+        server.drop_connections()
+        # Sent to a connection that has ended, it may have been done, and is not repeated.
+        assert client.clock_advance(1).now_unix_ms
+    assert server.connections == 2
+
+
 def test_client_waits_for_credit_before_it_submits(run: Any, make_server: Any) -> None:
     server, address = make_server(submit_rows_max=2, credit_rows=4)
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from gateway.errors import ConfigError
-from gateway.net.shared_listeners import adopt_listener, open_shared_listeners, reserve
+from gateway.net.shared_listeners import AcceptQueue, adopt_listener, open_shared_listeners, reserve
 
 
 def test_reserved_address_has_a_port_and_takes_no_connection() -> None:
@@ -62,3 +62,27 @@ async def test_inherited_listener_accepts() -> None:
     async with listener, await trio.open_tcp_stream(*address):
         stream = await listener.accept()
         await stream.aclose()
+
+
+async def test_connections_that_wait_in_the_queue_of_a_listener_that_closes_are_not_reset() -> None:
+    held = reserve("http.address", "127.0.0.1", 0)
+    (first,) = open_shared_listeners("127.0.0.1", held.port)
+    queue = AcceptQueue(first)
+    early = [await trio.open_tcp_stream("127.0.0.1", held.port) for _ in range(3)]
+    await first.aclose()
+    (second,) = open_shared_listeners("127.0.0.1", held.port)
+    waiting = queue.close()
+    assert len(waiting) == 3
+    for ours, theirs in zip(early, waiting, strict=True):
+        await theirs.send_all(b"x")
+        assert await ours.receive_some(1) == b"x"
+        await theirs.aclose()
+        await ours.aclose()
+    # What comes now is the other worker's.
+    stream = await trio.open_tcp_stream("127.0.0.1", held.port)
+    async with await second.accept() as theirs:
+        await theirs.send_all(b"y")
+        assert await stream.receive_some(1) == b"y"
+    await stream.aclose()
+    await second.aclose()
+    held.close()

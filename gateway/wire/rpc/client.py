@@ -170,6 +170,8 @@ class ClientSession:
         self._last_error: Error | None = None
         self.credit_rows = 0
         self.credit_bytes = 0
+        #: The server ends this connection soon: further requests belong on a new one.
+        self.is_leaving = False
         self.welcome: Welcome | None = None
         self.close_reason: CloseReason | None = None
 
@@ -292,6 +294,7 @@ class ClientSession:
             self._input(Input.CREDIT, events, message=message, text="credit before welcome")
         elif isinstance(message, Error) and message.id == 0:
             self._last_error = message
+            self.is_leaving = True
             if message.code != "shutting_down" or self._phase is not Phase.READY:
                 self._input(Input.FAREWELL, events, text=message.text, reason=_FAREWELLS.get(message.code))
         else:

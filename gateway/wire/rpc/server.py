@@ -267,6 +267,12 @@ class ServerSession:
         self._input(input_, events, reason=reason, code=code, text=reason.value.replace("_", " "))
         return events
 
+    def begin_leaving(self) -> list[Event]:
+        """The peer knows that this connection ends soon; requests are taken until `begin_shutdown`."""
+        events: list[Event] = []
+        self._input(Input.LEAVE, events, text="the gateway ends this connection soon")
+        return events
+
     def begin_shutdown(self) -> list[Event]:
         """No further requests are taken; those in flight may still be answered. A peer without hello is let go."""
         events: list[Event] = []

@@ -1,6 +1,6 @@
 """The server session's literal transition table (server.py acts on it). A pair that is not here is a bug of ours.
 
-    GREETING --hello, proven--> READY --shutdown--> DRAINING
+    GREETING --hello, proven--> READY --shutdown--> DRAINING      leave: announced, and READY as before
         |                         |                    |
         +------ violation, timeout, peer closed -------+---> CLOSED
 
@@ -40,6 +40,7 @@ class Input(enum.Enum):
     HELLO_TIMEOUT = enum.auto()
     FRAME_TIMEOUT = enum.auto()
     PEER_CLOSED = enum.auto()
+    LEAVE = enum.auto()
     SHUTDOWN = enum.auto()
     END = enum.auto()
 
@@ -94,6 +95,7 @@ TRANSITIONS: dict[tuple[Phase, Input], Step] = {
     (Phase.GREETING, Input.HELLO_TIMEOUT): _end(CloseReason.HANDSHAKE_TIMEOUT, "not_authenticated"),
     (Phase.GREETING, Input.FRAME_TIMEOUT): _end(CloseReason.HALF_FRAME_TIMEOUT, "bad_frame"),
     (Phase.GREETING, Input.PEER_CLOSED): _end(CloseReason.PEER_CLOSED),
+    (Phase.GREETING, Input.LEAVE): _NOTHING[Phase.GREETING],
     (Phase.GREETING, Input.SHUTDOWN): _end(CloseReason.SHUTDOWN, "shutting_down"),
     (Phase.GREETING, Input.END): _end(CloseReason.INTERNAL_ERROR),
     **{(Phase.READY, input_): step for input_, step in _OPEN.items()},
@@ -101,12 +103,14 @@ TRANSITIONS: dict[tuple[Phase, Input], Step] = {
     (Phase.READY, Input.CREDIT): Step(Action.CREDIT, Phase.READY),
     (Phase.READY, Input.FAULTY): Step(Action.ANSWER_FAULT, Phase.READY),
     (Phase.READY, Input.HELLO_TIMEOUT): _NOTHING[Phase.READY],
+    (Phase.READY, Input.LEAVE): Step(Action.ANNOUNCE, Phase.READY, code="shutting_down"),
     (Phase.READY, Input.SHUTDOWN): Step(Action.ANNOUNCE, Phase.DRAINING, code="shutting_down"),
     **{(Phase.DRAINING, input_): step for input_, step in _OPEN.items()},
     (Phase.DRAINING, Input.REQUEST): Step(Action.TURN_AWAY, Phase.DRAINING, code="shutting_down"),
     (Phase.DRAINING, Input.CREDIT): Step(Action.CREDIT, Phase.DRAINING),
     (Phase.DRAINING, Input.FAULTY): Step(Action.ANSWER_FAULT, Phase.DRAINING),
     (Phase.DRAINING, Input.HELLO_TIMEOUT): _NOTHING[Phase.DRAINING],
+    (Phase.DRAINING, Input.LEAVE): _NOTHING[Phase.DRAINING],
     (Phase.DRAINING, Input.SHUTDOWN): _NOTHING[Phase.DRAINING],
     # After the end nothing matters any more, whoever still talks. What a check finds can no longer happen.
     **{

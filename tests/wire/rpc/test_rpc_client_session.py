@@ -191,6 +191,20 @@ def test_client_stays_through_the_announcement_of_a_shutdown() -> None:
     assert isinstance(answered, Answered)
 
 
+def test_client_knows_that_its_server_leaves_and_may_still_ask() -> None:
+    pair = Pair()
+    pair.turn()
+    assert not pair.client.is_leaving
+    pair.server.begin_leaving()
+    assert pair.turn()[0] == []
+    assert pair.client.is_leaving
+    pair.client.send(TaskState(id=1, task_id=bytes(16)))
+    pair.turn()
+    pair.server.send(Error(id=1, code="not_found", text=""))
+    (answered,) = pair.turn()[0]
+    assert isinstance(answered, Answered)
+
+
 def test_client_tells_which_requests_get_no_answer() -> None:
     pair = Pair()
     pair.turn()

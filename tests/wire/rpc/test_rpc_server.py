@@ -434,6 +434,24 @@ def test_server_shutdown_answers_what_is_in_flight_and_turns_the_rest_away() -> 
     assert peer.session.close_reason is CloseReason.SHUTDOWN
 
 
+def test_server_that_leaves_says_so_once_more_and_takes_requests_as_before() -> None:
+    peer = ready()
+    assert peer.session.begin_leaving() == []
+    assert only_error(peer).code == "shutting_down"
+    assert len(peer.send(a_submit(2))) == 1
+    assert peer.session.open_requests == 1
+    peer.session.begin_shutdown()
+    assert only_error(peer).code == "shutting_down"
+    assert peer.send(a_submit(3)) == []
+    assert peer.session.begin_leaving() == []
+
+
+def test_server_that_leaves_lets_a_stranger_say_hello() -> None:
+    peer = Peer()
+    assert peer.session.begin_leaving() == []
+    assert peer.session.close_reason is None
+
+
 def test_server_shutdown_lets_a_stranger_go_at_once() -> None:
     peer = Peer()
     (closed,) = peer.session.begin_shutdown()

@@ -183,7 +183,7 @@ def parse_uplink(event: str, payload: bytes) -> Uplink:
         return Ignored()
     try:
         form = decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedUplink(str(error)) from error
     return _from_form(event, form)
 

@@ -83,6 +83,14 @@ def test_report_without_its_form_is_refused(event: str, said: Any) -> None:
         parse_uplink(event, json.dumps(said).encode())
 
 
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("said", [b"[" * 60_000, b'{"x":' + b"[" * 60_000, b'{"x":' + b'{"a":' * 10_000])
+def test_report_that_is_nested_too_deep_is_refused(event: str, said: bytes) -> None:
+    """Or one device ends the connections of all."""
+    with pytest.raises(MalformedUplink):
+        parse_uplink(event, said)
+
+
 @given(st.sampled_from([*EVENTS, "90000", "x"]), st.binary(max_size=60))
 def test_any_payload_is_read_or_refused_and_nothing_else(event: str, payload: bytes) -> None:
     try:

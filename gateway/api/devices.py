@@ -125,7 +125,7 @@ class SignedDesk(ABC):
         except msgspec.ValidationError as error:
             fault = form_fault(self.form, body) or FormFault("body", str(error))
             refused = Refused("bad_request", *fault)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             refused = Refused("bad_request", "body", f"not JSON: {error}")
         except BadRequest as error:
             refused = Refused("bad_request", error.field, error.text, error.value, error.limit)

@@ -26,10 +26,15 @@ _NAMES = {dict: "an object", list: "an array", str: "a text", bool: "a boolean",
 
 
 def form_fault(kind: type[msgspec.Struct], body: bytes) -> FormFault | None:
-    """The first fault of a JSON text that is not such a Struct; None where these rules find none."""
+    """The first fault of a JSON text that is not such a Struct; None where these rules find none, or where what comes
+    behind it is no JSON."""
     described = inspect.type_info(kind)
     assert isinstance(described, inspect.StructType)
-    return next(_of_struct(described, msgspec.json.decode(body)), None)
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return next(_of_struct(described, found), None)
 
 
 def _of_struct(described: inspect.StructType, found: object) -> Iterator[FormFault]:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import trio
 
+from gateway.actors.supervisor import SupervisorObserver, contained
 from gateway.app_siblings import Siblings
 from gateway.config_sections import Listener
 from gateway.config_types import Address
@@ -37,8 +38,10 @@ def server_context(listener: Listener) -> ssl.SSLContext:
 class Doors:
     """Every listener that was opened here, as one. Connections outlive them: they live in the worker's nursery."""
 
-    def __init__(self, siblings: Siblings | None) -> None:
+    def __init__(self, siblings: Siblings | None, observer: SupervisorObserver) -> None:
+        """observer: told of connections that crashed."""
         self._siblings = siblings
+        self._observer = observer
         self._scopes: list[trio.CancelScope] = []
 
     def close(self) -> None:
@@ -48,7 +51,7 @@ class Doors:
 
     def reopened(self) -> Doors:
         """Closed ones of the same worker, to be opened anew."""
-        return Doors(self._siblings)
+        return Doors(self._siblings, self._observer)
 
     async def open(self, nursery: trio.Nursery, listener: Listener, converse: Converse) -> str:
         """Accepts on the listener's address; returns it as users write it. Raises: ConfigError, OSError."""
@@ -72,7 +75,7 @@ class Doors:
         self, nursery: trio.Nursery, scope: trio.CancelScope, opened: list[Any], converse: Converse
     ) -> None:
         with scope:
-            await trio.serve_listeners(converse, opened, handler_nursery=nursery)
+            await trio.serve_listeners(contained(converse, self._observer), opened, handler_nursery=nursery)
 
     async def _open_unix(self, path: str) -> trio.SocketListener:
         inherited = None if self._siblings is None else self._siblings.unix_listeners.get(path)

@@ -144,7 +144,8 @@ class Worker:
         self.step_watch = StepWatch(self.metrics, step_s_max=config.gateway.step_ms_max / 1000)
         self.metrics.started_unix_s.set(self.clock.unix_ms() / 1000)
         self._stopping = trio.Event()
-        self.doors = Doors(siblings)
+        self._crashes = SupervisorCounts(self.metrics, self.log)
+        self.doors = Doors(siblings, self._crashes)
         self._scrape = Scrape(self.metrics, functools.partial(refresh_gauges, self))
         self._is_ready = False
         self._nursery: trio.Nursery | None = None
@@ -424,8 +425,8 @@ class Worker:
         self.rpc.end_shutdown()
 
     def _supervise(self, nursery: trio.Nursery, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        observer = SupervisorCounts(self.metrics, self.log)
-        nursery.start_soon(functools.partial(supervise, name, run, clock=self.clock, observer=observer), name=name)
+        run_supervised = functools.partial(supervise, name, run, clock=self.clock, observer=self._crashes)
+        nursery.start_soon(run_supervised, name=name)
 
     async def _listen(self, nursery: trio.Nursery) -> Ready:
         config = self.config
@@ -459,7 +460,7 @@ class Worker:
 
     async def _open_operator(self, nursery: trio.Nursery) -> None:
         """Where operators ask: themselves, or the supervisor for them (app_operator.py)."""
-        doors, config = Doors(None), self.config
+        doors, config = Doors(None, self._crashes), self.config
         converse = functools.partial(self.rpc.converse, name="operator", has_trusted_peer=True)
         path = config.operator_socket if self.siblings is None else self.siblings.operator_socket
         await doors.open(nursery, Listener(address=Address("unix", path=str(path))), converse)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import trio
 
+from gateway.actors.supervisor import SupervisorObserver, contained
 from gateway.app_siblings import Siblings
 from gateway.config_sections import Listener
 from gateway.config_types import Address
@@ -38,8 +39,10 @@ def server_context(listener: Listener) -> ssl.SSLContext:
 class Doors:
     """Every listener that was opened here, as one. Connections outlive them: they live in the worker's nursery."""
 
-    def __init__(self, siblings: Siblings | None) -> None:
+    def __init__(self, siblings: Siblings | None, observer: SupervisorObserver) -> None:
+        """observer: told of connections that crashed."""
         self._siblings = siblings
+        self._observer = observer
         self._scopes: list[trio.CancelScope] = []
 
     def close(self) -> None:
@@ -49,7 +52,7 @@ class Doors:
 
     def reopened(self) -> Doors:
         """Closed ones of the same worker, to be opened anew."""
-        return Doors(self._siblings)
+        return Doors(self._siblings, self._observer)
 
     async def open(self, nursery: trio.Nursery, listener: Listener, converse: Converse) -> str:
         """Accepts on the listener's address; returns it as users write it. Raises: ConfigError, OSError."""
@@ -82,6 +85,7 @@ class Doors:
         queues: list[AcceptQueue],
         context: ssl.SSLContext | None,
     ) -> None:
+        converse = contained(converse, self._observer)
         try:
             with scope:
                 await trio.serve_listeners(converse, opened, handler_nursery=nursery)

@@ -25,7 +25,7 @@ from gateway.config_sections import Listener
 from gateway.config_settings import rpc_limits
 from gateway.config_types import Address
 from gateway.errors import GatewayError, Overloaded
-from gateway.observe.counting import RpcCounts, ServiceCounts
+from gateway.observe.counting import RpcCounts, ServiceCounts, SupervisorCounts
 from gateway.wire.rpc import messages
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.server import HelloAccepted, Requested
@@ -58,7 +58,7 @@ async def open_operator(nursery: trio.Nursery, supervisor: Supervisor, service: 
         frames_bytes_max=config.rpc.frames_bytes_max,
     )
     service.open_in(nursery)
-    doors = Doors(None)
+    doors = Doors(None, SupervisorCounts(supervisor.metrics, supervisor.log))
     socket = Address("unix", path=str(config.operator_socket))
     trusted = functools.partial(rpc.converse, name="operator", has_trusted_peer=True)
     shown = await doors.open(nursery, Listener(address=socket), trusted)

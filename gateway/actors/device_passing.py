@@ -61,27 +61,38 @@ class DevicePassing:
             # It says that much before it has been answered: it gets no answer.
             return False
         try:
-            fd_passing.send_connection(link, fd, address, data)
+            try:
+                fd_passing.send_connection(link, fd, address, data)
+            except ConnectionError:
+                # It has gone; the supervisor will say so, and say when there is another one. Or it lives, and who took
+                # from this socket has crashed and runs again: nobody will say that.
+                if not self._connect(worker):
+                    return False
+                fd_passing.send_connection(self._links[worker], fd, address, data)
         except BlockingIOError:
             self._full.add(worker)
             self._bell.ring()
             return False
         except OSError:
-            # It has gone; the supervisor will say so, and say when there is another one.
             self._drop(worker)
             return False
         return True
 
-    def peer_up(self, worker: int, incarnation: int) -> None:
+    def _connect(self, worker: int) -> bool:
+        """There is a new socket to that worker, if it listens."""
         self._drop(worker)
         link = fd_passing.open_socket()
         try:
             link.connect(self._path(worker))
         except OSError:
             link.close()
-            return
+            return False
         self._links[worker] = link
-        self._adopter().owner_is_back(worker)
+        return True
+
+    def peer_up(self, worker: int, incarnation: int) -> None:
+        if self._connect(worker):
+            self._adopter().owner_is_back(worker)
 
     def peer_died(self, worker: int, incarnation: int) -> None:
         if self._peers.alive.get(worker) is None:

@@ -188,6 +188,9 @@ class Front:
             connection.refuse(message.id, error)
         except CallRefused as error:
             connection.answer(msgspec.structs.replace(error.error, id=message.id))
+        except GatewayError as error:
+            # It fails alone: other requests have their tasks beside this one.
+            connection.answer(messages.Error(id=message.id, code="internal", text=str(error)))
         else:
             if answer is not None:
                 connection.answer(answer)
@@ -373,20 +376,36 @@ class Front:
         app = self._app_numbers[found.facts["app"]]
         head = {"app": app, "device_id": found.device_id}
         lists: list[list[dict[str, Any]]] = [found.facts["messages"]]
+        failures: list[GatewayError] = []
 
         async def ask(worker: int) -> None:
-            if worker == self._me:
-                lists.append(await self._service.last_messages(app, found.device_id))
-            else:
-                lists.append(msgspec.msgpack.decode(await self._links.ask(worker, "messages", head)))
+            try:
+                lists.append(await self._last_messages(worker, head))
+            except WorkerGone:
+                # A worker that is down knows nothing that could be shown.
+                return
+            except GatewayError as error:
+                failures.append(error)
 
         async with trio.open_nursery() as nursery:
             for worker in self._everybody():
                 if worker != owner:
-                    nursery.start_soon(_unless_gone, ask, worker)
+                    nursery.start_soon(ask, worker)
+        if failures:
+            raise failures[0]
         newest = sorted((each for one in lists for each in one), key=lambda each: -each["submitted_unix_ms"])
         found.facts["messages"] = newest[:_DEVICE_MESSAGES_MAX]
         return found
+
+    async def _last_messages(self, worker: int, head: dict[str, Any]) -> list[dict[str, Any]]:
+        """Of the device, at that home. Raises WorkerGone, Overloaded, StoreError, CallRefused."""
+        if worker == self._me:
+            return await self._service.last_messages(head["app"], head["device_id"])
+        found = msgspec.msgpack.decode(await self._links.ask(worker, "messages", head))
+        if isinstance(found, str):
+            raise CallRefused(messages.Error(id=0, code="internal", text=found))
+        messages_of: list[dict[str, Any]] = found
+        return messages_of
 
     async def _find_alias(self, session: Any, message: messages.Device) -> tuple[int, messages.DeviceFound]:
         """Whoever knows a device of that alias. Raises CallRefused where nobody does."""
@@ -514,15 +533,12 @@ class Front:
             reply(msgspec.msgpack.encode([]))
 
     async def _find_messages(self, head: dict[str, Any], reply: Reply) -> None:
-        reply(msgspec.msgpack.encode(await self._service.last_messages(head["app"], head["device_id"])))
-
-
-async def _unless_gone(ask: Callable[[int], Any], worker: int) -> None:
-    """A worker that is down knows nothing that could be shown."""
-    try:
-        await ask(worker)
-    except WorkerGone:
-        return
+        found: list[dict[str, Any]] | str
+        try:
+            found = await self._service.last_messages(head["app"], head["device_id"])
+        except GatewayError as error:
+            found = str(error)
+        reply(msgspec.msgpack.encode(found))
 
 
 def _as_exception(error: messages.Error) -> BadRequest | Overloaded:

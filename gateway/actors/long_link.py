@@ -301,8 +301,9 @@ class LongLink:
     # Connections of devices that are owned here, accepted by other workers; and the other way round.
 
     def adopt(self, fd: int, address: str, data: bytes) -> None:
-        """The connection is dealt with in the next step as if it had been accepted here. fd: -1, it did not arrive."""
-        if self._drain_until is not None and fd >= 0:
+        """The connection is dealt with in the next step as if it had been accepted here. fd: -1, it did not arrive. One
+        that comes for a crashed long link, before there is another, is closed."""
+        if (self._drain_until is not None or self.is_disposed) and fd >= 0:
             os.close(fd)
             fd = -1
         if self.edge.moves.adopt(fd, address, self._clock()):

@@ -26,7 +26,7 @@ from gateway.core import loss
 from gateway.core.counters import row_keys, tally_rows
 from gateway.core.home import Home
 from gateway.ledger import CHANNEL_NAMES, Channel, LedgerPage
-from gateway.message_id import to_text
+from gateway.message_id import ROWS_MAX, UNIX_MS_MAX, to_text
 from gateway.store.ports import PageKey
 from gateway.tally import (
     CellColumns,
@@ -50,7 +50,7 @@ Asked: TypeAlias = messages.CountRows | messages.Loss | messages.LossRows
 #: How far back an app is looked at unless the call says so.
 _APP_DAYS = 7
 #: No day of a batch is outside: message ids have 48 bits of milliseconds.
-_DAYS = range(-1, (1 << 48) // 86_400_000 + 2)
+_DAYS = range(-1, UNIX_MS_MAX // 86_400_000 + 2)
 #: Keys of pages that one look into the archive asks for.
 _KEYS = 1000
 #: A page of `loss_rows` is answered when so many pages were gone through, though it is not full.
@@ -306,10 +306,10 @@ def _looked_for(message: messages.LossRows) -> _LookedFor:
 def _read_cursor(cursor: bytes) -> tuple[PageKey | None, int]:
     if not cursor:
         return None, 0
-    try:
-        unix_ms, sequence, row = _CURSOR.unpack(cursor)
-    except struct.error:
-        raise BadRequest("cursor", "the cursor is not one of loss_row_page") from None
+    unix_ms, sequence, row = _CURSOR.unpack(cursor) if len(cursor) == _CURSOR.size else (-1, 0, 0)
+    # Checked here: a number that SQLite cannot hold would end the turn of everybody who waits for the archive.
+    if not 0 <= unix_ms <= UNIX_MS_MAX or not 0 <= row < ROWS_MAX:
+        raise BadRequest("cursor", "the cursor is not one of loss_row_page")
     return PageKey(unix_ms, sequence), row
 
 

@@ -93,8 +93,11 @@ def take_rows(changes: Sequence[Change], cursor: Cursor, app: int, rows_max: int
     for change in changes:
         n = len(change.rows)
         if change.batch.app == app:
+            # The cursor is a client's bytes: it may point behind the rows.
+            offset = min(offset, n)
             stop = min(n, offset + rows_max)
-            parts.append(Part(change, offset, stop))
+            if stop > offset:
+                parts.append(Part(change, offset, stop))
             rows_max -= stop - offset
             if stop < n:
                 return parts, Cursor(position, stop)

@@ -3,6 +3,9 @@
 An actor's state lives in its object, which outlives the crash of its loop: what it had accepted is still there when the
 loop starts again. This is the one place where `except Exception` stands (STYLE.md).
 
+A connection is no actor: whatever a peer has sent that nobody thought of, it ends the peer's own connection, counted
+and logged like a crash (`contained`), and not the worker with everybody else's.
+
 An actor that ends by itself is not restarted. One that crashes `restarts_max` times within `window_s` gives up and
 takes the worker down with the last exception: a worker that cannot work must not look alive (core/restarts.py).
 """
@@ -10,12 +13,14 @@ takes the worker down with the last exception: a worker that cannot work must no
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
 from gateway.clock import Clock
 from gateway.core.restarts import CRASHES_MAX, Restarts
+
+StreamT = TypeVar("StreamT")
 
 
 class SupervisorObserver(Protocol):
@@ -46,3 +51,18 @@ async def supervise(
             if restarts.is_over:
                 raise
         await trio.sleep(backoff_s)
+
+
+def contained(
+    converse: Callable[[StreamT], Awaitable[object]], observer: SupervisorObserver
+) -> Callable[[StreamT], Awaitable[None]]:
+    """The same handler of one connection, whose crash ends that connection alone. If cancelled: as the handler."""
+
+    async def converse_contained(stream: StreamT) -> None:
+        try:
+            await converse(stream)
+        except Exception as error:
+            # Whoever was connected connects again; there is nothing to restart.
+            observer.crashed("connection", error, 0.0)
+
+    return converse_contained

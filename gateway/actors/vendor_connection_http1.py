@@ -193,7 +193,10 @@ class Http1VendorConnection:
                 socket.scope.cancel()
         if nursery is not None:
             for _ in range(bundle.sockets_wanted(trio.current_time())):
-                nursery.start_soon(self._run_socket, bundle.connecting())
+                # Known from now on: it may be told to close before its task has begun.
+                number, socket = bundle.connecting(), _Socket()
+                self._sockets[number] = socket
+                nursery.start_soon(self._run_socket, number, socket)
         if bundle.has_events:
             self._news.ring()
         if bundle.next_deadline() < self._armed_for:
@@ -212,10 +215,9 @@ class Http1VendorConnection:
 
     # One socket
 
-    async def _run_socket(self, number: int) -> None:
+    async def _run_socket(self, number: int, socket: _Socket) -> None:
         """From connecting to closed. If cancelled: the stream is closed without goodbye, and `run` says what becomes
         of its row."""
-        socket = self._sockets[number] = _Socket()
         stream: trio.abc.Stream | None = None
         try:
             with socket.scope:

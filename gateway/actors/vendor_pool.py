@@ -571,7 +571,8 @@ class VendorPool:
                 # Also one that connected and died before its first answer: that must not become a storm either. Those
                 # that end while another try is being waited for are one failure with it.
                 self._failures += 1
-                backoff_s = min(BACKOFF_FIRST_S * 2 ** (self._failures - 1), BACKOFF_MAX_S)
+                # Bounded before it is computed: a vendor may be away for longer than a float has powers of two.
+                backoff_s = min(BACKOFF_FIRST_S * 2.0 ** min(self._failures - 1, 30), BACKOFF_MAX_S)
                 # Jitter from half to the whole, so that many pools do not knock together.
                 self._connect_at = now + backoff_s * random.uniform(0.5, 1.0)
             self._last_close = reason

@@ -113,10 +113,12 @@ class _Conversation:
     async def _run(self) -> CloseReason:
         is_first = True
         while True:
+            method = b""
             try:
                 request = await self._next_request(is_first=is_first)
                 if isinstance(request, CloseReason):
                     return request
+                method = request.method
                 body: bytes | None = None
                 if self._site.takes_body(request):
                     found = await self._read_body()
@@ -126,7 +128,7 @@ class _Conversation:
                 else:
                     has_body = not isinstance(self._http.next_event(), h11.EndOfMessage)
             except h11.RemoteProtocolError as error:
-                return await self._refuse(error)
+                return await self._refuse(error, with_body=method != b"HEAD")
             answer = await self._site.answer(request, body)
             if not await self._send(answer, with_body=request.method != b"HEAD", closing=has_body):
                 return CloseReason.SLOW_CONSUMER
@@ -179,11 +181,11 @@ class _Conversation:
             if scope.cancelled_caught:
                 return CloseReason.HALF_FRAME_TIMEOUT
 
-    async def _refuse(self, error: h11.RemoteProtocolError) -> CloseReason:
+    async def _refuse(self, error: h11.RemoteProtocolError, *, with_body: bool) -> CloseReason:
         status = error.error_status_hint
         self._site.count(OTHER, status)
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            await self._send(HttpAnswer(status, b"malformed request\n"), with_body=True, closing=True)
+            await self._send(HttpAnswer(status, b"malformed request\n"), with_body=with_body, closing=True)
             await self._linger()
         return CloseReason.FRAME_TOO_LARGE if status == 431 else CloseReason.PROTOCOL_ERROR
 

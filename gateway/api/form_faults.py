@@ -29,7 +29,8 @@ _NAMES = {dict: "an object", list: "an array", str: "a text", bool: "a boolean",
 
 
 def form_fault(kind: type[msgspec.Struct], body: bytes) -> FormFault | None:
-    """The first fault of a JSON text that is not such a Struct; None where these rules find none."""
+    """The first fault of a JSON text that is not such a Struct; None where these rules find none, or where what comes
+    behind it is no JSON."""
     described = inspect.type_info(kind)
     assert isinstance(described, inspect.StructType)
     try:

@@ -315,7 +315,7 @@ class Edge:
         """Reads once from each of the connections that have something, at most as many as fit into a step."""
         ended = self.layers.take_ending()
         opening, n_openings = self.layers.opening.listener_of, 0
-        inner = self.moves.inner
+        inner, has_inner = self.moves.inner, bool(self.moves.inner)
         listeners, wake_fd, readable, writable = self._listeners, self._wake_fd, select.EPOLLIN, select.EPOLLOUT
         to_read: list[int] = []
         ready_max = self.pace.items()
@@ -340,6 +340,9 @@ class Edge:
                 if n_openings > self.settings.openings_per_step:
                     continue
             to_read.append(fd)
+        if has_inner:
+            # An owner may have ended its client just now, whose number is nobody's any more, or another thread's.
+            to_read = [fd for fd in to_read if self._table.state_at[fd]]
         fds, reads, fours = self.calls.read(to_read, ended)
         self._table.count_at[Count.READS] += len(fds) + len(fours.fds)
         self._table.count_at[Count.BYTES_IN] += sum(map(len, reads)) + fours.words.size

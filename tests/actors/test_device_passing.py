@@ -152,3 +152,16 @@ async def test_queue_that_fills_up_as_the_peer_is_replaced_is_watched_too(tmp_pa
                     while len(first.link.back) == n_back:
                         await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
+
+
+async def test_peer_whose_taker_crashed_and_runs_again_gets_connections_as_before(tmp_path: Path) -> None:
+    """The peer lives, so nobody says that its sockets are others now."""
+    async with two(tmp_path, is_taking=False) as (first, second):
+        for taken in (1, 2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(second.passing.run)
+                await trio.testing.wait_all_tasks_blocked()
+                assert first.passing.pass_on(1, 0, "192.0.2.1", b"CONNECT")
+                await until_adopted(second, taken)
+                nursery.cancel_scope.cancel()
+    assert second.link.adopted == [("192.0.2.1", b"CONNECT")] * 2

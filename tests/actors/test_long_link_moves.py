@@ -188,3 +188,14 @@ async def test_connections_are_closed_evenly_over_the_spread(
     assert len(times) == 20
     assert 3.5 < times[-1] - began < 4.5
     assert max(times.count(at) for at in times) <= 2
+
+
+def test_connection_that_comes_for_a_crashed_long_link_is_closed(site: Site) -> None:
+    """Until there is another one. Whoever brings it goes on, and does not take its peers' sockets with it."""
+    ours, theirs = socket.socketpair()
+    site.link.dispose()
+    site.link.adopt(theirs.detach(), "192.0.2.7", connect_packet(OURS))
+    with ours:
+        ours.settimeout(5)
+        assert ours.recv(100) == b""
+    assert site.count("moves_lost") == 1

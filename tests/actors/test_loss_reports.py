@@ -318,6 +318,10 @@ async def test_an_app_is_told_of_itself_alone_and_what_is_not_there_is_refused(
         (messages.LossRows(id=1, cause="held", channel="pigeon"), "", "channel has no"),
         (messages.LossRows(id=1, cause="held", stage="third"), "", "stage has no"),
         (messages.LossRows(id=1, cause="held", cursor=b"?"), "", "cursor"),
+        # More milliseconds than a message id has: the archive on the disk could not even be asked.
+        (messages.LossRows(id=1, cause="held", cursor=b"\x80" + bytes(15)), "", "cursor"),
+        (messages.LossRows(id=1, cause="held", cursor=b"\xff" * 16), "", "cursor"),
+        (messages.LossRows(id=1, cause="held", cursor=bytes(12) + b"\xff" * 4), "", "cursor"),
     ]:
         with pytest.raises(BadRequest, match=word):
             await reports.answer(question, app)

@@ -249,6 +249,22 @@ async def test_stream_refuses_a_cursor_that_is_not_one(cursor: bytes, make_world
         streams.check_cursor(cursor)
 
 
+async def test_cursor_that_points_behind_the_rows_of_its_change_goes_on_with_the_next_change(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """A cursor is a client's bytes: whatever they say, its stream is the only one that may suffer."""
+    world = make_world()
+    page = opened(world, 6)
+    streams = Shared(world.home)
+    began = Cursor(streams.check_cursor(b"").position, (1 << 32) - 1)
+    reader = Reader(nursery, streams, cursor=began.encode())
+    reader.grant(2)
+    end(world, page, [0, 1, 2])
+    end(world, page, [3, 4, 5])
+    await trio.sleep(1)
+    assert [row[0] for row in reader.connection.rows()] == ids_of(page, [3, 4])
+
+
 @given(data=st.data())
 def test_take_rows_agrees_with_taking_them_one_by_one(data: st.DataObject) -> None:
     """The plain twin walks rows; the cursors of any sequence of takes lead through all rows of the app once."""

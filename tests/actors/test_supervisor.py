@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.actors.supervisor import supervise
+from gateway.actors.supervisor import contained, supervise
 from gateway.clock import SystemClock
 from gateway.core.restarts import BACKOFF_FIRST_S, BACKOFF_MAX_S, CRASHES_MAX, WINDOW_S
 
@@ -146,3 +146,36 @@ async def test_supervisor_lets_go_of_what_is_no_error_of_the_actor() -> None:
     with pytest.raises(KeyboardInterrupt):
         await supervise("actor", run, clock=SystemClock(), observer=crashes)
     assert crashes.told == []
+
+
+async def test_connection_that_crashes_ends_alone_and_is_told_of() -> None:
+    """As `trio.serve_listeners` runs it: beside all other connections, and everything else of the worker."""
+    crashes, served = Crashes(), []
+
+    async def converse(stream: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if stream == "strange":
+            raise Broken("nobody thought of that")
+        if stream == "strange group":
+            async with trio.open_nursery() as inner:
+                inner.start_soon(converse, "strange")
+                await trio.sleep_forever()
+        served.append(stream)
+
+    async with trio.open_nursery() as nursery:
+        for stream in ("strange", "usual", "strange group"):
+            nursery.start_soon(contained(converse, crashes), stream)
+    assert served == ["usual"]
+    assert [(actor, wait) for actor, _, wait in crashes.told] == [("connection", 0.0)] * 2
+
+
+async def test_connection_is_cancelled_with_its_worker() -> None:
+    crashes = Crashes()
+
+    async def converse(stream: str) -> None:
+        async with trio.open_nursery() as inner:
+            inner.start_soon(trio.sleep_forever)
+
+    with trio.move_on_after(0.01) as scope:
+        await contained(converse, crashes)("stream")
+    assert (scope.cancelled_caught, crashes.told) == (True, [])

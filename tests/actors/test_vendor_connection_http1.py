@@ -364,6 +364,20 @@ async def test_an_answer_is_read_while_the_request_is_still_being_written(nurser
     assert owner.answered() == [0, 1]
 
 
+async def test_drain_ends_a_socket_whose_task_has_not_begun(nursery: trio.Nursery, autojump_clock: object) -> None:
+    """The rows of one step want a second socket, and the same step ends the bundle."""
+    owner, server, ends = await connected(nursery, sockets_max=4)
+    assert owner.send(2) == 2
+    owner.connection.drain(30)
+    began = trio.current_time()
+    await trio.sleep(5)
+    assert owner.reason is CloseReason.SHUTDOWN
+    assert trio.current_time() - began == pytest.approx(5)
+    assert sorted(owner.tags(Refused)) == [0, 1]
+    assert (owner.sockets, len(owner.closed_sockets), server.open) == (0, 2, [])
+    assert len(ends) == 1, "nobody connects for it"
+
+
 async def test_owner_may_send_and_drain_from_within_on_events(nursery: trio.Nursery) -> None:
     owner, _, _ = await connected(nursery, sockets_max=4)
     take = owner.take

@@ -409,6 +409,22 @@ async def test_pool_tries_again_with_growing_waits(
     assert len(vendor.connections) == n + 1
 
 
+async def test_pool_tries_again_however_long_a_vendor_was_away(
+    new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """A weekend behind a closed firewall is a good thousand tries, and 2 ** 1024 is no float."""
+    vendor = new_vendor()
+    setting = Setting(vendor)
+    vendor.fails_with = CloseReason.CONNECT_FAILED
+    nursery.start_soon(setting.pool.run)
+    setting.want(1)
+    while len(vendor.connections) < 1100:
+        await trio.sleep(BACKOFF_MAX_S)
+    vendor.fails_with = None
+    await trio.sleep(BACKOFF_MAX_S)
+    assert setting.lane.send() == 1
+
+
 async def test_pool_reports_each_end_with_its_reason_once(
     new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:

@@ -183,6 +183,14 @@ async def test_desk_makes_the_password_of_a_given_id_and_writes_nothing() -> Non
         ({"channel": "apns", "token": "bad"}, "token", "not the form of a token of apns", None, None),
         ([], "body", "body is an array, expected an object", None, None),
         (b"{", "body", "not JSON", None, None),
+        (b'{"app_version": "1.0 \xfcber"}', "body", "not JSON: 'utf-8' codec", None, None),
+        (b'{"tags": ["\xff"]}', "body", "not JSON: 'utf-8' codec", None, None),
+        (b'{"alias": "\\ud800x"}', "body", "not JSON", None, None),
+        (b'{"device_id": 7, and more', "body", "Expected `str | null`, got `int`", None, None),
+        (b'{"alias": 7, "x": "\xff"}', "body", "Expected `str`, got `int`", None, None),
+        (b'{"proven_unix_s": 1e400}', "body", "out of range", None, None),
+        (b"[" * 1024, "body", "Expected `object`, got `array`", None, None),
+        (b'{"tags": ' + b"[" * 1000, "body", "Expected `str`, got `array`", None, None),
     ],
 )
 async def test_desk_names_the_field_that_is_wrong_its_value_and_its_limit(

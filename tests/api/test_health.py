@@ -191,6 +191,19 @@ async def test_malformed_request_is_answered_and_closed(
     assert house.closes() == {reason.value: 1}
 
 
+async def test_head_whose_body_is_malformed_is_answered_without_one(autojump_clock: trio.testing.MockClock) -> None:
+    """h11 takes no body for it, and what it raises would end the worker."""
+    house = House()
+    async with house.client() as stream:
+        await stream.send_all(b"HEAD /healthz HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n")
+        answer = b""
+        while data := bytes(await stream.receive_some(65536)):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b"\r\n\r\n")
+    assert house.closes() == {CloseReason.PROTOCOL_ERROR.value: 1}
+
+
 async def test_request_with_a_body_is_answered_and_closed(autojump_clock: trio.testing.MockClock) -> None:
     house = House()
     async with house.client() as stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,6 +129,20 @@ def test_end_at_the_owner_is_the_end_of_the_client_after_its_last_words(way: Way
     assert relayed.client.receive(10) == b"DISCONNECT"
     way.acceptor.until(way.acceptor.closed)
     assert way.acceptor.closed() == {CloseReason.RELAY_ENDED: 1}
+
+
+def test_client_whose_owner_ends_it_in_the_poll_in_which_it_speaks_is_not_read_any_more(
+    way: Way, relayed: Relayed
+) -> None:
+    """Its number is nobody's then, or a file that another thread has just opened."""
+    edge = way.acceptor.edge
+    way.owner.edge.close(relayed.theirs, CloseReason.BANNED)
+    relayed.client.tls.write(b"PUBACK")
+    relayed.client.flush()
+    select.select([relayed.fd], [], [], 5)
+    reads = edge.poll(way.acceptor.now)
+    assert way.acceptor.closed() == {CloseReason.RELAY_ENDED: 1}
+    assert (reads.fds, reads.ended) == ([], [])
 
 
 def test_client_that_does_not_read_stalls_the_owner_and_gets_everything_once_it_does(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -130,6 +131,22 @@ def test_wechats_encrypted_event_is_opened_where_the_key_is_known() -> None:
         assert event(body, query(msg_signature=signed(wrong)), secret) is NotTaken.UNREADABLE
     with pytest.raises(ValueError, match="EncodingAESKey"):
         READERS["wechat"].reader(WECHAT, f"{TOKEN}\nshort".encode())
+
+
+@pytest.mark.parametrize("piece", ["<a><![CDATA[", "<a><![CDATA[x]]>", "<a><![CDATA[" + "]" * 100, "<List>", "<a>"])
+@pytest.mark.parametrize("secret", [TOKEN, f"{TOKEN}\n{KEY}"])
+def test_wechats_reader_takes_little_time_for_a_body_of_half_a_megabyte(piece: str, secret: str) -> None:
+    """An encrypted one is looked at before anybody has proven anything; 3 s of the loop each, it was once."""
+    text = piece * ((512 << 10) // len(piece)) + "<Event>subscribe_msg_sent_event</Event>"
+    began = time.thread_time()
+    event(text, secret=secret)
+    assert time.thread_time() - began < 0.5
+
+
+def test_wechats_texts_may_hold_what_ends_a_leaf_or_a_section_elsewhere() -> None:
+    inside = "a]]b</ErrorStatus><c>]" + "d" * 5000
+    text = (XML % "0").replace("[success]", f"[{inside}]").replace("<CreateTime>", "<![CDATA[<x><CreateTime>")
+    assert event(text) == wanted(Event.DELIVERED)
 
 
 def test_wechats_check_of_the_address_gets_its_echo_back() -> None:

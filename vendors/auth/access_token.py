@@ -28,9 +28,10 @@ def issued_token(
         return Denied("no_access_token", is_final=False)
     if life is None:
         life = EXPIRES_IN_S_DEFAULT
-    if isinstance(life, bool) or not isinstance(life, int | float) or not math.isfinite(life) or life <= MARGIN_S:
+    if isinstance(life, bool) or not isinstance(life, int | float) or not life > MARGIN_S:
         return Denied("bad_expires_in", is_final=False)
-    expires = now_unix_s + min(float(life), EXPIRES_IN_S_MAX) - MARGIN_S
+    # Cut first: a number of JSON may be longer than any float.
+    expires = now_unix_s + float(min(life, EXPIRES_IN_S_MAX)) - MARGIN_S
     # A short-lived token is replaced at half its life, else AHEAD_S before its end.
     replace_at = max(expires - AHEAD_S, (now_unix_s + expires) / 2)
     return Issued(f"{scheme}{token}".encode(), min(replace_at, now_unix_s + replace_after_s), expires)

@@ -55,9 +55,13 @@ EVENTS: dict[str, Event] = {"0": Event.DELIVERED}
 #: Largest echostr, and what may stand in one: it goes back as it came.
 _ECHO_FORM = re.compile(r"[0-9A-Za-z_=+/-]{1,128}")
 _KEY_CHARACTERS = 43
-#: A leaf, or one that holds others; nothing here expands anything.
-_LEAF = re.compile(r"<([A-Za-z_]{1,64})>(?:<!\[CDATA\[(.{0,4096}?)\]\]>|([^<]{0,4096}))</\1>", re.S)
-_ENTRY = re.compile(r"<List>(.*?)</List>", re.S)
+#: A leaf, or one that holds others; nothing here expands anything. A strange body is looked at before it is proven, so
+#: one look at each character has to do: what is in a CDATA section ends where another one begins.
+_LEAF = re.compile(
+    r"<([A-Za-z_]{1,64})>"
+    r"(?:<!\[CDATA\[([^]<]*(?:(?:\](?!\]>)|<(?!!\[CDATA\[))[^]<]*)*)\]\]>|([^<]{0,4096}))"
+    r"</\1>"
+)
 #: The padding of these bodies is to 32 bytes, whatever AES's block.
 _PADDING_MAX = 32
 
@@ -179,7 +183,8 @@ def _entries(text: str) -> list[dict[str, str]]:
             {name: text_of(value) or code_of(value) or _number(value) for name, value in one.items()}
             for one in listed[:ENTRIES_MAX]
         ]
-    return [_fields_of(entry) for entry in _ENTRY.findall(text)[:ENTRIES_MAX]]
+    entries = [rest.partition("</List>") for rest in text.split("<List>")[1:]]
+    return [_fields_of(entry) for entry, end, _ in entries[:ENTRIES_MAX] if end]
 
 
 def _consents(event: str, fields: Mapping[str, str], entries: list[dict[str, str]]) -> ConsentsTold:

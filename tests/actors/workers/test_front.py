@@ -15,7 +15,7 @@ from gateway.columns import TextColumn
 from gateway.content import Variant
 from gateway.core.callback_lines import Signer, lines_of
 from gateway.core.identity import device_password
-from gateway.errors import Overloaded
+from gateway.errors import Overloaded, StoreCorrupt
 from gateway.ledger import State
 from gateway.message_id import to_text
 from gateway.wire.rpc import messages
@@ -115,6 +115,31 @@ async def test_request_that_needs_a_worker_that_is_down_is_told_to_come_back(
     await offices.revive(1, [device])
     await cluster.settle()
     assert list((await client.ask(device_status_request([device]))).is_known) == [1]
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+async def test_store_that_cannot_be_read_fails_the_request_that_needs_it_and_no_other(
+    broken: int, open_offices: Callable[..., Any], autojump_clock: Any
+) -> None:
+    """A device's last messages are asked of every worker; a request that waits meanwhile must not end with it."""
+    offices = await open_offices(2)
+    cluster = offices.cluster
+    (device,) = cluster.owned_by(1 - broken, 1)
+
+    async def fail(app: int, device_id: bytes) -> Any:
+        raise StoreCorrupt("ledger", "page 7 of 8: cut short")
+
+    offices.fronts[broken]._service.last_messages = fail
+    client, other = offices.client(0), offices.client(0)
+    other.front.request(other, Requested(messages.SubscribeReceipts(id=5), 0, {}))
+    answer = await client.ask(messages.Device(id=7, device_id=device))
+    assert (answer.id, answer.code) == (7, "internal")
+    assert "page 7 of 8: cut short" in answer.text
+    page = await cluster.send(1, [device])
+    cluster.answer_all(1 - broken)
+    await trio.sleep(1)
+    assert page.counts[State.VENDOR_ACCEPTED] == 1
+    assert sum(one.n for one in other.answers) == 1, "the stream goes on"
 
 
 def ids_of(page: Any) -> list[bytes]:

@@ -42,11 +42,17 @@ def test_a_token_is_what_its_json_says_and_not_its_text() -> None:
         (500, b"", Denied("http_500", False)),
         (429, b"", Denied("http_429", False)),
         (200, b'{"access_token":"a b","expires_in":0}', Denied("bad_expires_in", False)),
+        (200, b'{"access_token":"a","expires_in":-1' + b"0" * 400 + b"}", Denied("bad_expires_in", False)),
         (200, b"{}", Denied("http_200", False)),
     ],
 )
 def test_an_endpoint_may_say_no(status: int, body: bytes, denied: Denied) -> None:
     assert GRANT.parse(status, {}, body, NOW) == denied
+
+
+def test_a_life_that_no_float_holds_is_cut_like_any_other_that_is_too_long() -> None:
+    body = b'{"access_token":"a","expires_in":1' + b"0" * 400 + b"}"
+    assert GRANT.parse(200, {}, body, NOW) == Issued(b"Bearer a", NOW + 86_090, NOW + 86_390)
 
 
 @given(st.integers(0, 999), st.binary(max_size=200))

@@ -190,7 +190,7 @@ async def test_connections_are_closed_evenly_over_the_spread(
     assert max(times.count(at) for at in times) <= 2
 
 
-def test_connection_that_comes_for_a_crashed_long_link_is_closed(site: Site) -> None:
+def test_connection_that_comes_for_a_crashed_long_link_is_closed(site: Any) -> None:
     """Until there is another one. Whoever brings it goes on, and does not take its peers' sockets with it."""
     ours, theirs = socket.socketpair()
     site.link.dispose()

@@ -24,7 +24,7 @@ class PoolUnderCeiling(Protocol):
 
     def has_none(self) -> bool: ...
 
-    def reclaim(self, number: int | None = None) -> None: ...
+    def reclaim(self, number: int | None = None) -> bool: ...
 
     def ring(self) -> None: ...
 
@@ -81,8 +81,9 @@ class Ceiling:
         holders = [Holder(quietest=pool.quietest(), spare=pool.spare()) for pool in others]
         match choose(holders, has_none=asking.has_none(), now=now):
             case Reclaim(holder=holder, number=number):
-                self._leaving += 1
-                self.reclaimed += 1
-                others[holder].reclaim(number)
+                # None of its connections may be open yet: then nobody leaves, and the next who asks tries again.
+                if others[holder].reclaim(number):
+                    self._leaving += 1
+                    self.reclaimed += 1
             case None:
                 pass

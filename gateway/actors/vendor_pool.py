@@ -546,14 +546,15 @@ class VendorPool:
     def has_none(self) -> bool:
         return not self._links
 
-    def reclaim(self, number: int | None = None) -> None:
-        """That connection, or the least busy one, is let go for the sake of another app."""
+    def reclaim(self, number: int | None = None) -> bool:
+        """That connection, or the least busy one, is let go for the sake of another app; False where none is open."""
         ready = [link for link in self._links.values() if link.is_open and not link.connection.is_leaving()]
         chosen = [link for link in ready if number is None or link.number == number]
         if chosen:
             min(chosen, key=lambda link: link.connection.open_requests()).connection.drain(
                 REPLACE_TIMEOUT_S, CloseReason.RECLAIMED
             )
+        return bool(chosen)
 
     def ring(self) -> None:
         self._bell.ring()

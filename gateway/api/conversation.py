@@ -86,9 +86,12 @@ class HttpListener:
             self._n_open += 1
             self._metrics.connections.add(1, self._name)
             self._metrics.connections_open.set(self._n_open, self._name)
-            reason = CloseReason.SHUTDOWN
+            reason = CloseReason.INTERNAL_ERROR
             try:
                 reason = await _Conversation(self._site, stream, self._settings).run()
+            except trio.Cancelled:
+                reason = CloseReason.SHUTDOWN
+                raise
             finally:
                 self._n_open -= 1
                 self._metrics.connections_open.set(self._n_open, self._name)

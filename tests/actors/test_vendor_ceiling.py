@@ -11,7 +11,7 @@ import trio.testing
 
 from gateway.actors.vendor_breaker import VendorBreaker
 from gateway.actors.vendor_ceiling import Ceiling
-from gateway.actors.vendor_pool import VendorPool
+from gateway.actors.vendor_pool import Role, VendorPool
 from gateway.actors.vendor_tags import make_tags
 from gateway.clock import SystemClock
 from gateway.core.breaker import BreakerSettings
@@ -160,6 +160,31 @@ async def test_an_app_without_any_gets_one_of_an_app_that_has_several(
     assert poor.rows == 0
     assert rich.ended == [CloseReason.RECLAIMED]
     assert ceiling.connections == CEILING
+
+
+async def test_an_app_without_any_asks_again_where_the_connections_to_spare_were_still_on_their_way(
+    new_vendor: Callable[[], Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    """One for proven rows and one for probes begin at once; neither can be let go before it is open."""
+    ceiling = Ceiling(2)
+    rich, poor = App(new_vendor(), ceiling), App(new_vendor(), ceiling)
+    probes = App(rich.vendor, Ceiling(1))
+    rich.pool.add_lane(probes, Role.PROBE)
+    rich.vendor.gate = trio.Event()
+    rich.rows = probes.rows = 5
+    for app in (rich, poor):
+        nursery.start_soon(app.pool.run)
+    await trio.sleep(1)
+    assert ceiling.connections == 2
+    poor.want(1)
+    await trio.sleep(1)
+    rich.vendor.gate.set()
+    await trio.sleep(1)
+    rich.want(0)
+    poor.want(0)
+    await trio.sleep(60)
+    assert rich.ended == [CloseReason.RECLAIMED]
+    assert poor.rows == 0
 
 
 async def test_an_app_that_wants_more_takes_only_what_was_idle_for_long(

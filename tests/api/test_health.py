@@ -296,6 +296,19 @@ async def test_connections_are_closed_as_shutdown_when_the_server_ends() -> None
     assert house.closes() == {"shutdown": 1}
 
 
+async def test_connection_whose_answer_fails_is_closed_as_an_error_of_ours() -> None:
+    class Broken(House):
+        async def page(self, accept: str) -> Page:
+            raise IndexError("no such page")
+
+    house = Broken()
+    with pytest.RaisesGroup(IndexError):
+        async with house.client() as stream:
+            await stream.send_all(get("/metrics"))
+            assert await stream.receive_some(100) == b""
+    assert house.closes() == {"internal_error": 1}
+
+
 async def test_server_answers_a_client_of_another_house_over_tcp() -> None:
     house = House()
     async with trio.open_nursery() as nursery:

@@ -338,7 +338,7 @@ def _ring(built: VendorLane) -> None:
 
 def _resends(config: Config, defaults: list[AppDefaults], page: LedgerPage, rows: Rows) -> Bool:
     """Which rows may go again though a first attempt may have arrived: `retry.on_uncertain_*` of their class."""
-    options = compile_options(page.batch, defaults[page.batch.app])
+    options = compile_options(page.batch, defaults[page.batch.app], rows)
     rules = config.retry
     table = resend_table(
         system=rules.on_uncertain_system == "resend",

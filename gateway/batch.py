@@ -176,6 +176,7 @@ class Batch:
     """
 
     __slots__ = (
+        "_content_bytes_max",
         "_objects_bytes",
         "address",
         "app",
@@ -239,7 +240,7 @@ class Batch:
         self.target_hashes = target_hashes
         self.has_fallback = any(variant.fallback for variant in variants)
         self.chains: object | None = None
-        self._objects_bytes = -1
+        self._objects_bytes = self._content_bytes_max = -1
 
     def variant_of(self, row: int) -> Variant:
         return self.variants[0 if self.variant_index is None else int(self.variant_index[row])]
@@ -254,6 +255,13 @@ class Batch:
             contents = sum(map(_content_bytes, some)) * n // max(len(some), 1)
             self._objects_bytes = contents + _SEGMENT_BYTES * len(self.segments) + _REQUEST_BYTES * len(self.requests)
         return self._objects_bytes
+
+    @property
+    def content_bytes_max(self) -> int:
+        """Title and body of the longest content. Looked at once: a batch may have 65,536."""
+        if self._content_bytes_max < 0:
+            self._content_bytes_max = max(len(one.title.encode()) + len(one.body.encode()) for one in self.variants)
+        return self._content_bytes_max
 
     def of_contents(self, rows: Rows, ask: Callable[[Variant], float], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """(k,) what the content of each of these rows says: a loop over contents or over rows, whichever are fewer. A

@@ -43,9 +43,9 @@ class FallbackObserver(Protocol):
 
 
 class Ways(NamedTuple):
-    """What the router lends: the options of a page, the channels that its app has, the lanes, and the inbox."""
+    """What the router lends: the options of rows, the channels that its app has, the lanes, and the inbox."""
 
-    options: Callable[[LedgerPage], Options]
+    options: Callable[[LedgerPage, Rows], Options]
     has_lane: Callable[[LedgerPage], Bool]
     offer: Callable[[LedgerPage, VendorRows], None]
     forget: Callable[[I64], None]
@@ -127,7 +127,7 @@ class Fallbacks:
         return region_channels(page, rows, channels, of_devices, self._ways.has_lane(page))
 
     def _offer(self, page: LedgerPage, rows: Rows) -> None:
-        options = self._ways.options(page)
+        options = self._ways.options(page, rows)
         index = options.variant_index(page.batch, rows)
         for group in by_lane(rows, page.channel[rows], options.kinds(index)):
             self._observer.fell_back(group.channel, len(group.rows))

@@ -262,8 +262,7 @@ def rows_of_one_call(page: LedgerPage, rows_max: int) -> int:
     batch = page.batch
     if batch.n <= _FEW_ROWS:
         return rows_max
-    text_bytes = max(len(variant.title.encode()) + len(variant.body.encode()) for variant in batch.variants)
-    text_bytes += sum(len(column.blob) for column in batch.variables.values()) // batch.n
+    text_bytes = batch.content_bytes_max + sum(len(column.blob) for column in batch.variables.values()) // batch.n
     return min(rows_max, max(_FEW_ROWS, _DELIVER_BYTES_MAX // (text_bytes + 1)))
 
 

@@ -252,7 +252,7 @@ class Router:
                 await self._bell.pause()
 
     async def _route_again(self, page: LedgerPage, rows: Rows) -> None:
-        options = self._options(page)
+        options = self._options(page, rows)
         for first in range(0, len(rows), self._slice_rows):
             part = rows[first : first + self._slice_rows]
             self.queued_rows -= len(part)
@@ -265,8 +265,8 @@ class Router:
                 self._carry_out(page, route(page, part, self._devices, options, self.lanes_of(page)), options)
             await trio.lowlevel.checkpoint()
 
-    def _options(self, page: LedgerPage) -> Options:
-        return compile_options(page.batch, self._defaults[page.batch.app])
+    def _options(self, page: LedgerPage, rows: Rows | None = None) -> Options:
+        return compile_options(page.batch, self._defaults[page.batch.app], rows)
 
     def lanes_of(self, page: LedgerPage) -> Bool:
         """(channels,) which channels the page's app has lanes for."""
@@ -346,7 +346,7 @@ class Router:
             is_waiting = at_vendor & ((states == State.QUEUED) | (states == State.WAITING))
             if page.batch.has_fallback:
                 is_waiting &= ~self.fallbacks.holds(page, rows)
-            options = self._options(page)
+            options = self._options(page, rows)
             index = options.variant_index(page.batch, rows)
             is_waiting &= options.strategies[index, page.channel[rows]] == _VENDOR_FIRST
             waiting = rows[is_waiting]
@@ -380,7 +380,7 @@ class Router:
         left = self._to_long_link(work, self._clock.monotonic())
         if len(left):
             self._unmark(page, left)
-            options = self._options(page)
+            options = self._options(page, left)
             self._carry_out(page, self._after_refused_link(page, left, options), options)
 
     def _after_refused_link(self, page: LedgerPage, rows: Rows, options: Options) -> Routed:
@@ -446,7 +446,7 @@ class Router:
         if page.batch.has_fallback:
             rows, ended = self.fallbacks.after_failure(page, rows)
             self._home.move(page, ended, State.FAILED, None, now)
-        options = self._options(page)
+        options = self._options(page, rows)
         routed = reroute_after_vendor(page, rows, self._devices, options, self.lanes_of(page))
         self._fail(page, routed.failed, now)
         falls_back = np.concatenate([routed.long_link, routed.inbox])
@@ -501,7 +501,7 @@ class Router:
         self._home.move(page, held, State.QUEUED, Reason.HAND_OVER, now)
         held = go_on(self._home, page, held, now)
         self._observer.handed_over(len(held))
-        options = self._options(page)
+        options = self._options(page, held)
         routed = reroute_after_long_link(page, held, self._devices, options, self.lanes_of(page))
         self._carry_out(page, routed, options, offer)
 

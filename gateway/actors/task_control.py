@@ -83,8 +83,8 @@ class TaskControl:
         self._inbox = inbox
         self._clock = clock
         self._archive = archive
-        #: Tasks whose pages are being brought back, to be counted as they are stopped.
-        self._stopping: list[bytes] = []
+        #: Tasks whose pages are being brought back, and what ended in pages that opened meanwhile.
+        self._stopping: list[tuple[bytes, list[Ended]]] = []
         self.stopped = stopped
         #: Called with each task: an audience that is not through sends no more.
         self.stop_audience: Callable[[bytes], None] = lambda _task_id: None
@@ -121,12 +121,14 @@ class TaskControl:
                     workers = np.unique(page.away[first:stop] & 0x7F)
                     for worker in workers[workers != 0].tolist():
                         spans.setdefault(worker - 1, []).append(Span(page.batch.address, first, stop))
-        self._stopping.append(task_id)
+        stopping = (task_id, list[Ended]())
+        self._stopping.append(stopping)
         try:
-            some = await self._stop_away(task_id)
+            away = await self._stop_away(task_id)
         finally:
-            self._stopping.remove(task_id)
-        cancelled, seen = cancelled + some.cancelled, seen + some.may_have_arrived
+            self._stopping = [one for one in self._stopping if one is not stopping]
+        for some in (away, *stopping[1]):
+            cancelled, seen = cancelled + some.cancelled, seen + some.may_have_arrived
         if spans:
             elsewhere = await self._stop_elsewhere(task_id, spans)
             cancelled, seen = cancelled + elsewhere.cancelled, seen + elsewhere.may_have_arrived
@@ -142,9 +144,11 @@ class TaskControl:
         """Called for each new page: rows of tasks that were stopped while they were on their way end at once."""
         stopped = self.stopped.of(segment.task_id for segment in page.batch.segments) if len(self.stopped) else ()
         for segment in page.batch.segments if stopped else ():
-            if segment.task_id in stopped and segment.task_id not in self._stopping:
+            if segment.task_id in stopped:
                 rows = np.arange(segment.first, segment.first + segment.n)
-                self.stop_rows(page, rows if page.here is None else rows[np.isin(rows, page.here.rows)])
+                some = self.stop_rows(page, rows if page.here is None else rows[np.isin(rows, page.here.rows)])
+                for counted in [ended for task_id, ended in self._stopping if task_id == segment.task_id][:1]:
+                    counted.append(some)
 
     async def _stop_away(self, task_id: bytes) -> Ended:
         """Rows whose page is in the archive alone. Each slice asks for its page: it may have left again."""

@@ -9,6 +9,7 @@ Waits for: whoever counts consents. Is waited for by: the listener of receipts.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
@@ -32,32 +33,35 @@ class ConsentEvents:
     ) -> None:
         self._app_keys = app_keys
         self._report = report
-        self._counted: OrderedDict[tuple[int, str], None] = OrderedDict()
+        #: How many of the halves, what was accepted and what was withdrawn, are counted.
+        self._counted: OrderedDict[tuple[int, str], int] = OrderedDict()
+        self._in_progress: set[tuple[int, str]] = set()
 
     async def take(self, app: int, told: ConsentsTold) -> bool:
         """They are counted, or nobody ever will; False: not now. If cancelled: they may be counted."""
         key = (app, told.event_id)
-        if key in self._counted:
-            return True
-        # Before it is counted: its repetition may come meanwhile.
-        self._counted[key] = None
-        if len(self._counted) > _REMEMBERED_MAX:
-            self._counted.popitem(last=False)
-        is_counted = False
+        if key in self._in_progress:
+            # It may fail yet; what is taken does not come again.
+            return False
+        self._in_progress.add(key)
         try:
-            for templates, is_total in ((told.accepted, False), (told.withdrawn, True)):
+            for half in range(self._counted.get(key, 0), 2):
+                templates = told.withdrawn if half else told.accepted
                 if templates:
-                    await self._report(_call(told.user, templates, is_total=is_total), self._app_keys[app])
-            is_counted = True
+                    await self._count(app, told.user, templates, is_total=bool(half))
+                self._counted[key] = half + 1
+                if len(self._counted) > _REMEMBERED_MAX:
+                    self._counted.popitem(last=False)
         except Overloaded:
             return False
-        except BadRequest:
-            # About nobody who could be written to; it would be the same the next time.
-            is_counted = True
         finally:
-            if not is_counted:
-                self._counted.pop(key, None)
+            self._in_progress.discard(key)
         return True
+
+    async def _count(self, app: int, user: str, templates: list[str], *, is_total: bool) -> None:
+        # About nobody who could be written to: it would be the same the next time.
+        with contextlib.suppress(BadRequest):
+            await self._report(_call(user, templates, is_total=is_total), self._app_keys[app])
 
 
 def _call(user: str, templates: list[str], *, is_total: bool) -> ReportConsents:

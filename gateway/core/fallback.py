@@ -155,11 +155,9 @@ class Targets(NamedTuple):
 def targets(page: LedgerPage, rows: Rows, channel: Channel) -> Targets | None:
     """The targets of rows whose chain names a variable for this channel; None where none does."""
     batch = page.batch
-    names = [
-        next((step.target for step in variant.fallback if CHANNEL_NAMES[step.channel] == channel), "")
-        for variant in batch.variants
-    ]
-    index = _variant_index(batch, rows)
+    used, index = np.unique(_variant_index(batch, rows), return_inverse=True)
+    chains = [batch.variants[position].fallback for position in used.tolist()]
+    names = [next((step.target for step in chain if CHANNEL_NAMES[step.channel] == channel), "") for chain in chains]
     positions, texts = [], []
     for name in sorted(set(names) - {""}):
         column = batch.variables.get(name)

@@ -260,9 +260,11 @@ class Home:
             self.resized(page)
 
     def came_whole(self, page: LedgerPage) -> None:
-        """All rows of a page are here; it is not away any more."""
+        """All rows of a page are here; it is not away any more, and found by its tasks."""
         away = self.away_pages.pop(page.batch.address.sequence)
         self.rows_open += page.n_open - (0 if away is None else away.held)
+        for segment in [one for one in page.batch.segments if one.is_continued or one.task_id in self._long_tasks]:
+            self._note_part(segment.task_id, page.batch.address.sequence)
         self.resized(page)
 
     def resized(self, page: LedgerPage) -> None:
@@ -303,12 +305,12 @@ class Home:
         """The task has rows in that batch; the one in which it began is noted with its second."""
         sequences = self._long_tasks.get(task_id)
         if sequences is None:
-            address = self.addresses.decode(task_id, message_id.TASK_DOMAIN)
-            page = None if address is None else self._pages.get(address.batch.sequence)
-            is_here = page is not None and address is not None and page.batch.address == address.batch
-            sequences = self._long_tasks[task_id] = [address.batch.sequence] if is_here and address is not None else []
-        if sequence not in sequences[-1:]:
-            sequences.append(sequence)
+            begun = [one.batch.address.sequence for one in self.task_pages(task_id) if self.segments_of(one, task_id)]
+            sequences = self._long_tasks[task_id] = begun
+        own = self._pages[sequence].batch.address
+        at = bisect.bisect_left(sequences, own, key=lambda one: self._pages[one].batch.address)
+        if sequence not in sequences[at : at + 1]:
+            sequences.insert(at, sequence)
 
     def _forget_part(self, task_id: bytes, sequence: int) -> None:
         """A task of several batches is known by what is left of it."""

@@ -7,12 +7,13 @@ one short loop over them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gateway.batch import Batch
-from gateway.columns import U8, Bool, Rows
+from gateway.columns import U8, U16, Bool, Rows
 from gateway.content import LONG_LINK_ONLY, Class, Priority, Variant
 from gateway.core.strategy import strategy_table
 from gateway.ledger import VENDOR_CHANNELS, Channel
@@ -53,14 +54,27 @@ class AppDefaults(NamedTuple):
 _CODES = {name: int(channel) for name, channel in VENDOR_CHANNELS.items() if name in VENDORS}
 
 
-def compile_options(batch: Batch, defaults: AppDefaults) -> Options:
-    """The options of all variants of a batch."""
+def compile_options(batch: Batch, defaults: AppDefaults, rows: Rows | None = None) -> Options:
+    """The options of all variants of a batch; where a few rows are named, what stands at variants of others says
+    nothing: an answer about one of 65,536 single messages does not look at all of them."""
     variants = batch.variants
+    if rows is not None and batch.variant_index is not None and len(rows) < len(variants) // 4:
+        used = np.unique(batch.variant_index[rows])
+        return Options._make(
+            _spread(column, used, len(variants))
+            for column in _compile([variants[at] for at in used.tolist()], defaults)
+        )
     if len(variants) > 1 and _are_alike(variants):
         # Single messages of one sender: what holds for the first holds for all.
         of_first = _compile(variants[:1], defaults)
         return Options._make(np.repeat(column, len(variants), axis=0) for column in of_first)
     return _compile(variants, defaults)
+
+
+def _spread(column: NDArray[Any], at: U16, n: int) -> NDArray[Any]:
+    whole = np.zeros((n, *column.shape[1:]), column.dtype)
+    whole[at] = column
+    return whole
 
 
 def _are_alike(variants: Sequence[Variant]) -> bool:

@@ -80,9 +80,8 @@ class Chosen(NamedTuple):
 def choose(page: LedgerPage, rows: Rows, *, has_replacement: bool) -> Chosen:
     """What is done about the rows."""
     batch = page.batch
-    index = _variant_index(batch, rows)
-    shows = np.array([variant.action == "notification" for variant in batch.variants], np.bool_)[index]
-    collapses = np.array([bool(variant.collapse_id) for variant in batch.variants], np.bool_)[index]
+    shows = batch.of_contents(rows, lambda variant: variant.action == "notification", np.bool_)
+    collapses = batch.of_contents(rows, lambda variant: bool(variant.collapse_id), np.bool_)
     channels, flags = page.channel[rows], page.flags[rows]
     was_seen = (flags & _SEEN) != 0
     is_shown = shows & (_SHOWN[page.state[rows]] | was_seen)
@@ -145,10 +144,6 @@ def replacements(page: LedgerPage, rows: Rows, first: int, content: Variant) -> 
     base = np.zeros(len(rows), np.uint16) if variant_index is None else variant_index
     index: U16 = base + is_vendor.astype(np.uint16) * np.uint16(len(used))
     return _submission(page.batch, rows, first, variants, index, {})
-
-
-def _variant_index(batch: Batch, rows: Rows) -> U16:
-    return np.zeros(len(rows), np.uint16) if batch.variant_index is None else batch.variant_index[rows]
 
 
 def _used(batch: Batch, rows: Rows) -> tuple[list[Variant], U16 | None]:

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from gateway.actors import link_feed
-from gateway.actors.link_feed import ForLink, LinkFeed
+from gateway.actors.link_feed import ForLink, LinkFeed, rows_of_one_call
 from gateway.batch import Batch
 from gateway.content import Variant
 from gateway.core.home import Home
@@ -259,3 +259,20 @@ async def test_feed_gives_the_edge_nothing_more_while_it_has_rows_to_write(autoj
         await edge.feed.run()
     assert [rows for _, rows in edge.calls] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert written == [1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize(("characters", "rows"), [(0, 4096), (1024, 1022), (32_000, 64)])
+def test_a_call_has_fewer_rows_of_long_contents_which_are_looked_at_once(characters: int, rows: int) -> None:
+    class Counted(list[Variant]):
+        looks = 0
+
+        def __iter__(self) -> Any:
+            self.looks += 1
+            return super().__iter__()
+
+    made = [Variant("t", "b")] * 199 + [Variant("t", "b" * characters)]
+    batch = Edge(None).add(200).batch
+    batch.variants = counted = Counted(made)
+    for _ in range(3):
+        assert rows_of_one_call(LedgerPage(batch), 4096) == rows
+    assert counted.looks == 1

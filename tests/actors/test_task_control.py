@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trio
 
 from gateway.actors.long_link_port import Unacknowledged
 from gateway.content import Variant
@@ -169,3 +170,34 @@ async def test_a_stopped_task_of_many_pages_ends_in_all_of_them(
     assert ended.cancelled == 12
     assert all(states(page) == ["cancelled"] * 3 for page in pages)
     assert stopped == [task_id]
+
+
+class SlowArchive:
+    """Knows of no page, and something happens while it looks."""
+
+    def __init__(self, world: Any, happens: Callable[[], None]) -> None:
+        self._world = world
+        self._happens = happens
+
+    async def away_parts(self, _task_id: bytes) -> list[int]:
+        self._happens()
+        await trio.lowlevel.checkpoint()
+        return []
+
+    async def fetch(self, sequence: int) -> Any:
+        await trio.lowlevel.checkpoint()
+        return self._world.home.page(sequence)
+
+
+async def test_a_page_that_opens_while_the_archive_looks_for_others_ends_too(
+    make_world: Callable[..., Any], nursery: Any, autojump_clock: Any
+) -> None:
+    world = make_world(rate_per_s=0.001, burst=1)
+    await world.start(nursery)
+    first, late = world.open(world.register(2)), world.open(world.register(3, first=2))
+    task_id = task_of(first)
+    late.batch.segments = [late.batch.segments[0]._replace(task_id=task_id, is_continued=True)]
+    world.control._archive = SlowArchive(world, lambda: world.control.opened(late))
+    assert await world.control.stop(task_id) == (5, 0)
+    assert states(late) == ["cancelled"] * 3
+    assert not world.control._stopping

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
+
 from gateway.api.consent_events import ConsentEvents
 from gateway.errors import StoreUnavailable
 from gateway.receipts import ConsentsTold
@@ -62,3 +64,44 @@ async def test_what_no_report_could_mend_is_taken_and_counts_nothing() -> None:
     counter.error = None
     assert await counter.events.take(0, told(["T"], []))
     assert counter.calls == []
+
+
+async def test_a_repetition_is_not_taken_while_the_event_may_yet_fail(autojump_clock: Any) -> None:
+    counter = Counter()
+    answers: list[bool] = []
+    is_slow = True
+
+    async def report(call: ReportConsents, app_key: str) -> ConsentsReported:
+        if is_slow:
+            await trio.sleep(6)
+            raise StoreUnavailable("full", retry_after_s=1.0, store="consents")
+        return await counter.report(call, app_key)
+
+    async def take() -> None:
+        answers.append(await events.take(0, told(["T"], [])))
+
+    events = ConsentEvents(["shop"], report)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        await trio.sleep(5)
+        nursery.start_soon(take)
+    assert answers == [False, False]
+    is_slow = False
+    assert await events.take(0, told(["T"], []))
+    assert len(counter.calls) == 1
+
+
+async def test_an_event_whose_second_half_could_not_be_counted_counts_the_first_once() -> None:
+    counter = Counter()
+    busy = [StoreUnavailable("full", retry_after_s=1.0, store="consents")]
+
+    async def report(call: ReportConsents, app_key: str) -> ConsentsReported:
+        if call.is_total and busy:
+            raise busy.pop()
+        return await counter.report(call, app_key)
+
+    events = ConsentEvents(["shop"], report)
+    assert not await events.take(0, told(["T"], ["W"]))
+    assert await events.take(0, told(["T"], ["W"]))
+    assert await events.take(0, told(["T"], ["W"]))
+    assert [call[-1] for call in counter.calls] == [False, True]

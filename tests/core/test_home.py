@@ -196,6 +196,25 @@ def test_a_long_task_keeps_what_is_left_when_some_of_its_pages_are_evicted() -> 
     assert [page for page, _ in home.find_task(task_id)] == [pages[0], pages[2]]
 
 
+@pytest.mark.parametrize("gone", [(0,), (1,), (2,), (0, 1), (1, 2), (2, 0), (2, 1, 0), (0, 1, 2)])
+def test_a_long_task_has_its_pages_in_order_again_when_they_have_come_back(gone: tuple[int, ...]) -> None:
+    home = home_of()
+    task_id, pages = long_task(home, 3)
+    for page in pages:
+        mine = page.batch.segments[1]
+        page.batch.segments[1] = mine._replace(is_continued=page is not pages[0])
+        home.move(page, np.arange(page.n), State.HELD, None, 1.0)
+    home.may_drop = lambda page: page.batch.address.sequence in gone
+    home._ledger_bytes_max = 0
+    home.evict()
+    assert home.task_pages(task_id) == [page for page in pages if page.batch.address.sequence not in gone]
+    home._ledger_bytes_max = 1 << 30
+    for sequence in gone:
+        home.adopt(pages[sequence])
+    assert home.task_pages(task_id) == pages
+    assert home.rows_not_conserved() == 0
+
+
 # Room and eviction
 
 

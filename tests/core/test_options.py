@@ -70,6 +70,39 @@ def test_options_of_variants_that_are_alike_but_for_one_are_those_of_each(
         assert all(whole.dtype == one.dtype for whole, one in zip(together, alone, strict=True))
 
 
+@given(st.lists(variants, min_size=1, max_size=40), defaults, st.data())
+def test_options_of_some_rows_are_those_of_all_at_their_variants(
+    made: list[Variant], app: AppDefaults, data: st.DataObject
+) -> None:
+    index = data.draw(st.lists(st.integers(0, len(made) - 1), min_size=1, max_size=60))
+    rows = np.array(data.draw(st.lists(st.integers(0, len(index) - 1), max_size=12)), np.int64)
+    batch = batch_of(made, index)
+    whole, some = compile_options(batch, app), compile_options(batch, app, rows)
+    at = whole.variant_index(batch, rows)
+    for all_of, few in zip(whole, some, strict=True):
+        assert all_of.shape == few.shape
+        assert all_of.dtype == few.dtype
+        assert (all_of[at] == few[at]).all()
+
+
+def test_options_of_one_row_ask_one_variant() -> None:
+    class Counted(list[Variant]):
+        asked = 0
+
+        def __getitem__(self, at: Any) -> Any:
+            self.asked += 1
+            return super().__getitem__(at)
+
+        def __iter__(self) -> Any:
+            raise AssertionError
+
+    batch = batch_of([Variant(title=str(at), body="b") for at in range(65_536)], list(range(65_536)))
+    counted = batch.variants = Counted(batch.variants)
+    options = compile_options(batch, AppDefaults(3), np.array([65_535]))
+    assert options.strategies[65_535].tolist() == [3] * len(Channel)
+    assert counted.asked == 1
+
+
 @given(st.lists(variants, min_size=1, max_size=4), defaults)
 def test_options_agree_with_asking_each_variant(made: list[Variant], app: AppDefaults) -> None:
     options = compile_options(batch_of(made, None), app)

@@ -161,6 +161,31 @@ async def test_a_device_returns_to_a_page_that_is_away_and_nobody_reads_the_page
     assert not len(await world.inbox_store.peek(away.devices[3], 9))
 
 
+async def test_a_question_that_reads_a_page_while_it_comes_back_whole_sees_what_became_of_its_rows(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    away = _Away(world)
+    await away.begin(nursery)
+    world.go_online(away.devices[3])
+    await world.settle()
+    world.acknowledge(away.devices[3])
+    await world.settle()
+    read = away.disk.read
+
+    async def slow_read(key: PageKey) -> bytes | None:
+        data = await read(key)
+        away.disk.read = read  # type: ignore[method-assign]
+        await away.ledger.fetch(key.sequence)
+        return data
+
+    away.disk.read = slow_read  # type: ignore[method-assign]
+    assert away.few is not None
+    assert away.few.here is not None
+    await away.assert_right({3: State.DEVICE_ACKED})
+    assert away.few.here is None
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("has_journal", [False, True])
 async def test_rows_come_and_go_in_any_order(

@@ -133,11 +133,14 @@ class ArchivedPages:
         return page
 
     async def _read(self, key: PageKey) -> LedgerPage | None:
-        """As it is now: a few of its rows may be in memory."""
+        """As it is now: a few of its rows may be in memory, and all of them by the time it has been read."""
         page = await self._read_archived(key)
-        few = self._home.some_page(key.sequence)
-        if page is not None and few is not None and few.here is not None and few.batch.address == page.batch.address:
-            overlay(page, few)
+        here = self._home.some_page(key.sequence)
+        if page is None or here is None or here.batch.address != page.batch.address:
+            return page
+        if here.here is None:
+            return here
+        overlay(page, here)
         return page
 
     async def _read_archived(self, key: PageKey) -> LedgerPage | None:

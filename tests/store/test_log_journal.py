@@ -581,3 +581,23 @@ async def test_nothing_is_promised_in_a_folder_that_was_taken_away(folder: Folde
     for _ in range(2):
         with pytest.raises(StoreError, match="removed while it was in use"):
             await journal.append(EPOCH, [big(2)])
+
+
+async def test_an_older_segment_that_was_taken_away_stops_the_journal(folder: Folder) -> None:
+    """Its batches were accepted, and nobody writes to it any more."""
+    path = folder.fresh()
+    journal = folder.open(path, segment_bytes=16_384)
+    number = 0
+    while len(logs(path)) < 4:
+        number += 1
+        await journal.append(EPOCH, [big(number)])
+    sorted(logs(path))[1].unlink()
+
+    async def append_some() -> None:
+        for more in range(number + 1, number + 5):
+            await journal.append(EPOCH, [big(more)])
+
+    with pytest.raises(StoreError, match=r"2.*removed while it was in use"):
+        await append_some()
+    with pytest.raises(StoreError, match="removed while it was in use"):
+        await journal.append(EPOCH, [big(0)])

@@ -460,6 +460,11 @@ class Edge:
         self._table.count_at[Count.BYTES_OUT] += bytes_out
         return failed
 
+    @property
+    def is_plain(self) -> bool:
+        """Nobody has pending output or a layer."""
+        return not self._pending and not self.layers.by_fd
+
     def is_pending_full(self) -> bool:
         return self._pending_total_bytes >= self.settings.pending_total_bytes_max
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,6 +30,7 @@ _BATCH_MIN = 16
 #: Room for one socket in a batch of reads: a PUBACK has 4 bytes, PINGREQ 2. Whoever fills it is read once more.
 _FIRST_READ_BYTES = 128
 _PUBACK_BYTES = 4
+_READABLE = {select.EPOLLIN}
 _PENDING = np.uint8(FLAG_PENDING)
 _NO_FDS = np.zeros(0, np.int32)
 _NO_WORDS = np.zeros((0, _PUBACK_BYTES), np.uint8)
@@ -38,6 +41,15 @@ class Fours(NamedTuple):
 
     fds: I32 = _NO_FDS
     words: U8 = _NO_WORDS
+
+
+def all_readable(ready: Sequence[tuple[int, int]], listeners: Mapping[int, object], wake_fd: int) -> list[int]:
+    """The descriptors that a poll found, where all are connections that have something to read and nothing else; none
+    where any is not."""
+    events = dict(ready)
+    if wake_fd in events or not listeners.keys().isdisjoint(events) or set(events.values()) != _READABLE:
+        return []
+    return list(events)
 
 
 class EdgeCalls:

@@ -25,7 +25,7 @@ from gateway.wire.mqtt.publish import packet_ids_of
 ACKS_TOGETHER = 768
 #: What rows wait at most that were acknowledged, and a pause of `core/step_pauses.py`: of two workers each has half of
 #: the PUBACKs, and in half of this time had half as many to settle.
-GATHER_S = 0.012
+GATHER_S = 0.02
 
 
 class Acknowledgements:

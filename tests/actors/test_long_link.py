@@ -872,7 +872,7 @@ def test_answers_that_gather_are_settled_before_anything_is_said_of_their_rows(b
             bench.link.edge.close(device.address[0], CloseReason.BANNED)
         bench.step()
     else:
-        bench.now += GATHER_S
+        bench.now += 1.01 * GATHER_S
         bench.step()
     events = [event[:2] for event in bench.owner.take()]
     acknowledged = [event for event in events if event[0] == "acknowledged"]
@@ -965,7 +965,7 @@ def test_few_answers_while_many_are_awaited_ask_for_a_pause_and_nothing_else_doe
     bench.until(lambda: bench.link.pauses.wait_s > 0)
     # The step after the pause is certain to come, so the answer waits for others, but not for long.
     assert bench.link.statistics().in_flight == 300
-    bench.now += GATHER_S
+    bench.now += 1.01 * GATHER_S
     bench.step()
     assert bench.link.statistics().in_flight == 299
     # Whoever says something else, or comes, does not wait.

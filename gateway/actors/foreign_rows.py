@@ -55,8 +55,8 @@ class Debt:
 class NewsPort(Protocol):
     """The links to the homes; see `WorkerLinks`."""
 
-    def news_later(self, life: Life) -> None:
-        """There is something to report to that life."""
+    def news_later(self, life: Life, rows: int) -> None:
+        """There is something to report to that life, and of so many rows of the same page there will be more."""
         ...
 
     def news_soon(self, life: Life) -> None:

@@ -53,7 +53,7 @@ from gateway.pace import Pace
 from gateway.wire.mqtt import answers
 from gateway.wire.mqtt import packets as mqtt
 from gateway.wire.mqtt.packets import ConnectCode, ConnectFault, FrameTooLarge, PacketType
-from gateway.wire.mqtt.publish import Pubacks, read_pubacks, split_pubacks
+from gateway.wire.mqtt.publish import Pubacks, are_pubacks, read_pubacks, split_pubacks
 from gateway.wire.mqtt.reason_codes import ReasonCode
 from gateway.wire.mqtt.session import (
     Act,
@@ -128,7 +128,7 @@ class LongLink:
         self._stopped = trio.Event()
         # Reads that did not fit into the step in which they were made: (fd, generation, data).
         self._deferred: collections.deque[tuple[int, int, bytes]] = collections.deque()
-        self._acks = Acknowledgements(self.downlink, owner)
+        self._acks = Acknowledgements(self.table, self.downlink, owner)
 
     # The task.
 
@@ -160,8 +160,10 @@ class LongLink:
             await trio.sleep(self.pauses.wait_s)
         elif busy or len(self.edge.backlog):
             await trio.lowlevel.checkpoint()
-            if self.send_rest():
+            while self.send_rest():
                 await trio.lowlevel.checkpoint()
+                if busy or self._clock() >= self.pauses.gather_until:
+                    break
         else:
             await trio.lowlevel.wait_readable(self.edge.fileno())
             if (pause_s := self.pauses.gather_until - self._clock()) > 0.0:
@@ -222,7 +224,7 @@ class LongLink:
         return min([self._next_tick, *(other for other in others if other is not None)])
 
     def step(self, now: float) -> bool:
-        """One bounded step; true when there is probably more to do, so that another one is worth while at once."""
+        """One bounded step; true when there is more to do, so that another one is worth while at once."""
         started, n_parsed = self._cpu_clock(), self._n_parsed
         self.newcomers.turns.begin(started, now)
         self.newcomers.take(self._take_packets, now)
@@ -244,17 +246,21 @@ class LongLink:
                     self.edge.close(fd, reason)
             n_reads, n_ended = len(reads.fds) + len(reads.fours.fds), len(reads.ended)
         has_more = bool(self._deferred or self.newcomers) or (may_read and self.edge.may_have_more)
-        if not has_more or not self._acks.may_wait(now):
+        n_others = self._n_parsed - n_parsed + n_ended
+        n_in_flight = len(self.downlink.in_flight) - len(self._acks)
+        self.pauses.on_step(now, n_reads, n_others, n_in_flight, is_cut=self.edge.may_have_more)
+        # They wait where another step is certain to come, of itself.
+        if not (has_more or self.pauses.wait_s) or not self._acks.may_wait(now):
             self._acks.settle(now)
         if n_reads + n_ended >= SMALL_STEP:
             # What a smaller one cost was the step, not its reads.
             self.edge.pace.on_step(n_reads + n_ended, self._cpu_clock() - started)
-        n_accepted = self.edge.accept(now, self.newcomers.turns.accepts_max(len(self.newcomers), now))
+        if n_accepted := self.edge.accept(now, self.newcomers.turns.accepts_max(len(self.newcomers), now)):
+            n_others += n_accepted
+            self.pauses.end()
         self._report(now)
-        n_others = self._n_parsed - n_parsed + n_ended + n_accepted
-        self.pauses.on_step(now, n_reads, n_others, len(self.downlink.in_flight), is_cut=self.edge.may_have_more)
         self.newcomers.turns.end(self._cpu_clock())
-        return bool(self._deferred or self.newcomers) or n_reads + n_others >= SMALL_STEP or len(self._acks) > 0
+        return has_more or n_others >= SMALL_STEP or len(self._acks) > 0
 
     def tick(self, now: float) -> bool:
         """The scans over deadlines; true when some are left for another step."""
@@ -327,8 +333,12 @@ class LongLink:
             self._deferred.append((fds[position], table.generation_at[fds[position]], data[position]))
 
     def _take_fours(self, fours: Fours, now: float) -> None:
-        """The same for reads that are columns already."""
+        """The same for reads that are columns already. Usually everybody is in a session and between two packets."""
         table = self.table
+        if table.n_open == table.n_connected and not len(self.edge.partial) and are_pubacks(fours.words):
+            self.packets_in[PacketType.PUBACK] += len(fours.fds)
+            self._acks.add_read(fours.fds, table.generation.take(fours.fds), fours.words, now)
+            return
         table.touch(fours.fds, now)
         for position in self._take_pubacks(fours.fds, read_pubacks(fours.words), now):
             fd = int(fours.fds[position])

@@ -3,10 +3,12 @@
     PUBACKs of a poll, columns --+
     PUBACKs among other packets -+--> gathered --settle--> Downlink: windows open --> owner: rows have ended
 
-Settling costs some 150 us beside its rows, twice that in a cold cache. So a poll that was cut short (there is more, and
-the next step takes it) leaves its PUBACKs for the next, up to `ACKS_TOGETHER` of them or `GATHER_S`. A poll that read
-all there was settles at once: where little is to do nobody waits. Whatever ends a connection, or gives up waiting for a
-row, settles first what was read before.
+Settling costs some 150 us beside its rows, twice that in a cold cache. So a poll that another one follows for certain,
+because it was cut short or because the next step is due in a moment, leaves its PUBACKs for that one, up to
+`ACKS_TOGETHER` of them or `GATHER_S`. After any other they are settled at once: where little is to do nobody waits.
+Whatever ends a connection, or gives up waiting for a row, settles first what was read before.
+
+Of a poll that brought PUBACKs alone nothing but that is looked at before they are settled (`add_read`).
 """
 
 from __future__ import annotations
@@ -15,21 +17,27 @@ import numpy as np
 
 from gateway.actors.long_link_downlink import Downlink
 from gateway.actors.long_link_port import Owner, Unacknowledged
-from gateway.columns import I32, U16, U32
+from gateway.columns import I32, U8, U16, U32
+from gateway.net.edge_table import ConnectionTable
+from gateway.wire.mqtt.publish import packet_ids_of
 
 #: As many as are settled in half a millisecond: beyond them the fixed cost is small beside the rows.
-ACKS_TOGETHER = 512
-#: What rows wait at most that were acknowledged; a loop that is behind gets here.
-GATHER_S = 0.005
+ACKS_TOGETHER = 768
+#: What rows wait at most that were acknowledged, and a pause of `core/step_pauses.py`: of two workers each has half of
+#: the PUBACKs, and in half of this time had half as many to settle.
+GATHER_S = 0.02
 
 
 class Acknowledgements:
     """Owned by the long link."""
 
-    def __init__(self, downlink: Downlink, owner: Owner) -> None:
+    def __init__(self, table: ConnectionTable, downlink: Downlink, owner: Owner) -> None:
+        self._table = table
         self._downlink = downlink
         self._owner = owner
-        #: (fds, generations, packet ids) of polls.
+        #: (fds, generations, (n, 4) uint8 their PUBACKs as read) of polls that brought nothing else.
+        self._read: list[tuple[I32, U32, U8]] = []
+        #: (fds, generations, packet ids) of other polls.
         self._polled: list[tuple[I32, U32, U16]] = []
         #: The same of packets that went through the parser, one each.
         self._parsed: list[tuple[int, int, int]] = []
@@ -39,6 +47,12 @@ class Acknowledgements:
 
     def __len__(self) -> int:
         return self._n
+
+    def add_read(self, fds: I32, generations: U32, words: U8, now: float) -> None:
+        """PUBACKs of sessions as they were read, each whole and alone; their keepalive starts anew when they are
+        settled."""
+        self._count(len(fds), now)
+        self._read.append((fds, generations, words))
 
     def add(self, fds: I32, generations: U32, packet_ids: U16, now: float) -> None:
         """PUBACKs of one poll."""
@@ -64,13 +78,18 @@ class Acknowledgements:
         if not self._n:
             return
         polled, self._polled, self._n = self._polled, [], 0
+        if self._read:
+            fds, generations, words = map(np.concatenate, zip(*self._read, strict=True))
+            self._read = []
+            self._table.touch(fds, now)
+            polled.append((fds, generations, packet_ids_of(words)))
         if self._parsed:
             polled.append(_columns(self._parsed))
             self._parsed = []
         refused, self._refused = self._refused, []
         if polled:
-            fds, generations, packet_ids = zip(*polled, strict=True)
-            self._settle(np.concatenate(fds), np.concatenate(generations), np.concatenate(packet_ids), now)
+            fds, generations, ids = polled[0] if len(polled) == 1 else map(np.concatenate, zip(*polled, strict=True))
+            self._settle(fds, generations, ids, now)
         if refused:
             tags = self._downlink.settle_refused(*_columns(refused))
             if len(tags):

@@ -6,9 +6,9 @@
 The reader awaits nothing but its socket: what it brings has its room already (credit), or is bounded by what this
 worker itself handed out (outcomes) or asked (answers). So two workers that are full of each other's rows go on hearing
 what became of their own. Reports are made when they are sent, from columns: however often a row moved, it waits as one.
-Those that nobody waits for gather for `GATHER_S`: the acknowledgements of a moment are one report. That rows were sent
-gathers for `LATE_S`, so that a row that its device acknowledges soon is reported once (core/shadow.py). Credit goes
-along with whatever is sent, and alone when much of it is due.
+Those that nobody waits for gather for `GATHER_S`, those of a large slice for `GATHER_MANY_S`: the acknowledgements of a
+moment are one report. That rows were sent gathers for `LATE_S`, so that a row that its device acknowledges soon is
+reported once (core/shadow.py). Credit goes along with whatever is sent, and alone when much of it is due.
 
 A row's report that it is about to leave the process is out when the kernel has it: what was written to a Unix socket is
 read by the peer even when this process is killed the moment after. For a row of an app on disk that is not enough: its
@@ -38,6 +38,9 @@ _AHEAD_BYTES = 256 << 10
 #: How long reports wait for others, and what a kill loses of them more: the acknowledgements of a small part come
 #: together in it, and to whoever asks for a state it is nothing.
 GATHER_S = 0.02
+#: The same for a page of which so many rows are yet to end: a report costs both workers a millisecond beside its rows,
+#: and a large slice, whose devices answer within a tenth of a second, had five of them.
+MANY_ROWS, GATHER_MANY_S = 512, 0.06
 #: The same for what an audience's next chunk waits for.
 SOON_S = 0.005
 #: How long it waits that rows were sent: most phones acknowledge within it. A state that somebody looks at is so old.

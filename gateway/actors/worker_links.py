@@ -25,7 +25,7 @@ import trio
 from gateway.actors.bell import Bell
 from gateway.actors.foreign_rows import ForeignRows, Report
 from gateway.actors.spread import Spread
-from gateway.actors.worker_link import GATHER_S, SOON_S, WorkerLink
+from gateway.actors.worker_link import GATHER_MANY_S, GATHER_S, MANY_ROWS, SOON_S, WorkerLink
 from gateway.core.shadow import Life
 from gateway.errors import GatewayError, Overloaded, RemoteProtocolError
 from gateway.wire.worker_link.messages import U32_MAX, VERSION, Answer, Ask, Hello, Marked, Outcomes, Slice
@@ -275,10 +275,10 @@ class WorkerLinks:
 
     # -- what foreign rows have to tell
 
-    def news_later(self, life: Life) -> None:
+    def news_later(self, life: Life, rows: int) -> None:
         link = self._links.get(life.worker)
         if link is not None:
-            link.ring_within(GATHER_S)
+            link.ring_within(GATHER_S if rows < MANY_ROWS else GATHER_MANY_S)
 
     def news_soon(self, life: Life) -> None:
         link = self._links.get(life.worker)

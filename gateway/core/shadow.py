@@ -299,7 +299,8 @@ class Life(NamedTuple):
 
 
 class Shadows:
-    """The shadows of one worker. secret: of message ids. on_dirty: called when a life has something to be told."""
+    """The shadows of one worker. secret: of message ids. on_dirty: called when a life has something to be told
+    of a page, with how many of its rows are yet to end."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -322,7 +323,7 @@ class Shadows:
         #: Rows with news for a home that has died: counted and dropped.
         self.rows_for_the_dead = 0
         self.on_for_the_dead: Callable[[int], None] = lambda _rows: None
-        self.on_dirty: Callable[[Life], None] = lambda _life: None
+        self.on_dirty: Callable[[Life, int], None] = lambda _life, _rows: None
         #: Called when a life has late news to be told, the first, or none any more.
         self.on_late: Callable[[Life, bool], None] = lambda _life, _is_some: None
         #: Called when a life has something to be told that it waits for, though no row does.
@@ -380,7 +381,7 @@ class Shadows:
             self._drop_news(page)
             return
         self._dirty.setdefault(life, deque()).append(page)
-        self.on_dirty(life)
+        self.on_dirty(life, page.n_open)
 
     def _late_changed(self, page: ShadowPage) -> None:
         life = Life(page.home, page.incarnation)

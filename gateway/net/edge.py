@@ -40,7 +40,7 @@ import numpy as np
 from gateway.columns import I32, I64, U32, fixed_rows
 from gateway.errors import CloseReason, ConfigError
 from gateway.net.edge_backlog import WriteBacklog
-from gateway.net.edge_calls import EdgeCalls, Fours
+from gateway.net.edge_calls import EdgeCalls, Fours, all_readable
 from gateway.net.edge_codec import Layers
 from gateway.net.edge_handshakes import ADOPTED, Handshakes
 from gateway.net.edge_layers import LayerTable
@@ -317,11 +317,12 @@ class Edge:
         opening, n_openings = self.layers.opening.listener_of, 0
         inner, has_inner = self.moves.inner, bool(self.moves.inner)
         listeners, wake_fd, readable, writable = self._listeners, self._wake_fd, select.EPOLLIN, select.EPOLLOUT
-        to_read: list[int] = []
         ready_max = self.pace.items()
         ready = self._epoll.poll(0, ready_max)
         self.may_have_more = len(ready) >= ready_max
-        for fd, events in ready:
+        # The usual poll needs no look at each.
+        to_read = [] if opening or inner else all_readable(ready, listeners, wake_fd)
+        for fd, events in () if to_read else ready:
             if fd in listeners:
                 self._ready_listeners[fd] = None
                 continue
@@ -462,6 +463,11 @@ class Edge:
         self._table.count_at[Count.WRITES] += len(fds) - n_layered  # `_put` has counted those
         self._table.count_at[Count.BYTES_OUT] += bytes_out
         return failed
+
+    @property
+    def is_plain(self) -> bool:
+        """Nobody has pending output or a layer."""
+        return not self._pending and not self.layers.by_fd
 
     def is_pending_full(self) -> bool:
         return self._pending_total_bytes >= self.settings.pending_total_bytes_max

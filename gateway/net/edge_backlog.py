@@ -28,14 +28,15 @@ BACKLOG_BYTES_MAX = 4 << 20
 
 
 class _Rows(NamedTuple):
-    """packets: (n, width) C-contiguous, or n of them."""
+    """packets: (n, width) C-contiguous, or n of them. n_ended: connections that had ended when all of these lived."""
 
     fds: I32
     generations: U32
     packets: U8 | list[bytes]
+    n_ended: int
 
     def take(self, which: slice) -> _Rows:
-        return _Rows(self.fds[which], self.generations[which], self.packets[which])
+        return _Rows(self.fds[which], self.generations[which], self.packets[which], self.n_ended)
 
     @property
     def size_bytes(self) -> int:
@@ -70,7 +71,7 @@ class WriteBacklog:
     def add(self, fds: I32, generations: U32, packets: U8 | list[bytes], now: float) -> None:
         """One packet per connection, no connection twice, each written when those before it were. What is too much is
         written now."""
-        rows = _Rows(fds, generations, packets)
+        rows = _Rows(fds, generations, packets, self._table.n_ended)
         self._waiting.append(rows)
         self._rows += len(fds)
         self._bytes += rows.size_bytes
@@ -90,12 +91,14 @@ class WriteBacklog:
         n = len(rows.fds)
         self._rows -= n
         self._bytes -= rows.size_bytes
-        fds, generations, packets = rows
-        live = self._table.is_live(fds, generations)
-        if np.count_nonzero(live) < n:
-            kept = np.flatnonzero(live)
-            fds = fds[kept]
-            packets = [packets[at] for at in kept.tolist()] if isinstance(packets, list) else packets[kept]
+        fds, packets = rows.fds, rows.packets
+        if self._table.n_ended != rows.n_ended:
+            # Some of all connections have ended since.
+            live = self._table.is_live(fds, rows.generations)
+            if np.count_nonzero(live) < n:
+                kept = np.flatnonzero(live)
+                fds = fds[kept]
+                packets = [packets[at] for at in kept.tolist()] if isinstance(packets, list) else packets[kept]
         for position in self._calls.write(fds, packets, now):
             self._write_one(int(fds[position]), bytes(packets[position]), now)
         return n

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gateway.columns import I32, U8, fixed_rows
+from gateway.columns import I32, I64, U8, Rows, fixed_rows
 from gateway.errors import CloseReason
 from gateway.net.edge_table import FLAG_PENDING, ConnectionTable, Count
 from gateway.net.ring import Ring
@@ -28,6 +30,7 @@ _BATCH_MIN = 16
 #: Room for one socket in a batch of reads: a PUBACK has 4 bytes, PINGREQ 2. Whoever fills it is read once more.
 _FIRST_READ_BYTES = 128
 _PUBACK_BYTES = 4
+_READABLE = {select.EPOLLIN}
 _PENDING = np.uint8(FLAG_PENDING)
 _NO_FDS = np.zeros(0, np.int32)
 _NO_WORDS = np.zeros((0, _PUBACK_BYTES), np.uint8)
@@ -38,6 +41,15 @@ class Fours(NamedTuple):
 
     fds: I32 = _NO_FDS
     words: U8 = _NO_WORDS
+
+
+def all_readable(ready: Sequence[tuple[int, int]], listeners: Mapping[int, object], wake_fd: int) -> list[int]:
+    """The descriptors that a poll found, where all are connections that have something to read and nothing else; none
+    where any is not."""
+    events = dict(ready)
+    if wake_fd in events or not listeners.keys().isdisjoint(events) or set(events.values()) != _READABLE:
+        return []
+    return list(events)
 
 
 class EdgeCalls:
@@ -77,6 +89,10 @@ class EdgeCalls:
             part = np.array(fds[at : at + _BATCH_MAX], np.int32)
             lengths, buffer = self._ring.receive(part)
             is_four = lengths == _PUBACK_BYTES
+            if np.count_nonzero(is_four) == len(part):
+                # The usual turn.
+                fours.append(Fours(part, buffer[:, :_PUBACK_BYTES].copy()))
+                continue
             fours.append(Fours(part[is_four], buffer[is_four, :_PUBACK_BYTES]))
             others = np.flatnonzero(~is_four)
             for position, fd, length in zip(
@@ -123,6 +139,12 @@ class EdgeCalls:
         """Writes one packet per connection, no connection twice; returns the positions of those not taken, as
         `Edge.write_rows` does. packets: (n, width) C-contiguous, or n of them."""
         edge, n = self._edge, len(fds)
+        if self._ring is not None and n >= _BATCH_MIN and not isinstance(packets, list) and edge.is_plain:
+            width = packets.shape[1]
+            if width <= edge.settings.pending_bytes_max:
+                # The usual call: nobody is apart, and offsets are a range.
+                offsets = np.arange(0, n * width, width)
+                return self._take_sent(fds, packets, width, self._ring.send(fds, packets, offsets, width), now)
         if isinstance(packets, list):
             lengths = np.fromiter(map(len, packets), np.int64, n)
         else:
@@ -143,12 +165,26 @@ class EdgeCalls:
         offsets = np.cumsum(lengths) - lengths
         blob = b"".join(packets) if isinstance(packets, list) else packets
         sent = self._ring.send(fds[free], blob, offsets[free], lengths[free])
-        for which in np.flatnonzero(sent != lengths[free]).tolist():
-            position, taken = int(free[which]), int(sent[which])
+        left = self._take_sent(fds, packets, lengths, sent, now, free)
+        return failed + left
+
+    def _take_sent(
+        self, fds: I32, packets: U8 | list[bytes], lengths: I64 | int, sent: I32, now: float, free: Rows | None = None
+    ) -> list[int]:
+        """Holds what the kernel did not take; the positions of those not taken. sent: of these of the packets, None:
+        of all."""
+        edge, n = self._edge, len(sent)
+        failed: list[int] = []
+        self._table.count_at[Count.WRITES] += n
+        if isinstance(lengths, int) and np.count_nonzero(sent == lengths) == n:
+            self._table.count_at[Count.BYTES_OUT] += n * lengths
+            return failed
+        wanted = lengths if free is None or isinstance(lengths, int) else lengths[free]
+        for which in np.flatnonzero(sent != wanted).tolist():
+            position, taken = which if free is None else int(free[which]), int(sent[which])
             if taken < 0 and (taken != -errno.EAGAIN or edge.is_pending_full()):
                 failed.append(position)
             else:
                 edge.hold(int(fds[position]), bytes(packets[position])[max(0, taken) :], now)
-        self._table.count_at[Count.WRITES] += len(free)
         self._table.count_at[Count.BYTES_OUT] += int(sent[sent > 0].sum())
         return failed

@@ -188,6 +188,8 @@ class ConnectionTable:
         """One more than the highest descriptor ever open: scans stop here."""
         self.n_open = 0
         self.n_connected = 0
+        self.n_ended = 0
+        """Connections that are over: while it stays the same, all pairs of (fd, generation) do."""
         self.counts = np.zeros(len(Count), np.uint64)
         self.count_at = self.counts.data
         self.closed = np.zeros(len(CLOSE_REASONS), np.uint64)
@@ -282,6 +284,7 @@ class ConnectionTable:
         # 0 is no generation; a descriptor is reused 4 billion times before one comes back.
         self.generation_at[fd] = self.generation_at[fd] % 0xFFFFFFFF + 1
         self.n_open -= 1
+        self.n_ended += 1
 
     def touch(self, fds: Rows, now: float) -> None:
         """Connected descriptors have just been heard: their keepalive starts anew. Others keep their deadline."""

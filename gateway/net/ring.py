@@ -90,6 +90,10 @@ class Ring:
         self._sqes = np.frombuffer(sqes, _SQE)
         self._sqes["msg_flags"] = _MSG_DONTWAIT | _MSG_NOSIGNAL
         self._sqes["user_data"] = np.arange(self.entries)
+        # Looked up by name each costs as much as filling it for fifty sockets.
+        self._opcodes, self._fds = self._sqes["opcode"], self._sqes["fd"]
+        self._addresses, self._lengths = self._sqes["addr"], self._sqes["len"]
+        self._result_users, self._result_codes = self._results["user_data"], self._results["res"]
         # Entry i is always operation i of a call; which slot of the ring names it moves on with every call.
         self._order = np.arange(self.entries, dtype=np.uint32)
         self._submitted = self._taken = 0
@@ -128,15 +132,15 @@ class Ring:
 
     def _run(self, opcode: int, fds: I32, addresses: Rows, lengths: I64 | int) -> I32:
         n, mask = len(fds), self.entries - 1
-        entries = self._sqes[:n]
-        entries["opcode"] = opcode
-        entries["fd"] = fds
-        entries["addr"] = addresses
-        entries["len"] = lengths
+        self._opcodes[:n] = opcode
+        self._fds[:n] = fds
+        self._addresses[:n] = addresses
+        self._lengths[:n] = lengths
         first = self._submitted & mask
         before_end = min(n, self.entries - first)
         self._sq_array[first : first + before_end] = self._order[:before_end]
-        self._sq_array[: n - before_end] = self._order[before_end:n]
+        if before_end < n:
+            self._sq_array[: n - before_end] = self._order[before_end:n]
         self._submitted = self._submitted + n & 0xFFFFFFFF
         self._sq_tail[0] = self._submitted
         results = np.empty(n, np.int32)
@@ -157,8 +161,10 @@ class Ring:
         n_slots = len(self._results)
         count = (int(self._cq_tail[0]) - self._taken) & 0xFFFFFFFF
         first = self._taken & (n_slots - 1)
-        for part in (self._results[first : first + count], self._results[: max(0, first + count - n_slots)]):
-            results[part["user_data"]] = part["res"]
+        stop = min(first + count, n_slots)
+        results[self._result_users[first:stop]] = self._result_codes[first:stop]
+        if rest := first + count - stop:
+            results[self._result_users[:rest]] = self._result_codes[:rest]
         self._taken = self._taken + count & 0xFFFFFFFF
         self._cq_head[0] = self._taken
         return count

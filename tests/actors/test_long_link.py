@@ -23,6 +23,7 @@ from bench.devices.mqtt import field, framed
 from gateway.actors.long_link import LongLink
 from gateway.actors.long_link_downlink import ranks_within
 from gateway.actors.long_link_port import LongLinkSettings, Unacknowledged, UplinkAnswer
+from gateway.actors.long_link_settling import GATHER_S
 from gateway.columns import Pieces, TextColumn, join
 from gateway.core.admission import Admission, AdmissionLimits, AppBans, Bans, Rule, parse_networks
 from gateway.core.identity import device_password
@@ -861,7 +862,7 @@ def test_answers_that_gather_are_settled_before_anything_is_said_of_their_rows(b
             bench.link.edge.close(device.address[0], CloseReason.BANNED)
         bench.step()
     else:
-        bench.now += 0.006
+        bench.now += 1.01 * GATHER_S
         bench.step()
     events = [event[:2] for event in bench.owner.take()]
     acknowledged = [event for event in events if event[0] == "acknowledged"]
@@ -869,6 +870,47 @@ def test_answers_that_gather_are_settled_before_anything_is_said_of_their_rows(b
     assert events[: len(acknowledged)] == acknowledged or ends == "a connection ended"
     gone = {event[1] for event in events if event[0] == "unacknowledged"}
     assert gone.isdisjoint(event[1] for event in acknowledged)
+
+
+@pytest.mark.parametrize("io_uring", [True, False])
+def test_answers_that_came_alone_start_keepalives_anew_and_end_only_rows_of_their_connections(
+    benches: list[Bench], io_uring: bool
+) -> None:
+    bench = start(benches, io_uring=io_uring)
+    devices = [bench.device(number).log_in() for number in range(40)]
+    assert all(bench.deliver(devices, list(range(40)), (b"x",)))
+    packet_ids = [device.receive_push().packet_id for device in devices]
+    fds = np.array([device.address[0] for device in devices], np.int32)
+    bench.link.edge.pace = Pace(0.002, fewest=20, most=20)
+    for device, packet_id in zip(devices, packet_ids, strict=True):
+        device.send(puback(packet_id))
+    bench.now += 1.0
+    bench.step(5.0)
+    assert bench.owner.take() == []
+    # Of those that were read and those that were not some end, before anything was settled.
+    for fd in fds[::4].tolist():
+        bench.link.edge.close(fd, CloseReason.BANNED)
+    bench.until(lambda: bench.link.statistics().in_flight == 0)
+    events = [event[:2] for event in bench.owner.take()]
+    acknowledged = sorted(event[1] for event in events if event[0] == "acknowledged")
+    lost = sorted(event[1] for event in events if event[0] == "unacknowledged")
+    assert sorted(acknowledged + lost) == list(range(40))
+    assert len(acknowledged) >= 30
+    assert set(lost) < set(range(0, 40, 4))
+    assert bench.link.statistics().packets_in["puback"] == len(acknowledged)
+    live = np.array([fd for number, fd in enumerate(fds.tolist()) if number % 4], np.int32)
+    assert bench.link.table.heard_ago_s(live, bench.now).max() < 0.2
+
+
+def test_step_that_read_all_there_was_asks_for_no_other_one(benches: list[Bench]) -> None:
+    bench = start(benches)
+    devices = [bench.device(number).log_in() for number in range(40)]
+    assert all(bench.deliver(devices, list(range(40)), (b"x",)))
+    for device in devices:
+        device.send(puback(device.receive_push().packet_id))
+    assert bench.link.edge.pace.items() > 40
+    assert bench.link.step(bench.now) is False
+    assert bench.link.statistics().in_flight == 0
 
 
 @pytest.mark.parametrize("io_uring", [True, False])
@@ -910,8 +952,12 @@ def test_few_answers_while_many_are_awaited_ask_for_a_pause_and_nothing_else_doe
         assert all(bench.deliver([device] * 30, list(range(30)), (b"x",)))
     packet_ids = [device.receive_push().packet_id for device in devices]
     devices[0].send(puback(packet_ids[0]))
-    bench.until(lambda: bench.link.statistics().in_flight == 299)
-    assert bench.link.pauses.wait_s > 0
+    bench.until(lambda: bench.link.pauses.wait_s > 0)
+    # The step after the pause is certain to come, so the answer waits for others, but not for long.
+    assert bench.link.statistics().in_flight == 300
+    bench.now += 1.01 * GATHER_S
+    bench.step()
+    assert bench.link.statistics().in_flight == 299
     # Whoever says something else, or comes, does not wait.
     devices[1].send(b"\xc0\x00")
     bench.until(lambda: bench.link.statistics().packets_in["pingreq"] == 1)

@@ -20,6 +20,36 @@ def test_few_answers_with_many_to_come_are_given_time_at_once() -> None:
     assert after(n_reads=3, n_others=0, n_in_flight=256) == (MANY_WAIT_S_MAX, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("came_s", "n_reads", "wait_s"),
+    [
+        (0.001, 128, 2 * MANY_WAIT_S),  # they came in no time: as if in `MANY_WAIT_S`
+        (0.004, 200, 0.004 * 256 / 200),
+        (0.006, 128, MANY_WAIT_S_MAX),
+        (1.0, 255, MANY_WAIT_S_MAX),
+    ],
+)
+def test_answers_are_given_time_by_the_rate_at_which_they_came(came_s: float, n_reads: int, wait_s: float) -> None:
+    pauses = StepPauses()
+    # Nobody was to answer for a while, and that while counts for nothing.
+    pauses.on_step(90.0, 3, 0, 0)
+    pauses.on_delivered(100.0, 1_000)
+    pauses.on_delivered(100.0001, 2_000)
+    pauses.on_step(100.0 + came_s, n_reads, 0, 1_000)
+    assert pauses.wait_s == pytest.approx(wait_s)
+    # From then on between two steps.
+    pauses.on_delivered(100.0 + 2 * came_s, 1_000)
+    pauses.on_step(100.0 + 2 * came_s, n_reads, 0, 1_000)
+    assert pauses.wait_s == pytest.approx(wait_s)
+
+
+def test_pause_ends_for_whoever_comes() -> None:
+    pauses = StepPauses()
+    pauses.on_step(100.0, 3, 0, 500)
+    pauses.end()
+    assert (pauses.wait_s, pauses.gather_until) == (0.0, 0.0)
+
+
 def test_few_answers_with_some_to_come_let_the_next_one_wait_for_company() -> None:
     assert after(n_reads=1, n_others=0, n_in_flight=7) == (0.0, 100.0 + FEW_GAP_S)
 

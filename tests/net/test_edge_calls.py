@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from gateway.errors import CloseReason
 from gateway.net.edge import Edge
+from gateway.net.edge_calls import all_readable
 from gateway.net.edge_settings import ListenerSettings
 from gateway.net.edge_table import FLAG_PENDING, Count
 
@@ -136,3 +138,22 @@ def receive(client: socket.socket, n: int) -> bytes:
         assert part
         data += part
     return data
+
+
+@pytest.mark.parametrize(
+    ("ready", "found"),
+    [
+        ([], []),
+        ([(7, select.EPOLLIN), (9, select.EPOLLIN)], [7, 9]),
+        ([(7, select.EPOLLIN), (3, select.EPOLLIN)], []),  # a listener
+        ([(4, select.EPOLLIN), (7, select.EPOLLIN)], []),  # a ring of the bell
+        ([(7, select.EPOLLIN), (9, select.EPOLLOUT)], []),
+        ([(7, select.EPOLLIN), (9, select.EPOLLIN | select.EPOLLOUT)], []),
+        ([(7, select.EPOLLIN | select.EPOLLHUP)], []),
+        ([(7, select.EPOLLOUT)], []),
+    ],
+)
+def test_polls_need_no_look_at_each_where_all_have_something_to_read_and_nothing_else(
+    ready: list[tuple[int, int]], found: list[int]
+) -> None:
+    assert all_readable(ready, {3: None}, 4) == found

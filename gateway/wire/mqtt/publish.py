@@ -40,7 +40,7 @@ _PUBLISH_QOS_0 = 0x30
 _PUBLISH_QOS_1 = 0x32
 _DUP = 0x08
 #: PUBACK and its remaining length, as the upper half of a big-endian number.
-_PUBACK_HEAD = np.uint32(0x4002)
+_PUBACK_HEAD = 0x4002
 
 
 def publish_packets(
@@ -181,11 +181,26 @@ def split_pubacks(reads: Sequence[bytes]) -> Pubacks:
     return Pubacks(is_puback, packet_ids, counts[are_all])
 
 
+def are_pubacks(words: U8) -> bool:
+    """Reads of four bytes each, (n, 4) C-contiguous, are PUBACKs all of them, and none has identifier 0: the usual
+    turn, for which nothing need be picked out."""
+    numbers = words.view(">u4")
+    # Between their smallest and largest numbers there is no other head.
+    low, high = int(numbers.min()), int(numbers.max())
+    return low >> 16 == _PUBACK_HEAD == high >> 16 and low & 0xFFFF != 0
+
+
+def packet_ids_of(words: U8) -> U16:
+    """(n,) of reads that are PUBACKs all of them."""
+    ids: U16 = words.view(">u4").ravel().astype(np.uint16)
+    return ids
+
+
 def read_pubacks(words: U8) -> Pubacks:
     """The same for reads that are known to have four bytes each: (n, 4)."""
     numbers = np.ascontiguousarray(words).view(">u4").ravel()
     packet_ids = numbers.astype(np.uint16)
-    is_puback: Bool = (numbers >> np.uint32(16) == _PUBACK_HEAD) & (packet_ids != 0)
+    is_puback: Bool = (numbers >> np.uint32(16) == np.uint32(_PUBACK_HEAD)) & (packet_ids != 0)
     if np.count_nonzero(is_puback) < len(is_puback):
         packet_ids = packet_ids[is_puback]
     return Pubacks(is_puback, packet_ids)

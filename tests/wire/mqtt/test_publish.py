@@ -12,7 +12,15 @@ from gateway.columns import Piece, Pieces, TextColumn, join, take_pieces
 from gateway.errors import LocalProtocolError
 from gateway.wire.mqtt import packets as mqtt
 from gateway.wire.mqtt.properties import Properties, encode_properties
-from gateway.wire.mqtt.publish import publish_lengths, publish_packets, publish_properties, split_pubacks
+from gateway.wire.mqtt.publish import (
+    are_pubacks,
+    packet_ids_of,
+    publish_lengths,
+    publish_packets,
+    publish_properties,
+    read_pubacks,
+    split_pubacks,
+)
 
 
 @st.composite
@@ -153,3 +161,21 @@ def test_split_pubacks_agrees_with_looking_at_each_read(data: list[bytes]) -> No
     assert fewer.packet_ids.tolist() == [int.from_bytes(one[2:], "big") for read in kept for one in read]
     assert np.flatnonzero(fewer.is_puback).tolist() == np.flatnonzero(found.is_puback)[::2].tolist()
     assert fewer.counts is None or fewer.counts.tolist() == [len(read) for read in kept]
+
+
+_WORD = st.one_of(
+    st.integers(0, 65_535).map(lambda packet_id: b"\x40\x02" + packet_id.to_bytes(2, "big")),
+    st.binary(min_size=4, max_size=4),
+    st.sampled_from([b"\x40\x01\xff\xff", b"\x40\x03\x00\x01", b"\xc0\x00\xc0\x00"]),
+)
+
+
+@given(st.one_of(st.lists(_WORD, min_size=1, max_size=5), st.lists(_WORD.filter(lambda word: word[0] == 0x40))))
+def test_reads_that_are_pubacks_all_of_them_are_known_without_a_look_at_each(data: list[bytes]) -> None:
+    if not data:
+        return
+    words = np.frombuffer(b"".join(data), np.uint8).reshape(-1, 4)
+    found = read_pubacks(words)
+    assert are_pubacks(words) == bool(found.is_puback.all())
+    if are_pubacks(words):
+        assert packet_ids_of(words).tolist() == found.packet_ids.tolist()

@@ -1,19 +1,23 @@
 """RateSharing: the rate of each (app, vendor), shared by the workers as they need it.
 
-A worker's bucket begins with its fair share; every fifth of a lease it asks the lender of that name, who lives in the
-worker that owns hash(name), what it may have, and says what it had to send (core/leases.py tells why the sum never
-passes the rate). Without a lender everybody is back at his fair share after `lease_s`. Waits for: the lender's
-answers, the clock. Is waited for by: nobody.
+A worker's bucket begins with its fair share; every fifth of a lease, or a little sooner, so that workers do not ask in
+one moment, it asks the lender of that name, who lives in the worker that owns hash(name), what it may have, and says
+what it had to send (core/leases.py tells why the sum never passes the rate). Names of one lender are one question:
+what costs is that two workers wake for it. A lender who does not answer is asked again when there is a link to him, and
+ever less often without one. Without a lender everybody is back at his fair share after `lease_s`. Waits for: the
+lender's answers, the clock. Is waited for by: nobody.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 import trio
 
+from gateway.actors.bell import Bell
 from gateway.actors.worker_links import Reply, WorkerGone, WorkerLinks
 from gateway.clock import Clock
 from gateway.core.bucket import TokenBucket
@@ -22,8 +26,12 @@ from gateway.core.shadow import Life
 from gateway.errors import Overloaded
 
 WHAT = "rate"
-#: Between two questions while there is no answer.
+#: Between two questions to a lender who does not answer; twice as long after each, up to the usual time.
 _RETRY_S = 0.2
+#: Of that time, what is drawn by lot.
+_LOT = 0.2
+#: Rates of one question: some 10 us each for the lender.
+WISHES_MAX = 64
 
 
 class SharedRate(NamedTuple):
@@ -36,6 +44,26 @@ class SharedRate(NamedTuple):
     bucket: TokenBucket
     waiting_rows: Callable[[], int]
     ring: Callable[[], None]
+
+
+class Wish(NamedTuple):
+    """Of one rate: what its worker had for sending of late, and the share that it has, for how long."""
+
+    name: str
+    wanted_per_s: float
+    per_s: float
+    for_s: float
+
+
+class _Question:
+    """Rates that one lender is asked for together."""
+
+    __slots__ = ("is_heard", "lender", "rates")
+
+    def __init__(self, lender: int, rates: list[SharedRate]) -> None:
+        self.lender = lender
+        self.rates = rates
+        self.is_heard = False
 
 
 class RateSharing:
@@ -53,7 +81,6 @@ class RateSharing:
         lease_s: float,
     ) -> None:
         self._rates = rates
-        self._lender_of = lender_of
         self._me = me
         self._links = links
         self._clock = clock
@@ -66,9 +93,20 @@ class RateSharing:
         }
         self._shares = {rate.name: RateShare(rate.rate_per_s, workers, lease_s=lease_s, now=now) for rate in rates}
         self._taken = {rate.name: 0 for rate in rates}
-        self._asked_at = now
+        self._wanted = {rate.name: 0.0 for rate in rates}
+        self._measured_at = now
+        by_lender: dict[int, list[SharedRate]] = {}
+        for rate in rates:
+            by_lender.setdefault(lender_of(rate.name), []).append(rate)
+        self._questions = [
+            _Question(lender, rates[first : first + WISHES_MAX])
+            for lender, rates in by_lender.items()
+            for first in range(0, len(rates), WISHES_MAX)
+        ]
+        self._bell = Bell()
         links.answer_with(WHAT, self._on_ask)
         links.watch_deaths(self)
+        links.watch_openings(self._opened)
         for rate in rates:
             self._set(rate)
 
@@ -76,23 +114,37 @@ class RateSharing:
         for lender in self._lenders.values():
             lender.on_died(life.worker)
 
+    def _opened(self, life: Life) -> None:
+        if any(question.lender == life.worker and not question.is_heard for question in self._questions):
+            self._bell.ring()
+
     def _on_ask(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
-        lender = self._lenders.get(head["name"])
-        grant = None
-        if lender is not None:
-            share = Share(head["rate_per_s"], head["for_s"])
-            grant = lender.on_ask(life.worker, head["wanted_per_s"], share, self._clock.monotonic())
-        reply(msgspec.msgpack.encode(grant))
+        now = self._clock.monotonic()
+        reply(msgspec.msgpack.encode([self._grant(life.worker, Wish(*wish), now) for wish in head["wishes"]]))
+
+    def _grant(self, worker: int, wish: Wish, now: float) -> Grant | None:
+        lender = self._lenders.get(wish.name)
+        return None if lender is None else lender.on_ask(worker, wish.wanted_per_s, Share(wish.per_s, wish.for_s), now)
 
     async def run(self) -> None:
         """Asks for all rates in turns until cancelled. If cancelled: shares stay until their leases end."""
+        due_at, retry_s = self._clock.monotonic(), _RETRY_S
         while self._rates:
             now = self._clock.monotonic()
-            since_s = max(1e-3, now - self._asked_at)
-            self._asked_at = now
-            are_heard = [await self._ask(rate, self._wanted(rate, since_s)) for rate in self._rates]
-            deadline = self._next_deadline(now)
-            await self._clock.sleep_until(deadline if all(are_heard) else min(deadline, now + _RETRY_S))
+            if now >= due_at:
+                self._measure(now)
+                due_at = self._next_deadline(now)
+                for question in self._questions:
+                    question.is_heard = False
+            for question in self._questions:
+                if not question.is_heard:
+                    question.is_heard = await self._ask(question)
+            if all(question.is_heard for question in self._questions):
+                again_at, retry_s = due_at, _RETRY_S
+            else:
+                again_at, retry_s = now + retry_s, min(2 * retry_s, self._lease_s / 5)
+            with self._clock.move_on_at(min(due_at, again_at)):
+                await self._bell.wait()
             for rate in self._rates:
                 self._set(rate)
 
@@ -102,39 +154,48 @@ class RateSharing:
         A raised share lasts a lease less two such times: others' shares are known to be lower for so long.
         """
         ends = [share.next_deadline() for share in self._shares.values()]
-        return min([now + self._lease_s / 5, *(end for end in ends if end > now)])
+        usual_s = self._lease_s / 5 * random.uniform(1 - _LOT, 1.0)
+        return min([now + usual_s, *(end for end in ends if end > now)])
 
-    def _wanted(self, rate: SharedRate, since_s: float) -> float:
+    def _measure(self, now: float) -> None:
         """Rows per second that this worker had for sending of late, what waits now included."""
-        taken = rate.bucket.statistics().taken
-        sent, self._taken[rate.name] = taken - self._taken[rate.name], taken
-        return (max(0, sent) + rate.waiting_rows()) / since_s
+        since_s = max(1e-3, now - self._measured_at)
+        self._measured_at = now
+        for rate in self._rates:
+            taken = rate.bucket.statistics().taken
+            sent, self._taken[rate.name] = taken - self._taken[rate.name], taken
+            self._wanted[rate.name] = (max(0, sent) + rate.waiting_rows()) / since_s
 
-    async def _ask(self, rate: SharedRate, wanted_per_s: float) -> bool:
+    async def _ask(self, question: _Question) -> bool:
         """False when there was no answer."""
-        share, lender = self._shares[rate.name], self._lender_of(rate.name)
-        asked_at = self._clock.monotonic()
-        has = share.share(asked_at)
-        grant: Grant | None
+        asked_at, lender = self._clock.monotonic(), question.lender
+        wishes = [
+            Wish(rate.name, self._wanted[rate.name], *self._shares[rate.name].share(asked_at))
+            for rate in question.rates
+        ]
+        grants: list[Grant | None] | None
         if lender == self._me:
-            grant = self._lenders[rate.name].on_ask(self._me, wanted_per_s, has, asked_at)
+            grants = [self._grant(self._me, wish, asked_at) for wish in wishes]
             await trio.lowlevel.checkpoint()
         else:
-            head = {"name": rate.name, "wanted_per_s": wanted_per_s, "rate_per_s": has.rate_per_s, "for_s": has.for_s}
-            grant = await self._ask_lender(lender, head)
-        if grant is not None:
-            share.on_grant(grant, asked_at=asked_at, now=self._clock.monotonic())
-            self._set(rate)
-        return grant is not None
+            grants = await self._ask_lender(lender, wishes)
+        if grants is None:
+            return False
+        now = self._clock.monotonic()
+        for rate, grant in zip(question.rates, grants, strict=True):
+            if grant is not None:
+                self._shares[rate.name].on_grant(grant, asked_at=asked_at, now=now)
+                self._set(rate)
+        return None not in grants
 
-    async def _ask_lender(self, lender: int, head: dict[str, Any]) -> Grant | None:
-        """None: he is not there, or does not know the name yet."""
+    async def _ask_lender(self, lender: int, wishes: list[Wish]) -> list[Grant | None] | None:
+        """None: he is not there."""
         with trio.move_on_after(self._lease_s / 3):
             try:
-                body = await self._links.ask(lender, WHAT, head)
+                body = await self._links.ask(lender, WHAT, {"wishes": wishes})
             except (WorkerGone, Overloaded):
                 return None
-            return msgspec.msgpack.decode(body, type=Grant | None)
+            return msgspec.msgpack.decode(body, type=list[Grant | None])
         return None
 
     def _set(self, rate: SharedRate) -> None:

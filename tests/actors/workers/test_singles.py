@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import trio.testing
 
 from gateway.actors.borrowed_credential import BorrowedCredential, CredentialMakers
 from gateway.actors.credentials import CredentialKeeper
-from gateway.actors.rate_sharing import RateSharing, SharedRate
+from gateway.actors.rate_sharing import WHAT, WISHES_MAX, RateSharing, SharedRate
 from gateway.core.bucket import TokenBucket
 from vendors.auth.credential import Issued
 
@@ -168,7 +169,7 @@ async def test_worker_that_asked_before_it_had_a_link_asks_again_when_it_has_one
 class Rates:
     """One rate of 1,000 per second over the cluster, lent by worker 0. waiting: rows that each worker holds."""
 
-    def __init__(self, cluster: Any) -> None:
+    def __init__(self, cluster: Any, *, started: bool = True) -> None:
         self.cluster = cluster
         n = cluster.ownership.workers
         self.waiting = [0] * n
@@ -176,9 +177,10 @@ class Rates:
         self.rings = [0] * n
         for index in range(n):
             self.buckets.append(None)
-            self.start(index)
+            if started:
+                self.start(index)
 
-    def start(self, index: int) -> None:
+    def start(self, index: int, rates: int = 1) -> None:
         worker = self.cluster.workers[index]
         n = self.cluster.ownership.workers
         bucket = self.buckets[index] = TokenBucket(1000.0 / n, 100, now=worker.world.clock.monotonic())
@@ -186,9 +188,12 @@ class Rates:
         def ring() -> None:
             self.rings[index] += 1
 
-        rate = SharedRate("shop/fcm", 1000.0, 100, bucket, lambda: self.waiting[index], ring)
+        shared = [
+            SharedRate(f"shop/fcm/{number}", 1000.0, 100, bucket, lambda: self.waiting[index], ring)
+            for number in range(rates)
+        ]
         sharing = RateSharing(
-            [rate],
+            shared,
             lender_of=lambda name: 0,
             me=index,
             workers=n,
@@ -196,7 +201,8 @@ class Rates:
             clock=worker.world.clock,
             lease_s=LEASE_S,
         )
-        worker.nursery.start_soon(sharing.run)
+        if worker.nursery is not None:
+            worker.nursery.start_soon(sharing.run)
 
     def per_s(self) -> list[float]:
         return [bucket.statistics().rate_per_s for bucket in self.buckets]
@@ -238,3 +244,63 @@ async def test_workers_go_on_at_their_fair_share_when_the_lender_is_gone(
         await trio.sleep(0.1)
         assert sum(rates.per_s()) <= 1000.001
     assert rates.per_s()[1] > 700
+
+
+def questions_to(worker: Any) -> list[tuple[float, int]]:
+    """When that worker is asked for rates from now on, and for how many."""
+    asked: list[tuple[float, int]] = []
+    answer = worker.links._answerers[WHAT]
+
+    def count(life: Any, head: dict[str, Any], body: memoryview, reply: Any) -> None:
+        asked.append((trio.current_time(), len(head["wishes"])))
+        answer(life, head, body, reply)
+
+    worker.links.answer_with(WHAT, count)
+    return asked
+
+
+async def test_rates_of_one_lender_are_one_question_and_not_always_at_the_same_time(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster()
+    rates = Rates(cluster, started=False)
+    for index in (0, 1):
+        rates.start(index, rates=WISHES_MAX + 3)
+    asked = questions_to(cluster.workers[0])
+    await trio.sleep(20 * LEASE_S)
+    assert {n for _, n in asked} == {WISHES_MAX, 3}
+    times = [at for at, n in asked if n == WISHES_MAX]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    # A fifth of a lease at most, and drawn by lot: else all workers that began together would ask together.
+    assert max(pauses) <= LEASE_S / 5 + 0.05
+    assert min(pauses) >= LEASE_S / 5 * 0.8 - 0.05
+    assert max(pauses) - min(pauses) > 0.05
+
+
+async def test_lender_that_is_away_is_asked_ever_less_often_and_at_once_when_there_is_a_link(
+    make_cluster: Callable[..., Any], autojump_clock: Any
+) -> None:
+    cluster = await make_cluster()
+    rates = Rates(cluster)
+    await trio.sleep(LEASE_S)
+    await cluster.kill(0)
+    await trio.sleep(10 * LEASE_S)
+    tries: list[float] = []
+    ask = cluster.workers[1].links.ask
+
+    async def count(worker: int, what: str, head: Any, *rest: Any, **more: Any) -> Any:
+        if what == WHAT:
+            tries.append(trio.current_time())
+        return await ask(worker, what, head, *rest, **more)
+
+    cluster.workers[1].links.ask = count
+    await trio.sleep(10 * LEASE_S)
+    assert len(tries) < 10 * LEASE_S / 0.2 / 2, "every 0.2 s it would be 150"
+    lender = cluster.workers[0] = cluster._make(0)
+    rates.start(0)  # It answers as soon as it is there.
+    asked = questions_to(lender)
+    began = trio.current_time()
+    await cluster._up(lender)
+    while not asked:
+        await trio.sleep(0.001)
+    assert asked[0][0] - began < 0.1

@@ -72,6 +72,9 @@ from gateway.wire.worker_control import (
 _STOP_GRACE_S = 5.0
 #: As the worker waits (actors/control_port.py), less the way there.
 _REFRESH_S = 0.8
+#: Of a rolling restart, between one worker and the next: what waited for the one that has come back is let in, and its
+#: code has run once, before it takes the clients of the next one, too.
+_REST_S = 1.0
 #: A worker answers between two steps of its loop; on a machine with other work that may take a while.
 _HEARD_S = 5.0
 
@@ -336,7 +339,12 @@ class Supervisor:
             raise Overloaded("restarts at once", 1, 1, retry_after_s=5.0)
         self._is_restarting = True
         try:
-            return [await self._restart_one(worker, may_lose=may_lose) for worker in self.workers]
+            done: list[WorkerRestart] = []
+            for worker in self.workers:
+                if done:
+                    await trio.sleep(_REST_S)
+                done.append(await self._restart_one(worker, may_lose=may_lose))
+            return done
         finally:
             self._is_restarting = False
 

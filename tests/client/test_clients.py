@@ -291,14 +291,16 @@ def test_async_client_gets_what_it_asked_of_a_server_that_leaves(make_server: An
     server, address = make_server()
 
     async def main() -> int:
-        async with open_trio_client(address, "shop", b"shop secret", timeout_s=10) as client:
-            async with client.subscribe_receipts() as pages:
-                server.script.append("leave")
-                await client.submit(HELLO, ID)
-                assert (await client.task_state(b"\1" * 16)).accepted == 1
-                assert server.connections == 2
-                # The stream is of the first connection.
-                return len([await pages.__anext__() for _ in range(server.stream_pages)])
+        async with (
+            open_trio_client(address, "shop", b"shop secret", timeout_s=10) as client,
+            client.subscribe_receipts() as pages,
+        ):
+            server.script.append("leave")
+            await client.submit(HELLO, ID)
+            assert (await client.task_state(b"\1" * 16)).accepted == 1
+            assert server.connections == 2
+            # The stream is of the first connection.
+            return len([await pages.__anext__() for _ in range(server.stream_pages)])
 
     assert trio.run(main) == server.stream_pages
     assert server.connections == 2

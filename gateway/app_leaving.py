@@ -49,7 +49,9 @@ async def leave(worker: Worker, spread_s: float, *, may_lose: bool) -> dict[str,
         # Devices that have just been accepted are let in, or go on to their owners, rather than being cut off.
         while has_rows_to_lose(worker) or worker.long_link.edge.statistics()["handshaking"]:  # noqa: ASYNC110
             await trio.sleep(_LOOK_S)
-    left = {state: rows for state, rows in rows_to_lose(worker).items() if rows}
+    left = {}
+    if has_rows_to_lose(worker):
+        left = {state: rows for state, rows in rows_to_lose(worker).items() if rows}
     if left and not may_lose:
         worker.log.warning("not restarted: rows would be lost", rows_open=left)
         await worker.reopen()

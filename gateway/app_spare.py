@@ -1,7 +1,7 @@
 """A worker's process that is made ahead (actors/spare_process.py): `python -m gateway.app_spare FD`.
 
 Nobody waits for it, so its imports, a second of CPU, are not to be in the way of those that work: between two of them
-it rests four times as long as they took. Its priority stays what a worker's is, since a process without privileges
+it rests three times as long as they took. Its priority stays what a worker's is, since a process without privileges
 cannot raise it again. Told what it is before it is through, it rests no more.
 """
 
@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import NoReturn
 
 #: Of the time that imports take, and at most so long at once: a library that is loaded in one piece takes 50 ms.
-_REST_SHARE = 4.0
+_REST_SHARE = 3.0
 _REST_S_MAX = 0.2
 #: Less is not worth a rest.
 _WORK_S = 0.002
@@ -51,8 +51,7 @@ def main(control_fd: int) -> NoReturn:
     from gateway import app_worker
 
     sys.meta_path.remove(rests)
-    # A tenth of a second when it is told what it is, else: what the imports made lives as long as it does.
-    gc.collect()
+    # What the imports made lives as long as it does; looking through it would be 60 ms when it is told what it is.
     gc.freeze()
     app_worker.end_process(app_worker.main(control_fd))
 

@@ -70,6 +70,9 @@ from gateway.wire.worker_control import (
 
 #: What a worker that drains in time needs beyond `drain_s`: its last phase has a second, and a busy machine.
 _STOP_GRACE_S = 5.0
+#: Of a rolling restart, between one worker and the next: what waited for the one that has come back is let in, and its
+#: code has run once, before it takes the clients of the next one, too.
+_REST_S = 1.0
 
 
 class Supervisor:
@@ -300,7 +303,12 @@ class Supervisor:
             raise Overloaded("restarts at once", 1, 1, retry_after_s=5.0)
         self._is_restarting = True
         try:
-            return [await self._restart_one(worker, may_lose=may_lose) for worker in self.workers]
+            done: list[WorkerRestart] = []
+            for worker in self.workers:
+                if done:
+                    await trio.sleep(_REST_S)
+                done.append(await self._restart_one(worker, may_lose=may_lose))
+            return done
         finally:
             self._is_restarting = False
 

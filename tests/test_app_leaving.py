@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trio
 
-from gateway.app_leaving import rows_to_lose, wait_told
+from gateway.app_leaving import has_rows_to_lose, rows_to_lose, wait_told
 from gateway.batch import Batch
 from gateway.content import Variant
 from gateway.core.home import Home
@@ -75,6 +75,34 @@ def test_rows_in_a_journal_are_not_lost_but_those_that_are_out_and_heard_of_nowh
     assert rows_to_lose(site) == {"queued": 3, "held": 0, "in_flight": 2, "waiting": 0}
     site.joint = None
     assert rows_to_lose(site)["in_flight"] == 2
+
+
+@pytest.mark.parametrize("is_on_disk", [False, True])
+def test_whether_rows_are_to_be_lost_is_what_counting_them_says(is_on_disk: bool) -> None:
+    site: Any = Site()
+    if not is_on_disk:
+        site.disk = None
+    seen = []
+
+    def look() -> None:
+        seen.append(has_rows_to_lose(site))
+        assert seen[-1] == any(rows_to_lose(site).values())
+
+    look()
+    page = site.page(is_durable=is_on_disk)
+    look()
+    for state in (State.IN_FLIGHT, State.VENDOR_ACCEPTED):
+        site.home.move(page, np.arange(4), state, None, 1.0)
+        look()
+    assert seen == [False, not is_on_disk, True, False]
+
+
+def test_whether_rows_are_to_be_lost_is_answered_without_a_look_at_every_page() -> None:
+    site: Any = Site()
+    site.disk = None
+    site.page(is_durable=False)
+    site.rows_open = None  # what looks at all of them
+    assert has_rows_to_lose(site)
 
 
 async def test_a_worker_that_ends_waits_for_what_others_know_of_its_rows_and_no_longer_than_they_live(

@@ -18,14 +18,14 @@ class Clock:
         return self.is_told
 
 
-def test_each_piece_of_work_is_followed_by_a_rest_four_times_as_long() -> None:
+def test_each_piece_of_work_is_followed_by_a_rest_three_times_as_long() -> None:
     clock = Clock()
     rests = Rests(clock.wait, lambda: clock.now_s)
     for worked_s in (0.001, 0.001, 0.01, 0.0, 3.0):
         clock.now_s += worked_s
         assert rests.find_spec("json", None) is None
     # The first two are one piece; the last one is a library in one piece.
-    assert clock.waits == pytest.approx([0.008, 0.04, 0.2])
+    assert clock.waits == pytest.approx([0.006, 0.03, 0.2])
 
 
 def test_one_that_is_told_what_it_is_rests_no_more() -> None:

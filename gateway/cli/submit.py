@@ -130,8 +130,8 @@ def submit_all(client: BlockingClient, report: Report, options: argparse.Namespa
     def requests(rows: Iterator[Row]) -> Iterator[Submit]:
         for made in build_submits(
             rows,
-            request_id=options.request_id,
-            group=options.group,
+            request_id=options.request_id or "",
+            group=options.group or "",
             task_id=options.task,
             allow_duplicates=options.allow_duplicates,
         ):

@@ -20,11 +20,11 @@ from typing import Annotated, ClassVar, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from gateway.api.form_faults import FormFault, form_fault
 from gateway.columns import TextColumn
 from gateway.core.identity import device_password
 from gateway.core.signed_requests import Proven, Refused, SignedRequests
 from gateway.errors import Overloaded, StoreError, StoreUnavailable
+from gateway.form_faults import FormFault, form_fault
 from gateway.regions import channel_name
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import DevicesRegistered, RegisterDevices, Texts
@@ -123,7 +123,7 @@ class SignedDesk(ABC):
         try:
             return await self.perform(app_key, checked, body)
         except msgspec.ValidationError as error:
-            fault = form_fault(self.form, body) or FormFault("body", str(error))
+            fault = form_fault(self.form, msgspec.json.decode(body)) or FormFault("body", str(error))
             refused = Refused("bad_request", *fault)
         except msgspec.DecodeError as error:
             refused = Refused("bad_request", "body", f"not JSON: {error}")

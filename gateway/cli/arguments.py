@@ -221,7 +221,8 @@ def _add_stores(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     actions = inbox.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = _action(actions, "list", "Count the rows that wait, and show the first.")
     listing.add_argument("--rows", type=_listed, default=100, metavar="N", help="rows to show (default: 100)")
-    purge = _action(actions, "purge", "End the rows that wait, all or as chosen: cancelled.")
+    purge = _action(actions, "purge", "End rows that wait: cancelled.")
+    purge.add_argument("--all", action="store_true", help="of everybody")
     for parser in (listing, purge):
         parser.add_argument("--app", metavar="KEY", help="of this app only")
         parser.add_argument("--device", type=_device, metavar="DEVICE", help="of this device only")

@@ -463,15 +463,15 @@ class Worker:
         doors, config = Doors(None, self._crashes), self.config
         converse = functools.partial(self.rpc.converse, name="operator", has_trusted_peer=True)
         path = config.operator_socket if self.siblings is None else self.siblings.operator_socket
-        await doors.open(nursery, Listener(address=Address("unix", path=str(path))), converse)
+        await doors.open(nursery, "operator.socket", Listener(address=Address("unix", path=str(path))), converse)
         if config.operator.address is not None and self.siblings is None:
             converse = functools.partial(self.rpc.converse, name="operator")
-            await doors.open(nursery, Listener(address=config.operator.address), converse)
+            await doors.open(nursery, "operator.address", Listener(address=config.operator.address), converse)
 
     async def _open_doors(self, nursery: trio.Nursery) -> tuple[list[str], str, list[str]]:
         """The addresses of RPC, HTTP and receipts."""
         converse = functools.partial(self.rpc.converse, name="rpc")
-        rpc = [await self.doors.open(nursery, listener, converse) for listener in self.config.rpc.listeners]
+        rpc = await self.doors.open_each(nursery, "rpc.listeners", self.config.rpc.listeners, converse)
         shared = self.siblings
         page = (
             self._scrape.page
@@ -479,9 +479,11 @@ class Worker:
             else SharedScrape(self.metrics, shared.columns, shared.control.refresh_all).page
         )
         http = HealthServer(page, self._not_ready, self.metrics, health_settings(self.config), *self.desks)
-        address = await self.doors.open(nursery, Listener(address=self.config.http.address), http.converse)
+        address = await self.doors.open(
+            nursery, "http.address", Listener(address=self.config.http.address), http.converse
+        )
         told = self.receipts.site(self._not_ready).converse
-        receipts = [await self.doors.open(nursery, listener, told) for listener in self.config.receipts.listeners]
+        receipts = await self.doors.open_each(nursery, "receipts.listeners", self.config.receipts.listeners, told)
         return rpc, address.replace("tcp:", "http:"), receipts
 
     def _announce(self, addresses: Ready) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -54,16 +54,26 @@ class Doors:
         """Closed ones of the same worker, to be opened anew."""
         return Doors(self._siblings, self._observer)
 
-    async def open(self, nursery: trio.Nursery, listener: Listener, converse: Converse) -> str:
-        """Accepts on the listener's address; returns it as users write it. Raises: ConfigError, OSError."""
+    async def open_each(
+        self, nursery: trio.Nursery, key: str, listeners: Iterable[Listener], converse: Converse
+    ) -> list[str]:
+        """As `open`, of a list in the configuration."""
+        numbered = enumerate(listeners)
+        return [await self.open(nursery, f"{key}[{index}].address", one, converse) for index, one in numbered]
+
+    async def open(self, nursery: trio.Nursery, key: str, listener: Listener, converse: Converse) -> str:
+        """Accepts on the listener's address; returns it as users write it. Raises: ConfigError, naming the key."""
         address = listener.address
         queues: list[AcceptQueue] = []
         context: ssl.SSLContext | None = None
         if address.scheme == "unix":
-            opened: list[Any] = [await self._open_unix(address.path)]
+            opened: list[Any] = [await self._open_unix(key, address.path)]
             shown = str(address)
         else:
-            opened = list(await self._open_tcp(address))
+            try:
+                opened = list(await self._open_tcp(address))
+            except OSError as error:
+                raise ConfigError(key, str(address), f"an address to bind ({error.strerror or error})") from error
             if self._siblings is not None:
                 queues = [AcceptQueue(each) for each in opened]
             host, port = opened[0].socket.getsockname()[:2]
@@ -95,10 +105,12 @@ class Doors:
                 of_peer: Any = stream if context is None else trio.SSLStream(stream, context, server_side=True)
                 nursery.start_soon(converse, of_peer)
 
-    async def _open_unix(self, path: str) -> trio.SocketListener:
+    async def _open_unix(self, key: str, path: str) -> trio.SocketListener:
         inherited = None if self._siblings is None else self._siblings.unix_listeners.get(path)
         # A copy: the one that was inherited stays for the next time the doors open.
-        return await open_unix_listener(path, mode=0o600) if inherited is None else adopt_listener(os.dup(inherited))
+        if inherited is not None:
+            return adopt_listener(os.dup(inherited))
+        return await open_unix_listener(path, mode=0o600, key=key)
 
     async def _open_tcp(self, address: Address) -> list[trio.SocketListener]:
         if self._siblings is None:

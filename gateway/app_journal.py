@@ -88,9 +88,12 @@ class DataDir:
     """The data folder, in use by this process and by no other; it is let go by `close`, and with the process."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError when another gateway uses it."""
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Raises ConfigError when another gateway uses it, or nobody can."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError("gateway.data_dir", str(path), f"a folder to write to ({error.strerror})") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -61,10 +61,10 @@ async def open_operator(nursery: trio.Nursery, supervisor: Supervisor, service: 
     doors = Doors(None, SupervisorCounts(supervisor.metrics, supervisor.log))
     socket = Address("unix", path=str(config.operator_socket))
     trusted = functools.partial(rpc.converse, name="operator", has_trusted_peer=True)
-    shown = await doors.open(nursery, Listener(address=socket), trusted)
+    shown = await doors.open(nursery, "operator.socket", Listener(address=socket), trusted)
     if config.operator.address is not None:
         proven = functools.partial(rpc.converse, name="operator")
-        await doors.open(nursery, Listener(address=config.operator.address), proven)
+        await doors.open(nursery, "operator.address", Listener(address=config.operator.address), proven)
     return shown
 
 

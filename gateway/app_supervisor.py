@@ -177,7 +177,7 @@ class Supervisor:
         for index, listener in enumerate(config.rpc.listeners):
             address = listener.address
             if address.scheme == "unix":
-                opened = await open_unix_listener(address.path, mode=0o600)
+                opened = await open_unix_listener(address.path, mode=0o600, key=f"rpc.listeners[{index}].address")
                 self._unix_listeners[address.path] = opened
                 self._rpc.append(str(address))
             else:

@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="simulators-") as directory:
             return uvloop.run(_serve(config, Path(directory), options.json, options.exit_with_parent))
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"simulators: {error}\n")
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        sys.stderr.write(f"simulators: {text}\n")
         return 2
 
 

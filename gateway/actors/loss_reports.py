@@ -132,7 +132,7 @@ class LossReports:
         first = _day("from_day", message.from_day, first)
         last = _day("to_day", message.to_day, last)
         if last < first:
-            raise BadRequest("to_day", f"to_day is before from_day, {_day_text(first)}")
+            raise BadRequest("to_day", f"to_day is {_day_text(last)}, before from_day, {_day_text(first)}")
         return _Wanted(app, plan, group, range(first, last + 1))
 
     # -- counting

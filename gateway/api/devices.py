@@ -15,16 +15,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Annotated, ClassVar, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from gateway.api.form_faults import UNREADABLE, FormFault, form_fault
 from gateway.columns import TextColumn
 from gateway.core.identity import device_password
 from gateway.core.signed_requests import Proven, Refused, SignedRequests
 from gateway.errors import Overloaded, StoreError, StoreUnavailable
+from gateway.form_faults import UNREADABLE, FormFault, form_fault
 from gateway.regions import channel_name
 from gateway.wire.rpc.faults import BadRequest
 from gateway.wire.rpc.messages import DevicesRegistered, RegisterDevices, Texts
@@ -123,8 +124,7 @@ class SignedDesk(ABC):
         try:
             return await self.perform(app_key, checked, body)
         except msgspec.ValidationError as error:
-            fault = form_fault(self.form, body) or FormFault("body", str(error))
-            refused = Refused("bad_request", *fault)
+            refused = Refused("bad_request", *self._fault_of(body, str(error)))
         except UNREADABLE as error:
             refused = Refused("bad_request", "body", f"not JSON: {error}")
         except BadRequest as error:
@@ -138,6 +138,15 @@ class SignedDesk(ABC):
         except StoreError as error:
             refused = Refused("unavailable", "registry store", f"not durable: {error.what}", retry_after_s=1.0)
         return _refused(refused)._replace(app_key=app_key, secret_index=checked.secret_index)
+
+    def _fault_of(self, body: bytes, text: str) -> FormFault:
+        # The Struct's decoder stops at the first fault; what stands behind it may be no JSON, or none that anybody
+        # reads.
+        with suppress(*UNREADABLE):
+            found = form_fault(self.form, msgspec.json.decode(body))
+            if found is not None:
+                return found
+        return FormFault("body", text)
 
 
 class DeviceDesk(SignedDesk):

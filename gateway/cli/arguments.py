@@ -50,6 +50,12 @@ def _command(
     return parser
 
 
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
+) -> argparse.ArgumentParser:
+    return actions.add_parser(name, help=summary, description=summary)
+
+
 def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
@@ -114,10 +120,12 @@ def _add_submitting(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "notification without `to`",
     )
     submit.add_argument("--online-only", action="store_true", help="with --audience: of these, those that are online")
-    submit.add_argument("--per-s", type=_seconds, metavar="N", help="with --audience: at most so many rows a second")
+    submit.add_argument("--per-s", type=_speed, metavar="N", help="with --audience: at most so many rows a second")
     submit.add_argument("--task", metavar="TASK", type=_identifier, help="add the rows to this task of the app")
-    submit.add_argument("--group", default="", metavar="NAME", help="a label, kept with the rows")
-    submit.add_argument("--request-id", default="", metavar="ID", help="makes a repeated submit of the file harmless")
+    submit.add_argument("--group", type=_group, metavar="NAME", help="a label, kept with the rows")
+    submit.add_argument(
+        "--request-id", type=_request_id, metavar="ID", help="makes a repeated submit of the file harmless"
+    )
     submit.add_argument(
         "--timeout", type=_seconds, default=SUBMIT_TIMEOUT_S, metavar="S", help="seconds per submit, and for routing"
     )
@@ -155,7 +163,7 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     revoke = _command(commands, "revoke", "revoke", "Stop a task, and take back what it shows where the channel can.")
     revoke.add_argument("task", metavar="TASK", type=_identifier, help="task id")
     revoke.add_argument(
-        "--replace-with", metavar="FILE", type=Path, help="one notification as JSON, without `to`: it takes their place"
+        "--replace-with", metavar="FILE", help="one notification as JSON, without `to`: it takes their place"
     )
     consents = _command(commands, "consents", "consents", "What a user of a WeChat mini program has agreed to.")
     consents.add_argument("user", metavar="OPENID", help="of the mini program")
@@ -181,8 +189,8 @@ def _add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _operator(restart, RESTART_TIMEOUT_S)
     clock = _command(commands, "clock", "clock", "The development clock.")
     actions = clock.add_subparsers(dest="action", required=True, metavar="ACTION")
-    advance = actions.add_parser("advance", help="Move the clock of the gateway forward; never in production.")
-    advance.add_argument("seconds", type=_seconds, metavar="SECONDS")
+    advance = _action(actions, "advance", "Move the clock of the gateway forward; never in production.")
+    advance.add_argument("seconds", type=_seconds, metavar="SECONDS", help="by so much")
     advance.add_argument("--simulators", metavar="HOST:PORT", help="move the simulators at this control port too")
     _operator(advance)
 
@@ -213,9 +221,10 @@ def _day(text: str) -> str:
 def _add_stores(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     inbox = _command(commands, "inbox", "inbox", "Rows that wait for their devices.")
     actions = inbox.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="Count them, and show the first.")
+    listing = _action(actions, "list", "Count the rows that wait, and show the first.")
     listing.add_argument("--rows", type=_listed, default=100, metavar="N", help="rows to show (default: 100)")
-    purge = actions.add_parser("purge", help="End them: cancelled.")
+    purge = _action(actions, "purge", "End rows that wait: cancelled.")
+    purge.add_argument("--all", action="store_true", help="of everybody")
     for parser in (listing, purge):
         parser.add_argument("--app", metavar="KEY", help="of this app only")
         parser.add_argument("--device", type=_device, metavar="DEVICE", help="of this device only")
@@ -223,7 +232,7 @@ def _add_stores(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         parser.add_argument("--older-than", type=_seconds, metavar="S", help="submitted so many seconds ago or earlier")
         _operator(parser)
     backup = _command(commands, "backup", "backup", "Copy what the running gateway has on its disk into a new folder.")
-    backup.add_argument("folder", type=Path, metavar="DIR")
+    backup.add_argument("folder", type=Path, metavar="DIR", help="of the gateway's machine, empty or not there yet")
     _operator(backup)
     restore = _command(commands, "restore", "backup", "Put a backup into the empty store folder of a configuration.")
     restore.add_argument("folder", type=Path, metavar="DIR", help="what backup made")
@@ -249,10 +258,38 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _seconds(text: str) -> float:
+    return _above_zero(text, "seconds")
+
+
+def _speed(text: str) -> float:
+    return _above_zero(text, "rows a second")
+
+
+def _above_zero(text: str, unit: str) -> float:
     value = _number(text)
     if not 0 < value <= 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1,000,000,000 seconds")
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1,000,000,000 {unit}")
     return value
+
+
+#: As in wire/rpc/limits.py; each submit of a file puts its number behind the request id.
+GROUP_CHARACTERS_MAX = 128
+REQUEST_ID_CHARACTERS_MAX = 128 - len("-9999999")
+
+
+def _group(text: str) -> str:
+    return _label(text, GROUP_CHARACTERS_MAX)
+
+
+def _request_id(text: str) -> str:
+    """An empty one is most likely a variable of a shell that was not set; without it a repeat would double rows."""
+    return _label(text, REQUEST_ID_CHARACTERS_MAX)
+
+
+def _label(text: str, most: int) -> str:
+    if not 1 <= len(text) <= most:
+        raise argparse.ArgumentTypeError(f"it is {len(text)} characters, expected 1 to {most}")
+    return text
 
 
 def _share(text: str) -> float:

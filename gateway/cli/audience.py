@@ -8,14 +8,9 @@ from typing import NamedTuple
 
 from gateway.cli.connection import app_client, choose_app, read_config
 from gateway.cli.exit_codes import ExitCode, UsageError
-from gateway.cli.lines import open_lines
+from gateway.cli.lines import read_content
 from gateway.cli.output import Output, counted
-from gateway.client.rows import LineFault, parse_line
-from gateway.content import Variant
 from gateway.message_id import to_text
-
-#: Who a notification is for where the line says nobody: `parse_line` wants somebody.
-_NOBODY = bytes(16)
 
 
 def submit_audience(options: argparse.Namespace, output: Output) -> int:
@@ -23,7 +18,7 @@ def submit_audience(options: argparse.Namespace, output: Output) -> int:
     who = _who(options.audience)
     if options.allow_duplicates or options.task or options.group:
         raise UsageError("--allow-duplicates, --task and --group are not for an --audience")
-    content = _read_content(options.file)
+    content = read_content(options.file, "to an --audience")
     config = read_config(options.config)
     with app_client(config, choose_app(config, options.app), options.address, options.timeout) as client:
         answer = client.submit_audience(
@@ -32,7 +27,7 @@ def submit_audience(options: argparse.Namespace, output: Output) -> int:
             aliases=who.aliases,
             online_only=options.online_only,
             rows_per_s=options.per_s,
-            request_id=options.request_id,
+            request_id=options.request_id or "",
         )
     task = to_text(answer.task_id) if any(answer.task_id) else ""
     refused = [{"field": one.field, "text": one.text} for one in answer.refused]
@@ -62,17 +57,3 @@ def _who(named: Sequence[str]) -> _Who:
         said = " ".join(named)
         raise UsageError(f"--audience is {said!r}, expected all, tag:NAME, or alias:NAME, which may be repeated")
     return _Who(aliases=aliases)
-
-
-def _read_content(file: str) -> Variant:
-    """The one notification of the file. Raises: UsageError."""
-    with open_lines(file) as lines:
-        texts = [(number, text) for number, text in enumerate(lines, 1) if text.strip()]
-    if len(texts) != 1:
-        raise UsageError(f"an --audience gets one notification, {file} has {len(texts)} lines")
-    rows = parse_line(texts[0][1], texts[0][0], default_to=_NOBODY)
-    if isinstance(rows, LineFault):
-        raise UsageError(f"{file}, line {rows.line}: {rows.text}")
-    if len(rows) != 1 or rows[0].target != _NOBODY or rows[0].variables:
-        raise UsageError("a notification to an --audience has neither `to` nor `vars`")
-    return rows[0].variant

@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 
 from gateway.cli.connection import operator_only
-from gateway.cli.exit_codes import ExitCode
+from gateway.cli.exit_codes import ExitCode, UsageError
 from gateway.cli.output import Output, counted, moment
 
 
@@ -19,6 +19,9 @@ def run(options: argparse.Namespace, output: Output) -> int:
         "task_id": options.task,
         "older_than_s": options.older_than or 0.0,
     }
+    if options.action == "purge" and bool(options.all) == any(wanted.values()):
+        # `--app "$APP"` with a variable that is not set would end the rows of everybody.
+        raise UsageError("say whose rows end: --app, --device, --task or --older-than, or --all without these")
     with operator_only(options) as client:
         if options.action == "purge":
             purged = client.purge_stored(**wanted).rows

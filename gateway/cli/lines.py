@@ -8,10 +8,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from gateway.cli.exit_codes import UsageError
 from gateway.client.requests import Target
-from gateway.client.rows import LineFault, Row, parse_lines
+from gateway.client.rows import LineFault, Row, parse_line, parse_lines
+from gateway.content import Variant
 
+#: Who a notification is for where it names nobody: `parse_line` wants somebody.
+_NOBODY = bytes(16)
 #: Faults kept and printed, the rest is counted: a thousand lines show the mistake.
 LISTED_MAX = 1000
 
@@ -53,3 +58,29 @@ def open_lines(file: str) -> Iterator[BinaryIO]:
         raise UsageError(f"{file}: {error.strerror}") from error
     with stream:
         yield stream
+
+
+def read_content(file: str, which: str) -> Variant:
+    """The one notification of the file, which may be written over several lines. which: as what it is wanted.
+
+    Raises: UsageError.
+    """
+    with open_lines(file) as lines:
+        text = lines.read()
+    if not text.strip():
+        raise UsageError(f"{file}: is empty, expected one notification {which}")
+    if sum(_is_object(line) for line in text.splitlines()) > 1:
+        raise UsageError(f"{file}: has several notifications, expected one {which}")
+    rows = parse_line(text, 1, default_to=_NOBODY)
+    if isinstance(rows, LineFault):
+        raise UsageError(f"{file}: {rows.text}")
+    if len(rows) != 1 or rows[0].target != _NOBODY or rows[0].variables:
+        raise UsageError(f"{file}: a notification {which} has neither `to` nor `vars`")
+    return rows[0].variant
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(line), dict)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False

@@ -109,9 +109,9 @@ class Output:
 
     @contextlib.contextmanager
     def bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A progress bar while the block runs; the function given is told how many are done."""
+        """A progress bar while the block runs, none for a total of 0; the function given is told how many are done."""
         console = self._console(is_stderr=True)
-        if not console.is_terminal:
+        if not console.is_terminal or not total:
             yield lambda _done: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

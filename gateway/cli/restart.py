@@ -14,6 +14,7 @@ from gateway.cli.output import Output
 def run(options: argparse.Namespace, output: Output) -> int:
     """ROWS_REFUSED where a worker was kept as it was, because rows would have been lost with it."""
     with operator_only(options) as client:
+        output.progress("one worker after the other: each sends its devices away, and has gateway.drain_s to end")
         done = client.restart(may_lose=options.may_lose).workers
     output.document({"workers": [msgspec.to_builtins(one) for one in done]})
     if not output.is_json:

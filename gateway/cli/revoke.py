@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from gateway.cli.connection import asking_client
-from gateway.cli.exit_codes import ExitCode, UsageError
+from gateway.cli.exit_codes import ExitCode
+from gateway.cli.lines import read_content
 from gateway.cli.output import Output, counted
-from gateway.client.rows import LineFault, parse_line
-from gateway.content import Variant
 from gateway.message_id import to_text
 from gateway.wire.rpc.messages import TaskRevoked
 
-#: Nobody: a replacement goes to whom the task went.
-_NOBODY = bytes(16)
 #: What each outcome means to who reads the table at night.
 _MEANINGS = {
     "revoked": "their devices are told to take it back",
@@ -26,7 +22,7 @@ _MEANINGS = {
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
-    replacement = None if options.replace_with is None else read_content(options.replace_with)
+    replacement = None if options.replace_with is None else read_content(options.replace_with, "that replaces others")
     with asking_client(options) as client:
         revoked = client.revoke_task(options.task, replacement=replacement)
     output.document(
@@ -41,18 +37,6 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if not output.is_json:
         show(revoked, output)
     return ExitCode.GOOD
-
-
-def read_content(path: Path) -> Variant:
-    """The notification of a file. Raises UsageError."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    found = parse_line(text, 1, default_to=_NOBODY)
-    if isinstance(found, LineFault):
-        raise UsageError(f"{path}: {found.text}")
-    return found[0].variant
 
 
 def show(revoked: TaskRevoked, output: Output) -> None:

@@ -9,9 +9,10 @@ about an accepted row (unknown device, no channel ...), so it is printed and doe
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from gateway.cli.audience import submit_audience
@@ -102,7 +103,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
         try:
             # An empty file must not pass for a gateway that answers.
             names = client.welcome().names
-            submit_all(client, report, options)
+            with output.bar(f"bytes of {options.file}", _size_of(options.file)) as look:
+                submit_all(client, report, options, lambda: look(lines.tell()) if lines.seekable() else None)
             if not options.no_wait:
                 wait_routed(client, report, time.monotonic() + options.timeout)
                 if options.task is None:
@@ -123,15 +125,22 @@ def run(options: argparse.Namespace, output: Output) -> int:
     return ExitCode.ROWS_REFUSED if report.n_refused else ExitCode.GOOD
 
 
-def submit_all(client: BlockingClient, report: Report, options: argparse.Namespace) -> None:
+def _size_of(file: str) -> int:
+    """0 for what is no file: nobody knows how much will come."""
+    return os.path.getsize(file) if os.path.isfile(file) else 0
+
+
+def submit_all(
+    client: BlockingClient, report: Report, options: argparse.Namespace, on_answer: Callable[[], None]
+) -> None:
     """Every good row is submitted, several submits under way at once. Raises CallFailed, GatewayUnreachable."""
     waiting: deque[list[int]] = deque()
 
     def requests(rows: Iterator[Row]) -> Iterator[Submit]:
         for made in build_submits(
             rows,
-            request_id=options.request_id,
-            group=options.group,
+            request_id=options.request_id or "",
+            group=options.group or "",
             task_id=options.task,
             allow_duplicates=options.allow_duplicates,
         ):
@@ -140,6 +149,7 @@ def submit_all(client: BlockingClient, report: Report, options: argparse.Namespa
 
     for answer in client.submit_many(requests(report.reader.rows())):
         report.add(answer, waiting.popleft())
+        on_answer()
 
 
 def wait_routed(client: BlockingClient, report: Report, deadline: float) -> None:

@@ -112,7 +112,7 @@ def parse_line(text: bytes | str, line: int, *, default_to: Target | None = None
     try:
         found = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        return LineFault(line, "", f"not JSON: {error}")
+        return LineFault(line, "", f"not JSON: {str(error).removeprefix('JSON is malformed: ')}")
     if not isinstance(found, dict):
         return LineFault(line, "", "not a JSON object")
     fault = _shape_fault(found, line)

@@ -157,8 +157,10 @@ class Edge:
             try:
                 listener = open_listener(settings, self.settings)
             except OSError as error:
-                where = f"{settings.host}:{settings.port}"
-                raise ConfigError(f"long_link.listeners[{index}]", where, f"an address to bind ({error})") from error
+                where, why = f"{settings.host}:{settings.port}", error.strerror or error
+                raise ConfigError(
+                    f"long_link.listeners[{index}].address", where, f"an address to bind ({why})"
+                ) from error
             self._listeners[listener.fileno()] = listener
             self._listener_index[listener.fileno()] = index
             self._epoll.register(listener.fileno(), select.EPOLLIN)

@@ -50,7 +50,9 @@ def named_errors(place: str) -> Iterator[None]:
         kind = StoreError if code is None else _ERRORS.get(code & 0xFF, StoreError)
         raise kind(place, str(error)) from error
     except OSError as error:
-        raise StoreError(place, str(error)) from error
+        # Its own text would name the path once more, and the number of the error.
+        where = "" if error.filename in (None, place) else f" ({error.filename})"
+        raise StoreError(place, f"{error.strerror or error}{where}") from error
 
 
 class Database:

@@ -313,7 +313,11 @@ async def test_an_app_is_told_of_itself_alone_and_what_is_not_there_is_refused(
         (messages.Loss(id=1, app_key="other"), "", "not configured"),
         (messages.Loss(id=1, task_id=task_id, plan_id="spring"), "", "as a whole"),
         (messages.Loss(id=1, from_day="2026-02-30"), "", "no calendar"),
-        (messages.Loss(id=1, from_day="2026-02-20", to_day="2026-02-19"), "", "before"),
+        (
+            messages.Loss(id=1, from_day="2026-02-20", to_day="2026-02-19"),
+            "",
+            "to_day is 2026-02-19, before",
+        ),
         (messages.LossRows(id=1, cause="bad luck"), "", "cause has no"),
         (messages.LossRows(id=1, cause="held", channel="pigeon"), "", "channel has no"),
         (messages.LossRows(id=1, cause="held", stage="third"), "", "stage has no"),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.arguments import parse
+from gateway.cli.arguments import GROUP_CHARACTERS_MAX, REQUEST_ID_CHARACTERS_MAX, parse
 from gateway.cli.exit_codes import ExitCode
+from gateway.wire.rpc import limits
 
 DEVICE = "00112233445566778899AABBCCDDEEFF"
 TASK = "01a20080-fc7f-8000-8000-01000033d17a"
@@ -53,6 +54,41 @@ def test_a_wrong_command_line_ends_with_code_2(line: str, capsys: pytest.Capture
         parse(line.split())
     assert ended.value.code == ExitCode.USAGE
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("submit FILE --timeout 0", "--timeout: 0 is not above 0 and at most 1,000,000,000 seconds"),
+        ("submit FILE --per-s -1", "--per-s: -1 is not above 0 and at most 1,000,000,000 rows a second"),
+        ("submit FILE --request-id=", "--request-id: it is 0 characters, expected 1 to 120"),
+        (f"submit FILE --request-id={'r' * 121}", "--request-id: it is 121 characters, expected 1 to 120"),
+        ("submit FILE --group=", "--group: it is 0 characters, expected 1 to 128"),
+        (f"submit FILE --group={'g' * 129}", "--group: it is 129 characters, expected 1 to 128"),
+    ],
+)
+def test_a_value_beyond_its_limits_is_refused_with_both(
+    line: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(line.split())
+    assert f"argument {told}" in capsys.readouterr().err
+
+
+def test_labels_that_the_gateway_takes_are_those_of_the_command_line() -> None:
+    assert GROUP_CHARACTERS_MAX == limits.GROUP_CHARACTERS_MAX
+    assert REQUEST_ID_CHARACTERS_MAX + len("-9999999") == limits.REQUEST_ID_CHARACTERS_MAX
+
+
+def test_every_command_and_every_position_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in ("clock advance", "inbox list", "inbox purge", "backup", "check-config"):
+        with pytest.raises(SystemExit):
+            parse([*line.split(), "--help"])
+        usage, *rest = capsys.readouterr().out.split("\n\n")
+        assert not rest[0].startswith(("options:", "positional")), line
+        for position in ("DIR", "FILE", "SECONDS"):
+            if usage.rstrip().endswith(position):
+                assert f"  {position}  " in rest[1], line
 
 
 def test_identifiers_are_taken_as_uuid_and_as_hex() -> None:

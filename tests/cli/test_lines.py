@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cli.exit_codes import UsageError
-from gateway.cli.lines import LISTED_MAX, LineReader, open_lines
+from gateway.cli.lines import LISTED_MAX, LineReader, open_lines, read_content
 
 GOOD = json.dumps({"title": "t", "body": "b"}).encode()
 
@@ -53,3 +53,29 @@ def test_a_file_is_closed_and_a_missing_one_is_a_wrong_usage(tmp_path: Path) -> 
     assert stream.closed
     with pytest.raises(UsageError, match="Is a directory"), open_lines(str(tmp_path)):
         pass
+
+
+def test_one_notification_may_be_written_over_several_lines(tmp_path: Path) -> None:
+    file = tmp_path / "sorry.json"
+    file.write_text('{\n  "title": "Correction",\n  "data": {\n"a": "b"\n},\n  "body": "b"\n}\n')
+    content = read_content(str(file), "that replaces others")
+    assert (content.title, content.data) == ("Correction", {"a": "b"})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty, expected one notification that replaces others"),
+        ('{"title": "t", "body": "b"}\n{"title": "u", "body": "b"}\n', "has several notifications, expected one"),
+        ('{"title": "t", "body": "b", "to": "' + "0" * 31 + '1"}', "has neither `to` nor `vars`"),
+        ('{"title": "{{x}}", "body": "b", "vars": {"x": "1"}}', "has neither `to` nor `vars`"),
+        ("{", "not JSON: Input data was truncated"),
+        ("}", r"not JSON: invalid character \(byte 0\)"),
+        ('{"titel": "t"}', "unknown key 'titel'"),
+    ],
+)
+def test_what_is_not_one_notification_is_refused_with_its_file(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "sorry.json"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=f"sorry.json: .*{told}"):
+        read_content(str(file), "that replaces others")

@@ -226,6 +226,25 @@ def test_request_ids_and_duplicates_are_passed_on(scripted: ScriptedGateway, con
     assert sent.allow_duplicates
 
 
+def test_a_terminal_sees_how_far_a_file_is(
+    scripted: ScriptedGateway,
+    config_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "250")
+    accept(scripted)
+    lines = [notification(to=device) for device in DEVICES[:3]]
+    assert submit(config_file, lines, "--json", "--no-wait") == ExitCode.GOOD
+    told = capsys.readouterr()
+    size = len("\n".join(lines)) + 1
+    assert "bytes of" in told.err
+    assert f"{size}/{size}" in told.err
+    assert json.loads(told.out)["accepted"] == 3
+
+
 def test_stdin_is_read_for_a_dash(
     scripted: ScriptedGateway, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,23 @@ def test_every_row_of_the_sample_is_accounted_for(folder: Path) -> None:
     assert 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["p99"]
 
 
+@pytest.mark.parametrize(
+    ("options", "text", "told"),
+    [
+        ("--input", "\n  \n", "has no notification: that would prove nothing"),
+        ("--config", None, "No such file or directory; run the demo from a checkout, or give --config FILE"),
+        ("--config", "[gateway", "Expected ']' at the end of a table declaration (at end of document)"),
+    ],
+)
+def test_a_file_that_is_of_no_use_is_a_wrong_usage(folder: Path, options: str, text: str | None, told: str) -> None:
+    file = folder / "file"
+    if text is not None:
+        file.write_text(text)
+    code, _, err = demo(folder, options, str(file))
+    assert code == 2
+    assert f"pushgw: {file}: {told}" in err
+
+
 @pytest.mark.parametrize("fault", ["drop", "double"])
 def test_a_receiver_that_loses_or_repeats_rows_is_found(fault: str, folder: Path) -> None:
     code, told, err = demo(folder, "--devices", "60", "--fault", fault)

@@ -187,6 +187,13 @@ def test_process_refuses_a_wrong_config_with_exit_code_2(tmp_path, text):
     assert b"Traceback" not in done.stderr
 
 
+def test_process_says_which_config_is_not_there(tmp_path):
+    missing = tmp_path / "simulators.toml"
+    command = [sys.executable, "-m", "bench.simulators", "--config", str(missing)]
+    done = subprocess.run(command, capture_output=True, timeout=WAIT_S, check=False)
+    assert (done.returncode, done.stderr.decode()) == (2, f"simulators: {missing}: No such file or directory\n")
+
+
 def test_message_ids_are_recorded_as_the_client_chose_them(running, make_payload, make_message):
     """The two ends of the demo's proof: the same id, the same digest, whatever the vendor."""
     message_id = uuid.uuid4()

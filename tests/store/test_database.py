@@ -15,7 +15,7 @@ from contract_inbox import rows_for
 from contract_ledger import page_for
 
 from gateway.errors import StoreError
-from gateway.store.database import Database
+from gateway.store.database import Database, named_errors
 from gateway.store.ports import InboxQuery, PageKey
 from gateway.store.sqlite_inbox import SqliteInbox
 from gateway.store.sqlite_ledger import SqliteLedgerArchive
@@ -113,3 +113,15 @@ async def test_a_slow_disk_holds_nobody_up_but_those_who_wait_for_it(
     assert sorted((await inbox.peek(bytes(rows_for([(0, 1)]).device_ids[0]), 100)).tolist()) == [*range(1, 40)]
     assert await inbox.forget(EPOCH, tags_of(1)) == 1
     inbox.close()
+
+
+def test_what_the_system_refuses_is_told_with_its_path_once_and_without_a_number(tmp_path: Path) -> None:
+    missing, file = tmp_path / "missing", tmp_path / "file"
+    file.touch()
+    with pytest.raises(StoreError) as told, named_errors(str(missing)):
+        missing.read_bytes()
+    assert str(told.value) == f"{missing}: No such file or directory"
+    # Another path than the place is said.
+    with pytest.raises(StoreError) as told, named_errors(str(file)):
+        (file / "backup.json").read_bytes()
+    assert str(told.value) == f"{file}: Not a directory ({file / 'backup.json'})"

@@ -32,8 +32,10 @@ def base_config(file: Path | None) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             return tomllib.load(stream)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: {error}; run the demo from a checkout, or give --config FILE") from error
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; run the demo from a checkout, or give --config FILE") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def write_gateway_config(base: dict[str, Any], directory: Path, simulators: dict[str, Any], n_devices: int) -> Path:

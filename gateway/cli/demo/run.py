@@ -32,6 +32,7 @@ from gateway.cli.demo.processes import READY_S, Child, Children
 from gateway.cli.demo.proof import LONG_LINK, Arrival, Evidence, LedgerRow, Notification, prove, target_of
 from gateway.cli.demo.report import Outcome, exit_code, measured, show
 from gateway.cli.demo.watching import Watch, open_by_state
+from gateway.cli.exit_codes import UsageError
 from gateway.cli.lines import LineReader, open_lines
 from gateway.cli.output import Output
 from gateway.client.blocking import BlockingClient
@@ -65,8 +66,10 @@ def run(options: argparse.Namespace, output: Output) -> int:
             base = base_config(options.config)
             file = options.input or files("bench") / "samples" / "notifications.jsonl"
             with open_lines(str(file)) as lines, Children(directory) as children:
-                demo = Demo(options, output, directory, children, begun)
-                outcome = demo.play(lines.readlines(), base)
+                notifications = lines.readlines()
+                if not any(line.strip() for line in notifications):
+                    raise UsageError(f"{file}: has no notification: that would prove nothing")
+                outcome = Demo(options, output, directory, children, begun).play(notifications, base)
                 show(outcome, output)
         return exit_code(outcome)
     finally:

@@ -6,12 +6,14 @@ Fuzz law: any bytes give a message, a `Faulty` or a `Broken`; nothing else is ra
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 from msgspec import Meta
 
 from gateway.content import Fault, Variant
+from gateway.form_faults import UNREADABLE, form_fault
 from gateway.wire.rpc.faults import Code
 from gateway.wire.rpc.limits import CONTENTS_MAX
 from gateway.wire.rpc.messages import U32_MAX, FromClient, FromServer, Message, Submit
@@ -53,9 +55,6 @@ class _LooseSubmit(Submit, tag="submit", kw_only=True):
     contents: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=CONTENTS_MAX)]  # type: ignore[assignment]
 
 
-#: All that a msgspec decoder raises for bytes that it cannot read; bad UTF-8 in a str comes as the codec's own error.
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
 _server_decoder: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServer)
@@ -70,6 +69,11 @@ def _kinds(union: object) -> frozenset[str]:
 
 CLIENT_KINDS = _kinds(FromClient)
 SERVER_KINDS = _kinds(FromServer)
+_FORMS: dict[str, type[Message]] = {
+    str(form.__struct_config__.tag): form for union in (FromClient, FromServer) for form in get_args(union)
+}
+#: What was refused is read once more, into plain objects, to say why: a request that was written by hand, and no burst.
+_LOOKED_AT_BYTES_MAX = 64 << 10
 _NO_CONTENT = Variant(title="", body="")
 
 
@@ -105,7 +109,18 @@ def _explain(payload: bytes, kinds: frozenset[str], text: str) -> Mended | Fault
         mended = _mend(payload)
         if mended is not None:
             return mended
-    return Faulty(number, "bad_request", text, _field_of(text))
+    fault = _fault_of(_FORMS[envelope.kind], payload, text, "")
+    return Faulty(number, "bad_request", fault.text, fault.field)
+
+
+def _fault_of(form: type[msgspec.Struct], data: bytes | msgspec.Raw, text: str, whole: str) -> Fault:
+    """With value and limit; in msgspec's own words where the data cannot be looked at, or is no fault of its types."""
+    if len(data) <= _LOOKED_AT_BYTES_MAX:
+        with suppress(*UNREADABLE):
+            found = form_fault(form, msgspec.msgpack.decode(data), whole)
+            if found is not None:
+                return Fault(found.field, found.text)
+    return Fault(_field_of(text) or whole, text)
 
 
 def _field_of(text: str) -> str:
@@ -127,7 +142,9 @@ def _mend(payload: bytes) -> Mended | None:
             contents.append(_variant_decoder.decode(raw))
         except UNREADABLE as error:
             contents.append(_NO_CONTENT)
-            faults[position] = Fault(_field_of(str(error)) or "contents", str(error))
+            # A second look at each of many thousands would hold the loop up.
+            data = raw if len(payload) <= _LOOKED_AT_BYTES_MAX else b""
+            faults[position] = _fault_of(Variant, data, str(error), "contents")
     fields = {name: getattr(loose, name) for name in Submit.__struct_fields__}
     fields["contents"] = contents
     return Mended(Submit(**fields), faults) if faults else None

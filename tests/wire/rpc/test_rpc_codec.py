@@ -44,12 +44,39 @@ def test_codec_leaves_defaults_out_and_reads_them_back() -> None:
     assert codec.decode_from_server(payload) == Error(id=3, code="internal", text="x")
 
 
+CONTENT = {"title": "t", "body": "b"}
+
+
 @pytest.mark.parametrize(
     ("fields", "found"),
     [
-        ({"kind": "ping"}, codec.Faulty(0, "bad_request", "Object missing required field `id`", "")),
-        ({"kind": "ping", "id": 0}, codec.Faulty(0, "bad_request", "Expected `int` >= 1 - at `$.id`", "id")),
-        ({"kind": "ping", "id": 9, "x": 1}, codec.Faulty(9, "bad_request", "Object contains unknown field `x`", "")),
+        ({"kind": "ping"}, codec.Faulty(0, "bad_request", "id is missing", "id")),
+        ({"kind": "ping", "id": 0}, codec.Faulty(0, "bad_request", "id is 0, at least 1", "id")),
+        (
+            {"kind": "ping", "id": 9, "x": 1},
+            codec.Faulty(9, "bad_request", "x is no key of this request, expected some of id", "x"),
+        ),
+        (
+            {"kind": "submit", "id": 9, "contents": [CONTENT], "n": 1, "group": "g" * 300},
+            codec.Faulty(9, "bad_request", "group is 300 characters, limit 128", "group"),
+        ),
+        (
+            {"kind": "submit", "id": 9, "contents": [CONTENT], "n": "many"},
+            codec.Faulty(9, "bad_request", "n is a text, expected a whole number", "n"),
+        ),
+        (
+            {"kind": "submit_audience", "id": 9, "content": {"title": "t", "body": b"b"}},
+            codec.Faulty(9, "bad_request", "content.body is bytes, expected a text", "content.body"),
+        ),
+        (
+            {"kind": "submit_audience", "id": 9, "content": CONTENT, "rows_per_s": -1.0},
+            codec.Faulty(9, "bad_request", "rows_per_s is -1, expected more than 0", "rows_per_s"),
+        ),
+        # Too large for a second look.
+        (
+            {"kind": "ping", "id": 9, "x": "x" * 70_000},
+            codec.Faulty(9, "bad_request", "Object contains unknown field `x`", ""),
+        ),
         ({"kind": "pong", "id": 9}, codec.Faulty(9, "unknown_kind", "this kind is not known", "kind")),
         ({"kind": "warp", "id": 2**32}, codec.Faulty(0, "unknown_kind", "this kind is not known", "kind")),
         ({"kind": "task_state", "id": 5, "task_id": b"short"}, None),
@@ -62,6 +89,17 @@ def test_codec_names_what_is_wrong_with_a_message(fields: dict[str, object], fou
         assert (fault.id, fault.code, fault.field) == (5, "bad_request", "task_id")
     else:
         assert fault == found
+
+
+def test_codec_names_value_and_limit_of_a_content_that_it_cannot_read() -> None:
+    contents = [CONTENT, CONTENT | {"priority": "urgent"}, CONTENT | {"ttl_s": "long"}, []]
+    found = codec.decode_from_client(msgspec.msgpack.encode({"kind": "submit", "id": 9, "contents": contents, "n": 4}))
+    assert isinstance(found, codec.Mended)
+    assert found.faults == {
+        1: ("priority", "priority is none of high, normal"),
+        2: ("ttl_s", "ttl_s is a text, expected a whole number"),
+        3: ("contents", "contents is an array, expected an object"),
+    }
 
 
 @pytest.mark.parametrize(

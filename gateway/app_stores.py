@@ -314,6 +314,7 @@ class Stores:
             owner.ask_archive = self.ask_archive
             self.ledger.on_due = router.sweep_soon
             supervise("ledger", self.ledger.run)
+            supervise("held checks", functools.partial(self.ledger.checks.run, self.ledger.fetch))
 
     @property
     def ask_archive(self) -> AskArchive | None:

@@ -429,21 +429,24 @@ class InboxPlaces:
             self._tell(worker, _Errand("end held", head, row_tags(number, rows)))
         await trio.lowlevel.checkpoint()
 
-    async def stored_rows(self, page: LedgerPage) -> Rows:
-        """Places of the page's rows that wait in any inbox; asked until all workers answer. Raises StoreError."""
+    async def stored_rows(self, page: LedgerPage, rows: Rows | None) -> Rows:
+        """Places of the page's rows, or of these, that wait in any inbox; asked until all workers answer. Raises
+        StoreError."""
         first = number_of(page.batch.address) << 16
-        tags = [(await self._find(first, page.n))]
-        for worker in range(self._ownership.workers):
-            while worker != self._me:
-                try:
-                    found = await self._links.ask(worker, "find held", {"first": first, "n": page.n})
-                except (WorkerGone, Overloaded):
-                    await trio.sleep(_AGAIN_S)
-                else:
-                    tags.append(np.frombuffer(found, "<i8"))
-                    break
-        rows: Rows = (np.concatenate(tags) - first).astype(np.intp)
-        return rows
+        tags = []
+        for start, n in [(first, page.n)] if rows is None else [(tag, 1) for tag in (first + rows).tolist()]:
+            for worker in range(self._ownership.workers):
+                asked = self._find(start, n) if worker == self._me else self._find_at(worker, start, n)
+                tags.append(await asked)
+        found: Rows = (np.concatenate(tags) - first).astype(np.intp)
+        return found
+
+    async def _find_at(self, worker: int, first: int, n: int) -> I64:
+        while True:
+            try:
+                return np.frombuffer(await self._links.ask(worker, "find held", {"first": first, "n": n}), "<i8")
+            except (WorkerGone, Overloaded):
+                await trio.sleep(_AGAIN_S)
 
     async def _find(self, first: int, n: int) -> I64:
         return (await self._store.find(InboxQuery(tags=[(first, first + n - 1)]), n)).tags

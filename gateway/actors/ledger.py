@@ -28,6 +28,7 @@ import trio
 
 from gateway.actors.archived_pages import ArchivedPages
 from gateway.actors.bell import Bell
+from gateway.actors.held_checks import HeldChecks, StoredRows
 from gateway.actors.late_words import LateWords, Then
 from gateway.actors.page_forms import HashTokens, PageForm, hash_targets, is_archived, may_amend, page_form, put_forms
 from gateway.actors.row_loads import RowLoads
@@ -37,7 +38,7 @@ from gateway.columns import Rows
 from gateway.core.home import Home
 from gateway.core.untold import changed_unix_ms
 from gateway.errors import StoreCorrupt, StoreError
-from gateway.ledger import LedgerPage, Reason, State
+from gateway.ledger import LedgerPage
 from gateway.message_id import TASK_DOMAIN, BatchAddress
 from gateway.store.page_rows import become_whole
 from gateway.store.ports import Inbox, InboxQuery, LedgerArchive, PageKey
@@ -124,8 +125,15 @@ class LedgerActor(ArchivedPages):
             store=store,
             clock=clock,
             fetch=self.fetch,
-            is_whole=lambda sequence: sequence in self._unchecked or sequence in self._fetched,
+            is_whole=lambda sequence: sequence in self._fetched,
             listener=self,
+        )
+        #: Pages of an earlier process whose held rows the inbox has not been asked for.
+        self.checks = HeldChecks(
+            home=home,
+            clock=clock,
+            stored_rows=self._ask_for_rows,
+            on_checked=self._checked,
         )
         #: Pages that are away and may have rows that are due.
         self._due: deque[BatchAddress] = deque()
@@ -142,12 +150,8 @@ class LedgerActor(ArchivedPages):
         self.make_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         #: Called when a page is here whose rows may be due.
         self.on_due: Callable[[], None] = lambda: None
-        #: Places of a page's rows that wait in an inbox.
-        self.stored_rows: Callable[[LedgerPage], Awaitable[Rows]] = self._rows_in_inbox
-        #: Pages of an earlier process whose held rows the inbox has not been asked for.
-        self._unchecked: set[int] = set()
-        #: Pages of which it is being asked: they stay, or one that was brought back for it would come and go for ever.
-        self._checked: list[LedgerPage] = []
+        #: Places of a page's rows, of all or of these, that wait in an inbox.
+        self.stored_rows: StoredRows = self._rows_in_inbox
         #: When the newest batch that an earlier process archived was submitted; 0 where there is none.
         self.newest_at_start_unix_ms = 0
 
@@ -167,7 +171,7 @@ class LedgerActor(ArchivedPages):
             for key, held, deadline_unix_ms in found:
                 address = home.addresses.of_sequence(key.unix_ms, key.sequence)
                 home.adopt_away(address, held, now + (deadline_unix_ms - now_unix_ms) / 1000)
-                self._unchecked.add(key.sequence)
+                self.checks.expect(key.sequence)
         home.on_done = self._done
         home.on_rest = self._rest
         home.on_short = self._on_short
@@ -175,6 +179,7 @@ class LedgerActor(ArchivedPages):
         home.may_drop = self._may_drop
 
     def _done(self, page: LedgerPage) -> None:
+        self.checks.forget(page.batch.address.sequence)
         if page.saved >= 0 and self._is_noted(page):
             # The journal has its receipts: it is written once for all that come in a while.
             self._rest(page)
@@ -205,7 +210,7 @@ class LedgerActor(ArchivedPages):
         """The archive has it as it is, and nobody holds a row of it but the inbox."""
         if not page.is_saved or self._unsaved.get(page.batch.address.sequence) is page:
             return False
-        if page in self._checked:
+        if self.checks.is_asking(page):
             return False
         if page.here is not None and (page.batch.address.sequence in self._fetched or self._is_loading(page)):
             # What is being read now may not say what it says.
@@ -249,14 +254,22 @@ class LedgerActor(ArchivedPages):
             page = self._home.page(sequence)
             if page is None and sequence in self._home.away_pages:
                 await self.bring_back(sequence)
-            elif page is not None and sequence in self._unchecked:
+            elif page is not None and sequence in self.checks:
                 await self.check(page)
             else:
                 return page
 
     async def fetch_rows(self, sequence: int, rows: Rows) -> LedgerPage | None:
         """The same of these rows, which wait in an inbox: the others may not be here. Raises StoreError."""
-        return await self._rows.fetch(sequence, rows)
+        while True:
+            page = await self._rows.fetch(sequence, rows)
+            if page is None or not len(doubtful := self.checks.doubtful(page)):
+                return page
+            await self.checks.check_rows(page, doubtful)
+
+    async def check(self, page: LedgerPage) -> None:
+        """Held rows of a page of an earlier process that the inbox has not got are uncertain. Raises StoreError."""
+        await self.checks.check(page)
 
     async def fetch_to_end(self, sequence: int) -> LedgerPage | None:
         """The same for rows that have left the inbox and end now: not asked whether the inbox has them. Raises
@@ -299,10 +312,10 @@ class LedgerActor(ArchivedPages):
         try:
             page = await self._read_to_keep(key)
         except StoreCorrupt:
-            self._home.forget_away(key.sequence)
+            self._forget_away(key.sequence)
             raise
         if page is None:
-            self._home.forget_away(key.sequence)
+            self._forget_away(key.sequence)
             return
         few = self._home.some_page(key.sequence)
         if few is None:
@@ -312,8 +325,22 @@ class LedgerActor(ArchivedPages):
             become_whole(few, page)
             self._home.came_whole(few)
             page = few
-        if key.sequence not in self._unchecked:
+        self.some_came(page)
+
+    async def _ask_for_rows(self, page: LedgerPage, rows: Rows | None) -> Rows:
+        return await self.stored_rows(page, rows)
+
+    def _checked(self, page: LedgerPage) -> None:
+        self.on_brought_back(page)
+
+    def some_came(self, page: LedgerPage) -> None:
+        """Rows of the page are here again."""
+        if page.batch.address.sequence not in self.checks:
             self.on_brought_back(page)
+
+    def _forget_away(self, sequence: int) -> None:
+        self._home.forget_away(sequence)
+        self.checks.forget(sequence)
 
     async def away_parts(self, task_id: bytes) -> list[int]:
         """Sequences of pages that are away and may have rows of the task. Raises StoreError."""
@@ -325,32 +352,12 @@ class LedgerActor(ArchivedPages):
         away = [(key, self._home.away_pages.get(key.sequence)) for key in sorted(keys)]
         return [key.sequence for key, page in away if page is not None and page.address.unix_ms == key.unix_ms]
 
-    async def check(self, page: LedgerPage) -> None:
-        """Held rows of a page of an earlier process that the inbox has not got are uncertain. Raises StoreError."""
-        sequence = page.batch.address.sequence
-        if sequence not in self._unchecked:
-            return
-        self._checked.append(page)
-        try:
-            found = await self.stored_rows(page)
-        finally:
-            self._checked.remove(page)
-        if sequence in self._unchecked and self._home.page(sequence) is page:
-            self._unchecked.discard(sequence)
-            held = page.state == State.HELD
-            held[found] = False
-            lost = np.flatnonzero(held)
-            now = self._clock.monotonic()
-            # They were with their devices, and the only way to say so is to say it now.
-            self._home.move(page, lost, State.IN_FLIGHT, None, now)
-            self._home.move(page, lost, State.UNCERTAIN, Reason.PROCESS_ENDED, now)
-            self.on_brought_back(page)
-
-    async def _rows_in_inbox(self, page: LedgerPage) -> Rows:
+    async def _rows_in_inbox(self, page: LedgerPage, rows: Rows | None) -> Rows:
         first = page.batch.address.sequence << 16
-        found = await self._inbox.find(InboxQuery(tags=[(first, first + page.n - 1)]), page.n)
-        rows: Rows = (found.tags - first).astype(np.intp)
-        return rows
+        spans = [(first, first + page.n - 1)] if rows is None else [(tag, tag) for tag in (first + rows).tolist()]
+        found = await self._inbox.find(InboxQuery(tags=spans), page.n)
+        places: Rows = (found.tags - first).astype(np.intp)
+        return places
 
     # -- work
 

@@ -3,7 +3,7 @@
 A device that returns needs one row; its page is 1.3 MB. So its row is read (store/page_rows.py), delivered, and what
 became of it is written as a record beside the page, while the page stays away. Of one page one load is under way at a
 time, for all who wait: a row that is read must not change meanwhile. A page of which more and more is wanted is brought
-back whole: so many rows cost as much. So is one of an earlier process, once: nobody is sure of its other rows.
+back whole: so many rows cost as much.
 
 Waits for: the ledger archive. Is waited for by: InboxActor, LedgerActor.
 """
@@ -31,10 +31,11 @@ FEW_ROWS_MAX = 16
 
 
 class Listener(Protocol):
-    """on_adopted: told of a page when the first of its rows are here. on_brought_back: and whenever some came."""
+    """on_adopted: told of a page when the first of its rows are here. some_came: and whenever some came."""
 
     on_adopted: Callable[[LedgerPage], None]
-    on_brought_back: Callable[[LedgerPage], None]
+
+    def some_came(self, page: LedgerPage) -> None: ...
 
 
 class RowLoads:
@@ -123,7 +124,7 @@ class RowLoads:
             add_rows(page, found)
             page.others = others
             self._home.resized(page)
-            self._listener.on_brought_back(page)
+            self._listener.some_came(page)
         return True
 
     def _adopt(self, page: LedgerPage, others: PageTally, archived: PageTally) -> None:
@@ -132,4 +133,4 @@ class RowLoads:
         self._home.name_rows(page.batch)
         self._home.adopt(page)
         self._listener.on_adopted(page)
-        self._listener.on_brought_back(page)
+        self._listener.some_came(page)

@@ -83,7 +83,8 @@ class _Away:
         self.devices: list[bytes] = world.register(N, Channel.NONE)
         self.key = PageKey(0, 0)
 
-    async def begin(self, nursery: trio.Nursery) -> None:
+    async def begin(self, nursery: trio.Nursery, earlier: str = "") -> None:
+        """earlier: it is of an earlier process, and the inbox was not asked for its rows; or is, when there is time."""
         world, ledger = self.world, self.ledger
         await ledger.load()
         world.inbox.fetch, world.inbox.fetch_to_end = ledger.fetch, ledger.fetch_to_end
@@ -101,6 +102,18 @@ class _Away:
         self.key = PageKey(page.batch.address.unix_ms, page.batch.address.sequence)
         assert world.states(page) == {"held": N}
         await self.leave()
+        if earlier:
+            self.as_after_a_start()
+        if earlier == "checked beside":
+            nursery.start_soon(ledger.checks.run, ledger.fetch)
+
+    def as_after_a_start(self) -> None:
+        """Nobody knows whether the inbox has the held rows of the page."""
+        self.ledger.checks.expect(self.key.sequence)
+
+    async def lose(self, *rows: int) -> None:
+        """An earlier process ended when these rows had left the inbox for their devices."""
+        await self.world.inbox_store.forget(OwnershipEpoch(1), row_tags(self.key.sequence, np.array(rows)))
 
     async def leave(self) -> None:
         """What is here is written, and leaves memory."""
@@ -161,6 +174,44 @@ async def test_a_device_returns_to_a_page_that_is_away_and_nobody_reads_the_page
     assert not len(await world.inbox_store.peek(away.devices[3], 9))
 
 
+async def test_the_first_row_that_is_wanted_after_a_start_is_read_alone_and_the_others_are_checked_later(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    away = _Away(world)
+    await away.begin(nursery)
+    away.as_after_a_start()
+    await away.lose(5, 6)
+    asked: list[int] = []
+    away.ledger.on_brought_back = lambda page: asked.append(page.n if page.here is None else len(page.here))
+    world.go_online(away.devices[3])
+    await world.settle()
+    assert world.sockets.titles(away.devices[3]) == ["to 3"]
+    assert (away.disk.whole, asked) == (0, [1])
+    await away.assert_right({3: State.IN_FLIGHT})
+    # One that is lost, and that somebody asks for, is uncertain before he sees it.
+    states: list[State] = []
+    away.ledger.late(
+        away.key.sequence, np.array([5]), lambda page, rows: states.append(State(int(page.state[rows][0])))
+    )
+    await world.settle()
+    assert states == [State.UNCERTAIN]
+    assert asked == [1, 2]
+    away.disk.whole = 0
+    nursery.start_soon(away.ledger.checks.run, away.ledger.fetch)
+    await world.settle()
+    assert (away.disk.whole, asked) == (1, [1, 2, N])
+    lost = dict.fromkeys((5, 6), State.UNCERTAIN)
+    await away.assert_right(lost | {3: State.IN_FLIGHT})
+    world.acknowledge(away.devices[3])
+    await away.leave()
+    # It is asked for no more.
+    world.go_online(away.devices[4])
+    await world.settle()
+    await away.assert_right(lost | {3: State.DEVICE_ACKED, 4: State.IN_FLIGHT})
+    assert asked[3:] == [1]
+
+
 async def test_a_question_that_reads_a_page_while_it_comes_back_whole_sees_what_became_of_its_rows(
     make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
@@ -186,16 +237,49 @@ async def test_a_question_that_reads_a_page_while_it_comes_back_whole_sees_what_
     assert away.few.here is None
 
 
+async def test_a_row_on_its_way_back_into_the_inbox_is_not_taken_for_a_lost_one(
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    world = make_world()
+    away = _Away(world)
+    await away.begin(nursery)
+    away.as_after_a_start()
+    fd = world.go_online(away.devices[3])
+    await world.settle()
+    put, may_put = world.inbox_store.put, trio.Event()
+
+    async def slow_put(*call: Any) -> Any:
+        await may_put.wait()
+        return await put(*call)
+
+    world.inbox_store.put = slow_put
+    world.go_offline(fd)
+    world.owner.unacknowledged(world.sockets.tags(away.devices[3])[-1:], Unacknowledged.CONNECTION_CLOSED)
+    await world.settle()
+    assert len(world.inbox_store) == N - 1
+    page = await away.ledger.fetch(away.key.sequence)
+    assert page is not None
+    assert page.here is None
+    await away.assert_right({})
+    may_put.set()
+    await world.settle()
+    assert len(world.inbox_store) == N
+    world.go_online(away.devices[3])
+    await world.settle()
+    await away.assert_right({3: State.IN_FLIGHT})
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("has_journal", [False, True])
+@pytest.mark.parametrize("of", ["", "unchecked", "checked beside"])
 async def test_rows_come_and_go_in_any_order(
-    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any, seed: int, has_journal: bool
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any, seed: int, has_journal: bool, of: str
 ) -> None:
     """Returns, acknowledgements in time and late, closed sockets, receipts, questions, a full disk, the whole page."""
     trail = Trail(issued_rows_max=1000) if has_journal else None
     world = make_world(trail=trail)
     away = _Away(world)
-    await away.begin(nursery)
+    await away.begin(nursery, of)
     random, expected = np.random.default_rng(seed), dict[int, State]()
     out: dict[int, int] = {}
     late: list[int] = []

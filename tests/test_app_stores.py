@@ -43,7 +43,9 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(name, ignore_errors=True)
 
 
-def make_worker(folder: Path, *, lines: io.StringIO | None = None, keeps: bool = True) -> Worker:
+def make_worker(
+    folder: Path, *, lines: io.StringIO | None = None, keeps: bool = True, durability: str = "memory"
+) -> Worker:
     """keeps: with a store folder."""
     (folder / "app.secret").write_bytes(SECRET)
     table: dict[str, Any] = {
@@ -56,6 +58,7 @@ def make_worker(folder: Path, *, lines: io.StringIO | None = None, keeps: bool =
         "store": {"data_dir": str(folder / "store"), "shard_groups": 2},
         "apps": [{"key": "shop", "secrets": [{"file": str(folder / "app.secret")}], "ttl_s_max": 259_200}],
     }
+    table["apps"][0]["durability"] = durability
     if not keeps:
         del table["store"]["data_dir"]
     (folder / "gateway.toml").write_text(to_toml(table))
@@ -314,6 +317,19 @@ async def test_a_second_gateway_on_the_same_store_is_refused(folder: Path) -> No
     async with serving(make_worker(folder)):
         with pytest.raises(StoreInUse, match=r"group-000\.db"):
             make_worker(folder)
+
+
+@pytest.mark.parametrize(
+    ("durability", "keeps", "is_said"), [("disk", False, 1), ("memory", False, 0), ("disk", True, 0)]
+)
+async def test_an_app_on_disk_without_a_store_folder_is_named_at_the_start(
+    folder: Path, durability: str, keeps: bool, is_said: int
+) -> None:
+    lines = io.StringIO()
+    async with serving(make_worker(folder, lines=lines, keeps=keeps, durability=durability)):
+        pass
+    said = [line for line in map(json.loads, lines.getvalue().splitlines()) if "store.data_dir" in line["event"]]
+    assert [line["apps_on_disk"] for line in said] == [["shop"]] * is_said
 
 
 async def test_without_a_store_folder_nothing_is_written(folder: Path) -> None:

@@ -115,6 +115,9 @@ class Stores:
         self.behind: list[Behind] = []
         self.inbox: MemoryInbox | SqliteInbox = MemoryInbox(**inbox_limits)
         if self.folder is None:
+            if durable := [app.key for app in config.apps if app.durability == "disk"]:
+                what = "registry, inbox and ledger archive are in memory, and end with the process: set store.data_dir"
+                log.warning(what, apps_on_disk=durable)
             return
         apps = [app.key for app in config.apps]
         groups = config.store.shard_groups

@@ -166,6 +166,8 @@ def describe(config: Config) -> str:
         lines += ["WARNING: the development clock is on; never in production", ""]
     workers = _count(config.gateway.workers, "worker")
     lines.append(f"node {config.gateway.node}, {workers}, data in {config.gateway.data_dir}")
+    place = config.store.data_dir or "memory: what they hold ends with the process (store.data_dir)"
+    lines.append(f"devices, rows that wait for them and archived pages in {place}")
     lines += [f"  rpc        {listener.address}" for listener in config.rpc.listeners]
     lines += [f"  long link  {listener.address}" for listener in config.long_link.listeners]
     lines += [f"  receipts   {listener.address}" for listener in config.receipts.listeners]

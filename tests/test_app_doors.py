@@ -27,7 +27,9 @@ async def test_connection_that_crashes_leaves_the_door_open_and_the_others_conne
     crashes = Crashes()
     async with trio.open_nursery() as nursery:
         doors = Doors(None, crashes)
-        shown = await doors.open(nursery, "rpc.listeners[0].address", Listener(address=Address("tcp", "127.0.0.1", 0)), converse)
+        shown = await doors.open(
+            nursery, "rpc.listeners[0].address", Listener(address=Address("tcp", "127.0.0.1", 0)), converse
+        )
         port = int(shown.rpartition(":")[2])
         with trio.fail_after(60):
             async with (

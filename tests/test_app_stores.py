@@ -36,10 +36,10 @@ SECRET = b"the secret of the shop"
 
 @pytest.fixture
 def make_worker(make_config: Callable[..., Config], folder: Path) -> Callable[..., Worker]:
-    def make(*, lines: io.StringIO | None = None, keeps: bool = True) -> Worker:
+    def make(*, lines: io.StringIO | None = None, keeps: bool = True, durability: str = "memory") -> Worker:
         """keeps: with a store folder."""
         store = {"data_dir": str(folder / "store")} if keeps else {}
-        config = make_config(app={"ttl_s_max": 259_200}, store=store | {"shard_groups": 2})
+        config = make_config(app={"ttl_s_max": 259_200, "durability": durability}, store=store | {"shard_groups": 2})
         return Worker(config, log=Log(stream=lines or io.StringIO()))
 
     return make
@@ -307,6 +307,19 @@ async def test_a_second_gateway_on_the_same_store_is_refused(make_worker: Callab
     async with serving(make_worker()):
         with pytest.raises(StoreInUse, match=r"group-000\.db"):
             make_worker()
+
+
+@pytest.mark.parametrize(
+    ("durability", "keeps", "is_said"), [("disk", False, 1), ("memory", False, 0), ("disk", True, 0)]
+)
+async def test_an_app_on_disk_without_a_store_folder_is_named_at_the_start(
+    make_worker: Callable[..., Worker], durability: str, keeps: bool, is_said: int
+) -> None:
+    lines = io.StringIO()
+    async with serving(make_worker(lines=lines, keeps=keeps, durability=durability)):
+        pass
+    said = [line for line in map(json.loads, lines.getvalue().splitlines()) if "store.data_dir" in line["event"]]
+    assert [line["apps_on_disk"] for line in said] == [["shop"]] * is_said
 
 
 async def test_without_a_store_folder_nothing_is_written(make_worker: Callable[..., Worker], folder: Path) -> None:

@@ -61,7 +61,8 @@ class _Away:
         self.devices: list[bytes] = world.register(N, Channel.NONE)
         self.key = PageKey(0, 0)
 
-    async def begin(self, nursery: trio.Nursery) -> None:
+    async def begin(self, nursery: trio.Nursery, earlier: str = "") -> None:
+        """earlier: it is of an earlier process, and the inbox was not asked for its rows; or is, when there is time."""
         world, ledger = self.world, self.ledger
         await ledger.load()
         world.inbox.fetch, world.inbox.fetch_to_end = ledger.fetch, ledger.fetch_to_end
@@ -79,6 +80,10 @@ class _Away:
         self.key = PageKey(page.batch.address.unix_ms, page.batch.address.sequence)
         assert world.states(page) == {"held": N}
         await self.leave()
+        if earlier:
+            self.as_after_a_start()
+        if earlier == "checked beside":
+            nursery.start_soon(ledger.checks.run, ledger.fetch)
 
     def as_after_a_start(self) -> None:
         """Nobody knows whether the inbox has the held rows of the page."""
@@ -244,25 +249,16 @@ async def test_a_row_on_its_way_back_into_the_inbox_is_not_taken_for_a_lost_one(
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("has_journal", [False, True])
-@pytest.mark.parametrize("earlier", ["", "unchecked", "checked beside"])
+@pytest.mark.parametrize("of", ["", "unchecked", "checked beside"])
 async def test_rows_come_and_go_in_any_order(
-    make_world: Callable[..., Any],
-    nursery: trio.Nursery,
-    autojump_clock: Any,
-    seed: int,
-    has_journal: bool,
-    earlier: str,
+    make_world: Callable[..., Any], nursery: trio.Nursery, autojump_clock: Any, seed: int, has_journal: bool, of: str
 ) -> None:
     """Returns, acknowledgements in time and late, closed sockets, receipts, questions, a full disk, the whole page.
-    earlier: it is of an earlier process, and the inbox was not asked for its rows; or is, when there is time."""
+    of: an earlier process, and the inbox was not asked for its rows; or is, when there is time."""
     trail = Trail(issued_rows_max=1000) if has_journal else None
     world = make_world(trail=trail)
     away = _Away(world)
-    await away.begin(nursery)
-    if earlier:
-        away.as_after_a_start()
-    if earlier == "checked beside":
-        nursery.start_soon(away.ledger.checks.run, away.ledger.fetch)
+    await away.begin(nursery, of)
     random, expected = np.random.default_rng(seed), dict[int, State]()
     out: dict[int, int] = {}
     late: list[int] = []

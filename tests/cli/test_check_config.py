@@ -18,6 +18,8 @@ def test_a_good_file_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.startswith("ok\n")
     assert "memory per worker" in out
+    # Where what has no folder is, is said.
+    assert "archived pages in memory: what they hold ends with the process (store.data_dir)" in out
     assert main(["check-config", str(ROOT / "configs" / "dev.toml"), "--json"]) == ExitCode.GOOD
     assert json.loads(capsys.readouterr().out) == {"good": True, "faults": []}
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.actors.long_link_port import Unacknowledged
-from gateway.actors.worker_link import GATHER_MANY_S, GATHER_S, MANY_ROWS, WorkerLink
+from gateway.actors.worker_link import WorkerLink
 from gateway.actors.worker_links import READ_S, LinkLost, WorkerGone, make_hello
 from gateway.content import Variant
 from gateway.errors import Overloaded
@@ -536,33 +536,6 @@ async def test_reports_gather_unless_rows_wait_for_them(make_cluster: Callable[.
     await trio.testing.wait_all_tasks_blocked()
     assert len(cluster.world(1).apns.requests()) == 3
     assert trio.current_time() == began
-
-
-@pytest.mark.parametrize(("n", "wait_s"), [(20, GATHER_S), (MANY_ROWS + 8, GATHER_MANY_S)])
-async def test_reports_of_a_large_slice_gather_longer(
-    make_cluster: Callable[..., Any], autojump_clock: Any, n: int, wait_s: float
-) -> None:
-    cluster = await make_cluster(slice_rows=1_000)
-    reports: list[tuple[float, int]] = []
-    home = cluster.workers[0].links
-    real = home.on_outcomes
-    devices = cluster.owned_by(1, n, Channel.NONE)
-    for device in devices:
-        cluster.world(1).go_online(device)
-    page = await cluster.send(0, devices)
-    began = trio.current_time()
-    home.on_outcomes = lambda life, message: (
-        reports.append((trio.current_time() - began, message.n)),
-        real(life, message),
-    )
-    for part in (devices[:2], devices[2:5], devices[5:]):
-        for device in part:
-            cluster.world(1).acknowledge(device)
-        await trio.sleep(0.008)
-    await cluster.settle()
-    assert [told for _, told in reports] == [n]
-    assert reports[0][0] == pytest.approx(wait_s)
-    assert states(page) == ["device_acked"] * n
 
 
 async def test_row_that_is_acknowledged_soon_is_reported_once_and_one_that_is_not_twice(

@@ -18,6 +18,7 @@ that came from a caller are refused when they hold one.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -269,13 +270,30 @@ class Vendor(Protocol):
         ...
 
 
+class Names(enum.Enum):
+    """Which rows a vendor's answer to a request of many names, once the request was taken. What an answer should have
+    named and did not is uncertain: it may have been taken."""
+
+    #: Those that were not taken; all others were.
+    REFUSED = 0
+    #: Every row, by its token.
+    ALL_BY_TOKEN = 1
+    #: Every row, in the order of the request: an answer of another length can be laid to none of them.
+    ALL_IN_ORDER = 2
+    #: Those that were not taken, by their place, and how many were.
+    REFUSED_AND_COUNT = 3
+
+
 class BulkAnswer(NamedTuple):
-    """What an answer to a request of many rows means. rest: for the rows not named. by_token, by_position: rows that
-    got another answer, known by their token, or by their place in the request (where the vendor answers in order)."""
+    """What an answer to a request of many rows means. rest: for the rows not named, and for the request. by_token,
+    by_position: rows that got another answer, known by their token, or by their place in the request; with
+    `Names.ALL_BY_TOKEN` also those that were taken. n_told: rows that the answer speaks of, where `Names` counts them.
+    """
 
     rest: Answer
     by_token: Mapping[bytes, Answer] = {}
     by_position: Mapping[int, Answer] = {}
+    n_told: int = 0
 
 
 class BulkVendor(Vendor, Protocol):
@@ -285,6 +303,9 @@ class BulkVendor(Vendor, Protocol):
     is_bulk: ClassVar[bool]
     #: What it calls messages has to be remembered: its reports name nothing else, or are asked for by it.
     keeps_own_ids: ClassVar[bool]
+    #: Of requests with one content for all rows, and with one for each.
+    shared_names: ClassVar[Names]
+    distinct_names: ClassVar[Names]
 
     def judge(self, status: int, headers: Mapping[bytes, bytes], body: bytes, *, is_distinct: bool) -> BulkAnswer:
         """What the answer to a request of many rows means. Total: arbitrary bytes never raise, and what a cut-off body

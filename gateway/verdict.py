@@ -63,3 +63,7 @@ class Answer(NamedTuple):
     is_unknown: bool = False
     #: Why a row that this ends has ended, where the vendor says more than the verdict does; else NONE.
     reason: Reason = Reason.NONE
+
+
+#: Of a row that an answer to many should have named, and did not.
+NOT_IN_ANSWER = Answer(Verdict.UNCERTAIN, "row_not_in_answer")

@@ -43,7 +43,7 @@ from gateway.vendor import (
     slot_json,
     slot_text,
 )
-from gateway.verdict import Answer
+from gateway.verdict import NOT_IN_ANSWER, Answer
 from vendors.auth.credential import SecretPlace
 from vendors.auth.ps256 import AccountTokenSigner
 from vendors.codes import (
@@ -58,6 +58,7 @@ from vendors.codes import (
     THROTTLED,
     UNREADABLE,
     answer_of,
+    is_fewer,
     table,
 )
 from vendors.http_answer import code_of, counted_name, decode_object, text_of
@@ -323,10 +324,13 @@ class Harmony(BulkVendorBase):
         answer = answer_of(ANSWERS, code, status, headers, STATUSES)
         if code not in (PARTLY_SENT, ALL_INVALID):
             return BulkAnswer(answer)
-        tokens = _illegal_tokens(decode_object(text_of(fields.get("msg")).encode("utf-8", "replace")))
+        told = decode_object(text_of(fields.get("msg")).encode("utf-8", "replace"))
+        tokens = _illegal_tokens(told)
         if code == PARTLY_SENT and (status != 200 or not tokens):
             # Some were not sent, and we cannot tell which.
             return BulkAnswer(UNREADABLE)
+        if code == PARTLY_SENT and is_fewer(len(tokens), told.get("failure")):
+            return BulkAnswer(NOT_IN_ANSWER, tokens)
         return BulkAnswer(answer, tokens)
 
 

@@ -37,7 +37,7 @@ from gateway.vendor import (
     slot_json,
     slot_text,
 )
-from gateway.verdict import Answer
+from gateway.verdict import NOT_IN_ANSWER, Answer
 from vendors.auth.client_credentials import ClientCredentialsGrant
 from vendors.auth.credential import SecretPlace
 from vendors.auth.ps256 import AccountTokenSigner
@@ -54,6 +54,7 @@ from vendors.codes import (
     THROTTLED,
     UNREADABLE,
     answer_of,
+    is_fewer,
     table,
 )
 from vendors.http_answer import code_of, decode_object, text_of
@@ -264,11 +265,13 @@ class Huawei(BulkVendorBase):
         answer = answer_of(ANSWERS, code, status, headers, STATUSES)
         if code != PARTLY_SENT or status != 200:
             return BulkAnswer(answer)
-        tokens = _illegal_tokens(decode_object(text_of(fields.get("msg")).encode("utf-8", "replace")))
+        told = decode_object(text_of(fields.get("msg")).encode("utf-8", "replace"))
+        tokens = _illegal_tokens(told)
         if not tokens:
             # Some were not sent, and we cannot tell which.
             return BulkAnswer(UNREADABLE)
-        return BulkAnswer(answer, dict.fromkeys(tokens, _ILLEGAL_TOKEN))
+        rest = NOT_IN_ANSWER if is_fewer(len(tokens), told.get("failure")) else answer
+        return BulkAnswer(rest, dict.fromkeys(tokens, _ILLEGAL_TOKEN))
 
 
 def _notification(variant: Variant, with_variables: bool) -> Tree | Refusal:

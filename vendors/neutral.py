@@ -14,7 +14,7 @@ import msgspec
 from gateway.columns import Piece, Pieces
 from gateway.content import Variant
 from gateway.template_values import Tree, form_text, raw_object, scalar_text, scalar_value, text_value
-from gateway.vendor import HttpVersion, Refusal, slot_json, slot_text
+from gateway.vendor import HttpVersion, Names, Refusal, slot_json, slot_text
 from gateway.verdict import Answer
 from vendors.codes import UNREADABLE
 from vendors.connecting import ConnectingSettings
@@ -39,6 +39,8 @@ class BulkVendorBase:
     #: Where an answer has the vendor's name for the request: keys of its JSON, dotted where they are nested.
     request_id_keys: ClassVar[tuple[str, ...]] = ()
     keeps_own_ids: ClassVar[bool] = False
+    shared_names: ClassVar[Names] = Names.REFUSED
+    distinct_names: ClassVar[Names] = Names.REFUSED
 
     def request_id(self, body: bytes) -> str:
         """The first of `request_id_keys` that the answer has, without what could not stand in a line."""

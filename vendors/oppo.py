@@ -38,6 +38,7 @@ from gateway.vendor import (
     BulkTemplate,
     FieldLimit,
     Limits,
+    Names,
     Refusal,
     RequestTemplate,
     RowList,
@@ -47,7 +48,7 @@ from gateway.vendor import (
     slot_json,
     slot_text,
 )
-from gateway.verdict import Answer
+from gateway.verdict import NOT_IN_ANSWER, Answer
 from vendors.auth.credential import SecretPlace
 from vendors.auth.digest_token import OppoToken
 from vendors.codes import (
@@ -179,6 +180,7 @@ class Oppo(BulkVendorBase):
 
     name: ClassVar[str] = "oppo"
     request_id_keys: ClassVar[tuple[str, ...]] = ("data.messageId", "data.message_id", "data.task_id")
+    distinct_names: ClassVar[Names] = Names.ALL_IN_ORDER
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -287,7 +289,7 @@ class Oppo(BulkVendorBase):
             # In order of the request; an object instead of an array means that the whole call failed.
             if not isinstance(data, list):
                 return BulkAnswer(ERROR._replace(name="batch_failed"))
-            return BulkAnswer(answer, by_position=_by_position(data, headers))
+            return BulkAnswer(answer, by_position=_by_position(data, headers), n_told=len(data))
         return BulkAnswer(answer, _by_code(data, headers) if isinstance(data, dict) else {})
 
     def read_saved(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> str | Answer:
@@ -314,14 +316,15 @@ def _answer(code: str, message: str, status: int, headers: Mapping[bytes, bytes]
 
 
 def _by_position(data: list[object], headers: Mapping[bytes, bytes]) -> dict[int, Answer]:
-    """Rows of a list that got an error."""
+    """Rows of a list that got an error, or of which nothing is said."""
     told: dict[int, Answer] = {}
     for index, entry in enumerate(data):
-        if not isinstance(entry, dict):
-            continue
-        code = code_of(entry.get("errorCode"))
-        if code and code != "0":
-            told[index] = _answer(code, text_of(entry.get("errorMessage")), 200, headers)
+        fields = entry if isinstance(entry, dict) else {}
+        code = code_of(fields.get("errorCode"))
+        if not (code or fields.get("messageId") or fields.get("registrationId")):
+            told[index] = NOT_IN_ANSWER
+        elif code and code != "0":
+            told[index] = _answer(code, text_of(fields.get("errorMessage")), 200, headers)
     return told
 
 

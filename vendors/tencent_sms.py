@@ -27,6 +27,7 @@ from gateway.template_values import Tree, merge_patch, with_slots
 from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
+    Names,
     Refusal,
     RequestTemplate,
     RowList,
@@ -172,6 +173,7 @@ class TencentSms(SmsBase[Settings]):
     name: ClassVar[str] = "tencent_sms"
     #: Reports name `sid`, which is the number's SerialNo.
     keeps_own_ids: ClassVar[bool] = True
+    shared_names: ClassVar[Names] = Names.ALL_BY_TOKEN
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -273,7 +275,7 @@ class TencentSms(SmsBase[Settings]):
             if not number or not code:
                 return BulkAnswer(UNREADABLE)
             told[number.encode("utf-8", "replace")] = _answer(code, status, headers)
-        return BulkAnswer(ACCEPTED, {number: one for number, one in told.items() if one is not ACCEPTED})
+        return BulkAnswer(ACCEPTED, told)
 
 
 def _response_in(body: bytes) -> dict[str, object]:

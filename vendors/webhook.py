@@ -28,6 +28,7 @@ from gateway.vendor import (
     BulkAnswer,
     BulkTemplate,
     Limits,
+    Names,
     Refusal,
     RequestTemplate,
     RowList,
@@ -117,6 +118,7 @@ class Webhook(BulkVendorBase):
     """The vendor port for one endpoint (gateway/vendor.py)."""
 
     name: ClassVar[str] = "webhook"
+    distinct_names: ClassVar[Names] = Names.REFUSED_AND_COUNT
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -207,7 +209,7 @@ class Webhook(BulkVendorBase):
                 # Some were not taken, and we cannot tell which.
                 return BulkAnswer(UNREADABLE)
             told[index] = _TARGET_DEAD if entry.get("is_target_dead") is True else _REFUSED
-        return BulkAnswer(ACCEPTED, by_position=told)
+        return BulkAnswer(ACCEPTED, by_position=told, n_told=accepted + len(told))
 
 
 class Ups(Webhook):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from gateway.core.retry import RetryPolicy
 from gateway.core.settle import Verdicts
 from gateway.ledger import NO_VERDICT, Burst, Channel, LedgerPage, Reason, State
 from gateway.marks import NO_TICKET
-from gateway.vendor import Bulk, BulkAnswer, BulkVendor
-from gateway.verdict import Answer, Scope, Verdict
+from gateway.vendor import Bulk, BulkAnswer, BulkVendor, Names
+from gateway.verdict import NOT_IN_ANSWER, Answer, Scope, Verdict
 from gateway.wire.h2.events import AnswerDetail
 
 #: A status of 200 as it stands in a column.
@@ -139,14 +139,37 @@ def judge_requests(
         else:
             told = vendor.judge(code, detail.headers, detail.body, is_distinct=bulk.is_distinct)
         requests.append(told.rest)
+        if not told.rest.verdict:
+            who_named = vendor.distinct_names if bulk.is_distinct else vendor.shared_names
+            told = _without_unnamed(told, who_named, stop - first)
         if told.rest.verdict:
             verdicts[at : at + stop - first] = told.rest.verdict
             answers.update(dict.fromkeys(range(at, at + stop - first), told.rest))
         for index, answer in _named(told, bulk, first, stop):
             verdicts[at + index] = answer.verdict
-            answers[at + index] = answer
+            if answer.verdict or answer.name:
+                answers[at + index] = answer
+            else:
+                answers.pop(at + index, None)
         at += stop - first
     return Judged(row_places, verdicts, answers, requests, own_ids)
+
+
+def _without_unnamed(told: BulkAnswer, names: Names, n: int) -> BulkAnswer:
+    """An answer to a request of n rows that was taken, without acceptance for rows of which it says nothing."""
+    match names:
+        case Names.REFUSED:
+            return told
+        case Names.ALL_BY_TOKEN:
+            return told._replace(rest=NOT_IN_ANSWER)
+        case Names.ALL_IN_ORDER:
+            # Which rows are missing is unknown, and so is whose any entry is.
+            return told if told.n_told == n else BulkAnswer(NOT_IN_ANSWER)
+        case Names.REFUSED_AND_COUNT:
+            is_whole = told.n_told >= n and max(told.by_position, default=0) < n
+            return told if is_whole else told._replace(rest=NOT_IN_ANSWER)
+        case _:
+            assert_never(names)
 
 
 def _named(told: BulkAnswer, bulk: Bulk, first: int, stop: int) -> list[tuple[int, Answer]]:
@@ -154,9 +177,9 @@ def _named(told: BulkAnswer, bulk: Bulk, first: int, stop: int) -> list[tuple[in
     over: the answer is somebody else's text."""
     named = [(index, answer) for index, answer in told.by_position.items() if 0 <= index < stop - first]
     if told.by_token:
-        # Objects per row, for requests some of whose tokens failed.
-        where = {token: index for index, token in enumerate(piece_rows(bulk.tokens, first, stop))}
-        named += [(where[token], answer) for token, answer in told.by_token.items() if token in where]
+        # Objects per row, for requests some of whose tokens failed. A token may stand in several rows.
+        tokens = enumerate(piece_rows(bulk.tokens, first, stop))
+        named += [(index, told.by_token[token]) for index, token in tokens if token in told.by_token]
     return named
 
 

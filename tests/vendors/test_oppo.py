@@ -193,7 +193,11 @@ def test_41_that_blames_the_id_kills_the_token() -> None:
 def test_a_list_is_answered_in_its_order() -> None:
     data = [{"messageId": "1"}, {"registrationId": "x", "errorCode": 10000, "errorMessage": ""}, "?", {"errorCode": 33}]
     told = VENDOR.judge(200, {}, json.dumps({"code": 0, "data": data}).encode(), is_distinct=True)
-    assert {index: answer.verdict.name for index, answer in told.by_position.items()} == {1: "TOKEN_DEAD", 3: "QUOTA"}
+    assert {index: answer.verdict.name for index, answer in told.by_position.items()} == {
+        1: "TOKEN_DEAD",
+        2: "UNCERTAIN",
+        3: "QUOTA",
+    }
     whole = VENDOR.judge(200, {}, b'{"code":0,"data":{"message_id":"x"}}', is_distinct=True)
     assert whole.rest.verdict is Verdict.UNAVAILABLE
 

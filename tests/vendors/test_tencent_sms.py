@@ -160,6 +160,7 @@ def test_each_number_has_its_own_code() -> None:
     told = VENDOR.judge(200, {}, json.dumps({"Response": {"SendStatusSet": entries}}).encode(), is_distinct=False)
     assert told.rest.verdict is Verdict.ACCEPTED
     assert {number: answer.verdict.name for number, answer in told.by_token.items()} == {
+        b"+861": "ACCEPTED",
         b"+862": "TOKEN_DEAD",
         b"+863": "QUOTA",
         b"+864": "REJECTED",

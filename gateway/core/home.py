@@ -30,6 +30,7 @@ from gateway.core.changes import Change, ChangeRing, told_batch
 from gateway.core.counters import Counters
 from gateway.core.home_words import HomeObserver, HomeStatistics
 from gateway.core.lifetimes import due_rows, lifetime_s
+from gateway.core.long_tasks import LongTasks
 from gateway.core.shadow import Life, ShadowPage, Shadows
 from gateway.core.trail import Trail
 from gateway.core.wheel import TimingWheel
@@ -99,8 +100,7 @@ class Home:
         self._bytes = self._evicted = self._next_sequence = self._newest_unix_ms = 0
         #: The monotonic time of that label.
         self._labelled_at = now
-        #: Tasks that have rows in more than one batch: task id -> sequences.
-        self._long_tasks: dict[bytes, list[int]] = {}
+        self._long_tasks = LongTasks()
         #: Addresses, not pages: an evicted page must not live on in here.
         self._wheel: TimingWheel[BatchAddress] = TimingWheel(
             tick_s=_EXPIRY_TICK_S, slots=1024, now=now, items_max=message_id.SEQUENCES_MAX
@@ -180,7 +180,7 @@ class Home:
         self.rows_open += page.n
         self.counters.touch(page)
         for task_id in long_tasks:
-            self._note_part(task_id, sequence)
+            self._note_part(task_id, batch.address)
         deadline = batch.born + min(lifetime_s(variant) for variant in batch.variants)
         self._wheel.add(deadline, batch.address)
         if batch.duplicates is not None:
@@ -240,7 +240,7 @@ class Home:
         self._bytes -= self._page_bytes.pop(sequence)
         self._evicted += 1
         for segment in page.batch.segments if self._long_tasks else ():
-            self._forget_part(segment.task_id, sequence)
+            self._long_tasks.forget(segment.task_id, page.batch.address)
         # Of one of which a few rows were here it stands there already.
         self.away_pages.pop(sequence)
         if page.n_open:
@@ -264,7 +264,7 @@ class Home:
         away = self.away_pages.pop(page.batch.address.sequence)
         self.rows_open += page.n_open - (0 if away is None else away.held)
         for segment in [one for one in page.batch.segments if one.is_continued or one.task_id in self._long_tasks]:
-            self._note_part(segment.task_id, page.batch.address.sequence)
+            self._note_part(segment.task_id, page.batch.address)
         self.resized(page)
 
     def resized(self, page: LedgerPage) -> None:
@@ -301,24 +301,12 @@ class Home:
         if page.n_open and page.rests and not isinstance(page, ShadowPage):
             self.on_rest(page)
 
-    def _note_part(self, task_id: bytes, sequence: int) -> None:
+    def _note_part(self, task_id: bytes, part: BatchAddress) -> None:
         """The task has rows in that batch; the one in which it began is noted with its second."""
-        sequences = self._long_tasks.get(task_id)
-        if sequences is None:
-            begun = [one.batch.address.sequence for one in self.task_pages(task_id) if self.segments_of(one, task_id)]
-            sequences = self._long_tasks[task_id] = begun
-        own = self._pages[sequence].batch.address
-        at = bisect.bisect_left(sequences, own, key=lambda one: self._pages[one].batch.address)
-        if sequence not in sequences[at : at + 1]:
-            sequences.insert(at, sequence)
-
-    def _forget_part(self, task_id: bytes, sequence: int) -> None:
-        """A task of several batches is known by what is left of it."""
-        sequences = self._long_tasks.get(task_id)
-        if sequences is not None and sequence in sequences:
-            sequences.remove(sequence)
-            if not sequences:
-                del self._long_tasks[task_id]
+        if task_id not in self._long_tasks:
+            begun = [page.batch.address for page in self.task_pages(task_id) if self.segments_of(page, task_id)]
+            self._long_tasks.begin(task_id, begun)
+        self._long_tasks.note(task_id, part)
 
     # -- moving rows
 
@@ -551,8 +539,8 @@ class Home:
         address = self.addresses.decode(task_id, message_id.TASK_DOMAIN)
         if address is None:
             return []
-        sequences = self._long_tasks.get(task_id, [address.batch.sequence])
-        return [page for sequence in sequences if (page := self.page(sequence)) is not None]
+        parts = self._long_tasks.parts(task_id) or [address.batch]
+        return [page for part in parts if (page := self.page(part.sequence)) is not None]
 
     def segments_of(self, page: LedgerPage, task_id: bytes) -> list[TaskSegment]:
         """The task's rows in the page."""

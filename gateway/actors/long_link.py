@@ -307,8 +307,7 @@ class LongLink:
     # Connections of devices that are owned here, accepted by other workers; and the other way round.
 
     def adopt(self, fd: int, address: str, data: bytes) -> None:
-        """The connection is dealt with in the next step as if it had been accepted here. fd: -1, it did not arrive. One
-        that comes for a crashed long link, before there is another, is closed."""
+        """Dealt with in the next step as if accepted here; closed by one that has crashed. fd: -1, it did not arrive."""
         if (self._drain_until is not None or self.is_disposed) and fd >= 0:
             os.close(fd)
             fd = -1

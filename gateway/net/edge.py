@@ -154,13 +154,12 @@ class Edge:
         addresses = []
         self.layers.load_certificates()
         for index, settings in enumerate(self.settings.listeners):
+            key = f"long_link.listeners[{index}].address"
             try:
                 listener = open_listener(settings, self.settings)
             except OSError as error:
                 where, why = f"{settings.host}:{settings.port}", error.strerror or error
-                raise ConfigError(
-                    f"long_link.listeners[{index}].address", where, f"an address to bind ({why})"
-                ) from error
+                raise ConfigError(key, where, f"an address to bind ({why})") from error
             self._listeners[listener.fileno()] = listener
             self._listener_index[listener.fileno()] = index
             self._epoll.register(listener.fileno(), select.EPOLLIN)

@@ -307,7 +307,7 @@ class LongLink:
     # Connections of devices that are owned here, accepted by other workers; and the other way round.
 
     def adopt(self, fd: int, address: str, data: bytes) -> None:
-        """Dealt with in the next step as if accepted here; closed by one that has crashed. fd: -1, it did not arrive."""
+        """Dealt with in the next step as if accepted here; closed, if this one has crashed. fd -1: it did not come."""
         if (self._drain_until is not None or self.is_disposed) and fd >= 0:
             os.close(fd)
             fd = -1

@@ -4,7 +4,8 @@ Further lines of `bench longlink`, with the same generator. Sources are 127.0.0.
 For development: `--set rounds=N` for two_workers; `--set devices=N`, `workers=N` and `seconds=N` for the crowd.
 
     two_workers  CPU per million deliveries of two workers over that of one, rounds of two gateways alternating; how
-                 evenly the two share it; the wall-clock ratio. Submits go over 16 RPC connections, so both are homes
+                 evenly the two share it; the wall-clock ratio. Submits go over 16 RPC connections, so both are homes.
+                 Rounds begin when the process that waits to be a worker is there: its start is not of the rows
     crowd        180,000 connections on twelve workers, 5 % of them reconnecting per minute, 2,000 pushes per second to
                  devices drawn at random: latencies, and rows lost
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from bench.harness import Line, Options, progress
 from bench.longlink_fleet import Fleet, ratios
 from bench.longlink_servers import Gateway, cpu_s, family
-from bench.longlink_storm import storm, storm_restart
+from bench.longlink_storm import storm, storm_restart, wait_whole
 from bench.open_loop import Sent, quantiles, send_open_loop
 from gateway.cli.demo.processes import Children
 from gateway.client.blocking import BlockingClient
@@ -51,6 +52,7 @@ def two_workers(folder: Path, options: Options) -> Line:
             for k, gateway in gateways.items():
                 fleets[k].connect(gateway, n)
                 fleets[k].push(gateway, n, 16)
+            wait_whole(gateways[2])
             for number in range(rounds):
                 for k in (1, 2) if number % 2 == 0 else (2, 1):
                     before = {pid: cpu_s(pid, alone=True) for pid in family(gateways[k].pid())}

@@ -217,7 +217,7 @@ def _measure(
     storms: list[_Window] = []
     quiet: list[_Window] = []
     for _ in range(rounds):
-        _wait_whole(site.gateway)
+        wait_whole(site.gateway)
         quiet.append(site.window(seconds, with_verdicts=with_verdicts))
         before = site.fleet.call("figures")
         began_ns = begin()
@@ -299,7 +299,7 @@ def _workers(gateway: Gateway) -> list[int]:
     return [pid for pid in family(gateway.pid())[1:] if _sockets(pid, _port(gateway), _LISTENING)]
 
 
-def _wait_whole(gateway: Gateway) -> None:
+def wait_whole(gateway: Gateway) -> None:
     """Two workers, and a process that waits to be the next, are there and at rest: what a death costs is counted where
     it happens, and what it leaves to do is not counted as a quiet window."""
     deadline = time.monotonic() + _WHOLE_S

@@ -12,9 +12,8 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from gateway.actors.audience_desk import AudienceDesk
@@ -28,6 +27,7 @@ from gateway.actors.front import Front
 from gateway.actors.held_rows import HeldRows
 from gateway.actors.inbox_places import InboxPlaces
 from gateway.actors.joined_copies import JoinedCopies
+from gateway.actors.joined_spans import JoinedSpans
 from gateway.actors.ledger import LedgerActor
 from gateway.actors.merged_receipts import ReceiptSource
 from gateway.actors.merged_streams import MergedStream
@@ -38,7 +38,7 @@ from gateway.actors.spread import Spread
 from gateway.actors.stand_ins import StandIns
 from gateway.actors.store_desk import StoreDesk
 from gateway.actors.vendor_breaker import VendorBreaker
-from gateway.actors.worker_links import Reply, WorkerLinks, make_hello
+from gateway.actors.worker_links import WorkerLinks, make_hello
 from gateway.app_consents import join_consents
 from gateway.app_siblings import Siblings, counter_of_consents, ownership_of
 from gateway.columns import Bool, Rows
@@ -47,7 +47,6 @@ from gateway.core.options import AppDefaults, compile_options
 from gateway.core.recovery import resend_table
 from gateway.core.request_ids import request_key
 from gateway.core.shadow import Life
-from gateway.errors import StoreError
 from gateway.ledger import CHANNEL_NAMES, LedgerPage
 from gateway.net.link_stream import LinkStream
 from gateway.net.unix import open_unix_listener
@@ -57,9 +56,6 @@ from vendors import SENT_ONCE
 if TYPE_CHECKING:
     from gateway.app import Worker
     from gateway.app_vendors import VendorLane
-
-
-_SPANS = msgspec.msgpack.Decoder(list[tuple[int, int]])
 
 
 class Joint:
@@ -110,6 +106,7 @@ class Joint:
             worker.home.shadows.awaits_home = lambda app: app in disk_apps
         self.inbox_places: InboxPlaces | None = None
         self._copies: JoinedCopies | None = None
+        self._spans: JoinedSpans | None = None
         if worker.stores.ledger is not None:
             self._join_stores(worker.stores.ledger)
         worker.router.connect_spread(self.spread)
@@ -128,7 +125,6 @@ class Joint:
         self._audiences: JoinedDesk | None = None
         self._distant_reports: DistantReports | None = None
         self._pools_ahead: PoolsAhead | None = None
-        self._nursery: trio.Nursery | None = None
 
     def _join_stores(self, ledger: LedgerActor) -> None:
         """Rows of the inbox may have their page at another worker."""
@@ -150,9 +146,9 @@ class Joint:
 
     def join_desk(self, desk: StoreDesk) -> StoreDesk:
         """The desk knows the tasks of all homes, and copies the stores of all workers."""
-        self._desk = desk
-        desk.find_spans = self._find_spans
-        self.links.answer_with("spans", self._on_ask_spans)
+        me = self._siblings.place.worker
+        self._spans = JoinedSpans(desk.spans, self.links, home_of=self._home_of, me=me)
+        desk.find_spans = self._spans.find
         if desk.copies is not None:
             place = self._siblings.place
             self._copies = JoinedCopies(desk.copies, self.links, workers=place.workers, me=place.worker)
@@ -164,26 +160,9 @@ class Joint:
         self._audiences = JoinedDesk(desk, self.links, self.ownership, self._siblings.place.worker)
         return self._audiences
 
-    async def _find_spans(self, task_id: bytes) -> list[tuple[int, int]]:
+    def _home_of(self, task_id: bytes) -> int:
         assert self.front is not None
-        home = self.front.home_of(task_id)
-        if home == self._siblings.place.worker:
-            return await self._desk.spans(task_id)
-        return _SPANS.decode(await self.links.ask(home, "spans", {"task": task_id}))
-
-    def _on_ask_spans(self, life: Life, head: dict[str, Any], body: memoryview, reply: Reply) -> None:
-        if self._nursery is None:
-            reply(msgspec.msgpack.encode([]))
-        else:
-            self._nursery.start_soon(self._tell_spans, head["task"], reply)
-
-    async def _tell_spans(self, task_id: bytes, reply: Reply) -> None:
-        try:
-            reply(msgspec.msgpack.encode(await self._desk.spans(task_id)))
-        except StoreError:
-            # The question is not answered at all; whoever asked is told when the disk is mended, or gives up.
-            self._worker.log.error("spans of a task cannot be read")
-            reply(msgspec.msgpack.encode([]))
+        return self.front.home_of(task_id)
 
     def share_credential(
         self, name: str, keeper: CredentialKeeper, breaker: VendorBreaker
@@ -267,7 +246,6 @@ class Joint:
         assert self.front is not None
         assert self._distant_reports is not None
         assert self._audiences is not None
-        self._nursery = nursery
         supervise(nursery, "spread", self.spread.run)
         supervise(nursery, "foreign rows", self.foreign.run)
         supervise(nursery, "stops", self.stops.run)
@@ -278,6 +256,8 @@ class Joint:
             supervise(nursery, "inbox places", self.inbox_places.run)
         if self._copies is not None:
             supervise(nursery, "copies", self._copies.run)
+        assert self._spans is not None
+        supervise(nursery, "task spans", self._spans.run)
         supervise(nursery, "device reports", self._distant_reports.run)
         supervise(nursery, "rates", self._share_rates(self._worker.vendor_lanes).run)
         listener = await open_unix_listener(str(self._path(self._siblings.place.worker)), mode=0o600)

@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from gateway.actors.rpc_listener import RpcConnection, RpcListener
+from gateway.actors.supervisor import answered
 from gateway.app_doors import Doors
 from gateway.app_siblings import operator_socket
 from gateway.client.errors import CallFailed, GatewayUnreachable
@@ -27,7 +28,7 @@ from gateway.config_types import Address
 from gateway.errors import GatewayError, Overloaded
 from gateway.observe.counting import RpcCounts, ServiceCounts, SupervisorCounts
 from gateway.wire.rpc import messages
-from gateway.wire.rpc.faults import BadRequest
+from gateway.wire.rpc.faults import CRASHED, BadRequest
 from gateway.wire.rpc.server import HelloAccepted, Requested
 
 if TYPE_CHECKING:
@@ -105,6 +106,14 @@ class OperatorService:
         self._nursery.start_soon(self._answer, connection, requested.message)
 
     async def _answer(self, connection: RpcConnection, message: Any) -> None:
+        """Whatever becomes of one request, the supervisor goes on."""
+
+        def refuse() -> None:
+            connection.answer(messages.Error(id=message.id, code="internal", text=CRASHED))
+
+        await answered(lambda: self._find_and_answer(connection, message), refuse, self._counts)
+
+    async def _find_and_answer(self, connection: RpcConnection, message: Any) -> None:
         try:
             answer = await self._find(message)
         except (BadRequest, Overloaded) as error:

@@ -4,7 +4,8 @@
                                               --resolve(not)----> MQTT 5.0: 0x97; 3.1.1: nothing
 
 Acknowledgements go out in the order in which the messages came [MQTT-4.6.0-2]: while one waits, those behind it
-do, too. A device whose connection ends gets none and sends its messages again.
+do, too. A device whose connection ends gets none and sends its messages again. `settled` is called all the same: an
+exchange of QoS 2 may outlive its connection, and must not when its message is lost.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ OWED_BYTES = 400
 
 class OwedAck:
     """kind, packet: what is said when it is durable; refusal: when it is not, where the version has a word for it.
-    undo: done then, so that the message may come again."""
+    settled: told then which of both, whatever became of the connection. repeats: of copies of the message that came
+    meanwhile; they are resolved with it."""
 
-    __slots__ = ("_acks", "_place", "is_durable", "kind", "packet", "refusal", "undo")
+    __slots__ = ("_acks", "_place", "is_durable", "kind", "packet", "refusal", "repeats", "settled")
 
     def __init__(self, acks: OwedAcks, place: tuple[int, int]) -> None:
         self._acks = acks
@@ -35,15 +37,24 @@ class OwedAck:
         self.is_durable: bool | None = None
         self.kind = PacketType.PUBACK
         self.packet = self.refusal = b""
-        self.undo: Callable[[], object] = _nothing
+        self.settled: Callable[[bool], object] = _nothing
+        self.repeats: list[OwedAck] = []
 
     def resolve(self, is_durable: bool) -> None:
         """What the message said is durable, or could not be made so."""
         self.is_durable = is_durable
+        self.settled(is_durable)
         self._acks.flush(*self._place)
+        for repeat in self.repeats:
+            repeat.resolve(is_durable)
+
+    def repeat(self, ack: OwedAck) -> None:
+        """That one is of a copy of the same message. Those whose connection has ended meanwhile are let go."""
+        self.repeats = [one for one in self.repeats if self._acks.is_connected(*one._place)]
+        self.repeats.append(ack)
 
 
-def _nothing() -> None:
+def _nothing(is_durable: bool) -> None:
     """A message that nobody remembers may come again anyway."""
 
 
@@ -67,6 +78,9 @@ class OwedAcks:
         """Nothing more may be owed to the device, or to anybody."""
         return self._n >= OWED_MAX or len(self._of(fd)) >= OWED_PER_DEVICE_MAX
 
+    def is_connected(self, fd: int, generation: int) -> bool:
+        return self._table.generation_at[fd] == generation
+
     def open(self, fd: int) -> OwedAck:
         """One that may have to wait; it does from `say` on."""
         return OwedAck(self, (fd, self._table.generation_at[fd]))
@@ -78,12 +92,14 @@ class OwedAcks:
             if not owed:
                 return False
             ack.is_durable = True
-        elif ack.is_durable is not None and not owed:
-            if ack.is_durable:
-                return False
-            ack.undo()
-            ack.packet = ack.refusal
-            return not ack.refusal
+        elif ack.is_durable is not None:
+            # Before `settled` could be named.
+            ack.settled(ack.is_durable)
+            if not owed:
+                if ack.is_durable:
+                    return False
+                ack.packet = ack.refusal
+                return not ack.refusal
         if not owed:
             self._owed[fd] = (self._table.generation_at[fd], owed)
         owed.append(ack)
@@ -103,8 +119,6 @@ class OwedAcks:
             ack = owed.popleft()
             self._n -= 1
             packet = ack.packet if ack.is_durable else ack.refusal
-            if not ack.is_durable:
-                ack.undo()
             if packet:
                 self._count(ack.kind)
                 out += packet

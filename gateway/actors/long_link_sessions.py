@@ -5,7 +5,6 @@ version. Part of the long-link actor, which owns it; nothing here waits or close
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
@@ -119,14 +118,22 @@ class Sessions:
                 self._refuse_uplink(fd, publish, ReasonCode.PAYLOAD_FORMAT_INVALID, replies)
                 return
             is_later = answer is UplinkAnswer.LATER
+            first = None
         else:
-            ack, is_later = self.owed.open(fd), False
+            if self.owed.is_full(fd):
+                self._count(Count.UPLINK_OVERLOADED)
+                return
+            ack, first = self.owed.open(fd), self.exchanges.waiting(fd, publish.packet_id)
+            is_later = first is not None
         if publish.qos == 1:
             ack.packet = mqtt.encode_puback(publish.packet_id)
         elif publish.qos == 2:
-            self.exchanges.begin(fd, publish.packet_id)
+            if first is None:
+                self.exchanges.begin(fd, publish.packet_id, ack if is_later else None)
+            else:
+                # A copy, before anybody knows whether the message is kept.
+                first.repeat(ack)
             ack.kind, ack.packet = PacketType.PUBREC, mqtt.encode_pubrec(publish.packet_id)
-            ack.undo = partial(self.exchanges.end, fd, publish.packet_id)
         if is_later and self.version(fd) == VERSION_5:
             ack.refusal = _refusal(publish, ReasonCode.QUOTA_EXCEEDED)
         self._acknowledge(fd, ack, replies, is_later=is_later)

@@ -24,6 +24,7 @@ import httpx
 import trio
 
 from gateway.actors.bell import Bell
+from gateway.actors.credentials import WholeBody
 from gateway.actors.own_ids import address_of
 from gateway.clock import Clock
 from gateway.message_id import BatchAddress
@@ -162,9 +163,9 @@ class OutcomePolls:
         url, headers = self._base_url + question.path, dict(question.headers)
         with trio.move_on_after(_ANSWER_S):
             try:
-                answer = await client.send(
-                    client.build_request("POST", url, headers=headers, content=question.body), stream=True
-                )
+                request = client.build_request("POST", url, headers=headers, content=question.body)
+                request.stream = WholeBody(question.body)
+                answer = await client.send(request, stream=True)
                 body = bytearray()
                 async with aclosing(answer):
                     # Read to its end in any case, so that httpx leaves nothing open.

@@ -33,6 +33,7 @@ from gateway.actors.registering import cut, registrations
 from gateway.actors.revoking import Revoking, outcomes_by_channel
 from gateway.actors.rpc_listener import Caller
 from gateway.actors.rpc_streams import Streams
+from gateway.actors.supervisor import SupervisorObserver, answered
 from gateway.actors.task_control import TaskControl
 from gateway.actors.task_reports import TaskReports
 from gateway.batch import Submission
@@ -49,7 +50,7 @@ from gateway.ledger import VENDOR_CHANNELS, Channel, LedgerPage
 from gateway.observe.redact import short_hash
 from gateway.regions import missing
 from gateway.wire.rpc import messages
-from gateway.wire.rpc.faults import BadRequest, Code
+from gateway.wire.rpc.faults import CRASHED, BadRequest, Code
 from gateway.wire.rpc.registration import check_registration
 from gateway.wire.rpc.server import HelloAccepted, Requested
 from gateway.wire.rpc.submit import (
@@ -112,7 +113,7 @@ class AppView(NamedTuple):
         return np.fromiter((not check(row.decode("ascii", "replace")) for row in tokens.rows()), np.bool_, len(tokens))
 
 
-class ServiceObserver(Protocol):
+class ServiceObserver(SupervisorObserver, Protocol):
     def submit(self, outcome: str) -> None: ...
 
     def refused_rows(self, fields: Sequence[str]) -> None: ...
@@ -284,11 +285,15 @@ class Service:
         self._nursery.start_soon(self._guard, function, connection, message, args)
 
     async def _guard(self, function: Any, connection: Caller, message: Any, args: tuple[Any, ...]) -> None:
-        """A request that takes longer fails alone: its error is its answer."""
-        try:
-            await function(connection, message, *args)
-        except GatewayError as error:
-            self._refuse(connection, message.id, error)
+        """A request that takes longer fails alone: its error is its answer, a bug of ours as well."""
+
+        async def work() -> None:
+            try:
+                await function(connection, message, *args)
+            except GatewayError as error:
+                self._refuse(connection, message.id, error)
+
+        await answered(work, lambda: self._fail(connection, message.id, "internal", CRASHED), self._observer)
 
     def _app(self, connection: Caller) -> AppView:
         return self._apps[connection.session.app_key]

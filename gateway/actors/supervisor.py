@@ -6,6 +6,8 @@ loop starts again. This is the one place where `except Exception` stands (STYLE.
 A connection is no actor: whatever a peer has sent that nobody thought of, it ends the peer's own connection, counted
 and logged like a crash (`contained`), and not the worker with everybody else's.
 
+Nor is a request: a bug that one of them meets is its answer (`answered`), and other requests go on.
+
 An actor that ends by itself is not restarted. One that crashes `restarts_max` times within `window_s` gives up and
 takes the worker down with the last exception: a worker that cannot work must not look alive (core/restarts.py).
 """
@@ -66,3 +68,17 @@ def contained(
             observer.crashed("connection", error, 0.0)
 
     return converse_contained
+
+
+async def answered(
+    work: Callable[[], Awaitable[object]], refuse: Callable[[], object], observer: SupervisorObserver
+) -> None:
+    """The work for one request, whose crash is counted and logged, and ends this request alone.
+
+    refuse: answers it then. If cancelled: as the work.
+    """
+    try:
+        await work()
+    except Exception as error:
+        observer.crashed("request", error, 0.0)
+        refuse()

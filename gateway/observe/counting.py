@@ -335,10 +335,19 @@ class RpcCounts:
         self._metrics.rpc_bytes.add(size, "out")
 
 
-class ServiceCounts:
+class SupervisorCounts:
     def __init__(self, metrics: Metrics, log: Log) -> None:
         self._metrics = metrics
         self._log = log
+
+    def crashed(self, actor: str, error: Exception, restart_in_s: float) -> None:
+        self._metrics.actor_restarts.add(1, actor)
+        self._log.crash("actor crashed", error, actor=actor, restart_in_s=restart_in_s)
+
+
+class ServiceCounts(SupervisorCounts):
+    def __init__(self, metrics: Metrics, log: Log) -> None:
+        super().__init__(metrics, log)
         #: Counted with every request: looked up once.
         self._kinds: dict[str, Cell] = {}
         self._outcomes: dict[str, Cell] = {}
@@ -378,13 +387,3 @@ class AudienceCounts:
 
     def ended(self, audience_rows: int, rows_left: int) -> None:
         self._metrics.audience_rows_left.add(rows_left)
-
-
-class SupervisorCounts:
-    def __init__(self, metrics: Metrics, log: Log) -> None:
-        self._metrics = metrics
-        self._log = log
-
-    def crashed(self, actor: str, error: Exception, restart_in_s: float) -> None:
-        self._metrics.actor_restarts.add(1, actor)
-        self._log.crash("actor crashed", error, actor=actor, restart_in_s=restart_in_s)

@@ -253,7 +253,11 @@ class Metrics(MetricSet):
     log_lines_suppressed = counter("lines", "Lines left out by log_lines_per_s_max")
     worker_restarts = counter("restarts", "Ends of workers that nobody had asked for", worker=open_label())
     workers_ready = gauge("workers", "Workers that are ready; 0 where one runs without a supervisor")
-    actor_restarts = counter("restarts", "Crashes of actors, each followed by a restart", actor=open_label())
+    actor_restarts = counter(
+        "restarts",
+        "Crashes of actors, each followed by a restart, and of a connection or request, which ends alone",
+        actor=open_label(),
+    )
     memory_bytes = gauge("bytes", "Resident memory of the process")
     memory_part_bytes = gauge("bytes", "Memory in use by part of the budget", part=open_label())
     open_files = gauge("files", "Open file descriptors")

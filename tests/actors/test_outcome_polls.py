@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -159,3 +161,29 @@ async def test_without_a_credential_or_room_nothing_is_lost(start: Callable[...,
     await trio.sleep(700)
     assert [receipt.event for receipt in site.taken] == [Event.DISPLAYED]
     assert site.counts["settled"] == 1
+
+
+class Gone(httpx.AsyncBaseTransport):
+    """A vendor that goes away while it reads a question."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        async for _ in request.stream:
+            raise httpx.WriteError("gone")
+        raise AssertionError("a question has a body")
+
+
+async def test_a_connection_that_ends_amid_a_question_leaves_nothing_to_the_garbage_collector(
+    nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    site = Site(Far(READ))
+    site.polls._open_client = lambda: httpx.AsyncClient(transport=Gone())
+    nursery.start_soon(site.polls.run)
+    site.polls.told(BATCH, ["7"])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        await trio.sleep(100)
+        gc.collect()
+        await trio.sleep(1)
+    assert [str(one.message) for one in told] == []
+    assert site.counts == {"failed": 1}

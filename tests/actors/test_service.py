@@ -745,3 +745,30 @@ async def test_service_sends_to_the_devices_of_aliases_and_names_each_that_nobod
     assert (nobody.code, nobody.field, nobody.text) == ("not_found", "aliases[0]", "no device has the alias 'zoe'")
     both = await shop.call(messages.SubmitAudience(id=1, content=content, aliases=["ada"], tag="fans"))
     assert (both.code, both.field) == ("bad_request", "aliases")
+
+
+async def test_request_that_meets_a_bug_of_ours_is_answered_and_the_others_go_on(
+    office: Any, autojump_clock: Any
+) -> None:
+    setting = office()
+    await setting.start()
+    peer, operator = await setting.client(), await setting.client("")
+    task = (await peer.call(submit(device_ids(1)))).task_id
+    service = setting.service
+    changes = service._home.changes
+
+    def breaks(*arguments: Any) -> Any:
+        raise KeyError("nobody thought of that")
+
+    service._control.stop = service._home.changes = breaks
+    for caller in (peer, operator):
+        answer = await caller.call(messages.StopTask(id=1, task_id=task))
+        assert (answer.code, "its log" in answer.text) == ("internal", True)
+    stream = await peer.send(messages.SubscribeReceipts(id=1, credit_rows=10))
+    await peer.until(lambda: len(peer.answers_to(stream)) == 2)
+    began, ended = peer.answers_to(stream)
+    assert (type(began), ended.code) == (messages.Receipts, "internal")
+    assert setting.world.metrics.actor_restarts.value("request") == 3
+    assert setting.world.metrics.rpc_errors.value("internal") == 3
+    service._home.changes = changes
+    assert (await peer.call(messages.TaskState(id=1, task_id=task))).accepted == 1

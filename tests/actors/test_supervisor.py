@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from gateway.actors.supervisor import contained, supervise
+from gateway.actors.supervisor import answered, contained, supervise
 from gateway.clock import SystemClock
 from gateway.core.restarts import BACKOFF_FIRST_S, BACKOFF_MAX_S, CRASHES_MAX, WINDOW_S
 
@@ -179,3 +180,30 @@ async def test_connection_is_cancelled_with_its_worker() -> None:
     with trio.move_on_after(0.01) as scope:
         await contained(converse, crashes)("stream")
     assert (scope.cancelled_caught, crashes.told) == (True, [])
+
+
+async def test_request_that_crashes_is_refused_and_ends_alone() -> None:
+    crashes, refused, done = Crashes(), [], []
+
+    async def work(request: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if request == "strange":
+            raise Broken("nobody thought of that")
+        if request == "strange group":
+            async with trio.open_nursery() as inner:
+                inner.start_soon(work, "strange")
+                await trio.sleep_forever()
+        done.append(request)
+
+    async with trio.open_nursery() as nursery:
+        for one in ("strange", "usual", "strange group"):
+            nursery.start_soon(answered, partial(work, one), partial(refused.append, one), crashes)
+    assert (done, sorted(refused)) == (["usual"], ["strange", "strange group"])
+    assert [(actor, wait) for actor, _, wait in crashes.told] == [("request", 0.0)] * 2
+
+
+async def test_request_is_cancelled_with_its_actor_and_not_refused() -> None:
+    crashes, refused = Crashes(), []
+    with trio.move_on_after(0.01) as scope:
+        await answered(trio.sleep_forever, partial(refused.append, "request"), crashes)
+    assert (scope.cancelled_caught, crashes.told, refused) == (True, [], [])

@@ -25,6 +25,8 @@ Code: TypeAlias = Literal[
     "internal",  # our fault; counted and logged on the server
 ]
 CODES: tuple[str, ...] = get_args(Code)
+#: The text of `internal` where nobody had thought of what happened.
+CRASHED = "the gateway failed at this request; its log says where"
 
 
 class BadRequest(RemoteProtocolError):

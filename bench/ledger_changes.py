@@ -24,6 +24,7 @@ from gateway.actors.ledger import LedgerActor
 from gateway.actors.page_forms import archived_form
 from gateway.app_memory import keep_freed_memory
 from gateway.batch import OwnershipEpoch
+from gateway.columns import Rows
 from gateway.core.counters import Counters, tally_pages
 from gateway.core.home import Home
 from gateway.errors import Overloaded
@@ -113,9 +114,10 @@ async def measure(
     }
 
 
-async def _all_held(page: LedgerPage) -> Any:
+async def _all_held(page: LedgerPage, rows: Rows | None) -> Rows:
     await trio.lowlevel.checkpoint()
-    return np.flatnonzero(page.state == State.HELD)
+    held = np.flatnonzero(page.state == State.HELD)
+    return held if rows is None else held[np.isin(held, rows)]
 
 
 async def _make_room(home: Home) -> None:

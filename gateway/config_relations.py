@@ -71,7 +71,7 @@ IN_FLIGHT_BYTES = 38
 #: A stored session: 33 bytes of columns, two cells of its index.
 STORED_SESSION_BYTES = 49
 #: A packet identifier in a set.
-EXCHANGE_BYTES = 200
+EXCHANGE_BYTES = 240
 #: What a device has used of its uplink rates.
 UPLINK_RATE_BYTES = 8
 #: A change that a device asked for: as a rule a token or a few tags.

@@ -538,13 +538,13 @@ def restore(folder: Path, worker: Worker) -> None:
     ],
 )
 async def test_what_a_stopping_worker_leaves_is_counted_where_a_start_would_find_it(
-    folder: Path, durability: str, removed: str, kept: dict[str, int]
+    make_worker: Callable[..., Worker], folder: Path, durability: str, removed: str, kept: dict[str, int]
 ) -> None:
     """Four rows wait for their devices, their page is in the archive and their batch is not in the journal any more;
     one waits for a vendor that is down."""
     ids = [bytes([number]) * 16 for number in range(1, 5)]
     stream = io.StringIO()
-    worker = make_worker(folder, durability, stream, aliyun_sms=dead_vendor(folder))
+    worker = make_worker(durability, stream, aliyun_sms=dead_vendor(folder))
     worker.home._ledger_bytes_max = 1 << 30
     async with trio.open_nursery() as nursery:
         readies: list[Ready] = []

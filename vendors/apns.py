@@ -136,7 +136,7 @@ ANSWERS: dict[tuple[int, str], Answer] = {
     # topic, key or certificate do not fit together: a new token cannot help
     (400, "BadTopic"): Answer(Verdict.CREDENTIAL, "BadTopic", Scope.APP),
     (400, "MissingTopic"): Answer(Verdict.CREDENTIAL, "MissingTopic", Scope.APP),
-    (400, "TopicDisallowed"): Answer(Verdict.CREDENTIAL, "TopicDisallowed", Scope.APP, reason=Reason.NO_PERMISSION),
+    (400, "TopicDisallowed"): Answer(Verdict.CREDENTIAL, "TopicDisallowed", Scope.APP),
     (403, "BadCertificate"): Answer(Verdict.CREDENTIAL, "BadCertificate", Scope.APP),
     (403, "BadCertificateEnvironment"): Answer(Verdict.CREDENTIAL, "BadCertificateEnvironment", Scope.APP),
     (403, "InvalidProviderToken"): Answer(Verdict.CREDENTIAL, "InvalidProviderToken", Scope.APP),

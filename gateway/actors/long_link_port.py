@@ -41,7 +41,7 @@ class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, _meta("sessions of absent devices, 49 bytes each; the one that would expire first goes for a newer one", 0)
     ] = 262_144
     exchanges_parked_max: Annotated[
-        int, _meta("QoS 2 exchanges of all absent sessions; phones have one or none, some 200 bytes each", 0)
+        int, _meta("QoS 2 exchanges of all absent sessions; phones have one or none, some 240 bytes each", 0)
     ] = 16_384
     deliveries_max: Annotated[
         int, _meta("sendings of one row over one resumed session; a phone that crashes at it loses it then", 1, 255)
@@ -77,7 +77,7 @@ class LongLinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             + edge.connections_max * 16
             + self.in_flight_max * 38
             + self.sessions_max * 49
-            + self.exchanges_parked_max * 200
+            + self.exchanges_parked_max * 240
             + OWED_MAX * OWED_BYTES
             + edge.handshaking_max * 300
             + (edge.layered_connections_max * (50 << 10) if any(one.is_layered for one in edge.listeners) else 0)

@@ -26,7 +26,7 @@ SENSITIVE = {
     "tencent_sms": {"FailedOperation.ContainSensitiveWord"},
 }
 NO_PERMISSION = {
-    "apns": {"TopicDisallowed", "Forbidden"},
+    "apns": {"Forbidden"},
     "fcm": {"PERMISSION_DENIED"},
     "huawei": {"80300002_no_push_right", "80300011_no_right_for_priority"},
     "harmony": {"noPushTypeRight", "noRightToSendThisLiveNotificationEvent"},

@@ -228,6 +228,12 @@ def cpu_s(pid: int, *, alone: bool = False) -> float:
     return total / 1e9
 
 
+def machine_cpu_s() -> float:
+    """Time on a CPU of all processes of the machine and of its kernel, to a hundredth of a second and processor."""
+    user, nice, system, _idle, _wait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def memory_bytes(pid: int) -> int:
     """Anonymous and shared memory (Pss) of the process and its children; code that is read from files is not in it."""
     total = 0

@@ -119,8 +119,8 @@ async def test_scrape_refreshes_gauges_and_starts_maxima_over() -> None:
     async def take_turns() -> None:
         nonlocal turns
         while True:
-            await trio.lowlevel.checkpoint()
             turns += 1
+            await trio.lowlevel.checkpoint()
 
     def refresh() -> Iterator[None]:
         before = turns

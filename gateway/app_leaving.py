@@ -110,3 +110,5 @@ async def wait_told(worker: Worker, deadline: float) -> None:
     with trio.move_on_at(deadline):
         while disk.trail.issued_rows() and joint.links.lives():  # noqa: ASYNC110 - once, at the end
             await trio.sleep(0.01)
+    # Another one that drains, too, may ask for more until this process has ended.
+    joint.spread.holders.marks.close()

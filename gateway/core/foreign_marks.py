@@ -71,10 +71,19 @@ class ForeignMarks:
         #: In the order of their marks.
         self._marked: deque[_Asked] = deque()
         self._blocked: dict[Window, deque[_Part]] = {}
+        self._is_closed = False
+
+    def close(self) -> None:
+        """This home ends, and would not hear what became of rows that leave from now on: nobody is answered any more.
+        Holders keep such rows until they hear of the end, and the next start finds them unsent."""
+        self._is_closed = True
+        self._blocked.clear()
 
     def announced(self, worker: int, number: int, page: LedgerPage, rows: Rows) -> None:
         """These rows of the page are about to leave that worker under their channels; the number is answered when it
         may let them."""
+        if self._is_closed:
+            return
         asked = _Asked(worker, number)
         rows = self._still(page, rows, worker)
         channels = page.channel[rows]

@@ -214,3 +214,19 @@ def test_a_report_of_two_channels_waits_for_both(channel: Channel) -> None:
     home.marks.advance()
     home.write()
     assert home.marks.advance() == [Answered(1, 9)]
+
+
+def test_home_that_ends_lets_no_row_leave_any_more() -> None:
+    """Neither those that ask from then on, nor those that wait for room: nobody would hear what became of them."""
+    home = Home()
+    page = home.page(10)
+    home.announce(page, [0, 1, 2, 3, 4], worker=1, number=1)
+    home.announce(page, [5, 6], worker=2, number=2)
+    home.write()
+    assert home.marks.advance() == [Answered(1, 1)]
+    home.end(page, [0, 1, 2, 3, 4])
+    home.marks.close()
+    home.announce(page, [7], worker=1, number=3)
+    home.write()
+    assert home.marks.advance() == []
+    assert home.trail.issued_rows() == 0

@@ -12,6 +12,7 @@ import trio
 from gateway.app_leaving import has_rows_to_lose, rows_to_lose, wait_told
 from gateway.batch import Batch
 from gateway.content import Variant
+from gateway.core.holders import Holders
 from gateway.core.home import Home
 from gateway.core.report import open_rows
 from gateway.core.shadow import Life
@@ -35,7 +36,8 @@ class Site:
         self.home.trail = self.trail = Trail(issued_rows_max=100)
         self.stores = SimpleNamespace(ledger=None, rows_at_rest=lambda _home: 0)
         self.lives: list[Life] = [Life(1, 1)]
-        self.joint = SimpleNamespace(links=SimpleNamespace(lives=lambda: self.lives))
+        spread = SimpleNamespace(holders=Holders(self.home))
+        self.joint = SimpleNamespace(links=SimpleNamespace(lives=lambda: self.lives), spread=spread)
         self.disk = SimpleNamespace(trail=self.trail)
 
     def rows_open(self) -> dict[str, int]:
@@ -119,3 +121,7 @@ async def test_a_worker_that_ends_waits_for_what_others_know_of_its_rows_and_no_
     site.lives = []
     await wait_told(site, trio.current_time() + 10.0)
     assert trio.current_time() < began + 11.0
+    # From then on nobody is let go: what became of the row would not be heard here.
+    marks = site.joint.spread.holders.marks
+    marks.announced(1, 1, page, np.array([1]))
+    assert marks.advance() == []

@@ -135,14 +135,15 @@ def _render() -> Callable[..., Rendering]:
 
 
 @pytest.fixture(scope="session")
-def vendor_of() -> Callable[[str], Any]:
-    """The vendor of a name, with the settings above."""
+def settings_of() -> Callable[[str], Any]:
+    """The settings above of the vendor of a name."""
+    return lambda name: msgspec.convert(SETTINGS[name], REGISTRY[name].settings)
 
-    def make(name: str) -> Any:
-        entry = REGISTRY[name]
-        return entry.vendor(msgspec.convert(SETTINGS[name], entry.settings))
 
-    return make
+@pytest.fixture(scope="session")
+def vendor_of(settings_of: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The vendor of a name, with these settings."""
+    return lambda name: REGISTRY[name].vendor(settings_of(name))
 
 
 def _judged(sheet: str, classify: Callable[[str], Answer]) -> dict[str, Answer]:

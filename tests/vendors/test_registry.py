@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +17,12 @@ from gateway.vendor import RequestTemplate, Slot, Vendor
 from gateway.verdict import Verdict
 from vendors import REGISTRY
 
-TEMPLATES = {"default": {"id": "SMS_1", "params": {"title": "{{title}}", "content": "{{body}}"}}}
-PLACES = {"default": {"id": "1", "params": {"1": "{{title}}", "2": "{{body}}"}}}
-THINGS = {"default": {"id": "T", "params": {"thing1": "{{title}}", "thing2": "{{body}}"}}}
 #: A token of the vendor's form, where it has a strict one.
 TOKENS = {
     "aliyun_sms": "13800000000",
     "tencent_sms": "+8613800000000",
     "wechat": "o" * 28,
     "email": "a.user@example.com",
-}
-#: Settings that satisfy each vendor, without the defaults.
-MINIMAL: dict[str, dict[str, Any]] = {
-    "apns": {"team_id": "T", "key_id": "K", "topic": "com.example.app", "key_file": "key.p8"},
-    "fcm": {"project_id": "p", "service_account_file": "key.json"},
-    "huawei": {"client_id": "104000001", "client_secret_file": "huawei.secret"},
-    "harmony": {"project_id": "388421841221890000", "account_key_file": "account.json"},
-    "honor": {"app_id": "104400001", "client_id": "c", "client_secret_file": "honor.secret"},
-    "xiaomi": {"package_name": "com.example.app", "app_secret_file": "xiaomi.secret"},
-    "oppo": {"app_key_id": "ak", "master_secret_file": "oppo.secret"},
-    "vivo": {"app_id": 10004, "app_key_id": "ak", "app_secret_file": "vivo.secret"},
-    "meizu": {"app_id": "110000", "app_secret_file": "meizu.secret"},
-    "webhook": {"host": "hook.example.com", "secret_file": "webhook.secret"},
-    "ups": {"host": "ups.example.com", "secret_file": "ups.secret"},
-    "aliyun_sms": {"access_key_id": "ak", "access_key_secret_file": "a", "sign_name": "Demo", "templates": TEMPLATES},
-    "tencent_sms": {"secret_id": "i", "sdk_app_id": "1400", "secret_key_file": "t", "templates": PLACES},
-    "wechat": {"appid": "wx1", "app_secret_file": "w", "templates": THINGS, "page": "pages/index"},
-    "wecom": {"corpid": "ww1", "agentid": 1000002, "corp_secret_file": "w", "card_url": "https://a.b/c"},
-    "email": {"host": "smtp.a.b", "sender": "Shop <no-reply@a.b>", "user_name": "u", "password_file": "p"},
-    "dingtalk": {"app_key_id": "ding1", "agent_id": 7, "app_secret_file": "d", "card_url": "https://a.b/c"},
-    "wecom_robot": {"robots_file": "r", "card_url": "https://a.b/c"},
-    "dingtalk_robot": {"robots_file": "r", "card_url": "https://a.b/c"},
 }
 #: What a vendor has no place for.
 LACKS: dict[str, set[str]] = {"email": {"authorization"}}
@@ -70,20 +46,22 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def make(name: str) -> tuple[Any, Vendor]:
-    entry = REGISTRY[name]
-    settings = msgspec.convert(MINIMAL[name], entry.settings)
-    return settings, entry.vendor(settings)
+@pytest.fixture
+def settings(name: str, settings_of: Callable[[str], Any]) -> Any:
+    return settings_of(name)
 
 
-def test_the_name_is_the_key_and_a_channel(name: str) -> None:
-    _, vendor = make(name)
+@pytest.fixture
+def vendor(name: str, vendor_of: Callable[[str], Vendor]) -> Vendor:
+    return vendor_of(name)
+
+
+def test_the_name_is_the_key_and_a_channel(name: str, vendor: Vendor) -> None:
     assert vendor.name == name
     assert name in VENDOR_CHANNELS
 
 
-def test_settings_are_frozen_strict_and_have_what_lanes_need(name: str) -> None:
-    settings, _ = make(name)
+def test_settings_are_frozen_strict_and_have_what_lanes_need(name: str, settings: Any) -> None:
     config = type(settings).__struct_config__
     assert config.frozen
     assert config.forbid_unknown_fields
@@ -94,21 +72,18 @@ def test_settings_are_frozen_strict_and_have_what_lanes_need(name: str) -> None:
         assert not is_secret or field.endswith(("_file", "_env", "_id")), field
 
 
-def test_the_secret_is_a_file_or_an_environment_name(name: str) -> None:
-    settings, _ = make(name)
+def test_the_secret_is_a_file_or_an_environment_name(name: str, settings: Any) -> None:
     place = REGISTRY[name].secret_place(settings)
     assert bool(place.file) != bool(place.env)
 
 
-def test_a_wrong_secret_is_a_value_error_that_does_not_quote_it(name: str) -> None:
-    settings, _ = make(name)
+def test_a_wrong_secret_is_a_value_error_that_does_not_quote_it(name: str, settings: Any) -> None:
     with pytest.raises(ValueError) as caught:
         REGISTRY[name].credential(settings, b"hunter2 hunter2")
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_template_has_known_slots_lower_case_headers_and_no_duplicates(name: str) -> None:
-    _, vendor = make(name)
+def test_a_template_has_known_slots_lower_case_headers_and_no_duplicates(name: str, vendor: Vendor) -> None:
     made = vendor.template(Variant("t", "b", collapse_id="c", badge=1, data={"k": 1}))
     assert isinstance(made, RequestTemplate)
     names = [header for header, _ in made.headers]
@@ -122,29 +97,26 @@ def test_a_template_has_known_slots_lower_case_headers_and_no_duplicates(name: s
     assert made.path[0].startswith(b"/")  # type: ignore[union-attr]
 
 
-def test_templates_are_deterministic(name: str) -> None:
+def test_templates_are_deterministic(name: str, vendor_of: Callable[[str], Vendor]) -> None:
     variant = Variant("t", "b", data={"k": "v", "l": 1})
-    assert make(name)[1].template(variant) == make(name)[1].template(variant)
+    assert vendor_of(name).template(variant) == vendor_of(name).template(variant)
 
 
-def test_garbage_is_classified_and_kills_no_token(name: str) -> None:
-    _, vendor = make(name)
+def test_garbage_is_classified_and_kills_no_token(name: str, vendor: Vendor) -> None:
     for status in range(0, 1000, 7):
         for body in (b"", b"\xff", b"{}", b"[]", b'{"reason":1,"error":[]}'):
             assert vendor.classify(status, {}, body).verdict is not Verdict.TOKEN_DEAD
 
 
 @pytest.mark.parametrize("character", [" ", "\r", "\n", "\r\nhost: x", "\x00", "\t", "\x7f"])
-def test_a_token_that_would_make_two_requests_of_one_is_not_taken(name: str, character: str) -> None:
-    _, vendor = make(name)
+def test_a_token_that_would_make_two_requests_of_one_is_not_taken(name: str, vendor: Vendor, character: str) -> None:
     good = TOKENS.get(name, "ab" * 32)
     assert vendor.check_token(good) == ""
     for token in (character + good, good[:6] + character + good[6:], good + character):
         assert vendor.check_token(token), repr(token)
 
 
-def test_limits_are_positive_and_hosts_are_names(name: str) -> None:
-    _, vendor = make(name)
+def test_limits_are_positive_and_hosts_are_names(name: str, vendor: Vendor) -> None:
     host, port = vendor.authority()
     assert "." in host
     assert port == (465 if name == "email" else 443)
@@ -164,9 +136,8 @@ def test_the_config_block_of_its_page_is_one_that_works(name: str) -> None:
         entry.vendor(msgspec.convert(table, entry.settings))
 
 
-def test_every_key_of_a_vendor_stands_on_its_page_or_on_the_common_one(name: str) -> None:
+def test_every_key_of_a_vendor_stands_on_its_page_or_on_the_common_one(name: str, settings: Any) -> None:
     folder = Path(__file__).resolve().parents[2] / "docs" / "vendors"
     text = "".join((folder / f"{page}.md").read_text(encoding="utf-8") for page in (name, "lists", "fcm"))
-    settings, _ = make(name)
     for field in msgspec.structs.fields(type(settings)):
         assert re.search(rf"\b{field.name}\b", text), field.name

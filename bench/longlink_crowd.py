@@ -1,6 +1,7 @@
 """The long link with several workers: what they cost together, and a crowd of devices.
 
-Further lines of `bench longlink`, with the same generator. Sources are 127.0.0.2 and up, one for each generator.
+Further lines of `bench longlink`, with the same generator. Devices of the crowd come from 127.0.1.1 and up: the third
+number is the generator's, with an address for every 5,000 of its devices.
 For development: `--set rounds=N` for two_workers; `--set devices=N`, `workers=N` and `seconds=N` for the crowd.
 
     two_workers  CPU per million deliveries of two workers over that of one, rounds of two gateways alternating; how
@@ -37,6 +38,9 @@ from gateway.client.blocking import BlockingClient
 
 #: Connections of one generator or worker: 20,000 files each, less what else is open.
 PER_PROCESS = 15_000
+#: Linux looks for a free port among those of one parity first (14,116 by default). Once an address has used them up each
+#: connect goes through all of them, which takes the kernel 1.8 ms; a phone has an address of its own.
+_PER_SOURCE = 5_000
 #: Two busy cores have taken 100 seconds for a third of the crowd, and far longer for all of it.
 _CONNECTED_S_MAX = 1_800.0
 SUBMITS_PER_S, SUBMIT_ROWS = 20.0, 100
@@ -102,7 +106,8 @@ def crowd(folder: Path, options: Options) -> Line:
         started = time.monotonic()
         fleets = [Fleet(children, f"fleet-{k}") for k in range(workers)]
         for k, fleet in enumerate(fleets):
-            fleet.begin(gateway, k * per_fleet, per_fleet, sources=[f"127.0.0.{2 + k}"], comes_back_within_s=0.05)
+            sources = [f"127.0.{1 + k}.{1 + j}" for j in range(-(-per_fleet // _PER_SOURCE))]
+            fleet.begin(gateway, k * per_fleet, per_fleet, sources=sources, comes_back_within_s=0.05)
         _wait_connected(fleets, per_fleet, started)
         connected_s = time.monotonic() - started
         connect_cpu_s = sum(cpu_s(pid, alone=True) for pid in pids)

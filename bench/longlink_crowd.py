@@ -38,8 +38,8 @@ from gateway.client.blocking import BlockingClient
 
 #: Connections of one generator or worker: 20,000 files each, less what else is open.
 PER_PROCESS = 15_000
-#: Linux looks for a free port among those of one parity first (14,116 by default). Once an address has used them up each
-#: connect goes through all of them, which takes the kernel 1.8 ms; a phone has an address of its own.
+#: Linux looks for a free port among those of one parity first (14,116 by default). Once an address has used them up
+#: each connect goes through all of them, which takes the kernel 1.8 ms; a phone has an address of its own.
 _PER_SOURCE = 5_000
 #: Two busy cores have taken 100 seconds for a third of the crowd, and far longer for all of it.
 _CONNECTED_S_MAX = 1_800.0

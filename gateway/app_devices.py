@@ -33,6 +33,7 @@ from gateway.errors import ConfigError
 from gateway.net.files import raise_files_limit
 from gateway.observe.counting import AudienceCounts, UplinkCounts
 from gateway.observe.metrics import Metrics
+from gateway.observe.processor_wait import ProcessorWait
 from gateway.wire.rpc.messages import ConsentsReported, ReportConsents
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def make_long_link(worker: Worker, settings: LongLinkSettings, apps: Mapping[str
         # Sockets live on the machine's clock: a moved development clock must not cut ten thousand phones off.
         clock=trio.current_time,
         elsewhere=worker.passing,
+        are_processors_short=ProcessorWait(worker.metrics).are_short,
     )
 
     def on_certificate(file: str, fault: str) -> None:

@@ -30,6 +30,8 @@ class Adopter(Protocol):
 
     def adopt(self, fd: int, address: str, data: bytes) -> None: ...
 
+    def adopted(self, n: int) -> float: ...
+
     def owner_is_back(self, worker: int) -> None: ...
 
 
@@ -146,14 +148,18 @@ class DevicePassing:
         with peer:
             while True:
                 await trio.lowlevel.wait_readable(peer)
+                taken = 0
                 try:
-                    for _ in range(_TAKEN_PER_STEP):
+                    while taken < _TAKEN_PER_STEP:
                         passed = fd_passing.receive_connection(peer)
                         if passed is None:
                             return
                         self._adopter().adopt(*passed)
+                        taken += 1
                 except BlockingIOError:
-                    continue
+                    # Those of a storm come together (core/login_turns.py).
+                    if rest_s := self._adopter().adopted(taken):
+                        await trio.sleep(rest_s)
                 except OSError:
                     return
 

@@ -63,6 +63,10 @@ class NewsPort(Protocol):
         """There is something that its next chunk waits for."""
         ...
 
+    def news_whole(self, life: Life) -> None:
+        """What is to be reported of one of its pages is all that there will be."""
+        ...
+
     def late_news(self, life: Life, *, is_some: bool) -> None:
         """There is late news for it, or none any more."""
         ...
@@ -117,6 +121,7 @@ class ForeignRows:
         self._news = news
         shadows = self._home.shadows
         shadows.on_dirty, shadows.on_soon, shadows.on_awaited = news.news_later, news.news_soon, news.news_now
+        shadows.on_done = news.news_whole
         shadows.on_late = lambda life, is_some: news.late_news(life, is_some=is_some)
 
     def on_slice(self, life: Life, slice_: Slice) -> None:

@@ -34,16 +34,16 @@ from gateway.actors.long_link_port import App, LongLinkSettings, LongLinkStatist
 from gateway.actors.long_link_resume import Resumption
 from gateway.actors.long_link_sessions import Sessions
 from gateway.actors.long_link_settling import Acknowledgements
+from gateway.actors.precedence import wait_rest
 from gateway.columns import I32, I64, U8, U16, U32, Bool, Pieces
 from gateway.core.admission import Admission, Rule
-from gateway.core.login_turns import LoginTurns
+from gateway.core.login_turns import LOGINS_WAIT_S, LoginTurns
 from gateway.core.step_pauses import SMALL_STEP, StepPauses
 from gateway.errors import CloseReason, RemoteProtocolError
 from gateway.net.edge import Closed, Edge
 from gateway.net.edge_calls import Fours
 from gateway.net.edge_table import (
     CLOSE_REASONS,
-    FLAG_MQTT_5,
     FLAG_PARTIAL,
     FLAG_SESSION_EXPIRY,
     ConnectionTable,
@@ -52,7 +52,7 @@ from gateway.net.edge_table import (
 from gateway.pace import Pace
 from gateway.wire.mqtt import answers
 from gateway.wire.mqtt import packets as mqtt
-from gateway.wire.mqtt.packets import ConnectCode, ConnectFault, FrameTooLarge, PacketType
+from gateway.wire.mqtt.packets import PacketType
 from gateway.wire.mqtt.publish import Pubacks, are_pubacks, read_pubacks, split_pubacks
 from gateway.wire.mqtt.reason_codes import ReasonCode
 from gateway.wire.mqtt.session import (
@@ -83,9 +83,11 @@ class LongLink:
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
         elsewhere: Elsewhere | None = None,
+        are_processors_short: Callable[[float], bool] = lambda now: False,
     ) -> None:
-        """elsewhere: the other workers, where there are any. cpu_clock: what steps are measured with, so that a busy
-        machine does not make them smaller: small steps cost more per row, and the machine would be busier still."""
+        """elsewhere: the other workers, where there are any. are_processors_short: asked at each tick, see
+        core/step_pauses.py. cpu_clock: what steps are measured with, so that a busy machine does not make them smaller:
+        small steps cost more per row, and the machine would be busier still."""
         self.settings = settings
         self._owner = owner
         self._admission = admission or Admission(apps)
@@ -125,6 +127,7 @@ class LongLink:
         self._spread_s = 0.0
         self._has_new_bans = False
         self.pauses = StepPauses()
+        self._are_processors_short = are_processors_short
         self._stopped = trio.Event()
         # Reads that did not fit into the step in which they were made: (fd, generation, data).
         self._deferred: collections.deque[tuple[int, int, bytes]] = collections.deque()
@@ -159,7 +162,11 @@ class LongLink:
         if self.pauses.wait_s:
             await trio.sleep(self.pauses.wait_s)
         elif busy or len(self.edge.backlog):
-            await trio.lowlevel.checkpoint()
+            # A row for a vendor needs many turns of the loop, and would find a step of logins in each.
+            if self.newcomers:
+                await wait_rest(LOGINS_WAIT_S)
+            else:
+                await trio.lowlevel.checkpoint()
             while self.send_rest():
                 await trio.lowlevel.checkpoint()
                 if busy or self._clock() >= self.pauses.gather_until:
@@ -255,9 +262,12 @@ class LongLink:
         if n_reads + n_ended >= SMALL_STEP:
             # What a smaller one cost was the step, not its reads.
             self.edge.pace.on_step(n_reads + n_ended, self._cpu_clock() - started)
-        if n_accepted := self.edge.accept(now, self.newcomers.turns.accepts_max(len(self.newcomers), now)):
+        accepts_max = self.newcomers.turns.accepts_max(len(self.newcomers), now)
+        if n_accepted := self.edge.accept(now, accepts_max):
             n_others += n_accepted
             self.pauses.end()
+            if n_accepted < accepts_max and (rest_s := self.newcomers.turns.came(n_accepted, now)):
+                self.edge.rest_accepting(now + rest_s)
         self._report(now)
         self.newcomers.turns.end(self._cpu_clock())
         return has_more or n_others >= SMALL_STEP or len(self._acks) > 0
@@ -265,6 +275,7 @@ class LongLink:
     def tick(self, now: float) -> bool:
         """The scans over deadlines; true when some are left for another step."""
         closes_max = self.edge.pace.items()
+        self.pauses.is_short = self._are_processors_short(now)
         self._acks.settle(now)
         has_more = self.edge.close_overdue(now, closes_max) >= closes_max
         has_more = self._close_banned(closes_max) or has_more
@@ -305,6 +316,10 @@ class LongLink:
         self.table.count_at[counter] += by
 
     # Connections of devices that are owned here, accepted by other workers; and the other way round.
+
+    def adopted(self, n: int) -> float:
+        """So many were, all that were there: seconds for which others are left to gather."""
+        return self.newcomers.turns.came(n, self._clock())
 
     def adopt(self, fd: int, address: str, data: bytes) -> None:
         """Dealt with in the next step as if accepted here; closed, if this one has crashed. fd -1: it did not come."""
@@ -397,30 +412,11 @@ class LongLink:
                 if table.generation_at[fd] != generation:
                     return
         except RemoteProtocolError as error:
-            self._refuse_fault(fd, replies, error, now)
+            self._refuse(fd, replies, self._logins.answer_fault(fd, error, replies), now)
             return
         edge.keep_partial(fd, unparsed, at, now)
         if replies and table.generation_at[fd] == generation:
             edge.write(fd, replies, now)
-
-    def _refuse_fault(self, fd: int, replies: bytearray, error: RemoteProtocolError, now: float) -> None:
-        """Says what was wrong where the client's version has words for it, and closes."""
-        is_large = isinstance(error, FrameTooLarge)
-        reason = CloseReason.FRAME_TOO_LARGE if is_large else CloseReason.PROTOCOL_ERROR
-        if self.table.state_at[fd] == SessionState.HANDSHAKING:
-            if error.wire_code in _UNSUPPORTED_VERSION:
-                reason = CloseReason.UNSUPPORTED_VERSION
-            if isinstance(error, ConnectFault):
-                self._logins.connack(error.wire_code, answers.connack_5(ReasonCode(error.wire_code)), replies)
-            elif error.wire_code == ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION:
-                self._logins.connack(error.wire_code, mqtt.encode_connack(ConnectCode(error.wire_code)), replies)
-        elif self.table.flags_at[fd] & FLAG_MQTT_5:
-            code = ReasonCode.PACKET_TOO_LARGE if is_large else ReasonCode.MALFORMED_PACKET
-            if error.wire_code >= ReasonCode.UNSPECIFIED_ERROR:
-                code = ReasonCode(error.wire_code)
-            packet = answers.disconnect(code, str(error), self.table.packet_bytes_max_at[fd])
-            self._sessions.reply(replies, PacketType.DISCONNECT, packet)
-        self._refuse(fd, replies, reason, now)
 
     def _refuse(self, fd: int, replies: bytearray, reason: CloseReason, now: float) -> None:
         """Says what is still to be said and closes."""
@@ -515,10 +511,12 @@ class LongLink:
 
     def send_rest(self) -> bool:
         """Writes a step's worth of the rows that were taken and are still to be written; False where none are."""
-        started = self._cpu_clock()
-        sent = self.edge.backlog.send(self._write_pace.items(), self._clock())
-        if sent >= SMALL_STEP:
-            self._write_pace.on_step(sent, self._cpu_clock() - started)
+        sent = 0
+        if len(self.edge.backlog):
+            started = self._cpu_clock()
+            sent = self.edge.backlog.send(self._write_pace.items(), self._clock())
+            if sent >= SMALL_STEP:
+                self._write_pace.on_step(sent, self._cpu_clock() - started)
         if self.edge.has_closed():
             self.edge.wake()
         return sent > 0
@@ -593,8 +591,3 @@ class LongLink:
             packets_out={kind.name.lower(): int(packets_out[kind]) for kind in PacketType},
             connacks=self._logins.connacks_by_name(),
         )
-
-
-_UNSUPPORTED_VERSION = frozenset(
-    {int(ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION), int(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION)}
-)

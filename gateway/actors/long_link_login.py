@@ -14,9 +14,10 @@ from gateway.actors.long_link_port import App, LongLinkSettings, Owner
 from gateway.actors.long_link_resume import Resumption
 from gateway.actors.long_link_sessions import Sessions
 from gateway.core.admission import Admission, Rule, classify
-from gateway.errors import CloseReason, Overloaded
+from gateway.errors import CloseReason, Overloaded, RemoteProtocolError
 from gateway.net.edge import Edge
 from gateway.net.edge_table import (
+    FLAG_MQTT_5,
     FLAG_QOS_1,
     NO_PACKET_BYTES_MAX,
     TOPIC_ALIAS_MAX,
@@ -25,9 +26,9 @@ from gateway.net.edge_table import (
 )
 from gateway.wire.mqtt import answers
 from gateway.wire.mqtt import packets as mqtt
-from gateway.wire.mqtt.packets import VERSION_5, ConnectCode, PacketType
+from gateway.wire.mqtt.packets import VERSION_5, ConnectCode, ConnectFault, FrameTooLarge, PacketType
 from gateway.wire.mqtt.reason_codes import ReasonCode
-from gateway.wire.mqtt.session import REFUSAL_TEXTS, connect_refusal, connect_refusal_5
+from gateway.wire.mqtt.session import REFUSAL_TEXTS, SessionState, connect_refusal, connect_refusal_5
 
 #: Instead of a device slot.
 _NO_ROOM, _MOVED = -2, -3
@@ -47,6 +48,9 @@ _RULE_CODES = {
     # It will pass: a phone behind the same shared address comes back later.
     Rule.LOGIN_BACKOFF: ConnectCode.SERVER_UNAVAILABLE,
 }
+_UNSUPPORTED_VERSION = frozenset(
+    {int(ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION), int(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION)}
+)
 _BACKOFF = "too many wrong passwords from this address: come back later"
 
 
@@ -136,6 +140,25 @@ class Logins:
         self._edge.end_handshake(fd)
         self._count(Count.LOGINS)
         return None
+
+    def answer_fault(self, fd: int, error: RemoteProtocolError, replies: bytearray) -> CloseReason:
+        """Says what was wrong where the client's version has words for it; why it is to be closed."""
+        is_large = isinstance(error, FrameTooLarge)
+        reason = CloseReason.FRAME_TOO_LARGE if is_large else CloseReason.PROTOCOL_ERROR
+        if self._table.state_at[fd] == SessionState.HANDSHAKING:
+            if error.wire_code in _UNSUPPORTED_VERSION:
+                reason = CloseReason.UNSUPPORTED_VERSION
+            if isinstance(error, ConnectFault):
+                self.connack(error.wire_code, answers.connack_5(ReasonCode(error.wire_code)), replies)
+            elif error.wire_code == ConnectCode.UNACCEPTABLE_PROTOCOL_VERSION:
+                self.connack(error.wire_code, mqtt.encode_connack(ConnectCode(error.wire_code)), replies)
+        elif self._table.flags_at[fd] & FLAG_MQTT_5:
+            code = ReasonCode.PACKET_TOO_LARGE if is_large else ReasonCode.MALFORMED_PACKET
+            if error.wire_code >= ReasonCode.UNSPECIFIED_ERROR:
+                code = ReasonCode(error.wire_code)
+            packet = answers.disconnect(code, str(error), self._table.packet_bytes_max_at[fd])
+            self._sessions.reply(replies, PacketType.DISCONNECT, packet)
+        return reason
 
     def _turn_away(
         self, connect: mqtt.Connect, code: ConnectCode, slot: int, why: str, replies: bytearray

@@ -22,11 +22,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-# It stands among trio's tests because waiting for others to be through is not how programs are synchronised; here it
-# decides when work is cheapest, and nothing depends on it.
-from trio.testing import wait_all_tasks_blocked
-
-from gateway.actors.precedence import Precedence
+from gateway.actors.precedence import Precedence, wait_rest
 
 #: Of the time since the last batch. What is left is what a submit finds free on its way to its answer; at the whole of
 #: it a batch was made in each gap that a commit leaves, and the next one found a busy loop.
@@ -77,7 +73,7 @@ class Patience:
 
     async def _rest(self) -> None:
         while True:
-            await wait_all_tasks_blocked()
+            await wait_rest()
             free_at = self._made_at + (self._cpu_clock() - self._cpu_at) / _BUSY_SHARE_MAX
             if trio.current_time() >= free_at:
                 return

@@ -17,8 +17,18 @@ import math
 
 import trio
 
+# It stands among trio's tests because waiting for others to be through is not how programs are synchronised; here it
+# decides when work is cheapest, and nothing depends on it.
+from trio.testing import wait_all_tasks_blocked
+
 #: What an answer needs: the loop hears of the append, its batch is opened, the connection writes; and one to spare.
 _TURNS_MAX = 4
+
+
+async def wait_rest(at_most_s: float = math.inf) -> None:
+    """Returns when the loop has nothing else to do, or after so long."""
+    with trio.move_on_after(at_most_s):
+        await wait_all_tasks_blocked()
 
 
 class Precedence:

@@ -7,8 +7,10 @@ The reader awaits nothing but its socket: what it brings has its room already (c
 worker itself handed out (outcomes) or asked (answers). So two workers that are full of each other's rows go on hearing
 what became of their own. Reports are made when they are sent, from columns: however often a row moved, it waits as one.
 Those that nobody waits for gather for `GATHER_S`, those of a large slice for `GATHER_MANY_S`: the acknowledgements of a
-moment are one report. That rows were sent gathers for `LATE_S`, so that a row that its device acknowledges soon is
-reported once (core/shadow.py). Credit goes along with whatever is sent, and alone when much of it is due.
+moment are one report. Of a small slice whose rows have all ended nothing more is to come: it is told at once, or
+`GATHER_S` after the report before, while the caches that this takes are warm. That rows were sent gathers for `LATE_S`,
+so that a row that its device acknowledges soon is reported once (core/shadow.py). Credit goes along with whatever is
+sent, and alone when much of it is due.
 
 A row's report that it is about to leave the process is out when the kernel has it: what was written to a Unix socket is
 read by the peer even when this process is killed the moment after. For a row of an app on disk that is not enough: its
@@ -87,6 +89,7 @@ class WorkerLink:
         self._told: list[tuple[ShadowPage, Rows]] = []
         #: When the reports that wait are due, and when late news is; trio's clock.
         self._reports_at = self._late_at = math.inf
+        self._reported_at = -math.inf
         self._resting = trio.CancelScope()
         #: Rows may wait for credit.
         self._is_short = False
@@ -105,6 +108,15 @@ class WorkerLink:
             # The writer is not woken for it: the end of its rest comes nearer.
             self._reports_at = at
             self._resting.deadline = min(at, self._late_at)
+
+    def ring_whole(self) -> None:
+        """There is a report with which nothing is to come together, but for what was reported a moment ago."""
+        at = self._reported_at + GATHER_S
+        if at > trio.current_time():
+            self.ring_within(max(0.0, at - trio.current_time()))
+        elif self._reports_at > 0.0:
+            self._reports_at = 0.0
+            self._bell.ring()
 
     def ring_late(self, *, is_some: bool) -> None:
         """There is late news, or none any more."""
@@ -231,6 +243,7 @@ class WorkerLink:
                     self._late_at = math.inf
                 break
             session.send(report.message)
+            self._reported_at = now
             self._told.append((report.page, report.rows))
         self._is_short = False
         while session.unsent_bytes < _AHEAD_BYTES and not self.is_draining:

@@ -285,6 +285,11 @@ class WorkerLinks:
         if link is not None:
             link.ring_within(SOON_S)
 
+    def news_whole(self, life: Life) -> None:
+        link = self._links.get(life.worker)
+        if link is not None:
+            link.ring_whole()
+
     def late_news(self, life: Life, *, is_some: bool) -> None:
         link = self._links.get(life.worker)
         if link is not None:

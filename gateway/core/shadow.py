@@ -44,6 +44,8 @@ _SHADOWS_MAX = 1 << 40
 KEEP_S = 60.0
 KEPT_ROWS_MAX = 1 << 20
 _U32_MAX = (1 << 32) - 1
+#: A slice of so many rows that have all ended is worth a report of its own: nothing is to come together with.
+FEW_ROWS = 32
 #: States in which a row that was announced may have left.
 _MAY_BE_OUT: Bool = np.array([state in (State.QUEUED, State.IN_FLIGHT) for state in State], np.bool_)
 
@@ -79,6 +81,7 @@ class ShadowPage(LedgerPage):
         "new_number",
         "on_awaited",
         "on_dirty",
+        "on_done",
         "on_ended",
         "on_late",
         "on_soon",
@@ -115,6 +118,7 @@ class ShadowPage(LedgerPage):
         self.on_dirty: Callable[[ShadowPage], None] = _nobody
         self.on_late: Callable[[ShadowPage], None] = _nobody
         self.on_soon: Callable[[ShadowPage], None] = _nobody
+        self.on_done: Callable[[ShadowPage], None] = _nobody
         self.on_awaited: Callable[[ShadowPage], None] = _nobody
         self.on_ended: Callable[[ShadowPage, int], None] = _nobody_counts
 
@@ -146,6 +150,8 @@ class ShadowPage(LedgerPage):
         if IS_FINAL[to]:
             self.final_ms[rows] = self.stamp(now)
             self.on_ended(self, len(rows) - int(came[IS_FINAL].sum()))
+            if self.n <= FEW_ROWS and not self.n_open:
+                self.on_done(self)
         if not _MAY_BE_OUT[to]:
             # It waits, is kept or has ended: its next attempt is announced anew.
             self._forget_announced(rows)
@@ -328,6 +334,8 @@ class Shadows:
         self.on_late: Callable[[Life, bool], None] = lambda _life, _is_some: None
         #: Called when a life has something to be told that it waits for, though no row does.
         self.on_soon: Callable[[Life], None] = lambda _life: None
+        #: Called when a small page has nothing more to tell that life than what it has now.
+        self.on_done: Callable[[Life], None] = lambda _life: None
         self.on_awaited: Callable[[Life], None] = lambda _life: None
         #: Takes rows that changed and whose home is no more.
         self.on_orphans: Callable[[ShadowPage, Rows], None] = _nobody_listens
@@ -364,7 +372,7 @@ class Shadows:
             size_bytes=size_bytes,
         )
         page.on_dirty, page.on_ended, page.on_awaited = self._is_dirty, self._count_ended, self._is_awaited
-        page.on_late, page.on_soon = self._late_changed, self._is_wanted_soon
+        page.on_late, page.on_soon, page.on_done = self._late_changed, self._is_wanted_soon, self._is_done
         if self.awaits_home(batch.app):
             page.asked, page.new_number = np.zeros(page.n, np.uint32), self._new_number
         self._pages[sequence] = page
@@ -399,6 +407,9 @@ class Shadows:
 
     def _is_wanted_soon(self, page: ShadowPage) -> None:
         self.on_soon(Life(page.home, page.incarnation))
+
+    def _is_done(self, page: ShadowPage) -> None:
+        self.on_done(Life(page.home, page.incarnation))
 
     def _is_awaited(self, page: ShadowPage) -> None:
         self.on_awaited(Life(page.home, page.incarnation))

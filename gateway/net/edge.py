@@ -21,8 +21,8 @@ Theory of operation
   empty where they are not used. Reads for their handshakes, which may cost a signature, are counted per step; what is
   too much stays in the kernel. Limits of pending output are checked before a layer encodes: what it has encoded must be
   sent, so that pending output may be over its limit by what the layers add to one write.
-* A connection that ends in a layer is reported as ended by the poll after, so that MQTT sees first what came before.
-* A write error closes nothing by itself: epoll reports the same descriptor, so each connection ends in one place.
+* A connection that ends in a layer is reported as ended by the poll after, so that MQTT sees first what came before. A
+  write error closes nothing by itself: epoll reports the same descriptor, so each connection ends in one place.
 """
 
 from __future__ import annotations
@@ -225,14 +225,19 @@ class Edge:
         return False
 
     def _pause_accepting(self, now: float) -> None:
-        for fd in self._listeners:
-            self._epoll.unregister(fd)
-        self._ready_listeners.clear()
-        self._accept_again_at = now + self.settings.accept_pause_s
+        self.rest_accepting(now + self.settings.accept_pause_s)
         self._table.count_at[Count.ACCEPT_PAUSED] += 1
 
+    def rest_accepting(self, until: float) -> None:
+        """Who connects until then stays in the kernel's queue. A pause that has begun stays as it is."""
+        if self._accept_again_at is None:
+            for fd in self._listeners:
+                self._epoll.unregister(fd)
+            self._ready_listeners.clear()
+            self._accept_again_at = until
+
     def accept_again_at(self) -> float | None:
-        """When a pause of accepting ends, or None."""
+        """When a pause or rest of accepting ends, or None."""
         return self._accept_again_at
 
     def resume_accepting(self, now: float) -> None:

@@ -262,4 +262,5 @@ class Metrics(MetricSet):
     memory_part_bytes = gauge("bytes", "Memory in use by part of the budget", part=open_label())
     open_files = gauge("files", "Open file descriptors")
     cpu_s = counter("seconds", "CPU time of the process")
+    processor_wait_s = counter("seconds", "Time in which the event loop could run and waited for a processor")
     started_unix_s = gauge("seconds", "Unix time of the start", "min")

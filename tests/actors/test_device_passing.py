@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,12 +21,18 @@ class Link:
     """Takes what the long link would take."""
 
     def __init__(self) -> None:
-        self.adopted: list[tuple[str, bytes]] = []
+        self.taken: list[tuple[str, bytes]] = []
+        self.together: list[tuple[float, int]] = []
+        self.rest_s = 0.0
         self.back: list[int] = []
 
     def adopt(self, fd: int, address: str, data: bytes) -> None:
-        self.adopted.append((address, data))
+        self.taken.append((address, data))
         os.close(fd)
+
+    def adopted(self, n: int) -> float:
+        self.together.append((trio.current_time(), n))
+        return self.rest_s
 
     def owner_is_back(self, worker: int) -> None:
         self.back.append(worker)
@@ -58,7 +65,7 @@ async def two(folder: Path, *, is_taking: bool = True) -> AsyncIterator[tuple[Si
 
 async def until_adopted(site: Site, n: int) -> None:
     with trio.fail_after(60):
-        while len(site.link.adopted) < n:
+        while len(site.link.taken) < n:
             await trio.lowlevel.checkpoint()
 
 
@@ -67,7 +74,7 @@ async def test_connection_goes_to_the_peer_that_is_up(tmp_path: Path) -> None:
         assert first.link.back == [1]
         assert first.passing.pass_on(1, 0, "192.0.2.1", b"CONNECT")
         await until_adopted(second, 1)
-        assert second.link.adopted == [("192.0.2.1", b"CONNECT")]
+        assert second.link.taken == [("192.0.2.1", b"CONNECT")]
         # Nobody has said that the other direction is there.
         assert not second.passing.pass_on(0, 0, "", b"")
 
@@ -164,4 +171,31 @@ async def test_peer_whose_taker_crashed_and_runs_again_gets_connections_as_befor
                 assert first.passing.pass_on(1, 0, "192.0.2.1", b"CONNECT")
                 await until_adopted(second, taken)
                 nursery.cancel_scope.cancel()
-    assert second.link.adopted == [("192.0.2.1", b"CONNECT")] * 2
+    assert second.link.taken == [("192.0.2.1", b"CONNECT")] * 2
+
+
+async def test_connections_of_a_storm_are_taken_together(tmp_path: Path) -> None:
+    async with two(tmp_path) as (first, second):
+        second.link.rest_s = 0.05
+        for number in range(30):
+            assert first.passing.pass_on(1, 0, "", bytes([number]))
+            await trio.sleep(0.004)
+        await until_adopted(second, 30)
+        assert [data for _, data in second.link.taken] == [bytes([number]) for number in range(30)]
+        assert sum(n for _, n in second.link.together) == 30
+        looks = [at for at, _ in second.link.together]
+        assert len(looks) <= 12, "a look at each, though they were to come together"
+        assert min(after - before for before, after in itertools.pairwise(looks)) >= 0.05
+
+
+async def test_connections_that_come_at_once_are_taken_without_rest_until_none_is_left(tmp_path: Path) -> None:
+    async with two(tmp_path, is_taking=False) as (first, second):
+        for _ in range(40):
+            assert first.passing.pass_on(1, 0, "", b"x")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.passing.run)
+            await until_adopted(second, 40)
+            await trio.testing.wait_all_tasks_blocked()
+            # Sixteen a step; the rest is after the look that found no more.
+            assert [n for _, n in second.link.together] == [8]
+            nursery.cancel_scope.cancel()

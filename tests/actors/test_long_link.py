@@ -27,6 +27,8 @@ from gateway.actors.long_link_settling import GATHER_S
 from gateway.columns import Pieces, TextColumn, join
 from gateway.core.admission import Admission, AdmissionLimits, AppBans, Bans, Rule, parse_networks
 from gateway.core.identity import device_password
+from gateway.core.login_turns import STORM_REST_S
+from gateway.core.step_pauses import SHORT_GAP_S
 from gateway.errors import CloseReason, Overloaded
 from gateway.net.edge_settings import EdgeSettings, ListenerSettings
 from gateway.pace import Pace
@@ -309,6 +311,10 @@ class Bench:
         return Device(self, number)
 
     def step(self, wait_s: float = 0.0) -> None:
+        rests_until = self.link.edge.accept_again_at()
+        if rests_until is not None and rests_until <= self.now + STORM_REST_S:
+            # Many have connected at once: nobody is accepted before.
+            self.now = rests_until
         select.select([self.link.edge.fileno()], [], [], wait_s)
         self.link.step(self.now)
 
@@ -943,6 +949,26 @@ def test_answers_to_several_messages_in_one_read_are_settled_together(benches: l
     device.send(puback(packet_ids[3]) + b"\x40\x02\x00\x00" + puback(packet_ids[4]))
     assert device.is_closed()
     assert [event[1] for event in bench.owner.take() if event[0] == "acknowledged"] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("is_short", [False, True])
+def test_what_a_socket_asks_for_waits_for_company_where_processors_are_short(*, is_short: bool) -> None:
+    asked: list[float] = []
+    settings = LongLinkSettings(edge=EdgeSettings(listeners=(ListenerSettings(port=0),)))
+    link = LongLink(
+        settings,
+        APPS,
+        Recorder(),
+        clock=lambda: 100.0,
+        are_processors_short=lambda now: asked.append(now) is None and is_short,
+    )
+    try:
+        link.tick(100.0)
+        link.step(100.0)
+    finally:
+        link.dispose()
+    assert asked == [100.0]
+    assert link.pauses.gather_until == (100.0 + SHORT_GAP_S if is_short else 0.0)
 
 
 def test_few_answers_while_many_are_awaited_ask_for_a_pause_and_nothing_else_does(benches: list[Bench]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from bench.devices.mqtt import connect
 from gateway.core.identity import device_password
+from gateway.core.login_turns import STORM_REST_S
 
 SECRET = b"app secret"
 #: What each look at the clock costs: a login takes two looks, a step some more.
@@ -64,6 +65,42 @@ def test_those_in_line_are_let_in_in_the_order_in_which_they_came(site: Any) -> 
     site.until(lambda: len(site.owner.online) == 30)
     order = [int.from_bytes(device, "big") for device in site.owner.online]
     assert order == sorted(order)
+
+
+def test_those_of_a_storm_are_accepted_together_and_others_are_served_meanwhile(site: Any) -> None:
+    link, edge = site.link, site.link.edge
+
+    def step(wait_s: float = 0.02) -> None:
+        select.select([edge.fileno()], [], [], wait_s)
+        link.step(site.now)
+
+    first = site.connect(hello(0))
+    number = 1
+    while edge.accept_again_at() is None:
+        assert number < 100, "nobody took it for a storm"
+        site.connect(hello(number))
+        number += 1
+        step()
+    assert edge.accept_again_at() == site.now + STORM_REST_S
+    for more in range(number, number + 10):
+        site.connect(hello(more))
+    first.sendall(PINGREQ)
+    accepted = site.count("accepted")
+    for _ in range(50):
+        step()
+    assert site.count("accepted") == accepted
+    assert first.recv(6) == CONNACK + PINGRESP
+    site.now = edge.accept_again_at()
+    step()
+    assert site.count("accepted") == accepted + 10
+    site.until(lambda: len(site.owner.online) == number + 10)
+
+
+def test_adopted_ones_of_a_storm_are_asked_to_come_together(site: Any) -> None:
+    assert site.link.adopted(1) == 0.0
+    assert site.link.adopted(100) == STORM_REST_S
+    site.now += 5.0
+    assert site.link.adopted(1) == 0.0
 
 
 def test_who_waits_may_say_more_and_who_says_too_much_does_not_wait(site: Any) -> None:

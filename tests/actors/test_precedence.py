@@ -7,7 +7,7 @@ import trio.testing
 
 from gateway.actors.bell import Bell
 from gateway.actors.patience import Patience
-from gateway.actors.precedence import Precedence
+from gateway.actors.precedence import Precedence, wait_rest
 
 
 class Worker:
@@ -112,3 +112,32 @@ def test_what_one_gathers_does_not_end_the_hurry_of_the_other() -> None:
         assert not precedence.is_wanted
 
     trio.run(main)
+
+
+async def test_a_wait_for_rest_lasts_as_long_as_others_have_work() -> None:
+    turns = 0
+
+    async def works(n: int) -> None:
+        nonlocal turns
+        for _ in range(n):
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(works, 50)
+        await wait_rest()
+        assert turns == 50
+
+
+async def test_a_wait_for_rest_ends_where_there_is_none() -> None:
+    async def never_rests() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(never_rests)
+        began = trio.current_time()
+        with trio.fail_after(20):
+            await wait_rest(0.02)
+        assert trio.current_time() - began >= 0.02
+        nursery.cancel_scope.cancel()

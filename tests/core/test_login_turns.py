@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.login_turns import HOLD_S, OTHERS_S, LoginTurns
+from gateway.core.login_turns import HOLD_S, OTHERS_S, STORM_REST_S, LoginTurns
 
 SHARED_S, ALONE_S = 0.0005, 0.002
 
@@ -71,3 +71,39 @@ def test_first_of_a_step_has_its_place_however_long_it_takes() -> None:
     turns.begin(2.0, 0.0)
     assert not turns.is_over
     assert turns.accepts_max(1, 0.0) == pytest.approx(16)
+
+
+def rests(gap_s: float, n: int, *, each: int = 1) -> list[float]:
+    """What is rested after each of n that came so many seconds apart."""
+    turns = LoginTurns(SHARED_S, ALONE_S)
+    return [turns.came(each, 100.0 + number * gap_s) for number in range(n)]
+
+
+def test_newcomers_of_a_storm_gather() -> None:
+    # 250 a second.
+    found = rests(0.004, 60)
+    assert found[:7] == [0.0] * 7
+    assert found[20:] == [STORM_REST_S] * 40
+    # The same storm, in the portions that it comes in then.
+    assert rests(STORM_REST_S, 20, each=10)[1:] == [STORM_REST_S] * 19
+
+
+@pytest.mark.parametrize(("gap_s", "n"), [(0.02, 500), (0.1, 50), (10.0, 5)])
+def test_newcomers_that_come_singly_wait_for_nobody(gap_s: float, n: int) -> None:
+    assert not any(rests(gap_s, n))
+
+
+def test_storm_that_is_over_is_forgotten() -> None:
+    turns = LoginTurns(SHARED_S, ALONE_S)
+    assert turns.came(500, 100.0) == STORM_REST_S
+    assert turns.came(1, 101.0) == 0.0
+
+
+def test_who_connects_again_and_again_alone_is_soon_let_in_at_once_again() -> None:
+    """A client that waits for each answer: what it rests ends what looked like a storm."""
+    turns, now, rested = LoginTurns(SHARED_S, ALONE_S), 100.0, 0
+    for _ in range(200):
+        rest_s = turns.came(1, now)
+        rested += rest_s > 0.0
+        now += 0.003 + rest_s
+    assert 0 < rested < 100

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.step_pauses import FEW_GAP_S, MANY_WAIT_S, MANY_WAIT_S_MAX, StepPauses
+from gateway.core.step_pauses import FEW_GAP_S, MANY_WAIT_S, MANY_WAIT_S_MAX, SHORT_GAP_S, SMALL_STEP, StepPauses
 
 
-def after(n_reads: int, n_others: int, n_in_flight: int) -> tuple[float, float]:
+def after(n_reads: int, n_others: int, n_in_flight: int, *, is_short: bool = False) -> tuple[float, float]:
     """(wait_s, gather_until) of a step that ended at 100."""
     pauses = StepPauses()
+    pauses.is_short = is_short
     pauses.on_step(100.0, n_reads, n_others, n_in_flight)
     return pauses.wait_s, pauses.gather_until
 
@@ -95,3 +96,30 @@ def test_pause_is_forgotten_by_the_next_step() -> None:
     pauses.on_step(100.0, 1, 0, 7)
     pauses.on_step(100.001, 1, 1, 7)
     assert (pauses.wait_s, pauses.gather_until) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("n_reads", "n_others", "n_in_flight"), [(1, 0, 0), (0, 0, 7), (3, 1, 0), (8, 7, 255)])
+def test_small_steps_wait_for_company_where_processors_are_short(n_reads: int, n_others: int, n_in_flight: int) -> None:
+    assert after(n_reads, n_others, n_in_flight, is_short=True) == (0.0, 100.0 + SHORT_GAP_S)
+
+
+@pytest.mark.parametrize(
+    ("n_reads", "n_others", "n_in_flight"), [(SMALL_STEP, 0, 0), (0, SMALL_STEP, 7), (300, 0, 7), (3, 1, 256)]
+)
+def test_steps_that_had_company_wait_for_nobody_there_either(n_reads: int, n_others: int, n_in_flight: int) -> None:
+    assert after(n_reads, n_others, n_in_flight, is_short=True) == after(n_reads, n_others, n_in_flight)
+
+
+def test_where_processors_are_short_a_step_that_may_have_more_is_followed_at_once() -> None:
+    pauses = StepPauses()
+    pauses.is_short = True
+    pauses.on_step(100.0, 3, 0, 7, is_cut=True)
+    assert (pauses.wait_s, pauses.gather_until) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("n_in_flight", "gap_s"), [(1, SHORT_GAP_S), (255, SHORT_GAP_S), (256, MANY_WAIT_S)])
+def test_answers_to_few_rows_wait_longer_there(n_in_flight: int, gap_s: float) -> None:
+    pauses = StepPauses()
+    pauses.is_short = True
+    pauses.on_delivered(100.0, n_in_flight)
+    assert (pauses.wait_s, pauses.gather_until) == (0.0, 100.0 + gap_s)

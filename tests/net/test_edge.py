@@ -220,6 +220,25 @@ def test_edge_pauses_accepting_when_descriptors_run_out_and_goes_on_later(benche
     assert not select.select([client], [], [], 0)[0]
 
 
+def test_edge_rests_from_accepting_and_a_pause_that_has_begun_is_not_made_shorter(benches: list[Bench]) -> None:
+    bench = start(benches, accept_pause_s=0.5)
+    bench.edge.rest_accepting(bench.now + 0.04)
+    client = bench.connect()
+    bench.turn(wait_s=0.05)
+    assert bench.table.n_open == 0
+    bench.edge.rest_accepting(bench.now + 9.0)
+    assert bench.edge.accept_again_at() == bench.now + 0.04
+    assert bench.count(Count.ACCEPT_PAUSED) == 0
+    bench.now += 0.05
+    bench.edge.resume_accepting(bench.now)
+    bench.turn()
+    assert bench.table.n_open == 1
+    assert not select.select([client], [], [], 0)[0]
+    bench.edge.rest_accepting(bench.now + 0.04)
+    bench.edge.stop_listening()
+    assert bench.edge.accept_again_at() is None
+
+
 def test_partial_packet_is_kept_joined_and_timed_out(benches: list[Bench]) -> None:
     bench = start(benches, half_packet_timeout_s=5.0, handshake_timeout_s=60.0)
     client, fd = bench.connect_and_accept()

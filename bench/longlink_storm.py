@@ -6,8 +6,8 @@ Further lines of `bench longlink`. For development: `--set rounds=N`, `--set sec
     storm_restart  `pushgw restart`: both workers leave and are started anew, one after the other, and close their
                    devices bit by bit
 
-Devices come back within twenty-five seconds, as phones do that draw their wait; `back_s` runs from the death, or from
-the moment in which the second worker began to leave, until all are back, and 30 s are required of each worker;
+Devices come back within twenty seconds, as phones do that draw their wait; `back_s` runs from the death, or from the
+moment in which the second worker began to leave, until all are back, and 30 s are required of each worker;
 `all_back_s_max` from the command that restarts both. A window begins with the death or the command and is
 as long as a storm may take, 30 s; it alternates with one without a storm, of the same length and load. `vendor_*` is
 the p99 over all rows of a window over that of the one without (1.10 required); `vendor_first_*` the same over rows that
@@ -55,7 +55,7 @@ _ROWS_PER_S = 100.0
 _CLIENTS = 16
 _FIRST_S = 10.0
 #: As docs/device-protocol.md has it for a connection that the gateway's end gave up.
-_COMES_BACK_WITHIN_S = 25.0
+_COMES_BACK_WITHIN_S = 20.0
 #: All rows of a window have arrived, and all verdicts are there, so long after its last submit, or the run fails.
 _ARRIVAL_S, _VERDICTS_S = 20.0, 40.0
 _RESTART_S = 120.0

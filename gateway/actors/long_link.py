@@ -227,7 +227,7 @@ class LongLink:
         return self.downlink.in_flight.n_waiting() == 0 or self._clock() >= self._drain_until
 
     def _wake_at(self) -> float:
-        others = (self._drain_until, self.edge.accept_again_at())
+        others = (self._drain_until, self.edge.accept_again_at)
         return min([self._next_tick, *(other for other in others if other is not None)])
 
     def step(self, now: float) -> bool:

@@ -15,8 +15,7 @@ Theory of operation
 * A poll first reads everything, then the actor decides, then listeners accept: a descriptor that was closed is not
   reused before the reads that were made of it are dealt with.
 * Socket options are set on the listener and inherited by what it accepts (Linux): no call per connection.
-* Out of descriptors (EMFILE, ENFILE) or memory, accepting pauses for a moment instead of spinning; the waiting clients
-  stay in the kernel's queue.
+* Out of descriptors (EMFILE, ENFILE) or memory, accepting pauses instead of spinning; clients stay in the kernel's queue.
 * PROXY headers, TLS and WebSocket are layers between a descriptor and MQTT (edge_codec.py), in a side table that is
   empty where they are not used. Reads for their handshakes, which may cost a signature, are counted per step; what is
   too much stays in the kernel. Limits of pending output are checked before a layer encodes: what it has encoded must be
@@ -104,7 +103,7 @@ class Edge:
         self._listener_index: dict[int, int] = {}
         # In turns: one with a long queue must not keep the others waiting.
         self._ready_listeners: dict[int, None] = {}
-        self._accept_again_at: float | None = None
+        self.accept_again_at: float | None = None  # When a pause or rest of accepting ends.
         # Side tables: an entry exists while there is something to keep. Oldest first.
         self.layers = LayerTable(settings, table)
         self.handshakes = Handshakes()
@@ -170,13 +169,13 @@ class Edge:
     def stop_listening(self) -> None:
         """No connection is accepted from now on. Idempotent."""
         for fd, listener in self._listeners.items():
-            if self._accept_again_at is None:
+            if self.accept_again_at is None:
                 self._epoll.unregister(fd)
             listener.close()
         self._listeners.clear()
         self._listener_index.clear()
         self._ready_listeners.clear()
-        self._accept_again_at = None
+        self.accept_again_at = None
 
     def accept(self, now: float, accepts_max: int | None = None) -> int:
         """Accepts what the last poll announced, at most `accepts_per_step` or accepts_max; returns how many."""
@@ -230,20 +229,16 @@ class Edge:
 
     def rest_accepting(self, until: float) -> None:
         """Who connects until then stays in the kernel's queue. A pause that has begun stays as it is."""
-        if self._accept_again_at is None:
+        if self.accept_again_at is None:
             for fd in self._listeners:
                 self._epoll.unregister(fd)
             self._ready_listeners.clear()
-            self._accept_again_at = until
-
-    def accept_again_at(self) -> float | None:
-        """When a pause or rest of accepting ends, or None."""
-        return self._accept_again_at
+            self.accept_again_at = until
 
     def resume_accepting(self, now: float) -> None:
         """Ends a pause that is over."""
-        if self._accept_again_at is not None and now >= self._accept_again_at:
-            self._accept_again_at = None
+        if self.accept_again_at is not None and now >= self.accept_again_at:
+            self.accept_again_at = None
             for fd in self._listeners:
                 self._epoll.register(fd, select.EPOLLIN)
 

@@ -839,7 +839,7 @@ class LinkSite:
         before = len(self.owner.online)
         self.cpu_s += self.others_s
         # Many have connected at once: nobody is accepted before.
-        self.now = self.link.edge.accept_again_at() or self.now
+        self.now = self.link.edge.accept_again_at or self.now
         select.select([self.link.edge.fileno()], [], [], 0.02)
         self.link.step(self._clock())
         self.link.tick(self._clock())

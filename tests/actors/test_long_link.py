@@ -311,7 +311,7 @@ class Bench:
         return Device(self, number)
 
     def step(self, wait_s: float = 0.0) -> None:
-        rests_until = self.link.edge.accept_again_at()
+        rests_until = self.link.edge.accept_again_at
         if rests_until is not None and rests_until <= self.now + STORM_REST_S:
             # Many have connected at once: nobody is accepted before.
             self.now = rests_until

@@ -76,12 +76,12 @@ def test_those_of_a_storm_are_accepted_together_and_others_are_served_meanwhile(
 
     first = site.connect(hello(0))
     number = 1
-    while edge.accept_again_at() is None:
+    while edge.accept_again_at is None:
         assert number < 100, "nobody took it for a storm"
         site.connect(hello(number))
         number += 1
         step()
-    assert edge.accept_again_at() == site.now + STORM_REST_S
+    assert edge.accept_again_at == site.now + STORM_REST_S
     for more in range(number, number + 10):
         site.connect(hello(more))
     first.sendall(PINGREQ)
@@ -90,7 +90,7 @@ def test_those_of_a_storm_are_accepted_together_and_others_are_served_meanwhile(
         step()
     assert site.count("accepted") == accepted
     assert first.recv(6) == CONNACK + PINGRESP
-    site.now = edge.accept_again_at()
+    site.now = edge.accept_again_at
     step()
     assert site.count("accepted") == accepted + 10
     site.until(lambda: len(site.owner.online) == number + 10)

@@ -208,7 +208,7 @@ def test_edge_pauses_accepting_when_descriptors_run_out_and_goes_on_later(benche
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert bench.count(Count.ACCEPT_PAUSED) == 1
     assert bench.table.n_open == 0
-    assert bench.edge.accept_again_at() == bench.now + 0.5
+    assert bench.edge.accept_again_at == bench.now + 0.5
     bench.now += 0.4
     bench.edge.resume_accepting(bench.now)
     bench.turn(wait_s=0)
@@ -227,7 +227,7 @@ def test_edge_rests_from_accepting_and_a_pause_that_has_begun_is_not_made_shorte
     bench.turn(wait_s=0.05)
     assert bench.table.n_open == 0
     bench.edge.rest_accepting(bench.now + 9.0)
-    assert bench.edge.accept_again_at() == bench.now + 0.04
+    assert bench.edge.accept_again_at == bench.now + 0.04
     assert bench.count(Count.ACCEPT_PAUSED) == 0
     bench.now += 0.05
     bench.edge.resume_accepting(bench.now)
@@ -236,7 +236,7 @@ def test_edge_rests_from_accepting_and_a_pause_that_has_begun_is_not_made_shorte
     assert not select.select([client], [], [], 0)[0]
     bench.edge.rest_accepting(bench.now + 0.04)
     bench.edge.stop_listening()
-    assert bench.edge.accept_again_at() is None
+    assert bench.edge.accept_again_at is None
 
 
 def test_partial_packet_is_kept_joined_and_timed_out(benches: list[Bench]) -> None:
@@ -436,7 +436,7 @@ def test_edge_stops_accepting_before_the_reserve_of_files_is_touched(benches: li
         assert bench.count(Count.REFUSED_FILES_RESERVE) == 1
         assert is_closed(late)
         assert bench.closed(CloseReason.TOO_MANY_CONNECTIONS) == 1
-        assert bench.edge.accept_again_at() == pytest.approx(bench.now + 5.0)
+        assert bench.edge.accept_again_at == pytest.approx(bench.now + 5.0)
         assert bench.table.n_open == 1
     finally:
         for fd in taken:

@@ -15,7 +15,7 @@ Theory of operation
 * A poll first reads everything, then the actor decides, then listeners accept: a descriptor that was closed is not
   reused before the reads that were made of it are dealt with.
 * Socket options are set on the listener and inherited by what it accepts (Linux): no call per connection.
-* Out of descriptors (EMFILE, ENFILE) or memory, accepting pauses instead of spinning; clients stay in the kernel's queue.
+* Out of descriptors (EMFILE, ENFILE) or memory, accepting pauses instead of spinning; clients stay in the queue.
 * PROXY headers, TLS and WebSocket are layers between a descriptor and MQTT (edge_codec.py), in a side table that is
   empty where they are not used. Reads for their handshakes, which may cost a signature, are counted per step; what is
   too much stays in the kernel. Limits of pending output are checked before a layer encodes: what it has encoded must be

@@ -32,7 +32,8 @@ _WAITING_MAX = 64
 #: A loop that is never at rest has a step of logins as often.
 LOGINS_WAIT_S = 0.005
 #: Newcomers within about `_STORM_S` that are a storm, 80 a second; whoever comes one after the other is none for long.
-_STORM, _STORM_S = 8.0, 0.1
+#: From so many on, some 500 a second, a step has company enough, and nobody should wait for more.
+_STORM, _ENOUGH, _STORM_S = 8.0, 64.0, 0.1
 #: What a device waits for others then. It has waited up to seconds before it came.
 STORM_REST_S = 0.04
 
@@ -80,4 +81,4 @@ class LoginTurns:
         """So many newcomers were taken, all that were there: seconds for which others are left to gather."""
         self._came = self._came * math.exp((self._came_at - now) / _STORM_S) + n
         self._came_at = now
-        return STORM_REST_S if self._came >= _STORM else 0.0
+        return STORM_REST_S if _STORM <= self._came < _ENOUGH else 0.0

@@ -98,7 +98,7 @@ def test_those_of_a_storm_are_accepted_together_and_others_are_served_meanwhile(
 
 def test_adopted_ones_of_a_storm_are_asked_to_come_together(site: Any) -> None:
     assert site.link.adopted(1) == 0.0
-    assert site.link.adopted(100) == STORM_REST_S
+    assert site.link.adopted(30) == STORM_REST_S
     site.now += 5.0
     assert site.link.adopted(1) == 0.0
 

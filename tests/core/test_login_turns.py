@@ -88,6 +88,12 @@ def test_newcomers_of_a_storm_gather() -> None:
     assert rests(STORM_REST_S, 20, each=10)[1:] == [STORM_REST_S] * 19
 
 
+@pytest.mark.parametrize(("gap_s", "each"), [(0.002, 10), (0.01, 20), (STORM_REST_S, 64), (0.1, 256)])
+def test_newcomers_that_have_company_enough_do_not_wait_for_more(gap_s: float, each: int) -> None:
+    found = rests(gap_s, 200, each=each)
+    assert not any(found[20:])
+
+
 @pytest.mark.parametrize(("gap_s", "n"), [(0.02, 500), (0.1, 50), (10.0, 5)])
 def test_newcomers_that_come_singly_wait_for_nobody(gap_s: float, n: int) -> None:
     assert not any(rests(gap_s, n))
@@ -95,7 +101,7 @@ def test_newcomers_that_come_singly_wait_for_nobody(gap_s: float, n: int) -> Non
 
 def test_storm_that_is_over_is_forgotten() -> None:
     turns = LoginTurns(SHARED_S, ALONE_S)
-    assert turns.came(500, 100.0) == STORM_REST_S
+    assert turns.came(50, 100.0) == STORM_REST_S
     assert turns.came(1, 101.0) == 0.0
 
 

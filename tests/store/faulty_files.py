@@ -5,7 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
+
+import trio
+import trio.testing
 
 from gateway.store.log_file import LogFile
 from gateway.store.ports import Buffers
@@ -33,6 +39,8 @@ class Disk:
         self.refuses_sync = False
         #: No new file finds room, while those that are there can be written to.
         self.refuses_new = False
+        self._goes_on = threading.Event()
+        self._goes_on.set()
         self._unsynced: dict[Path, dict[int, bytes]] = {}
         disk = self
 
@@ -54,6 +62,7 @@ class Disk:
                 disk.lose_power()
 
             def write_durable(self, buffers: Buffers, offset: int) -> None:
+                assert disk._goes_on.wait(60)
                 disk.calls.append("write_durable")
                 data = b"".join(buffers)
                 self._remember(offset, len(data))
@@ -80,6 +89,15 @@ class Disk:
                     kept.setdefault(at, os.pread(self._fd, SECTOR, at))
 
         self.file_type: type[LogFile] = FaultyFile
+
+    async def together(self, *calls: Callable[[], Awaitable[Any]]) -> None:
+        """All calls wait before anything that they ask for is durable."""
+        self._goes_on.clear()
+        async with trio.open_nursery() as nursery:
+            for call in calls:
+                nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked()
+            self._goes_on.set()
 
     def refuse(self) -> None:
         if self.errno is not None:

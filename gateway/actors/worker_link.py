@@ -111,9 +111,9 @@ class WorkerLink:
 
     def ring_whole(self) -> None:
         """There is a report with which nothing is to come together, but for what was reported a moment ago."""
-        at = self._reported_at + GATHER_S
-        if at > trio.current_time():
-            self.ring_within(max(0.0, at - trio.current_time()))
+        wait_s = self._reported_at + GATHER_S - trio.current_time()
+        if wait_s > 0.0:
+            self.ring_within(wait_s)
         elif self._reports_at > 0.0:
             self._reports_at = 0.0
             self._bell.ring()

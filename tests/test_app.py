@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import ssl
@@ -28,6 +29,7 @@ from gateway.errors import ConfigError
 from gateway.ledger import Channel
 from gateway.observe.log import Log
 from gateway.observe.metrics import Metrics
+from gateway.observe.processor_wait import ProcessorWait, Times
 
 SECRET = b"the secret of the shop"
 
@@ -258,6 +260,19 @@ async def test_worker_replaces_a_crashed_long_link_on_the_same_address(make_conf
         await found.until(lambda: worker.long_link.statistics().connections == 1)
         await stream.aclose()
         assert found.metrics.actor_restarts.value("long link") == 1
+
+
+async def test_long_link_of_a_worker_hears_that_processors_are_short(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = itertools.count(1)
+    monkeypatch.setattr(ProcessorWait, "_times", lambda self: Times(0.0, float(next(waits))))
+    async with running(make_config()) as found:
+        link, now = found.worker.long_link, trio.current_time()
+        link.tick(now)
+        link.tick(now + 1.0)
+        assert link.pauses.is_short
+        assert found.metrics.processor_wait_s.value() >= 2.0
 
 
 async def test_worker_gives_up_when_an_actor_crashes_again_and_again(
